@@ -1,0 +1,1 @@
+"""Image to multi-modal retrieval: from click logs to ranked answers."""

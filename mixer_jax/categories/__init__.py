@@ -1,0 +1,1 @@
+"""Click log and catalogue in, category IDs out."""

@@ -1,0 +1,1 @@
+"""Sample table in, batches out."""

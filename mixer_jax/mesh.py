@@ -1,0 +1,70 @@
+"""Devices -> mesh and shardings: the only place that knows array layouts.
+
+There is one mesh axis, `data`. The batch is split over it and so are the rows
+of the proxies, their optimizer state and the class graph; everything else is
+replicated.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the one-axis mesh over `devices` (default: all of them).
+
+    Axis types are Auto because Flax Linen modules fail under Explicit axes.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays whose first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def padded_rows(count: int, mesh: Mesh) -> int:
+    """Smallest multiple of the mesh size that holds `count` rows."""
+    return -(-count // mesh.size) * mesh.size
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Places this process's part of a batch: a pytree of numpy arrays.
+
+    Args:
+      batch: leaves `[B / processes, ...]`, the rows this process loaded.
+      mesh: the mesh that the rows are split over.
+
+    Returns:
+      The same tree with global arrays `[B, ...]`, split over the devices.
+
+    Raises:
+      ValueError: if a leaf's rows cannot be split evenly over this process's
+        devices.
+    """
+    local = len(mesh.local_devices)
+    sharding = rows(mesh)
+
+    def put(leaf: np.ndarray) -> jax.Array:
+        if leaf.shape[0] % local:
+            raise ValueError(
+                f"A batch leaf of shape {leaf.shape} cannot be split over "
+                f"{local} local devices; choose a batch size that is a "
+                "multiple of the number of devices."
+            )
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,1 @@
+"""Batches in, embeddings out: encoders, concept memory, fusion, towers."""

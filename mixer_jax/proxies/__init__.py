@@ -1,0 +1,1 @@
+"""Embeddings and labels in, loss out: margins, heads, sparse updates."""

@@ -1,0 +1,1 @@
+"""Embeddings in, ranked answers and their measures out."""

@@ -1,0 +1,1 @@
+"""The state, the step, the curriculum, checkpoints, monitors, the loop."""
