@@ -1,0 +1,132 @@
+"""The measures of a ranking, as sums and counts over queries.
+
+A query is answerable if its gallery holds a document of its category. Those
+that are not are left out of every measure by a mask: no ranking could serve
+them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Mean(NamedTuple):
+    """A mean in two parts, so that the parts of blocks can be added."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def merge(self, other: "Mean") -> "Mean":
+        """Returns the mean over both sets of queries."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        """The mean, or None if nothing was counted."""
+        return self.total / self.count if self.count else None
+
+
+def _mean(values: np.ndarray, mask: np.ndarray) -> Mean:
+    return Mean(float(values[mask].sum()), int(mask.sum()))
+
+
+def identical_at(
+    found: np.ndarray, labels: np.ndarray, mask: np.ndarray, k: int
+) -> Mean:
+    """Identical@k: share of queries with their category in the top k.
+
+    Args:
+      found: int `[Q, >= k]`, the categories of the nearest documents, nearest
+        first; -1 where there is no document.
+      labels: int `[Q]`, the queries' categories, from 0.
+      mask: bool `[Q]`, the queries to count.
+      k: how many documents to look at.
+
+    Raises:
+      ValueError: if fewer than k columns are given.
+    """
+    hits = _top(found, k) == labels[:, None]
+    return _mean(hits.any(axis=1).astype(np.float64), mask)
+
+
+def relevance_at(
+    found: np.ndarray, groups: np.ndarray, mask: np.ndarray, k: int
+) -> Mean:
+    """Relevance@k: share of the top k of the query's group, over queries.
+
+    Where a gallery holds fewer than k documents the share is of those there
+    are. Queries without a group are not counted.
+
+    Args:
+      found: int `[Q, >= k]`, the groups of the nearest documents: -1 for a
+        document without a group, -2 where there is no document.
+      groups: int `[Q]`, the queries' groups; -1 for none.
+      mask: bool `[Q]`, the queries to count.
+      k: how many documents to look at.
+
+    Raises:
+      ValueError: if fewer than k columns are given.
+    """
+    top = _top(found, k)
+    there = (top > -2).sum(axis=1)
+    hits = (top == groups[:, None]).sum(axis=1)
+    share = hits / np.maximum(there, 1)
+    return _mean(share, mask & (groups >= 0) & (there > 0))
+
+
+def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
+    """MAP: average precision over the whole ranking, over queries.
+
+    A query's average precision is the mean, over its relevant documents, of
+    the precision at the position where each one stands.
+
+    Args:
+      positions: int `[Q, R]`, from 1, where the relevant documents stand in
+        the whole ranking, in any order; 0 is padding.
+      mask: bool `[Q]`, the queries to count.
+    """
+    return _average_precision(positions, mask, cut=False)
+
+
+def mean_average_precision_at_r(
+    positions: np.ndarray, mask: np.ndarray
+) -> Mean:
+    """MAP@R: the same, cut at R, the query's number of relevant documents.
+
+    Musgrave et al., "A metric learning reality check", section 3.2
+    (arXiv 2003.08505). Arguments as for `mean_average_precision`.
+    """
+    return _average_precision(positions, mask, cut=True)
+
+
+def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
+    """MRR: mean of 1 / position of the first relevant document.
+
+    Arguments as for `mean_average_precision`.
+    """
+    relevant = positions > 0
+    reciprocal = np.where(relevant, 1.0 / np.maximum(positions, 1), 0.0)
+    best = reciprocal.max(axis=1, initial=0.0)
+    return _mean(best, mask & relevant.any(axis=1))
+
+
+def _top(found: np.ndarray, k: int) -> np.ndarray:
+    if found.shape[1] < k:
+        raise ValueError(
+            f"The top {k} were asked of documents of shape {found.shape}."
+        )
+    return found[:, :k]
+
+
+def _average_precision(
+    positions: np.ndarray, mask: np.ndarray, cut: bool
+) -> Mean:
+    count = (positions > 0).sum(axis=1)
+    last = np.iinfo(np.int64).max
+    place = np.sort(np.where(positions > 0, positions, last), axis=1)
+    counted = place < last
+    if cut:
+        counted &= place <= count[:, None]
+    precision = np.arange(1, positions.shape[1] + 1)[None, :] / place
+    total = np.where(counted, precision, 0.0).sum(axis=1)
+    return _mean(total / np.maximum(count, 1), mask & (count > 0))
