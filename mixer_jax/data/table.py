@@ -1,0 +1,374 @@
+"""The sample table: the one contract between all commands.
+
+A sample is a query (an image) or a document (an image and a text, either of
+which may be missing). A table is a CSV or Parquet file with the columns of
+`COLUMNS`; every cell is a string and "" means missing. A split is `name` or
+`name/part`: training takes all parts together, evaluation ranks each part on
+its own.
+"""
+
+import csv
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.errors import UserError
+
+COLUMNS = (
+    "sample_id",
+    "role",
+    "image",
+    "text",
+    "category_id",
+    "group",
+    "split",
+)
+QUERY, DOCUMENT = "query", "document"
+_SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
+_OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\]|$)"
+_LISTED = 10  # how many offenders an error names
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Samples that were left out, and why.
+
+    Attributes:
+      what: the kind of the samples, a plural.
+      count: how many were left out.
+      total: how many there were.
+      examples: the first ten, each a line that names row and reason.
+    """
+
+    what: str
+    count: int
+    total: int
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.total} samples skipped: {self.what}"
+
+    @property
+    def share(self) -> float:
+        """The share of the samples that were left out."""
+        return self.count / max(self.total, 1)
+
+    def require(self, max_skipped: float, remedy: str) -> "Skipped":
+        """Returns itself, or raises when more than `max_skipped` was skipped.
+
+        Raises:
+          UserError: lists the first ten samples and the remedy.
+        """
+        if self.share <= max_skipped:
+            return self
+        lines = "\n  ".join(self.examples)
+        more = self.count - len(self.examples)
+        tail = f"\n  ... and {more} more." if more > 0 else ""
+        raise UserError(
+            f"{self}, a share of {self.share:.3g}; data.max_skipped allows "
+            f"{max_skipped:.3g}.\n  {lines}{tail}\n{remedy}"
+        )
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads and checks a sample table.
+
+    Args:
+      path: a `.csv` (UTF-8, commas) or `.parquet` file.
+
+    Returns:
+      A frame with the columns of `COLUMNS`, all strings, and rows 0 to N-1.
+
+    Raises:
+      UserError: names file, row and column of what is wrong. A row of a CSV
+        is the line it starts on; the header is line 1.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no sample table at {path}.")
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(
+            f"The sample table {path} must be a .csv or a .parquet file."
+        )
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"The sample table {path} is empty.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The sample table {path} cannot be read: {error}"
+        ) from error
+    _check_columns(frame, path)
+    frame = frame.loc[:, list(COLUMNS)].fillna("").astype(str)
+    frame = frame.reset_index(drop=True)
+    frame.attrs["table"] = str(path)
+    validate(frame)
+    return frame
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Checks a frame and writes it whole or not at all, by its suffix."""
+    path = Path(path)
+    _check_columns(frame, path)
+    validate(frame)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    frame = frame.loc[:, list(COLUMNS)]
+    if path.suffix == ".parquet":
+        frame.to_parquet(partial, index=False)
+    else:
+        frame.to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def validate(frame: pd.DataFrame) -> None:
+    """Raises a `UserError` naming the first row that breaks the contract."""
+    if frame.empty:
+        raise UserError(f"{_table(frame)} has no rows, only a header.")
+    role, image, text = frame["role"], frame["image"], frame["text"]
+    query, document = role == QUERY, role == DOCUMENT
+    for wrong, column, message in (
+        (frame["sample_id"] == "", "sample_id", "a sample needs an ID"),
+        (
+            frame["sample_id"].duplicated(),
+            "sample_id",
+            "an earlier row has the same ID {value!r}; IDs must be unique",
+        ),
+        (
+            ~(query | document),
+            "role",
+            "the role is {value!r}; it must be 'query' or 'document'",
+        ),
+        (frame["category_id"] == "", "category_id", "a category is needed"),
+        (
+            query & (image == ""),
+            "image",
+            "a query needs an image",
+        ),
+        (
+            query & (text != ""),
+            "text",
+            "a query has no text; leave the cell empty",
+        ),
+        (
+            document & (image == "") & (text == ""),
+            "image",
+            "a document needs an image or a text",
+        ),
+        (
+            image.str.contains(_OUTSIDE),
+            "image",
+            "the path {value!r} must be relative to the table's folder and "
+            "inside it",
+        ),
+        (
+            ~frame["split"].str.fullmatch(_SPLIT),
+            "split",
+            "the split is {value!r}; it must be a name or name/part, of "
+            "letters, digits, '_' and '-'",
+        ),
+    ):
+        rows = np.flatnonzero(np.asarray(wrong, bool))
+        if rows.size:
+            value = frame[column].iloc[rows[0]]
+            more = f" (and {rows.size - 1} more rows)" if rows.size > 1 else ""
+            raise UserError(
+                f"{name_rows(frame, rows[:1])[0]}, column {column}: "
+                f"{message.format(value=value)}{more}."
+            )
+
+
+def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Returns the rows of a split, its parts included, in the table's order.
+
+    Raises:
+      UserError: if the split has no row; names the splits there are.
+    """
+    rows = (frame["split"] == split) | frame["split"].str.startswith(
+        split + "/"
+    )
+    if not rows.any():
+        have = ", ".join(sorted(frame["split"].unique()))
+        raise UserError(
+            f"{_table(frame)} has no sample of split {split!r}; it has {have}."
+        )
+    return frame[rows]
+
+
+def parts(frame: pd.DataFrame, split: str) -> list[str]:
+    """Returns the sorted part names of a split; "" is the part without one."""
+    names = select(frame, split)["split"].unique()
+    return sorted(name[len(split) + 1 :] for name in names)
+
+
+def category_index(frame: pd.DataFrame) -> list[str]:
+    """Returns the sorted category IDs of a frame; a label is a position."""
+    return sorted(frame["category_id"].unique())
+
+
+def labels(frame: pd.DataFrame, category_ids: Sequence[str]) -> np.ndarray:
+    """Returns each row's position in `category_ids`, int32 [N]; -1 if none."""
+    index = pd.Index(category_ids)
+    return index.get_indexer(frame["category_id"]).astype(np.int32)
+
+
+def drop_lone(
+    frame: pd.DataFrame, max_skipped: float, *, training: bool = True
+) -> tuple[pd.DataFrame, Skipped]:
+    """Leaves out the samples that have nobody to be matched with.
+
+    In training that is the one sample of a category. In evaluation it is a
+    query whose category has no document in the query's part; documents stay,
+    because they are honest distractors.
+
+    Args:
+      frame: the rows of one split, see `select`.
+      max_skipped: the largest share of the rows that may be left out.
+      training: which of the two rules holds.
+
+    Returns:
+      The kept rows, and what was left out.
+
+    Raises:
+      UserError: above `max_skipped`; lists the first ten.
+    """
+    if training:
+        what = "the only sample of their category"
+        remedy = (
+            "Give each of these categories a second sample, merge it with "
+            "another, or raise data.max_skipped."
+        )
+        lone = ~frame["category_id"].duplicated(keep=False)
+    else:
+        what = "queries of a category without a document in their part"
+        remedy = (
+            "Add a document of each of these categories to the same split "
+            "and part, remove the queries, or raise data.max_skipped."
+        )
+        pairs = pd.MultiIndex.from_frame(frame[["split", "category_id"]])
+        documents = frame["role"] == DOCUMENT
+        answered = pd.Series(pairs.isin(pairs[documents]), index=frame.index)
+        lone = ~(documents | answered)
+    rows = np.flatnonzero(lone)
+    reasons = [
+        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:_LISTED]
+    ]
+    skipped = skip(frame, rows, reasons, what)
+    return frame[~lone], skipped.require(max_skipped, remedy)
+
+
+def skip(
+    frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
+) -> Skipped:
+    """Describes rows, given by position, that are about to be left out."""
+    rows, reasons = np.asarray(rows, int), list(reasons)[:_LISTED]
+    names = name_rows(frame, rows[:_LISTED])
+    examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
+    return Skipped(what, len(rows), len(frame), tuple(examples))
+
+
+def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds each sample with its role turned round.
+
+    A document with an image also serves as a query. A query also serves as a
+    document, with the text of its category's first document that has one.
+
+    Args:
+      frame: a table whose splits have no parts.
+
+    Returns:
+      The given rows with split `name/forward`, then the turned ones with IDs
+      `reverse:ID` and split `name/reverse`.
+
+    Raises:
+      UserError: if a split has parts already.
+    """
+    if frame["split"].str.contains("/").any():
+        raise UserError(
+            f"{_table(frame)} has splits with parts; directions cannot be "
+            "added to them."
+        )
+    query = frame["role"] == QUERY
+    titled = frame[~query & (frame["text"] != "")]
+    texts = titled.drop_duplicates("category_id").set_index("category_id")
+    borrowed = frame["category_id"].map(texts["text"]).fillna("")
+    turned = frame.assign(
+        sample_id="reverse:" + frame["sample_id"],
+        role=np.where(query, DOCUMENT, QUERY),
+        text=borrowed.where(query, ""),
+        split=frame["split"] + "/reverse",
+    )
+    turned = turned[frame["image"] != ""]
+    frame = frame.assign(split=frame["split"] + "/forward")
+    both = pd.concat([frame, turned], ignore_index=True)
+    # These rows are not the lines of any file.
+    both.attrs.clear()
+    return both
+
+
+def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
+    """Says where rows, given by position, stand: file and line if known."""
+    records = [int(frame.index[row]) for row in rows]
+    path = frame.attrs.get("table", "")
+    if path.endswith(".csv"):
+        lines = _lines(path, records)
+        return [f"{path}, line {lines[record]}" for record in records]
+    where = f"{path}, row" if path else "row"
+    return [f"{where} {record + 1}" for record in records]
+
+
+def _lines(path: str, records: Sequence[int]) -> dict[int, int]:
+    """Finds the lines that records start on; quoted cells may span lines."""
+    wanted, found = set(records), {}
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            record, start = -1, 1
+            for cells in reader:
+                if cells:
+                    if record in wanted:
+                        found[record] = start
+                    record += 1
+                start = reader.line_num + 1
+                if len(found) == len(wanted):
+                    break
+    finally:
+        csv.field_size_limit(limit)
+    return found
+
+
+def _check_columns(frame: pd.DataFrame, path: Path) -> None:
+    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if not unknown and not missing:
+        return
+    said = [f"The sample table {path} has wrong columns."]
+    for name in unknown:
+        near = difflib.get_close_matches(name.strip().lower(), missing, 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        said.append(f"Unknown column {name!r}{hint}")
+    said += [f"Missing column {name!r}" for name in missing]
+    if len(frame.columns) == 1 and missing:
+        said.append("Is the file separated by commas?")
+    said.append(
+        f"It needs exactly {', '.join(COLUMNS)}; cells may be empty where a "
+        "sample has no image, text or group."
+    )
+    raise UserError("\n  ".join(said))
+
+
+def _table(frame: pd.DataFrame) -> str:
+    path = frame.attrs.get("table", "")
+    return f"The sample table {path}".rstrip()
