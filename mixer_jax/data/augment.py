@@ -1,0 +1,177 @@
+"""Random changes of a training image, so that no pixel is learned by heart.
+
+The image is not mirrored unless asked: a mirrored text or logo is another
+thing.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from mixer_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Strength:
+    """How far each change may go; probabilities are marked as such."""
+
+    scale: tuple[float, float]  # of the image on its canvas; > 1 crops
+    shift: float  # share of the side, each direction
+    stretch: float  # of width against height, log scale
+    rotate: float  # degrees, each direction
+    brightness: float  # factors of 1 - x to 1 + x, as for the next two
+    contrast: float
+    saturation: float
+    hue: float  # share of the colour circle, each direction
+    jitter: float  # probability of the four above
+    grey: float  # probability
+    blur: float  # probability
+    blur_radius: float  # pixels of a 128 pixel image, at most
+    erase: float  # probability
+    erase_area: float  # share of the image, at most
+    flip: float = 0.0  # probability
+
+
+STRENGTHS = {
+    "light": Strength(
+        scale=(0.85, 1.15),
+        shift=0.05,
+        stretch=0.05,
+        rotate=5.0,
+        brightness=0.15,
+        contrast=0.15,
+        saturation=0.15,
+        hue=0.02,
+        jitter=0.8,
+        grey=0.0,
+        blur=0.0,
+        blur_radius=0.0,
+        erase=0.0,
+        erase_area=0.0,
+    ),
+    "strong": Strength(
+        scale=(0.6, 1.3),
+        shift=0.1,
+        stretch=0.15,
+        rotate=15.0,
+        brightness=0.35,
+        contrast=0.35,
+        saturation=0.5,
+        hue=0.08,
+        jitter=0.9,
+        grey=0.1,
+        blur=0.15,
+        blur_radius=1.5,
+        erase=0.25,
+        erase_area=0.15,
+    ),
+}
+NAMES = ("none", *STRENGTHS)
+
+
+def augment(
+    image: np.ndarray, rng: np.random.Generator, strength: str | Strength
+) -> np.ndarray:
+    """Returns a randomly changed copy of an image: a pure function of both.
+
+    Args:
+      image: uint8 [S, S, 3], RGB on white.
+      rng: the only source of chance.
+      strength: "none", "light", "strong", or a `Strength`.
+
+    Returns:
+      uint8 [S, S, 3]; what moves in from outside is white.
+
+    Raises:
+      UserError: if there is no such strength.
+    """
+    if strength == "none":
+        return image
+    how = get_strength(strength)
+    size = image.shape[0]
+    picture = _move(Image.fromarray(image), rng, how)
+    if rng.random() < how.jitter:
+        picture = _colour(picture, rng, how)
+    if rng.random() < how.grey:
+        picture = picture.convert("L").convert("RGB")
+    if rng.random() < how.blur:
+        radius = rng.uniform(0.0, how.blur_radius) * size / 128
+        picture = picture.filter(ImageFilter.GaussianBlur(radius))
+    pixels = np.array(picture)
+    if rng.random() < how.erase:
+        _erase(pixels, rng, how)
+    return pixels
+
+
+def get_strength(strength: str | Strength) -> Strength:
+    """Returns the strength of that name.
+
+    Raises:
+      UserError: if there is none; names those there are.
+    """
+    if isinstance(strength, Strength):
+        return strength
+    if strength not in STRENGTHS:
+        raise UserError(
+            f"data.augment is {strength!r}; it must be one of "
+            f"{', '.join(NAMES)}."
+        )
+    return STRENGTHS[strength]
+
+
+def _move(
+    picture: Image.Image, rng: np.random.Generator, how: Strength
+) -> Image.Image:
+    """Scales, stretches, rotates, shifts and perhaps mirrors, in one go."""
+    size = picture.width
+    scale = np.exp(rng.uniform(*np.log(how.scale)))
+    stretch = np.exp(rng.uniform(-how.stretch, how.stretch) / 2)
+    angle = np.radians(rng.uniform(-how.rotate, how.rotate))
+    shift = rng.uniform(-how.shift, how.shift, 2) * size
+    mirror = -1.0 if rng.random() < how.flip else 1.0
+    cos, sin = np.cos(angle), np.sin(angle)
+    # PIL wants the map from the new image's pixels to the old one's.
+    a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
+    d, e = -sin * stretch / scale, cos * stretch / scale
+    centre = (size - 1) / 2
+    x, y = centre + shift[0], centre + shift[1]
+    matrix = (a, b, centre - a * x - b * y, d, e, centre - d * x - e * y)
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=(255, 255, 255),
+    )
+
+
+def _colour(
+    picture: Image.Image, rng: np.random.Generator, how: Strength
+) -> Image.Image:
+    """Jitters brightness, contrast, saturation and hue."""
+    for enhance, most in (
+        (ImageEnhance.Brightness, how.brightness),
+        (ImageEnhance.Contrast, how.contrast),
+        (ImageEnhance.Color, how.saturation),
+    ):
+        picture = enhance(picture).enhance(rng.uniform(1 - most, 1 + most))
+    turn = round(rng.uniform(-how.hue, how.hue) * 256)
+    if turn:
+        hue, saturation, value = picture.convert("HSV").split()
+        hue = hue.point([(i + turn) % 256 for i in range(256)])
+        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return picture
+
+
+def _erase(pixels: np.ndarray, rng: np.random.Generator, how: Strength) -> None:
+    """Paints a rectangle of one random colour into the image."""
+    size = pixels.shape[0]
+    area = rng.uniform(0.02, how.erase_area) * size * size
+    ratio = np.exp(rng.uniform(-0.7, 0.7))
+    height = int(np.clip(np.sqrt(area * ratio), 1, size))
+    width = int(np.clip(np.sqrt(area / ratio), 1, size))
+    top = rng.integers(size - height + 1)
+    left = rng.integers(size - width + 1)
+    colour = rng.integers(0, 256, 3, dtype=np.uint8)
+    pixels[top : top + height, left : left + width] = colour
