@@ -1,0 +1,242 @@
+"""Rows of a sample table -> batches of arrays, read by Grain in threads.
+
+Training reads two independent streams, queries and documents. Each is
+shuffled anew every epoch, repeated for ever, and cut into global batches, of
+which a process takes every n-th row: so the global batches are the same sets
+for any number of processes or threads, and a position says it all.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import grain
+import numpy as np
+import pandas as pd
+from grain.experimental import ZipMapDataset
+
+from mixer_jax.data import augment as augmentation
+from mixer_jax.data import images, table
+from mixer_jax.data.text import Tokenizer
+from mixer_jax.errors import UserError
+
+_BUFFER = 2  # batches read ahead, besides one for each thread
+
+
+class Source(Protocol):
+    """The content of a frame's rows, by position."""
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns the encoded image, b"" if there is none, and the text."""
+
+
+class FileSource:
+    """A frame's content, read from its image files."""
+
+    def __init__(self, frame: pd.DataFrame, root: str | os.PathLike):
+        """Reads `frame`'s paths relative to `root`."""
+        self._root = Path(root)
+        self._images = frame["image"].tolist()
+        self._texts = frame["text"].tolist()
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns the bytes of row `row`'s image, b"" if none, and its text.
+
+        Raises:
+          UnreadableImageError: if the file cannot be read.
+        """
+        path = self._images[row]
+        try:
+            content = (self._root / path).read_bytes() if path else b""
+        except OSError as error:
+            raise images.UnreadableImageError(
+                f"{self._root / path}: {error.strerror}."
+            ) from error
+        return content, self._texts[row]
+
+
+def train_batches(
+    frame: pd.DataFrame,
+    source: Source,
+    category_ids: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    image_size: int,
+    batch_size: int,
+    augment: str = "strong",
+    seed: int = 0,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns the endless training batches of one process.
+
+    Args:
+      frame: the rows of the training split; both roles must occur.
+      source: the content of `frame`'s rows.
+      category_ids: see `table.category_index`; labels are positions in it.
+      tokenizer: for the documents' texts.
+      image_size: S, pixels.
+      batch_size: B, over all processes; half queries, half documents.
+      augment: strength, see `augment.NAMES`.
+      seed: the only source of chance.
+      threads: decoding threads; 0 decodes in the caller's.
+      process_index: which of the processes this is.
+      process_count: n, how many read together.
+
+    Returns:
+      An iterator with `get_state()` (a small JSON-able dict) and
+      `set_state(state)`. Bh below is B / 2 / n:
+      `{"query": {"image" uint8 [Bh, S, S, 3], "label" int32 [Bh]},
+      "document": {"image" uint8 [Bh, S, S, 3], "has_image" bool [Bh],
+      "tokens" int32 [Bh, L], "token_mask" bool [Bh, L], "label" int32 [Bh]}}`.
+
+    Raises:
+      UserError: if the batch cannot be split, a role has no sample, or there
+        is no such strength of augmentation.
+    """
+    if batch_size < 1 or batch_size % (2 * process_count):
+        raise UserError(
+            f"batch_size is {batch_size}; it must be a multiple of "
+            f"{2 * process_count}: queries and documents for each of "
+            f"{process_count} process(es)."
+        )
+    if augment != "none":
+        augment = augmentation.get_strength(augment)
+    local = batch_size // 2 // process_count
+    label = table.labels(frame, category_ids)
+    streams = []
+    for number, role in enumerate((table.QUERY, table.DOCUMENT)):
+        rows = np.flatnonzero(frame["role"] == role)
+        if not rows.size:
+            raise UserError(f"There is no {role} to train on.")
+
+        def load(row, rng, role=role):
+            sample = _load(frame, source, row, role, image_size)
+            pixels = augmentation.augment(sample["image"], rng, augment)
+            return sample | {"image": pixels, "label": label[row]}
+
+        # Grain seeds epoch e with seed + e, hence seeds far apart.
+        (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
+        stream = (
+            grain.MapDataset.source(rows.tolist())
+            .seed(int(start))
+            .shuffle()
+            .repeat()
+            .random_map(load)
+        )[process_index::process_count]
+        streams.append(
+            stream.batch(
+                local,
+                drop_remainder=True,
+                batch_fn=lambda samples: _stack(samples, tokenizer),
+            )
+        )
+    return iter(
+        ZipMapDataset(streams)
+        .map(lambda pair: {"query": pair[0], "document": pair[1]})
+        .to_iter_dataset(_read_options(threads))
+    )
+
+
+def evaluation_batches(
+    frame: pd.DataFrame,
+    source: Source,
+    role: str,
+    tokenizer: Tokenizer,
+    *,
+    image_size: int,
+    batch_size: int,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict]:
+    """Returns all rows of one role once, in order, in padded batches.
+
+    Args:
+      frame: rows of a sample table.
+      source: the content of `frame`'s rows.
+      role: "query" or "document".
+      tokenizer: for the documents' texts.
+      image_size: S, pixels.
+      batch_size: B, over all processes.
+      threads: decoding threads; 0 decodes in the caller's.
+      process_index: which of the processes this is; it takes every n-th row.
+      process_count: n, how many read together; all get as many batches.
+
+    Returns:
+      Batches as in training, of one role, without labels:
+      `{role: {...}, "mask" bool [B / n], "index" int32 [B / n]}`. `mask` is
+      False on padding; `index` is the position in `frame`, -1 on padding.
+
+    Raises:
+      UserError: if the batch cannot be split.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"The batch size {batch_size} must be a multiple of the number "
+            f"of processes, {process_count}."
+        )
+    rows = np.flatnonzero(frame["role"] == role)
+    rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
+    if not rows.size:
+        return iter(())
+
+    def load(row):
+        return _load(frame, source, row, role, image_size) | {
+            "index": np.int32(row)
+        }
+
+    def stack(samples):
+        index = np.stack([sample.pop("index") for sample in samples])
+        batch = _stack(samples, tokenizer)
+        return {role: batch, "mask": index >= 0, "index": index}
+
+    return iter(
+        grain.MapDataset.source(rows.tolist())
+        .map(load)[process_index::process_count]
+        .batch(batch_size // process_count, batch_fn=stack)
+        .to_iter_dataset(_read_options(threads))
+    )
+
+
+def _load(
+    frame: pd.DataFrame, source: Source, row: int, role: str, size: int
+) -> dict:
+    """Reads one row; row -1 is padding, without image or text."""
+    content, text = source[row] if row >= 0 else (b"", "")
+    try:
+        pixels = images.decode(content, size) if content else None
+    except images.UnreadableImageError as error:
+        path = frame["image"].iloc[row]
+        raise images.UnreadableImageError(f"{path}: {error}") from error
+    sample = {"image": images.blank(size) if pixels is None else pixels}
+    if role == table.DOCUMENT:
+        sample |= {"has_image": np.bool_(pixels is not None), "text": text}
+    return sample
+
+
+def _stack(samples: Sequence[dict], tokenizer: Tokenizer) -> dict:
+    """Stacks samples into a batch; texts become tokens and their mask."""
+    batch = {
+        name: np.stack([sample[name] for sample in samples])
+        for name in samples[0]
+        if name != "text"
+    }
+    if "text" in samples[0]:
+        tokens, mask = tokenizer([sample["text"] for sample in samples])
+        batch |= {"tokens": tokens, "token_mask": mask}
+    return batch
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    buffer = threads + _BUFFER if threads else 0
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
