@@ -1,0 +1,158 @@
+"""A trained model and a sample table -> embeddings."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import pipeline, table, text
+from mixer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from mixer_jax.training.checkpoints import Trained
+
+
+class Embeddings(NamedTuple):
+    """The embeddings of a table; unit rows, in the table's order."""
+
+    query_ids: np.ndarray  # str [Q]
+    query_embeddings: np.ndarray  # f32 [Q, D]
+    document_ids: np.ndarray  # str [N]
+    document_embeddings: np.ndarray  # f32 [N, D]
+
+
+def make_embedder(
+    trained: "Trained",
+    root: str | os.PathLike,
+    mesh: Mesh,
+    batch_size: int = 256,
+) -> Callable[[pd.DataFrame], np.ndarray]:
+    """Returns a function from a frame of one role to its embeddings.
+
+    Args:
+      trained: config, model and variables, as a workdir gives them.
+      root: the folder that the frames' image paths are relative to.
+      mesh: batches are split over it.
+      batch_size: samples embedded at once; rounded up to the mesh's size.
+
+    Returns:
+      frame of N rows -> f32 `[N, D]`; raises UserError for an unreadable
+      image or a frame of both roles.
+    """
+    data = trained.config.data
+    tokenizer = text.load(data.tokenizer, data.text_length)
+    batch_size = mesh_lib.padded_rows(batch_size, mesh)
+    whole = mesh_lib.replicated(mesh)
+    variables = jax.device_put(trained.variables, whole)
+
+    def encode(role: str) -> Callable:
+        names = {
+            table.QUERY: ("image",),
+            table.DOCUMENT: ("image", "has_image", "tokens", "token_mask"),
+        }[role]
+
+        def forward(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+            arguments = [batch[role][name] for name in names]
+            embeddings = trained.model.apply(
+                variables, *arguments, method=f"encode_{role}"
+            )
+            return embeddings, batch["index"]
+
+        # Every process gets all rows.
+        return jax.jit(forward, out_shardings=whole)
+
+    forwards = {role: encode(role) for role in (table.QUERY, table.DOCUMENT)}
+
+    def embed(frame: pd.DataFrame) -> np.ndarray:
+        roles = set(frame["role"])
+        if len(roles) > 1:
+            raise UserError("Samples of both roles cannot be embedded at once.")
+        if not roles:
+            return np.zeros((0, trained.config.model.dim), np.float32)
+        (role,) = roles
+        batches = pipeline.evaluation_batches(
+            frame,
+            pipeline.FileSource(frame, root),
+            role,
+            tokenizer,
+            image_size=data.image_size,
+            batch_size=batch_size,
+            threads=data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        result = np.zeros((len(frame), trained.config.model.dim), np.float32)
+        pending = None
+        for batch in batches:
+            # Fetched one batch late, so that reading and computing overlap.
+            done, pending = (
+                pending,
+                forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
+            )
+            _store(result, done)
+        _store(result, pending)
+        return result
+
+    return embed
+
+
+def embed_table(
+    trained: "Trained",
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    mesh: Mesh,
+    batch_size: int = 256,
+) -> Embeddings:
+    """Embeds all samples of a table, the queries and the documents.
+
+    Args:
+      trained: config, model and variables, as a workdir gives them.
+      frame: a sample table; labels and splits are not looked at.
+      root: the table's folder.
+      mesh: batches are split over it.
+      batch_size: samples embedded at once.
+
+    Raises:
+      UserError: for an unreadable image; names it.
+    """
+    embed = make_embedder(trained, root, mesh, batch_size)
+    queries = frame[frame["role"] == table.QUERY]
+    documents = frame[frame["role"] == table.DOCUMENT]
+    return Embeddings(
+        query_ids=queries["sample_id"].to_numpy(str),
+        query_embeddings=embed(queries),
+        document_ids=documents["sample_id"].to_numpy(str),
+        document_embeddings=embed(documents),
+    )
+
+
+def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
+    """Writes the embeddings as one `.npz`, whole or not at all.
+
+    Its arrays have the names of the fields of `Embeddings`.
+
+    Raises:
+      UserError: if the path does not end in `.npz`.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise UserError(f"Embeddings are written as .npz, not as {path.name}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    with open(draft, "wb") as file:
+        np.savez(file, **embeddings._asdict())
+    os.replace(draft, path)
+
+
+def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None):
+    if done is None:
+        return
+    embeddings, index = jax.device_get(done)
+    there = index >= 0
+    result[index[there]] = embeddings[there]

@@ -1,0 +1,325 @@
+"""Measures of one way to embed samples, on categories it was not trained on.
+
+Each part of the test split (`test/forward`, ...) is a retrieval task of its
+own: its queries rank its documents, alone (gallery `test`) and among the
+documents of the same part of the distractors' split (`test+distractors`). The
+row of the whole split is the mean of its parts' rows.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data import images
+from mixer_jax.data import table as table_lib
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import metrics, search
+
+Row = dict[str, Any]
+# Embeds the samples of a frame, all of one role: f32 [rows, D].
+Embed = Callable[[pd.DataFrame], np.ndarray]
+
+MEASURES = (
+    "identical_at_1",
+    "identical_at_5",
+    "relevance_at_1",
+    "map",
+    "map_at_r",
+    "mrr",
+)
+KEY = ("model", "stage", "split", "gallery")  # what makes a row the same row
+RANKED = 5  # documents looked at from the top
+BLOCK = 1024  # queries whose rankings are held at once
+
+
+class Samples(NamedTuple):
+    """Samples of one role, as a ranking sees them; N rows each."""
+
+    embeddings: np.ndarray  # f32 [N, D]
+    categories: np.ndarray  # str [N]
+    groups: np.ndarray  # str [N]; "" is no group
+    images: np.ndarray  # str [N]: digests of the image files; "" is none
+
+    def merge(self, other: "Samples") -> "Samples":
+        """Returns the rows of both."""
+        return Samples(*map(np.concatenate, zip(self, other, strict=True)))
+
+
+def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
+    """Names each image by its content: equal files have equal names.
+
+    Args:
+      frame: rows of a sample table, N of them.
+      root: the folder that the column `image` is relative to.
+
+    Returns:
+      Hexadecimal digests, str `[N]`; "" where the sample has no image.
+    """
+
+    def digest(path: str) -> str:
+        data = (pathlib.Path(root) / path).read_bytes()
+        return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+    found = {path: digest(path) for path in set(frame.image) - {""}} | {"": ""}
+    return np.array([found[path] for path in frame.image], dtype=str)
+
+
+def make_samples(
+    frame: pd.DataFrame, root: str | os.PathLike, embed: Embed
+) -> Samples:
+    """Embeds the samples of a frame, all of one role."""
+    return Samples(
+        embeddings=embed(frame),
+        categories=frame.category_id.to_numpy(str),
+        groups=frame.group.to_numpy(str),
+        images=image_digests(frame, root),
+    )
+
+
+def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
+    """Ranks all documents for every query and measures the rankings.
+
+    A document that shows the query's own image is not part of that query's
+    ranking; a query that is then left without a document of its category is
+    not counted.
+
+    Args:
+      queries: at least one.
+      documents: at least one.
+      mesh: where the documents are searched.
+
+    Returns:
+      `MEASURES` (None where no query counts), `queries` (how many count),
+      `documents`, and `excluded` (how many times a document was withheld from
+      a query whose image it shows).
+    """
+    category_q, category_d = _codes(queries.categories, documents.categories)
+    group_q, group_d = _codes(queries.groups, documents.groups)
+    image_q, image_d = _codes(queries.images, documents.images)
+    gallery = search.make_gallery(documents.embeddings, mesh, image_d)
+    by_category = np.argsort(category_d, kind="stable")
+    ordered = category_d[by_category]
+    shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
+    shown[0] = 0  # documents without an image
+    answerable = 0
+    result = {name: metrics.Mean() for name in MEASURES}
+    for start in range(0, len(category_q), BLOCK):
+        block = slice(start, start + BLOCK)
+        category, image = category_q[block], image_q[block]
+        embeddings = queries.embeddings[block]
+        relevant = _padded(
+            by_category,
+            np.searchsorted(ordered, category, "left"),
+            np.searchsorted(ordered, category, "right"),
+        )
+        place = search.positions(gallery, embeddings, relevant, image)
+        _, top = search.top_k(gallery, embeddings, RANKED, image)
+        top_category = np.where(top >= 0, category_d[top], -2)
+        top_group = np.where(top >= 0, group_d[top], -2)
+        mask = (place > 0).any(axis=1)
+        answerable += int(mask.sum())
+        found = {
+            "relevance_at_1": metrics.relevance_at(
+                top_group, group_q[block], mask, 1
+            ),
+            "map": metrics.mean_average_precision(place, mask),
+            "map_at_r": metrics.mean_average_precision_at_r(place, mask),
+            "mrr": metrics.mean_reciprocal_rank(place, mask),
+        } | {
+            f"identical_at_{k}": metrics.identical_at(
+                top_category, category, mask, k
+            )
+            for k in (1, RANKED)
+        }
+        result = {name: result[name].merge(found[name]) for name in result}
+    return {
+        "queries": answerable,
+        "documents": len(category_d),
+        **{name: result[name].value for name in MEASURES},
+        "excluded": int(shown[image_q + 1].sum()),
+    }
+
+
+def evaluate(
+    embed: Embed,
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    settings: ConfigDict,
+    mesh: Mesh,
+    model: str,
+    stage: str = "",
+) -> list[Row]:
+    """Measures one model on all parts and galleries of a sample table.
+
+    Args:
+      embed: the model.
+      frame: a checked sample table, see `read`.
+      root: the table's folder.
+      settings: a config's `evaluate`: `split` and `distractors`.
+      mesh: where the documents are searched.
+      model: the model's name in the rows.
+      stage: the stage that it was trained to; "" if it has none.
+
+    Returns:
+      Rows of `model, stage, split, gallery, queries, documents`, the
+      `MEASURES`, `seconds` (of embedding and ranking) and `excluded`.
+
+    """
+    rows = []
+    for part in table_lib.parts(frame, settings.split):
+        begin = time.perf_counter()
+        split = _part(settings.split, part)
+        held = table_lib.select(frame, split)
+        queries = make_samples(held[held.role == "query"], root, embed)
+        documents = make_samples(held[held.role == "document"], root, embed)
+        names = {"model": model, "stage": stage, "split": split}
+
+        def row(gallery, documents, names=names, queries=queries, begin=begin):
+            figures = measure(queries, documents, mesh)
+            excluded = figures.pop("excluded")
+            seconds = round(time.perf_counter() - begin, 3)
+            times = {"seconds": seconds, "excluded": excluded}
+            return names | {"gallery": gallery} | figures | times
+
+        rows.append(row("test", documents))
+        others = distractors(frame, settings, part)
+        if len(others):
+            documents = documents.merge(make_samples(others, root, embed))
+            rows.append(row("test+distractors", documents))
+    return rows + _means(rows, settings.split)
+
+
+def read(
+    path: str | os.PathLike, settings: ConfigDict, max_skipped: float
+) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
+    """Reads what an evaluation needs of a sample table, and checks it.
+
+    Args:
+      path: the sample table.
+      settings: a config's `evaluate`: `split` and `distractors`.
+      max_skipped: the largest share of samples that may be left out.
+
+    Returns:
+      The rows of the test split and of the distractors' documents that can be
+      used, and what was left out.
+
+    Raises:
+      UserError: if the table is wrong, too many samples cannot be used, the
+        split lacks queries or documents, or distractors share a category
+        with it.
+    """
+    frame = table_lib.read_table(path)
+    held = table_lib.select(frame, settings.split)
+    others = distractors(frame, settings)
+    both = sorted(set(held.category_id) & set(others.category_id))
+    if both:
+        raise UserError(
+            f"{len(both)} categories of {path} are both in the split "
+            f"'{settings.split}' and in '{settings.distractors}', such as "
+            f"'{both[0]}'; what is measured must be categories that were not "
+            "trained on, so give each category one split."
+        )
+    for split in sorted(set(held.split)):
+        for role in (table_lib.QUERY, table_lib.DOCUMENT):
+            if not (held.role[held.split == split] == role).any():
+                raise UserError(
+                    f"The split '{split}' of {path} has no {role}, so there "
+                    "is nothing to measure."
+                )
+    held, lone = table_lib.drop_lone(held, max_skipped, training=False)
+    frame, unreadable = images.check_images(
+        frame.loc[held.index.append(others.index).sort_values()],
+        pathlib.Path(path).parent,
+        max_skipped,
+    )
+    return frame, [skipped for skipped in (lone, unreadable) if skipped.count]
+
+
+def distractors(
+    frame: pd.DataFrame, settings: ConfigDict, part: str = ""
+) -> pd.DataFrame:
+    """Returns the documents that join the gallery of one part, or of all."""
+    name = settings.distractors
+    chosen = frame.split == _part(name, part)
+    if not part:
+        chosen |= frame.split.str.startswith(f"{name}/")
+    return frame[chosen & (frame.role == table_lib.DOCUMENT)]
+
+
+def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
+    """Writes rows into a JSON list, in place of the same rows of before.
+
+    The file is replaced whole: whoever reads it meanwhile sees the old list or
+    the new one.
+
+    Returns:
+      All rows of the file, models in order of their first appearance.
+
+    Raises:
+      UserError: if the file is there but is not a list of rows.
+    """
+    path = pathlib.Path(path)
+    merged = {}
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            merged = {tuple(row[name] for name in KEY): row for row in old}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a list of measured rows; move it away, or "
+                "write to another file with --out."
+            ) from error
+    merged |= {tuple(row[name] for name in KEY): row for row in rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    text = json.dumps(list(merged.values()), indent=1) + "\n"
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+    return list(merged.values())
+
+
+def _part(split: str, part: str) -> str:
+    return f"{split}/{part}" if part else split
+
+
+def _codes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Numbers the strings of two arrays alike, from 0; "" is -1."""
+    names, codes = np.unique(np.concatenate([left, right]), return_inverse=True)
+    codes = codes.astype(np.int32) - int(names[0] == "")
+    return codes[: len(left)], codes[len(left) :]
+
+
+def _padded(
+    rows: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Returns `rows[first:last]` of each query, -1 behind: int32 `[Q, R]`."""
+    place = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
+    inside = place < last[:, None]
+    place = np.minimum(place, len(rows) - 1)
+    return np.where(inside, rows[place], -1).astype(np.int32)
+
+
+def _means(rows: list[Row], split: str) -> list[Row]:
+    """Returns a gallery's mean over parts: none if the split has no parts."""
+    means = []
+    for gallery in dict.fromkeys(row["gallery"] for row in rows):
+        parts = [row for row in rows if row["gallery"] == gallery]
+        if parts[0]["split"] == split:
+            continue
+        mean = parts[0] | {"split": split}
+        for name in ("queries", "documents", "seconds", "excluded"):
+            mean[name] = round(sum(row[name] for row in parts), 3)
+        for name in MEASURES:
+            values = [row[name] for row in parts if row[name] is not None]
+            mean[name] = float(np.mean(values)) if values else None
+        means.append(mean)
+    return means

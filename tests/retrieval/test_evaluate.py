@@ -1,0 +1,182 @@
+"""The measured rows of a small table of coloured squares."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from ml_collections import ConfigDict
+
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.mesh import make_mesh
+from mixer_jax.retrieval import embed, evaluate
+
+SETTINGS = ConfigDict({"split": "test", "distractors": "train"})
+
+
+def samples(embeddings, categories, images=None, groups=None):
+    nothing = [""] * len(categories)
+    return evaluate.Samples(
+        np.array(embeddings, np.float32),
+        np.array(categories),
+        np.array(groups or nothing),
+        np.array(images or nothing),
+    )
+
+
+def test_measure_by_hand(num_devices):
+    mesh = make_mesh(jax.devices()[:num_devices])
+    documents = samples(
+        [[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]],
+        ["a", "b", "b", "a"],
+        groups=["x", "x", "y", ""],
+    )
+    # Query a ranks a b a b, query b ranks b a b a (over rows 0, 1, 3, 2 and
+    # 2, 3, 1, 0).
+    queries = samples([[1, 0], [0, 1]], ["a", "b"], groups=["x", "x"])
+    found = evaluate.measure(queries, documents, mesh)
+    precision = (1 + 2 / 3) / 2
+    assert found == {
+        "queries": 2,
+        "documents": 4,
+        "identical_at_1": 1.0,
+        "identical_at_5": 1.0,
+        "relevance_at_1": 0.5,
+        "map": pytest.approx(precision),
+        "map_at_r": 0.5,
+        "mrr": 1.0,
+        "excluded": 0,
+    }
+
+
+def test_a_querys_own_image_is_not_in_its_gallery():
+    documents = samples(
+        [[1, 0], [0.5, 0.5], [0, 1]], ["a", "b", "a"], ["same", "", "other"]
+    )
+    queries = samples([[1, 0], [1, 0]], ["a", "a"], ["same", ""])
+    found = evaluate.measure(queries, documents, make_mesh())
+    # Without its own image the first query finds b before a.
+    assert found["excluded"] == 1
+    assert found["identical_at_1"] == 0.5
+    assert found["mrr"] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_query_left_without_an_answer_is_not_counted():
+    documents = samples([[1, 0], [0, 1]], ["a", "b"], ["same", "other"])
+    queries = samples([[1, 0], [0, 1]], ["a", "b"], ["same", "third"])
+    found = evaluate.measure(queries, documents, make_mesh())
+    assert (found["queries"], found["excluded"]) == (1, 1)
+    assert found["identical_at_1"] == 1.0
+    assert found["relevance_at_1"] is None
+
+
+def test_blocks_of_queries_add_up(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries = samples(rng.normal(size=(30, 4)), list("abcde") * 6)
+    documents = samples(rng.normal(size=(50, 4)), list("abcde") * 10)
+    whole = evaluate.measure(queries, documents, make_mesh())
+    monkeypatch.setattr(evaluate, "BLOCK", 7)
+    blocks = evaluate.measure(queries, documents, make_mesh())
+    assert blocks == pytest.approx(whole, nan_ok=True)
+
+
+def test_rows_of_parts_galleries_and_their_mean(trained, colours):
+    root, frame = colours
+    mesh = make_mesh()
+    embedder = embed.make_embedder(trained, root, mesh, 8)
+    rows = evaluate.evaluate(
+        embedder, frame, root, SETTINGS, mesh, "colour", "stage1"
+    )
+    assert [(r["split"], r["gallery"]) for r in rows] == [
+        (split, gallery)
+        for split in ("test/forward", "test/reverse")
+        for gallery in ("test", "test+distractors")
+    ] + [("test", "test"), ("test", "test+distractors")]
+    assert [r["documents"] for r in rows] == [4, 6, 4, 6, 8, 12]
+    assert [r["queries"] for r in rows] == [4, 4, 4, 4, 8, 8]
+    assert all(r["identical_at_1"] == 1.0 for r in rows)
+    assert all(r["stage"] == "stage1" for r in rows)
+
+
+def test_the_mean_is_of_parts_not_of_queries(trained, colours):
+    root, frame = colours
+    # One query of the reverse part, wrongly labelled; four of the other.
+    reverse = frame.split == "test/reverse"
+    keep = ~(reverse & (frame.role == "query")) | (
+        frame.sample_id == "red_query_reverse"
+    )
+    frame = frame[keep].copy()
+    wrong = frame.sample_id == "red_query_reverse"
+    frame.loc[wrong, "category_id"] = "green"
+    mesh = make_mesh()
+    embedder = embed.make_embedder(trained, root, mesh, 8)
+    rows = evaluate.evaluate(embedder, frame, root, SETTINGS, mesh, "colour")
+    mean = next(r for r in rows if r["split"] == "test")
+    assert mean["identical_at_1"] == 0.5
+    assert mean["queries"] == 5
+
+
+def test_image_digests_name_contents(colours):
+    root, frame = colours
+    shutil.copy(root / frame.image[0], root / "copy.png")
+    frame = pd.concat([frame.iloc[:2], frame.iloc[:1]], ignore_index=True)
+    frame.loc[2, "image"] = "copy.png"
+    found = evaluate.image_digests(frame, root)
+    assert found[0] == found[2] != found[1]
+    frame.loc[1, "image"] = ""
+    assert evaluate.image_digests(frame, root)[1] == ""
+
+
+def test_read_keeps_what_is_needed(colours):
+    root, frame = colours
+    found, skipped = evaluate.read(root / "colours.csv", SETTINGS, 0.0)
+    needed = frame.split.str.startswith("test") | (frame.role == "document")
+    assert list(found.sample_id) == list(frame.sample_id[needed])
+    assert skipped == []
+    (root / "red_query_forward.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match="red_query_forward"):
+        evaluate.read(root / "colours.csv", SETTINGS, 0.0)
+    found, (skipped,) = evaluate.read(root / "colours.csv", SETTINGS, 0.2)
+    assert "red_query_forward" not in set(found.sample_id)
+    assert skipped.count == 1
+
+
+def test_read_refuses_seen_categories(colours):
+    root, frame = colours
+    frame.loc[frame.category_id == "grey", "category_id"] = "red"
+    table.write_table(frame, root / "seen.csv")
+    with pytest.raises(UserError, match=r"1 categories .* 'red'"):
+        evaluate.read(root / "seen.csv", SETTINGS, 0.0)
+
+
+def test_read_refuses_a_part_without_documents(colours):
+    root, frame = colours
+    keep = (frame.split != "test/forward") | (frame.role == "query")
+    table.write_table(frame[keep], root / "half.csv")
+    with pytest.raises(UserError, match=r"'test/forward' .* has no document"):
+        evaluate.read(root / "half.csv", SETTINGS, 0.0)
+
+
+def row(model, value, split="test"):
+    return {
+        "model": model,
+        "stage": "",
+        "split": split,
+        "gallery": "test",
+        "map": value,
+    }
+
+
+def test_update_replaces_the_same_rows(tmp_path):
+    path = tmp_path / "new" / "metrics.json"
+    evaluate.update(path, [row("a", 1), row("b", 2)])
+    merged = evaluate.update(path, [row("a", 3), row("a", 4, "test/x")])
+    assert merged == [row("a", 3), row("b", 2), row("a", 4, "test/x")]
+    assert json.loads(path.read_text()) == merged
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+    path.write_text('{"a": 1}')
+    with pytest.raises(UserError, match="not a list of measured rows"):
+        evaluate.update(path, [])
