@@ -1,0 +1,68 @@
+"""Loops over long arrays in chunks whose size need not divide the length."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+    """Chunks of equal size that cover `length` rows.
+
+    The last chunk begins early enough to be whole, so nothing is copied to
+    pad it. A row that the chunk before had already is not *fresh*: readers
+    mask it, and `write` leaves it alone.
+
+    Attributes:
+      length: rows to cover.
+      most: the most rows of a chunk.
+    """
+
+    length: int
+    most: int
+
+    @property
+    def number(self) -> int:
+        """How many chunks there are."""
+        return math.ceil(self.length / self.most)
+
+    @property
+    def size(self) -> int:
+        """Rows of every chunk."""
+        return math.ceil(self.length / self.number)
+
+    @property
+    def indices(self) -> jax.Array:
+        """Every chunk's index, to scan over."""
+        return jnp.arange(self.number)
+
+    def start(self, index: jax.Array) -> jax.Array:
+        """Where a chunk begins."""
+        return jnp.minimum(index * self.size, self.length - self.size)
+
+    def positions(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A chunk's rows: positions int32 `[size]`, fresh bool `[size]`."""
+        positions = self.start(index) + jnp.arange(self.size)
+        return positions, positions >= index * self.size
+
+    def read(self, index: jax.Array, tree: Any) -> Any:
+        """Takes a chunk of every leaf `[length, ...]`."""
+        start = self.start(index)
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), tree
+        )
+
+    def write(self, index: jax.Array, tree: Any, part: Any) -> Any:
+        """Puts a chunk's fresh rows into every leaf `[length, ...]`."""
+        start = self.start(index)
+        _, fresh = self.positions(index)
+
+        def put(x, old, new):
+            mask = fresh.reshape(-1, *[1] * (x.ndim - 1))
+            new = jnp.where(mask, new, old)
+            return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
+
+        return jax.tree.map(put, tree, self.read(index, tree), part)

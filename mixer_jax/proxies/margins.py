@@ -1,0 +1,63 @@
+"""Margins: what the cosine to the own proxy is replaced with before softmax.
+
+A margin is a smooth function of the target cosine; the head multiplies its
+result with the scale and takes its true derivative. All of them fall with the
+angle over the whole of [0, pi], so that a sample on the far side is pulled
+back too.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax.errors import UserError
+
+Margin = Callable[[jax.Array], jax.Array]
+
+_MIN_SQUARED_SINE = 1e-7  # the angle's derivative is infinite at 0 and pi
+
+
+def normface(cosine: jax.Array, size: jax.typing.ArrayLike) -> jax.Array:
+    """No margin: `cos(t)`. NormFace, arXiv 1704.06369."""
+    del size
+    return cosine
+
+
+def cosface(cosine: jax.Array, size: jax.typing.ArrayLike) -> jax.Array:
+    """A margin on the cosine: `cos(t) - m`. CosFace, arXiv 1801.09414."""
+    return cosine - size
+
+
+def arcface(cosine: jax.Array, size: jax.typing.ArrayLike) -> jax.Array:
+    """A margin on the angle: `cos(t + m)`. ArcFace, arXiv 1801.07698.
+
+    Where `t + m` passes pi, the curve is turned over and goes on falling:
+    `-cos(t + m) - 2`, which meets the first part in value and slope.
+
+    Args:
+      cosine: cosines of the angle t, of any shape.
+      size: m in [0, pi), radians; of a shape that broadcasts.
+    """
+    cosine = jnp.clip(cosine, -1.0, 1.0)
+    sine = jnp.sqrt(jnp.maximum(1.0 - cosine * cosine, _MIN_SQUARED_SINE))
+    moved = cosine * jnp.cos(size) - sine * jnp.sin(size)
+    return jnp.where(cosine > -jnp.cos(size), moved, -moved - 2.0)
+
+
+MARGINS = {"arcface": arcface, "cosface": cosface, "normface": normface}
+
+
+def make_margin(name: str, size: float) -> Margin:
+    """Returns the margin `name` of the given size as a function of cosines.
+
+    Raises:
+      UserError: if there is no margin of that name.
+    """
+    if name not in MARGINS:
+        raise UserError(
+            f"config.head.margin is {name!r}; it must be one of "
+            f"{', '.join(sorted(MARGINS))}."
+        )
+    return functools.partial(MARGINS[name], size=size)

@@ -1,0 +1,99 @@
+"""The rows of the proxies: how they start, and a device's view of its part.
+
+Row i of the proxies is category i. Every device holds the same number of
+consecutive rows; what is left over at the end is padding, zero and never
+scored. `own`, `take` and `put` run inside `jax.shard_map` over the mesh axis.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as meshes
+
+TINY = 1e-12  # smallest squared norm that is divided by
+
+
+def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Splits rows `[..., D]` into unit rows and norms `[..., 1]`, in f32."""
+    x = x.astype(jnp.float32)
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), TINY))
+    return x / norm, norm
+
+
+def d_unit(
+    direction: jax.Array, norm: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """Pulls a gradient of the unit rows of `unit(x)` back to `x`."""
+    along = jnp.sum(gradient * direction, -1, keepdims=True)
+    return (gradient - along * direction) / norm
+
+
+def init_proxies(
+    key: jax.Array, num_categories: int, dim: int, mesh: Mesh
+) -> jax.Array:
+    """Draws random unit proxies, the same for every number of devices.
+
+    Args:
+      key: a PRNG key.
+      num_categories: C.
+      dim: D.
+      mesh: the mesh that the rows are split over.
+
+    Returns:
+      f32 `[C_pad, D]`, split over the mesh; rows from C on are zero.
+    """
+    rows = meshes.padded_rows(num_categories, mesh)
+
+    @functools.partial(jax.jit, out_shardings=meshes.rows(mesh))
+    def init(key):
+        # The default generator numbers its draws from the first row on, so
+        # rows of padding at the end change none of those before.
+        proxies, _ = unit(jax.random.normal(key, (rows, dim)))
+        return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
+
+    return init(key)
+
+
+def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
+    """Where this device's rows begin, and how many of them are real.
+
+    Args:
+      num_categories: C.
+      rows: rows that every device holds, padding included.
+
+    Returns:
+      int32 scalars: the category of the first row; the count of real rows,
+      which come before those of padding.
+    """
+    start = jax.lax.axis_index(meshes.AXIS) * rows
+    return start, jnp.clip(num_categories - start, 0, rows)
+
+
+def take(tree: Any, indices: jax.Array) -> Any:
+    """Gathers rows `indices [M]`, sorted and unique, of every leaf."""
+    return jax.tree.map(
+        lambda x: x.at[indices].get(
+            indices_are_sorted=True,
+            unique_indices=True,
+            mode="promise_in_bounds",
+        ),
+        tree,
+    )
+
+
+def put(tree: Any, indices: jax.Array, rows: Any) -> Any:
+    """Writes `rows [M, ...]` at `indices [M]`, sorted and unique."""
+    return jax.tree.map(
+        lambda x, row: x.at[indices].set(
+            row,
+            indices_are_sorted=True,
+            unique_indices=True,
+            mode="promise_in_bounds",
+        ),
+        tree,
+        rows,
+    )
