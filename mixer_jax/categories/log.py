@@ -1,0 +1,188 @@
+"""Reads a click log: queries, items and how often one was clicked for another.
+
+A log is three tables, CSV or Parquet:
+
+  queries  query_id, image
+  items    item_id, image, text          (image or text may be "", not both)
+  clicks   query_id, item_id, exposures, clicks
+
+Image paths are relative to the folder of the table that names them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.errors import UserError
+
+QUERIES = ("query_id", "image")
+ITEMS = ("item_id", "image", "text")
+CLICKS = ("query_id", "item_id", "exposures", "clicks")
+_COUNTS = ("exposures", "clicks")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClickLog:
+    """A validated click log.
+
+    Attributes:
+      queries: columns query_id, image (an absolute path).
+      items: columns item_id, image (an absolute path or ""), text.
+      clicks: columns query (int64, row of `queries`), item (int64, row of
+        `items`), exposures, clicks (int64); each pair stands once.
+      duplicates: number of click rows that were added to another of their pair.
+    """
+
+    queries: pd.DataFrame
+    items: pd.DataFrame
+    clicks: pd.DataFrame
+    duplicates: int = 0
+
+
+def read_folder(folder: str | Path) -> ClickLog:
+    """Reads queries, items and clicks (.csv or .parquet) from one folder.
+
+    Raises:
+      UserError: if a table is missing or `read_tables` refuses it.
+    """
+    folder = Path(folder)
+    paths = []
+    for name in ("queries", "items", "clicks"):
+        found = [
+            path
+            for suffix in (".csv", ".parquet")
+            if (path := folder / (name + suffix)).is_file()
+        ]
+        if len(found) != 1:
+            problem = "has neither" if not found else "has both"
+            raise UserError(
+                f"The click log {folder} {problem} {name}.csv "
+                f"{'nor' if not found else 'and'} {name}.parquet; exactly one "
+                "of them is needed."
+            )
+        paths += found
+    return read_tables(*paths)
+
+
+def read_tables(
+    queries: str | Path, items: str | Path, clicks: str | Path
+) -> ClickLog:
+    """Reads and validates the three tables of a click log.
+
+    Raises:
+      UserError: names file, row and column of the first thing that is wrong.
+    """
+    query_rows = _catalogue(queries, QUERIES, needs=("image",))
+    item_rows = _catalogue(items, ITEMS, needs=("image", "text"))
+    both = sorted(set(query_rows["query_id"]) & set(item_rows["item_id"]))
+    if both:
+        raise UserError(
+            f'"{both[0]}" is the ID of a query in {queries} and of an item in '
+            f"{items}; samples need IDs that differ, so prefix one of them."
+        )
+    pairs = read_columns(clicks, CLICKS)
+    for column, known, file in (
+        ("query_id", query_rows["query_id"], queries),
+        ("item_id", item_rows["item_id"], items),
+    ):
+        rows = pd.Index(known).get_indexer(pairs[column])
+        if (rows < 0).any():
+            at = int(np.argmax(rows < 0))
+            raise UserError(
+                f"{_where(clicks, at, column)}: "
+                f'"{pairs[column].iloc[at]}" is not in {file}.'
+            )
+        pairs[column.removesuffix("_id")] = rows.astype(np.int64)
+    for column in _COUNTS:
+        pairs[column] = _counts(clicks, pairs[column], column)
+    over = (pairs["clicks"] > pairs["exposures"]).to_numpy()
+    if over.any():
+        at = int(np.argmax(over))
+        raise UserError(
+            f"{_where(clicks, at, 'clicks')}: {pairs['clicks'].iloc[at]} "
+            f"clicks are more than {pairs['exposures'].iloc[at]} exposures; "
+            "count an exposure for every time that an item was shown."
+        )
+    total = pairs.groupby(["query", "item"], sort=True, as_index=False)[
+        list(_COUNTS)
+    ].sum()
+    return ClickLog(query_rows, item_rows, total, len(pairs) - len(total))
+
+
+def read_columns(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Reads `columns` of a CSV or Parquet table as text; "" where empty.
+
+    Raises:
+      UserError: if the file is missing, unreadable, empty or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no table {path}.")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # parser and Arrow errors
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise UserError(
+            f'{path} has no column "{missing[0]}"; its columns are '
+            f"{', '.join(map(str, frame.columns))}, and "
+            f"{', '.join(columns)} are needed."
+        )
+    if frame.empty:
+        raise UserError(f"{path} is empty: it has a header but no rows.")
+    frame = frame[list(columns)].astype(object)
+    return frame.where(frame.notna(), "").astype(str)
+
+
+def _catalogue(
+    path: str | Path, columns: tuple[str, ...], needs: tuple[str, ...]
+) -> pd.DataFrame:
+    """Reads queries or items: IDs are unique, one of `needs` is there."""
+    path = Path(path)
+    frame = read_columns(path, columns)
+    key = columns[0]
+    for bad, problem in (
+        (frame[key] == "", "the ID is empty."),
+        (frame[key].duplicated(), "this ID stands in an earlier row too."),
+    ):
+        if bad.any():
+            at = int(np.argmax(bad.to_numpy()))
+            raise UserError(f"{_where(path, at, key)}: {problem}")
+    empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
+    if empty.any():
+        raise UserError(
+            f"{_where(path, int(np.argmax(empty)), needs[0])}: the row has no "
+            f"{' and no '.join(needs)}, so nothing can be learned from it."
+        )
+    folder = path.resolve().parent
+    frame["image"] = [
+        str(folder / image) if image else "" for image in frame["image"]
+    ]
+    return frame
+
+
+def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
+    """Whole numbers of 0 or more."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise UserError(
+            f'{_where(path, at, column)}: "{values.iloc[at]}" is not a count; '
+            "whole numbers of 0 or more are."
+        )
+    return numbers.astype(np.int64)
+
+
+def _where(path: str | Path, row: int, column: str) -> str:
+    """Names a cell as an editor shows it: the header is line 1 of a CSV."""
+    if Path(path).suffix == ".parquet":
+        return f'{path}, row {row + 1}, column "{column}"'
+    return f'{path}, line {row + 2}, column "{column}"'
