@@ -1,0 +1,76 @@
+"""Imprinting: proxies start as their categories' mean embeddings.
+
+Qi et al., "Low-Shot Learning with Imprinted Weights", arXiv 1712.07136::
+
+    sums = imprint.init(num_categories, dim, mesh)
+    for embeddings, labels, mask in batches:
+        sums = imprint.add(sums, embeddings, labels, mask, mesh)
+    proxies = imprint.finish(sums, proxies)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as meshes
+from mixer_jax.mesh import AXIS
+from mixer_jax.proxies import rows as rows_lib
+
+
+def init(num_categories: int, dim: int, mesh: Mesh) -> jax.Array:
+    """Returns the sums over no samples, f32 `[C_pad, D]`, split by rows."""
+    rows = meshes.padded_rows(num_categories, mesh)
+    return jnp.zeros((rows, dim), device=meshes.rows(mesh))
+
+
+@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="sums")
+def add(
+    sums: jax.Array,
+    embeddings: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    mesh: Mesh,
+) -> jax.Array:
+    """Adds a batch's unit embeddings to the sums of their categories.
+
+    Args:
+      sums: f32 `[C_pad, D]`, of the batches before; donated.
+      embeddings: `[B, D]`, split over the mesh by rows.
+      labels: int32 `[B]` in `[0, C)`, split likewise.
+      mask: bool `[B]`, split likewise; False where the batch is padded.
+      mesh: the mesh that all of them are split over.
+
+    Returns:
+      The new sums.
+    """
+
+    def add(sums, embeddings, labels, mask):
+        unit, _ = rows_lib.unit(embeddings)
+        unit, labels, mask = jax.lax.all_gather(
+            (unit, labels, mask), AXIS, tiled=True
+        )
+        local = labels - jax.lax.axis_index(AXIS) * len(sums)
+        here = mask & (local >= 0) & (local < len(sums))
+        return sums.at[jnp.where(here, local, len(sums))].add(unit, mode="drop")
+
+    split = jax.P(AXIS)
+    return jax.shard_map(
+        add, mesh=mesh, in_specs=(split,) * 4, out_specs=split
+    )(sums, embeddings, labels, mask)
+
+
+@functools.partial(jax.jit, donate_argnames="proxies")
+def finish(sums: jax.Array, proxies: jax.Array) -> jax.Array:
+    """Turns the proxies of the categories that were seen to their means.
+
+    Args:
+      sums: f32 `[C_pad, D]`, of all batches.
+      proxies: f32 `[C_pad, D]`, kept where no sample was seen; donated.
+
+    Returns:
+      f32 `[C_pad, D]`; the rows that were seen are unit vectors.
+    """
+    seen = jnp.any(sums != 0, -1, keepdims=True)
+    return jnp.where(seen, rows_lib.unit(sums)[0], proxies)
