@@ -7,7 +7,7 @@ thing.
 import dataclasses
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageFilter
 
 from mixer_jax.errors import UserError
 
@@ -24,8 +24,8 @@ class Strength:
     contrast: float
     saturation: float
     hue: float  # share of the colour circle, each direction
-    jitter: float  # probability of the four above
-    grey: float  # probability
+    jitter: float  # probability of the four above and the next
+    grey: float  # probability, of jittered images
     blur: float  # probability
     blur_radius: float  # pixels of a 128 pixel image, at most
     erase: float  # probability
@@ -68,6 +68,10 @@ STRENGTHS = {
     ),
 }
 NAMES = ("none", *STRENGTHS)
+_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
+)
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
 def augment(
@@ -91,14 +95,12 @@ def augment(
     how = get_strength(strength)
     size = image.shape[0]
     picture = _move(Image.fromarray(image), rng, how)
-    if rng.random() < how.jitter:
-        picture = _colour(picture, rng, how)
-    if rng.random() < how.grey:
-        picture = picture.convert("L").convert("RGB")
     if rng.random() < how.blur:
         radius = rng.uniform(0.0, how.blur_radius) * size / 128
         picture = picture.filter(ImageFilter.GaussianBlur(radius))
     pixels = np.array(picture)
+    if rng.random() < how.jitter:
+        pixels = _colour(pixels, rng, how)
     if rng.random() < how.erase:
         _erase(pixels, rng, how)
     return pixels
@@ -147,21 +149,23 @@ def _move(
 
 
 def _colour(
-    picture: Image.Image, rng: np.random.Generator, how: Strength
-) -> Image.Image:
-    """Jitters brightness, contrast, saturation and hue."""
-    for enhance, most in (
-        (ImageEnhance.Brightness, how.brightness),
-        (ImageEnhance.Contrast, how.contrast),
-        (ImageEnhance.Color, how.saturation),
-    ):
-        picture = enhance(picture).enhance(rng.uniform(1 - most, 1 + most))
-    turn = round(rng.uniform(-how.hue, how.hue) * 256)
-    if turn:
-        hue, saturation, value = picture.convert("HSV").split()
-        hue = hue.point([(i + turn) % 256 for i in range(256)])
-        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    return picture
+    pixels: np.ndarray, rng: np.random.Generator, how: Strength
+) -> np.ndarray:
+    """Changes hue, saturation, contrast and brightness by one matrix."""
+    turn = rng.uniform(-how.hue, how.hue) * 2 * np.pi
+    saturation, contrast, brightness = (
+        rng.uniform(1 - most, 1 + most)
+        for most in (how.saturation, how.contrast, how.brightness)
+    )
+    chroma = 0.0 if rng.random() < how.grey else saturation
+    cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
+    # In YIQ the hue is an angle, the saturation a radius; the luma stays.
+    change = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    matrix = contrast * brightness * (_FROM_YIQ @ change @ _TO_YIQ)
+    mean = (pixels.reshape(-1, 3).mean(0) @ _TO_YIQ[0]).item()
+    offset = brightness * (1 - contrast) * mean + 0.5
+    changed = pixels.astype(np.float32) @ matrix.T.astype(np.float32)
+    return np.clip(changed + np.float32(offset), 0, 255).astype(np.uint8)
 
 
 def _erase(pixels: np.ndarray, rng: np.random.Generator, how: Strength) -> None:
