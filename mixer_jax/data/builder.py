@@ -1,0 +1,186 @@
+"""Sample table -> array_record files, by a TensorFlow Datasets builder.
+
+One file that is read at random positions replaces thousands of small image
+files. TensorFlow itself is not needed: array_record is read without it.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.progress import track
+
+from mixer_jax.data import table
+from mixer_jax.data.pipeline import FileSource
+from mixer_jax.errors import UserError
+
+FOLDER = "prepared"  # next to the table, unless the config says otherwise
+
+
+class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes a table's rows, in order, one TFDS split for each split.
+
+    The parts of a split share its TFDS split; images stay encoded.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, frame: pd.DataFrame, root: os.PathLike, **kwargs):
+        """Takes the rows to write and the folder of their images."""
+        self._frame = frame
+        self._root = root
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {name: tfds.features.Text() for name in table.COLUMNS}
+        features["image"] = tfds.features.Image()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="The rows of a sample table.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterable]:
+        del dl_manager  # Everything is here already.
+        names = _split_names(self._frame)
+        return {
+            name: self._generate_examples(np.flatnonzero(names == name))
+            for name in sorted(set(names))
+        }
+
+    def _generate_examples(self, rows: np.ndarray) -> Iterator:
+        source = FileSource(self._frame, self._root)
+        columns = {
+            name: self._frame[name].tolist()
+            for name in table.COLUMNS
+            if name != "image"
+        }
+        for key, row in enumerate(_progress(rows)):
+            sample = {name: cells[row] for name, cells in columns.items()}
+            yield key, sample | {"image": source[row][0]}
+
+
+class PreparedSource:
+    """A frame's content, read from its array_record files."""
+
+    def __init__(self, frame: pd.DataFrame, splits: dict):
+        """Maps `frame`'s rows to the records of each split, in order."""
+        self._splits = splits
+        self._names = _split_names(frame)
+        self._records = np.zeros(len(frame), np.int64)
+        for name in splits:
+            rows = self._names == name
+            self._records[rows] = np.arange(rows.sum())
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns row `row`'s encoded image, b"" if none, and its text."""
+        record = self._splits[self._names[row]][int(self._records[row])]
+        return record["image"], record["text"].decode()
+
+
+def prepare(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    prepared: str | os.PathLike = "",
+) -> PreparedSource:
+    """Writes a frame's content as array_record files, unless they exist.
+
+    They lie in a folder named by a hash of the rows and of every image file's
+    size and time of change, which appears whole or not at all.
+
+    Args:
+      frame: rows of a sample table.
+      root: the folder that the image paths are relative to.
+      prepared: the folder for the files; default `root/prepared`.
+
+    Returns:
+      The content of `frame`'s rows, for `pipeline.train_batches`.
+
+    Raises:
+      UserError: if an image is missing or the folder cannot be written.
+    """
+    root = Path(root)
+    prepared = Path(prepared) if prepared else root / FOLDER
+    folder = prepared / content_key(frame, root)
+    if not folder.is_dir():
+        try:
+            prepared.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                prefix=".partial-", dir=prepared, ignore_cleanup_errors=True
+            ) as partial:
+                partial = Path(partial) / folder.name
+                _write(frame, root, partial)
+                # Another process may have been faster with the same content.
+                with contextlib.suppress(OSError):
+                    partial.rename(folder)
+        except OSError as error:
+            raise UserError(
+                f"The prepared data cannot be written to {prepared}: {error}. "
+                "Set data.prepared to a folder with room."
+            ) from error
+    builder = SampleTable(frame, root, data_dir=folder)
+    splits = builder.as_data_source(
+        decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return PreparedSource(frame, splits)
+
+
+def content_key(frame: pd.DataFrame, root: str | os.PathLike) -> str:
+    """Returns a hash of the rows, and of their files' sizes and times.
+
+    Raises:
+      UserError: if an image file is missing.
+    """
+    digest = hashlib.sha256()
+    for name in table.COLUMNS:
+        cells = frame[name].tolist()
+        digest.update("\0".join([name, *cells, ""]).encode())
+    for path in frame["image"].unique():
+        if path:
+            digest.update(_stamp(Path(root) / path))
+    return digest.hexdigest()[:16]
+
+
+def _stamp(path: Path) -> bytes:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"The image {path}: {error.strerror}.") from error
+    return f"{status.st_size} {status.st_mtime_ns}\n".encode()
+
+
+def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
+    config = tfds.download.DownloadConfig(
+        try_download_gcs=False,
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+    )
+    builder = SampleTable(frame, root, data_dir=folder)
+    tfds.disable_progress_bar()
+    # It says that it downloads, which is not so; we show our own progress.
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        builder.download_and_prepare(
+            download_dir=folder / "downloads", download_config=config
+        )
+
+
+def _progress(rows: np.ndarray) -> Iterable:
+    console = Console(stderr=True)
+    return track(rows, "Preparing the images", console=console, transient=True)
+
+
+def _split_names(frame: pd.DataFrame) -> np.ndarray:
+    """Returns each row's split without its part, [N] of str."""
+    names = frame["split"].str.split("/", n=1).str[0]
+    return names.to_numpy(object)
