@@ -1,0 +1,48 @@
+"""Where tables come from: each source builds a table that is missing."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mixer_jax.data import emoji
+from mixer_jax.errors import UserError
+
+SOURCES: dict[str, Callable[[Path], None]] = {
+    "emoji-medium": functools.partial(emoji.build_table, name="medium"),
+    "emoji-large": functools.partial(emoji.build_table, name="large"),
+}
+
+
+def ensure_table(data: ConfigDict) -> Path:
+    """Returns the path of the run's table; builds it if it is missing.
+
+    Args:
+      data: the part `data` of a run's config; reads `table` and `source`.
+
+    Raises:
+      UserError: if there is no table and no source that would build it.
+    """
+    known = ", ".join(SOURCES)
+    if not data.table:
+        raise UserError(
+            "data.table is empty; set it to the path of a sample table "
+            f"(--config.data.table=PATH), or add data.source ({known}) to "
+            "have one built there."
+        )
+    path = Path(data.table)
+    if path.is_file():
+        return path
+    if not data.source:
+        raise UserError(
+            f"There is no sample table at {path}. Write one with the columns "
+            "that the README's section on your own data names, or set "
+            f"data.source to one of {known} to have it built."
+        )
+    if data.source not in SOURCES:
+        raise UserError(
+            f"data.source is {data.source!r}; it must be one of {known}."
+        )
+    SOURCES[data.source](path)
+    return path
