@@ -3,7 +3,26 @@
 A file in `configs/` starts from `defaults()` and changes what its run needs.
 """
 
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
 from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+
+# Keys that a run may change when it goes on: none of them changes a parameter.
+FREE = (
+    "name",
+    "init_command",
+    "log_every",
+    "data.threads",
+    "checkpoint.",
+    "monitors.",
+    "evaluate.",
+)
 
 
 def defaults() -> ConfigDict:
@@ -58,7 +77,7 @@ def defaults() -> ConfigDict:
 
     proxies = config.proxies = ConfigDict()
     proxies.init = "random"  # random, imprint (each category's mean)
-    proxies.learning_rate = 0.1
+    proxies.learning_rate = 0.1  # peak; same schedule as the optimizer's
     proxies.momentum = 0.9
     proxies.weight_decay = 0.0
 
@@ -70,6 +89,7 @@ def defaults() -> ConfigDict:
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path sets its learning rate; a multiple of 0 freezes it.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
+    optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 200  # steps
@@ -85,10 +105,131 @@ def defaults() -> ConfigDict:
     monitors.min_slot_entropy = 0.05  # share of log(S)
     monitors.min_active_recall = 0.5  # of the ten hardest negatives
     monitors.plateau_window = 200  # steps the loss slope is taken over
+    monitors.min_loss_drop = 0.01  # share of the loss, over that window
 
     evaluate = config.evaluate = ConfigDict()
     evaluate.table = ""  # "" is data.table
     evaluate.split = "test"
     evaluate.distractors = "train"  # split that joins the gallery
     evaluate.batch_size = 256
+    return config
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `{dotted key: value}` of the leaves of a (nested) config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as indented JSON; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any]) -> ConfigDict:
+    """Returns the config of parsed JSON: lists become tuples again."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: restore(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return tuple(restore(v) for v in value)
+        return value
+
+    return ConfigDict(restore(values))
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns `key: old -> new` for what a running run may not change."""
+    old, new = (flatten(from_dict(json.loads(to_json(c)))) for c in (old, new))
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if not key.startswith(FREE) and old.get(key) != new.get(key)
+    ]
+
+
+def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
+    """Checks that dotted `keys` exist in `config`.
+
+    Raises:
+      UserError: at the first unknown key, with the near names.
+    """
+    known = flatten(config)
+    parts = {
+        k.rsplit(".", n)[0] for k in known for n in range(k.count(".") + 1)
+    }
+    for key in keys:
+        if key in parts:
+            continue
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        last = key.rsplit(".", 1)[-1]
+        near += [
+            k for k in known if k not in near and k.rsplit(".", 1)[-1] == last
+        ][:3]
+        hint = (
+            f"Near names: {', '.join(near)}."
+            if near
+            else f"The top level has: {', '.join(sorted(config))}."
+        )
+        raise UserError(f"The config has no key '{key}'. {hint}")
+
+
+def check_values(config: ConfigDict, num_devices: int) -> None:
+    """Checks what one stage's config can be checked for without its data.
+
+    Raises:
+      UserError: that names the key, its value and what would work.
+    """
+    choices = {
+        "precision": ("float32", "bfloat16"),
+        "data.augment": ("none", "light", "strong"),
+        "model.memory_norm": ("double", "slots"),
+        "model.image.batch_norm": ("train", "frozen"),
+        "head.name": ("exact", "knn"),
+        "head.margin": ("cosface", "arcface", "normface"),
+        "proxies.init": ("random", "imprint"),
+        "monitors.on_failure": ("warn", "raise"),
+    }
+    flat = flatten(config)
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            raise UserError(
+                f"{key} is '{flat[key]}'; it can be {', '.join(allowed)}."
+            )
+    for key in (
+        "steps",
+        "log_every",
+        "head.refresh",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "monitors.every",
+        "optimizer.max_skipped",
+    ):
+        if flat[key] < 1:
+            raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
+    if config.batch_size < 1 or config.batch_size % (2 * num_devices):
+        raise UserError(
+            f"batch_size is {config.batch_size}; half of it are queries and "
+            f"half documents, each split over {num_devices} devices, so it "
+            f"must be a multiple of {2 * num_devices}."
+        )
+
+
+def stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Returns `{stage: config}`: a curriculum's stages, or the one stage."""
+    if "curriculum" in config:
+        return {stage: config[stage] for stage in config.curriculum}
+    return {config.name: config}
+
+
+def curriculum(**stage_configs: ConfigDict) -> ConfigDict:
+    """Returns a config whose stages run in the order that they are given."""
+    config = ml_collections.ConfigDict(stage_configs)
+    config.curriculum = tuple(stage_configs)
     return config

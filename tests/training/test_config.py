@@ -1,0 +1,81 @@
+"""Keys and values of a config, and what is said about wrong ones."""
+
+import json
+
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+
+
+def test_json_round_trip_keeps_tuples_and_types():
+    config = config_lib.defaults()
+    again = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    assert again == config
+    assert again.optimizer.parts == config.optimizer.parts
+
+
+def test_defaults_are_valid():
+    config_lib.check_values(config_lib.defaults(), num_devices=8)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("optimizer.learning_rat", "optimizer.learning_rate"),
+        ("learning_rate", "proxies.learning_rate"),
+        ("dat.table", "data.table"),
+    ],
+)
+def test_unknown_key_names_the_near_ones(key, near):
+    with pytest.raises(UserError, match=f"no key '{key}'.*{near}"):
+        config_lib.check_keys(config_lib.defaults(), [key])
+
+
+def test_known_keys_and_groups_pass():
+    config_lib.check_keys(
+        config_lib.defaults(), ["steps", "data", "model.image.name"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("precision", "float8", "float32, bfloat16"),
+        ("head.name", "exakt", "exact, knn"),
+        ("proxies.init", "zeros", "random, imprint"),
+        ("steps", 0, "1 or more"),
+        ("batch_size", 20, "multiple of 16"),
+        ("monitors.on_failure", "die", "warn, raise"),
+    ],
+)
+def test_bad_values_are_named_with_what_would_work(key, value, said):
+    config = config_lib.defaults()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"{key} is .*{said}"):
+        config_lib.check_values(config, num_devices=8)
+
+
+def test_differences_leave_out_what_changes_no_parameter():
+    old, new = config_lib.defaults(), config_lib.defaults()
+    new.log_every = 7
+    new.checkpoint.every = 3
+    new.evaluate.split = "other"
+    assert config_lib.differences(old, new) == []
+    new.head.margin_size = 0.5
+    new.optimizer.parts = (("fusion", 2.0),)
+    assert [
+        line.split(":")[0] for line in config_lib.differences(old, new)
+    ] == [
+        "head.margin_size",
+        "optimizer.parts",
+    ]
+
+
+def test_curriculum_keeps_the_order_given():
+    config = config_lib.curriculum(
+        second=config_lib.defaults(), first=config_lib.defaults()
+    )
+    assert list(config_lib.stages(config)) == ["second", "first"]
+    single = config_lib.defaults()
+    assert config_lib.stages(single) == {"stage1": single}
