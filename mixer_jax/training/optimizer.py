@@ -1,0 +1,130 @@
+"""What moves the parameters: schedule, parts with their own rates, AdamW."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+
+PyTree = Any
+
+
+def make_schedule(
+    steps: int, warmup: float
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns the shape of the learning rates: linear warm-up, then cosine.
+
+    Args:
+      steps: of the whole run.
+      warmup: share of them that warms up.
+
+    Returns:
+      int32 step -> f32 factor in [0, 1], to be multiplied by a peak rate. The
+      first step's factor is above 0, the last one's too.
+    """
+    rise = max(1, round(steps * warmup))
+
+    def schedule(step: jax.Array) -> jax.Array:
+        step = step.astype(jnp.float32)
+        progress = jnp.clip((step - rise) / max(1, steps - rise), 0.0, 1.0)
+        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return jnp.minimum((step + 1.0) / rise, cosine)
+
+    return schedule
+
+
+def multiples(
+    params: PyTree, parts: tuple[tuple[str, float], ...]
+) -> dict[str, float]:
+    """Returns `{path: learning-rate multiple}`; paths are joined with "/".
+
+    The first pattern found in a path decides; without one the multiple is 1.
+
+    Raises:
+      UserError: if a pattern is no regular expression or is found in no path.
+    """
+    paths = traverse_util.flatten_dict(params, sep="/")
+    for pattern, _ in parts:
+        try:
+            found = any(re.search(pattern, path) for path in paths)
+        except re.error as error:
+            raise UserError(
+                f"optimizer.parts: '{pattern}' is no regular expression: "
+                f"{error}."
+            ) from error
+        if not found:
+            tops = ", ".join(sorted(params))
+            raise UserError(
+                f"optimizer.parts: no parameter's path has '{pattern}' in it; "
+                f"the model's parts are {tops}."
+            )
+
+    def multiple(path: str) -> float:
+        found = (m for p, m in parts if re.search(p, path))
+        return float(next(found, 1.0))
+
+    return {path: multiple(path) for path in paths}
+
+
+def split(params: PyTree, rates: dict[str, float]) -> tuple[PyTree, PyTree]:
+    """Splits parameters into (trainable, frozen): nested dicts, leaves apart.
+
+    Only the first is differentiated and given optimizer state, so a frozen
+    encoder costs neither a backward pass nor memory.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return tuple(
+        traverse_util.unflatten_dict(
+            {p: x for p, x in flat.items() if (rates[p] > 0) == trainable},
+            sep="/",
+        )
+        for trainable in (True, False)
+    )
+
+
+def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
+    """Inverse of `split`."""
+    flat = traverse_util.flatten_dict(trainable, sep="/")
+    flat |= traverse_util.flatten_dict(frozen, sep="/")
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def make_optimizer(
+    config: ConfigDict, rates: dict[str, float]
+) -> optax.GradientTransformation:
+    """Returns AdamW on the trainable parameters, clipped by global norm.
+
+    Its updates are directions at a learning rate of 1 times the part's
+    multiple: the step subtracts them times the schedule's rate, so that there
+    is one counter of steps, the state's.
+
+    Args:
+      config: `config.optimizer`.
+      rates: from `multiples`.
+
+    References:
+      Loshchilov, Hutter, arXiv 1711.05101 (AdamW). Vectors (biases, norms)
+      do not decay.
+    """
+
+    def scale_parts(updates: PyTree, params: PyTree = None) -> PyTree:
+        del params
+        flat = traverse_util.flatten_dict(updates, sep="/")
+        flat = {path: u * rates[path] for path, u in flat.items()}
+        return traverse_util.unflatten_dict(flat, sep="/")
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(
+            config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        ),
+        optax.stateless(scale_parts),
+    )

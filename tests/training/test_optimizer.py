@@ -1,0 +1,118 @@
+"""The schedule, the parts and their learning rates, the clipping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import optimizer as optimizer_lib
+
+
+def params():
+    return {
+        "image_encoder": {"conv": {"kernel": jnp.ones((2, 3))}},
+        "text_encoder": {"layer": {"bias": jnp.ones((3,))}},
+        "fusion": {"query": {"kernel": jnp.full((3, 3), 2.0)}},
+    }
+
+
+def test_schedule_rises_then_falls_and_never_stands_still():
+    schedule = optimizer_lib.make_schedule(steps=100, warmup=0.1)
+    shape = np.asarray([schedule(jnp.int32(step)) for step in range(100)])
+    assert shape.dtype == np.float32
+    np.testing.assert_allclose(shape[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    assert np.all(np.diff(shape[10:]) < 0)
+    assert 0 < shape[-1] < 0.01
+    assert shape.max() == 1.0
+
+
+def test_schedule_without_warmup_starts_at_the_peak():
+    schedule = optimizer_lib.make_schedule(steps=3, warmup=0.0)
+    assert schedule(jnp.int32(0)) == 1.0
+
+
+def test_the_first_matching_pattern_decides():
+    rates = optimizer_lib.multiples(
+        params(), (("conv", 0.5), ("encoder", 0.0), ("bias$", 3.0))
+    )
+    assert rates == {
+        "image_encoder/conv/kernel": 0.5,
+        "text_encoder/layer/bias": 0.0,
+        "fusion/query/kernel": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("image_encodr", "image_encoder, text_enc"), ("(", "no regular expr")],
+)
+def test_a_pattern_that_cannot_work_is_an_error(pattern, said):
+    with pytest.raises(UserError, match=said):
+        optimizer_lib.multiples(params(), ((pattern, 0.1),))
+
+
+def test_split_and_merge_are_inverse():
+    rates = optimizer_lib.multiples(params(), (("encoder", 0.0),))
+    trainable, frozen = optimizer_lib.split(params(), rates)
+    assert set(trainable) == {"fusion"}
+    assert set(frozen) == {"image_encoder", "text_encoder"}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        optimizer_lib.merge(trainable, frozen),
+        params(),
+    )
+
+
+def test_frozen_parts_have_no_optimizer_state():
+    rates = optimizer_lib.multiples(params(), (("encoder", 0.0),))
+    optimizer = optimizer_lib.make_optimizer(
+        config_lib.defaults().optimizer, rates
+    )
+    trainable, _ = optimizer_lib.split(params(), rates)
+    state = optimizer.init(trainable)
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state))
+    assert shapes == [(), (3, 3), (3, 3)]  # count, and two moments
+
+
+def test_updates_are_adamw_times_the_multiple():
+    config = config_lib.defaults().optimizer
+    config.clip_norm = 1e9
+    rates = optimizer_lib.multiples(
+        params(), (("image_encoder", 0.1), ("text_encoder", 4.0))
+    )
+    optimizer = optimizer_lib.make_optimizer(config, rates)
+    gradient = jax.tree.map(lambda x: 0.3 * x, params())
+    got, _ = optimizer.update(gradient, optimizer.init(params()), params())
+    reference = optax.adamw(
+        1.0,
+        weight_decay=config.weight_decay,
+        mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+    )
+    want, _ = reference.update(gradient, reference.init(params()), params())
+    for part, multiple in (
+        ("image_encoder", 0.1),
+        ("text_encoder", 4.0),
+        ("fusion", 1.0),
+    ):
+        jax.tree.map(
+            lambda g, w, m=multiple: np.testing.assert_allclose(
+                g, -m * w, rtol=1e-6
+            ),
+            got[part],
+            want[part],
+        )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    config = config_lib.defaults().optimizer
+    rates = optimizer_lib.multiples(params(), ())
+    optimizer = optimizer_lib.make_optimizer(config, rates)
+    gradient = jax.tree.map(lambda x: 1e6 * x, params())
+    _, state = optimizer.update(gradient, optimizer.init(params()), params())
+    first_moment = optax.tree.get(state, "mu")
+    np.testing.assert_allclose(
+        optax.tree.norm(first_moment), 0.1 * config.clip_norm, rtol=1e-5
+    )
