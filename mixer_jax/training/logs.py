@@ -1,0 +1,154 @@
+"""What a run says: a progress line, `metrics.jsonl` and TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+import time
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+import tensorboardX
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+def keep_until(path: pathlib.Path, step: int) -> None:
+    """Drops the lines after `step`, which the run is about to write again.
+
+    A last line that a killed run left unfinished is dropped too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text("".join(kept), encoding="utf-8")
+    os.replace(draft, path)
+
+
+class Logs:
+    """Writes one stage's figures; a context manager.
+
+    On a terminal it draws a progress bar, elsewhere it prints a line every
+    time figures are written. Only process 0 says anything.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        stage: str,
+        first_step: int,
+        steps: int,
+        batch_size: int,
+        console: rich.console.Console | None = None,
+    ):
+        self._console = console or rich.console.Console()
+        self._stage = stage
+        self._steps = steps
+        self._batch_size = batch_size
+        self._step = first_step
+        self._marked = (first_step, time.monotonic())
+        self._sums: dict[str, list[float]] = {}
+        self._quiet = jax.process_index() != 0
+        self._file = self._board = self._bar = None
+        if self._quiet:
+            return
+        workdir = pathlib.Path(workdir)
+        keep_until(workdir / METRICS, first_step)
+        self._file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / TENSORBOARD), purge_step=first_step + 1
+        )
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[said]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(
+                stage, total=steps, completed=first_step, said=""
+            )
+
+    def __enter__(self) -> "Logs":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+    def step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of one step that is done; scalars on the host."""
+        self._step = step
+        for name, value in metrics.items():
+            self._sums.setdefault(name, []).append(float(value))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def write(self, **more: float) -> None:
+        """Writes the means since the last call, with the rate and `more`."""
+        step, now = self._step, time.monotonic()
+        done, since = self._marked
+        self._marked = (step, now)
+        rate = (step - done) * self._batch_size / max(now - since, 1e-9)
+        figures = {k: float(np.mean(v)) for k, v in self._sums.items()}
+        self._sums = {}
+        if self._quiet:
+            return
+        figures |= {"samples_per_second": rate}
+        self.figures(step, figures | more)
+        said = (
+            f"loss {figures.get('loss', math.nan):.3f}  {rate:,.0f} samples/s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, said=said)
+            return
+        left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
+        minutes, seconds = divmod(round(left), 60)
+        self.say(
+            f"{self._stage}: step {step}/{self._steps}  {said}  "
+            f"{minutes}:{seconds:02d} left"
+        )
+
+    def figures(self, step: int, figures: dict[str, float]) -> None:
+        """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
+        if self._quiet:
+            return
+        line: dict[str, Any] = {"step": step, "stage": self._stage}
+        for name, value in figures.items():
+            known = math.isfinite(value)
+            line[name] = value if known else None
+            if known:
+                self._board.add_scalar(name, value, step)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Prints one line, above the progress bar where there is one."""
+        if not self._quiet:
+            self._console.print(
+                text, style=style, highlight=False, markup=False, soft_wrap=True
+            )

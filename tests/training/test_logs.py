@@ -1,0 +1,59 @@
+"""What a run writes and says."""
+
+import io
+import json
+import math
+
+import rich.console
+
+from mixer_jax.training import logs
+
+
+def lines(folder):
+    return [
+        json.loads(line)
+        for line in (folder / logs.METRICS).read_text().splitlines()
+    ]
+
+
+def run(folder, first, last, **kwargs):
+    said = io.StringIO()
+    console = rich.console.Console(file=said, width=200)
+    with logs.Logs(folder, "stage1", first, 10, 8, console) as log:
+        for step in range(first + 1, last + 1):
+            log.step(step, {"loss": float(step)})
+            if step % 2 == 0:
+                log.write(**kwargs)
+        log.say("careful [not markup]")
+    return said.getvalue()
+
+
+def test_means_since_the_last_line_are_written(tmp_path):
+    said = run(tmp_path, 0, 4)
+    first, second = lines(tmp_path)
+    assert (first["step"], first["stage"], first["loss"]) == (2, "stage1", 1.5)
+    assert (second["step"], second["loss"]) == (4, 3.5)
+    assert second["samples_per_second"] > 0
+    assert "stage1: step 4/10  loss 3.500" in said
+    assert "careful [not markup]" in said
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    run(tmp_path, 0, 2, recall=math.nan)
+    assert lines(tmp_path)[0]["recall"] is None
+
+
+def test_a_run_that_goes_on_writes_no_step_twice(tmp_path):
+    run(tmp_path, 0, 8)
+    with open(tmp_path / logs.METRICS, "a") as file:
+        file.write('{"step": 9, "st')  # killed while it wrote
+    run(tmp_path, 4, 10)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    run(tmp_path, 0, 4)
+    (events,) = (tmp_path / logs.TENSORBOARD).iterdir()
+    content = events.read_bytes()
+    assert b"samples_per_second" in content
+    assert b"loss" in content
