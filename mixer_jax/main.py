@@ -1,0 +1,41 @@
+"""Trains a stage, or a curriculum of stages; resumes what was interrupted.
+
+    python -m mixer_jax.main --config=configs/stage2.py:runlocal \
+        --workdir=runs/local/stage2 [--config.any.key=value] [--dry-run]
+
+The same command again goes on from the last checkpoint. `--dry-run` checks
+the config and the data and prints what would be trained.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.training import command_line, curriculum, plan
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The run's config, a file in configs/."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run's checkpoints and logs."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry-run", False, "Check everything and print the plan; train nothing."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    """Runs the config in the workdir."""
+    workdir = pathlib.Path(_WORKDIR.value)
+    mesh = mesh_lib.make_mesh()
+    if _DRY_RUN.value:
+        plan.show(_CONFIG.value, workdir, mesh)
+    else:
+        curriculum.run(_CONFIG.value, workdir, mesh)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

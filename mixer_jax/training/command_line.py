@@ -1,0 +1,67 @@
+"""Flags of commands: errors are one sentence and exit code 2."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, runs `main`, and says what a user can mend.
+
+    The command's config flag, where it has one, is named `config`.
+    """
+
+    def checked(argv: Sequence[str]) -> None:
+        if argv[1:]:
+            _fail(f"Unknown argument '{argv[1]}'; flags start with --.")
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error))
+
+    app.run(checked, flags_parser=_parse)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        _check_config(argv)
+        return flags.FLAGS(argv)
+    except (UserError, flags.Error, OSError, TypeError) as error:
+        return _fail(str(error))
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Checks the config's file and the names of its overrides.
+
+    `config_flags` would report both by a traceback.
+    """
+    given = " ".join(argv)
+    path = re.search(r"(?:^| )--?config[= ](\S+)", given)
+    if "config" not in flags.FLAGS or path is None:
+        return
+    file = path[1].split(":")[0]
+    if not os.path.isfile(file):
+        raise UserError(f"There is no config file {file}.")
+    parser = config_flags.config_flags.ConfigFileFlagParser("config")
+    try:
+        config = parser.parse(path[1])
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"The config {path[1]} cannot be read: {reason}") from (
+            error
+        )
+    config_lib.check_keys(
+        config, re.findall(r"(?:^| )--?(?:no)?config\.([\w.]+)", given)
+    )

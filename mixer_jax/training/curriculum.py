@@ -1,0 +1,54 @@
+"""Runs a config's stages in a row, each from what the one before left."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import rich.console
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import loop
+
+
+def stages(
+    config: ConfigDict, workdir: str | os.PathLike
+) -> Iterator[tuple[ConfigDict, pathlib.Path]]:
+    """Yields each stage's config and workdir, in the order of training.
+
+    A curriculum's stages live in folders of their names in `workdir`; a stage
+    without `init_from` starts from the one before it.
+    """
+    workdir = pathlib.Path(workdir)
+    if "curriculum" not in config:
+        yield config, workdir
+        return
+    before = ""
+    for name, stage in config_lib.stages(config).items():
+        stage = stage.copy_and_resolve_references()
+        stage.name = name
+        stage.init_from = stage.init_from or before
+        yield stage, workdir / name
+        before = str(workdir / name)
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    mesh: Mesh | None = None,
+    console: rich.console.Console | None = None,
+) -> None:
+    """Trains every stage that is not finished yet.
+
+    Args:
+      config: of one stage or of a curriculum.
+      workdir: of the run.
+      mesh: default all devices.
+      console: where the progress goes; default standard output.
+
+    Raises:
+      UserError: see `loop.train`.
+    """
+    for stage, folder in stages(config, workdir):
+        loop.train(stage, folder, mesh, console)

@@ -1,0 +1,149 @@
+"""Trains one stage: a straight loop in named sections."""
+
+import os
+import pathlib
+
+import jax
+import rich.console
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.training import initialize, inputs, setup
+from mixer_jax.training import step as step_lib
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.logs import Logs
+from mixer_jax.training.monitors import Monitors
+from mixer_jax.training.state import TrainState
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    mesh: Mesh | None = None,
+    console: rich.console.Console | None = None,
+) -> TrainState | None:
+    """Trains a stage, or goes on where its workdir's last checkpoint ends.
+
+    An interrupted run that goes on ends, on the same devices, with the same
+    parameters bit for bit as one that was not: state and data iterator are
+    saved together, and a step's randomness comes from its number.
+
+    Args:
+      config: of one stage; see `config.defaults`.
+      workdir: of this stage alone.
+      mesh: default all devices.
+      console: where the progress goes; default standard output.
+
+    Returns:
+      The last state; None if the stage was finished before.
+
+    Raises:
+      UserError: for what is wrong with config, workdir or data, before any
+        compute; after a save if too many steps in a row were not finite, or
+        if a monitor fired and the config says to stop.
+    """
+    console = console or rich.console.Console()
+    workdir = pathlib.Path(workdir)
+    mesh = mesh or mesh_lib.make_mesh()
+
+    # ---- Config, workdir and data: everything that can be wrong by itself.
+    setup.check_start(config, workdir)
+    workdir_lib.check_config(workdir, config)
+    if workdir_lib.latest_step(workdir) == config.steps:
+        console.print(
+            f"{config.name}: finished before, {config.steps} steps in "
+            f"{workdir}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
+    run = setup.make(config, workdir, mesh)
+    iterator, source = inputs.batches(run.inputs, config)
+    count = len(run.inputs.category_ids)
+    for skipped in run.inputs.skipped:
+        console.print(f"{config.name}: {skipped}.", highlight=False)
+
+    # ---- Steps: compiled at their first call.
+    train_step = step_lib.make_train_step(
+        config,
+        run.model,
+        run.head,
+        run.optimizer,
+        run.row_optimizer,
+        run.rates,
+        run.state,
+        mesh,
+    )
+    observe = step_lib.make_observe(config, run.model, run.head, count, mesh)
+    monitors = Monitors(config.monitors, config.steps)
+
+    # ---- State: the last checkpoint's, or a new one.
+    workdir_lib.prepare(workdir, config, run.inputs.category_ids)
+    checkpoints = Checkpoints(
+        workdir, config.checkpoint.every, config.checkpoint.keep
+    )
+    if checkpoints.latest_step() is None:
+        state = initialize.initial_state(run, source)
+    else:
+        state, position = checkpoints.restore(run.state)
+        iterator.set_state(position)
+    first = int(state.step)
+
+    # ---- Loop. Its order matters: look, rebuild, step, save; then read the
+    # figures of the step before, while the device computes this one.
+    log = Logs(workdir, config.name, first, config.steps, config.batch_size)
+    with checkpoints, log, jax.transfer_guard("disallow"):
+        pending = None
+
+        def report(step: int, metrics: dict, figures: dict) -> None:
+            """Says what a finished step measured; may stop the run."""
+            metrics, figures = jax.device_get((metrics, figures))
+            figures = {name: float(x) for name, x in figures.items()}
+            log.step(step, metrics)
+            monitors.record_loss(float(metrics["loss"]))
+            if step % config.log_every == 0 or step == config.steps:
+                log.write()
+            if figures:
+                log.figures(step, figures)
+                for alarm in monitors.check(step, figures):
+                    log.say(f"{config.name}: warning: {alarm.text}", "yellow")
+            if metrics["skipped"] > config.optimizer.max_skipped:
+                raise UserError(
+                    f"{config.name}: the last {int(metrics['skipped'])} steps "
+                    "had a loss or gradient that is not finite; their updates "
+                    f"were skipped, and the state of step {step} is saved. "
+                    "Lower optimizer.learning_rate or proxies.learning_rate, "
+                    "or set precision='float32'."
+                )
+
+        for step in range(first, config.steps):
+            batch = mesh_lib.put_batch(next(iterator), mesh)
+            figures = {}
+            if step and step % config.monitors.every == 0:
+                figures = observe(state, batch)
+            if step and step % config.head.refresh == 0:
+                graph = run.head.build_graph(state.proxies)
+                state = state.replace(graph=graph)
+            state, metrics = train_step(state, batch)
+            with jax.transfer_guard("allow"):
+                checkpoints.save(step + 1, state, iterator.get_state())
+            try:
+                if pending is not None:
+                    report(*pending)
+                pending = (step + 1, metrics, figures)
+                if step + 1 == config.steps:
+                    report(*pending)
+            except UserError:
+                with jax.transfer_guard("allow"):
+                    checkpoints.save(
+                        step + 1, state, iterator.get_state(), force=True
+                    )
+                raise
+        with jax.transfer_guard("allow"):
+            checkpoints.save(
+                config.steps, state, iterator.get_state(), force=True
+            )
+    return state

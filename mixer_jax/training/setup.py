@@ -1,0 +1,144 @@
+"""From a config and its data to everything that a stage's loop calls."""
+
+import functools
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.models import factory
+from mixer_jax.proxies import heads
+from mixer_jax.proxies.interface import Head, RowOptimizer
+from mixer_jax.proxies.sparse_sgd import sparse_sgd
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import inputs
+from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.state import TrainState
+
+PyTree = Any
+
+
+class Setup(NamedTuple):
+    """A stage, ready to run; nothing in it has been computed yet.
+
+    Attributes:
+      config: of the stage.
+      mesh: of the run.
+      inputs: the checked data.
+      model: see `models.towers.Mixer`.
+      head: see `proxies.interface`.
+      rates: learning-rate multiple of each parameter's path; 0 is frozen.
+      optimizer: of the parameters.
+      row_optimizer: of the proxies.
+      state: abstract; shapes and shardings.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    inputs: inputs.Inputs
+    model: nn.Module
+    head: Head
+    rates: dict[str, float]
+    optimizer: optax.GradientTransformation
+    row_optimizer: RowOptimizer
+    state: TrainState
+
+
+def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
+    """Checks config, workdir and data, and puts a stage together.
+
+    Raises:
+      UserError: for whatever of these is wrong, before any compute.
+    """
+    config_lib.check_values(config, mesh.size)
+    workdir_lib.check_config(workdir, config)
+    data = inputs.load(config.data)
+    workdir_lib.check_categories(workdir, data.category_ids)
+    count = len(data.category_ids)
+    model = factory.make_model(config.model, jnp.dtype(config.precision))
+    variables = jax.eval_shape(
+        functools.partial(factory.init_variables, model, config),
+        jax.random.key(config.seed),
+    )
+    rates = optimizer_lib.multiples(variables["params"], config.optimizer.parts)
+    _check_frozen(config, rates)
+    head = heads.make_head(config.head, mesh, count, config.batch_size)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
+    row_optimizer = sparse_sgd(
+        config.proxies.momentum, config.proxies.weight_decay
+    )
+    proxies = jax.ShapeDtypeStruct(
+        (mesh_lib.padded_rows(count, mesh), config.model.dim), jnp.float32
+    )
+    state = jax.eval_shape(
+        functools.partial(state_lib.fresh, rates, optimizer, row_optimizer),
+        variables,
+        proxies,
+        head.graph_shape,
+    )
+    return Setup(
+        config=config,
+        mesh=mesh,
+        inputs=data,
+        model=model,
+        head=head,
+        rates=rates,
+        optimizer=optimizer,
+        row_optimizer=row_optimizer,
+        state=state_lib.abstract(state, mesh),
+    )
+
+
+def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Checks that the stage before has left a checkpoint, if one is needed.
+
+    Raises:
+      UserError: that says what to run first.
+    """
+    if (
+        not config.init_from
+        or workdir_lib.latest_step(workdir) is not None
+        or workdir_lib.latest_step(config.init_from) is not None
+    ):
+        return
+    command = config.init_command or (
+        "python -m mixer_jax.main --config=CONFIG "
+        f"--workdir={pathlib.Path(config.init_from)}"
+    )
+    raise UserError(
+        f"{config.name} starts from {config.init_from}, where there is no "
+        f"checkpoint yet. Run first:\n  {command}\nor name the folder of "
+        "another run by --config.init_from=DIR."
+    )
+
+
+def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
+    if not any(rates.values()):
+        raise UserError(
+            "optimizer.parts freezes every parameter; leave one part a "
+            "multiple above 0."
+        )
+    encoder = [m for path, m in rates.items() if path.startswith("image_enc")]
+    if not any(encoder) and config.model.image.batch_norm == "train":
+        raise UserError(
+            "optimizer.parts freezes the image encoder, but "
+            "model.image.batch_norm is 'train', which would still change its "
+            "statistics; set it to 'frozen'."
+        )
+
+
+def parameters(params: PyTree) -> dict[str, Any]:
+    """Returns `{path: array}` of the parameters, sorted by path."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return dict(sorted(flat.items()))

@@ -1,0 +1,104 @@
+"""The one pytree of arrays that a training step takes and returns."""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.proxies.interface import RowOptimizer
+from mixer_jax.training.optimizer import split
+
+PyTree = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a run knows, but for the data iterator's position.
+
+    Randomness is not part of it: a step's keys are folded from the config's
+    seed and `step`. The last three fields have C_pad rows, one a category,
+    split over the mesh; the others are replicated.
+    """
+
+    step: jax.Array  # int32 []: steps taken
+    skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
+    params: PyTree  # f32
+    batch_stats: PyTree  # f32
+    opt_state: PyTree  # of the trainable parameters only
+    proxies: jax.Array  # f32 [C_pad, D]
+    proxy_state: PyTree  # f32 [C_pad, ...]: the row optimizer's state
+    graph: jax.Array | None  # int32 [C_pad, K]; None where the head has none
+
+
+def shardings(state: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the sharding of each leaf of a (possibly abstract) state."""
+
+    def fill(tree: PyTree, sharding: NamedSharding) -> PyTree:
+        return jax.tree.map(lambda _: sharding, tree)
+
+    rows = mesh_lib.rows(mesh)
+    return fill(state, mesh_lib.replicated(mesh)).replace(
+        proxies=fill(state.proxies, rows),
+        proxy_state=fill(state.proxy_state, rows),
+        graph=fill(state.graph, rows),
+    )
+
+
+def abstract(state: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the state as ShapeDtypeStructs that carry this mesh's layout."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        shardings(state, mesh),
+    )
+
+
+def fresh(
+    rates: dict[str, float],
+    optimizer: optax.GradientTransformation,
+    row_optimizer: RowOptimizer,
+    variables: PyTree,
+    proxies: jax.Array,
+    graph: jax.Array | None,
+) -> TrainState:
+    """Returns the state of step 0; traceable, for `jax.eval_shape` too.
+
+    Args:
+      rates: learning-rate multiple of each parameter's path.
+      optimizer: of the trainable parameters.
+      row_optimizer: of the proxies.
+      variables: `params` and, where the model has them, `batch_stats`.
+      proxies: f32 `[C_pad, D]`.
+      graph: int32 `[C_pad, K]` or None.
+    """
+    trainable, _ = split(variables["params"], rates)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(trainable),
+        proxies=proxies,
+        proxy_state=row_optimizer.init(proxies),
+        graph=graph,
+    )
+
+
+def create(
+    rates: dict[str, float],
+    optimizer: optax.GradientTransformation,
+    row_optimizer: RowOptimizer,
+    variables: PyTree,
+    proxies: jax.Array,
+    graph: jax.Array | None,
+    mesh: Mesh,
+) -> TrainState:
+    """Runs `fresh` under jit, so that every array is global from birth."""
+    make = functools.partial(fresh, rates, optimizer, row_optimizer)
+    arrays = (variables, proxies, graph)
+    out = shardings(jax.eval_shape(make, *arrays), mesh)
+    return jax.jit(make, out_shardings=out)(*arrays)

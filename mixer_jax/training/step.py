@@ -1,0 +1,215 @@
+"""One training step, and what the monitors measure between two steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.proxies import recall
+from mixer_jax.proxies.interface import Head, RowOptimizer
+from mixer_jax.training import monitors
+from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training.state import TrainState
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
+    """Joins two `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
+
+    Both are split over the devices by rows; so every device's rows of the
+    result are those that it holds already, which concatenation would move.
+    """
+    both = jnp.stack([queries, documents], axis=1)
+    return both.reshape(-1, *queries.shape[1:])
+
+
+def guard_rows(optimizer: RowOptimizer) -> RowOptimizer:
+    """Leaves a row, and its moments, as they are if its gradient is not finite.
+
+    The proxies are updated in place, where a step cannot be taken back as a
+    whole without copying them all.
+    """
+
+    def update(gradients, moments, rows, learning_rate):
+        finite = jnp.all(jnp.isfinite(gradients), axis=-1)
+        new = optimizer.update(gradients, moments, rows, learning_rate)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            mask = finite.reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(mask, new, old)
+
+        return jax.tree.map(keep, new, (rows, moments))
+
+    return RowOptimizer(optimizer.init, update)
+
+
+def make_train_step(
+    config: ConfigDict,
+    model: nn.Module,
+    head: Head,
+    optimizer: optax.GradientTransformation,
+    row_optimizer: RowOptimizer,
+    rates: dict[str, float],
+    state: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """Returns the jitted step; the state it is given is donated.
+
+    The loss is the head's mean over queries and documents, equal samples of
+    their categories. A step whose loss or gradient is not finite leaves
+    parameters, statistics and optimizer state as they are and is counted in
+    `state.skipped`, which a good step sets back to 0.
+
+    Args:
+      config: of the stage.
+      model: see `models.towers.Mixer`.
+      head: see `proxies.interface`.
+      optimizer: of the parameters, from `optimizer.make_optimizer`.
+      row_optimizer: of the proxies.
+      rates: learning-rate multiple of each parameter's path.
+      state: abstract or not; its shapes decide the shardings.
+      mesh: of the run.
+
+    Returns:
+      `(state, batch) -> (state, metrics)`, f32 scalars: the head's metrics,
+      `gradient_norm` (before clipping), `learning_rate`, `skipped`.
+    """
+    schedule = optimizer_lib.make_schedule(
+        config.steps, config.optimizer.warmup
+    )
+    row_optimizer = guard_rows(row_optimizer)
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        dropout_key, head_key = jax.random.split(key)
+        trainable, frozen = optimizer_lib.split(state.params, rates)
+
+        def forward(trainable: PyTree) -> tuple[jax.Array, PyTree]:
+            variables = {
+                "params": optimizer_lib.merge(trainable, frozen),
+                "batch_stats": state.batch_stats,
+            }
+            outputs, updated = model.apply(
+                variables,
+                batch,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            embeddings = interleave(outputs["query"], outputs["document"])
+            return embeddings, updated.get("batch_stats", state.batch_stats)
+
+        # Only the trainable parameters are differentiated, so that nothing is
+        # computed backwards through frozen encoders.
+        embeddings, pullback, batch_stats = jax.vjp(
+            forward, trainable, has_aux=True
+        )
+        labels = interleave(batch["query"]["label"], batch["document"]["label"])
+        rate = schedule(state.step)
+        out = head.step(
+            row_optimizer,
+            state.proxies,
+            state.proxy_state,
+            embeddings,
+            labels,
+            state.graph,
+            head_key,
+            config.proxies.learning_rate * rate,
+        )
+        (gradient,) = pullback(out.d_embeddings.astype(embeddings.dtype))
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(out.loss) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, trainable
+        )
+        learning_rate = config.optimizer.learning_rate * rate
+        moved = jax.tree.map(
+            lambda p, u: p - learning_rate * u, trainable, updates
+        )
+
+        def guard(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        new_state = TrainState(
+            step=state.step + 1,
+            skipped=skipped,
+            params=optimizer_lib.merge(guard(moved, trainable), frozen),
+            batch_stats=guard(batch_stats, state.batch_stats),
+            opt_state=guard(opt_state, state.opt_state),
+            proxies=out.proxies,
+            proxy_state=out.moments,
+            graph=state.graph,
+        )
+        metrics = out.metrics | {
+            "loss": out.loss,
+            "gradient_norm": norm,
+            "learning_rate": learning_rate,
+            "skipped": skipped.astype(jnp.float32),
+        }
+        return new_state, metrics
+
+    out_shardings = (
+        state_lib.shardings(state, mesh),
+        mesh_lib.replicated(mesh),
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def make_observe(
+    config: ConfigDict,
+    model: nn.Module,
+    head: Head,
+    num_categories: int,
+    mesh: Mesh,
+) -> Callable[[TrainState, PyTree], Metrics]:
+    """Returns the jitted `(state, batch) -> figures` of the monitors.
+
+    The batch is the one about to be trained on, here with running statistics
+    and without dropout. `active_recall` is there only for heads that select.
+    """
+
+    def observe(state: TrainState, batch: PyTree) -> Metrics:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        sample_key, head_key = jax.random.split(key)
+        outputs = model.apply(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            batch,
+            train=False,
+        )
+        figures = monitors.proxy_figures(
+            state.proxies, sample_key, num_categories
+        )
+        if config.model.fusion != "image_only":
+            has_text = jnp.any(batch["document"]["token_mask"], axis=1)
+            figures |= monitors.concept_figures(
+                outputs["concept"], outputs["slots"], has_text
+            )
+        if state.graph is not None:
+            embeddings = interleave(outputs["query"], outputs["document"])
+            labels = interleave(
+                batch["query"]["label"], batch["document"]["label"]
+            )
+            active = head.select(
+                state.proxies, embeddings, labels, state.graph, head_key
+            )
+            figures["active_recall"] = recall.active_recall(
+                active,
+                state.proxies,
+                embeddings,
+                labels,
+                num_categories,
+                mesh,
+            )
+        return figures
+
+    return jax.jit(observe, out_shardings=mesh_lib.replicated(mesh))

@@ -1,0 +1,103 @@
+"""A run's folder: whose it is, before anything is computed in it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+
+CONFIG = "config.json"
+CATEGORIES = "categories.json"
+CHECKPOINTS = "checkpoints"
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a whole file or none of it."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _read(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({error}). Restore it from a copy, "
+            f"or delete {path.parent} to start afresh."
+        ) from error
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
+    """Returns the step of the last whole checkpoint, None without one."""
+    folder = pathlib.Path(workdir) / CHECKPOINTS
+    if not folder.is_dir():
+        return None
+    return max(ocp.utils.checkpoint_steps(folder), default=None)
+
+
+def check_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Checks that `workdir` is new or belongs to a run of this config.
+
+    Raises:
+      UserError: that lists the keys that differ.
+    """
+    if latest_step(workdir) is None:
+        return
+    different = config_lib.differences(read_config(workdir), config)
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(different)})."
+            " Use another --workdir, or delete this one to start afresh."
+        )
+
+
+def check_categories(
+    workdir: str | os.PathLike, category_ids: Sequence[str]
+) -> None:
+    """Checks that `workdir` is new or of a run with these categories.
+
+    Raises:
+      UserError: that counts the categories that came and went.
+    """
+    if latest_step(workdir) is None:
+        return
+    old, new = set(read_categories(workdir)), set(category_ids)
+    if old != new:
+        raise UserError(
+            f"The run in {workdir} was of {len(old)} categories, but the "
+            f"table now has {len(new)}: {len(new - old)} are new and "
+            f"{len(old - new)} gone. Use another --workdir, or delete this "
+            "one to start afresh."
+        )
+
+
+def prepare(
+    workdir: str | os.PathLike,
+    config: ConfigDict,
+    category_ids: Sequence[str],
+) -> None:
+    """Writes `config.json` and `categories.json`; both were checked before."""
+    workdir = pathlib.Path(workdir)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write(workdir / CONFIG, config_lib.to_json(config))
+        text = json.dumps(list(category_ids), indent=0) + "\n"
+        _write(workdir / CATEGORIES, text)
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+    """Returns the config that `workdir` was trained with."""
+    return config_lib.from_dict(_read(pathlib.Path(workdir) / CONFIG))
+
+
+def read_categories(workdir: str | os.PathLike) -> list[str]:
+    """Returns the category ids of `workdir`, in the order of their labels."""
+    return _read(pathlib.Path(workdir) / CATEGORIES)
