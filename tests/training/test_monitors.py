@@ -152,5 +152,5 @@ def test_the_alarm_has_the_figure_and_the_remedy():
 def test_on_failure_raise_stops():
     watch = monitors.Monitors(limits(on_failure="raise"), 1000)
     watch.check(1, {"norm_ratio": 1.0})
-    with pytest.raises(monitors.MonitorError, match="99.*step 2"):
+    with pytest.raises(monitors.MonitorError, match=r"99.*step 2"):
         watch.check(2, {"norm_ratio": 99.0})
