@@ -1,0 +1,110 @@
+"""Features of frozen pretrained encoders, for whole lists at once."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixer_jax.data import images, text
+from mixer_jax.models import factory
+
+
+def _batches(count: int, batch_size: int):
+    for start in range(0, count, batch_size):
+        yield slice(start, min(start + batch_size, count))
+
+
+def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    missing = rows - array.shape[0]
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def image_features(
+    name: str,
+    paths: Sequence[str | Path],
+    size: int,
+    batch_size: int = 128,
+    threads: int = 2,
+) -> np.ndarray:
+    """Mean patch of each image.
+
+    Args:
+      name: pretrained image encoder, such as "efficientnet-lite0".
+      paths: image files.
+      size: pixels of a side that images are brought to.
+      batch_size: images encoded at once.
+      threads: that decode images while the encoder runs.
+
+    Returns:
+      f32 [N, C], not normalised.
+
+    Raises:
+      UserError: for an unknown name or an unreadable image.
+    """
+    model, variables = factory.pretrained_image_encoder(name, size)
+
+    @jax.jit
+    def encode(variables, batch):
+        patches = model.apply(variables, batch)
+        return patches.astype(jnp.float32).mean(1)
+
+    features = []
+    with ThreadPoolExecutor(threads) as pool:
+
+        def decode(rows):
+            return [pool.submit(images.decode, p, size) for p in paths[rows]]
+
+        slices = list(_batches(len(paths), batch_size))
+        pending = [decode(rows) for rows in slices[:1]]
+        for step, rows in enumerate(slices):
+            batch = np.stack([future.result() for future in pending.pop()])
+            pending += [decode(rows) for rows in slices[step + 1 : step + 2]]
+            encoded = encode(variables, _padded(batch, batch_size))
+            features.append(np.asarray(encoded)[: rows.stop - rows.start])
+    if not features:
+        return np.zeros((0, 0), np.float32)
+    return np.concatenate(features)
+
+
+def text_features(
+    name: str, texts: Sequence[str], length: int, batch_size: int = 256
+) -> np.ndarray:
+    """Mean token of each text; an empty text gives zeros.
+
+    Args:
+      name: pretrained text encoder, such as "minilm"; also its tokenizer.
+      texts: any strings.
+      length: tokens that a text is cut to.
+      batch_size: texts encoded at once.
+
+    Returns:
+      f32 [N, Ct], not normalised.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    model, variables = factory.pretrained_text_encoder(name)
+    tokens, mask = text.load(name, length)(list(texts))
+
+    @jax.jit
+    def encode(variables, tokens, mask):
+        out = model.apply(variables, tokens, mask).astype(jnp.float32)
+        weight = mask[..., None].astype(jnp.float32)
+        return (out * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+
+    features = [
+        np.asarray(
+            encode(
+                variables,
+                _padded(tokens[rows], batch_size),
+                _padded(mask[rows], batch_size),
+            )
+        )[: rows.stop - rows.start]
+        for rows in _batches(len(texts), batch_size)
+    ]
+    if not features:
+        return np.zeros((0, 0), np.float32)
+    return np.concatenate(features)
