@@ -133,10 +133,10 @@ def _move(
     shift = rng.uniform(-how.shift, how.shift, 2) * size
     mirror = -1.0 if rng.random() < how.flip else 1.0
     cos, sin = np.cos(angle), np.sin(angle)
-    # PIL wants the map from the new image's pixels to the old one's.
+    # PIL wants the map from new to old, and a pixel's centre is at a half.
     a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
     d, e = -sin * stretch / scale, cos * stretch / scale
-    centre = (size - 1) / 2
+    centre = size / 2
     x, y = centre + shift[0], centre + shift[1]
     matrix = (a, b, centre - a * x - b * y, d, e, centre - d * x - e * y)
     return picture.transform(

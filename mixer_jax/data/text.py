@@ -85,8 +85,9 @@ def load(name: str, length: int) -> Tokenizer:
             ) from error
     else:
         backend = _from_transformers(name)
+    tokenizer = Tokenizer(backend, length)
     _check(backend, name)
-    return Tokenizer(backend, length)
+    return tokenizer
 
 
 def minilm_folder() -> Path:

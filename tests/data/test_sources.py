@@ -1,0 +1,41 @@
+import pytest
+
+from mixer_jax.data import sources, table
+from mixer_jax.errors import UserError
+from mixer_jax.training.config import defaults
+
+
+def data(**keys):
+    config = defaults().data
+    config.update(keys)
+    return config
+
+
+def test_a_table_that_exists_is_left_alone(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("mine")
+    config = data(table=str(path), source="emoji-medium")
+    assert sources.ensure_table(config) == path
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["emoji-medium", "emoji-large"])
+def test_a_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
+    frames = sources.emoji.frames
+    monkeypatch.setattr(sources.emoji, "frames", lambda limit: frames(3))
+    path = tmp_path / "folder" / "t.csv"
+    config = data(table=str(path), source=name)
+    assert sources.ensure_table(config) == path
+    want = frames(3)[name.removeprefix("emoji-")]
+    got = table.read_table(path)
+    assert got["sample_id"].tolist() == want["sample_id"].tolist()
+
+
+def test_what_would_work_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"data\.table is empty"):
+        sources.ensure_table(data())
+    path = str(tmp_path / "none.csv")
+    with pytest.raises(UserError, match=r"none\.csv.*emoji-medium"):
+        sources.ensure_table(data(table=path))
+    with pytest.raises(UserError, match=r"'emojis'.*emoji-large"):
+        sources.ensure_table(data(table=path, source="emojis"))
