@@ -110,8 +110,13 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
             f"The sample table {path} cannot be read: {error}"
         ) from error
     _check_columns(frame, path)
-    frame = frame.loc[:, list(COLUMNS)].fillna("").astype(str)
-    frame = frame.reset_index(drop=True)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise UserError(
+            f"The sample table {path} has rows with more cells than its "
+            "header; is there a comma at their end, or in an unquoted text?"
+        )
+    frame = frame.loc[:, list(COLUMNS)].astype(object)
+    frame = frame.where(frame.notna(), "").astype(str).reset_index(drop=True)
     frame.attrs["table"] = str(path)
     validate(frame)
     return frame
@@ -125,6 +130,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     frame = frame.loc[:, list(COLUMNS)]
+    frame.attrs.clear()  # Parquet would keep them.
     if path.suffix == ".parquet":
         frame.to_parquet(partial, index=False)
     else:

@@ -57,6 +57,20 @@ def test_parquet_with_nulls_reads_as_empty(tmp_path):
     assert table.read_table(path).loc[0, "image"] == ""
 
 
+def test_numbers_and_nulls_of_parquet_become_strings(tmp_path):
+    path = tmp_path / "table.parquet"
+    rows = [
+        (7, "document", None, "text", 12, None, "train"),
+        (8, "document", None, "text", 12, 2.5, "train"),
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    frame["role"] = frame["role"].astype("category")
+    frame.to_parquet(path)
+    got = table.read_table(path)
+    assert got["category_id"].tolist() == ["12", "12"]
+    assert got["group"].tolist() == ["", "2.5"]
+
+
 def test_very_long_texts_are_fine(tmp_path):
     frame = read(tmp_path, f"d1,document,,{'word ' * 50_000},c,,train")
     assert len(frame.loc[0, "text"]) == 250_000
@@ -132,6 +146,9 @@ def test_unreadable_files_are_named(tmp_path):
         table.read_table(path)
     path.write_text(f"{HEADER}\n{GOOD[0]}\n{GOOD[1]},more\n")
     with pytest.raises(UserError, match="line 3"):
+        table.read_table(path)
+    path.write_text(f"{HEADER}\n{GOOD[0]},\n{GOOD[1]},\n")
+    with pytest.raises(UserError, match="more cells than its header"):
         table.read_table(path)
     path = tmp_path / "bad.parquet"
     path.write_bytes(b"no parquet")
