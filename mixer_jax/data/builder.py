@@ -122,9 +122,12 @@ def prepare(
             ) as partial:
                 partial = Path(partial) / folder.name
                 _write(frame, root, partial)
-                # Another process may have been faster with the same content.
-                with contextlib.suppress(OSError):
+                try:
                     partial.rename(folder)
+                except OSError:
+                    # Another process was faster with the same content?
+                    if not folder.is_dir():
+                        raise
         except OSError as error:
             raise UserError(
                 f"The prepared data cannot be written to {prepared}: {error}. "
