@@ -146,6 +146,8 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
         for vendor in VENDORS
     ]
     jobs = [job for job in jobs if _side(job[1]) != size]
+    if not jobs:
+        return
     for vendor in VENDORS:
         (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
     one = functools.partial(_render_one, _renderer(), size)
