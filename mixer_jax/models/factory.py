@@ -2,20 +2,35 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from mixer_jax.errors import UserError
-from mixer_jax.models import pretrained
+from mixer_jax.models import concept_memory, pretrained
 from mixer_jax.models.bert import CONFIGS, Bert
 from mixer_jax.models.efficientnet import EfficientNetLite0
+from mixer_jax.models.fusion import FUSIONS
+from mixer_jax.models.resnet import ResNet
+from mixer_jax.models.towers import Mixer
 
-IMAGE_ENCODERS = {"efficientnet-lite0": EfficientNetLite0}
+IMAGE_ENCODERS = {
+    "resnet18": partial(ResNet, depth=18),
+    "resnet50": partial(ResNet, depth=50),
+    "efficientnet-lite0": EfficientNetLite0,
+}
+TEXT_ENCODERS = {
+    name: partial(Bert, config) for name, config in CONFIGS.items()
+}
+_BATCH_NORMS = {name: name for name in ("train", "frozen")}
+_MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
 
 
-def choose(table: Mapping, name: str, what: str):
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     """Returns `table[name]`, or raises a UserError with the near names."""
     if name in table:
         return table[name]
@@ -23,6 +38,92 @@ def choose(table: Mapping, name: str, what: str):
     raise UserError(
         f"There is no {what} named {name!r}; known: {', '.join(near)}."
     )
+
+
+def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
+    """Builds the two towers.
+
+    Args:
+      config: `config.model` of a run.
+      dtype: of the computation; parameters are float32.
+
+    Returns:
+      The module, without a text encoder where the fusion reads no text.
+
+    Raises:
+      UserError: for a name that does not exist.
+    """
+    image = choose(IMAGE_ENCODERS, config.image.name, "image encoder")
+    text = choose(TEXT_ENCODERS, config.text.name, "text encoder")
+    fusion = choose(FUSIONS, config.fusion, "fusion")
+    batch_norm = choose(
+        _BATCH_NORMS, config.image.batch_norm, "batch_norm mode"
+    )
+    return Mixer(
+        image_encoder=image(batch_norm=batch_norm, dtype=dtype),
+        text_encoder=text(dtype=dtype) if fusion.uses_text else None,
+        dim=config.dim,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        fusion_name=config.fusion,
+        slots=config.slots,
+        memory_norm=choose(_MEMORY_NORMS, config.memory_norm, "memory_norm"),
+        dtype=dtype,
+    )
+
+
+def init_variables(model: Mixer, config: ConfigDict, key: jax.Array) -> dict:
+    """Makes random variables; traceable.
+
+    Args:
+      model: from `make_model`.
+      config: of the whole run; `data` gives image size and text length.
+      key: of the random values.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`, float32.
+    """
+    size, length = config.data.image_size, config.data.text_length
+    images = jnp.zeros((1, size, size, 3), jnp.uint8)
+    mask = jnp.ones((1, length), bool)
+    batch = {
+        "query": {"image": images},
+        "document": {
+            "image": images,
+            "has_image": jnp.ones((1,), bool),
+            "tokens": jnp.zeros((1, length), jnp.int32),
+            "token_mask": mask,
+        },
+    }
+    return model.init(key, batch)
+
+
+def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
+    """Returns the variables with the encoders' pretrained weights put in.
+
+    Args:
+      variables: from `init_variables`; not changed.
+      config: `config.model`; an encoder whose `pretrained` is "" stays as it
+        is.
+
+    Raises:
+      UserError: if weights are unknown, missing or do not fit.
+    """
+    variables = {name: dict(tree) for name, tree in variables.items()}
+    for part, name in (
+        ("image_encoder", config.image.pretrained),
+        ("text_encoder", config.text.pretrained),
+    ):
+        if not name or part not in variables["params"]:
+            continue
+        subtree = {
+            collection: tree[part]
+            for collection, tree in variables.items()
+            if part in tree
+        }
+        for collection, tree in pretrained.load(name, subtree).items():
+            variables[collection][part] = tree
+    return variables
 
 
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
@@ -35,7 +136,7 @@ def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
     """Returns the frozen encoder and its variables with loaded weights."""
-    model = Bert(choose(CONFIGS, name, "text encoder"))
+    model = choose(TEXT_ENCODERS, name, "text encoder")()
     tokens = jnp.zeros((1, 8), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
     return model, pretrained.load(name, shapes)

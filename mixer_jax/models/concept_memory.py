@@ -1,0 +1,67 @@
+"""What a document's text says, read from a small learned memory.
+
+External attention (Guo et al., arXiv 2105.02358) over the text's tokens.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+NORMS = ("double", "slots")
+
+
+class ConceptMemory(nn.Module):
+    """Token vectors to one concept vector a text.
+
+    With tokens t [L, Ct], memories M_k [Ct, S] and M_v [S, D]:
+    a = norm(t M_k), concept = mean over real tokens of a M_v.
+
+    Attributes:
+      slots: S.
+      dim: D.
+      norm: "double" is softmax over tokens, then L1 over slots; "slots" is
+        softmax over slots.
+      dtype: of the products; the normalisation is float32.
+    """
+
+    slots: int
+    dim: int
+    norm: str = "double"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens_BxLxC: jax.Array, mask_BxL: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Reads the memory.
+
+        Args:
+          tokens_BxLxC: token vectors [B, L, Ct].
+          mask_BxL: bool, False on padding.
+
+        Returns:
+          Concept vectors f32 [B, D], zero where a text has no token; and the
+          attention f32 [B, L, S], whose rows sum to 1, or 0 on padding.
+        """
+        logits_BxLxS = nn.Dense(
+            self.slots,
+            use_bias=False,
+            dtype=self.dtype,
+            name="keys",
+        )(tokens_BxLxC).astype(jnp.float32)
+        mask_BxLx1 = mask_BxL[..., None]
+        if self.norm == "double":
+            # A finite bias keeps fully masked texts free of NaN.
+            logits_BxLxS = jnp.where(mask_BxLx1, logits_BxLxS, -1e9)
+            attention = nn.softmax(logits_BxLxS, axis=1) * mask_BxLx1
+            total = attention.sum(-1, keepdims=True)
+            attention /= jnp.where(mask_BxLx1, total, 1.0)
+        else:
+            attention = nn.softmax(logits_BxLxS, axis=2) * mask_BxLx1
+        count_Bx1 = jnp.maximum(mask_BxL.sum(1, keepdims=True), 1)
+        # The mean over tokens commutes with M_v; taken first it is cheaper.
+        read_BxS = attention.sum(1) / count_Bx1
+        concept_BxD = nn.Dense(
+            self.dim, use_bias=False, dtype=self.dtype, name="values"
+        )(read_BxS)
+        return concept_BxD.astype(jnp.float32), attention

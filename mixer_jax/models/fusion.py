@@ -1,0 +1,122 @@
+"""How a document's image and text become one vector.
+
+Every fusion is a module with the fields `dim` and `dtype`, called with
+patches [B, P, Ci], a concept vector [B, D] that is zero without text, and the
+masks has_image and has_text, bool [B]. It returns [B, D]. A document that has
+only one of the two gets that one alone; masks keep all shapes static.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+FUSIONS: dict[str, type[nn.Module]] = {}
+
+
+def register(name: str):
+    """Class decorator: makes a fusion known to configs under `name`."""
+
+    def add(fusion: type[nn.Module]) -> type[nn.Module]:
+        FUSIONS[name] = fusion
+        return fusion
+
+    return add
+
+
+class _Fusion(nn.Module):
+    """Fields and pieces that fusions share.
+
+    Attributes:
+      dim: D.
+      dtype: of the products.
+    """
+
+    uses_text = True  # a class attribute: False spares the text encoder
+
+    dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    def project(self, x: jax.Array, name: str) -> jax.Array:
+        return nn.Dense(self.dim, use_bias=False, dtype=self.dtype, name=name)(
+            x
+        )
+
+
+@register("concept_attention")
+class ConceptAttention(_Fusion):
+    """The concept asks, the patches answer; the image leads.
+
+    w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight a patch x_p;
+    v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
+    Without text w is uniform.
+    """
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        query_BxD = self.project(concept_BxD, "query")
+        keys_BxPxD = self.project(patches_BxPxC, "key")
+        logits_BxP = jnp.einsum(
+            "bd,bpd->bp",
+            query_BxD,
+            keys_BxPxD,
+            preferred_element_type=jnp.float32,
+        )
+        logits_BxP *= self.dim**-0.5 * has_text_B[:, None]
+        weights_BxP = nn.softmax(logits_BxP).astype(self.dtype)
+        # Attention and W_v commute, so one patch is projected, not P.
+        answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
+        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD += self.project(answer_BxC, "value")
+        text_BxD = self.project(concept_BxD, "concept")
+        return image_BxD * has_image_B[:, None] + text_BxD * has_text_B[:, None]
+
+
+@register("average")
+class Average(_Fusion):
+    """Mean of what is there: mean_p(x_p) W_p and W_c c."""
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        text_BxD = self.project(concept_BxD, "concept")
+        count_B = has_image_B.astype(self.dtype) + has_text_B
+        total_BxD = (
+            image_BxD * has_image_B[:, None] + text_BxD * has_text_B[:, None]
+        )
+        return total_BxD / jnp.maximum(count_B, 1)[:, None]
+
+
+@register("concat")
+class Concat(_Fusion):
+    """An MLP of image and text vectors side by side; zeros where missing."""
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        text_BxD = self.project(concept_BxD, "concept")
+        both = jnp.concatenate(
+            [
+                image_BxD * has_image_B[:, None],
+                text_BxD * has_text_B[:, None],
+            ],
+            -1,
+        )
+        hidden = nn.Dense(2 * self.dim, dtype=self.dtype, name="hidden")(both)
+        return nn.Dense(self.dim, dtype=self.dtype, name="out")(nn.gelu(hidden))
+
+
+@register("image_only")
+class ImageOnly(_Fusion):
+    """mean_p(x_p) W_p; a baseline that never reads the text."""
+
+    uses_text = False
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        del concept_BxD, has_text_B
+        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        return image_BxD * has_image_B[:, None]

@@ -1,0 +1,203 @@
+"""The two towers: a query image or a document -> one embedding.
+
+Method of Mixer (arXiv 2305.03972); the equations are this project's reading.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.concept_memory import ConceptMemory
+from mixer_jax.models.fusion import FUSIONS
+
+Batch = dict[str, Any]
+
+
+def normalize(x_BxD: jax.Array) -> jax.Array:
+    """Unit rows in float32; a zero row stays zero, its gradient finite."""
+    x_BxD = x_BxD.astype(jnp.float32)
+    square = jnp.square(x_BxD).sum(-1, keepdims=True)
+    return x_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
+    # a0, b0, a1, b1, ...: unlike a concatenation it moves nothing between
+    # devices when both are split over them by rows.
+    both = jnp.stack([first, second], 1)
+    return both.reshape(-1, *first.shape[1:])
+
+
+class TransformationLayers(nn.Module):
+    """One tower's own layers: x W + MLP(x) of the normalised input.
+
+    Attributes:
+      dim: D, of the output.
+      hidden: width of the MLP.
+      dropout: after the MLP's activation.
+      dtype: of the computation.
+    """
+
+    dim: int
+    hidden: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxC: jax.Array, train: bool = False) -> jax.Array:
+        """[B, C] -> [B, D]; dropout, while training, needs its stream."""
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BxC)
+        linear = nn.Dense(
+            self.dim, use_bias=False, dtype=self.dtype, name="linear"
+        )(x)
+        x = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.gelu(x))
+        return linear + nn.Dense(self.dim, dtype=self.dtype, name="out")(x)
+
+
+class Mixer(nn.Module):
+    """Query and document towers around shared encoders.
+
+    Attributes:
+      image_encoder: uint8 or float images [B, H, W, 3] -> [B, P, Ci], called
+        with `train`.
+      text_encoder: tokens and mask [B, L] -> [B, L, Ct], called with
+        `train`; None for a fusion that reads no text.
+      dim: D, of embeddings and concept vectors.
+      hidden: width of the transformation layers.
+      dropout: in the transformation layers.
+      fusion_name: a key of `fusion.FUSIONS`.
+      slots: S, of the concept memory.
+      memory_norm: of the concept memory.
+      dtype: of the computation; parameters and embeddings are float32.
+    """
+
+    image_encoder: nn.Module
+    text_encoder: nn.Module | None
+    dim: int = 256
+    hidden: int = 512
+    dropout: float = 0.0
+    fusion_name: str = "concept_attention"
+    slots: int = 64
+    memory_norm: str = "double"
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Names the parts; freezing and learning rates go by these names."""
+        self.query_layers = self._layers()
+        self.document_layers = self._layers()
+        self.fusion = FUSIONS[self.fusion_name](self.dim, self.dtype)
+        if self.text_encoder is not None:
+            self.concept_memory = ConceptMemory(
+                self.slots, self.dim, self.memory_norm, self.dtype
+            )
+
+    def _layers(self) -> TransformationLayers:
+        return TransformationLayers(
+            self.dim, self.hidden, self.dropout, self.dtype
+        )
+
+    def __call__(
+        self, batch: Batch, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Embeds a training batch; all images pass the encoder together.
+
+        Args:
+          batch: as the data pipeline makes it: `query` with `image`
+            [Bh, S, S, 3]; `document` with `image`, `has_image` [Bh], `tokens`
+            and `token_mask` [Bh, L]. In place of both `image`s there may be
+            `patches` [Bh, P, Ci], and in place of `tokens` there may be
+            `token_vectors` [Bh, L, Ct]: what `encode_images` and
+            `encode_texts` gave before.
+          train: batch statistics (where the encoder wants them) and dropout
+            (the "dropout" stream).
+
+        Returns:
+          f32 `query` and `document` [Bh, D] of unit length; `concept`
+          [Bh, D] and `slots` [Bh, S], the mean attention of a text's tokens,
+          both zero where there is no text.
+        """
+        query, document = batch["query"], batch["document"]
+        if "patches" in query:
+            query_patches, patches = query["patches"], document["patches"]
+        else:
+            both = self.image_encoder(
+                _interleave(query["image"], document["image"]), train=train
+            )
+            query_patches, patches = both[::2], both[1::2]
+        mask = document["token_mask"]
+        if self.text_encoder is None:
+            vectors = None
+        elif "token_vectors" in document:
+            vectors = document["token_vectors"]
+        else:
+            vectors = self.text_encoder(document["tokens"], mask, train=train)
+        embeddings, concept, slots = self._document(
+            patches, document["has_image"], vectors, mask, train
+        )
+        return {
+            "query": self._query(query_patches, train),
+            "document": embeddings,
+            "concept": concept,
+            "slots": slots,
+        }
+
+    def encode_images(
+        self, images: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Images [B, H, W, 3] -> patches [B, P, Ci]."""
+        return self.image_encoder(images, train=train)
+
+    def encode_texts(
+        self, tokens: jax.Array, token_mask: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Tokens and mask [B, L] -> token vectors [B, L, Ct]."""
+        return self.text_encoder(tokens, token_mask, train=train)
+
+    def encode_query(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Query images [B, H, W, 3] -> unit embeddings f32 [B, D]."""
+        return self._query(self.image_encoder(images, train=train), train)
+
+    def encode_document(
+        self,
+        images: jax.Array,
+        has_image: jax.Array,
+        tokens: jax.Array,
+        token_mask: jax.Array,
+        train: bool = False,
+    ) -> jax.Array:
+        """Documents -> unit embeddings f32 [B, D].
+
+        Args:
+          images: [B, H, W, 3]; what stands where there is none is ignored.
+          has_image: bool [B].
+          tokens: int32 [B, L].
+          token_mask: bool [B, L]; all False where there is no text.
+          train: as in `__call__`.
+
+        Returns:
+          [B, D].
+        """
+        patches = self.image_encoder(images, train=train)
+        vectors = None
+        if self.text_encoder is not None:
+            vectors = self.text_encoder(tokens, token_mask, train=train)
+        return self._document(patches, has_image, vectors, token_mask, train)[0]
+
+    def _query(self, patches, train):
+        return normalize(self.query_layers(patches.mean(1), train))
+
+    def _document(self, patches, has_image, vectors, token_mask, train):
+        has_text = token_mask.any(1)
+        if vectors is None:
+            rows = patches.shape[0]
+            concept = jnp.zeros((rows, self.dim), jnp.float32)
+            slots = jnp.zeros((rows, self.slots), jnp.float32)
+        else:
+            concept, attention = self.concept_memory(vectors, token_mask)
+            count = jnp.maximum(token_mask.sum(1, keepdims=True), 1)
+            slots = attention.sum(1) / count
+        fused = self.fusion(patches, concept, has_image, has_text)
+        embeddings = normalize(self.document_layers(fused, train))
+        return embeddings, concept, slots
