@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,17 +85,49 @@ def make_samples(
     )
 
 
-def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
-    """Ranks all documents for every query and measures the rankings.
+class Block(NamedTuple):
+    """The rankings of some queries; B of them."""
+
+    rows: slice  # which queries
+    top: np.ndarray  # int32 [B, RANKED], document rows; -1 is none
+    scores: np.ndarray  # f32 [B, RANKED], cosines
+    positions: np.ndarray  # int32 [B, R], see `search.positions`
+
+
+def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
+    """Ranks all documents for every query, a block of queries at a time.
 
     A document that shows the query's own image is not part of that query's
-    ranking; a query that is then left without a document of its category is
-    not counted.
+    ranking.
 
     Args:
       queries: at least one.
       documents: at least one.
       mesh: where the documents are searched.
+    """
+    category_q, category_d = _codes(queries.categories, documents.categories)
+    image_q, image_d = _codes(queries.images, documents.images)
+    gallery = search.make_gallery(documents.embeddings, mesh, image_d)
+    by_category = np.argsort(category_d, kind="stable")
+    ordered = category_d[by_category]
+    for start in range(0, len(category_q), BLOCK):
+        rows = slice(start, start + BLOCK)
+        category, image = category_q[rows], image_q[rows]
+        embeddings = queries.embeddings[rows]
+        relevant = _padded(
+            by_category,
+            np.searchsorted(ordered, category, "left"),
+            np.searchsorted(ordered, category, "right"),
+        )
+        positions = search.positions(gallery, embeddings, relevant, image)
+        scores, top = search.top_k(gallery, embeddings, RANKED, image)
+        yield Block(rows, top, scores, positions)
+
+
+def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
+    """Measures the rankings of all documents for every query; see `rank`.
+
+    A query without a document of its category is not counted.
 
     Returns:
       `MEASURES` (None where no query counts), `queries` (how many count),
@@ -104,36 +136,21 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     group_q, group_d = _codes(queries.groups, documents.groups)
-    image_q, image_d = _codes(queries.images, documents.images)
-    gallery = search.make_gallery(documents.embeddings, mesh, image_d)
-    by_category = np.argsort(category_d, kind="stable")
-    ordered = category_d[by_category]
-    shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
-    shown[0] = 0  # documents without an image
     answerable = 0
     result = {name: metrics.Mean() for name in MEASURES}
-    for start in range(0, len(category_q), BLOCK):
-        block = slice(start, start + BLOCK)
-        category, image = category_q[block], image_q[block]
-        embeddings = queries.embeddings[block]
-        relevant = _padded(
-            by_category,
-            np.searchsorted(ordered, category, "left"),
-            np.searchsorted(ordered, category, "right"),
-        )
-        place = search.positions(gallery, embeddings, relevant, image)
-        _, top = search.top_k(gallery, embeddings, RANKED, image)
+    for rows, top, _, positions in rank(queries, documents, mesh):
+        category = category_q[rows]
         top_category = np.where(top >= 0, category_d[top], -2)
         top_group = np.where(top >= 0, group_d[top], -2)
-        mask = (place > 0).any(axis=1)
+        mask = (positions > 0).any(axis=1)
         answerable += int(mask.sum())
         found = {
             "relevance_at_1": metrics.relevance_at(
-                top_group, group_q[block], mask, 1
+                top_group, group_q[rows], mask, 1
             ),
-            "map": metrics.mean_average_precision(place, mask),
-            "map_at_r": metrics.mean_average_precision_at_r(place, mask),
-            "mrr": metrics.mean_reciprocal_rank(place, mask),
+            "map": metrics.mean_average_precision(positions, mask),
+            "map_at_r": metrics.mean_average_precision_at_r(positions, mask),
+            "mrr": metrics.mean_reciprocal_rank(positions, mask),
         } | {
             f"identical_at_{k}": metrics.identical_at(
                 top_category, category, mask, k
@@ -141,6 +158,9 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
             for k in (1, RANKED)
         }
         result = {name: result[name].merge(found[name]) for name in result}
+    image_q, image_d = _codes(queries.images, documents.images)
+    shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
+    shown[0] = 0  # documents without an image
     return {
         "queries": answerable,
         "documents": len(category_d),
@@ -196,6 +216,11 @@ def evaluate(
             documents = documents.merge(make_samples(others, root, embed))
             rows.append(row("test+distractors", documents))
     return rows + _means(rows, settings.split)
+
+
+def table_path(config: ConfigDict) -> pathlib.Path:
+    """Returns the sample table that a config's model is measured on."""
+    return pathlib.Path(config.evaluate.table or config.data.table)
 
 
 def read(

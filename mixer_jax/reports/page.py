@@ -1,0 +1,268 @@
+"""A run's folder -> one HTML page that needs nothing else."""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from mixer_jax.errors import UserError
+from mixer_jax.reports import plots, results
+from mixer_jax.reports.sheets import Sheet
+
+# Figures of metrics.jsonl that monitors write: caption, key of the threshold.
+MONITORS = {
+    "proxy_cosine": ("Mean cosine between proxies", "max_proxy_cosine"),
+    "effective_rank": (
+        "Effective rank of the proxies, share of the largest possible",
+        "min_effective_rank",
+    ),
+    "norm_ratio": ("Largest over median proxy norm", "max_norm_ratio"),
+    "concept_variance": (
+        "Variance of concept vectors",
+        "min_concept_variance",
+    ),
+    "slot_entropy": (
+        "Entropy of slot usage, share of log(S)",
+        "min_slot_entropy",
+    ),
+    "active_recall": (
+        "Share of the ten hardest negatives that were active",
+        "min_active_recall",
+    ),
+}
+# Figures of a way to find categories: heading, whether it is a share, and
+# whether more is better (None: neither).
+WAY = {
+    "bcubed_f1": ("B-cubed F1", True, True),
+    "bcubed_precision": ("B-cubed precision", True, True),
+    "bcubed_recall": ("B-cubed recall", True, True),
+    "purity": ("Purity", True, True),
+    "nmi": ("NMI", True, True),
+    "noise_share": ("Noise", True, None),
+    "both_roles": ("With both roles", True, None),
+    "categories": ("Categories", False, None),
+    "largest": ("Largest", False, None),
+    "gini": ("Gini of sizes", False, None),
+}
+
+
+def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the rows of `metrics.json`; none if the run has no such file."""
+    return _read_json(pathlib.Path(run) / "metrics.json", list) or []
+
+
+def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """Returns `{way: figures}` of the found categories, our way first.
+
+    Empty if the run has no `categories.json` of quality figures: a stage's
+    own file of that name is a list of category ids.
+    """
+    path = pathlib.Path(run) / "categories.json"
+    figures = _read_json(path, dict | list)
+    if not isinstance(figures, dict):
+        return {}
+    return {
+        name: way
+        for name, way in figures.get("ways", figures).items()
+        if isinstance(way, dict) and WAY.keys() & way.keys()
+    }
+
+
+def read_log(workdir: str | os.PathLike) -> dict[str, list]:
+    """Returns `{figure: (steps, values)}` of a stage's `metrics.jsonl`.
+
+    A last line that is being written, or was cut, is left out.
+    """
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    series: dict[str, tuple[list, list]] = {}
+    if not path.exists():
+        return {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            figures = json.loads(line)
+        except ValueError:
+            continue
+        for name, value in figures.items():
+            if name != "step" and isinstance(value, int | float | None):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(figures["step"])
+                values.append(np.nan if value is None else value)
+    return series
+
+
+def render(
+    title: str,
+    rows: Sequence[Mapping[str, Any]] = (),
+    logs: Mapping[str, Mapping[str, tuple]] | None = None,
+    limits: Mapping[str, float] | None = None,
+    ways: Mapping[str, Mapping[str, Any]] | None = None,
+    sheets: Sequence[Sheet] = (),
+    sheets_model: str = "",
+    sheets_missing: str = "There are no examples.",
+    category_samples: Sequence[tuple[str, int, list[str]]] = (),
+    split: str = "test",
+    attribution: str = "",
+    simulated: bool = False,
+) -> str:
+    """Puts the page together; what is missing is said in its place.
+
+    Args:
+      title: of the page.
+      rows: of `metrics.json`.
+      logs: `{stage: series}`, see `read_log`.
+      limits: the config's `monitors`.
+      ways: see `read_ways`.
+      sheets: see `sheets.make_sheets`.
+      sheets_model: the name of the model whose answers they show.
+      sheets_missing: said if there are none.
+      category_samples: see `sheets.category_samples`.
+      split: the split of the headline.
+      attribution: whose pictures are shown, under which licences.
+      simulated: whether the click log is a simulation, which is then said.
+
+    Returns:
+      HTML that refers to nothing outside itself.
+    """
+    logs, limits, ways = logs or {}, limits or {}, ways or {}
+    parts = sorted({row["split"] for row in rows} - {split})
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    here = resources.files(__package__)
+    template = environment.from_string(
+        here.joinpath("page.html").read_text(encoding="utf-8")
+    )
+    css = here.joinpath("page.css").read_text(encoding="utf-8")
+    headings, table = _ways_table(ways)
+    first = next(iter(ways.values()), {})
+    sizes = {int(k): v for k, v in first.get("sizes", {}).items()}
+    return template.render(
+        title=title,
+        css=markupsafe.Markup(css),
+        tiles=results.lead(rows, split),
+        results=results.make_results(rows, split) if rows else None,
+        bars=results.make_bars(rows, split),
+        part_results=[results.make_results(rows, part) for part in parts],
+        measures=results.MEASURES,
+        baselines_missing=all(r["model"] == results.OURS for r in rows),
+        sheets=sheets,
+        sheets_model=sheets_model,
+        sheets_missing=sheets_missing,
+        stages=list(logs),
+        curves=_curves(logs),
+        monitors=_monitor_panels(logs, limits),
+        ways=table,
+        way_headings=headings,
+        sizes=sizes
+        and markupsafe.Markup(
+            plots.histogram(sizes, "categories by size", "samples")
+        ),
+        category_samples=category_samples,
+        simulated=simulated,
+        attribution=_plain(attribution),
+    )
+
+
+def write(path: str | os.PathLike, html: str) -> pathlib.Path:
+    """Writes the page, whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(html, encoding="utf-8")
+    os.replace(draft, path)
+    return path
+
+
+def _plain(text: str) -> list[str]:
+    """Returns the paragraphs and points of a Markdown note, marks removed."""
+    text = re.sub(r"\n(?![-*\n])\s*", " ", text.replace("`", "").strip())
+    lines = (line.strip(" -*") for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def _read_json(path: pathlib.Path, kind: type) -> Any:
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged and cannot be read.") from error
+    if not isinstance(found, kind):
+        raise UserError(f"{path} does not hold what a report shows.")
+    return found
+
+
+def _curves(logs: Mapping) -> list[tuple[str, str]]:
+    """Returns captions and drawings: a loss a stage, all learning rates."""
+    stages = list(logs)
+    panels = [
+        (f"Loss, {stage}", {stage: series["loss"]})
+        for stage, series in logs.items()
+        if "loss" in series
+    ]
+    rates = {
+        s: f["learning_rate"] for s, f in logs.items() if "learning_rate" in f
+    }
+    if rates:
+        panels.append(("Learning rate", rates))
+    return [(caption, _draw(caption, s, stages)) for caption, s in panels]
+
+
+def _monitor_panels(logs: Mapping, limits: Mapping) -> list[tuple[str, str]]:
+    stages, panels = list(logs), []
+    for name, (caption, threshold) in MONITORS.items():
+        series = {s: f[name] for s, f in logs.items() if name in f}
+        if any(np.isfinite(values).any() for _, values in series.values()):
+            limit = limits.get(threshold)
+            panels.append((caption, _draw(caption, series, stages, limit)))
+    return panels
+
+
+def _draw(
+    caption: str, series: Mapping, stages: list, limit: float | None = None
+) -> markupsafe.Markup:
+    colours = {stage: number for number, stage in enumerate(stages)}
+    return markupsafe.Markup(plots.lines(series, caption, limit, colours))
+
+
+def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the headings and a line for each way to find categories."""
+    keys = [
+        k for k in WAY if any(way.get(k) is not None for way in ways.values())
+    ]
+
+    def text(key: str, value: float | None) -> str:
+        if WAY[key][1] or value is None:
+            return results.percent(value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+    best = {
+        key: text(
+            key, max(w[key] for w in ways.values() if w.get(key) is not None)
+        )
+        for key in keys
+        if WAY[key][2]
+    }
+    return [WAY[key][0] for key in keys], [
+        {
+            "name": name.replace("_", " "),
+            "cells": [
+                results.Cell(
+                    text(key, way.get(key)),
+                    text(key, way.get(key)) == best.get(key),
+                )
+                for key in keys
+            ],
+        }
+        for name, way in ways.items()
+    ]

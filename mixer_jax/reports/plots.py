@@ -1,0 +1,153 @@
+"""Small line plots and histograms as inline SVG that follows the page's theme.
+
+Matplotlib draws with placeholder colours that are replaced by CSS variables,
+so that one drawing serves a light and a dark page; words stay words.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Placeholder colour -> CSS variable of page.css.
+_INK = {"#010101": "--ink-soft", "#020202": "--line"}
+_SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305")
+_COLOURS = _INK | {
+    colour: f"--series-{number + 1}" for number, colour in enumerate(_SERIES)
+}
+_STYLE = {
+    "svg.fonttype": "none",  # words stay words
+    "svg.hashsalt": "mixer",  # the same drawing has the same bytes
+    "font.size": 8.5,
+    "axes.edgecolor": "#020202",
+    "axes.labelcolor": "#010101",
+    "xtick.color": "#020202",
+    "ytick.color": "#020202",
+    "xtick.labelcolor": "#010101",
+    "ytick.labelcolor": "#010101",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#020202",
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+}
+POINTS = 400  # more points than this cannot be told apart on a page
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    limit: float | None = None,
+    colours: Mapping[str, int] | None = None,
+) -> str:
+    """Draws lines over steps.
+
+    Args:
+      series: `{name: (steps, values)}`; values that are not finite are gaps.
+      title: read aloud in place of the drawing.
+      limit: a dashed horizontal line, where a monitor fires.
+      colours: `{name: number of the palette's colour}`; default in order.
+
+    Returns:
+      An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel()
+        for order, (name, (steps, values)) in enumerate(series.items()):
+            number = (colours or {}).get(name, order)
+            steps, values = _thin(np.asarray(steps), np.asarray(values, float))
+            colour = _SERIES[number % len(_SERIES)]
+            axes.plot(steps, values, color=colour, linewidth=1.5)
+            if len(steps) == 1:
+                axes.plot(steps, values, "o", color=colour, markersize=4)
+        if limit is not None:
+            axes.axhline(limit, color="#010101", linewidth=0.8, dashes=(3, 3))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        axes.set_xlabel("step")
+        return _svg(figure, title)
+
+
+def histogram(sizes: Mapping[int, int], title: str, label: str) -> str:
+    """Draws how many things there are of each size, as bars.
+
+    Args:
+      sizes: `{size: count}`.
+      title: read aloud in place of the drawing.
+      label: of the horizontal axis.
+
+    Returns:
+      An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel()
+        names = [str(size) for size in sizes]
+        axes.bar(names, list(sizes.values()), color=_SERIES[0], width=0.8)
+        step = -(-len(names) // 12)
+        axes.set_xticks(range(0, len(names), step), names[::step])
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.set_xlabel(label)
+        return _svg(figure, title)
+
+
+def _panel() -> tuple[Figure, Axes]:
+    # Not pyplot: it would keep every figure.
+    figure = Figure(figsize=(3.7, 2.2), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Averages neighbours where there are more points than can be seen."""
+    width = -(-len(steps) // POINTS)
+    if width <= 1:
+        return steps, values
+    starts = np.arange(0, len(steps), width)
+    counts = np.diff(np.append(starts, len(steps)))
+    return (
+        np.add.reduceat(steps, starts) / counts,
+        np.add.reduceat(values, starts) / counts,
+    )
+
+
+def _short(value: float, _: int) -> str:
+    if value and abs(value) < 1e-2:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # A style element would hold for the whole page.
+    for name in ("metadata", "style"):
+        text = re.sub(rf"<{name}.*?</{name}>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text)
+    head, body = text.split(">", 1)
+    text = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + body
+    # The page's font.
+    text = re.sub(r" font-family: [^;]*;", "", text)
+    for colour, variable in _COLOURS.items():
+        text = text.replace(colour, f"var({variable})")
+    label = title.replace("&", "&amp;").replace('"', "&quot;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -1,0 +1,186 @@
+"""The rows of metrics.json -> the tables and bars of the page."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+OURS = "mixer"  # the model's name in the rows; every other is a comparison
+
+# (key, heading, explanation) of each measure.
+MEASURES = (
+    (
+        "identical_at_1",
+        "Identical@1",
+        "Share of queries whose first document is of their category.",
+    ),
+    (
+        "identical_at_5",
+        "Identical@5",
+        "Share of queries with a document of their category among the first "
+        "five.",
+    ),
+    (
+        "relevance_at_1",
+        "Relevance@1",
+        "Share of queries whose first document is of their group, a coarser "
+        "label; only where the data has groups.",
+    ),
+    (
+        "map",
+        "MAP",
+        "Mean over queries of the average precision over the whole ranking.",
+    ),
+    (
+        "map_at_r",
+        "MAP@R",
+        "The same, cut at R, the number of the query's relevant documents.",
+    ),
+    (
+        "mrr",
+        "MRR",
+        "Mean of one over the position of the first document of the query's "
+        "category.",
+    ),
+)
+GALLERIES = {
+    "test": "Test gallery",
+    "test+distractors": "With distractors",
+}
+
+
+class Cell(NamedTuple):
+    """One figure of the table; `best` of its column."""
+
+    text: str
+    best: bool
+
+
+class Line(NamedTuple):
+    """One model's figures, in the order of the columns."""
+
+    model: str
+    stage: str
+    ours: bool
+    cells: tuple[Cell, ...]
+
+
+class Results(NamedTuple):
+    """One split's table; columns are measures within galleries."""
+
+    split: str
+    galleries: tuple[tuple[str, str, int, int], ...]  # key, title, Q, N
+    measures: tuple[str, ...]  # headings, the same in each gallery
+    lines: tuple[Line, ...]
+
+
+class Bar(NamedTuple):
+    """One model's Identical@1 in each gallery, percent."""
+
+    name: str
+    ours: bool
+    values: tuple[float | None, ...]
+
+
+def percent(value: float | None) -> str:
+    """Returns a share as percent with one decimal; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f}"  # noqa: RUF001
+
+
+def name(model: str, stage: str) -> str:
+    """Returns what a model is called on the page."""
+    return f"{model}, {stage}" if model == OURS and stage else model
+
+
+def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
+    """Puts one split's rows into a table, comparisons first."""
+    rows = [row for row in rows if row["split"] == split]
+    rows = sorted(rows, key=lambda row: row["model"] == OURS)
+    galleries = [g for g in GALLERIES if any(r["gallery"] == g for r in rows)]
+    measures = [
+        (key, title)
+        for key, title, _ in MEASURES
+        if any(row.get(key) is not None for row in rows)
+    ]
+    values: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        line = values.setdefault((row["model"], row["stage"]), {})
+        for key, _ in measures:
+            line[row["gallery"], key] = row.get(key)
+    columns = [(g, key) for g in galleries for key, _ in measures]
+    best = {
+        column: max(
+            (v[column] for v in values.values() if v.get(column) is not None),
+            default=None,
+        )
+        for column in columns
+    }
+    lines = tuple(
+        Line(
+            model,
+            stage,
+            model == OURS,
+            tuple(
+                Cell(
+                    percent(line.get(column)),
+                    # Figures that read the same are equally good.
+                    line.get(column) is not None
+                    and percent(line[column]) == percent(best[column]),
+                )
+                for column in columns
+            ),
+        )
+        for (model, stage), line in values.items()
+    )
+    counts = {r["gallery"]: (r["queries"], r["documents"]) for r in rows}
+    return Results(
+        split,
+        tuple((g, GALLERIES[g], *counts[g]) for g in galleries),
+        tuple(title for _, title in measures),
+        lines,
+    )
+
+
+def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
+    """Returns the bars of Identical@1, comparisons first."""
+    values: dict[tuple[str, str], dict] = {}
+    for row in sorted(rows, key=lambda row: row["model"] == OURS):
+        if row["split"] == split:
+            line = values.setdefault((row["model"], row["stage"]), {})
+            line[row["gallery"]] = row["identical_at_1"]
+    shown = [g for g in GALLERIES if any(g in v for v in values.values())]
+    return [
+        Bar(
+            name(model, stage),
+            model == OURS,
+            tuple(None if v.get(g) is None else 100 * v[g] for g in shown),
+        )
+        for (model, stage), v in values.items()
+    ]
+
+
+def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
+    """Returns the two figures to begin with: ours beside the best other."""
+    tiles = []
+    for gallery in GALLERIES:
+        here = [
+            row
+            for row in rows
+            if row["split"] == split
+            and row["gallery"] == gallery
+            and row["identical_at_1"] is not None
+        ]
+        ours = [row for row in here if row["model"] == OURS]
+        others = [row for row in here if row["model"] != OURS]
+        if not ours:
+            continue
+        other = max(others, key=lambda r: r["identical_at_1"], default=None)
+        tiles.append(
+            {
+                "gallery": gallery,
+                "value": percent(ours[-1]["identical_at_1"]),
+                "documents": f"{ours[-1]['documents']:,}",
+                "queries": f"{ours[-1]['queries']:,}",
+                "other": other and name(other["model"], other["stage"]),
+                "other_value": other and percent(other["identical_at_1"]),
+            }
+        )
+    return tiles

@@ -1,0 +1,138 @@
+"""Reads what a run's folder holds and writes its report."""
+
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import pandas as pd
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.reports import page, results, sheets
+from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.training import checkpoints, workdir
+
+
+class Examples(NamedTuple):
+    """The contact sheets, or why there are none."""
+
+    sheets: list[sheets.Sheet]
+    model: str
+    missing: str
+
+
+def build(
+    run: str | os.PathLike, mesh: Mesh, path: str | os.PathLike = ""
+) -> pathlib.Path:
+    """Writes the report of a run: of a curriculum or of one stage.
+
+    What the folder lacks is left out of the page with a line that says so.
+
+    Args:
+      run: the run's folder.
+      mesh: where the last stage's model embeds the examples.
+      path: of the page; "" is `run/report/index.html`.
+
+    Returns:
+      Where the page is.
+
+    Raises:
+      UserError: if there is no such folder, or nothing in it to report.
+    """
+    run = pathlib.Path(run)
+    if not run.is_dir():
+        raise UserError(f"There is no run in {run}.")
+    workdirs = find_stages(run)
+    rows, ways = page.read_rows(run), page.read_ways(run)
+    if not (workdirs or rows or ways):
+        raise UserError(
+            f"{run} holds nothing to report: no stage, no metrics.json and no "
+            "categories.json. Give the folder that was trained in, as --run."
+        )
+    configs = {folder: workdir.read_config(folder) for folder in workdirs}
+    logs = {
+        config.name: page.read_log(folder) for folder, config in configs.items()
+    }
+    config = configs[workdirs[-1]] if workdirs else None
+    examples = make_examples(workdirs, configs, mesh)
+    html = page.render(
+        title=run.resolve().name,
+        rows=rows,
+        logs={stage: series for stage, series in logs.items() if series},
+        limits=config and config.monitors,
+        ways=ways,
+        sheets=examples.sheets,
+        sheets_model=examples.model,
+        sheets_missing=examples.missing,
+        category_samples=_category_samples(configs),
+        split=config.evaluate.split if config else "test",
+        attribution=_attribution(config),
+        simulated=any(_is_simulation(p) for p in run.glob("*/simulation.json")),
+    )
+    return page.write(path or run / "report" / "index.html", html)
+
+
+def find_stages(run: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the workdirs of a run's stages, in order; its own if one."""
+    run = pathlib.Path(run)
+    if (run / workdir.CONFIG).is_file():
+        return [run]
+    return sorted(p.parent for p in run.glob(f"stage*/{workdir.CONFIG}"))
+
+
+def make_examples(
+    workdirs: list[pathlib.Path],
+    configs: dict[pathlib.Path, ConfigDict],
+    mesh: Mesh,
+) -> Examples:
+    """Makes the contact sheets of the last stage that has a checkpoint."""
+    done = [w for w in workdirs if checkpoints.latest_step(w) is not None]
+    if not done:
+        return Examples([], "", "This run has no checkpoint to ask.")
+    config = configs[done[-1]]
+    path = evaluate.table_path(config)
+    if not path.is_file():
+        return Examples(
+            [], "", f"There is no table {path} to show examples of."
+        )
+    frame, _ = evaluate.read(path, config.evaluate, config.data.max_skipped)
+    trained = checkpoints.load_model(done[-1], mesh)
+    embedder = embed.make_embedder(
+        trained, path.parent, mesh, config.evaluate.batch_size
+    )
+    rankings = sheets.rank_parts(
+        embedder, frame, path.parent, config.evaluate.split, mesh
+    )
+    return Examples(
+        sheets.make_sheets(rankings, path.parent),
+        results.name(results.OURS, config.name),
+        "No query of the test split could be ranked.",
+    )
+
+
+def _category_samples(
+    configs: dict[pathlib.Path, ConfigDict],
+) -> list[tuple[str, int, list[str]]]:
+    """Shows some training categories, those of the first stage's table."""
+    for config in configs.values():
+        path = pathlib.Path(config.data.table)
+        if path.is_file():
+            frame: pd.DataFrame = table.read_table(path)
+            frame = table.select(frame, config.data.split)
+            return sheets.category_samples(frame, path.parent)
+    return []
+
+
+def _attribution(config: ConfigDict | None) -> str:
+    """Returns the note that lies beside the evaluated table, if one does."""
+    if config is None:
+        return ""
+    note = evaluate.table_path(config).parent / "ATTRIBUTION.md"
+    return note.read_text(encoding="utf-8") if note.is_file() else ""
+
+
+def _is_simulation(path: pathlib.Path) -> bool:
+    return bool(json.loads(path.read_text(encoding="utf-8"))["simulation"])
