@@ -37,19 +37,51 @@ MONITORS = {
         "min_active_recall",
     ),
 }
-# Figures of a way to find categories: heading, whether it is a share, and
-# whether more is better (None: neither).
+# Figures of a way to find categories: heading, whether it is a share, whether
+# more is better (None: neither), and what it is.
 WAY = {
-    "bcubed_f1": ("B-cubed F1", True, True),
-    "bcubed_precision": ("B-cubed precision", True, True),
-    "bcubed_recall": ("B-cubed recall", True, True),
-    "purity": ("Purity", True, True),
-    "nmi": ("NMI", True, True),
-    "noise_share": ("Noise", True, None),
-    "both_roles": ("With both roles", True, None),
-    "categories": ("Categories", False, None),
-    "largest": ("Largest", False, None),
-    "gini": ("Gini of sizes", False, None),
+    "bcubed_f1": (
+        "B-cubed F1",
+        True,
+        True,
+        "Harmonic mean of B-cubed precision and recall.",
+    ),
+    "bcubed_precision": (
+        "B-cubed precision",
+        True,
+        True,
+        "Over samples, the share of those under the same ID that truly belong "
+        "together.",
+    ),
+    "bcubed_recall": (
+        "B-cubed recall",
+        True,
+        True,
+        "Over samples, the share of those that belong together that are under "
+        "the same ID.",
+    ),
+    "purity": (
+        "Purity",
+        True,
+        True,
+        "Share of samples that are of the leading true category of their ID.",
+    ),
+    "nmi": ("NMI", True, True, "Normalized mutual information."),
+    "noise_share": ("Noise", True, None, "Share of samples without an ID."),
+    "both_roles": (
+        "Both roles",
+        True,
+        None,
+        "Share of IDs that have a query and a document.",
+    ),
+    "categories": ("IDs", False, None, "How many categories were found."),
+    "largest": ("Largest", False, None, "Samples of the largest category."),
+    "gini": (
+        "Gini",
+        False,
+        None,
+        "Skew of the sizes: 0 if all are equal, towards 1 if few hold all.",
+    ),
 }
 
 
@@ -143,7 +175,7 @@ def render(
         here.joinpath("page.html").read_text(encoding="utf-8")
     )
     css = here.joinpath("page.css").read_text(encoding="utf-8")
-    headings, table = _ways_table(ways)
+    keys, table = _ways_table(ways)
     first = next(iter(ways.values()), {})
     sizes = {int(k): v for k, v in first.get("sizes", {}).items()}
     return template.render(
@@ -162,7 +194,8 @@ def render(
         curves=_curves(logs),
         monitors=_monitor_panels(logs, limits),
         ways=table,
-        way_headings=headings,
+        way_headings=[WAY[key][0] for key in keys],
+        way_measures=[(WAY[key][0], WAY[key][3]) for key in keys],
         sizes=sizes
         and markupsafe.Markup(
             plots.histogram(sizes, "categories by size", "samples")
@@ -215,7 +248,9 @@ def _curves(logs: Mapping) -> list[tuple[str, str]]:
     }
     if rates:
         panels.append(("Learning rate", rates))
-    return [(caption, _draw(caption, s, stages)) for caption, s in panels]
+    return [
+        (caption, _draw(caption, s, stages, width=2.9)) for caption, s in panels
+    ]
 
 
 def _monitor_panels(logs: Mapping, limits: Mapping) -> list[tuple[str, str]]:
@@ -229,14 +264,20 @@ def _monitor_panels(logs: Mapping, limits: Mapping) -> list[tuple[str, str]]:
 
 
 def _draw(
-    caption: str, series: Mapping, stages: list, limit: float | None = None
+    caption: str,
+    series: Mapping,
+    stages: list,
+    limit: float | None = None,
+    width: float = 3.7,
 ) -> markupsafe.Markup:
     colours = {stage: number for number, stage in enumerate(stages)}
-    return markupsafe.Markup(plots.lines(series, caption, limit, colours))
+    return markupsafe.Markup(
+        plots.lines(series, caption, limit, colours, width)
+    )
 
 
 def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns the headings and a line for each way to find categories."""
+    """Returns the figures shown and a line for each way to find categories."""
     keys = [
         k for k in WAY if any(way.get(k) is not None for way in ways.values())
     ]
@@ -253,7 +294,7 @@ def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
         for key in keys
         if WAY[key][2]
     }
-    return [WAY[key][0] for key in keys], [
+    return keys, [
         {
             "name": name.replace("_", " "),
             "cells": [

@@ -49,6 +49,7 @@ def lines(
     title: str,
     limit: float | None = None,
     colours: Mapping[str, int] | None = None,
+    width: float = 3.7,
 ) -> str:
     """Draws lines over steps.
 
@@ -57,12 +58,13 @@ def lines(
       title: read aloud in place of the drawing.
       limit: a dashed horizontal line, where a monitor fires.
       colours: `{name: number of the palette's colour}`; default in order.
+      width: inches; the words are of one size in a panel of this width.
 
     Returns:
       An `<svg>` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel()
+        figure, axes = _panel(width)
         for order, (name, (steps, values)) in enumerate(series.items()):
             number = (colours or {}).get(name, order)
             steps, values = _thin(np.asarray(steps), np.asarray(values, float))
@@ -92,7 +94,7 @@ def histogram(sizes: Mapping[int, int], title: str, label: str) -> str:
       An `<svg>` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel()
+        figure, axes = _panel(4.6)
         names = [str(size) for size in sizes]
         axes.bar(names, list(sizes.values()), color=_SERIES[0], width=0.8)
         step = -(-len(names) // 12)
@@ -103,9 +105,9 @@ def histogram(sizes: Mapping[int, int], title: str, label: str) -> str:
         return _svg(figure, title)
 
 
-def _panel() -> tuple[Figure, Axes]:
+def _panel(width: float) -> tuple[Figure, Axes]:
     # Not pyplot: it would keep every figure.
-    figure = Figure(figsize=(3.7, 2.2), layout="constrained")
+    figure = Figure(figsize=(width, 2.2), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
     axes.patch.set_alpha(0)

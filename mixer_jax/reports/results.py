@@ -1,9 +1,12 @@
 """The rows of metrics.json -> the tables and bars of the page."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-OURS = "mixer"  # the model's name in the rows; every other is a comparison
+import rich.table
+
+from mixer_jax.retrieval.runs import OURS
 
 # (key, heading, explanation) of each measure.
 MEASURES = (
@@ -67,7 +70,7 @@ class Results(NamedTuple):
     """One split's table; columns are measures within galleries."""
 
     split: str
-    galleries: tuple[tuple[str, str, int, int], ...]  # key, title, Q, N
+    galleries: tuple[tuple[str, str, str], ...]  # key, title, size
     measures: tuple[str, ...]  # headings, the same in each gallery
     lines: tuple[Line, ...]
 
@@ -90,8 +93,29 @@ def name(model: str, stage: str) -> str:
     return f"{model}, {stage}" if model == OURS and stage else model
 
 
+def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
+    """Says how many queries rank how many documents in a gallery.
+
+    The parts of a split are ranked by themselves, each in a gallery of its own.
+    """
+    rows = [row for row in rows if row["gallery"] == gallery]
+    whole = [row for row in rows if row["split"] == split][-1]
+    parts = {
+        row["split"]: row["documents"]
+        for row in rows
+        if row["split"].startswith(f"{split}/")
+    }
+    least, most = min(parts.values(), default=0), max(parts.values(), default=0)
+    queries = f"{whole['queries']:,} queries"
+    if not parts:
+        return f"{queries}, {whole['documents']:,} documents"
+    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{queries}, each over {count} documents"
+
+
 def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
     """Puts one split's rows into a table, comparisons first."""
+    sizes = partial(size, rows, split)
     rows = [row for row in rows if row["split"] == split]
     rows = sorted(rows, key=lambda row: row["model"] == OURS)
     galleries = [g for g in GALLERIES if any(r["gallery"] == g for r in rows)]
@@ -130,10 +154,9 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
         )
         for (model, stage), line in values.items()
     )
-    counts = {r["gallery"]: (r["queries"], r["documents"]) for r in rows}
     return Results(
         split,
-        tuple((g, GALLERIES[g], *counts[g]) for g in galleries),
+        tuple((g, GALLERIES[g], sizes(g)) for g in galleries),
         tuple(title for _, title in measures),
         lines,
     )
@@ -175,12 +198,31 @@ def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
         other = max(others, key=lambda r: r["identical_at_1"], default=None)
         tiles.append(
             {
-                "gallery": gallery,
                 "value": percent(ours[-1]["identical_at_1"]),
-                "documents": f"{ours[-1]['documents']:,}",
-                "queries": f"{ours[-1]['queries']:,}",
+                "title": GALLERIES[gallery],
+                "size": size(rows, split, gallery),
                 "other": other and name(other["model"], other["stage"]),
                 "other_value": other and percent(other["identical_at_1"]),
             }
         )
     return tiles
+
+
+def console_table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
+    """Returns all rows as a table for a terminal, in percent."""
+    shown = [m for m in MEASURES if any(r.get(m[0]) is not None for r in rows)]
+    table = rich.table.Table(title="All measures in percent")
+    for heading in ("model", "split", "gallery"):
+        table.add_column(heading)
+    for heading in ("queries", "documents", *(title for _, title, _ in shown)):
+        table.add_column(heading, justify="right")
+    for row in sorted(rows, key=lambda row: (row["split"], row["gallery"])):
+        table.add_row(
+            name(row["model"], row["stage"]),
+            row["split"],
+            row["gallery"],
+            f"{row['queries']:,}",
+            f"{row['documents']:,}",
+            *(percent(row.get(key)) for key, _, _ in shown),
+        )
+    return table

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.reports import page, results, sheets
-from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.retrieval import embed, evaluate, runs
 from mixer_jax.training import checkpoints, workdir
 
 
@@ -45,7 +45,7 @@ def build(
     run = pathlib.Path(run)
     if not run.is_dir():
         raise UserError(f"There is no run in {run}.")
-    workdirs = find_stages(run)
+    workdirs = runs.find_stages(run)
     rows, ways = page.read_rows(run), page.read_ways(run)
     if not (workdirs or rows or ways):
         raise UserError(
@@ -73,14 +73,6 @@ def build(
         simulated=any(_is_simulation(p) for p in run.glob("*/simulation.json")),
     )
     return page.write(path or run / "report" / "index.html", html)
-
-
-def find_stages(run: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the workdirs of a run's stages, in order; its own if one."""
-    run = pathlib.Path(run)
-    if (run / workdir.CONFIG).is_file():
-        return [run]
-    return sorted(p.parent for p in run.glob(f"stage*/{workdir.CONFIG}"))
 
 
 def make_examples(

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +13,7 @@ from jax.sharding import Mesh
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from mixer_jax.training.checkpoints import Trained
+from mixer_jax.training.checkpoints import Trained
 
 
 class Embeddings(NamedTuple):
@@ -28,7 +26,7 @@ class Embeddings(NamedTuple):
 
 
 def make_embedder(
-    trained: "Trained",
+    trained: Trained,
     root: str | os.PathLike,
     mesh: Mesh,
     batch_size: int = 256,
@@ -103,7 +101,7 @@ def make_embedder(
 
 
 def embed_table(
-    trained: "Trained",
+    trained: Trained,
     frame: pd.DataFrame,
     root: str | os.PathLike,
     mesh: Mesh,
@@ -132,6 +130,12 @@ def embed_table(
     )
 
 
+def check_path(path: str | os.PathLike) -> None:
+    """Raises a `UserError` unless embeddings can be written to `path`."""
+    if pathlib.Path(path).suffix != ".npz":
+        raise UserError(f"Embeddings are written as .npz, not to {path}.")
+
+
 def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     """Writes the embeddings as one `.npz`, whole or not at all.
 
@@ -140,9 +144,8 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     Raises:
       UserError: if the path does not end in `.npz`.
     """
+    check_path(path)
     path = pathlib.Path(path)
-    if path.suffix != ".npz":
-        raise UserError(f"Embeddings are written as .npz, not as {path.name}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     with open(draft, "wb") as file:

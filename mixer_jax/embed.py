@@ -1,0 +1,59 @@
+"""Embeds the queries and documents of a sample table.
+
+    python -m mixer_jax.embed --workdir=runs/quickstart/stage3 \
+        --table=mine.csv --out=mine.npz
+
+The `.npz` holds `query_ids`, `query_embeddings`, `document_ids` and
+`document_embeddings`: strings, and unit rows in float32, in the table's order.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import images, table
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import embed
+from mixer_jax.training import checkpoints
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixer_jax.embed", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="a trained stage's folder")
+    add("--table", required=True, help="the sample table")
+    add("--out", required=True, help="the .npz file to write")
+    add("--batch-size", type=int, default=256, help="samples at once")
+    given = parser.parse_args(arguments)
+    try:
+        embed.check_path(given.out)
+        path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
+        frame = table.read_table(path)
+        trained = checkpoints.load_model(given.workdir, mesh)
+        frame, skipped = images.check_images(
+            frame, path.parent, trained.config.data.max_skipped
+        )
+        made = embed.embed_table(
+            trained, frame, path.parent, mesh, given.batch_size
+        )
+        embed.save(made, given.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if skipped.count:
+        print(skipped, *skipped.examples, sep="\n  ")
+    print(
+        f"Wrote {len(made.query_ids)} queries and {len(made.document_ids)} "
+        f"documents, {made.query_embeddings.shape[1]} numbers each, to "
+        f"{given.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Trained workdirs -> measured rows, and the baselines beside them."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from mixer_jax.data import table as table_lib
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import baselines as baselines_lib
+from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.training import checkpoints, workdir
+
+OURS = "mixer"  # the name of the run's own model in the rows
+
+
+class Model(NamedTuple):
+    """A trained workdir and the name of its rows."""
+
+    name: str
+    workdir: pathlib.Path
+
+
+def find_stages(
+    run: str | os.PathLike, names: Iterable[str] = ()
+) -> list[pathlib.Path]:
+    """Returns the workdirs of a run: its stages', or its own if it is one.
+
+    Args:
+      run: a curriculum's folder or a stage's.
+      names: of the stages that are wanted; all there are if empty.
+
+    Raises:
+      UserError: if a stage that is wanted is not there.
+    """
+    run = pathlib.Path(run)
+    if (run / workdir.CONFIG).is_file():
+        return [run]
+    there = {p.parent.name: p.parent for p in run.glob(f"*/{workdir.CONFIG}")}
+    stages = sorted(name for name in there if name.startswith("stage"))
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise UserError(
+            f"{run} has no stage '{missing[0]}'; it has "
+            f"{', '.join(stages) or 'none'}."
+        )
+    return [there[name] for name in names or stages]
+
+
+def find_models(
+    run: str | os.PathLike, stages: Sequence[str] = (), others: str = ""
+) -> list[Model]:
+    """Returns what is to be measured.
+
+    Args:
+      run: a curriculum's folder or a stage's.
+      stages: which of its stages; all there are if empty.
+      others: `NAME=WORKDIR,NAME=WORKDIR`; of a curriculum the last stage.
+
+    Raises:
+      UserError: if nothing was trained there, or `others` is not of the form.
+    """
+    models = [Model(OURS, w) for w in find_stages(run, stages)]
+    for part in filter(None, map(str.strip, others.split(","))):
+        name, separator, folder = part.partition("=")
+        if not (name and separator and folder):
+            raise UserError(f"--models needs NAME=WORKDIR; '{part}' is not.")
+        found = find_stages(folder)
+        if not found:
+            raise UserError(f"There is no trained stage in {folder}.")
+        models.append(Model(name, found[-1]))
+    if not models:
+        raise UserError(
+            f"There is no trained stage in {run}; train one with "
+            "python -m mixer_jax.main."
+        )
+    return models
+
+
+def measure_models(
+    models: Sequence[Model],
+    mesh: Mesh,
+    table: str = "",
+    baselines: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[evaluate.Row]:
+    """Measures models, and the baselines as the last model would be.
+
+    Args:
+      models: see `find_models`.
+      mesh: where samples are embedded and documents searched.
+      table: the sample table; "" is what each model's config says.
+      baselines: whether to measure those of `baselines.py` first.
+      say: is told what was left out.
+
+    Returns:
+      The rows of `evaluate.evaluate`.
+
+    Raises:
+      UserError: if a table or a checkpoint is missing or wrong.
+    """
+    rows, frames = [], {}
+    for number, (name, folder) in enumerate(models):
+        config = workdir.read_config(folder)
+        if table:
+            config.evaluate.table = table
+        path, settings = evaluate.table_path(config), config.evaluate
+        key = (path, settings.split, settings.distractors)
+        if key not in frames:
+            frames[key], skipped = evaluate.read(
+                path, settings, config.data.max_skipped
+            )
+            for kind in skipped:
+                say(f"{path}: {kind}")
+        if baselines and not number:
+            rows += _measure_baselines(config, frames[key], mesh)
+        trained = checkpoints.load_model(folder, mesh)
+        embedder = embed.make_embedder(
+            trained, path.parent, mesh, settings.batch_size
+        )
+        found = evaluate.evaluate(
+            embedder,
+            frames[key],
+            path.parent,
+            settings,
+            mesh,
+            name,
+            config.name,
+        )
+        excluded = sum(row["excluded"] for row in found[:2])
+        if excluded:
+            say(
+                f"{name}: {excluded} times a document was left out of a "
+                "ranking because it shows the query's own image."
+            )
+        rows += found
+    return rows
+
+
+def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
+    data, path = config.data, evaluate.table_path(config)
+    training = table_lib.select(table_lib.read_table(data.table), data.split)
+    return baselines_lib.measure_baselines(
+        frame,
+        path.parent,
+        training,
+        pathlib.Path(data.table).parent,
+        data.image_size,
+        config.evaluate,
+        mesh,
+    )
