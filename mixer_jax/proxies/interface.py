@@ -101,6 +101,8 @@ class Head(Protocol):
     ) -> jax.Array:
         """Returns the rows that `step` compares with, given the same key.
 
+        For those who watch: a step selects by itself.
+
         Returns:
           int32 `[n * M]`, split over the devices: each one's M row numbers
           within its own part of the proxies, sorted and unique. Rows of

@@ -6,6 +6,7 @@ Classification at Alibaba", KDD 2020, with an active set of fixed size.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ class Knn:
                 f"config.head.active activates {self.active} of the {rows} "
                 f"proxies on each device, but {needed} of them may be the "
                 f"own categories of a batch of {batch_size}; set it to "
-                f"{needed / rows:.4f} or more, or make the batch smaller."
+                f"{math.ceil(1e6 * needed / rows) / 1e6} or more, or make the "
+                "batch smaller."
             )
 
     @property
@@ -80,6 +82,7 @@ class Knn:
             out_specs=split,
         )(proxies)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def select(self, proxies, embeddings, labels, graph, key) -> jax.Array:
         """Returns the active rows; see `interface.Head`."""
 

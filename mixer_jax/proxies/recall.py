@@ -1,5 +1,7 @@
 """How many of the negatives that matter the active set has."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -11,6 +13,7 @@ from mixer_jax.proxies import rows as rows_lib
 _ROWS = 4096  # proxies scored at once
 
 
+@functools.partial(jax.jit, static_argnames=("num_categories", "mesh", "k"))
 def active_recall(
     active: jax.Array,
     proxies: jax.Array,

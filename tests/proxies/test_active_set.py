@@ -1,0 +1,106 @@
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as meshes
+from mixer_jax.proxies import active_set
+
+START = 100  # the device's first category
+
+
+compiled = jax.jit(active_set.select, static_argnames=("size", "uniform"))
+
+
+def select(key, labels, neighbours, count, size, uniform):
+    return compiled(
+        key, labels, neighbours, START, count, size=size, uniform=uniform
+    )
+
+
+@pytest.mark.parametrize(("size", "uniform"), [(8, 8), (20, 5), (40, 9)])
+def test_size_order_positives_and_padding(size, uniform):
+    """Random labels and neighbours, on and off the device, of 40 rows."""
+    rng = np.random.default_rng(0)
+    for trial in range(100):
+        count = rng.integers(0, 41)
+        spread = rng.choice([4, 40, 300])
+        labels = START + rng.integers(-1, spread, 8)
+        # A label is a real category.
+        labels = np.where(labels >= START + count, 7, labels)
+        neighbours = rng.integers(-1, START + spread, (8, 3))
+        rows = np.array(
+            select(
+                jax.random.key(trial), labels, neighbours, count, size, uniform
+            )
+        )
+        assert rows.shape == (size,)
+        assert (np.diff(rows) > 0).all()
+        assert rows[0] >= 0
+        assert rows[-1] < 40
+        assert (rows < count).sum() == min(size, count)
+        here = (labels >= START) & (labels < START + count)
+        assert set(labels[here] - START) <= set(rows.tolist())
+
+
+def test_positives_fill_the_set_when_there_is_no_more_room():
+    labels = START + np.arange(8) * 5
+    neighbours = labels[:, None] + 1
+    rows = select(jax.random.key(0), labels, neighbours, 40, 8, 8)
+    np.testing.assert_array_equal(rows, labels - START)
+
+
+def test_near_and_frequent_neighbours_come_first():
+    labels = START + np.array([0, 1, 2])
+    # 30 is third to all three (3 / 3); 10, 11, 12 first to one (1 each, the
+    # lower number wins); 20 second to two (2 / 2); 25 second to one.
+    neighbours = START + np.array([[10, 20, 30], [11, 20, 30], [12, 25, 30]])
+    for room, expected in [
+        (4, [0, 1, 2, 10]),
+        (6, [0, 1, 2, 10, 11, 12]),
+        (8, [0, 1, 2, 10, 11, 12, 20, 30]),
+    ]:
+        rows = select(jax.random.key(0), labels, neighbours, 40, room, 0)
+        np.testing.assert_array_equal(rows, expected)
+
+
+def test_duplicate_labels_and_missing_neighbours_take_no_room():
+    labels = START + np.array([5, 5, 5, 5])
+    neighbours = np.full((4, 3), -1)
+    rows = np.array(select(jax.random.key(0), labels, neighbours, 40, 12, 0))
+    assert 5 in rows
+    assert len(set(rows.tolist())) == 12
+
+
+def test_the_uniform_share_is_kept_and_uniform():
+    """Rows that no rule picks are drawn equally often, near and far ones."""
+    labels = START + np.array([3, 3])
+    neighbours = START + np.array([[10, 11, 12, 13]] * 2)
+    count, size, uniform, draws = 37, 12, 9, 4000
+    keys = jax.random.split(jax.random.key(0), draws)
+    rows = jax.vmap(
+        lambda key: select(key, labels, neighbours, count, size, uniform)
+    )(keys)
+    often = np.bincount(np.array(rows).ravel(), minlength=40)
+    # Room for 3: the positive, and the two nearest.
+    np.testing.assert_array_equal(often[[3, 10, 11]], draws)
+    np.testing.assert_array_equal(often[count:], 0)
+    others = np.delete(often[:count], [3, 10, 11])
+    share = uniform / len(others)
+    deviation = np.sqrt(draws * share * (1 - share))
+    np.testing.assert_allclose(others, draws * share, atol=5 * deviation)
+
+
+def test_neighbours_are_looked_up_where_they_are(mesh):
+    size = meshes.padded_rows(13, mesh)
+    graph = np.arange(size * 3, dtype=np.int32).reshape(size, 3)
+    labels = np.array([0, 12, 5, 5], np.int32)
+
+    def look_up(graph, labels):
+        start = jax.lax.axis_index(meshes.AXIS) * len(graph)
+        return active_set.neighbours(graph, labels, start)
+
+    split, whole = jax.P(meshes.AXIS), jax.P()
+    found = jax.shard_map(
+        look_up, mesh=mesh, in_specs=(split, whole), out_specs=whole
+    )(graph, labels)
+    np.testing.assert_array_equal(found, graph[labels])

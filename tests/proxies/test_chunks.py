@@ -1,0 +1,34 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.proxies.chunks import Chunks
+
+
+@pytest.mark.parametrize("length", [1, 5, 12, 13])
+@pytest.mark.parametrize("most", [1, 4, 5, 100])
+def test_every_row_is_fresh_once(length, most):
+    chunks = Chunks(length, most)
+    fresh = [
+        np.array(x)[np.array(f)]
+        for x, f in map(chunks.positions, range(chunks.number))
+    ]
+    np.testing.assert_array_equal(np.concatenate(fresh), np.arange(length))
+    assert chunks.size <= min(most, length)
+
+
+@pytest.mark.parametrize("most", [1, 4, 5, 100])
+def test_a_loop_writes_every_row_once(most):
+    chunks = Chunks(13, most)
+    tree = {"a": jnp.arange(13.0), "b": jnp.ones((13, 2))}
+
+    def visit(tree, index):
+        part = chunks.read(index, tree)
+        return chunks.write(
+            index, tree, jax.tree.map(lambda x: 2 * x, part)
+        ), None
+
+    out, _ = jax.lax.scan(visit, tree, chunks.indices)
+    np.testing.assert_array_equal(out["a"], 2 * np.arange(13))
+    np.testing.assert_array_equal(out["b"], np.full((13, 2), 2))

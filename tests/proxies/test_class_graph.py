@@ -1,0 +1,69 @@
+import functools
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax.proxies import class_graph, sparse_sgd
+
+
+def test_graph_is_numpy_s(problem, make_head):
+    head = make_head(name="knn", active=1.0)
+    graph = head.build_graph(problem.proxies)
+    unit = np.array(problem.proxies[:37])
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    expected = np.argsort(-cosines, 1)[:, :4]
+    np.testing.assert_array_equal(graph[:37], expected)
+    shape = head.graph_shape
+    assert (graph.shape, graph.dtype) == (shape.shape, shape.dtype)
+    assert graph.sharding.is_equivalent_to(shape.sharding, 2)
+
+
+def test_blocks_change_nothing(problem, make_head, monkeypatch):
+    whole = make_head(name="knn", active=1.0).build_graph(problem.proxies)
+    monkeypatch.setattr(class_graph, "_QUERIES", 3)
+    monkeypatch.setattr(class_graph, "_ROWS", 4)
+    # Another margin, so that it is another head, which is traced again.
+    other = make_head(name="knn", active=1.0, margin="normface")
+    blocks = other.build_graph(problem.proxies)
+    np.testing.assert_array_equal(whole[:37], blocks[:37])
+
+
+@pytest.mark.parametrize("num_devices", [4], indirect=True)
+def test_few_categories_have_all_others_as_neighbours(problem, make_head):
+    problem.num_categories = 3
+    head = make_head(name="knn", active=1.0)
+    graph = np.array(head.build_graph(problem.proxies[:4]))
+    np.testing.assert_array_equal(np.sort(graph[:3]), [[1, 2], [0, 2], [0, 1]])
+
+
+@pytest.mark.parametrize("num_devices", [4], indirect=True)
+def test_rebuilding_compiles_nothing(problem, make_head, caplog):
+    head = make_head(name="knn", active=1.0)
+    optimizer = sparse_sgd.sparse_sgd(0.9)
+    step = jax.jit(functools.partial(head.step, optimizer))
+    proxies = problem.proxies
+    moments = optimizer.init(proxies)
+    caplog.set_level(logging.WARNING)
+    compiled = []
+    with jax.log_compiles():
+        for seed in range(3):
+            graph = head.build_graph(proxies)
+            out = step(
+                proxies,
+                moments,
+                problem.embeddings,
+                problem.labels,
+                graph,
+                jax.random.key(seed),
+                0.1,
+            )
+            proxies, moments = out.proxies, out.moments
+            compiled.append(
+                sum("Finished XLA comp" in m for m in caplog.messages)
+            )
+    assert compiled[0] >= 2
+    assert compiled[0] == compiled[1] == compiled[2]

@@ -1,0 +1,122 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.proxies import sparse_sgd
+
+# 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
+HALF = {"name": "knn", "active": 0.52, "neighbours": 4}
+
+
+@pytest.fixture
+def categories(problem, mesh):
+    """Turns active rows into the sorted categories that they stand for."""
+
+    def run(rows):
+        local = len(problem.proxies) // mesh.size
+        rows = np.array(rows).reshape(mesh.size, -1)
+        found = (rows + np.arange(mesh.size)[:, None] * local).ravel()
+        return found[found < problem.num_categories]
+
+    return run
+
+
+def small_batch(problem):
+    """Keeps two samples a device, so that half of the rows can hold them."""
+    problem.batch = 8
+    problem.embeddings = problem.embeddings[-8:]
+    problem.labels = problem.labels[-8:]
+
+
+def test_everything_active_is_exact(
+    problem, make_head, gradients, assert_close
+):
+    exact = gradients(make_head())
+    head = make_head(name="knn", active=1.0)
+    graph = head.build_graph(problem.proxies)
+    knn = gradients(head, graph)
+    jax.tree.map(functools.partial(assert_close, rtol=1e-6), knn, exact)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
+def test_it_is_the_softmax_over_the_active_set(
+    problem, make_head, gradients, reference, categories, assert_close
+):
+    small_batch(problem)
+    head = make_head(**HALF)
+    graph = head.build_graph(problem.proxies)
+    key = jax.random.key(5)
+    rows = head.select(
+        problem.proxies, problem.embeddings, problem.labels, graph, key
+    )
+    active = categories(rows)
+    assert len(active) == 20
+    loss, d_embeddings, d_proxies, _ = gradients(head, graph, key)
+    expected = reference(among=active)
+    assert_close(loss, expected[0])
+    assert_close(d_embeddings, expected[1])
+    assert_close(d_proxies, expected[2])
+
+
+@pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
+def test_resting_rows_are_untouched_and_positives_active(
+    problem, make_head, categories
+):
+    small_batch(problem)
+    head = make_head(**HALF | {"active": 0.8})
+    graph = head.build_graph(problem.proxies)
+    optimizer = sparse_sgd.sparse_sgd(0.9)
+    step = jax.jit(functools.partial(head.step, optimizer))
+    before = problem.proxies, optimizer.init(problem.proxies) + 1.0
+    for seed in range(5):
+        key = jax.random.key(seed)
+        data = problem.embeddings, problem.labels, graph, key
+        active = categories(head.select(before[0], *data))
+        assert set(np.array(problem.labels)) <= set(active)
+        resting = np.setdiff1d(np.arange(len(problem.proxies)), active)
+        assert resting.size
+        out = step(*before, *data, 0.1)
+        after = out.proxies, out.moments
+        for old, new in zip(before, after, strict=True):
+            real = resting[resting < problem.num_categories]
+            np.testing.assert_array_equal(new[real], old[real])
+            changed = (np.array(new) != np.array(old)).any(1)
+            assert changed[active].all()
+        before = after
+
+
+@pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
+def test_the_active_set_changes_with_the_key_only(problem, make_head):
+    small_batch(problem)
+    head = make_head(**HALF | {"active": 0.8})
+    graph = head.build_graph(problem.proxies)
+    select = functools.partial(
+        head.select, problem.proxies, problem.embeddings, problem.labels, graph
+    )
+    one, again, other = (
+        np.array(select(jax.random.key(seed))) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert one.shape == other.shape
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("num_devices", [2], indirect=True)
+def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
+    with pytest.raises(UserError, match=r"10 of the 19 .* 0\.842106 or more"):
+        make_head(**HALF)
+    assert make_head(**HALF | {"active": 0.842106}).active == 16
+    problem.batch = 8
+    head = make_head(**HALF)
+    graph = head.build_graph(problem.proxies)
+    with pytest.raises(UserError, match="batch of 16"):
+        head.select(
+            problem.proxies,
+            problem.embeddings,
+            problem.labels,
+            graph,
+            jax.random.key(0),
+        )

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.proxies import nearest
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 100])
+def test_finds_the_nearest_allowed_rows(chunk):
+    rng = np.random.default_rng(0)
+    queries, rows = rng.normal(size=(5, 6)), rng.normal(size=(23, 6))
+    own = np.array([100, 103, 7, 122, 121])
+    # Ids 100 to 119 are real, in two portions.
+    found = nearest.none(5, 4)
+    for begin, end, count in ((0, 11, 11), (11, 23, 9)):
+        found = nearest.extend(
+            found,
+            jnp.float32(queries),
+            jnp.asarray(own),
+            jnp.float32(rows[begin:end]),
+            100 + begin,
+            count,
+            chunk,
+        )
+    scores = queries @ rows.T
+    scores[:, 20:] = -np.inf
+    scores[np.arange(100, 123)[None, :] == own[:, None]] = -np.inf
+    expected = np.argsort(-scores, 1)[:, :4]
+    np.testing.assert_array_equal(found[1], 100 + expected)
+    np.testing.assert_allclose(
+        found[0], np.take_along_axis(scores, expected, 1), rtol=1e-5
+    )
+
+
+def test_too_few_rows_leave_places_empty():
+    found = nearest.extend(
+        nearest.none(1, 3),
+        jnp.ones((1, 2)),
+        jnp.array([0]),
+        jnp.ones((2, 2)),
+        0,
+        2,
+        8,
+    )
+    np.testing.assert_array_equal(found[1], [[1, -1, -1]])
