@@ -1,0 +1,249 @@
+"""The neighbour graph: which samples are worth comparing.
+
+Nodes are the samples: queries first (rows 0 .. Q-1), items after them. Exact
+nearest neighbours by cosine are found block by block, so memory does not grow
+with the number of pairs.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+
+def normalize(features: np.ndarray) -> np.ndarray:
+    """Rows of unit length as float32; rows of zeros (nothing known) stay."""
+    features = np.asarray(features, np.float32)
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norm, 1e-12)
+
+
+def cosine_top_k(
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    *,
+    same: bool = False,
+    block: tuple[int, int] = (1024, 16384),
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of `gallery` nearest to each of `rows`, exactly.
+
+    Args:
+      rows: `[N, C]` float32 of unit length.
+      gallery: `[M, C]` float32 of unit length.
+      k: neighbours a row; fewer where the gallery is smaller.
+      same: both are the same set, and a row is not its own neighbour.
+      block: rows and gallery rows compared at once; memory is their product.
+
+    Returns:
+      `(index [N, k] int64, cosine [N, k] float32)`, nearest first.
+    """
+    k = min(k, len(gallery) - int(same))
+    index = np.zeros((len(rows), max(k, 0)), np.int64)
+    cosine = np.zeros(index.shape, np.float32)
+    if k <= 0:
+        return index, cosine
+    for start in range(0, len(rows), block[0]):
+        part = rows[start : start + block[0]]
+        best = np.full((len(part), k), -np.inf, np.float32)
+        place = np.zeros((len(part), k), np.int64)
+        for offset in range(0, len(gallery), block[1]):
+            score = part @ gallery[offset : offset + block[1]].T
+            if same:
+                own = np.arange(start, start + len(part)) - offset
+                inside = (own >= 0) & (own < score.shape[1])
+                score[np.flatnonzero(inside), own[inside]] = -np.inf
+            near = _largest(score, min(k, score.shape[1]))
+            best = np.concatenate(
+                [best, np.take_along_axis(score, near, 1)], axis=1
+            )
+            place = np.concatenate([place, near + offset], axis=1)
+            keep = _largest(best, k)
+            best = np.take_along_axis(best, keep, 1)
+            place = np.take_along_axis(place, keep, 1)
+        index[start : start + len(part)] = place
+        cosine[start : start + len(part)] = best
+    return index, cosine
+
+
+def _largest(score: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k largest values of each row, largest first."""
+    near = np.argpartition(-score, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(score, near, 1), axis=1)
+    return np.take_along_axis(near, order, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What the catalogue shows, as encoded by any frozen encoder.
+
+    Attributes:
+      query_image: `[Q, C]` float; a row of zeros where there is none.
+      item_image: `[I, C]` float, likewise.
+      item_text: `[I, T]` float, likewise.
+    """
+
+    query_image: np.ndarray
+    item_image: np.ndarray
+    item_text: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """P pairs of nodes worth comparing; each stands once.
+
+    Attributes:
+      first, second: `[P]` int64 nodes; first < second.
+      kind: `[P]` int8, one of `KINDS`.
+      content: `[P, 4]` float32: cosine and margin of the images, cosine and
+        margin of the texts; NaN where one of the two has none. The margin is
+        the cosine beside those of both samples' nearest: twice the cosine less
+        the mean cosine of either's neighbours (CSLS, arXiv 1710.04087).
+      exposures, clicks: `[P]` int64; zero within one role.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    kind: np.ndarray
+    content: np.ndarray
+    exposures: np.ndarray
+    clicks: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> "Pairs":
+        """The pairs of a `[P]` bool mask."""
+        return Pairs(
+            *(getattr(self, f.name)[chosen] for f in dataclasses.fields(self))
+        )
+
+
+QUERY_ITEM, ITEM_ITEM, QUERY_QUERY = KINDS = (0, 1, 2)
+
+
+def build_pairs(features: Features, clicks: pd.DataFrame, k: int) -> Pairs:
+    """Joins each sample's nearest by content with all pairs of the log.
+
+    Args:
+      features: of Q queries and I items.
+      clicks: columns query, item (rows), exposures, clicks.
+      k: neighbours a sample has within each kind and modality.
+
+    Returns:
+      At most `k * (3 Q + 4 I)` pairs and those of the log.
+    """
+    num_queries = len(features.query_image)
+    image_q = _centre(features.query_image)
+    image_i = _centre(features.item_image)
+    text_i = _centre(features.item_text)
+    compared = (
+        # kind, column of `content`, rows, gallery
+        (QUERY_ITEM, 0, image_q, image_i),
+        (ITEM_ITEM, 0, image_i, image_i),
+        (ITEM_ITEM, 2, text_i, text_i),
+        (QUERY_QUERY, 0, image_q, image_q),
+    )
+    offset = {
+        QUERY_ITEM: (0, num_queries),
+        ITEM_ITEM: (num_queries, num_queries),
+        QUERY_QUERY: (0, 0),
+    }
+    nodes = num_queries + len(image_i)
+    found = [_codes(clicks["query"], clicks["item"] + num_queries, nodes)]
+    kinds = [np.full(len(clicks), QUERY_ITEM, np.int8)]
+    density = []  # mean cosine of the nearest, of rows and of gallery
+    for kind, _, rows, gallery in compared:
+        near, forth = _nearest(rows, gallery, k, same=rows is gallery)
+        back, other = near, forth
+        if rows is not gallery:
+            back, other = _nearest(gallery, rows, k, same=False)
+        density.append((_mean(forth), _mean(other)))
+        for index, cosine, swap in (
+            (near, forth, False),
+            (back, other, True),
+        ):
+            row, column = np.nonzero(np.isfinite(cosine))
+            a, b = row, index[row, column]
+            a, b = (b, a) if swap else (a, b)
+            a, b = a + offset[kind][0], b + offset[kind][1]
+            found.append(
+                _codes(np.minimum(a, b), np.maximum(a, b), nodes)
+            )
+            kinds.append(np.full(len(a), kind, np.int8))
+    codes, at = np.unique(np.concatenate(found), return_index=True)
+    kind = np.concatenate(kinds)[at]
+    first, second = codes // nodes, codes % nodes
+
+    content = np.full((len(codes), 4), np.nan, np.float32)
+    for (which, column, rows, gallery), (dense_a, dense_b) in zip(
+        compared, density, strict=True
+    ):
+        these = np.flatnonzero(kind == which)
+        a = first[these] - offset[which][0]
+        b = second[these] - offset[which][1]
+        cosine = _cosine(rows, gallery, a, b)
+        content[these, column] = cosine
+        content[these, column + 1] = 2 * cosine - dense_a[a] - dense_b[b]
+
+    exposures = np.zeros(len(codes), np.int64)
+    clicked = np.zeros(len(codes), np.int64)
+    place = np.searchsorted(codes, found[0])
+    exposures[place] = clicks["exposures"]
+    clicked[place] = clicks["clicks"]
+    return Pairs(first, second, kind, content, exposures, clicked)
+
+
+def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
+    """Unit rows around the role's mean, which takes away the domain's shift.
+
+    Few rows say too little about a mean, and stay where they are.
+    """
+    features = np.asarray(features, np.float32)
+    known = features.any(axis=1)
+    if known.sum() >= enough:
+        mean = features[known].mean(axis=0, keepdims=True)
+        features = np.where(known[:, None], features - mean, 0.0)
+    return normalize(features)
+
+
+def _nearest(
+    rows: np.ndarray, gallery: np.ndarray, k: int, *, same: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`cosine_top_k` among the known rows; others have cosine -inf."""
+    know_row = np.flatnonzero(rows.any(axis=1))
+    know_gallery = np.flatnonzero(gallery.any(axis=1))
+    near, score = cosine_top_k(
+        rows[know_row], gallery[know_gallery], k, same=same
+    )
+    index = np.zeros((len(rows), near.shape[1]), np.int64)
+    cosine = np.full(index.shape, -np.inf, np.float32)
+    index[know_row] = know_gallery[near] if near.size else near
+    cosine[know_row] = score
+    return index, cosine
+
+
+def _mean(cosine: np.ndarray) -> np.ndarray:
+    """Mean over the neighbours `[N]`; 0 where there are none."""
+    known = np.isfinite(cosine)
+    total = np.where(known, cosine, 0.0).sum(axis=1)
+    return total / np.maximum(known.sum(axis=1), 1)
+
+
+def _cosine(
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    block: int = 16384,
+) -> np.ndarray:
+    """Cosine `[P]` of each pair; NaN where one of the two is unknown."""
+    cosine = np.empty(len(a), np.float32)
+    for start in range(0, len(a), block):
+        x, y = rows[a[start : start + block]], gallery[b[start : start + block]]
+        known = x.any(axis=1) & y.any(axis=1)
+        dot = np.einsum("pc,pc->p", x, y)
+        cosine[start : start + block] = np.where(known, dot, np.nan)
+    return cosine
+
+
+def _codes(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
+    """One number a pair."""
+    return np.asarray(a, np.int64) * nodes + np.asarray(b, np.int64)
