@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rich.print(results.console_table(rows))
+    rich.print(*results.console_tables(rows))
     print(f"Wrote {out}")
     return 0
 

@@ -1,14 +1,27 @@
 """Eight fake devices, no network, and strict numerics for every test."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
 import pytest
 from absl import flags
+from PIL import Image
+
+from mixer_jax.data import table
+from mixer_jax.mesh import make_mesh
+from mixer_jax.models import factory
+from mixer_jax.training import checkpoints, workdir
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import state as state_lib
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,3 +33,118 @@ flags.FLAGS.mark_as_parsed()
 def num_devices(request):
     """Every sharded computation is compared on these device counts."""
     return request.param
+
+
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "grey": (90, 90, 90),
+    "white": (250, 255, 255),
+}
+
+
+class ColourModel(nn.Module):
+    """Embeds an image as its mean colour; the interface of the towers."""
+
+    def setup(self):
+        self.scale = self.param("scale", nn.initializers.ones, ())
+
+    def encode_query(self, images, train=False):
+        colour = images.astype(jnp.float32).mean((1, 2)) / 255.0 - 0.5
+        colour *= self.scale
+        norm = jnp.linalg.norm(colour, axis=-1, keepdims=True)
+        return colour / jnp.maximum(norm, 1e-6)
+
+    def encode_document(
+        self, images, has_image, tokens, token_mask, train=False
+    ):
+        # A document without an image points to one fixed corner.
+        corner = jnp.array([[0.0, 0.0, 1.0]])
+        return jnp.where(has_image[:, None], self.encode_query(images), corner)
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A folder and its table `colours.csv`: four colours held out, two not."""
+    rng = np.random.default_rng(0)
+    root, samples = tmp_path / "data", []
+    root.mkdir()
+    for colour, pixel in COLOURS.items():
+        split = "train" if colour in ("grey", "white") else "test"
+        for part in ("forward", "reverse"):
+            for role in (table.QUERY, table.DOCUMENT):
+                name = f"{colour}_{role}_{part}"
+                noise = rng.integers(-20, 20, (8, 8, 3))
+                pixels = np.clip(np.array(pixel) + noise, 0, 255)
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(root / f"{name}.png")
+                text = f"{colour} paint" if role == table.DOCUMENT else ""
+                group = "warm" if colour in ("red", "yellow") else "cold"
+                samples.append(
+                    dict(
+                        sample_id=name,
+                        role=role,
+                        image=f"{name}.png",
+                        text=text,
+                        category_id=colour,
+                        group=group,
+                        split=f"{split}/{part}",
+                    )
+                )
+    table.write_table(pd.DataFrame(samples), root / "colours.csv")
+    return root, table.read_table(root / "colours.csv")
+
+
+@pytest.fixture
+def colour_run(colours, tmp_path, monkeypatch):
+    """A run of two finished stages of the `ColourModel`; nothing is trained."""
+    root, _ = colours
+    model = ColourModel()
+
+    def init(model, config, key):
+        images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+        return model.init(key, images, method="encode_query")
+
+    monkeypatch.setattr(factory, "make_model", lambda config, dtype: model)
+    monkeypatch.setattr(factory, "init_variables", init)
+    config = config_lib.defaults()
+    config.data.table = str(root / "colours.csv")
+    config.data.image_size = 8
+    config.data.text_length = 8
+    config.data.threads = 0
+    config.model.dim = 3
+    config.evaluate.batch_size = 8
+    run, mesh = tmp_path / "run", make_mesh()
+    for config.name in ("stage1", "stage2"):
+        folder = run / config.name
+        workdir.prepare(folder, config, ["grey", "white"])
+
+        state = state_lib.TrainState(
+            step=jnp.int32(4),
+            skipped=jnp.int32(0),
+            params=init(model, config, jax.random.key(0))["params"],
+            batch_stats={},
+            opt_state={},
+            proxies=jnp.zeros((8, 3)),
+            proxy_state={},
+            graph=None,
+        )
+        state = jax.device_put(state, state_lib.shardings(state, mesh))
+        with checkpoints.Checkpoints(folder) as saved:
+            saved.save(4, state, {}, force=True)
+        lines = (
+            {"step": step, "stage": config.name, "loss": 9.0 / step}
+            | {"learning_rate": 1e-3, "proxy_cosine": 0.1 * step}
+            for step in (1, 2, 4)
+        )
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(log)
+    return run
+
+
+@pytest.fixture
+def trained(colour_run):
+    """The last stage of the `colour_run`."""
+    return checkpoints.load_model(colour_run / "stage2")

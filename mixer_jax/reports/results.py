@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import rich.box
 import rich.table
 
 from mixer_jax.retrieval.runs import OURS
@@ -208,21 +209,28 @@ def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
     return tiles
 
 
-def console_table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
-    """Returns all rows as a table for a terminal, in percent."""
-    shown = [m for m in MEASURES if any(r.get(m[0]) is not None for r in rows)]
-    table = rich.table.Table(title="All measures in percent")
-    for heading in ("model", "split", "gallery"):
-        table.add_column(heading)
-    for heading in ("queries", "documents", *(title for _, title, _ in shown)):
-        table.add_column(heading, justify="right")
-    for row in sorted(rows, key=lambda row: (row["split"], row["gallery"])):
-        table.add_row(
-            name(row["model"], row["stage"]),
-            row["split"],
-            row["gallery"],
-            f"{row['queries']:,}",
-            f"{row['documents']:,}",
-            *(percent(row.get(key)) for key, _, _ in shown),
-        )
-    return table
+def console_tables(rows: Sequence[dict[str, Any]]) -> list[rich.table.Table]:
+    """Returns a table a gallery, for a terminal: whole splits, in percent."""
+    tables = []
+    for split in sorted(
+        {row["split"] for row in rows if "/" not in row["split"]}
+    ):
+        found = make_results(rows, split)
+        width = len(found.measures)
+        for number, (_, title, said) in enumerate(found.galleries):
+            table = rich.table.Table(
+                title=f"{title}, percent: {said}",
+                title_justify="left",
+                box=rich.box.SIMPLE_HEAD,
+            )
+            table.add_column("model", no_wrap=True)
+            for measure in found.measures:
+                table.add_column(measure.replace("@", "\n@"), justify="right")
+            for line in found.lines:
+                cells = line.cells[number * width : (number + 1) * width]
+                table.add_row(
+                    name(line.model, line.stage),
+                    *(f"[b]{c.text}[/b]" if c.best else c.text for c in cells),
+                )
+            tables.append(table)
+    return tables

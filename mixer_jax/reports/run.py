@@ -81,7 +81,7 @@ def make_examples(
     mesh: Mesh,
 ) -> Examples:
     """Makes the contact sheets of the last stage that has a checkpoint."""
-    done = [w for w in workdirs if checkpoints.latest_step(w) is not None]
+    done = [w for w in workdirs if workdir.latest_step(w) is not None]
     if not done:
         return Examples([], "", "This run has no checkpoint to ask.")
     config = configs[done[-1]]

@@ -1,0 +1,57 @@
+"""The command on a stage of a small model that sees colours."""
+
+import numpy as np
+
+from mixer_jax import embed
+
+
+def test_a_table_is_embedded(colour_run, colours, tmp_path, capsys):
+    root, frame = colours
+    out = tmp_path / "new" / "out.npz"
+    arguments = [
+        f"--workdir={colour_run / 'stage2'}",
+        f"--table={root / 'colours.csv'}",
+        f"--out={out}",
+        "--batch-size=8",
+    ]
+    assert embed.main(arguments) == 0
+    with np.load(out, allow_pickle=False) as arrays:
+        assert set(arrays) == {
+            "query_ids",
+            "query_embeddings",
+            "document_ids",
+            "document_embeddings",
+        }
+        queries = frame.sample_id[frame.role == "query"]
+        assert list(arrays["query_ids"]) == list(queries)
+        assert arrays["document_embeddings"].shape == (12, 3)
+        assert arrays["document_embeddings"].dtype == np.float32
+    assert "12 queries and 12 documents" in capsys.readouterr().out
+
+
+def test_unreadable_images_are_reported(colour_run, colours, tmp_path, capsys):
+    root, _ = colours
+    (root / "red_query_forward.png").write_bytes(b"nothing")
+    arguments = [
+        f"--workdir={colour_run / 'stage2'}",
+        f"--table={root / 'colours.csv'}",
+        f"--out={tmp_path / 'out.npz'}",
+    ]
+    # One of 24 is more than a hundredth.
+    assert embed.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "1 of 24" in said
+    assert "red_query_forward" in said
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
+    table = f"--table={colours[0] / 'colours.csv'}"
+    stage = f"--workdir={colour_run / 'stage2'}"
+    for arguments, said in (
+        ([stage, table, "--out=x.csv"], ".npz"),
+        ([stage, "--table=no.csv", "--out=x.npz"], "no.csv"),
+        ([f"--workdir={tmp_path}", table, "--out=x.npz"], "no checkpoint"),
+    ):
+        assert embed.main(arguments) == 2
+        assert said in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""The command on a run of a small model that sees colours."""
+
+import json
+
+from mixer_jax import evaluate
+from mixer_jax.retrieval.evaluate import MEASURES
+
+
+def test_stages_and_other_models_are_measured(colour_run, capsys):
+    arguments = [
+        f"--workdir={colour_run}",
+        f"--models=twin={colour_run}/stage1, last={colour_run}",
+    ]
+    assert evaluate.main(arguments) == 0
+    rows = json.loads((colour_run / "metrics.json").read_text())
+    # Two stages and two others, each on two parts and their mean, twice.
+    assert len(rows) == 4 * 3 * 2
+    assert {(r["model"], r["stage"]) for r in rows} == {
+        ("mixer", "stage1"),
+        ("mixer", "stage2"),
+        ("twin", "stage1"),
+        ("last", "stage2"),
+    }
+    assert all(row["identical_at_1"] == 1.0 for row in rows)
+    wanted = {"queries", "documents", "seconds", *MEASURES}
+    assert all(row[name] is not None for row in rows for name in wanted)
+    assert "mixer, stage2" in capsys.readouterr().out
+
+
+def test_a_stage_by_itself_and_again(colour_run, tmp_path):
+    out = tmp_path / "rows.json"
+    arguments = [f"--workdir={colour_run / 'stage1'}", f"--out={out}"]
+    assert evaluate.main(arguments) == 0
+    assert evaluate.main(arguments) == 0
+    assert len(json.loads(out.read_text())) == 6
+
+
+def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
+    for arguments, said in (
+        ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
+        ([f"--workdir={colour_run}", "--stages=stage9"], "'stage9'"),
+        ([f"--workdir={colour_run}", "--models=x"], "NAME=WORKDIR"),
+        ([f"--workdir={colour_run}", "--table=no.csv"], "no.csv"),
+    ):
+        assert evaluate.main(arguments) == 2
+        assert said in capsys.readouterr().err
+    assert not (colour_run / "metrics.json").exists()
