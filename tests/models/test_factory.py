@@ -1,0 +1,76 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.models import factory
+from mixer_jax.training.config import defaults
+
+
+@pytest.fixture
+def config():
+    config = defaults()
+    config.data.image_size = 64
+    config.data.text_length = 8
+    return config
+
+
+def _shapes(config):
+    model = factory.make_model(config.model, jnp.bfloat16)
+    init = functools.partial(factory.init_variables, model, config)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "reads_text"),
+    [("concept_attention", True), ("image_only", False)],
+)
+def test_reference_model_has_the_named_parts(config, fusion, reads_text):
+    config.model.fusion = fusion
+    variables = _shapes(config)
+    parts = {"image_encoder", "query_layers", "document_layers", "fusion"}
+    if reads_text:
+        parts |= {"text_encoder", "concept_memory"}
+    assert set(variables["params"]) == parts
+    assert set(variables["batch_stats"]) == {"image_encoder"}
+    leaves = jax.tree.leaves(variables)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+def test_pretrained_weights_replace_the_encoders(config):
+    config.model.image.name = "efficientnet-lite0"
+    config.model.image.pretrained = "efficientnet-lite0"
+    config.model.text.name = "minilm"
+    config.model.text.pretrained = "minilm"
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(config)
+    )
+    loaded = factory.load_pretrained(variables, config.model)
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    params, stats = loaded["params"], loaded["batch_stats"]["image_encoder"]
+    for tree in (params["image_encoder"], params["text_encoder"], stats):
+        for leaf in jax.tree.leaves(tree):
+            assert np.abs(leaf).max() > 0
+    for leaf in jax.tree.leaves(params["fusion"]):
+        np.testing.assert_array_equal(leaf, 0)
+    for leaf in jax.tree.leaves(variables):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image.name", "resnet5", "no image encoder.*known: resnet50"),
+        ("text.name", "bert", "no text encoder.*known: bert-base"),
+        ("fusion", "concept", "no fusion.*concept_attention"),
+        ("memory_norm", "dbl", "no memory_norm.*double"),
+        ("image.batch_norm", "froze", "no batch_norm mode.*frozen"),
+    ],
+)
+def test_unknown_names_come_with_near_ones(config, key, value, message):
+    config.model.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        factory.make_model(config.model)

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.models import features
+
+
+def test_text_similarities_are_the_published_ones():
+    """Cosines that the model's documentation prints for these sentences."""
+    texts = [
+        "The new movie is awesome",
+        "The new movie is so great",
+        "A man is playing guitar",
+        "A woman watches TV",
+        "That is a happy person",
+        "That is a very happy person",
+        "",
+    ]
+    found = features.text_features("minilm", texts, length=16, batch_size=4)
+    assert found.shape == (7, 384)
+    assert found.dtype == np.float32
+    unit = found[:6] / np.linalg.norm(found[:6], axis=1, keepdims=True)
+    np.testing.assert_allclose(unit[0] @ unit[1], 0.8939, atol=1e-3)
+    np.testing.assert_allclose(unit[2] @ unit[3], -0.0327, atol=1e-3)
+    np.testing.assert_allclose(unit[4] @ unit[5], 0.9429, atol=1e-3)
+    np.testing.assert_array_equal(found[6], 0)
+
+
+def test_image_features_do_not_depend_on_the_batch():
+    folder = Path(matplotlib.get_data_path())
+    photo = folder / "sample_data/grace_hopper.jpg"
+    logo = folder / "images/matplotlib.png"
+    paths = [photo, logo, photo]
+    found = features.image_features(
+        "efficientnet-lite0", paths, 64, batch_size=2
+    )
+    assert found.shape == (3, 1280)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[0], found[2], atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_unknown_encoders_are_named():
+    with pytest.raises(UserError, match="no text encoder named 'minilm2'"):
+        features.text_features("minilm2", ["a"], 8)
+    with pytest.raises(UserError, match="known: efficientnet-lite0"):
+        features.image_features("efficientnet", [], 64)

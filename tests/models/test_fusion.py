@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.models.fusion import FUSIONS
+
+TEXT_FUSIONS = sorted(name for name, f in FUSIONS.items() if f.uses_text)
+
+
+def _inputs():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(4, 6, 5)).astype(np.float32)
+    concept = rng.normal(size=(4, 3)).astype(np.float32)
+    has_image = np.array([True, True, False, False])
+    has_text = np.array([True, False, True, False])
+    return patches, concept * has_text[:, None], has_image, has_text
+
+
+def _run(name):
+    inputs = _inputs()
+    fusion = FUSIONS[name](dim=3)
+    variables = fusion.init(jax.random.key(0), *inputs)
+    kernels = {
+        layer: np.asarray(leaves["kernel"])
+        for layer, leaves in variables["params"].items()
+    }
+    return fusion, variables, kernels, inputs
+
+
+def test_concept_attention_equals_the_equations():
+    fusion, variables, w, (patches, concept, *masks) = _run("concept_attention")
+    out = fusion.apply(variables, patches, concept, *masks)
+    logits = (patches[0] @ w["key"]) @ (concept[0] @ w["query"]) / np.sqrt(3)
+    weights = np.exp(logits) / np.exp(logits).sum()
+    image = patches.mean(1) @ w["image"]
+    full = image[0] + weights @ (patches[0] @ w["value"])
+    np.testing.assert_allclose(
+        out[0], full + concept[0] @ w["concept"], rtol=1e-4, atol=1e-5
+    )
+    # Without text: uniform attention, no concept.
+    uniform = image[1] + patches[1].mean(0) @ w["value"]
+    np.testing.assert_allclose(out[1], uniform, rtol=1e-4, atol=1e-5)
+    # Without image: the concept alone.
+    np.testing.assert_allclose(
+        out[2], concept[2] @ w["concept"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_average_is_the_mean_of_what_is_there():
+    fusion, variables, w, (patches, concept, *masks) = _run("average")
+    out = fusion.apply(variables, patches, concept, *masks)
+    image, text = patches.mean(1) @ w["image"], concept @ w["concept"]
+    expected = [(image[0] + text[0]) / 2, image[1], text[2], 0 * image[3]]
+    np.testing.assert_allclose(out, np.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_missing_parts_have_no_influence(name):
+    fusion, variables, _, (patches, concept, has_image, has_text) = _run(name)
+
+    def total(patches, concept):
+        out = fusion.apply(variables, patches, concept, has_image, has_text)
+        return jnp.sum(out * jnp.array([1.0, -2.0, 3.0])[None])
+
+    by_patches, by_concept = jax.grad(total, (0, 1))(patches, concept)
+    np.testing.assert_array_equal(by_patches[~has_image], 0)
+    np.testing.assert_array_equal(by_concept[~has_text], 0)
+    assert (np.abs(by_patches[has_image]).max((1, 2)) > 0).all()
+    if name in TEXT_FUSIONS:
+        assert (np.abs(by_concept[has_text]).max(1) > 0).all()
+    else:
+        np.testing.assert_array_equal(by_concept, 0)

@@ -1,0 +1,237 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.models.bert import Bert, BertConfig
+from mixer_jax.models.fusion import FUSIONS
+from mixer_jax.models.layers import ConvNorm
+from mixer_jax.models.towers import Mixer, normalize
+
+
+class TinyEncoder(nn.Module):
+    batch_norm: str = "train"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        batch_stats = train and self.batch_norm == "train"
+        x = images.astype(jnp.float32) / 128 - 1
+        x = ConvNorm(8, 3, 2, activation=nn.relu, dtype=self.dtype)(
+            x, batch_stats
+        )
+        x = ConvNorm(8, 3, 2, depthwise=True, dtype=self.dtype)(x, batch_stats)
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+BERT = BertConfig(
+    width=8, layers=1, heads=2, hidden=16, vocabulary=50, positions=8
+)
+
+
+def _mixer(fusion="concept_attention", dtype=jnp.float32, **options):
+    text = Bert(BERT, dtype) if FUSIONS[fusion].uses_text else None
+    return Mixer(
+        TinyEncoder(dtype=dtype),
+        text,
+        dim=6,
+        hidden=10,
+        slots=4,
+        fusion_name=fusion,
+        dtype=dtype,
+        **options,
+    )
+
+
+def _batch(rows=8):
+    rng = np.random.default_rng(0)
+
+    def images():
+        return rng.integers(0, 256, (rows, 8, 8, 3), np.uint8)
+
+    # Of four documents: both, no text, both, no image.
+    length = np.tile([5, 0, 3, 4], rows // 4)
+    return {
+        "query": {"image": images()},
+        "document": {
+            "image": images(),
+            "has_image": np.arange(rows) % 4 != 3,
+            "tokens": rng.integers(1, 50, (rows, 5), np.int32),
+            "token_mask": np.arange(5)[None] < length[:, None],
+        },
+    }
+
+
+def _document(batch):
+    keys = ("image", "has_image", "tokens", "token_mask")
+    return [batch["document"][key] for key in keys]
+
+
+def _largest(tree):
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_outputs_and_separate_towers_agree(fusion):
+    model, batch = _mixer(fusion), _batch()
+    variables = model.init(jax.random.key(0), batch)
+    out = model.apply(variables, batch)
+    assert {k: (v.shape, v.dtype) for k, v in out.items()} == {
+        "query": ((8, 6), jnp.float32),
+        "document": ((8, 6), jnp.float32),
+        "concept": ((8, 6), jnp.float32),
+        "slots": ((8, 4), jnp.float32),
+    }
+    for role in ("query", "document"):
+        lengths = np.linalg.norm(out[role], axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    query = model.apply(
+        variables, batch["query"]["image"], method="encode_query"
+    )
+    document = model.apply(
+        variables, *_document(batch), method="encode_document"
+    )
+    np.testing.assert_allclose(query, out["query"], atol=1e-5)
+    np.testing.assert_allclose(document, out["document"], atol=1e-5)
+    if FUSIONS[fusion].uses_text:
+        has_text = batch["document"]["token_mask"].any(1)
+        np.testing.assert_allclose(out["slots"].sum(1), has_text, atol=1e-5)
+        np.testing.assert_array_equal(out["concept"][~has_text], 0)
+    else:
+        assert "text_encoder" not in variables["params"]
+
+
+def test_cached_features_stand_for_images_and_texts():
+    model, batch = _mixer(), _batch()
+    variables = model.init(jax.random.key(0), batch)
+    document = batch["document"]
+    cached = {
+        "query": {
+            "patches": model.apply(
+                variables, batch["query"]["image"], method="encode_images"
+            )
+        },
+        "document": {
+            "patches": model.apply(
+                variables, document["image"], method="encode_images"
+            ),
+            "has_image": document["has_image"],
+            "token_mask": document["token_mask"],
+            "token_vectors": model.apply(
+                variables,
+                document["tokens"],
+                document["token_mask"],
+                method="encode_texts",
+            ),
+        },
+    }
+    expected = model.apply(variables, batch)
+    actual = model.apply(variables, cached)
+    for name in expected:
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-5)
+
+
+def test_which_parameters_move_which_embedding():
+    model, batch = _mixer(), _batch()
+    variables = model.init(jax.random.key(0), batch)
+
+    def gradient(role, row):
+        def loss(params):
+            out = model.apply({**variables, "params": params}, batch)
+            weight = jnp.arange(1.0, 7.0)[None]
+            return jnp.sum(out[role][row : row + 1] * weight)
+
+        return {
+            name: _largest(tree)
+            for name, tree in jax.grad(loss)(variables["params"]).items()
+        }
+
+    query = gradient("query", 0)
+    assert {name for name, size in query.items() if size > 0} == {
+        "image_encoder",
+        "query_layers",
+    }
+    whole = gradient("document", 0)
+    assert {name for name, size in whole.items() if size > 0} == {
+        "image_encoder",
+        "text_encoder",
+        "concept_memory",
+        "fusion",
+        "document_layers",
+    }
+    no_text = gradient("document", 1)
+    assert no_text["text_encoder"] == no_text["concept_memory"] == 0
+    assert no_text["image_encoder"] > 0
+    no_image = gradient("document", 3)
+    assert no_image["image_encoder"] == 0
+    assert no_image["text_encoder"] > 0
+
+
+def test_padding_tokens_do_not_influence():
+    model, batch = _mixer(), _batch()
+    variables = model.init(jax.random.key(0), batch)
+    before = model.apply(variables, batch)["document"]
+    mask = batch["document"]["token_mask"]
+    tokens = batch["document"]["tokens"]
+    changed = {
+        **batch,
+        "document": {
+            **batch["document"],
+            "tokens": np.where(mask, tokens, 7),
+        },
+    }
+    after = model.apply(variables, changed)["document"]
+    np.testing.assert_array_equal(before, after)
+
+
+def test_sharded_equals_unsharded(num_devices):
+    model, batch = _mixer(dropout=0.5), _batch()
+    variables = model.init(jax.random.key(0), batch)
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+
+    @jax.jit
+    def step(variables, batch):
+        def loss(params):
+            out, updated = model.apply(
+                {**variables, "params": params},
+                batch,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+            weight = jnp.arange(1.0, 7.0)[None]
+            total = jnp.sum((out["query"] - 2 * out["document"]) * weight)
+            return total, (out, updated)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    expected = step(variables, batch)
+    actual = step(
+        jax.device_put(variables, mesh_lib.replicated(mesh)),
+        mesh_lib.put_batch(batch, mesh),
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        actual,
+        expected,
+    )
+
+
+def test_bfloat16_is_near_float32():
+    model, batch = _mixer(), _batch()
+    variables = model.init(jax.random.key(0), batch)
+    half = _mixer(dtype=jnp.bfloat16).apply(variables, batch)
+    exact = model.apply(variables, batch)
+    for role in ("query", "document"):
+        assert half[role].dtype == jnp.float32
+        cosine = (half[role] * exact[role]).sum(1)
+        assert cosine.min() > 0.99
+
+
+def test_normalize_of_zero_has_a_finite_gradient():
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(normalize(x), [[0, 0], [0.6, 0.8]], atol=1e-6)
+    gradient = jax.grad(lambda x: normalize(x).sum())(x)
+    assert np.isfinite(gradient).all()
