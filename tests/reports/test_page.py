@@ -1,0 +1,140 @@
+"""The page holds its parts, says what is missing, and loads nothing."""
+
+import json
+import re
+
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.reports import page
+from mixer_jax.reports.sheets import Hit, Sheet, Strip
+
+WAY = {
+    "bcubed_f1": 0.84,
+    "noise_share": 0.05,
+    "categories": 1800,
+    "gini": 0.25,
+    "sizes": {"2": 30, "3": 4},
+}
+ROW = {
+    "model": "mixer",
+    "stage": "stage3",
+    "split": "test",
+    "gallery": "test",
+    "queries": 8,
+    "documents": 9,
+    "identical_at_1": 0.6875,
+    "identical_at_5": 0.9,
+    "map": 0.7,
+    "mrr": 0.8,
+}
+LOG = {"loss": ([1, 2], [3.0, 2.0]), "proxy_cosine": ([1, 2], [0.1, 0.2])}
+IMAGE = "data:image/webp;base64,AAAA"
+STRIP = Strip(
+    IMAGE,
+    "an <apple>",
+    "forward",
+    2,
+    9,
+    (Hit(IMAGE, "a pear", 0.9, False), Hit("", "an apple", 0.8, True)),
+)
+
+
+def full_page():
+    return page.render(
+        "my run",
+        rows=[ROW, ROW | {"model": "linear map", "identical_at_1": 0.5}],
+        logs={"stage1": LOG},
+        limits={"max_proxy_cosine": 0.5},
+        ways={"combined": WAY, "clicks": WAY | {"bcubed_f1": 0.7}},
+        sheets=[Sheet("Not found first", "1 of 1", (STRIP,))],
+        category_samples=[("apples", 4, [IMAGE])],
+        attribution="Drawn by:\n\n- `a/`: A, CC-BY-4.0,\n  see there\n",
+        simulated=True,
+    )
+
+
+def loads(html):
+    """What a browser would fetch."""
+    found = re.findall(r"""(?:src|href|srcset|data)\s*=\s*["']([^"']*)""", html)
+    found += re.findall(r"url\(([^)]*)\)", html)
+    found += re.findall(r"@import\s+(\S+)", html)
+    return [f for f in found if not f.startswith(("data:", "#"))]
+
+
+def test_a_full_page_has_all_parts_and_loads_nothing():
+    html = full_page()
+    assert loads(html) == []
+    assert "<script" not in html
+    for text in (
+        "68.8",
+        "<b>68.8</b>",
+        "linear map",
+        "Loss, stage1",
+        "Mean cosine between proxies",
+        "<b>84.0</b>",
+        "1,800",
+        "A, CC-BY-4.0, see there",
+        "simulated",
+        "apples",
+    ):
+        assert text in html, text
+    assert 'class="missing"' not in html
+
+
+def test_every_link_leads_somewhere():
+    html = full_page()
+    for target in re.findall(r'<a href="#(\w+)"', html):
+        assert f'id="{target}"' in html
+
+
+def test_marks_stand_by_their_documents():
+    html = full_page()
+    items = re.findall(r'<li class="(right|wrong)">(.*?)</li>', html, re.DOTALL)
+    assert [kind for kind, _ in items] == ["wrong", "right"]
+    assert "a pear" in items[0][1]
+    assert "no image" in items[1][1]
+
+
+def test_texts_are_escaped():
+    html = full_page()
+    assert "an &lt;apple&gt;" in html
+    assert "<apple>" not in html
+
+
+def test_an_empty_run_says_what_is_missing():
+    html = page.render("my run", sheets_missing="No checkpoint.")
+    assert html.count('class="missing"') == 4
+    for text in ("metrics.json", "No checkpoint.", "categories.json"):
+        assert text in html
+    assert "simulated" not in html
+
+
+def test_logs_are_read_as_far_as_they_are_whole(tmp_path):
+    lines = [{"step": 1, "stage": "a", "loss": 2.0}, {"step": 2, "loss": None}]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"step": 3, "lo'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    series = page.read_log(tmp_path)
+    assert set(series) == {"loss"}
+    steps, values = series["loss"]
+    assert steps == [1, 2]
+    assert values[0] == 2.0
+    assert values[1] != values[1]
+    assert page.read_log(tmp_path / "no") == {}
+
+
+def test_categories_of_a_stage_are_no_quality(tmp_path):
+    path = tmp_path / "categories.json"
+    path.write_text('["a", "b"]')
+    assert page.read_ways(tmp_path) == {}
+    path.write_text(json.dumps({"combined": WAY, "seconds": 3}))
+    assert page.read_ways(tmp_path) == {"combined": WAY}
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"categories\.json is damaged"):
+        page.read_ways(tmp_path)
+
+
+def test_the_page_is_written_whole(tmp_path):
+    path = page.write(tmp_path / "new" / "index.html", "é")
+    assert path.read_text(encoding="utf-8") == "é"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]

@@ -1,0 +1,48 @@
+"""Drawings are inline SVG in the page's colours."""
+
+import re
+
+import numpy as np
+
+from mixer_jax.reports import plots
+
+
+def check(svg):
+    assert svg.startswith("<svg role=")
+    assert svg.rstrip().endswith("</svg>")
+    assert "http" not in svg
+    assert "<style" not in svg
+    assert "font-family" not in svg
+    assert not re.findall(r"#0[0-9a-f]{5}\b", svg), "a placeholder is left"
+
+
+def test_lines_and_their_limit():
+    series = {"stage1": ([1, 2, 3], [3.0, np.nan, 1.0]), "stage2": ([4], [2.0])}
+    svg = plots.lines(series, 'Loss "a" & b', limit=2.5)
+    check(svg)
+    assert "Loss &quot;a&quot; &amp; b" in svg
+    assert "var(--series-1)" in svg
+    assert "var(--series-2)" in svg
+    assert "stroke-dasharray" in svg
+    assert "stroke-dasharray" not in plots.lines(series, "Loss")
+
+
+def test_colours_belong_to_names():
+    svg = plots.lines({"b": ([1, 2], [1, 2])}, "Loss", colours={"b": 2})
+    assert "var(--series-3)" in svg
+    assert "var(--series-1)" not in svg
+
+
+def test_many_points_are_averaged():
+    count = 10 * plots.POINTS
+    many = plots.lines({"a": (range(count), np.arange(count) % 7)}, "Loss")
+    few = plots.lines({"a": (range(10), range(10))}, "Loss")
+    check(many)
+    assert len(many) < len(few) + 40 * plots.POINTS
+
+
+def test_histogram():
+    svg = plots.histogram({1: 5, 2: 3, 30: 1}, "Sizes", "samples")
+    check(svg)
+    assert ">30</text>" in svg
+    assert ">samples</text>" in svg

@@ -1,0 +1,42 @@
+"""A run's folder becomes a page, whatever it lacks."""
+
+import json
+import shutil
+
+from mixer_jax.mesh import make_mesh
+from mixer_jax.reports import run
+
+
+def test_a_whole_run(colour_run, colours):
+    root, _ = colours
+    (root / "ATTRIBUTION.md").write_text("Painted by nobody, CC0.")
+    log = colour_run / "log"
+    log.mkdir()
+    (log / "simulation.json").write_text('{"simulation": true}')
+    way = {"combined": {"bcubed_f1": 0.9, "sizes": {"2": 1}}}
+    (colour_run / "categories.json").write_text(json.dumps(way))
+    path = run.build(colour_run, make_mesh())
+    assert path == colour_run / "report" / "index.html"
+    html = path.read_text()
+    for text in (
+        "Loss, stage1",
+        "Loss, stage2",
+        "Found first",
+        "Painted by nobody, CC0.",
+        "simulated",
+        "B-cubed F1",
+        "grey paint",
+        "no metrics.json",
+    ):
+        assert text in html, text
+
+
+def test_without_checkpoint_or_log(colour_run, tmp_path):
+    for stage in ("stage1", "stage2"):
+        shutil.rmtree(colour_run / stage / "checkpoints")
+        (colour_run / stage / "metrics.jsonl").unlink()
+    out = tmp_path / "page.html"
+    html = run.build(colour_run / "stage1", make_mesh(), out).read_text()
+    assert "no checkpoint" in html
+    assert "no curves" in html
+    assert "simulated" not in html

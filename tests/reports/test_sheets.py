@@ -1,0 +1,94 @@
+"""Contact sheets mark right and wrong documents."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixer_jax.data import table
+from mixer_jax.mesh import make_mesh
+from mixer_jax.reports import sheets
+
+
+def embed_by_colour(wrong=()):
+    """One axis a category; samples named in `wrong` point to green."""
+    names = ["blue", "green", "grey", "red", "white", "yellow"]
+
+    def embed(frame):
+        seen = frame.category_id.where(~frame.sample_id.isin(wrong), "green")
+        return np.eye(6, dtype=np.float32)[[names.index(n) for n in seen]]
+
+    return embed
+
+
+@pytest.fixture
+def rankings(colours):
+    root, frame = colours
+    embed = embed_by_colour(wrong=["red_query_forward"])
+    return sheets.rank_parts(embed, frame, root, "test", make_mesh())
+
+
+def test_right_and_wrong_are_marked(colours, rankings):
+    root, _ = colours
+    right, wrong, worst = sheets.make_sheets(rankings, root)
+    assert (len(right.strips), len(wrong.strips)) == (7, 1)
+    assert all(strip.right for strip in right.strips)
+    assert [hit.right for hit in right.strips[0].hits].count(True) == 1
+    (strip,) = wrong.strips
+    assert (strip.name, strip.part) == ("red paint", "forward")
+    assert (strip.hits[0].name, strip.hits[0].right) == ("green paint", False)
+    assert strip.hits[strip.position - 1].right
+    assert strip.position > 1
+    assert strip.documents == 4
+    assert worst.strips == wrong.strips
+
+
+def test_without_mistakes_there_is_one_sheet(colours):
+    root, frame = colours
+    ranked = sheets.rank_parts(
+        embed_by_colour(), frame, root, "test", make_mesh()
+    )
+    (right,) = sheets.make_sheets(ranked, root, count=3)
+    assert len(right.strips) == 3
+    assert right.note == "3 at random of 8"
+
+
+def test_a_query_without_an_answer_is_left_out(colours):
+    root, frame = colours
+    lone = frame.sample_id == "red_document_forward"
+    ranked = sheets.rank_parts(
+        embed_by_colour(), frame[~lone], root, "test", make_mesh()
+    )
+    assert [len(r.queries) for r in ranked] == [3, 4]
+
+
+def test_a_document_without_an_image(colours):
+    root, frame = colours
+    frame.loc[frame.role == table.DOCUMENT, "image"] = ""
+    ranked = sheets.rank_parts(
+        embed_by_colour(), frame, root, "test", make_mesh()
+    )
+    strip = sheets.make_strip(ranked[0], 0, root)
+    assert strip.hits[0].image == ""
+    assert strip.right
+
+
+def test_thumbnails_are_small_images(colours):
+    root, _ = colours
+    uri = sheets.thumbnail(root / "red_query_forward.png", 24)
+    kind, code = uri.split(",")
+    assert kind == "data:image/webp;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(code)))
+    assert image.size == (24, 24)
+    assert np.asarray(image)[..., 0].mean() > 200
+
+
+def test_category_samples_start_with_the_largest(colours):
+    root, frame = colours
+    frame.loc[frame.category_id == "blue", "category_id"] = "red"
+    (first, *others) = sheets.category_samples(frame, root, count=4, shown=3)
+    assert first[:2] == ("red paint", 8)
+    assert len(first[2]) == 3
+    assert len(others) == 3

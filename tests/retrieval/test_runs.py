@@ -1,0 +1,48 @@
+"""Which workdirs a command measures, and their rows."""
+
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.mesh import make_mesh
+from mixer_jax.retrieval import baselines, runs
+
+
+def test_models_of_a_run(colour_run):
+    one, two = colour_run / "stage1", colour_run / "stage2"
+    assert runs.find_stages(colour_run) == [one, two]
+    assert runs.find_stages(colour_run, ["stage2"]) == [two]
+    assert runs.find_stages(two) == [two]
+    found = runs.find_models(colour_run, ["stage2"], f"image only={colour_run}")
+    assert found == [runs.Model("mixer", two), runs.Model("image only", two)]
+
+
+def test_wrong_names_are_said(colour_run, tmp_path):
+    with pytest.raises(UserError, match="'stage3'; it has stage1, stage2"):
+        runs.find_stages(colour_run, ["stage3"])
+    with pytest.raises(UserError, match="NAME=WORKDIR"):
+        runs.find_models(colour_run, [], "image only")
+    with pytest.raises(UserError, match="no trained stage"):
+        runs.find_models(colour_run, [], f"x={tmp_path / 'no'}")
+    with pytest.raises(UserError, match="no trained stage"):
+        runs.find_models(tmp_path / "no")
+
+
+def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
+    root, _ = colours
+    # A document that shows a query's own image.
+    own = (root / "red_query_forward.png").read_bytes()
+    (root / "red_document_forward.png").write_bytes(own)
+    monkeypatch.setattr(
+        baselines, "measure_baselines", lambda *_: [{"model": "baseline"}]
+    )
+    said = []
+    rows = runs.measure_models(
+        runs.find_models(colour_run / "stage1"),
+        make_mesh(),
+        baselines=True,
+        say=said.append,
+    )
+    assert rows[0] == {"model": "baseline"}
+    forward = next(r for r in rows[1:] if r["split"] == "test/forward")
+    assert (forward["excluded"], forward["queries"]) == (1, 3)
+    assert any("own image" in line for line in said)
