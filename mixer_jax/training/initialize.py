@@ -23,6 +23,10 @@ from mixer_jax.training.state import TrainState
 PyTree = Any
 
 _INIT = 2**32 - 1  # no step has this number
+_ARGUMENTS = {
+    table.QUERY: ("image",),
+    table.DOCUMENT: ("image", "has_image", "tokens", "token_mask"),
+}
 
 
 def initial_state(setup: Setup, source: pipeline.Source) -> TrainState:
@@ -119,7 +123,10 @@ def _variables(setup: Setup) -> PyTree:
         functools.partial(factory.init_variables, setup.model, setup.config),
         out_shardings=mesh_lib.replicated(mesh),
     )
-    return init(_keys(config.seed)[0])
+    variables = factory.load_pretrained(
+        init(_keys(config.seed)[0]), config.model
+    )
+    return jax.device_put(variables, mesh_lib.replicated(mesh))
 
 
 def _imprint(
@@ -134,8 +141,9 @@ def _imprint(
     @functools.partial(
         jax.jit, static_argnames="role", out_shardings=mesh_lib.rows(mesh)
     )
-    def embed(variables: PyTree, inputs: PyTree, role: str) -> jax.Array:
-        return setup.model.apply(variables, **inputs, method=f"encode_{role}")
+    def embed(variables: PyTree, batch: PyTree, role: str) -> jax.Array:
+        arguments = [batch[name] for name in _ARGUMENTS[role]]
+        return setup.model.apply(variables, *arguments, method=f"encode_{role}")
 
     for role in (table.QUERY, table.DOCUMENT):
         for batch in pipeline.evaluation_batches(
@@ -151,12 +159,12 @@ def _imprint(
         ):
             label = labels[batch["index"]]
             arrays = mesh_lib.put_batch(
-                {"inputs": batch[role], "label": label, "mask": batch["mask"]},
+                {"batch": batch[role], "label": label, "mask": batch["mask"]},
                 mesh,
             )
             sums = imprint.add(
                 sums,
-                embed(variables, arrays["inputs"], role),
+                embed(variables, arrays["batch"], role),
                 arrays["label"],
                 arrays["mask"],
                 mesh,

@@ -58,7 +58,7 @@ class Logs:
         self._steps = steps
         self._batch_size = batch_size
         self._step = first_step
-        self._marked = (first_step, time.monotonic())
+        self._marked: tuple[int, float] | None = None
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
         self._file = self._board = self._bar = None
@@ -103,6 +103,8 @@ class Logs:
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes the metrics of one step that is done; scalars on the host."""
         self._step = step
+        if self._marked is None:  # The first step is mostly compilation.
+            self._marked = (step, time.monotonic())
         for name, value in metrics.items():
             self._sums.setdefault(name, []).append(float(value))
         if self._bar is not None:
@@ -114,6 +116,7 @@ class Logs:
         done, since = self._marked
         self._marked = (step, now)
         rate = (step - done) * self._batch_size / max(now - since, 1e-9)
+        rate = rate or math.nan
         figures = {k: float(np.mean(v)) for k, v in self._sums.items()}
         self._sums = {}
         if self._quiet:
@@ -126,12 +129,10 @@ class Logs:
         if self._bar is not None:
             self._bar.update(self._task, said=said)
             return
-        left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
-        minutes, seconds = divmod(round(left), 60)
-        self.say(
-            f"{self._stage}: step {step}/{self._steps}  {said}  "
-            f"{minutes}:{seconds:02d} left"
-        )
+        if math.isfinite(rate):
+            left = round((self._steps - step) * self._batch_size / rate)
+            said += f"  {left // 60}:{left % 60:02d} left"
+        self.say(f"{self._stage}: step {step}/{self._steps}  {said}")
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
         """Writes figures to the JSONL file (NaN as null) and TensorBoard."""

@@ -106,8 +106,8 @@ def train(
             monitors.record_loss(float(metrics["loss"]))
             if step % config.log_every == 0 or step == config.steps:
                 log.write()
-            if figures:
-                log.figures(step, figures)
+            if figures:  # Of the state before the step.
+                log.figures(step - 1, figures)
                 for alarm in monitors.check(step, figures):
                     log.say(f"{config.name}: warning: {alarm.text}", "yellow")
             if metrics["skipped"] > config.optimizer.max_skipped:

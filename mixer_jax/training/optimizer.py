@@ -14,6 +14,15 @@ from mixer_jax.errors import UserError
 
 PyTree = Any
 
+PARTS = (
+    "image_encoder",
+    "text_encoder",
+    "query_layers",
+    "document_layers",
+    "concept_memory",
+    "fusion",
+)
+
 
 def make_schedule(
     steps: int, warmup: float
@@ -47,12 +56,13 @@ def multiples(
     The first pattern found in a path decides; without one the multiple is 1.
 
     Raises:
-      UserError: if a pattern is no regular expression or is found in no path.
+      UserError: if a pattern is no regular expression, or is found in no path
+        and names no part that another model has.
     """
     paths = traverse_util.flatten_dict(params, sep="/")
     for pattern, _ in parts:
         try:
-            found = any(re.search(pattern, path) for path in paths)
+            found = any(re.search(pattern, path) for path in (*paths, *PARTS))
         except re.error as error:
             raise UserError(
                 f"optimizer.parts: '{pattern}' is no regular expression: "

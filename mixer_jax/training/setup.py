@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.models import factory
+from mixer_jax.models import bert, factory
 from mixer_jax.proxies import heads
 from mixer_jax.proxies.interface import Head, RowOptimizer
 from mixer_jax.proxies.sparse_sgd import sparse_sgd
@@ -73,6 +73,7 @@ def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
     )
     rates = optimizer_lib.multiples(variables["params"], config.optimizer.parts)
     _check_frozen(config, rates)
+    _check_text(config, data)
     head = heads.make_head(config.head, mesh, count, config.batch_size)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
     row_optimizer = sparse_sgd(
@@ -136,6 +137,20 @@ def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
             "model.image.batch_norm is 'train', which would still change its "
             "statistics; set it to 'frozen'."
         )
+
+
+def _check_text(config: ConfigDict, data: inputs.Inputs) -> None:
+    encoder = bert.CONFIGS[config.model.text.name]
+    for what, have, most in (
+        ("tokenizer's words", data.tokenizer.vocab_size, encoder.vocabulary),
+        ("data.text_length", config.data.text_length, encoder.positions),
+    ):
+        if have > most:
+            raise UserError(
+                f"The {what} are {have}, but the text encoder "
+                f"{config.model.text.name} has room for {most}; change "
+                "data.tokenizer, data.text_length or model.text.name."
+            )
 
 
 def parameters(params: PyTree) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""A small table of coloured squares, and a model that compiles at once."""
+
+import functools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mixer_jax.data import table
+from mixer_jax.models import factory
+from mixer_jax.training import config as config_lib
+
+CATEGORIES = 12
+
+
+class Encoder(nn.Module):
+    """Means of the four quarters, a layer and batch normalisation."""
+
+    frozen: bool
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = images.astype(jnp.float32) / 128 - 1
+        batch, size = x.shape[:2]
+        x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
+        # A bias before the normalisation would have no gradient but noise.
+        x = nn.Dense(16, use_bias=False)(x.reshape(batch, 1, 12))
+        return nn.BatchNorm(use_running_average=self.frozen or not train)(x)
+
+
+class Model(nn.Module):
+    """The interface of the towers, without their depth."""
+
+    dim: int
+    frozen: bool
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.image_encoder = Encoder(self.frozen)
+        self.text_encoder = nn.Embed(40000, 16)
+        self.query_layers = nn.Dense(self.dim, dtype=self.dtype)
+        self.document_layers = nn.Dense(self.dim, dtype=self.dtype)
+        self.dropout = nn.Dropout(0.1)
+
+    def encode_query(self, images, train=False):
+        x = self.image_encoder(images, train).mean(1)
+        x = self.dropout(x, deterministic=not train)
+        return unit(self.query_layers(x))
+
+    def encode_document(
+        self, images, has_image, tokens, token_mask, train=False
+    ):
+        x = self.image_encoder(images, train).mean(1)
+        x = x * has_image[:, None]
+        return unit(self.document_layers(x + self.concept(tokens, token_mask)))
+
+    def concept(self, tokens, token_mask):
+        weight = token_mask[..., None].astype(jnp.float32)
+        return (self.text_encoder(tokens) * weight).sum(1)
+
+    def __call__(self, batch, train):
+        document = batch["document"]
+        arguments = (
+            document["image"],
+            document["has_image"],
+            document["tokens"],
+            document["token_mask"],
+        )
+        concept = self.concept(document["tokens"], document["token_mask"])
+        return {
+            "query": self.encode_query(batch["query"]["image"], train),
+            "document": self.encode_document(*arguments, train),
+            "concept": concept,
+            "slots": nn.softmax(concept[:, :8]),
+        }
+
+
+def unit(x):
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def make_model(config, dtype):
+    return Model(config.dim, config.image.batch_norm == "frozen", dtype)
+
+
+def init_variables(model, config, key):
+    image = jnp.zeros((2, config.data.image_size, config.data.image_size, 3))
+    tokens = jnp.zeros((2, config.data.text_length), jnp.int32)
+    batch = {
+        "query": {"image": image},
+        "document": {
+            "image": image,
+            "has_image": jnp.ones((2,), bool),
+            "tokens": tokens,
+            "token_mask": tokens == 0,
+        },
+    }
+    return jax.jit(functools.partial(model.init, train=False))(key, batch)
+
+
+def write_table(folder, categories=CATEGORIES):
+    """Two queries and two documents a category: its colour, brightened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 200, (categories, 3))
+    samples = []
+    for category in range(categories):
+        for role in (table.QUERY, table.DOCUMENT):
+            for copy in range(2):
+                name = f"{role}-{category}-{copy}"
+                colour = tuple(int(c) + 20 * copy for c in colours[category])
+                Image.new("RGB", (16, 16), colour).save(folder / f"{name}.png")
+                titled = role == table.DOCUMENT
+                samples.append(
+                    {
+                        "sample_id": name,
+                        "role": role,
+                        "image": f"{name}.png",
+                        "text": f"thing number {category}" if titled else "",
+                        "category_id": f"c{category:02d}",
+                        "group": "",
+                        "split": "train",
+                    }
+                )
+    path = folder / "table.csv"
+    table.write_table(pd.DataFrame(samples), path)
+    return path
+
+
+def make_batch(config, categories=CATEGORIES, seed=0):
+    """A batch like the pipeline's, of noise with a colour a category."""
+    rng = np.random.default_rng(seed)
+    half, size = config.batch_size // 2, config.data.image_size
+    colours = np.random.default_rng(9).integers(0, 200, (categories, 3))
+
+    def images(labels):
+        noise = rng.integers(0, 40, (half, size, size, 3))
+        return (colours[labels][:, None, None] + noise).astype(np.uint8)
+
+    labels = rng.integers(0, categories, (2, half)).astype(np.int32)
+    length = config.data.text_length
+    return {
+        "query": {"image": images(labels[0]), "label": labels[0]},
+        "document": {
+            "image": images(labels[1]),
+            "has_image": rng.random(half) < 0.9,
+            "tokens": np.tile(labels[1][:, None] + np.int32(100), (1, length)),
+            "token_mask": np.arange(length)[None]
+            < rng.integers(0, length, (half, 1)),
+            "label": labels[1],
+        },
+    }
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Puts the small model in the factory's place."""
+    monkeypatch.setattr(factory, "make_model", make_model)
+    monkeypatch.setattr(factory, "init_variables", init_variables)
+    return types.SimpleNamespace(
+        make_model=make_model,
+        init_variables=init_variables,
+        make_batch=make_batch,
+        write_table=write_table,
+        categories=CATEGORIES,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory):
+    """The path of a table that no test changes."""
+    return write_table(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture
+def tiny_config(tiny_table):
+    """A stage of eight steps on it."""
+    config = config_lib.defaults()
+    config.steps = 8
+    config.batch_size = 16
+    config.precision = "float32"
+    config.log_every = 2
+    config.data.table = str(tiny_table)
+    config.data.image_size = 16
+    config.data.text_length = 8
+    config.data.augment = "light"
+    config.model.dim = 16
+    config.model.slots = 8
+    config.checkpoint.every = 3
+    config.monitors.every = 4
+    config.head.active = 1.0
+    config.head.neighbours = 4
+    config.head.refresh = 3
+    config.proxies.learning_rate = 0.5
+    config.optimizer.learning_rate = 1e-2
+    return config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Equal programs of different tests are compiled once."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)

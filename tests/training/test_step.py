@@ -1,0 +1,275 @@
+"""One step: what moves, what does not, and on how many devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.proxies import heads
+from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.proxies.sparse_sgd import sparse_sgd
+from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import step as step_lib
+
+
+class Run:
+    """A step and its first state, on some devices."""
+
+    def __init__(self, toy, config, num_devices=2):
+        self.mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+        self.toy, self.config = toy, config
+        dtype = jnp.dtype(config.precision)
+        self.model = toy.make_model(config.model, dtype)
+        variables = toy.init_variables(self.model, config, jax.random.key(0))
+        rates = optimizer_lib.multiples(
+            variables["params"], config.optimizer.parts
+        )
+        optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
+        rows = sparse_sgd(config.proxies.momentum)
+        count = toy.categories
+        self.head = heads.make_head(
+            config.head, self.mesh, count, config.batch_size
+        )
+        proxies = rows_lib.init_proxies(
+            jax.random.key(1), count, config.model.dim, self.mesh
+        )
+        variables = jax.device_put(variables, mesh_lib.replicated(self.mesh))
+        self.state = state_lib.create(
+            rates,
+            optimizer,
+            rows,
+            variables,
+            proxies,
+            self.head.build_graph(proxies),
+            self.mesh,
+        )
+        self.step = step_lib.make_train_step(
+            config,
+            self.model,
+            self.head,
+            optimizer,
+            rows,
+            rates,
+            self.state,
+            self.mesh,
+        )
+        self.observe = step_lib.make_observe(
+            config, self.model, self.head, count, self.mesh
+        )
+
+    def batch(self, seed=0):
+        batch = self.toy.make_batch(self.config, seed=seed)
+        return mesh_lib.put_batch(batch, self.mesh)
+
+    def train(self, steps):
+        """Returns the host's copies of the state and of the metrics."""
+        losses = []
+        for seed in range(steps):
+            self.state, metrics = self.step(self.state, self.batch(seed))
+            losses.append(float(metrics["loss"]))
+        return jax.device_get(self.state), losses
+
+
+@pytest.fixture
+def config(tiny_config):
+    return tiny_config
+
+
+def test_interleave_keeps_rows_where_they_are():
+    mesh = mesh_lib.make_mesh()
+    queries, documents = (
+        jax.device_put(np.arange(16.0).reshape(16, 1) * s, mesh_lib.rows(mesh))
+        for s in (1, -1)
+    )
+    join = jax.jit(step_lib.interleave)
+    joined = join(queries, documents)
+    assert joined[:4, 0].tolist() == [0, 0, 1, -1]
+    assert (
+        "all-gather" not in join.lower(queries, documents).compile().as_text()
+    )
+
+
+def test_first_metrics_are_known(toy, config):
+    run = Run(toy, config)
+    _, metrics = run.step(run.state, run.batch())
+    metrics = {name: float(value) for name, value in metrics.items()}
+    assert metrics["skipped"] == 0
+    np.testing.assert_allclose(metrics["learning_rate"], 0.01, rtol=1e-6)
+    # Independent of the head: dense logits, margin, mean over the batch.
+    fresh = Run(toy, config)
+    variables = {
+        "params": fresh.state.params,
+        "batch_stats": fresh.state.batch_stats,
+    }
+    batch = fresh.batch()
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    apply = jax.jit(
+        lambda variables, batch: fresh.model.apply(
+            variables,
+            batch,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.split(key)[0]},
+        )[0]
+    )
+    outputs = jax.device_get(apply(variables, batch))
+    batch = fresh.toy.make_batch(config)
+    proxies = np.asarray(fresh.state.proxies)[: toy.categories]
+    total = 0.0
+    for role in ("query", "document"):
+        labels = batch[role]["label"]
+        cosine = outputs[role] @ proxies.T
+        own = np.eye(toy.categories)[labels]
+        logits = config.head.scale * (cosine - config.head.margin_size * own)
+        total += optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        ).mean()
+    np.testing.assert_allclose(metrics["loss"], total / 2, rtol=1e-4)
+
+
+def test_sharded_equals_unsharded(toy, config, num_devices):
+    config.proxies.learning_rate = 0.05
+    alone, alone_losses = Run(toy, config, 1).train(3)
+    state, losses = Run(toy, config, num_devices).train(3)
+    np.testing.assert_allclose(losses, alone_losses, rtol=2e-4)
+    count = toy.categories
+    np.testing.assert_allclose(
+        state.proxies[:count], alone.proxies[:count], atol=2e-4
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3),
+        (state.params, state.batch_stats),
+        (alone.params, alone.batch_stats),
+    )
+
+
+@pytest.mark.parametrize("head", ["exact", "knn"])
+def test_loss_falls(toy, config, head):
+    config.head.name = head
+    config.steps = 60
+    _, losses = Run(toy, config).train(60)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_bfloat16_compute_keeps_float32_state(toy, config):
+    config.precision = "bfloat16"
+    state, losses = Run(toy, config).train(2)
+    assert np.all(np.isfinite(losses))
+    kinds = {x.dtype for x in jax.tree.leaves((state.params, state.opt_state))}
+    assert kinds == {np.dtype("float32"), np.dtype("int32")}
+
+
+def test_frozen_parts_stay_bit_for_bit(toy, config):
+    config.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
+    config.model.image.batch_norm = "frozen"
+    run = Run(toy, config)
+    before = jax.tree.map(np.array, run.state)
+    after, _ = run.train(3)
+    for part in ("image_encoder", "text_encoder"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            after.params[part],
+            before.params[part],
+        )
+    jax.tree.map(
+        np.testing.assert_array_equal, after.batch_stats, before.batch_stats
+    )
+    moved = after.params["query_layers"]["kernel"]
+    assert np.any(moved != before.params["query_layers"]["kernel"])
+
+
+def test_frozen_encoders_are_not_differentiated(toy, config):
+    config.model.image.batch_norm = "frozen"
+
+    def products(parts):
+        config.optimizer.parts = parts
+        run = Run(toy, config, 1)
+        text = run.step.lower(run.state, run.batch()).as_text()
+        return text.count("dot_general")
+
+    frozen = (("image_encoder|text_encoder", 0.0),)
+    assert products(frozen) < products(())
+
+
+@pytest.mark.parametrize("head", ["exact", "knn"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(toy, config, head):
+    config.head.name = head
+    run = Run(toy, config)
+
+    def set_bias(value):
+        """Sets one parameter on the host, for no buffer outlives a step."""
+        state = jax.tree.map(np.array, run.state)
+        state.params["query_layers"]["bias"][0] = value
+        run.state = jax.device_put(state, state_lib.shardings(state, run.mesh))
+
+    set_bias(np.nan)
+    before = jax.tree.map(np.array, run.state)
+    for expected in (1, 2):
+        run.state, metrics = run.step(run.state, run.batch())
+        assert int(metrics["skipped"]) == expected
+    after = jax.device_get(run.state)
+    assert (int(after.step), int(after.skipped)) == (2, 2)
+    for field in ("params", "batch_stats", "opt_state", "proxies"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(after, field),
+            getattr(before, field),
+        )
+    jax.tree.map(
+        np.testing.assert_array_equal, after.proxy_state, before.proxy_state
+    )
+    set_bias(0.0)
+    run.state, metrics = run.step(run.state, run.batch())
+    assert int(metrics["skipped"]) == 0
+    assert np.isfinite(metrics["loss"])
+
+
+def test_steps_differ_by_their_number_alone(toy, config):
+    def loss(step):
+        run = Run(toy, config)
+        state = run.state.replace(
+            step=jax.device_put(jnp.int32(step), mesh_lib.replicated(run.mesh))
+        )
+        return float(run.step(state, run.batch())[1]["loss"])
+
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)  # dropout
+
+
+def test_one_compilation_with_rebuilt_graphs(toy, config):
+    config.head.name = "knn"
+    run = Run(toy, config)
+    for seed in range(3):
+        run.state, _ = run.step(run.state, run.batch(seed))
+        run.state = run.state.replace(
+            graph=run.head.build_graph(run.state.proxies)
+        )
+    assert run.step._cache_size() == 1
+
+
+@pytest.mark.parametrize("head", ["exact", "knn"])
+def test_figures_of_the_monitors(toy, config, head):
+    config.head.name = head
+    run = Run(toy, config)
+    figures = jax.device_get(run.observe(run.state, run.batch()))
+    assert ("active_recall" in figures) == (head == "knn")
+    assert figures["norm_ratio"] == pytest.approx(1.0, rel=1e-3)
+    assert figures["effective_rank"] > 0.5
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_recall_falls_with_the_active_set(toy, config):
+    config.head.name = "knn"
+    config.batch_size = 16
+
+    def recall(active, categories):
+        toy.categories = categories
+        config.head.active = active
+        run = Run(toy, config)
+        return float(run.observe(run.state, run.batch())["active_recall"])
+
+    assert recall(1.0, 400) == 1.0
+    assert recall(0.32, 400) < 0.9
