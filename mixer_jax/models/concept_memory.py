@@ -47,6 +47,11 @@ class ConceptMemory(nn.Module):
             self.slots,
             use_bias=False,
             dtype=self.dtype,
+            # Wide logits: near-uniform attention reads the same concept from
+            # every text, and learns slowly to do anything else.
+            kernel_init=nn.initializers.variance_scaling(
+                16.0, "fan_in", "normal"
+            ),
             name="keys",
         )(tokens_BxLxC).astype(jnp.float32)
         mask_BxLx1 = mask_BxL[..., None]
@@ -62,6 +67,11 @@ class ConceptMemory(nn.Module):
         # The mean over tokens commutes with M_v; taken first it is cheaper.
         read_BxS = attention.sum(1) / count_Bx1
         concept_BxD = nn.Dense(
-            self.dim, use_bias=False, dtype=self.dtype, name="values"
+            self.dim,
+            use_bias=False,
+            dtype=self.dtype,
+            # A read is a weighted mean of rows of M_v, so they set its scale.
+            kernel_init=nn.initializers.normal(1.0),
+            name="values",
         )(read_BxS)
         return concept_BxD.astype(jnp.float32), attention

@@ -16,7 +16,7 @@ from mixer_jax.models.bert import CONFIGS, Bert
 from mixer_jax.models.efficientnet import EfficientNetLite0
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.resnet import ResNet
-from mixer_jax.models.towers import Mixer
+from mixer_jax.models.towers import Mixer, align
 
 IMAGE_ENCODERS = {
     "resnet18": partial(ResNet, depth=18),
@@ -81,7 +81,8 @@ def init_variables(model: Mixer, config: ConfigDict, key: jax.Array) -> dict:
       key: of the random values.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}`, float32.
+      `{"params": ..., "batch_stats": ...}`, float32; both towers start as
+      the same map of the image where the fusion allows it (`towers.align`).
     """
     size, length = config.data.image_size, config.data.text_length
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -95,7 +96,11 @@ def init_variables(model: Mixer, config: ConfigDict, key: jax.Array) -> dict:
             "token_mask": mask,
         },
     }
-    return model.init(key, batch)
+    variables = model.init(key, batch)
+    if FUSIONS[config.model.fusion].adds_to_image:
+        params = align(variables["params"])
+        variables = {**variables, "params": params}
+    return variables
 
 
 def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:

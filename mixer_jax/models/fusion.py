@@ -31,15 +31,17 @@ class _Fusion(nn.Module):
       dtype: of the products.
     """
 
-    uses_text = True  # a class attribute: False spares the text encoder
+    # Class attributes, not fields: they hold for every instance.
+    uses_text = True  # False spares the text encoder
+    adds_to_image = True  # the result is the projected image plus a change
 
     dim: int
     dtype: jnp.dtype = jnp.float32
 
-    def project(self, x: jax.Array, name: str) -> jax.Array:
-        return nn.Dense(self.dim, use_bias=False, dtype=self.dtype, name=name)(
-            x
-        )
+    def project(self, x: jax.Array, name: str, **options) -> jax.Array:
+        return nn.Dense(
+            self.dim, use_bias=False, dtype=self.dtype, name=name, **options
+        )(x)
 
 
 @register("concept_attention")
@@ -48,7 +50,7 @@ class ConceptAttention(_Fusion):
 
     w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight a patch x_p;
     v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
-    Without text w is uniform.
+    Without text w is uniform. W_v starts at zero: the image leads.
     """
 
     @nn.compact
@@ -67,7 +69,9 @@ class ConceptAttention(_Fusion):
         # Attention and W_v commute, so one patch is projected, not P.
         answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
         image_BxD = self.project(patches_BxPxC.mean(1), "image")
-        image_BxD += self.project(answer_BxC, "value")
+        image_BxD += self.project(
+            answer_BxC, "value", kernel_init=nn.initializers.zeros
+        )
         text_BxD = self.project(concept_BxD, "concept")
         return image_BxD * has_image_B[:, None] + text_BxD * has_text_B[:, None]
 
@@ -91,6 +95,8 @@ class Average(_Fusion):
 @register("concat")
 class Concat(_Fusion):
     """An MLP of image and text vectors side by side; zeros where missing."""
+
+    adds_to_image = False
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):

@@ -3,6 +3,7 @@
 Method of Mixer (arXiv 2305.03972); the equations are this project's reading.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,7 +31,9 @@ def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 class TransformationLayers(nn.Module):
-    """One tower's own layers: x W + MLP(x) of the normalised input.
+    """One tower's own layers: x W + MLP(norm(x)).
+
+    The MLP's last layer starts at zero, so the tower starts linear.
 
     Attributes:
       dim: D, of the output.
@@ -47,13 +50,41 @@ class TransformationLayers(nn.Module):
     @nn.compact
     def __call__(self, x_BxC: jax.Array, train: bool = False) -> jax.Array:
         """[B, C] -> [B, D]; dropout, while training, needs its stream."""
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BxC)
         linear = nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name="linear"
-        )(x)
+        )(x_BxC)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BxC)
         x = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.gelu(x))
-        return linear + nn.Dense(self.dim, dtype=self.dtype, name="out")(x)
+        return linear + nn.Dense(
+            self.dim,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="out",
+        )(x)
+
+
+def align(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes both towers start as the same linear map of the image.
+
+    The document tower gets the query tower's map as its fusion's projection
+    of the image, and the identity after it. What a pretrained encoder already
+    knows to be alike is then near from the first step on; towers that start
+    apart have to find a common space first, and never generalise as well.
+
+    Args:
+      params: of a `Mixer` whose fusion adds to a projected image.
+
+    Returns:
+      The same tree with `fusion/image` and `document_layers/linear` replaced.
+    """
+    shared = params["query_layers"]["linear"]["kernel"]
+    dim = shared.shape[1]
+    layers = params["document_layers"] | {
+        "linear": {"kernel": jnp.eye(dim, dtype=shared.dtype)}
+    }
+    fusion = params["fusion"] | {"image": {"kernel": shared}}
+    return {**params, "document_layers": layers, "fusion": fusion}
 
 
 class Mixer(nn.Module):

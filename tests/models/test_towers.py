@@ -8,7 +8,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax.models.bert import Bert, BertConfig
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.layers import ConvNorm
-from mixer_jax.models.towers import Mixer, normalize
+from mixer_jax.models.towers import Mixer, align, normalize
 
 
 class TinyEncoder(nn.Module):
@@ -84,9 +84,11 @@ def test_outputs_and_separate_towers_agree(fusion):
         "concept": ((8, 6), jnp.float32),
         "slots": ((8, 4), jnp.float32),
     }
-    for role in ("query", "document"):
+    # Nothing is known of an imageless document without its text.
+    known = batch["document"]["has_image"] | FUSIONS[fusion].uses_text
+    for role, length in (("query", np.ones(8)), ("document", known)):
         lengths = np.linalg.norm(out[role], axis=1)
-        np.testing.assert_allclose(lengths, 1, atol=1e-5)
+        np.testing.assert_allclose(lengths, length, atol=1e-5)
     query = model.apply(
         variables, batch["query"]["image"], method="encode_query"
     )
@@ -101,6 +103,23 @@ def test_outputs_and_separate_towers_agree(fusion):
         np.testing.assert_array_equal(out["concept"][~has_text], 0)
     else:
         assert "text_encoder" not in variables["params"]
+
+
+@pytest.mark.parametrize(
+    "fusion", ["average", "concept_attention", "image_only"]
+)
+def test_aligned_towers_start_as_one_map_of_the_image(fusion):
+    model, batch = _mixer(fusion), _batch()
+    document = batch["document"]
+    document["image"] = batch["query"]["image"]
+    document["has_image"] = np.ones(8, bool)
+    document["token_mask"] = np.zeros((8, 5), bool)
+    variables = model.init(jax.random.key(0), batch)
+    apart = model.apply(variables, batch)
+    assert np.abs(apart["query"] - apart["document"]).max() > 0.1
+    variables = {**variables, "params": align(variables["params"])}
+    out = model.apply(variables, batch)
+    np.testing.assert_allclose(out["query"], out["document"], atol=1e-5)
 
 
 def test_cached_features_stand_for_images_and_texts():
