@@ -287,10 +287,10 @@ def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
             return results.percent(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
+    # A way that puts nothing together is there to compare with, not to win.
+    found = [way for way in ways.values() if way.get("categories") != 0]
     best = {
-        key: text(
-            key, max(w[key] for w in ways.values() if w.get(key) is not None)
-        )
+        key: text(key, max((way.get(key) or 0.0 for way in found), default=0.0))
         for key in keys
         if WAY[key][2]
     }

@@ -86,7 +86,7 @@ def measure_models(
     baselines: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[evaluate.Row]:
-    """Measures models, and the baselines as the last model would be.
+    """Measures models, and the baselines as the first of them would be.
 
     Args:
       models: see `find_models`.

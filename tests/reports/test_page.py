@@ -134,6 +134,14 @@ def test_categories_of_a_stage_are_no_quality(tmp_path):
         page.read_ways(tmp_path)
 
 
+def test_a_way_that_finds_nothing_is_not_the_best():
+    alone = {"bcubed_f1": 0.5, "bcubed_precision": 1.0, "categories": 0}
+    ways = {"combined": WAY | {"bcubed_precision": 0.9}, "alone": alone}
+    html = page.render("my run", ways=ways)
+    assert "<b>90.0</b>" in html
+    assert "<b>100.0</b>" not in html
+
+
 def test_the_page_is_written_whole(tmp_path):
     path = page.write(tmp_path / "new" / "index.html", "é")
     assert path.read_text(encoding="utf-8") == "é"
