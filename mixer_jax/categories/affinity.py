@@ -2,10 +2,10 @@
 
 Clicks come first: a mixture of two beta-binomial laws, fitted to the log, says
 how likely a pair's clicks are if the two belong together and if they do not.
-Content is then calibrated on what the clicks are sure of: where look-alikes are
-shown and passed over, looking alike comes to mean little; where they are clicked
-alike, it means much. So no threshold on cosines is set by hand, and none is
-learned from a truth.
+Content is then calibrated on what the clicks are sure of: where look-alikes
+are shown and passed over, looking alike comes to mean little; where they are
+clicked alike, it means much. So no threshold on cosines is set by hand, and
+none is learned from a truth.
 """
 
 import dataclasses
@@ -19,6 +19,11 @@ from mixer_jax.categories.graph import ITEM_ITEM, KINDS, QUERY_ITEM, Pairs
 
 # Log-odds that two samples belong together whose sort clicks never tested.
 _UNTESTED = -4.0
+# Two samples of one role count as clicked alike from this `agree / heard` on;
+# half of the samples of one category reach twice as much.
+_ALIKE = 0.25
+# A click affinity from which a sample is heard about two of the other role.
+_SURE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +155,10 @@ def same_role_evidence(
 
     Returns:
       `(agree, heard)`, `[P]` float: the inner product of their click
-      affinities with the samples that both were shown with, and the larger
-      squared norm of the two: `agree / heard` is 1 if both are clicked alike
-      and near 0 if one is clicked where the other is passed over. Zero for
-      pairs of a query and an item.
+      affinities with the samples that both were shown with, and the larger of
+      their squared norms over those surely liked: `agree / heard` is about 1
+      if both are clicked alike and near 0 if one is clicked where the other is
+      passed over. Zero for pairs of a query and an item.
     """
     shown = pairs.exposures > 0
     row = np.concatenate([pairs.first[shown], pairs.second[shown]])
@@ -163,6 +168,7 @@ def same_role_evidence(
     liked = sparse.csr_array((value, (row, column)), shape=shape)
     seen = sparse.csr_array((np.ones_like(value), (row, column)), shape=shape)
     squared = liked.power(2)
+    squared.data[liked.data < _SURE] = 0.0
     agree, heard = np.zeros((2, len(pairs.first)))
     within = np.flatnonzero(pairs.kind != QUERY_ITEM)
     for start in range(0, len(within), 65536):
@@ -229,10 +235,14 @@ class Trust:
         engine shows right items more often than chance does.
       votes: between two samples of one role, content counts as this many
         samples of the other role that are sure of both.
+      most: chance that two samples of one role are the same before their
+        content is looked at, at most. Where most neighbours are the same, a
+        bare neighbour would pass, and chains would join everything.
     """
 
     unseen: float = 0.1
     votes: float = 0.5
+    most: float = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +278,7 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     across = pairs.kind == QUERY_ITEM
     content, base = content_log_odds(
         pairs,
-        np.where(across, clicked, agree / np.maximum(heard, 1e-9)),
+        np.where(across, clicked, agree > _ALIKE * heard),
         np.where(across, shown, np.minimum(heard, 1.0)),
     )
     odds = log_odds(pairs.exposures, pairs.clicks, rates) + content
@@ -276,6 +286,7 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     sure = np.where(across, expit(odds) * _rate(pairs, nodes, rates), 0.0)
     # Content has moved the ranking, so ask again who has a better match.
     sure *= beside_best(sure, pairs.first, pairs.second, nodes)
-    alike = expit(content + base)
-    within = (agree + trust.votes * alike) / (heard + trust.votes)
+    alike = expit(content + np.minimum(base, logit(trust.most)))
+    ratio = np.minimum(agree / np.maximum(heard, 1e-9) / (2 * _ALIKE), 1.0)
+    within = (heard * ratio + trust.votes * alike) / (heard + trust.votes)
     return Evidence(rates, clicked, content, np.where(across, sure, within))

@@ -19,7 +19,8 @@ def dbscan(
     """Clusters nodes by density; pairs that are not given are far apart.
 
     Args:
-      first, second: `[P]` int, the two nodes of each pair; a pair stands once.
+      first: `[P]` int, the one node of each pair.
+      second: `[P]` int, the other; a pair stands once.
       affinity: `[P]` in 0..1; the distance is 1 less it.
       nodes: N.
       least: pairs of this affinity or more are neighbours.
@@ -70,7 +71,8 @@ def split(
 
     Args:
       labels: `[N]` int; -1 is noise.
-      first, second: `[P]` int, the two nodes of each pair; a pair stands once.
+      first: `[P]` int, the one node of each pair.
+      second: `[P]` int, the other; a pair stands once.
       affinity: `[P]` in 0..1.
       least: mean affinity of parts that stay together.
 

@@ -1,4 +1,4 @@
-"""Finds the categories of a click log: graph, DBSCAN, merging.
+"""Finds the categories of a click log: graph, DBSCAN, splitting, merging.
 
 Nothing here takes a truth: categories are found from clicks and content alone.
 """
@@ -35,8 +35,8 @@ class Settings:
     min_samples: int = 2
     clicks_least: float = 0.45
     content_least: float = 0.95
-    trust: affinity.Trust = affinity.Trust()
-    merging: Merging = Merging()
+    trust: affinity.Trust = dataclasses.field(default_factory=affinity.Trust)
+    merging: Merging = dataclasses.field(default_factory=Merging)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Found:
     Attributes:
       combined: labels `[Q + I]` int64, queries first; -1 is noise.
       clicks_alone, content_alone: the same from half of the evidence.
+      dense: the same as DBSCAN left it, before splitting and merging.
       merges: how many merges clicks and content made in `combined`.
       rates: the click rates that the log taught.
     """
@@ -53,6 +54,7 @@ class Found:
     combined: np.ndarray
     clicks_alone: np.ndarray
     content_alone: np.ndarray
+    dense: np.ndarray
     merges: dict[str, int]
     rates: affinity.Rates
 
@@ -104,14 +106,13 @@ def find_categories(
         content_alone=cluster(
             content_only(pairs, nodes, settings.content_least), 0.5
         ),
+        dense=dense,
         merges=merges,
         rates=evidence.rates,
     )
 
 
-def content_only(
-    pairs: graph.Pairs, nodes: int, least: float
-) -> np.ndarray:
+def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:
     """1 for pairs that content alone would join, 0 for others, `[P]`.
 
     A query and an item are joined if each is the other's nearest by margin;

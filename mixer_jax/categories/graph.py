@@ -164,9 +164,7 @@ def build_pairs(features: Features, clicks: pd.DataFrame, k: int) -> Pairs:
             a, b = row, index[row, column]
             a, b = (b, a) if swap else (a, b)
             a, b = a + offset[kind][0], b + offset[kind][1]
-            found.append(
-                _codes(np.minimum(a, b), np.maximum(a, b), nodes)
-            )
+            found.append(_codes(np.minimum(a, b), np.maximum(a, b), nodes))
             kinds.append(np.full(len(a), kind, np.int8))
     codes, at = np.unique(np.concatenate(found), return_index=True)
     kind = np.concatenate(kinds)[at]

@@ -111,6 +111,20 @@ def read_tables(
     return ClickLog(query_rows, item_rows, total, len(pairs) - len(total))
 
 
+def keep(log: ClickLog, kept: set[str]) -> ClickLog:
+    """The log of these samples only, with the clicks among them."""
+    tables, clicks = [], log.clicks
+    for rows, key, column in (
+        (log.queries, "query_id", "query"),
+        (log.items, "item_id", "item"),
+    ):
+        here = rows[key].isin(kept).to_numpy()
+        clicks = clicks[here[clicks[column]]]
+        clicks = clicks.assign(**{column: (here.cumsum() - 1)[clicks[column]]})
+        tables.append(rows[here].reset_index(drop=True))
+    return ClickLog(*tables, clicks.reset_index(drop=True), log.duplicates)
+
+
 def read_columns(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Reads `columns` of a CSV or Parquet table as text; "" where empty.
 

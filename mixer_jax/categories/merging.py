@@ -1,17 +1,17 @@
 """Merges category IDs that are one: by clicks pooled over them, by content.
 
 A pair of samples may have been shown too rarely to say anything while their
-clusters were shown together often, so evidence is summed over clusters and asked
-again. A sample that DBSCAN left alone takes part as a cluster of one: that is how
-rarely shown items find their category.
+clusters were shown together often, so evidence is summed over clusters and
+asked again. A sample that DBSCAN left alone takes part as a cluster of one:
+that is how rarely shown items find their category.
 """
 
 import dataclasses
 
 import numpy as np
-from scipy.special import expit
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
 from mixer_jax.categories.affinity import Evidence, beside_best, log_odds
 from mixer_jax.categories.clustering import alone

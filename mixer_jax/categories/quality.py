@@ -4,12 +4,14 @@ Measures of Amigo et al., "A comparison of extrinsic clustering evaluation
 metrics based on formal constraints" (2009). Noise counts as samples alone.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 
 from mixer_jax.categories.clustering import alone
+from mixer_jax.categories.find import Found
 
 
 def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -66,12 +68,64 @@ def shape(labels: np.ndarray, is_query: np.ndarray) -> dict[str, Any]:
         "categories": len(sizes),
         "noise_share": float(1.0 - kept.mean()),
         "both_roles": float(both.mean()) if len(sizes) else 0.0,
-        "sizes": {
-            str(v): int(t) for v, t in zip(values, times, strict=True)
-        },
+        "sizes": {str(v): int(t) for v, t in zip(values, times, strict=True)},
         "largest": int(sizes.max(initial=0)),
         "gini": gini(sizes),
     }
+
+
+def report(
+    found: Found, is_query: np.ndarray, truth: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The figures of found categories, beside those of simpler ways.
+
+    Args:
+      found: labels `[N]` of each way.
+      is_query: `[N]` bool.
+      truth: `[N]` true categories, "" where unknown; None if all are.
+
+    Returns:
+      samples, merges (by what), rates (of clicks), before (`shape` of what
+      DBSCAN found, before splitting and merging) and ways: name -> `shape` and,
+      over the samples whose truth is known, `against_truth`. With a truth there
+      is one way more, "every sample alone": where true categories are small its
+      F1 is far from 0, so it is what the others have to be compared with.
+    """
+    ways = {
+        "combined": found.combined,
+        "clicks alone": found.clicks_alone,
+        "content alone": found.content_alone,
+    }
+    if truth is not None:
+        ways["every sample alone"] = np.full(len(is_query), -1)
+        known = np.asarray(truth) != ""
+    figures = {}
+    for name, labels in ways.items():
+        measured = {}
+        if truth is not None:
+            measured = against_truth(labels[known], truth[known])
+        figures[name] = {**measured, **shape(labels, is_query)}
+    return {
+        "samples": len(is_query),
+        "merges": found.merges,
+        "rates": dataclasses.asdict(found.rates),
+        "before": shape(found.dense, is_query),
+        "ways": figures,
+    }
+
+
+def lines(figures: dict[str, Any]) -> str:
+    """The `report` in a few lines for a terminal."""
+    said = []
+    for name, way in figures["ways"].items():
+        line = (
+            f"{name:18} {way['categories']:6} categories, "
+            f"{way['noise_share']:6.1%} of samples without one"
+        )
+        if "bcubed_f1" in way:
+            line += f", B-cubed F1 {way['bcubed_f1']:.3f}"
+        said.append(line)
+    return "\n".join(said)
 
 
 def gini(sizes: np.ndarray) -> float:

@@ -148,12 +148,14 @@ def simulate(
         )  # fmt: skip
         seen = shown > 0
         rows.append(
-            np.stack(
-                [np.full(len(pool), query), pool, shown, clicked], axis=1
-            )[seen]
+            np.stack([np.full(len(pool), query), pool, shown, clicked], axis=1)[
+                seen
+            ]
         )
     table = np.concatenate(rows).astype(np.int64)
-    frame = pd.DataFrame(table, columns=["query", "item", "exposures", "clicks"])
+    frame = pd.DataFrame(
+        table, columns=["query", "item", "exposures", "clicks"]
+    )
     return frame.groupby(["query", "item"], as_index=False).sum()
 
 
@@ -246,7 +248,9 @@ def write_log(
         items["category_id"].tolist(),
         settings,
         appearance([folder / i for i in queries["image"]], wanted.tolist()),
-        appearance([folder / i for i in items["image"]], items["text"].tolist()),
+        appearance(
+            [folder / i for i in items["image"]], items["text"].tolist()
+        ),
     )
     out.mkdir(parents=True, exist_ok=True)
     step = os.path.relpath(folder, out)
@@ -254,7 +258,9 @@ def write_log(
         (queries, "queries", "query_id", ["image"]),
         (items, "items", "item_id", ["image", "text"]),
     ):
-        written = rows[["sample_id", *columns]].set_axis([key, *columns], axis=1)
+        written = rows[["sample_id", *columns]].set_axis(
+            [key, *columns], axis=1
+        )
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
@@ -271,10 +277,10 @@ def write_log(
         "simulation": True,
         "table": os.path.relpath(table, out),
         "part": part,
-        "searches": int(clicks["exposures"].sum()),
+        "exposures": int(clicks["exposures"].sum()),
+        "clicks": int(clicks["clicks"].sum()),
         **dataclasses.asdict(settings),
     }
-    note["exposures"] = note.pop("searches")
     (out / "simulation.json").write_text(json.dumps(note, indent=2) + "\n")
     (out / "SIMULATION.md").write_text(
         "# These clicks are simulated\n\nNo person made them: they were drawn "

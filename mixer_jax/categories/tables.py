@@ -1,0 +1,126 @@
+"""Writes found categories as rows of a sample table."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.categories.log import ClickLog
+from mixer_jax.errors import UserError
+
+
+def catalogue(log: ClickLog) -> pd.DataFrame:
+    """All samples of a log, queries first, as the clustering numbers them.
+
+    Returns:
+      Columns sample_id, role, image (absolute or ""), text, group ("").
+    """
+    return pd.DataFrame(
+        {
+            "sample_id": [*log.queries["query_id"], *log.items["item_id"]],
+            "role": ["query"] * len(log.queries)
+            + ["document"] * len(log.items),
+            "image": [*log.queries["image"], *log.items["image"]],
+            "text": [""] * len(log.queries) + [*log.items["text"]],
+            "group": "",
+        }
+    )
+
+
+def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Adds what a sample table knows of the samples: never read by clustering.
+
+    Args:
+      samples: rows of `catalogue`.
+      truth: columns sample_id, category_id and split.
+
+    Returns:
+      The samples with the columns truth ("" if unknown) and held_out (bool:
+      whether the sample's true split is test).
+
+    Raises:
+      UserError: if the table knows none of the samples.
+    """
+    known = truth.set_index("sample_id")
+    row = known.index.get_indexer(samples["sample_id"])
+    if (row < 0).all():
+        raise UserError(
+            f'The table of true categories has no sample "'
+            f'{samples["sample_id"].iloc[0]}" nor any other of the click '
+            "log; their IDs must be the same."
+        )
+    split = known["split"].str.split("/").str[0].to_numpy()
+    category = known["category_id"].to_numpy()
+    return samples.assign(
+        truth=np.where(row < 0, "", category[row]),
+        held_out=(row >= 0) & (split[row] == "test"),
+    )
+
+
+def found_rows(
+    samples: pd.DataFrame, labels: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training rows of the found categories, and what stays without one.
+
+    Args:
+      samples: N rows of `catalogue`, or of `with_truth`, whose held-out samples
+        are left out.
+      labels: `[N]` int, -1 is noise.
+
+    Returns:
+      `(rows, unassigned)`: samples with category_id "found-00000" and split
+      "train", two or more of each; the others, with the column reason.
+
+    Raises:
+      UserError: if no category has two samples.
+    """
+    nobody = pd.Series(False, index=samples.index)
+    held_out = samples.get("held_out", nobody).to_numpy()
+    ours = np.where(held_out, -1, labels)
+    size = np.bincount(ours[ours >= 0], minlength=1)
+    several = (ours >= 0) & (size[ours] > 1)
+    if not several.any():
+        raise UserError(
+            "No category was found: no two samples are tied by clicks or "
+            "content. A log of more searches would help."
+        )
+    samples = samples[["sample_id", "role", "image", "text", "group"]]
+    rows = samples[several].assign(
+        category_id=[f"found-{label:05d}" for label in ours[several]],
+        split="train",
+    )
+    left = ~several & ~held_out
+    reason = np.where(labels < 0, "no sure match", "its match is held out")
+    return rows, samples[left].assign(reason=reason[left])
+
+
+def moved(
+    frame: pd.DataFrame, table: str | Path, folder: str | Path
+) -> pd.DataFrame:
+    """Rows of one table as rows of another that stands in `folder`."""
+    home = Path(table).resolve().parent
+    images = [str(home / image) if image else "" for image in frame["image"]]
+    return relative_to(frame.assign(image=images), folder)
+
+
+def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
+    """Image paths relative to the folder that the table will stand in.
+
+    Raises:
+      UserError: if an image lies outside of it, where no table can name it.
+    """
+    folder = Path(folder).resolve()
+    # Links are kept as they are: only the path counts, not where it leads.
+    inside = [
+        os.path.relpath(os.path.normpath(image), folder) if image else ""
+        for image in frame["image"]
+    ]
+    outside = [path for path in inside if path.startswith(os.pardir)]
+    if outside:
+        raise UserError(
+            f"The image {os.path.normpath(folder / outside[0])} is not inside "
+            f"{folder}, and a sample table names only images inside its own "
+            "folder; choose an output folder that holds the images."
+        )
+    return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])
