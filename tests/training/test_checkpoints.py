@@ -1,0 +1,160 @@
+"""Saving, and restoring onto any number of devices."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.training import checkpoints as checkpoints_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import workdir
+from mixer_jax.training.state import TrainState
+
+COUNT, DIM = 10, 4
+
+
+def make_state(num_devices, dim=DIM, step=3):
+    """A state of ten categories; row i of the proxies is i + 1, padding 0."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    rows = mesh_lib.padded_rows(COUNT, mesh)
+    proxies = np.arange(1.0, rows + 1, dtype=np.float32)[:, None]
+    proxies = np.where(proxies <= COUNT, proxies, 0) * np.ones((1, dim))
+    proxies = proxies.astype(np.float32)
+    state = TrainState(
+        step=jnp.int32(step),
+        skipped=jnp.int32(1),
+        params={"layer": {"kernel": np.full((2, dim), 7.0, np.float32)}},
+        batch_stats={"mean": np.full((3,), 5.0, np.float32)},
+        opt_state=({"mu": np.full((2,), 6.0, np.float32)}, ()),
+        proxies=proxies,
+        proxy_state=-proxies,
+        graph=np.ones((rows, 2), np.int32),
+    )
+    return jax.device_put(state, state_lib.shardings(state, mesh)), mesh
+
+
+def save(folder, state, step=3, position=None):
+    with checkpoints_lib.Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, state, position or {"next": 17})
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 8])
+@pytest.mark.parametrize("before", [1, 8])
+def test_restores_onto_any_number_of_devices(tmp_path, before, after):
+    state, _ = make_state(before)
+    save(tmp_path, state)
+    wanted, mesh = make_state(after)
+    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+        found, position = checkpoints.restore(state_lib.abstract(wanted, mesh))
+    assert position == {"next": 17}
+    assert found.proxies.shape == wanted.proxies.shape
+    for field in ("proxies", "proxy_state"):
+        np.testing.assert_array_equal(
+            getattr(found, field), getattr(wanted, field)
+        )
+    np.testing.assert_array_equal(found.graph[:COUNT], wanted.graph[:COUNT])
+    for field in ("step", "skipped", "params", "batch_stats", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(found, field),
+            getattr(wanted, field),
+        )
+    for got, want in zip(
+        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+    ):
+        assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+
+
+def test_saves_when_due_and_keeps_the_last(tmp_path):
+    state, _ = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:
+        due = [saved.save(step, state, {}) for step in range(1, 8)]
+        assert saved.save(7, state, {}, force=True)
+        assert not saved.save(7, state, {}, force=True)  # there already
+    assert due == [False, True] * 3 + [False]
+    assert workdir.latest_step(tmp_path) == 7
+    kept = sorted(p.name for p in (tmp_path / workdir.CHECKPOINTS).iterdir())
+    assert kept == ["6", "7"]
+
+
+def test_another_shape_lists_the_paths(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    wanted, mesh = make_state(2, dim=5)
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(
+            UserError,
+            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) wanted",
+        ),
+    ):
+        checkpoints.restore(state_lib.abstract(wanted, mesh))
+
+
+def test_another_tree_lists_the_paths(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    wanted, mesh = make_state(2)
+    wanted = wanted.replace(params={"other": wanted.params["layer"]})
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError) as caught,
+    ):
+        checkpoints.restore(state_lib.abstract(wanted, mesh))
+    assert "params/layer/kernel: (2, 4) saved, absent" in str(caught.value)
+    assert "params/other/kernel: absent saved, (2, 4)" in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    # One array on one device: of several reads that fail, Orbax waits for the
+    # first alone, and the others complain when nobody listens.
+    state, mesh = make_state(1)
+    save(tmp_path, state)
+    folder = tmp_path / workdir.CHECKPOINTS / "3"
+    for name in ("d", "ocdbt.process_0"):
+        shutil.rmtree(folder / "proxies" / name)
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"3 is damaged.*Delete that folder"),
+    ):
+        checkpoints.restore(state_lib.abstract(state, mesh))
+
+
+def test_half_a_checkpoint_does_not_count(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    folder = tmp_path / workdir.CHECKPOINTS
+    (folder / "6.orbax-checkpoint-tmp").mkdir()
+    assert workdir.latest_step(tmp_path) == 3
+
+
+def test_proxies_alone(tmp_path, tiny_config):
+    save(tmp_path, make_state(8)[0])
+    workdir.prepare(tmp_path, tiny_config, [str(i) for i in range(COUNT)])
+    wanted, mesh = make_state(4)
+    found = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+    np.testing.assert_array_equal(found, wanted.proxies)
+
+
+def test_load_model(tmp_path, toy, tiny_config):
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
+    variables = toy.init_variables(model, tiny_config, jax.random.key(3))
+    state = make_state(2)[0].replace(
+        params=variables["params"], batch_stats=variables["batch_stats"]
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state, step=5)
+    workdir.prepare(tmp_path, tiny_config, ["a", "b"])
+    trained = checkpoints_lib.load_model(tmp_path)
+    assert (trained.step, trained.category_ids) == (5, ["a", "b"])
+    assert trained.config == tiny_config
+    jax.tree.map(
+        np.testing.assert_array_equal, trained.variables, dict(variables)
+    )
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint of a trained model"):
+        checkpoints_lib.load_model(tmp_path)

@@ -1,0 +1,56 @@
+"""What is checked and counted before training."""
+
+import jax
+import pytest
+
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.training import inputs
+
+
+def test_counts(tiny_config):
+    loaded = inputs.load(tiny_config.data)
+    assert loaded.category_ids == [f"c{i:02d}" for i in range(12)]
+    assert inputs.describe(loaded) == {
+        "queries": 24,
+        "documents": 24,
+        "categories": 12,
+        "skipped": 0,
+    }
+
+
+def test_batches_have_the_size_of_the_config(tiny_config):
+    iterator, source = inputs.batches(
+        inputs.load(tiny_config.data), tiny_config
+    )
+    batch = next(iterator)
+    assert len(source) == 48
+    assert batch["query"]["image"].shape == (8, 16, 16, 3)
+    assert batch["document"]["tokens"].shape == (8, 8)
+    jax.tree.map(lambda leaf: leaf.shape, batch)
+
+
+@pytest.fixture
+def broken(tmp_path, toy, tiny_config):
+    """A table with a bad image, and with the category it leaves lonely."""
+    path = toy.write_table(tmp_path / "table", categories=4)
+    frame = table.read_table(path)
+    lonely = (frame["category_id"] == "c03") & ~frame["sample_id"].isin(
+        ["query-3-0", "document-3-0"]
+    )
+    table.write_table(frame[~lonely], path)
+    (path.parent / "query-3-0.png").write_bytes(b"no image")
+    tiny_config.data.table = str(path)
+    return tiny_config
+
+
+def test_bad_images_and_lone_samples_are_left_out(broken):
+    broken.data.max_skipped = 0.5
+    loaded = inputs.load(broken.data)
+    assert loaded.category_ids == ["c00", "c01", "c02"]
+    assert [s.count for s in loaded.skipped] == [1, 1]
+
+
+def test_too_many_bad_images_are_listed(broken):
+    with pytest.raises(UserError, match=r"query-3-0\.png"):
+        inputs.load(broken.data)

@@ -1,0 +1,60 @@
+"""Whose a workdir is."""
+
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import workdir
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A workdir with a checkpoint, as far as this module can tell."""
+    workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
+    return tmp_path
+
+
+def test_a_folder_that_is_not_there_has_no_step(tmp_path):
+    assert workdir.latest_step(tmp_path / "none") is None
+
+
+def test_what_is_written_is_read(started):
+    assert workdir.read_config(started) == config_lib.defaults()
+    assert workdir.read_categories(started) == ["a", "b"]
+    workdir.check_config(started, config_lib.defaults())
+    workdir.check_categories(started, ["a", "b"])
+
+
+def test_another_config_is_listed_by_key(started):
+    config = config_lib.defaults()
+    config.head.margin_size = 0.5
+    config.log_every = 1
+    with pytest.raises(
+        UserError, match=r"another config \(head.margin_size: 0.25 -> 0.5\)"
+    ) as caught:
+        workdir.check_config(started, config)
+    assert "--workdir" in str(caught.value)
+
+
+def test_other_categories_are_counted(started):
+    with pytest.raises(UserError, match="2 are new and 1 gone"):
+        workdir.check_categories(started, ["a", "c", "d"])
+
+
+def test_a_run_without_a_checkpoint_may_change(tmp_path):
+    workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    config = config_lib.defaults()
+    config.seed = 5
+    workdir.check_config(tmp_path, config)
+    workdir.check_categories(tmp_path, ["c"])
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_damaged_file_is_named(started, content):
+    path = started / workdir.CONFIG
+    path.unlink()
+    if content:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"config.json is missing or damaged"):
+        workdir.check_config(started, config_lib.defaults())
