@@ -137,8 +137,15 @@ def make_sheets(
     wrong = [places[i] for i in order if position[i] > 1]
     last = sorted(range(len(places)), key=lambda i: -position[i])
     last = [places[i] for i in last if position[i] > 1][:worst]
+
+    def drawn(some: list) -> str:
+        few = len(some) <= count
+        return (
+            f"all {len(some)}" if few else f"{count} at random of {len(some)}"
+        )
+
     chosen = (
-        ("Found first", f"{count} at random of {len(right)}", right[:count]),
+        ("Found first", drawn(right), right[:count]),
         (
             "Not found first",
             f"{count} at random of {len(wrong)}",

@@ -36,6 +36,7 @@ def test_right_and_wrong_are_marked(colours, rankings):
     assert (len(right.strips), len(wrong.strips)) == (7, 1)
     assert all(strip.right for strip in right.strips)
     assert [hit.right for hit in right.strips[0].hits].count(True) == 1
+    assert (right.note, wrong.note) == ("all 7", "all 1")
     (strip,) = wrong.strips
     assert (strip.name, strip.part) == ("red paint", "forward")
     assert (strip.hits[0].name, strip.hits[0].right) == ("green paint", False)
