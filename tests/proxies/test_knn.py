@@ -108,7 +108,7 @@ def test_the_active_set_changes_with_the_key_only(problem, make_head):
 def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
     with pytest.raises(UserError, match=r"10 of the 19 .* 0\.842106 or more"):
         make_head(**HALF)
-    assert make_head(**HALF | {"active": 0.842106}).active == 16
+    assert make_head(**HALF | {"active": 0.842106}).active >= 16
     problem.batch = 8
     head = make_head(**HALF)
     graph = head.build_graph(problem.proxies)

@@ -1,0 +1,44 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as meshes
+from mixer_jax.proxies import rows, sparse_sgd
+
+
+@pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
+@pytest.mark.parametrize("name", ["exact", "knn"])
+def test_a_model_learns_through_any_head(name, problem, make_head, mesh):
+    """The step that the module's docstring shows, on a linear model."""
+    head = make_head(name=name, active=1.0)
+    optimizer = sparse_sgd.sparse_sgd(momentum=0.9)
+    proxies = rows.init_proxies(jax.random.key(0), 37, 8, mesh)
+    moments = optimizer.init(proxies)
+    graph = head.build_graph(proxies)
+    params = jax.device_put(jnp.eye(8), meshes.replicated(mesh))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(params, proxies, moments, graph, batch, labels, key):
+        embeddings, pullback = jax.vjp(lambda p: batch @ p, params)
+        out = head.step(
+            optimizer, proxies, moments, embeddings, labels, graph, key, 0.1
+        )
+        (gradient,) = pullback(out.d_embeddings)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+        return params, out.proxies, out.moments, out.metrics
+
+    history = []
+    for seed in range(60):
+        key = jax.random.key(seed)
+        batch = problem.embeddings, problem.labels, key
+        params, proxies, moments, metrics = step(
+            params, proxies, moments, graph, *batch
+        )
+        history.append(jax.device_get(metrics))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["accuracy"] > history[0]["accuracy"]
+    assert proxies.sharding.is_equivalent_to(meshes.rows(mesh), 2)
+    assert all(np.isfinite(x) for step in history for x in step.values())
