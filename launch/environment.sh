@@ -1,10 +1,12 @@
+# shellcheck shell=bash
+#
 # Sourced by the launch scripts: options, messages and the environment.
 #
 # Makes .venv in the project's root, with the pinned requirements, unless it
 # is there and up to date. Needs nothing but Python 3.11 or newer.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$root"
+cd "$root" || exit
 
 dry_run=false
 venv=.venv

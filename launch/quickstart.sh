@@ -9,6 +9,7 @@
 # where it was interrupted. --dry-run prints every command and runs none.
 
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 read_options "$@"
 
