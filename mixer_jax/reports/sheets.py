@@ -139,18 +139,13 @@ def make_sheets(
     last = [places[i] for i in last if position[i] > 1][:worst]
 
     def drawn(some: list) -> str:
-        few = len(some) <= count
-        return (
-            f"all {len(some)}" if few else f"{count} at random of {len(some)}"
-        )
+        if len(some) <= count:
+            return f"all {len(some)}"
+        return f"{count} at random of {len(some)}"
 
     chosen = (
         ("Found first", drawn(right), right[:count]),
-        (
-            "Not found first",
-            f"{count} at random of {len(wrong)}",
-            wrong[:count],
-        ),
+        ("Not found first", drawn(wrong), wrong[:count]),
         ("The worst", "their right document stands furthest down", last),
     )
     shrink = _remembering(thumbnail)
