@@ -121,22 +121,28 @@ def _shifted_input_gradient(x, kernel, stride, gradient):
     top = same_padding(height, size, stride)[0]
     left = same_padding(width, size, stride)[0]
     rows, cols = -(-height // stride), -(-width // stride)
+
+    # How far taps reach over the gradient's edges, in its cells.
+    margins = tuple(
+        (-((first - size + 1) // stride), (stride - 1 + first) // stride)
+        for first in (top, left)
+    )
     # The barrier keeps the padding out of the taps' inner loop.
     padded = lax.optimization_barrier(
-        jnp.pad(gradient, ((0, 0), (size, size), (size, size), (0, 0)))
+        jnp.pad(gradient, ((0, 0), *margins, (0, 0)))
     )
 
-    def taps(phase, offset):
+    def taps(phase, offset, margin):
         for i in range(size):
             if (phase + offset - i) % stride == 0:
-                yield i, size + (phase + offset - i) // stride
+                yield i, margin[0] + (phase + offset - i) // stride
 
     def phase(p, q):
         return sum(
             padded[:, row : row + rows, col : col + cols]
             * kernel[i, j, 0][None, None, None]
-            for i, row in taps(p, top)
-            for j, col in taps(q, left)
+            for i, row in taps(p, top, margins[0])
+            for j, col in taps(q, left, margins[1])
         )
 
     if stride == 1:
