@@ -79,13 +79,15 @@ def _items(state: TrainState) -> dict[str, PyTree]:
 
 def _flat(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Returns `{path: shape}` of a tree of arrays or of their metadata."""
+
+    def name(key: Any) -> str:
+        # Of a dict's, a named tuple's or a sequence's element.
+        kinds = ("key", "name", "idx")
+        return str(next(getattr(key, k) for k in kinds if hasattr(key, k)))
+
     return {
-        "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path): (
-            tuple(leaf.shape)
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            ocp.tree.serialize_tree(tree, keep_empty_nodes=False)
-        )
+        "/".join(map(name, path)): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }
 

@@ -45,7 +45,7 @@ def defaults() -> ConfigDict:
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
     data.tokenizer = "minilm"  # "minilm", a local folder or a hub name
-    data.augment = "strong"  # none, light, strong
+    data.augment = "strong"  # none, light, strong, mirrored
     data.threads = 2  # decoding threads
     data.max_skipped = 0.01  # share of unreadable images or lone samples
 
@@ -63,6 +63,7 @@ def defaults() -> ConfigDict:
     model.text = ConfigDict()
     model.text.name = "bert-base"
     model.text.pretrained = ""
+    model.text.dropout = 0.1  # in the text encoder, while training
 
     head = config.head = ConfigDict()
     head.name = "exact"  # exact, knn

@@ -94,7 +94,9 @@ def train(
 
     # ---- Loop. Its order matters: look, rebuild, step, save; then read the
     # figures of the step before, while the device computes this one.
-    log = Logs(workdir, config.name, first, config.steps, config.batch_size)
+    log = Logs(
+        workdir, config.name, first, config.steps, config.batch_size, console
+    )
     with checkpoints, log, jax.transfer_guard("disallow"):
         pending = None
 

@@ -5,6 +5,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mixer_jax import mesh as mesh_lib
@@ -29,7 +30,10 @@ def make_state(num_devices, dim=DIM, step=3):
         skipped=jnp.int32(1),
         params={"layer": {"kernel": np.full((2, dim), 7.0, np.float32)}},
         batch_stats={"mean": np.full((3,), 5.0, np.float32)},
-        opt_state=({"mu": np.full((2,), 6.0, np.float32)}, ()),
+        opt_state=(
+            optax.EmptyState(),
+            optax.TraceState({"mu": np.full((2,), 6.0, np.float32)}),
+        ),
         proxies=proxies,
         proxy_state=-proxies,
         graph=np.ones((rows, 2), np.int32),

@@ -1,0 +1,53 @@
+"""Stages in a row."""
+
+import io
+
+import jax
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import curriculum
+from mixer_jax.training import workdir as workdir_lib
+
+
+def test_each_stage_starts_from_the_one_before(tmp_path):
+    config = config_lib.curriculum(
+        stage1=config_lib.defaults(),
+        stage2=config_lib.defaults(),
+        stage3=config_lib.defaults(),
+    )
+    config.stage3.init_from = "elsewhere"
+    stages = list(curriculum.stages(config, tmp_path))
+    assert [stage.name for stage, _ in stages] == ["stage1", "stage2", "stage3"]
+    assert [folder.name for _, folder in stages] == list(config.curriculum)
+    assert [stage.init_from for stage, _ in stages] == [
+        "",
+        str(tmp_path / "stage1"),
+        "elsewhere",
+    ]
+
+
+def test_one_stage_uses_the_workdir_itself(tmp_path):
+    config = config_lib.defaults()
+    assert list(curriculum.stages(config, tmp_path)) == [(config, tmp_path)]
+
+
+def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
+    first = tiny_config.copy_and_resolve_references()
+    first.steps = 3
+    second = first.copy_and_resolve_references()
+    second.head.name = "knn"
+    second.proxies.init = "imprint"
+    second.model.image.batch_norm = "frozen"
+    second.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
+    config = config_lib.curriculum(stage1=first, stage2=second)
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    said = io.StringIO()
+    console = rich.console.Console(file=said, width=200)
+    curriculum.run(config, tmp_path, mesh, console)
+    assert workdir_lib.latest_step(tmp_path / "stage1") == 3
+    assert workdir_lib.latest_step(tmp_path / "stage2") == 3
+    assert "finished before" not in said.getvalue()
+    curriculum.run(config, tmp_path, mesh, console)
+    assert said.getvalue().count("finished before") == 2

@@ -1,0 +1,110 @@
+"""What the first state is made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import pipeline, table
+from mixer_jax.training import initialize, inputs, setup
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoints import Checkpoints
+
+
+@pytest.fixture
+def mesh():
+    return mesh_lib.make_mesh(jax.devices()[:2])
+
+
+def start(config, folder, mesh):
+    run = setup.make(config, folder, mesh)
+    _, source = inputs.batches(run.inputs, config)
+    return run, initialize.initial_state(run, source)
+
+
+def test_the_layout_is_the_one_that_was_announced(
+    toy, tiny_config, tmp_path, mesh
+):
+    tiny_config.head.name = "knn"
+    run, state = start(tiny_config, tmp_path, mesh)
+    for want, got in zip(
+        jax.tree.leaves(run.state), jax.tree.leaves(state), strict=True
+    ):
+        assert (want.shape, want.dtype) == (got.shape, got.dtype)
+        assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+
+
+def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
+    def proxies(seed):
+        tiny_config.seed = seed
+        return np.asarray(start(tiny_config, tmp_path, mesh)[1].proxies)
+
+    np.testing.assert_array_equal(proxies(0), proxies(0))
+    assert np.any(proxies(0) != proxies(1))
+
+
+def test_imprinted_proxies_are_the_means(toy, tiny_config, tmp_path, mesh):
+    tiny_config.proxies.init = "imprint"
+    run, state = start(tiny_config, tmp_path, mesh)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = jax.device_get(variables)
+    sums = np.zeros((12, 16))
+    for role in (table.QUERY, table.DOCUMENT):
+        (batch,) = pipeline.evaluation_batches(
+            run.inputs.frame,
+            pipeline.FileSource(run.inputs.frame, run.inputs.root),
+            role,
+            run.inputs.tokenizer,
+            image_size=16,
+            batch_size=24,
+        )
+        values = [
+            batch[role][name]
+            for name in ("image", "has_image", "tokens", "token_mask")
+            if name in batch[role]
+        ]
+        embeddings = run.model.apply(
+            variables, *values, method=f"encode_{role}"
+        )
+        labels = table.labels(run.inputs.frame, run.inputs.category_ids)
+        np.add.at(sums, labels[batch["index"]], np.asarray(embeddings))
+    means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    np.testing.assert_allclose(state.proxies, means, atol=1e-5)
+
+
+def test_rows_follow_their_categories(mesh):
+    rows = mesh_lib.rows(mesh)
+    new = jax.device_put(np.zeros((6, 2), np.float32), rows)
+    old = jax.device_put(
+        np.arange(1.0, 5.0, dtype=np.float32)[:, None] * np.ones((1, 2)), rows
+    )
+    copied = initialize.copy_rows(
+        new, old, ["a", "b", "c", "d", "e"], ["d", "x", "b"], mesh
+    )
+    assert np.asarray(copied)[:, 0].tolist() == [0, 3, 0, 1, 0, 0]
+    assert copied.sharding.is_equivalent_to(rows, 2)
+
+
+def test_a_stage_starts_from_the_one_before(toy, tiny_config, tmp_path, mesh):
+    tiny_config.seed = 7
+    before = tmp_path / "stage1"
+    run, old = start(tiny_config, before, mesh)
+    ids = list(reversed(run.inputs.category_ids))[:6]
+    workdir_lib.prepare(before, tiny_config, ids)
+    with Checkpoints(before) as checkpoints:
+        checkpoints.save(
+            8, old.replace(proxies=old.proxies[:6], graph=jnp.ones((2, 2))), {}
+        )
+    tiny_config.seed = 8
+    tiny_config.init_from = str(before)
+    _, state = start(tiny_config, tmp_path / "stage2", mesh)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (state.params, state.batch_stats),
+        (old.params, old.batch_stats),
+    )
+    # The last six categories were the first six rows, turned round.
+    np.testing.assert_array_equal(state.proxies[6:], old.proxies[5::-1])
+    assert np.all(np.any(state.proxies[:6] != old.proxies[:6], axis=1))
+    assert int(state.step) == 0

@@ -1,0 +1,146 @@
+"""A stage from its first step to its last, interrupted or not."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.training import checkpoints, loop
+from mixer_jax.training import step as step_lib
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.monitors import MonitorError
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a run in its middle."""
+
+
+def train(config, folder, num_devices=2):
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    return loop.train(config, folder, mesh, console), console.file.getvalue()
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Sees every jitted step; `kill_at` ends the run before that step."""
+
+    class Steps:
+        jitted = ()
+        kill_at = None
+
+    seen = Steps()
+    make = step_lib.make_train_step
+
+    def spy(*args):
+        step = make(*args)
+        seen.jitted += (step,)
+        calls = iter(range(1000))
+
+        def run(state, batch):
+            if next(calls) == seen.kill_at:
+                raise KilledError
+            return step(state, batch)
+
+        return run
+
+    monkeypatch.setattr(step_lib, "make_train_step", spy)
+    return seen
+
+
+@pytest.mark.parametrize("head", ["exact", "knn"])
+def test_a_resumed_run_equals_an_undisturbed_one(
+    toy, tiny_config, tmp_path, steps, head
+):
+    tiny_config.head.name = head
+    whole, said = train(tiny_config, tmp_path / "whole")
+    assert "step 8/8" in said
+    steps.kill_at = 5
+    with pytest.raises(KilledError):
+        train(tiny_config, tmp_path / "broken")
+    assert workdir_lib.latest_step(tmp_path / "broken") == 3
+    steps.kill_at = None
+    resumed, _ = train(tiny_config, tmp_path / "broken")
+    equal(resumed, whole)
+    # Compiled once a run, rebuilt graphs and restored states included.
+    assert [step._cache_size() for step in steps.jitted] == [1, 1, 1]
+    for folder in ("whole", "broken"):
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        lines = [json.loads(line) for line in lines]
+        logged = [line["step"] for line in lines if "loss" in line]
+        assert logged == [2, 4, 6, 8]
+        assert any("proxy_cosine" in line for line in lines)
+
+
+def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    state, said = train(tiny_config, tmp_path)
+    assert state is None
+    assert "finished before" in said
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert checkpoints.load_model(tmp_path).step == 8
+
+
+def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):
+    whole, _ = train(tiny_config, tmp_path / "whole", num_devices=2)
+    steps.kill_at = 5
+    with pytest.raises(KilledError):
+        train(tiny_config, tmp_path / "moved", num_devices=2)
+    steps.kill_at = None
+    moved, _ = train(tiny_config, tmp_path / "moved", num_devices=8)
+    assert moved.proxies.shape == (16, 16)
+    np.testing.assert_allclose(
+        moved.proxies[:12], whole.proxies[:12], atol=1e-2
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3),
+        moved.params,
+        whole.params,
+    )
+
+
+def test_another_config_is_refused_before_any_data(
+    toy, tiny_config, tmp_path, monkeypatch
+):
+    train(tiny_config, tmp_path)
+    tiny_config.head.scale = 9.0
+    tiny_config.data.table = "nowhere.csv"
+    with pytest.raises(UserError, match=r"head.scale: 32.0 -> 9.0"):
+        train(tiny_config, tmp_path)
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.optimizer.max_skipped = 2
+    tiny_config.optimizer.learning_rate = 1e38
+    tiny_config.optimizer.warmup = 0.0
+    tiny_config.steps = 20
+    with pytest.raises(UserError, match="steps had a loss or gradient"):
+        train(tiny_config, tmp_path)
+    assert 3 <= workdir_lib.latest_step(tmp_path) < 20
+
+
+def test_a_monitor_may_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
+    tiny_config.monitors.on_failure = "raise"
+    tiny_config.monitors.max_norm_ratio = 1.0
+    tiny_config.checkpoint.every = 100
+    with pytest.raises(MonitorError, match="norm_ratio"):
+        train(tiny_config, tmp_path)
+    assert workdir_lib.latest_step(tmp_path) == 6  # seen at 4, read after 5
+
+
+def test_a_monitor_warns(toy, tiny_config, tmp_path):
+    tiny_config.monitors.max_norm_ratio = 1.0
+    _, said = train(tiny_config, tmp_path)
+    assert said.count("warning: norm_ratio") == 1

@@ -1,0 +1,48 @@
+"""The plan that --dry-run prints."""
+
+import io
+
+import jax
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import plan
+
+
+def show(config, workdir):
+    said = io.StringIO()
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    plan.show(config, workdir, mesh, rich.console.Console(file=said))
+    return said.getvalue()
+
+
+def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
+    tiny_config.optimizer.parts = (("text_encoder", 0.0),)
+    tiny_config.head.name = "knn"
+    said = show(tiny_config, tmp_path / "run")
+    assert "24 queries, 24 documents, 12 categories; 0 skipped" in said
+    assert "8 of 16 samples, 2.7 epochs" in said
+    (text,) = [line for line in said.splitlines() if "text_encoder" in line]
+    assert "no" in text
+    assert "x 0 " in text
+    assert "(40000, 16)" in text
+    (rows,) = [line for line in said.splitlines() if " proxies " in line]
+    assert "'data'" in rows
+    assert "graph" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_stage_is_part_of_the_plan(toy, tiny_config, tmp_path):
+    tiny_config.init_from = str(tmp_path / "none")
+    assert "Run first:" in show(tiny_config, tmp_path / "run")
+
+
+def test_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
+    second = tiny_config.copy_and_resolve_references()
+    second.steps = 5
+    config = config_lib.curriculum(stage1=tiny_config, stage2=second)
+    said = show(config, tmp_path)
+    assert "stage1: parameters" in said
+    assert "stage2: parameters" in said
+    assert f"starts from  {tmp_path / 'stage1'}\n" in said

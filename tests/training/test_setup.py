@@ -1,0 +1,68 @@
+"""What a stage is refused for before anything is computed."""
+
+import jax
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.training import setup
+from mixer_jax.training import workdir as workdir_lib
+
+
+def make(config, folder, num_devices=2):
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    return setup.make(config, folder, mesh)
+
+
+def test_the_stage_before_is_asked_for(tiny_config, tmp_path):
+    tiny_config.name = "stage2"
+    tiny_config.init_from = str(tmp_path / "stage1")
+    tiny_config.init_command = "python -m mixer_jax.main --config=stage1.py"
+    with pytest.raises(UserError) as caught:
+        setup.check_start(tiny_config, tmp_path / "stage2")
+    said = str(caught.value)
+    assert "stage2 starts from" in said
+    assert "Run first:\n  python -m mixer_jax.main --config=stage1.py" in said
+
+
+@pytest.mark.parametrize("there", ["stage1", "stage2"])
+def test_a_checkpoint_here_or_there_is_enough(
+    tiny_config, tmp_path, monkeypatch, there
+):
+    tiny_config.init_from = str(tmp_path / "stage1")
+    monkeypatch.setattr(
+        workdir_lib,
+        "latest_step",
+        lambda folder: 3 if str(folder).endswith(there) else None,
+    )
+    setup.check_start(tiny_config, tmp_path / "stage2")
+
+
+def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
+    run = make(tiny_config, tmp_path)
+    leaves = jax.tree.leaves(run.state)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert run.state.proxies.shape == (12, 16)
+    assert run.rates["image_encoder/Dense_0/kernel"] == 0.1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer.parts": (("", 0.0),)}, "freezes every parameter"),
+        (
+            {"optimizer.parts": (("image_encoder", 0.0),)},
+            "model.image.batch_norm",
+        ),
+        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path has"),
+        ({"data.text_length": 600}, "has room for 512"),
+        ({"data.table": "nowhere.csv"}, "no sample table at nowhere.csv"),
+        ({"head.name": "knn", "head.active": 0.1}, "head.active"),
+        ({"batch_size": 6}, "multiple of 4"),
+    ],
+)
+def test_what_cannot_work_is_said(toy, tiny_config, tmp_path, changes, said):
+    tiny_config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=said):
+        make(tiny_config, tmp_path)
