@@ -18,7 +18,6 @@ class BertConfig:
     vocabulary: int = 30522
     positions: int = 512  # longest text, in tokens
     types: int = 2  # only the first is used
-    dropout: float = 0.1
 
 
 CONFIGS = {
@@ -29,6 +28,7 @@ CONFIGS = {
 
 class _Layer(nn.Module):
     config: BertConfig
+    dropout: float
     dtype: jnp.dtype
 
     @nn.compact
@@ -48,7 +48,7 @@ class _Layer(nn.Module):
             return nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, name=name)
 
         def dropout(x):
-            return nn.Dropout(config.dropout, deterministic=not train)(x)
+            return nn.Dropout(self.dropout, deterministic=not train)(x)
 
         def heads(name):
             x = dense(width, name)(x_BxLxC)
@@ -71,11 +71,13 @@ class Bert(nn.Module):
 
     Attributes:
       config: the member's sizes.
+      dropout: of the weights and of every sublayer's output.
       dtype: of the computation; parameters, softmax and norms' statistics are
         float32.
     """
 
     config: BertConfig
+    dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -112,8 +114,10 @@ class Bert(nn.Module):
         x = nn.LayerNorm(
             epsilon=1e-12, dtype=self.dtype, name="embedding_norm"
         )(x)
-        x = nn.Dropout(config.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         bias = jnp.where(mask_BxL, 0.0, -1e9)[:, None, None]
         for index in range(config.layers):
-            x = _Layer(config, self.dtype, name=f"layer{index}")(x, bias, train)
+            x = _Layer(config, self.dropout, self.dtype, name=f"layer{index}")(
+                x, bias, train
+            )
         return x

@@ -61,7 +61,9 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
     )
     return Mixer(
         image_encoder=image(batch_norm=batch_norm, dtype=dtype),
-        text_encoder=text(dtype=dtype) if fusion.uses_text else None,
+        text_encoder=text(dropout=config.text.dropout, dtype=dtype)
+        if fusion.uses_text
+        else None,
         dim=config.dim,
         hidden=config.hidden,
         dropout=config.dropout,

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ BERT = BertConfig(
 
 
 def _mixer(fusion="concept_attention", dtype=jnp.float32, **options):
-    text = Bert(BERT, dtype) if FUSIONS[fusion].uses_text else None
+    text = Bert(BERT, dtype=dtype) if FUSIONS[fusion].uses_text else None
     return Mixer(
         TinyEncoder(dtype=dtype),
         text,
@@ -64,6 +66,16 @@ def _batch(rows=8):
     }
 
 
+def _init(model, batch):
+    # Jitted: op by op, most of the time would go to compiling each one.
+    return jax.jit(model.init)(jax.random.key(0), batch)
+
+
+def _apply(model, variables, *arguments, method=None):
+    apply = functools.partial(model.apply, method=method)
+    return jax.jit(apply)(variables, *arguments)
+
+
 def _document(batch):
     keys = ("image", "has_image", "tokens", "token_mask")
     return [batch["document"][key] for key in keys]
@@ -76,8 +88,8 @@ def _largest(tree):
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_outputs_and_separate_towers_agree(fusion):
     model, batch = _mixer(fusion), _batch()
-    variables = model.init(jax.random.key(0), batch)
-    out = model.apply(variables, batch)
+    variables = _init(model, batch)
+    out = _apply(model, variables, batch)
     assert {k: (v.shape, v.dtype) for k, v in out.items()} == {
         "query": ((8, 6), jnp.float32),
         "document": ((8, 6), jnp.float32),
@@ -89,11 +101,11 @@ def test_outputs_and_separate_towers_agree(fusion):
     for role, length in (("query", np.ones(8)), ("document", known)):
         lengths = np.linalg.norm(out[role], axis=1)
         np.testing.assert_allclose(lengths, length, atol=1e-5)
-    query = model.apply(
-        variables, batch["query"]["image"], method="encode_query"
+    query = _apply(
+        model, variables, batch["query"]["image"], method="encode_query"
     )
-    document = model.apply(
-        variables, *_document(batch), method="encode_document"
+    document = _apply(
+        model, variables, *_document(batch), method="encode_document"
     )
     np.testing.assert_allclose(query, out["query"], atol=1e-5)
     np.testing.assert_allclose(document, out["document"], atol=1e-5)
@@ -114,31 +126,35 @@ def test_aligned_towers_start_as_one_map_of_the_image(fusion):
     document["image"] = batch["query"]["image"]
     document["has_image"] = np.ones(8, bool)
     document["token_mask"] = np.zeros((8, 5), bool)
-    variables = model.init(jax.random.key(0), batch)
-    apart = model.apply(variables, batch)
+    variables = _init(model, batch)
+    apart = _apply(model, variables, batch)
     assert np.abs(apart["query"] - apart["document"]).max() > 0.1
     variables = {**variables, "params": align(variables["params"])}
-    out = model.apply(variables, batch)
+    out = _apply(model, variables, batch)
     np.testing.assert_allclose(out["query"], out["document"], atol=1e-5)
 
 
 def test_cached_features_stand_for_images_and_texts():
     model, batch = _mixer(), _batch()
-    variables = model.init(jax.random.key(0), batch)
+    variables = _init(model, batch)
     document = batch["document"]
     cached = {
         "query": {
-            "patches": model.apply(
-                variables, batch["query"]["image"], method="encode_images"
+            "patches": _apply(
+                model,
+                variables,
+                batch["query"]["image"],
+                method="encode_images",
             )
         },
         "document": {
-            "patches": model.apply(
-                variables, document["image"], method="encode_images"
+            "patches": _apply(
+                model, variables, document["image"], method="encode_images"
             ),
             "has_image": document["has_image"],
             "token_mask": document["token_mask"],
-            "token_vectors": model.apply(
+            "token_vectors": _apply(
+                model,
                 variables,
                 document["tokens"],
                 document["token_mask"],
@@ -146,15 +162,15 @@ def test_cached_features_stand_for_images_and_texts():
             ),
         },
     }
-    expected = model.apply(variables, batch)
-    actual = model.apply(variables, cached)
+    expected = _apply(model, variables, batch)
+    actual = _apply(model, variables, cached)
     for name in expected:
         np.testing.assert_allclose(actual[name], expected[name], atol=1e-5)
 
 
 def test_which_parameters_move_which_embedding():
     model, batch = _mixer(), _batch()
-    variables = model.init(jax.random.key(0), batch)
+    variables = _init(model, batch)
 
     def gradient(role, row):
         def loss(params):
@@ -162,10 +178,8 @@ def test_which_parameters_move_which_embedding():
             weight = jnp.arange(1.0, 7.0)[None]
             return jnp.sum(out[role][row : row + 1] * weight)
 
-        return {
-            name: _largest(tree)
-            for name, tree in jax.grad(loss)(variables["params"]).items()
-        }
+        gradients = jax.jit(jax.grad(loss))(variables["params"])
+        return {name: _largest(tree) for name, tree in gradients.items()}
 
     query = gradient("query", 0)
     assert {name for name, size in query.items() if size > 0} == {
@@ -190,8 +204,8 @@ def test_which_parameters_move_which_embedding():
 
 def test_padding_tokens_do_not_influence():
     model, batch = _mixer(), _batch()
-    variables = model.init(jax.random.key(0), batch)
-    before = model.apply(variables, batch)["document"]
+    variables = _init(model, batch)
+    before = _apply(model, variables, batch)["document"]
     mask = batch["document"]["token_mask"]
     tokens = batch["document"]["tokens"]
     changed = {
@@ -201,13 +215,13 @@ def test_padding_tokens_do_not_influence():
             "tokens": np.where(mask, tokens, 7),
         },
     }
-    after = model.apply(variables, changed)["document"]
+    after = _apply(model, variables, changed)["document"]
     np.testing.assert_array_equal(before, after)
 
 
 def test_sharded_equals_unsharded(num_devices):
     model, batch = _mixer(dropout=0.5), _batch()
-    variables = model.init(jax.random.key(0), batch)
+    variables = _init(model, batch)
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
 
     @jax.jit
@@ -240,9 +254,9 @@ def test_sharded_equals_unsharded(num_devices):
 
 def test_bfloat16_is_near_float32():
     model, batch = _mixer(), _batch()
-    variables = model.init(jax.random.key(0), batch)
-    half = _mixer(dtype=jnp.bfloat16).apply(variables, batch)
-    exact = model.apply(variables, batch)
+    variables = _init(model, batch)
+    half = _apply(_mixer(dtype=jnp.bfloat16), variables, batch)
+    exact = _apply(model, variables, batch)
     for role in ("query", "document"):
         assert half[role].dtype == jnp.float32
         cosine = (half[role] * exact[role]).sum(1)
