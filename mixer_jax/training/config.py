@@ -189,7 +189,6 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     """
     choices = {
         "precision": ("float32", "bfloat16"),
-        "data.augment": ("none", "light", "strong"),
         "model.memory_norm": ("double", "slots"),
         "model.image.batch_norm": ("train", "frozen"),
         "head.name": ("exact", "knn"),
