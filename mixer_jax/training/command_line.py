@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mixer_jax.errors import UserError
@@ -21,6 +21,8 @@ def run(main: Callable[[], None]) -> None:
     def checked(argv: Sequence[str]) -> None:
         if argv[1:]:
             _fail(f"Unknown argument '{argv[1]}'; flags start with --.")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             main()
         except UserError as error:
