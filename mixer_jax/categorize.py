@@ -25,10 +25,8 @@ from mixer_jax.models import features
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mixer_jax.categorize",
-        description=__doc__.split("\n")[0],
-    )
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser("mixer_jax.categorize", description=about)
     add = parser.add_argument
     add("--log", required=True, help="folder of queries, items and clicks")
     add("--out", required=True, help="folder to write to, above the images")

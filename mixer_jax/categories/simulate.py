@@ -35,7 +35,7 @@ class Simulation:
     """The habits of the simulated engine and its users."""
 
     seed: int = 0
-    searches: float = 40.0  # mean number of searches with a query image
+    searches: float = 60.0  # mean number of searches with a query image
     query_skew: float = 1.0  # Zipf exponent of the queries' frequency
     item_skew: float = 0.7  # Zipf exponent of the items' exposure as strangers
     never_shown: float = 0.03  # share of the items

@@ -1,0 +1,105 @@
+import inspect
+
+import numpy as np
+import pytest
+
+from mixer_jax.categories import find, graph, quality, simulate
+
+
+def _blobs(sizes, noise, seed=0, width=32):
+    """Categories of several queries and items each; content of unit blobs."""
+    rng = np.random.default_rng(seed)
+    count = len(sizes)
+    queries = np.repeat(np.arange(count), sizes)
+    items = np.repeat(np.arange(count), rng.permutation(sizes))
+
+    def around(labels):
+        centre = rng.normal(size=(count, width))
+        return (
+            centre,
+            lambda labels: (
+                centre[labels] + noise * rng.normal(size=(len(labels), width))
+            ),
+        )
+
+    _, image = around(queries)
+    _, text = around(items)
+    features = graph.Features(image(queries), image(items), text(items))
+    return queries, items, features
+
+
+def _find(queries, items, features, **settings):
+    clicks = simulate.simulate(
+        queries,
+        items,
+        simulate.Simulation(**settings),
+        features.query_image,
+        features.item_image,
+    )
+    found = find.find_categories(features, clicks, find.Settings())
+    truth = np.concatenate([queries, items])
+    return found, {
+        name: quality.against_truth(getattr(found, name), truth)["bcubed_f1"]
+        for name in ("combined", "clicks_alone", "content_alone")
+    }
+
+
+def test_categories_of_many_samples():
+    sizes = np.random.default_rng(1).integers(1, 21, 40)
+    found, f1 = _find(*_blobs(sizes, noise=0.8), searches=30.0)
+    assert f1["combined"] > 0.85
+    assert f1["combined"] > f1["clicks_alone"] + 0.1
+    assert f1["combined"] > f1["content_alone"] + 0.1
+
+
+def test_pairs_whose_content_says_little():
+    sizes = np.ones(400, int)
+    found, f1 = _find(*_blobs(sizes, noise=1.5), searches=60.0)
+    assert f1["combined"] > 0.85
+    assert f1["combined"] > f1["clicks_alone"]
+    assert f1["combined"] > f1["content_alone"]
+
+
+def test_variants_that_look_alike_are_told_apart_by_clicks():
+    # Items come in nearly identical pairs of different categories.
+    rng = np.random.default_rng(2)
+    twin = np.repeat(rng.normal(size=(150, 16)), 2, axis=0)
+    near = twin + 0.01 * rng.normal(size=twin.shape)
+    own = near + 0.3 * rng.normal(size=twin.shape)
+    names = np.arange(300)
+    features = graph.Features(own, near, near)
+    found, f1 = _find(names, names, features, searches=60.0)
+    assert f1["combined"] > 0.8
+    assert f1["content_alone"] < 0.7
+    labels = found.combined[300:].reshape(150, 2)
+    merged = (labels[:, 0] == labels[:, 1]) & (labels[:, 0] >= 0)
+    assert merged.mean() < 0.1
+
+
+def test_the_truth_has_no_way_in():
+    names = set(inspect.signature(find.find_categories).parameters)
+    assert names == {"features", "clicks", "settings"}
+
+
+def test_a_log_of_nothing():
+    queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
+    clicks = simulate.simulate(
+        queries, items, simulate.Simulation(searches=1e-9)
+    )
+    assert clicks.empty
+    found = find.find_categories(features, clicks, find.Settings())
+    assert found.combined.shape == (10,)
+    assert (found.clicks_alone == -1).all()
+
+
+@pytest.mark.parametrize("least", [0.9, 1.1])
+def test_content_alone_joins_near_duplicates(least):
+    image = np.array([[1.0, 0], [0, 1]])
+    features = graph.Features(
+        image, np.array([[1.0, 0.1], [1, 0]]), image[:, :1]
+    )
+    clicks = simulate.simulate([], [], simulate.Simulation()).iloc[:0]
+    pairs = graph.build_pairs(features, clicks, 2)
+    joined = find.content_only(pairs, 4, least)
+    items = (pairs.first == 2) & (pairs.second == 3)
+    assert joined[items].tolist() == [float(least < 1)]

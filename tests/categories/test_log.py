@@ -1,0 +1,98 @@
+import pandas as pd
+import pytest
+
+from mixer_jax.categories import log
+from mixer_jax.errors import UserError
+
+TABLES = {
+    "queries": "query_id,image\nq0,q0.png\nq1,q1.png\n",
+    "items": "item_id,image,text\ni0,i0.png,a cat\ni1,,a dog\n",
+    "clicks": (
+        "query_id,item_id,exposures,clicks\nq0,i0,4,2\nq1,i1,3,0\nq0,i0,1,1\n"
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in TABLES.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
+
+
+def test_reads_and_adds_up_duplicates(folder):
+    read = log.read_folder(folder)
+    assert read.duplicates == 1
+    assert read.clicks.to_numpy().tolist() == [[0, 0, 5, 3], [1, 1, 3, 0]]
+    assert read.queries["image"].tolist() == [
+        str(folder / "q0.png"),
+        str(folder / "q1.png"),
+    ]
+    assert read.items["image"].tolist() == [str(folder / "i0.png"), ""]
+    assert read.items["text"].tolist() == ["a cat", "a dog"]
+
+
+def test_parquet_reads_as_csv_does(folder):
+    wanted = log.read_folder(folder)
+    for name in TABLES:
+        path = folder / f"{name}.csv"
+        pd.read_csv(path).to_parquet(path.with_suffix(".parquet"))
+        path.unlink()
+    read = log.read_folder(folder)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(
+            getattr(read, name), getattr(wanted, name)
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "said"),
+    [
+        ("clicks", "q0,i1,1,2", 'line 5, column "clicks": 2 clicks are more'),
+        ("clicks", "q0,i1,-1,0", 'column "exposures": "-1" is not a count'),
+        ("clicks", "q0,i1,2,0.5", 'column "clicks": "0.5" is not a count'),
+        ("clicks", "q0,i1,2,", 'column "clicks": "" is not a count'),
+        ("clicks", "q9,i1,2,0", 'line 5, column "query_id": "q9" is not in'),
+        ("clicks", "q0,i9,2,0", 'line 5, column "item_id": "i9" is not in'),
+        ("queries", "q0,x.png", 'line 4, column "query_id": this ID stands'),
+        ("queries", ",x.png", "the ID is empty"),
+        ("queries", "q2,", "has no image"),
+        ("items", "i2,,", "no image and no text"),
+        ("items", "q0,x.png,", "is the ID of a query"),
+    ],
+)
+def test_bad_rows_are_named(folder, table, row, said):
+    path = folder / f"{table}.csv"
+    path.write_text(TABLES[table] + row + "\n")
+    with pytest.raises(UserError, match=f"{table}.csv") as error:
+        log.read_folder(folder)
+    assert said in str(error.value)
+
+
+def test_bad_tables_are_named(folder):
+    path = folder / "items.csv"
+    path.write_text("item_id,image,text\n")
+    with pytest.raises(UserError, match="is empty"):
+        log.read_folder(folder)
+    path.write_text("item_id,picture\ni0,a.png\n")
+    with pytest.raises(UserError, match='no column "image"'):
+        log.read_folder(folder)
+    path.write_text("")
+    with pytest.raises(UserError, match="cannot be read"):
+        log.read_folder(folder)
+    path.unlink()
+    with pytest.raises(UserError, match=r"neither items\.csv"):
+        log.read_folder(folder)
+
+
+def test_both_formats_are_ambiguous(folder):
+    (folder / "clicks.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="has both clicks"):
+        log.read_folder(folder)
+
+
+def test_keep_renumbers_rows(folder):
+    kept = log.keep(log.read_folder(folder), {"q1", "i1"})
+    assert kept.queries["query_id"].tolist() == ["q1"]
+    assert kept.items["item_id"].tolist() == ["i1"]
+    assert kept.clicks.to_numpy().tolist() == [[0, 0, 3, 0]]

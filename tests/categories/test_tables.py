@@ -1,0 +1,86 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixer_jax.categories import tables
+from mixer_jax.categories.log import ClickLog
+from mixer_jax.errors import UserError
+
+
+@pytest.fixture
+def samples():
+    return tables.catalogue(
+        ClickLog(
+            pd.DataFrame({"query_id": ["q0", "q1"], "image": ["/x/a", "/x/b"]}),
+            pd.DataFrame(
+                {
+                    "item_id": ["i0", "i1"],
+                    "image": ["/x/c", ""],
+                    "text": ["one", "two"],
+                }
+            ),
+            pd.DataFrame(),
+        )
+    )
+
+
+def test_catalogue_lists_queries_first(samples):
+    assert samples["sample_id"].tolist() == ["q0", "q1", "i0", "i1"]
+    assert samples["role"].tolist() == ["query"] * 2 + ["document"] * 2
+    assert samples["text"].tolist() == ["", "", "one", "two"]
+
+
+def test_found_rows_have_company(samples):
+    rows, left = tables.found_rows(samples, np.array([1, 0, 1, -1]))
+    assert rows["sample_id"].tolist() == ["q0", "i0"]
+    assert rows["category_id"].tolist() == ["found-00001"] * 2
+    assert set(rows["split"]) == {"train"}
+    assert left["sample_id"].tolist() == ["q1", "i1"]
+
+
+def test_held_out_samples_never_train(samples):
+    truth = pd.DataFrame(
+        {
+            "sample_id": ["q0", "i0", "q1"],
+            "category_id": ["a", "a", "b"],
+            "split": ["test/forward", "test/forward", "train/forward"],
+        }
+    )
+    known = tables.with_truth(samples, truth)
+    assert known["truth"].tolist() == ["a", "b", "a", ""]
+    rows, left = tables.found_rows(known, np.array([0, 1, 0, 1]))
+    assert rows["sample_id"].tolist() == ["q1", "i1"]
+    assert left.empty
+    rows, left = tables.found_rows(known, np.array([1, 1, 0, 1]))
+    assert rows["sample_id"].tolist() == ["q1", "i1"]
+    with pytest.raises(UserError, match="No category was found"):
+        tables.found_rows(known, np.array([0, 0, 1, -1]))
+
+
+def test_a_match_that_is_held_out_is_said(samples):
+    samples = samples.assign(held_out=[True, False, False, False])
+    rows, left = tables.found_rows(samples, np.array([0, 1, 0, 1]))
+    assert rows["sample_id"].tolist() == ["q1", "i1"]
+    assert left["reason"].tolist() == ["its match is held out"]
+
+
+def test_a_foreign_truth_is_refused(samples):
+    truth = pd.DataFrame(
+        {"sample_id": ["z"], "category_id": ["a"], "split": ["train"]}
+    )
+    with pytest.raises(UserError, match='no sample "q0"'):
+        tables.with_truth(samples, truth)
+
+
+def test_paths_become_relative(samples):
+    inside = tables.relative_to(samples, "/x")
+    assert inside["image"].tolist() == ["a", "b", "c", ""]
+    with pytest.raises(UserError, match="is not inside /y"):
+        tables.relative_to(samples, "/y")
+
+
+def test_rows_move_with_their_images(tmp_path):
+    frame = pd.DataFrame({"image": ["images/a.png", ""]})
+    table = tmp_path / "data" / "t.csv"
+    moved = tables.moved(frame, table, tmp_path)
+    assert moved["image"].tolist() == ["data/images/a.png", ""]
