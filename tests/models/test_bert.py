@@ -33,7 +33,7 @@ def test_size_of_the_published_model(name, parameters):
 def test_padding_does_not_influence_tokens(texts):
     tokens, mask = texts
     model = Bert(TINY)
-    variables = model.init(jax.random.key(0), tokens, mask)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens, mask)
     changed = np.where(mask, tokens, 49)
     before = model.apply(variables, tokens, mask)
     after = model.apply(variables, changed, mask)
@@ -46,7 +46,7 @@ def test_padding_does_not_influence_tokens(texts):
 def test_text_without_tokens_is_finite(texts):
     tokens, mask = texts
     model = Bert(TINY)
-    variables = model.init(jax.random.key(0), tokens, mask)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens, mask)
     gradients = jax.grad(
         lambda v: jnp.square(model.apply(v, tokens, mask)).sum()
     )(variables)
@@ -55,7 +55,7 @@ def test_text_without_tokens_is_finite(texts):
 
 def test_dropout_only_while_training(texts):
     model = Bert(TINY)
-    variables = model.init(jax.random.key(0), *texts)
+    variables = jax.jit(model.init)(jax.random.key(0), *texts)
 
     def apply(seed, train):
         key = jax.random.key(seed)
@@ -67,7 +67,7 @@ def test_dropout_only_while_training(texts):
 
 def test_bfloat16_is_near_float32(texts):
     model = Bert(TINY)
-    variables = model.init(jax.random.key(0), *texts)
+    variables = jax.jit(model.init)(jax.random.key(0), *texts)
     exact = model.apply(variables, *texts)
     half = model.clone(dtype=jnp.bfloat16).apply(variables, *texts)
     assert half.dtype == jnp.bfloat16

@@ -20,7 +20,12 @@ def _inputs():
 def _run(name):
     inputs = _inputs()
     fusion = FUSIONS[name](dim=3)
-    variables = fusion.init(jax.random.key(0), *inputs)
+    rng = np.random.default_rng(1)
+    # Random everywhere: some layers start at zero, which would hide them.
+    variables = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        fusion.init(jax.random.key(0), *inputs),
+    )
     kernels = {
         layer: np.asarray(leaves["kernel"])
         for layer, leaves in variables["params"].items()
