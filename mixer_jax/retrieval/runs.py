@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
-from mixer_jax.retrieval import embed, evaluate
-from mixer_jax.training import checkpoints, workdir
+from mixer_jax.retrieval import embed, evaluate, fusions
+from mixer_jax.training import checkpoints, inputs, workdir
 
 OURS = "mixer"  # the name of the run's own model in the rows
 
@@ -92,7 +92,8 @@ def measure_models(
       models: see `find_models`.
       mesh: where samples are embedded and documents searched.
       table: the sample table; "" is what each model's config says.
-      baselines: whether to measure those of `baselines.py` first.
+      baselines: whether to measure those of `baselines.py` first, and those of
+        `fusions.py` last.
       say: is told what was left out.
 
     Returns:
@@ -102,6 +103,7 @@ def measure_models(
       UserError: if a table or a checkpoint is missing or wrong.
     """
     rows, frames = [], {}
+    ours = None
     for number, (name, folder) in enumerate(models):
         config = workdir.read_config(folder)
         if table:
@@ -136,6 +138,14 @@ def measure_models(
                 "ranking because it shows the query's own image."
             )
         rows += found
+        if name == OURS:
+            ours = trained, frames[key], path.parent
+    # Other fusions need what an image-only model does not have.
+    if baselines and ours and ours[0].config.model.fusion != "image_only":
+        training = inputs.load(ours[0].config.data)
+        rows += fusions.measure_fusions(
+            *ours, training.frame, training.root, mesh
+        )
     return rows
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from mixer_jax.errors import UserError
 from mixer_jax.mesh import make_mesh
-from mixer_jax.retrieval import baselines, runs
+from mixer_jax.retrieval import baselines, fusions, runs
 
 
 def test_models_of_a_run(colour_run):
@@ -35,6 +35,9 @@ def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
     monkeypatch.setattr(
         baselines, "measure_baselines", lambda *_: [{"model": "baseline"}]
     )
+    monkeypatch.setattr(
+        fusions, "measure_fusions", lambda *_: [{"model": "fusion"}]
+    )
     said = []
     rows = runs.measure_models(
         runs.find_models(colour_run / "stage1"),
@@ -43,6 +46,7 @@ def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
         say=said.append,
     )
     assert rows[0] == {"model": "baseline"}
-    forward = next(r for r in rows[1:] if r["split"] == "test/forward")
+    assert rows[-1] == {"model": "fusion"}
+    forward = next(r for r in rows[1:-1] if r["split"] == "test/forward")
     assert (forward["excluded"], forward["queries"]) == (1, 3)
     assert any("own image" in line for line in said)

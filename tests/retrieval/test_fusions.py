@@ -1,0 +1,113 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mixer_jax.data import table
+from mixer_jax.mesh import make_mesh
+from mixer_jax.models import bert, factory
+from mixer_jax.retrieval import evaluate, fusions
+from mixer_jax.training import config as config_lib
+from mixer_jax.training.checkpoints import Trained
+
+TINY_BERT = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
+
+
+class Quarters(nn.Module):
+    """Four patches of an image: the mean colours of its quarters."""
+
+    batch_norm: str = "frozen"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.astype(jnp.float32) / 255 - 0.5
+        batch, size = x.shape[:2]
+        x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
+        return nn.Dense(8, dtype=self.dtype)(x.reshape(batch, 4, 3))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    text = functools.partial(bert.Bert, TINY_BERT)
+    monkeypatch.setitem(factory.IMAGE_ENCODERS, "tiny", Quarters)
+    monkeypatch.setitem(factory.TEXT_ENCODERS, "tiny", text)
+    monkeypatch.setattr(fusions, "STEPS", 20)
+    monkeypatch.setattr(fusions, "BATCH", 16)
+    config = config_lib.defaults()
+    config.precision = "float32"
+    config.data.image_size = 8
+    config.data.text_length = 8
+    config.model.image.name = config.model.text.name = "tiny"
+    config.model.dim = 8
+    config.evaluate.batch_size = 8
+    model = factory.make_model(config.model)
+    init = functools.partial(factory.init_variables, model, config)
+    variables = jax.jit(init)(jax.random.key(0))
+    return Trained(config, model, variables, [], 1)
+
+
+def test_encoded_samples_stand_for_images_and_texts(trained, colours):
+    root, frame = colours
+    documents = frame[frame.role == table.DOCUMENT].copy()
+    documents.loc[documents.index[0], "text"] = ""
+    documents.loc[documents.index[1], "image"] = ""
+    documents = fusions.with_paths(documents, root)
+    encoded = fusions.encode(trained, documents)
+    batch = encoded.batch(documents.path, documents)
+    assert batch["query"]["patches"].shape == (12, 4, 8)
+    np.testing.assert_array_equal(
+        batch["document"]["has_image"], np.arange(12) != 1
+    )
+    np.testing.assert_array_equal(
+        batch["document"]["token_mask"].any(1), np.arange(12) != 0
+    )
+    pixels = np.stack(
+        [fusions.images.decode(path, 8) for path in documents.path[2:]]
+    )
+    wanted = trained.model.apply(
+        trained.variables, pixels, method="encode_query"
+    )
+    got = trained.model.apply(trained.variables, batch)["query"]
+    np.testing.assert_allclose(got[2:], wanted, atol=0.02)  # bf16 patches
+
+
+def test_every_fusion_is_trained_and_measured(trained, colours):
+    root, frame = colours
+    training = table.select(frame, "train")
+    rows = fusions.measure_fusions(
+        trained, frame, root, training, root, make_mesh()
+    )
+    assert {row["model"] for row in rows} == set(fusions.FUSIONS)
+    for row in rows:
+        assert set(evaluate.MEASURES) < set(row)
+        assert row["stage"] == ""
+    # Colours alone tell these categories apart.
+    best = {
+        row["model"]: row["identical_at_1"]
+        for row in rows
+        if row["split"] == "test" and row["gallery"] == "test"
+    }
+    assert best["image only"] == 1.0
+
+
+def test_text_matters_to_the_average_alone(trained, colours):
+    root, frame = colours
+    frame = fusions.with_paths(frame, root)
+    documents = frame[frame.role == table.DOCUMENT]
+    silent = documents.assign(text="")
+    encoded = fusions.encode(trained, frame)
+    for fusion, reads_text in (("image_only", False), ("average", True)):
+        embed = fusions.train(
+            trained,
+            fusion,
+            encoded,
+            table.select(frame, "train"),
+            np.random.default_rng(0),
+            make_mesh(),
+        )
+        moved = np.abs(embed(documents) - embed(silent)).max()
+        assert (moved > 1e-3) == reads_text
