@@ -1,0 +1,43 @@
+"""How a command ends; what its flags refuse is tested with the commands."""
+
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import command_line
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a command's main with some arguments left over by the flags."""
+
+    def run(main, *left):
+        monkeypatch.setattr(
+            command_line.app,
+            "run",
+            lambda checked, flags_parser: checked(["command", *left]),
+        )
+        command_line.run(main)
+
+    return run
+
+
+def test_what_a_user_can_mend_is_one_sentence(run, capsys):
+    def main():
+        raise UserError("The table is empty.")
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: The table is empty.\n"
+
+
+def test_arguments_that_are_no_flags_are_refused(run, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: None, "train")
+    assert caught.value.code == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(run):
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
