@@ -38,7 +38,7 @@ read_options() {
         sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
-      *) fail "unknown option $option; known: --dry-run, --help." ;;
+      *) fail "unknown option $option; known: ${known:-}--dry-run, --help." ;;
     esac
   done
 }

@@ -1,25 +1,41 @@
 #!/usr/bin/env bash
 # From a click log to ranked answers, on emoji, in minutes on two CPU cores.
 #
-#   launch/quickstart.sh [--dry-run]
+#   launch/quickstart.sh [--dry-run] [--smoke]
 #
 # Makes .venv, draws the emoji, simulates a click log, finds categories in it,
 # trains the three stages, measures them on categories that were not trained
 # on, and writes runs/quickstart/report/index.html. Run it again to go on
 # where it was interrupted. --dry-run prints every command and runs none.
+# --smoke does all of it in little, in runs/smoke: it shows that it works, and
+# no more.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-read_options "$@"
 
 run=runs/quickstart
+known="--smoke, "
+config=configs/quickstart.py
+few=()
+options=()
+for option in "$@"; do
+  case $option in
+    --smoke)
+      run=runs/smoke
+      config=configs/quickstart.py:smoke
+      few=(--limit=48)
+      ;;
+    *) options+=("$option") ;;
+  esac
+done
+read_options ${options[@]+"${options[@]}"}
 python=$venv/bin/python
 
 make_environment
 
 say "1/6 Drawing the emoji of two vendors"
-run "$python" -m mixer_jax.data.emoji --out="$run/data"
+run "$python" -m mixer_jax.data.emoji --out="$run/data" ${few[@]+"${few[@]}"}
 
 say "2/6 Simulating a shop's click log"
 run "$python" -m mixer_jax.categories.simulate \
@@ -30,7 +46,7 @@ run "$python" -m mixer_jax.categorize --log="$run/log" --out="$run" \
   --truth="$run/data/medium.csv"
 
 say "4/6 Training: three stages in a row"
-run "$python" -m mixer_jax.main --config=configs/quickstart.py --workdir="$run"
+run "$python" -m mixer_jax.main --config="$config" --workdir="$run"
 
 say "5/6 Measuring on unseen categories, beside baselines"
 run "$python" -m mixer_jax.evaluate --workdir="$run" --baselines

@@ -68,7 +68,7 @@ STRENGTHS = {
     ),
 }
 # For drawings and the like, which say the same seen in a mirror.
-STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["strong"], flip=0.5)
+STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
 NAMES = ("none", *STRENGTHS)
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]

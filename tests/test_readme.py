@@ -1,0 +1,166 @@
+"""Every command of the README runs, in a folder laid out like a clone."""
+
+import os
+import pathlib
+import re
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+# Enough to show that a command works; what it says stays as it is otherwise.
+SHORTER = {
+    "launch/quickstart.sh": " --smoke",
+    "launch/test.sh": " --dry-run",  # this very run, in full, is the CI's
+    "configs/own_data.py": " --config.steps=3 --config.batch_size=16",
+}
+
+
+def _commands(word):
+    return next(b for b in BLOCKS if word in b).strip().splitlines()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose environment is the one that runs the tests."""
+    for name in ("mixer_jax", "configs", "launch"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "launch").unlink()
+    (tmp_path / "launch").mkdir()
+    for script in (ROOT / "launch").glob("*.sh"):
+        copy = tmp_path / "launch" / script.name
+        copy.write_bytes(script.read_bytes())
+        copy.chmod(0o755)
+    wanted = ""
+    for name in ("requirements.txt", "pyproject.toml"):
+        text = (ROOT / name).read_text()
+        (tmp_path / name).write_text(text)
+        wanted += text
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (tmp_path / ".venv" / "installed").write_text(wanted)
+    python = bin_folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    return tmp_path
+
+
+def _run(command, folder):
+    for word, more in SHORTER.items():
+        if word in command:
+            command += more
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, f"{command}\n{output[-4000:]}"
+    return output
+
+
+def _draw(path, hue, shape):
+    image = Image.new("RGB", (80, 60), "white")
+    colour = f"hsl({hue},80%,50%)"
+    draw = ImageDraw.Draw(image)
+    (draw.rectangle if shape else draw.ellipse)((15, 10, 65, 50), colour)
+    image.save(path)
+
+
+def _own_data(folder):
+    """What the README asks for: pictures and a table."""
+    (folder / "pictures").mkdir(parents=True)
+    samples = []
+    for category in range(14):
+        for role in ("query", "document"):
+            name = f"{role}{category}.jpg"
+            _draw(folder / "pictures" / name, category * 25, category % 2)
+            titled = role == "document"
+            samples.append(
+                {
+                    "sample_id": name,
+                    "role": role,
+                    "image": f"pictures/{name}",
+                    "text": f"thing number {category}" if titled else "",
+                    "category_id": f"c{category}",
+                    "group": f"g{category % 2}",
+                    "split": "test" if category < 4 else "train",
+                }
+            )
+    pd.DataFrame(samples).to_csv(folder / "table.csv", index=False)
+    return samples
+
+
+def test_every_block_is_run_here():
+    words = ["quickstart.sh", "own_data.py", "categorize", "stage1", "test.sh"]
+    assert len(BLOCKS) == len(words)
+    for word in words:
+        assert _commands(word)
+
+
+@pytest.mark.slow
+def test_quickstart(clone):
+    for command in _commands("quickstart.sh"):
+        _run(command, clone)
+    page = clone / "runs/smoke/report/index.html"
+    assert "</html>" in page.read_text(encoding="utf-8")
+    rows = pd.read_json(clone / "runs/smoke/metrics.json")
+    assert {"mixer", "linear map", "image only"} <= set(rows.model)
+    assert (clone / "runs/smoke/categories.json").is_file()
+
+
+@pytest.mark.slow
+def test_your_own_data(clone):
+    samples = _own_data(clone / "mydata")
+    for command in _commands("own_data.py"):
+        _run(command, clone)
+    with np.load(clone / "runs/mydata/embeddings.npz") as arrays:
+        assert len(arrays["query_ids"]) == len(samples) / 2
+        lengths = np.linalg.norm(arrays["document_embeddings"], axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_categories_of_a_click_log(clone):
+    samples = pd.DataFrame(_own_data(clone / "mylog"))
+    queries = samples[samples.role == "query"]
+    items = samples[samples.role == "document"]
+    log = clone / "mylog"
+    queries = queries.rename(columns={"sample_id": "query_id"})
+    queries[["query_id", "image"]].to_csv(log / "queries.csv", index=False)
+    items = items.rename(columns={"sample_id": "item_id"})
+    items[["item_id", "image", "text"]].to_csv(log / "items.csv", index=False)
+    pd.DataFrame(
+        {
+            "query_id": list(queries.query_id) * 2,
+            "item_id": list(items.item_id) + list(np.roll(items.item_id, 1)),
+            "exposures": 50,
+            "clicks": [30] * len(items) + [1] * len(items),
+        }
+    ).to_csv(log / "clicks.csv", index=False)
+    for command in _commands("categorize"):
+        _run(command, clone)
+    found = pd.read_csv(clone / "mydata-found/found.csv")
+    assert found.category_id.nunique() > 1
+
+
+@pytest.mark.slow
+def test_reference_model_in_little(clone):
+    few = "-m mixer_jax.data.emoji --limit=60 --size=64 --out=runs/local/data"
+    _run(f".venv/bin/python {few}", clone)
+    for command in _commands("stage1"):
+        assert "loss" in _run(command, clone)
+
+
+def test_tests(clone):
+    for command in _commands("test.sh"):
+        assert "pytest" in _run(command, clone)
