@@ -10,6 +10,7 @@ Image paths are relative to the folder of the table that names them.
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,8 @@ def _catalogue(
         )
     folder = path.resolve().parent
     frame["image"] = [
-        str(folder / image) if image else "" for image in frame["image"]
+        os.path.normpath(folder / image) if image else ""
+        for image in frame["image"]
     ]
     return frame
 

@@ -13,12 +13,12 @@ def _evidence(size, affinity=0.0, content=0.0):
 def _shown(first, second, exposures, clicks):
     size = len(first)
     return Pairs(
-        np.array(first),
-        np.array(second),
+        np.array(first, np.int64),
+        np.array(second, np.int64),
         np.full(size, QUERY_ITEM),
         np.zeros((size, 4)),
-        np.array(exposures),
-        np.array(clicks),
+        np.array(exposures, np.int64),
+        np.array(clicks, np.int64),
     )
 
 

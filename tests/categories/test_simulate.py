@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
     read = log.read_folder(out)
     assert len(read.queries) == len(read.items) == 6
     assert read.queries["query_id"].str.startswith("forward:").all()
-    assert Image.open(read.queries["image"][0]).size == (8, 8)
+    assert Path(read.queries["image"][0]).is_file()
     assert read.items["text"].tolist() == [f"name {i}" for i in range(6)]
     note = json.loads((out / "simulation.json").read_text())
     assert note["simulation"] is True

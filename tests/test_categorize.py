@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mixer_jax import categorize
+from mixer_jax.categories import simulate
+from mixer_jax.data import table
+
+COUNT = 60
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A table of one query and one document a category, and its log."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    rows = []
+    for i in range(COUNT):
+        image = f"images/{i}.png"
+        pixels = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / image)
+        split = "test" if i % 10 == 0 else "train"
+        rows.append((f"q{i}", "query", image, "", f"c{i}", "g", split))
+        rows.append(
+            (f"d{i}", "document", image, f"it {i}", f"c{i}", "g", split)
+        )
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    truth = tmp_path / "data" / "table.csv"
+    table.write_table(table.with_both_directions(frame), truth)
+    settings = simulate.Simulation(searches=80.0)
+    simulate.write_log(truth, tmp_path / "log", settings, "forward")
+
+    calls = []
+
+    def image_features(name, paths, size):
+        calls.append(name)
+        pixels = [np.asarray(Image.open(path)).ravel() for path in paths]
+        return np.stack(pixels).astype(np.float32)
+
+    def text_features(name, texts, length):
+        calls.append(name)
+        return rng.normal(size=(len(texts), 8)).astype(np.float32)
+
+    monkeypatch.setattr(categorize.features, "image_features", image_features)
+    monkeypatch.setattr(categorize.features, "text_features", text_features)
+    return tmp_path, truth, calls
+
+
+def test_found_table_trains_and_holds_out(run, capsys):
+    root, truth, calls = run
+    arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
+    assert categorize.main(arguments) == 0
+    assert "B-cubed F1" in capsys.readouterr().out
+    found = table.read_table(root / "found.csv")
+    known = table.read_table(truth).set_index("sample_id")
+    assert all((root / image).is_file() for image in found["image"] if image)
+
+    train = table.select(found, "train")
+    assert table.parts(train, "train") == ["forward", "reverse"]
+    assert train["category_id"].str.startswith("found-").all()
+    assert known.loc[train["sample_id"], "split"].str.startswith("train").all()
+    assert (train.groupby("category_id").size() >= 2).all()
+    test = table.select(found, "test").set_index("sample_id")
+    wanted = known[known["split"].str.startswith("test")]
+    assert set(test.index) == set(wanted.index)
+    same = ["category_id", "group", "split", "text", "role"]
+    pd.testing.assert_frame_equal(test[same], wanted.loc[test.index, same])
+
+    left = pd.read_csv(root / "unassigned.csv")
+    ours = len(train[train["split"] == "train/forward"])
+    assert ours + len(left) + 2 * (COUNT // 10) == 2 * COUNT
+    figures = json.loads((root / "categories.json").read_text())
+    assert figures["ways"]["combined"]["bcubed_f1"] > 0.8
+    assert calls == ["efficientnet-lite0", "minilm"]
+
+    assert categorize.main(arguments) == 0
+    assert len(calls) == 2  # features are kept
+
+
+def test_without_a_truth_nothing_is_held_out(run, capsys):
+    root, _, _ = run
+    assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 0
+    assert "B-cubed" not in capsys.readouterr().out
+    found = table.read_table(root / "found.csv")
+    assert set(found["split"]) == {"train/forward", "train/reverse"}
+
+
+def test_one_unreadable_image_is_reported(run, capsys):
+    root, truth, _ = run
+    (root / "data" / "images" / "3.png").write_bytes(b"not an image")
+    arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
+    assert categorize.main([*arguments, "--max-skipped=0.1"]) == 0
+    assert "2 of 120 samples skipped" in capsys.readouterr().out
+    found = table.read_table(root / "found.csv")
+    assert not {"q3", "d3"} & set(found["sample_id"])
+    assert categorize.main([*arguments, "--max-skipped=0"]) == 2
+    assert "3.png" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_sentence(run, capsys):
+    root, truth, calls = run
+    assert categorize.main([f"--log={root}/no", f"--out={root}"]) == 2
+    assert capsys.readouterr().err.startswith("error: The click log")
+    elsewhere = [f"--log={root}/log", f"--out={root}/log"]
+    assert categorize.main(elsewhere) == 2
+    assert "is not inside" in capsys.readouterr().err
+    other = table.read_table(truth).assign(
+        sample_id=lambda frame: "other-" + frame["sample_id"]
+    )
+    table.write_table(other, root / "data" / "other.csv")
+    arguments = [f"--log={root}/log", f"--out={root}"]
+    wrong = f"--truth={root}/data/other.csv"
+    assert categorize.main([*arguments, wrong]) == 2
+    assert "IDs must be the same" in capsys.readouterr().err
+    assert not calls
