@@ -63,6 +63,22 @@ class FileSource:
         return content, self._texts[row]
 
 
+class Rows:
+    """Some rows of another source."""
+
+    def __init__(self, source: Source, rows: Sequence[int]):
+        """Row i is the source's row `rows[i]`."""
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns what the source has at that row."""
+        return self._source[self._rows[row]]
+
+
 def train_batches(
     frame: pd.DataFrame,
     source: Source,

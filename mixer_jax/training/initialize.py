@@ -134,7 +134,12 @@ def _imprint(
 ) -> jax.Array:
     """Replaces proxies by the mean embedding of each category's samples."""
     config, mesh, data = setup.config, setup.mesh, setup.inputs
-    labels = table.labels(data.frame, data.category_ids)
+    frame = data.frame
+    if most := config.proxies.imprint_samples:
+        places = frame.groupby(["category_id", "role"]).cumcount() < most
+        source = pipeline.Rows(source, np.flatnonzero(places))
+        frame = frame[places]
+    labels = table.labels(frame, data.category_ids)
     sums = imprint.init(len(data.category_ids), config.model.dim, mesh)
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
 
@@ -147,7 +152,7 @@ def _imprint(
 
     for role in (table.QUERY, table.DOCUMENT):
         for batch in pipeline.evaluation_batches(
-            data.frame,
+            frame,
             source,
             role,
             data.tokenizer,

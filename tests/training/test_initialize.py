@@ -44,8 +44,12 @@ def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
     assert np.any(proxies(0) != proxies(1))
 
 
-def test_imprinted_proxies_are_the_means(toy, tiny_config, tmp_path, mesh):
+@pytest.mark.parametrize("most", [0, 1])
+def test_imprinted_proxies_are_the_means(
+    toy, tiny_config, tmp_path, mesh, most
+):
     tiny_config.proxies.init = "imprint"
+    tiny_config.proxies.imprint_samples = most
     run, state = start(tiny_config, tmp_path, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_get(variables)
@@ -67,8 +71,16 @@ def test_imprinted_proxies_are_the_means(toy, tiny_config, tmp_path, mesh):
         embeddings = run.model.apply(
             variables, *values, method=f"encode_{role}"
         )
-        labels = table.labels(run.inputs.frame, run.inputs.category_ids)
-        np.add.at(sums, labels[batch["index"]], np.asarray(embeddings))
+        frame = run.inputs.frame
+        labels = table.labels(frame, run.inputs.category_ids)
+        repeated = frame.duplicated(["category_id", "role"]).to_numpy()
+        counted = ~repeated[batch["index"]] if most else np.full(24, True)
+        assert counted.sum() == (12 if most else 24)
+        np.add.at(
+            sums,
+            labels[batch["index"]][counted],
+            np.asarray(embeddings)[counted],
+        )
     means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     np.testing.assert_allclose(state.proxies, means, atol=1e-5)
 
