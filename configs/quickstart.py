@@ -36,6 +36,7 @@ def stage(run: str, table: str) -> ConfigDict:
     config.head.scale = 16.0
     config.head.margin_size = 0.2
     config.proxies.init = "imprint"
+    config.proxies.imprint_samples = 1
     config.proxies.learning_rate = 1.0
     # The first half of the image encoder stays as it is: it is most of the
     # cost, and what it sees is the same everywhere.

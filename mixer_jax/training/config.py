@@ -78,6 +78,7 @@ def defaults() -> ConfigDict:
 
     proxies = config.proxies = ConfigDict()
     proxies.init = "random"  # random, imprint (each category's mean)
+    proxies.imprint_samples = 0  # of a category and role, at most; 0 is all
     proxies.learning_rate = 0.1  # peak; same schedule as the optimizer's
     proxies.momentum = 0.9
     proxies.weight_decay = 0.0
