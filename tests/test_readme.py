@@ -131,10 +131,10 @@ def test_your_own_data(clone):
 
 @pytest.mark.slow
 def test_categories_of_a_click_log(clone):
-    samples = pd.DataFrame(_own_data(clone / "mylog"))
+    samples = pd.DataFrame(_own_data(clone / "mydata"))
     queries = samples[samples.role == "query"]
     items = samples[samples.role == "document"]
-    log = clone / "mylog"
+    log = clone / "mydata"
     queries = queries.rename(columns={"sample_id": "query_id"})
     queries[["query_id", "image"]].to_csv(log / "queries.csv", index=False)
     items = items.rename(columns={"sample_id": "item_id"})
@@ -149,7 +149,7 @@ def test_categories_of_a_click_log(clone):
     ).to_csv(log / "clicks.csv", index=False)
     for command in _commands("categorize"):
         _run(command, clone)
-    found = pd.read_csv(clone / "mydata-found/found.csv")
+    found = pd.read_csv(clone / "mydata/found.csv")
     assert found.category_id.nunique() > 1
 
 
