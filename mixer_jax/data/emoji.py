@@ -8,15 +8,17 @@ all of them, near-identical variants as catalogues have them.
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import multiprocessing
 import os
 import struct
 import sys
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -151,9 +153,17 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
     for vendor in VENDORS:
         (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
     one = functools.partial(_render_one, _renderer(), size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(one, jobs)
-        console = Console(stderr=True)
+    console = Console(stderr=True)
+    # The renderer holds Python's lock, so threads would draw one by one. A
+    # fresh interpreter a core pays only where there is much to draw.
+    few = len(jobs) < 500
+    with contextlib.ExitStack() as stack:
+        if few:
+            done = map(one, jobs)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(None, spawn))
+            done = pool.map(one, jobs, chunksize=32)
         for _ in track(done, "Drawing the emoji", len(jobs), console=console):
             pass
 
