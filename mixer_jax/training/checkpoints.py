@@ -104,7 +104,7 @@ class Checkpoints:
         workdir: str | os.PathLike,
         every: int = 1,
         keep: int = 1,
-        read_only: bool = False,
+        writes: bool = True,
     ):
         self._folder = (
             pathlib.Path(workdir) / workdir_lib.CHECKPOINTS
@@ -121,8 +121,7 @@ class Checkpoints:
                 preservation_policy=policies.LatestN(keep),
                 # A killed run leaves half a checkpoint behind; but a reader
                 # must not take a running one's.
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+                cleanup_tmp_directories=writes,
             ),
             item_handlers=_handlers(),
         )
@@ -312,7 +311,7 @@ def load_variables(workdir: str | os.PathLike, wanted: PyTree) -> PyTree:
     Raises:
       UserError: if the checkpoint is damaged or of another shape.
     """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir, writes=False) as checkpoints:
         return checkpoints.read({"model": wanted})["model"]
 
 
@@ -326,6 +325,6 @@ def load_proxies(workdir: str | os.PathLike, dim: int, mesh: Mesh) -> jax.Array:
     wanted = jax.ShapeDtypeStruct(
         (rows, dim), jnp.float32, sharding=mesh_lib.rows(mesh)
     )
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir, writes=False) as checkpoints:
         found = checkpoints.read({"proxies": {"proxies": wanted}})
     return found["proxies"]["proxies"]

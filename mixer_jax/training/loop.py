@@ -86,6 +86,13 @@ def train(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
     if checkpoints.latest_step() is None:
+        if config.proxies.init == "imprint":
+            console.print(
+                f"{config.name}: embedding {len(run.inputs.frame):,} samples, "
+                "for proxies to start from",
+                highlight=False,
+                soft_wrap=True,
+            )
         state = initialize.initial_state(run, source)
     else:
         state, position = checkpoints.restore(run.state)
