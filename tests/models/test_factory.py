@@ -45,18 +45,27 @@ def test_pretrained_weights_replace_the_encoders(config):
     config.model.image.pretrained = "efficientnet-lite0"
     config.model.text.name = "minilm"
     config.model.text.pretrained = "minilm"
-    variables = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(config)
-    )
+    model = factory.make_model(config.model)
+    init = functools.partial(factory.init_variables, model, config)
+    variables = jax.jit(init)(jax.random.key(0))
+    encoders = ("image_encoder", "text_encoder")
+    for name in encoders:
+        for leaf in jax.tree.leaves(variables["params"][name]):
+            np.testing.assert_array_equal(leaf, 0)
     loaded = factory.load_pretrained(variables, config.model)
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
-    params, stats = loaded["params"], loaded["batch_stats"]["image_encoder"]
-    for tree in (params["image_encoder"], params["text_encoder"], stats):
+    stats = loaded["batch_stats"]["image_encoder"]
+    for tree in (*(loaded["params"][name] for name in encoders), stats):
         for leaf in jax.tree.leaves(tree):
             assert np.abs(leaf).max() > 0
-    for leaf in jax.tree.leaves(params["fusion"]):
-        np.testing.assert_array_equal(leaf, 0)
-    for leaf in jax.tree.leaves(variables):
+    # Nothing else changes, and the given tree stays as it was.
+    for name in set(variables["params"]) - set(encoders):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            loaded["params"][name],
+            variables["params"][name],
+        )
+    for leaf in jax.tree.leaves(variables["params"]["image_encoder"]):
         np.testing.assert_array_equal(leaf, 0)
 
 
