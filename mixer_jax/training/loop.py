@@ -88,8 +88,8 @@ def train(
     if checkpoints.latest_step() is None:
         if config.proxies.init == "imprint":
             console.print(
-                f"{config.name}: embedding {len(run.inputs.frame):,} samples, "
-                "for proxies to start from",
+                f"{config.name}: embedding the categories' samples, for "
+                "proxies to start from",
                 highlight=False,
                 soft_wrap=True,
             )
