@@ -41,9 +41,9 @@ def stage(run: str, table: str) -> ConfigDict:
     config.proxies.imprint_samples = 1
     config.proxies.learning_rate = 1.0
     # What stays as it is costs most to train and gains least: the first half
-    # of the image encoder, its depthwise kernels, the text encoder.
+    # of the image encoder, all of it but dense kernels, the text encoder.
     config.optimizer.parts = (
-        ("image_encoder/(stem|block[0-7]/|.*depthwise)", 0.0),
+        ("image_encoder/(stem|block[0-7]/|.*(depthwise|scale|bias))", 0.0),
         ("image_encoder", 0.5),
         ("text_encoder", 0.0),
     )
