@@ -8,7 +8,8 @@ proxies row by row. Rates are small, the encoders' smaller still.
     python -m mixer_jax.main --config=configs/stage3.py:runlocal \
         --workdir=runs/local/stage3
 
-A minute on a laptop's CPU, after stage 2's :runlocal.
+A minute on a laptop's CPU, after stage 2's :runlocal. The loss is about 15
+from its first step on; a dozen steps do not move it.
 """
 
 from ml_collections import ConfigDict

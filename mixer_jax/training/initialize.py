@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rich.console
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
@@ -29,7 +30,11 @@ _ARGUMENTS = {
 }
 
 
-def initial_state(setup: Setup, source: pipeline.Source) -> TrainState:
+def initial_state(
+    setup: Setup,
+    source: pipeline.Source,
+    console: rich.console.Console | None = None,
+) -> TrainState:
     """Returns the state that a stage starts from.
 
     1. Variables: random, then pretrained weights over them; or, with
@@ -43,6 +48,7 @@ def initial_state(setup: Setup, source: pipeline.Source) -> TrainState:
     Args:
       setup: of the stage.
       source: the content of the training samples.
+      console: is told what takes long; default standard output.
 
     Raises:
       UserError: if the checkpoint of the stage before does not fit.
@@ -60,6 +66,13 @@ def initial_state(setup: Setup, source: pipeline.Source) -> TrainState:
         else []
     )
     if config.proxies.init == "imprint" and old_ids != category_ids:
+        console = console or rich.console.Console()
+        console.print(
+            f"{config.name}: embedding {len(setup.inputs.frame):,} samples; "
+            "proxies start as their categories' means",
+            highlight=False,
+            soft_wrap=True,
+        )
         proxies = _imprint(setup, source, variables, proxies)
     if config.init_from:
         old = checkpoints.load_proxies(config.init_from, config.model.dim, mesh)

@@ -86,14 +86,7 @@ def train(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
     if checkpoints.latest_step() is None:
-        if config.proxies.init == "imprint":
-            console.print(
-                f"{config.name}: embedding the categories' samples, for "
-                "proxies to start from",
-                highlight=False,
-                soft_wrap=True,
-            )
-        state = initialize.initial_state(run, source)
+        state = initialize.initial_state(run, source, console)
     else:
         state, position = checkpoints.restore(run.state)
         iterator.set_state(position)
