@@ -65,14 +65,16 @@ def get_config(arg: str = "") -> ConfigDict:
     stage1.model.text.pretrained = "minilm"
 
     stage2 = stage(run, "data/large.csv")
+    stage2.seed = 1  # another order of the samples than before
     stage2.steps = 30
     stage2.head.name = "knn"
     stage2.head.refresh = 15
     stage2.optimizer.learning_rate = 2e-4
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
 
-    stage3 = stage(run, "data/large.csv")
-    stage3.steps = 60
+    stage3 = stage(run, "found.csv")
+    stage3.seed = 2
+    stage3.steps = 80
     stage3.head.name = "knn"
     stage3.head.refresh = 30
     stage3.optimizer.learning_rate = 5e-4
