@@ -42,7 +42,9 @@ def test_dry_run_prints_commands_and_runs_none(script):
 def test_unknown_option_is_a_sentence(script):
     done = _run(script, "--fast")
     assert done.returncode == 1
-    assert "unknown option --fast; known: --dry-run" in done.stderr
+    more = "--smoke, " if "quickstart" in script else ""
+    known = f"known: {more}--dry-run, --help."
+    assert f"unknown option --fast; {known}" in done.stderr
 
 
 def test_missing_python_is_a_sentence(tmp_path):
