@@ -93,11 +93,10 @@ def test_rotation_keeps_the_centre(image):
     np.testing.assert_allclose(turned[32, 32], image[32, 32], atol=2)
 
 
-def test_flip_mirrors_and_is_off_by_default(image):
+def test_flip_mirrors_and_only_where_the_name_says_so(image):
     np.testing.assert_array_equal(change(image, flip=1.0), image[:, ::-1])
-    assert all(
-        strength.flip == 0.0 for strength in augmentation.STRENGTHS.values()
-    )
+    for name, strength in augmentation.STRENGTHS.items():
+        assert (strength.flip > 0) == (name == "mirrored")
 
 
 def test_grey_keeps_the_luma_only(image):
