@@ -6,7 +6,7 @@
 `launch/quickstart.sh` runs it, after it has drawn the emoji and found their
 categories in a simulated click log. Query images are one vendor's drawings,
 documents the other's with the name, in both directions. The encoders,
-EfficientNet-Lite0 and MiniLM, come pretrained. Expect a loss of about 2 at
+EfficientNet-Lite0 and MiniLM, come pretrained. Expect a loss of about 1 at
 the end of stage 1. `:smoke` takes a few steps on the few emoji that
 `launch/quickstart.sh --smoke` draws.
 """
