@@ -31,6 +31,8 @@ def stage(run: str, table: str) -> ConfigDict:
     config.model.image.batch_norm = "frozen"
     config.model.text.name = "minilm"
     config.model.text.dropout = 0.0
+    config.model.drop_image = 0.3
+    config.model.drop_text = 0.3
     config.model.slots = 256
     config.model.memory_norm = "slots"
     config.head.scale = 16.0
@@ -66,18 +68,21 @@ def get_config(arg: str = "") -> ConfigDict:
 
     stage2 = stage(run, "data/large.csv")
     stage2.seed = 1  # another order of the samples than before
-    stage2.steps = 30
+    stage2.steps = 400
+    stage2.batch_size = 256
+    stage2.data.cached = True
+    stage2.data.augment = "none"
     stage2.head.name = "knn"
-    stage2.head.refresh = 15
-    stage2.optimizer.learning_rate = 2e-4
+    stage2.head.refresh = 100
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
+    stage2.checkpoint.every = 200
 
     stage3 = stage(run, "found.csv")
     stage3.seed = 2
     stage3.steps = 80
     stage3.head.name = "knn"
     stage3.head.refresh = 30
-    stage3.optimizer.learning_rate = 5e-4
+    stage3.optimizer.learning_rate = 3e-4
 
     if arg == "smoke":
         for config in (stage1, stage2, stage3):

@@ -51,18 +51,20 @@ class ColourModel(nn.Module):
     def setup(self):
         self.scale = self.param("scale", nn.initializers.ones, ())
 
-    def encode_query(self, images, train=False):
+    def encode_query(self, query, train=False):
+        return self.unit_colour(query["image"])
+
+    def unit_colour(self, images):
         colour = images.astype(jnp.float32).mean((1, 2)) / 255.0 - 0.5
         colour *= self.scale
         norm = jnp.linalg.norm(colour, axis=-1, keepdims=True)
         return colour / jnp.maximum(norm, 1e-6)
 
-    def encode_document(
-        self, images, has_image, tokens, token_mask, train=False
-    ):
+    def encode_document(self, document, train=False):
         # A document without an image points to one fixed corner.
         corner = jnp.array([[0.0, 0.0, 1.0]])
-        return jnp.where(has_image[:, None], self.encode_query(images), corner)
+        colour = self.unit_colour(document["image"])
+        return jnp.where(document["has_image"][:, None], colour, corner)
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def colour_run(colours, tmp_path, monkeypatch):
 
     def init(model, config, key):
         images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
-        return model.init(key, images, method="encode_query")
+        return model.init(key, images, method="unit_colour")
 
     monkeypatch.setattr(factory, "make_model", lambda config, dtype: model)
     monkeypatch.setattr(factory, "init_variables", init)

@@ -7,7 +7,7 @@ for any number of processes or threads, and a position says it all.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -119,14 +119,65 @@ def train_batches(
       UserError: if the batch cannot be split, a role has no sample, or there
         is no such strength of augmentation.
     """
+    if augment != "none":
+        augment = augmentation.get_strength(augment)
+
+    def load(row, role, rng):
+        sample = _load(frame, source, row, role, image_size)
+        pixels = augmentation.augment(sample["image"], rng, augment)
+        return sample | {"image": pixels}
+
+    return train_stream(
+        frame,
+        category_ids,
+        load,
+        lambda samples: _stack(samples, tokenizer),
+        batch_size=batch_size,
+        seed=seed,
+        threads=threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def train_stream(
+    frame: pd.DataFrame,
+    category_ids: Sequence[str],
+    load: Callable[[int, str, np.random.Generator], dict],
+    stack: Callable[[Sequence[dict]], dict],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns the endless training batches of any content of the rows.
+
+    Args:
+      frame: the rows of the training split; both roles must occur.
+      category_ids: see `table.category_index`; labels are positions in it.
+      load: (row, role, source of chance) -> a sample without its label.
+      stack: samples of one role -> their batch.
+      batch_size: B, over all processes; half queries, half documents.
+      seed: the only source of chance.
+      threads: that load; 0 loads in the caller's.
+      process_index: which of the processes this is.
+      process_count: n, how many read together.
+
+    Returns:
+      An iterator as `train_batches` returns it, over
+      `{"query": batch, "document": batch}`.
+
+    Raises:
+      UserError: if the batch cannot be split or a role has no sample.
+    """
     if batch_size < 1 or batch_size % (2 * process_count):
         raise UserError(
             f"batch_size is {batch_size}; it must be a multiple of "
             f"{2 * process_count}: queries and documents for each of "
             f"{process_count} process(es)."
         )
-    if augment != "none":
-        augment = augmentation.get_strength(augment)
     local = batch_size // 2 // process_count
     label = table.labels(frame, category_ids)
     streams = []
@@ -135,10 +186,8 @@ def train_batches(
         if not rows.size:
             raise UserError(f"There is no {role} to train on.")
 
-        def load(row, rng, role=role):
-            sample = _load(frame, source, row, role, image_size)
-            pixels = augmentation.augment(sample["image"], rng, augment)
-            return sample | {"image": pixels, "label": label[row]}
+        def labelled(row, rng, role=role):
+            return load(row, role, rng) | {"label": label[row]}
 
         # Grain seeds epoch e with seed + e, hence seeds far apart.
         (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
@@ -147,15 +196,9 @@ def train_batches(
             .seed(int(start))
             .shuffle()
             .repeat()
-            .random_map(load)
+            .random_map(labelled)
         )[process_index::process_count]
-        streams.append(
-            stream.batch(
-                local,
-                drop_remainder=True,
-                batch_fn=lambda samples: _stack(samples, tokenizer),
-            )
-        )
+        streams.append(stream.batch(local, drop_remainder=True, batch_fn=stack))
     return iter(
         ZipMapDataset(streams)
         .map(lambda pair: {"query": pair[0], "document": pair[1]})

@@ -14,7 +14,9 @@ class ConceptMemory(nn.Module):
     """Token vectors to one concept vector a text.
 
     With tokens t [L, Ct], memories M_k [Ct, S] and M_v [S, D]:
-    a = norm(t M_k), concept = mean over real tokens of a M_v.
+    a = norm(t M_k), concept = mean over real tokens of a M_v + t W_t. The
+    second term goes past the memory, as residual connections go past external
+    attention's blocks: the memory alone learns slowly to tell texts apart.
 
     Attributes:
       slots: S.
@@ -64,7 +66,8 @@ class ConceptMemory(nn.Module):
         else:
             attention = nn.softmax(logits_BxLxS, axis=2) * mask_BxLx1
         count_Bx1 = jnp.maximum(mask_BxL.sum(1, keepdims=True), 1)
-        # The mean over tokens commutes with M_v; taken first it is cheaper.
+        # The mean over tokens commutes with both maps; taken first it is
+        # cheaper.
         read_BxS = attention.sum(1) / count_Bx1
         concept_BxD = nn.Dense(
             self.dim,
@@ -74,4 +77,8 @@ class ConceptMemory(nn.Module):
             kernel_init=nn.initializers.normal(1.0),
             name="values",
         )(read_BxS)
+        mean_BxC = (tokens_BxLxC * mask_BxLx1).sum(1) / count_Bx1
+        concept_BxD += nn.Dense(
+            self.dim, use_bias=False, dtype=self.dtype, name="tokens"
+        )(mean_BxC)
         return concept_BxD.astype(jnp.float32), attention

@@ -70,6 +70,8 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
         fusion_name=config.fusion,
         slots=config.slots,
         memory_norm=choose(_MEMORY_NORMS, config.memory_norm, "memory_norm"),
+        drop_image=config.drop_image if fusion.uses_text else 0.0,
+        drop_text=config.drop_text if fusion.uses_text else 0.0,
         dtype=dtype,
     )
 

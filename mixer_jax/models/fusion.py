@@ -50,7 +50,9 @@ class ConceptAttention(_Fusion):
 
     w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight a patch x_p;
     v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
-    Without text w is uniform. W_v starts at zero: the image leads.
+    Without text w is uniform. W_v starts at zero and W_c small, so the image
+    leads: a random text term is a name tag by which training categories are
+    learned by heart.
     """
 
     @nn.compact
@@ -72,7 +74,13 @@ class ConceptAttention(_Fusion):
         image_BxD += self.project(
             answer_BxC, "value", kernel_init=nn.initializers.zeros
         )
-        text_BxD = self.project(concept_BxD, "concept")
+        text_BxD = self.project(
+            concept_BxD,
+            "concept",
+            kernel_init=nn.initializers.variance_scaling(
+                0.01, "fan_in", "truncated_normal"
+            ),
+        )
         return image_BxD * has_image_B[:, None] + text_BxD * has_text_B[:, None]
 
 

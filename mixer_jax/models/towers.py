@@ -87,6 +87,38 @@ def align(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, "document_layers": layers, "fusion": fusion}
 
 
+def drop_parts(
+    has_image: jax.Array,
+    token_mask: jax.Array,
+    drop_image: float,
+    drop_text: float,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Hides the text of some documents, and the image of some others.
+
+    Alone, each has to find the category by itself: the text is learned where
+    the image would answer already, and shops' documents lack one or the other.
+
+    Args:
+      has_image: bool [B].
+      token_mask: bool [B, L].
+      drop_image: share of the images hidden, of documents that keep a text.
+      drop_text: share of the texts hidden, of documents that have an image.
+      key: of the chance.
+
+    Returns:
+      The same two; no document loses the only thing that it has.
+    """
+    text_key, image_key = jax.random.split(key)
+    shape = has_image.shape
+    hidden = has_image & jax.random.bernoulli(text_key, drop_text, shape)
+    token_mask = token_mask & ~hidden[:, None]
+    hidden = token_mask.any(1) & jax.random.bernoulli(
+        image_key, drop_image, shape
+    )
+    return has_image & ~hidden, token_mask
+
+
 class Mixer(nn.Module):
     """Query and document towers around shared encoders.
 
@@ -101,6 +133,8 @@ class Mixer(nn.Module):
       fusion_name: a key of `fusion.FUSIONS`.
       slots: S, of the concept memory.
       memory_norm: of the concept memory.
+      drop_image: while training, see `drop_parts`.
+      drop_text: while training, see `drop_parts`.
       dtype: of the computation; parameters and embeddings are float32.
     """
 
@@ -112,6 +146,8 @@ class Mixer(nn.Module):
     fusion_name: str = "concept_attention"
     slots: int = 64
     memory_norm: str = "double"
+    drop_image: float = 0.0
+    drop_text: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -141,8 +177,8 @@ class Mixer(nn.Module):
             `patches` [Bh, P, Ci], and in place of `tokens` there may be
             `token_vectors` [Bh, L, Ct]: what `encode_images` and
             `encode_texts` gave before.
-          train: batch statistics (where the encoder wants them) and dropout
-            (the "dropout" stream).
+          train: batch statistics (where the encoder wants them), dropout and
+            `drop_parts` (the "dropout" stream).
 
         Returns:
           f32 `query` and `document` [Bh, D] of unit length; `concept`
@@ -157,15 +193,21 @@ class Mixer(nn.Module):
                 _interleave(query["image"], document["image"]), train=train
             )
             query_patches, patches = both[::2], both[1::2]
-        mask = document["token_mask"]
-        if self.text_encoder is None:
-            vectors = None
-        elif "token_vectors" in document:
-            vectors = document["token_vectors"]
-        else:
-            vectors = self.text_encoder(document["tokens"], mask, train=train)
+        has_image, mask = document["has_image"], document["token_mask"]
+        if train and (self.drop_image or self.drop_text):
+            has_image, mask = drop_parts(
+                has_image,
+                mask,
+                self.drop_image,
+                self.drop_text,
+                self.make_rng("dropout"),
+            )
         embeddings, concept, slots = self._document(
-            patches, document["has_image"], vectors, mask, train
+            patches,
+            has_image,
+            self._vectors(document, mask, train),
+            mask,
+            train,
         )
         return {
             "query": self._query(query_patches, train),
@@ -186,35 +228,34 @@ class Mixer(nn.Module):
         """Tokens and mask [B, L] -> token vectors [B, L, Ct]."""
         return self.text_encoder(tokens, token_mask, train=train)
 
-    def encode_query(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Query images [B, H, W, 3] -> unit embeddings f32 [B, D]."""
-        return self._query(self.image_encoder(images, train=train), train)
+    def encode_query(self, query: Batch, train: bool = False) -> jax.Array:
+        """The queries of a batch -> unit embeddings f32 [B, D]."""
+        return self._query(self._patches(query, train), train)
 
     def encode_document(
-        self,
-        images: jax.Array,
-        has_image: jax.Array,
-        tokens: jax.Array,
-        token_mask: jax.Array,
-        train: bool = False,
+        self, document: Batch, train: bool = False
     ) -> jax.Array:
-        """Documents -> unit embeddings f32 [B, D].
+        """The documents of a batch -> unit embeddings f32 [B, D]."""
+        mask = document["token_mask"]
+        return self._document(
+            self._patches(document, train),
+            document["has_image"],
+            self._vectors(document, mask, train),
+            mask,
+            train,
+        )[0]
 
-        Args:
-          images: [B, H, W, 3]; what stands where there is none is ignored.
-          has_image: bool [B].
-          tokens: int32 [B, L].
-          token_mask: bool [B, L]; all False where there is no text.
-          train: as in `__call__`.
+    def _patches(self, part, train):
+        if "patches" in part:
+            return part["patches"]
+        return self.image_encoder(part["image"], train=train)
 
-        Returns:
-          [B, D].
-        """
-        patches = self.image_encoder(images, train=train)
-        vectors = None
-        if self.text_encoder is not None:
-            vectors = self.text_encoder(tokens, token_mask, train=train)
-        return self._document(patches, has_image, vectors, token_mask, train)[0]
+    def _vectors(self, document, mask, train):
+        if self.text_encoder is None:
+            return None
+        if "token_vectors" in document:
+            return document["token_vectors"]
+        return self.text_encoder(document["tokens"], mask, train=train)
 
     def _query(self, patches, train):
         return normalize(self.query_layers(patches.mean(1), train))

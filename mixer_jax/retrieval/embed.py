@@ -50,15 +50,9 @@ def make_embedder(
     variables = jax.device_put(trained.variables, whole)
 
     def encode(role: str) -> Callable:
-        names = {
-            table.QUERY: ("image",),
-            table.DOCUMENT: ("image", "has_image", "tokens", "token_mask"),
-        }[role]
-
         def forward(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-            arguments = [batch[role][name] for name in names]
             embeddings = trained.model.apply(
-                variables, *arguments, method=f"encode_{role}"
+                variables, batch[role], method=f"encode_{role}"
             )
             return embeddings, batch["index"]
 

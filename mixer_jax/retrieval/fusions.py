@@ -5,25 +5,28 @@ anew and trained on patches and token vectors that are computed once. So the
 fusions compared have the same encoders, and these were fine-tuned for ours.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import images, table, text
+from mixer_jax.data import table, text
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, imprint
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.sparse_sgd import sparse_sgd
 from mixer_jax.retrieval import evaluate
+from mixer_jax.training import feature_store, inputs
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import step as step_lib
@@ -34,46 +37,6 @@ STEPS = 200
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
 MOST = 20_000  # training samples of a role; more are thinned out by chance
-ENCODERS = ("image_encoder", "text_encoder")
-
-Batch = dict[str, dict[str, np.ndarray]]
-
-
-class Encoded(NamedTuple):
-    """What the encoders make of some files and texts, each once.
-
-    Attributes:
-      patches: path -> bf16 `[P, Ci]`; "" is zeros.
-      vectors: text -> (bf16 `[L, Ct]`, bool `[L]`); "" is all masked.
-    """
-
-    patches: dict[str, np.ndarray]
-    vectors: dict[str, tuple[np.ndarray, np.ndarray]]
-
-    def batch(self, queries: Sequence[str], documents: pd.DataFrame) -> Batch:
-        """Returns what `Mixer` takes in place of images and texts.
-
-        Args:
-          queries: paths, B of them.
-          documents: B rows with the columns `path` and `text`.
-        """
-        vectors, mask = zip(
-            *(self.vectors[x] for x in documents.text), strict=True
-        )
-
-        def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
-            # CPUs reduce bfloat16 many times slower than float32.
-            return np.stack(rows).astype(np.float32)
-
-        return {
-            "query": {"patches": stack([self.patches[x] for x in queries])},
-            "document": {
-                "patches": stack([self.patches[x] for x in documents.path]),
-                "has_image": (documents.path != "").to_numpy(),
-                "token_vectors": stack(vectors),
-                "token_mask": np.stack(mask),
-            },
-        }
 
 
 def measure_fusions(
@@ -101,13 +64,18 @@ def measure_fusions(
     rng = np.random.default_rng(trained.config.seed)
     training = _thin(with_paths(training, training_root), rng)
     frame = with_paths(frame, root)
-    encoded = encode(trained, pd.concat([frame, training]))
+    both = pd.concat([frame, training]).assign(
+        place=np.arange(len(frame) + len(training))
+    )
+    frame, training = both[: len(frame)], both[len(frame) :]
     rows = []
-    for name, fusion in FUSIONS.items():
-        embed = train(trained, fusion, encoded, training, rng, mesh)
-        rows += evaluate.evaluate(
-            embed, frame, root, trained.config.evaluate, mesh, name
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        encoded = encode(trained, both, folder, mesh)
+        for name, fusion in FUSIONS.items():
+            embed = train(trained, fusion, encoded, training, rng, mesh)
+            rows += evaluate.evaluate(
+                embed, frame, root, trained.config.evaluate, mesh, name
+            )
     return rows
 
 
@@ -117,48 +85,40 @@ def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
     return frame.assign(path=[str(root / x) if x else "" for x in frame.image])
 
 
-def encode(trained: Trained, frame: pd.DataFrame) -> Encoded:
-    """Runs the trained encoders once over each image and text of a table."""
+def encode(
+    trained: Trained, frame: pd.DataFrame, folder: str | os.PathLike, mesh: Mesh
+) -> feature_store.FeatureStore:
+    """Runs the trained encoders once over each image and text of a table.
+
+    Args:
+      trained: the model.
+      frame: samples with the column `path`, see `with_paths`.
+      folder: where the features are kept.
+      mesh: batches are split over it.
+    """
     config = trained.config
-    size, step = config.data.image_size, config.evaluate.batch_size
-    tokenizer = text.load(config.data.tokenizer, config.data.text_length)
-
-    def run(method: str) -> Callable[..., np.ndarray]:
-        def apply(variables: Any, *inputs: jax.Array) -> jax.Array:
-            out = trained.model.apply(variables, *inputs, method=method)
-            return out.astype(jnp.bfloat16)
-
-        jitted = jax.jit(apply)
-
-        def padded(*inputs: np.ndarray) -> np.ndarray:
-            rows = len(inputs[0])
-            inputs = [np.resize(x, (step, *x.shape[1:])) for x in inputs]
-            return np.asarray(jitted(trained.variables, *inputs))[:rows]
-
-        return padded
-
-    encode_images, encode_texts = run("encode_images"), run("encode_texts")
-    paths = sorted(set(frame.path) - {""})
-    texts = sorted(set(frame.text) | {""})
-    patches = {}
-    for start in range(0, len(paths), step):
-        some = paths[start : start + step]
-        pixels = np.stack([images.decode(path, size) for path in some])
-        patches |= zip(some, encode_images(pixels), strict=True)
-    patches[""] = np.zeros_like(next(iter(patches.values())))
-    vectors = {}
-    for start in range(0, len(texts), step):
-        some = texts[start : start + step]
-        tokens, mask = tokenizer(some)
-        pairs = zip(encode_texts(tokens, mask), mask, strict=True)
-        vectors |= zip(some, pairs, strict=True)
-    return Encoded(patches, vectors)
+    samples = inputs.Inputs(
+        frame=frame.assign(image=frame.path),
+        root=pathlib.Path("/"),
+        category_ids=[],
+        tokenizer=text.load(config.data.tokenizer, config.data.text_length),
+        skipped=(),
+    )
+    return feature_store.make(
+        folder,
+        samples,
+        config,
+        trained.model,
+        trained.variables,
+        mesh,
+        rich.console.Console(quiet=True),
+    )
 
 
 def train(
     trained: Trained,
     fusion: str,
-    encoded: Encoded,
+    encoded: feature_store.FeatureStore,
     training: pd.DataFrame,
     rng: np.random.Generator,
     mesh: Mesh,
@@ -175,21 +135,24 @@ def train(
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     key = jax.random.key(config.seed)
     params = factory.init_variables(model, config, key)["params"]
-    params = {k: v for k, v in params.items() if k not in ENCODERS}
+    params = {
+        k: v for k, v in params.items() if k not in feature_store.ENCODERS
+    }
 
-    @jax.jit
-    def apply(params: Any, batch: Any) -> dict[str, jax.Array]:
-        return model.apply({"params": params}, batch)
+    @functools.partial(jax.jit, static_argnames="role")
+    def apply(params: Any, batch: Any, role: str) -> jax.Array:
+        return model.apply({"params": params}, batch, method=f"encode_{role}")
 
     def embed(params: Any, frame: pd.DataFrame) -> np.ndarray:
-        """Embeds samples of one role; the other tower's inputs are idle."""
-        found = []
+        """Embeds samples of one role."""
+        found, role = [], frame.role.iloc[0]
         for start in range(0, len(frame), BATCH):
-            rows = frame.iloc[start : start + BATCH]
-            places = np.resize(np.arange(len(rows)), BATCH)
-            some = rows.iloc[places]
-            out = apply(params, encoded.batch(some.path, some))
-            found.append(np.asarray(out[rows.role.iloc[0]])[: len(rows)])
+            places = frame.place.to_numpy()[start : start + BATCH]
+            padded = np.pad(
+                places, (0, BATCH - len(places)), constant_values=-1
+            )
+            out = apply(params, encoded.batch(padded, role), role)
+            found.append(np.asarray(out)[: len(places)])
         return np.concatenate(found)
 
     proxies = rows_lib.init_proxies(key, len(ids), config.model.dim, mesh)
@@ -226,9 +189,13 @@ def train(
     for _ in range(STEPS):
         q = rng.integers(len(queries), size=BATCH // 2)
         d = rng.integers(len(documents), size=BATCH // 2)
-        batch = encoded.batch(queries.path.iloc[q], documents.iloc[d])
-        batch["query"]["label"] = labels["query"][q]
-        batch["document"]["label"] = labels["document"][d]
+        batch = {}
+        for role, frame, rows in (
+            (table.QUERY, queries, q),
+            (table.DOCUMENT, documents, d),
+        ):
+            batch[role] = encoded.batch(frame.place.to_numpy()[rows], role)
+            batch[role]["label"] = labels[role][rows]
         state, _ = step(state, mesh_lib.put_batch(batch, mesh))
     params = jax.device_get(state.params)
     return lambda frame: embed(params, frame)

@@ -45,6 +45,7 @@ def defaults() -> ConfigDict:
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
     data.tokenizer = "minilm"  # "minilm", a local folder or a hub name
+    data.cached = False  # encode each sample once; needs frozen encoders
     data.augment = "strong"  # none, light, strong, mirrored
     data.threads = 2  # decoding threads
     data.max_skipped = 0.01  # share of unreadable images or lone samples
@@ -53,6 +54,8 @@ def defaults() -> ConfigDict:
     model.dim = 256  # D, of embeddings and proxies
     model.hidden = 512  # width of the transformation layers
     model.dropout = 0.0  # in the transformation layers
+    model.drop_image = 0.0  # share of documents that train without their image
+    model.drop_text = 0.0  # share that train without their text
     model.fusion = "concept_attention"
     model.slots = 64  # S, of the concept memory
     model.memory_norm = "double"  # double, slots
@@ -214,6 +217,11 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     ):
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
+    for key in ("model.drop_image", "model.drop_text"):
+        if not 0 <= flat[key] < 1:
+            raise UserError(
+                f"{key} is {flat[key]}; it is a share, 0 or more and below 1."
+            )
     if config.batch_size < 1 or config.batch_size % (2 * num_devices):
         raise UserError(
             f"batch_size is {config.batch_size}; half of it are queries and "

@@ -11,43 +11,40 @@ import rich.console
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import pipeline, table
+from mixer_jax.data import table
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.training import checkpoints
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.inputs import Content
 from mixer_jax.training.setup import Setup
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
 
 _INIT = 2**32 - 1  # no step has this number
-_ARGUMENTS = {
-    table.QUERY: ("image",),
-    table.DOCUMENT: ("image", "has_image", "tokens", "token_mask"),
-}
 
 
 def initial_state(
     setup: Setup,
-    source: pipeline.Source,
+    variables: PyTree,
+    content: Content,
     console: rich.console.Console | None = None,
 ) -> TrainState:
     """Returns the state that a stage starts from.
 
-    1. Variables: random, then pretrained weights over them; or, with
-       `init_from`, those of the stage before.
-    2. Proxies: random unit rows; or, imprinted, each category's mean
+    1. Proxies: random unit rows; or, imprinted, each category's mean
        embedding over the training samples.
-    3. With `init_from`, the rows of categories that the stage before had
+    2. With `init_from`, the rows of categories that the stage before had
        already are copied from it.
-    4. The class graph is built from these proxies.
+    3. The class graph is built from these proxies.
 
     Args:
       setup: of the stage.
-      source: the content of the training samples.
+      variables: from `initial_variables`.
+      content: of the training samples.
       console: is told what takes long; default standard output.
 
     Raises:
@@ -55,7 +52,6 @@ def initial_state(
     """
     config, mesh = setup.config, setup.mesh
     category_ids = setup.inputs.category_ids
-    variables = _variables(setup)
     _, proxy_key = _keys(config.seed)
     proxies = rows_lib.init_proxies(
         proxy_key, len(category_ids), config.model.dim, mesh
@@ -73,7 +69,7 @@ def initial_state(
             highlight=False,
             soft_wrap=True,
         )
-        proxies = _imprint(setup, source, variables, proxies)
+        proxies = _imprint(setup, content, variables, proxies)
     if config.init_from:
         old = checkpoints.load_proxies(config.init_from, config.model.dim, mesh)
         proxies = copy_rows(proxies, old, category_ids, old_ids, mesh)
@@ -123,8 +119,15 @@ def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return tuple(jax.random.split(key))
 
 
-def _variables(setup: Setup) -> PyTree:
-    """Returns `params` and `batch_stats`, on every device of the mesh."""
+def initial_variables(setup: Setup) -> PyTree:
+    """Returns `params` and `batch_stats`, on every device of the mesh.
+
+    Random, then pretrained weights over them; or, with `init_from`, those of
+    the stage before.
+
+    Raises:
+      UserError: if the checkpoint of the stage before does not fit.
+    """
     config, mesh = setup.config, setup.mesh
     if config.init_from:
         wanted = {
@@ -143,16 +146,15 @@ def _variables(setup: Setup) -> PyTree:
 
 
 def _imprint(
-    setup: Setup, source: pipeline.Source, variables: PyTree, proxies: jax.Array
+    setup: Setup, content: Content, variables: PyTree, proxies: jax.Array
 ) -> jax.Array:
     """Replaces proxies by the mean embedding of each category's samples."""
     config, mesh, data = setup.config, setup.mesh, setup.inputs
-    frame = data.frame
+    rows = np.arange(len(data.frame))
     if most := config.proxies.imprint_samples:
-        places = frame.groupby(["category_id", "role"]).cumcount() < most
-        source = pipeline.Rows(source, np.flatnonzero(places))
-        frame = frame[places]
-    labels = table.labels(frame, data.category_ids)
+        order = data.frame.groupby(["category_id", "role"]).cumcount()
+        rows = rows[order < most]
+    labels = table.labels(data.frame, data.category_ids)
     sums = imprint.init(len(data.category_ids), config.model.dim, mesh)
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
 
@@ -160,21 +162,10 @@ def _imprint(
         jax.jit, static_argnames="role", out_shardings=mesh_lib.rows(mesh)
     )
     def embed(variables: PyTree, batch: PyTree, role: str) -> jax.Array:
-        arguments = [batch[name] for name in _ARGUMENTS[role]]
-        return setup.model.apply(variables, *arguments, method=f"encode_{role}")
+        return setup.model.apply(variables, batch, method=f"encode_{role}")
 
     for role in (table.QUERY, table.DOCUMENT):
-        for batch in pipeline.evaluation_batches(
-            frame,
-            source,
-            role,
-            data.tokenizer,
-            image_size=config.data.image_size,
-            batch_size=size,
-            threads=config.data.threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in content.evaluation_batches(role, size, rows):
             label = labels[batch["index"]]
             arrays = mesh_lib.put_batch(
                 {"batch": batch[role], "label": label, "mask": batch["mask"]},

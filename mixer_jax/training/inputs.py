@@ -1,10 +1,12 @@
 """A stage's data, checked before anything is computed."""
 
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import jax
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -56,26 +58,69 @@ def load(data: ConfigDict) -> Inputs:
     )
 
 
-def batches(
-    inputs: Inputs, config: ConfigDict
-) -> tuple[grain.DatasetIterator, pipeline.Source]:
-    """Returns this process's endless training batches, and their source."""
-    data = config.data
-    source = builder.prepare(inputs.frame, inputs.root, data.prepared)
-    iterator = pipeline.train_batches(
-        inputs.frame,
-        source,
-        inputs.category_ids,
-        inputs.tokenizer,
-        image_size=data.image_size,
-        batch_size=config.batch_size,
-        augment=data.augment,
-        seed=config.seed,
-        threads=data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    return iterator, source
+class Content(Protocol):
+    """A stage's samples as arrays: decoded images, or stored features."""
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Returns this process's endless training batches."""
+
+    def evaluation_batches(
+        self, role: str, batch_size: int, rows: np.ndarray
+    ) -> Iterator[dict]:
+        """Returns some rows of one role once; see `pipeline`."""
+
+
+class Pictures:
+    """The samples' images and texts, read and decoded for every batch."""
+
+    def __init__(self, inputs: Inputs, config: ConfigDict):
+        """Writes the array_record files, unless they exist."""
+        self._inputs, self._config = inputs, config
+        self._source = builder.prepare(
+            inputs.frame, inputs.root, config.data.prepared
+        )
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Returns this process's endless training batches."""
+        inputs, config = self._inputs, self._config
+        return pipeline.train_batches(
+            inputs.frame,
+            self._source,
+            inputs.category_ids,
+            inputs.tokenizer,
+            image_size=config.data.image_size,
+            batch_size=config.batch_size,
+            augment=config.data.augment,
+            seed=config.seed,
+            threads=config.data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluation_batches(
+        self, role: str, batch_size: int, rows: np.ndarray
+    ) -> Iterator[dict]:
+        """Returns some rows of one role once; see `pipeline`.
+
+        Args:
+          role: "query" or "document".
+          batch_size: B, over all processes.
+          rows: int, positions in the frame; those of other roles are left out.
+        """
+        for batch in pipeline.evaluation_batches(
+            self._inputs.frame.iloc[rows],
+            pipeline.Rows(self._source, rows),
+            role,
+            self._inputs.tokenizer,
+            image_size=self._config.data.image_size,
+            batch_size=batch_size,
+            threads=self._config.data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ):
+            there = batch["index"] >= 0
+            batch["index"] = np.where(there, rows[batch["index"]], -1)
+            yield batch
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:

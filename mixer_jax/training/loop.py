@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
 import rich.console
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.training import initialize, inputs, setup
+from mixer_jax.training import feature_store, initialize, inputs, setup
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.checkpoints import Checkpoints
@@ -61,7 +62,6 @@ def train(
         )
         return None
     run = setup.make(config, workdir, mesh)
-    iterator, source = inputs.batches(run.inputs, config)
     count = len(run.inputs.category_ids)
     for skipped in run.inputs.skipped:
         console.print(f"{config.name}: {skipped}.", highlight=False)
@@ -85,11 +85,19 @@ def train(
     checkpoints = Checkpoints(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
+    state = position = None
     if checkpoints.latest_step() is None:
-        state = initialize.initial_state(run, source, console)
+        variables = initialize.initial_variables(run)
     else:
         state, position = checkpoints.restore(run.state)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+    content = _content(run, workdir, variables, console)
+    iterator = content.train_batches()
+    if state is None:
+        state = initialize.initial_state(run, variables, content, console)
+    else:
         iterator.set_state(position)
+    del variables  # They are the state's, which the step consumes.
     first = int(state.step)
 
     # ---- Loop. Its order matters: look, rebuild, step, save; then read the
@@ -149,3 +157,23 @@ def train(
                 config.steps, state, iterator.get_state(), force=True
             )
     return state
+
+
+def _content(
+    run: setup.Setup,
+    workdir: pathlib.Path,
+    variables: Any,
+    console: rich.console.Console,
+) -> inputs.Content:
+    """Returns the samples' features where they are kept, else the samples."""
+    if not run.config.data.cached:
+        return inputs.Pictures(run.inputs, run.config)
+    return feature_store.make(
+        workdir / workdir_lib.FEATURES / str(jax.process_index()),
+        run.inputs,
+        run.config,
+        run.model,
+        variables,
+        run.mesh,
+        console,
+    )

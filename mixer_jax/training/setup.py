@@ -20,7 +20,7 @@ from mixer_jax.proxies import heads
 from mixer_jax.proxies.interface import Head, RowOptimizer
 from mixer_jax.proxies.sparse_sgd import sparse_sgd
 from mixer_jax.training import config as config_lib
-from mixer_jax.training import inputs
+from mixer_jax.training import feature_store, inputs
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -137,6 +137,25 @@ def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
             "model.image.batch_norm is 'train', which would still change its "
             "statistics; set it to 'frozen'."
         )
+    if not config.data.cached:
+        return
+    if config.data.augment != "none":
+        raise UserError(
+            "data.cached keeps what the encoders make of each image once, so "
+            f"data.augment cannot be '{config.data.augment}'; set it to "
+            "'none'."
+        )
+    for part in feature_store.ENCODERS:
+        moving = [
+            path
+            for path, m in rates.items()
+            if path.startswith(f"{part}/") and m
+        ]
+        if moving:
+            raise UserError(
+                "data.cached needs frozen encoders, but optimizer.parts "
+                f"trains {moving[0]}; give {part} a multiple of 0."
+            )
 
 
 def _check_text(config: ConfigDict, data: inputs.Inputs) -> None:

@@ -16,6 +16,7 @@ from mixer_jax.training import config as config_lib
 CONFIG = "config.json"
 CATEGORIES = "categories.json"
 CHECKPOINTS = "checkpoints"
+FEATURES = "features"
 
 
 def _write(path: pathlib.Path, text: str) -> None:

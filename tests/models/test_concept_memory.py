@@ -26,6 +26,7 @@ def test_equals_the_equations_on_real_tokens_alone(tokens, norm):
     concept, attention = memory.apply(variables, tokens, MASK)
     keys = np.asarray(variables["params"]["keys"]["kernel"])
     values = np.asarray(variables["params"]["values"]["kernel"])
+    past = np.asarray(variables["params"]["tokens"]["kernel"])
     for row, length in enumerate((5, 2)):
         logits = tokens[row, :length] @ keys
         if norm == "double":
@@ -36,7 +37,10 @@ def test_equals_the_equations_on_real_tokens_alone(tokens, norm):
         np.testing.assert_allclose(attention[row, :length], expected, rtol=1e-4)
         np.testing.assert_array_equal(attention[row, length:], 0)
         np.testing.assert_allclose(
-            concept[row], (expected @ values).mean(0), rtol=1e-4, atol=1e-6
+            concept[row],
+            (expected @ values + tokens[row, :length] @ past).mean(0),
+            rtol=1e-4,
+            atol=1e-6,
         )
 
 

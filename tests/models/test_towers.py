@@ -10,7 +10,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax.models.bert import Bert, BertConfig
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.layers import ConvNorm
-from mixer_jax.models.towers import Mixer, align, normalize
+from mixer_jax.models.towers import Mixer, align, drop_parts, normalize
 
 
 class TinyEncoder(nn.Module):
@@ -76,11 +76,6 @@ def _apply(model, variables, *arguments, method=None):
     return jax.jit(apply)(variables, *arguments)
 
 
-def _document(batch):
-    keys = ("image", "has_image", "tokens", "token_mask")
-    return [batch["document"][key] for key in keys]
-
-
 def _largest(tree):
     return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
@@ -101,11 +96,9 @@ def test_outputs_and_separate_towers_agree(fusion):
     for role, length in (("query", np.ones(8)), ("document", known)):
         lengths = np.linalg.norm(out[role], axis=1)
         np.testing.assert_allclose(lengths, length, atol=1e-5)
-    query = _apply(
-        model, variables, batch["query"]["image"], method="encode_query"
-    )
+    query = _apply(model, variables, batch["query"], method="encode_query")
     document = _apply(
-        model, variables, *_document(batch), method="encode_document"
+        model, variables, batch["document"], method="encode_document"
     )
     np.testing.assert_allclose(query, out["query"], atol=1e-5)
     np.testing.assert_allclose(document, out["document"], atol=1e-5)
@@ -202,6 +195,46 @@ def test_which_parameters_move_which_embedding():
     assert no_image["text_encoder"] > 0
 
 
+def test_dropped_parts_leave_every_document_something():
+    has_image = np.arange(1000) % 5 != 0
+    mask = np.ones((1000, 3), bool)
+    mask[:, 2] = False
+    mask[1::5] = False  # an image alone
+    images, masks = drop_parts(has_image, mask, 0.5, 0.4, key=jax.random.key(0))
+    texts, had_text = np.asarray(masks.any(1)), mask.any(1)
+    assert np.all(images | texts)
+    assert not np.any(images & ~has_image)
+    assert not np.any(masks & ~mask)
+    np.testing.assert_array_equal(texts[~has_image], True)
+    np.testing.assert_array_equal(images[~had_text], True)
+    both = has_image & had_text
+    assert np.mean(~texts[both]) == pytest.approx(0.4, abs=0.06)
+    assert np.mean(~images[both & texts]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_parts_are_dropped_in_training_alone():
+    model, batch = _mixer(drop_text=0.9), _batch()
+    variables = _init(model, batch)
+
+    def run(train, seed):
+        out, _ = model.apply(
+            variables,
+            batch,
+            train=train,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(seed)},
+        )
+        return out["slots"].sum(1)
+
+    has_text = batch["document"]["token_mask"].any(1)
+    np.testing.assert_allclose(run(False, 0), has_text, atol=1e-5)
+    kept = [np.asarray(run(True, seed)) > 0.5 for seed in range(3)]
+    assert sum(k.sum() for k in kept) < 3 * has_text.sum()
+    alone = has_text & ~batch["document"]["has_image"]
+    for k in kept:
+        np.testing.assert_array_equal(k[alone], True)
+
+
 def test_padding_tokens_do_not_influence():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)
@@ -220,7 +253,7 @@ def test_padding_tokens_do_not_influence():
 
 
 def test_sharded_equals_unsharded(num_devices):
-    model, batch = _mixer(dropout=0.5), _batch()
+    model, batch = _mixer(dropout=0.5, drop_image=0.4, drop_text=0.4), _batch()
     variables = _init(model, batch)
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
 

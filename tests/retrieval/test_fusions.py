@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from flax import linen as nn
 
@@ -50,31 +51,6 @@ def trained(monkeypatch):
     return Trained(config, model, variables, [], 1)
 
 
-def test_encoded_samples_stand_for_images_and_texts(trained, colours):
-    root, frame = colours
-    documents = frame[frame.role == table.DOCUMENT].copy()
-    documents.loc[documents.index[0], "text"] = ""
-    documents.loc[documents.index[1], "image"] = ""
-    documents = fusions.with_paths(documents, root)
-    encoded = fusions.encode(trained, documents)
-    batch = encoded.batch(documents.path, documents)
-    assert batch["query"]["patches"].shape == (12, 4, 8)
-    np.testing.assert_array_equal(
-        batch["document"]["has_image"], np.arange(12) != 1
-    )
-    np.testing.assert_array_equal(
-        batch["document"]["token_mask"].any(1), np.arange(12) != 0
-    )
-    pixels = np.stack(
-        [fusions.images.decode(path, 8) for path in documents.path[2:]]
-    )
-    wanted = trained.model.apply(
-        trained.variables, pixels, method="encode_query"
-    )
-    got = trained.model.apply(trained.variables, batch)["query"]
-    np.testing.assert_allclose(got[2:], wanted, atol=0.02)  # bf16 patches
-
-
 def test_every_fusion_is_trained_and_measured(trained, colours):
     root, frame = colours
     training = table.select(frame, "train")
@@ -94,12 +70,15 @@ def test_every_fusion_is_trained_and_measured(trained, colours):
     assert best["image only"] == 1.0
 
 
-def test_text_matters_to_the_average_alone(trained, colours):
+def test_text_matters_to_the_average_alone(trained, colours, tmp_path):
     root, frame = colours
     frame = fusions.with_paths(frame, root)
+    silent = frame[frame.role == table.DOCUMENT].assign(text="")
+    both = pd.concat([frame, silent])
+    both = both.assign(place=np.arange(len(both)))
+    frame, silent = both[: len(frame)], both[len(frame) :]
     documents = frame[frame.role == table.DOCUMENT]
-    silent = documents.assign(text="")
-    encoded = fusions.encode(trained, frame)
+    encoded = fusions.encode(trained, both, tmp_path / "features", make_mesh())
     for fusion, reads_text in (("image_only", False), ("average", True)):
         embed = fusions.train(
             trained,

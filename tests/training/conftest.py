@@ -47,34 +47,40 @@ class Model(nn.Module):
         self.document_layers = nn.Dense(self.dim, dtype=self.dtype)
         self.dropout = nn.Dropout(0.1)
 
-    def encode_query(self, images, train=False):
-        x = self.image_encoder(images, train).mean(1)
+    def encode_query(self, query, train=False):
+        x = self.patches(query, train).mean(1)
         x = self.dropout(x, deterministic=not train)
         return unit(self.query_layers(x))
 
-    def encode_document(
-        self, images, has_image, tokens, token_mask, train=False
-    ):
-        x = self.image_encoder(images, train).mean(1)
-        x = x * has_image[:, None]
-        return unit(self.document_layers(x + self.concept(tokens, token_mask)))
+    def encode_document(self, document, train=False):
+        x = self.patches(document, train).mean(1)
+        x = x * document["has_image"][:, None]
+        return unit(self.document_layers(x + self.concept(document)))
 
-    def concept(self, tokens, token_mask):
-        weight = token_mask[..., None].astype(jnp.float32)
-        return (self.text_encoder(tokens) * weight).sum(1)
+    def patches(self, part, train):
+        if "patches" in part:
+            return part["patches"]
+        return self.image_encoder(part["image"], train)
+
+    def concept(self, document):
+        if "token_vectors" in document:
+            vectors = document["token_vectors"]
+        else:
+            vectors = self.text_encoder(document["tokens"])
+        weight = document["token_mask"][..., None].astype(jnp.float32)
+        return (vectors * weight).sum(1)
+
+    def encode_images(self, images):
+        return self.image_encoder(images, False)
+
+    def encode_texts(self, tokens, token_mask):
+        return self.text_encoder(tokens)
 
     def __call__(self, batch, train):
-        document = batch["document"]
-        arguments = (
-            document["image"],
-            document["has_image"],
-            document["tokens"],
-            document["token_mask"],
-        )
-        concept = self.concept(document["tokens"], document["token_mask"])
+        concept = self.concept(batch["document"])
         return {
-            "query": self.encode_query(batch["query"]["image"], train),
-            "document": self.encode_document(*arguments, train),
+            "query": self.encode_query(batch["query"], train),
+            "document": self.encode_document(batch["document"], train),
             "concept": concept,
             "slots": nn.softmax(concept[:, :8]),
         }

@@ -19,8 +19,9 @@ def mesh():
 
 def start(config, folder, mesh):
     run = setup.make(config, folder, mesh)
-    _, source = inputs.batches(run.inputs, config)
-    return run, initialize.initial_state(run, source)
+    content = inputs.Pictures(run.inputs, config)
+    variables = initialize.initial_variables(run)
+    return run, initialize.initial_state(run, variables, content)
 
 
 def test_the_layout_is_the_one_that_was_announced(
@@ -63,13 +64,8 @@ def test_imprinted_proxies_are_the_means(
             image_size=16,
             batch_size=24,
         )
-        values = [
-            batch[role][name]
-            for name in ("image", "has_image", "tokens", "token_mask")
-            if name in batch[role]
-        ]
         embeddings = run.model.apply(
-            variables, *values, method=f"encode_{role}"
+            variables, batch[role], method=f"encode_{role}"
         )
         frame = run.inputs.frame
         labels = table.labels(frame, run.inputs.category_ids)

@@ -1,6 +1,6 @@
 """What is checked and counted before training."""
 
-import jax
+import numpy as np
 import pytest
 
 from mixer_jax.data import table
@@ -20,14 +20,23 @@ def test_counts(tiny_config):
 
 
 def test_batches_have_the_size_of_the_config(tiny_config):
-    iterator, source = inputs.batches(
-        inputs.load(tiny_config.data), tiny_config
-    )
-    batch = next(iterator)
-    assert len(source) == 48
+    content = inputs.Pictures(inputs.load(tiny_config.data), tiny_config)
+    batch = next(content.train_batches())
     assert batch["query"]["image"].shape == (8, 16, 16, 3)
     assert batch["document"]["tokens"].shape == (8, 8)
-    jax.tree.map(lambda leaf: leaf.shape, batch)
+
+
+def test_some_rows_of_a_role_are_visited_with_their_places(tiny_config):
+    loaded = inputs.load(tiny_config.data)
+    content = inputs.Pictures(loaded, tiny_config)
+    rows = np.arange(1, 48, 3)
+    batches = list(content.evaluation_batches("document", 5, rows))
+    index = np.concatenate([batch["index"] for batch in batches])
+    wanted = [r for r in rows if loaded.frame["role"].iloc[r] == "document"]
+    assert index[index >= 0].tolist() == wanted
+    for batch in batches:
+        np.testing.assert_array_equal(batch["mask"], batch["index"] >= 0)
+        assert batch["document"]["image"].shape == (5, 16, 16, 3)
 
 
 @pytest.fixture

@@ -1,0 +1,419 @@
+"""What frozen encoders make of a stage's samples, computed once and kept.
+
+    FOLDER/key.json     what the features were made of and by
+    FOLDER/done.json    rows that are written, by file
+    FOLDER/patches.npy  bf16 [images, P, Ci], as uint16
+    FOLDER/vectors.npy  bf16 [texts, L, Ct], as uint16
+    FOLDER/mask.npy     bool [texts, L]
+
+Each image and text occurs once, however many samples show it. The arrays are
+memory-mapped: a step reads its batch's rows and no more. A store whose making
+was interrupted is completed; one of other samples or encoders is replaced.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import rich.console
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import builder, pipeline, table
+from mixer_jax.errors import UserError
+from mixer_jax.training.inputs import Inputs
+
+PyTree = Any
+Batch = dict[str, np.ndarray]
+
+ENCODERS = ("image_encoder", "text_encoder")
+_SPARE = 1.1  # of the features' size, what a disk must have free
+
+
+class FeatureStore:
+    """The features of a frame's rows; see `make`."""
+
+    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+        """Opens the arrays of a folder that is complete."""
+        self._inputs, self._config = inputs, config
+        self._patches = _open(folder, "patches")
+        self._vectors = _open(folder, "vectors")
+        self._mask = _open(folder, "mask")
+        self._image = _places(inputs.frame["image"])
+        self._text = _places(inputs.frame["text"])
+
+    def batch(self, rows: np.ndarray, role: str) -> Batch:
+        """Returns what `Mixer` takes in place of images and texts.
+
+        Args:
+          rows: int [B], positions in the frame; -1 is an empty sample.
+          role: "query" or "document".
+
+        Returns:
+          f32 `patches` [B, P, Ci]; of documents also `has_image` bool [B],
+          `token_vectors` f32 [B, L, Ct] and `token_mask` bool [B, L].
+        """
+        rows = np.asarray(rows)
+        image = np.where(rows >= 0, self._image[rows], -1)
+        batch = {"patches": _take(self._patches, image)}
+        if role == table.DOCUMENT:
+            text = np.where(rows >= 0, self._text[rows], -1)
+            mask = self._mask[np.maximum(text, 0)] & (text >= 0)[:, None]
+            batch |= {
+                "has_image": image >= 0,
+                "token_vectors": _take(self._vectors, text),
+                "token_mask": mask,
+            }
+        return batch
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Returns this process's endless training batches."""
+        config = self._config
+
+        def load(row: int, role: str, rng: np.random.Generator) -> dict:
+            del rng  # What is kept cannot be augmented.
+            return {"row": row, "role": role}
+
+        def stack(samples: Sequence[dict]) -> Batch:
+            rows = np.array([sample["row"] for sample in samples])
+            label = np.array([sample["label"] for sample in samples])
+            return self.batch(rows, samples[0]["role"]) | {"label": label}
+
+        return pipeline.train_stream(
+            self._inputs.frame,
+            self._inputs.category_ids,
+            load,
+            stack,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            threads=config.data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluation_batches(
+        self, role: str, batch_size: int, rows: np.ndarray
+    ) -> Iterator[dict]:
+        """Returns some rows of one role once; see `pipeline`.
+
+        Args:
+          role: "query" or "document".
+          batch_size: B, over all processes.
+          rows: int, positions in the frame; those of other roles are left out.
+        """
+        role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
+        rows = np.asarray(rows)[role_rows]
+        rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            some = some[jax.process_index() :: jax.process_count()]
+            yield {
+                role: self.batch(some, role),
+                "mask": some >= 0,
+                "index": some,
+            }
+
+
+def make(
+    folder: str | os.PathLike,
+    inputs: Inputs,
+    config: ConfigDict,
+    model: nn.Module,
+    variables: PyTree,
+    mesh: Mesh,
+    console: rich.console.Console | None = None,
+) -> FeatureStore:
+    """Encodes every image and text of a frame once, unless it is done.
+
+    Args:
+      folder: of the store.
+      inputs: the frame, the folder of its images and the tokenizer.
+      config: of the stage.
+      model: the towers, whose encoders are taken.
+      variables: `params` and `batch_stats` of the model.
+      mesh: batches are split over it.
+      console: is told the size before it starts; default standard output.
+
+    Raises:
+      UserError: if the disk has no room, with both figures, or an image
+        cannot be read.
+    """
+    folder = Path(folder)
+    encoders = {
+        collection: {k: v for k, v in tree.items() if k in ENCODERS}
+        for collection, tree in variables.items()
+    }
+    images = _first(inputs.frame, "image")
+    texts = _first(inputs.frame, "text")
+    files = _files(len(images), len(texts), config, model, encoders)
+    _prepare(folder, files, _key(inputs, config, encoders), console, config)
+    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
+    _fill(
+        folder,
+        "patches",
+        len(images),
+        lambda start: _encode_images(
+            inputs, images[start:], config, model, encoders, mesh, step
+        ),
+    )
+    if "text_encoder" in encoders["params"]:
+        _fill(
+            folder,
+            "vectors",
+            len(texts),
+            lambda start: _encode_texts(
+                inputs, texts[start:], model, encoders, mesh, step
+            ),
+        )
+    return FeatureStore(folder, inputs, config)
+
+
+def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """Returns the first row of each of a column's values but ""."""
+    values = frame[column]
+    return np.flatnonzero((values != "") & ~values.duplicated())
+
+
+def _places(values: pd.Series) -> np.ndarray:
+    """Returns each row's place among the first rows of values; "" is -1."""
+    codes, uniques = pd.factorize(values)
+    if "" in uniques:
+        empty = list(uniques).index("")
+        codes = np.where(codes == empty, -1, codes - (codes > empty))
+    return codes.astype(np.int64)
+
+
+def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoders):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    parts = (
+        config.data.image_size,
+        config.data.text_length,
+        config.data.tokenizer,
+        config.precision,
+        config.model.image.name,
+        config.model.text.name,
+        builder.content_key(inputs.frame, inputs.root),
+    )
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()
+
+
+def _files(
+    images: int,
+    texts: int,
+    config: ConfigDict,
+    model: nn.Module,
+    encoders: PyTree,
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns `{file: (shape, dtype)}`; empty files have one row of zeros."""
+    size, length = config.data.image_size, config.data.text_length
+    pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+
+    def shape(method: str, *arguments: Any) -> tuple[int, ...]:
+        out = jax.eval_shape(
+            lambda v, *x: model.apply(v, *x, method=method),
+            encoders,
+            *arguments,
+        )
+        return out.shape[1:]
+
+    files = {
+        "patches": (
+            (max(images, 1), *shape("encode_images", pixels)),
+            "uint16",
+        ),
+        "vectors": ((1, length, 1), "uint16"),
+        "mask": ((max(texts, 1), length), "bool"),
+    }
+    if "text_encoder" in encoders["params"]:
+        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        mask = jax.ShapeDtypeStruct((1, length), bool)
+        vectors = shape("encode_texts", tokens, mask)
+        files["vectors"] = ((max(texts, 1), *vectors), "uint16")
+    return files
+
+
+def _prepare(
+    folder: Path,
+    files: dict[str, tuple[tuple[int, ...], str]],
+    key: str,
+    console: rich.console.Console | None,
+    config: ConfigDict,
+) -> None:
+    """Makes the files, unless those of the same key are there."""
+    try:
+        if json.loads((folder / "key.json").read_text()) == key:
+            return
+    except (OSError, ValueError):
+        pass
+    need = sum(
+        math.prod(shape) * np.dtype(dtype).itemsize
+        for shape, dtype in files.values()
+    )
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        free = shutil.disk_usage(folder).free
+        if free < _SPARE * need:
+            raise UserError(
+                f"{config.name}: the features of data.cached need "
+                f"{need / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB "
+                "are free. Make room, or set data.cached=False."
+            )
+        console = console or rich.console.Console()
+        console.print(
+            f"{config.name}: encoding {files['patches'][0][0]:,} images and "
+            f"{files['mask'][0][0]:,} texts once, {need / 1e9:.2f} GB in "
+            f"{folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for name, (shape, dtype) in files.items():
+            np.lib.format.open_memmap(
+                folder / f"{name}.npy", "w+", dtype, shape
+            ).flush()
+        _write(folder / "done.json", {})
+        _write(folder / "key.json", key)  # Last: now the files can be used.
+    except OSError as error:
+        raise UserError(
+            f"The features cannot be written to {folder}: {error}."
+        ) from error
+
+
+def _fill(
+    folder: Path,
+    name: str,
+    count: int,
+    encode: Callable[[int], Iterator[dict[str, np.ndarray]]],
+) -> None:
+    """Writes what is missing of a file, and notes how far it got."""
+    done = json.loads((folder / "done.json").read_text())
+    start = done.get(name, 0)
+    if start == count:
+        return
+    arrays: dict[str, np.ndarray] = {}
+    for rows in encode(start):
+        stop = min(start + len(next(iter(rows.values()))), count)
+        for file, values in rows.items():
+            if file not in arrays:
+                arrays[file] = np.load(folder / f"{file}.npy", mmap_mode="r+")
+            if arrays[file].dtype == np.uint16:
+                values = values.view(np.uint16)
+            arrays[file][start:stop] = values[: stop - start]
+        start = stop
+        for array in arrays.values():
+            array.flush()
+        done[name] = start
+        _write(folder / "done.json", done)
+
+
+def _encode_images(
+    inputs: Inputs,
+    rows: np.ndarray,
+    config: ConfigDict,
+    model: nn.Module,
+    encoders: PyTree,
+    mesh: Mesh,
+    step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    encode = _encoder(model, mesh)
+    frame = inputs.frame.iloc[rows].assign(role=table.QUERY)
+    batches = pipeline.evaluation_batches(
+        frame,
+        pipeline.FileSource(frame, inputs.root),
+        table.QUERY,
+        inputs.tokenizer,
+        image_size=config.data.image_size,
+        batch_size=step,
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    pending = None
+    for batch in batches:
+        arrays = mesh_lib.put_batch(
+            (batch[table.QUERY]["image"], batch["index"]), mesh
+        )
+        # Fetched one batch late, so that reading and computing overlap.
+        done, pending = pending, encode(encoders, *arrays)
+        if done is not None:
+            yield {"patches": _in_order(*done)}
+    if pending is not None:
+        yield {"patches": _in_order(*pending)}
+
+
+def _in_order(values: jax.Array, index: jax.Array) -> np.ndarray:
+    """Undoes the order in which processes share a batch; cuts padding."""
+    values, index = np.asarray(values), np.asarray(index)
+    order = np.argsort(index, kind="stable")
+    return values[order[index[order] >= 0]]
+
+
+def _encode_texts(
+    inputs: Inputs,
+    rows: np.ndarray,
+    model: nn.Module,
+    encoders: PyTree,
+    mesh: Mesh,
+    step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    whole = mesh_lib.replicated(mesh)
+
+    @functools.partial(jax.jit, out_shardings=whole)
+    def encode(encoders: PyTree, tokens: jax.Array, mask: jax.Array):
+        out = model.apply(encoders, tokens, mask, method="encode_texts")
+        return out.astype(jnp.bfloat16)
+
+    texts = inputs.frame["text"].to_numpy()[rows]
+    for start in range(0, len(texts), step):
+        some = list(texts[start : start + step])
+        tokens, mask = inputs.tokenizer(some + [""] * (step - len(some)))
+        arrays = jax.device_put((tokens, mask), mesh_lib.rows(mesh))
+        vectors = np.asarray(encode(encoders, *arrays))
+        yield {"vectors": vectors[: len(some)], "mask": mask[: len(some)]}
+
+
+def _encoder(model: nn.Module, mesh: Mesh) -> Callable:
+    def apply(
+        encoders: PyTree, images: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        out = model.apply(encoders, images, method="encode_images")
+        return out.astype(jnp.bfloat16), index
+
+    # Every process gets all rows.
+    return jax.jit(apply, out_shardings=mesh_lib.replicated(mesh))
+
+
+def _open(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+
+def _take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns rows of a bf16 array as f32; place -1 gives zeros."""
+    rows = array[np.maximum(places, 0)].view(jnp.bfloat16)
+    # CPUs reduce bfloat16 many times slower than float32.
+    rows = rows.astype(np.float32)
+    rows[places < 0] = 0
+    return rows
+
+
+def _write(path: Path, value: Any) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(value))
+    os.replace(draft, path)

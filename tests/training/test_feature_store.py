@@ -1,0 +1,193 @@
+"""Features that are kept stand for the samples that they were made of."""
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.training import (
+    checkpoints,
+    feature_store,
+    initialize,
+    inputs,
+    loop,
+    setup,
+)
+
+FROZEN = (("image_encoder|text_encoder", 0.0),)
+
+
+@pytest.fixture
+def cached_config(toy, tiny_config, tmp_path):
+    """A stage that keeps features, on a table with gaps."""
+    path = toy.write_table(tmp_path / "table")
+    frame = table.read_table(path)
+    documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
+    frame.loc[documents[0], "text"] = ""
+    frame.loc[documents[1], "image"] = ""
+    table.write_table(frame, path)
+    tiny_config.data.table = str(path)
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = FROZEN
+    tiny_config.evaluate.batch_size = 8
+    return tiny_config
+
+
+@pytest.fixture
+def stage(cached_config, tmp_path):
+    """(run, variables, make): `make()` makes the store."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    run = setup.make(cached_config, tmp_path / "stage", mesh)
+    variables = initialize.initial_variables(run)
+
+    def make(variables=variables, said=None):
+        return feature_store.make(
+            tmp_path / "features",
+            run.inputs,
+            run.config,
+            run.model,
+            variables,
+            mesh,
+            rich.console.Console(file=said or io.StringIO(), width=200),
+        )
+
+    return run, variables, make
+
+
+def test_features_stand_for_the_samples(stage):
+    run, variables, make = stage
+    store = make()
+    pictures = inputs.Pictures(run.inputs, run.config)
+    rows = np.arange(len(run.inputs.frame))
+    for role in (table.QUERY, table.DOCUMENT):
+        for kept, read in zip(
+            store.evaluation_batches(role, 10, rows),
+            pictures.evaluation_batches(role, 10, rows),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(kept["index"], read["index"])
+            np.testing.assert_array_equal(kept["mask"], read["mask"])
+            for name in {"has_image", "token_mask"} & set(read[role]):
+                np.testing.assert_array_equal(
+                    kept[role][name], read[role][name]
+                )
+            one, other = (
+                run.model.apply(variables, x[role], method=f"encode_{role}")
+                for x in (kept, read)
+            )
+            mask = kept["mask"]  # Of padding there is no embedding.
+            np.testing.assert_allclose(one[mask], other[mask], atol=0.02)
+
+
+def test_training_batches_are_the_same_samples(stage):
+    run, _, make = stage
+    kept = make().train_batches()
+    read = inputs.Pictures(run.inputs, run.config).train_batches()
+    for _ in range(5):
+        one, other = next(kept), next(read)
+        for role in (table.QUERY, table.DOCUMENT):
+            np.testing.assert_array_equal(
+                one[role]["label"], other[role]["label"]
+            )
+        np.testing.assert_array_equal(
+            one["document"]["token_mask"], other["document"]["token_mask"]
+        )
+
+
+def test_what_is_there_is_kept_and_what_is_missing_made(
+    stage, tmp_path, monkeypatch
+):
+    _, variables, make = stage
+    first = make()
+    rows = np.arange(48)
+    whole = first.batch(rows, table.DOCUMENT)
+    folder = tmp_path / "features"
+
+    encoded = []
+    encode = feature_store._encode_images
+
+    def spy(inputs, rows, *rest):
+        encoded.append(len(rows))
+        return encode(inputs, rows, *rest)
+
+    monkeypatch.setattr(feature_store, "_encode_images", spy)
+    said = io.StringIO()
+    make(said=said)
+    assert not encoded
+    assert not said.getvalue()
+
+    # As if it had been killed after 16 of 47 images.
+    patches = np.load(folder / "patches.npy", mmap_mode="r+")
+    patches[16:] = 0
+    patches.flush()
+    done = json.loads((folder / "done.json").read_text())
+    (folder / "done.json").write_text(json.dumps(done | {"patches": 16}))
+    again = make().batch(rows, table.DOCUMENT)
+    assert encoded == [31]
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+    # Other encoders.
+    other = jax.tree.map(lambda x: x + 0.5, variables)
+    changed = make(other, said).batch(rows, table.DOCUMENT)
+    assert encoded == [31, 47]
+    assert "encoding 47 images and 12 texts" in said.getvalue()
+    assert np.any(changed["patches"] != whole["patches"])
+
+
+def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+    _, _, make = stage
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB are free"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.augment": "light"}, "data.augment"),
+        ({"optimizer.parts": (("image_encoder", 0.0),)}, "text_encoder"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(cached_config, tmp_path, changes, said):
+    cached_config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=said):
+        setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
+
+
+def test_a_stage_on_features_goes_on_where_it_ended(cached_config, tmp_path):
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    cached_config.proxies.init = "imprint"
+
+    def train(folder):
+        console = rich.console.Console(file=io.StringIO())
+        return loop.train(cached_config, tmp_path / folder, mesh, console)
+
+    whole = train("whole")
+    save = checkpoints.Checkpoints.save
+
+    def die(self, step, *args, **kwargs):
+        save(self, step, *args, **kwargs)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train("parts")
+    resumed = train("parts")
+    for name in ("params", "proxies", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(resumed, name),
+            getattr(whole, name),
+        )
