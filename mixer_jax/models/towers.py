@@ -187,7 +187,8 @@ class Mixer(nn.Module):
         """
         query, document = batch["query"], batch["document"]
         if "patches" in query:
-            query_patches, patches = query["patches"], document["patches"]
+            query_patches = self._patches(query, train)
+            patches = self._patches(document, train)
         else:
             both = self.image_encoder(
                 _interleave(query["image"], document["image"]), train=train
@@ -247,14 +248,14 @@ class Mixer(nn.Module):
 
     def _patches(self, part, train):
         if "patches" in part:
-            return part["patches"]
+            return part["patches"].astype(self.dtype)
         return self.image_encoder(part["image"], train=train)
 
     def _vectors(self, document, mask, train):
         if self.text_encoder is None:
             return None
         if "token_vectors" in document:
-            return document["token_vectors"]
+            return document["token_vectors"].astype(self.dtype)
         return self.text_encoder(document["tokens"], mask, train=train)
 
     def _query(self, patches, train):

@@ -59,12 +59,12 @@ class Model(nn.Module):
 
     def patches(self, part, train):
         if "patches" in part:
-            return part["patches"]
+            return part["patches"].astype(self.dtype)
         return self.image_encoder(part["image"], train)
 
     def concept(self, document):
         if "token_vectors" in document:
-            vectors = document["token_vectors"]
+            vectors = document["token_vectors"].astype(self.dtype)
         else:
             vectors = self.text_encoder(document["tokens"])
         weight = document["token_mask"][..., None].astype(jnp.float32)
