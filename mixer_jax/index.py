@@ -1,0 +1,55 @@
+"""Embeds a sample table's documents into an index that can be searched.
+
+    python -m mixer_jax.index --workdir=runs/quickstart/stage3 \
+        --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
+
+The workdir is a stage's, or a curriculum's, whose last stage is taken. An
+index that is there already is replaced. `python -m mixer_jax.serve` searches.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import index
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixer_jax.index", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="a trained stage's or curriculum's")
+    add("--table", required=True, help="the sample table")
+    add("--out", required=True, help="the folder to write")
+    add("--split", default="", help="whose documents; default every split's")
+    add("--batch-size", type=int, default=256, help="documents at once")
+    given = parser.parse_args(arguments)
+    try:
+        index.check_folder(given.out)
+        made, skipped = index.build(
+            given.workdir,
+            given.table,
+            mesh_lib.make_mesh(),
+            given.split,
+            given.batch_size,
+        )
+        index.save(made, given.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if skipped.count:
+        print(skipped, *skipped.examples, sep="\n  ")
+    count, dim = made.embeddings.shape
+    print(
+        f"Wrote an index of {count} documents, {dim} numbers each, to "
+        f"{given.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""An index of a small table of coloured squares."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.mesh import make_mesh
+from mixer_jax.retrieval import index
+
+
+@pytest.fixture
+def made(colour_run, colours):
+    path = colours[0] / "colours.csv"
+    return index.build(colour_run, path, make_mesh(), batch_size=8)[0]
+
+
+def test_documents_are_embedded_by_the_last_stage(made, colour_run, colours):
+    root, frame = colours
+    frame = frame[frame.role == "document"]
+    assert list(made.documents.sample_id) == list(frame.sample_id)
+    assert list(made.documents.columns) == list(index.COLUMNS)
+    assert made.documents.image[0] == str(root / frame.image.iloc[0])
+    assert (made.workdir, made.step) == (colour_run / "stage2", 4)
+    assert made.embeddings.shape == (12, 3)
+    assert made.embeddings.dtype == np.float32
+    assert made.embeddings[0] @ [1, -1, -1] > 1.6  # red
+
+
+def test_what_is_saved_comes_back(made, tmp_path):
+    folder = tmp_path / "new" / "index"
+    made.documents.loc[0, ["image", "text", "group"]] = [
+        "",
+        'a "quoted", NA\nnull',
+        "NA",
+    ]
+    index.save(made, folder)
+    found = index.load(folder)
+    assert found.documents.equals(made.documents)
+    np.testing.assert_array_equal(found.embeddings, made.embeddings)
+    assert found[2:] == made[2:]
+    said = json.loads((folder / "index.json").read_text())
+    assert said == {
+        "workdir": str(made.workdir),
+        "step": 4,
+        "N": 12,
+        "D": 3,
+    }
+    # A second one takes its place, and nothing else is left.
+    index.save(
+        made._replace(
+            documents=made.documents[:5], embeddings=made.embeddings[:5]
+        ),
+        folder,
+    )
+    assert len(index.load(folder).documents) == 5
+    assert [p.name for p in folder.parent.iterdir()] == ["index"]
+
+
+def test_one_split_and_unreadable_images(colour_run, colours):
+    root, frame = colours
+    run, mesh = colour_run / "stage1", make_mesh()
+    found, skipped = index.build(run, root / "colours.csv", mesh, "train")
+    assert set(found.documents.category_id) == {"grey", "white"}
+    assert not skipped.count
+    # Queries are not looked at; a document that is broken is named.
+    (root / "red_query_forward.png").write_bytes(b"nothing")
+    index.build(run, root / "colours.csv", mesh)
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="1 of 12"):
+        index.build(run, root / "colours.csv", mesh)
+    table.write_table(frame[frame.role == "query"], root / "queries.csv")
+    with pytest.raises(UserError, match=r"no document in .*queries"):
+        index.build(run, root / "queries.csv", mesh)
+    with pytest.raises(UserError, match="'nothing'"):
+        index.build(run, root / "colours.csv", mesh, "nothing")
+
+
+def test_nothing_else_is_overwritten(made, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="other things"):
+        index.save(made, tmp_path / "mine")
+    with pytest.raises(UserError, match="is a file"):
+        index.save(made, tmp_path / "mine" / "thesis.txt")
+    with pytest.raises(UserError, match="cannot be written"):
+        index.save(made, tmp_path / "mine" / "thesis.txt" / "index")
+    (tmp_path / "empty").mkdir()
+    index.save(made, tmp_path / "empty")
+    assert index.load(tmp_path / "empty").step == 4
+
+
+def test_a_damaged_index_is_said(made, tmp_path):
+    for name in ("embeddings.npy", "documents.csv"):
+        index.save(made, tmp_path / "index")
+        path = tmp_path / "index" / name
+        whole = path.read_bytes()
+        for content in (b"", whole[: len(whole) // 2], b"\xff" + whole):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=r"damaged .* again"):
+                index.load(tmp_path / "index")
+
+
+def test_parts_of_different_indices_are_said(made, tmp_path):
+    with pytest.raises(UserError, match="no index in"):
+        index.load(tmp_path / "index")
+    index.save(made, tmp_path / "index")
+    embeddings = tmp_path / "index" / "embeddings.npy"
+    for array, said in (
+        (made.embeddings[:5], "belong together"),
+        (made.embeddings * np.nan, "not finite"),
+    ):
+        np.save(embeddings, array)
+        with pytest.raises(UserError, match=said):
+            index.load(tmp_path / "index")
+    for text in ("[]", "{", '{"workdir": null}', '{"step": 4}'):
+        (tmp_path / "index" / "index.json").write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            index.load(tmp_path / "index")
+
+
+def test_the_model_must_be_the_one_that_embedded(made, tmp_path):
+    mesh = make_mesh()
+    assert index.load_model(made, mesh).step == 4
+    with pytest.raises(UserError, match=r"step 3 in .* that of step 4"):
+        index.load_model(made._replace(step=3), mesh)
+    with pytest.raises(UserError, match="now has none"):
+        index.load_model(made._replace(workdir=tmp_path / "no"), mesh)
+    wider = made._replace(embeddings=np.zeros((12, 4), np.float32))
+    with pytest.raises(UserError, match="another model"):
+        index.load_model(wider, mesh)
+
+
+def test_embeddings_must_be_finite(colour_run, colours, monkeypatch):
+    monkeypatch.setattr(
+        index.embed,
+        "make_embedder",
+        lambda *_: lambda frame: np.full((len(frame), 3), np.nan, np.float32),
+    )
+    with pytest.raises(UserError, match="not finite"):
+        index.build(colour_run, colours[0] / "colours.csv", make_mesh())
