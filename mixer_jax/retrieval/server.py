@@ -1,0 +1,286 @@
+"""An index served over HTTP: a page to search with, and answers in JSON.
+
+GET  /             the page
+POST /search?k=12  an image's bytes -> the k nearest documents
+GET  /image/ROW    a document's picture
+GET  /health       what is served
+"""
+
+import errno
+import functools
+import io
+import pathlib
+import socket
+import threading
+import time
+from importlib import resources
+from typing import Any
+
+import jax
+import jinja2
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.routing import Route
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import images
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import search
+from mixer_jax.retrieval.index import Index
+from mixer_jax.training.checkpoints import Trained
+
+MAX_K, DEFAULT_K = 100, 12
+MEGABYTE = 1_000_000
+# What browsers show; some other decoders start programs of their own.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+
+
+class Searcher:
+    """Answers a picture with the documents nearest to it.
+
+    Everything is compiled when it is made, so that the first answer takes no
+    longer than the next. It may be asked from several threads.
+
+    Attributes:
+      index: what is searched.
+    """
+
+    def __init__(self, index: Index, trained: Trained, mesh: Mesh):
+        """Compiles.
+
+        Args:
+          index: the documents.
+          trained: the model that embedded them.
+          mesh: the documents' rows are split over it.
+        """
+        self.index = index
+        self._size = trained.config.data.image_size
+        self._gallery = search.make_gallery(index.embeddings, mesh)
+        whole = mesh_lib.replicated(mesh)
+        self._variables = jax.device_put(trained.variables, whole)
+        encode = functools.partial(trained.model.apply, method="encode_query")
+        self._encode = jax.jit(encode, out_shardings=whole)
+        self._lock = threading.Lock()
+        self._find(images.blank(self._size))
+
+    def search(self, content: bytes, k: int) -> list[tuple[int, float]]:
+        """Finds the documents nearest to a picture.
+
+        Args:
+          content: the bytes of an image file.
+          k: how many documents, at most `MAX_K`.
+
+        Returns:
+          Rows of the index and their cosines, the nearest first; fewer than k
+          if the index has fewer.
+
+        Raises:
+          UnreadableImageError: if the content is not a picture.
+        """
+        pixels = _decode(content, self._size)
+        cosines, rows = self._find(pixels)
+        found = zip(rows.tolist(), cosines.tolist(), strict=True)
+        return [(row, cosine) for row, cosine in found if row >= 0][:k]
+
+    def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `MAX_K` cosines and rows; one k is compiled for all."""
+        with self._lock:
+            query = {"image": pixels[None]}
+            embedding = jax.device_get(self._encode(self._variables, query))
+            cosines, rows = search.top_k(self._gallery, embedding, MAX_K)
+        return cosines[0], rows[0]
+
+
+def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
+    """Returns the application.
+
+    Args:
+      searcher: answers the searches.
+      max_megabytes: the largest picture that is taken.
+
+    Raises:
+      UserError: if no picture could be that small, or be held.
+    """
+    if not 0 < max_megabytes <= 1000:
+        raise UserError(
+            f"The largest picture is of {max_megabytes:g} megabytes; it must "
+            "be of more than 0 and at most 1000."
+        )
+    documents = searcher.index.documents
+    page = _render(searcher.index, max_megabytes)
+
+    def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(page)
+
+    def health(request: Request) -> JSONResponse:
+        return JSONResponse(
+            {
+                "documents": len(documents),
+                "workdir": str(searcher.index.workdir),
+                "step": searcher.index.step,
+            }
+        )
+
+    async def answer(request: Request) -> JSONResponse:
+        k = _read_k(request.query_params.get("k", DEFAULT_K))
+        content = await _read_body(request, max_megabytes)
+        # What computes or reads files is kept away from the event loop.
+        return JSONResponse(await run_in_threadpool(find, content, k))
+
+    def find(content: bytes, k: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        try:
+            found = searcher.search(content, k)
+        except images.UnreadableImageError as error:
+            raise HTTPException(
+                400,
+                "This is not a picture that can be read. A PNG, JPEG, WebP, "
+                "GIF, BMP or AVIF file is needed.",
+            ) from error
+        seconds = time.perf_counter() - start
+        return {
+            "results": [_result(row, cosine) for row, cosine in found],
+            "milliseconds": round(1000 * seconds, 1),
+        }
+
+    def _result(row: int, cosine: float) -> dict[str, Any]:
+        document = documents.iloc[row]
+        return {
+            "sample_id": document["sample_id"],
+            "text": document["text"],
+            "category_id": document["category_id"],
+            "score": cosine,
+            "image": f"/image/{row}" if document["image"] else None,
+        }
+
+    def picture(request: Request) -> FileResponse:
+        row = request.path_params["row"]
+        if row >= len(documents):
+            raise HTTPException(404, f"There is no document {row}.")
+        path = documents["image"].iloc[row]
+        if not path:
+            raise HTTPException(404, f"Document {row} has no picture.")
+        if not pathlib.Path(path).is_file():
+            raise HTTPException(404, f"The picture {path} is missing.")
+        return FileResponse(path)
+
+    return Starlette(
+        routes=[
+            Route("/", home),
+            Route("/health", health),
+            Route("/search", answer, methods=["POST"]),
+            Route("/image/{row:int}", picture),
+        ],
+        exception_handlers={HTTPException: _say, Exception: _apologize},
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes a port; who comes before anything is served has to wait.
+
+    Args:
+      host: a name or an address of this machine.
+      port: 0 is any that is free.
+
+    Raises:
+      UserError: if that cannot be had.
+    """
+    try:
+        if not 0 <= port <= 65535:
+            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+        (family, *_, where), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )
+        return socket.create_server(where, family=family)
+    except OSError as error:
+        reason = error.strerror
+        if error.errno == errno.EADDRINUSE:
+            reason = "it is in use; choose another with --port"
+        raise UserError(
+            f"Port {port} of {host} cannot be served: {reason}."
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """Returns the URL of what is served at a port."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _decode(content: bytes, size: int) -> np.ndarray:
+    """Decodes an upload to uint8 `[S, S, 3]`."""
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        Image.open(io.BytesIO(content), formats=formats).close()
+    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
+        raise images.UnreadableImageError(str(error)) from error
+    return images.decode(content, size)
+
+
+def _read_k(text: str | int) -> int:
+    try:
+        k = int(text)
+    except ValueError:
+        k = 0
+    if not 1 <= k <= MAX_K:
+        raise HTTPException(
+            400, f"k is {text!r}; it must be a number from 1 to {MAX_K}."
+        )
+    return k
+
+
+async def _read_body(request: Request, max_megabytes: float) -> bytes:
+    """Reads an upload, but never more than is allowed."""
+    limit = int(max_megabytes * MEGABYTE)
+    large = HTTPException(
+        413, f"The picture is larger than {max_megabytes:g} megabytes."
+    )
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise large
+    content = bytearray()
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > limit:
+                raise large
+    except ClientDisconnect as error:
+        raise HTTPException(400, "The upload broke off.") from error
+    if not content:
+        raise HTTPException(400, "The upload is empty; send a picture's bytes.")
+    return bytes(content)
+
+
+def _render(index: Index, max_megabytes: float) -> str:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = resources.files(__package__).joinpath("page.html")
+    return environment.from_string(template.read_text("utf-8")).render(
+        count=len(index.documents),
+        step=index.step,
+        workdir=index.workdir,
+        limit=int(max_megabytes * MEGABYTE),
+        limit_text=f"{max_megabytes:g} MB",
+        default_k=DEFAULT_K,
+        max_k=MAX_K,
+    )
+
+
+def _say(request: Request, error: HTTPException) -> JSONResponse:
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _apologize(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(
+        {"error": "The search failed; the server's console says why."}, 500
+    )

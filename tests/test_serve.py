@@ -1,0 +1,79 @@
+"""The command on an index by a small model that sees colours."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.request
+
+import pytest
+
+from mixer_jax import index, serve
+from mixer_jax.retrieval import server
+
+
+@pytest.fixture
+def made(colour_run, colours, tmp_path):
+    arguments = [
+        f"--workdir={colour_run}",
+        f"--table={colours[0] / 'colours.csv'}",
+        f"--out={tmp_path / 'index'}",
+    ]
+    assert index.main(arguments) == 0
+    return tmp_path / "index"
+
+
+def test_a_picture_is_answered_until_ctrl_c(made, colours, monkeypatch, capsys):
+    picture = (colours[0] / "green_query_forward.png").read_bytes()
+    answers = []
+
+    def ask(url):
+        # Waits for the server, then ends it as Ctrl-C does.
+        with urllib.request.urlopen(f"{url}/search?k=2", picture) as answer:
+            answers.append(json.load(answer))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def listen(host, port):
+        listener = listen_(host, port)
+        url = server.address(listener)
+        threading.Thread(target=ask, args=[url], daemon=True).start()
+        return listener
+
+    listen_ = server.listen
+    monkeypatch.setattr(server, "listen", listen)
+    assert serve.main([f"--index={made}", "--port=0"]) == 0
+    said = capsys.readouterr().out
+    assert "Serving 12 documents at http://127.0.0.1:" in said
+    assert "Stopped." in said
+    found = [result["category_id"] for result in answers[0]["results"]]
+    assert found == ["green", "green"]
+
+
+def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
+    with server.listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        for arguments, said in (
+            ([f"--index={made}", f"--port={port}"], "in use"),
+            ([f"--index={made}", "--port=0", "--max-megabytes=0"], "megabytes"),
+            ([f"--index={tmp_path / 'no'}"], "no index"),
+        ):
+            assert serve.main(arguments) == 2
+            assert said in capsys.readouterr().err
+    said = json.loads((made / "index.json").read_text())
+    (made / "index.json").write_text(json.dumps(said | {"step": 3}))
+    assert serve.main([f"--index={made}", "--port=0"]) == 2
+    assert "make the index again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette"])
+def test_missing_packages_are_named(monkeypatch, capsys, package):
+    for name in list(sys.modules):
+        if name.startswith((package, "mixer_jax.retrieval.server")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("mixer_jax.retrieval.server")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert serve.main(["--index=no"]) == 2
+    said = capsys.readouterr().err
+    assert package in said
+    assert "pip install 'mixer_jax[serve]'" in said
