@@ -1,11 +1,14 @@
 """Every command of the README runs, in a folder laid out like a clone."""
 
+import json
 import os
 import pathlib
 import re
+import signal
 import stat
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ SHORTER = {
     "launch/quickstart.sh": " --smoke",
     "launch/test.sh": " --dry-run",  # this very run, in full, is the CI's
     "configs/own_data.py": " --config.steps=3 --config.batch_size=16",
+    "mixer_jax.serve": " --port=0",  # 8000 may be in use
 }
 
 
@@ -59,13 +63,48 @@ def _run(command, folder):
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "120"},
+        env=_environment(folder),
         capture_output=True,
         text=True,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, f"{command}\n{output[-4000:]}"
     return output
+
+
+def _environment(folder):
+    return os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "120"}
+
+
+def _serve_one(command, folder, picture):
+    """Starts a server, asks it for one picture, and ends it as Ctrl-C does."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command} {SHORTER['mixer_jax.serve']}"],
+        cwd=folder,
+        env=_environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        said = ""
+        try:
+            for line in server.stdout:
+                said += line
+                if "Ctrl-C" in line:
+                    break
+            (url,) = re.findall(r"http://\S+", said) or pytest.fail(said)
+            with urllib.request.urlopen(url) as page:
+                assert b"</html>" in page.read()
+            asked = urllib.request.Request(
+                f"{url}/search?k=12", picture.read_bytes()
+            )
+            with urllib.request.urlopen(asked) as answer:
+                found = json.load(answer)["results"]
+        finally:
+            server.send_signal(signal.SIGINT)
+        said += server.stdout.read()
+    assert server.returncode == 0, said
+    return found
 
 
 def _draw(path, hue, shape):
@@ -101,7 +140,8 @@ def _own_data(folder):
 
 
 def test_every_block_is_run_here():
-    words = ["quickstart.sh", "own_data.py", "categorize", "stage1", "test.sh"]
+    words = ["quickstart.sh", "own_data.py", "categorize"]
+    words += ["mixer_jax.serve", "stage1", "test.sh"]
     assert len(BLOCKS) == len(words)
     for word in words:
         assert _commands(word)
@@ -116,6 +156,14 @@ def test_quickstart(clone):
     rows = pd.read_json(clone / "runs/smoke/metrics.json")
     assert {"mixer", "linear map", "image only"} <= set(rows.model)
     assert (clone / "runs/smoke/categories.json").is_file()
+    # Its stages are there: no other test has to train them for a search.
+    index, serve = (
+        command.replace("runs/quickstart", "runs/smoke")
+        for command in _commands("mixer_jax.serve")
+    )
+    assert "documents" in _run(index, clone)
+    picture = next((clone / "runs/smoke/data/images/twemoji").iterdir())
+    assert len(_serve_one(serve, clone, picture)) == 12
 
 
 @pytest.mark.slow
