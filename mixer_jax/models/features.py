@@ -88,6 +88,9 @@ def text_features(
     """
     model, variables = factory.pretrained_text_encoder(name)
     tokens, mask = text.load(name, length)(list(texts))
+    # Padding that no text needs would be encoded for nothing.
+    longest = max(8, -(-int(mask.sum(1).max(initial=0)) // 8) * 8)
+    tokens, mask = tokens[:, :longest], mask[:, :longest]
 
     @jax.jit
     def encode(variables, tokens, mask):
