@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     config.model.text.pretrained = "minilm"
     config.model.slots = 256
     config.model.memory_norm = "slots"
+    config.model.drop_image = 0.3
+    config.model.drop_text = 0.3
     config.head.scale = 16.0
     config.head.margin_size = 0.2
     config.proxies.init = "imprint"

@@ -68,16 +68,16 @@ def get_config(arg: str = "") -> ConfigDict:
 
     stage2 = stage(run, "data/large.csv")
     stage2.seed = 1  # another order of the samples than before
-    stage2.steps = 400
+    stage2.steps = 500
     stage2.batch_size = 256
     stage2.data.cached = True
     stage2.data.augment = "none"
     stage2.head.name = "knn"
-    stage2.head.refresh = 100
+    stage2.head.refresh = 125
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    stage2.checkpoint.every = 200
+    stage2.checkpoint.every = 250
 
-    stage3 = stage(run, "found.csv")
+    stage3 = stage(run, "data/large.csv")
     stage3.seed = 2
     stage3.steps = 80
     stage3.head.name = "knn"
