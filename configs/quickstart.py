@@ -73,7 +73,6 @@ def get_config(arg: str = "") -> ConfigDict:
     stage2.data.cached = True
     stage2.data.augment = "none"
     stage2.head.name = "knn"
-    stage2.head.refresh = 125
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
     stage2.checkpoint.every = 250
 
@@ -81,8 +80,13 @@ def get_config(arg: str = "") -> ConfigDict:
     stage3.seed = 2
     stage3.steps = 80
     stage3.head.name = "knn"
-    stage3.head.refresh = 30
     stage3.optimizer.learning_rate = 3e-4
+    stage3.proxies.learning_rate = 0.5
+
+    for config in (stage2, stage3):
+        config.head.active = 0.6
+        config.head.neighbours = 16
+        config.head.refresh = 20
 
     if arg == "smoke":
         for config in (stage1, stage2, stage3):
