@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     run = f"runs/{arg or 'quickstart'}"
 
     stage1 = stage(run, "found.csv")
-    stage1.steps = 140
+    stage1.steps = 130
     stage1.model.image.pretrained = "efficientnet-lite0"
     stage1.model.text.pretrained = "minilm"
 
@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     stage3 = stage(run, "data/large.csv")
     stage3.seed = 2
-    stage3.steps = 80
+    stage3.steps = 60
     stage3.head.name = "knn"
     stage3.optimizer.learning_rate = 3e-4
     stage3.proxies.learning_rate = 0.5
