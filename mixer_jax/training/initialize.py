@@ -62,14 +62,15 @@ def initial_state(
         else []
     )
     if config.proxies.init == "imprint" and old_ids != category_ids:
+        rows = _imprinted(setup)
         console = console or rich.console.Console()
         console.print(
-            f"{config.name}: embedding {len(setup.inputs.frame):,} samples; "
+            f"{config.name}: embedding {len(rows):,} samples; "
             "proxies start as their categories' means",
             highlight=False,
             soft_wrap=True,
         )
-        proxies = _imprint(setup, content, variables, proxies)
+        proxies = _imprint(setup, content, variables, proxies, rows)
     if config.init_from:
         old = checkpoints.load_proxies(config.init_from, config.model.dim, mesh)
         proxies = copy_rows(proxies, old, category_ids, old_ids, mesh)
@@ -145,15 +146,25 @@ def initial_variables(setup: Setup) -> PyTree:
     return jax.device_put(variables, mesh_lib.replicated(mesh))
 
 
+def _imprinted(setup: Setup) -> np.ndarray:
+    """Returns the rows of the frame whose embeddings proxies start from."""
+    frame = setup.inputs.frame
+    rows = np.arange(len(frame))
+    if most := setup.config.proxies.imprint_samples:
+        order = frame.groupby(["category_id", "role"]).cumcount()
+        rows = rows[order < most]
+    return rows
+
+
 def _imprint(
-    setup: Setup, content: Content, variables: PyTree, proxies: jax.Array
+    setup: Setup,
+    content: Content,
+    variables: PyTree,
+    proxies: jax.Array,
+    rows: np.ndarray,
 ) -> jax.Array:
     """Replaces proxies by the mean embedding of each category's samples."""
     config, mesh, data = setup.config, setup.mesh, setup.inputs
-    rows = np.arange(len(data.frame))
-    if most := config.proxies.imprint_samples:
-        order = data.frame.groupby(["category_id", "role"]).cumcount()
-        rows = rows[order < most]
     labels = table.labels(data.frame, data.category_ids)
     sums = imprint.init(len(data.category_ids), config.model.dim, mesh)
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)

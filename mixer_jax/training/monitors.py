@@ -209,11 +209,12 @@ class Monitors:
         drop = -slope * window / abs(mean) if mean else math.inf
         if drop >= self._config.min_loss_drop or mean < self._first_loss / 2:
             return []
+        moved = "fell" if drop >= 0 else "rose"
         return [
             Alarm(
                 "plateau",
-                f"the loss fell by {drop:.2%} over the last {window} steps and "
-                f"is still {mean:.3g}: check the learning rates "
+                f"the loss {moved} by {abs(drop):.2%} over the last {window} "
+                f"steps and is still {mean:.3g}: check the learning rates "
                 "(optimizer.learning_rate, proxies.learning_rate), or lower "
                 "head.scale and head.margin_size.",
             )
