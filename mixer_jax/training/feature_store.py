@@ -34,6 +34,7 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
 from mixer_jax.errors import UserError
+from mixer_jax.training import workdir
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
@@ -49,9 +50,10 @@ class FeatureStore:
     def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
         """Opens the arrays of a folder that is complete."""
         self._inputs, self._config = inputs, config
-        self._patches = _open(folder, "patches")
-        self._vectors = _open(folder, "vectors")
-        self._mask = _open(folder, "mask")
+        self._patches, self._vectors, self._mask = (
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("patches", "vectors", "mask")
+        )
         self._image = _places(inputs.frame["image"])
         self._text = _places(inputs.frame["text"])
 
@@ -107,13 +109,7 @@ class FeatureStore:
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `pipeline`.
-
-        Args:
-          role: "query" or "document".
-          batch_size: B, over all processes.
-          rows: int, positions in the frame; those of other roles are left out.
-        """
+        """Returns some rows of one role once; see `inputs.Content`."""
         role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
         rows = np.asarray(rows)[role_rows]
         rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
@@ -288,8 +284,10 @@ def _prepare(
             np.lib.format.open_memmap(
                 folder / f"{name}.npy", "w+", dtype, shape
             ).flush()
-        _write(folder / "done.json", {})
-        _write(folder / "key.json", key)  # Last: now the files can be used.
+        workdir.write(folder / "done.json", "{}")
+        workdir.write(
+            folder / "key.json", json.dumps(key)
+        )  # Last: now the files can be used.
     except OSError as error:
         raise UserError(
             f"The features cannot be written to {folder}: {error}."
@@ -320,7 +318,7 @@ def _fill(
         for array in arrays.values():
             array.flush()
         done[name] = start
-        _write(folder / "done.json", done)
+        workdir.write(folder / "done.json", json.dumps(done))
 
 
 def _encode_images(
@@ -332,7 +330,12 @@ def _encode_images(
     mesh: Mesh,
     step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    encode = _encoder(model, mesh)
+    # Every process gets all rows.
+    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+    def encode(encoders: PyTree, images: jax.Array, index: jax.Array):
+        out = model.apply(encoders, images, method="encode_images")
+        return out.astype(jnp.bfloat16), index
+
     frame = inputs.frame.iloc[rows].assign(role=table.QUERY)
     batches = pipeline.evaluation_batches(
         frame,
@@ -389,29 +392,8 @@ def _encode_texts(
         yield {"vectors": vectors[: len(some)], "mask": mask[: len(some)]}
 
 
-def _encoder(model: nn.Module, mesh: Mesh) -> Callable:
-    def apply(
-        encoders: PyTree, images: jax.Array, index: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        out = model.apply(encoders, images, method="encode_images")
-        return out.astype(jnp.bfloat16), index
-
-    # Every process gets all rows.
-    return jax.jit(apply, out_shardings=mesh_lib.replicated(mesh))
-
-
-def _open(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / f"{name}.npy", mmap_mode="r")
-
-
 def _take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Returns rows of an array as bf16; place -1 gives zeros."""
     rows = array[np.maximum(places, 0)]
     rows[places < 0] = 0
     return rows.view(jnp.bfloat16)
-
-
-def _write(path: Path, value: Any) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(value))
-    os.replace(draft, path)

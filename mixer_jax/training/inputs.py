@@ -67,7 +67,13 @@ class Content(Protocol):
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `pipeline`."""
+        """Returns some rows of one role once; see `pipeline`.
+
+        Args:
+          role: "query" or "document".
+          batch_size: B, over all processes.
+          rows: int, positions in the frame; those of other roles are left out.
+        """
 
 
 class Pictures:
@@ -100,13 +106,7 @@ class Pictures:
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `pipeline`.
-
-        Args:
-          role: "query" or "document".
-          batch_size: B, over all processes.
-          rows: int, positions in the frame; those of other roles are left out.
-        """
+        """Returns some rows of one role once; see `Content`."""
         for batch in pipeline.evaluation_batches(
             self._inputs.frame.iloc[rows],
             pipeline.Rows(self._source, rows),

@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 FEATURES = "features"
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def write(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or none of it."""
     draft = path.with_name(path.name + ".draft")
     draft.write_text(text, encoding="utf-8")
@@ -89,9 +89,9 @@ def prepare(
     workdir = pathlib.Path(workdir)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write(workdir / CONFIG, config_lib.to_json(config))
+        write(workdir / CONFIG, config_lib.to_json(config))
         text = json.dumps(list(category_ids), indent=0) + "\n"
-        _write(workdir / CATEGORIES, text)
+        write(workdir / CATEGORIES, text)
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
