@@ -9,10 +9,17 @@ from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
 
 _QUERIES, _ROWS = 1024, 4096  # cosines at a time: 16 MiB
+_SPARE = 8  # candidates beyond K that narrow products bring to the f32 check
 
 
-def build(proxies: jax.Array, num_categories: int, k: int) -> jax.Array:
-    """Finds the exact K nearest other categories of every category.
+def build(
+    proxies: jax.Array,
+    num_categories: int,
+    k: int,
+    subcentres: int = 1,
+    products: str = "float32",
+) -> jax.Array:
+    """Finds the K nearest other categories of every category.
 
     Call it inside `jax.shard_map` over the mesh axis. The devices stand in a
     ring; each keeps its own rows and hands a copy of its neighbour's around,
@@ -20,10 +27,16 @@ def build(proxies: jax.Array, num_categories: int, k: int) -> jax.Array:
     device's part of the proxies, its part of the graph, and one block of
     cosines.
 
+    The result is exact with f32 products. Narrower ones only choose K + 8
+    candidates of each device's rows, whose cosines are then taken in f32: what
+    can go wrong is that rounding hides a neighbour behind 8 false ones.
+
     Args:
-      proxies: f32 `[R, D]`, this device's rows.
+      proxies: `[R, n D]`, this device's rows.
       num_categories: C.
       k: K, below C.
+      subcentres: n; two categories are as near as their nearest sub-centres.
+      products: dtype of the factors of the products that choose.
 
     Returns:
       int32 `[R, K]`, categories by falling cosine, never the row's own; what
@@ -31,25 +44,34 @@ def build(proxies: jax.Array, num_categories: int, k: int) -> jax.Array:
     """
     size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     length = proxies.shape[0]
-    unit, _ = rows_lib.unit(proxies)
+    unit, _ = rows_lib.unit(proxies.reshape(length, subcentres, -1))
     blocks = Chunks(length, _QUERIES)
+    narrow = products != "float32"
 
     def hop(carry, step):
         found, visiting = carry
         first = (home + step) % size * length
         count = jnp.clip(num_categories - first, 0, length)
+        rows = visiting.reshape(length, -1)
 
         def extend(found, index):
+            queries = blocks.read(index, unit)
+            before = blocks.read(index, found)
+            start = before
+            if narrow:
+                some = nearest.none(len(queries), min(k + _SPARE, length))
+                start = jax.lax.pcast(some, AXIS, to="varying")
             own = home * length + blocks.positions(index)[0]
             better = nearest.extend(
-                blocks.read(index, found),
-                blocks.read(index, unit),
-                own,
-                visiting,
-                first,
-                count,
-                _ROWS,
+                start, queries, own, rows, first, count, _ROWS, products
             )
+            if narrow:
+                better = _checked(better, queries, visiting, first)
+                better = nearest.keep(
+                    jnp.concatenate([before[0], better[0]], 1),
+                    jnp.concatenate([before[1], better[1]], 1),
+                    k,
+                )
             return blocks.write(index, found, better), None
 
         found, _ = jax.lax.scan(extend, found, blocks.indices)
@@ -59,3 +81,18 @@ def build(proxies: jax.Array, num_categories: int, k: int) -> jax.Array:
     found = jax.lax.pcast(nearest.none(length, k), AXIS, to="varying")
     (found, _), _ = jax.lax.scan(hop, (found, unit), jnp.arange(size))
     return found[1]
+
+
+def _checked(
+    candidates: nearest.Nearest,
+    queries: jax.Array,
+    rows: jax.Array,
+    first: jax.Array,
+) -> nearest.Nearest:
+    """Takes the candidates' cosines again, in f32."""
+    cosines, ids = candidates
+    some = rows[jnp.maximum(ids - first, 0)]
+    exact = jnp.einsum(
+        "qmd,qknd->qkmn", queries, some, precision=jax.lax.Precision.HIGHEST
+    ).max((2, 3))
+    return jnp.where(jnp.isneginf(cosines), -jnp.inf, exact), ids

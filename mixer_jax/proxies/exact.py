@@ -27,6 +27,9 @@ class Exact:
     mesh: Mesh
     num_categories: int
 
+    def check(self, batch_size: int) -> None:
+        """Does nothing: every positive is active."""
+
     @property
     def graph_shape(self) -> None:
         """None: there is no graph."""
@@ -51,13 +54,16 @@ class Exact:
         graph,
         key,
         learning_rate,
+        margins=None,
     ) -> interface.HeadStep:
         """Updates all rows; see `interface.Head`."""
 
-        def step(proxies, moments, embeddings, labels, learning_rate):
-            labels = jax.lax.all_gather(labels, meshes.AXIS, tiled=True)
+        def step(
+            proxies, moments, embeddings, labels, key, learning_rate, margins
+        ):
+            batch = softmax.gather(self.loss, embeddings, labels, margins)
             start, count = rows_lib.own(self.num_categories, len(proxies))
-            target = labels - start
+            target = batch.labels - start
             target = jnp.where(
                 (target >= 0) & (target < count), target, softmax.ABSENT
             )
@@ -67,15 +73,16 @@ class Exact:
                 proxies,
                 moments,
                 count,
-                embeddings,
+                batch,
                 target,
                 learning_rate,
+                rows_lib.own_key(key),
             )
 
         split, whole = jax.P(meshes.AXIS), jax.P()
         return jax.shard_map(
             step,
             mesh=self.mesh,
-            in_specs=(split, split, split, split, whole),
+            in_specs=(split, split, split, split, whole, whole, split),
             out_specs=softmax.SPECS,
-        )(proxies, moments, embeddings, labels, learning_rate)
+        )(proxies, moments, embeddings, labels, key, learning_rate, margins)

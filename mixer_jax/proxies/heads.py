@@ -7,33 +7,57 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import exact, interface, knn, margins, softmax
+from mixer_jax.proxies import active, exact, interface, margins, softmax
 
 
-def _exact(config, loss, mesh, num_categories, batch_size):
-    del config, batch_size
+def _exact(config, loss, mesh, num_categories):
+    del config
     return exact.Exact(loss, mesh, num_categories)
 
 
-def _knn(config, loss, mesh, num_categories, batch_size):
-    _require(0 < config.active <= 1, "active", config.active, "in (0, 1]")
-    _require(0 <= config.uniform <= 1, "uniform", config.uniform, "in [0, 1]")
-    _require(config.neighbours > 0, "neighbours", config.neighbours, "above 0")
-    rows = meshes.padded_rows(num_categories, mesh) // mesh.size
-    active = math.ceil(config.active * rows)
-    head = knn.Knn(
+def _sampled(config, loss, mesh, num_categories):
+    return _active(active.Sampled, config, loss, mesh, num_categories)
+
+
+def _knn(config, loss, mesh, num_categories):
+    _check_products(config.graph_products, "graph_products")
+    return _active(
+        active.Knn,
+        config,
         loss,
         mesh,
         num_categories,
-        active=active,
-        uniform=math.ceil(config.uniform * active),
-        neighbours=min(config.neighbours, num_categories - 1),
+        neighbours=_neighbours(config, num_categories),
+        graph_products=config.graph_products,
     )
-    head.check(batch_size)
-    return head
 
 
-HEADS = {"exact": _exact, "knn": _knn}
+def _topk(config, loss, mesh, num_categories):
+    return _active(
+        active.TopK,
+        config,
+        loss,
+        mesh,
+        num_categories,
+        neighbours=_neighbours(config, num_categories),
+    )
+
+
+def _active(kind, config, loss, mesh, num_categories, **settings):
+    _require(0 < config.active <= 1, "active", config.active, "in (0, 1]")
+    _require(0 <= config.uniform <= 1, "uniform", config.uniform, "in [0, 1]")
+    rows = meshes.padded_rows(num_categories, mesh) // mesh.size
+    size = math.ceil(config.active * rows)
+    uniform = math.ceil(config.uniform * size)
+    return kind(loss, mesh, num_categories, size, uniform, **settings)
+
+
+def _neighbours(config, num_categories):
+    _require(config.neighbours > 0, "neighbours", config.neighbours, "above 0")
+    return min(config.neighbours, num_categories - 1)
+
+
+HEADS = {"exact": _exact, "knn": _knn, "sampled": _sampled, "topk": _topk}
 
 
 def make_head(
@@ -64,9 +88,28 @@ def make_head(
         )
     _require(config.scale > 0, "scale", config.scale, "above 0")
     _require(config.chunk > 0, "chunk", config.chunk, "above 0")
-    margin = margins.make_margin(config.margin, config.margin_size)
-    loss = softmax.Loss(margin, config.scale, config.chunk)
-    return HEADS[config.name](config, loss, mesh, num_categories, batch_size)
+    _require(config.subcentres > 0, "subcentres", config.subcentres, "above 0")
+    _require(config.filter > -1, "filter", config.filter, "above -1")
+    for name in ("products", "wire"):
+        _check_products(config[name], name)
+    loss = softmax.Loss(
+        margins.make_margin(config.margin),
+        config.margin_size,
+        config.scale,
+        config.chunk,
+        config.subcentres,
+        config.filter,
+        config.products,
+        config.wire,
+    )
+    head = HEADS[config.name](config, loss, mesh, num_categories)
+    head.check(batch_size)
+    return head
+
+
+def _check_products(dtype: str, name: str) -> None:
+    kinds = "float32", "bfloat16"
+    _require(dtype in kinds, name, dtype, " or ".join(kinds))
 
 
 def _require(holds: bool, name: str, value: float, must: str) -> None:

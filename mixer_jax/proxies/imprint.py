@@ -67,10 +67,14 @@ def finish(sums: jax.Array, proxies: jax.Array) -> jax.Array:
 
     Args:
       sums: f32 `[C_pad, D]`, of all batches.
-      proxies: f32 `[C_pad, D]`, kept where no sample was seen; donated.
+      proxies: `[C_pad, n D]`, kept where no sample was seen; donated.
 
     Returns:
-      f32 `[C_pad, D]`; the rows that were seen are unit vectors.
+      `[C_pad, n D]`; the centres that were seen are unit vectors. Of a
+      category's n sub-centres the first becomes the mean; the others, random,
+      take what is far from it.
     """
     seen = jnp.any(sums != 0, -1, keepdims=True)
-    return jnp.where(seen, rows_lib.unit(sums)[0], proxies)
+    dim = sums.shape[1]
+    means = rows_lib.unit(sums)[0].astype(proxies.dtype)
+    return proxies.at[:, :dim].set(jnp.where(seen, means, proxies[:, :dim]))

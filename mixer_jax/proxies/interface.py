@@ -10,7 +10,7 @@ a block of rows with the pass that makes its gradient, and never has to build
 a gradient of the size of the proxies::
 
     head = heads.make_head(config.head, mesh, num_categories, batch_size)
-    optimizer = sparse_sgd.sparse_sgd(momentum=0.9)
+    optimizer = row_optimizers.sgd(momentum=0.9)
     proxies = rows.init_proxies(key, num_categories, dim, mesh)
     moments = optimizer.init(proxies)
     graph = head.build_graph(proxies)  # again every config.head.refresh steps
@@ -40,14 +40,15 @@ class RowOptimizer(NamedTuple):
 
     Attributes:
       init: `proxies [R, D] -> moments`, a pytree whose leaves have R rows.
-      update: `(gradients [R, D], moments, rows [R, D], learning_rate) ->
-        (rows, moments)`, for any R, row by row. It returns rows, not the
+      update: `(gradients f32 [R, D], moments, rows [R, D], learning_rate, key)
+        -> (rows, moments)`, for any R, row by row. It returns rows, not the
         difference to them, so that rounding and norms are its own affair.
+        The PRNG key is for those that round by chance.
     """
 
     init: Callable[[jax.Array], Moments]
     update: Callable[
-        [jax.Array, Moments, jax.Array, jax.typing.ArrayLike],
+        [jax.Array, Moments, jax.Array, jax.typing.ArrayLike, jax.Array],
         tuple[jax.Array, Moments],
     ]
 
@@ -80,6 +81,9 @@ class Head(Protocol):
     Embeddings need not be normalized; gradients run through the normalization
     of both sides.
     """
+
+    def check(self, batch_size: int) -> None:
+        """Raises UserError if a batch of this size could lose a positive."""
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct | None:
@@ -119,6 +123,7 @@ class Head(Protocol):
         graph: Graph,
         key: jax.Array,
         learning_rate: jax.typing.ArrayLike,
+        margins: jax.Array | None = None,
     ) -> HeadStep:
         """Computes the loss and its gradients, and updates the active rows.
 
@@ -127,11 +132,14 @@ class Head(Protocol):
 
         Args:
           optimizer: updates the active rows.
-          proxies: f32 `[C_pad, D]`, split over the mesh by rows.
+          proxies: f32 or bf16 `[C_pad, D]`, split over the mesh by rows;
+            with sub-centres `[C_pad, n D]`, a category's side by side.
           moments: `optimizer.init(proxies)`, or what a step before returned.
           embeddings: `[B, D]`, split over the mesh by rows.
           labels: int32 `[B]` in `[0, C)`, split like the embeddings.
           graph: what `build_graph` returned.
           key: a PRNG key of this step's own.
           learning_rate: f32 scalar, of this step.
+          margins: f32 `[B]`, each sample's own margin size, split like the
+            embeddings; None is the config's for all.
         """

@@ -1,20 +1,20 @@
 """Margins: what the cosine to the own proxy is replaced with before softmax.
 
-A margin is a smooth function of the target cosine; the head multiplies its
-result with the scale and takes its true derivative. All of them fall with the
-angle over the whole of [0, pi], so that a sample on the far side is pulled
-back too.
+A margin is a smooth function of the target cosine and a size; the head
+multiplies its result with the scale and takes its true derivative. All of them
+fall with the angle over the whole of [0, pi], so that a sample on the far side
+is pulled back too.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mixer_jax.errors import UserError
 
-Margin = Callable[[jax.Array], jax.Array]
+Margin = Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]
 
 _MIN_SQUARED_SINE = 1e-7  # the angle's derivative is infinite at 0 and pi
 
@@ -49,8 +49,8 @@ def arcface(cosine: jax.Array, size: jax.typing.ArrayLike) -> jax.Array:
 MARGINS = {"arcface": arcface, "cosface": cosface, "normface": normface}
 
 
-def make_margin(name: str, size: float) -> Margin:
-    """Returns the margin `name` of the given size as a function of cosines.
+def make_margin(name: str) -> Margin:
+    """Returns the margin `name`, a function of cosines and a size.
 
     Raises:
       UserError: if there is no margin of that name.
@@ -60,4 +60,22 @@ def make_margin(name: str, size: float) -> Margin:
             f"config.head.margin is {name!r}; it must be one of "
             f"{', '.join(sorted(MARGINS))}."
         )
-    return functools.partial(MARGINS[name], size=size)
+    return MARGINS[name]
+
+
+def by_frequency(counts: np.ndarray, size: float, power: float) -> np.ndarray:
+    """Returns a margin size for each category: rare ones get more.
+
+    The size of a category of n samples is `size (n / n_min)^-power`, so the
+    rarest has `size`. A power of 1/4 is that of LDAM (Cao et al., arXiv
+    1906.07413), 0 gives all the same.
+
+    Args:
+      counts: int `[C]`, training samples of each category, 1 at least.
+      size: of the rarest category.
+      power: how fast margins fall with frequency, 0 or more.
+
+    Returns:
+      f32 `[C]`.
+    """
+    return (size * (counts / counts.min()) ** -power).astype(np.float32)

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
 
 Nearest = tuple[jax.Array, jax.Array]  # cosines f32, ids int32, both [Q, K]
+
+_GROUP = 32  # columns that one maximum stands for
 
 
 def none(queries: int, k: int) -> Nearest:
@@ -21,40 +24,77 @@ def extend(
     first: jax.Array,
     count: jax.Array,
     chunk: int,
+    products: str = "float32",
+    approximate: bool = False,
 ) -> Nearest:
     """Looks for nearer ones among more rows.
 
     Args:
       nearest: each query's K nearest so far, falling; ties keep the earlier.
-      queries: f32 `[Q, D]`, unit vectors.
+      queries: f32 `[Q, m, D]`, m unit vectors a query, whose nearest counts.
       own: int32 `[Q]`, the id that is no neighbour of the query.
-      rows: f32 `[R, D]`, unit vectors.
+      rows: `[R, n D]`, the n sub-centres of each id side by side.
       first: int32 scalar, the id of the first row; the others count on.
       count: int32 scalar; rows from there on are padding.
       chunk: the most rows that are scored at once.
+      products: dtype of the factors; sums are f32.
+      approximate: whether a chunk's nearest may be those of
+        `lax.approx_max_k`, which a TPU finds without writing the cosines.
 
     Returns:
       Each query's K nearest, falling.
     """
     chunks = Chunks(rows.shape[0], chunk)
-    k = nearest[0].shape[1]
+    size, dim = nearest[0].shape[1], queries.shape[-1]
+    factor = queries.astype(products).reshape(-1, dim)
 
     def visit(nearest, index):
         positions, fresh = chunks.positions(index)
         ids = first + positions
         allowed = (fresh & (positions < count))[None, :]
         allowed &= ids[None, :] != own[:, None]
-        cosines = queries @ chunks.read(index, rows).T
+        centres, _ = rows_lib.unit(chunks.read(index, rows).reshape(-1, dim))
+        cosines = jnp.einsum(
+            "qd,rd->qr",
+            factor,
+            centres.astype(products),
+            preferred_element_type=jnp.float32,
+        )
+        if cosines.shape != (len(own), len(ids)):
+            cosines = cosines.reshape(len(own), queries.shape[1], len(ids), -1)
+            cosines = cosines.max((1, 3))
         cosines = jnp.where(allowed, cosines, -jnp.inf)
+        k = min(size, len(ids))
+        if approximate:
+            cosines, places = jax.lax.approx_max_k(cosines, k)
+        else:
+            cosines, places = top_k(cosines, k)
         return keep(
             jnp.concatenate([nearest[0], cosines], 1),
-            jnp.concatenate(
-                [nearest[1], jnp.broadcast_to(ids[None, :], cosines.shape)], 1
-            ),
-            k,
+            jnp.concatenate([nearest[1], ids[places]], 1),
+            size,
         ), None
 
     return jax.lax.scan(visit, nearest, chunks.indices)[0]
+
+
+def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`lax.top_k` of f32 `[Q, N]`, sorting far less where N is much above k.
+
+    The k largest lie in the k groups of columns whose maxima are largest; ties
+    fall as in `lax.top_k`, to the lower column.
+    """
+    queries, width = values.shape
+    groups = width // _GROUP
+    if width % _GROUP or groups < 2 * k:
+        return jax.lax.top_k(values, k)
+    grouped = values.reshape(queries, groups, _GROUP)
+    _, best = jax.lax.top_k(grouped.max(-1), k)
+    best = jnp.sort(best, 1)
+    some = jnp.take_along_axis(grouped, best[:, :, None], 1)
+    found, places = jax.lax.top_k(some.reshape(queries, -1), k)
+    group = jnp.take_along_axis(best, places // _GROUP, 1)
+    return found, group * _GROUP + places % _GROUP
 
 
 def keep(cosines: jax.Array, ids: jax.Array, k: int) -> Nearest:

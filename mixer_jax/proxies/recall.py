@@ -29,7 +29,7 @@ def active_recall(
 
     Args:
       active: int32 `[n * M]`, what the head's `select` returned.
-      proxies: f32 `[C_pad, D]`, split over the mesh by rows.
+      proxies: `[C_pad, n D]`, split over the mesh by rows.
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]`, split likewise.
       num_categories: C.
@@ -48,7 +48,7 @@ def active_recall(
         start, count = rows_lib.own(num_categories, len(proxies))
         found = jax.lax.pcast(nearest.none(len(z), k), AXIS, to="varying")
         found = nearest.extend(
-            found, z, labels, rows_lib.unit(proxies)[0], start, count, _ROWS
+            found, z[:, None, :], labels, proxies, start, count, _ROWS
         )
         # Every device's k nearest, side by side; the k nearest of those.
         cosines, ids = jax.lax.all_gather(found, AXIS, axis=1, tiled=True)

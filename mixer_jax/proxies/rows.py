@@ -2,7 +2,8 @@
 
 Row i of the proxies is category i. Every device holds the same number of
 consecutive rows; what is left over at the end is padding, zero and never
-scored. `own`, `take` and `put` run inside `jax.shard_map` over the mesh axis.
+scored. `own`, `own_key`, `take` and `put` run inside `jax.shard_map` over the
+mesh axis.
 """
 
 import functools
@@ -33,7 +34,12 @@ def d_unit(
 
 
 def init_proxies(
-    key: jax.Array, num_categories: int, dim: int, mesh: Mesh
+    key: jax.Array,
+    num_categories: int,
+    dim: int,
+    mesh: Mesh,
+    subcentres: int = 1,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
     """Draws random unit proxies, the same for every number of devices.
 
@@ -42,9 +48,11 @@ def init_proxies(
       num_categories: C.
       dim: D.
       mesh: the mesh that the rows are split over.
+      subcentres: n, unit vectors of a category.
+      dtype: of the result.
 
     Returns:
-      f32 `[C_pad, D]`, split over the mesh; rows from C on are zero.
+      `[C_pad, n D]`, split over the mesh; rows from C on are zero.
     """
     rows = meshes.padded_rows(num_categories, mesh)
 
@@ -52,7 +60,8 @@ def init_proxies(
     def init(key):
         # The default generator numbers its draws from the first row on, so
         # rows of padding at the end change none of those before.
-        proxies, _ = unit(jax.random.normal(key, (rows, dim)))
+        centres, _ = unit(jax.random.normal(key, (rows * subcentres, dim)))
+        proxies = centres.reshape(rows, subcentres * dim).astype(dtype)
         return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
 
     return init(key)
@@ -71,6 +80,11 @@ def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
     """
     start = jax.lax.axis_index(meshes.AXIS) * rows
     return start, jnp.clip(num_categories - start, 0, rows)
+
+
+def own_key(key: jax.Array) -> jax.Array:
+    """Returns a PRNG key of this device's own, given one of all."""
+    return jax.random.fold_in(key, jax.lax.axis_index(meshes.AXIS))
 
 
 def take(tree: Any, indices: jax.Array) -> Any:

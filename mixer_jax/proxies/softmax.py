@@ -9,6 +9,12 @@ y the sample's own category,
 
 The first pass keeps a running maximum and sum of the negatives (arXiv
 1805.02867); the second needs the normalizer, so it scores the chunks again.
+
+With n sub-centres a category's cosine is that to the nearest of its n unit
+vectors (Deng et al., "Sub-center ArcFace", ECCV 2020), which alone learns.
+With filtering, a negative whose cosine is above a bound is left out: it may be
+the same thing under another ID (as PartialFC's inter-class filtering, arXiv
+2203.15565, but out of the sum rather than with a logit of zero).
 """
 
 from typing import Any, NamedTuple
@@ -37,14 +43,61 @@ class Loss(NamedTuple):
     """Static settings of the loss.
 
     Attributes:
-      margin: function of the target cosine.
+      margin: function of the target cosine and the margin's size.
+      size: of the margin, where samples do not bring their own.
       scale: s, what cosines are multiplied with.
       chunk: the most rows that are scored at once, on a device.
+      subcentres: n, proxies of a category.
+      filter: negatives above this cosine are left out; 1 and above is none.
+      products: dtype of the factors of matrix products; sums are f32.
+      wire: dtype of embeddings and their gradients between devices.
     """
 
     margin: margins.Margin
+    size: float
     scale: float
     chunk: int
+    subcentres: int = 1
+    filter: float = 1.0
+    products: str = "float32"
+    wire: str = "float32"
+
+
+class Batch(NamedTuple):
+    """The whole batch as every device sees it; `gather` makes it.
+
+    Attributes:
+      z: f32 `[B, D]`, unit embeddings.
+      labels: int32 `[B]`.
+      margins: f32 `[B]`, or None.
+      own: `[B / n, D]`, this device's part as it was given.
+    """
+
+    z: jax.Array
+    labels: jax.Array
+    margins: jax.Array | None
+    own: jax.Array
+
+
+def gather(
+    loss: Loss,
+    embeddings: jax.Array,
+    labels: jax.Array,
+    sizes: jax.Array | None = None,
+) -> Batch:
+    """Gathers the batch on every device; call it inside `jax.shard_map`.
+
+    Args:
+      loss: static settings.
+      embeddings: `[B / n, D]`, this device's part of the batch.
+      labels: int32 `[B / n]`.
+      sizes: f32 `[B / n]`, margins of the samples' own, or None.
+    """
+    unit, _ = rows_lib.unit(embeddings)
+    z, labels, sizes = jax.lax.all_gather(
+        (unit.astype(loss.wire), labels, sizes), AXIS, tiled=True
+    )
+    return Batch(z.astype(jnp.float32), labels, sizes, embeddings)
 
 
 def update(
@@ -53,47 +106,52 @@ def update(
     rows: jax.Array,
     moments: interface.Moments,
     count: jax.Array,
-    embeddings: jax.Array,
+    batch: Batch,
     target: jax.Array,
     learning_rate: jax.Array,
+    key: jax.Array,
 ) -> interface.HeadStep:
     """Computes the loss over all devices' rows, and updates the rows.
 
-    Call it inside `jax.shard_map` over the mesh axis. Embeddings are gathered
-    once, the softmax's maximum and sums are reduced once each, and the
-    embeddings' gradient is reduced to its own part of the batch once.
+    Call it inside `jax.shard_map` over the mesh axis. The softmax's maximum
+    and sums are reduced once each, and the embeddings' gradient is reduced to
+    its own part of the batch once.
 
     Args:
       loss: static settings.
       optimizer: updates the rows, chunk by chunk.
-      rows: f32 `[R, D]`, this device's rows.
+      rows: `[R, n D]`, this device's rows.
       moments: the optimizer's rows, leaves `[R, ...]`.
       count: int32 scalar; rows from there on are padding.
-      embeddings: `[B / n, D]`, this device's part of the batch.
+      batch: from `gather`.
       target: int32 `[B]`: for each sample of the whole batch the position of
         its category in `rows`, or ABSENT.
       learning_rate: f32 scalar.
+      key: a PRNG key of this device's own, for the optimizer.
 
     Returns:
       The step, with `d_embeddings` of this device's part of the batch, and
       `rows` in the place of the proxies.
     """
-    unit, norm = rows_lib.unit(embeddings)
-    z = jax.lax.all_gather(unit, AXIS, tiled=True)
+    z = batch.z
+    factor = z.astype(loss.products)
     chunks = Chunks(rows.shape[0], loss.chunk)
 
     def score(index, part):
-        """Scores one chunk: unit rows, norms, negatives' logits, targets."""
-        w, w_norm = rows_lib.unit(part)
-        logits = loss.scale * (z @ w.T)
+        """Scores one chunk: its centres, negatives' logits, targets."""
+        centres = _Centres(part, loss)
+        cosines = centres.score(factor)
         columns, fresh = chunks.positions(index)
         is_target = fresh[None, :] & (columns[None, :] == target[:, None])
         negative = (fresh & (columns < count))[None, :] & ~is_target
-        return w, w_norm, jnp.where(negative, logits, _LOWEST), is_target
+        if loss.filter < 1.0:
+            negative &= cosines <= loss.filter
+        logits = jnp.where(negative, loss.scale * cosines, _LOWEST)
+        return centres, logits, is_target
 
     def reduce(carry, index):
         peak, total = carry
-        *_, logits, _ = score(index, chunks.read(index, rows))
+        _, logits, _ = score(index, chunks.read(index, rows))
         higher = jnp.maximum(peak, jnp.max(logits, 1))
         total *= jnp.exp(peak - higher)
         total += jnp.sum(jnp.exp(logits - higher[:, None]), 1)
@@ -106,11 +164,17 @@ def update(
 
     # A device without a negative counted masked logits; they vanish here.
     highest = jax.lax.pmax(peak, AXIS)
-    own, _ = rows_lib.unit(rows[jnp.maximum(target, 0)])
-    own = jnp.where(target == ABSENT, 0.0, jnp.sum(z * own, -1))
-    total, cosine = jax.lax.psum((total * jnp.exp(peak - highest), own), AXIS)
-    margin, slope = jax.jvp(loss.margin, (cosine,), (jnp.ones_like(cosine),))
-    negatives = highest + jnp.log(total)
+    own = _own_cosine(rows, target, z, loss)
+    sums = {"total": total * jnp.exp(peak - highest), "cosine": own}
+    if batch.margins is not None:
+        # Gathered arrays are not known to be equal everywhere; sums are.
+        sums["size"] = jnp.where(target == ABSENT, 0.0, batch.margins)
+    sums = jax.lax.psum(sums, AXIS)
+    cosine, size = sums["cosine"], sums.get("size", loss.size)
+    margin, slope = jax.jvp(
+        lambda c: loss.margin(c, size), (cosine,), (jnp.ones_like(cosine),)
+    )
+    negatives = highest + jnp.log(sums["total"])
     excess = negatives - loss.scale * margin
     normalizer = jnp.logaddexp(negatives, loss.scale * margin)
     share = loss.scale / target.shape[0]  # of a cosine in the mean loss
@@ -120,23 +184,31 @@ def update(
     def descend(carry, index):
         state, dz = carry
         old = chunks.read(index, state)
-        w, w_norm, logits, is_target = score(index, old[0])
+        centres, logits, is_target = score(index, old[0])
         d_cosines = jnp.where(
             is_target,
             d_cosine[:, None],
             share * jnp.exp(logits - normalizer[:, None]),
         )
-        gradient = rows_lib.d_unit(w, w_norm, d_cosines.T @ z)
-        new = optimizer.update(gradient, old[1], old[0], learning_rate)
-        return (chunks.write(index, state, new), dz + d_cosines @ w), None
+        gradient, d_factor = centres.pull_back(d_cosines, factor)
+        new = optimizer.update(
+            gradient,
+            old[1],
+            old[0],
+            learning_rate,
+            jax.random.fold_in(key, index),
+        )
+        return (chunks.write(index, state, new), dz + d_factor), None
 
     carry = (rows, moments), _varying(jnp.zeros(z.shape))
     ((rows, moments), dz), _ = jax.lax.scan(descend, carry, chunks.indices)
 
-    dz = jax.lax.psum_scatter(dz, AXIS, tiled=True)
+    dz = rows_lib.d_unit(
+        *rows_lib.unit(batch.own), _sum_own_part(dz, loss.wire)
+    )
     return interface.HeadStep(
         loss=value,
-        d_embeddings=rows_lib.d_unit(unit, norm, dz).astype(embeddings.dtype),
+        d_embeddings=dz.astype(batch.own.dtype),
         proxies=rows,
         moments=moments,
         metrics={
@@ -146,6 +218,67 @@ def update(
             "negative_cosine": jnp.mean(highest) / loss.scale,
         },
     )
+
+
+class _Centres:
+    """The unit centres of a chunk of rows, and how the batch sees them."""
+
+    def __init__(self, part: jax.Array, loss: Loss):
+        """Takes rows `[c, n D]`."""
+        self._loss = loss
+        self._unit, self._norm = rows_lib.unit(
+            part.reshape(len(part) * loss.subcentres, -1)
+        )
+        self._factor = self._unit.astype(loss.products)
+
+    def score(self, z: jax.Array) -> jax.Array:
+        """Returns the cosines `[B, c]` to each row's nearest centre."""
+        cosines = _product("bd,cd->bc", z, self._factor)
+        if self._loss.subcentres == 1:
+            return cosines
+        cosines = cosines.reshape(len(z), -1, self._loss.subcentres)
+        self._nearest = jax.nn.one_hot(
+            jnp.argmax(cosines, -1), self._loss.subcentres
+        )
+        return jnp.max(cosines, -1)
+
+    def pull_back(
+        self, d_cosines: jax.Array, z: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the gradients of the rows `[c, n D]` and of z `[B, D]`."""
+        if self._loss.subcentres > 1:
+            d_cosines = d_cosines[..., None] * self._nearest
+            d_cosines = d_cosines.reshape(len(z), -1)
+        d_cosines = d_cosines.astype(self._loss.products)
+        gradient = _product("bc,bd->cd", d_cosines, z)
+        gradient = rows_lib.d_unit(self._unit, self._norm, gradient)
+        rows = len(gradient) // self._loss.subcentres
+        dz = _product("bc,cd->bd", d_cosines, self._factor)
+        return gradient.reshape(rows, -1), dz
+
+
+def _product(formula: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)
+
+
+def _own_cosine(
+    rows: jax.Array, target: jax.Array, z: jax.Array, loss: Loss
+) -> jax.Array:
+    """Returns each sample's cosine to its own category, 0 where absent."""
+    own = rows[jnp.maximum(target, 0)]
+    own, _ = rows_lib.unit(own.reshape(len(target), loss.subcentres, -1))
+    cosine = jnp.max(jnp.einsum("bnd,bd->bn", own, z), -1)
+    return jnp.where(target == ABSENT, 0.0, cosine)
+
+
+def _sum_own_part(dz: jax.Array, wire: str) -> jax.Array:
+    """Sums `[B, D]` over the devices, f32; each keeps its part `[B / n, D]`."""
+    if wire == "float32":
+        return jax.lax.psum_scatter(dz, AXIS, tiled=True)
+    # A narrow reduction would also add narrowly: send, widen, then add.
+    parts = dz.reshape(jax.lax.axis_size(AXIS), -1, dz.shape[-1])
+    parts = jax.lax.all_to_all(parts.astype(wire), AXIS, 0, 0)
+    return jnp.sum(parts.astype(jnp.float32), 0)
 
 
 def _varying(tree: Any) -> Any:

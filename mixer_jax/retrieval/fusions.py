@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +23,8 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table, text
 from mixer_jax.models import factory
-from mixer_jax.proxies import heads, imprint
+from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
-from mixer_jax.proxies.sparse_sgd import sparse_sgd
 from mixer_jax.retrieval import evaluate
 from mixer_jax.training import feature_store, inputs
 from mixer_jax.training import optimizer as optimizer_lib
@@ -134,10 +134,7 @@ def train(
     config = _config(trained.config, fusion)
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     key = jax.random.key(config.seed)
-    params = factory.init_variables(model, config, key)["params"]
-    params = {
-        k: v for k, v in params.items() if k not in feature_store.ENCODERS
-    }
+    params = _init_towers(model, config, key)
 
     @functools.partial(jax.jit, static_argnames="role")
     def apply(params: Any, batch: Any, role: str) -> jax.Array:
@@ -155,7 +152,14 @@ def train(
             found.append(np.asarray(out)[: len(places)])
         return np.concatenate(found)
 
-    proxies = rows_lib.init_proxies(key, len(ids), config.model.dim, mesh)
+    proxies = rows_lib.init_proxies(
+        key,
+        len(ids),
+        config.model.dim,
+        mesh,
+        config.head.subcentres,
+        row_optimizers.rows_dtype(config.proxies),
+    )
     sums = imprint.init(len(ids), config.model.dim, mesh)
     for role, frame in (("query", queries), ("document", documents)):
         count = mesh_lib.padded_rows(len(frame), mesh)
@@ -171,9 +175,7 @@ def train(
     head = heads.make_head(config.head, mesh, len(ids), BATCH)
     rates = optimizer_lib.multiples(params, config.optimizer.parts)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
-    row_optimizer = sparse_sgd(
-        config.proxies.momentum, config.proxies.weight_decay
-    )
+    row_optimizer = row_optimizers.make_optimizer(config.proxies)
     state = state_lib.create(
         rates,
         optimizer,
@@ -199,6 +201,20 @@ def train(
         state, _ = step(state, mesh_lib.put_batch(batch, mesh))
     params = jax.device_get(state.params)
     return lambda frame: embed(params, frame)
+
+
+def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
+    """Returns new parameters of all but the encoders."""
+
+    # Under jit, what nobody asks for, the encoders' pass, is not computed.
+    @jax.jit
+    def init(key: jax.Array) -> Any:
+        params = factory.init_variables(model, config, key)["params"]
+        return {
+            k: v for k, v in params.items() if k not in feature_store.ENCODERS
+        }
+
+    return init(key)
 
 
 def _config(config: ConfigDict, fusion: str) -> ConfigDict:

@@ -12,6 +12,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from mixer_jax.errors import UserError
+from mixer_jax.proxies import heads, margins, row_optimizers
 
 # Keys that a run may change when it goes on: none of them changes a parameter.
 FREE = (
@@ -69,22 +70,30 @@ def defaults() -> ConfigDict:
     model.text.dropout = 0.1  # in the text encoder, while training
 
     head = config.head = ConfigDict()
-    head.name = "exact"  # exact, knn
+    head.name = "exact"  # exact, sampled, knn, topk
     head.margin = "cosface"  # cosface, arcface, normface
     head.scale = 32.0
     head.margin_size = 0.25
+    head.margin_power = 0.0  # by which margins fall with frequency; LDAM: 0.25
+    head.subcentres = 1  # proxies of a category; the nearest counts
+    head.filter = 1.0  # negatives of a higher cosine are left out; 1 is none
+    head.products = "float32"  # factors of matrix products: float32, bfloat16
+    head.wire = "float32"  # embeddings between devices: float32, bfloat16
     head.chunk = 8192  # proxies scored at once, a device
-    head.active = 0.1  # knn: share of the proxies in the active set
-    head.uniform = 0.2  # knn: share of the active set drawn at random
-    head.neighbours = 32  # knn: K of the class graph
+    head.active = 0.1  # all but exact: share of the proxies in the active set
+    head.uniform = 0.2  # knn, topk: share of the active set drawn at random
+    head.neighbours = 32  # knn: K of the class graph; topk: k of a sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
+    head.graph_products = "float32"  # that find it; cosines are checked in f32
 
     proxies = config.proxies = ConfigDict()
     proxies.init = "random"  # random, imprint (each category's mean)
     proxies.imprint_samples = 0  # of a category and role, at most; 0 is all
     proxies.learning_rate = 0.1  # peak; same schedule as the optimizer's
-    proxies.momentum = 0.9
+    proxies.optimizer = "sgd"  # sgd, adagrad, adam, sgd_bf16
+    proxies.momentum = 0.9  # sgd
     proxies.weight_decay = 0.0
+    proxies.max_norm = 0.0  # longer rows are scaled back to it; 0 is never
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3  # peak of the schedule
@@ -195,8 +204,9 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         "precision": ("float32", "bfloat16"),
         "model.memory_norm": ("double", "slots"),
         "model.image.batch_norm": ("train", "frozen"),
-        "head.name": ("exact", "knn"),
-        "head.margin": ("cosface", "arcface", "normface"),
+        "head.name": tuple(heads.HEADS),
+        "head.margin": tuple(margins.MARGINS),
+        "proxies.optimizer": tuple(row_optimizers.OPTIMIZERS),
         "proxies.init": ("random", "imprint"),
         "monitors.on_failure": ("warn", "raise"),
     }

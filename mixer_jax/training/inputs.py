@@ -11,6 +11,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data import builder, images, pipeline, sources, table, text
+from mixer_jax.proxies import margins
 
 
 class Inputs(NamedTuple):
@@ -121,6 +122,30 @@ class Pictures:
             there = batch["index"] >= 0
             batch["index"] = np.where(there, rows[batch["index"]], -1)
             yield batch
+
+
+def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
+    """Returns each category's margin size, f32 `[C]`; None if all are equal.
+
+    Args:
+      inputs: whose samples are counted.
+      head: the config's part `head`.
+    """
+    if not head.margin_power:
+        return None
+    labels = table.labels(inputs.frame, inputs.category_ids)
+    counts = np.bincount(labels, minlength=len(inputs.category_ids))
+    return margins.by_frequency(counts, head.margin_size, head.margin_power)
+
+
+def add_margins(batch: dict, sizes: np.ndarray | None) -> dict:
+    """Adds `margin` f32 [B] to both roles of a batch, by their labels."""
+    if sizes is None:
+        return batch
+    return {
+        role: part | {"margin": sizes[part["label"]]}
+        for role, part in batch.items()
+    }
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:

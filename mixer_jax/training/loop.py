@@ -99,6 +99,7 @@ def train(
         iterator.set_state(position)
     del variables  # They are the state's, which the step consumes.
     first = int(state.step)
+    sizes = inputs.margin_sizes(run.inputs, config.head)
 
     # ---- Loop. Its order matters: look, rebuild, step, save; then read the
     # figures of the step before, while the device computes this one.
@@ -130,7 +131,8 @@ def train(
                 )
 
         for step in range(first, config.steps):
-            batch = mesh_lib.put_batch(next(iterator), mesh)
+            batch = inputs.add_margins(next(iterator), sizes)
+            batch = mesh_lib.put_batch(batch, mesh)
             figures = {}
             if step and step % config.monitors.every == 0:
                 figures = observe(state, batch)

@@ -27,14 +27,18 @@ class Alarm:
 
 
 def proxy_figures(
-    proxies: jax.Array, key: jax.Array, num_categories: int
+    proxies: jax.Array,
+    key: jax.Array,
+    num_categories: int,
+    subcentres: int = 1,
 ) -> dict[str, jax.Array]:
     """Measures collapse and explosion of the proxies.
 
     Args:
-      proxies: f32 `[C_pad, D]`, not normalised.
-      key: draws the sample of `SAMPLE` proxies, or of all where fewer.
+      proxies: `[C_pad, n D]`, not normalised.
+      key: draws the sample of `SAMPLE` rows, or of all where fewer.
       num_categories: C; rows from there on are padding.
+      subcentres: n; each counts as a proxy of its own.
 
     Returns:
       `proxy_cosine`: mean off-diagonal cosine of the sample, 0 where they
@@ -44,8 +48,15 @@ def proxy_figures(
       all over the sample's median.
     """
     count = min(SAMPLE, num_categories)
-    rows = jax.random.choice(key, num_categories, (count,), replace=False)
-    sample = proxies[rows]
+    # One row from each of as many strata: a draw without replacement would
+    # permute all C rows.
+    edges = np.arange(count + 1) * num_categories // count
+    width = jnp.asarray(np.diff(edges), jnp.int32)
+    rows = jnp.asarray(edges[:-1], jnp.int32)
+    rows += jax.random.randint(key, (count,), 0, width)
+    sample = proxies[rows].astype(jnp.float32)
+    count *= subcentres
+    sample = sample.reshape(count, -1)
     norms = jnp.linalg.norm(sample, axis=1)
     unit = sample / jnp.maximum(norms, 1e-12)[:, None]
     total = jnp.sum(jnp.square(jnp.sum(unit, axis=0)))
@@ -54,8 +65,10 @@ def proxy_figures(
     gram = unit.T @ unit if unit.shape[1] < count else unit @ unit.T
     singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0))
     rank = jnp.exp(_entropy(singular / jnp.sum(singular)))
-    every = jnp.linalg.norm(proxies, axis=1)
-    every = jnp.where(jnp.arange(every.shape[0]) < num_categories, every, 0.0)
+    every = proxies.astype(jnp.float32)
+    every = every.reshape(len(proxies), subcentres, sample.shape[1])
+    every = jnp.linalg.norm(every, axis=2).max(1)
+    every = jnp.where(jnp.arange(len(every)) < num_categories, every, 0.0)
     return {
         "proxy_cosine": cosine,
         "effective_rank": rank / min(count, unit.shape[1]),

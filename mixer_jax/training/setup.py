@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.models import bert, factory
-from mixer_jax.proxies import heads
+from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.proxies.interface import Head, RowOptimizer
-from mixer_jax.proxies.sparse_sgd import sparse_sgd
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import feature_store, inputs
 from mixer_jax.training import optimizer as optimizer_lib
@@ -35,7 +34,7 @@ class Setup(NamedTuple):
     Attributes:
       config: of the stage.
       mesh: of the run.
-      inputs: the checked data.
+      inputs: the checked data; None where it was assembled without.
       model: see `models.towers.Mixer`.
       head: see `proxies.interface`.
       rates: learning-rate multiple of each parameter's path; 0 is frozen.
@@ -46,7 +45,7 @@ class Setup(NamedTuple):
 
     config: ConfigDict
     mesh: Mesh
-    inputs: inputs.Inputs
+    inputs: inputs.Inputs | None
     model: nn.Module
     head: Head
     rates: dict[str, float]
@@ -65,22 +64,39 @@ def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
     workdir_lib.check_config(workdir, config)
     data = inputs.load(config.data)
     workdir_lib.check_categories(workdir, data.category_ids)
-    count = len(data.category_ids)
+    run = assemble(config, len(data.category_ids), mesh)
+    _check_text(config, "vocabulary", data.tokenizer.vocab_size)
+    return run._replace(inputs=data)
+
+
+def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
+    """Puts a stage together without its data.
+
+    Args:
+      config: of the stage, whose values `config.check_values` has checked.
+      num_categories: C.
+      mesh: of the run; its devices may be abstract.
+
+    Raises:
+      UserError: for parts of the config that do not go together.
+    """
     model = factory.make_model(config.model, jnp.dtype(config.precision))
+    _check_text(config, "positions", config.data.text_length)
     variables = jax.eval_shape(
         functools.partial(factory.init_variables, model, config),
         jax.random.key(config.seed),
     )
     rates = optimizer_lib.multiples(variables["params"], config.optimizer.parts)
     _check_frozen(config, rates)
-    _check_text(config, data)
-    head = heads.make_head(config.head, mesh, count, config.batch_size)
+    head = heads.make_head(config.head, mesh, num_categories, config.batch_size)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
-    row_optimizer = sparse_sgd(
-        config.proxies.momentum, config.proxies.weight_decay
-    )
+    row_optimizer = row_optimizers.make_optimizer(config.proxies)
     proxies = jax.ShapeDtypeStruct(
-        (mesh_lib.padded_rows(count, mesh), config.model.dim), jnp.float32
+        (
+            mesh_lib.padded_rows(num_categories, mesh),
+            config.head.subcentres * config.model.dim,
+        ),
+        row_optimizers.rows_dtype(config.proxies),
     )
     state = jax.eval_shape(
         functools.partial(state_lib.fresh, rates, optimizer, row_optimizer),
@@ -91,7 +107,7 @@ def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
     return Setup(
         config=config,
         mesh=mesh,
-        inputs=data,
+        inputs=None,
         model=model,
         head=head,
         rates=rates,
@@ -158,18 +174,18 @@ def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
             )
 
 
-def _check_text(config: ConfigDict, data: inputs.Inputs) -> None:
-    encoder = bert.CONFIGS[config.model.text.name]
-    for what, have, most in (
-        ("tokenizer's words", data.tokenizer.vocab_size, encoder.vocabulary),
-        ("data.text_length", config.data.text_length, encoder.positions),
-    ):
-        if have > most:
-            raise UserError(
-                f"The {what} are {have}, but the text encoder "
-                f"{config.model.text.name} has room for {most}; change "
-                "data.tokenizer, data.text_length or model.text.name."
-            )
+def _check_text(config: ConfigDict, limit: str, have: int) -> None:
+    most = getattr(bert.CONFIGS[config.model.text.name], limit)
+    if have > most:
+        what = {
+            "vocabulary": "tokenizer's words",
+            "positions": "data.text_length",
+        }[limit]
+        raise UserError(
+            f"The {what} are {have}, but the text encoder "
+            f"{config.model.text.name} has room for {most}; change "
+            "data.tokenizer, data.text_length or model.text.name."
+        )
 
 
 def parameters(params: PyTree) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def guard_rows(optimizer: RowOptimizer) -> RowOptimizer:
     whole without copying them all.
     """
 
-    def update(gradients, moments, rows, learning_rate):
+    def update(gradients, moments, rows, learning_rate, key):
         finite = jnp.all(jnp.isfinite(gradients), axis=-1)
-        new = optimizer.update(gradients, moments, rows, learning_rate)
+        new = optimizer.update(gradients, moments, rows, learning_rate, key)
 
         def keep(new: jax.Array, old: jax.Array) -> jax.Array:
             mask = finite.reshape(-1, *[1] * (old.ndim - 1))
@@ -114,6 +114,11 @@ def make_train_step(
             forward, trainable, has_aux=True
         )
         labels = interleave(batch["query"]["label"], batch["document"]["label"])
+        margins = None
+        if "margin" in batch["query"]:
+            margins = interleave(
+                batch["query"]["margin"], batch["document"]["margin"]
+            )
         rate = schedule(state.step)
         out = head.step(
             row_optimizer,
@@ -124,6 +129,7 @@ def make_train_step(
             state.graph,
             head_key,
             config.proxies.learning_rate * rate,
+            margins,
         )
         (gradient,) = pullback(out.d_embeddings.astype(embeddings.dtype))
         norm = optax.tree.norm(gradient)
@@ -187,7 +193,7 @@ def make_observe(
             train=False,
         )
         figures = monitors.proxy_figures(
-            state.proxies, sample_key, num_categories
+            state.proxies, sample_key, num_categories, config.head.subcentres
         )
         if config.model.fusion != "image_only":
             has_text = jnp.any(batch["document"]["token_mask"], axis=1)

@@ -56,11 +56,11 @@ def gradients(problem):
     # Leaves the rows alone and their gradients in the moments.
     recorder = interface.RowOptimizer(
         jax.numpy.zeros_like,
-        lambda gradients, moments, rows, learning_rate: (rows, gradients),
+        lambda gradients, moments, rows, rate, key: (rows, gradients),
     )
 
-    def run(head, graph=None, key=None):
-        def step(proxies, embeddings, labels, graph, key):
+    def run(head, graph=None, key=None, margins=None):
+        def step(proxies, embeddings, labels, graph, key, margins):
             return head.step(
                 recorder,
                 proxies,
@@ -70,6 +70,7 @@ def gradients(problem):
                 graph,
                 key,
                 0.0,
+                margins,
             )
 
         out = jax.jit(step)(
@@ -78,6 +79,7 @@ def gradients(problem):
             problem.labels,
             graph,
             jax.random.key(0) if key is None else key,
+            margins,
         )
         return jax.device_get(
             (out.loss, out.d_embeddings, out.moments, out.metrics)
@@ -101,29 +103,31 @@ def _margin(cosine, name, size):
 def reference(problem):
     """The loss and its gradients in float64, by central differences.
 
-    It scores the categories `among` (default: all) only; loss and gradients
-    are of the problem.
+    It scores the categories `among` (default: all) only, negatives up to the
+    cosine `most`; loss and gradients are of the problem.
     """
 
-    def loss(z, w, labels, name, size, scale, among):
+    def loss(z, w, labels, name, size, scale, among, most):
         z = z / np.linalg.norm(z, axis=-1, keepdims=True)
+        w = w.reshape(len(w), -1, z.shape[1])  # sub-centres
         w = w / np.linalg.norm(w, axis=-1, keepdims=True)
-        cosines = z @ w.T
+        cosines = np.einsum("bd,cnd->bcn", z, w).max(-1)
         each = np.arange(len(z))
         target = scale * _margin(cosines[each, labels], name, size)
-        logits = np.where(among[None, :], scale * cosines, -np.inf)
+        among = among[None, :] & (cosines <= most)
+        logits = np.where(among, scale * cosines, -np.inf)
         logits[each, labels] = target
         peak = logits.max(1, keepdims=True)
         total = np.exp(logits - peak).sum(1)
         return np.mean(np.log(total) + peak[:, 0] - target)
 
-    def run(margin="cosface", size=0.25, scale=8.0, among=None):
+    def run(margin="cosface", size=0.25, scale=8.0, among=None, most=1.0):
         c = problem.num_categories
         z, w = jax.device_get((problem.embeddings, problem.proxies[:c]))
         z, w = z.astype(np.float64), w.astype(np.float64)
         labels = jax.device_get(problem.labels)
         among = np.isin(np.arange(c), np.arange(c) if among is None else among)
-        settings = labels, margin, size, scale, among
+        settings = labels, margin, size, scale, among, most
         dz, dw = np.zeros_like(z), np.zeros_like(problem.proxies, np.float64)
         for array, gradient in ((z, dz), (w, dw)):
             for index in np.ndindex(array.shape):

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import class_graph, sparse_sgd
+from mixer_jax import mesh as meshes
+from mixer_jax.proxies import class_graph, row_optimizers
 
 
 def test_graph_is_numpy_s(problem, make_head):
@@ -32,6 +33,22 @@ def test_blocks_change_nothing(problem, make_head, monkeypatch):
     np.testing.assert_array_equal(whole[:37], blocks[:37])
 
 
+def test_narrow_products_are_checked_in_f32(problem, mesh, make_head):
+    """Clusters whose cosines bf16 cannot tell apart come in f32's order."""
+    rng = np.random.default_rng(0)
+    proxies = np.zeros(problem.proxies.shape, np.float32)
+    centres = rng.normal(size=(6, 8))[np.arange(37) % 6]
+    proxies[:37] = centres + 0.02 * rng.normal(size=(37, 8))
+    proxies = jax.device_put(proxies, meshes.rows(mesh))
+    wide, narrow = (
+        make_head(name="knn", active=1.0, graph_products=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    np.testing.assert_array_equal(
+        wide.build_graph(proxies)[:37], narrow.build_graph(proxies)[:37]
+    )
+
+
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
 def test_few_categories_have_all_others_as_neighbours(problem, make_head):
     problem.num_categories = 3
@@ -42,8 +59,9 @@ def test_few_categories_have_all_others_as_neighbours(problem, make_head):
 
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
 def test_rebuilding_compiles_nothing(problem, make_head, caplog):
-    head = make_head(name="knn", active=1.0)
-    optimizer = sparse_sgd.sparse_sgd(0.9)
+    # A head that no other test has compiled.
+    head = make_head(name="knn", active=1.0, scale=9.0)
+    optimizer = row_optimizers.sgd(0.9)
     step = jax.jit(functools.partial(head.step, optimizer))
     proxies = problem.proxies
     moments = optimizer.init(proxies)

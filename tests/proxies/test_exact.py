@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mixer_jax.proxies import sparse_sgd
+from mixer_jax.proxies import row_optimizers
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface", "normface"])
@@ -24,7 +24,7 @@ def test_loss_and_gradients_are_the_reference_s(
 
 
 def test_training_is_dense_sgd(problem, make_head, assert_close):
-    head, optimizer = make_head(), sparse_sgd.sparse_sgd(0.9, 1e-2)
+    head, optimizer = make_head(), row_optimizers.sgd(0.9, 1e-2)
     step = jax.jit(functools.partial(head.step, optimizer))
     dense = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, 0.9))
 
@@ -64,7 +64,7 @@ def test_training_is_dense_sgd(problem, make_head, assert_close):
 def test_logits_and_gradients_of_full_size_never_exist(
     problem, make_head, mesh
 ):
-    head, optimizer = make_head(), sparse_sgd.sparse_sgd(0.9)
+    head, optimizer = make_head(), row_optimizers.sgd(0.9)
 
     def dense(proxies, moments, embeddings, labels, graph, key, rate):
         def loss(proxies):

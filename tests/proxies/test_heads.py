@@ -3,7 +3,7 @@ import pytest
 
 from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import exact, heads, knn
+from mixer_jax.proxies import active, exact, heads
 from mixer_jax.training import config as configs
 
 
@@ -19,7 +19,7 @@ def test_names_and_settings_reach_the_head():
     assert isinstance(head, exact.Exact)
     assert (head.loss.scale, head.loss.chunk) == (16.0, 7)
     head = make(name="knn", active=0.5, uniform=0.2, neighbours=64)
-    assert isinstance(head, knn.Knn)
+    assert isinstance(head, active.Knn)
     # 20 rows a device; no category has more than 39 others.
     assert (head.active, head.uniform, head.neighbours) == (10, 2, 39)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import mesh as meshes
-from mixer_jax.proxies import rows, sparse_sgd
+from mixer_jax.proxies import row_optimizers, rows
 
 
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
@@ -14,7 +14,7 @@ from mixer_jax.proxies import rows, sparse_sgd
 def test_a_model_learns_through_any_head(name, problem, make_head, mesh):
     """The step that the module's docstring shows, on a linear model."""
     head = make_head(name=name, active=1.0)
-    optimizer = sparse_sgd.sparse_sgd(momentum=0.9)
+    optimizer = row_optimizers.sgd(momentum=0.9)
     proxies = rows.init_proxies(jax.random.key(0), 37, 8, mesh)
     moments = optimizer.init(proxies)
     graph = head.build_graph(proxies)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,13 @@ from mixer_jax.proxies import margins
 ANGLES = np.linspace(0.01, np.pi - 0.01, 400)
 
 
+def make(name, size):
+    return functools.partial(margins.make_margin(name), size=size)
+
+
 @pytest.mark.parametrize("size", [0.0, 0.3, 1.5])
 def test_arcface_adds_to_the_angle(size):
-    margin = margins.make_margin("arcface", size)
+    margin = make("arcface", size)
     near = ANGLES[ANGLES + size < np.pi]
     np.testing.assert_allclose(
         margin(jnp.cos(near)), np.cos(near + size), atol=1e-5
@@ -20,15 +26,15 @@ def test_arcface_adds_to_the_angle(size):
 
 def test_cosface_takes_off_the_cosine_and_normface_nothing():
     cosine = jnp.cos(ANGLES)
-    cosface = margins.make_margin("cosface", 0.25)(cosine)
+    cosface = make("cosface", 0.25)(cosine)
     np.testing.assert_allclose(cosface, np.cos(ANGLES) - 0.25, atol=1e-6)
-    normface = margins.make_margin("normface", 0.25)(cosine)
+    normface = make("normface", 0.25)(cosine)
     np.testing.assert_array_equal(normface, cosine)
 
 
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
 def test_margins_fall_with_the_angle_without_a_jump(name):
-    values = margins.make_margin(name, 0.7)(jnp.cos(ANGLES))
+    values = make(name, 0.7)(jnp.cos(ANGLES))
     drops = -np.diff(values)
     assert (drops > -1e-6).all()
     assert drops.max() < 0.02
@@ -36,7 +42,7 @@ def test_margins_fall_with_the_angle_without_a_jump(name):
 
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
 def test_slopes_are_the_curve_s(name):
-    margin = margins.make_margin(name, 0.7)
+    margin = make(name, 0.7)
     angles = jnp.asarray(ANGLES)
     slope = jax.vmap(jax.grad(margin))(jnp.cos(angles)) * -jnp.sin(angles)
     measured = np.gradient(np.asarray(margin(jnp.cos(angles))), ANGLES)
@@ -48,10 +54,17 @@ def test_slopes_are_the_curve_s(name):
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
 @pytest.mark.parametrize("cosine", [-1.0000001, -1.0, 0.0, 1.0, 1.0000001])
 def test_slopes_are_finite_at_the_ends(name, cosine):
-    slope = jax.grad(margins.make_margin(name, 0.5))(cosine)
+    slope = jax.grad(make(name, 0.5))(cosine)
     assert np.isfinite(slope)
 
 
 def test_an_unknown_margin_names_those_that_work():
     with pytest.raises(UserError, match="arcface, cosface, normface"):
-        margins.make_margin("cosfase", 0.1)
+        margins.make_margin("cosfase")
+
+
+def test_rare_categories_get_the_larger_margin():
+    sizes = margins.by_frequency(np.array([1, 16, 81, 1]), 0.4, 0.25)
+    np.testing.assert_allclose(sizes, [0.4, 0.2, 0.4 / 3, 0.4], rtol=1e-6)
+    even = margins.by_frequency(np.array([3, 500]), 0.4, 0.0)
+    np.testing.assert_allclose(even, 0.4, rtol=1e-6)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax import mesh as meshes
-from mixer_jax.proxies import rows, sparse_sgd
+from mixer_jax.proxies import row_optimizers, rows
 
 
 def test_proxies_are_the_same_on_every_number_of_devices(mesh):
@@ -18,7 +18,7 @@ def test_proxies_are_the_same_on_every_number_of_devices(mesh):
 
 def test_moments_lie_where_the_proxies_lie(mesh):
     proxies = rows.init_proxies(jax.random.key(3), 13, 4, mesh)
-    moments = sparse_sgd.sparse_sgd(0.9).init(proxies)
+    moments = row_optimizers.sgd(0.9).init(proxies)
     assert moments.sharding.is_equivalent_to(proxies.sharding, 2)
 
 

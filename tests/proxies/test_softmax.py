@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import sparse_sgd
+from mixer_jax import mesh as meshes
+from mixer_jax.proxies import row_optimizers
 
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
@@ -49,7 +50,7 @@ def test_metrics_are_of_the_plain_cosines(problem, make_head, gradients):
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
 def test_embeddings_keep_their_type(problem, make_head):
-    step = functools.partial(make_head().step, sparse_sgd.sparse_sgd())
+    step = functools.partial(make_head().step, row_optimizers.sgd())
     out = jax.eval_shape(
         step,
         problem.proxies,
@@ -62,3 +63,69 @@ def test_embeddings_keep_their_type(problem, make_head):
     )
     assert out.d_embeddings.dtype == jnp.bfloat16
     assert out.loss.dtype == out.proxies.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["exact", "knn"])
+def test_the_nearest_sub_centre_counts(
+    name, problem, mesh, make_head, gradients, reference, assert_close
+):
+    rng = np.random.default_rng(3)
+    proxies = rng.normal(size=(len(problem.proxies), 3 * 8)).astype(np.float32)
+    proxies[37:] = 0.0
+    problem.proxies = jax.device_put(proxies, meshes.rows(mesh))
+    head = make_head(name=name, active=1.0, subcentres=3)
+    graph = head.build_graph(problem.proxies)
+    loss, d_embeddings, d_proxies, _ = gradients(head, graph)
+    expected = reference()
+    assert_close(loss, expected[0])
+    assert_close(d_embeddings, expected[1])
+    assert_close(d_proxies, expected[2])
+
+
+@pytest.mark.parametrize("name", ["exact", "sampled"])
+def test_suspicious_negatives_are_left_out(
+    name, make_head, gradients, reference, assert_close
+):
+    head = make_head(name=name, active=1.0, filter=0.2)
+    loss, d_embeddings, d_proxies, _ = gradients(head)
+    expected = reference(most=0.2)
+    assert loss < reference()[0]
+    assert_close(loss, expected[0])
+    assert_close(d_embeddings, expected[1])
+    assert_close(d_proxies, expected[2])
+
+
+def test_a_sample_whose_every_negative_is_left_out_costs_nothing(
+    make_head, gradients
+):
+    loss, d_embeddings, d_proxies, _ = gradients(make_head(filter=-0.999))
+    np.testing.assert_allclose(loss, 0.0, atol=1e-6)
+    np.testing.assert_array_equal(d_embeddings, 0.0)
+    np.testing.assert_array_equal(d_proxies, 0.0)
+
+
+@pytest.mark.parametrize("margin", ["cosface", "arcface"])
+def test_samples_bring_their_own_margins(
+    margin, mesh, make_head, gradients, reference, assert_close
+):
+    sizes = np.linspace(0.0, 0.5, 16, dtype=np.float32)
+    loss, d_embeddings, d_proxies, _ = gradients(
+        make_head(margin=margin),
+        margins=jax.device_put(sizes, meshes.rows(mesh)),
+    )
+    expected = reference(margin, sizes.astype(np.float64))
+    assert_close(loss, expected[0])
+    assert_close(d_embeddings, expected[1])
+    assert_close(d_proxies, expected[2])
+
+
+@pytest.mark.parametrize("narrow", ["products", "wire"])
+def test_narrow_factors_round_and_no_more(
+    narrow, make_head, gradients, reference, assert_close
+):
+    """bf16 has 8 bits: a factor is off by at most 2^-9 of itself."""
+    found = gradients(make_head(**{narrow: "bfloat16"}))
+    for actual, expected in zip(found[:3], reference(), strict=True):
+        assert_close(actual, expected, rtol=2e-2)
+    # Sums are f32: the loss is far closer than one bf16 number could be.
+    assert_close(found[0], reference()[0], rtol=2e-3)

@@ -6,7 +6,7 @@ import optax
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import rows as rows_lib
-from mixer_jax.proxies.sparse_sgd import sparse_sgd
+from mixer_jax.proxies.row_optimizers import sgd
 from mixer_jax.training import state as state_lib
 
 
@@ -20,7 +20,7 @@ def create(num_devices):
     state = state_lib.create(
         {"frozen": 0.0, "moves": 1.0},
         optax.scale_by_adam(),
-        sparse_sgd(0.9),
+        sgd(0.9),
         variables,
         proxies,
         None,

@@ -9,7 +9,7 @@ import pytest
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import heads
 from mixer_jax.proxies import rows as rows_lib
-from mixer_jax.proxies.sparse_sgd import sparse_sgd
+from mixer_jax.proxies.row_optimizers import sgd
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import step as step_lib
@@ -28,7 +28,7 @@ class Run:
             variables["params"], config.optimizer.parts
         )
         optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
-        rows = sparse_sgd(config.proxies.momentum)
+        rows = sgd(config.proxies.momentum)
         count = toy.categories
         self.head = heads.make_head(
             config.head, self.mesh, count, config.batch_size

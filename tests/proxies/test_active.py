@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import sparse_sgd
+from mixer_jax.proxies import hardest, margins, row_optimizers, softmax
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
-HALF = {"name": "knn", "active": 0.52, "neighbours": 4}
+HALF = {"active": 0.52, "neighbours": 4}
+NAMES = ["sampled", "knn", "topk"]
 
 
 @pytest.fixture
@@ -31,22 +33,24 @@ def small_batch(problem):
     problem.labels = problem.labels[-8:]
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_everything_active_is_exact(
-    problem, make_head, gradients, assert_close
+    name, problem, make_head, gradients, assert_close
 ):
     exact = gradients(make_head())
-    head = make_head(name="knn", active=1.0)
+    head = make_head(name=name, active=1.0)
     graph = head.build_graph(problem.proxies)
-    knn = gradients(head, graph)
-    jax.tree.map(functools.partial(assert_close, rtol=1e-6), knn, exact)
+    active = gradients(head, graph)
+    jax.tree.map(functools.partial(assert_close, rtol=1e-6), active, exact)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
 def test_it_is_the_softmax_over_the_active_set(
-    problem, make_head, gradients, reference, categories, assert_close
+    name, problem, make_head, gradients, reference, categories, assert_close
 ):
     small_batch(problem)
-    head = make_head(**HALF)
+    head = make_head(name=name, **HALF)
     graph = head.build_graph(problem.proxies)
     key = jax.random.key(5)
     rows = head.select(
@@ -61,14 +65,15 @@ def test_it_is_the_softmax_over_the_active_set(
     assert_close(d_proxies, expected[2])
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
 def test_resting_rows_are_untouched_and_positives_active(
-    problem, make_head, categories
+    name, problem, make_head, categories
 ):
     small_batch(problem)
-    head = make_head(**HALF | {"active": 0.8})
+    head = make_head(name=name, **HALF | {"active": 0.8})
     graph = head.build_graph(problem.proxies)
-    optimizer = sparse_sgd.sparse_sgd(0.9)
+    optimizer = row_optimizers.sgd(0.9)
     step = jax.jit(functools.partial(head.step, optimizer))
     before = problem.proxies, optimizer.init(problem.proxies) + 1.0
     for seed in range(5):
@@ -88,10 +93,11 @@ def test_resting_rows_are_untouched_and_positives_active(
         before = after
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
-def test_the_active_set_changes_with_the_key_only(problem, make_head):
+def test_the_active_set_changes_with_the_key_only(name, problem, make_head):
     small_batch(problem)
-    head = make_head(**HALF | {"active": 0.8})
+    head = make_head(name=name, **HALF | {"active": 0.8})
     graph = head.build_graph(problem.proxies)
     select = functools.partial(
         head.select, problem.proxies, problem.embeddings, problem.labels, graph
@@ -106,11 +112,12 @@ def test_the_active_set_changes_with_the_key_only(problem, make_head):
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
 def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
+    half = HALF | {"name": "knn"}
     with pytest.raises(UserError, match=r"10 of the 19 .* 0\.842106 or more"):
-        make_head(**HALF)
-    assert make_head(**HALF | {"active": 0.842106}).active >= 16
+        make_head(**half)
+    assert make_head(**half | {"active": 0.842106}).active >= 16
     problem.batch = 8
-    head = make_head(**HALF)
+    head = make_head(**half)
     graph = head.build_graph(problem.proxies)
     with pytest.raises(UserError, match="batch of 16"):
         head.select(
@@ -120,3 +127,40 @@ def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
             graph,
             jax.random.key(0),
         )
+
+
+def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
+    problem, make_head, categories
+):
+    small_batch(problem)
+    head = make_head(name="topk", active=0.9, uniform=0.0, neighbours=2)
+    rows = head.select(
+        problem.proxies,
+        problem.embeddings,
+        problem.labels,
+        None,
+        jax.random.key(0),
+    )
+    z, w = np.array(problem.embeddings), np.array(problem.proxies[:37])
+    cosines = z @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+    cosines[np.arange(8), np.array(problem.labels)] = -np.inf
+    nearest = np.argsort(-cosines, 1)[:, :2]
+    assert set(nearest.ravel()) <= set(categories(rows))
+
+
+def test_topk_finds_no_more_than_k_over_all_devices(problem, mesh):
+    small_batch(problem)
+    loss = softmax.Loss(margins.cosface, 0.25, 8.0, 3)
+
+    def find(proxies, embeddings, labels):
+        batch = softmax.gather(loss, embeddings, labels)
+        return hardest.negatives(proxies, batch, 37, 3, loss, False)
+
+    split = jax.P(meshes.AXIS)
+    found = jax.shard_map(
+        find,
+        mesh=mesh,
+        in_specs=(split,) * 3,
+        out_specs=jax.P(None, meshes.AXIS),
+    )(problem.proxies, problem.embeddings, problem.labels)
+    assert ((np.array(found) >= 0).sum(1) == 3).all()

@@ -1,0 +1,259 @@
+"""Heads that compare with an active set: `sampled`, `knn` and `topk`.
+
+They differ in where the hard negatives come from: nowhere, the class graph,
+or the current proxies. A step reads and writes the active rows only, of
+proxies and moments, and is the exact softmax over them.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as meshes
+from mixer_jax.errors import UserError
+from mixer_jax.proxies import (
+    active_set,
+    class_graph,
+    hardest,
+    interface,
+    softmax,
+)
+from mixer_jax.proxies import rows as rows_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Positives and uniform random rows; an `interface.Head`.
+
+    An et al., "Killing Two Birds with One Stone: Efficient and Robust
+    Training of Face Recognition CNNs by Partial FC", arXiv 2203.15565.
+
+    Attributes:
+      loss: settings of the softmax.
+      mesh: the mesh that the batch and the proxies are split over.
+      num_categories: C.
+      active: M, active rows a device.
+      uniform: how many of them are drawn at random, at least.
+    """
+
+    loss: softmax.Loss
+    mesh: Mesh
+    num_categories: int
+    active: int
+    uniform: int
+
+    @property
+    def rows(self) -> int:
+        """The proxies' rows on each device, padding included."""
+        padded = meshes.padded_rows(self.num_categories, self.mesh)
+        return padded // self.mesh.size
+
+    def check(self, batch_size: int) -> None:
+        """Checks that no batch of this size can lose a positive.
+
+        Raises:
+          UserError: if a device may own more positives than it may activate.
+        """
+        needed = min(batch_size, self.rows)
+        if self.active < needed:
+            raise UserError(
+                f"config.head.active activates {self.active} of the "
+                f"{self.rows} proxies on each device, but {needed} of them "
+                f"may be the own categories of a batch of {batch_size}; set "
+                f"it to {math.ceil(1e6 * needed / self.rows) / 1e6} or more, "
+                "or make the batch smaller."
+            )
+
+    @property
+    def graph_shape(self) -> jax.ShapeDtypeStruct | None:
+        """None: there is no graph."""
+
+    def build_graph(self, proxies: jax.Array) -> interface.Graph:
+        """Returns None: there is no graph."""
+
+    def near(
+        self, proxies: jax.Array, batch: softmax.Batch, graph: interface.Graph
+    ) -> jax.Array:
+        """Finds what is hard for each sample; runs inside `jax.shard_map`.
+
+        Args:
+          proxies: `[R, n D]`, this device's rows.
+          batch: the whole batch.
+          graph: this device's rows of the class graph, or None.
+
+        Returns:
+          int32 `[B, K]`, categories by falling cosine; those below 0 are none.
+          Of other devices' categories there may be any or none.
+        """
+        return jnp.zeros((len(batch.labels), 0), jnp.int32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def select(self, proxies, embeddings, labels, graph, key) -> jax.Array:
+        """Returns the active rows; see `interface.Head`."""
+
+        def select(proxies, embeddings, labels, graph, key):
+            batch = softmax.gather(self.loss, embeddings, labels)
+            return self._select(proxies, batch, graph, rows_lib.own_key(key))
+
+        split, whole = jax.P(meshes.AXIS), jax.P()
+        return jax.shard_map(
+            select,
+            mesh=self.mesh,
+            in_specs=(split, split, split, split, whole),
+            out_specs=split,
+        )(proxies, embeddings, labels, graph, key)
+
+    def step(
+        self,
+        optimizer,
+        proxies,
+        moments,
+        embeddings,
+        labels,
+        graph,
+        key,
+        learning_rate,
+        margins=None,
+    ) -> interface.HeadStep:
+        """Updates the active rows; see `interface.Head`."""
+
+        def step(
+            proxies,
+            moments,
+            embeddings,
+            labels,
+            graph,
+            key,
+            learning_rate,
+            margins,
+        ):
+            batch = softmax.gather(self.loss, embeddings, labels, margins)
+            start, count = rows_lib.own(self.num_categories, len(proxies))
+            key = rows_lib.own_key(key)
+            active = self._select(proxies, batch, graph, key)
+            target = jnp.searchsorted(active, batch.labels - start)
+            found = active[jnp.minimum(target, self.active - 1)]
+            out = softmax.update(
+                self.loss,
+                optimizer,
+                *rows_lib.take((proxies, moments), active),
+                jnp.minimum(count, self.active),
+                batch,
+                jnp.where(
+                    found == batch.labels - start, target, softmax.ABSENT
+                ),
+                learning_rate,
+                key,
+            )
+            proxies, moments = rows_lib.put(
+                (proxies, moments), active, (out.proxies, out.moments)
+            )
+            return out._replace(proxies=proxies, moments=moments)
+
+        split, whole = jax.P(meshes.AXIS), jax.P()
+        return jax.shard_map(
+            step,
+            mesh=self.mesh,
+            in_specs=(*[split] * 5, whole, whole, split),
+            out_specs=softmax.SPECS,
+        )(
+            proxies,
+            moments,
+            embeddings,
+            labels,
+            graph,
+            key,
+            learning_rate,
+            margins,
+        )
+
+    def _select(self, proxies, batch, graph, key):
+        """This device's active rows, given the whole batch."""
+        self.check(len(batch.labels))
+        start, count = rows_lib.own(self.num_categories, self.rows)
+        return active_set.select(
+            key,
+            batch.labels,
+            self.near(proxies, batch, graph),
+            start,
+            count,
+            self.active,
+            self.uniform,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn(Sampled):
+    """Adds the neighbours of the batch's categories in the class graph.
+
+    The KNN softmax of Song et al., "Large-Scale Training System for
+    100-Million Classification at Alibaba", KDD 2020, with an active set of
+    fixed size.
+
+    Attributes:
+      neighbours: K, of the class graph.
+      graph_products: dtype of the factors of the products that find it.
+    """
+
+    neighbours: int
+    graph_products: str = "float32"
+
+    @property
+    def graph_shape(self) -> jax.ShapeDtypeStruct:
+        """int32 `[C_pad, K]`, split by rows."""
+        return jax.ShapeDtypeStruct(
+            (self.rows * self.mesh.size, self.neighbours),
+            jnp.int32,
+            sharding=meshes.rows(self.mesh),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def build_graph(self, proxies: jax.Array) -> jax.Array:
+        """Returns the class graph of the proxies, int32 `[C_pad, K]`."""
+        split = jax.P(meshes.AXIS)
+        return jax.shard_map(
+            functools.partial(
+                class_graph.build,
+                num_categories=self.num_categories,
+                k=self.neighbours,
+                subcentres=self.loss.subcentres,
+                products=self.graph_products,
+            ),
+            mesh=self.mesh,
+            in_specs=split,
+            out_specs=split,
+        )(proxies)
+
+    def near(self, proxies, batch, graph) -> jax.Array:
+        """Looks the labels' neighbours up; see `Sampled.near`."""
+        start, _ = rows_lib.own(self.num_categories, self.rows)
+        return active_set.neighbours(graph, batch.labels, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(Sampled):
+    """Adds each sample's nearest negatives among the current proxies.
+
+    Every step scores all C proxies; loss, gradients and update are of the
+    active rows only.
+
+    Attributes:
+      neighbours: k, nearest negatives of a sample.
+    """
+
+    neighbours: int
+
+    def near(self, proxies, batch, graph) -> jax.Array:
+        """Scores this device's rows; see `Sampled.near`."""
+        return hardest.negatives(
+            proxies,
+            batch,
+            self.num_categories,
+            self.neighbours,
+            self.loss,
+            approximate=self.mesh.devices.flat[0].platform == "tpu",
+        )

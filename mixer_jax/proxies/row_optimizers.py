@@ -1,0 +1,206 @@
+"""Optimizers for rows of which each step touches only some.
+
+All of them treat a resting row alike: it keeps its weights and its moments;
+its clock stands still. So a row moves as it would in a run that has only the
+steps in which the row was active, and where all rows are active each equals
+its optax namesake. The price is that a row wakes with the moments it fell
+asleep with. A gradient's `weight_decay * w` is added as in
+`optax.add_decayed_weights` before the optimizer; as cosines do not see norms,
+only the norm of a proxy feels it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+from mixer_jax.proxies.interface import RowOptimizer
+
+
+def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
+    """Returns SGD with momentum; `optax.sgd`.
+
+      v <- g + weight_decay * w + momentum * v
+      w <- w - learning_rate * v
+
+    Args:
+      momentum: decay of the velocity; at 0 no velocity is kept.
+      weight_decay: see the module.
+    """
+
+    def init(rows):
+        return jnp.zeros_like(rows) if momentum else ()
+
+    def update(gradients, velocity, rows, learning_rate, key):
+        del key
+        gradients = _decayed(gradients, rows, weight_decay)
+        if momentum:
+            gradients = velocity = gradients + momentum * velocity
+        return rows - learning_rate * gradients, velocity
+
+    return RowOptimizer(init, update)
+
+
+def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
+    """Returns Adagrad; `optax.adagrad`.
+
+      a <- a + g^2
+      w <- w - learning_rate * g / sqrt(a + 1e-7)
+
+    Duchi et al., JMLR 12 (2011). Rates fall with how often a row was active,
+    not with the step: rare categories keep learning.
+
+    Args:
+      weight_decay: see the module.
+      initial: what the sums of squares start from.
+    """
+
+    def init(rows):
+        return jnp.full_like(rows, initial)
+
+    def update(gradients, squares, rows, learning_rate, key):
+        del key
+        gradients = _decayed(gradients, rows, weight_decay)
+        squares += gradients * gradients
+        scaled = jnp.where(
+            squares > 0, gradients * jax.lax.rsqrt(squares + 1e-7), 0.0
+        )
+        return rows - learning_rate * scaled, squares
+
+    return RowOptimizer(init, update)
+
+
+def adam(
+    weight_decay: float = 0.0, b1: float = 0.9, b2: float = 0.999
+) -> RowOptimizer:
+    """Returns Adam; `optax.adam`, with a count of steps for each row.
+
+      m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+      w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + 1e-8)
+
+    Kingma and Ba, arXiv 1412.6980. t counts the steps in which the row was
+    active, so that the first of them is as well corrected as any row's.
+
+    Args:
+      weight_decay: see the module.
+      b1: decay of the mean gradient.
+      b2: decay of the mean square.
+    """
+
+    def init(rows):
+        count = jnp.zeros_like(rows[:, :1])
+        return jnp.zeros_like(rows), jnp.zeros_like(rows), count
+
+    def update(gradients, moments, rows, learning_rate, key):
+        del key
+        mean, square, count = moments
+        gradients = _decayed(gradients, rows, weight_decay)
+        count += 1.0
+        mean = b1 * mean + (1 - b1) * gradients
+        square = b2 * square + (1 - b2) * gradients * gradients
+        root = jnp.sqrt(square / (1 - b2**count))
+        step = mean / (1 - b1**count) / (root + 1e-8)
+        return rows - learning_rate * step, (mean, square, count)
+
+    return RowOptimizer(init, update)
+
+
+def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
+    """Returns SGD without momentum on bf16 rows, rounded by chance.
+
+    A sixth of the memory of f32 rows with Adam, a quarter of SGD with
+    momentum. Steps below half a unit of the last place, which rounding to
+    nearest would lose for ever, are taken as often as they should: the mean of
+    the rounded rows is the exact row (Gupta et al., arXiv 1502.02551).
+
+    Args:
+      weight_decay: see the module.
+    """
+
+    def update(gradients, moments, rows, learning_rate, key):
+        wide = rows.astype(jnp.float32)
+        gradients = _decayed(gradients, wide, weight_decay)
+        return round_by_chance(wide - learning_rate * gradients, key), moments
+
+    return RowOptimizer(lambda rows: (), update)
+
+
+def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
+    """Rounds f32 to one of the two nearest bf16; the mean is exact.
+
+    Args:
+      x: f32, of any shape.
+      key: a PRNG key.
+
+    Returns:
+      bf16 of the same shape; not finite stays not finite.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    # bf16 is the upper half of f32: a carry from the lower half rounds up.
+    upper = ((bits + noise) >> 16).astype(jnp.uint16)
+    rounded = jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
+    return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
+
+
+def cap_norms(optimizer: RowOptimizer, most: float) -> RowOptimizer:
+    """Scales rows whose norm passes `most` back to it, after each update.
+
+    A cosine's gradient is at right angles to its row, so every step makes the
+    row longer, and what is longer turns more slowly.
+
+    Args:
+      optimizer: whose updates are capped.
+      most: the largest norm.
+    """
+
+    def update(gradients, moments, rows, learning_rate, key):
+        rows, moments = optimizer.update(
+            gradients, moments, rows, learning_rate, key
+        )
+        wide = rows.astype(jnp.float32)
+        norm = jnp.sqrt(jnp.sum(wide * wide, -1, keepdims=True))
+        over = norm > most
+        capped = wide * (most / jnp.where(over, norm, most))
+        return jnp.where(over, capped.astype(rows.dtype), rows), moments
+
+    return RowOptimizer(optimizer.init, update)
+
+
+OPTIMIZERS: dict[str, Callable[[ConfigDict], RowOptimizer]] = {
+    "adagrad": lambda c: adagrad(c.weight_decay),
+    "adam": lambda c: adam(c.weight_decay),
+    "sgd": lambda c: sgd(c.momentum, c.weight_decay),
+    "sgd_bf16": lambda c: sgd_bf16(c.weight_decay),
+}
+
+
+def make_optimizer(config: ConfigDict) -> RowOptimizer:
+    """Returns the row optimizer that `config`, a run's `proxies`, describes.
+
+    Raises:
+      UserError: if there is none of that name.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"config.proxies.optimizer is {config.optimizer!r}; it must be one "
+            f"of {', '.join(sorted(OPTIMIZERS))}."
+        )
+    optimizer = OPTIMIZERS[config.optimizer](config)
+    if config.max_norm:
+        optimizer = cap_norms(optimizer, config.max_norm)
+    return optimizer
+
+
+def rows_dtype(config: ConfigDict) -> jnp.dtype:
+    """Returns the dtype of the proxies that a run's optimizer updates."""
+    narrow = config.optimizer == "sgd_bf16"
+    return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
+
+
+def _decayed(
+    gradients: jax.Array, rows: jax.Array, weight_decay: float
+) -> jax.Array:
+    return gradients + weight_decay * rows if weight_decay else gradients
