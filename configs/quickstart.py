@@ -69,13 +69,15 @@ def get_config(arg: str = "") -> ConfigDict:
 
     stage2 = stage(run, "data/large.csv")
     stage2.seed = 1  # another order of the samples than before
-    stage2.steps = 500
+    stage2.steps = 300
     stage2.batch_size = 256
     stage2.data.cached = True
     stage2.data.augment = "none"
     stage2.head.name = "knn"
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    stage2.checkpoint.every = 250
+    # Towers that fit the training categories too well find them everywhere.
+    stage2.optimizer.weight_decay = 1.0
+    stage2.checkpoint.every = 150
 
     stage3 = stage(run, "data/large.csv")
     stage3.seed = 2
@@ -88,6 +90,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.head.active = 0.6
         config.head.neighbours = 16
         config.head.refresh = 20
+        config.model.drop_image = 0.5
+        config.model.drop_text = 0.5
 
     if arg == "smoke":
         for config in (stage1, stage2, stage3):
