@@ -175,6 +175,10 @@ def test_your_own_data(clone):
         assert len(arrays["query_ids"]) == len(samples) / 2
         lengths = np.linalg.norm(arrays["document_embeddings"], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    exported = clone / "runs/mydata/proxies"
+    ids = json.loads((exported / "categories.json").read_text("utf-8"))
+    assert set(ids) == {f"c{category}" for category in range(4, 14)}
+    assert len(np.load(exported / "proxies.npy")) == len(ids)
 
 
 @pytest.mark.slow

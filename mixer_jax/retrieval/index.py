@@ -8,7 +8,6 @@ INDEX/index.json      which model made them: its workdir, step, N and D
 import json
 import os
 import pathlib
-import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import embed, runs
+from mixer_jax.retrieval import embed, folders, runs
 from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 
@@ -97,16 +96,7 @@ def build(
 
 def check_folder(folder: str | os.PathLike) -> None:
     """Raises a `UserError` unless `folder` is new, empty or an index."""
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"An index is a folder, but {folder} is a file.")
-    if not folder.is_dir() or (folder / INDEX).is_file():
-        return
-    if any(folder.iterdir()):
-        raise UserError(
-            f"{folder} holds other things than an index; choose another "
-            "folder, or empty this one."
-        )
+    folders.check(folder, INDEX, "index")
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
@@ -115,10 +105,6 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     Raises:
       UserError: if the folder holds anything else or cannot be written.
     """
-    check_folder(folder)
-    folder = _absolute(folder)
-    draft = folder.with_name(f".{folder.name}.draft")
-    old = folder.with_name(f".{folder.name}.old")
     count, dim = index.embeddings.shape
     said = {
         "workdir": str(index.workdir),
@@ -126,21 +112,10 @@ def save(index: Index, folder: str | os.PathLike) -> None:
         "N": count,
         "D": dim,
     }
-    try:
-        for left in (draft, old):
-            shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir(parents=True)
+    with folders.replacing(folder, INDEX, "index") as draft:
         np.save(draft / EMBEDDINGS, index.embeddings)
         index.documents.to_csv(draft / DOCUMENTS, index=False)
         (draft / INDEX).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"The index cannot be written to {folder}: {error.strerror}."
-        ) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: str | os.PathLike) -> Index:

@@ -26,6 +26,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
+from mixer_jax.training import row_files
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
@@ -157,7 +158,13 @@ class Checkpoints:
         if step == self._manager.latest_step():
             return False
         items = {
-            name: ocp.args.PyTreeSave(item)
+            name: ocp.args.PyTreeSave(
+                item,
+                _save_args(item),
+                # No limit: it would cut chunks into a row each where their
+                # number is prime.
+                ocdbt_target_data_file_size=0,
+            )
             for name, item in _items(state).items()
         }
         return self._manager.save(
@@ -199,7 +206,7 @@ class Checkpoints:
             saved = self._manager.item_metadata(step)
             shapes = {name: _flat(saved[name].tree) for name in items}
         except Exception as error:
-            raise _damaged(where, error) from error
+            raise row_files.damaged(where, error) from error
         for name, item in items.items():
             _check_shapes(where, shapes[name], _flat(item))
         args = {
@@ -211,7 +218,17 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:
-            raise _damaged(where, error) from error
+            raise row_files.damaged(where, error) from error
+
+
+def _save_args(tree: dict[str, PyTree]) -> PyTree:
+    return {
+        field: jax.tree.map(
+            row_files.save_args if field in _ROWS else lambda _: ocp.SaveArgs(),
+            value,
+        )
+        for field, value in tree.items()
+    }
 
 
 def _restore_args(tree: dict[str, PyTree]) -> PyTree:
@@ -227,15 +244,6 @@ def _restore_args(tree: dict[str, PyTree]) -> PyTree:
         )
         for field, value in tree.items()
     }
-
-
-def _damaged(where: pathlib.Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(
-        f"The checkpoint {where} is damaged and cannot be read "
-        f"({reason[0][:200]}). Delete that folder to go on from the "
-        "checkpoint before it."
-    )
 
 
 def _check_shapes(
@@ -275,12 +283,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       UserError: if there is no checkpoint, or it is damaged or of another
         shape than its config says.
     """
-    step = workdir_lib.latest_step(workdir)
-    if step is None:
-        raise UserError(
-            f"{workdir} has no checkpoint of a trained model. The workdir of "
-            "one stage is wanted, such as runs/quickstart/stage3."
-        )
+    step = workdir_lib.trained_step(workdir)
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
     config = workdir_lib.read_config(workdir)
     model = factory.make_model(config.model, jnp.dtype(config.precision))

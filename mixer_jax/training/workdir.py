@@ -44,6 +44,21 @@ def latest_step(workdir: str | os.PathLike) -> int | None:
     return max(ocp.utils.checkpoint_steps(folder), default=None)
 
 
+def trained_step(workdir: str | os.PathLike) -> int:
+    """Returns the step of the last whole checkpoint.
+
+    Raises:
+      UserError: if there is none.
+    """
+    step = latest_step(workdir)
+    if step is None:
+        raise UserError(
+            f"{workdir} has no checkpoint of a trained model. The workdir of "
+            "one stage is wanted, such as runs/quickstart/stage3."
+        )
+    return step
+
+
 def check_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Checks that `workdir` is new or belongs to a run of this config.
 

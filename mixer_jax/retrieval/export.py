@@ -1,0 +1,120 @@
+"""A stage's proxies and the categories they stand for, as plain files.
+
+FOLDER/proxies.npy      f32 [C, D], without rows of padding
+FOLDER/categories.json  the C category IDs, in the order of the rows
+FOLDER/export.json      workdir, step, C, D, dtype, and what the rows are
+
+A category of n sub-centres has n D numbers in its row, one after the other.
+"""
+
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import folders, runs
+from mixer_jax.training import row_files
+from mixer_jax.training import workdir as workdir_lib
+
+PROXIES, CATEGORIES, EXPORT = "proxies.npy", "categories.json", "export.json"
+_SHORTEST = 1e-6  # rows that are shorter have no direction
+
+
+class Export(NamedTuple):
+    """What was written, and of what."""
+
+    workdir: pathlib.Path  # of the stage, absolute
+    step: int  # of its checkpoint
+    count: int  # C
+    subcentres: int  # n, of a category
+    dim: int  # D
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises a `UserError` unless `folder` is new, empty or an export."""
+    folders.check(folder, EXPORT, "export")
+
+
+def write(
+    run: str | os.PathLike, folder: str | os.PathLike, unit: bool = False
+) -> Export:
+    """Writes the proxies of a run's last stage; an older export is replaced.
+
+    They pass in blocks, so that they may be larger than the memory; no device
+    is used.
+
+    Args:
+      run: a stage's workdir, or a curriculum's, whose last stage is taken.
+      folder: to be written, whole or not at all.
+      unit: scales every proxy to length 1, as training does before it
+        compares; otherwise they are as trained.
+
+    Raises:
+      UserError: if there is no checkpoint, it is damaged, a proxy is not
+        finite, or the folder holds anything else or cannot be written.
+    """
+    check_folder(folder)
+    workdir = runs.find_models(run)[-1].workdir.absolute()
+    saved = row_files.open_proxies(workdir)
+    config = workdir_lib.read_config(workdir)
+    made = Export(
+        workdir,
+        saved.step,
+        len(saved.category_ids),
+        config.head.get("subcentres", 1),
+        config.model.dim,
+    )
+    if saved.dim != made.subcentres * made.dim:
+        raise UserError(
+            f"{workdir} does not hold together: its {workdir_lib.CONFIG} says "
+            f"{made.subcentres} x {made.dim} numbers a category, but the "
+            f"checkpoint of step {saved.step} has {saved.dim}. Restore the "
+            "file from a copy."
+        )
+    said = {
+        "workdir": str(workdir),
+        "step": made.step,
+        "C": made.count,
+        "D": made.dim,
+        "subcentres": made.subcentres,
+        "dtype": "float32",
+        "rows": (
+            f"row i belongs to the i-th ID of {CATEGORIES}; "
+            + ("scaled to length 1" if unit else "as trained")
+        ),
+    }
+    with folders.replacing(folder, EXPORT, "export") as draft:
+        # Written as a stream: through a memory map, a disk that gets full
+        # ends the process instead of raising an error.
+        with open(draft / PROXIES, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file,
+                {
+                    "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
+                    "fortran_order": False,
+                    "shape": (made.count, saved.dim),
+                },
+            )
+            for block in saved.blocks:
+                if not np.isfinite(block).all():
+                    raise UserError(
+                        f"The proxies of step {saved.step} in {workdir} are "
+                        "not all finite; train them again, with a smaller "
+                        "proxies.learning_rate."
+                    )
+                if unit:
+                    block = _unit(block.reshape(-1, made.dim))
+                file.write(np.ascontiguousarray(block, "<f4"))
+        ids = json.dumps(saved.category_ids, indent=0) + "\n"
+        (draft / CATEGORIES).write_text(ids, "utf-8")
+        (draft / EXPORT).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    return made
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Scales rows to length 1; what is shorter than counts stays short."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(length, _SHORTEST)

@@ -1,0 +1,135 @@
+"""How arrays of one row a category lie in a checkpoint's files.
+
+They are saved in chunks of some rows, and a chunk is read whole: a device that
+wants a part of one decodes all of it. So chunks are small, and whoever reads
+needs memory for his own rows and two chunks, on however many devices the rows
+were saved.
+"""
+
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import workdir as workdir_lib
+
+PROXIES = "proxies"  # the item of a checkpoint, and the array in it
+CHUNK = 2**26  # bytes, about; also of the blocks that are read
+SMALLEST = 2**20  # bytes; smaller chunks are too many
+
+
+class SavedProxies(NamedTuple):
+    """The proxies of a checkpoint, to be read in blocks.
+
+    Attributes:
+      step: of the checkpoint.
+      category_ids: C ids, of the rows.
+      dim: D, of a whole row.
+      blocks: gives the rows in order, f32 `[rows, D]` each, once; raises a
+        `UserError` where the files are damaged.
+    """
+
+    step: int
+    category_ids: list[str]
+    dim: int
+    blocks: Iterator[np.ndarray]
+
+
+def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
+    """Opens the proxies of a workdir's last checkpoint without any device.
+
+    Whatever they were saved as and on however many devices, the blocks are
+    f32 rows of categories, without padding.
+
+    Raises:
+      UserError: if there is no checkpoint, or it is damaged.
+    """
+    step = workdir_lib.trained_step(workdir)
+    category_ids = workdir_lib.read_categories(workdir)
+    where = (
+        pathlib.Path(workdir) / workdir_lib.CHECKPOINTS / str(step)
+    ).absolute()
+    try:
+        store = tensorstore.open(
+            {
+                "driver": "zarr",
+                "kvstore": {
+                    "driver": "ocdbt",
+                    "base": {"driver": "file", "path": f"{where / PROXIES}/"},
+                    "path": f"{PROXIES}/",
+                },
+                # A chunk that is gone is an error, not zeros.
+                "fill_missing_data_reads": False,
+            },
+            read=True,
+        ).result()
+    except Exception as error:
+        raise damaged(where, error) from error
+    count, (rows, dim) = len(category_ids), store.shape
+    if rows < count:
+        raise UserError(
+            f"{workdir} does not hold together: its {workdir_lib.CATEGORIES} "
+            f"has {count} categories, but the checkpoint of step {step} has "
+            f"{rows} proxies. Restore the file from a copy."
+        )
+
+    def blocks() -> Iterator[np.ndarray]:
+        chunk = store.chunk_layout.read_chunk.shape[0]
+        size = max(CHUNK // (4 * dim * chunk), 1) * chunk
+        for start in range(0, count, size):
+            part = store[start : min(start + size, count)]
+            try:
+                block = part.read().result()
+            except Exception as error:
+                raise damaged(where, error) from error
+            yield block.astype(np.float32, copy=False)
+
+    return SavedProxies(step, category_ids, dim, blocks())
+
+
+def save_args(array: jax.Array) -> ocp.SaveArgs:
+    """Returns how an array that is split by rows is saved: see `chunk_rows`."""
+    rows, *row = array.sharding.shard_shape(array.shape)
+    row_bytes = math.prod(row) * array.dtype.itemsize
+    chunk = chunk_rows(rows, row_bytes)
+    if chunk == rows:
+        return ocp.SaveArgs()
+    return ocp.SaveArgs(chunk_byte_size=chunk * row_bytes)
+
+
+def chunk_rows(rows: int, row_bytes: int) -> int:
+    """Returns how many of a device's rows make a chunk.
+
+    Chunks are equal, so that a device's rows must be a multiple of it. Where
+    they have no fitting divisor (a prime number of rows has none at all), a
+    chunk is larger: millions of chunks of a row each would be worse.
+
+    Args:
+      rows: that a device holds.
+      row_bytes: of one row.
+    """
+    small, large = CHUNK // row_bytes, SMALLEST / row_bytes
+    if rows <= small:
+        return rows
+    divisors = [n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0]
+    divisors = sorted({*divisors, *(rows // n for n in divisors)})
+    fitting = [n for n in divisors if large <= n <= small]
+    larger = (n for n in divisors if n >= large)
+    return fitting[-1] if fitting else next(larger, rows)
+
+
+def damaged(where: pathlib.Path, error: Exception) -> UserError:
+    """Returns what to say of a checkpoint that cannot be read."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"The checkpoint {where} is damaged and cannot be read "
+        f"({reason[0][:200]}). Delete that folder to go on from the "
+        "checkpoint before it."
+    )

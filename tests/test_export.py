@@ -1,0 +1,47 @@
+"""The command on a run of a small model that sees colours."""
+
+import json
+import shutil
+
+import numpy as np
+
+from mixer_jax import export
+
+
+def test_the_last_stage_is_exported(colour_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [f"--workdir={colour_run}", f"--out={out}"]
+    assert export.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "proxies of 2 categories, 3 numbers each, of step 4" in said
+    assert str(colour_run / "stage2") in said
+    assert np.load(out / "proxies.npy").shape == (2, 3)
+    assert json.loads((out / "categories.json").read_text()) == [
+        "grey",
+        "white",
+    ]
+    assert export.main([*arguments, "--unit"]) == 0
+    said = json.loads((out / "export.json").read_text())
+    assert said["rows"].endswith("scaled to length 1")
+
+
+def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
+    stage = colour_run / "stage2"
+    run, out = f"--workdir={stage}", f"--out={tmp_path / 'out'}"
+    (tmp_path / "file").touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(stage / "config.json", empty)
+
+    def check(arguments, said):
+        assert export.main(arguments) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    check([run, f"--out={tmp_path / 'file'}"], "is a file")
+    check([run, f"--out={colour_run}"], "other things")
+    check([run, f"--out={tmp_path / 'file' / 'out'}"], "cannot be written")
+    check([f"--workdir={tmp_path / 'no'}", out], "no trained stage")
+    check([f"--workdir={empty}", out], "no checkpoint")
+    shutil.rmtree(stage / "checkpoints" / "4" / "proxies" / "d")
+    check([run, out], "is damaged")
