@@ -1,17 +1,18 @@
 """The state of step 0: pretrained weights, the stage before, imprinting."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import rich.console
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
+from mixer_jax.mesh import AXIS
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
 from mixer_jax.proxies import rows as rows_lib
@@ -38,7 +39,8 @@ def initial_state(
     1. Proxies: random unit rows; or, imprinted, each category's mean
        embedding over the training samples.
     2. With `init_from`, the rows of categories that the stage before had
-       already are copied from it.
+       already are copied from it, whatever their order; their samples are
+       not embedded. Rows of categories that are gone are left behind.
     3. The class graph is built from these proxies.
 
     Args:
@@ -54,26 +56,41 @@ def initial_state(
     category_ids = setup.inputs.category_ids
     _, proxy_key = _keys(config.seed)
     proxies = rows_lib.init_proxies(
-        proxy_key, len(category_ids), config.model.dim, mesh
+        proxy_key,
+        len(category_ids),
+        config.model.dim,
+        mesh,
+        config.head.subcentres,
+        setup.state.proxies.dtype,
     )
     old_ids = (
         workdir_lib.read_categories(config.init_from)
         if config.init_from
         else []
     )
-    if config.proxies.init == "imprint" and old_ids != category_ids:
-        rows = _imprinted(setup)
-        console = console or rich.console.Console()
-        console.print(
+    source = pd.Index(old_ids, dtype=object).get_indexer(category_ids)
+    new = source < 0
+    console = console or rich.console.Console()
+    say = functools.partial(
+        console.print, highlight=False, markup=False, soft_wrap=True
+    )
+    if config.init_from and category_ids != old_ids:
+        kept = len(new) - new.sum()
+        say(
+            f"{config.name}: {kept:,} proxies are those of {config.init_from}, "
+            f"{new.sum():,} categories are new and {len(old_ids) - kept:,} gone"
+        )
+    if config.proxies.init == "imprint" and new.any():
+        rows = _imprinted(setup, new)
+        what = "new proxies" if config.init_from else "proxies"
+        say(
             f"{config.name}: embedding {len(rows):,} samples; "
-            "proxies start as their categories' means",
-            highlight=False,
-            soft_wrap=True,
+            f"{what} start as their categories' means"
         )
         proxies = _imprint(setup, content, variables, proxies, rows)
     if config.init_from:
-        old = checkpoints.load_proxies(config.init_from, config.model.dim, mesh)
-        proxies = copy_rows(proxies, old, category_ids, old_ids, mesh)
+        old = checkpoints.load_proxies(config.init_from, proxies.shape[1], mesh)
+        proxies = copy_rows(proxies, old, source, mesh)
     graph = setup.head.build_graph(proxies)
     return state_lib.create(
         setup.rates,
@@ -87,31 +104,49 @@ def initial_state(
 
 
 def copy_rows(
-    proxies: jax.Array,
-    old: jax.Array,
-    category_ids: Sequence[str],
-    old_ids: Sequence[str],
-    mesh: Mesh,
+    proxies: jax.Array, old: jax.Array, source: np.ndarray, mesh: Mesh
 ) -> jax.Array:
-    """Copies the proxies of the categories that both lists have.
+    """Replaces proxies by rows of another matrix.
 
     Args:
-      proxies: f32 `[C_pad, D]`, kept for new categories.
-      old: f32 `[C'_pad, D]`.
-      category_ids: C ids, of the rows of `proxies`.
-      old_ids: C' ids, of the rows of `old`.
-      mesh: both are split over it by rows.
+      proxies: `[C_pad, D]`, kept for new categories; donated.
+      old: `[C'_pad, D]`, of any dtype.
+      source: int `[C]`, the row of `old` for each category; -1 for new ones.
+      mesh: all are split over it by rows.
     """
-    place = {category: row for row, category in enumerate(old_ids)}
-    index = np.full(proxies.shape[0], -1, np.int32)
-    index[: len(category_ids)] = [place.get(c, -1) for c in category_ids]
+    source = np.pad(
+        source, (0, len(proxies) - len(source)), constant_values=-1
+    ).astype(np.int32)
+    return _copy(
+        proxies, old, jax.device_put(source, mesh_lib.rows(mesh)), mesh
+    )
 
-    @functools.partial(jax.jit, out_shardings=mesh_lib.rows(mesh))
-    def copy(proxies: jax.Array, old: jax.Array) -> jax.Array:
-        rows = old[jnp.maximum(index, 0)]
-        return jnp.where((index >= 0)[:, None], rows, proxies)
 
-    return copy(proxies, old)
+@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="proxies")
+def _copy(
+    proxies: jax.Array, old: jax.Array, source: jax.Array, mesh: Mesh
+) -> jax.Array:
+    # The parts of `old` go once around a ring of the devices: indexing the
+    # whole would leave a copy of all rows on each of them.
+    def copy(proxies, old, source):
+        size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
+        ring = [(device, (device - 1) % size) for device in range(size)]
+
+        def hop(step, carry):
+            proxies, visiting = carry
+            local = source - (home + step) % size * len(old)
+            here = (local >= 0) & (local < len(old))
+            rows = visiting[jnp.clip(local, 0, len(old) - 1)]
+            rows = rows.astype(proxies.dtype)
+            proxies = jnp.where(here[:, None], rows, proxies)
+            return proxies, jax.lax.ppermute(visiting, AXIS, ring)
+
+        return jax.lax.fori_loop(0, size, hop, (proxies, old))[0]
+
+    split = jax.P(AXIS)
+    return jax.shard_map(
+        copy, mesh=mesh, in_specs=(split,) * 3, out_specs=split
+    )(proxies, old, source)
 
 
 def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -146,13 +181,18 @@ def initial_variables(setup: Setup) -> PyTree:
     return jax.device_put(variables, mesh_lib.replicated(mesh))
 
 
-def _imprinted(setup: Setup) -> np.ndarray:
-    """Returns the rows of the frame whose embeddings proxies start from."""
+def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
+    """Returns the rows of the frame whose embeddings proxies start from.
+
+    Args:
+      setup: of the stage.
+      new: bool `[C]`, the categories whose proxies do.
+    """
     frame = setup.inputs.frame
-    rows = np.arange(len(frame))
+    rows = np.flatnonzero(new[table.labels(frame, setup.inputs.category_ids)])
     if most := setup.config.proxies.imprint_samples:
         order = frame.groupby(["category_id", "role"]).cumcount()
-        rows = rows[order < most]
+        rows = rows[order.to_numpy()[rows] < most]
     return rows
 
 

@@ -87,9 +87,9 @@ def test_rows_follow_their_categories(mesh):
     old = jax.device_put(
         np.arange(1.0, 5.0, dtype=np.float32)[:, None] * np.ones((1, 2)), rows
     )
-    copied = initialize.copy_rows(
-        new, old, ["a", "b", "c", "d", "e"], ["d", "x", "b"], mesh
-    )
+    # "a b c d e" of "d x b"
+    source = np.array([-1, 2, -1, 0, -1])
+    copied = initialize.copy_rows(new, old, source, mesh)
     assert np.asarray(copied)[:, 0].tolist() == [0, 3, 0, 1, 0, 0]
     assert copied.sharding.is_equivalent_to(rows, 2)
 

@@ -1,0 +1,248 @@
+"""Proxies on other devices, and of other categories, than before."""
+
+import functools
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.training import initialize, inputs, row_files, setup
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoints import Checkpoints
+
+COUNT = 13  # which no number of devices but one divides
+
+
+@pytest.fixture
+def make_run(toy, tiny_config, tmp_path):
+    """Makes the stage of 13 categories for a number of devices."""
+    path = toy.write_table(tmp_path / "table", COUNT)
+    tiny_config.data.table = str(path)
+    tiny_config.head.scale = 8.0
+
+    def make(num_devices):
+        mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+        return setup.make(tiny_config, tmp_path / "new", mesh)
+
+    return make
+
+
+def take_step(run, state):
+    """One step of the head on a batch that is always the same."""
+    rng = np.random.default_rng(3)
+    size, dim = run.config.batch_size, run.config.model.dim
+    batch = {
+        "embeddings": rng.normal(size=(size, dim)).astype(np.float32),
+        "labels": rng.integers(0, COUNT, size).astype(np.int32),
+    }
+
+    @jax.jit
+    def step(state, batch, key):
+        return run.head.step(
+            run.row_optimizer,
+            state.proxies,
+            state.proxy_state,
+            batch["embeddings"],
+            batch["labels"],
+            state.graph,
+            key,
+            0.1,
+        )
+
+    batch = jax.device_put(batch, mesh_lib.rows(run.mesh))
+    return step(state, batch, jax.random.key(5))
+
+
+def trained_state(run):
+    """A state whose every row differs from where it started."""
+    variables = initialize.initial_variables(run)
+    state = initialize.initial_state(run, variables, None)
+    for _ in range(2):
+        out = take_step(run, state)
+        state = state.replace(proxies=out.proxies, proxy_state=out.moments)
+    graph = run.head.build_graph(state.proxies)
+    return state.replace(step=jnp.int32(2), graph=graph)
+
+
+def real_rows(state):
+    rows = (state.proxies, state.proxy_state, state.graph)
+    return jax.tree.map(lambda x: np.asarray(x)[:COUNT], rows)
+
+
+def save(folder, state):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(2, state, {"next": 1}, force=True)
+
+
+def restore(folder, run):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore(run.state)[0]
+
+
+def unsplit(run, state):
+    """The same rows on one device, without having been saved."""
+    state = jax.device_get(state)
+    cut = functools.partial(jax.tree.map, lambda x: x[:COUNT])
+    state = state.replace(
+        proxies=cut(state.proxies),
+        proxy_state=cut(state.proxy_state),
+        graph=cut(state.graph),
+    )
+    return jax.device_put(state, state_lib.shardings(state, run.mesh))
+
+
+@pytest.mark.parametrize(("head", "chunk"), [("exact", 2**26), ("knn", 150)])
+def test_rows_and_loss_are_the_same_on_other_devices(
+    make_run, tiny_config, tmp_path, monkeypatch, head, chunk
+):
+    monkeypatch.setattr(row_files, "CHUNK", chunk)
+    monkeypatch.setattr(row_files, "SMALLEST", 64)
+    tiny_config.head.name = head
+    run = make_run(8)
+    state = trained_state(run)
+    rows = real_rows(state)
+    assert all(np.any(x) for x in jax.tree.leaves(rows))
+    alone = make_run(1)
+    wanted = take_step(alone, unsplit(alone, state))
+    save(tmp_path / "8", state)
+    before = 8
+    for after in (4, 2, 1, 8):
+        run = make_run(after)
+        state = restore(tmp_path / str(before), run)
+        assert len(state.proxies) == mesh_lib.padded_rows(COUNT, run.mesh)
+        jax.tree.map(np.testing.assert_array_equal, real_rows(state), rows)
+        out = take_step(run, state)
+        np.testing.assert_allclose(out.loss, wanted.loss, rtol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(out.proxies)[:COUNT], wanted.proxies, atol=1e-6
+        )
+        before = f"{before}-{after}"
+        save(tmp_path / before, state)
+
+
+def test_a_small_active_set_is_the_same_on_as_many_devices(
+    make_run, tiny_config, tmp_path
+):
+    # With it the loss depends on the number of devices, each of which picks.
+    tiny_config.head.update({"name": "knn", "active": 0.7, "uniform": 0.3})
+    tiny_config.batch_size = 8
+    run = make_run(1)
+    state = trained_state(run)
+    wanted = take_step(run, state)
+    save(tmp_path / "1", state)
+    tiny_config.head.active = 1.0
+    save(tmp_path / "2", restore(tmp_path / "1", make_run(2)))
+    found = restore(tmp_path / "2", run)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert take_step(run, found).loss == wanted.loss
+
+
+def start(run, config, workdir):
+    """The first state, what was said, and the rows that were embedded."""
+    said, embedded = io.StringIO(), []
+    content = inputs.Pictures(run.inputs, config)
+
+    class Spy:
+        def evaluation_batches(self, role, batch_size, rows):
+            for batch in content.evaluation_batches(role, batch_size, rows):
+                embedded.extend(batch["index"][batch["mask"]].tolist())
+                yield batch
+
+    variables = initialize.initial_variables(run)
+    state = initialize.initial_state(
+        run, variables, Spy(), rich.console.Console(file=said, width=500)
+    )
+    return state, said.getvalue(), embedded
+
+
+@pytest.mark.parametrize(("after", "most"), [(1, 0), (8, 1)])
+def test_categories_that_are_new_are_imprinted_and_others_go_on(
+    make_run, tiny_config, tmp_path, after, most
+):
+    tiny_config.proxies.init = "imprint"
+    tiny_config.proxies.imprint_samples = most
+    run = make_run(after)
+    means, said, embedded = start(run, tiny_config, tmp_path)
+    count = 2 * COUNT * (most or 2)
+    assert said == (
+        f"stage1: embedding {count} samples; "
+        "proxies start as their categories' means\n"
+    )
+    assert len(embedded) == count
+
+    # A stage of more categories, in another order, two of which are new.
+    ids = run.inputs.category_ids
+    old = [f"gone{i}" for i in range(5)] + ids[:2:-1] + ["gone", ids[1]]
+    before = tmp_path / "before"
+    workdir_lib.prepare(before, tiny_config, old)
+    mesh = mesh_lib.make_mesh(jax.devices()[:4])
+    rows = np.zeros((mesh_lib.padded_rows(len(old), mesh), 16), np.float32)
+    rows[: len(old)] = np.random.default_rng(0).normal(size=(len(old), 16))
+    saved = means.replace(
+        proxies=rows, proxy_state={}, graph=None, opt_state={}
+    )
+    saved = jax.device_get(saved)
+    save(before, jax.device_put(saved, state_lib.shardings(saved, mesh)))
+    tiny_config.init_from = str(before)
+    tiny_config.name = "stage2"
+    run = make_run(after)
+    state, said, embedded = start(run, tiny_config, tmp_path)
+    kept = {name: rows[place] for place, name in enumerate(old)}
+    for row, name in enumerate(ids):
+        want = kept.get(name, np.asarray(means.proxies)[row])
+        np.testing.assert_allclose(state.proxies[row], want, atol=1e-6)
+        if name in kept:
+            np.testing.assert_array_equal(state.proxies[row], want)
+    assert not np.any(state.proxies[COUNT:])
+    new = run.inputs.frame["category_id"].isin({ids[0], ids[2]}).to_numpy()
+    assert new[embedded].all()
+    assert len(embedded) == 2 * 2 * (most or 2)
+    assert said == (
+        f"stage2: 11 proxies are those of {before}, "
+        "2 categories are new and 6 gone\n"
+        f"stage2: embedding {len(embedded)} samples; "
+        "new proxies start as their categories' means\n"
+    )
+
+
+def test_the_same_categories_in_another_order_are_not_imprinted(
+    make_run, tiny_config, tmp_path
+):
+    run = make_run(2)
+    means, _, _ = start(run, tiny_config, tmp_path)
+    order = np.random.default_rng(0).permutation(COUNT)
+    before = tmp_path / "before"
+    ids = np.array(run.inputs.category_ids)[order].tolist()
+    workdir_lib.prepare(before, tiny_config, ids)
+    moved = np.asarray(means.proxies)[:COUNT][order]
+    save(before, means.replace(proxies=jnp.asarray(moved), graph=None))
+    tiny_config.init_from = str(before)
+    tiny_config.proxies.init = "imprint"
+    state, said, embedded = start(make_run(2), tiny_config, tmp_path)
+    np.testing.assert_array_equal(state.proxies, means.proxies)
+    assert not embedded
+    assert said.endswith("0 categories are new and 0 gone\n")
+
+
+def test_rows_are_not_gathered_on_every_device():
+    # At ten million categories one device could not hold them all.
+    mesh = mesh_lib.make_mesh()
+    rows = mesh_lib.rows(mesh)
+    arrays = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for shape, dtype in (
+            ((8 * 4096, 64), jnp.float32),
+            ((8 * 2048, 64), jnp.float32),
+            ((8 * 4096,), jnp.int32),
+        )
+    ]
+    compiled = initialize._copy.lower(*arrays, mesh).compile()
+    memory = compiled.memory_analysis()
+    part = 4096 * 64 * 4
+    assert memory.temp_size_in_bytes < 4 * part
+    assert "all-gather" not in compiled.as_text()
