@@ -1,23 +1,20 @@
 """What frozen encoders make of a stage's samples, computed once and kept.
 
-    FOLDER/key.json     what the features were made of and by
-    FOLDER/done.json    rows that are written, by file
     FOLDER/patches.npy  bf16 [images, P, Ci], as uint16
     FOLDER/vectors.npy  bf16 [texts, L, Ct], as uint16
     FOLDER/mask.npy     bool [texts, L]
 
 Each image and text occurs once, however many samples show it. The arrays are
 memory-mapped: a step reads its batch's rows and no more. A store whose making
-was interrupted is completed; one of other samples or encoders is replaced.
+was interrupted is completed, and one that is damaged mended; one of other
+samples or encoders is replaced. See `feature_files` for how it is known.
 """
 
 import functools
 import hashlib
 import json
-import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +30,14 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
-from mixer_jax.errors import UserError
-from mixer_jax.training import workdir
+from mixer_jax.training import feature_files
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
 Batch = dict[str, np.ndarray]
 
 ENCODERS = ("image_encoder", "text_encoder")
-_SPARE = 1.1  # of the features' size, what a disk must have free
+_FORMAT = 2  # of the folder
 
 
 class FeatureStore:
@@ -56,6 +52,8 @@ class FeatureStore:
         )
         self._image = _places(inputs.frame["image"])
         self._text = _places(inputs.frame["text"])
+        if self._text.max(initial=-1) >= len(self._vectors):
+            self._text[:] = -1  # The model reads no text.
 
     def batch(self, rows: np.ndarray, role: str) -> Batch:
         """Returns what `Mixer` takes in place of images and texts.
@@ -141,11 +139,12 @@ def make(
       model: the towers, whose encoders are taken.
       variables: `params` and `batch_stats` of the model.
       mesh: batches are split over it.
-      console: is told the size before it starts; default standard output.
+      console: is told the size before it starts, and what is damaged;
+        default standard output.
 
     Raises:
-      UserError: if the disk has no room, with both figures, or an image
-        cannot be read.
+      UserError: if the disk has no room, with both figures, or cannot be
+        written, or an image cannot be read.
     """
     folder = Path(folder)
     encoders = {
@@ -155,24 +154,42 @@ def make(
     images = _first(inputs.frame, "image")
     texts = _first(inputs.frame, "text")
     files = _files(len(images), len(texts), config, model, encoders)
-    _prepare(folder, files, _key(inputs, config, encoders), console, config)
-    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
-    _fill(
+    console = console or rich.console.Console()
+
+    def say(text: str) -> None:
+        console.print(
+            f"{config.name}: {text}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    feature_files.prepare(
         folder,
-        "patches",
+        files,
+        _key(inputs, config, encoders),
+        f"{len(images):,} images and {len(texts):,} texts",
+        say,
+    )
+    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
+    feature_files.fill(
+        folder,
+        ("patches",),
         len(images),
-        lambda start: _encode_images(
-            inputs, images[start:], config, model, encoders, mesh, step
+        lambda rows: _encode_images(
+            inputs, images[rows], config, model, encoders, mesh, step
         ),
+        say,
     )
     if "text_encoder" in encoders["params"]:
-        _fill(
+        feature_files.fill(
             folder,
-            "vectors",
+            ("vectors", "mask"),
             len(texts),
-            lambda start: _encode_texts(
-                inputs, texts[start:], model, encoders, mesh, step
+            lambda rows: _encode_texts(
+                inputs, texts[rows], model, encoders, mesh, step
             ),
+            say,
         )
     return FeatureStore(folder, inputs, config)
 
@@ -198,6 +215,8 @@ def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     parts = (
+        _FORMAT,
+        feature_files.BLOCK,
         config.data.image_size,
         config.data.text_length,
         config.data.tokenizer,
@@ -243,82 +262,6 @@ def _files(
         vectors = shape("encode_texts", tokens, mask)
         files["vectors"] = ((max(texts, 1), *vectors), "uint16")
     return files
-
-
-def _prepare(
-    folder: Path,
-    files: dict[str, tuple[tuple[int, ...], str]],
-    key: str,
-    console: rich.console.Console | None,
-    config: ConfigDict,
-) -> None:
-    """Makes the files, unless those of the same key are there."""
-    try:
-        if json.loads((folder / "key.json").read_text()) == key:
-            return
-    except (OSError, ValueError):
-        pass
-    need = sum(
-        math.prod(shape) * np.dtype(dtype).itemsize
-        for shape, dtype in files.values()
-    )
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        free = shutil.disk_usage(folder).free
-        if free < _SPARE * need:
-            raise UserError(
-                f"{config.name}: the features of data.cached need "
-                f"{need / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB "
-                "are free. Make room, or set data.cached=False."
-            )
-        console = console or rich.console.Console()
-        console.print(
-            f"{config.name}: encoding {files['patches'][0][0]:,} images and "
-            f"{files['mask'][0][0]:,} texts once, {need / 1e9:.2f} GB in "
-            f"{folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        for name, (shape, dtype) in files.items():
-            np.lib.format.open_memmap(
-                folder / f"{name}.npy", "w+", dtype, shape
-            ).flush()
-        workdir.write(folder / "done.json", "{}")
-        workdir.write(
-            folder / "key.json", json.dumps(key)
-        )  # Last: now the files can be used.
-    except OSError as error:
-        raise UserError(
-            f"The features cannot be written to {folder}: {error}."
-        ) from error
-
-
-def _fill(
-    folder: Path,
-    name: str,
-    count: int,
-    encode: Callable[[int], Iterator[dict[str, np.ndarray]]],
-) -> None:
-    """Writes what is missing of a file, and notes how far it got."""
-    done = json.loads((folder / "done.json").read_text())
-    start = done.get(name, 0)
-    if start == count:
-        return
-    arrays: dict[str, np.ndarray] = {}
-    for rows in encode(start):
-        stop = min(start + len(next(iter(rows.values()))), count)
-        for file, values in rows.items():
-            if file not in arrays:
-                arrays[file] = np.load(folder / f"{file}.npy", mmap_mode="r+")
-            if arrays[file].dtype == np.uint16:
-                values = values.view(np.uint16)
-            arrays[file][start:stop] = values[: stop - start]
-        start = stop
-        for array in arrays.values():
-            array.flush()
-        done[name] = start
-        workdir.write(folder / "done.json", json.dumps(done))
 
 
 def _encode_images(

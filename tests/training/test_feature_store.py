@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -14,6 +15,7 @@ from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.training import (
     checkpoints,
+    feature_files,
     feature_store,
     initialize,
     inputs,
@@ -107,6 +109,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
     stage, tmp_path, monkeypatch
 ):
     _, variables, make = stage
+    monkeypatch.setattr(feature_files, "BLOCK", 8 * 32)  # 8 images, a text
     first = make()
     rows = np.arange(48)
     whole = first.batch(rows, table.DOCUMENT)
@@ -130,7 +133,8 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
     patches[16:] = 0
     patches.flush()
     done = json.loads((folder / "done.json").read_text())
-    (folder / "done.json").write_text(json.dumps(done | {"patches": 16}))
+    done["patches"][2:] = [None] * 4
+    (folder / "done.json").write_text(json.dumps(done))
     again = make().batch(rows, table.DOCUMENT)
     assert encoded == [31]
     jax.tree.map(np.testing.assert_array_equal, again, whole)
@@ -141,6 +145,84 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
     assert encoded == [31, 47]
     assert "encoding 47 images and 12 texts" in said.getvalue()
     assert np.any(changed["patches"] != whole["patches"])
+
+
+def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
+    _, _, make = stage
+    monkeypatch.setattr(feature_files, "BLOCK", 8 * 32)  # 8 images, a text
+    rows = np.arange(48)
+    whole = make().batch(rows, table.DOCUMENT)
+    for name, row in (("patches", 20), ("vectors", 3)):
+        array = np.load(tmp_path / "features" / f"{name}.npy", mmap_mode="r+")
+        array[row] ^= 1
+        array.flush()
+    said = io.StringIO()
+    again = make(said=said).batch(rows, table.DOCUMENT)
+    assert "patches.npy are damaged; their 8 rows" in said.getvalue()
+    assert "mask.npy are damaged; their 1 rows" in said.getvalue()
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
+    run, variables, _ = stage
+
+    def make(num_devices):
+        mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+        return feature_store.make(
+            tmp_path / str(num_devices),
+            run.inputs,
+            run.config,
+            run.model,
+            jax.device_put(
+                jax.device_get(variables), mesh_lib.replicated(mesh)
+            ),
+            mesh,
+            rich.console.Console(quiet=True),
+        )
+
+    def check(one, other):
+        for role in (table.QUERY, table.DOCUMENT):
+            assert one[role].keys() == other[role].keys()
+            for name, values in one[role].items():
+                if values.dtype == jnp.bfloat16:  # one rounding of 8 bits
+                    np.testing.assert_allclose(
+                        np.float32(values),
+                        np.float32(other[role][name]),
+                        rtol=2**-7,
+                        atol=1e-6,
+                    )
+                else:
+                    np.testing.assert_array_equal(values, other[role][name])
+
+    rows = np.arange(len(run.inputs.frame))
+    alone = make(1)
+    wanted = {r: alone.batch(rows, r) for r in (table.QUERY, table.DOCUMENT)}
+    # Other rows are further apart than that.
+    moved = jax.tree.map(lambda x: np.roll(x, 1, 0), wanted)
+    with pytest.raises(AssertionError):
+        check(moved, wanted)
+    batches = alone.train_batches()
+    drawn = [next(batches) for _ in range(3)]
+    for num_devices in (4, 8):
+        store = make(num_devices)
+        check({r: store.batch(rows, r) for r in wanted}, wanted)
+        for batch, want in zip(store.train_batches(), drawn, strict=False):
+            check(batch, want)
+
+
+def test_a_model_that_reads_no_text_has_none_kept(stage):
+    run, variables, make = stage
+    params = {
+        name: part
+        for name, part in variables["params"].items()
+        if name != "text_encoder"
+    }
+    store = make(variables | {"params": params})
+    documents = np.flatnonzero(run.inputs.frame["role"] == table.DOCUMENT)
+    batch = store.batch(documents, table.DOCUMENT)
+    assert not batch["token_mask"].any()
+    assert not batch["token_vectors"].any()
+    assert batch["patches"].any()
 
 
 def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
