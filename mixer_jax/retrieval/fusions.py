@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -72,9 +72,10 @@ def measure_fusions(
     with tempfile.TemporaryDirectory() as folder:
         encoded = encode(trained, both, folder, mesh)
         for name, fusion in FUSIONS.items():
-            embed = train(trained, fusion, encoded, training, rng, mesh)
+            config = make_config(trained.config, fusion)
+            fitted = train(config, encoded, training, rng, mesh)
             rows += evaluate.evaluate(
-                embed, frame, root, trained.config.evaluate, mesh, name
+                fitted.embed, frame, root, config.evaluate, mesh, name
             )
     return rows
 
@@ -115,15 +116,36 @@ def encode(
     )
 
 
+class Fitted(NamedTuple):
+    """Towers, fusion and proxies, trained on features.
+
+    Attributes:
+      embed: embeds samples of one role, which have the column `place`.
+      proxies: `[C_pad, n D]`.
+      category_ids: of the proxies' rows.
+    """
+
+    embed: evaluate.Embed
+    proxies: jax.Array
+    category_ids: list[str]
+
+
 def train(
-    trained: Trained,
-    fusion: str,
+    config: ConfigDict,
     encoded: feature_store.FeatureStore,
     training: pd.DataFrame,
     rng: np.random.Generator,
     mesh: Mesh,
-) -> evaluate.Embed:
-    """Trains towers, fusion and proxies; returns how to embed samples."""
+) -> Fitted:
+    """Trains towers, fusion and proxies, all of them new.
+
+    Args:
+      config: as of a stage: model, head, optimizer, `steps`, `batch_size`.
+      encoded: the features of all samples.
+      training: samples with the column `place`, their row in `encoded`.
+      rng: draws the batches.
+      mesh: of the training.
+    """
     queries = training[training.role == table.QUERY]
     documents = training[training.role == table.DOCUMENT]
     ids = table.category_index(training)
@@ -131,7 +153,7 @@ def train(
         "query": table.labels(queries, ids),
         "document": table.labels(documents, ids),
     }
-    config = _config(trained.config, fusion)
+    batch_size = config.batch_size
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     key = jax.random.key(config.seed)
     params = _init_towers(model, config, key)
@@ -143,10 +165,10 @@ def train(
     def embed(params: Any, frame: pd.DataFrame) -> np.ndarray:
         """Embeds samples of one role."""
         found, role = [], frame.role.iloc[0]
-        for start in range(0, len(frame), BATCH):
-            places = frame.place.to_numpy()[start : start + BATCH]
+        for start in range(0, len(frame), batch_size):
+            places = frame.place.to_numpy()[start : start + batch_size]
             padded = np.pad(
-                places, (0, BATCH - len(places)), constant_values=-1
+                places, (0, batch_size - len(places)), constant_values=-1
             )
             out = apply(params, encoded.batch(padded, role), role)
             found.append(np.asarray(out)[: len(places)])
@@ -172,7 +194,8 @@ def train(
         }
         arrays = mesh_lib.put_batch(arrays, mesh)
         sums = imprint.add(sums, **arrays, mesh=mesh)
-    head = heads.make_head(config.head, mesh, len(ids), BATCH)
+    proxies = imprint.finish(sums, proxies)
+    head = heads.make_head(config.head, mesh, len(ids), batch_size)
     rates = optimizer_lib.multiples(params, config.optimizer.parts)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
     row_optimizer = row_optimizers.make_optimizer(config.proxies)
@@ -181,16 +204,18 @@ def train(
         optimizer,
         row_optimizer,
         {"params": params},
-        imprint.finish(sums, proxies),
-        None,
+        proxies,
+        head.build_graph(proxies),
         mesh,
     )
     step = step_lib.make_train_step(
         config, model, head, optimizer, row_optimizer, rates, state, mesh
     )
-    for _ in range(STEPS):
-        q = rng.integers(len(queries), size=BATCH // 2)
-        d = rng.integers(len(documents), size=BATCH // 2)
+    for number in range(config.steps):
+        if number and number % config.head.refresh == 0:
+            state = state.replace(graph=head.build_graph(state.proxies))
+        q = rng.integers(len(queries), size=batch_size // 2)
+        d = rng.integers(len(documents), size=batch_size // 2)
         batch = {}
         for role, frame, rows in (
             (table.QUERY, queries, q),
@@ -200,7 +225,7 @@ def train(
             batch[role]["label"] = labels[role][rows]
         state, _ = step(state, mesh_lib.put_batch(batch, mesh))
     params = jax.device_get(state.params)
-    return lambda frame: embed(params, frame)
+    return Fitted(lambda frame: embed(params, frame), state.proxies, ids)
 
 
 def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
@@ -217,11 +242,12 @@ def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
     return init(key)
 
 
-def _config(config: ConfigDict, fusion: str) -> ConfigDict:
-    """Returns the model's config with another fusion, all of it trained."""
+def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
+    """Returns a model's config with another fusion, all of it trained."""
     config = config.copy_and_resolve_references()
     config.model.fusion = fusion
     config.steps = STEPS
+    config.batch_size = BATCH
     config.head.name = "exact"
     config.optimizer.parts = ()
     config.optimizer.learning_rate = LEARNING_RATE

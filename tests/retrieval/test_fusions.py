@@ -80,13 +80,12 @@ def test_text_matters_to_the_average_alone(trained, colours, tmp_path):
     documents = frame[frame.role == table.DOCUMENT]
     encoded = fusions.encode(trained, both, tmp_path / "features", make_mesh())
     for fusion, reads_text in (("image_only", False), ("average", True)):
-        embed = fusions.train(
-            trained,
-            fusion,
+        fitted = fusions.train(
+            fusions.make_config(trained.config, fusion),
             encoded,
             table.select(frame, "train"),
             np.random.default_rng(0),
             make_mesh(),
         )
-        moved = np.abs(embed(documents) - embed(silent)).max()
+        moved = np.abs(fitted.embed(documents) - fitted.embed(silent)).max()
         assert (moved > 1e-3) == reads_text
