@@ -1,0 +1,79 @@
+"""What the machine can do at best: matrix products and memory traffic."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as meshes
+
+# Sides of the square factors and MiB of the array that is moved, of all
+# devices together: far above any cache, and a second or two in all.
+SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+MIB = {"cpu": 512, "gpu": 4096, "tpu": 2048}
+REPEATS = 8
+
+
+def measure(mesh: Mesh) -> dict[str, float]:
+    """Measures the ceilings of all devices of the mesh together.
+
+    Each device multiplies square matrices of its own at the default precision,
+    f32 (which on recent GPUs means TF32 factors) and bf16, both summed and
+    kept in f32, because CPUs are twice as slow at results in bf16. Traffic
+    counts what is read and what is written: of a copy into another array, and
+    of a pass that changes an array where it lies, as an optimizer does. The
+    latter is faster on CPUs, which read a line before they write to it.
+
+    Returns:
+      `f32_flops_per_s`, `bf16_flops_per_s`, `copy_bytes_per_s`,
+      `in_place_bytes_per_s`, and `bytes_per_s`, the higher of the two.
+    """
+    platform = mesh.devices.flat[0].platform
+    side = round(SIDE[platform] / mesh.size ** (1 / 3))
+    found = {}
+    for name, dtype in (("f32", jnp.float32), ("bf16", jnp.bfloat16)):
+        x = _ones((mesh.size, side, side), dtype, mesh)
+        out = _ones((mesh.size, side, side), jnp.float32, mesh)
+        product = jax.jit(
+            lambda out, x: jnp.matmul(x, x, preferred_element_type=out.dtype),
+            donate_argnums=0,
+            keep_unused=True,
+        )
+        flops = 2 * mesh.size * side**3
+        found[f"{name}_flops_per_s"] = flops / _best(product, out, x)
+    rows = MIB[platform] * 2**20 // 4 // 1024 // mesh.size * mesh.size
+    x = _ones((rows, 1024), jnp.float32, mesh)
+    out = _ones((rows, 1024), jnp.float32, mesh)
+    # A factor, because a bare copy may be one device's or thread's alone.
+    copy = jax.jit(lambda out, x: 2 * x, donate_argnums=0, keep_unused=True)
+    found["copy_bytes_per_s"] = 2 * x.nbytes / _best(copy, out, x)
+    moved = 2 * x.nbytes
+    del out
+    in_place = jax.jit(lambda x: 2 * x, donate_argnums=0)
+    found["in_place_bytes_per_s"] = moved / _best(in_place, x)
+    found["bytes_per_s"] = max(
+        found["copy_bytes_per_s"], found["in_place_bytes_per_s"]
+    )
+    return found
+
+
+def _ones(shape, dtype, mesh):
+    make = jax.jit(
+        lambda: jnp.ones(shape, dtype), out_shardings=meshes.rows(mesh)
+    )
+    return make()
+
+
+def _best(step: Callable, out: jax.Array, *given: jax.Array) -> float:
+    """Seconds of the fastest call, each of which takes over the last result.
+
+    So no call has to ask for memory that has not been touched yet.
+    """
+    seconds = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        out = jax.block_until_ready(step(out, *given))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

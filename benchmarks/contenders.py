@@ -1,0 +1,307 @@
+"""The heads that are compared, and what one step of each must do at least.
+
+`dense` is what one writes without this project: all logits `[B, C]`, one
+`jax.value_and_grad`, one dense optax update. It has the heads' loss, CosFace,
+and their optimizer, SGD with momentum, so that with the same arrays `dense`
+and `exact` give the same numbers.
+
+Useful work, for R rows that are scored with gradients (C of `dense` and
+`exact`, the active rows of the others): `6 B R D` operations, which are the
+logits and the two gradients, however often a head scores a row; `topk` scores
+all C rows to find the nearest, `2 B C D` more. The least traffic: R rows of
+proxies and momentum read and written, `4 R D` numbers, and the embeddings and
+their gradient, `2 B D`; `topk` reads the other C - R proxies too.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from benchmarks.arrays import Arrays
+from mixer_jax import mesh as meshes
+from mixer_jax.errors import UserError
+from mixer_jax.proxies import heads, interface, row_optimizers
+from mixer_jax.training import config as configs
+
+HEADS = ("dense", "exact", "sampled", "knn", "topk")
+SHARED = ("sampled", "knn")  # heads that have an active share
+FIXED = {"margin": "cosface", "subcentres": 1}  # what `dense` can do
+LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What all contenders of one measurement have in common.
+
+    Attributes:
+      classes: C.
+      dim: D, of embeddings and proxies.
+      batch: B, over all devices.
+      overrides: `(key, value)` pairs of `config.head`.
+    """
+
+    classes: int
+    dim: int
+    batch: int
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    def config(self, **changes: Any) -> ConfigDict:
+        """Returns `config.head` with the overrides and `changes`.
+
+        Raises:
+          UserError: if there is no such key, or it has another type.
+        """
+        config = configs.defaults()
+        for key, value in (dict(self.overrides) | changes).items():
+            configs.check_keys(config, [f"head.{key}"])
+            try:
+                config.head[key] = value
+            except TypeError as error:
+                raise UserError(
+                    f"head.{key} cannot be {value!r}; its default is "
+                    f"{config.head[key]!r}."
+                ) from error
+        for key, value in FIXED.items():
+            if config.head[key] != value:
+                raise UserError(
+                    f"head.{key} is {config.head[key]!r}; it must be "
+                    f"{value!r}, which all contenders have."
+                )
+        return config.head
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One row of the table.
+
+    Attributes:
+      head: its name.
+      active: share of the rows that it scores with gradients.
+      rows: how many these are.
+      flops: useful operations of a step.
+      traffic: least bytes of a step.
+      run: does a step on the arrays, in place, with a key; returns the loss
+        and the embeddings' gradient.
+      compile: compiles the step for arrays of these shapes; then `run` takes
+        no time for it.
+    """
+
+    head: str
+    active: float
+    rows: int
+    flops: int
+    traffic: int
+    run: Callable[[Arrays, jax.Array], tuple[Any, Any]]
+    compile: Callable[[], None] = lambda: None
+
+
+def work(problem: Problem, rows: int, searched: int = 0) -> dict[str, int]:
+    """Returns `flops` and `traffic` of a step; see this module's head.
+
+    Args:
+      problem: the sizes.
+      rows: R, scored with gradients.
+      searched: rows that are scored to find them.
+    """
+    batch, dim = problem.batch, problem.dim
+    others = max(searched - rows, 0)
+    return {
+        "flops": (6 * rows + 2 * searched) * batch * dim,
+        "traffic": 4 * dim * (4 * rows + others + 2 * batch),
+    }
+
+
+def neighbours(problem: Problem, mesh: Mesh, names: tuple[str, ...]) -> int:
+    """Returns K of the class graph that the heads need; 0 if none does."""
+    if "knn" not in names:
+        return 0
+    return make_head(problem, mesh, "knn", 1.0).graph_shape.shape[1]
+
+
+def make_head(
+    problem: Problem, mesh: Mesh, name: str, active: float
+) -> interface.Head:
+    """Returns one of the project's heads."""
+    config = problem.config(name=name)
+    if name in SHARED:
+        config.active = active
+    return heads.make_head(config, mesh, problem.classes, problem.batch)
+
+
+def make_contender(
+    problem: Problem, mesh: Mesh, name: str, active: float
+) -> Contender:
+    """Makes a contender that runs on this project's arrays.
+
+    Args:
+      problem: sizes and settings.
+      mesh: the mesh that the arrays are split over.
+      name: one of HEADS.
+      active: share of the rows, for those that have one.
+
+    Raises:
+      UserError: if there is no such head or it cannot have these settings.
+    """
+    rows, searched, graph = problem.classes, 0, None
+    if name == "dense":
+        step, optimizer = dense(problem, mesh)
+    else:
+        head = make_head(problem, mesh, name, active)
+        optimizer = row_optimizers.sgd(MOMENTUM)
+        step, graph = _head_step(head, optimizer), head.graph_shape
+        if name != "exact":
+            rows = min(head.active * mesh.size, problem.classes)
+        if name == "topk":
+            searched = problem.classes
+    padded = meshes.padded_rows(problem.classes, mesh)
+    split = meshes.rows(mesh)
+    proxies = jax.ShapeDtypeStruct(
+        (padded, problem.dim), jnp.float32, sharding=split
+    )
+    # The momentum is one array; the optimizer may wrap it.
+    wrapping = jax.tree.structure(jax.eval_shape(optimizer.init, proxies))
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=(0, 1),
+        out_shardings=(split, split, meshes.replicated(mesh), split),
+    )
+    def jitted(proxies, momentum, embeddings, labels, graph, key):
+        proxies, moments, loss, d_embeddings = step(
+            proxies,
+            jax.tree.unflatten(wrapping, [momentum]),
+            embeddings,
+            labels,
+            graph,
+            key,
+        )
+        (momentum,) = jax.tree.leaves(moments)
+        return proxies, momentum, loss, d_embeddings
+
+    compiled = []
+
+    def compile_ahead():
+        batch, dim = problem.batch, problem.dim
+        lowered = jitted.lower(
+            proxies,
+            proxies,
+            jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=split),
+            jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split),
+            graph,
+            jax.eval_shape(jax.random.key, 0),
+        )
+        compiled.append(lowered.compile())
+
+    def run(arrays, key):
+        call = compiled[0] if compiled else jitted
+        arrays.proxies, arrays.momentum, loss, d_embeddings = call(
+            arrays.proxies,
+            arrays.momentum,
+            arrays.embeddings,
+            arrays.labels,
+            None if graph is None else arrays.graph,
+            key,
+        )
+        return loss, d_embeddings
+
+    return Contender(
+        head=name,
+        active=active if name in SHARED else 1.0,
+        rows=rows,
+        **work(problem, rows, searched),
+        run=run,
+        compile=compile_ahead,
+    )
+
+
+def dense(
+    problem: Problem, mesh: Mesh
+) -> tuple[Callable, optax.GradientTransformation]:
+    """Returns the dense step and its optimizer."""
+    config = problem.config()
+    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    padded = meshes.padded_rows(problem.classes, mesh)
+
+    def unit(x):
+        squared = jnp.sum(x * x, -1, keepdims=True)
+        return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+    def loss_of(embeddings, proxies, labels):
+        cosines = unit(embeddings) @ unit(proxies).T
+        margin = config.margin_size * jax.nn.one_hot(labels, padded)
+        logits = config.scale * (cosines - margin)
+        if padded > problem.classes:
+            real = jnp.arange(padded) < problem.classes
+            logits = jnp.where(real[None, :], logits, -jnp.inf)
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        ).mean()
+
+    def step(proxies, state, embeddings, labels, graph, key):
+        del graph, key
+        loss, (d_embeddings, d_proxies) = jax.value_and_grad(
+            loss_of, argnums=(0, 1)
+        )(embeddings, proxies, labels)
+        updates, state = optimizer.update(d_proxies, state, proxies)
+        proxies = optax.apply_updates(proxies, updates)
+        return proxies, state, loss, d_embeddings
+
+    return step, optimizer
+
+
+def _head_step(head, optimizer):
+    def step(proxies, moments, embeddings, labels, graph, key):
+        out = head.step(
+            optimizer,
+            proxies,
+            moments,
+            embeddings,
+            labels,
+            graph,
+            key,
+            LEARNING_RATE,
+        )
+        return out.proxies, out.moments, out.loss, out.d_embeddings
+
+    return step
+
+
+def parse_overrides(
+    arguments: list[str],
+) -> tuple[tuple[str, Any], ...]:
+    """Reads `--head.key=value` arguments.
+
+    Raises:
+      UserError: if one is something else, or a value has the wrong type.
+    """
+    defaults: Mapping[str, Any] = configs.defaults().head
+    pairs = []
+    for argument in arguments:
+        name, sign, text = argument.partition("=")
+        if not name.startswith("--head.") or not sign:
+            raise UserError(
+                f"Unknown argument '{argument}'; settings of the heads are "
+                "given as --head.key=value."
+            )
+        key = name.removeprefix("--head.")
+        if key == "name":
+            raise UserError("head.name is not for this command; see --heads.")
+        configs.check_keys(configs.defaults(), [f"head.{key}"])
+        kind = type(defaults[key])
+        try:
+            value = text.lower() == "true" if kind is bool else kind(text)
+        except ValueError as error:
+            raise UserError(
+                f"head.{key} cannot be '{text}'; its default is "
+                f"{defaults[key]!r}."
+            ) from error
+        pairs.append((key, value))
+    return tuple(pairs)

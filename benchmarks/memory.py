@@ -1,0 +1,140 @@
+"""The peak memory of one contender, measured in a process of its own.
+
+On a CPU it is the process's largest resident set while the arrays are made and
+three steps run, less what is resident before: the interpreter, libraries, the
+backend and the compiled step. Compiling is done before, so that what the
+compiler needs for a moment does not count; the arrays are filled a chunk at a
+time, so that making them is not the peak. On an accelerator it is what the
+allocator reports, of the device that needs most.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+import jax
+from jax.sharding import Mesh
+
+from benchmarks import contenders, partial_fc_torch
+from benchmarks.arrays import make_arrays
+from mixer_jax import mesh as meshes
+
+STEPS = 3
+ROOT = pathlib.Path(__file__).parents[1]
+_STATUS = pathlib.Path("/proc/self/status")
+_CLEAR = pathlib.Path("/proc/self/clear_refs")
+
+
+def measure(
+    problem: contenders.Problem, name: str, active: float
+) -> dict[str, float] | None:
+    """Runs `name` in a process of its own.
+
+    Returns:
+      `peak_mb`, which the arrays and the steps need, and `runtime_mb`, which
+      was in use before; None if the memory was not enough.
+
+    Raises:
+      RuntimeError: if the process failed for another reason.
+    """
+    job = dataclasses.asdict(problem) | {"head": name, "active": active}
+    path = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    environment = os.environ | {
+        "PYTHONPATH": path,
+        # Else what is in use would be all that there is.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if jax.config.jax_num_cpu_devices > 0:
+        count = str(jax.config.jax_num_cpu_devices)
+        environment["JAX_NUM_CPU_DEVICES"] = count
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", json.dumps(job)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    # The kernel ends a process that asks for too much by signal 9.
+    wanted = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
+    if done.returncode == -9 or any(w in done.stderr for w in wanted):
+        return None
+    raise RuntimeError(
+        f"Measuring the memory of {name} failed:\n{done.stderr[-4000:]}"
+    )
+
+
+def _main(job: dict) -> dict[str, float]:
+    """Runs three steps of one contender; the part of the other process."""
+    name, active = job.pop("head"), job.pop("active")
+    job["overrides"] = tuple((key, value) for key, value in job["overrides"])
+    problem = contenders.Problem(**job)
+    if name == partial_fc_torch.NAME:
+        contender = partial_fc_torch.make_contender(problem, active)
+        device = partial_fc_torch.device()
+        before = _torch_in_use(device)
+        for _ in range(STEPS):
+            contender.run(None, None)
+        peak = _torch_in_use(device, peak=True)
+    else:
+        mesh = meshes.make_mesh()
+        contender = contenders.make_contender(problem, mesh, name, active)
+        contender.compile()
+        before = _in_use(mesh)
+        k = contenders.neighbours(problem, mesh, (name,))
+        arrays = make_arrays(
+            problem.classes, problem.dim, problem.batch, k, mesh
+        )
+        for step in range(STEPS):
+            key = jax.random.fold_in(jax.random.key(0), step)
+            jax.block_until_ready(contender.run(arrays, key))
+        peak = _in_use(mesh, peak=True)
+    return {"peak_mb": (peak - before) / 1e6, "runtime_mb": before / 1e6}
+
+
+def _in_use(mesh: Mesh, peak: bool = False) -> int:
+    """Bytes in use: now, which forgets earlier peaks, or the peak since."""
+    kept = [device.memory_stats() for device in mesh.local_devices]
+    if mesh.devices.flat[0].platform == "cpu" or None in kept:
+        return _resident(peak)
+    return max(k["peak_bytes_in_use" if peak else "bytes_in_use"] for k in kept)
+
+
+def _torch_in_use(device: str, peak: bool = False) -> int:
+    import torch
+
+    if device == "cpu":
+        return _resident(peak)
+    if peak:
+        return torch.cuda.max_memory_allocated()
+    return torch.cuda.memory_allocated()
+
+
+def _resident(peak: bool) -> int:
+    """Bytes of the process that are resident: now, or at most since then.
+
+    Linux's own high-water mark is read rather than `ru_maxrss`, because that
+    begins with what the parent had, and because it can be set back.
+    """
+    if not peak:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
+    try:
+        name = "VmHWM" if peak else "VmRSS"
+        found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+        return int(found[1]) * 1024
+    except OSError:  # not Linux: peak before and peak after
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(json.loads(sys.argv[1]))))
