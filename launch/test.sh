@@ -4,7 +4,8 @@
 #   launch/test.sh [--dry-run]
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. --dry-run prints every command and runs none.
+# ones too. On Linux with x86-64 they include those that compile for a TPU; its
+# compiler is installed for them. --dry-run prints every command and runs none.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -12,6 +13,19 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 read_options "$@"
 
 make_environment
+
+# What jax[tpu] installs, at the version that requirements.txt's jax asks for.
+# It is kept apart from the packages: with it among them, JAX looks for a TPU
+# in every command, and prints that there is none.
+tpu_compiler=libtpu==0.0.42.1
+if [[ $(uname -sm) == "Linux x86_64" ]]; then
+  export TPU_LIBRARY_PATH=$root/$venv/$tpu_compiler/libtpu/libtpu.so
+  if [[ ! -f $TPU_LIBRARY_PATH ]]; then
+    say "Installing the TPU's compiler (once; 213 MB)"
+    run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --no-deps --target "$venv/$tpu_compiler" "$tpu_compiler"
+  fi
+fi
 
 say "Checking the style"
 run "$venv/bin/ruff" check .

@@ -1,0 +1,69 @@
+"""Compiles a run's training step for a TPU pod, without a TPU.
+
+    python -m mixer_jax.compile_for_tpu --config=configs/stage2.py \
+        --topology=v5e:16x16 [--categories=100000000] [--json=FILE] \
+        [--config.any.key=value]
+
+Prints what the step, and the build of the class graph, take of each chip:
+memory, FLOPs, bytes, collectives, and the shortest time these allow. Without
+`--categories` the config's data says how many there are.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import rich
+from absl import flags
+from ml_collections import config_flags
+
+from mixer_jax.errors import UserError
+from mixer_jax.reports import programs
+from mixer_jax.training import (
+    abstract_pod,
+    command_line,
+    curriculum,
+    inputs,
+    workdir,
+)
+from mixer_jax.training import config as config_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The run's config, a file in configs/."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "Generation and shape of the pod, as in v5e:16x16."
+)
+_CATEGORIES = flags.DEFINE_integer(
+    "categories", None, "How many categories; default the data's.", 2
+)
+_JSON = flags.DEFINE_string("json", None, "File to write the rows to as well.")
+flags.mark_flags_as_required(["config", "topology"])
+
+
+def main() -> None:
+    """Compiles every stage of the config."""
+    # The pod is abstract; what else JAX does here needs no accelerator.
+    jax.config.update("jax_platforms", "cpu")
+    topology, file = _TOPOLOGY.value, pathlib.Path(_JSON.value or "rows.json")
+    if not file.parent.is_dir():
+        raise UserError(f"There is no folder {file.parent} to write to.")
+    mesh = abstract_pod.make_mesh(topology)
+    rows = []
+    for config, _ in curriculum.stages(_CONFIG.value, ""):
+        config_lib.check_values(config, mesh.size)
+        count = _CATEGORIES.value
+        if count is None:
+            count = len(inputs.load(config.data).category_ids)
+        made = abstract_pod.compile_stage(config, count, mesh, topology)
+        rich.print(programs.console_table(made))
+        rows += made
+    if _JSON.value:
+        text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
+        workdir.write(file, text + "\n")
+        print(f"Wrote {file}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

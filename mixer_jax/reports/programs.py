@@ -1,0 +1,71 @@
+"""The table of what compiled programs take of a chip."""
+
+from collections.abc import Sequence
+
+import rich.box
+import rich.table
+
+from mixer_jax.training.abstract_pod import Row
+
+
+def console_table(rows: Sequence[Row]) -> rich.table.Table:
+    """Returns the table of one stage's programs, one a column."""
+    first = rows[0]
+    table = rich.table.Table(
+        title=(
+            f"{first.stage} on {first.chips} chips, {first.topology}\n"
+            f"{first.categories:,} categories, {first.head} head, "
+            f"batch of {first.batch_size}\nOne chip's figures:"
+        ),
+        box=rich.box.SIMPLE,
+        title_justify="left",
+    )
+    table.add_column("")
+    for row in rows:
+        table.add_column(row.program, justify="right", no_wrap=True)
+
+    def add(name: str, *cells: str, **style: bool) -> None:
+        table.add_row(name, *cells, **style)
+
+    for name, key in (
+        ("HBM: state beside", "beside"),
+        ("HBM: arguments", "arguments"),
+        ("HBM: temporaries", "temporaries"),
+    ):
+        add(name, *(_gigabytes(getattr(row, key)) for row in rows))
+    add(
+        "HBM: results in new places",
+        *(_gigabytes(row.outputs - row.aliased) for row in rows),
+    )
+    add(
+        f"HBM: total of {first.capacity / 1e9:.0f} GB",
+        *(_gigabytes(row.total) for row in rows),
+        end_section=True,
+    )
+    add("FLOPs", *(f"{row.flops / 1e9:,.1f} G" for row in rows))
+    add("bytes of HBM moved", *(_gigabytes(row.bytes) for row in rows))
+    for kind in sorted({kind for row in rows for kind in row.collectives}):
+        found = [row.collectives.get(kind) for row in rows]
+        add(
+            f"{kind}s: number, bytes",
+            *(
+                f"{one['number']:,}, {_gigabytes(one['bytes'])}" if one else "-"
+                for one in found
+            ),
+        )
+    unknown = [row.unknown_loops for row in rows]
+    if any(unknown):
+        add("loops counted as one round", *map(str, unknown))
+    table.add_section()
+    for name, key in (
+        ("FLOPs / peak", "compute_ms"),
+        ("bytes / HBM bandwidth", "memory_ms"),
+        ("collectives / ICI bandwidth", "collective_ms"),
+        ("roofline: the longest", "roofline_ms"),
+    ):
+        add(name, *(f"{getattr(row, key):,.3f} ms" for row in rows))
+    return table
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.3f} GB"

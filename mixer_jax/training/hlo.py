@@ -1,0 +1,184 @@
+"""Compiled programs, read from their HLO text: computations and loops."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_ARRAY = re.compile(r"\b([a-z]+\d*)\w*\[([\d,]*)\](\{[^}]*\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?(%[\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?(%[\w.\-]+) = ")
+_NAME = re.compile(r"%[\w.\-]+")
+_METADATA = re.compile(r""", metadata=\{(?:[^}"]|"[^"]*")*\}""")
+
+
+class Array(NamedTuple):
+    """One array of a result.
+
+    Attributes:
+      shape: of this device's part.
+      size: bytes, without the padding of a layout.
+      in_memory: whether it lies in HBM, not in the chip's own memory.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    in_memory: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    computation: str
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]  # of its result
+    argument: str  # what its parentheses hold
+    operands: tuple[str, ...]  # the names in it
+    attributes: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result."""
+        return sum(array.size for array in self.arrays)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of the result that lie in HBM."""
+        return sum(a.size for a in self.arrays if a.in_memory)
+
+    def names(self, attribute: str) -> str | None:
+        """Returns the computation that an attribute names."""
+        found = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
+        return found and found[1]
+
+
+class Program:
+    """A module's computations, each `{name: instruction}`, and their roots."""
+
+    def __init__(self, text: str):
+        """Reads an optimized module, from `jax.stages.Compiled.as_text`."""
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.roots: dict[str, Instruction] = {}
+        self.entry = current = ""
+        for line in text.splitlines():
+            if head := _COMPUTATION.match(line):
+                current = head[2]
+                self.computations[current] = {}
+                self.entry = current if head[1] else self.entry
+            elif current and (match := _INSTRUCTION.match(line)):
+                one = _parse(current, line, match)
+                self.computations[current][one.name] = one
+                if match[1]:
+                    self.roots[current] = one
+        self._users: dict[tuple[str, str], list[Instruction]] = {}
+        for lines in self.computations.values():
+            for one in lines.values():
+                for name in set(one.operands):
+                    key = one.computation, name
+                    self._users.setdefault(key, []).append(one)
+
+    def operand(self, one: Instruction, place: int) -> Instruction:
+        """Returns the instruction whose result is an operand."""
+        return self.computations[one.computation][one.operands[place]]
+
+    def operands(self, one: Instruction) -> list[Instruction]:
+        """Returns all of them."""
+        return [self.operand(one, i) for i in range(len(one.operands))]
+
+    def users(self, one: Instruction) -> list[Instruction]:
+        """Returns the instructions that have a result as an operand."""
+        return self._users.get((one.computation, one.name), [])
+
+    def runs(self) -> Iterator[tuple[Instruction, int]]:
+        """Yields each instruction that runs by itself, and how often.
+
+        Those of a fusion run as one, which is yielded. Of a conditional all
+        branches are; of a loop whose rounds are not known, one round is.
+        """
+        todo = [(self.entry, 1)]
+        while todo:
+            computation, times = todo.pop()
+            for one in self.computations[computation].values():
+                yield one, times
+                if one.opcode == "while":
+                    rounds = self.rounds(one) or 1
+                    todo.append((one.names("body"), times * rounds))
+                elif one.opcode == "call":
+                    todo.append((one.names("to_apply"), times))
+                elif one.opcode == "conditional":
+                    branches = re.search(
+                        r"branch_computations=\{(.*?)\}", one.attributes
+                    )
+                    named = _NAME.findall(branches[1] if branches else "")
+                    todo += [(branch, times) for branch in named]
+
+    def rounds(self, loop: Instruction) -> int | None:
+        """Returns how often `for i in range(n)` runs; None for other loops."""
+        noted = re.search(
+            r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
+        )  # By the CPU's compiler, not by the TPU's.
+        if noted:
+            return int(noted[1])
+        test = self.roots[loop.names("condition")]
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter, limit = self.operands(test)
+        index = re.search(r"index=(\d+)", counter.attributes)
+        if counter.opcode != "get-tuple-element" or limit.opcode != "constant":
+            return None
+        place = int(index[1])
+        step = self.operand(self.roots[loop.names("body")], place)
+        first = self._whole(self.operand(self.operand(loop, 0), place))
+        steps = [self._whole(x) for x in self.operands(step)]
+        if step.opcode != "add" or first != 0 or 1 not in steps:
+            return None
+        return self._whole(limit)
+
+    def _whole(self, one: Instruction) -> int | None:
+        while one.opcode in ("bitcast", "copy"):
+            one = self.operand(one, 0)
+        whole = re.fullmatch(r"-?\d+", one.argument)
+        return int(one.argument) if one.opcode == "constant" and whole else None
+
+
+def _parse(computation: str, line: str, match: re.Match) -> Instruction:
+    start = match.end()
+    is_tuple = line[start] == "("
+    end = _closes(line, start) if is_tuple else line.index(" ", start)
+    opening = line.index("(", end)
+    closing = _closes(line, opening)
+    argument = line[opening + 1 : closing - 1]
+    return Instruction(
+        computation=computation,
+        name=match[2],
+        opcode=line[end:opening].strip(),
+        arrays=_arrays(line[start:end]),
+        argument=argument,
+        operands=tuple(_NAME.findall(argument)),
+        attributes=_METADATA.sub("", line[closing:]),
+    )
+
+
+def _closes(text: str, start: int) -> int:
+    """Returns the place behind the end of the parenthesis at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.end()
+    raise ValueError(f"A parenthesis never closes: {text[start:][:80]}")
+
+
+def _arrays(text: str) -> tuple[Array, ...]:
+    found = []
+    for dtype, dimensions, layout in _ARRAY.findall(text):
+        shape = tuple(int(n) for n in dimensions.split(",") if n)
+        bits = re.search(r"\d+", dtype)
+        size = max(1, int(bits[0]) // 8) if bits else 1
+        # S(n) is another memory: the chip's own, or that of its flags.
+        there = "S(" not in layout
+        found.append(Array(shape, size * math.prod(shape), there))
+    return tuple(found)
