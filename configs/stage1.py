@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.source = "emoji-medium"
     config.model.image.name = "resnet50"
     config.model.text.name = "bert-base"
+    config.head.products = config.head.wire = "bfloat16"
     config.head.name = "exact"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.parts = (("text_encoder", 0.1),)

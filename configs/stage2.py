@@ -3,9 +3,10 @@
     python -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
 
 Starts from `runs/stage1` (see configs/stage1.py). The proxies start as the
-mean embeddings of their categories; the knn head compares with the tenth of
-them that lies near the batch. Expects `data/large/table.csv`; where it is
-missing, the demonstration's emoji with skin tones are drawn there.
+mean embeddings of their categories; the knn head compares with the half of
+them that lies near the batch; of millions, a hundredth is enough. Expects
+`data/large/table.csv`; where it is missing, the demonstration's emoji with skin
+tones are drawn there.
 
     python -m mixer_jax.main --config=configs/stage2.py:runlocal \
         --workdir=runs/local/stage2
@@ -39,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.image.name = "resnet50"
     config.model.image.batch_norm = "frozen"
     config.model.text.name = "bert-base"
+    config.head.products = config.head.wire = "bfloat16"
+    config.head.graph_products = "bfloat16"
     config.head.name = "knn"
     config.head.active = 0.5
     config.proxies.init = "imprint"

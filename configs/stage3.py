@@ -34,6 +34,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.source = "emoji-large"
     config.model.image.name = "resnet50"
     config.model.text.name = "bert-base"
+    config.head.products = config.head.wire = "bfloat16"
+    config.head.graph_products = "bfloat16"
     config.head.name = "knn"
     config.head.active = 0.5
     config.proxies.init = "imprint"

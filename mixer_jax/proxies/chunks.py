@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_BLOCK = 128  # rows
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
@@ -15,6 +17,9 @@ class Chunks:
     The last chunk begins early enough to be whole, so nothing is copied to
     pad it. A row that the chunk before had already is not *fresh*: readers
     mask it, and `write` leaves it alone.
+
+    Chunks are whole multiples of 128 rows where `most` allows: processors
+    compute on blocks of rows, and a ragged edge costs as much as a whole one.
 
     Attributes:
       length: rows to cover.
@@ -27,12 +32,16 @@ class Chunks:
     @property
     def number(self) -> int:
         """How many chunks there are."""
-        return math.ceil(self.length / self.most)
+        whole = self.most // _BLOCK * _BLOCK
+        return math.ceil(self.length / (whole or self.most))
 
     @property
     def size(self) -> int:
         """Rows of every chunk."""
-        return math.ceil(self.length / self.number)
+        size = math.ceil(self.length / self.number)
+        if self.most >= _BLOCK:
+            size = math.ceil(size / _BLOCK) * _BLOCK
+        return min(size, self.length)
 
     @property
     def indices(self) -> jax.Array:

@@ -23,9 +23,9 @@ def build(
 
     Call it inside `jax.shard_map` over the mesh axis. The devices stand in a
     ring; each keeps its own rows and hands a copy of its neighbour's around,
-    so that after n hops every row has met every other. Memory is twice the
-    device's part of the proxies, its part of the graph, and one block of
-    cosines.
+    so that after n hops every row has met every other. Memory is about four
+    times the device's part of the proxies (its unit rows, those that visit,
+    those that arrive, a copy), its part of the graph, and a block of cosines.
 
     The result is exact with f32 products. Narrower ones only choose K + 8
     candidates of each device's rows, whose cosines are then taken in f32: what
@@ -45,6 +45,7 @@ def build(
     size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     length = proxies.shape[0]
     unit, _ = rows_lib.unit(proxies.reshape(length, subcentres, -1))
+    unit = unit.reshape(length, -1)
     blocks = Chunks(length, _QUERIES)
     narrow = products != "float32"
 
@@ -52,10 +53,10 @@ def build(
         found, visiting = carry
         first = (home + step) % size * length
         count = jnp.clip(num_categories - first, 0, length)
-        rows = visiting.reshape(length, -1)
 
         def extend(found, index):
             queries = blocks.read(index, unit)
+            queries = queries.reshape(len(queries), subcentres, -1)
             before = blocks.read(index, found)
             start = before
             if narrow:
@@ -63,7 +64,15 @@ def build(
                 start = jax.lax.pcast(some, AXIS, to="varying")
             own = home * length + blocks.positions(index)[0]
             better = nearest.extend(
-                start, queries, own, rows, first, count, _ROWS, products
+                start,
+                queries,
+                own,
+                visiting,
+                first,
+                count,
+                _ROWS,
+                products,
+                are_unit=True,
             )
             if narrow:
                 better = _checked(better, queries, visiting, first)
@@ -92,6 +101,7 @@ def _checked(
     """Takes the candidates' cosines again, in f32."""
     cosines, ids = candidates
     some = rows[jnp.maximum(ids - first, 0)]
+    some = some.reshape(*ids.shape, *queries.shape[1:])
     exact = jnp.einsum(
         "qmd,qknd->qkmn", queries, some, precision=jax.lax.Precision.HIGHEST
     ).max((2, 3))

@@ -26,6 +26,7 @@ def extend(
     chunk: int,
     products: str = "float32",
     approximate: bool = False,
+    are_unit: bool = False,
 ) -> Nearest:
     """Looks for nearer ones among more rows.
 
@@ -40,26 +41,24 @@ def extend(
       products: dtype of the factors; sums are f32.
       approximate: whether a chunk's nearest may be those of
         `lax.approx_max_k`, which a TPU finds without writing the cosines.
+      are_unit: whether the rows' vectors have length 1 already.
 
     Returns:
       Each query's K nearest, falling.
     """
     chunks = Chunks(rows.shape[0], chunk)
     size, dim = nearest[0].shape[1], queries.shape[-1]
-    factor = queries.astype(products).reshape(-1, dim)
+    factor = queries.reshape(-1, dim)
 
     def visit(nearest, index):
         positions, fresh = chunks.positions(index)
         ids = first + positions
         allowed = (fresh & (positions < count))[None, :]
         allowed &= ids[None, :] != own[:, None]
-        centres, _ = rows_lib.unit(chunks.read(index, rows).reshape(-1, dim))
-        cosines = jnp.einsum(
-            "qd,rd->qr",
-            factor,
-            centres.astype(products),
-            preferred_element_type=jnp.float32,
-        )
+        centres = chunks.read(index, rows).reshape(-1, dim)
+        if not are_unit:
+            centres, _ = rows_lib.unit(centres)
+        cosines = rows_lib.product("qd,rd->qr", factor, centres, products)
         if cosines.shape != (len(own), len(ids)):
             cosines = cosines.reshape(len(own), queries.shape[1], len(ids), -1)
             cosines = cosines.max((1, 3))

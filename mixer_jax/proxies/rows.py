@@ -33,6 +33,28 @@ def d_unit(
     return (gradient - along * direction) / norm
 
 
+def product(
+    formula: str, left: jax.Array, right: jax.Array, dtype: str
+) -> jax.Array:
+    """Multiplies matrices with factors of a dtype; sums are f32.
+
+    Args:
+      formula: of `jnp.einsum`.
+      left: the first factor.
+      right: the second.
+      dtype: "float32" is that on every machine, also where the default is
+        less; "bfloat16" is faster.
+    """
+    exact = dtype == "float32"
+    return jnp.einsum(
+        formula,
+        left.astype(dtype),
+        right.astype(dtype),
+        precision=jax.lax.Precision.HIGHEST if exact else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
 def init_proxies(
     key: jax.Array,
     num_categories: int,

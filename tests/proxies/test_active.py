@@ -6,7 +6,13 @@ import pytest
 
 from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import hardest, margins, row_optimizers, softmax
+from mixer_jax.proxies import (
+    active,
+    hardest,
+    margins,
+    row_optimizers,
+    softmax,
+)
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
 HALF = {"active": 0.52, "neighbours": 4}
@@ -164,3 +170,14 @@ def test_topk_finds_no_more_than_k_over_all_devices(problem, mesh):
         out_specs=jax.P(None, meshes.AXIS),
     )(problem.proxies, problem.embeddings, problem.labels)
     assert ((np.array(found) >= 0).sum(1) == 3).all()
+
+
+@pytest.mark.parametrize("num_devices", [2], indirect=True)
+def test_keeping_the_logits_changes_nothing(
+    problem, make_head, gradients, assert_close, monkeypatch
+):
+    head = make_head(name="sampled", active=0.9)
+    kept = gradients(head)
+    monkeypatch.setattr(active, "_KEPT", 0)
+    again = gradients(head)
+    jax.tree.map(functools.partial(assert_close, rtol=1e-6), kept, again)

@@ -6,8 +6,8 @@ import pytest
 from mixer_jax.proxies.chunks import Chunks
 
 
-@pytest.mark.parametrize("length", [1, 5, 12, 13])
-@pytest.mark.parametrize("most", [1, 4, 5, 100])
+@pytest.mark.parametrize("length", [1, 5, 12, 13, 700, 1024])
+@pytest.mark.parametrize("most", [1, 4, 5, 100, 128, 300])
 def test_every_row_is_fresh_once(length, most):
     chunks = Chunks(length, most)
     fresh = [
@@ -16,6 +16,8 @@ def test_every_row_is_fresh_once(length, most):
     ]
     np.testing.assert_array_equal(np.concatenate(fresh), np.arange(length))
     assert chunks.size <= min(most, length)
+    if 128 <= most < length:
+        assert chunks.size % 128 == 0
 
 
 @pytest.mark.parametrize("most", [1, 4, 5, 100])
