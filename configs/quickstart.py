@@ -7,7 +7,7 @@
 categories in a simulated click log. Query images are one vendor's drawings,
 documents the other's with the name, in both directions. The encoders,
 EfficientNet-Lite0 and MiniLM, come pretrained. Stage 2 trains from features
-that are kept, 330 MB. Expect losses of about 2, 1.4 and 3 at the ends of the
+that are kept, 330 MB. Expect losses of about 2, 2 and 3 at the ends of the
 stages: 3 in the last, because it sees augmented images. `:smoke` takes a few
 steps on the few emoji that `launch/quickstart.sh --smoke` draws.
 """
