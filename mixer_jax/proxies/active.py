@@ -149,7 +149,8 @@ class Sampled:
                     found == batch.labels - start, target, softmax.ABSENT
                 ),
                 learning_rate,
-                key,
+                # A key of its own: the selection has split this one in two.
+                jax.random.fold_in(key, 2),
                 self._keeps(len(batch.labels)),
             )
             proxies, moments = rows_lib.put(

@@ -4,15 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import (
-    active,
-    hardest,
-    margins,
-    row_optimizers,
-    softmax,
-)
+from mixer_jax.proxies import active, row_optimizers
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
 HALF = {"active": 0.52, "neighbours": 4}
@@ -152,24 +145,6 @@ def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
     cosines[np.arange(8), np.array(problem.labels)] = -np.inf
     nearest = np.argsort(-cosines, 1)[:, :2]
     assert set(nearest.ravel()) <= set(categories(rows))
-
-
-def test_topk_finds_no_more_than_k_over_all_devices(problem, mesh):
-    small_batch(problem)
-    loss = softmax.Loss(margins.cosface, 0.25, 8.0, 3)
-
-    def find(proxies, embeddings, labels):
-        batch = softmax.gather(loss, embeddings, labels)
-        return hardest.negatives(proxies, batch, 37, 3, loss, False)
-
-    split = jax.P(meshes.AXIS)
-    found = jax.shard_map(
-        find,
-        mesh=mesh,
-        in_specs=(split,) * 3,
-        out_specs=jax.P(None, meshes.AXIS),
-    )(problem.proxies, problem.embeddings, problem.labels)
-    assert ((np.array(found) >= 0).sum(1) == 3).all()
 
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
