@@ -63,3 +63,23 @@ def test_bad_images_and_lone_samples_are_left_out(broken):
 def test_too_many_bad_images_are_listed(broken):
     with pytest.raises(UserError, match=r"query-3-0\.png"):
         inputs.load(broken.data)
+
+
+def test_rare_categories_bring_the_larger_margin(tiny_config):
+    loaded = inputs.load(tiny_config.data)
+    assert inputs.margin_sizes(loaded, tiny_config.head) is None
+    # c00 keeps one sample of its four.
+    of_first = np.flatnonzero(loaded.frame["category_id"] == "c00")
+    frame = loaded.frame.drop(index=loaded.frame.index[of_first[1:]])
+    tiny_config.head.margin_power = 0.5
+    tiny_config.head.margin_size = 0.4
+    sizes = inputs.margin_sizes(loaded._replace(frame=frame), tiny_config.head)
+    np.testing.assert_allclose(sizes, [0.4] + [0.2] * 11, rtol=1e-6)
+    batch = {
+        "query": {"label": np.array([0, 3])},
+        "document": {"label": np.array([5, 0])},
+    }
+    added = inputs.add_margins(batch, sizes)
+    np.testing.assert_allclose(added["query"]["margin"], [0.4, 0.2])
+    np.testing.assert_allclose(added["document"]["margin"], [0.2, 0.4])
+    assert inputs.add_margins(batch, None) is batch
