@@ -4,6 +4,7 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -144,3 +145,17 @@ def test_a_monitor_warns(toy, tiny_config, tmp_path):
     tiny_config.monitors.max_norm_ratio = 1.0
     _, said = train(tiny_config, tmp_path)
     assert said.count("warning: norm_ratio") == 1
+
+
+def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
+    """Margins by frequency, sub-centres and rows of bf16."""
+    config = tiny_config
+    config.steps = 2
+    config.head.update({"name": "topk", "active": 1.0, "subcentres": 2})
+    config.head.margin_power = 0.25
+    config.proxies.update({"optimizer": "sgd_bf16", "init": "imprint"})
+    first = loop.train(config, tmp_path / "run")
+    assert first.proxies.dtype == jnp.bfloat16
+    assert first.proxies.shape[1] == 2 * config.model.dim
+    assert jnp.isfinite(first.proxies.astype(jnp.float32)).all()
+    assert int(first.skipped) == 0
