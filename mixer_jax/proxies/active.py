@@ -24,8 +24,6 @@ from mixer_jax.proxies import (
 )
 from mixer_jax.proxies import rows as rows_lib
 
-_KEPT = 2**27  # the most bytes of logits that a device keeps for a step
-
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
@@ -151,7 +149,6 @@ class Sampled:
                 learning_rate,
                 # A key of its own: the selection has split this one in two.
                 jax.random.fold_in(key, 2),
-                self._keeps(len(batch.labels)),
             )
             proxies, moments = rows_lib.put(
                 (proxies, moments), active, (out.proxies, out.moments)
@@ -174,11 +171,6 @@ class Sampled:
             learning_rate,
             margins,
         )
-
-    def _keeps(self, batch_size: int) -> bool:
-        """Whether the logits of the active rows are few enough to keep."""
-        size = 4 * batch_size * self.active
-        return size <= _KEPT and self.loss.subcentres == 1
 
     def _select(self, proxies, batch, graph, key):
         """This device's active rows, given the whole batch."""

@@ -1,14 +1,16 @@
 """The softmax with a margin over rows that are split over the devices.
 
 Two passes over chunks of a device's rows make the loss, its gradients and the
-update of the rows; the rows' gradient `[R, D]` never exists, nor, unless they
-are few, do the logits `[B, R]`. With cosines `c_j = z . w_j` of unit vectors,
+update of the rows; neither the rows' gradient `[R, D]` nor the
+logits `[B, R]` ever exist. With cosines `c_j = z . w_j` of unit vectors,
 scale s, margin m and y the sample's own category,
 
   L = mean_b [ log( e^{s m(c_y)} + sum_{j != y} e^{s c_j} ) - s m(c_y) ].
 
 The first pass keeps a running maximum and sum of the negatives (arXiv
-1805.02867); the second needs the normalizer, so it scores the chunks again.
+1805.02867), and under the same maximum the sum of the rows that pull at the
+embeddings (as FlashAttention's, arXiv 2205.14135). What pulls at the rows needs
+the normalizer: the second pass scores the chunks again.
 
 With n sub-centres a category's cosine is that to the nearest of its n unit
 vectors (Deng et al., "Sub-center ArcFace", ECCV 2020), which alone learns.
@@ -110,7 +112,6 @@ def update(
     target: jax.Array,
     learning_rate: jax.Array,
     key: jax.Array,
-    keep: bool = False,
 ) -> interface.HeadStep:
     """Computes the loss over all devices' rows, and updates the rows.
 
@@ -129,8 +130,6 @@ def update(
         its category in `rows`, or ABSENT.
       learning_rate: f32 scalar.
       key: a PRNG key of this device's own, for the optimizer.
-      keep: whether to keep the logits `[B, R]` from the first pass for the
-        second, a fourth of the operations less; not with sub-centres.
 
     Returns:
       The step, with `d_embeddings` of this device's part of the batch, and
@@ -139,37 +138,37 @@ def update(
     z = batch.z
     chunks = Chunks(rows.shape[0], loss.chunk)
 
-    def positions(index):
-        """Which rows of a chunk count, and which are whose category."""
+    def score(index, cosines, axis):
+        """Logits of negatives, and where a chunk's rows, on `axis`, are own."""
         columns, fresh = chunks.positions(index)
-        is_target = fresh[None, :] & (columns[None, :] == target[:, None])
-        return (fresh & (columns < count))[None, :] & ~is_target, is_target
-
-    def score(index, centres):
-        """Scores one chunk: negatives' logits."""
-        cosines = centres.score(z)
-        negative, _ = positions(index)
+        real = jnp.expand_dims(fresh & (columns < count), 1 - axis)
+        columns = jnp.expand_dims(columns, 1 - axis)
+        own = real & (columns == jnp.expand_dims(target, axis))
+        negative = real & ~own
         if loss.filter < 1.0:
             negative &= cosines <= loss.filter
-        return jnp.where(negative, loss.scale * cosines, _LOWEST)
+        return jnp.where(negative, loss.scale * cosines, _LOWEST), own
 
     def reduce(carry, index):
-        peak, total = carry
-        logits = score(index, _Centres(chunks.read(index, rows), loss))
+        peak, total, pull = carry
+        centres = _Centres(chunks.read(index, rows), loss)
+        logits, _ = score(index, centres.by_sample(z), 1)
         higher = jnp.maximum(peak, jnp.max(logits, 1))
-        total *= jnp.exp(peak - higher)
-        total += jnp.sum(jnp.exp(logits - higher[:, None]), 1)
-        return (higher, total), logits if keep else None
+        weights = jnp.exp(logits - higher[:, None])
+        fall = jnp.exp(peak - higher)
+        total = total * fall + jnp.sum(weights, 1)
+        pull = pull * fall[:, None] + centres.pull_samples(weights)
+        return (higher, total, pull), None
 
-    peak_and_total = _varying(
-        (jnp.full(target.shape, _LOWEST), jnp.zeros(target.shape))
+    start = jnp.full(target.shape, _LOWEST), jnp.zeros(target.shape)
+    (peak, total, pull), _ = jax.lax.scan(
+        reduce, _varying((*start, jnp.zeros(z.shape))), chunks.indices
     )
-    (peak, total), kept = jax.lax.scan(reduce, peak_and_total, chunks.indices)
 
     # A device without a negative counted masked logits; they vanish here.
     highest = jax.lax.pmax(peak, AXIS)
-    own = _own_cosine(rows, target, z, loss)
-    sums = {"total": total * jnp.exp(peak - highest), "cosine": own}
+    own, own_cosine = _own(rows, target, z, loss)
+    sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
         # Gathered arrays are not known to be equal everywhere; sums are.
         sums["size"] = jnp.where(target == ABSENT, 0.0, batch.margins)
@@ -185,32 +184,28 @@ def update(
     d_cosine = -share * slope * jax.nn.sigmoid(excess)
     value = jnp.mean(jax.nn.softplus(excess))
 
-    def descend(carry, chunk):
-        (state, dz), (index, logits) = carry, chunk
+    def descend(state, index):
         old = chunks.read(index, state)
         centres = _Centres(old[0], loss)
-        logits = logits if keep else score(index, centres)
-        _, is_target = positions(index)
+        logits, own = score(index, centres.by_row(z), 0)
         d_cosines = jnp.where(
-            is_target,
-            d_cosine[:, None],
-            share * jnp.exp(logits - normalizer[:, None]),
+            own,
+            d_cosine[None, :],
+            share * jnp.exp(logits - normalizer[None, :]),
         )
-        gradient, d_factor = centres.pull_back(d_cosines, z)
         new = optimizer.update(
-            gradient,
+            centres.pull_rows(d_cosines, z),
             old[1],
             old[0],
             learning_rate,
             jax.random.fold_in(key, index),
         )
-        return (chunks.write(index, state, new), dz + d_factor), None
+        return chunks.write(index, state, new), None
 
-    carry = (rows, moments), _varying(jnp.zeros(z.shape))
-    ((rows, moments), dz), _ = jax.lax.scan(
-        descend, carry, (chunks.indices, kept)
-    )
+    (rows, moments), _ = jax.lax.scan(descend, (rows, moments), chunks.indices)
 
+    dz = share * jnp.exp(peak - normalizer)[:, None] * pull
+    dz += d_cosine[:, None] * own
     dz = rows_lib.d_unit(
         *rows_lib.unit(batch.own), _sum_own_part(dz, loss.wire)
     )
@@ -229,7 +224,13 @@ def update(
 
 
 class _Centres:
-    """The unit centres of a chunk of rows, and how the batch sees them."""
+    """The unit centres of a chunk of rows, and how the batch sees them.
+
+    Either pass lays its cosines out as the product after it reads them, so
+    that none is transposed: `by_sample`, then `pull_samples`; `by_row`, then
+    `pull_rows`. With sub-centres the second pulls only the nearest, which the
+    first has found.
+    """
 
     def __init__(self, part: jax.Array, loss: Loss):
         """Takes rows `[c, n D]`."""
@@ -238,42 +239,62 @@ class _Centres:
             part.reshape(len(part) * loss.subcentres, -1)
         )
 
-    def score(self, z: jax.Array) -> jax.Array:
+    def by_sample(self, z: jax.Array) -> jax.Array:
         """Returns the cosines `[B, c]` to each row's nearest centre."""
-        cosines = self._product("bd,cd->bc", z, self._unit)
-        if self._loss.subcentres == 1:
-            return cosines
-        cosines = cosines.reshape(len(z), -1, self._loss.subcentres)
-        self._nearest = jax.nn.one_hot(
-            jnp.argmax(cosines, -1), self._loss.subcentres
-        )
-        return jnp.max(cosines, -1)
+        return self._nearest(self._product("bd,cd->bc", z, self._unit), 1)
 
-    def pull_back(
-        self, d_cosines: jax.Array, z: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns the gradients of the rows `[c, n D]` and of z `[B, D]`."""
-        if self._loss.subcentres > 1:
-            d_cosines = d_cosines[..., None] * self._nearest
-            d_cosines = d_cosines.reshape(len(z), -1)
-        gradient = self._product("bc,bd->cd", d_cosines, z)
+    def by_row(self, z: jax.Array) -> jax.Array:
+        """Returns the cosines `[c, B]` to each row's nearest centre."""
+        return self._nearest(self._product("cd,bd->cb", self._unit, z), 0)
+
+    def pull_samples(self, weights: jax.Array) -> jax.Array:
+        """Returns the sum `[B, D]` of the centres by weights `[B, c]`."""
+        return self._product("bc,cd->bd", self._spread(weights, 1), self._unit)
+
+    def pull_rows(self, d_cosines: jax.Array, z: jax.Array) -> jax.Array:
+        """Returns the rows' gradient `[c, n D]` of the cosines' `[c, B]`."""
+        gradient = self._product("cb,bd->cd", self._spread(d_cosines, 0), z)
         gradient = rows_lib.d_unit(self._unit, self._norm, gradient)
-        rows = len(gradient) // self._loss.subcentres
-        dz = self._product("bc,cd->bd", d_cosines, self._unit)
-        return gradient.reshape(rows, -1), dz
+        return gradient.reshape(len(d_cosines), -1)
+
+    def _nearest(self, cosines: jax.Array, axis: int) -> jax.Array:
+        """Reduces the axis of the centres to their rows."""
+        n = self._loss.subcentres
+        if n == 1:
+            return cosines
+        shape = cosines.shape
+        cosines = cosines.reshape(*shape[:axis], -1, n, *shape[axis + 1 :])
+        self._is_nearest = jax.nn.one_hot(
+            jnp.argmax(cosines, axis + 1), n, axis=axis + 1
+        )
+        return jnp.max(cosines, axis + 1)
+
+    def _spread(self, weights: jax.Array, axis: int) -> jax.Array:
+        """Gives each row's weight to its nearest centre; `_nearest` undone."""
+        if self._loss.subcentres == 1:
+            return weights
+        spread = jnp.expand_dims(weights, axis + 1) * self._is_nearest
+        shape = weights.shape
+        return spread.reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
     def _product(self, formula, left, right):
         return rows_lib.product(formula, left, right, self._loss.products)
 
 
-def _own_cosine(
+def _own(
     rows: jax.Array, target: jax.Array, z: jax.Array, loss: Loss
-) -> jax.Array:
-    """Returns each sample's cosine to its own category, 0 where absent."""
+) -> tuple[jax.Array, jax.Array]:
+    """Returns each sample's own centre `[B, D]` and cosine, 0 where absent."""
     own = rows[jnp.maximum(target, 0)]
     own, _ = rows_lib.unit(own.reshape(len(target), loss.subcentres, -1))
-    cosine = jnp.max(jnp.einsum("bnd,bd->bn", own, z), -1)
-    return jnp.where(target == ABSENT, 0.0, cosine)
+    cosines = jnp.einsum("bnd,bd->bn", own, z)
+    nearest = jnp.argmax(cosines, -1)[:, None]
+    own = jnp.take_along_axis(own, nearest[..., None], 1)[:, 0]
+    present = target != ABSENT
+    return (
+        jnp.where(present[:, None], own, 0.0),
+        jnp.where(present, jnp.max(cosines, -1), 0.0),
+    )
 
 
 def _sum_own_part(dz: jax.Array, wire: str) -> jax.Array:
