@@ -81,7 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     stage3 = stage(run, "data/large.csv")
     stage3.seed = 2
-    stage3.steps = 60
+    stage3.steps = 40
     stage3.head.name = "knn"
     stage3.optimizer.learning_rate = 3e-4
     stage3.proxies.learning_rate = 0.5

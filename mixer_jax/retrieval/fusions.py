@@ -36,6 +36,7 @@ FUSIONS = {"image only": "image_only", "average fusion": "average"}
 STEPS = 200
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
+SEEDS = 3  # trainings of each, whose measures are averaged
 MOST = 20_000  # training samples of a role; more are thinned out by chance
 
 
@@ -58,8 +59,8 @@ def measure_fusions(
       mesh: of training and search.
 
     Returns:
-      The rows of `evaluate.evaluate`; their `stage` is "", and their seconds
-      leave out encoding and training.
+      The rows of `evaluate.evaluate`, means over `SEEDS` trainings; their
+      `stage` is "", and their seconds leave out encoding and training.
     """
     rng = np.random.default_rng(trained.config.seed)
     training = _thin(with_paths(training, training_root), rng)
@@ -73,11 +74,26 @@ def measure_fusions(
         encoded = encode(trained, both, folder, mesh)
         for name, fusion in FUSIONS.items():
             config = make_config(trained.config, fusion)
-            fitted = train(config, encoded, training, rng, mesh)
-            rows += evaluate.evaluate(
-                fitted.embed, frame, root, config.evaluate, mesh, name
-            )
+            runs = []
+            for _ in range(SEEDS):
+                fitted = train(config, encoded, training, rng, mesh)
+                runs.append(
+                    evaluate.evaluate(
+                        fitted.embed, frame, root, config.evaluate, mesh, name
+                    )
+                )
+                config.seed += 1
+            rows += [_mean(same) for same in zip(*runs, strict=True)]
     return rows
+
+
+def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
+    """Averages the measures of rows that are otherwise alike."""
+    measures = {
+        name: float(np.mean([row[name] for row in rows]))
+        for name in (*evaluate.MEASURES, "seconds")
+    }
+    return rows[0] | measures
 
 
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:

@@ -70,6 +70,29 @@ def test_every_fusion_is_trained_and_measured(trained, colours):
     assert best["image only"] == 1.0
 
 
+def test_the_measures_are_means_over_seeds(trained, colours, monkeypatch):
+    root, frame = colours
+    training = table.select(frame, "train")
+    monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
+    seeds, found = [], []
+
+    def train(config, *_):
+        seeds.append(config.seed)
+        return fusions.Fitted(lambda frame: None, None, [])
+
+    def measure(embed, frame, root, settings, mesh, name):
+        found.append(float(len(found)))
+        return [dict.fromkeys((*evaluate.MEASURES, "seconds"), found[-1])]
+
+    monkeypatch.setattr(fusions, "train", train)
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+    (row,) = fusions.measure_fusions(
+        trained, frame, root, training, root, make_mesh()
+    )
+    assert seeds == [0, 1, 2]
+    assert row == dict.fromkeys((*evaluate.MEASURES, "seconds"), 1.0)
+
+
 def test_text_matters_to_the_average_alone(trained, colours, tmp_path):
     root, frame = colours
     frame = fusions.with_paths(frame, root)
