@@ -88,10 +88,11 @@ def measure_fusions(
 
 
 def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
-    """Averages the measures of rows that are otherwise alike."""
+    """Averages the measures that rows, otherwise alike, all have."""
     measures = {
         name: float(np.mean([row[name] for row in rows]))
         for name in (*evaluate.MEASURES, "seconds")
+        if rows[0][name] is not None  # relevance needs groups
     }
     return rows[0] | measures
 

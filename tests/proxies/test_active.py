@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.errors import UserError
-from mixer_jax.proxies import active, row_optimizers
+from mixer_jax.proxies import row_optimizers
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
 HALF = {"active": 0.52, "neighbours": 4}
@@ -145,14 +145,3 @@ def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
     cosines[np.arange(8), np.array(problem.labels)] = -np.inf
     nearest = np.argsort(-cosines, 1)[:, :2]
     assert set(nearest.ravel()) <= set(categories(rows))
-
-
-@pytest.mark.parametrize("num_devices", [2], indirect=True)
-def test_keeping_the_logits_changes_nothing(
-    problem, make_head, gradients, assert_close, monkeypatch
-):
-    head = make_head(name="sampled", active=0.9)
-    kept = gradients(head)
-    monkeypatch.setattr(active, "_KEPT", 0)
-    again = gradients(head)
-    jax.tree.map(functools.partial(assert_close, rtol=1e-6), kept, again)
