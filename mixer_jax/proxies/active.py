@@ -137,10 +137,12 @@ class Sampled:
             active = self._select(proxies, batch, graph, key)
             target = jnp.searchsorted(active, batch.labels - start)
             found = active[jnp.minimum(target, self.active - 1)]
-            out = softmax.update(
+            return softmax.update(
                 self.loss,
                 optimizer,
-                *rows_lib.take((proxies, moments), active),
+                proxies,
+                moments,
+                active,
                 jnp.minimum(count, self.active),
                 batch,
                 jnp.where(
@@ -150,10 +152,6 @@ class Sampled:
                 # A key of its own: the selection has split this one in two.
                 jax.random.fold_in(key, 2),
             )
-            proxies, moments = rows_lib.put(
-                (proxies, moments), active, (out.proxies, out.moments)
-            )
-            return out._replace(proxies=proxies, moments=moments)
 
         split, whole = jax.P(meshes.AXIS), jax.P()
         return jax.shard_map(

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mixer_jax.proxies import rows as rows_lib
+
 _BLOCK = 128  # rows
 
 
@@ -24,10 +26,13 @@ class Chunks:
     Attributes:
       length: rows to cover.
       most: the most rows of a chunk.
+      rows: int32 `[length]`, sorted and unique: the rows of longer arrays that
+        are covered; None is all of them.
     """
 
     length: int
     most: int
+    rows: jax.Array | None = None
 
     @property
     def number(self) -> int:
@@ -58,20 +63,29 @@ class Chunks:
         return positions, positions >= index * self.size
 
     def read(self, index: jax.Array, tree: Any) -> Any:
-        """Takes a chunk of every leaf `[length, ...]`."""
-        start = self.start(index)
-        return jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), tree
-        )
+        """Takes a chunk of every leaf `[length or more, ...]`."""
+        if self.rows is not None:
+            return rows_lib.take(tree, self._slice(index, self.rows))
+        return jax.tree.map(lambda x: self._slice(index, x), tree)
 
     def write(self, index: jax.Array, tree: Any, part: Any) -> Any:
-        """Puts a chunk's fresh rows into every leaf `[length, ...]`."""
-        start = self.start(index)
+        """Puts a chunk's fresh rows into every leaf `[length or more, ...]`."""
         _, fresh = self.positions(index)
 
-        def put(x, old, new):
-            mask = fresh.reshape(-1, *[1] * (x.ndim - 1))
-            new = jnp.where(mask, new, old)
-            return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
+        def keep(old, new):
+            mask = fresh.reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(mask, new, old)
 
-        return jax.tree.map(put, tree, self.read(index, tree), part)
+        part = jax.tree.map(keep, self.read(index, tree), part)
+        if self.rows is not None:
+            return rows_lib.put(tree, self._slice(index, self.rows), part)
+        return jax.tree.map(
+            lambda x, new: jax.lax.dynamic_update_slice_in_dim(
+                x, new, self.start(index), 0
+            ),
+            tree,
+            part,
+        )
+
+    def _slice(self, index: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, self.start(index), self.size)

@@ -72,6 +72,7 @@ class Exact:
                 optimizer,
                 proxies,
                 moments,
+                None,
                 count,
                 batch,
                 target,

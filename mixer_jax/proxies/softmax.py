@@ -107,6 +107,7 @@ def update(
     optimizer: interface.RowOptimizer,
     rows: jax.Array,
     moments: interface.Moments,
+    active: jax.Array | None,
     count: jax.Array,
     batch: Batch,
     target: jax.Array,
@@ -124,10 +125,13 @@ def update(
       optimizer: updates the rows, chunk by chunk.
       rows: `[R, n D]`, this device's rows.
       moments: the optimizer's rows, leaves `[R, ...]`.
-      count: int32 scalar; rows from there on are padding.
+      active: int32 `[M]`, sorted and unique: the rows that take part; None is
+        all of them.
+      count: int32 scalar; of those that take part, all from there on are
+        padding.
       batch: from `gather`.
       target: int32 `[B]`: for each sample of the whole batch the position of
-        its category in `rows`, or ABSENT.
+        its category among the rows that take part, or ABSENT.
       learning_rate: f32 scalar.
       key: a PRNG key of this device's own, for the optimizer.
 
@@ -136,7 +140,8 @@ def update(
       `rows` in the place of the proxies.
     """
     z = batch.z
-    chunks = Chunks(rows.shape[0], loss.chunk)
+    length = len(rows if active is None else active)
+    chunks = Chunks(length, loss.chunk, active)
 
     def score(index, cosines, axis):
         """Logits of negatives, and where a chunk's rows, on `axis`, are own."""
@@ -167,7 +172,7 @@ def update(
 
     # A device without a negative counted masked logits; they vanish here.
     highest = jax.lax.pmax(peak, AXIS)
-    own, own_cosine = _own(rows, target, z, loss)
+    own, own_cosine = _own(rows, active, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
         # Gathered arrays are not known to be equal everywhere; sums are.
@@ -282,10 +287,15 @@ class _Centres:
 
 
 def _own(
-    rows: jax.Array, target: jax.Array, z: jax.Array, loss: Loss
+    rows: jax.Array,
+    active: jax.Array | None,
+    target: jax.Array,
+    z: jax.Array,
+    loss: Loss,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns each sample's own centre `[B, D]` and cosine, 0 where absent."""
-    own = rows[jnp.maximum(target, 0)]
+    place = jnp.maximum(target, 0)
+    own = rows[place if active is None else active[place]]
     own, _ = rows_lib.unit(own.reshape(len(target), loss.subcentres, -1))
     cosines = jnp.einsum("bnd,bd->bn", own, z)
     nearest = jnp.argmax(cosines, -1)[:, None]
