@@ -59,6 +59,8 @@ class Logs:
         self._batch_size = batch_size
         self._step = first_step
         self._marked: tuple[int, float] | None = None
+        self._began: float | None = None
+        self._graph_seconds: float | None = None  # None: there is no graph
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
         self._file = self._board = self._bar = None
@@ -104,14 +106,26 @@ class Logs:
         """Takes the metrics of one step that is done; scalars on the host."""
         self._step = step
         if self._marked is None:  # The first step is mostly compilation.
-            self._marked = (step, time.monotonic())
+            self._began = time.monotonic()
+            self._marked = (step, self._began)
         for name, value in metrics.items():
             self._sums.setdefault(name, []).append(float(value))
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
+    def graph(self, step: int, seconds: float) -> None:
+        """Takes how long the class graph's rebuild before a step took."""
+        self.figures(step, {"graph_seconds": seconds})
+        if self._began is None:
+            seconds = 0.0  # mostly compilation, as the first step
+        self._graph_seconds = (self._graph_seconds or 0.0) + seconds
+
     def write(self, **more: float) -> None:
-        """Writes the means since the last call, with the rate and `more`."""
+        """Writes the means since the last call, with the rate and `more`.
+
+        Once the class graph was rebuilt, also `graph_share`: the share of this
+        process's time since its first step that went into rebuilds.
+        """
         step, now = self._step, time.monotonic()
         done, since = self._marked
         self._marked = (step, now)
@@ -122,6 +136,9 @@ class Logs:
         if self._quiet:
             return
         figures |= {"samples_per_second": rate}
+        if self._graph_seconds is not None:
+            spent = max(now - self._began, 1e-9)
+            figures["graph_share"] = self._graph_seconds / spent
         self.figures(step, figures | more)
         said = (
             f"loss {figures.get('loss', math.nan):.3f}  {rate:,.0f} samples/s"

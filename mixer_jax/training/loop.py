@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -137,8 +138,7 @@ def train(
             if step and step % config.monitors.every == 0:
                 figures = observe(state, batch)
             if step and step % config.head.refresh == 0:
-                graph = run.head.build_graph(state.proxies)
-                state = state.replace(graph=graph)
+                state = _rebuild_graph(run, state, step, log)
             state, metrics = train_step(state, batch)
             with jax.transfer_guard("allow"):
                 checkpoints.save(step + 1, state, iterator.get_state())
@@ -159,6 +159,23 @@ def train(
                 config.steps, state, iterator.get_state(), force=True
             )
     return state
+
+
+def _rebuild_graph(
+    run: setup.Setup, state: TrainState, step: int, log: Logs
+) -> TrainState:
+    """Returns the state with the class graph of its proxies; logs its time.
+
+    To time it the device has to be idle before and after: once in
+    `head.refresh` steps the host waits for the device, less than a step long.
+    """
+    if state.graph is None:
+        return state
+    jax.block_until_ready(state.proxies)
+    begin = time.monotonic()
+    graph = jax.block_until_ready(run.head.build_graph(state.proxies))
+    log.graph(step, time.monotonic() - begin)
+    return state.replace(graph=graph)
 
 
 def _content(

@@ -4,6 +4,7 @@ import io
 import json
 import math
 
+import pytest
 import rich.console
 
 from mixer_jax.training import logs
@@ -36,6 +37,26 @@ def test_means_since_the_last_line_are_written(tmp_path):
     assert second["samples_per_second"] > 0
     assert "stage1: step 4/10  loss 3.500" in said
     assert "careful [not markup]" in said
+
+
+def test_the_graphs_share_is_of_the_time_since_the_first_step(
+    tmp_path, monkeypatch
+):
+    now = 100.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    console = rich.console.Console(file=io.StringIO())
+    with logs.Logs(tmp_path, "stage1", 0, 10, 8, console) as log:
+        log.graph(0, 50.0)  # before the first step: not of its time
+        log.step(1, {"loss": 1.0})
+        log.graph(1, 3.0)
+        now = 110.0
+        log.write()
+        now = 120.0
+        log.write()
+    built, again, first, second = lines(tmp_path)
+    assert (built["graph_seconds"], again["graph_seconds"]) == (50.0, 3.0)
+    assert first["graph_share"] == pytest.approx(3 / 10)
+    assert second["graph_share"] == pytest.approx(3 / 20)
 
 
 def test_what_is_not_finite_is_null(tmp_path):

@@ -80,6 +80,11 @@ def test_a_resumed_run_equals_an_undisturbed_one(
         logged = [line["step"] for line in lines if "loss" in line]
         assert logged == [2, 4, 6, 8]
         assert any("proxy_cosine" in line for line in lines)
+        shares = [
+            line["graph_share"] for line in lines if "graph_share" in line
+        ]
+        assert any(shares) == (head == "knn")
+        assert all(0 <= share < 1 for share in shares)
 
 
 def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
