@@ -176,16 +176,23 @@ class Mixer(nn.Module):
             and `token_mask` [Bh, L]. In place of both `image`s there may be
             `patches` [Bh, P, Ci], and in place of `tokens` there may be
             `token_vectors` [Bh, L, Ct]: what `encode_images` and
-            `encode_texts` gave before.
+            `encode_texts` gave before. Or both have nothing but `embedding`
+            [Bh, D], what `encode_query` and `encode_document` gave.
           train: batch statistics (where the encoder wants them), dropout and
             `drop_parts` (the "dropout" stream).
 
         Returns:
           f32 `query` and `document` [Bh, D] of unit length; `concept`
           [Bh, D] and `slots` [Bh, S], the mean attention of a text's tokens,
-          both zero where there is no text.
+          both zero where there is no text, and absent where `embedding`s
+          were given.
         """
         query, document = batch["query"], batch["document"]
+        if "embedding" in query:
+            return {
+                "query": query["embedding"],
+                "document": document["embedding"],
+            }
         if "patches" in query:
             query_patches = self._patches(query, train)
             patches = self._patches(document, train)
@@ -231,12 +238,16 @@ class Mixer(nn.Module):
 
     def encode_query(self, query: Batch, train: bool = False) -> jax.Array:
         """The queries of a batch -> unit embeddings f32 [B, D]."""
+        if "embedding" in query:
+            return query["embedding"]
         return self._query(self._patches(query, train), train)
 
     def encode_document(
         self, document: Batch, train: bool = False
     ) -> jax.Array:
         """The documents of a batch -> unit embeddings f32 [B, D]."""
+        if "embedding" in document:
+            return document["embedding"]
         mask = document["token_mask"]
         return self._document(
             self._patches(document, train),

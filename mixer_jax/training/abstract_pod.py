@@ -207,7 +207,7 @@ def compile_stage(
 
 
 def make_batch(run: setup.Setup) -> PyTree:
-    """Returns a training batch's shapes and layouts, of images or features."""
+    """Returns a training batch's shapes and layouts, of samples or features."""
     config = run.config
     half = config.batch_size // 2
     size, length = config.data.image_size, config.data.text_length
@@ -218,7 +218,10 @@ def make_batch(run: setup.Setup) -> PyTree:
     image = {"image": leaf(jnp.uint8, size, size, 3)}
     mask = leaf(jnp.bool, length)
     text = {"tokens": leaf(jnp.int32, length)}
-    if config.data.cached:
+    if config.data.cached and not any(run.rates.values()):
+        image = {"embedding": leaf(jnp.float32, config.model.dim)}
+        text = {}
+    elif config.data.cached:
         encode = functools.partial(_encode, run)
         patches = encode("encode_images", image["image"])
         image = {"patches": patches}
@@ -229,7 +232,9 @@ def make_batch(run: setup.Setup) -> PyTree:
     both = {"label": leaf(jnp.int32)}
     if config.head.margin_power:
         both["margin"] = leaf(jnp.float32)
-    document = {"has_image": leaf(jnp.bool), "token_mask": mask}
+    document = {}
+    if "embedding" not in image:
+        document = {"has_image": leaf(jnp.bool), "token_mask": mask}
     batch = {
         "query": image | both,
         "document": image | text | document | both,

@@ -46,7 +46,9 @@ def defaults() -> ConfigDict:
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
     data.tokenizer = "minilm"  # "minilm", a local folder or a hub name
-    data.cached = False  # encode each sample once; needs frozen encoders
+    # Encode each sample once: what frozen encoders make of it, or, where the
+    # whole model is frozen and the proxies train alone, its embedding.
+    data.cached = False
     data.augment = "strong"  # none, light, strong, mirrored
     data.threads = 2  # decoding threads
     data.max_skipped = 0.01  # share of unreadable images or lone samples

@@ -40,44 +40,15 @@ ENCODERS = ("image_encoder", "text_encoder")
 _FORMAT = 2  # of the folder
 
 
-class FeatureStore:
-    """The features of a frame's rows; see `make`."""
+class StoredContent:
+    """Samples whose arrays are kept, as an `inputs.Content`.
 
-    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
-        """Opens the arrays of a folder that is complete."""
+    Subclasses have `batch(rows, role)`, which reads some.
+    """
+
+    def __init__(self, inputs: Inputs, config: ConfigDict):
+        """Takes the samples that the kept arrays stand for."""
         self._inputs, self._config = inputs, config
-        self._patches, self._vectors, self._mask = (
-            np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in ("patches", "vectors", "mask")
-        )
-        self._image = _places(inputs.frame["image"])
-        self._text = _places(inputs.frame["text"])
-        if self._text.max(initial=-1) >= len(self._vectors):
-            self._text[:] = -1  # The model reads no text.
-
-    def batch(self, rows: np.ndarray, role: str) -> Batch:
-        """Returns what `Mixer` takes in place of images and texts.
-
-        Args:
-          rows: int [B], positions in the frame; -1 is an empty sample.
-          role: "query" or "document".
-
-        Returns:
-          bf16 `patches` [B, P, Ci]; of documents also `has_image` bool [B],
-          `token_vectors` bf16 [B, L, Ct] and `token_mask` bool [B, L].
-        """
-        rows = np.asarray(rows)
-        image = np.where(rows >= 0, self._image[rows], -1)
-        batch = {"patches": _take(self._patches, image)}
-        if role == table.DOCUMENT:
-            text = np.where(rows >= 0, self._text[rows], -1)
-            mask = self._mask[np.maximum(text, 0)] & (text >= 0)[:, None]
-            batch |= {
-                "has_image": image >= 0,
-                "token_vectors": _take(self._vectors, text),
-                "token_mask": mask,
-            }
-        return batch
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
@@ -119,6 +90,46 @@ class FeatureStore:
                 "mask": some >= 0,
                 "index": some,
             }
+
+
+class FeatureStore(StoredContent):
+    """The features of a frame's rows; see `make`."""
+
+    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+        """Opens the arrays of a folder that is complete."""
+        super().__init__(inputs, config)
+        self._patches, self._vectors, self._mask = (
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("patches", "vectors", "mask")
+        )
+        self._image = _places(inputs.frame["image"])
+        self._text = _places(inputs.frame["text"])
+        if self._text.max(initial=-1) >= len(self._vectors):
+            self._text[:] = -1  # The model reads no text.
+
+    def batch(self, rows: np.ndarray, role: str) -> Batch:
+        """Returns what `Mixer` takes in place of images and texts.
+
+        Args:
+          rows: int [B], positions in the frame; -1 is an empty sample.
+          role: "query" or "document".
+
+        Returns:
+          bf16 `patches` [B, P, Ci]; of documents also `has_image` bool [B],
+          `token_vectors` bf16 [B, L, Ct] and `token_mask` bool [B, L].
+        """
+        rows = np.asarray(rows)
+        image = np.where(rows >= 0, self._image[rows], -1)
+        batch = {"patches": _take(self._patches, image)}
+        if role == table.DOCUMENT:
+            text = np.where(rows >= 0, self._text[rows], -1)
+            mask = self._mask[np.maximum(text, 0)] & (text >= 0)[:, None]
+            batch |= {
+                "has_image": image >= 0,
+                "token_vectors": _take(self._vectors, text),
+                "token_mask": mask,
+            }
+        return batch
 
 
 def make(
@@ -299,12 +310,12 @@ def _encode_images(
         # Fetched one batch late, so that reading and computing overlap.
         done, pending = pending, encode(encoders, *arrays)
         if done is not None:
-            yield {"patches": _in_order(*done)}
+            yield {"patches": in_order(*done)}
     if pending is not None:
-        yield {"patches": _in_order(*pending)}
+        yield {"patches": in_order(*pending)}
 
 
-def _in_order(values: jax.Array, index: jax.Array) -> np.ndarray:
+def in_order(values: jax.Array, index: jax.Array) -> np.ndarray:
     """Undoes the order in which processes share a batch; cuts padding."""
     values, index = np.asarray(values), np.asarray(index)
     order = np.argsort(index, kind="stable")

@@ -12,7 +12,13 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.training import feature_store, initialize, inputs, setup
+from mixer_jax.training import (
+    embedding_store,
+    feature_store,
+    initialize,
+    inputs,
+    setup,
+)
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.checkpoints import Checkpoints
@@ -184,10 +190,15 @@ def _content(
     variables: Any,
     console: rich.console.Console,
 ) -> inputs.Content:
-    """Returns the samples' features where they are kept, else the samples."""
+    """Returns what is kept of the samples, else the samples themselves.
+
+    What is kept follows from what is trained: embeddings for proxies alone,
+    else what the encoders make.
+    """
     if not run.config.data.cached:
         return inputs.Pictures(run.inputs, run.config)
-    return feature_store.make(
+    store = feature_store if any(run.rates.values()) else embedding_store
+    return store.make(
         workdir / workdir_lib.FEATURES / str(jax.process_index()),
         run.inputs,
         run.config,

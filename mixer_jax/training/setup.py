@@ -141,11 +141,6 @@ def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
 
 def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
-    if not any(rates.values()):
-        raise UserError(
-            "optimizer.parts freezes every parameter; leave one part a "
-            "multiple above 0."
-        )
     encoder = [m for path, m in rates.items() if path.startswith("image_enc")]
     if not any(encoder) and config.model.image.batch_norm == "train":
         raise UserError(

@@ -67,7 +67,8 @@ def make_train_step(
     The loss is the head's mean over queries and documents, equal samples of
     their categories. A step whose loss or gradient is not finite leaves
     parameters, statistics and optimizer state as they are and is counted in
-    `state.skipped`, which a good step sets back to 0.
+    `state.skipped`, which a good step sets back to 0. Where `rates` are all 0
+    the proxies alone are trained.
 
     Args:
       config: of the stage.
@@ -87,6 +88,8 @@ def make_train_step(
         config.steps, config.optimizer.warmup
     )
     row_optimizer = guard_rows(row_optimizer)
+    # A model that is frozen as a whole is what it was: without dropout too.
+    learns = any(rates.values())
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -101,7 +104,7 @@ def make_train_step(
             outputs, updated = model.apply(
                 variables,
                 batch,
-                train=True,
+                train=learns,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
@@ -195,7 +198,7 @@ def make_observe(
         figures = monitors.proxy_figures(
             state.proxies, sample_key, num_categories, config.head.subcentres
         )
-        if config.model.fusion != "image_only":
+        if config.model.fusion != "image_only" and "concept" in outputs:
             has_text = jnp.any(batch["document"]["token_mask"], axis=1)
             figures |= monitors.concept_figures(
                 outputs["concept"], outputs["slots"], has_text

@@ -159,6 +159,17 @@ def test_cached_features_stand_for_images_and_texts():
     actual = _apply(model, variables, cached)
     for name in expected:
         np.testing.assert_allclose(actual[name], expected[name], atol=1e-5)
+    embedded = {
+        role: {"embedding": expected[role]} for role in ("query", "document")
+    }
+    given = _apply(model, variables, embedded)
+    assert set(given) == {"query", "document"}
+    for role, values in given.items():
+        np.testing.assert_array_equal(values, expected[role])
+        alone = _apply(
+            model, variables, embedded[role], method=f"encode_{role}"
+        )
+        np.testing.assert_array_equal(alone, expected[role])
 
 
 def test_which_parameters_move_which_embedding():

@@ -48,11 +48,15 @@ class Model(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def encode_query(self, query, train=False):
+        if "embedding" in query:
+            return query["embedding"]
         x = self.patches(query, train).mean(1)
         x = self.dropout(x, deterministic=not train)
         return unit(self.query_layers(x))
 
     def encode_document(self, document, train=False):
+        if "embedding" in document:
+            return document["embedding"]
         x = self.patches(document, train).mean(1)
         x = x * document["has_image"][:, None]
         return unit(self.document_layers(x + self.concept(document)))
@@ -77,10 +81,14 @@ class Model(nn.Module):
         return self.text_encoder(tokens)
 
     def __call__(self, batch, train):
-        concept = self.concept(batch["document"])
-        return {
+        embeddings = {
             "query": self.encode_query(batch["query"], train),
             "document": self.encode_document(batch["document"], train),
+        }
+        if "embedding" in batch["document"]:
+            return embeddings
+        concept = self.concept(batch["document"])
+        return embeddings | {
             "concept": concept,
             "slots": nn.softmax(concept[:, :8]),
         }

@@ -119,3 +119,15 @@ def test_the_batch_is_like_the_pipelines(toy, tiny_config, cached):
         assert shapes == wanted
     rows = abstract_pod.mesh_lib.rows(mesh)
     assert all(leaf.sharding == rows for leaf in jax.tree.leaves(made))
+
+
+def test_the_batch_of_proxies_alone_is_of_embeddings(tiny_config):
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = (("", 0.0),)
+    mesh = abstract_pod.mesh_lib.make_mesh(jax.devices()[:2])
+    made = abstract_pod.make_batch(setup.assemble(tiny_config, 12, mesh))
+    for role in ("query", "document"):
+        assert set(made[role]) == {"embedding", "label"}
+        assert made[role]["embedding"].shape == (8, 16)

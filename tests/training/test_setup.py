@@ -50,7 +50,6 @@ def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer.parts": (("", 0.0),)}, "freezes every parameter"),
         (
             {"optimizer.parts": (("image_encoder", 0.0),)},
             "model.image.batch_norm",
