@@ -1,15 +1,16 @@
 """Measures what a cheaper head costs in accuracy, on real data.
 
     python -m benchmarks.fidelity --workdir=runs/quickstart/stage3 \
-        --active=0.1 --seeds=3 --json=fidelity.json
+        [--table=icons/icons.csv] --active=0.1 --seeds=3 --json=fidelity.json
 
-Takes the encoders of a trained stage, encodes its table once, and trains new
-towers, fusion and proxies on these features with each head in turn: `exact`,
-and with the same active share `knn`, `knn, stale` (its graph is the one of the
-imprinted proxies and is never rebuilt), `topk` and `sampled`. A seed gives all
-heads the same start and the same batches. Measured are Identical@1 on the
-categories that were held out, alone and among the training categories'
-documents, and the share of training samples whose nearest proxy is their own.
+Takes the encoders of a trained stage, encodes a table once (its own, or another
+one), and trains new towers, fusion and proxies on these features with each head
+in turn: `exact`, and with the same active share `knn`, `knn, stale` (its graph
+is the one of the imprinted proxies and is never rebuilt), `topk` and `sampled`.
+A seed gives all heads the same start and the same batches. Measured are
+Identical@1 on the categories that were held out, alone and among the training
+categories' documents, and the share of training samples whose nearest proxy is
+their own.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import pandas as pd
 import rich.console
 import rich.table
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mixer_jax import mesh as meshes
 from mixer_jax.data import table
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--workdir", required=True, help="of a trained stage")
+    add("--table", default="", help="sample table; default the stage's own")
+    add("--size", type=int, default=0, help="of images; default the stage's")
     add("--active", type=float, default=0.1, help="share of the proxies")
     add("--neighbours", type=int, default=16, help="of knn and topk")
     add("--refresh", type=int, default=50, help="steps between graphs, of knn")
@@ -84,58 +88,97 @@ def measure(given: argparse.Namespace, mesh: Mesh) -> list[Row]:
                 f"There is no head '{name}'; there are {', '.join(HEADS)}."
             )
     trained = checkpoints.load_model(given.workdir, mesh)
-    path = evaluate.table_path(trained.config)
-    frame, _ = evaluate.read(
-        path, trained.config.evaluate, trained.config.data.max_skipped
+    if given.table:
+        trained.config.data.table = trained.config.evaluate.table = given.table
+    if given.size:
+        trained.config.data.image_size = given.size
+    frame, training, root = _samples(trained)
+    both = pd.concat([frame, training]).assign(
+        place=np.arange(len(frame) + len(training))
     )
-    data = inputs.load(trained.config.data)
-    both = pd.concat(
-        [
-            fusions.with_paths(frame, path.parent),
-            fusions.with_paths(data.frame, data.root),
-        ]
-    )
-    both = both.assign(place=np.arange(len(both)))
     frame, training = both[: len(frame)], both[len(frame) :]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        print(f"Encoding {len(both):,} samples once.", flush=True)
         encoded = fusions.encode(trained, both, folder, mesh)
         for seed in range(given.seeds):
             for name in names:
-                config = fusions.make_config(
-                    trained.config, trained.config.model.fusion
-                )
-                config.seed = seed
-                config.steps, config.batch_size = given.steps, given.batch
-                config.head.active = given.active
-                config.head.neighbours = given.neighbours
-                config.head.refresh = given.refresh
-                config.head.update(HEADS[name])
+                config = _config(given, trained.config, name, seed)
                 rng = np.random.default_rng(seed)
                 fitted = fusions.train(config, encoded, training, rng, mesh)
-                found = evaluate.evaluate(
-                    fitted.embed, frame, path.parent, config.evaluate, mesh, ""
+                measured = _measures(
+                    fitted, frame, training, root, config, mesh
                 )
-                found = {
-                    row["gallery"]: row
-                    for row in found
-                    if row["split"] == config.evaluate.split
-                }
-                alone = found["test"]
-                among = found.get("test+distractors", alone)
                 rows.append(
                     {
                         "head": name,
                         "seed": seed,
                         "active": 1.0 if name == "exact" else given.active,
                         "categories": len(fitted.category_ids),
-                        "identical_at_1": alone["identical_at_1"],
-                        "with_distractors": among["identical_at_1"],
-                        "training_top_1": top_1(fitted, training),
-                        "mrr": alone["mrr"],
+                        **measured,
                     }
                 )
+                print(
+                    f"seed {seed}, {name}: "
+                    + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()),
+                    flush=True,
+                )
     return rows
+
+
+def _samples(
+    trained: checkpoints.Trained,
+) -> tuple[pd.DataFrame, pd.DataFrame, pathlib.Path]:
+    """Returns what is measured, what is trained on, and the former's root."""
+    path = evaluate.table_path(trained.config)
+    frame, _ = evaluate.read(
+        path, trained.config.evaluate, trained.config.data.max_skipped
+    )
+    data = inputs.load(trained.config.data)
+    return (
+        fusions.with_paths(frame, path.parent),
+        fusions.with_paths(data.frame, data.root),
+        path.parent,
+    )
+
+
+def _config(
+    given: argparse.Namespace, trained: ConfigDict, name: str, seed: int
+) -> ConfigDict:
+    """Returns the config of one training."""
+    config = fusions.make_config(trained, trained.model.fusion)
+    config.seed = seed
+    config.steps, config.batch_size = given.steps, given.batch
+    config.head.active = given.active
+    config.head.neighbours = given.neighbours
+    config.head.refresh = given.refresh
+    config.head.update(HEADS[name])
+    return config
+
+
+def _measures(
+    fitted: fusions.Fitted,
+    frame: pd.DataFrame,
+    training: pd.DataFrame,
+    root: pathlib.Path,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> dict[str, float]:
+    found = {
+        row["gallery"]: row
+        for row in evaluate.evaluate(
+            fitted.embed, frame, root, config.evaluate, mesh, ""
+        )
+        if row["split"] == config.evaluate.split
+    }
+    alone = found["test"]
+    among = found.get("test+distractors", alone)
+    return {
+        "identical_at_1": alone["identical_at_1"],
+        "with_distractors": among["identical_at_1"],
+        "training_top_1": top_1(fitted, training),
+        "mrr": alone["mrr"],
+    }
 
 
 def top_1(fitted: fusions.Fitted, training: pd.DataFrame) -> float:

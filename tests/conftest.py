@@ -1,5 +1,6 @@
 """Eight fake devices, no network, and strict numerics for every test."""
 
+import functools
 import json
 import os
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from mixer_jax.data import table
 from mixer_jax.mesh import make_mesh
-from mixer_jax.models import factory
+from mixer_jax.models import bert, factory
 from mixer_jax.training import checkpoints, workdir
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import state as state_lib
@@ -150,3 +151,37 @@ def colour_run(colours, tmp_path, monkeypatch):
 def trained(colour_run):
     """The last stage of the `colour_run`."""
     return checkpoints.load_model(colour_run / "stage2")
+
+
+class Quarters(nn.Module):
+    """Four patches of an image: the mean colours of its quarters."""
+
+    batch_norm: str = "frozen"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.astype(jnp.float32) / 255 - 0.5
+        batch, size = x.shape[:2]
+        x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
+        return nn.Dense(8, dtype=self.dtype)(x.reshape(batch, 4, 3))
+
+
+@pytest.fixture
+def tiny_towers(monkeypatch):
+    """Random towers whose encoders are tiny, as a workdir would give them."""
+    tiny_bert = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
+    text = functools.partial(bert.Bert, tiny_bert)
+    monkeypatch.setitem(factory.IMAGE_ENCODERS, "tiny", Quarters)
+    monkeypatch.setitem(factory.TEXT_ENCODERS, "tiny", text)
+    config = config_lib.defaults()
+    config.precision = "float32"
+    config.data.image_size = 8
+    config.data.text_length = 8
+    config.model.image.name = config.model.text.name = "tiny"
+    config.model.dim = 8
+    config.evaluate.batch_size = 8
+    model = factory.make_model(config.model)
+    init = functools.partial(factory.init_variables, model, config)
+    variables = jax.jit(init)(jax.random.key(0))
+    return checkpoints.Trained(config, model, variables, [], 1)

@@ -1,54 +1,17 @@
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from flax import linen as nn
 
 from mixer_jax.data import table
 from mixer_jax.mesh import make_mesh
-from mixer_jax.models import bert, factory
 from mixer_jax.retrieval import evaluate, fusions
-from mixer_jax.training import config as config_lib
-from mixer_jax.training.checkpoints import Trained
-
-TINY_BERT = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
-
-
-class Quarters(nn.Module):
-    """Four patches of an image: the mean colours of its quarters."""
-
-    batch_norm: str = "frozen"
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        x = images.astype(jnp.float32) / 255 - 0.5
-        batch, size = x.shape[:2]
-        x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
-        return nn.Dense(8, dtype=self.dtype)(x.reshape(batch, 4, 3))
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    text = functools.partial(bert.Bert, TINY_BERT)
-    monkeypatch.setitem(factory.IMAGE_ENCODERS, "tiny", Quarters)
-    monkeypatch.setitem(factory.TEXT_ENCODERS, "tiny", text)
+def trained(tiny_towers, monkeypatch):
     monkeypatch.setattr(fusions, "STEPS", 20)
     monkeypatch.setattr(fusions, "BATCH", 16)
-    config = config_lib.defaults()
-    config.precision = "float32"
-    config.data.image_size = 8
-    config.data.text_length = 8
-    config.model.image.name = config.model.text.name = "tiny"
-    config.model.dim = 8
-    config.evaluate.batch_size = 8
-    model = factory.make_model(config.model)
-    init = functools.partial(factory.init_variables, model, config)
-    variables = jax.jit(init)(jax.random.key(0))
-    return Trained(config, model, variables, [], 1)
+    return tiny_towers
 
 
 def test_every_fusion_is_trained_and_measured(trained, colours):
