@@ -67,4 +67,6 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
             )
         return jax.make_array_from_process_local_data(sharding, leaf)
 
-    return jax.tree.map(put, batch)
+    # It is asked for; of several processes JAX takes it as an accident.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(put, batch)

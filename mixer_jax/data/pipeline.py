@@ -2,14 +2,15 @@
 
 Training reads two independent streams, queries and documents. Each is
 shuffled anew every epoch, repeated for ever, and cut into global batches, of
-which a process takes every n-th row: so the global batches are the same sets
-for any number of processes or threads, and a position says it all.
+which a process takes one block: put side by side in the order of the processes
+they are the same global batch, row by row, for any number of processes or
+threads, and a position says it all.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -197,7 +198,8 @@ def train_stream(
             .shuffle()
             .repeat()
             .random_map(labelled)
-        )[process_index::process_count]
+        )
+        stream = _block(stream, batch_size // 2, process_index, process_count)
         streams.append(stream.batch(local, drop_remainder=True, batch_fn=stack))
     return iter(
         ZipMapDataset(streams)
@@ -228,8 +230,9 @@ def evaluation_batches(
       image_size: S, pixels.
       batch_size: B, over all processes.
       threads: decoding threads; 0 decodes in the caller's.
-      process_index: which of the processes this is; it takes every n-th row.
-      process_count: n, how many read together; all get as many batches.
+      process_index: which of the processes this is.
+      process_count: n, how many read together; all get as many batches, whose
+        rows side by side are in order.
 
     Returns:
       Batches as in training, of one role, without labels:
@@ -259,12 +262,33 @@ def evaluation_batches(
         batch = _stack(samples, tokenizer)
         return {role: batch, "mask": index >= 0, "index": index}
 
+    samples = grain.MapDataset.source(rows.tolist()).map(load)
     return iter(
-        grain.MapDataset.source(rows.tolist())
-        .map(load)[process_index::process_count]
+        _block(samples, batch_size, process_index, process_count)
         .batch(batch_size // process_count, batch_fn=stack)
         .to_iter_dataset(_read_options(threads))
     )
+
+
+def _block(
+    dataset: grain.MapDataset, batch_size: int, index: int, count: int
+) -> grain.MapDataset:
+    """Returns one process's block of each global batch: its rows in order.
+
+    Args:
+      dataset: whose every `batch_size` elements are a global batch.
+      batch_size: a multiple of `count`.
+      index: which of the blocks is taken.
+      count: blocks of a batch.
+    """
+    if count == 1:
+        return dataset
+    size = batch_size // count
+
+    def element(place: int) -> Any:
+        return dataset[place // size * batch_size + index * size + place % size]
+
+    return grain.MapDataset.range(len(dataset) // count).map(element)
 
 
 def _load(

@@ -96,8 +96,7 @@ def _flat(tree: PyTree) -> dict[str, tuple[int, ...]]:
 class Checkpoints:
     """The checkpoints of one workdir: saved in the background, restored whole.
 
-    Saves every `every` steps, when the machine announces that it will be
-    taken away, and when forced; keeps the last `keep`.
+    Saves every `every` steps and when forced; keeps the last `keep`.
     """
 
     def __init__(
@@ -113,12 +112,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                save_decision_policy=policies.AnySavePolicy(
-                    [
-                        policies.PreemptionCheckpointingPolicy(),
-                        policies.FixedIntervalPolicy(every),
-                    ]
-                ),
+                save_decision_policy=policies.FixedIntervalPolicy(every),
                 preservation_policy=policies.LatestN(keep),
                 # A killed run leaves half a checkpoint behind; but a reader
                 # must not take a running one's.

@@ -8,14 +8,32 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "HOST:PORT of process 0, where several cannot find each other by "
+    "themselves.",
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "How many processes there are.", 0
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", -1, "Which of them this is, from 0.", -1
+)
 
-def run(main: Callable[[], None]) -> None:
+
+def run(main: Callable[[], None], together: bool = False) -> None:
     """Parses the flags, runs `main`, and says what a user can mend.
 
     The command's config flag, where it has one, is named `config`.
+
+    Args:
+      main: of the command.
+      together: whether several processes may run it as one.
     """
 
     def checked(argv: Sequence[str]) -> None:
@@ -24,7 +42,13 @@ def run(main: Callable[[], None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
-            main()
+            if together:
+                processes.start(
+                    _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+                )
+                processes.run(main)
+            else:
+                main()
         except UserError as error:
             _fail(str(error))
 
@@ -33,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(processes.WRONG)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -13,12 +13,15 @@ from ml_collections import ConfigDict
 
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, margins, row_optimizers
+from mixer_jax.training import profile
 
 # Keys that a run may change when it goes on: none of them changes a parameter.
 FREE = (
     "name",
     "init_command",
     "log_every",
+    "watchdog",
+    "profile",
     "data.threads",
     "checkpoint.",
     "monitors.",
@@ -37,6 +40,8 @@ def defaults() -> ConfigDict:
     config.batch_size = 128  # global; half queries, half documents
     config.precision = "bfloat16"  # compute type; parameters stay float32
     config.log_every = 20  # steps
+    config.watchdog = 3600.0  # seconds of standstill that end the run; 0: never
+    config.profile = ""  # "FIRST:LAST" steps to capture; SIGUSR1 asks for five
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table
@@ -229,6 +234,11 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     ):
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
+    profile.parse(config.profile)
+    if config.watchdog < 0:
+        raise UserError(
+            f"watchdog is {config.watchdog}; it is seconds, or 0 for never."
+        )
     for key in ("model.drop_image", "model.drop_text"):
         if not 0 <= flat[key] < 1:
             raise UserError(

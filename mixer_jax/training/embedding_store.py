@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
 from mixer_jax.training import feature_files
-from mixer_jax.training.feature_store import StoredContent, in_order
+from mixer_jax.training.feature_store import StoredContent
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
@@ -150,9 +150,9 @@ def _embed(
 
     # Every process gets all rows.
     @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-    def embed(variables: PyTree, batch: PyTree, index: jax.Array):
+    def embed(variables: PyTree, batch: PyTree):
         out = model.apply(variables, batch, method=f"encode_{role}")
-        return out.astype(jnp.float32), index
+        return out.astype(jnp.float32)
 
     frame = inputs.frame.iloc[of_role[rows]]
     batches = pipeline.evaluation_batches(
@@ -168,10 +168,10 @@ def _embed(
     )
     pending = None
     for batch in batches:
-        arrays = mesh_lib.put_batch((batch[role], batch["index"]), mesh)
+        arrays = mesh_lib.put_batch(batch[role], mesh)
         # Fetched one batch late, so that reading and computing overlap.
-        done, pending = pending, embed(variables, *arrays)
+        done, pending = pending, embed(variables, arrays)
         if done is not None:
-            yield {role: in_order(*done)}
+            yield {role: np.asarray(done)}
     if pending is not None:
-        yield {role: in_order(*pending)}
+        yield {role: np.asarray(pending)}

@@ -82,9 +82,10 @@ class StoredContent:
         role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
         rows = np.asarray(rows)[role_rows]
         rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            some = some[jax.process_index() :: jax.process_count()]
+        size = batch_size // jax.process_count()
+        first = jax.process_index() * size
+        for start in range(first, len(rows), batch_size):
+            some = rows[start : start + size]
             yield {
                 role: self.batch(some, role),
                 "mask": some >= 0,
@@ -286,9 +287,9 @@ def _encode_images(
 ) -> Iterator[dict[str, np.ndarray]]:
     # Every process gets all rows.
     @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-    def encode(encoders: PyTree, images: jax.Array, index: jax.Array):
+    def encode(encoders: PyTree, images: jax.Array):
         out = model.apply(encoders, images, method="encode_images")
-        return out.astype(jnp.bfloat16), index
+        return out.astype(jnp.bfloat16)
 
     frame = inputs.frame.iloc[rows].assign(role=table.QUERY)
     batches = pipeline.evaluation_batches(
@@ -304,22 +305,13 @@ def _encode_images(
     )
     pending = None
     for batch in batches:
-        arrays = mesh_lib.put_batch(
-            (batch[table.QUERY]["image"], batch["index"]), mesh
-        )
+        pixels = mesh_lib.put_batch(batch[table.QUERY]["image"], mesh)
         # Fetched one batch late, so that reading and computing overlap.
-        done, pending = pending, encode(encoders, *arrays)
+        done, pending = pending, encode(encoders, pixels)
         if done is not None:
-            yield {"patches": in_order(*done)}
+            yield {"patches": np.asarray(done)}
     if pending is not None:
-        yield {"patches": in_order(*pending)}
-
-
-def in_order(values: jax.Array, index: jax.Array) -> np.ndarray:
-    """Undoes the order in which processes share a batch; cuts padding."""
-    values, index = np.asarray(values), np.asarray(index)
-    order = np.argsort(index, kind="stable")
-    return values[order[index[order] >= 0]]
+        yield {"patches": np.asarray(pending)}
 
 
 def _encode_texts(

@@ -13,6 +13,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import tensorboardX
+from jax.sharding import Mesh
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -35,6 +36,24 @@ def keep_until(path: pathlib.Path, step: int) -> None:
     draft = path.with_name(path.name + ".draft")
     draft.write_text("".join(kept), encoding="utf-8")
     os.replace(draft, path)
+
+
+def memory_used(mesh: Mesh) -> dict[str, float]:
+    """Returns the memory of this process's fullest device, where it tells.
+
+    Returns:
+      `memory_gb` and `memory_peak_gb`, in units of 10^9 bytes; nothing on
+      devices that do not count, such as CPUs.
+    """
+    known = [device.memory_stats() for device in mesh.local_devices]
+    known = [stats for stats in known if stats]
+    if not known:
+        return {}
+    names = {"memory_gb": "bytes_in_use", "memory_peak_gb": "peak_bytes_in_use"}
+    return {
+        name: max(stats.get(key, 0) for stats in known) / 1e9
+        for name, key in names.items()
+    }
 
 
 class Logs:

@@ -11,20 +11,33 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import (
     embedding_store,
     feature_store,
     initialize,
     inputs,
+    profile,
     setup,
 )
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.checkpoints import Checkpoints
-from mixer_jax.training.logs import Logs
+from mixer_jax.training.clock import (
+    CHECKPOINT,
+    COMPILE,
+    GRAPH,
+    INPUT,
+    MONITORS,
+    STEP,
+    Clock,
+)
+from mixer_jax.training.logs import TENSORBOARD, Logs, memory_used
 from mixer_jax.training.monitors import Monitors
+from mixer_jax.training.profile import Profiler
 from mixer_jax.training.state import TrainState
+from mixer_jax.training.watchdog import Watchdog
 
 
 def train(
@@ -52,7 +65,10 @@ def train(
       UserError: for what is wrong with config, workdir or data, before any
         compute; after a save if too many steps in a row were not finite, or
         if a monitor fired and the config says to stop.
+      SystemExit: after a save, if the run is asked to stop; see
+        `processes.Preemption`.
     """
+    clock = Clock()
     console = console or rich.console.Console()
     workdir = pathlib.Path(workdir)
     mesh = mesh or mesh_lib.make_mesh()
@@ -113,41 +129,67 @@ def train(
     log = Logs(
         workdir, config.name, first, config.steps, config.batch_size, console
     )
-    with checkpoints, log, jax.transfer_guard("disallow"):
-        pending = None
+    profiler = Profiler(workdir / TENSORBOARD, profile.parse(config.profile))
+    pending = None  # the step whose figures are not read yet
 
-        def report(step: int, metrics: dict, figures: dict) -> None:
-            """Says what a finished step measured; may stop the run."""
-            metrics, figures = jax.device_get((metrics, figures))
-            figures = {name: float(x) for name, x in figures.items()}
-            log.step(step, metrics)
-            monitors.record_loss(float(metrics["loss"]))
-            if step % config.log_every == 0 or step == config.steps:
-                log.write()
-            if figures:  # Of the state before the step.
-                log.figures(step - 1, figures)
-                for alarm in monitors.check(step, figures):
-                    log.say(f"{config.name}: warning: {alarm.text}", "yellow")
-            if metrics["skipped"] > config.optimizer.max_skipped:
-                raise UserError(
-                    f"{config.name}: the last {int(metrics['skipped'])} steps "
-                    "had a loss or gradient that is not finite; their updates "
-                    f"were skipped, and the state of step {step} is saved. "
-                    "Lower optimizer.learning_rate or proxies.learning_rate, "
-                    "or set precision='float32'."
-                )
+    def report(step: int, metrics: dict, figures: dict) -> None:
+        """Says what a finished step measured; may stop the run."""
+        metrics, figures = jax.device_get((metrics, figures))
+        figures = {name: float(x) for name, x in figures.items()}
+        log.step(step, metrics)
+        monitors.record_loss(float(metrics["loss"]))
+        if step % config.log_every == 0 or step == config.steps:
+            log.write(**clock.split(), **memory_used(mesh))
+        if figures:  # Of the state before the step.
+            log.figures(step - 1, figures)
+            for alarm in monitors.check(step, figures):
+                log.say(f"{config.name}: warning: {alarm.text}", "yellow")
+        if metrics["skipped"] > config.optimizer.max_skipped:
+            raise UserError(
+                f"{config.name}: the last {int(metrics['skipped'])} steps "
+                "had a loss or gradient that is not finite; their updates "
+                f"were skipped, and the state of step {step} is saved. "
+                "Lower optimizer.learning_rate or proxies.learning_rate, "
+                "or set precision='float32'."
+            )
 
+    def save(step: int, force: bool = False) -> None:
+        with clock.phase(CHECKPOINT), jax.transfer_guard("allow"):
+            checkpoints.save(step, state, iterator.get_state(), force=force)
+
+    with (
+        checkpoints,
+        log,
+        profiler,
+        processes.Preemption() as preemption,
+        Watchdog(clock, config.watchdog),
+        jax.transfer_guard("disallow"),
+    ):
         for step in range(first, config.steps):
-            batch = inputs.add_margins(next(iterator), sizes)
+            clock.count(step)
+            if preemption.reached():
+                if pending is not None:
+                    report(*pending)
+                save(step, force=True)
+                log.say(f"{config.name}: stopped and saved at step {step}")
+                raise SystemExit(processes.PREEMPTED)
+            profiler.before(step, pending)
+            clock.enter(INPUT)
+            batch = next(iterator)
+            # Waiting costs nothing while the device has something to do.
+            busy = pending and not pending[1]["loss"].is_ready()
+            clock.enter(STEP, STEP if busy else INPUT)
+            batch = inputs.add_margins(batch, sizes)
             batch = mesh_lib.put_batch(batch, mesh)
             figures = {}
             if step and step % config.monitors.every == 0:
-                figures = observe(state, batch)
+                with clock.phase(MONITORS):
+                    figures = observe(state, batch)
             if step and step % config.head.refresh == 0:
-                state = _rebuild_graph(run, state, step, log)
-            state, metrics = train_step(state, batch)
-            with jax.transfer_guard("allow"):
-                checkpoints.save(step + 1, state, iterator.get_state())
+                state = _rebuild_graph(run, state, step, log, clock)
+            with clock.phase(COMPILE if step == first else STEP):
+                state, metrics = train_step(state, batch)
+            save(step + 1)
             try:
                 if pending is not None:
                     report(*pending)
@@ -155,20 +197,16 @@ def train(
                 if step + 1 == config.steps:
                     report(*pending)
             except UserError:
-                with jax.transfer_guard("allow"):
-                    checkpoints.save(
-                        step + 1, state, iterator.get_state(), force=True
-                    )
+                save(step + 1, force=True)
                 raise
-        with jax.transfer_guard("allow"):
-            checkpoints.save(
-                config.steps, state, iterator.get_state(), force=True
-            )
+        clock.count(config.steps)
+        save(config.steps, force=True)
+        clock.enter(CHECKPOINT)  # which `checkpoints` waits for
     return state
 
 
 def _rebuild_graph(
-    run: setup.Setup, state: TrainState, step: int, log: Logs
+    run: setup.Setup, state: TrainState, step: int, log: Logs, clock: Clock
 ) -> TrainState:
     """Returns the state with the class graph of its proxies; logs its time.
 
@@ -179,7 +217,8 @@ def _rebuild_graph(
         return state
     jax.block_until_ready(state.proxies)
     begin = time.monotonic()
-    graph = jax.block_until_ready(run.head.build_graph(state.proxies))
+    with clock.phase(GRAPH):
+        graph = jax.block_until_ready(run.head.build_graph(state.proxies))
     log.graph(step, time.monotonic() - begin)
     return state.replace(graph=graph)
 

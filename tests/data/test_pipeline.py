@@ -59,6 +59,11 @@ def numbers(batch):
     return [QUERIES if one == 255 else one for one in red]
 
 
+def side_by_side(parts):
+    """Joins what processes have of a batch, in their order."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -187,9 +192,7 @@ def test_processes_share_each_global_batch(data, tokenizer, count):
         for index in range(count)
     ]
     for step, batch in enumerate(whole):
-        for index in range(count):
-            want = jax.tree.map(lambda x, i=index: x[i::count], batch)
-            assert_equal(parts[index][step], want)
+        assert_equal(side_by_side(part[step] for part in parts), batch)
 
 
 def test_what_cannot_be_batched_is_said(data, tokenizer):
@@ -263,9 +266,7 @@ def test_evaluation_processes_take_as_many_batches(data, tokenizer):
     ]
     assert [len(part) for part in parts] == [len(whole)] * 2
     for step, batch in enumerate(whole):
-        for index, part in enumerate(parts):
-            want = jax.tree.map(lambda x, i=index: x[i::2], batch)
-            assert_equal(part[step], want)
+        assert_equal(side_by_side(part[step] for part in parts), batch)
     with pytest.raises(UserError, match="multiple"):
         evaluate(data, tokenizer, "query", batch_size=3, process_count=2)
 

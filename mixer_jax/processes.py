@@ -1,0 +1,265 @@
+"""Several processes that are one run: they start, agree and end together.
+
+On TPU VM pods, GKE's TPU slices and under Slurm JAX finds the others by
+itself; elsewhere a process is told where process 0 is, how many there are and
+which one it is. A lone process needs nothing, and all of this costs it
+nothing.
+
+What one process has to say to the others while these wait for it in the middle
+of a computation goes through the key-value store of JAX's coordination
+service, which process 0 holds.
+
+Exit codes, for whoever started the processes: 0 all is done; 2 the input is
+wrong, and will be; `PREEMPTED` and `HUNG` as below; others are crashes.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+from jax.experimental import multihost_utils
+
+from mixer_jax.errors import UserError
+
+WRONG = 2  # the input is wrong: the same command fails again
+PREEMPTED = 75  # ended by SIGTERM, saved: the same command goes on
+HUNG = 70  # ended as it stood still; the same command goes on
+
+_CRASHED = 1
+_POLL = 0.5  # seconds between two looks for an end
+_ECHO = 3.0  # seconds that the reason of another's end may take to arrive
+_PREFIX = "mixer_jax"
+_END = f"{_PREFIX}/end"
+_HEARD = f"{_PREFIX}/heard"
+_OVER = threading.Event()  # set when this process needs to hear no more
+
+
+def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Joins the other processes of this run, if there are any.
+
+    Call it before anything asks JAX for a device.
+
+    Args:
+      coordinator: HOST:PORT where process 0 listens; "" is found out.
+      processes: how many there are; 0 is found out.
+      process: which one this is, from 0; -1 is found out.
+
+    Raises:
+      UserError: if only some of these are given, or the others do not come.
+    """
+    given = (bool(coordinator), processes > 0, process >= 0)
+    if any(given) and not all(given):
+        raise UserError(
+            "--coordinator=HOST:PORT, --processes=N and --process=I go "
+            "together: where process 0 listens, how many there are, and which "
+            "one this is, from 0."
+        )
+    if process >= processes > 0:
+        raise UserError(
+            f"--process={process} is none of --processes={processes}; they "
+            "count from 0."
+        )
+    try:
+        if coordinator:
+            jax.distributed.initialize(coordinator, processes, process)
+        else:
+            jax.distributed.initialize()
+    except ValueError:
+        return  # There is no sign of others.
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"Process {process} of {processes} has not met the others at "
+            f"{coordinator}: {_first_line(error)}"
+        ) from error
+    if jax.process_count() > 1:
+        threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs `main` in every process; what ends one of them ends all.
+
+    A lone process just runs it. Of several each waits for all others before
+    and after, and one that fails tells the others why, which then say so and
+    end with the same exit code.
+    """
+    if jax.process_count() == 1:
+        main()
+        return
+    try:
+        barrier("start")
+        main()
+        _part(0)
+    except SystemExit as ended:
+        # Only what all processes agree on ends one in this way.
+        _part(ended.code)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        end_all(str(error), WRONG)
+    except BaseException as error:
+        # Perhaps it is the echo of another's end: hear that one first.
+        time.sleep(_ECHO)
+        traceback.print_exc()
+        end_all(f"{type(error).__name__}: {_first_line(error)}", _CRASHED)
+
+
+def end_all(message: str, code: int) -> NoReturn:
+    """Ends this process and all others, which print the message."""
+    if jax.process_count() > 1:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            index = jax.process_index()
+            said = {"process": index, "code": code, "message": message}
+            _client().key_value_set(_END, json.dumps(said))
+            _hear()
+    _leave(code)
+
+
+def barrier(name: str, seconds: float = 3600.0) -> None:
+    """Waits until every process is here; no device is involved."""
+    if jax.process_count() > 1:
+        _client().wait_at_barrier(f"{_PREFIX}/{name}", int(1000 * seconds))
+
+
+def tell(name: str, value: Any) -> None:
+    """Leaves a JSON value of this process, in place of one of that name."""
+    if jax.process_count() > 1:
+        _client().key_value_set(
+            f"{_PREFIX}/{name}/{jax.process_index()}",
+            json.dumps(value),
+            allow_overwrite=True,
+        )
+
+
+def told(name: str) -> dict[int, Any]:
+    """Returns what the processes have left by that name, without waiting."""
+    if jax.process_count() == 1:
+        return {}
+    found = _client().key_value_dir_get(f"{_PREFIX}/{name}")
+    return {int(key.rsplit("/", 1)[1]): json.loads(x) for key, x in found}
+
+
+def gather(name: str, value: Any) -> list[Any]:
+    """Returns every process's JSON value, in their order; waits for all.
+
+    A name is for one gathering.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    tell(name, value)
+    barrier(name)
+    values = told(name)
+    return [values[index] for index in range(jax.process_count())]
+
+
+class Preemption:
+    """Notices that this run shall stop: SIGTERM, or Ctrl-C.
+
+    A machine that is about to be taken away sends the first. One process that
+    is told so is enough: all of them hear of it before the same step. A
+    context manager; within it the first signal does not end the process, which
+    must ask and leave by itself.
+    """
+
+    _asked = itertools.count()  # by all of them in this process
+
+    def __init__(self):
+        self._noticed = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        # In several processes JAX's own service catches the signal.
+        if jax.process_count() == 1 and _is_main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def reached(self) -> bool:
+        """Whether to stop now; all processes ask before each step."""
+        if jax.process_count() == 1:
+            return self._noticed
+        # Numbers that go on from one stage to the next: processes that are
+        # told between two would else wait for a step that is past.
+        return multihost_utils.reached_preemption_sync_point(next(self._asked))
+
+    def _notice(self, *_: object) -> None:
+        self._noticed = True
+        self._restore()  # A second signal ends the process at once.
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _client() -> Any:
+    # JAX has no public door to its key-value store; its own libraries come
+    # this way too.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _listen(over: threading.Event) -> None:
+    """Ends this process when another one says that all must."""
+    while not over.wait(_POLL):
+        try:
+            said = json.loads(_client().key_value_try_get(_END))
+        except jax.errors.JaxRuntimeError:
+            continue  # Nobody has ended; or process 0 is gone, which JAX says.
+        if said["process"] == jax.process_index():
+            return
+        print(
+            f"error: process {said['process']} has ended, and so all: "
+            f"{said['message']}",
+            file=sys.stderr,
+        )
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            _hear()
+        _leave(said["code"])
+
+
+def _hear() -> None:
+    """Notes that this process knows the end; process 0 waits for all."""
+    client, index = _client(), jax.process_index()
+    client.key_value_set(f"{_HEARD}/{index}", "")
+    deadline = time.monotonic() + 10 * _POLL
+    # With process 0 goes the store, and JAX aborts who is still there.
+    while index == 0 and time.monotonic() < deadline:
+        if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
+            time.sleep(_POLL)
+            break
+        time.sleep(_POLL / 5)
+
+
+def _part(code: int) -> NoReturn:
+    """Ends this process when all others end too, as they do."""
+    barrier("end")
+    _OVER.set()
+    jax.distributed.shutdown()
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,66 @@
+"""One of the processes that `test_processes.py` starts: acts as it is told."""
+
+import os
+import signal
+import sys
+import time
+
+from absl import flags
+
+from mixer_jax import processes
+from mixer_jax.errors import UserError
+from mixer_jax.training import command_line
+from mixer_jax.training.clock import Clock
+from mixer_jax.training.watchdog import Watchdog
+
+_ACT = flags.DEFINE_string("act", None, "What to do.")
+
+
+def main() -> None:
+    import jax
+    from jax.experimental import multihost_utils
+
+    me, last = jax.process_index(), jax.process_count() - 1
+
+    def together(step: int) -> None:
+        """Stands for a step: all processes have to take it."""
+        multihost_utils.sync_global_devices(str(step))
+
+    if _ACT.value == "gather":
+        print(processes.gather("names", f"n{me}"), len(jax.devices()))
+    elif _ACT.value == "wrong":
+        if me == last:
+            raise UserError("The table has no rows.")
+        together(0)
+    elif _ACT.value == "crash":
+        if me == last:
+            raise ZeroDivisionError("of all things")
+        together(0)
+    elif _ACT.value == "stop":
+        with processes.Preemption() as preemption:
+            for step in range(10_000):
+                if preemption.reached():
+                    print("stopped at", step)
+                    raise SystemExit(processes.PREEMPTED)
+                together(step)
+                if (me, step) == (last, 3):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+    elif _ACT.value == "freeze":
+        clock = Clock()
+        with Watchdog(clock, 4.0):
+            for step in range(3):
+                clock.count(step)
+                clock.enter("step")
+                together(step)
+            if me == last:
+                clock.enter("input")
+                time.sleep(1)
+                os.kill(os.getpid(), signal.SIGSTOP)
+            together(3)
+    else:
+        sys.exit(f"There is no act {_ACT.value}.")
+
+
+if __name__ == "__main__":
+    command_line.run(main, together=True)

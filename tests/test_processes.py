@@ -1,0 +1,105 @@
+"""Real processes on this machine: they start, agree and end together."""
+
+import re
+import signal
+
+import pytest
+
+from mixer_jax import processes
+from mixer_jax.errors import UserError
+from tests import several
+
+WORKER = ("tests/processes_worker.py",)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def act(cache):
+    """Lets some processes act; returns what they left."""
+
+    def run(what, count):
+        command = (*WORKER, f"--act={what}")
+        return several.finish(several.begin(command, count, 2, cache))
+
+    return run
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_all_processes_are_one_run(act, count):
+    names = [f"n{index}" for index in range(count)]
+    for ended in act("gather", count):
+        assert ended.code == 0, ended.error
+        assert f"{names} {2 * count}" in ended.output
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_what_is_wrong_for_one_ends_all_with_its_message(act, count):
+    everyone = act("wrong", count)
+    assert [ended.code for ended in everyone] == [processes.WRONG] * count
+    for index, ended in enumerate(everyone):
+        other = f"process {count - 1} has ended, and so all: "
+        said = "error: " + ("" if index == count - 1 else other)
+        assert f"{said}The table has no rows.\n" in ended.error
+        assert "Traceback" not in ended.error
+
+
+def test_a_crash_of_one_ends_all_with_its_message(act):
+    first, second = act("crash", 2)
+    assert first.code == second.code == 1
+    assert "Traceback" in second.error
+    assert (
+        "error: process 1 has ended, and so all: ZeroDivisionError: of all "
+        "things"
+    ) in first.error
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_to_one_stops_all_at_the_same_step(act, count):
+    everyone = act("stop", count)
+    assert [ended.code for ended in everyone] == [75] * count
+    steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in everyone}
+    assert len(steps) == 1
+    assert int(steps.pop()) > 3
+
+
+def test_a_frozen_process_is_named_by_the_others(cache):
+    command = (*WORKER, "--act=freeze")
+    begun = several.begin(command, 2, 1, cache)
+    first = begun[0]
+    _, error = first.communicate(timeout=120)
+    begun[1].send_signal(signal.SIGKILL)
+    several.finish(begun[1:])
+    assert first.returncode == processes.HUNG, error
+    assert "Process 1 holds the others up" in error
+    assert "at step 2 in the phase 'input'" in error
+    assert "together" in error  # The trace shows where process 0 waits.
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("", 2, -1), "go together"),
+        (("h:1", 0, 0), "go together"),
+        (("h:1", 2, 2), "--process=2 is none of --processes=2"),
+    ],
+)
+def test_flags_that_do_not_fit_are_a_sentence(given, said):
+    with pytest.raises(UserError, match=said):
+        processes.start(*given)
+
+
+def test_a_lone_process_needs_nobody():
+    assert processes.gather("alone", [1, 2]) == [[1, 2]]
+    assert processes.told("alone") == {}
+    processes.tell("alone", 3)
+    processes.barrier("alone")
+    with processes.Preemption() as preemption:
+        assert not preemption.reached()
+        signal.raise_signal(signal.SIGTERM)
+        assert preemption.reached()
+    # Outside, the signal is what it was.
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
