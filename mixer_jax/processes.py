@@ -40,6 +40,7 @@ _ECHO = 3.0  # seconds that the reason of another's end may take to arrive
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
 _HEARD = f"{_PREFIX}/heard"
+_MEETINGS = itertools.count()
 _OVER = threading.Event()  # set when this process needs to hear no more
 
 
@@ -125,7 +126,9 @@ def end_all(message: str, code: int) -> NoReturn:
 def barrier(name: str, seconds: float = 3600.0) -> None:
     """Waits until every process is here; no device is involved."""
     if jax.process_count() > 1:
-        _client().wait_at_barrier(f"{_PREFIX}/{name}", int(1000 * seconds))
+        # All processes meet in the same order, so that they number alike.
+        name = f"{_PREFIX}/{name}/{next(_MEETINGS)}"
+        _client().wait_at_barrier(name, int(1000 * seconds))
 
 
 def tell(name: str, value: Any) -> None:
@@ -147,15 +150,13 @@ def told(name: str) -> dict[int, Any]:
 
 
 def gather(name: str, value: Any) -> list[Any]:
-    """Returns every process's JSON value, in their order; waits for all.
-
-    A name is for one gathering.
-    """
+    """Returns every process's JSON value, in their order; waits for all."""
     if jax.process_count() == 1:
         return [value]
     tell(name, value)
     barrier(name)
     values = told(name)
+    barrier(name)  # before one of them tells the next of that name
     return [values[index] for index in range(jax.process_count())]
 
 

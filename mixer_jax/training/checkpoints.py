@@ -4,6 +4,9 @@
     WORKDIR/categories.json    category ids; position = label = proxy row
     WORKDIR/checkpoints/STEP/  model, training, proxies and iterator
 
+A checkpoint that is damaged (see `checksums`) is set aside, in
+`WORKDIR/damaged/STEP`, and a run goes on from the one before it.
+
 Proxies, their optimizer state and the class graph are saved as they lie in
 memory, padding rows included. Restoring reads the rows that exist and pads or
 cuts to this mesh's number of rows; only padding is ever added or lost.
@@ -13,6 +16,8 @@ import dataclasses
 import functools
 import os
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -24,14 +29,17 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training import row_files
+from mixer_jax.training import checksums, row_files
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
 
+# Python's own errors, and what TensorStore turns them into.
+_CANNOT_WRITE = (OSError, ValueError)
 # Fields of the state whose arrays have C_pad rows.
 _ROWS = ("proxies", "proxy_state", "graph")
 
@@ -106,9 +114,9 @@ class Checkpoints:
         keep: int = 1,
         writes: bool = True,
     ):
-        self._folder = (
-            pathlib.Path(workdir) / workdir_lib.CHECKPOINTS
-        ).absolute()
+        self._workdir = pathlib.Path(workdir).absolute()
+        self._folder = self._workdir / workdir_lib.CHECKPOINTS
+        self._noting = checksums.Noting()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -128,9 +136,18 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for the saves that are under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the saves that are under way.
+
+        Raises:
+          UserError: if one of them failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except _CANNOT_WRITE as error:
+            raise self._unwritten(error) from error
+        finally:
+            self._noting.close()
 
     def latest_step(self) -> int | None:
         """Returns the step of the last checkpoint, None without one."""
@@ -148,6 +165,9 @@ class Checkpoints:
         The state is copied before this returns, so it may be donated next.
         The iterators of all processes advance in step and are equal, so that
         process 0's is saved for all.
+
+        Raises:
+          UserError: if this save, or the one before, cannot be written.
         """
         if step == self._manager.latest_step():
             return False
@@ -161,26 +181,52 @@ class Checkpoints:
             )
             for name, item in _items(state).items()
         }
-        return self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **items, iterator=ocp.args.JsonSave(iterator)
-            ),
-            force=force,
-        )
+        try:
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **items, iterator=ocp.args.JsonSave(iterator)
+                ),
+                force=force,
+            )
+        except _CANNOT_WRITE as error:
+            raise self._unwritten(error) from error
+        if saved and jax.process_index() == 0:
+            self._noting.begin(self._folder / str(step))
+        return saved
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the last checkpoint's state and iterator state.
+    def restore(
+        self, state: TrainState, say: Callable[[str], None] = print
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the last whole checkpoint's state and iterator state.
 
         Args:
           state: abstract, from `state.abstract`: the shapes wanted, with the
             shardings of the current mesh.
+          say: is told which checkpoints are damaged and set aside.
 
         Raises:
-          UserError: if shapes differ (lists the paths) or the files are
+          UserError: if shapes differ (lists the paths) or all checkpoints are
             damaged.
         """
-        found = self.read(_items(state), iterator=True)
+        found = None
+        while found is None:
+            step = self._manager.latest_step()
+            # One process reads the files whole, for all.
+            wrong = ""
+            if jax.process_index() == 0:
+                wrong = checksums.check(self._folder / str(step))
+            wrong = processes.gather("damage", wrong)[0]
+            try:
+                if wrong:
+                    raise row_files.damaged(self._folder / str(step), wrong)
+                found = self.read(_items(state), iterator=True)
+            except row_files.DamagedError as error:
+                # What only one process cannot read, ends all of them.
+                others = len(self._manager.all_steps()) > 1
+                if not others or (jax.process_count() > 1 and not wrong):
+                    raise
+                say(f"{error.what} It is set aside in {self._set_aside(step)}.")
         return (
             TrainState(
                 **found["model"],
@@ -188,6 +234,33 @@ class Checkpoints:
                 **found["proxies"],
             ),
             found["iterator"],
+        )
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        """Moves a damaged checkpoint out of the way; returns where it is."""
+        aside = self._workdir / workdir_lib.DAMAGED / str(step)
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(aside)
+        processes.barrier("aside")
+        self._manager.reload()
+        return aside
+
+    def _unwritten(self, error: Exception) -> UserError:
+        last = workdir_lib.latest_step(self._workdir)
+        kept = (
+            f"The checkpoint of step {last} is whole"
+            if last is not None
+            else "There is no checkpoint yet"
+        )
+        reason = str(error).strip().splitlines()[0]
+        if "No space left" in reason:
+            free = shutil.disk_usage(self._workdir).free
+            reason = f"the disk is full, {free / 1e9:.2f} GB are free"
+        return UserError(
+            f"A checkpoint cannot be written to {self._folder}: "
+            f"{reason[:300]}. {kept}; mend this, and the same command goes on."
         )
 
     def read(
@@ -200,7 +273,7 @@ class Checkpoints:
             saved = self._manager.item_metadata(step)
             shapes = {name: _flat(saved[name].tree) for name in items}
         except Exception as error:
-            raise row_files.damaged(where, error) from error
+            raise row_files.damaged(where, str(error)) from error
         for name, item in items.items():
             _check_shapes(where, shapes[name], _flat(item))
         args = {
@@ -212,7 +285,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:
-            raise row_files.damaged(where, error) from error
+            raise row_files.damaged(where, str(error)) from error
 
 
 def _save_args(tree: dict[str, PyTree]) -> PyTree:

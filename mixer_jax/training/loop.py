@@ -1,5 +1,6 @@
 """Trains one stage: a straight loop in named sections."""
 
+import functools
 import os
 import pathlib
 import time
@@ -112,7 +113,9 @@ def train(
     if checkpoints.latest_step() is None:
         variables = initialize.initial_variables(run)
     else:
-        state, position = checkpoints.restore(run.state)
+        state, position = checkpoints.restore(
+            run.state, functools.partial(console.print, soft_wrap=True)
+        )
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     content = _content(run, workdir, variables, console)
     iterator = content.train_batches()

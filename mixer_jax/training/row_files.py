@@ -71,7 +71,7 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
             read=True,
         ).result()
     except Exception as error:
-        raise damaged(where, error) from error
+        raise damaged(where, str(error)) from error
     count, (rows, dim) = len(category_ids), store.shape
     if rows < count:
         raise UserError(
@@ -88,7 +88,7 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
             try:
                 block = part.read().result()
             except Exception as error:
-                raise damaged(where, error) from error
+                raise damaged(where, str(error)) from error
             yield block.astype(np.float32, copy=False)
 
     return SavedProxies(step, category_ids, dim, blocks())
@@ -125,11 +125,20 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
-def damaged(where: pathlib.Path, error: Exception) -> UserError:
+class DamagedError(UserError):
+    """A checkpoint cannot be read; `what` says which and why, no remedy."""
+
+    def __init__(self, what: str, remedy: str):
+        super().__init__(f"{what} {remedy}")
+        self.what = what
+
+
+def damaged(where: pathlib.Path, reason: str) -> DamagedError:
     """Returns what to say of a checkpoint that cannot be read."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(
+    lines = reason.strip().splitlines() or ["for no reason that was given"]
+    return DamagedError(
         f"The checkpoint {where} is damaged and cannot be read "
-        f"({reason[0][:200]}). Delete that folder to go on from the "
-        "checkpoint before it."
+        f"({lines[0][:200]}).",
+        "Delete that folder to go on from the checkpoint before it; training "
+        "sets it aside by itself.",
     )

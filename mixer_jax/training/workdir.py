@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import secrets
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +12,14 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 
 CONFIG = "config.json"
 CATEGORIES = "categories.json"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
 
 
@@ -100,13 +104,47 @@ def prepare(
     config: ConfigDict,
     category_ids: Sequence[str],
 ) -> None:
-    """Writes `config.json` and `categories.json`; both were checked before."""
+    """Writes `config.json` and `categories.json`; both were checked before.
+
+    Raises:
+      UserError: if the folder cannot be written to, or is not one folder for
+        all processes.
+    """
     workdir = pathlib.Path(workdir)
+    try:
+        if jax.process_index() == 0:
+            (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            write(workdir / CONFIG, config_lib.to_json(config))
+            text = json.dumps(list(category_ids), indent=0) + "\n"
+            write(workdir / CATEGORIES, text)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written to: {error}. Name "
+            "another folder by --workdir."
+        ) from error
+    _check_shared(workdir)
+
+
+def _check_shared(workdir: pathlib.Path) -> None:
+    """Checks that all processes see one folder, not one each of that name."""
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f".{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write(workdir / CONFIG, config_lib.to_json(config))
-        text = json.dumps(list(category_ids), indent=0) + "\n"
-        write(workdir / CATEGORIES, text)
+        mark.touch()
+    mark = workdir / processes.gather("mark", mark.name)[0]
+    seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
+    if jax.process_index() == 0:
+        mark.unlink()
+    blind = [index for index, (sees, _) in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(
+            f"The workdir {workdir} of process {blind[0]} (on "
+            f"{seen[blind[0]][1]}) is not that of process 0 (on {seen[0][1]}): "
+            "a local folder is another one on every host, and a checkpoint "
+            "needs one that all of them share. Use a bucket, as in "
+            "--workdir=gs://BUCKET/runs/stage1, or a network file system."
+        )
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:

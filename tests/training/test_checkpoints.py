@@ -1,5 +1,6 @@
 """Saving, and restoring onto any number of devices."""
 
+import resource
 import shutil
 
 import jax
@@ -124,6 +125,93 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         pytest.raises(UserError, match=r"3 is damaged.*Delete that folder"),
     ):
         checkpoints.restore(state_lib.abstract(state, mesh))
+
+
+def largest(folder):
+    """The largest file of the proxies."""
+    files = (path for path in (folder / "proxies").rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder):
+    """Changes one bit in the middle of a file."""
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_a_file(folder):
+    (folder / "iterator" / "metadata").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip_a_bit, "differs from its checksum"),
+        (cut_off, "bytes"),
+        (lose_a_file, "is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path, damage, said
+):
+    state, mesh = make_state(4)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        for step in (3, 6):
+            saved.save(step, state, {"next": step})
+    damage(tmp_path / workdir.CHECKPOINTS / "6")
+    heard = []
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        found, position = saved.restore(
+            state_lib.abstract(state, mesh), heard.append
+        )
+        assert position == {"next": 3}
+        np.testing.assert_array_equal(found.proxies, state.proxies)
+        # The run goes on over what was set aside.
+        assert saved.save(6, state, {"next": 7})
+    (sentence,) = heard
+    assert said in sentence
+    assert f"It is set aside in {tmp_path / workdir.DAMAGED / '6'}" in sentence
+    assert (tmp_path / workdir.DAMAGED / "6" / "proxies").is_dir()
+    assert workdir.latest_step(tmp_path) == 6
+
+
+def test_no_whole_checkpoint_is_an_error(tmp_path):
+    state, mesh = make_state(2)
+    save(tmp_path, state)
+    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+        pytest.raises(UserError, match=r"3 is damaged.*checksum"),
+    ):
+        saved.restore(state_lib.abstract(state, mesh))
+    assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    state, _ = make_state(2)
+    save(tmp_path, state)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    saved = checkpoints_lib.Checkpoints(tmp_path)
+    # No file may grow longer: a disk that is full at that place.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        saved.save(6, state, {}, force=True)
+        with pytest.raises(UserError) as caught:
+            saved.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = str(caught.value)
+    assert f"cannot be written to {tmp_path / workdir.CHECKPOINTS}" in said
+    assert "File too large" in said
+    assert "The checkpoint of step 3 is whole" in said
+    assert workdir.latest_step(tmp_path) == 3
 
 
 def test_half_a_checkpoint_does_not_count(tmp_path):

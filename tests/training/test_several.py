@@ -1,0 +1,134 @@
+"""A run of several processes, and one that changes how many there are."""
+
+import json
+import pathlib
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax import processes
+from mixer_jax.training import checkpoints
+from mixer_jax.training import workdir as workdir_lib
+from tests import several
+
+FOLDER = pathlib.Path(__file__).parent
+STAGES = ("stage1", "stage2", "stage3")
+DEVICES = 4
+
+
+@pytest.fixture(scope="module")
+def begin(tmp_path_factory, tiny_table):
+    """Begins the toy's curriculum in some processes, of 4 devices in all."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def begin(workdir, processes, *flags, devices=DEVICES):
+        command = (
+            FOLDER / "toy_main.py",
+            f"--config={FOLDER / 'toy_config.py'}:{tiny_table}",
+            f"--workdir={workdir}",
+            *flags,
+        )
+        return several.begin(command, processes, devices // processes, cache)
+
+    return begin
+
+
+def losses(workdir, stage):
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def whole(begin, tmp_path_factory):
+    """The workdir of one process that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    (ended,) = several.finish(begin(workdir, 1))
+    assert ended.code == 0, ended.error
+    return workdir
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_as_one(begin, whole, tmp_path, count):
+    for index, ended in enumerate(several.finish(begin(tmp_path, count))):
+        assert ended.code == 0, ended.error
+        # Process 0 speaks for all.
+        assert ("loss" in ended.output) == (index == 0)
+    for stage in STAGES:
+        one, many = losses(whole, stage), losses(tmp_path, stage)
+        assert list(one) == list(many) == list(range(1, 13))
+        np.testing.assert_allclose(
+            list(many.values()), list(one.values()), rtol=1e-5
+        )
+
+
+def test_a_stopped_run_goes_on_in_other_processes(begin, whole, tmp_path):
+    """From 2 processes to 1 and to 4, each stopped by SIGTERM to one."""
+    for count in (2, 1):
+        begun = begin(tmp_path, count)
+        time.sleep(1)
+        wait_for_step(begun[0])
+        begun[-1].send_signal(signal.SIGTERM)
+        for ended in several.finish(begun):
+            assert ended.code == processes.PREEMPTED, ended.error
+    for ended in several.finish(begin(tmp_path, 4)):
+        assert ended.code == 0, ended.error
+    for stage in STAGES:
+        one, many = losses(whole, stage), losses(tmp_path, stage)
+        # Every step is there once, however often it was begun anew.
+        assert list(one) == list(many)
+        np.testing.assert_allclose(
+            list(many.values()), list(one.values()), rtol=1e-5
+        )
+
+
+def wait_for_step(process):
+    """Reads what a process says until it has taken a step."""
+    for line in process.stdout:
+        if "step" in line:
+            return
+    pytest.fail(f"It ended before: {process.stderr.read()}")
+
+
+def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
+    """Two processes whose relative workdirs are two folders."""
+    places = iter([tmp_path / "host0", tmp_path / "host1"])
+    real = several.subprocess.Popen
+
+    def elsewhere(*arguments, **options):
+        folder = next(places)
+        folder.mkdir()
+        return real(*arguments, **(options | {"cwd": folder}))
+
+    monkeypatch.setattr(several.subprocess, "Popen", elsewhere)
+    for ended in several.finish(begin("run", 2)):
+        assert ended.code == processes.WRONG
+        assert "The workdir run/stage1 of process 1 (on " in ended.error
+        assert "gs://BUCKET" in ended.error
+        assert "Traceback" not in ended.error
+
+
+def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
+    shutil.copytree(whole / "stage1", tmp_path / "stage1")
+    folder = tmp_path / "stage1" / workdir_lib.CHECKPOINTS
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
+    shutil.rmtree(folder / "12")
+    shutil.copytree(folder / "8", folder / "4")
+    (folder / "8" / "iterator" / "metadata").write_text("{}")
+    for index, ended in enumerate(several.finish(begin(tmp_path, 2))):
+        assert ended.code == 0, ended.error
+        assert ("is set aside in" in ended.output) == (index == 0)
+
+
+def test_proxies_of_several_processes_are_read_by_one(begin, whole, tmp_path):
+    several.finish(begin(tmp_path, 2))
+    mesh = mesh_lib.make_mesh()
+    one, many = (
+        checkpoints.load_proxies(folder / "stage3", 16, mesh)
+        for folder in (whole, tmp_path)
+    )
+    np.testing.assert_allclose(many, one, atol=1e-4)

@@ -1,0 +1,13 @@
+"""The command that trains, with the toy model in the factory's place."""
+
+import conftest as toy
+
+from mixer_jax import main
+from mixer_jax.models import factory
+from mixer_jax.training import command_line
+
+factory.make_model = toy.make_model
+factory.init_variables = toy.init_variables
+
+if __name__ == "__main__":
+    command_line.run(main.main, together=True)
