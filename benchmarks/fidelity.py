@@ -19,7 +19,7 @@ import pathlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from benchmarks import contenders
 from mixer_jax import mesh as meshes
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
@@ -46,6 +47,8 @@ HEADS = {
     "topk": {"name": "topk"},
     "sampled": {"name": "sampled"},
 }
+# Unless the command line has others.
+SETTINGS = {"neighbours": 16, "refresh": 25, "scale": 32.0, "margin_size": 0.25}
 MEASURES = ("identical_at_1", "with_distractors", "training_top_1", "mrr")
 
 
@@ -54,22 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fidelity",
         description=__doc__.split("\n")[0],
+        epilog="Settings of the heads are given as --head.key=value.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--workdir", required=True, help="of a trained stage")
     add("--table", default="", help="sample table; default the stage's own")
     add("--size", type=int, default=0, help="of images; default the stage's")
     add("--active", type=float, default=0.1, help="share of the proxies")
-    add("--neighbours", type=int, default=16, help="of knn and topk")
-    add("--refresh", type=int, default=50, help="steps between graphs, of knn")
     add("--steps", type=int, default=600)
     add("--batch", type=int, default=128)
     add("--seeds", type=int, default=3)
     add("--heads", default="/".join(HEADS), help="separated by /")
+    add("--features", default="", help="folder to keep the features in")
     add("--json", default="", help="where the rows go")
-    given = parser.parse_args(arguments)
+    given, more = parser.parse_known_args(arguments)
     try:
-        rows = measure(given, meshes.make_mesh())
+        overrides = dict(contenders.parse_overrides(more))
+        rows = measure(given, overrides, meshes.make_mesh())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(given: argparse.Namespace, mesh: Mesh) -> list[Row]:
+def measure(
+    given: argparse.Namespace, overrides: Mapping[str, Any], mesh: Mesh
+) -> list[Row]:
     """Trains every head with every seed; returns a row for each."""
     names = given.heads.split("/")
     for name in names:
@@ -98,12 +105,13 @@ def measure(given: argparse.Namespace, mesh: Mesh) -> list[Row]:
     )
     frame, training = both[: len(frame)], both[len(frame) :]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.features or temporary
         print(f"Encoding {len(both):,} samples once.", flush=True)
         encoded = fusions.encode(trained, both, folder, mesh)
         for seed in range(given.seeds):
             for name in names:
-                config = _config(given, trained.config, name, seed)
+                config = _config(given, overrides, trained.config, name, seed)
                 rng = np.random.default_rng(seed)
                 fitted = fusions.train(config, encoded, training, rng, mesh)
                 measured = _measures(
@@ -115,6 +123,7 @@ def measure(given: argparse.Namespace, mesh: Mesh) -> list[Row]:
                         "seed": seed,
                         "active": 1.0 if name == "exact" else given.active,
                         "categories": len(fitted.category_ids),
+                        "settings": dict(config.head),
                         **measured,
                     }
                 )
@@ -143,15 +152,19 @@ def _samples(
 
 
 def _config(
-    given: argparse.Namespace, trained: ConfigDict, name: str, seed: int
+    given: argparse.Namespace,
+    overrides: Mapping[str, Any],
+    trained: ConfigDict,
+    name: str,
+    seed: int,
 ) -> ConfigDict:
     """Returns the config of one training."""
     config = fusions.make_config(trained, trained.model.fusion)
     config.seed = seed
     config.steps, config.batch_size = given.steps, given.batch
     config.head.active = given.active
-    config.head.neighbours = given.neighbours
-    config.head.refresh = given.refresh
+    config.head.update(SETTINGS)
+    config.head.update(overrides)
     config.head.update(HEADS[name])
     return config
 

@@ -4,7 +4,11 @@
         --workdir=runs/local/stage2 [--config.any.key=value] [--dry-run]
 
 The same command again goes on from the last checkpoint. `--dry-run` checks
-the config and the data and prints what would be trained.
+the config and the data, compiles the step and prints what would be trained;
+with `--categories=N` it needs no data. Several processes are one run; where
+they do not find each other by themselves (they do on TPU VM pods, GKE's TPU
+slices and under Slurm), start each with `--coordinator=HOST:PORT
+--processes=N --process=I`. SIGTERM or Ctrl-C saves and ends with code 75.
 """
 
 import pathlib
@@ -22,7 +26,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run's checkpoints and logs."
 )
 _DRY_RUN = flags.DEFINE_bool(
-    "dry-run", False, "Check everything and print the plan; train nothing."
+    "dry-run", False, "Check all, compile, print the plan; train nothing."
+)
+_CATEGORIES = flags.DEFINE_integer(
+    "categories", None, "With --dry-run: how many, in place of the data's.", 2
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -32,7 +39,7 @@ def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     mesh = mesh_lib.make_mesh()
     if _DRY_RUN.value:
-        plan.show(_CONFIG.value, workdir, mesh)
+        plan.show(_CONFIG.value, workdir, mesh, categories=_CATEGORIES.value)
     else:
         curriculum.run(_CONFIG.value, workdir, mesh)
 

@@ -13,15 +13,13 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.training import feature_store, program_costs, setup
-from mixer_jax.training import step as step_lib
+from mixer_jax.training import abstract_step, program_costs, setup
 
 PyTree = Any
 
@@ -172,17 +170,8 @@ def compile_stage(
         memory than a chip has.
     """
     run = setup.assemble(config, num_categories, mesh)
-    batch = make_batch(run)
-    train_step = step_lib.make_train_step(
-        config,
-        run.model,
-        run.head,
-        run.optimizer,
-        run.row_optimizer,
-        run.rates,
-        run.state,
-        mesh,
-    )
+    batch = abstract_step.make_batch(run)
+    train_step = abstract_step.make_step(run)
     known = functools.partial(
         Row,
         stage=config.name,
@@ -204,63 +193,6 @@ def compile_stage(
         )
         rows.append(measure("graph", beside, build, run.state.proxies))
     return rows
-
-
-def make_batch(run: setup.Setup) -> PyTree:
-    """Returns a training batch's shapes and layouts, of samples or features."""
-    config = run.config
-    half = config.batch_size // 2
-    size, length = config.data.image_size, config.data.text_length
-
-    def leaf(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((half, *shape), dtype)
-
-    image = {"image": leaf(jnp.uint8, size, size, 3)}
-    mask = leaf(jnp.bool, length)
-    text = {"tokens": leaf(jnp.int32, length)}
-    if config.data.cached and not any(run.rates.values()):
-        image = {"embedding": leaf(jnp.float32, config.model.dim)}
-        text = {}
-    elif config.data.cached:
-        encode = functools.partial(_encode, run)
-        patches = encode("encode_images", image["image"])
-        image = {"patches": patches}
-        if "text_encoder" in run.state.params:
-            text = {
-                "token_vectors": encode("encode_texts", text["tokens"], mask)
-            }
-    both = {"label": leaf(jnp.int32)}
-    if config.head.margin_power:
-        both["margin"] = leaf(jnp.float32)
-    document = {}
-    if "embedding" not in image:
-        document = {"has_image": leaf(jnp.bool), "token_mask": mask}
-    batch = {
-        "query": image | both,
-        "document": image | text | document | both,
-    }
-    rows = mesh_lib.rows(run.mesh)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch
-    )
-
-
-def _encode(
-    run: setup.Setup, method: str, *inputs: jax.ShapeDtypeStruct
-) -> jax.ShapeDtypeStruct:
-    """Returns the shape of what an encoder makes, as features are kept."""
-    variables = {
-        "params": run.state.params,
-        "batch_stats": run.state.batch_stats,
-    }
-    encoders = {
-        name: {k: v for k, v in tree.items() if k in feature_store.ENCODERS}
-        for name, tree in variables.items()
-    }
-    out = jax.eval_shape(
-        lambda v, *x: run.model.apply(v, *x, method=method), encoders, *inputs
-    )
-    return jax.ShapeDtypeStruct(out.shape, jnp.bfloat16)
 
 
 def _local_bytes(tree: PyTree) -> int:

@@ -15,6 +15,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import (
+    abstract_step,
     embedding_store,
     feature_store,
     initialize,
@@ -91,16 +92,7 @@ def train(
         console.print(f"{config.name}: {skipped}.", highlight=False)
 
     # ---- Steps: compiled at their first call.
-    train_step = step_lib.make_train_step(
-        config,
-        run.model,
-        run.head,
-        run.optimizer,
-        run.row_optimizer,
-        run.rates,
-        run.state,
-        mesh,
-    )
+    train_step = abstract_step.make_step(run)
     observe = step_lib.make_observe(config, run.model, run.head, count, mesh)
     monitors = Monitors(config.monitors, config.steps)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 
 import jax
 import rich.console
@@ -10,7 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.errors import UserError
-from mixer_jax.training import curriculum, inputs, setup
+from mixer_jax.training import abstract_step, curriculum, inputs, setup
+from mixer_jax.training import config as config_lib
 from mixer_jax.training import workdir as workdir_lib
 
 
@@ -19,16 +21,19 @@ def show(
     workdir: str | os.PathLike,
     mesh: Mesh,
     console: rich.console.Console | None = None,
+    categories: int | None = None,
 ) -> None:
     """Checks config and data, and prints the plan of every stage.
 
-    A table that is missing and has a source is built; nothing is trained.
+    A table that is missing and has a source is built; the step is compiled,
+    and nothing is trained.
 
     Args:
       config: of one stage or of a curriculum.
       workdir: of the run.
       mesh: of the run.
       console: default standard output, at least 100 columns.
+      categories: how many there are; then no data is looked at.
 
     Raises:
       UserError: for whatever would stop the run before its first step.
@@ -45,7 +50,12 @@ def show(
         except UserError as error:
             if not in_curriculum:
                 start = str(error)
-        _show_stage(setup.make(stage, folder, mesh), folder, start, console)
+        if categories is None:
+            run = setup.make(stage, folder, mesh)
+        else:
+            config_lib.check_values(stage, mesh.size)
+            run = setup.assemble(stage, categories, mesh)
+        _show_stage(run, folder, start, console)
 
 
 def _show_stage(
@@ -56,22 +66,10 @@ def _show_stage(
 ) -> None:
     config, state = run.config, run.state
     done = workdir_lib.latest_step(workdir)
-    counts = inputs.describe(run.inputs)
-    steps_an_epoch = max(counts["queries"], counts["documents"]) / (
-        config.batch_size / 2
-    )
     facts = {
         "workdir": f"{workdir} (at step {done or 0} of {config.steps})",
         "starts from": start,
-        "table": f"{config.data.table}, split {config.data.split}",
-        "samples": (
-            f"{counts['queries']} queries, {counts['documents']} documents, "
-            f"{counts['categories']} categories; {counts['skipped']} skipped"
-        ),
-        "steps": (
-            f"{config.steps} of {config.batch_size} samples, "
-            f"{config.steps / steps_an_epoch:.1f} epochs"
-        ),
+        **_data_facts(run),
         "devices": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
         "precision": config.precision,
         "head": f"{config.head.name}, {config.head.margin}",
@@ -106,6 +104,48 @@ def _show_stage(
     console.print(
         f"{sum(sizes.values()):,} parameters, {trained:,} of them trainable, "
         f"and {math.prod(state.proxies.shape):,} in the proxies.",
+        highlight=False,
+    )
+
+    _show_memory(run, console)
+
+
+def _data_facts(run: setup.Setup) -> dict[str, str]:
+    config = run.config
+    steps = f"{config.steps} of {config.batch_size} samples"
+    if run.inputs is None:
+        return {"table": "none is looked at", "steps": steps}
+    counts = inputs.describe(run.inputs)
+    samples_a_role = max(counts["queries"], counts["documents"])
+    epochs = config.steps * config.batch_size / 2 / samples_a_role
+    return {
+        "table": f"{config.data.table}, split {config.data.split}",
+        "samples": (
+            f"{counts['queries']} queries, {counts['documents']} documents, "
+            f"{counts['categories']} categories; {counts['skipped']} skipped"
+        ),
+        "steps": f"{steps}, {epochs:.1f} epochs",
+    }
+
+
+def _show_memory(run: setup.Setup, console: rich.console.Console) -> None:
+    """Compiles the step and says what it takes of each device."""
+    begin = time.monotonic()
+    memory = abstract_step.compile_step(run).memory_analysis()
+    seconds = time.monotonic() - begin
+    arguments, temporaries = (
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+    )
+    beyond = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    limit = (run.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    console.print(
+        f"A step takes {(arguments + temporaries + beyond) / 1e9:.3f} GB of "
+        f"each device"
+        + (f", which has {limit / 1e9:.1f} GB" if limit else "")
+        + f": {arguments / 1e9:.3f} GB for state and batch, "
+        f"{temporaries / 1e9:.3f} GB while it runs. It was compiled in "
+        f"{seconds:.0f} s.",
         highlight=False,
     )
 

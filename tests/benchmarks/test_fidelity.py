@@ -23,7 +23,7 @@ def measure(tiny_towers, colours, monkeypatch, tmp_path):
                 f"--table={root / 'colours.csv'}",
                 "--steps=4",
                 "--batch=16",
-                "--neighbours=1",
+                "--head.neighbours=1",
                 f"--json={out}",
                 *options,
             ]

@@ -3,11 +3,10 @@
 import importlib.util
 import os
 
-import jax
 import pytest
 
 from mixer_jax.errors import UserError
-from mixer_jax.training import abstract_pod, config, setup
+from mixer_jax.training import abstract_pod, config
 
 TOPOLOGY = "v5e:2x2"
 needs_compiler = pytest.mark.skipif(
@@ -95,39 +94,3 @@ def test_a_missing_compiler_is_said(monkeypatch):
     monkeypatch.setattr(abstract_pod.topologies, "get_topology_desc", missing)
     with pytest.raises(UserError, match=r'pip install "mixer_jax\[tpu\]"'):
         abstract_pod.make_mesh(TOPOLOGY)
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_the_batch_is_like_the_pipelines(toy, tiny_config, cached):
-    tiny_config.data.cached = cached
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    mesh = abstract_pod.mesh_lib.make_mesh(jax.devices()[:2])
-    run = setup.assemble(tiny_config, 12, mesh)
-    made = abstract_pod.make_batch(run)
-    batch = toy.make_batch(tiny_config)
-    shapes, wanted = (
-        jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-        for tree in (made, batch)
-    )
-    if cached:
-        assert made["query"]["patches"].shape == (8, 1, 16)
-        assert made["document"]["token_vectors"].shape == (8, 8, 16)
-        assert "image" not in made["query"]
-    else:
-        assert shapes == wanted
-    rows = abstract_pod.mesh_lib.rows(mesh)
-    assert all(leaf.sharding == rows for leaf in jax.tree.leaves(made))
-
-
-def test_the_batch_of_proxies_alone_is_of_embeddings(tiny_config):
-    tiny_config.data.cached = True
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = (("", 0.0),)
-    mesh = abstract_pod.mesh_lib.make_mesh(jax.devices()[:2])
-    made = abstract_pod.make_batch(setup.assemble(tiny_config, 12, mesh))
-    for role in ("query", "document"):
-        assert set(made[role]) == {"embedding", "label"}
-        assert made[role]["embedding"].shape == (8, 16)

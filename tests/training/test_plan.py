@@ -1,6 +1,7 @@
 """The plan that --dry-run prints."""
 
 import io
+import re
 
 import jax
 import rich.console
@@ -10,10 +11,11 @@ from mixer_jax.training import config as config_lib
 from mixer_jax.training import plan
 
 
-def show(config, workdir):
+def show(config, workdir, **options):
     said = io.StringIO()
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
-    plan.show(config, workdir, mesh, rich.console.Console(file=said))
+    console = rich.console.Console(file=said)
+    plan.show(config, workdir, mesh, console, **options)
     return said.getvalue()
 
 
@@ -31,6 +33,28 @@ def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
     assert "'data'" in rows
     assert "graph" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_no_data_is_needed_where_the_categories_are_counted(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.data.table = "nowhere.csv"
+    said = show(tiny_config, tmp_path, categories=1000)
+    assert "none is looked at" in said
+    assert "(1000, 16)" in said
+
+
+def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
+    """Twice the categories, the same more of proxies and momentum."""
+
+    def gigabytes(categories):
+        said = show(tiny_config, tmp_path, categories=categories)
+        return float(re.search(r"takes ([\d.]+) GB of each device", said)[1])
+
+    # Two devices hold 16 numbers of 4 bytes a row, and the velocity's.
+    more = 4_000_000 * 16 * 4 * 2 / 2 / 1e9
+    found = gigabytes(8_000_000) - gigabytes(4_000_000)
+    assert abs(found - more) < 0.01 * more + 0.002
 
 
 def test_a_missing_stage_is_part_of_the_plan(toy, tiny_config, tmp_path):

@@ -1,0 +1,216 @@
+"""How a training step grows with the devices that share it, from its program.
+
+    python -m benchmarks.scaling --config=configs/stage2.py \
+        [--devices=1,2,4,8] [--topologies=v5e:2x2,v5e:4x4,...] \
+        [--categories=1000000] [--batch=1024] [--json=scaling.json]
+
+Compiles the step for 1, 2, 4 and 8 devices of this machine's CPU, and with the
+TPU's own compiler for pods from 4 to 256 chips; nothing is run. *Strong*: the
+same step on more devices. *Weak*: batch and categories grow with them; those
+that are given are for the fewest devices of the series.
+
+Efficiency is predicted from the rooflines of TPU programs alone: the fewest
+chips' time over n times (strong: per share of the work) that of n chips. What
+fake devices show is how often they meet and how much they send, not how long
+it takes.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import rich.console
+import rich.table
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax import mesh as meshes
+from mixer_jax.errors import UserError
+from mixer_jax.training import (
+    abstract_pod,
+    abstract_step,
+    program_costs,
+    setup,
+)
+from mixer_jax.training import config as configs
+
+Row = dict[str, Any]
+
+TOPOLOGIES = "v5e:2x2,v5e:2x4,v5e:4x4,v5e:4x8,v5e:8x8,v5e:8x16,v5e:16x16"
+SERIES = ("strong", "weak")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="of one stage, FILE or FILE:ARGUMENT")
+    add("--devices", default="1,2,4,8", help="of the CPU, comma-separated")
+    add("--topologies", default=TOPOLOGIES, help='comma-separated; "" is none')
+    add("--categories", type=int, default=1_000_000)
+    add("--batch", type=int, default=1024)
+    add("--json", default="", help="file to write the rows to")
+    given = parser.parse_args(arguments)
+    try:
+        rows = measure(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _show(rows)
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def measure(given: argparse.Namespace) -> list[Row]:
+    """Compiles every step; returns a row for each."""
+    config = load_config(given.config)
+    counts = [int(count) for count in given.devices.split(",") if count]
+    jax.config.update("jax_platforms", "cpu")
+    if counts:
+        jax.config.update("jax_num_cpu_devices", max(counts))
+    pods = [
+        (name, abstract_pod.make_mesh(name))
+        for name in given.topologies.split(",")
+        if name
+    ]
+    fakes = [
+        (f"cpu:{count}", meshes.make_mesh(jax.devices()[:count]))
+        for count in counts
+    ]
+    rows = []
+    for kind, places in (("cpu", fakes), ("tpu", pods)):
+        for series in SERIES:
+            first = places[0][1].size if places else 1
+            for name, mesh in places:
+                grown = mesh.size // first if series == "weak" else 1
+                row = _compile(
+                    config,
+                    given.categories * grown,
+                    given.batch * grown,
+                    name,
+                    mesh,
+                )
+                rows.append({"series": series, "kind": kind, **row})
+                print(f"{series}, {name}: compiled", file=sys.stderr)
+    add_efficiency(rows)
+    return rows
+
+
+def load_config(path: str) -> ConfigDict:
+    """Returns the config of `FILE` or `FILE:ARGUMENT`.
+
+    Raises:
+      UserError: if there is no such file, or it is of several stages.
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"There is no config file {file}.")
+    spec = importlib.util.spec_from_file_location("config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument)
+    if "curriculum" in config:
+        raise UserError(f"{path} is of several stages; name that of one.")
+    return config
+
+
+def _compile(
+    config: ConfigDict, categories: int, batch: int, name: str, mesh: Mesh
+) -> Row:
+    """Compiles one step; its figures are of one device."""
+    config = config.copy_and_resolve_references()
+    config.batch_size = batch
+    configs.check_values(config, mesh.size)
+    common = {
+        "place": name,
+        "devices": mesh.size,
+        "categories": categories,
+        "batch": batch,
+    }
+    if not name.startswith("cpu"):
+        row = abstract_pod.compile_stage(config, categories, mesh, name)[0]
+        row = dataclasses.asdict(row)
+        kept = (
+            "total",
+            "capacity",
+            "flops",
+            "bytes",
+            "collectives",
+            "collective_bytes",
+            "compute_ms",
+            "memory_ms",
+            "collective_ms",
+            "roofline_ms",
+        )
+        return common | {key: row[key] for key in kept}
+    run = setup.assemble(config, categories, mesh)
+    compiled = abstract_step.compile_step(run)
+    costs = program_costs.count(compiled.as_text(), mesh.size)
+    return common | {
+        "collectives": {k: c._asdict() for k, c in costs.collectives.items()},
+        "collective_bytes": sum(c.bytes for c in costs.collectives.values()),
+    }
+
+
+def add_efficiency(rows: list[Row]) -> None:
+    """Adds `efficiency` to the rows of pods, each against its series' first.
+
+    Strong: `t_1 n_1 / (t n)`; weak: `t_1 / t`; with roofline times t and n
+    chips.
+    """
+    first = {}
+    for row in rows:
+        if row["kind"] != "tpu":
+            continue
+        start = first.setdefault(row["series"], row)
+        row["efficiency"] = start["roofline_ms"] / row["roofline_ms"]
+        if row["series"] == "strong":
+            row["efficiency"] *= start["devices"] / row["devices"]
+
+
+def _show(rows: list[Row]) -> None:
+    console = rich.console.Console()
+    console.width = max(console.width, 120)
+    for kind, series in dict.fromkeys((r["kind"], r["series"]) for r in rows):
+        table = rich.table.Table(title=f"{series}, {kind}; of one device")
+        names = ["devices", "categories", "batch", "collectives", "sent MB"]
+        if kind == "tpu":
+            names += ["HBM GB", "GFLOP", "roofline ms", "efficiency"]
+        for name in names:
+            table.add_column(name, justify="right")
+        for row in rows:
+            if (row["kind"], row["series"]) != (kind, series):
+                continue
+            met = ", ".join(
+                f"{one['number']} {name}"
+                for name, one in sorted(row["collectives"].items())
+            )
+            cells = [
+                str(row["devices"]),
+                f"{row['categories']:,}",
+                f"{row['batch']:,}",
+                met or "-",
+                f"{row['collective_bytes'] / 1e6:.2f}",
+            ]
+            if kind == "tpu":
+                cells += [
+                    f"{row['total'] / 1e9:.2f} of {row['capacity'] / 1e9:.0f}",
+                    f"{row['flops'] / 1e9:,.1f}",
+                    f"{row['roofline_ms']:.3f}",
+                    f"{row['efficiency']:.0%}",
+                ]
+            table.add_row(*cells)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""A stage's training step without its data: shapes in, a program out."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.training import feature_store, setup
+from mixer_jax.training import step as step_lib
+
+PyTree = Any
+
+
+def make_step(run: setup.Setup) -> Any:
+    """Returns the jitted step of a stage; see `step.make_train_step`."""
+    return step_lib.make_train_step(
+        run.config,
+        run.model,
+        run.head,
+        run.optimizer,
+        run.row_optimizer,
+        run.rates,
+        run.state,
+        run.mesh,
+    )
+
+
+def compile_step(run: setup.Setup) -> jax.stages.Compiled:
+    """Compiles the step of a stage for the devices of its mesh."""
+    return make_step(run).lower(run.state, make_batch(run)).compile()
+
+
+def make_batch(run: setup.Setup) -> PyTree:
+    """Returns a training batch's shapes and layouts, of samples or features."""
+    config = run.config
+    half = config.batch_size // 2
+    size, length = config.data.image_size, config.data.text_length
+
+    def leaf(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((half, *shape), dtype)
+
+    image = {"image": leaf(jnp.uint8, size, size, 3)}
+    mask = leaf(jnp.bool, length)
+    text = {"tokens": leaf(jnp.int32, length)}
+    if config.data.cached and not any(run.rates.values()):
+        image = {"embedding": leaf(jnp.float32, config.model.dim)}
+        text = {}
+    elif config.data.cached:
+        encode = functools.partial(_encode, run)
+        patches = encode("encode_images", image["image"])
+        image = {"patches": patches}
+        if "text_encoder" in run.state.params:
+            text = {
+                "token_vectors": encode("encode_texts", text["tokens"], mask)
+            }
+    both = {"label": leaf(jnp.int32)}
+    if config.head.margin_power:
+        both["margin"] = leaf(jnp.float32)
+    document = {}
+    if "embedding" not in image:
+        document = {"has_image": leaf(jnp.bool), "token_mask": mask}
+    batch = {
+        "query": image | both,
+        "document": image | text | document | both,
+    }
+    rows = mesh_lib.rows(run.mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch
+    )
+
+
+def _encode(
+    run: setup.Setup, method: str, *inputs: jax.ShapeDtypeStruct
+) -> jax.ShapeDtypeStruct:
+    """Returns the shape of what an encoder makes, as features are kept."""
+    variables = {
+        "params": run.state.params,
+        "batch_stats": run.state.batch_stats,
+    }
+    encoders = {
+        name: {k: v for k, v in tree.items() if k in feature_store.ENCODERS}
+        for name, tree in variables.items()
+    }
+    out = jax.eval_shape(
+        lambda v, *x: run.model.apply(v, *x, method=method), encoders, *inputs
+    )
+    return jax.ShapeDtypeStruct(out.shape, jnp.bfloat16)

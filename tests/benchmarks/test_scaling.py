@@ -1,0 +1,68 @@
+"""The benchmark of scaling compiles what a run would run."""
+
+import json
+
+import pytest
+
+from benchmarks import scaling
+from mixer_jax.training import config as configs
+
+SMALL = ("--devices=1,2,4", "--topologies=", "--categories=512", "--batch=16")
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A small stage in place of the file's."""
+    small = configs.defaults()
+    small.model.image.name = "resnet18"
+    small.model.text.name = "minilm"
+    small.model.fusion = "image_only"
+    small.data.image_size = 32
+    small.model.dim = 16
+    small.head.name = "knn"
+    small.head.active = 0.5
+    monkeypatch.setattr(scaling, "load_config", lambda path: small)
+
+
+def test_devices_meet_as_often_and_send_more_with_the_batch(config, tmp_path):
+    file = tmp_path / "rows.json"
+    assert scaling.main(["--config=small", *SMALL, f"--json={file}"]) == 0
+    rows = json.loads(file.read_text())
+    assert [(row["series"], row["devices"]) for row in rows] == [
+        (series, devices)
+        for series in ("strong", "weak")
+        for devices in (1, 2, 4)
+    ]
+    strong, weak = rows[:3], rows[3:]
+    assert strong[0]["collective_bytes"] == 0
+    kinds = [set(row["collectives"]) for row in rows if row["devices"] > 1]
+    assert all(kind == kinds[0] for kind in kinds)
+    assert [row["batch"] for row in weak] == [16, 32, 64]
+    assert [row["categories"] for row in weak] == [512, 1024, 2048]
+    assert weak[2]["collective_bytes"] > strong[2]["collective_bytes"]
+
+
+def test_efficiency_is_against_the_fewest_chips():
+    rows = [
+        {"kind": "tpu", "series": s, "devices": n, "roofline_ms": t}
+        for s, n, t in (
+            ("strong", 4, 8.0),
+            ("strong", 16, 4.0),
+            ("weak", 4, 8.0),
+            ("weak", 16, 10.0),
+        )
+    ]
+    scaling.add_efficiency(rows)
+    assert [row["efficiency"] for row in rows] == [1.0, 0.5, 1.0, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--config=configs/none.py"], "There is no config file configs/none"),
+        (["--config=configs/quickstart.py"], "is of several stages"),
+    ],
+)
+def test_what_is_wrong_is_said(flags, said, capsys):
+    assert scaling.main(flags) == 2
+    assert said in capsys.readouterr().err
