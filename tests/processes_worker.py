@@ -47,8 +47,9 @@ def main() -> None:
                     os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.05)
     elif _ACT.value == "freeze":
+        together(-1)  # compiles
         clock = Clock()
-        with Watchdog(clock, 4.0):
+        with Watchdog(clock, 5.0):
             for step in range(3):
                 clock.count(step)
                 clock.enter("step")

@@ -38,6 +38,10 @@ class Sampled:
       num_categories: C.
       active: M, active rows a device.
       uniform: how many of them are drawn at random, at least.
+      importance: whether a random row counts in the softmax's sum for all the
+        rows that it stands for, so that the sum is right in the mean (Bengio
+        and Senecal, "Quick Training of Probabilistic Neural Nets by Importance
+        Sampling", AISTATS 2003).
     """
 
     loss: softmax.Loss
@@ -45,6 +49,7 @@ class Sampled:
     num_categories: int
     active: int
     uniform: int
+    importance: bool
 
     @property
     def rows(self) -> int:
@@ -97,7 +102,8 @@ class Sampled:
 
         def select(proxies, embeddings, labels, graph, key):
             batch = softmax.gather(self.loss, embeddings, labels)
-            return self._select(proxies, batch, graph, rows_lib.own_key(key))
+            key = rows_lib.own_key(key)
+            return self._select(proxies, batch, graph, key)[0]
 
         split, whole = jax.P(meshes.AXIS), jax.P()
         return jax.shard_map(
@@ -134,7 +140,7 @@ class Sampled:
             batch = softmax.gather(self.loss, embeddings, labels, margins)
             start, count = rows_lib.own(self.num_categories, len(proxies))
             key = rows_lib.own_key(key)
-            active = self._select(proxies, batch, graph, key)
+            active, stand_for = self._select(proxies, batch, graph, key)
             target = jnp.searchsorted(active, batch.labels - start)
             found = active[jnp.minimum(target, self.active - 1)]
             return softmax.update(
@@ -151,6 +157,7 @@ class Sampled:
                 learning_rate,
                 # A key of its own: the selection has split this one in two.
                 jax.random.fold_in(key, 2),
+                stand_for if self.importance else None,
             )
 
         split, whole = jax.P(meshes.AXIS), jax.P()
@@ -171,7 +178,7 @@ class Sampled:
         )
 
     def _select(self, proxies, batch, graph, key):
-        """This device's active rows, given the whole batch."""
+        """This device's active rows, and how many each stands for."""
         self.check(len(batch.labels))
         start, count = rows_lib.own(self.num_categories, self.rows)
         return active_set.select(

@@ -41,7 +41,7 @@ def select(
     count: jax.Array,
     size: int,
     uniform: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Selects a device's rows: positives, neighbours, and random ones.
 
     Positives are always in. Neighbours follow by how near they are and to how
@@ -62,10 +62,13 @@ def select(
 
     Returns:
       int32 `[M]`, row numbers on this device, sorted and unique; those of
-      padding, from `count` on, only after all real ones are in.
+      padding, from `count` on, only after all real ones are in. And f32 `[M]`,
+      how many rows each stands for: a random one for its share of all that
+      were neither positives nor taken neighbours, the others for themselves.
     """
     taken, number = _nearest(labels, neighbours, start, count, size, uniform)
     real = jnp.minimum(size, count)
+    share = (count - number) / jnp.maximum(real - number, 1)
     others = _spread(key, count - number, real - number, size)
     # The v-th row that is not taken: as many rows before it as are taken.
     before = jnp.where(taken < _NONE, taken - jnp.arange(len(taken)), _NONE)
@@ -73,7 +76,11 @@ def select(
     order = jnp.arange(size)
     padding = count + order - (real - number)
     others = jnp.where(order < real - number, others, padding)
-    return jnp.sort(jnp.concatenate([taken, others]))[:size]
+    stand_for = jnp.where(jnp.arange(len(taken) + size) < len(taken), 1, share)
+    rows, stand_for = jax.lax.sort(
+        (jnp.concatenate([taken, others]), stand_for), num_keys=1
+    )
+    return rows[:size], stand_for[:size]
 
 
 def _nearest(labels, neighbours, start, count, size, uniform):

@@ -65,8 +65,8 @@ class Chunks:
     def read(self, index: jax.Array, tree: Any) -> Any:
         """Takes a chunk of every leaf `[length or more, ...]`."""
         if self.rows is not None:
-            return rows_lib.take(tree, self._slice(index, self.rows))
-        return jax.tree.map(lambda x: self._slice(index, x), tree)
+            return rows_lib.take(tree, self.cut(index, self.rows))
+        return jax.tree.map(lambda x: self.cut(index, x), tree)
 
     def write(self, index: jax.Array, tree: Any, part: Any) -> Any:
         """Puts a chunk's fresh rows into every leaf `[length or more, ...]`."""
@@ -78,7 +78,7 @@ class Chunks:
 
         part = jax.tree.map(keep, self.read(index, tree), part)
         if self.rows is not None:
-            return rows_lib.put(tree, self._slice(index, self.rows), part)
+            return rows_lib.put(tree, self.cut(index, self.rows), part)
         return jax.tree.map(
             lambda x, new: jax.lax.dynamic_update_slice_in_dim(
                 x, new, self.start(index), 0
@@ -87,5 +87,6 @@ class Chunks:
             part,
         )
 
-    def _slice(self, index: jax.Array, x: jax.Array) -> jax.Array:
+    def cut(self, index: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns a chunk of `[length, ...]`, which has a row for each row."""
         return jax.lax.dynamic_slice_in_dim(x, self.start(index), self.size)

@@ -49,7 +49,15 @@ def _active(kind, config, loss, mesh, num_categories, **settings):
     rows = meshes.padded_rows(num_categories, mesh) // mesh.size
     size = math.ceil(config.active * rows)
     uniform = math.ceil(config.uniform * size)
-    return kind(loss, mesh, num_categories, size, uniform, **settings)
+    return kind(
+        loss,
+        mesh,
+        num_categories,
+        size,
+        uniform,
+        config.importance,
+        **settings,
+    )
 
 
 def _neighbours(config, num_categories):

@@ -113,6 +113,7 @@ def update(
     target: jax.Array,
     learning_rate: jax.Array,
     key: jax.Array,
+    stand_for: jax.Array | None = None,
 ) -> interface.HeadStep:
     """Computes the loss over all devices' rows, and updates the rows.
 
@@ -134,6 +135,8 @@ def update(
         its category among the rows that take part, or ABSENT.
       learning_rate: f32 scalar.
       key: a PRNG key of this device's own, for the optimizer.
+      stand_for: f32 `[M]`, how many negatives each active row counts for; None
+        is one each.
 
     Returns:
       The step, with `d_embeddings` of this device's part of the batch, and
@@ -154,12 +157,23 @@ def update(
             negative &= cosines <= loss.filter
         return jnp.where(negative, loss.scale * cosines, _LOWEST), own
 
+    def count_all(index, weights, axis):
+        """Lets the rows of a chunk, on `axis`, count for what they stand for.
+
+        `weights` are exponentials. They are multiplied rather than the logits
+        raised, so that the peak stays that of true cosines.
+        """
+        if stand_for is None:
+            return weights
+        return weights * jnp.expand_dims(chunks.cut(index, stand_for), 1 - axis)
+
     def reduce(carry, index):
         peak, total, pull = carry
         centres = _Centres(chunks.read(index, rows), loss)
         logits, _ = score(index, centres.by_sample(z), 1)
         higher = jnp.maximum(peak, jnp.max(logits, 1))
         weights = jnp.exp(logits - higher[:, None])
+        weights = count_all(index, weights, 1)
         fall = jnp.exp(peak - higher)
         total = total * fall + jnp.sum(weights, 1)
         pull = pull * fall[:, None] + centres.pull_samples(weights)
@@ -193,11 +207,9 @@ def update(
         old = chunks.read(index, state)
         centres = _Centres(old[0], loss)
         logits, own = score(index, centres.by_row(z), 0)
-        d_cosines = jnp.where(
-            own,
-            d_cosine[None, :],
-            share * jnp.exp(logits - normalizer[None, :]),
-        )
+        weights = jnp.exp(logits - normalizer[None, :])
+        weights = share * count_all(index, weights, 0)
+        d_cosines = jnp.where(own, d_cosine[None, :], weights)
         new = optimizer.update(
             centres.pull_rows(d_cosines, z),
             old[1],

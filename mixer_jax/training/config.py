@@ -89,6 +89,9 @@ def defaults() -> ConfigDict:
     head.chunk = 2048  # proxies scored at once, a device
     head.active = 0.1  # all but exact: share of the proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
+    # all but exact: a random row counts for all that it is drawn from, so that
+    # the softmax's sum is that of all proxies in the mean.
+    head.importance = False
     head.neighbours = 32  # knn: K of the class graph; topk: k of a sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
     head.graph_products = "float32"  # that find it; cosines are checked in f32

@@ -104,10 +104,11 @@ def reference(problem):
     """The loss and its gradients in float64, by central differences.
 
     It scores the categories `among` (default: all) only, negatives up to the
-    cosine `most`; loss and gradients are of the problem.
+    cosine `most`, each as often as `stand_for` `[C]` says; loss and gradients
+    are of the problem.
     """
 
-    def loss(z, w, labels, name, size, scale, among, most):
+    def loss(z, w, labels, name, size, scale, among, most, stand_for):
         z = z / np.linalg.norm(z, axis=-1, keepdims=True)
         w = w.reshape(len(w), -1, z.shape[1])  # sub-centres
         w = w / np.linalg.norm(w, axis=-1, keepdims=True)
@@ -115,19 +116,27 @@ def reference(problem):
         each = np.arange(len(z))
         target = scale * _margin(cosines[each, labels], name, size)
         among = among[None, :] & (cosines <= most)
-        logits = np.where(among, scale * cosines, -np.inf)
+        logits = scale * cosines + np.log(stand_for)
+        logits = np.where(among, logits, -np.inf)
         logits[each, labels] = target
         peak = logits.max(1, keepdims=True)
         total = np.exp(logits - peak).sum(1)
         return np.mean(np.log(total) + peak[:, 0] - target)
 
-    def run(margin="cosface", size=0.25, scale=8.0, among=None, most=1.0):
+    def run(
+        margin="cosface",
+        size=0.25,
+        scale=8.0,
+        among=None,
+        most=1.0,
+        stand_for=1.0,
+    ):
         c = problem.num_categories
         z, w = jax.device_get((problem.embeddings, problem.proxies[:c]))
         z, w = z.astype(np.float64), w.astype(np.float64)
         labels = jax.device_get(problem.labels)
         among = np.isin(np.arange(c), np.arange(c) if among is None else among)
-        settings = labels, margin, size, scale, among, most
+        settings = labels, margin, size, scale, among, most, stand_for
         dz, dw = np.zeros_like(z), np.zeros_like(problem.proxies, np.float64)
         for array, gradient in ((z, dz), (w, dw)):
             for index in np.ndindex(array.shape):

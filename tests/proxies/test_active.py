@@ -32,12 +32,13 @@ def small_batch(problem):
     problem.labels = problem.labels[-8:]
 
 
+@pytest.mark.parametrize("importance", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_active_is_exact(
-    name, problem, make_head, gradients, assert_close
+    name, importance, problem, make_head, gradients, assert_close
 ):
     exact = gradients(make_head())
-    head = make_head(name=name, active=1.0)
+    head = make_head(name=name, active=1.0, importance=importance)
     graph = head.build_graph(problem.proxies)
     active = gradients(head, graph)
     jax.tree.map(functools.partial(assert_close, rtol=1e-6), active, exact)
@@ -59,6 +60,31 @@ def test_it_is_the_softmax_over_the_active_set(
     assert len(active) == 20
     loss, d_embeddings, d_proxies, _ = gradients(head, graph, key)
     expected = reference(among=active)
+    assert_close(loss, expected[0])
+    assert_close(d_embeddings, expected[1])
+    assert_close(d_proxies, expected[2])
+
+
+@pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
+def test_random_rows_count_for_all_that_they_stand_for(
+    problem, mesh, make_head, gradients, reference, categories, assert_close
+):
+    """`sampled` draws all but the positives, evenly on each device."""
+    small_batch(problem)
+    head = make_head(name="sampled", importance=True, **HALF)
+    key = jax.random.key(5)
+    data = problem.proxies, problem.embeddings, problem.labels, None, key
+    active = categories(head.select(*data))
+    positives = np.unique(problem.labels)
+    drawn = np.setdiff1d(active, positives)
+    stand_for = np.ones(37)
+    local = len(problem.proxies) // mesh.size
+    for device in range(mesh.size):
+        here = range(device * local, min((device + 1) * local, 37))
+        own = np.intersect1d(drawn, here)
+        stand_for[own] = len(np.setdiff1d(here, positives)) / len(own)
+    loss, d_embeddings, d_proxies, _ = gradients(head, None, key)
+    expected = reference(among=active, stand_for=stand_for)
     assert_close(loss, expected[0])
     assert_close(d_embeddings, expected[1])
     assert_close(d_proxies, expected[2])

@@ -14,7 +14,7 @@ compiled = jax.jit(active_set.select, static_argnames=("size", "uniform"))
 def select(key, labels, neighbours, count, size, uniform):
     return compiled(
         key, labels, neighbours, START, count, size=size, uniform=uniform
-    )
+    )[0]
 
 
 @pytest.mark.parametrize(("size", "uniform"), [(8, 8), (20, 5), (40, 9)])
@@ -88,6 +88,29 @@ def test_the_uniform_share_is_kept_and_uniform():
     share = uniform / len(others)
     deviation = np.sqrt(draws * share * (1 - share))
     np.testing.assert_allclose(others, draws * share, atol=5 * deviation)
+
+
+def test_all_rows_are_stood_for():
+    """Random rows share what was not taken; padding stands for nothing real."""
+    labels = START + np.array([3, 3])
+    neighbours = START + np.array([[10, 11, 12, 13]] * 2)
+    count, size, uniform = 37, 12, 9
+    rows, stand_for = (
+        np.array(x)
+        for x in compiled(
+            jax.random.key(0),
+            labels,
+            neighbours,
+            START,
+            count,
+            size=size,
+            uniform=uniform,
+        )
+    )
+    taken = np.isin(rows, [3, 10, 11])
+    np.testing.assert_array_equal(stand_for[taken], 1.0)
+    np.testing.assert_allclose(stand_for[~taken], (count - 3) / uniform)
+    np.testing.assert_allclose(stand_for.sum(), count, rtol=1e-6)
 
 
 def test_neighbours_are_looked_up_where_they_are(mesh):

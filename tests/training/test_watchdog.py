@@ -38,10 +38,10 @@ def test_a_standstill_ends_the_process_and_says_where(capfd):
 
 def test_what_moves_goes_on():
     clock, ends = Clock(), Ends()
-    with Watchdog(clock, 0.4, ends):
-        for step in range(20):
+    with Watchdog(clock, 2.0, ends):
+        for step in range(25):
             clock.count(step)
-            time.sleep(0.05)
+            time.sleep(0.1)
     assert ends.said is None
 
 
