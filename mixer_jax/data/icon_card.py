@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 import os
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ _CARD = """\
 
 ## Source
 
-{source} Each of its sets has its own licence: ATTRIBUTION.md lists set,
-author, licence and number of samples.{only}
+{source}
+
+Each of its sets has its own licence: ATTRIBUTION.md lists set, author, licence
+and number of samples.{only}
 
 - Category: an icon's name without its style, that is without the prefixes and
   suffixes that its set lists and without trailing words such as `outline` or
@@ -55,16 +58,17 @@ author, licence and number of samples.{only}
   small changes, though, and a drawing may have two names.
 - A logo is a logo: vendors that draw the same brand draw nearly the same
   picture, so categories of the group "logos" are easier than the others.
-- {emoji:,} samples are of emoji sets, Twemoji and OpenMoji among them, and the
-  split is by name, not by code point. What was trained on them must not be
-  measured on the test categories of the emoji tables. Dropping the rows whose
-  `sample_id` begins with {emoji_sets} before training prevents it.
+- {emoji:,} samples are of sets of emoji, and the split is by name, not by code
+  point: what was trained on them must not be measured on the test categories
+  of the emoji tables, which show Twemoji and OpenMoji. To prevent it, drop
+  the rows of these sets, by the start of their `sample_id`, before training:
+{emoji_sets}
 
 ## How to train on it
 
-Set `data.table` to {name}; or set `data.source = "icons"` and `data.table` to
-a path where there is no file yet, and the table is built there. Training then
-prepares the rows of its split as array_record files, by the TFDS builder that
+Set `data.table` to the path of {name}; or set `data.source = "icons"` and
+`data.table` to a path where there is no file yet, and the table is built
+there, 96 pixels wide. Training then prepares the rows of its split as array_record files, by the TFDS builder that
 serves every sample table:
 
 ```python
@@ -155,7 +159,13 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         left_out=_lines(build.left_out.items()),
         faults=f"\nThe first that cannot be drawn:\n\n{faults}" * bool(faults),
         emoji=_prefixes(frame).isin(emoji).sum(),
-        emoji_sets=", ".join(f"`{prefix}:`" for prefix in emoji),
+        emoji_sets=textwrap.fill(
+            ", ".join(f"`{prefix}:`" for prefix in emoji) or "none",
+            width=79,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        ),
     )
 
 

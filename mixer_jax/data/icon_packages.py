@@ -235,6 +235,8 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
     try:
         info = data["info"]
         info["author"]["name"], info["license"]["title"], info["name"]
+        if not all("body" in icon for icon in data["icons"].values()):
+            raise KeyError("body")
         return IconSet(
             prefix=data["prefix"],
             info=info,

@@ -190,8 +190,9 @@ def _rows(
     also = collections.defaultdict(list)
     for alias, entry in one.aliases.items():
         # One that is turned or mirrored is another drawing.
-        if entry.keys() <= {"parent", "hidden"}:
-            also[entry["parent"]].append(categories[alias])
+        if {"parent"} <= entry.keys() <= {"parent", "hidden"}:
+            words = categories[alias].removeprefix(f"{one.prefix}-")
+            also[entry["parent"]].append(words)
     kind = one.info.get("category", "")
     kind = icon_names.group(kind) if kind in _KINDS else ""
     for name in sorted(names):

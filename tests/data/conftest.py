@@ -59,6 +59,7 @@ def _sets():
         categories={"Places": ["home", "home-outline"], "Shapes": ["star"]},
         aliases={
             "house": {"parent": "home"},
+            "alpha-home-outline": {"parent": "home"},
             "home-left": {"parent": "home", "hFlip": True},
         },
     )

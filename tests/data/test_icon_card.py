@@ -48,13 +48,13 @@ def test_the_card_states_what_is_in_the_table(written):
     card, _ = written
     assert "# The icons: 5 samples of 2 categories" in card
     assert "| test | 1 | 1 | 2 |\n| train | 1 | 1 | 1 |" in card
-    assert "Somewhere. Each" in card
+    assert "\nSomewhere.\n" in card
     assert "Only permissive licences" in card
     assert "| blank on white | 1,234 |" in card
     assert "- set:icon9: reason\n" in card
     assert "set:icon10" not in card
-    assert "1 samples are of emoji sets" in card
-    assert "begins with `noto:`" in card
+    assert "1 samples are of sets of emoji" in card
+    assert "before training:\n  `noto:`\n" in card
     assert "64 x 64 pixels" in card
 
 

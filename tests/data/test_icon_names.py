@@ -70,10 +70,13 @@ def test_skin_tones_are_named_alike_and_are_no_style():
         (("icon-park", "icon-park-twotone"), True),
         (("ic", "mdi", "mdi-light", "material-symbols-light"), True),
         (("fluent-emoji", "fluent-emoji-high-contrast"), True),
-        (("feather", "lucide"), True),
+        (("feather", "lucide", "lucide-lab", "meteor-icons"), True),
+        (("reicon", "solar"), True),
+        (("map", "pinhead", "temaki"), True),
         (("ion", "famicons"), True),
         (("fa", "fad"), False),
         (("ic", "icons8"), False),
+        (("map", "maki"), False),
         (("material-symbols", "material-icon-theme"), False),
     ],
 )
@@ -125,6 +128,7 @@ def test_the_split_is_the_stated_rule_and_joins_skin_tones():
             toned = f"{key}-{tone}-skin-tone"
             assert icon_names.base_key(toned) == key
             assert icon_names.is_test(toned) == icon_names.is_test(key)
+            assert icon_names.base_key(f"{toned}-beard") == f"{key}-beard"
     assert icon_names.base_key("dark-skin-tone") == "dark-skin-tone"
 
 

@@ -125,12 +125,15 @@ def test_a_missing_set_is_named(icon_package, tmp_path):
         list(icon_packages.read_sets(tmp_path / "package"))
 
 
-@pytest.mark.parametrize("key", ["prefix", "icons", "info"])
+@pytest.mark.parametrize("key", ["prefix", "icons", "info", "body"])
 def test_a_set_in_another_format_is_named(pack_icons, icon_sets, tmp_path, key):
     prefix = icon_sets[1]["prefix"]
     path = tmp_path / "odd.tgz"
     broken = dict(icon_sets[1])
-    del broken[key]
+    if key == "body":
+        broken["icons"] = {"home": {"width": 3}}
+    else:
+        del broken[key]
     _tar(
         path,
         {
