@@ -34,8 +34,8 @@ and number of samples.{only}
   style only where more than a twentieth of the set's names end in them.
 - Roles: a hash of category and vendor draws who asks and who answers. The
   queries and the documents of a category are of different vendors.
-- Text of a document: the name in words; other names and tags that its set, or
-  its set's own package, gives the icon; the icon's label.
+- Text of a document: the name in words; other names of the icon in its set,
+  and tags of its set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
   of its sets where that says what is shown ("logos"), else empty.
 - Split: test categories are those whose name without skin tone has a SHA-1
@@ -61,15 +61,16 @@ and number of samples.{only}
 - {emoji:,} samples are of sets of emoji, and the split is by name, not by code
   point: what was trained on them must not be measured on the test categories
   of the emoji tables, which show Twemoji and OpenMoji. To prevent it, drop
-  the rows of these sets, by the start of their `sample_id`, before training:
+  the rows of these sets, by the start of their `sample_id`, before training
+  (and raise `data.max_skipped` for the few samples that this leaves alone):
 {emoji_sets}
 
 ## How to train on it
 
 Set `data.table` to the path of {name}; or set `data.source = "icons"` and
 `data.table` to a path where there is no file yet, and the table is built
-there, 96 pixels wide. Training then prepares the rows of its split as array_record files, by the TFDS builder that
-serves every sample table:
+there, 96 pixels wide. Training then prepares the rows of its split as
+array_record files, by the TFDS builder that serves every sample table:
 
 ```python
 from mixer_jax.data import builder, table

@@ -54,7 +54,7 @@ def test_the_card_states_what_is_in_the_table(written):
     assert "- set:icon9: reason\n" in card
     assert "set:icon10" not in card
     assert "1 samples are of sets of emoji" in card
-    assert "before training:\n  `noto:`\n" in card
+    assert "alone):\n  `noto:`\n" in card
     assert "64 x 64 pixels" in card
 
 
