@@ -63,7 +63,7 @@ def file_key(document: str) -> str:
 
 def draw(
     batches: Iterable[list[tuple[str, Path]]], size: int, total: int
-) -> Iterator[list[Drawing]]:
+) -> Iterator[Drawing]:
     """Draws SVG documents to PNG files, on white.
 
     Files that are there in this size already are kept. The next batch is not
@@ -75,7 +75,7 @@ def draw(
       total: how many documents there are about, in all batches.
 
     Yields:
-      A batch's drawings, in its order.
+      The drawings of the documents, in their order.
 
     Raises:
       UserError: if the renderer is not installed.
@@ -84,14 +84,14 @@ def draw(
     if total < _FEW:
         for batch in batches:
             _make_folders(batch)
-            yield list(map(one, batch))
+            yield from map(one, batch)
         return
     # The renderer holds Python's lock, so threads would draw one by one.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(None, spawn) as pool:
         for batch in batches:
             _make_folders(batch)
-            yield list(pool.map(one, batch, chunksize=_CHUNK))
+            yield from pool.map(one, batch, chunksize=_CHUNK)
 
 
 def _renderer() -> Callable[..., bytes]:

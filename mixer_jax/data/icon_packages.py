@@ -41,6 +41,7 @@ _CHECKSUMS = {
         "X6c/rsoMWfS4d1MUMg=="
     ),
 }
+_NAME = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
 
 
@@ -83,10 +84,11 @@ def fetch(spec: str, folder: Path) -> Path:
         return path
     npm = shutil.which("npm")
     if npm is None:
+        without = "" if spec == ICONIFY else ", or go without (--no_tags)"
         raise UserError(
-            f"The icons are fetched by `npm pack {spec}`, and there is no "
+            f"`npm pack {spec}` fetches what the icons need, and there is no "
             "npm on this machine. Install Node.js, or run that command "
-            f"elsewhere and copy the file to {path}."
+            f"elsewhere and copy its file to {path}{without}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     print(f"Fetching {spec}.", file=sys.stderr)
@@ -105,7 +107,7 @@ def fetch(spec: str, folder: Path) -> Path:
         if _checksum(fetched) != _CHECKSUMS[spec]:
             raise UserError(
                 f"The file that `npm pack {spec}` fetched has not the "
-                "checksum of this version; fetch it from another registry."
+                "checksum of this version; is npm set to the right registry?"
             )
         os.replace(fetched, path)
     return path
@@ -237,6 +239,10 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
         info["author"]["name"], info["license"]["title"], info["name"]
         if not all("body" in icon for icon in data["icons"].values()):
             raise KeyError("body")
+        for word in (data["prefix"], *data["icons"]):
+            # They become names of files.
+            if not _NAME.fullmatch(word):
+                raise ValueError(f"{word!r} is no name")
         return IconSet(
             prefix=data["prefix"],
             info=info,
@@ -255,7 +261,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
                 )
             },
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{package}: {name} is no Iconify set ({error!r})."
         ) from error

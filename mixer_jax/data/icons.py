@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 from mixer_jax.data import (
     icon_card,
@@ -93,11 +93,6 @@ def build_table(
     icons, faults = _draw(icons, package, root, size, left_out)
     icons = _distinct(icons, left_out)
     icons = _shared(icons, left_out, "of a category that these left one vendor")
-    if icons.empty:
-        raise UserError(
-            f"{package} has no name that two vendors draw, so there would be "
-            "no category to match."
-        )
     frame = _frame(icons)
     icon_card.write(
         root,
@@ -199,20 +194,20 @@ def _rows(
         key = categories[name]
         label = labels.get(name, "")
         human = tags.get(name, tags.get(key, []))
-        text = _text([key], [*also[name], *human], [label or kind])
+        text = _text(key, [*also[name], *human], label or kind)
         vendor = icon_names.vendor(one.prefix, one.info["author"]["name"], key)
         yield one.prefix, name, key, vendor, label, kind, text
 
 
-def _text(name: list[str], others: list[str], group: list[str]) -> str:
-    """Joins what is said of an icon: "house, home, building, places"."""
-    plain = [
-        [" ".join(words.replace("-", " ").lower().split()) for words in part]
-        for part in (name, others, group)
-    ]
-    other = [words for words in dict.fromkeys(plain[1]) if words != plain[0][0]]
-    said = dict.fromkeys([*plain[0], *other[:_TAGS], *plain[2]])
-    return ", ".join(words for words in said if words)
+def _text(key: str, others: list[str], group: str) -> str:
+    """Joins what is said of an icon: "home, house, building, places"."""
+    name, *plain = (
+        " ".join(words.replace("-", " ").lower().split())
+        for words in (key, *others)
+    )
+    more = [words for words in dict.fromkeys(plain) if words not in ("", name)]
+    said = dict.fromkeys([name, *more[:_TAGS], group])
+    return ", ".join(filter(None, said))
 
 
 def _shared(
@@ -222,6 +217,11 @@ def _shared(
     vendors = icons.groupby("category")["vendor"].nunique()
     kept = icons["category"].map(vendors) > 1
     left_out[why] = int((~kept).sum())
+    if not kept.any():
+        raise UserError(
+            "The package has no name that two vendors draw, so there would "
+            "be no category to match."
+        )
     return icons[kept]
 
 
@@ -256,29 +256,24 @@ def _draw(
             parts.append(part.assign(image=paths))
             yield [(a, root / b) for a, b in zip(svgs, paths, strict=True)]
 
-    digests: list[bytes] = []
-    faults: list[str] = []
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("Drawing the icons", total=len(icons))
-        for drawings in icon_drawing.draw(batches(), size, len(icons)):
-            digests += [drawing.digest for drawing in drawings]
-            faults += [drawing.fault for drawing in drawings]
-            progress.advance(task, len(drawings))
-    drawn = pd.concat(parts) if parts else icons.assign(image="")
-    there = np.array([digest != b"" for digest in digests], bool)
-    faulty = np.array([fault != "" for fault in faults], bool)
+    drawings = list(
+        track(
+            icon_drawing.draw(batches(), size, len(icons)),
+            "Drawing the icons",
+            total=len(icons),
+            console=Console(stderr=True),
+        )
+    )
+    drawn = pd.concat(parts).assign(
+        digest=[drawing.digest for drawing in drawings],
+        fault=[drawing.fault for drawing in drawings],
+    )
+    drawn = drawn.sort_values(["category", "set", "name"])
+    faulty, there = drawn["fault"] != "", drawn["digest"] != b""
     left_out["blank on white"] = int((~there & ~faulty).sum())
     left_out["that cannot be drawn"] = int(faulty.sum())
-    named = [
-        f"{icon.set}:{icon.name}: {fault}"
-        for icon, fault in zip(
-            drawn[faulty][["set", "name"]].itertuples(index=False),
-            filter(None, faults),
-            strict=True,
-        )
-    ]
-    drawn = drawn.assign(digest=digests)[there]
-    return drawn.sort_values(["category", "set", "name"]), named
+    named = drawn["set"] + ":" + drawn["name"] + ": " + drawn["fault"]
+    return drawn[there], named[faulty].tolist()
 
 
 def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:

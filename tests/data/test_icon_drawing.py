@@ -17,8 +17,7 @@ def draw(tmp_path, *bodies, size=16, **icon):
         (icon_drawing.svg({"body": body} | icon, BOX), tmp_path / f"{k}.png")
         for k, body in enumerate(bodies)
     ]
-    (drawings,) = icon_drawing.draw([batch], size, len(batch))
-    return drawings
+    return list(icon_drawing.draw([batch[:2], batch[2:]], size, len(batch)))
 
 
 def test_the_current_colour_is_dark_on_white(tmp_path):

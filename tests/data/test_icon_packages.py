@@ -67,7 +67,9 @@ def test_a_failed_fetch_says_why_and_leaves_nothing(npm, tmp_path, body, said):
 
 def test_a_missing_npm_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(icon_packages.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"no npm .*Node\.js.*static.*\.tgz"):
+    with pytest.raises(UserError, match=r"no npm .*Node\.js.*json.*\.tgz\."):
+        icon_packages.fetch(icon_packages.ICONIFY, tmp_path)
+    with pytest.raises(UserError, match=r"no npm .*static.*tgz, .*--no_tags"):
         icon_packages.fetch(LUCIDE, tmp_path)
 
 
@@ -125,13 +127,15 @@ def test_a_missing_set_is_named(icon_package, tmp_path):
         list(icon_packages.read_sets(tmp_path / "package"))
 
 
-@pytest.mark.parametrize("key", ["prefix", "icons", "info", "body"])
+@pytest.mark.parametrize("key", ["prefix", "icons", "info", "body", "name"])
 def test_a_set_in_another_format_is_named(pack_icons, icon_sets, tmp_path, key):
     prefix = icon_sets[1]["prefix"]
     path = tmp_path / "odd.tgz"
     broken = dict(icon_sets[1])
     if key == "body":
         broken["icons"] = {"home": {"width": 3}}
+    elif key == "name":
+        broken["icons"] = {"../name": {"body": ""}}
     else:
         del broken[key]
     _tar(
