@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mixer_jax.data import emoji
+from mixer_jax.data import emoji, icons
 from mixer_jax.errors import UserError
 
-SOURCES: dict[str, Callable[[Path], None]] = {
+SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-medium": functools.partial(emoji.build_table, name="medium"),
     "emoji-large": functools.partial(emoji.build_table, name="large"),
+    "icons": icons.build_table,
 }
 
 

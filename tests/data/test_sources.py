@@ -1,6 +1,6 @@
 import pytest
 
-from mixer_jax.data import sources, table
+from mixer_jax.data import images, sources, table
 from mixer_jax.errors import UserError
 from mixer_jax.training.config import defaults
 
@@ -29,6 +29,21 @@ def test_a_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
     want = frames(3)[name.removeprefix("emoji-")]
     got = table.read_table(path)
     assert got["sample_id"].tolist() == want["sample_id"].tolist()
+
+
+def test_the_icons_are_built_from_their_package(
+    tmp_path, monkeypatch, icon_package
+):
+    packages = sources.icons.icon_packages
+    monkeypatch.setattr(packages, "fetch", lambda *keys: icon_package)
+    monkeypatch.setattr(packages, "read_tags", lambda folder: {})
+    path = tmp_path / "folder" / "t.csv"
+    config = data(table=str(path), source="icons")
+    assert sources.ensure_table(config) == path
+    frame = table.read_table(path)
+    assert frame["category_id"].nunique() == 33
+    with images.Image.open(path.parent / frame["image"][0]) as image:
+        assert image.size == (96, 96)
 
 
 def test_what_would_work_is_said(tmp_path):
