@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch", type=int, default=128)
     add("--seeds", type=int, default=3)
     add("--heads", default="/".join(HEADS), help="separated by /")
+    add("--momentum", type=float, default=0.9, help="of the proxies")
+    add("--rate", type=float, default=0.5, help="learning rate of the proxies")
     add("--features", default="", help="folder to keep the features in")
     add("--json", default="", help="where the rows go")
     given, more = parser.parse_known_args(arguments)
@@ -163,6 +165,8 @@ def _config(
     config.seed = seed
     config.steps, config.batch_size = given.steps, given.batch
     config.head.active = given.active
+    config.proxies.momentum = given.momentum
+    config.proxies.learning_rate = given.rate
     config.head.update(SETTINGS)
     config.head.update(overrides)
     config.head.update(HEADS[name])

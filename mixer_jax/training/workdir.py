@@ -148,8 +148,15 @@ def _check_shared(workdir: pathlib.Path) -> None:
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """Returns the config that `workdir` was trained with."""
-    return config_lib.from_dict(_read(pathlib.Path(workdir) / CONFIG))
+    """Returns the config that `workdir` was trained with.
+
+    Keys that there were not yet have their defaults, which are what was done.
+    """
+    saved = config_lib.from_dict(_read(pathlib.Path(workdir) / CONFIG))
+    config = config_lib.defaults()
+    with config.ignore_type():
+        config.update(saved)
+    return config
 
 
 def read_categories(workdir: str | os.PathLike) -> list[str]:

@@ -1,5 +1,7 @@
 """Whose a workdir is."""
 
+import json
+
 import pytest
 
 from mixer_jax.errors import UserError
@@ -24,6 +26,18 @@ def test_what_is_written_is_read(started):
     assert workdir.read_categories(started) == ["a", "b"]
     workdir.check_config(started, config_lib.defaults())
     workdir.check_categories(started, ["a", "b"])
+
+
+def test_keys_that_came_later_have_their_defaults(started):
+    path = started / workdir.CONFIG
+    saved = json.loads(path.read_text())
+    del saved["watchdog"], saved["head"]["importance"]
+    saved["head"]["scale"] = 9
+    path.write_text(json.dumps(saved))
+    config = config_lib.defaults()
+    config.head.scale = 9.0
+    assert workdir.read_config(started) == config
+    workdir.check_config(started, config)
 
 
 def test_another_config_is_listed_by_key(started):
