@@ -73,6 +73,13 @@ check_config() {
   fi
 }
 
+# Checks the value of an option, --name=VALUE.
+check_number() {
+  if [[ ! ${1#*=} =~ ^[0-9]{1,6}$ ]]; then
+    reject "$1 is no whole number from 0 to 999999."
+  fi
+}
+
 # Reads --dry-run and --help; the script's head comment is its help.
 read_options() {
   local option

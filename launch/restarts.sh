@@ -32,12 +32,6 @@ read_restart_option() {
   check_number "$1"
 }
 
-check_number() {
-  if [[ ! ${1#*=} =~ ^[0-9]{1,6}$ ]]; then
-    reject "$1 is no whole number from 0 to 999999."
-  fi
-}
-
 # Prints the step that a workdir's last checkpoint was saved at; of a
 # curriculum's, the sum over its stages, each in a folder of its own.
 latest_step() {
