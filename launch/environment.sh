@@ -90,14 +90,16 @@ read_options() {
         sed -n '2,/^$/s/^# \{0,1\}//p' "$root/launch/${0##*/}"
         exit 0
         ;;
-      *) reject "unknown option $option; known: ${known:-}--dry-run, --help." ;;
+      *)
+        reject "unknown option $option; known: ${known:-}--dry-run, --help."
+        ;;
     esac
   done
 }
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
+  local candidate versions=(python3 python3.13 python3.12 python3.11 python)
+  for candidate in ${PYTHON:-} "${versions[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       2>/dev/null; then
       printf '%s' "$candidate"

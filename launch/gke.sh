@@ -49,8 +49,8 @@ case $command in
   render | apply | status | logs | delete) ;;
   --help | -h | --dry-run) read_options --help ;;
   *)
-    reject "unknown subcommand '$command'; known: render, apply, status, logs," \
-      "delete."
+    reject "unknown subcommand '$command'; known: render, apply, status," \
+      "logs, delete."
     ;;
 esac
 
@@ -85,8 +85,8 @@ count_hosts() {
   esac
   chips=${CHIPS_PER_HOST:-$chips}
   if ((all % chips)); then
-    reject "TOPOLOGY=$TOPOLOGY has $all chips, which are not a whole number of" \
-      "hosts with $chips each; set CHIPS_PER_HOST."
+    reject "TOPOLOGY=$TOPOLOGY has $all chips, which are not a whole number" \
+      "of hosts with $chips each; set CHIPS_PER_HOST."
   fi
   num_hosts=$((all / chips))
 }
@@ -113,8 +113,8 @@ render() {
   count_hosts
   for option in ${extra[@]+"${extra[@]}"}; do
     if [[ $option == *[\"\\]* || $option == *[![:print:]]* ]]; then
-      reject "$option: an option with quotes or backslashes has to go into the" \
-        "config."
+      reject "$option: an option with quotes or backslashes has to go into" \
+        "the config."
     fi
     lines+="                    - \"$option\""$'\n'
   done

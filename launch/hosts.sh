@@ -107,6 +107,16 @@ everywhere() {
 
 look() { (everywhere worker status || true) 2>/dev/null | verdict "$count"; }
 
+# Ends the run on all hosts once one has failed, since they wait for it, and
+# lets $now be what it is then: of two failures, it may be the other's.
+settle() {
+  local settled
+  if [[ $now != "exited "* || $now == "exited 0" ]]; then return; fi
+  everywhere worker end --grace=60 || true
+  settled=$(look)
+  if [[ $settled == "exited "* ]]; then now=$settled; fi
+}
+
 # Waits until the run ends on all hosts, and exits as it did.
 follow() {
   local now unknown=0 asked=false
@@ -120,9 +130,7 @@ follow() {
     case $now in
       running) unknown=0 ;;
       exited* | stopped*)
-        if [[ $now != "exited 0" ]]; then # Some may wait for one that failed.
-          everywhere worker end --grace=60 || true
-        fi
+        settle
         note "The run ended: $(meaning "${now#* }")."
         exit "${now#* }"
         ;;

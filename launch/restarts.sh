@@ -86,6 +86,7 @@ stop_on_signals() {
 }
 
 pause() {
+  local code # Not that of the run.
   if ! $told_to_stop; then supervise sleep "$1"; fi
 }
 

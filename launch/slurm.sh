@@ -29,7 +29,10 @@ source "$root/launch/restarts.sh"
 
 known="--shared-workdir, $known_restarts"
 before=300 # seconds that a save may take; SIGTERM comes that long before
-given=("$@")
+given=()
+for option in "$@"; do
+  if [[ $option != --dry-run ]]; then given+=("$option"); fi
+done
 restart_options=()
 shared=()
 while (($#)); do
@@ -60,8 +63,8 @@ check_number "GPUS=$GPUS"
 check_config
 tasks=$((GPUS > 0 ? GPUS : 1)) # With GPUs, JAX gives each task one.
 if ((NODES * tasks > 1)) && [[ $WORKDIR != gs://* && -z ${shared[*]-} ]]; then
-  reject "WORKDIR=$WORKDIR: say with --shared-workdir that all nodes share this" \
-    "folder, or use gs://..."
+  reject "WORKDIR=$WORKDIR: say with --shared-workdir that all nodes share" \
+    "this folder, or use gs://..."
 fi
 
 if ! $in_job; then
@@ -77,17 +80,25 @@ if ! $in_job; then
   exit
 fi
 
-training=("$venv/bin/python" -m mixer_jax.main "--config=$CONFIG"
-  "--workdir=$WORKDIR" ${shared[@]+"${shared[@]}"} "$@")
+# A job that has reached its limit is only requeued if it ends by itself.
+time_is_up=""
+if [[ ${SLURM_JOB_END_TIME:-} =~ ^[0-9]+$ ]]; then
+  time_is_up=$((SLURM_JOB_END_TIME - before))
+fi
 code=0
 # The first process to end leaves the others time to save; then they end too.
-run_it=(launch/babysit.sh "--workdir=$WORKDIR" --stop-on=75
-  ${restart_options[@]+"${restart_options[@]}"} -- srun --kill-on-bad-exit=0
-  "--wait=$before" "${training[@]}")
-printf '+ %s\n' "$(quoted "${run_it[@]}")"
-"${run_it[@]}" || code=$?
-if [[ $code == 75 ]]; then
-  note "Pre-empted and saved; back into the queue."
+watched=(launch/babysit.sh "--workdir=$WORKDIR" --stop-on=75
+  ${time_is_up:+"--stop-at=$time_is_up"}
+  ${restart_options[@]+"${restart_options[@]}"} --
+  srun --kill-on-bad-exit=0 "--wait=$before"
+  "$venv/bin/python" -m mixer_jax.main "--config=$CONFIG" "--workdir=$WORKDIR"
+  ${shared[@]+"${shared[@]}"} "$@")
+printf '+ %s\n' "$(quoted "${watched[@]}")"
+if $dry_run; then exit; fi
+"${watched[@]}" || code=$?
+if [[ $code == 75 ]] || [[ $code != [02] && -n $time_is_up &&
+  $(date +%s) -ge $time_is_up ]]; then
+  note "The run ended: $(meaning "$code"). Back into the queue."
   run scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -83,12 +83,12 @@ check_needs
 if [[ ! $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
   reject "NAME=$NAME: at most 40 of a-z, 0-9 and -, a letter first, no - last."
 fi
-if [[ ${WORKDIR:-gs://} != gs://* ]]; then
-  reject "WORKDIR=$WORKDIR: a pod's hosts share no disk; use gs://BUCKET/FOLDER."
-fi
-if [[ ${DATA:-gs://} != gs://* ]]; then
-  reject "DATA=$DATA: a pod's hosts share no disk; use gs://BUCKET/FOLDER."
-fi
+for variable in WORKDIR DATA; do
+  if [[ -n ${!variable:-} && ${!variable} != gs://* ]]; then
+    reject "$variable=${!variable}: a pod's hosts share no disk; use" \
+      "gs://BUCKET/FOLDER."
+  fi
+done
 if [[ -n ${CONFIG:-} ]]; then check_config; fi
 workdir=${WORKDIR:-}
 run_name=${workdir#gs://}
@@ -204,6 +204,16 @@ restart() {
   start
 }
 
+# Ends the run on all hosts once one has failed, since they wait for it, and
+# lets $now be what it is then: of two failures, it may be the other's.
+settle() {
+  local settled
+  if [[ $now == "exited 0" ]]; then return; fi
+  on_hosts end --grace=60 || true
+  settled=$(look)
+  if [[ $settled == "exited "* ]]; then now=$settled; fi
+}
+
 # One look at the run on a pod that is there.
 tend() {
   local now
@@ -229,8 +239,9 @@ tend() {
     note "The run was stopped."
     exit "${now#* }"
   else
+    settle
     restart_or_exit "${now#* }"
-    attempt restart || true
+    attempt start || true
   fi
 }
 

@@ -118,7 +118,10 @@ status() {
   local ended=exited said
   if [[ -f $state/stopped ]]; then ended=stopped; fi
   # A process is gone a moment before its exit code is known.
-  if [[ -f $state/process && ! -f $state/exit ]] && ! running; then sleep 1; fi
+  for _ in {1..20}; do
+    if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
+    sleep 0.05
+  done
   if running; then
     said=running
   elif [[ -f $state/exit ]]; then
