@@ -35,15 +35,15 @@ read_restart_option() {
 # Prints the step that a workdir's last checkpoint was saved at; of a
 # curriculum's, the sum over its stages, each in a folder of its own.
 latest_step() {
-  local paths
-  if [[ $1 == gs://* ]]; then
+  local folder=${1%/} paths
+  if [[ $folder == gs://* ]]; then
     # Two commands: where one matches nothing, it prints an error alone.
     paths=$(
-      gcloud storage ls "$1/checkpoints/" 2>/dev/null || true
-      gcloud storage ls "$1/*/checkpoints/" 2>/dev/null || true
+      gcloud storage ls "$folder/checkpoints/" 2>/dev/null || true
+      gcloud storage ls "$folder/*/checkpoints/" 2>/dev/null || true
     )
   else
-    paths=$(printf '%s\n' "$1"/checkpoints/* "$1"/*/checkpoints/*)
+    paths=$(printf '%s\n' "$folder"/checkpoints/* "$folder"/*/checkpoints/*)
   fi
   awk -F/ '
     { sub(/\/$/, ""); $0 = $0 }

@@ -246,7 +246,7 @@ tend() {
 }
 
 babysit() {
-  local before=""
+  local before="" known_once=false
   started=false seen="" unknown=0
   stop_on_signals
   remember_step
@@ -264,9 +264,13 @@ babysit() {
         ;;
       UNKNOWN)
         note "$reason"
-        restart_or_exit 1 "Asking for the pod's state"
+        # Once it was known, this is an outage, which passes; the run goes on.
+        if ! $known_once; then
+          restart_or_exit 1 "Asking for the pod's state"
+        fi
         ;;
     esac # In all other states there is nothing to do but wait.
+    if [[ $state != UNKNOWN ]]; then known_once=true; fi
     pause "$poll"
   done
   note "The run goes on without a babysitter; stop ends it, and delete gives" \

@@ -246,3 +246,42 @@ def test_no_script_holds_a_project_zone_or_bucket(path):
         assert not re.match(rf"\s*(export )?({name})=", line), line
         if not line.lstrip().startswith("need "):  # It gives an example.
             assert not re.search(r"[a-z]+-[a-z]+\d-[a-z]\b", line), line
+
+
+def test_every_command_of_the_page_works(project):
+    """In the page's order, since each block builds on those before."""
+    page = (ROOT / "launch/README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    lines = [line.strip() for line in "".join(blocks).splitlines()]
+    lines = [line for line in lines if line]
+    assert {line.split()[0] for line in lines} == {
+        "export",
+        "gcloud",
+        "docker",
+        *(f"launch/{name}.sh" for name in ("babysit", "gke", "hosts")),
+        *(f"launch/{name}.sh" for name in ("slurm", "tpu_vm")),
+    }
+    exports, tried = [], 0
+    for line in lines:
+        if line.startswith("export "):
+            exports.append(line)
+        elif line.startswith("launch/"):
+            command, *options = line.split(" -- ")
+            if "babysit.sh" in command:
+                command = command.replace("babysit.sh", "babysit.sh --dry-run")
+            else:
+                command += " --dry-run"
+            script = "\n".join([*exports, " -- ".join([command, *options])])
+            done = project.run("bash", "-c", script)
+            assert done.returncode == 0, f"{line}\n{done.stdout}"
+            assert "+ " in done.stdout or "kind: JobSet" in done.stdout
+            assert "was run" not in done.stdout
+            tried += 1
+    assert tried > 15
+
+
+def test_the_page_knows_every_script():
+    page = (ROOT / "launch/README.md").read_text(encoding="utf-8")
+    for script in SCRIPTS:
+        if script.name not in SOURCED:
+            assert script.name in page

@@ -6,7 +6,7 @@ import pytest
 
 # Keeps the pod's state in pod.txt and each host's home in host0 and host1. It
 # is pre-empted as soon as there is a preempt.txt: the hosts and all that runs
-# on them are gone.
+# on them are gone. As often as outage.txt has lines, it cannot tell the state.
 _GCLOUD = """\
 #!/usr/bin/env bash
 cd "$CLOUD"
@@ -27,6 +27,11 @@ case "$*" in
   *"queued-resources describe "*)
     if [[ ! -e pod.txt ]]; then
       echo "ERROR: (gcloud) NOT_FOUND: Resource was not found" >&2
+      exit 1
+    fi
+    if [[ -s outage.txt ]]; then
+      sed -i 1d outage.txt
+      echo "UNAVAILABLE: try again" >&2
       exit 1
     fi
     if [[ -e preempt.txt ]]; then
@@ -240,6 +245,22 @@ def test_says_why_gcloud_cannot_tell(pod):
     done = pod.run(*_babysit(pod, "--max-restarts=1"))
     assert done.returncode == 1
     assert done.stdout.count("PERMISSION_DENIED: not yours") == 2
+
+
+def test_an_outage_passes(pod):
+    pod.training(
+        """
+        if [[ $PWD == */host1/* ]]; then seq 3 >"$CLOUD/outage.txt"; fi
+        until [[ -e $CLOUD/outage.txt && ! -s $CLOUD/outage.txt ]]; do
+          sleep 0.01
+        done
+        exit 0
+        """
+    )
+    done = pod.run(*_babysit(pod, "--max-restarts=0"))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("UNAVAILABLE: try again") == 3
+    assert _asked(pod).count("start") == 1
 
 
 def test_a_refused_request_is_asked_again_and_not_for_ever(pod):
