@@ -10,9 +10,9 @@
 # It gives up after --max-restarts in a row without progress: a later checkpoint
 # in --workdir, which may be gs://...; without a workdir, a 75. --backoff is the
 # seconds before the first restart; each waits twice as long as the one before.
-# SIGTERM and SIGINT reach COMMAND as SIGTERM and end the loop, SIGUSR1 as
-# itself; the exit code is COMMAND's. --dry-run prints COMMAND and does not run
-# it.
+# SIGTERM, SIGINT and SIGHUP reach COMMAND as SIGTERM, once, and end the loop;
+# SIGUSR1 reaches it as itself; the exit code is COMMAND's. --dry-run prints
+# COMMAND and does not run it.
 #
 #   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
 #     -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2

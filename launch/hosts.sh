@@ -2,7 +2,7 @@
 # A run on several hosts that ssh reaches, GPU or CPU; the first coordinates.
 #
 #   HOSTS="a b c" CONFIG=configs/stage2.py WORKDIR=gs://my-bucket/runs/stage2 \
-#     launch/hosts.sh run [--shared-workdir] [--dry-run] [-- --config.KEY=V ...]
+#     launch/hosts.sh run [--dry-run] [-- --config.KEY=VALUE ...]
 #   HOSTS="a b c" launch/hosts.sh status|logs|profile|stop
 #
 # run starts a process on every host, unless they run, follows them until they
@@ -12,9 +12,9 @@
 # stop saves and ends the run. --dry-run prints every command and runs none.
 #
 # The project, with its .venv, is in the same folder on every host: DIRECTORY,
-# by default where it is here. --shared-workdir says that WORKDIR is a folder
-# that all hosts share, as over NFS. Also: PORT=8476, of the coordinator;
-# NAME=run, to keep two runs apart; SSH_OPTIONS="-p 2222".
+# by default where it is here. WORKDIR is gs://... or a folder that all hosts
+# share, as over NFS; the training checks that. Also: PORT=8476, of the
+# coordinator; NAME=run, to keep two runs apart; SSH_OPTIONS="-p 2222".
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -23,8 +23,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
-known="--shared-workdir, --host=HOST, --poll=SECONDS, "
-shared=()
+known="--host=HOST, --poll=SECONDS, "
 one_host=""
 poll=15 # seconds between looks at the hosts
 most_unknown=40 # looks in a row that do not reach all hosts
@@ -32,7 +31,6 @@ command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
   case $1 in
-    --shared-workdir) shared=(--shared-workdir) ;;
     --host=*) one_host=${1#*=} ;;
     --poll=*) poll=${1#*=} && check_number "$1" ;;
     --)
@@ -81,7 +79,7 @@ start() {
     "--workdir=$WORKDIR")
   if ((count > 1)); then
     training+=("--coordinator=$coordinator" "--processes=$count"
-      "--process=$index" ${shared[@]+"${shared[@]}"})
+      "--process=$index")
   fi
   worker start -- "${training[@]}" ${extra[@]+"${extra[@]}"}
 }
@@ -148,10 +146,6 @@ follow() {
 
 if [[ $command == run ]]; then
   check_config
-  if ((count > 1)) && [[ $WORKDIR != gs://* && -z ${shared[*]-} ]]; then
-    reject "WORKDIR=$WORKDIR is a folder of each host's own. Use gs://..., or" \
-      "--shared-workdir if all $count hosts share it."
-  fi
   if $dry_run; then
     everywhere start
     everywhere worker status

@@ -16,6 +16,7 @@ longest=600 # seconds before any restart
 restarts=0
 reached=0
 told_to_stop=false
+asked_to_end=false
 child=""
 
 note() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
@@ -58,11 +59,16 @@ latest_step() {
 }
 
 # Runs a command as $child, so that a signal to this script can be handed on
-# to it, and leaves its exit code in $code.
+# to it, and leaves its exit code in $code. The command has a process group of
+# its own: Ctrl-C on a terminal goes to all of a group, and it would get two
+# signals, of which a run takes the second as an end without a save.
 supervise() {
-  "$@" &
+  asked_to_end=false
+  set -m
+  "$@" </dev/null &
+  set +m
   child=$!
-  if $told_to_stop; then hand_on TERM; fi # It came before there was a child.
+  if $told_to_stop; then ask_to_end; fi # It came before there was a child.
   interrupted=true
   while $interrupted; do # A signal ends the wait, but not the command.
     interrupted=false
@@ -72,17 +78,21 @@ supervise() {
   child=""
 }
 
-# Asks $child to end, now and if it has just been started.
 hand_on() {
-  interrupted=true
   if [[ -n $child ]]; then kill "-$1" "$child" 2>/dev/null || true; fi
 }
 
-# From now on SIGTERM and SIGINT stop, and both reach the child as SIGTERM:
-# that makes it save, and a shell's background commands ignore SIGINT.
+ask_to_end() {
+  if [[ -n $child ]] && ! $asked_to_end; then
+    asked_to_end=true
+    hand_on TERM
+  fi
+}
+
+# From now on SIGTERM, SIGINT and SIGHUP stop, and reach the child as SIGTERM.
 stop_on_signals() {
-  trap 'told_to_stop=true; hand_on TERM' TERM INT
-  trap 'hand_on USR1' USR1
+  trap 'interrupted=true told_to_stop=true; ask_to_end' TERM INT HUP
+  trap 'interrupted=true; hand_on USR1' USR1
 }
 
 pause() {

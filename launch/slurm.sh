@@ -2,17 +2,17 @@
 # A run on the nodes of a Slurm cluster, which is requeued until it finishes.
 #
 #   NODES=4 GPUS=8 CONFIG=configs/stage2.py WORKDIR=/nfs/runs/stage2 \
-#     launch/slurm.sh [--shared-workdir] [--dry-run] [-- --config.KEY=V ...]
+#     launch/slurm.sh [--dry-run] [-- --config.KEY=VALUE ...]
 #
 # Called by hand it checks what it is given and hands itself to sbatch; there it
 # starts the training with srun, a process for each of the GPUS of a node (0 and
 # one process for CPU), which find each other through Slurm. Before the time
 # limit they get SIGTERM, save, and end with exit code 75: then the job goes
 # back into the queue. Other failures are restarted in place, --max-restarts in
-# a row without progress. --shared-workdir says that WORKDIR is a folder that
-# all nodes share. Also: NAME, of the job; TIME, its limit, as in 24:00:00;
-# SBATCH_OPTIONS="--partition=gpu". The project's folder is one that all nodes
-# share. --dry-run prints every command and runs none.
+# a row without progress. The project's folder, and WORKDIR if it is not
+# gs://..., are folders that all nodes share. Also: NAME, of the job; TIME, its
+# limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu". --dry-run prints
+# every command and runs none.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -27,17 +27,15 @@ source "$launch/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
-known="--shared-workdir, $known_restarts"
+known=$known_restarts
 before=300 # seconds that a save may take; SIGTERM comes that long before
 given=()
 for option in "$@"; do
   if [[ $option != --dry-run ]]; then given+=("$option"); fi
 done
 restart_options=()
-shared=()
 while (($#)); do
   case $1 in
-    --shared-workdir) shared=(--shared-workdir) ;;
     --)
       shift
       break
@@ -62,10 +60,6 @@ check_number "NODES=$NODES"
 check_number "GPUS=$GPUS"
 check_config
 tasks=$((GPUS > 0 ? GPUS : 1)) # With GPUs, JAX gives each task one.
-if ((NODES * tasks > 1)) && [[ $WORKDIR != gs://* && -z ${shared[*]-} ]]; then
-  reject "WORKDIR=$WORKDIR: say with --shared-workdir that all nodes share" \
-    "this folder, or use gs://..."
-fi
 
 if ! $in_job; then
   gpus=()
@@ -92,7 +86,7 @@ watched=(launch/babysit.sh "--workdir=$WORKDIR" --stop-on=75
   ${restart_options[@]+"${restart_options[@]}"} --
   srun --kill-on-bad-exit=0 "--wait=$before"
   "$venv/bin/python" -m mixer_jax.main "--config=$CONFIG" "--workdir=$WORKDIR"
-  ${shared[@]+"${shared[@]}"} "$@")
+  "$@")
 printf '+ %s\n' "$(quoted "${watched[@]}")"
 if $dry_run; then exit; fi
 "${watched[@]}" || code=$?

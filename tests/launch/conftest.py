@@ -46,10 +46,16 @@ class Project:
         path.write_text(text)
         self.environment["TRAINING"] = str(path)
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+    def start(
+        self,
+        *command: str,
+        start_new_session: bool = False,
+        **environment: str,
+    ) -> subprocess.Popen:
         return subprocess.Popen(
             command,
             cwd=self.folder,
+            start_new_session=start_new_session,
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,6 +1,8 @@
 """The babysitter, over commands that end in every way a run does."""
 
+import os
 import signal
+import sys
 
 import pytest
 
@@ -151,7 +153,9 @@ def test_stops_on_a_code_and_at_a_time(babysit, project):
     assert (done.returncode, starts) == (0, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_hands_signals_on_and_ends(project, number):
     project.program(
         "saves",
@@ -171,6 +175,31 @@ def test_hands_signals_on_and_ends(project, number):
     assert process.returncode == 75, said
     assert (project.folder / "saved.txt").exists()
     assert (project.folder / "runs.txt").read_text() == "started\n"
+
+
+def test_ctrl_c_on_a_terminal_is_one_signal(project):
+    """It goes to the whole process group, and a second one would not save."""
+    project.program(
+        "saves",
+        f"""#!{sys.executable}
+import pathlib, signal, sys, time
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: got.append(number))
+pathlib.Path("runs.txt").touch()
+while not got:
+    time.sleep(0.01)
+time.sleep(0.2)
+sys.exit(75 if got == [signal.SIGTERM] else 1)
+""",
+    )
+    command = ["launch/babysit.sh", "--backoff=0", "saves"]
+    with project.start(*command, start_new_session=True) as process:
+        project.wait_for(project.folder / "runs.txt")
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        said = project.said(process)
+    assert process.returncode == 75, said
 
 
 def test_ends_while_it_waits_for_a_restart(project):

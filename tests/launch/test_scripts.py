@@ -216,8 +216,6 @@ def test_a_subcommand_asks_for_no_more_than_it_needs(project):
         ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "plain value"),
         ("gke.sh", SLICE, ["apply", "--", 'a"b'], "has to go into the config"),
         ("gke.sh", SLICE | {"DATA": "data"}, ["render"], "share no disk"),
-        ("hosts.sh", HOSTS | {"WORKDIR": "/x"}, ["run"], "--shared-workdir"),
-        ("slurm.sh", NODES | {"WORKDIR": "/x"}, [], "--shared-workdir"),
         ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is no whole"),
     ],
 )

@@ -49,7 +49,7 @@ def job(project, tmp_path):
 
 def test_hands_itself_to_sbatch(project):
     project.program("sbatch", '#!/bin/sh\nprintf "%s\\n" "$@" >sbatch.txt\n')
-    options = ["--shared-workdir", "--max-restarts=3", "--", "--config.x=a b"]
+    options = ["--max-restarts=3", "--", "--config.x=a b"]
     more = {"TIME": "24:00:00", "SBATCH_OPTIONS": "--partition=gpu --mem=0"}
     done = project.run("launch/slurm.sh", *options, **NODES, **more)
     assert done.returncode == 0, done.stdout
@@ -75,7 +75,6 @@ def test_nodes_without_gpus_have_a_task_each(project):
     done = project.run(
         "launch/slurm.sh",
         "--dry-run",
-        "--shared-workdir",
         **NODES | {"GPUS": "0"},
     )
     assert "--ntasks-per-node=1 " in done.stdout
@@ -84,18 +83,17 @@ def test_nodes_without_gpus_have_a_task_each(project):
 
 
 def test_the_job_trains_and_ends(job):
-    done, names, asked = job("0", "--shared-workdir", "--", "--config.x=3")
+    done, names, asked = job("0", "--", "--config.x=3")
     assert done.returncode == 0, done.stdout
     assert names == ["srun"]
     assert asked[0] == (
         "srun --kill-on-bad-exit=0 --wait=300 .venv/bin/python -m "
-        "mixer_jax.main --config=configs/stage2.py --workdir=work "
-        "--shared-workdir --config.x=3"
+        "mixer_jax.main --config=configs/stage2.py --workdir=work --config.x=3"
     )
 
 
 def test_what_was_preempted_goes_back_into_the_queue(job):
-    done, names, asked = job("75", "--shared-workdir")
+    done, names, asked = job("75")
     assert done.returncode == 75
     assert names == ["srun", "scontrol"]
     assert asked[-1] == "scontrol requeue 7"
@@ -111,13 +109,13 @@ def test_what_was_preempted_goes_back_into_the_queue(job):
     ],
 )
 def test_failures_are_restarted_in_place(job, codes, code, names):
-    done, asked, _ = job(codes, "--shared-workdir", "--max-restarts=2")
+    done, asked, _ = job(codes, "--max-restarts=2")
     assert done.returncode == code
     assert asked == names
 
 
 def test_a_failure_at_the_limit_goes_back_too(job):
     """Else Slurm ends what was restarted, and does not requeue it."""
-    done, names, _ = job("1", "--shared-workdir", SLURM_JOB_END_TIME="1000")
+    done, names, _ = job("1", SLURM_JOB_END_TIME="1000")
     assert done.returncode == 1
     assert names == ["srun", "scontrol"]
