@@ -14,16 +14,14 @@ read_options "$@"
 
 make_environment
 
-# What jax[tpu] installs, at the version that requirements.txt's jax asks for.
-# It is kept apart from the packages: with it among them, JAX looks for a TPU
-# in every command, and prints that there is none.
-tpu_compiler=libtpu==0.0.42.1
+# Kept apart from the packages: with it among them, JAX looks for a TPU in every
+# command, and prints that there is none.
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
-  export TPU_LIBRARY_PATH=$root/$venv/$tpu_compiler/libtpu/libtpu.so
+  export TPU_LIBRARY_PATH=$root/$venv/$libtpu/libtpu/libtpu.so
   if [[ ! -f $TPU_LIBRARY_PATH ]]; then
     say "Installing the TPU's compiler (once; 213 MB)"
     run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --no-deps --target "$venv/$tpu_compiler" "$tpu_compiler"
+      --no-deps --target "$venv/$libtpu" "$libtpu"
   fi
 fi
 

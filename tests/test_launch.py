@@ -41,7 +41,7 @@ def test_dry_run_prints_commands_and_runs_none(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_option_is_a_sentence(script):
     done = _run(script, "--fast")
-    assert done.returncode == 1
+    assert done.returncode == 2
     more = "--smoke, " if "quickstart" in script else ""
     known = f"known: {more}--dry-run, --help."
     assert f"unknown option --fast; {known}" in done.stderr

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Keeps a command on this host going until it finishes.
+#
+#   launch/babysit.sh [--workdir=DIR] [--max-restarts=10] [--backoff=10]
+#                     [--stop-on=CODE] [--stop-at=TIME] [--dry-run] COMMAND...
+#
+# Starts COMMAND again when it is pre-empted after a save (exit code 75) and
+# when it fails in any other way, but not after 0 (finished) or 2 (wrong input),
+# nor after the --stop-on code, nor once it is --stop-at, in seconds since 1970.
+# It gives up after --max-restarts in a row without progress: a later checkpoint
+# in --workdir, which may be gs://...; without a workdir, a 75. --backoff is the
+# seconds before the first restart; each waits twice as long as the one before.
+# SIGTERM, SIGINT and SIGHUP reach COMMAND as SIGTERM, once, and end the loop;
+# SIGUSR1 reaches it as itself; the exit code is COMMAND's. --dry-run prints
+# COMMAND and does not run it.
+#
+#   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
+#     -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=restarts.sh
+source "$root/launch/restarts.sh"
+
+known="--workdir=DIR, $known_restarts--stop-on=CODE, --stop-at=TIME, "
+stop_on=""
+stop_at=""
+while (($#)); do
+  case $1 in
+    --workdir=*) workdir=${1#*=} ;;
+    --stop-on=*) stop_on=${1#*=} && check_number "$1" ;;
+    --stop-at=*)
+      stop_at=${1#*=}
+      if [[ ! $stop_at =~ ^[0-9]{1,12}$ ]]; then reject "$1 is no time."; fi
+      ;;
+    --)
+      shift
+      break
+      ;;
+    -*) read_restart_option "$1" || read_options "$1" ;;
+    *) break ;;
+  esac
+  shift
+done
+if ((!$#)); then
+  reject "which COMMAND? As in launch/babysit.sh launch/hosts.sh run."
+fi
+cd "$OLDPWD" # COMMAND's paths are the caller's.
+if [[ -z $(type -P "$1") ]]; then
+  reject "there is no program $1 to run, seen from $PWD."
+fi
+
+if $dry_run; then
+  run "$@"
+  exit
+fi
+
+stop_on_signals
+remember_step
+while true; do
+  note "Starting: $(quoted "$@")"
+  supervise "$@"
+  if [[ $code == "$stop_on" ]] ||
+    [[ -n $stop_at && $(date +%s) -ge $stop_at ]]; then
+    exit "$code"
+  fi
+  restart_or_exit "$code"
+done

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# A run on a TPU slice of a GKE cluster, as a JobSet; kubectl points at it.
+#
+#   launch/gke.sh render|apply [--spot] [-- --config.KEY=VALUE ...]
+#   launch/gke.sh status|delete
+#   launch/gke.sh logs [--worker=0] [--lines=100] [--follow]
+#
+# render prints launch/gke/jobset.yaml filled in, apply sends it to the cluster,
+# which restarts the run after pre-emptions and failures (--max-restarts=10 of
+# the latter) and ends it at once if its input is wrong. To change a run, delete
+# it and apply it again: it goes on. --dry-run prints every command and runs
+# none.
+#
+# In the environment: NAME, ACCELERATOR, TOPOLOGY, IMAGE, CONFIG, WORKDIR and
+# DATA (gs://...); whatever is missing is explained. Also: NAMESPACE,
+# SERVICE_ACCOUNT, and CHIPS_PER_HOST where the node pool's machines are of
+# another size than GKE's default for the slice.
+
+# shellcheck disable=SC2153 # Variables are checked by name, in need.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+known="--spot, --max-restarts=N, --worker=N, --lines=N, --follow, "
+spot=false
+max_restarts=10
+worker=0
+lines=100
+follow=()
+command=${1:-}
+if (($#)); then shift; fi
+while (($#)); do
+  case $1 in
+    --spot) spot=true ;;
+    --max-restarts=*) max_restarts=${1#*=} && check_number "$1" ;;
+    --worker=*) worker=${1#*=} && check_number "$1" ;;
+    --lines=*) lines=${1#*=} && check_number "$1" ;;
+    --follow) follow=(--follow) ;;
+    --)
+      shift
+      break
+      ;;
+    *) read_options "$1" ;;
+  esac
+  shift
+done
+extra=("$@")
+case $command in
+  render | apply | status | logs | delete) ;;
+  --help | -h | --dry-run) read_options --help ;;
+  *)
+    reject "unknown subcommand '$command'; known: render, apply, status," \
+      "logs, delete."
+    ;;
+esac
+
+need NAME "a name for the run, of your own" stage2
+case $command in
+  render | apply)
+    need ACCELERATOR "the TPU, as GKE labels its nodes" tpu-v5-lite-podslice
+    need TOPOLOGY "the slice's chips" 16x16
+    need IMAGE "the image built of launch/gke/Dockerfile" \
+      my-registry/my-project/mixer_jax:1
+    need CONFIG "the run's config" configs/stage2.py
+    need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
+    need DATA "what is copied into data/ on every host" gs://my-bucket/data
+    ;;
+esac
+check_needs
+
+# Checks that a variable is of the form $2; $3 says so in words.
+check() {
+  if [[ ! ${!1} =~ $2 ]]; then reject "$1=${!1}: $3"; fi
+}
+
+# Sets $chips, those of a host, and $num_hosts.
+count_hosts() {
+  local all
+  all=$((${TOPOLOGY//x/*}))
+  # A host has 4 chips; of v5e and v6e, one host can also be the whole slice.
+  # https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+  chips=4
+  case $ACCELERATOR in
+    tpu-v5-lite-* | tpu-v6e-*) if ((all <= 8)); then chips=$all; fi ;;
+  esac
+  chips=${CHIPS_PER_HOST:-$chips}
+  if ((all % chips)); then
+    reject "TOPOLOGY=$TOPOLOGY has $all chips, which are not a whole number" \
+      "of hosts with $chips each; set CHIPS_PER_HOST."
+  fi
+  num_hosts=$((all / chips))
+}
+
+render() {
+  local yaml option lines=""
+  local plain='a plain value is wanted, without spaces or quotes.'
+  check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
+    "at most 40 of a-z, 0-9 and -, a letter first, no - last."
+  check TOPOLOGY '^[1-9][0-9]*(x[1-9][0-9]*){1,2}$' \
+    "chips along two or three axes are wanted, as in 16x16 or 4x4x4."
+  check WORKDIR '^gs://[-a-zA-Z0-9._/=+]+$' \
+    "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
+  check DATA '^gs://[-a-zA-Z0-9._/=+]+$' \
+    "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
+  check ACCELERATOR '^[-a-z0-9]+$' "$plain"
+  check IMAGE '^[-a-zA-Z0-9._/:@]+$' "$plain"
+  check CONFIG '^[-a-zA-Z0-9._/:,=]+$' "$plain"
+  SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
+  check SERVICE_ACCOUNT '^[-.a-z0-9]+$' "$plain"
+  CHIPS_PER_HOST=${CHIPS_PER_HOST:-}
+  check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "a whole number is wanted."
+  check_config
+  count_hosts
+  for option in ${extra[@]+"${extra[@]}"}; do
+    if [[ $option == *[\"\\]* || $option == *[![:print:]]* ]]; then
+      reject "$option: an option with quotes or backslashes has to go into" \
+        "the config."
+    fi
+    lines+="                    - \"$option\""$'\n'
+  done
+  while IFS= read -r yaml; do
+    case $yaml in
+      '# '* | '#') continue ;;
+      *'# --spot') if ! $spot; then continue; fi ;;
+      *@EXTRA@*)
+        printf '%s' "$lines"
+        continue
+        ;;
+    esac
+    yaml=${yaml//@NAME@/"$NAME"}
+    yaml=${yaml//@HOSTS@/"$num_hosts"}
+    yaml=${yaml//@CHIPS@/"$chips"}
+    yaml=${yaml//@MAX_RESTARTS@/"$max_restarts"}
+    yaml=${yaml//@ACCELERATOR@/"$ACCELERATOR"}
+    yaml=${yaml//@TOPOLOGY@/"$TOPOLOGY"}
+    yaml=${yaml//@SERVICE_ACCOUNT@/"$SERVICE_ACCOUNT"}
+    yaml=${yaml//@IMAGE@/"$IMAGE"}
+    yaml=${yaml//@CONFIG@/"$CONFIG"}
+    yaml=${yaml//@WORKDIR@/"$WORKDIR"}
+    yaml=${yaml//@DATA@/"$DATA"}
+    printf '%s\n' "$yaml"
+  done <launch/gke/jobset.yaml
+}
+
+kubectl_here() { run kubectl --namespace="${NAMESPACE:-default}" "$@"; }
+
+pods=jobset.sigs.k8s.io/jobset-name=$NAME
+case $command in
+  render) render ;;
+  apply)
+    manifest=runs/launch/$NAME.yaml
+    rendered=$(render)
+    if ! $dry_run; then
+      mkdir -p runs/launch
+      printf '%s\n' "$rendered" >"$manifest"
+    fi
+    kubectl_here apply --filename="$manifest"
+    ;;
+  status)
+    kubectl_here get jobset "$NAME"
+    kubectl_here get pods --selector="$pods" --output=wide
+    ;;
+  logs)
+    kubectl_here logs --container=train --tail="$lines" \
+      --selector="$pods,batch.kubernetes.io/job-completion-index=$worker" \
+      ${follow[@]+"${follow[@]}"}
+    ;;
+  delete) kubectl_here delete jobset "$NAME" ;;
+esac

@@ -1,0 +1,175 @@
+# shellcheck shell=bash
+#
+# Sourced by the scripts that start a run again after it ended.
+#
+# A run's exit code says what to do: 0, it finished, and 2, its input is wrong,
+# end it; 75, pre-empted with its state saved, and anything else start it again.
+# The restarts are counted, and each waits twice as long as the one before;
+# progress resets both. Progress is a later step among the checkpoints of the
+# workdir, all that a restart goes on from; where no workdir is known, a 75.
+
+workdir="" # whose checkpoints show progress
+max_restarts=10 # in a row without progress
+backoff=10 # seconds before the first restart
+longest=600 # seconds before any restart
+
+restarts=0
+reached=0
+told_to_stop=false
+asked_to_end=false
+child=""
+
+note() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
+
+# Reads an option of every script that starts runs again.
+# shellcheck disable=SC2034 # Those scripts use it.
+known_restarts="--max-restarts=N, --backoff=SECONDS, "
+read_restart_option() {
+  case $1 in
+    --max-restarts=*) max_restarts=${1#*=} ;;
+    --backoff=*) backoff=${1#*=} ;;
+    *) return 1 ;;
+  esac
+  check_number "$1"
+}
+
+# Prints the step that a workdir's last checkpoint was saved at; of a
+# curriculum's, the sum over its stages, each in a folder of its own.
+latest_step() {
+  local folder=${1%/} paths
+  if [[ $folder == gs://* ]]; then
+    # Two commands: where one matches nothing, it prints an error alone.
+    paths=$(
+      gcloud storage ls "$folder/checkpoints/" 2>/dev/null || true
+      gcloud storage ls "$folder/*/checkpoints/" 2>/dev/null || true
+    )
+  else
+    paths=$(printf '%s\n' "$folder"/checkpoints/* "$folder"/*/checkpoints/*)
+  fi
+  awk -F/ '
+    { sub(/\/$/, ""); $0 = $0 }
+    # One that is being saved has another name, or no number.
+    $NF ~ /^[0-9]+$/ {
+      stage = $0
+      sub(/\/[0-9]+$/, "", stage)
+      if ($NF > last[stage]) last[stage] = $NF + 0
+    }
+    END { for (stage in last) sum += last[stage]; print sum + 0 }
+  ' <<<"$paths"
+}
+
+# Runs a command as $child, so that a signal to this script can be handed on
+# to it, and leaves its exit code in $code. The command has a process group of
+# its own: Ctrl-C on a terminal goes to all of a group, and it would get two
+# signals, of which a run takes the second as an end without a save.
+supervise() {
+  asked_to_end=false
+  set -m
+  "$@" </dev/null &
+  set +m
+  child=$!
+  if $told_to_stop; then ask_to_end; fi # It came before there was a child.
+  interrupted=true
+  while $interrupted; do # A signal ends the wait, but not the command.
+    interrupted=false
+    code=0
+    wait "$child" || code=$?
+  done
+  child=""
+}
+
+hand_on() {
+  if [[ -n $child ]]; then kill "-$1" "$child" 2>/dev/null || true; fi
+}
+
+ask_to_end() {
+  if [[ -n $child ]] && ! $asked_to_end; then
+    asked_to_end=true
+    hand_on TERM
+  fi
+}
+
+# From now on SIGTERM, SIGINT and SIGHUP stop, and reach the child as SIGTERM.
+stop_on_signals() {
+  trap 'interrupted=true told_to_stop=true; ask_to_end' TERM INT HUP
+  trap 'interrupted=true; hand_on USR1' USR1
+}
+
+pause() {
+  local code # Not that of the run.
+  if ! $told_to_stop; then supervise sleep "$1"; fi
+}
+
+meaning() {
+  case $1 in
+    0) printf 'it finished' ;;
+    2) printf 'its input is wrong; a restart does not mend that' ;;
+    70) printf 'a process hung, and its watchdog ended it' ;;
+    75) printf 'it was pre-empted, and its state is saved' ;;
+    *) printf 'it crashed, or was killed' ;;
+  esac
+}
+
+# Remembers how far the run is before it is first started.
+remember_step() {
+  if [[ -n $workdir ]]; then reached=$(latest_step "$workdir"); fi
+}
+
+progressed() {
+  local step
+  if [[ -z $workdir ]]; then
+    [[ $1 == 75 ]]
+    return
+  fi
+  step=$(latest_step "$workdir")
+  if ((step <= reached)); then return 1; fi
+  reached=$step
+  note "It reached step $step."
+}
+
+# Takes the exit code of a run that ended, and what ran. Exits with that code
+# if it is not to be started again; else returns when it is time to.
+restart_or_exit() {
+  local code=$1 what=${2:-The run} seconds
+  note "$what ended with exit code $code: $(meaning "$code")."
+  if [[ $code == 0 || $code == 2 ]] || $told_to_stop; then exit "$code"; fi
+  if progressed "$code"; then restarts=0; fi
+  if ((restarts >= max_restarts)); then
+    note "Giving up after $restarts restarts in a row without progress. The" \
+      "log says why it ends; once that is mended, the same command goes on."
+    exit "$code"
+  fi
+  seconds=$((backoff << (restarts < 10 ? restarts : 10)))
+  seconds=$((seconds < longest ? seconds : longest))
+  restarts=$((restarts + 1))
+  note "Restart $restarts of at most $max_restarts in a row without progress," \
+    "in $seconds s."
+  pause "$seconds"
+  if $told_to_stop; then exit "$code"; fi
+}
+
+# Reads what worker.sh says of each of $1 hosts, and prints how the run on all
+# of them is: running, unknown (not all could be asked), absent, exited CODE or
+# stopped CODE. One host that fails is enough to fail it: the others then wait
+# for that one. But while some still save after a 75, it is running.
+verdict() {
+  awk -v hosts="$1" '
+    $1 != "worker" { next }
+    { asked++; count[$3]++ }
+    $3 == "lost" { failed = failed ? failed : 1 }
+    $3 == "exited" || $3 == "stopped" {
+      if ($4 == 2) wrong = 1
+      else if ($4 == 75) saved = 1
+      else if ($4 > failed) failed = $4
+    }
+    END {
+      code = wrong ? 2 : failed ? failed : saved ? 75 : 0
+      if (count["stopped"]) print count["running"] ? "running" : "stopped " code
+      else if (wrong || failed) print "exited " code
+      else if (asked < hosts) print "unknown"
+      else if (count["running"]) print "running"
+      else if (count["absent"]) print "absent"
+      else print "exited " code
+    }
+  '
+}

@@ -1,0 +1,311 @@
+#!/usr/bin/env bash
+# A run on a TPU VM pod, which is asked for as a queued resource.
+#
+#   launch/tpu_vm.sh create [--spot | --reserved]
+#   launch/tpu_vm.sh setup
+#   launch/tpu_vm.sh run [-- --config.KEY=VALUE ...]
+#   launch/tpu_vm.sh babysit [--spot | --reserved] [-- --config.KEY=VALUE ...]
+#   launch/tpu_vm.sh status|profile|stop|delete
+#   launch/tpu_vm.sh logs [--worker=0] [--lines=100] [--follow]
+#
+# create asks for the pod, setup copies the project to every host and installs
+# it there, run starts the training on all of them and leaves it running.
+# babysit does all three as they are needed, and again after a pre-emption or a
+# failure, until the run finishes (0) or its input is wrong (2); --max-restarts
+# and --backoff are those of babysit.sh. Ended, it leaves run and pod as they
+# are. stop has the run save and end, profile has every host capture a profile,
+# delete gives the pod back. --dry-run prints every command and runs none.
+#
+# In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
+# (gs://...); whatever is missing is explained. DATA=gs://... is copied into
+# data/ on every host. CREATE_OPTIONS and SSH_OPTIONS go to gcloud as they are.
+
+# shellcheck disable=SC2153 # Variables are checked by name, in need.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=restarts.sh
+source "$root/launch/restarts.sh"
+
+known="--spot, --reserved, --worker=N, --lines=N, --follow, --poll=SECONDS, "
+known+=$known_restarts
+tier=()
+worker=0
+logs=()
+poll=60 # seconds between looks
+most_unknown=30 # looks in a row that do not reach all hosts
+command=${1:-}
+if (($#)); then shift; fi
+while (($#)); do
+  case $1 in
+    --spot | --reserved) tier=("$1") ;;
+    --worker=*) worker=${1#*=} ;;
+    --lines=*) logs+=("$1") && check_number "$1" ;;
+    --follow) logs+=("$1") ;;
+    --poll=*) poll=${1#*=} && check_number "$1" ;;
+    --)
+      shift
+      break
+      ;;
+    *) read_restart_option "$1" || read_options "$1" ;;
+  esac
+  shift
+done
+extra=("$@")
+case $command in
+  create | setup | run | babysit | status | logs | profile | stop | delete) ;;
+  --help | -h | --dry-run) read_options --help ;;
+  *)
+    reject "unknown subcommand '$command'; known: create, setup, run," \
+      "babysit, status, logs, profile, stop, delete."
+    ;;
+esac
+
+need PROJECT "the Google Cloud project that pays" my-project
+need ZONE "where the TPUs are (gcloud compute tpus locations list)" us-west4-a
+need NAME "a name for the pod, of your own" stage2
+case $command in
+  create | babysit)
+    need ACCELERATOR "type and size of the pod" v5litepod-256
+    need RUNTIME "the hosts' system, of the same TPU" v2-alpha-tpuv5-lite
+    ;;
+esac
+case $command in
+  run | babysit)
+    need CONFIG "the run's config" configs/stage2.py
+    ;;
+esac
+case $command in
+  create | setup | delete) ;;
+  *) need WORKDIR "where the run's checkpoints go" gs://my-bucket/runs/stage2 ;;
+esac
+check_needs
+if [[ ! $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
+  reject "NAME=$NAME: at most 40 of a-z, 0-9 and -, a letter first, no - last."
+fi
+for variable in WORKDIR DATA; do
+  if [[ -n ${!variable:-} && ${!variable} != gs://* ]]; then
+    reject "$variable=${!variable}: a pod's hosts share no disk; use" \
+      "gs://BUCKET/FOLDER."
+  fi
+done
+if [[ -n ${CONFIG:-} ]]; then check_config; fi
+workdir=${WORKDIR:-}
+run_name=${workdir#gs://}
+run_name=${run_name//\//-}
+read -r -a create_options <<<"${CREATE_OPTIONS:-}"
+read -r -a ssh_options <<<"${SSH_OPTIONS:-}"
+place=("--project=$PROJECT" "--zone=$ZONE" --quiet)
+
+# Prints a command in a dry run, and otherwise runs it without a word.
+ask() {
+  if $dry_run; then run "$@"; else "$@"; fi
+}
+
+on_workers() { # WHICH COMMAND
+  ask gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" \
+    ${ssh_options[@]+"${ssh_options[@]}"} "--worker=$1" "--command=$2"
+}
+
+# Runs worker.sh on all hosts, or on those that $which names.
+which=all
+on_hosts() {
+  local subcommand=$1
+  shift
+  on_workers "$which" "cd mixer_jax && $(quoted launch/worker.sh "$subcommand" \
+    "--name=$run_name" "$@")"
+}
+
+create() {
+  run gcloud compute tpus queued-resources create "$NAME" "${place[@]}" \
+    "--node-id=$NAME" "--accelerator-type=$ACCELERATOR" \
+    "--runtime-version=$RUNTIME" ${tier[@]+"${tier[@]}"} \
+    ${create_options[@]+"${create_options[@]}"}
+}
+
+delete() {
+  run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force
+}
+
+# Copies what is here, committed or not, so that what you see is what runs.
+setup() {
+  local archive=runs/launch/$NAME.tgz folders=(mixer_jax configs launch)
+  run mkdir -p runs/launch
+  run tar -czf "$archive" --exclude=__pycache__ "${folders[@]}" \
+    pyproject.toml requirements.txt README.md LICENSE
+  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mixer_jax.tgz" \
+    "${place[@]}" ${ssh_options[@]+"${ssh_options[@]}"} --worker=all
+  on_workers all "mkdir -p mixer_jax && cd mixer_jax && rm -rf ${folders[*]} \
+&& tar -xzf ../mixer_jax.tgz && $(quoted launch/worker.sh setup --extra=tpu \
+    ${DATA:+"--data=$DATA"})" || fail "not all hosts could be set up."
+}
+
+start() {
+  on_hosts start -- "$venv/bin/python" -m mixer_jax.main "--config=$CONFIG" \
+    "--workdir=$WORKDIR" ${extra[@]+"${extra[@]}"} ||
+    {
+      on_hosts end --grace=60 || true
+      fail "the run could not be started on all hosts."
+    }
+}
+
+# Sets $state to the queued resource's, ABSENT without one, UNKNOWN if gcloud
+# could not tell, for the $reason that it gave.
+find_state() {
+  local errors=runs/launch/$NAME.errors
+  local describe=(gcloud compute tpus queued-resources describe "$NAME"
+    "${place[@]}" "--format=value(state.state)")
+  state=ACTIVE reason=""
+  if $dry_run; then
+    run "${describe[@]}"
+    return
+  fi
+  mkdir -p runs/launch
+  if state=$("${describe[@]}" 2>"$errors"); then
+    reason=""
+  else
+    reason=$(<"$errors")
+    if [[ $reason == *NOT_FOUND* ]]; then state=ABSENT; else state=UNKNOWN; fi
+  fi
+}
+
+# Prints how the run is on all hosts, as worker.sh on each says.
+look() {
+  local hosts
+  hosts=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
+    "--format=value(networkEndpoints.len())" 2>/dev/null) || hosts=1000000
+  (on_workers all "$(status_command)" 2>/dev/null || true) | verdict "$hosts"
+}
+
+status_command() {
+  # shellcheck disable=SC2016 # The host is to fill in its name.
+  printf 'if [ -d mixer_jax/launch ]; then cd mixer_jax && %s; else %s; fi' \
+    "$(quoted launch/worker.sh status "--name=$run_name")" \
+    'echo "worker $(uname -n) absent"'
+}
+
+# Does something that may fail; a failure counts as one of the run.
+attempt() {
+  local failure=0
+  ("$@") || failure=$?
+  if ((failure)); then
+    restart_or_exit "$failure" "'$*'"
+    return 1
+  fi
+}
+
+setup_and_start() {
+  setup
+  start
+}
+
+restart() {
+  on_hosts end --grace=60 || true
+  start
+}
+
+# Ends the run on all hosts once one has failed, since they wait for it, and
+# lets $now be what it is then: of two failures, it may be the other's.
+settle() {
+  local settled
+  if [[ $now == "exited 0" ]]; then return; fi
+  on_hosts end --grace=60 || true
+  settled=$(look)
+  if [[ $settled == "exited "* ]]; then now=$settled; fi
+}
+
+# One look at the run on a pod that is there.
+tend() {
+  local now
+  now=$(look)
+  if [[ $now != "$seen" ]]; then note "The run on $NAME: $now."; fi
+  seen=$now
+  if [[ $now == unknown ]]; then
+    unknown=$((unknown + 1))
+    if ((unknown > most_unknown)); then
+      unknown=0
+      restart_or_exit 1 "Asking all hosts"
+      attempt restart || true
+    fi
+    return
+  fi
+  unknown=0
+  if [[ $now == running ]]; then
+    started=true
+  elif [[ $now == absent ]] || ! $started; then
+    # What has ended did so before this loop began.
+    if attempt setup_and_start; then started=true; fi
+  elif [[ $now == stopped* ]]; then
+    note "The run was stopped."
+    exit "${now#* }"
+  else
+    settle
+    restart_or_exit "${now#* }"
+    attempt start || true
+  fi
+}
+
+babysit() {
+  local before="" known_once=false
+  started=false seen="" unknown=0
+  stop_on_signals
+  remember_step
+  until $told_to_stop; do
+    find_state
+    if [[ $state != "$before" ]]; then note "The pod $NAME: $state."; fi
+    before=$state
+    case $state in
+      ACTIVE) tend ;;
+      ABSENT) attempt create || true ;;
+      SUSPENDED) attempt delete || true ;; # Pre-empted; its name is not free.
+      FAILED)
+        restart_or_exit 1 "The request for the pod"
+        attempt delete || true
+        ;;
+      UNKNOWN)
+        note "$reason"
+        # Once it was known, this is an outage, which passes; the run goes on.
+        if ! $known_once; then
+          restart_or_exit 1 "Asking for the pod's state"
+        fi
+        ;;
+    esac # In all other states there is nothing to do but wait.
+    if [[ $state != UNKNOWN ]]; then known_once=true; fi
+    pause "$poll"
+  done
+  note "The run goes on without a babysitter; stop ends it, and delete gives" \
+    "the pod back."
+  exit 75
+}
+
+case $command in
+  create | setup | delete) "$command" ;;
+  run) start ;;
+  status)
+    find_state
+    if ! $dry_run; then say "The pod $NAME: $state $reason"; fi
+    if [[ $state == ACTIVE ]]; then on_workers all "$(status_command)"; fi
+    ;;
+  logs)
+    which=$worker
+    on_hosts logs ${logs[@]+"${logs[@]}"}
+    ;;
+  profile | stop) on_hosts "$command" ;;
+  babysit)
+    if $dry_run; then
+      say "Once, and again after a pre-emption:"
+      find_state
+      create
+      setup
+      start
+      say "Every $poll seconds:"
+      on_workers all "$(status_command)"
+      say "After a failure:"
+      restart
+      say "After a pre-emption, before it all begins again:"
+      delete
+    else
+      babysit
+    fi
+    ;;
+esac

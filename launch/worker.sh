@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# One host's part of a run on several: starts and watches its process.
+#
+#   launch/worker.sh setup [--extra=tpu] [--data=gs://...]
+#   launch/worker.sh start [--name=NAME] -- COMMAND...
+#   launch/worker.sh status|profile|stop|end [--name=NAME]
+#   launch/worker.sh logs [--name=NAME] [--lines=100] [--follow]
+#
+# tpu_vm.sh and hosts.sh run it on every host. setup makes .venv, with a Python
+# of its own where the host's is too old, and copies the data into data/. start
+# leaves COMMAND behind with its output in runs/launch/NAME/log; NAME is
+# run unless given. status prints "worker HOST:NAME" and running, exited CODE,
+# stopped CODE, lost (it ended with nobody there to see it, as in a reboot) or
+# absent. stop sends SIGTERM, so that the run saves, and SIGKILL after
+# --grace=600 seconds; end does the same, to start the run again. profile sends
+# SIGUSR1. --dry-run prints every command and runs none.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# Brings a Python where the host has none that is new enough.
+uv=uv==0.13.9
+wanted_python=3.11 # the one that requirements.txt is pinned for
+known="--name=NAME, --extra=tpu, --data=gs://..., --grace=SECONDS, --lines=N, "
+known+="--follow, "
+
+name=run
+extra=""
+data=""
+grace=600
+lines=100
+follow=()
+command=${1:-}
+if (($#)); then shift; fi
+while (($#)); do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --extra=*) extra=${1#*=} ;;
+    --data=*) data=${1#*=} ;;
+    --grace=*) grace=${1#*=} ;;
+    --lines=*) lines=${1#*=} ;;
+    --follow) follow=(--follow) ;;
+    --)
+      shift
+      break
+      ;;
+    *) read_options "$1" ;;
+  esac
+  shift
+done
+state=runs/launch/$name
+
+# When a process began, nothing if it is gone. Numbers of processes come again;
+# together with this they do not.
+began() { LC_ALL=C ps -o lstart= -p "$1" 2>/dev/null || true; }
+
+# Sets $pid, and is true, while the process that was started runs.
+running() {
+  local since
+  pid=""
+  [[ -f $state/process ]] || return 1
+  {
+    read -r pid
+    IFS= read -r since
+  } <"$state/process" || return 1
+  [[ -n $since && $(began "$pid") == "$since" ]]
+}
+
+write() { # a whole file or none of it
+  cat >"$1.draft"
+  mv "$1.draft" "$1"
+}
+
+setup() {
+  if ! find_python >/dev/null; then
+    say "Python here is older than 3.11; bringing $wanted_python"
+    run python3 -m pip install --quiet --user "$uv"
+    run python3 -m uv python install "$wanted_python"
+    PYTHON=$(python3 -m uv python find "$wanted_python" || true)
+  fi
+  make_environment "$extra"
+  if [[ -n $data ]]; then
+    run mkdir -p data
+    run gcloud storage rsync --recursive "$data" data
+  fi
+}
+
+# Runs in the background, and outlives the session that started it.
+attend() {
+  local code=0 child
+  trap '' HUP
+  "$@" &
+  child=$!
+  printf '%s\n%s\n' "$child" "$(began "$child")" | write "$state/process"
+  wait "$child" || code=$?
+  echo "$code" | write "$state/exit"
+}
+
+start() {
+  if ((!$#)); then reject "which COMMAND? It stands after --."; fi
+  if $dry_run; then
+    run "$@"
+    return
+  fi
+  if running; then
+    fail "process $pid of $name still runs; stop it, or end it, first."
+  fi
+  mkdir -p "$state"
+  rm -f "$state/process" "$state/exit" "$state/stopped"
+  printf '\n%s + %s\n' "$(date '+%F %T')" "$(quoted "$@")" >>"$state/log"
+  attend "$@" </dev/null >>"$state/log" 2>&1 &
+  until [[ -f $state/process ]]; do sleep 0.02; done
+  status
+}
+
+status() {
+  local ended=exited said
+  if [[ -f $state/stopped ]]; then ended=stopped; fi
+  # A process is gone a moment before its exit code is known.
+  for _ in {1..20}; do
+    if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
+    sleep 0.05
+  done
+  if running; then
+    said=running
+  elif [[ -f $state/exit ]]; then
+    said="$ended $(<"$state/exit")"
+  elif [[ -f $state/process ]]; then
+    said=lost
+  else
+    said=absent
+  fi
+  echo "worker $(uname -n):$name $said"
+}
+
+end() {
+  local waited
+  if running; then
+    run kill -TERM "$pid"
+    for ((waited = 0; waited < 10 * grace; waited++)); do
+      if $dry_run || ! running; then break; fi
+      sleep 0.1
+    done
+    if ! $dry_run && running; then
+      run kill -KILL "$pid"
+      while running; do sleep 0.1; done
+    fi
+  fi
+  status
+}
+
+case $command in
+  setup) setup ;;
+  start) start "$@" ;;
+  status) status ;;
+  logs) run tail --lines="$lines" ${follow[@]+"${follow[@]}"} "$state/log" ;;
+  profile) if running; then run kill -USR1 "$pid"; else status; fi ;;
+  stop)
+    if ! $dry_run && running; then : >"$state/stopped"; fi
+    end
+    ;;
+  end) end ;;
+  --help | -h | --dry-run) read_options --help ;;
+  *)
+    reject "unknown subcommand '$command'; known: setup, start, status, logs," \
+      "profile, stop, end."
+    ;;
+esac

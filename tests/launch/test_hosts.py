@@ -1,0 +1,170 @@
+"""A run on hosts behind ssh, which here is this one, three times."""
+
+import signal
+
+import pytest
+
+HOSTS = "a me@b c"
+# Says what it was asked, and does it here.
+_SSH = """\
+#!/usr/bin/env bash
+while [[ $1 == -* ]]; do if [[ $1 == -o ]]; then shift; fi; shift; done
+echo "$1 $2" >>"$LOG"
+if [[ -e $1.gone ]]; then exit 255; fi
+exec bash -c "$2"
+"""
+_WAITS = """
+trap 'touch "saved$process"; exit 75' TERM
+touch "started$process"
+while true; do sleep 0.01; done
+"""
+
+
+@pytest.fixture
+def hosts(project):
+    project.program("ssh", _SSH)
+    project.environment |= {
+        "LOG": str(project.folder / "ssh.txt"),
+        "HOSTS": HOSTS,
+        "CONFIG": "configs/stage2.py",
+        "WORKDIR": "gs://my-bucket/runs/stage2",
+    }
+
+    def training(text):
+        project.training(f'process=${{7#--process=}}\necho "$*"\n{text}')
+
+    project.sets = training
+    yield project
+    for host in HOSTS.split():
+        project.run(
+            "launch/worker.sh", "end", f"--name=run.{host}", "--grace=0"
+        )
+
+
+def _asked(project, word):
+    lines = (project.folder / "ssh.txt").read_text().splitlines()
+    return sorted(line for line in lines if f"worker.sh {word}" in line)
+
+
+def _wait_until_started(project):
+    for index, host in enumerate(HOSTS.split()):
+        project.wait_for(project.folder / f"started{index}")
+        project.wait_for(project.folder / f"runs/launch/run.{host}/process")
+
+
+def test_every_host_gets_its_process(hosts):
+    hosts.sets("exit 0")
+    done = hosts.run(
+        "launch/hosts.sh", "run", "--poll=0", "--", "--config.x=a b"
+    )
+    assert done.returncode == 0, done.stdout
+    assert "it finished" in done.stdout
+    starts = _asked(hosts, "start")
+    assert starts == sorted(
+        f"{host} cd {hosts.folder} && launch/worker.sh start "
+        f"--name=run.{host} -- .venv/bin/python -m mixer_jax.main "
+        "--config=configs/stage2.py --workdir=gs://my-bucket/runs/stage2 "
+        f"--coordinator=a:8476 --processes=3 --process={index} "
+        "'--config.x=a b'"
+        for index, host in enumerate(HOSTS.split())
+    )
+    log = hosts.run("launch/hosts.sh", "logs", "--host=c").stdout
+    assert "--process=2 --config.x=a b\n" in log
+    status = hosts.run("launch/hosts.sh", "status").stdout
+    assert status.count("exited 0") == 3
+
+
+def test_a_lone_host_needs_no_coordinator(hosts):
+    hosts.sets("exit 0")
+    done = hosts.run(
+        "launch/hosts.sh", "run", "--poll=0", HOSTS="a", WORKDIR="runs/x"
+    )
+    assert done.returncode == 0, done.stdout
+    (start,) = _asked(hosts, "start")
+    assert start.endswith("--workdir=runs/x")
+
+
+def test_one_that_fails_ends_the_others(hosts):
+    hosts.sets(
+        f"if [[ $process == 1 ]]; then until [[ -e started0 && -e started2 ]]; "
+        f"do sleep 0.01; done; exit 3; fi\n{_WAITS}"
+    )
+    done = hosts.run("launch/hosts.sh", "run", "--poll=0")
+    assert done.returncode == 3, done.stdout
+    assert "it crashed, or was killed" in done.stdout
+    assert (hosts.folder / "saved0").exists()
+    assert (hosts.folder / "saved2").exists()
+
+
+def test_wrong_input_counts_more_than_what_it_brings_down(hosts):
+    hosts.sets(
+        """
+        if [[ $process == 2 ]]; then exit 2; fi
+        until [[ -e runs/launch/run.c/exit ]]; do sleep 0.01; done
+        exit 3
+        """
+    )
+    done = hosts.run("launch/hosts.sh", "run", "--poll=0")
+    assert done.returncode == 2, done.stdout
+
+
+def test_wrong_input_counts_even_if_it_is_seen_last(hosts):
+    hosts.sets(
+        """
+        trap 'exit 2' TERM
+        touch "started$process"
+        until [[ $process == 1 && -e started0 && -e started2 ]]; do
+          sleep 0.01
+        done
+        exit 3
+        """
+    )
+    done = hosts.run("launch/hosts.sh", "run", "--poll=0")
+    assert done.returncode == 2, done.stdout
+
+
+def test_a_signal_has_all_save(hosts):
+    hosts.sets(_WAITS)
+    with hosts.start("launch/hosts.sh", "run", "--poll=1") as process:
+        _wait_until_started(hosts)
+        status = hosts.run("launch/hosts.sh", "status").stdout
+        assert status.count("running") == 3
+        process.send_signal(signal.SIGTERM)
+        said = hosts.said(process)
+    assert process.returncode == 75, said
+    for index in range(3):
+        assert (hosts.folder / f"saved{index}").exists()
+
+
+def test_run_follows_what_already_runs(hosts):
+    hosts.sets(_WAITS)
+    first = hosts.start("launch/hosts.sh", "run", "--poll=1")
+    with first:
+        _wait_until_started(hosts)
+        first.kill()
+    with hosts.start("launch/hosts.sh", "run", "--poll=0") as second:
+        assert "following it" in second.stdout.readline()
+        hosts.run("launch/hosts.sh", "stop")
+        said = hosts.said(second)
+    assert second.returncode == 75, said
+    assert len(_asked(hosts, "start")) == 3
+
+
+def test_the_babysitter_goes_on_after_a_failure(hosts):
+    hosts.sets(
+        'if [[ ! -e failed$process ]]; then touch "failed$process"; exit 75; fi'
+    )
+    done = hosts.run(
+        "launch/babysit.sh", "--backoff=0", "launch/hosts.sh", "run", "--poll=0"
+    )
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(hosts, "start")) == 6
+
+
+def test_a_host_out_of_reach_is_named(hosts):
+    hosts.sets("exit 0")
+    (hosts.folder / "c.gone").touch()
+    done = hosts.run("launch/hosts.sh", "run", "--poll=0")
+    assert done.returncode == 1
+    assert "could not be started on all hosts" in done.stdout
+    assert "c 'cd" in done.stdout

@@ -1,0 +1,137 @@
+"""One host's part: a process that is left behind, watched and ended."""
+
+import os
+import signal
+
+import pytest
+
+_SAVES = """
+trap 'echo saved; exit 75' TERM
+trap 'echo profiled >profile.txt' USR1
+touch started.txt
+while true; do sleep 0.01; done
+"""
+
+
+@pytest.fixture
+def worker(project):
+    def run(subcommand, *words):
+        return project.run("launch/worker.sh", subcommand, "--name=it", *words)
+
+    yield run
+    run("end", "--grace=0")
+
+
+def _state(worker):
+    words = worker("status").stdout.split()
+    assert words[:2] == ["worker", f"{os.uname().nodename}:it"]
+    return " ".join(words[2:])
+
+
+def test_from_nothing_to_the_end(worker, project):
+    assert _state(worker) == "absent"
+    done = worker("start", "--", "bash", "-c", "echo a line; exit 3")
+    assert done.returncode == 0
+    project.wait_for(project.folder / "runs/launch/it/exit")
+    assert _state(worker) == "exited 3"
+    said = worker("logs").stdout
+    assert "+ bash -c 'echo a line; exit 3'" in said
+    assert "\na line\n" in said
+    assert "a line" not in worker("logs", "--lines=0").stdout
+
+
+def test_the_end_saves_and_the_next_start_goes_on(worker, project):
+    worker("start", "--", "bash", "-c", _SAVES)
+    project.wait_for(project.folder / "started.txt")
+    assert _state(worker) == "running"
+    again = worker("start", "--", "true")
+    assert again.returncode == 1
+    assert "still runs" in again.stdout
+    worker("profile")
+    project.wait_for(project.folder / "profile.txt")
+    assert "exited 75" in worker("end").stdout
+    worker("start", "--", "true")
+    project.wait_for(project.folder / "runs/launch/it/exit")
+    assert _state(worker) == "exited 0"
+    assert "saved" in worker("logs").stdout  # Of the run before, too.
+
+
+def test_stop_is_told_from_an_end(worker, project):
+    worker("start", "--", "bash", "-c", _SAVES)
+    project.wait_for(project.folder / "started.txt")
+    assert "stopped 75" in worker("stop").stdout
+    assert _state(worker) == "stopped 75"
+
+
+def test_a_process_that_does_not_save_in_time_is_killed(worker, project):
+    deaf = "trap '' TERM; touch started.txt; while true; do sleep 0.01; done"
+    worker("start", "--", "bash", "-c", deaf)
+    project.wait_for(project.folder / "started.txt")
+    assert "exited 137" in worker("end", "--grace=0").stdout
+
+
+def test_a_process_that_a_reboot_took_is_lost(worker, project):
+    worker("start", "--", "bash", "-c", _SAVES)
+    project.wait_for(project.folder / "started.txt")
+    record = project.folder / "runs/launch/it/process"
+    number, began = record.read_text().splitlines()
+    # The number is another process's now: this one's, which must not be ended.
+    record.write_text(f"{os.getpid()}\n{began}\n")
+    assert _state(worker) == "lost"
+    worker("end")
+    os.kill(int(number), signal.SIGTERM)
+    project.wait_for(project.folder / "runs/launch/it/exit")
+
+
+def test_it_outlives_the_session_that_started_it(worker, project):
+    # As ssh does, it waits until nobody holds its output.
+    done = project.run(
+        "setsid",
+        "launch/worker.sh",
+        "start",
+        "--name=it",
+        "--",
+        "bash",
+        "-c",
+        _SAVES,
+    )
+    assert done.stdout.endswith("it running\n")
+    assert _state(worker) == "running"
+
+
+def test_setup_makes_the_environment_and_copies_the_data(project):
+    (project.folder / ".venv/bin/python").unlink()
+    project.program("gcloud", "#!/bin/sh\necho gcloud $*\n")
+    done = project.run(
+        "launch/worker.sh", "setup", "--extra=tpu", "--data=gs://my-bucket/data"
+    )
+    assert done.returncode == 0, done.stdout
+    assert "--constraint requirements.txt libtpu==" in done.stdout
+    assert "--editable '.[tpu]'" in done.stdout
+    assert "rsync --recursive gs://my-bucket/data data" in done.stdout
+    assert (project.folder / ".venv/bin/python").exists()
+    again = project.run("launch/worker.sh", "setup", "--extra=tpu")
+    assert "is up to date" in again.stdout
+    without = project.run("launch/worker.sh", "setup")
+    assert "is up to date" not in without.stdout
+
+
+def test_setup_brings_a_python_where_the_hosts_is_too_old(project):
+    """As on TPU VMs, whose Ubuntu 22.04 has Python 3.10."""
+    found = project.environment.pop("PYTHON")
+    for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
+        project.program(
+            name,
+            f"""#!/bin/sh
+            case "$*" in
+              -c*) exit 1 ;;
+              *"uv python find"*) echo {found} ;;
+            esac
+            """,
+        )
+    done = project.run("launch/worker.sh", "setup")
+    assert done.returncode == 0, done.stdout
+    assert "+ python3 -m pip install --quiet --user uv==" in done.stdout
+    assert "+ python3 -m uv python install 3.11" in done.stdout
+    assert f"+ {found} -m venv .venv" not in done.stdout  # It was there.
+    assert "pip install" in done.stdout
