@@ -30,4 +30,6 @@ run "$venv/bin/ruff" check .
 run "$venv/bin/ruff" format --check .
 
 say "Running the tests"
-run "$venv/bin/python" -m pytest
+# Most tests compile, which keeps one core busy.
+run "$venv/bin/python" -m pytest --numprocesses=auto --maxprocesses=4 \
+  --dist=loadfile
