@@ -29,10 +29,6 @@ source "$root/launch/restarts.sh"
 
 known=$known_restarts
 before=300 # seconds that a save may take; SIGTERM comes that long before
-given=()
-for option in "$@"; do
-  if [[ $option != --dry-run ]]; then given+=("$option"); fi
-done
 restart_options=()
 while (($#)); do
   case $1 in
@@ -70,7 +66,8 @@ if ! $in_job; then
     "--ntasks-per-node=$tasks" ${gpus[@]+"${gpus[@]}"} ${TIME:+"--time=$TIME"} \
     "--signal=TERM@$before" --requeue --open-mode=append --export=ALL \
     "--chdir=$root" "--output=runs/launch/%x-%j.log" \
-    ${options[@]+"${options[@]}"} launch/slurm.sh ${given[@]+"${given[@]}"}
+    ${options[@]+"${options[@]}"} launch/slurm.sh \
+    ${restart_options[@]+"${restart_options[@]}"} -- "$@"
   exit
 fi
 
