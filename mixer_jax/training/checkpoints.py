@@ -128,6 +128,9 @@ class Checkpoints:
             ),
             item_handlers=_handlers(),
         )
+        # Of several processes, each may see the end of a save at another time;
+        # what was begun is the same for all.
+        self._saved = self._manager.latest_step()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -169,7 +172,7 @@ class Checkpoints:
         Raises:
           UserError: if this save, or the one before, cannot be written.
         """
-        if step == self._manager.latest_step():
+        if step == self._saved:
             return False
         items = {
             name: ocp.args.PyTreeSave(
@@ -191,8 +194,10 @@ class Checkpoints:
             )
         except _CANNOT_WRITE as error:
             raise self._unwritten(error) from error
-        if saved and jax.process_index() == 0:
-            self._noting.begin(self._folder / str(step))
+        if saved:
+            self._saved = step
+            if jax.process_index() == 0:
+                self._noting.begin(self._folder / str(step))
         return saved
 
     def restore(
@@ -245,6 +250,7 @@ class Checkpoints:
             (self._folder / str(step)).rename(aside)
         processes.barrier("aside")
         self._manager.reload()
+        self._saved = self._manager.latest_step()
         return aside
 
     def _unwritten(self, error: Exception) -> UserError:

@@ -49,7 +49,7 @@ def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
 
     def gigabytes(categories):
         said = show(tiny_config, tmp_path, categories=categories)
-        return float(re.search(r"takes ([\d.]+) GB of each device", said)[1])
+        return float(re.search(r"([\d.]+) GB for state and batch", said)[1])
 
     # Two devices hold 16 numbers of 4 bytes a row, and the velocity's.
     more = 4_000_000 * 16 * 4 * 2 / 2 / 1e9

@@ -44,22 +44,29 @@ def losses(workdir, stage):
 
 
 @pytest.fixture(scope="module")
-def whole(begin, tmp_path_factory):
-    """The workdir of one process that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("whole")
-    (ended,) = several.finish(begin(workdir, 1))
-    assert ended.code == 0, ended.error
-    return workdir
+def undisturbed(begin, tmp_path_factory):
+    """The workdirs of 1, 2 and 4 processes that nothing disturbed."""
+    workdirs = {}
+    for count in (1, 2, 4):
+        workdirs[count] = tmp_path_factory.mktemp(f"processes{count}")
+        everyone = several.finish(begin(workdirs[count], count))
+        for index, ended in enumerate(everyone):
+            assert ended.code == 0, ended.error
+            # Process 0 speaks for all.
+            assert ("loss" in ended.output) == (index == 0)
+    return workdirs
+
+
+@pytest.fixture
+def whole(undisturbed):
+    """The workdir of one process."""
+    return undisturbed[1]
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_as_one(begin, whole, tmp_path, count):
-    for index, ended in enumerate(several.finish(begin(tmp_path, count))):
-        assert ended.code == 0, ended.error
-        # Process 0 speaks for all.
-        assert ("loss" in ended.output) == (index == 0)
+def test_processes_train_as_one(undisturbed, whole, count):
     for stage in STAGES:
-        one, many = losses(whole, stage), losses(tmp_path, stage)
+        one, many = losses(whole, stage), losses(undisturbed[count], stage)
         assert list(one) == list(many) == list(range(1, 13))
         np.testing.assert_allclose(
             list(many.values()), list(one.values()), rtol=1e-5
@@ -113,7 +120,7 @@ def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
 
 
 def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
-    shutil.copytree(whole / "stage1", tmp_path / "stage1")
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "stage1" / workdir_lib.CHECKPOINTS
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
     shutil.rmtree(folder / "12")
@@ -124,11 +131,10 @@ def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
         assert ("is set aside in" in ended.output) == (index == 0)
 
 
-def test_proxies_of_several_processes_are_read_by_one(begin, whole, tmp_path):
-    several.finish(begin(tmp_path, 2))
+def test_proxies_of_several_processes_are_read_by_one(undisturbed):
     mesh = mesh_lib.make_mesh()
     one, many = (
-        checkpoints.load_proxies(folder / "stage3", 16, mesh)
-        for folder in (whole, tmp_path)
+        checkpoints.load_proxies(undisturbed[count] / "stage3", 16, mesh)
+        for count in (1, 2)
     )
     np.testing.assert_allclose(many, one, atol=1e-4)
