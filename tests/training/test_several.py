@@ -1,7 +1,6 @@
 """A run of several processes, and one that changes how many there are."""
 
 import json
-import pathlib
 import shutil
 import signal
 import time
@@ -15,41 +14,13 @@ from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 from tests import several
 
-FOLDER = pathlib.Path(__file__).parent
 STAGES = ("stage1", "stage2", "stage3")
-DEVICES = 4
-
-
-@pytest.fixture(scope="module")
-def begin(tmp_path_factory, tiny_table):
-    """Begins the toy's curriculum in some processes, of 4 devices in all."""
-    cache = tmp_path_factory.mktemp("compiled")
-
-    def begin(workdir, processes, *flags, devices=DEVICES):
-        command = (
-            FOLDER / "toy_main.py",
-            f"--config={FOLDER / 'toy_config.py'}:{tiny_table}",
-            f"--workdir={workdir}",
-            *flags,
-        )
-        return several.begin(command, processes, devices // processes, cache)
-
-    return begin
 
 
 def losses(workdir, stage):
     lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in lines]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
-@pytest.fixture(scope="module")
-def whole(begin, tmp_path_factory):
-    """The workdir of one process that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("whole")
-    (ended,) = several.finish(begin(workdir, 1))
-    assert ended.code == 0, ended.error
-    return workdir
 
 
 @pytest.mark.parametrize("count", [2, 4])
