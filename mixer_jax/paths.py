@@ -162,6 +162,8 @@ def failures() -> tuple[type[Exception], ...]:
 
 def reason(error: Exception) -> str:
     """Returns why something failed, on one line."""
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "there is no such bucket or object"  # as gcsfs says it
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(" [")[0][:300].rstrip(".")
 
