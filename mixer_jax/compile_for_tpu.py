@@ -18,6 +18,7 @@ import rich
 from absl import flags
 from ml_collections import config_flags
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.reports import programs
 from mixer_jax.training import (
@@ -25,7 +26,6 @@ from mixer_jax.training import (
     command_line,
     curriculum,
     inputs,
-    workdir,
 )
 from mixer_jax.training import config as config_lib
 
@@ -61,7 +61,7 @@ def main() -> None:
         rows += made
     if _JSON.value:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
-        workdir.write(file, text + "\n")
+        paths.write(file, text + "\n")
         print(f"Wrote {file}")
 
 

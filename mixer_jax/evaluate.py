@@ -8,13 +8,13 @@ The workdir is a curriculum's or a stage's. Rows are added to its
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 import rich
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--baselines", action="store_true", help="measure what needs no model")
     given = parser.parse_args(arguments)
     try:
-        out = given.out or pathlib.Path(given.workdir) / "metrics.json"
+        out = given.out or paths.make(given.workdir) / "metrics.json"
         stages = [name for name in given.stages.split(",") if name]
         rows = runs.measure_models(
             runs.find_models(given.workdir, stages, given.models),

@@ -11,19 +11,18 @@ slices and under Slurm), start each with `--coordinator=HOST:PORT
 --processes=N --process=I`. SIGTERM or Ctrl-C saves and ends with code 75.
 """
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.training import command_line, curriculum, plan
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run's config, a file in configs/."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run's checkpoints and logs."
+    "workdir", None, "Folder of the run's checkpoints and logs; or gs://..."
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry-run", False, "Check all, compile, print the plan; train nothing."
@@ -36,7 +35,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     """Runs the config in the workdir."""
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = paths.make(_WORKDIR.value)
     mesh = mesh_lib.make_mesh()
     if _DRY_RUN.value:
         plan.show(_CONFIG.value, workdir, mesh, categories=_CATEGORIES.value)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import threading
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -151,6 +152,28 @@ def colour_run(colours, tmp_path, monkeypatch):
 def trained(colour_run):
     """The last stage of the `colour_run`."""
     return checkpoints.load_model(colour_run / "stage2")
+
+
+@pytest.fixture(scope="session")
+def cloud():
+    """A server of buckets; see `fake_gcs`."""
+    from tests import fake_gcs
+
+    with fake_gcs.Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def bucket(cloud, tmp_path, monkeypatch):
+    """A new bucket that this process finds, as `gs://...`."""
+    for name, value in cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = f"bucket-{len(cloud.buckets)}"
+    cloud.buckets[name] = {}
+    return f"gs://{name}"
 
 
 class Quarters(nn.Module):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,6 +11,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.reports import plots, results
 from mixer_jax.reports.sheets import Sheet
@@ -87,7 +87,7 @@ WAY = {
 
 def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of `metrics.json`; none if the run has no such file."""
-    return _read_json(pathlib.Path(run) / "metrics.json", list) or []
+    return _read_json(paths.make(run) / "metrics.json", list) or []
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
     Empty if the run has no `categories.json` of quality figures: a stage's
     own file of that name is a list of category ids.
     """
-    path = pathlib.Path(run) / "categories.json"
+    path = paths.make(run) / "categories.json"
     figures = _read_json(path, dict | list)
     if not isinstance(figures, dict):
         return {}
@@ -112,7 +112,7 @@ def read_log(workdir: str | os.PathLike) -> dict[str, list]:
 
     A last line that is being written, or was cut, is left out.
     """
-    path = pathlib.Path(workdir) / "metrics.jsonl"
+    path = paths.make(workdir) / "metrics.jsonl"
     series: dict[str, tuple[list, list]] = {}
     if not path.exists():
         return {}
@@ -206,13 +206,11 @@ def render(
     )
 
 
-def write(path: str | os.PathLike, html: str) -> pathlib.Path:
+def write(path: str | os.PathLike, html: str) -> paths.Path:
     """Writes the page, whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(html, encoding="utf-8")
-    os.replace(draft, path)
+    path = paths.make(path)
+    paths.make_folder(path.parent)
+    paths.write(path, html)
     return path
 
 
@@ -223,7 +221,7 @@ def _plain(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _read_json(path: pathlib.Path, kind: type) -> Any:
+def _read_json(path: paths.Path, kind: type) -> Any:
     if not path.exists():
         return None
     try:

@@ -9,6 +9,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.reports import page, results, sheets
@@ -26,7 +27,7 @@ class Examples(NamedTuple):
 
 def build(
     run: str | os.PathLike, mesh: Mesh, path: str | os.PathLike = ""
-) -> pathlib.Path:
+) -> paths.Path:
     """Writes the report of a run: of a curriculum or of one stage.
 
     What the folder lacks is left out of the page with a line that says so.
@@ -42,7 +43,7 @@ def build(
     Raises:
       UserError: if there is no such folder, or nothing in it to report.
     """
-    run = pathlib.Path(run)
+    run = paths.make(run)
     if not run.is_dir():
         raise UserError(f"There is no run in {run}.")
     workdirs = runs.find_stages(run)
@@ -59,7 +60,7 @@ def build(
     config = configs[workdirs[-1]] if workdirs else None
     examples = make_examples(workdirs, configs, mesh)
     html = page.render(
-        title=run.resolve().name,
+        title=paths.absolute(run).name,
         rows=rows,
         logs={stage: series for stage, series in logs.items() if series},
         limits=config and config.monitors,
@@ -76,8 +77,8 @@ def build(
 
 
 def make_examples(
-    workdirs: list[pathlib.Path],
-    configs: dict[pathlib.Path, ConfigDict],
+    workdirs: list[paths.Path],
+    configs: dict[paths.Path, ConfigDict],
     mesh: Mesh,
 ) -> Examples:
     """Makes the contact sheets of the last stage that has a checkpoint."""
@@ -106,7 +107,7 @@ def make_examples(
 
 
 def _category_samples(
-    configs: dict[pathlib.Path, ConfigDict],
+    configs: dict[paths.Path, ConfigDict],
 ) -> list[tuple[str, int, list[str]]]:
     """Shows some training categories, those of the first stage's table."""
     for config in configs.values():
@@ -126,5 +127,5 @@ def _attribution(config: ConfigDict | None) -> str:
     return note.read_text(encoding="utf-8") if note.is_file() else ""
 
 
-def _is_simulation(path: pathlib.Path) -> bool:
+def _is_simulation(path: paths.Path) -> bool:
     return bool(json.loads(path.read_text(encoding="utf-8"))["simulation"])

@@ -11,6 +11,7 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
 from mixer_jax.training.checkpoints import Trained
@@ -126,7 +127,7 @@ def embed_table(
 
 def check_path(path: str | os.PathLike) -> None:
     """Raises a `UserError` unless embeddings can be written to `path`."""
-    if pathlib.Path(path).suffix != ".npz":
+    if paths.local(path, "A file of embeddings").suffix != ".npz":
         raise UserError(f"Embeddings are written as .npz, not to {path}.")
 
 

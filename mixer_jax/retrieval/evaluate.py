@@ -19,6 +19,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.data import images
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
@@ -292,11 +293,13 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     Raises:
       UserError: if the file is there but is not a list of rows.
     """
-    path = pathlib.Path(path)
+    path = paths.make(path)
     merged = {}
-    if path.exists():
+    with paths.reaching(path):
+        text = path.read_text(encoding="utf-8") if path.exists() else None
+    if text is not None:
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = json.loads(text)
             merged = {tuple(row[name] for name in KEY): row for row in old}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -304,11 +307,9 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
                 "write to another file with --out."
             ) from error
     merged |= {tuple(row[name] for name in KEY): row for row in rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    text = json.dumps(list(merged.values()), indent=1) + "\n"
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    paths.make_folder(path.parent)
+    with paths.reaching(path):
+        paths.write(path, json.dumps(list(merged.values()), indent=1) + "\n")
     return list(merged.values())
 
 

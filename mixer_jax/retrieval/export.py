@@ -9,11 +9,11 @@ A category of n sub-centres has n D numbers in its row, one after the other.
 
 import json
 import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import folders, runs
 from mixer_jax.training import row_files
@@ -26,7 +26,7 @@ _SHORTEST = 1e-6  # rows that are shorter have no direction
 class Export(NamedTuple):
     """What was written, and of what."""
 
-    workdir: pathlib.Path  # of the stage, absolute
+    workdir: paths.Path  # of the stage, absolute
     step: int  # of its checkpoint
     count: int  # C
     subcentres: int  # n, of a category
@@ -57,7 +57,7 @@ def write(
         finite, or the folder holds anything else or cannot be written.
     """
     check_folder(folder)
-    workdir = runs.find_models(run)[-1].workdir.absolute()
+    workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     saved = row_files.open_proxies(workdir)
     config = workdir_lib.read_config(workdir)
     made = Export(

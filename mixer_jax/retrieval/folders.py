@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 
 
@@ -20,7 +21,7 @@ def check(folder: str | os.PathLike, mark: str, what: str) -> None:
     Raises:
       UserError: if it is a file or holds other things.
     """
-    folder = pathlib.Path(folder)
+    folder = paths.local(folder, f"An {what}")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"An {what} is a folder, but {folder} is a file.")
     if not folder.is_dir() or (folder / mark).is_file():

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
+from mixer_jax import paths
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, runs
@@ -38,7 +39,7 @@ class Index(NamedTuple):
 
     documents: pd.DataFrame
     embeddings: np.ndarray
-    workdir: pathlib.Path
+    workdir: paths.Path
     step: int
 
 
@@ -67,8 +68,8 @@ def build(
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size}; it must be positive.")
-    workdir = _absolute(runs.find_models(run)[-1].workdir)
-    path = _absolute(path)
+    workdir = paths.absolute(runs.find_models(run)[-1].workdir)
+    path = paths.absolute(pathlib.Path(path))
     frame = table.read_table(path)
     if split:
         frame = table.select(frame, split)
@@ -131,7 +132,7 @@ def load(folder: str | os.PathLike) -> Index:
         )
     try:
         said = json.loads((folder / INDEX).read_text("utf-8"))
-        workdir, step = pathlib.Path(said["workdir"]), int(said["step"])
+        workdir, step = str(said["workdir"]), int(said["step"])
         shape = (said["N"], said["D"])
         embeddings = np.load(folder / EMBEDDINGS, allow_pickle=False)
         documents = pd.read_csv(
@@ -148,7 +149,7 @@ def load(folder: str | os.PathLike) -> Index:
             f"The index in {folder} is damaged ({error}); make it again with "
             f"{_COMMAND}."
         ) from error
-    return Index(documents, embeddings, workdir, step)
+    return Index(documents, embeddings, paths.make(workdir), step)
 
 
 def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
@@ -172,7 +173,3 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
             f"in {index.workdir}; make the index again with {_COMMAND}."
         )
     return trained
-
-
-def _absolute(path: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(os.path.abspath(path))

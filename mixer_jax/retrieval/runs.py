@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
+from mixer_jax import paths
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
@@ -20,12 +21,12 @@ class Model(NamedTuple):
     """A trained workdir and the name of its rows."""
 
     name: str
-    workdir: pathlib.Path
+    workdir: paths.Path
 
 
 def find_stages(
     run: str | os.PathLike, names: Iterable[str] = ()
-) -> list[pathlib.Path]:
+) -> list[paths.Path]:
     """Returns the workdirs of a run: its stages', or its own if it is one.
 
     Args:
@@ -35,10 +36,12 @@ def find_stages(
     Raises:
       UserError: if a stage that is wanted is not there.
     """
-    run = pathlib.Path(run)
-    if (run / workdir.CONFIG).is_file():
-        return [run]
-    there = {p.parent.name: p.parent for p in run.glob(f"*/{workdir.CONFIG}")}
+    run = paths.make(run)
+    with paths.reaching(run):
+        if (run / workdir.CONFIG).is_file():
+            return [run]
+        configs = list(run.glob(f"*/{workdir.CONFIG}"))
+    there = {path.parent.name: path.parent for path in configs}
     stages = sorted(name for name in there if name.startswith("stage"))
     missing = [name for name in names if name not in there]
     if missing:

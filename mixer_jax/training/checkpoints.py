@@ -15,7 +15,6 @@ cuts to this mesh's number of rows; only padding is ever added or lost.
 import dataclasses
 import functools
 import os
-import pathlib
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -29,19 +28,15 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import processes
+from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
 from mixer_jax.training import checksums, row_files
+from mixer_jax.training import shapes as shapes_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
-
-# Python's own errors, and what TensorStore turns them into.
-_CANNOT_WRITE = (OSError, ValueError)
-# Fields of the state whose arrays have C_pad rows.
-_ROWS = ("proxies", "proxy_state", "graph")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +81,6 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     }
 
 
-def _flat(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Returns `{path: shape}` of a tree of arrays or of their metadata."""
-
-    def name(key: Any) -> str:
-        # Of a dict's, a named tuple's or a sequence's element.
-        kinds = ("key", "name", "idx")
-        return str(next(getattr(key, k) for k in kinds if hasattr(key, k)))
-
-    return {
-        "/".join(map(name, path)): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(leaf, "shape")
-    }
-
-
 class Checkpoints:
     """The checkpoints of one workdir: saved in the background, restored whole.
 
@@ -114,8 +94,13 @@ class Checkpoints:
         keep: int = 1,
         writes: bool = True,
     ):
-        self._workdir = pathlib.Path(workdir).absolute()
+        self._workdir = paths.absolute(paths.make(workdir))
         self._folder = self._workdir / workdir_lib.CHECKPOINTS
+        self._every = every
+        # Whether this process notes and compares them.
+        self._sums = jax.process_index() == 0 and not paths.is_remote(
+            self._folder
+        )
         self._noting = checksums.Noting()
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -147,10 +132,14 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.close()
-        except _CANNOT_WRITE as error:
+        except paths.failures() as error:
             raise self._unwritten(error) from error
         finally:
             self._noting.close()
+
+    def due(self, step: int) -> bool:
+        """Returns whether `save` saves this step if it is not forced to."""
+        return step % self._every == 0
 
     def latest_step(self) -> int | None:
         """Returns the step of the last checkpoint, None without one."""
@@ -192,11 +181,11 @@ class Checkpoints:
                 ),
                 force=force,
             )
-        except _CANNOT_WRITE as error:
+        except paths.failures() as error:
             raise self._unwritten(error) from error
         if saved:
             self._saved = step
-            if jax.process_index() == 0:
+            if self._sums:
                 self._noting.begin(self._folder / str(step))
         return saved
 
@@ -219,7 +208,7 @@ class Checkpoints:
             step = self._manager.latest_step()
             # One process reads the files whole, for all.
             wrong = ""
-            if jax.process_index() == 0:
+            if self._sums:
                 wrong = checksums.check(self._folder / str(step))
             wrong = processes.gather("damage", wrong)[0]
             try:
@@ -227,6 +216,8 @@ class Checkpoints:
                     raise row_files.damaged(self._folder / str(step), wrong)
                 found = self.read(_items(state), iterator=True)
             except row_files.DamagedError as error:
+                # A bucket that cannot be reached looks alike.
+                paths.check(self._workdir)
                 # What only one process cannot read, ends all of them.
                 others = len(self._manager.all_steps()) > 1
                 if not others or (jax.process_count() > 1 and not wrong):
@@ -241,32 +232,32 @@ class Checkpoints:
             found["iterator"],
         )
 
-    def _set_aside(self, step: int) -> pathlib.Path:
+    def _set_aside(self, step: int) -> paths.Path:
         """Moves a damaged checkpoint out of the way; returns where it is."""
         aside = self._workdir / workdir_lib.DAMAGED / str(step)
         if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            (self._folder / str(step)).rename(aside)
+            with paths.reaching(self._workdir):
+                paths.move_folder(self._folder / str(step), aside)
         processes.barrier("aside")
         self._manager.reload()
         self._saved = self._manager.latest_step()
         return aside
 
     def _unwritten(self, error: Exception) -> UserError:
-        last = workdir_lib.latest_step(self._workdir)
-        kept = (
-            f"The checkpoint of step {last} is whole"
-            if last is not None
-            else "There is no checkpoint yet"
-        )
-        reason = str(error).strip().splitlines()[0]
+        reason = paths.reason(error)
         if "No space left" in reason:
             free = shutil.disk_usage(self._workdir).free
             reason = f"the disk is full, {free / 1e9:.2f} GB are free"
+        kept = "There is no checkpoint yet"
+        try:
+            last = workdir_lib.latest_step(self._workdir)
+            if last is not None:
+                kept = f"The checkpoint of step {last} is whole"
+        except UserError:
+            kept = "Those before it are as they were"
         return UserError(
-            f"A checkpoint cannot be written to {self._folder}: "
-            f"{reason[:300]}. {kept}; mend this, and the same command goes on."
+            f"A checkpoint cannot be written to {self._folder}: {reason}. "
+            f"{kept}; mend this, and the same command goes on."
         )
 
     def read(
@@ -277,11 +268,11 @@ class Checkpoints:
         where = self._folder / str(step)
         try:
             saved = self._manager.item_metadata(step)
-            shapes = {name: _flat(saved[name].tree) for name in items}
+            shapes = {name: shapes_lib.flat(saved[name].tree) for name in items}
         except Exception as error:
             raise row_files.damaged(where, str(error)) from error
         for name, item in items.items():
-            _check_shapes(where, shapes[name], _flat(item))
+            shapes_lib.check(where, shapes[name], shapes_lib.flat(item))
         args = {
             name: ocp.args.PyTreeRestore(item, restore_args=_restore_args(item))
             for name, item in items.items()
@@ -297,7 +288,9 @@ class Checkpoints:
 def _save_args(tree: dict[str, PyTree]) -> PyTree:
     return {
         field: jax.tree.map(
-            row_files.save_args if field in _ROWS else lambda _: ocp.SaveArgs(),
+            row_files.save_args
+            if field in row_files.FIELDS
+            else lambda _: ocp.SaveArgs(),
             value,
         )
         for field, value in tree.items()
@@ -307,42 +300,18 @@ def _save_args(tree: dict[str, PyTree]) -> PyTree:
 def _restore_args(tree: dict[str, PyTree]) -> PyTree:
     return {
         field: jax.tree.map(
-            lambda x, strict=field not in _ROWS: ocp.ArrayRestoreArgs(
-                sharding=x.sharding,
-                global_shape=x.shape,
-                dtype=x.dtype,
-                strict=strict,
+            lambda x, strict=field not in row_files.FIELDS: (
+                ocp.ArrayRestoreArgs(
+                    sharding=x.sharding,
+                    global_shape=x.shape,
+                    dtype=x.dtype,
+                    strict=strict,
+                )
             ),
             value,
         )
         for field, value in tree.items()
     }
-
-
-def _check_shapes(
-    where: pathlib.Path,
-    saved: dict[str, tuple[int, ...]],
-    wanted: dict[str, tuple[int, ...]],
-) -> None:
-    """Compares shapes by path; without the rows where they are padded."""
-
-    def shape(shapes: dict[str, tuple[int, ...]], path: str) -> object:
-        rows = path.split("/")[0] in _ROWS
-        return shapes[path][rows:] if path in shapes else "absent"
-
-    different = [
-        f"{path}: {saved.get(path, 'absent')} saved, "
-        f"{wanted.get(path, 'absent')} wanted"
-        for path in sorted(saved.keys() | wanted.keys())
-        if shape(saved, path) != shape(wanted, path)
-    ]
-    if different:
-        more = f" and {len(different) - 10} more" if different[10:] else ""
-        raise UserError(
-            f"The checkpoint {where} is of another shape: "
-            f"{'; '.join(different[:10])}{more}. Use the config that it was "
-            "made with, or another --workdir."
-        )
 
 
 def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:

@@ -3,6 +3,9 @@
 What lies on a disk for days may come back with a bit flipped, which the format
 of a checkpoint does not notice in an array's values. `FOLDER/checksums.json`
 has every other file's size and CRC-32.
+
+This is for local folders: a bucket compares its objects with checksums itself,
+when they are written, while they lie there and when they are read.
 """
 
 import concurrent.futures
@@ -13,7 +16,7 @@ import time
 import zlib
 from pathlib import Path
 
-from mixer_jax.training import workdir
+from mixer_jax import paths
 
 FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
@@ -24,7 +27,7 @@ _POLL = 0.1  # seconds between two looks whether a checkpoint is whole
 def note(folder: Path) -> None:
     """Writes the checksums of a folder that nobody changes any more."""
     sums = _sums(folder, _files(folder))
-    workdir.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
+    paths.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
 
 
 def check(folder: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, margins, row_optimizers
 from mixer_jax.training import profile
@@ -22,6 +23,7 @@ FREE = (
     "log_every",
     "watchdog",
     "profile",
+    "data.features",
     "data.threads",
     "checkpoint.",
     "monitors.",
@@ -54,6 +56,9 @@ def defaults() -> ConfigDict:
     # Encode each sample once: what frozen encoders make of it, or, where the
     # whole model is frozen and the proxies train alone, its embedding.
     data.cached = False
+    # Local folder for that; "" is in the workdir or, if that is in a bucket,
+    # in this machine's cache.
+    data.features = ""
     data.augment = "strong"  # none, light, strong, mirrored
     data.threads = 2  # decoding threads
     data.max_skipped = 0.01  # share of unreadable images or lone samples
@@ -238,6 +243,8 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
     profile.parse(config.profile)
+    if config.data.features:
+        paths.local(config.data.features, "data.features")
     if config.watchdog < 0:
         raise UserError(
             f"watchdog is {config.watchdog}; it is seconds, or 0 for never."

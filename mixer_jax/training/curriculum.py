@@ -1,26 +1,26 @@
 """Runs a config's stages in a row, each from what the one before left."""
 
 import os
-import pathlib
 from collections.abc import Iterator
 
 import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import loop
 
 
 def stages(
     config: ConfigDict, workdir: str | os.PathLike
-) -> Iterator[tuple[ConfigDict, pathlib.Path]]:
+) -> Iterator[tuple[ConfigDict, paths.Path]]:
     """Yields each stage's config and workdir, in the order of training.
 
     A curriculum's stages live in folders of their names in `workdir`; a stage
     without `init_from` starts from the one before it.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = paths.make(workdir)
     if "curriculum" not in config:
         yield config, workdir
         return

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
-from mixer_jax.training import workdir
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[tuple[int, ...], str]]  # {array: (shape, dtype)}
@@ -52,7 +52,7 @@ def prepare(
 
     Raises:
       UserError: if the disk has no room, with both figures, or cannot be
-        written.
+        written, or the folder holds anything else.
     """
     missing = shapes
     try:
@@ -74,6 +74,7 @@ def prepare(
     )
     try:
         if missing is shapes:
+            _check_ours(folder)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         free = shutil.disk_usage(folder).free
@@ -89,9 +90,9 @@ def prepare(
             ).flush()
         if missing is shapes:
             say(f"encoding {what} once, {need / 1e9:.2f} GB in {folder}")
-            workdir.write(folder / "done.json", "{}")
+            paths.write(folder / "done.json", "{}")
             # Last: now the files can be used.
-            workdir.write(folder / "key.json", json.dumps(key))
+            paths.write(folder / "key.json", json.dumps(key))
     except OSError as error:
         raise UserError(
             f"The features cannot be written to {folder}: {error}."
@@ -161,6 +162,18 @@ def fill(
         for block in blocks[first:whole]:
             sums[block] = _sum(kept, starts[block], step)
         _write_sums(folder, names[0], sums)
+
+
+def _check_ours(folder: Path) -> None:
+    """Checks that nothing but such files would be lost with a folder."""
+    ours = (".npy", ".json", ".draft")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() or path.suffix not in ours:
+            raise UserError(
+                f"{folder} cannot hold the features of data.cached: there is "
+                f"{path.name}, which is none of their files. Name another "
+                "folder by data.features."
+            )
 
 
 def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
@@ -237,4 +250,4 @@ def _write_sums(folder: Path, name: str, sums: list[int | None]) -> None:
         noted = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         noted = {}
-    workdir.write(path, json.dumps(noted | {name: sums}))
+    paths.write(path, json.dumps(noted | {name: sums}))

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import processes
+from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import (
     abstract_step,
@@ -35,9 +34,10 @@ from mixer_jax.training.clock import (
     STEP,
     Clock,
 )
-from mixer_jax.training.logs import TENSORBOARD, Logs, memory_used
+from mixer_jax.training.logs import METRICS, TENSORBOARD, Logs, memory_used
 from mixer_jax.training.monitors import Monitors
 from mixer_jax.training.profile import Profiler
+from mixer_jax.training.spool import Spool
 from mixer_jax.training.state import TrainState
 from mixer_jax.training.watchdog import Watchdog
 
@@ -72,10 +72,11 @@ def train(
     """
     clock = Clock()
     console = console or rich.console.Console()
-    workdir = pathlib.Path(workdir)
+    workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
 
     # ---- Config, workdir and data: everything that can be wrong by itself.
+    paths.check(workdir)
     setup.check_start(config, workdir)
     workdir_lib.check_config(workdir, config)
     if workdir_lib.latest_step(workdir) == config.steps:
@@ -101,13 +102,12 @@ def train(
     checkpoints = Checkpoints(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     state = position = None
     if checkpoints.latest_step() is None:
         variables = initialize.initial_variables(run)
     else:
-        state, position = checkpoints.restore(
-            run.state, functools.partial(console.print, soft_wrap=True)
-        )
+        state, position = checkpoints.restore(run.state, say)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     content = _content(run, workdir, variables, console)
     iterator = content.train_batches()
@@ -119,12 +119,13 @@ def train(
     first = int(state.step)
     sizes = inputs.margin_sizes(run.inputs, config.head)
 
-    # ---- Loop. Its order matters: look, rebuild, step, save; then read the
-    # figures of the step before, while the device computes this one.
-    log = Logs(
-        workdir, config.name, first, config.steps, config.batch_size, console
-    )
-    profiler = Profiler(workdir / TENSORBOARD, profile.parse(config.profile))
+    # ---- Loop. Its order matters: look, rebuild, step; read the figures of
+    # the step before, while the device computes this one; save.
+    grown = [METRICS] if jax.process_index() == 0 else []
+    spool = Spool(workdir, grown, say)
+    folder, size = spool.folder, config.batch_size
+    log = Logs(folder, config.name, first, config.steps, size, console)
+    profiler = Profiler(folder / TENSORBOARD, profile.parse(config.profile))
     pending = None  # the step whose figures are not read yet
 
     def report(step: int, metrics: dict, figures: dict) -> None:
@@ -148,12 +149,14 @@ def train(
                 "or set precision='float32'."
             )
 
-    def save(step: int, force: bool = False) -> None:
+    def save(step: int) -> None:
         with clock.phase(CHECKPOINT), jax.transfer_guard("allow"):
-            checkpoints.save(step, state, iterator.get_state(), force=force)
+            spool.send(METRICS)
+            checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
         checkpoints,
+        spool,
         log,
         profiler,
         processes.Preemption() as preemption,
@@ -165,7 +168,7 @@ def train(
             if preemption.reached():
                 if pending is not None:
                     report(*pending)
-                save(step, force=True)
+                save(step)
                 log.say(f"{config.name}: stopped and saved at step {step}")
                 raise SystemExit(processes.PREEMPTED)
             profiler.before(step, pending)
@@ -184,18 +187,20 @@ def train(
                 state = _rebuild_graph(run, state, step, log, clock)
             with clock.phase(COMPILE if step == first else STEP):
                 state, metrics = train_step(state, batch)
-            save(step + 1)
+            before, pending = pending, (step + 1, metrics, figures)
+            due = checkpoints.due(step + 1) or step + 1 == config.steps
             try:
-                if pending is not None:
+                if before is not None:
+                    report(*before)
+                if due:  # What goes on from a checkpoint has the log until it.
                     report(*pending)
-                pending = (step + 1, metrics, figures)
-                if step + 1 == config.steps:
-                    report(*pending)
+                    pending = None
             except UserError:
-                save(step + 1, force=True)
+                save(step + 1)
                 raise
+            if due:
+                save(step + 1)
         clock.count(config.steps)
-        save(config.steps, force=True)
         clock.enter(CHECKPOINT)  # which `checkpoints` waits for
     return state
 
@@ -220,7 +225,7 @@ def _rebuild_graph(
 
 def _content(
     run: setup.Setup,
-    workdir: pathlib.Path,
+    workdir: paths.Path,
     variables: Any,
     console: rich.console.Console,
 ) -> inputs.Content:
@@ -233,7 +238,7 @@ def _content(
         return inputs.Pictures(run.inputs, run.config)
     store = feature_store if any(run.rates.values()) else embedding_store
     return store.make(
-        workdir / workdir_lib.FEATURES / str(jax.process_index()),
+        workdir_lib.features_folder(workdir, run.config),
         run.inputs,
         run.config,
         run.model,

@@ -10,6 +10,7 @@ import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.training import abstract_step, curriculum, inputs, setup
 from mixer_jax.training import config as config_lib
@@ -42,6 +43,7 @@ def show(
     if not console.is_terminal:
         # Paths are cut in narrow tables, and a file has no width.
         console.width = max(console.width, 160)
+    paths.check(paths.make(workdir))
     in_curriculum = "curriculum" in config
     for stage, folder in curriculum.stages(config, workdir):
         start = stage.init_from or "random or pretrained weights"

@@ -8,7 +8,6 @@ were saved.
 
 import math
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,9 +16,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.training import workdir as workdir_lib
 
+# Of the state: those that hold such arrays.
+FIELDS = ("proxies", "proxy_state", "graph")
 PROXIES = "proxies"  # the item of a checkpoint, and the array in it
 CHUNK = 2**26  # bytes, about; also of the blocks that are read
 SMALLEST = 2**20  # bytes; smaller chunks are too many
@@ -53,16 +55,16 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     """
     step = workdir_lib.trained_step(workdir)
     category_ids = workdir_lib.read_categories(workdir)
-    where = (
-        pathlib.Path(workdir) / workdir_lib.CHECKPOINTS / str(step)
-    ).absolute()
+    where = paths.absolute(
+        paths.make(workdir) / workdir_lib.CHECKPOINTS / str(step)
+    )
     try:
         store = tensorstore.open(
             {
                 "driver": "zarr",
                 "kvstore": {
                     "driver": "ocdbt",
-                    "base": {"driver": "file", "path": f"{where / PROXIES}/"},
+                    "base": paths.kvstore(where / PROXIES),
                     "path": f"{PROXIES}/",
                 },
                 # A chunk that is gone is an error, not zeros.
@@ -133,7 +135,7 @@ class DamagedError(UserError):
         self.what = what
 
 
-def damaged(where: pathlib.Path, reason: str) -> DamagedError:
+def damaged(where: paths.Path, reason: str) -> DamagedError:
     """Returns what to say of a checkpoint that cannot be read."""
     lines = reason.strip().splitlines() or ["for no reason that was given"]
     return DamagedError(

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -130,8 +129,7 @@ def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
     ):
         return
     command = config.init_command or (
-        "python -m mixer_jax.main --config=CONFIG "
-        f"--workdir={pathlib.Path(config.init_from)}"
+        f"python -m mixer_jax.main --config=CONFIG --workdir={config.init_from}"
     )
     raise UserError(
         f"{config.name} starts from {config.init_from}, where there is no "

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from mixer_jax import processes
+from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 
@@ -23,17 +23,10 @@ DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file or none of it."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
-def _read(path: pathlib.Path) -> Any:
+def _read(path: paths.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except paths.failures() as error:
         raise UserError(
             f"{path} is missing or damaged ({error}). Restore it from a copy, "
             f"or delete {path.parent} to start afresh."
@@ -42,10 +35,11 @@ def _read(path: pathlib.Path) -> Any:
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
     """Returns the step of the last whole checkpoint, None without one."""
-    folder = pathlib.Path(workdir) / CHECKPOINTS
-    if not folder.is_dir():
-        return None
-    return max(ocp.utils.checkpoint_steps(folder), default=None)
+    folder = paths.make(workdir) / CHECKPOINTS
+    with paths.reaching(folder):
+        if not folder.is_dir():
+            return None
+        return max(ocp.utils.checkpoint_steps(folder), default=None)
 
 
 def trained_step(workdir: str | os.PathLike) -> int:
@@ -110,28 +104,29 @@ def prepare(
       UserError: if the folder cannot be written to, or is not one folder for
         all processes.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = paths.make(workdir)
     try:
         if jax.process_index() == 0:
-            (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            write(workdir / CONFIG, config_lib.to_json(config))
+            paths.make_folder(workdir / CHECKPOINTS)
+            paths.write(workdir / CONFIG, config_lib.to_json(config))
             text = json.dumps(list(category_ids), indent=0) + "\n"
-            write(workdir / CATEGORIES, text)
-    except OSError as error:
+            paths.write(workdir / CATEGORIES, text)
+    except paths.failures() as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to: {error}. Name "
             "another folder by --workdir."
         ) from error
-    _check_shared(workdir)
+    with paths.reaching(workdir):
+        _check_shared(workdir)
 
 
-def _check_shared(workdir: pathlib.Path) -> None:
+def _check_shared(workdir: paths.Path) -> None:
     """Checks that all processes see one folder, not one each of that name."""
     if jax.process_count() == 1:
         return
     mark = workdir / f".{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        mark.touch()
+        paths.write(mark, "")
     mark = workdir / processes.gather("mark", mark.name)[0]
     seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
     if jax.process_index() == 0:
@@ -152,7 +147,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
 
     Keys that there were not yet have their defaults, which are what was done.
     """
-    saved = config_lib.from_dict(_read(pathlib.Path(workdir) / CONFIG))
+    saved = config_lib.from_dict(_read(paths.make(workdir) / CONFIG))
     config = config_lib.defaults()
     with config.ignore_type():
         config.update(saved)
@@ -161,4 +156,23 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
 
 def read_categories(workdir: str | os.PathLike) -> list[str]:
     """Returns the category ids of `workdir`, in the order of their labels."""
-    return _read(pathlib.Path(workdir) / CATEGORIES)
+    return _read(paths.make(workdir) / CATEGORIES)
+
+
+def features_folder(
+    workdir: str | os.PathLike, config: ConfigDict
+) -> pathlib.Path:
+    """Returns this process's folder for what `data.cached` keeps.
+
+    It is on this machine, because what is in it is memory-mapped: the one that
+    `data.features` names, else in the workdir, else, of a workdir in a bucket,
+    in the machine's cache.
+    """
+    workdir = paths.make(workdir)
+    if config.data.features:
+        folder = pathlib.Path(config.data.features)
+    elif paths.is_remote(workdir):
+        folder = paths.cache(workdir) / FEATURES
+    else:
+        folder = workdir / FEATURES
+    return folder / str(jax.process_index())

@@ -1,6 +1,7 @@
 """A small table of coloured squares, and a model that compiles at once."""
 
 import functools
+import pathlib
 import types
 
 import flax.linen as nn
@@ -214,6 +215,38 @@ def tiny_config(tiny_table):
     config.proxies.learning_rate = 0.5
     config.optimizer.learning_rate = 1e-2
     return config
+
+
+@pytest.fixture(scope="session")
+def begin(tmp_path_factory, tiny_table):
+    """Begins the toy's curriculum in some processes, of 4 devices in all."""
+    from tests import several  # which toy_main.py, who imports this, lacks
+
+    cache = tmp_path_factory.mktemp("compiled")
+    folder = pathlib.Path(__file__).parent
+
+    def begin(workdir, processes, *flags, **variables):
+        command = (
+            folder / "toy_main.py",
+            f"--config={folder / 'toy_config.py'}:{tiny_table}",
+            f"--workdir={workdir}",
+            *flags,
+        )
+        devices = 4 // processes
+        return several.begin(command, processes, devices, cache, **variables)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def whole(begin, tmp_path_factory):
+    """The workdir of one process that nothing disturbed."""
+    from tests import several
+
+    workdir = tmp_path_factory.mktemp("whole")
+    (ended,) = several.finish(begin(workdir, 1))
+    assert ended.code == 0, ended.error
+    return workdir
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,10 +56,18 @@ def test_bad_values_are_named_with_what_would_work(key, value, said):
         config_lib.check_values(config, num_devices=8)
 
 
+def test_features_in_a_bucket_are_refused():
+    config = config_lib.defaults()
+    config.data.features = "gs://bucket/features"
+    with pytest.raises(UserError, match=r"data.features is kept"):
+        config_lib.check_values(config, num_devices=8)
+
+
 def test_differences_leave_out_what_changes_no_parameter():
     old, new = config_lib.defaults(), config_lib.defaults()
     new.log_every = 7
     new.checkpoint.every = 3
+    new.data.features = "there"
     new.evaluate.split = "other"
     assert config_lib.differences(old, new) == []
     new.head.margin_size = 0.5

@@ -205,3 +205,13 @@ def test_what_cannot_be_written_is_said(store, monkeypatch, tmp_path):
     folder.touch()
     with pytest.raises(UserError, match="cannot be written"):
         open_folder()
+
+
+def test_a_folder_of_other_things_is_not_emptied(store):
+    folder, open_folder = store
+    open_folder()
+    open_folder(key="other")  # only what is ours
+    (folder / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"thesis.tex, which is none of their"):
+        open_folder(key="third")
+    assert (folder / "thesis.tex").exists()

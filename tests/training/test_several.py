@@ -1,7 +1,6 @@
 """A run of several processes, and one that changes how many there are."""
 
 import json
-import pathlib
 import shutil
 import signal
 import time
@@ -15,26 +14,7 @@ from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 from tests import several
 
-FOLDER = pathlib.Path(__file__).parent
 STAGES = ("stage1", "stage2", "stage3")
-DEVICES = 4
-
-
-@pytest.fixture(scope="module")
-def begin(tmp_path_factory, tiny_table):
-    """Begins the toy's curriculum in some processes, of 4 devices in all."""
-    cache = tmp_path_factory.mktemp("compiled")
-
-    def begin(workdir, processes, *flags, devices=DEVICES):
-        command = (
-            FOLDER / "toy_main.py",
-            f"--config={FOLDER / 'toy_config.py'}:{tiny_table}",
-            f"--workdir={workdir}",
-            *flags,
-        )
-        return several.begin(command, processes, devices // processes, cache)
-
-    return begin
 
 
 def losses(workdir, stage):
@@ -44,10 +24,10 @@ def losses(workdir, stage):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(begin, tmp_path_factory):
+def undisturbed(begin, whole, tmp_path_factory):
     """The workdirs of 1, 2 and 4 processes that nothing disturbed."""
-    workdirs = {}
-    for count in (1, 2, 4):
+    workdirs = {1: whole}
+    for count in (2, 4):
         workdirs[count] = tmp_path_factory.mktemp(f"processes{count}")
         everyone = several.finish(begin(workdirs[count], count))
         for index, ended in enumerate(everyone):
@@ -55,12 +35,6 @@ def undisturbed(begin, tmp_path_factory):
             # Process 0 speaks for all.
             assert ("loss" in ended.output) == (index == 0)
     return workdirs
-
-
-@pytest.fixture
-def whole(undisturbed):
-    """The workdir of one process."""
-    return undisturbed[1]
 
 
 @pytest.mark.parametrize("count", [2, 4])

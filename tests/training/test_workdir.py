@@ -1,6 +1,7 @@
 """Whose a workdir is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,16 @@ def test_a_run_without_a_checkpoint_may_change(tmp_path):
     config.seed = 5
     workdir.check_config(tmp_path, config)
     workdir.check_categories(tmp_path, ["c"])
+
+
+def test_features_are_on_this_machine(bucket, tmp_path):
+    config = config_lib.defaults()
+    assert workdir.features_folder("run", config) == Path("run/features/0")
+    cache = workdir.features_folder(f"{bucket}/run", config)
+    assert cache.is_relative_to(tmp_path / "cache")
+    config.data.features = "there"
+    for place in ("run", f"{bucket}/run"):
+        assert workdir.features_folder(place, config) == Path("there/0")
 
 
 @pytest.mark.parametrize("content", [None, "{"])

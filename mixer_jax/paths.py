@@ -1,0 +1,228 @@
+"""Files of a run, on this machine or in a bucket: the place that knows which.
+
+A local path is a `pathlib.Path`. One in Google Cloud Storage, as in
+`gs://BUCKET/runs/stage2`, is an `epath.Path`, which has the same methods but
+for `absolute` and `resolve`, which are wrong there. An object in a bucket
+appears whole when it is written, and nothing can be added to it; folders are
+no more than beginnings of names, so that nobody needs to make them.
+
+Three libraries reach a bucket: gcsfs (behind epath), TensorStore (the arrays of
+checkpoints) and google-cloud-storage (which Orbax asks what kind of bucket it
+is). Each finds Google's application default credentials by itself.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import platformdirs
+import tensorstore
+from etils import epath
+
+from mixer_jax.errors import UserError
+
+Path = pathlib.Path | epath.Path
+
+_SCHEME = "gs://"
+
+
+def make(name: str | os.PathLike) -> Path:
+    """Returns the path of that name.
+
+    Raises:
+      UserError: if it is elsewhere than on this machine or in a bucket of
+        Google Cloud Storage, or in a bucket and the extra `gcs` is missing.
+    """
+    text = os.fspath(name)
+    if "://" not in text:
+        return pathlib.Path(text)
+    bucket = text.removeprefix(_SCHEME).strip("/")
+    if not (text.startswith(_SCHEME) and bucket):
+        raise UserError(
+            f"{text} is neither a local path nor one in a bucket of Google "
+            "Cloud Storage, as gs://BUCKET/runs/stage1 is."
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(
+            f"{text} is in a bucket, which needs some more packages: "
+            'pip install "mixer_jax[gcs]"'
+        )
+    # It would take another way to the bucket where TensorFlow is installed.
+    os.environ["EPATH_USE_TF"] = "false"
+    from fsspec.config import conf
+
+    # Others write there too: what was listed once is not so for ever.
+    conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(text)
+
+
+def is_remote(path: Path) -> bool:
+    """Returns whether a path that `make` has made is in a bucket."""
+    return isinstance(path, epath.Path)
+
+
+def absolute(path: Path) -> Path:
+    """Returns the path as it is named from everywhere on this machine."""
+    return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
+
+
+def local(name: str | os.PathLike, what: str) -> pathlib.Path:
+    """Returns the path of what can only be on this machine.
+
+    Args:
+      name: of the path.
+      what: is there, for the sentence: "An index".
+
+    Raises:
+      UserError: if it is not.
+    """
+    if "://" in os.fspath(name):
+        raise UserError(
+            f"{what} is kept on this machine, so {name} cannot be its place; "
+            "name a local one."
+        )
+    return pathlib.Path(name)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a whole file or none of it."""
+    if is_remote(path):
+        path.write_bytes(text.encode())
+        return
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those that it is in, where they are missing."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Moves a folder, in place of one that is there."""
+    if not is_remote(source):
+        shutil.rmtree(target, ignore_errors=True)
+        make_folder(target.parent)
+        source.rename(target)
+        return
+    import fsspec
+
+    target.rmtree(missing_ok=True)
+    files = fsspec.filesystem("gcs", finalize_on_close=True)
+    names = [name.removeprefix("/") for name in files.find(str(source))]
+    beginning = str(source).removeprefix(_SCHEME)
+    # The mark that a checkpoint is whole is one of those at its top: moved
+    # first, so that nobody takes what is left for a whole one.
+    for name in sorted(names, key=lambda name: name.count("/")):
+        files.mv_file(name, str(target) + name.removeprefix(beginning))
+
+
+def kvstore(path: Path) -> dict[str, Any]:
+    """Returns TensorStore's specification of a folder."""
+    if is_remote(path):
+        _, _, bucket, *folders = path.parts
+        inside = "".join(f"{folder}/" for folder in folders)
+        return {"driver": "gcs", "bucket": bucket, "path": inside}
+    return {"driver": "file", "path": f"{absolute(path)}/"}
+
+
+def cache(path: Path) -> pathlib.Path:
+    """Returns the local folder for what cannot be in a bucket's folder."""
+    return platformdirs.user_cache_path("mixer_jax").joinpath(
+        "gs", *path.parts[2:]
+    )
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Returns what reading and writing raise where they fail."""
+    if "gcsfs" not in sys.modules:
+        return (OSError, ValueError)
+    import aiohttp
+    from gcsfs.retry import HttpError
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    return (
+        OSError,
+        ValueError,  # TensorStore's
+        HttpError,
+        aiohttp.ClientError,
+        GoogleAPIError,
+        GoogleAuthError,
+    )
+
+
+def reason(error: Exception) -> str:
+    """Returns why something failed, on one line."""
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "there is no such bucket or object"  # as gcsfs says it
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(" [")[0][:300].rstrip(".")
+
+
+@contextlib.contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Says in a sentence that a bucket cannot be reached.
+
+    Raises:
+      UserError: in place of what the block raises where `path` is in a bucket.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except failures() as error:
+        if not is_remote(path):
+            raise
+        raise UserError(
+            f"{path} cannot be reached: {reason(error)}."
+        ) from error
+
+
+def check(path: Path) -> None:
+    """Checks that a bucket is there and this process may write to it.
+
+    Nothing is checked of a local path.
+
+    Raises:
+      UserError: if it is not so.
+    """
+    if not is_remote(path):
+        return
+    from google.api_core.exceptions import NotFound
+    from google.cloud import storage
+
+    bucket = path.parts[2]
+    try:
+        storage.Client().get_bucket(bucket)
+    except NotFound as error:
+        raise UserError(
+            f"There is no bucket {_SCHEME}{bucket}, where {path} should be; "
+            "make it, or name another."
+        ) from error
+    except failures() as error:
+        raise UserError(
+            f"The bucket {_SCHEME}{bucket} cannot be looked at, which needs "
+            "credentials with the roles Storage Object Admin and Storage "
+            f"Legacy Bucket Reader: {reason(error)}."
+        ) from error
+    mark = path / f".{secrets.token_hex(8)}"
+    try:
+        # Written through one of the libraries and removed through another.
+        tensorstore.KvStore.open(kvstore(path)).result().write(
+            mark.name, b""
+        ).result()
+        mark.unlink()
+    except failures() as error:
+        raise UserError(
+            f"{path} cannot be written to, which needs credentials with the "
+            f"role Storage Object Admin: {reason(error)}."
+        ) from error

@@ -1,0 +1,65 @@
+"""The commands on a run that was copied to a bucket."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mixer_jax import embed, evaluate, export, index, report
+from mixer_jax.mesh import make_mesh
+from mixer_jax.retrieval import index as index_lib
+
+
+@pytest.fixture
+def run(colour_run, bucket, cloud):
+    """Such a run of two stages."""
+    name = bucket.removeprefix("gs://")
+    for path in colour_run.rglob("*"):
+        if path.is_file():
+            inside = path.relative_to(colour_run.parent).as_posix()
+            cloud.put(name, inside, path.read_bytes(), {})
+    return f"{bucket}/run"
+
+
+def test_rows_and_page_are_written_there(run, cloud, capsys):
+    assert evaluate.main([f"--workdir={run}"]) == 0
+    assert evaluate.main([f"--workdir={run}", "--stages=stage2"]) == 0
+    assert report.main([f"--run={run}"]) == 0
+    assert f"Wrote {run}/report/index.html" in capsys.readouterr().out
+    objects = cloud.buckets[run.split("/")[2]]
+    rows = json.loads(objects["run/metrics.json"].data)
+    assert {row["stage"] for row in rows} == {"stage1", "stage2"}
+    page = objects["run/report/index.html"].data.decode()
+    assert "<b>100.0</b>" in page
+    assert "red paint" in page
+
+
+def test_embeddings_index_and_proxies_are_written_here(
+    run, colours, tmp_path, capsys
+):
+    table = f"--table={colours[0] / 'colours.csv'}"
+    stage = f"--workdir={run}/stage2"
+    assert embed.main([stage, table, f"--out={tmp_path / 'made.npz'}"]) == 0
+    assert index.main([stage, table, f"--out={tmp_path / 'index'}"]) == 0
+    assert export.main([stage, f"--out={tmp_path / 'proxies'}"]) == 0
+    made = index_lib.load(tmp_path / "index")
+    assert str(made.workdir) == f"{run}/stage2"
+    assert index_lib.load_model(made, make_mesh()).step == 4
+    assert np.load(tmp_path / "proxies" / "proxies.npy").shape == (2, 3)
+    for command, out in (
+        (embed.main, f"{run}/made.npz"),
+        (index.main, f"{run}/index"),
+    ):
+        assert command([stage, table, f"--out={out}"]) == 2
+        assert "is kept on this machine" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said(bucket, capsys):
+    for place, said in (
+        (f"{bucket}/run", "no trained stage in gs://"),
+        ("gs://nowhere/run", "no such bucket"),
+    ):
+        assert evaluate.main([f"--workdir={place}"]) == 2
+        assert said in capsys.readouterr().err
+        assert report.main([f"--run={place}"]) == 2
+        assert "no run in gs://" in capsys.readouterr().err

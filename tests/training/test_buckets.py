@@ -1,0 +1,185 @@
+"""A run whose workdir is in a bucket has what a local one has."""
+
+import io
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import export, runs
+from mixer_jax.training import checkpoints, curriculum, plan
+from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.logs import METRICS, TENSORBOARD
+from tests import fake_gcs, several
+
+STAGES = ("stage1", "stage2", "stage3")
+PROCESSES = 2
+RUN = "gs://shared/runs/toy"
+MARK = "commit_success.txt"
+MESH = mesh_lib.make_mesh(jax.devices()[:1])
+
+
+def losses(text):
+    lines = [json.loads(line) for line in text.splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def killed(begin, whole, cloud, tmp_path_factory):
+    """A run that was killed within a save, and that two processes went on with.
+
+    Returns:
+      The objects that the killed process left, those that there are in the
+      end, and the folder of the machine's cache.
+    """
+    del whole  # After it: what that one compiled, is found again.
+    cloud.buckets["shared"] = objects = {}
+    cache = tmp_path_factory.mktemp("cache")
+    variables = cloud.environment() | {"XDG_CACHE_HOME": str(cache)}
+    begun = begin(RUN, 1, **variables)
+    put = cloud.put
+
+    def kill(bucket, name, data, query):
+        if name.endswith("stage2/checkpoints/8/model/manifest.ocdbt"):
+            begun[0].kill()
+            raise fake_gcs.RefusedError(503)
+        return put(bucket, name, data, query)
+
+    cloud.put = kill
+    (ended,) = several.finish(begun)
+    assert ended.code == -signal.SIGKILL, ended.error
+    cloud.put, left = put, dict(objects)
+    for ended in several.finish(begin(RUN, PROCESSES, **variables)):
+        assert ended.code == 0, ended.error
+    return left, objects, cache
+
+
+@pytest.fixture
+def run(killed, cloud, monkeypatch):
+    """That run, for this process."""
+    for name, value in cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    return paths.make(RUN)
+
+
+def test_it_was_killed_within_a_save(killed):
+    left, _, _ = killed
+    of_stage2 = "runs/toy/stage2/checkpoints"
+    assert f"{of_stage2}/4/{MARK}" in left
+    assert any(name.startswith(f"{of_stage2}/8/") for name in left)
+    assert f"{of_stage2}/8/{MARK}" not in left
+    assert not any("/stage3/" in name for name in left)
+    # The log is never behind a checkpoint.
+    log = left[f"runs/toy/stage2/{METRICS}"].data.decode()
+    assert list(losses(log))[:8] == list(range(1, 9))
+
+
+def test_it_ends_as_a_local_run(killed, run, whole):
+    for stage in STAGES:
+        local = losses((whole / stage / METRICS).read_text())
+        found = losses((run / stage / METRICS).read_text())
+        assert list(found) == list(local)
+        np.testing.assert_allclose(
+            list(found.values()), list(local.values()), rtol=1e-5
+        )
+
+
+def test_it_has_the_files_of_a_local_run(killed, whole):
+    _, objects, cache = killed
+    local = {
+        path.relative_to(whole).as_posix()
+        for path in whole.rglob("*")
+        if path.is_file()
+    }
+    remote = {name.removeprefix("runs/toy/") for name in objects}
+
+    def shared(names):
+        """Those of them that do not depend on chance or the processes."""
+        names = {name.split("/events.")[0] for name in names}
+        return {x for x in names if not re.search(r"/d/|/ocdbt|s_\d", x)}
+
+    # But for checksums and what is kept of the samples, all is there.
+    kept = {name for name in local if "/features/" in name}
+    proofs = {name for name in local if name.endswith("/checksums.json")}
+    assert shared(local - proofs - kept) == shared(remote)
+    folder = cache / "mixer_jax" / "gs" / "shared" / "runs" / "toy"
+    for process in range(PROCESSES):
+        assert {
+            f"stage2/features/0/{path.name}"
+            for path in (folder / f"stage2/features/{process}").iterdir()
+        } == kept
+
+
+def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
+    mesh = mesh_lib.make_mesh()
+    assert workdir_lib.latest_step(run / "stage3") == 12
+    (model,) = runs.find_models(run, ["stage3"])
+    trained = checkpoints.load_model(model.workdir, mesh)
+    local = checkpoints.load_model(whole / "stage3", mesh)
+    assert trained.category_ids == local.category_ids
+    for one, two in zip(
+        trained.variables["params"]["query_layers"].values(),
+        local.variables["params"]["query_layers"].values(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    made = export.write(RUN, tmp_path / "proxies")
+    assert str(made.workdir) == f"{RUN}/stage3"
+    proxies = np.load(tmp_path / "proxies" / export.PROXIES)
+    count = len(local.category_ids)
+    loaded = checkpoints.load_proxies(str(run / "stage3"), 16, mesh)
+    np.testing.assert_array_equal(proxies, loaded[:count])
+    with pytest.raises(UserError, match="An export is kept on this machine"):
+        export.write(RUN, f"{RUN}/proxies")
+
+
+def train(config, workdir):
+    said = io.StringIO()
+    console = rich.console.Console(file=said, width=200)
+    curriculum.run(config, workdir, MESH, console)
+    return said.getvalue()
+
+
+def test_damage_is_set_aside_and_the_run_goes_on(
+    bucket, cloud, toy, tiny_config
+):
+    objects = cloud.buckets[bucket.removeprefix("gs://")]
+    tiny_config.checkpoint.keep = 3
+    tiny_config.log_every = 1
+    tiny_config.profile = "2:2"
+    train(tiny_config, f"{bucket}/run")
+    assert any(
+        name.startswith(f"run/{TENSORBOARD}/plugins/profile/")
+        for name in objects
+    )
+    before = objects[f"run/{METRICS}"].data.decode()
+    paths.make(f"{bucket}/run/checkpoints/8").rmtree()
+    name = "run/checkpoints/6/iterator/metadata"
+    objects[name] = objects[name]._replace(data=b"{")
+    said = train(tiny_config, f"{bucket}/run")
+    assert f"is set aside in {bucket}/run/damaged/6" in said
+    assert "run/damaged/6/iterator/metadata" in objects
+    steps = {name.split("/")[2] for name in objects if "/checkpoints/" in name}
+    assert steps == {"3", "6", "8"}
+    after = objects[f"run/{METRICS}"].data.decode()
+    assert losses(after) == losses(before)
+
+
+@pytest.mark.parametrize("act", [train, plan.show])
+def test_a_bucket_that_cannot_be_used_is_said_at_once(
+    act, bucket, cloud, tiny_config
+):
+    tiny_config.data.table = "there is none"
+    more = (MESH,) if act is plan.show else ()
+    with pytest.raises(UserError, match="There is no bucket gs://nowhere"):
+        act(tiny_config, "gs://nowhere/run", *more)
+    cloud.frozen.add(bucket.removeprefix("gs://"))
+    with pytest.raises(UserError, match="run cannot be written to"):
+        act(tiny_config, f"{bucket}/run", *more)
