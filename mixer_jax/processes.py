@@ -10,7 +10,8 @@ of a computation goes through the key-value store of JAX's coordination
 service, which process 0 holds.
 
 Exit codes, for whoever started the processes: 0 all is done; 2 the input is
-wrong, and will be; `PREEMPTED` and `HUNG` as below; others are crashes.
+wrong, and will be; `PREEMPTED` and `HUNG` as below; others are crashes, after
+which the same command goes on.
 """
 
 import contextlib
@@ -55,7 +56,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
       process: which one this is, from 0; -1 is found out.
 
     Raises:
-      UserError: if only some of these are given, or the others do not come.
+      UserError: if only some of these are given, or found out.
+      SystemExit: if the others do not come in time, which a restart may mend.
     """
     given = (bool(coordinator), processes > 0, process >= 0)
     if any(given) and not all(given):
@@ -74,13 +76,22 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
             jax.distributed.initialize(coordinator, processes, process)
         else:
             jax.distributed.initialize()
-    except ValueError:
-        return  # There is no sign of others.
-    except jax.errors.JaxRuntimeError as error:
+    except ValueError as error:
+        # What JAX says where there is no sign of others. Anything else is half
+        # a sign; to go on alone would be many runs in one workdir.
+        if not coordinator and "coordinator_address" in str(error):
+            return
         raise UserError(
-            f"Process {process} of {processes} has not met the others at "
-            f"{coordinator}: {_first_line(error)}"
+            f"The processes of this run cannot find each other: {error} Name "
+            "them by --coordinator=HOST:PORT, --processes=N and --process=I."
         ) from error
+    except jax.errors.JaxRuntimeError as error:
+        print(
+            f"error: process {process} of {processes} has not met the others "
+            f"at {coordinator}: {_first_line(error)}",
+            file=sys.stderr,
+        )
+        raise SystemExit(_CRASHED) from error
     if jax.process_count() > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
 

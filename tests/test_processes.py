@@ -3,6 +3,7 @@
 import re
 import signal
 
+import jax
 import pytest
 
 from mixer_jax import processes
@@ -90,6 +91,31 @@ def test_a_frozen_process_is_named_by_the_others(cache):
 def test_flags_that_do_not_fit_are_a_sentence(given, said):
     with pytest.raises(UserError, match=said):
         processes.start(*given)
+
+
+def test_half_a_sign_of_others_is_not_taken_for_none(monkeypatch):
+    def partly(*arguments):
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", partly)
+    with pytest.raises(UserError, match=r"must be defined\. Name them by"):
+        processes.start()
+
+
+def test_others_that_do_not_come_are_no_wrong_input(monkeypatch, capsys):
+    def alone(*arguments):
+        raise jax.errors.JaxRuntimeError(
+            "DEADLINE_EXCEEDED: nobody came\nat all"
+        )
+
+    monkeypatch.setattr(jax.distributed, "initialize", alone)
+    with pytest.raises(SystemExit) as ended:
+        processes.start("host0:8476", 2, 1)
+    assert ended.value.code == 1  # which a restart may mend
+    assert (
+        "process 1 of 2 has not met the others at host0:8476: "
+        "DEADLINE_EXCEEDED: nobody came\n"
+    ) in capsys.readouterr().err
 
 
 def test_a_lone_process_needs_nobody():
