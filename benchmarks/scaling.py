@@ -16,6 +16,7 @@ it takes.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -74,9 +75,11 @@ def measure(given: argparse.Namespace) -> list[Row]:
     """Compiles every step; returns a row for each."""
     config = load_config(given.config)
     counts = [int(count) for count in given.devices.split(",") if count]
-    jax.config.update("jax_platforms", "cpu")
-    if counts:
-        jax.config.update("jax_num_cpu_devices", max(counts))
+    # Of use only before the first device is asked for; whoever has asked
+    # already has as many as there are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max([1, *counts]))
     pods = [
         (name, abstract_pod.make_mesh(name))
         for name in given.topologies.split(",")
