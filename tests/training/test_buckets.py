@@ -20,7 +20,6 @@ from mixer_jax.training.logs import METRICS, TENSORBOARD
 from tests import fake_gcs, several
 
 STAGES = ("stage1", "stage2", "stage3")
-PROCESSES = 2
 RUN = "gs://shared/runs/toy"
 MARK = "commit_success.txt"
 MESH = mesh_lib.make_mesh(jax.devices()[:1])
@@ -47,7 +46,7 @@ def killed(begin, whole, cloud, tmp_path_factory):
     put = cloud.put
 
     def kill(bucket, name, data, query):
-        if name.endswith("stage2/checkpoints/8/model/manifest.ocdbt"):
+        if name.endswith("stage3/checkpoints/8/model/manifest.ocdbt"):
             begun[0].kill()
             raise fake_gcs.RefusedError(503)
         return put(bucket, name, data, query)
@@ -56,7 +55,7 @@ def killed(begin, whole, cloud, tmp_path_factory):
     (ended,) = several.finish(begun)
     assert ended.code == -signal.SIGKILL, ended.error
     cloud.put, left = put, dict(objects)
-    for ended in several.finish(begin(RUN, PROCESSES, **variables)):
+    for ended in several.finish(begin(RUN, 2, **variables)):
         assert ended.code == 0, ended.error
     return left, objects, cache
 
@@ -71,13 +70,12 @@ def run(killed, cloud, monkeypatch):
 
 def test_it_was_killed_within_a_save(killed):
     left, _, _ = killed
-    of_stage2 = "runs/toy/stage2/checkpoints"
-    assert f"{of_stage2}/4/{MARK}" in left
-    assert any(name.startswith(f"{of_stage2}/8/") for name in left)
-    assert f"{of_stage2}/8/{MARK}" not in left
-    assert not any("/stage3/" in name for name in left)
+    folder = "runs/toy/stage3/checkpoints"
+    assert f"{folder}/4/{MARK}" in left
+    assert any(name.startswith(f"{folder}/8/") for name in left)
+    assert not {f"{folder}/{step}/{MARK}" for step in (8, 12)} & left.keys()
     # The log is never behind a checkpoint.
-    log = left[f"runs/toy/stage2/{METRICS}"].data.decode()
+    log = left[f"runs/toy/stage3/{METRICS}"].data.decode()
     assert list(losses(log))[:8] == list(range(1, 9))
 
 
@@ -110,11 +108,11 @@ def test_it_has_the_files_of_a_local_run(killed, whole):
     proofs = {name for name in local if name.endswith("/checksums.json")}
     assert shared(local - proofs - kept) == shared(remote)
     folder = cache / "mixer_jax" / "gs" / "shared" / "runs" / "toy"
-    for process in range(PROCESSES):
-        assert {
-            f"stage2/features/0/{path.name}"
-            for path in (folder / f"stage2/features/{process}").iterdir()
-        } == kept
+    assert kept == {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
