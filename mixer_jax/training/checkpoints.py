@@ -163,16 +163,15 @@ class Checkpoints:
         """
         if step == self._saved:
             return False
-        items = {
-            name: ocp.args.PyTreeSave(
-                item,
-                _save_args(item),
-                # No limit: it would cut chunks into a row each where their
-                # number is prime.
-                ocdbt_target_data_file_size=0,
+        items = {}
+        for name, item in _items(state).items():
+            args = _save_args(item)
+            size = 0  # Files have no limit.
+            if paths.is_remote(self._folder):
+                size = row_files.object_size(item, args)
+            items[name] = ocp.args.PyTreeSave(
+                item, args, ocdbt_target_data_file_size=size
             )
-            for name, item in _items(state).items()
-        }
         try:
             saved = self._manager.save(
                 step,

@@ -9,7 +9,7 @@ were saved.
 import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ FIELDS = ("proxies", "proxy_state", "graph")
 PROXIES = "proxies"  # the item of a checkpoint, and the array in it
 CHUNK = 2**26  # bytes, about; also of the blocks that are read
 SMALLEST = 2**20  # bytes; smaller chunks are too many
+OBJECT = 400 * 2**20  # bytes; of a bucket's objects with arrays, about
 
 
 class SavedProxies(NamedTuple):
@@ -104,6 +105,26 @@ def save_args(array: jax.Array) -> ocp.SaveArgs:
     if chunk == rows:
         return ocp.SaveArgs()
     return ocp.SaveArgs(chunk_byte_size=chunk * row_bytes)
+
+
+def object_size(arrays: Any, args: Any) -> int:
+    """Returns how large objects with arrays shall be in a bucket, in bytes.
+
+    An object is sent in one go, and again if that fails, so that many are
+    better than a huge one. But none is smaller than a chunk: Orbax would cut
+    that, into a row each where their number is prime.
+
+    Args:
+      arrays: a tree of them.
+      args: their `SaveArgs`, in a tree of the same structure.
+    """
+
+    def chunk(array: jax.Array, args: ocp.SaveArgs) -> int:
+        shape = array.sharding.shard_shape(array.shape)
+        return args.chunk_byte_size or math.prod(shape) * array.dtype.itemsize
+
+    chunks = jax.tree.leaves(jax.tree.map(chunk, arrays, args))
+    return max([OBJECT, *chunks])
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:

@@ -12,8 +12,8 @@ import pytest
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints as checkpoints_lib
+from mixer_jax.training import row_files, workdir
 from mixer_jax.training import state as state_lib
-from mixer_jax.training import workdir
 from mixer_jax.training.state import TrainState
 
 COUNT, DIM = 10, 4
@@ -45,6 +45,27 @@ def make_state(num_devices, dim=DIM, step=3):
 def save(folder, state, step=3, position=None):
     with checkpoints_lib.Checkpoints(folder) as checkpoints:
         checkpoints.save(step, state, position or {"next": 17})
+
+
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_objects_of_a_bucket_are_as_large_as_wanted(
+    bucket, cloud, monkeypatch, size
+):
+    monkeypatch.setattr(row_files, "OBJECT", size)
+    monkeypatch.setattr(row_files, "CHUNK", 2**12)
+    monkeypatch.setattr(row_files, "SMALLEST", 1)
+    state, mesh = make_state(1, dim=1024)
+    # What can be compressed is kept in the list of chunks.
+    noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
+    state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
+    save(f"{bucket}/run", state)
+    with checkpoints_lib.Checkpoints(f"{bucket}/run") as checkpoints:
+        found, _ = checkpoints.restore(state_lib.abstract(state, mesh))
+    np.testing.assert_array_equal(found.proxies, state.proxies)
+    objects = cloud.buckets[bucket.removeprefix("gs://")]
+    data = [name for name in objects if "/3/proxies/ocdbt" in name]
+    # Ten rows, a chunk each, and lists of what is where.
+    assert len(data) >= 12 if size == 1 else len(data) < 6
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 8])

@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 
@@ -140,3 +141,15 @@ def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):
     blocks = row_files.open_proxies(folder).blocks
     with pytest.raises(UserError, match="4 is damaged"):
         list(blocks)
+
+
+def test_objects_are_no_smaller_than_chunks(monkeypatch):
+    monkeypatch.setattr(row_files, "OBJECT", 1000)
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    arrays = {"a": jax.device_put(np.zeros((8, 100)), mesh_lib.rows(mesh))}
+    for args, size in (
+        (ocp.SaveArgs(), 4 * 100 * 4),  # a device's rows
+        (ocp.SaveArgs(chunk_byte_size=1200), 1200),
+        (ocp.SaveArgs(chunk_byte_size=400), 1000),
+    ):
+        assert row_files.object_size(arrays, {"a": args}) == size
