@@ -137,7 +137,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, act) -> None:
         url = urlsplit(self.path)
         self.query = dict(parse_qsl(url.query, keep_blank_values=True))
-        self.body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        size = int(self.headers["Content-Length"] or 0)
+        self.body = self.rfile.read(size)
+        if len(self.body) < size:
+            raise ConnectionError("The client has ended within its request.")
         # /[upload/ or download/]storage/v1/b/BUCKET[/o[/NAME[/VERB...]]]
         parts = [unquote(part) for part in url.path.split("/")]
         parts = parts[parts.index("b") + 1 :]

@@ -22,7 +22,7 @@ from tests import fake_gcs, several
 STAGES = ("stage1", "stage2", "stage3")
 RUN = "gs://shared/runs/toy"
 MARK = "commit_success.txt"
-MESH = mesh_lib.make_mesh(jax.devices()[:1])
+MESH = mesh_lib.make_mesh(jax.devices()[:2])
 
 
 def losses(text):
