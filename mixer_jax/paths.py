@@ -165,7 +165,9 @@ def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.errno is None:
         return "there is no such bucket or object"  # as gcsfs says it
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(" [")[0][:300].rstrip(".")
+    line = lines[0].split(" [")[0].rstrip(".")
+    # Of a long one the beginning says what failed, and the end why.
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 @contextlib.contextmanager

@@ -197,6 +197,7 @@ def tiny_towers(monkeypatch):
     text = functools.partial(bert.Bert, tiny_bert)
     monkeypatch.setitem(factory.IMAGE_ENCODERS, "tiny", Quarters)
     monkeypatch.setitem(factory.TEXT_ENCODERS, "tiny", text)
+    monkeypatch.setitem(bert.CONFIGS, "tiny", tiny_bert)
     config = config_lib.defaults()
     config.precision = "float32"
     config.data.image_size = 8

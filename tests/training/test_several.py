@@ -1,6 +1,7 @@
 """A run of several processes, and one that changes how many there are."""
 
 import json
+import resource
 import shutil
 import signal
 import time
@@ -112,3 +113,21 @@ def test_proxies_of_several_processes_are_read_by_one(undisturbed):
         for count in (1, 2)
     )
     np.testing.assert_allclose(many, one, atol=1e-4)
+
+
+def test_a_disk_that_is_full_is_a_sentence(begin, whole, tmp_path):
+    """No file may grow beyond 64 KiB: less than a checkpoint's."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "stage1" / workdir_lib.CHECKPOINTS / "12")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        begun = begin(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (ended,) = several.finish(begun)
+    assert ended.code == processes.WRONG
+    said = ended.error.splitlines()[-1]
+    assert "error: A checkpoint cannot be written to" in said
+    assert "File too large. The checkpoint of step 8 is whole" in said
+    assert workdir_lib.latest_step(tmp_path / "stage1") == 8
