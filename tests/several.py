@@ -33,6 +33,8 @@ def environment(devices: int, cache: str | os.PathLike) -> dict[str, str]:
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Programs run for a moment, and are compiled by every process.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
     }
 

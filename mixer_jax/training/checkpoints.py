@@ -14,6 +14,7 @@ cuts to this mesh's number of rows; only padding is ever added or lost.
 
 import dataclasses
 import functools
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,14 @@ from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """Whether a message is not the traceback of what is raised to us too."""
+    return "_SignalingThread" not in str(record.msg)
+
+
+logging.getLogger("absl").addFilter(_is_new)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,8 @@ def train(
       config: of one stage; see `config.defaults`.
       workdir: of this stage alone.
       mesh: default all devices.
-      console: where the progress goes; default standard output.
+      console: where the progress goes; default standard output, of process 0
+        alone.
 
     Returns:
       The last state; None if the stage was finished before.
@@ -71,7 +72,9 @@ def train(
         `processes.Preemption`.
     """
     clock = Clock()
-    console = console or rich.console.Console()
+    # Process 0 speaks for all.
+    quiet = jax.process_index() != 0
+    console = console or rich.console.Console(quiet=quiet)
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
 

@@ -43,7 +43,7 @@ class Model(nn.Module):
 
     def setup(self):
         self.image_encoder = Encoder(self.frozen)
-        self.text_encoder = nn.Embed(40000, 16)
+        self.text_encoder = nn.Embed(512, 16)
         self.query_layers = nn.Dense(self.dim, dtype=self.dtype)
         self.document_layers = nn.Dense(self.dim, dtype=self.dtype)
         self.dropout = nn.Dropout(0.1)
@@ -71,7 +71,7 @@ class Model(nn.Module):
         if "token_vectors" in document:
             vectors = document["token_vectors"].astype(self.dtype)
         else:
-            vectors = self.text_encoder(document["tokens"])
+            vectors = self.text_encoder(document["tokens"] % 512)
         weight = document["token_mask"][..., None].astype(jnp.float32)
         return (vectors * weight).sum(1)
 
@@ -79,7 +79,7 @@ class Model(nn.Module):
         return self.image_encoder(images, False)
 
     def encode_texts(self, tokens, token_mask):
-        return self.text_encoder(tokens)
+        return self.text_encoder(tokens % 512)
 
     def __call__(self, batch, train):
         embeddings = {
