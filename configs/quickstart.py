@@ -103,4 +103,6 @@ def get_config(arg: str = "") -> ConfigDict:
             config.head.refresh = 2
             config.log_every = 1
             config.monitors.every = 2
+            config.evaluate.batch_size = 32
+            config.evaluate.baseline_steps = 10
     return config_lib.curriculum(stage1=stage1, stage2=stage2, stage3=stage3)

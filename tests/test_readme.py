@@ -22,13 +22,26 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 SHORTER = {
     "launch/quickstart.sh": " --smoke",
     "launch/test.sh": " --dry-run",  # this very run, in full, is the CI's
-    "configs/own_data.py": " --config.steps=3 --config.batch_size=16",
+    "configs/own_data.py": (
+        " --config.steps=3 --config.batch_size=16"
+        " --config.evaluate.batch_size=16 --config.evaluate.baseline_steps=10"
+    ),
     "mixer_jax.serve": " --port=0",  # 8000 may be in use
 }
 
 
 def _commands(word):
     return next(b for b in BLOCKS if word in b).strip().splitlines()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Commands that compile the same program compile it once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("compiled")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from mixer_jax.training import step as step_lib
 from mixer_jax.training.checkpoints import Trained
 
 FUSIONS = {"image only": "image_only", "average fusion": "average"}
-STEPS = 200
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
 SEEDS = 3  # trainings of each, whose measures are averaged
@@ -263,7 +262,7 @@ def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
     """Returns a model's config with another fusion, all of it trained."""
     config = config.copy_and_resolve_references()
     config.model.fusion = fusion
-    config.steps = STEPS
+    config.steps = config.evaluate.baseline_steps
     config.batch_size = BATCH
     config.head.name = "exact"
     config.optimizer.parts = ()

@@ -141,6 +141,7 @@ def defaults() -> ConfigDict:
     evaluate.split = "test"
     evaluate.distractors = "train"  # split that joins the gallery
     evaluate.batch_size = 256
+    evaluate.baseline_steps = 200  # of each other fusion's training
     return config
 
 
@@ -237,6 +238,7 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         "head.refresh",
         "checkpoint.every",
         "checkpoint.keep",
+        "evaluate.baseline_steps",
         "monitors.every",
         "optimizer.max_skipped",
     ):

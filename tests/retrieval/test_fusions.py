@@ -9,8 +9,8 @@ from mixer_jax.retrieval import evaluate, fusions
 
 @pytest.fixture
 def trained(tiny_towers, monkeypatch):
-    monkeypatch.setattr(fusions, "STEPS", 20)
     monkeypatch.setattr(fusions, "BATCH", 16)
+    tiny_towers.config.evaluate.baseline_steps = 20
     return tiny_towers
 
 
