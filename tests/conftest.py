@@ -37,6 +37,13 @@ def num_devices(request):
     return request.param
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler(request):
+    """Spares optimizing programs that run for a moment and compile longer."""
+    quick = request.path.parent.name in ("proxies", "training")
+    jax.config.update("jax_disable_most_optimizations", quick)
+
+
 COLOURS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
