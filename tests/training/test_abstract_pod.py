@@ -50,8 +50,8 @@ def test_step_and_graph_take_what_they_must(compile_stage):
             row.compute_ms, row.memory_ms, row.collective_ms
         )
         assert row.unknown_loops == 0
-    # The state is donated: its results take its place.
-    assert step.aliased > 0.99 * step.outputs
+    # The state is donated: its results take its place. Metrics have their own.
+    assert step.outputs - step.aliased <= 4096
     gathered = step.collectives["all-gather"]
     assert gathered["number"] >= 1
     assert gathered["bytes"] >= 4 * 16 * 16 * 3 // 4  # the embeddings

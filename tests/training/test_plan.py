@@ -28,7 +28,7 @@ def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
     (text,) = [line for line in said.splitlines() if "text_encoder" in line]
     assert "no" in text
     assert "x 0 " in text
-    assert "(40000, 16)" in text
+    assert "(512, 16)" in text
     (rows,) = [line for line in said.splitlines() if " proxies " in line]
     assert "'data'" in rows
     assert "graph" in said
