@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workdir", required=True, help="of a trained stage")
     add("--table", default="", help="sample table; default the stage's own")
     add("--size", type=int, default=0, help="of images; default the stage's")
+    add("--dim", type=int, default=0, help="of embeddings; default the stage's")
     add("--active", type=float, default=0.1, help="share of the proxies")
     add("--steps", type=int, default=600)
     add("--batch", type=int, default=128)
@@ -164,6 +165,7 @@ def _config(
     config = fusions.make_config(trained, trained.model.fusion)
     config.seed = seed
     config.steps, config.batch_size = given.steps, given.batch
+    config.model.dim = given.dim or config.model.dim
     config.head.active = given.active
     config.proxies.momentum = given.momentum
     config.proxies.learning_rate = given.rate
