@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import json
 import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -79,11 +78,13 @@ class Noting:
             thread.join()
 
     def _run(self, folder: Path) -> None:
-        # A checkpoint is written under another name and appears whole.
+        # A checkpoint is written under another name and appears whole. Whether
+        # a look is the last is asked before it: what comes in between counts.
+        last = self._over.is_set()
         while not folder.is_dir():
-            if self._over.is_set():
+            if last:
                 return
-            time.sleep(_POLL)
+            last = self._over.wait(_POLL)
         # It fails where a newer checkpoint has taken this one's place, or the
         # disk is full, which the next save will say.
         with contextlib.suppress(OSError):
