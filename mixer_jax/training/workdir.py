@@ -21,6 +21,7 @@ CATEGORIES = "categories.json"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
+_MARK = ".shared-"
 
 
 def _read(path: paths.Path) -> Any:
@@ -124,8 +125,10 @@ def _check_shared(workdir: paths.Path) -> None:
     """Checks that all processes see one folder, not one each of that name."""
     if jax.process_count() == 1:
         return
-    mark = workdir / f".{secrets.token_hex(8)}"
+    mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
     if jax.process_index() == 0:
+        for left in workdir.glob(f"{_MARK}*"):  # by a run that was killed
+            left.unlink()
         paths.write(mark, "")
     mark = workdir / processes.gather("mark", mark.name)[0]
     seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
