@@ -1,0 +1,44 @@
+"""`mixer_jax.main` with encoders named `tiny`, which compile at once.
+
+What `benchmarks.chaos` kills is a run of them: the towers, the heads, the data
+and all that is saved are as they always are.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax import main
+from mixer_jax.models import bert, factory
+from mixer_jax.training import command_line
+
+NAME = "tiny"
+
+
+class Patches(nn.Module):
+    """Embeds an image as patches of 4 x 4 pixels, as ViT begins."""
+
+    batch_norm: str = "frozen"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns f32 `[B, P, 16]` of uint8 images `[B, H, W, 3]`."""
+        x = images.astype(self.dtype) / 128 - 1
+        x = nn.Conv(16, (4, 4), (4, 4), dtype=self.dtype)(x)
+        return nn.relu(x).reshape(len(x), -1, 16)
+
+
+def register() -> None:
+    """Makes the tiny encoders known by their name."""
+    config = bert.BertConfig(width=16, layers=1, heads=2, hidden=32)
+    bert.CONFIGS[NAME] = config
+    factory.IMAGE_ENCODERS[NAME] = Patches
+    factory.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)
+
+
+if __name__ == "__main__":
+    register()
+    command_line.run(main.main, together=True)

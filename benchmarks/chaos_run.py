@@ -1,0 +1,231 @@
+"""A training run of `benchmarks.chaos`, in processes of this machine."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mixer_jax import mesh as meshes
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import evaluate, runs
+from mixer_jax.training import checkpoints, logs, row_files, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = ("stage1", "stage2", "stage3")
+_FOLDER = "run"  # in the folder that the processes run in
+_THREADS = 8
+_GRACE = 10.0  # seconds that processes have to notice that another is gone
+
+
+class Place(NamedTuple):
+    """A step of a stage, which is an index into `STAGES`."""
+
+    stage: int
+    step: int
+
+
+class Run:
+    """A run of the quickstart's curriculum, in little."""
+
+    def __init__(self, folder: pathlib.Path, data: str, steps: int, seed: int):
+        """Makes the folder; nothing is started.
+
+        Args:
+          folder: for all that the run makes.
+          data: folder of `medium.csv` and `large.csv`.
+          steps: of each stage.
+          seed: of the first stage; the others have their own.
+        """
+        folder.mkdir(exist_ok=True)
+        self.folder, self.workdir = folder, folder / _FOLDER
+        self._log = folder / "log.txt"
+        self._steps = steps
+        self._flags = [f"--config={ROOT / 'configs/quickstart.py'}"]
+        data = pathlib.Path(data).resolve()
+        for index, stage in enumerate(STAGES):
+            table = data / ("large.csv" if index else "medium.csv")
+            self._flags += [
+                f"--config.{stage}.{flag}"
+                for flag in (
+                    f"seed={len(STAGES) * seed + index}",
+                    f"steps={steps}",
+                    f"data.table={table}",
+                    f"evaluate.table={data / 'medium.csv'}",
+                    "evaluate.distractors=train",
+                    "data.image_size=16",
+                    "model.image.name=tiny",
+                    "model.image.pretrained=",
+                    "model.text.name=tiny",
+                    "model.text.pretrained=",
+                    "batch_size=32",
+                    "model.dim=64",
+                    "model.hidden=128",
+                    "model.slots=32",
+                    "head.refresh=7",
+                    "log_every=1",
+                    "checkpoint.every=10",
+                    "monitors.every=1000",
+                )
+            ]
+
+    def start(self, count: int, devices: int) -> list[subprocess.Popen]:
+        """Starts `count` processes of `devices` devices in all."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(devices // count),
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # Programs run for a moment, and are compiled at every start.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            # Threads of a process, else as many as its devices or the cores:
+            # they decide in which order a matrix product adds up.
+            "NPROC": str(_THREADS),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-m", "benchmarks.chaos_main", *self._flags]
+        command += [f"--workdir={_FOLDER}", f"--processes={count}"]
+        command += [f"--coordinator=127.0.0.1:{port}"]
+        with open(self._log, "a") as log:
+            return [
+                subprocess.Popen(
+                    [*command, f"--process={index}"],
+                    cwd=self.folder,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
+                for index in range(count)
+            ]
+
+    def finish(self, devices: int, until: Place | None = None) -> None:
+        """Trains in one process, to the end or until a step is logged.
+
+        Raises:
+          UserError: if it fails.
+        """
+        (process,) = self.start(1, devices)
+        while process.poll() is None:
+            if until is not None and until in self.losses():
+                process.kill()
+                process.wait()
+                return
+            time.sleep(0.1)
+        if process.returncode:
+            raise self.fail("A run that was left alone has failed:")
+
+    def losses(self) -> dict[Place, float]:
+        """Returns the losses logged so far, in the order of the log."""
+        found = {}
+        for index, stage in enumerate(STAGES):
+            path = self.workdir / stage / logs.METRICS
+            lines = path.read_text().splitlines() if path.exists() else []
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break  # It is being written.
+                if "loss" in row:
+                    found[Place(index, row["step"])] = row["loss"]
+        return found
+
+    def written(self) -> int:
+        """Returns when a loss was last logged, in nanoseconds; 0: never."""
+        paths = (self.workdir / stage / logs.METRICS for stage in STAGES)
+        return max(
+            (p.stat().st_mtime_ns for p in paths if p.exists()), default=0
+        )
+
+    def next(self) -> Place:
+        """Returns the step that a start would begin with."""
+        for index in reversed(range(len(STAGES))):
+            step = workdir.latest_step(self.workdir / STAGES[index])
+            if step == self._steps:
+                return Place(index + 1, 1)
+            if step is not None:
+                return Place(index, step + 1)
+        return Place(0, 1)
+
+    def saving(self) -> bool:
+        """Returns whether a checkpoint is being written, or was."""
+        folders = (self.workdir / s / workdir.CHECKPOINTS for s in STAGES)
+        return any(any(folder.glob("*tmp*")) for folder in folders)
+
+    def unfinished(self) -> list[str]:
+        """Returns the names of files and folders that are not finished."""
+        names = (path.name for path in self.workdir.rglob("*"))
+        return [
+            name
+            for name in names
+            if name.startswith(".") or "tmp" in name or name.endswith(".draft")
+        ]
+
+    def measures(self) -> dict[str, float]:
+        """Measures the last stage on categories that were not trained on.
+
+        Raises:
+          UserError: if that fails.
+        """
+        rows = runs.measure_models(
+            runs.find_models(self.workdir, STAGES[-1:]),
+            meshes.make_mesh(jax.devices()[:1]),
+        )
+        (row,) = (
+            row
+            for row in rows
+            if row["split"] == "test" and row["gallery"] == "test"
+        )
+        return {name: row[name] for name in evaluate.MEASURES}
+
+    def fail(self, what: str) -> UserError:
+        """Returns an error with the end of what the run has said."""
+        said = self._log.read_text().splitlines()[-30:]
+        return UserError("\n".join([what, *said]))
+
+
+def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
+    """Sends processes a signal by its name."""
+    for process in victims:
+        process.send_signal(getattr(signal, name))
+
+
+def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
+    """Waits for a run's processes; returns their exit codes.
+
+    One that stays when another was killed has some seconds to notice it.
+    """
+    killed = 0.0
+    while any(process.poll() is None for process in begun):
+        time.sleep(0.02)
+        if any(process.returncode == -signal.SIGKILL for process in begun):
+            killed = killed or time.monotonic()
+            if time.monotonic() > killed + _GRACE:
+                send("SIGKILL", begun)
+    return [process.returncode for process in begun]
+
+
+def compare(one: Run, other: Run) -> dict[str, Any]:
+    """Compares the last checkpoints' parameters and proxies."""
+    mesh = meshes.make_mesh(jax.devices()[:1])
+    folders = [run.workdir / STAGES[-1] for run in (one, other)]
+    trained = [checkpoints.load_model(folder, mesh) for folder in folders]
+    leaves = [jax.tree.leaves(model.variables) for model in trained]
+    rows = [
+        np.concatenate(list(row_files.open_proxies(folder).blocks))
+        for folder in folders
+    ]
+    pairs = [*zip(*leaves, strict=True), tuple(rows)]
+    most = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
+    same = all(np.array_equal(a, b) for a, b in pairs)
+    return {"same bit for bit": same, "largest parameter difference": most}

@@ -1,0 +1,107 @@
+"""The benchmark of kills counts what it does and notices what differs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import chaos
+from benchmarks.chaos_run import Place, Run
+from mixer_jax import processes
+
+# Takes the steps that are missing, in a file of one loss a line; the loss of
+# step 5 is what the third argument says.
+SCRIPT = """
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+path, last, fifth = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+done = len(path.read_text().splitlines()) if path.exists() else 0
+for step in range(done + 1, last + 1):
+    time.sleep(0.02)
+    with path.open("a") as file:
+        file.write((fifth if step == 5 else str(100 + step)) + "\\n")
+"""
+
+
+class Counting(Run):
+    """A run that does nothing but log losses, and forgets none."""
+
+    def __init__(self, folder, fifth="105"):
+        super().__init__(folder, "unused", 20, 0)
+        self.file, self.fifth = folder / "losses", fifth
+
+    def start(self, count, devices):
+        command = [sys.executable, "-c", SCRIPT, self.file, "20", self.fifth]
+        return [subprocess.Popen(command)]
+
+    def losses(self):
+        lines = self.file.read_text().split() if self.file.exists() else []
+        return {Place(0, n): float(x) for n, x in enumerate(lines, 1)}
+
+    def written(self):
+        return len(self.losses())
+
+    def next(self):
+        return Place(0, len(self.losses()) + 1)
+
+    def saving(self):
+        return len(self.losses()) % 3 == 0
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(chaos, "_STARTING", 0.1)
+    monkeypatch.setattr(chaos, "_TRAINING", 0.1)
+
+
+def torment(tmp_path, fifth="105"):
+    whole = Counting(tmp_path / "whole")
+    whole.finish(1)
+    broken = Counting(tmp_path / "broken", fifth)
+    tormented = chaos.Torment(broken, whole, broken, [1], [1], seed=0)
+    tormented.run(kills=5)
+    assert broken.losses().keys() == whole.losses().keys()
+    return tormented
+
+
+def test_it_kills_as_often_as_asked_and_lets_the_run_end(tmp_path):
+    tormented = torment(tmp_path)
+    assert sum(tormented.kills.values()) == 5
+    assert sum(tormented.codes.values()) == 6
+    assert tormented.codes["0"] == 1
+    assert set(tormented.codes) <= {"0", "-9", "-15", str(processes.PREEMPTED)}
+    assert tormented.first
+    assert not any(tormented.first)
+
+
+def test_a_first_step_that_differs_is_noticed(tmp_path, monkeypatch):
+    # Killed after step 4 and nowhere else, it goes on with step 5.
+    monkeypatch.setattr(Counting, "saving", lambda run: run.next().step == 5)
+    monkeypatch.setattr(chaos, "STATES", ("saving",))
+    tormented = torment(tmp_path, fifth="210")
+    assert max(tormented.first) == pytest.approx(1.0)
+
+
+def test_what_is_unfinished_is_named(tmp_path):
+    run = Run(tmp_path / "run", "unused", 20, 0)
+    folder = run.workdir / "stage1" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "10").mkdir()
+    assert run.unfinished() == []
+    assert not run.saving()
+    (folder / "20.orbax-checkpoint-tmp").mkdir()
+    (run.workdir / "stage1" / "config.json.draft").write_text("{}")
+    names = {"20.orbax-checkpoint-tmp", "config.json.draft"}
+    assert set(run.unfinished()) == names
+    assert run.saving()
+
+
+def test_losses_are_read_while_they_are_written(tmp_path):
+    run = Run(tmp_path / "run", "unused", 20, 0)
+    (run.workdir / "stage2").mkdir(parents=True)
+    rows = [json.dumps({"step": 1, "loss": 2.5}), json.dumps({"step": 1})]
+    text = "\n".join([*rows, '{"step": 2, "lo'])
+    (run.workdir / "stage2" / "metrics.jsonl").write_text(text)
+    assert run.losses() == {Place(1, 1): 2.5}
+    assert run.next() == Place(0, 1)
