@@ -31,16 +31,25 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
+def pytest_collection_modifyitems(items):
+    """Begins with the file that takes longest, beside which all others run."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture(params=[1, 2, 4, 8])
 def num_devices(request):
     """Every sharded computation is compared on these device counts."""
     return request.param
 
 
+# Rooms whose tests compile small programs.
+QUICK = ("benchmarks", "models", "proxies", "retrieval", "training")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler(request):
     """Spares optimizing programs that run for a moment and compile longer."""
-    quick = request.path.parent.name in ("proxies", "training")
+    quick = request.path.parent.name in QUICK
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
