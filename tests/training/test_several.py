@@ -26,44 +26,28 @@ def losses(workdir, stage):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(begin, whole, tmp_path_factory):
-    """The workdirs of 1, 2 and 4 processes that nothing disturbed."""
-    workdirs = {1: whole}
-    for count in (2, 4):
-        workdirs[count] = tmp_path_factory.mktemp(f"processes{count}")
-        everyone = several.finish(begin(workdirs[count], count))
-        for index, ended in enumerate(everyone):
-            assert ended.code == 0, ended.error
-            # Process 0 speaks for all.
-            assert ("stage1: " in ended.output) == (index == 0)
-    return workdirs
-
-
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_as_one(undisturbed, whole, count):
-    for stage in STAGES:
-        one, many = losses(whole, stage), losses(undisturbed[count], stage)
-        assert list(one) == list(many) == list(range(1, 13))
-        np.testing.assert_allclose(
-            list(many.values()), list(one.values()), rtol=1e-5
-        )
-
-
-def test_a_stopped_run_goes_on_in_other_processes(begin, whole, tmp_path):
-    """From 2 processes to 1 and to 4, each stopped by SIGTERM to one."""
+def stopped(begin, tmp_path_factory):
+    """The workdir of 2, then 1, then 4 processes; SIGTERM to one stops all."""
+    workdir = tmp_path_factory.mktemp("stopped")
     for count in (2, 1):
-        begun = begin(tmp_path, count)
+        begun = begin(workdir, count)
         time.sleep(1)
         wait_for_step(begun[0])
         begun[-1].send_signal(signal.SIGTERM)
         for ended in several.finish(begun):
             assert ended.code == processes.PREEMPTED, ended.error
-    for ended in several.finish(begin(tmp_path, 4)):
+    for index, ended in enumerate(several.finish(begin(workdir, 4))):
         assert ended.code == 0, ended.error
+        # Process 0 speaks for all.
+        assert ("stage3: " in ended.output) == (index == 0)
+    return workdir
+
+
+def test_a_stopped_run_goes_on_in_other_processes(stopped, whole):
     for stage in STAGES:
-        one, many = losses(whole, stage), losses(tmp_path, stage)
+        one, many = losses(whole, stage), losses(stopped, stage)
         # Every step is there once, however often it was begun anew.
-        assert list(one) == list(many)
+        assert list(one) == list(many) == list(range(1, 13))
         np.testing.assert_allclose(
             list(many.values()), list(one.values()), rtol=1e-5
         )
@@ -107,11 +91,11 @@ def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
         assert ("is set aside in" in ended.output) == (index == 0)
 
 
-def test_proxies_of_several_processes_are_read_by_one(undisturbed):
+def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
     mesh = mesh_lib.make_mesh()
     one, many = (
-        checkpoints.load_proxies(undisturbed[count] / "stage3", 16, mesh)
-        for count in (1, 2)
+        checkpoints.load_proxies(workdir / "stage3", 16, mesh)
+        for workdir in (whole, stopped)
     )
     np.testing.assert_allclose(many, one, atol=1e-4)
 
