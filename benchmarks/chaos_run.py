@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
 _FOLDER = "run"  # in the folder that the processes run in
 _THREADS = 8
-_GRACE = 10.0  # seconds that processes have to notice that another is gone
+_GRACE = 10.0  # seconds that processes have to end after another did
 
 
 class Place(NamedTuple):
@@ -203,16 +203,17 @@ def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
 def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
     """Waits for a run's processes; returns their exit codes.
 
-    One that stays when another was killed has some seconds to notice it.
+    Those that stay when one has ended are killed after a while, as a launcher
+    does: where one dies before all have met, JAX waits for it five minutes.
     """
-    killed = 0.0
-    while any(process.poll() is None for process in begun):
+    since = None
+    while None in (codes := [process.poll() for process in begun]):
+        if since is None and any(code is not None for code in codes):
+            since = time.monotonic()
+        if since is not None and time.monotonic() > since + _GRACE:
+            send("SIGKILL", begun)
         time.sleep(0.02)
-        if any(process.returncode == -signal.SIGKILL for process in begun):
-            killed = killed or time.monotonic()
-            if time.monotonic() > killed + _GRACE:
-                send("SIGKILL", begun)
-    return [process.returncode for process in begun]
+    return codes
 
 
 def compare(one: Run, other: Run) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import chaos
+from benchmarks import chaos, chaos_run
 from benchmarks.chaos_run import Place, Run
 from mixer_jax import processes
 
@@ -105,3 +105,10 @@ def test_losses_are_read_while_they_are_written(tmp_path):
     (run.workdir / "stage2" / "metrics.jsonl").write_text(text)
     assert run.losses() == {Place(1, 1): 2.5}
     assert run.next() == Place(0, 1)
+
+
+def test_those_that_stay_when_one_has_ended_are_killed(monkeypatch):
+    monkeypatch.setattr(chaos_run, "_GRACE", 0.2)
+    commands = ["import time; time.sleep(600)", "raise SystemExit(3)"]
+    begun = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
+    assert chaos_run.wait(begun) == [-9, 3]
