@@ -125,9 +125,9 @@ class Run:
         if process.returncode:
             raise self.fail("A run that was left alone has failed:")
 
-    def losses(self) -> dict[Place, float]:
-        """Returns the losses logged so far, in the order of the log."""
-        found = {}
+    def rows(self) -> list[tuple[Place, float]]:
+        """Returns the losses in the order of the log, as often as logged."""
+        found = []
         for index, stage in enumerate(STAGES):
             path = self.workdir / stage / logs.METRICS
             lines = path.read_text().splitlines() if path.exists() else []
@@ -137,8 +137,12 @@ class Run:
                 except ValueError:
                     break  # It is being written.
                 if "loss" in row:
-                    found[Place(index, row["step"])] = row["loss"]
+                    found.append((Place(index, row["step"]), row["loss"]))
         return found
+
+    def losses(self) -> dict[Place, float]:
+        """Returns the loss of each step logged so far."""
+        return dict(self.rows())
 
     def written(self) -> int:
         """Returns when a loss was last logged, in nanoseconds; 0: never."""
@@ -172,11 +176,7 @@ class Run:
         ]
 
     def measures(self) -> dict[str, float]:
-        """Measures the last stage on categories that were not trained on.
-
-        Raises:
-          UserError: if that fails.
-        """
+        """Measures the last stage on categories that were not trained on."""
         rows = runs.measure_models(
             runs.find_models(self.workdir, STAGES[-1:]),
             meshes.make_mesh(jax.devices()[:1]),

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import chaos, chaos_run
 from benchmarks.chaos_run import Place, Run
 from mixer_jax import processes
+from mixer_jax.errors import UserError
 
 # Takes the steps that are missing, in a file of one loss a line; the loss of
 # step 5 is what the third argument says.
@@ -35,9 +36,9 @@ class Counting(Run):
         command = [sys.executable, "-c", SCRIPT, self.file, "20", self.fifth]
         return [subprocess.Popen(command)]
 
-    def losses(self):
+    def rows(self):
         lines = self.file.read_text().split() if self.file.exists() else []
-        return {Place(0, n): float(x) for n, x in enumerate(lines, 1)}
+        return [(Place(0, n), float(x)) for n, x in enumerate(lines, 1)]
 
     def written(self):
         return len(self.losses())
@@ -83,6 +84,17 @@ def test_a_first_step_that_differs_is_noticed(tmp_path, monkeypatch):
     assert max(tormented.first) == pytest.approx(1.0)
 
 
+def test_a_run_that_fails_by_itself_is_not_started_for_ever(tmp_path):
+    broken = Counting(tmp_path / "broken")
+    broken.start = lambda *_: [
+        subprocess.Popen([sys.executable, "-c", "raise SystemExit(70)"])
+    ]
+    (broken.folder / "log.txt").write_text("It hangs.\n")
+    tormented = chaos.Torment(broken, broken, broken, [1], [1], seed=0)
+    with pytest.raises(UserError, match="It hangs"):
+        tormented.run(kills=0)
+
+
 def test_what_is_unfinished_is_named(tmp_path):
     run = Run(tmp_path / "run", "unused", 20, 0)
     folder = run.workdir / "stage1" / "checkpoints"
@@ -100,10 +112,12 @@ def test_what_is_unfinished_is_named(tmp_path):
 def test_losses_are_read_while_they_are_written(tmp_path):
     run = Run(tmp_path / "run", "unused", 20, 0)
     (run.workdir / "stage2").mkdir(parents=True)
-    rows = [json.dumps({"step": 1, "loss": 2.5}), json.dumps({"step": 1})]
+    row = json.dumps({"step": 1, "loss": 2.5})
+    rows = [row, json.dumps({"step": 1}), row]
     text = "\n".join([*rows, '{"step": 2, "lo'])
     (run.workdir / "stage2" / "metrics.jsonl").write_text(text)
     assert run.losses() == {Place(1, 1): 2.5}
+    assert run.rows() == [(Place(1, 1), 2.5)] * 2
     assert run.next() == Place(0, 1)
 
 
