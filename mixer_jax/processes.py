@@ -94,6 +94,10 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         raise SystemExit(_CRASHED) from error
     if jax.process_count() > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
+    else:
+        # JAX's service catches SIGTERM now, but a lone process never asks it:
+        # the signal would be lost wherever no `Preemption` is entered.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -177,13 +181,14 @@ class Preemption:
     A machine that is about to be taken away sends the first. One process that
     is told so is enough: all of them hear of it before the same step. A
     context manager; within it the first signal does not end the process, which
-    must ask and leave by itself.
+    must ask and leave by itself. If it has not asked since, but is done, the
+    process ends as the context does: what would come next is not begun.
     """
 
     _asked = itertools.count()  # by all of them in this process
 
     def __init__(self):
-        self._noticed = False
+        self._noticed = self._answered = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -193,12 +198,15 @@ class Preemption:
                 self._before[number] = signal.signal(number, self._notice)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
+        if kind is None and self._noticed and not self._answered:
+            raise SystemExit(PREEMPTED)
 
     def reached(self) -> bool:
         """Whether to stop now; all processes ask before each step."""
         if jax.process_count() == 1:
+            self._answered = self._noticed
             return self._noticed
         # Numbers that go on from one stage to the next: processes that are
         # told between two would else wait for a step that is past.

@@ -36,14 +36,17 @@ def main() -> None:
         if me == last:
             raise ZeroDivisionError("of all things")
         together(0)
-    elif _ACT.value == "stop":
+    elif _ACT.value.startswith("stop"):
+        early = _ACT.value == "stop_early"
+        if early and me == last:
+            os.kill(os.getpid(), signal.SIGTERM)
         with processes.Preemption() as preemption:
-            for step in range(10_000):
+            for step in range(1000):
                 if preemption.reached():
                     print("stopped at", step)
                     raise SystemExit(processes.PREEMPTED)
                 together(step)
-                if (me, step) == (last, 3):
+                if (me, step) == (last, 3) and not early:
                     os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.05)
     elif _ACT.value == "freeze":

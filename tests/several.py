@@ -44,6 +44,7 @@ def begin(
     processes: int,
     devices: int,
     cache: str | os.PathLike,
+    coordinate_one: bool = False,
     **variables: str,
 ) -> list[subprocess.Popen]:
     """Starts a Python command as several processes of some devices each.
@@ -54,9 +55,12 @@ def begin(
       processes: how many.
       devices: of each.
       cache: folder of compiled programs, shared by all.
+      coordinate_one: whether those flags follow for a single process too:
+        then it forms sums over devices in the order in which several do.
       **variables: of the environment.
     """
     port = free_port()
+    coordinated = processes > 1 or coordinate_one
     begun = []
     for process in range(processes):
         flags = (
@@ -66,7 +70,7 @@ def begin(
         )
         begun.append(
             subprocess.Popen(
-                [sys.executable, *command, *(flags if processes > 1 else ())],
+                [sys.executable, *command, *(flags if coordinated else ())],
                 cwd=ROOT,
                 env=environment(devices, cache) | variables,
                 stdout=subprocess.PIPE,

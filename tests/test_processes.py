@@ -1,5 +1,6 @@
 """Real processes on this machine: they start, agree and end together."""
 
+import contextlib
 import re
 import signal
 
@@ -62,9 +63,25 @@ def test_a_crash_of_one_ends_all_with_its_message(act):
 def test_a_signal_to_one_stops_all_at_the_same_step(act, count):
     everyone = act("stop", count)
     assert [ended.code for ended in everyone] == [75] * count
+    assert stopped_at(everyone) > 3
+
+
+def stopped_at(everyone):
+    """Returns the one step at which all processes have stopped."""
     steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in everyone}
     assert len(steps) == 1
-    assert int(steps.pop()) > 3
+    return int(steps.pop())
+
+
+def test_a_signal_before_the_first_step_is_not_lost(cache):
+    """Whether of several processes or one that is coordinated alone."""
+    command = (*WORKER, "--act=stop_early")
+    both = several.finish(several.begin(command, 2, 1, cache))
+    assert [ended.code for ended in both] == [processes.PREEMPTED] * 2
+    assert stopped_at(both) < 1000
+    begun = several.begin(command, 1, 1, cache, coordinate_one=True)
+    (alone,) = several.finish(begun)
+    assert alone.code == -signal.SIGTERM, alone.error
 
 
 def test_a_frozen_process_is_named_by_the_others(cache):
@@ -129,3 +146,13 @@ def test_a_lone_process_needs_nobody():
         assert preemption.reached()
     # Outside, the signal is what it was.
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_after_the_last_step_ends_what_would_come_next():
+    last = contextlib.ExitStack()
+    preemption = last.enter_context(processes.Preemption())
+    assert not preemption.reached()
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        last.close()
+    assert ended.value.code == processes.PREEMPTED
