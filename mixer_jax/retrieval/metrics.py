@@ -122,7 +122,7 @@ def _average_precision(
     positions: np.ndarray, mask: np.ndarray, cut: bool
 ) -> Mean:
     count = (positions > 0).sum(axis=1)
-    last = np.iinfo(np.int64).max
+    last = np.iinfo(positions.dtype).max
     place = np.sort(np.where(positions > 0, positions, last), axis=1)
     counted = place < last
     if cut:
