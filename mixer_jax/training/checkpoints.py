@@ -144,7 +144,7 @@ class Checkpoints:
         except paths.failures() as error:
             raise self._unwritten(error) from error
         finally:
-            self._noting.close()
+            self._noting.finish()
 
     def due(self, step: int) -> bool:
         """Returns whether `save` saves this step if it is not forced to."""
@@ -182,6 +182,10 @@ class Checkpoints:
                 item, args, ocdbt_target_data_file_size=size
             )
         try:
+            if force or self.due(step):
+                self._manager.wait_until_finished()
+                # Else a folder might be removed while it gets its checksums.
+                self._noting.finish()
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(

@@ -66,16 +66,17 @@ class Noting:
 
     def begin(self, folder: Path) -> None:
         """Waits in the background for a folder to appear, then notes it."""
-        self._threads = [t for t in self._threads if t.is_alive()]
         thread = threading.Thread(target=self._run, args=(folder,), daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def close(self) -> None:
-        """Ends when all is noted that is there; call it after the last save."""
+    def finish(self) -> None:
+        """Returns when all is noted that is there; call it between saves."""
         self._over.set()
         for thread in self._threads:
             thread.join()
+        self._threads.clear()
+        self._over.clear()
 
     def _run(self, folder: Path) -> None:
         # A checkpoint is written under another name and appears whole. Whether
@@ -85,8 +86,7 @@ class Noting:
             if last:
                 return
             last = self._over.wait(_POLL)
-        # It fails where a newer checkpoint has taken this one's place, or the
-        # disk is full, which the next save will say.
+        # It fails where the disk is full, which the next save will say.
         with contextlib.suppress(OSError):
             note(folder)
 

@@ -1,6 +1,7 @@
 """Saving, and restoring onto any number of devices."""
 
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints as checkpoints_lib
-from mixer_jax.training import row_files, workdir
+from mixer_jax.training import checksums, row_files, workdir
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.state import TrainState
 
@@ -104,6 +105,22 @@ def test_saves_when_due_and_keeps_the_last(tmp_path):
     assert workdir.latest_step(tmp_path) == 7
     kept = sorted(p.name for p in (tmp_path / workdir.CHECKPOINTS).iterdir())
     assert kept == ["6", "7"]
+
+
+def test_a_checkpoint_stays_until_it_has_its_checksums(tmp_path, monkeypatch):
+    there, note = [], checksums.note
+
+    def slowly(folder):
+        time.sleep(0.3)
+        there.append((folder.name, folder.is_dir()))
+        note(folder)
+
+    monkeypatch.setattr(checksums, "note", slowly)
+    state, _ = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=1) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, state, {})
+    assert there == [("1", True), ("2", True), ("3", True)]
 
 
 def test_another_shape_lists_the_paths(tmp_path):

@@ -39,11 +39,11 @@ def test_a_folder_is_noted_once_it_is_there(folder):
     noting.begin(folder)
     assert not (hidden / checksums.FILE).exists()
     hidden.rename(folder)
-    noting.close()
+    noting.finish()
     assert (folder / checksums.FILE).exists()
 
 
 def test_a_folder_that_never_comes_is_not_waited_for(folder):
     noting = checksums.Noting()
     noting.begin(folder.with_name("other"))
-    noting.close()
+    noting.finish()
