@@ -7,13 +7,17 @@ import time
 
 from absl import flags
 
+from mixer_jax import mesh as mesh_lib
 from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.training import command_line
+from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.clock import Clock
+from mixer_jax.training.state import TrainState
 from mixer_jax.training.watchdog import Watchdog
 
 _ACT = flags.DEFINE_string("act", None, "What to do.")
+_FOLDER = flags.DEFINE_string("folder", None, "Where to save.")
 
 
 def main() -> None:
@@ -49,6 +53,14 @@ def main() -> None:
                 if (me, step) == (last, 3) and not early:
                     os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.05)
+    elif _ACT.value == "save":
+        state = make_state()
+        double(state)  # compiles
+        with Checkpoints(_FOLDER.value) as checkpoints:
+            together(0)
+            if me == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            checkpoints.save(1, double(state), {})
     elif _ACT.value == "freeze":
         together(-1)  # compiles
         clock = Clock()
@@ -64,6 +76,34 @@ def main() -> None:
             together(3)
     else:
         sys.exit(f"There is no act {_ACT.value}.")
+
+
+def make_state() -> TrainState:
+    """Returns a state whose parameters are split over all devices."""
+    import jax
+    import jax.numpy as jnp
+
+    split = mesh_lib.rows(mesh_lib.make_mesh())
+    ones = jax.jit(lambda: jnp.ones((64, 4)), out_shardings=split)()
+    return TrainState(
+        step=1,
+        skipped=0,
+        params={"kernel": ones},
+        batch_stats={},
+        opt_state={},
+        proxies=ones,
+        proxy_state={},
+        graph=None,
+    )
+
+
+def double(state: TrainState) -> TrainState:
+    """Stands for a step whose parameters are gathered on every device."""
+    import jax
+
+    whole = jax.NamedSharding(mesh_lib.make_mesh(), jax.P())
+    step = jax.jit(lambda x: 2 * x, out_shardings=whole)
+    return state.replace(params={"kernel": step(state.params["kernel"])})
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def cache(tmp_path_factory):
 def act(cache):
     """Lets some processes act; returns what they left."""
 
-    def run(what, count):
-        command = (*WORKER, f"--act={what}")
+    def run(what, count, *more):
+        command = (*WORKER, f"--act={what}", *more)
         return several.finish(several.begin(command, count, 2, cache))
 
     return run
@@ -57,6 +57,16 @@ def test_a_crash_of_one_ends_all_with_its_message(act):
         "error: process 1 has ended, and so all: ZeroDivisionError: of all "
         "things"
     ) in first.error
+
+
+def test_another_process_that_dies_before_a_save_is_no_wrong_input(
+    act, tmp_path
+):
+    first, second = act("save", 2, f"--folder={tmp_path}")
+    assert second.code == -signal.SIGKILL
+    assert first.code == 1
+    assert "JaxRuntimeError" in first.error
+    assert "cannot be written" not in first.error
 
 
 @pytest.mark.parametrize("count", [1, 2])

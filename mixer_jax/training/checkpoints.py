@@ -172,6 +172,9 @@ class Checkpoints:
         """
         if step == self._saved:
             return False
+        # It waits for the state anyway; but a step that fails, as where another
+        # process has died, would look like a file that cannot be written.
+        jax.block_until_ready(state)
         items = {}
         for name, item in _items(state).items():
             args = _save_args(item)
