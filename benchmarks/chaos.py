@@ -61,12 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--json", default="", help="file to write the figures to")
     given = parser.parse_args(arguments)
     chaos_main.register()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            figures = measure(given, pathlib.Path(folder))
+        figures = measure(given, folder)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(
+            f"error: {error}\nAll that was made is in {folder}.",
+            file=sys.stderr,
+        )
         return 2
+    shutil.rmtree(folder)
     for name, value in figures.items():
         print(f"{name:>34}  {value}")
     if given.json:

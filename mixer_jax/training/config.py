@@ -91,7 +91,7 @@ def defaults() -> ConfigDict:
     head.filter = 1.0  # negatives of a higher cosine are left out; 1 is none
     head.products = "float32"  # factors of matrix products: float32, bfloat16
     head.wire = "float32"  # embeddings between devices: float32, bfloat16
-    head.chunk = 2048  # proxies scored at once, a device
+    head.chunk = 2048  # proxies scored at once, a device; GPUs want 65536
     head.active = 0.1  # all but exact: share of the proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
     # all but exact: a random row counts for all that it is drawn from, so that
