@@ -175,6 +175,16 @@ def gather(name: str, value: Any) -> list[Any]:
     return [values[index] for index in range(jax.process_count())]
 
 
+def raised_by_devices(error: Exception) -> bool:
+    """Whether a program of all processes raised it: perhaps one has died.
+
+    JAX raises the same types there as TensorStore does for a file; but what
+    called that program is one of JAX's own functions.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith("jax.")
+
+
 class Preemption:
     """Notices that this run shall stop: SIGTERM, or Ctrl-C.
 

@@ -53,14 +53,18 @@ def main() -> None:
                 if (me, step) == (last, 3) and not early:
                     os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.05)
-    elif _ACT.value == "save":
+    elif _ACT.value in ("die_before_save", "die_in_save"):
         state = make_state()
         double(state)  # compiles
+        with Checkpoints(_FOLDER.value) as checkpoints:
+            checkpoints.save(1, state, {})
         with Checkpoints(_FOLDER.value) as checkpoints:
             together(0)
             if me == last:
                 os.kill(os.getpid(), signal.SIGKILL)
-            checkpoints.save(1, double(state), {})
+            if _ACT.value == "die_before_save":
+                state = double(state)
+            checkpoints.save(2, state, {})
     elif _ACT.value == "freeze":
         together(-1)  # compiles
         clock = Clock()

@@ -59,13 +59,14 @@ def test_a_crash_of_one_ends_all_with_its_message(act):
     ) in first.error
 
 
-def test_another_process_that_dies_before_a_save_is_no_wrong_input(
-    act, tmp_path
+@pytest.mark.parametrize("when", ["before", "in"])
+def test_another_process_that_dies_is_no_file_that_cannot_be_written(
+    act, tmp_path, when
 ):
-    first, second = act("save", 2, f"--folder={tmp_path}")
+    first, second = act(f"die_{when}_save", 2, f"--folder={tmp_path}")
     assert second.code == -signal.SIGKILL
     assert first.code == 1
-    assert "JaxRuntimeError" in first.error
+    assert "Gloo" in first.error
     assert "cannot be written" not in first.error
 
 

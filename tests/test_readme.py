@@ -41,6 +41,8 @@ def compiled(tmp_path_factory):
         folder = tmp_path_factory.mktemp("compiled")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        # Programs run for a moment, and take longer to optimize.
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
 
 

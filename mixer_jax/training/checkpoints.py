@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import flax.linen as nn
 import jax
@@ -142,7 +142,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
         except paths.failures() as error:
-            raise self._unwritten(error) from error
+            self._fail(error)
         finally:
             self._noting.finish()
 
@@ -197,7 +197,7 @@ class Checkpoints:
                 force=force,
             )
         except paths.failures() as error:
-            raise self._unwritten(error) from error
+            self._fail(error)
         if saved:
             self._saved = step
             if self._sums:
@@ -258,7 +258,9 @@ class Checkpoints:
         self._saved = self._manager.latest_step()
         return aside
 
-    def _unwritten(self, error: Exception) -> UserError:
+    def _fail(self, error: Exception) -> NoReturn:
+        if processes.raised_by_devices(error):
+            raise error  # Another process has died while all met for a save.
         reason = paths.reason(error)
         if "No space left" in reason:
             free = shutil.disk_usage(self._workdir).free
@@ -270,10 +272,10 @@ class Checkpoints:
                 kept = f"The checkpoint of step {last} is whole"
         except UserError:
             kept = "Those before it are as they were"
-        return UserError(
+        raise UserError(
             f"A checkpoint cannot be written to {self._folder}: {reason}. "
             f"{kept}; mend this, and the same command goes on."
-        )
+        ) from error
 
     def read(
         self, items: dict[str, PyTree], iterator: bool = False
