@@ -178,11 +178,12 @@ def gather(name: str, value: Any) -> list[Any]:
 def raised_by_devices(error: Exception) -> bool:
     """Whether a program of all processes raised it: perhaps one has died.
 
-    JAX raises the same types there as TensorStore does for a file; but what
+    JAX may raise a `ValueError` there, as TensorStore does for a file; but what
     called that program is one of JAX's own functions.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith("jax.")
+    jaxs = frame.f_globals["__name__"].startswith("jax.")
+    return jaxs and isinstance(error, ValueError)
 
 
 class Preemption:

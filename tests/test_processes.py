@@ -1,10 +1,12 @@
 """Real processes on this machine: they start, agree and end together."""
 
 import contextlib
+import json
 import re
 import signal
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from mixer_jax import processes
@@ -68,6 +70,21 @@ def test_another_process_that_dies_is_no_file_that_cannot_be_written(
     assert first.code == 1
     assert "Gloo" in first.error
     assert "cannot be written" not in first.error
+
+
+@pytest.mark.parametrize(
+    ("fail", "expected"),
+    [
+        (lambda: jnp.concatenate([]), True),
+        (lambda: json.loads("{"), False),
+        (lambda: jax.tree.map(json.loads, "{"), False),
+        (lambda: jax.tree.map(open, "/no/such/file"), False),
+    ],
+)
+def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
+    with pytest.raises((ValueError, OSError)) as error:
+        fail()
+    assert processes.raised_by_devices(error.value) == expected
 
 
 @pytest.mark.parametrize("count", [1, 2])
