@@ -1,0 +1,97 @@
+"""The quickstart trains alike, however many processes there are."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import several
+
+CONFIG = several.ROOT / "configs" / "quickstart.py"
+STAGES = ("stage1", "stage2", "stage3")
+STEPS = 20
+DEVICES = 4
+# Sums of the encoders' gradients over processes of one machine would be most of
+# the time; a few of them tell as much.
+TRAINED = (
+    ("image_encoder/(?!head/.*(scale|bias))", 0.0),
+    ("text_encoder", 0.0),
+)
+
+
+def flags(data):
+    """Shortens the curriculum; what it is made of stays as it is."""
+    few = {
+        "steps": STEPS,
+        "data.image_size": 32,
+        "model.dim": 32,
+        "model.hidden": 64,
+        "model.slots": 32,
+        "head.refresh": 8,
+        "monitors.every": 1000,
+        "checkpoint.every": STEPS,
+    }
+    for stage in STAGES:
+        table = data / ("medium.csv" if stage == "stage1" else "large.csv")
+        changed = few | {"data.table": table}
+        if stage != "stage2":  # whose encoders are frozen
+            changed["optimizer.parts"] = repr(TRAINED)
+        for name, value in changed.items():
+            yield f"--config.{stage}.{name}={value}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    command = ["-m", "mixer_jax.data.emoji", "--limit=48", "--size=32"]
+    command = [sys.executable, *command, f"--out={folder}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(data, tmp_path_factory):
+    """Trains in some processes; returns the losses `[stage, step]`."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def train(processes):
+        workdir = tmp_path_factory.mktemp("run")
+        begun = several.begin(
+            (
+                *("-m", "mixer_jax.main", f"--config={CONFIG}:smoke"),
+                *(f"--workdir={workdir}", *flags(data)),
+            ),
+            processes,
+            DEVICES // processes,
+            cache,
+            # As many threads for each, as they decide in which order a
+            # product adds up.
+            coordinate_one=True,
+            NPROC=str(DEVICES),
+        )
+        for ended in several.finish(begun):
+            assert ended.code == 0, ended.error
+        return np.array([losses(workdir / stage) for stage in STAGES])
+
+    return train
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def one(train):
+    return train(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_as_one_process_of_as_many_devices(train, one, processes):
+    assert one.shape == (len(STAGES), STEPS)
+    assert np.all(np.isfinite(one))
+    assert np.all(np.ptp(one, axis=1) > 0.1)
+    np.testing.assert_allclose(train(processes), one, rtol=1e-5)
