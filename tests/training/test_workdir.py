@@ -1,6 +1,8 @@
 """Whose a workdir is."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,23 @@ def test_a_run_without_a_checkpoint_may_change(tmp_path):
     config.seed = 5
     workdir.check_config(tmp_path, config)
     workdir.check_categories(tmp_path, ["c"])
+
+
+@pytest.mark.parametrize("refuses", ["make_folder", "write"])
+def test_a_folder_that_is_read_only_is_a_sentence(
+    tmp_path, monkeypatch, refuses
+):
+    """Where it is new, and where a run has been in it before."""
+
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(workdir.paths, refuses, refuse)
+    with pytest.raises(
+        UserError, match=r"cannot be written to: .*Read-only.* by --workdir"
+    ) as caught:
+        workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_features_are_on_this_machine(bucket, tmp_path):
