@@ -11,9 +11,10 @@ processes and, where `--devices` names several, of devices. Then:
 
 - With one number of devices, parameters, proxies and every loss on the way
   have to be the same, bit for bit.
-- With several, the first step after each restart has to have the loss that
-  the first of them gives from the same checkpoint, and the measures at the end
-  have to lie within those of `--seeds` runs that were left alone.
+- With several, and all proxies active, the first step after each restart has
+  to have the loss that the first of them gives from the same checkpoint, and
+  the measures at the end have to lie within those of `--seeds` runs that were
+  left alone.
 - Every step is logged once, and nothing unfinished is left in the folder.
 
 The processes share this machine; the encoders are tiny, see `chaos_main`. One
@@ -84,8 +85,11 @@ def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     devices = [int(n) for n in given.devices.split(",")]
     counts = [int(n) for n in given.processes.split(",")]
 
+    # Which rows are active is drawn on each device, for its own rows.
+    more = ["head.active=1.0"] if len(devices) > 1 else []
+
     def run(name: str, seed: int = 0) -> Run:
-        return Run(folder / name, given.data, given.steps, seed)
+        return Run(folder / name, given.data, given.steps, seed, more)
 
     whole, broken = run("whole"), run("broken")
     begin = time.monotonic()

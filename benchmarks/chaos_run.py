@@ -36,7 +36,14 @@ class Place(NamedTuple):
 class Run:
     """A run of the quickstart's curriculum, in little."""
 
-    def __init__(self, folder: pathlib.Path, data: str, steps: int, seed: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        data: str,
+        steps: int,
+        seed: int,
+        more: Sequence[str] = (),
+    ):
         """Makes the folder; nothing is started.
 
         Args:
@@ -44,6 +51,7 @@ class Run:
           data: folder of `medium.csv` and `large.csv`.
           steps: of each stage.
           seed: of the first stage; the others have their own.
+          more: `key=value` settings of each stage.
         """
         folder.mkdir(exist_ok=True)
         self.folder, self.workdir = folder, folder / _FOLDER
@@ -74,6 +82,7 @@ class Run:
                     "log_every=1",
                     "checkpoint.every=10",
                     "monitors.every=1000",
+                    *more,
                 )
             ]
 
