@@ -4,8 +4,9 @@
 #   launch/test.sh [--dry-run]
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. On Linux with x86-64 they include those that compile for a TPU; its
-# compiler is installed for them. --dry-run prints every command and runs none.
+# ones too. PyTorch is installed for the originals that they compare with and,
+# on Linux with x86-64, the TPU's compiler. --dry-run prints every command and
+# runs none.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -23,6 +24,14 @@ if [[ $(uname -sm) == "Linux x86_64" ]]; then
     run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       --no-deps --target "$venv/$libtpu" "$libtpu"
   fi
+fi
+
+# Kept apart too: with it among the packages, every command loads it.
+torch=torch==2.13.0
+if [[ ! -f $venv/$torch/torch/version.py ]]; then
+  say "Installing PyTorch, for the originals of our encoders (once)"
+  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --target "$venv/$torch" "$torch"
 fi
 
 say "Checking the style"
