@@ -1,17 +1,22 @@
-"""Reads tensors from a legacy (non-zip) torch pickle, without torch.
+"""Reads tensors from what `torch.save` writes, without torch.
 
-The format: four pickles (magic number, protocol version, system information,
-the object itself with one persistent id a storage), a pickled list of storage
-keys, then for each key an int64 element count and the raw elements.
+The format is a zip file: `NAME/data.pkl`, the object with one persistent id a
+storage, and `NAME/data/KEY`, each storage's raw elements. The legacy format
+is four pickles (magic number, protocol version, system information, the
+object), a pickled list of storage keys, then for each key an int64 element
+count and the raw elements.
 
 Unpickling can run any code, so only the few names that a state dict needs are
 allowed, and they are stand-ins of ours.
 """
 
+import io
+import math
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -74,38 +79,75 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       Tensor name -> array, in the file's order.
 
     Raises:
-      UserError: if the file is no legacy torch pickle, is cut short, or asks
-        for anything but tensors.
+      UserError: if the file is no torch pickle, is cut short, or asks for
+        anything but tensors.
     """
-    with Path(path).open("rb") as file:
-        try:
-            if _Unpickler(file).load() != _MAGIC:
-                raise UserError(f"{path} is not a legacy torch pickle.")
-            for _ in range(2):  # protocol version, system information
-                _Unpickler(file).load()
-            tensors = _Unpickler(file).load()
-            storages = {key: None for key in _Unpickler(file).load()}
-            dtypes = {
-                tensor.storage.key: tensor.storage.dtype
-                for tensor in tensors.values()
-            }
-            for key in storages:
-                size = int.from_bytes(file.read(8), "little")
-                raw = file.read(size * dtypes[key].itemsize)
-                storages[key] = np.frombuffer(raw, dtypes[key], size)
-        except (pickle.UnpicklingError, EOFError, KeyError) as error:
-            raise UserError(
-                f"{path} is not a legacy torch pickle of tensors."
-            ) from error
-        except ValueError as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} is cut short.") from error
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storages[tensor.storage.key][tensor.offset :],
-            tensor.shape,
-            [s * tensor.storage.dtype.itemsize for s in tensor.strides],
-        ).copy()
-        for name, tensor in tensors.items()
-    }
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                tensors, storages = _read_zip(file)
+        else:
+            with path.open("rb") as file:
+                tensors, storages = _read_legacy(file)
+        return {
+            name: _view(storages[tensor.storage.key], tensor).copy()
+            for name, tensor in tensors.items()
+        }
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is cut short.") from error
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        raise UserError(f"{path} is no torch pickle of tensors.") from error
+
+
+_Read = tuple[dict[str, _Tensor], dict[str, np.ndarray]]
+
+
+def _read_zip(file: zipfile.ZipFile) -> _Read:
+    (index,) = (n for n in file.namelist() if n.endswith("/data.pkl"))
+    tensors = _Unpickler(io.BytesIO(file.read(index))).load()
+    storages = {}
+    for tensor in tensors.values():
+        key, dtype, size = tensor.storage
+        if key not in storages:
+            raw = file.read(f"{index.removesuffix('.pkl')}/{key}")
+            storages[key] = np.frombuffer(raw, dtype, size)
+    return tensors, storages
+
+
+def _read_legacy(file: BinaryIO) -> _Read:
+    if _Unpickler(file).load() != _MAGIC:
+        raise UserError("this is no torch pickle.")
+    for _ in range(2):  # protocol version, system information
+        _Unpickler(file).load()
+    tensors = _Unpickler(file).load()
+    keys = _Unpickler(file).load()
+    dtypes = {t.storage.key: t.storage.dtype for t in tensors.values()}
+    storages = {}
+    for key in keys:
+        size = int.from_bytes(file.read(8), "little")
+        raw = file.read(size * dtypes[key].itemsize)
+        storages[key] = np.frombuffer(raw, dtypes[key], size)
+    return tensors, storages
+
+
+def _view(storage: np.ndarray, tensor: _Tensor) -> np.ndarray:
+    """Views a tensor in its storage; never what lies beside that."""
+    _, offset, shape, strides = tensor
+    numbers = (offset, *shape, *strides)
+    if min(numbers) < 0 or len(shape) != len(strides):
+        raise UserError("a tensor in it has no sense.")
+    steps = (s * (n - 1) for s, n in zip(strides, shape, strict=True))
+    if math.prod(shape) and offset + sum(steps) >= len(storage):
+        raise UserError("a tensor in it reaches beyond its data.")
+    return np.lib.stride_tricks.as_strided(
+        storage[offset:], shape, [s * storage.itemsize for s in strides]
+    )

@@ -2,6 +2,7 @@ import pickle
 import struct
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,7 @@ def write(tmp_path, monkeypatch):
             file.write(raw[: len(raw) - cut])
         return path
 
+    write.tensor = tensor
     return write
 
 
@@ -90,8 +92,45 @@ def test_says_what_is_wrong_with_the_file(write, tmp_path):
         torch_pickle.read(write(cut=4))
     other = tmp_path / "other.pth"
     other.write_bytes(b"PK\x03\x04 a zip file")
-    with pytest.raises(UserError, match="not a legacy torch pickle"):
+    with pytest.raises(UserError, match="no torch pickle"):
         torch_pickle.read(other)
     other.write_bytes(pickle.dumps(3))
-    with pytest.raises(UserError, match="not a legacy torch pickle"):
+    with pytest.raises(UserError, match="no torch pickle"):
         torch_pickle.read(other)
+
+
+def test_reads_what_torch_writes(tmp_path):
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    state = {"whole": whole, "part": whole[1:, 2:].T, "none": whole[:0]}
+    state["count"] = torch.tensor(7)
+    for legacy in (False, True):
+        path = tmp_path / "weights.bin"
+        torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+        tensors = torch_pickle.read(path)
+        assert list(tensors) == list(state)
+        for name, tensor in state.items():
+            np.testing.assert_array_equal(tensors[name], tensor.numpy())
+            assert tensors[name].dtype == tensor.numpy().dtype
+
+
+@pytest.mark.parametrize(
+    "view", [(0, (2, 3), (4, 1)), (4, (3,), (1,)), (0, (2,), (-1,))]
+)
+def test_reads_nothing_beside_the_data(write, view):
+    path = write({"a": write.tensor(*view)})
+    with pytest.raises(UserError, match="a tensor in it"):
+        torch_pickle.read(path)
+
+
+def test_a_zip_file_that_is_cut_short_or_of_others(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "weights.bin"
+    torch.save({"a": torch.zeros(10)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"weights\.bin is no torch pickle"):
+        torch_pickle.read(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "nothing")
+    with pytest.raises(UserError, match=r"weights\.bin is"):
+        torch_pickle.read(path)
