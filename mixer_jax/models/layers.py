@@ -319,7 +319,10 @@ class ConvNorm(nn.Module):
             centred = x - batch_mean.astype(x.dtype)[None, None, None]
             batch_var = channel_sum(jnp.square(centred)) / count
             if not self.is_initializing():
-                for running, now in ((mean, batch_mean), (var, batch_var)):
+                # As PyTorch does it, what is kept estimates the variance of
+                # all data: the batch's own is biased towards its mean.
+                unbiased = batch_var * (count / max(count - 1, 1))
+                for running, now in ((mean, batch_mean), (var, unbiased)):
                     running.value += (1 - self.momentum) * (now - running.value)
             factor = scale * lax.rsqrt(batch_var + self.epsilon)
             x = centred * factor.astype(x.dtype)[None, None, None]

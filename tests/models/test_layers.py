@@ -127,7 +127,7 @@ def test_batch_statistics_normalise_and_update():
     )
     np.testing.assert_allclose(
         updated["batch_stats"]["var"],
-        0.9 + 0.1 * conv.var((0, 1, 2)),
+        0.9 + 0.1 * conv.var((0, 1, 2), ddof=1),
         rtol=1e-4,
     )
 
