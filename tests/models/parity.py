@@ -1,0 +1,340 @@
+"""Tests of an encoder against its original in transformers.
+
+A test file derives a class from `ImageTests` or `TextTests`, which says what
+the encoder and its original are.
+"""
+
+import json
+import re
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mixer_jax.errors import UserError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+KEY = jax.random.key(0)
+# So small a vocabulary does not have the usual ones.
+_NO_TOKENS = {"bos_token_id": 0, "eos_token_id": 0}
+
+
+def random_weights(shape):
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+@partial(jax.jit, static_argnums=0)
+def run(module, variables, inputs, means):
+    """Returns the outputs, and the gradients of a sum of them.
+
+    Its weights are random, and 0 where `means` is.
+    """
+
+    def loss(variables):
+        output = module.apply(variables, *inputs)
+        weights = random_weights(output.shape) * means
+        return (output * weights).sum(), output
+
+    gradients, output = jax.grad(loss, has_aux=True)(variables)
+    return output, gradients
+
+
+class Original(NamedTuple):
+    """A random original, its files, and our variables read from them."""
+
+    model: Any
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def randomise(model):
+    """Gives every parameter a value that matters."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.empty_like(parameter)
+            parameter += torch.nn.init.normal_(noise, std=0.1)
+    return model.eval()
+
+
+def read(folder):
+    """Returns the tensors and the config of a folder."""
+    config = json.loads((folder / "config.json").read_text())
+    return load_file(folder / "model.safetensors"), config
+
+
+def shapes(module, inputs):
+    return jax.eval_shape(module.init, KEY, *inputs)
+
+
+def count(variables):
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+def count_images(module):
+    return count(shapes(module, [np.zeros((1, 32, 32, 3), np.uint8)]))
+
+
+def count_texts(module):
+    tokens = np.zeros((1, 4), np.int32)
+    return count(shapes(module, [tokens, tokens == 0]))
+
+
+def count_original(config):
+    """Counts the parameters of a config.json's model without making them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in make_original(config).parameters())
+
+
+def make_original(config):
+    kind = getattr(transformers, config["architectures"][0])
+    return kind(transformers.AutoConfig.for_model(**config))
+
+
+def difference(ours, theirs):
+    """Returns the largest one, as a share of their largest value."""
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+class EncoderTests:
+    """What holds for every encoder.
+
+    Attributes:
+      module: of the encoder.
+      config: ours, tiny.
+      keys: of the encoder.
+      from_original: config.json -> ours.
+      to_original: ours -> config.json.
+      inputs: of calls, of different sizes.
+    """
+
+    module: Any
+    config: Any
+    keys: Any
+    from_original: Any
+    to_original: Any
+    inputs: tuple[tuple[np.ndarray, ...], ...]
+
+    @classmethod
+    def original(cls, config):
+        """Returns a model of transformers."""
+        return make_original(config)
+
+    def call_original(self, model, *inputs):
+        """Returns its last hidden state, for our inputs."""
+        raise NotImplementedError
+
+    def means(self, *inputs):
+        """Says which outputs mean something."""
+        return np.ones((1, 1, 1), bool)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("original")
+        model = randomise(cls.original(cls.to_original(cls.config)))
+        model.save_pretrained(folder)
+        tensors, config = read(folder)
+        variables = cls.keys.load(
+            tensors, shapes(cls.module(cls.config), cls.inputs[0]), "tiny"
+        )
+        return Original(model, tensors, config, variables)
+
+    def run(self, made, *inputs, **options):
+        module = self.module(self.config, **options)
+        return run(module, made.variables, inputs, self.means(*inputs))
+
+    def original_gradients(self, model, inputs, folder):
+        """Returns those of the same sum, by the names in files."""
+        output = self.call_original(model, *inputs)
+        weights = random_weights(output.shape) * self.means(*inputs)
+        (output * torch.from_numpy(weights)).sum().backward()
+        kept = {name: p.data for name, p in model.named_parameters()}
+        for parameter in model.parameters():
+            # A head, on which the output does not depend, has none.
+            if parameter.grad is not None:
+                parameter.data = parameter.grad
+        model.save_pretrained(folder)
+        for name, parameter in model.named_parameters():
+            parameter.data, parameter.grad = kept[name], None
+        return read(folder)[0]
+
+    def test_outputs_are_the_originals(self, made):
+        for inputs in self.inputs:
+            ours = np.asarray(self.run(made, *inputs)[0])
+            with torch.no_grad():
+                theirs = self.call_original(made.model, *inputs).numpy()
+            means = self.means(*inputs)
+            assert difference(ours * means, theirs * means) < 2e-5
+
+    def test_gradients_are_the_originals(self, made, tmp_path):
+        for index, inputs in enumerate(self.inputs):
+            ours = self.keys.store(self.run(made, *inputs)[1])
+            theirs = self.original_gradients(
+                made.model, inputs, tmp_path / str(index)
+            )
+            for name, gradient in ours.items():
+                if "key.bias" in name or "k_proj.bias" in name:
+                    # It shifts all logits of a softmax, which changes nothing.
+                    scale = np.abs(theirs[name.replace("bias", "weight")]).max()
+                    assert np.abs(gradient).max() < 1e-5 * scale
+                else:
+                    assert difference(gradient, theirs[name]) < 1e-4, name
+
+    def test_tensors_come_back(self, made):
+        stored = self.keys.store(made.variables)
+        for name, tensor in stored.items():
+            assert tensor.dtype == np.float32
+            np.testing.assert_array_equal(tensor, made.tensors[name])
+
+    def test_configs_come_back(self, made):
+        assert self.from_original(made.config) == self.config
+        written = self.to_original(self.config)
+        assert self.from_original(written) == self.config
+
+    def test_transformers_loads_what_we_store(self, made, tmp_path):
+        said = self.to_original(self.config)
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        save_file(
+            self.keys.store(made.variables),
+            tmp_path / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        kind = getattr(transformers, said["architectures"][0])
+        loaded = kind.from_pretrained(tmp_path).eval()
+        with torch.no_grad():
+            ours, theirs = (
+                self.call_original(model, *self.inputs[0]).numpy()
+                for model in (loaded, made.model)
+            )
+        np.testing.assert_array_equal(ours, theirs)
+
+    def test_remat_changes_nothing(self, made):
+        inputs = self.inputs[0]
+        output, gradients = self.run(made, *inputs)
+        output_again, gradients_again = self.run(made, *inputs, remat=True)
+        np.testing.assert_allclose(output_again, output, atol=1e-6)
+        largest = max(np.abs(x).max() for x in jax.tree.leaves(gradients))
+        for x, y in zip(
+            jax.tree.leaves(gradients_again),
+            jax.tree.leaves(gradients),
+            strict=True,
+        ):
+            np.testing.assert_allclose(x, y, atol=1e-6 * largest)
+
+    def test_bfloat16_is_near_float32(self, made):
+        inputs = self.inputs[0]
+        module = self.module(self.config, dtype=jnp.bfloat16)
+        half = jax.jit(module.apply)(made.variables, *inputs)
+        assert half.dtype == jnp.bfloat16
+        exact = np.asarray(self.run(made, *inputs)[0])
+        assert difference(np.asarray(half, np.float32), exact) < 0.05
+
+
+def check_file_of_both(said, folder, **towers):
+    """Asserts that each tower finds its own weights in a model of two.
+
+    Args:
+      said: config.json of both.
+      folder: to save it in.
+      **towers: tests of `vision` and `text`.
+    """
+    for tower in towers:
+        said[f"{tower}_config"] |= _NO_TOKENS
+    make_original(said).save_pretrained(folder)
+    tensors, config = read(folder)
+    for tower in towers:
+        # As files of earlier versions have them.
+        tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(9)
+    for tower, tests in towers.items():
+        assert tests.from_original(config) == tests.config
+        wanted = shapes(tests.module(tests.config), tests.inputs[0])
+        loaded = tests.keys.load(tensors, wanted, "both towers")
+        for name, tensor in tests.keys.store(loaded).items():
+            whole = tensors[f"{tower}_model.{name}"]
+            np.testing.assert_array_equal(tensor, whole)
+
+
+class ImageTests(EncoderTests):
+    """What holds for an encoder whose position embeddings are interpolated.
+
+    Its config is of 4 patches of 4 pixels on each side.
+    """
+
+    inputs = tuple(
+        (np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8),)
+        for size in ((16, 16), (29, 8))
+    )
+
+    def call_original(self, model, images):
+        mean, std = map(np.float32, (self.config.mean, self.config.std))
+        pixels = ((images - mean) / std).transpose(0, 3, 1, 2)
+        return model(
+            torch.from_numpy(pixels), interpolate_pos_encoding=True
+        ).last_hidden_state
+
+    def test_other_values_are_refused(self):
+        said = self.to_original(self.config)
+        for key, value in (
+            ("hidden_act", "swish"),
+            ("num_channels", 1),
+            ("image_size", [16, 8]),
+        ):
+            said_so = re.escape(f"{key} = {value!r}")
+            with pytest.raises(UserError, match=said_so):
+                self.from_original(said | {key: value})
+
+    def test_images_without_a_patch_are_refused(self):
+        images = np.zeros((1, 16, 3, 3), np.uint8)
+        with pytest.raises(UserError, match="16 x 3 pixels are smaller"):
+            shapes(self.module(self.config), [images])
+
+
+class TextTests(EncoderTests):
+    """What holds for a text encoder of 50 words."""
+
+    tokens = np.random.default_rng(0).integers(0, 50, (3, 9), np.int32)
+    mask = np.arange(9)[None] < np.array([[9], [5], [1]])
+    inputs = ((tokens, mask), (tokens[:, :5], mask[:, :5]))
+
+    @classmethod
+    def original(cls, config):
+        return super().original(config | _NO_TOKENS)
+
+    def call_original(self, model, tokens, mask):
+        return model(
+            input_ids=torch.from_numpy(tokens).long(),
+            attention_mask=torch.from_numpy(mask).long(),
+        ).last_hidden_state
+
+    def means(self, tokens, mask):
+        return mask[..., None]
+
+    def test_padding_does_not_influence_tokens(self, made):
+        tokens, mask = self.inputs[0]
+        before, _ = self.run(made, tokens, mask)
+        after, _ = self.run(made, np.where(mask, tokens, 49), mask)
+        np.testing.assert_array_equal(before[mask], after[mask])
+
+    def test_text_without_tokens_is_finite(self, made):
+        tokens, mask = self.inputs[0]
+        results = run(
+            self.module(self.config),
+            made.variables,
+            (tokens, np.zeros_like(mask)),
+            self.means(tokens, np.ones_like(mask)),
+        )
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
+
+    def test_other_values_are_refused(self):
+        said = self.to_original(self.config)
+        with pytest.raises(UserError, match="hidden_act = 'swish'"):
+            self.from_original(said | {"hidden_act": "swish"})
