@@ -34,7 +34,6 @@ class Patches(nn.Module):
 def register() -> None:
     """Makes the tiny encoders known by their name."""
     config = bert.BertConfig(width=16, layers=1, heads=2, hidden=32)
-    bert.CONFIGS[NAME] = config
     factory.IMAGE_ENCODERS[NAME] = Patches
     factory.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)
 

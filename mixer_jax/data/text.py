@@ -68,12 +68,13 @@ def load(name: str, length: int) -> Tokenizer:
 
     Args:
       name: "minilm", a local folder with a tokenizer, or a name on the
-        Hugging Face hub.
+        Hugging Face hub; "" is the first.
       length: L, tokens.
 
     Raises:
       UserError: if it cannot be had; says what would work.
     """
+    name = name or MINILM
     folder = minilm_folder() if name == MINILM else Path(name)
     file = folder / "tokenizer.json"
     if file.is_file():

@@ -1,14 +1,19 @@
-"""EfficientNet-Lite0 (Tan & Le, arXiv 1905.11946, "Lite" variant).
+"""EfficientNet-Lite (Tan & Le, arXiv 1905.11946, "Lite" variants).
 
 No squeeze-and-excitation, ReLU6, and a stem and head of fixed width. Layer
-sizes are those of the published ImageNet weights, which `pretrained.py`
-reads.
+sizes of Lite0 are those of the published ImageNet weights, which
+`pretrained.py` reads.
 """
+
+import dataclasses
+import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.key_map import KeyMap
 from mixer_jax.models.layers import ConvNorm, relu6
 
 # Repeats, kernel size, stride of the first, expansion, channels.
@@ -20,6 +25,63 @@ _STAGES = (
     (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig:
+    """Sizes of one member of the family."""
+
+    width: float = 1.0  # of all channels but the stem's and the head's
+    depth: float = 1.0  # of the repeats of all stages but the first and last
+    size: int = 224  # pixels of side that its weights are trained for
+    mean: tuple[float, ...] = (127.0, 127.0, 127.0)  # of pixels in 0..255
+    std: tuple[float, ...] = (128.0, 128.0, 128.0)
+
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """Returns the rows of `_STAGES`, scaled."""
+        return [
+            (
+                repeats
+                if index in (0, len(_STAGES) - 1)
+                else math.ceil(repeats * self.depth),
+                *sizes,
+                _scaled(channels, self.width),
+            )
+            for index, (repeats, *sizes, channels) in enumerate(_STAGES)
+        ]
+
+
+def _scaled(channels: int, width: float) -> int:
+    """The nearest multiple of 8, or the next if that loses over a tenth."""
+    wanted = channels * width
+    nearest = max(8, int(wanted + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * wanted else nearest + 8
+
+
+CONFIGS = {
+    "efficientnet-lite0": EfficientNetConfig(),
+    "efficientnet-lite1": EfficientNetConfig(1.0, 1.1, 240),
+    "efficientnet-lite2": EfficientNetConfig(1.1, 1.2, 260),
+    "efficientnet-lite3": EfficientNetConfig(1.2, 1.4, 280),
+    "efficientnet-lite4": EfficientNetConfig(1.4, 1.8, 300),
+}
+
+# As the PyTorch files of the published weights call them. The first block has
+# no expansion, but counts its norms like the others.
+KEYS = KeyMap(
+    pairs=(
+        (r"stem/kernel", r"_conv_stem.weight"),
+        (r"stem", r"_bn0"),
+        (r"block(\d+)/(\w+)/kernel", r"_blocks.\1._\2_conv.weight"),
+        (r"block(\d+)/expand", r"_blocks.\1._bn0"),
+        (r"block(\d+)/depthwise", r"_blocks.\1._bn1"),
+        (r"block(\d+)/project", r"_blocks.\1._bn2"),
+        (r"head/kernel", r"_conv_head.weight"),
+        (r"head", r"_bn1"),
+        (r"classifier", r"_fc"),
+    ),
+    ignored=r".*\.num_batches_tracked|_fc\..*",
 )
 
 
@@ -56,19 +118,23 @@ class InvertedResidual(nn.Module):
         return x + x_BxHxWxC if x.shape == x_BxHxWxC.shape else x
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNet(nn.Module):
     """Images to patches, the cells of the map after the 1280-wide head.
 
     Attributes:
+      config: the member's sizes.
       batch_norm: "train" uses and updates batch statistics while training;
         "frozen" always uses the running ones.
       classes: adds a classifier of this many logits; 0 for none.
       dtype: of the computation; parameters are float32.
+      remat: compute each block again in the backward pass, to spare memory.
     """
 
+    config: EfficientNetConfig
     batch_norm: str = "train"
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -85,14 +151,22 @@ class EfficientNetLite0(nn.Module):
           Patches [B, P, 1280], or logits [B, classes] with a classifier.
         """
         batch_stats = train and self.batch_norm == "train"
-        x = (images_BxHxWx3.astype(self.dtype) - 127) / 128
+        mean, std = (
+            jnp.array(v)[None, None, None]
+            for v in (self.config.mean, self.config.std)
+        )
+        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
         x = ConvNorm(32, 3, 2, activation=relu6, dtype=self.dtype, name="stem")(
             x, batch_stats
         )
+        # Argument 2 is `batch_stats`; 0 is the block itself.
+        block = InvertedResidual
+        if self.remat:
+            block = nn.remat(block, static_argnums=2)
         index = 0
-        for repeats, size, stride, expansion, features in _STAGES:
+        for repeats, size, stride, expansion, features in self.config.stages():
             for repeat in range(repeats):
-                x = InvertedResidual(
+                x = block(
                     size,
                     1 if repeat else stride,
                     expansion,
@@ -108,3 +182,6 @@ class EfficientNetLite0(nn.Module):
         if not self.classes:
             return patches
         return nn.Dense(self.classes, name="classifier")(patches.mean(1))
+
+
+EfficientNetLite0 = partial(EfficientNet, CONFIGS["efficientnet-lite0"])

@@ -1,7 +1,8 @@
 """Names and configs -> models and their first variables."""
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,21 +11,48 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from mixer_jax.data.text import MINILM
 from mixer_jax.errors import UserError
-from mixer_jax.models import concept_memory, pretrained
-from mixer_jax.models.bert import CONFIGS, Bert
-from mixer_jax.models.efficientnet import EfficientNetLite0
+from mixer_jax.models import (
+    bert,
+    clip,
+    concept_memory,
+    efficientnet,
+    originals,
+    pretrained,
+    resnet,
+    siglip,
+    swin,
+    vit,
+)
 from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.models.resnet import ResNet
 from mixer_jax.models.towers import Mixer, align
 
+
+def _encoders(
+    module: Callable[..., nn.Module], configs: Mapping[str, Any]
+) -> dict[str, Callable[..., nn.Module]]:
+    return {name: partial(module, config) for name, config in configs.items()}
+
+
 IMAGE_ENCODERS = {
-    "resnet18": partial(ResNet, depth=18),
-    "resnet50": partial(ResNet, depth=50),
-    "efficientnet-lite0": EfficientNetLite0,
+    **_encoders(resnet.ResNet, resnet.CONFIGS),
+    **_encoders(vit.ViT, vit.CONFIGS),
+    **_encoders(swin.Swin, swin.CONFIGS),
+    **_encoders(clip.ClipVision, clip.VISION_CONFIGS),
+    **_encoders(siglip.SiglipVision, siglip.VISION_CONFIGS),
+    **_encoders(efficientnet.EfficientNet, efficientnet.CONFIGS),
 }
 TEXT_ENCODERS = {
-    name: partial(Bert, config) for name, config in CONFIGS.items()
+    **_encoders(bert.Bert, bert.CONFIGS),
+    **_encoders(clip.ClipText, clip.TEXT_CONFIGS),
+    **_encoders(siglip.SiglipText, siglip.TEXT_CONFIGS),
+}
+# By the parts of the parameters that they are.
+ENCODERS = {"image_encoder": IMAGE_ENCODERS, "text_encoder": TEXT_ENCODERS}
+FAMILIES = {
+    "image_encoder": originals.IMAGE_FAMILIES,
+    "text_encoder": originals.TEXT_FAMILIES,
 }
 _BATCH_NORMS = {name: name for name in ("train", "frozen")}
 _MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
@@ -40,6 +68,46 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     )
 
 
+def resolve(config: ConfigDict) -> None:
+    """Names the encoders of a stage's config as their originals say.
+
+    Where `pretrained` is a folder or a name on the hub, its config.json
+    decides the architecture, whatever `name` was; and its tokenizer is taken
+    unless `data.tokenizer` names one.
+
+    Raises:
+      UserError: if an original cannot be had or is of no known family.
+    """
+    for part, name in _pretrained_parts(config.model).items():
+        if originals.is_original(name):
+            encoder = config.model[part.removesuffix("_encoder")]
+            encoder.name = originals.describe(name, FAMILIES[part])
+    text = config.model.text.pretrained
+    if not config.data.tokenizer:
+        own = originals.is_original(text)
+        config.data.tokenizer = text if own else MINILM
+
+
+def make_encoder(part: str, name: str, **options: Any) -> nn.Module:
+    """Makes an encoder.
+
+    Args:
+      part: "image_encoder" or "text_encoder".
+      name: of one that is known, or from `originals.describe`.
+      **options: its fields; what it does not have is left out.
+
+    Raises:
+      UserError: for a name that does not exist.
+    """
+    if originals.is_description(name):
+        family, sizes = originals.parse(name, FAMILIES[part])
+        make = partial(family.module, sizes)
+    else:
+        make = choose(ENCODERS[part], name, part.replace("_", " "))
+    fields = inspect.signature(make).parameters
+    return make(**{key: x for key, x in options.items() if key in fields})
+
+
 def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
     """Builds the two towers.
 
@@ -53,15 +121,27 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
     Raises:
       UserError: for a name that does not exist.
     """
-    image = choose(IMAGE_ENCODERS, config.image.name, "image encoder")
-    text = choose(TEXT_ENCODERS, config.text.name, "text encoder")
     fusion = choose(FUSIONS, config.fusion, "fusion")
     batch_norm = choose(
         _BATCH_NORMS, config.image.batch_norm, "batch_norm mode"
     )
     return Mixer(
-        image_encoder=image(batch_norm=batch_norm, dtype=dtype),
-        text_encoder=text(dropout=config.text.dropout, dtype=dtype)
+        image_encoder=make_encoder(
+            "image_encoder",
+            config.image.name,
+            batch_norm=batch_norm,
+            dropout=config.image.dropout,
+            drop_path=config.image.drop_path,
+            remat=config.image.remat,
+            dtype=dtype,
+        ),
+        text_encoder=make_encoder(
+            "text_encoder",
+            config.text.name,
+            dropout=config.text.dropout,
+            remat=config.text.remat,
+            dtype=dtype,
+        )
         if fusion.uses_text
         else None,
         dim=config.dim,
@@ -139,14 +219,18 @@ def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
             for collection, tree in variables.items()
             if part in tree
         }
-        for collection, tree in pretrained.load(name, subtree).items():
+        if originals.is_original(name):
+            loaded = originals.load(name, FAMILIES[part], subtree)
+        else:
+            loaded = pretrained.load(name, subtree)
+        for collection, tree in loaded.items():
             variables[collection][part] = tree
     return variables
 
 
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
     """Returns the frozen encoder and its variables with loaded weights."""
-    model = choose(IMAGE_ENCODERS, name, "image encoder")(batch_norm="frozen")
+    model = make_encoder("image_encoder", name, batch_norm="frozen")
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     return model, pretrained.load(name, shapes)
@@ -154,7 +238,7 @@ def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
     """Returns the frozen encoder and its variables with loaded weights."""
-    model = choose(TEXT_ENCODERS, name, "text encoder")()
+    model = make_encoder("text_encoder", name)
     tokens = jnp.zeros((1, 8), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
     return model, pretrained.load(name, shapes)

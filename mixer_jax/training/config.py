@@ -52,7 +52,9 @@ def defaults() -> ConfigDict:
     data.prepared = ""  # array_record folder; "" is next to the table
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
-    data.tokenizer = "minilm"  # "minilm", a local folder or a hub name
+    # "minilm", a folder or a hub name; "" is that of the text encoder where
+    # it is one of those, else "minilm".
+    data.tokenizer = ""
     # Encode each sample once: what frozen encoders make of it, or, where the
     # whole model is frozen and the proxies train alone, its embedding.
     data.cached = False
@@ -74,12 +76,18 @@ def defaults() -> ConfigDict:
     model.memory_norm = "double"  # double, slots
     model.image = ConfigDict()
     model.image.name = "resnet50"
-    model.image.pretrained = ""  # "" is random; see models/pretrained.py
+    # "" is random; a name of models/pretrained.py; or a folder or hub name,
+    # whose config.json then decides the encoder (models/originals.py).
+    model.image.pretrained = ""
     model.image.batch_norm = "train"  # train, frozen (running statistics)
+    model.image.dropout = 0.0  # of those that have it, while training
+    model.image.drop_path = 0.1  # swin: share of images that skip a block
+    model.image.remat = False  # computes again in place of keeping: memory
     model.text = ConfigDict()
     model.text.name = "bert-base"
     model.text.pretrained = ""
     model.text.dropout = 0.1  # in the text encoder, while training
+    model.text.remat = False
 
     head = config.head = ConfigDict()
     head.name = "exact"  # exact, sampled, knn, topk
@@ -118,6 +126,8 @@ def defaults() -> ConfigDict:
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path sets its learning rate; a multiple of 0 freezes it.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
+    # An encoder's rate falls by this from each layer to the one below; 1: not.
+    optimizer.layer_decay = 1.0
     optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
 
     checkpoint = config.checkpoint = ConfigDict()

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
+from mixer_jax.models import factory
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import loop
 
@@ -18,17 +19,24 @@ def stages(
     """Yields each stage's config and workdir, in the order of training.
 
     A curriculum's stages live in folders of their names in `workdir`; a stage
-    without `init_from` starts from the one before it.
+    without `init_from` starts from the one before it. Encoders that come from
+    a folder or the hub are named as that says.
+
+    Raises:
+      UserError: see `factory.resolve`.
     """
     workdir = paths.make(workdir)
     if "curriculum" not in config:
-        yield config, workdir
+        stage = config.copy_and_resolve_references()
+        factory.resolve(stage)
+        yield stage, workdir
         return
     before = ""
     for name, stage in config_lib.stages(config).items():
         stage = stage.copy_and_resolve_references()
         stage.name = name
         stage.init_from = stage.init_from or before
+        factory.resolve(stage)
         yield stage, workdir / name
         before = str(workdir / name)
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.models import bert, factory
+from mixer_jax.models import factory
 from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.proxies.interface import Head, RowOptimizer
 from mixer_jax.training import config as config_lib
@@ -85,8 +85,12 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
         functools.partial(factory.init_variables, model, config),
         jax.random.key(config.seed),
     )
-    rates = optimizer_lib.multiples(variables["params"], config.optimizer.parts)
-    _check_frozen(config, rates)
+    rates = optimizer_lib.multiples(
+        variables["params"],
+        config.optimizer.parts,
+        config.optimizer.layer_decay,
+    )
+    _check_frozen(config, rates, bool(variables.get("batch_stats")))
     head = heads.make_head(config.head, mesh, num_categories, config.batch_size)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
     row_optimizer = row_optimizers.make_optimizer(config.proxies)
@@ -138,9 +142,12 @@ def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
     )
 
 
-def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
+def _check_frozen(
+    config: ConfigDict, rates: dict[str, float], has_statistics: bool
+) -> None:
     encoder = [m for path, m in rates.items() if path.startswith("image_enc")]
-    if not any(encoder) and config.model.image.batch_norm == "train":
+    trains = has_statistics and config.model.image.batch_norm == "train"
+    if trains and not any(encoder):
         raise UserError(
             "optimizer.parts freezes the image encoder, but "
             "model.image.batch_norm is 'train', which would still change its "
@@ -168,7 +175,8 @@ def _check_frozen(config: ConfigDict, rates: dict[str, float]) -> None:
 
 
 def _check_text(config: ConfigDict, limit: str, have: int) -> None:
-    most = getattr(bert.CONFIGS[config.model.text.name], limit)
+    encoder = factory.make_encoder("text_encoder", config.model.text.name)
+    most = getattr(encoder.config, limit)
     if have > most:
         what = {
             "vocabulary": "tokenizer's words",

@@ -48,8 +48,9 @@ def test_misfits_are_listed_at_once():
     with pytest.raises(UserError, match="do not fit") as error:
         pretrained.load("minilm", shapes)
     message = str(error.value)
-    assert "params/layer5/query/kernel is not in the model" in message
-    assert "word_embedding has shape (30522, 384)" in message
+    name = "encoder.layer.5.attention.self.query.weight"
+    assert f"{name} is not in the model" in message
+    assert "word_embeddings.weight has shape (30522, 384)" in message
 
 
 def test_bert_weights_of_a_safetensors_file():

@@ -30,7 +30,12 @@ def test_each_stage_starts_from_the_one_before(tmp_path):
 
 def test_one_stage_uses_the_workdir_itself(tmp_path):
     config = config_lib.defaults()
-    assert list(curriculum.stages(config, tmp_path)) == [(config, tmp_path)]
+    ((stage, folder),) = curriculum.stages(config, tmp_path)
+    assert folder == tmp_path
+    # Its own is left alone, as are all keys but the one that is found out.
+    assert config == config_lib.defaults()
+    config.data.tokenizer = "minilm"
+    assert stage == config
 
 
 def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
