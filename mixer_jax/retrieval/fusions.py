@@ -212,7 +212,9 @@ def train(
         sums = imprint.add(sums, **arrays, mesh=mesh)
     proxies = imprint.finish(sums, proxies)
     head = heads.make_head(config.head, mesh, len(ids), batch_size)
-    rates = optimizer_lib.multiples(params, config.optimizer.parts)
+    rates = optimizer_lib.multiples(
+        params, config.optimizer.parts, config.optimizer.layer_decay
+    )
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
     row_optimizer = row_optimizers.make_optimizer(config.proxies)
     state = state_lib.create(

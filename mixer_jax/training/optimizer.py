@@ -1,7 +1,8 @@
 """What moves the parameters: schedule, parts with their own rates, AdamW."""
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,14 +15,15 @@ from mixer_jax.errors import UserError
 
 PyTree = Any
 
+ENCODERS = ("image_encoder", "text_encoder")
 PARTS = (
-    "image_encoder",
-    "text_encoder",
+    *ENCODERS,
     "query_layers",
     "document_layers",
     "concept_memory",
     "fusion",
 )
+_ENDS = ("norm", "head", "classifier")  # what comes last in an encoder
 
 
 def make_schedule(
@@ -49,16 +51,27 @@ def make_schedule(
 
 
 def multiples(
-    params: PyTree, parts: tuple[tuple[str, float], ...]
+    params: PyTree,
+    parts: tuple[tuple[str, float], ...],
+    layer_decay: float = 1.0,
 ) -> dict[str, float]:
     """Returns `{path: learning-rate multiple}`; paths are joined with "/".
 
     The first pattern found in a path decides; without one the multiple is 1.
+    An encoder's layers are multiplied by `layer_decay` once for every layer
+    above them: what lies at the bottom, and is most general, moves least
+    (Clark et al., arXiv 2003.10555).
 
     Raises:
       UserError: if a pattern is no regular expression, or is found in no path
-        and names no part that another model has.
+        and names no part that another model has; if `layer_decay` is not
+        above 0 and at most 1.
     """
+    if not 0 < layer_decay <= 1:
+        raise UserError(
+            f"optimizer.layer_decay is {layer_decay}; it must be above 0 and "
+            "at most 1."
+        )
     paths = traverse_util.flatten_dict(params, sep="/")
     for pattern, _ in parts:
         try:
@@ -79,7 +92,40 @@ def multiples(
         found = (m for p, m in parts if re.search(p, path))
         return float(next(found, 1.0))
 
-    return {path: multiple(path) for path in paths}
+    above = {
+        (part, name): count
+        for part in ENCODERS
+        for name, count in _layers_above(params.get(part, {})).items()
+    }
+
+    def decay(path: str) -> float:
+        return layer_decay ** above.get(tuple(path.split("/")[:2]), 0)
+
+    return {path: multiple(path) * decay(path) for path in paths}
+
+
+def _layers_above(names: Iterable[str]) -> dict[str, int]:
+    """Counts the layers above each of an encoder's layers, by their names.
+
+    Numbered ones lie in the order of their numbers, a stage's last layer
+    behind its blocks; those of no number at the bottom, but for the end's.
+    """
+
+    def numbers(name: str) -> tuple[float, ...]:
+        found = tuple(map(int, re.findall(r"\d+", name)))
+        return found if name[-1].isdigit() else (*found, math.inf)
+
+    bottom, top = (-math.inf,), (math.inf, math.inf)
+    places = {
+        name: top
+        if name in _ENDS
+        else numbers(name)
+        if re.search(r"\d", name)
+        else bottom
+        for name in names
+    }
+    order = sorted({bottom, top, *places.values()}, reverse=True)
+    return {name: order.index(place) for name, place in places.items()}
 
 
 def split(params: PyTree, rates: dict[str, float]) -> tuple[PyTree, PyTree]:

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mixer_jax.errors import UserError
+from mixer_jax.models import factory
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import optimizer as optimizer_lib
 
@@ -52,6 +53,39 @@ def test_the_first_matching_pattern_decides():
 def test_a_pattern_that_cannot_work_is_an_error(pattern, said):
     with pytest.raises(UserError, match=said):
         optimizer_lib.multiples(params(), ((pattern, 0.1),))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "above"),
+    [
+        ("vit-s", {"norm": 0, "layer11": 1, "layer0": 12, "cls": 13}),
+        ("resnet18", {"stage3_block1": 1, "stage0_block0": 8, "stem": 9}),
+        ("efficientnet-lite0", {"head": 0, "block15": 1, "block0": 16}),
+        (
+            "swin-t",
+            {"stage3_block0": 2, "stage2_merge": 3, "stage2_block5": 4},
+        ),
+    ],
+)
+def test_layers_move_less_the_more_are_above_them(encoder, above):
+    module = factory.make_encoder("image_encoder", encoder)
+    images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    tree = {"image_encoder": shapes, "fusion": params()["fusion"]}
+    rates = optimizer_lib.multiples(tree, (("image_encoder", 0.5),), 0.8)
+    assert rates["fusion/query/kernel"] == 1
+    for layer, count in above.items():
+        paths = [p for p in rates if f"image_encoder/{layer}" in p]
+        assert paths
+        for path in paths:
+            if path.split("/")[1] == layer:
+                assert rates[path] == pytest.approx(0.5 * 0.8**count)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_a_decay_that_cannot_be_is_an_error(decay):
+    with pytest.raises(UserError, match="layer_decay"):
+        optimizer_lib.multiples(params(), (), decay)
 
 
 def test_split_and_merge_are_inverse():
