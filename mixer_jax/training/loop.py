@@ -19,6 +19,7 @@ from mixer_jax.training import (
     feature_store,
     initialize,
     inputs,
+    parameter_table,
     profile,
     setup,
 )
@@ -102,6 +103,14 @@ def train(
 
     # ---- State: the last checkpoint's, or a new one.
     workdir_lib.prepare(workdir, config, run.inputs.category_ids)
+    if jax.process_index() == 0:
+        parameter_table.write(run, workdir)
+    console.print(
+        f"{config.name}: {parameter_table.count(run)}; "
+        f"{workdir / parameter_table.PARAMETERS} lists them",
+        highlight=False,
+        soft_wrap=True,
+    )
     checkpoints = Checkpoints(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )

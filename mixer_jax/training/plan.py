@@ -1,18 +1,21 @@
 """What a run would do, said without doing it."""
 
-import math
 import os
 import time
 
-import jax
 import rich.console
-import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
-from mixer_jax.training import abstract_step, curriculum, inputs, setup
+from mixer_jax.training import (
+    abstract_step,
+    curriculum,
+    inputs,
+    parameter_table,
+    setup,
+)
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import workdir as workdir_lib
 
@@ -66,7 +69,7 @@ def _show_stage(
     start: str,
     console: rich.console.Console,
 ) -> None:
-    config, state = run.config, run.state
+    config = run.config
     done = workdir_lib.latest_step(workdir)
     facts = {
         "workdir": f"{workdir} (at step {done or 0} of {config.steps})",
@@ -78,37 +81,8 @@ def _show_stage(
     }
     for name, value in facts.items():
         console.print(f"{name:>12}  {value}", highlight=False, markup=False)
-    table = rich.table.Table(title=f"{config.name}: parameters")
-    table.add_column("path", overflow="fold")
-    table.add_column("shape")
-    table.add_column("trainable")
-    table.add_column("rate", justify="right")
-    table.add_column("layout")
-    for path, leaf in setup.parameters(state.params).items():
-        rate = run.rates[path]
-        table.add_row(
-            path,
-            str(leaf.shape),
-            "yes" if rate else "no",
-            f"x {rate:g}",
-            str(leaf.sharding.spec),
-        )
-    for name, leaf in _rows(state):
-        table.add_row(
-            name, str(leaf.shape), "yes", "own", str(leaf.sharding.spec)
-        )
-    console.print(table)
-    sizes = {
-        path: math.prod(leaf.shape)
-        for path, leaf in setup.parameters(state.params).items()
-    }
-    trained = sum(n for path, n in sizes.items() if run.rates[path])
-    console.print(
-        f"{sum(sizes.values()):,} parameters, {trained:,} of them trainable, "
-        f"and {math.prod(state.proxies.shape):,} in the proxies.",
-        highlight=False,
-    )
-
+    console.print(parameter_table.make(run))
+    console.print(f"{parameter_table.count(run)}.", highlight=False)
     _show_memory(run, console)
 
 
@@ -150,16 +124,3 @@ def _show_memory(run: setup.Setup, console: rich.console.Console) -> None:
         f"{seconds:.0f} s.",
         highlight=False,
     )
-
-
-def _rows(state: setup.TrainState) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-    fields = {
-        "proxies": state.proxies,
-        "proxy_state": state.proxy_state,
-        "graph": state.graph,
-    }
-    return [
-        (name, leaf)
-        for name, tree in fields.items()
-        for leaf in jax.tree.leaves(tree)
-    ]

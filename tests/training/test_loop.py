@@ -65,6 +65,10 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     tiny_config.head.name = head
     whole, said = train(tiny_config, tmp_path / "whole")
     assert "step 8/8" in said
+    assert "parameters.txt lists them" in said
+    listed = (tmp_path / "whole" / "parameters.txt").read_text()
+    for path in ("image_encoder/", "proxies"):
+        assert path in listed
     steps.kill_at = 5
     with pytest.raises(KilledError):
         train(tiny_config, tmp_path / "broken")
