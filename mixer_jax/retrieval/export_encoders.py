@@ -1,0 +1,79 @@
+"""A stage's encoders, in the files of their originals.
+
+FOLDER/image_encoder/  config.json, model.safetensors, preprocessor_config.json
+FOLDER/text_encoder/   config.json, model.safetensors
+FOLDER/encoders.json   workdir, step, and which encoders there are
+
+Either loads with transformers' `AutoModel.from_pretrained`, and with
+`model.image.pretrained` or `model.text.pretrained` in a config of ours.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+from mixer_jax import paths
+from mixer_jax.errors import UserError
+from mixer_jax.models import factory, originals
+from mixer_jax.retrieval import folders, runs
+from mixer_jax.training import checkpoints
+
+ENCODERS = "encoders.json"
+
+
+class Export(NamedTuple):
+    """What was written, and of what."""
+
+    workdir: paths.Path  # of the stage, absolute
+    step: int  # of its checkpoint
+    parts: tuple[str, ...]  # the encoders' folders
+    without: tuple[str, ...]  # encoders that have no original
+
+
+def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
+    """Writes the encoders of a run's last stage; replaces an older export.
+
+    Args:
+      run: a stage's workdir, or a curriculum's, whose last stage is taken.
+      folder: to be written, whole or not at all.
+
+    Raises:
+      UserError: if there is no checkpoint, it is damaged, no encoder has an
+        original, or the folder holds anything else or cannot be written.
+    """
+    folders.check(folder, ENCODERS, "export")
+    workdir = paths.absolute(runs.find_models(run)[-1].workdir)
+    trained = checkpoints.load_model(workdir)
+    there, without = {}, []
+    for part, families in factory.FAMILIES.items():
+        encoder = getattr(trained.model, part)
+        if encoder is None:
+            continue
+        family = originals.family_of(encoder, families)
+        if family is None:
+            without.append(f"{type(encoder).__name__} ({part})")
+        else:
+            there[part] = family, encoder.config
+    if not there:
+        raise UserError(
+            f"Nothing of {workdir} can be written: transformers has no "
+            f"{' and no '.join(without)}."
+        )
+    made = Export(workdir, trained.step, tuple(there), tuple(without))
+    said = {
+        "workdir": str(workdir),
+        "step": made.step,
+        "encoders": made.parts,
+    }
+    with folders.replacing(folder, ENCODERS, "export") as draft:
+        for part, (family, config) in there.items():
+            variables = {
+                collection: tree[part]
+                for collection, tree in trained.variables.items()
+                if part in tree
+            }
+            (draft / part).mkdir()
+            originals.save(draft / part, family, config, variables)
+        text = json.dumps(said, indent=2) + "\n"
+        (draft / ENCODERS).write_text(text, "utf-8")
+    return made

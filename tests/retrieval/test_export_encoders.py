@@ -1,0 +1,122 @@
+"""Encoders in the files of their originals, and back again."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import export
+from mixer_jax.models import bert, factory, originals, resnet
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import workdir
+from mixer_jax.training.checkpoints import Checkpoints
+
+SIZES = {
+    "image": resnet.ResNetConfig(blocks=(1, 1), widths=(8, 12), stem=4),
+    "text": bert.BertConfig(
+        width=8, layers=1, heads=2, hidden=16, vocabulary=40
+    ),
+}
+
+
+@pytest.fixture
+def save_run(tmp_path):
+    """Saves a run of random towers; returns its workdir and its variables."""
+
+    def save(image="resnet"):
+        config = config_lib.defaults()
+        config.data.image_size = 32
+        config.data.text_length = 4
+        config.model.dim = config.model.hidden = 8
+        config.model.slots = 4
+        sizes = {part: json.dumps(x.__dict__) for part, x in SIZES.items()}
+        config.model.image.name = f"resnet {sizes['image']}"
+        config.model.text.name = f"bert {sizes['text']}"
+        if image != "resnet":
+            config.model.image.name = image
+        model = factory.make_model(config.model)
+        init = functools.partial(factory.init_variables, model, config)
+        rng = np.random.default_rng(0)
+        variables = jax.tree.map(
+            lambda x: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype),
+            jax.eval_shape(init, jax.random.key(0)),
+        )
+        state = state_lib.TrainState(
+            step=jnp.int32(4),
+            skipped=jnp.int32(0),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state={},
+            proxies=jnp.zeros((8, 8)),
+            proxy_state={},
+            graph=None,
+        )
+        folder = tmp_path / "run"
+        workdir.prepare(folder, config, ["a", "b"])
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(4, jax.tree.map(jnp.asarray, state), {})
+        return folder, variables
+
+    return save
+
+
+def run(folder, out, *more):
+    arguments = [f"--workdir={folder}", f"--out={out}", *more]
+    return export.main([*arguments, "--to=huggingface"])
+
+
+def test_what_is_written_is_loaded_again(save_run, tmp_path, capsys):
+    folder, variables = save_run()
+    out = tmp_path / "out"
+    assert run(folder, out) == 0
+    assert "image_encoder and text_encoder of step 4" in capsys.readouterr().out
+    assert json.loads((out / "encoders.json").read_text())["step"] == 4
+    for part, families in factory.FAMILIES.items():
+        own = {k: t[part] for k, t in variables.items() if part in t}
+        name = originals.describe(str(out / part), families)
+        _, config = originals.parse(name, families)
+        assert config == SIZES[part.removesuffix("_encoder")]
+        zeros = jax.tree.map(np.zeros_like, own)
+        loaded = originals.load(str(out / part), families, zeros)
+        jax.tree.map(np.testing.assert_array_equal, loaded, own)
+    # Again, in its own place.
+    assert run(folder, out) == 0
+
+
+def test_transformers_loads_it(save_run, tmp_path):
+    pytest.importorskip("torch")
+    import transformers
+
+    folder, variables = save_run()
+    assert run(folder, tmp_path / "out") == 0
+    for part, layer in (
+        ("image_encoder", "embedder.embedder.normalization.running_var"),
+        ("text_encoder", "embeddings.word_embeddings.weight"),
+    ):
+        path = tmp_path / "out" / part
+        model = transformers.AutoModel.from_pretrained(path)
+        family = factory.FAMILIES[part]["resnet" if "im" in part else "bert"]
+        own = {k: t[part] for k, t in variables.items() if part in t}
+        np.testing.assert_array_equal(
+            model.state_dict()[layer].numpy(), family.keys.store(own)[layer]
+        )
+
+
+def test_an_encoder_without_original_is_named(save_run, tmp_path, capsys):
+    folder, _ = save_run(image="efficientnet-lite0")
+    assert run(folder, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "transformers has no EfficientNet (image_encoder)" in said
+    assert not (tmp_path / "out" / "image_encoder").exists()
+
+
+def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
+    folder, _ = save_run()
+    assert run(folder, tmp_path / "out", "--unit") == 2
+    assert "--unit is for proxies" in capsys.readouterr().err
+    assert run(folder, folder) == 2
+    assert "other things" in capsys.readouterr().err
