@@ -1,0 +1,222 @@
+"""Times our encoders beside their originals in PyTorch.
+
+    python -m benchmarks.encoders --models=resnet50,vit-s,bert-base \
+        --size=128 --batch=32 --rounds=5 --json=encoders.json
+
+One process times both sides of each row, in rounds: a round runs one pass of
+ours and one of the original (`encoder_sides.py`), so that whatever else the
+machine does meets both alike. --size is an image's side in pixels or a text's
+tokens. The table and the JSON give images or tokens a second, of the median
+pass; its quartiles; how many times faster ours is; and the peak memory, of a
+process that runs that pass alone (`encoder_memory.py`).
+
+Ours scales its uint8 pixels, the original is given them scaled.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from benchmarks import encoder_memory, encoder_sides, machine, partial_fc_torch
+from benchmarks.encoder_sides import PASSES, Problem
+from mixer_jax.errors import UserError
+from mixer_jax.models.factory import choose
+
+WARM_UP = 2  # passes of each side before the first round
+PAUSE = 0.02  # seconds before a pass: another library's threads fall asleep
+LEAST_IMAGE = 32  # pixels of side, one cell of a ResNet's last map
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    # Both libraries share a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Else torch's idle threads spin into our passes; has to be said before
+    # torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = _parser().parse_args(arguments)
+    try:
+        problems = _check(given)
+        rows = [
+            row
+            for problem in problems
+            for row in measure(problem, given.rounds)
+        ]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = rich.console.Console()
+    console.width = max(console.width, 140)  # a log is as wide as it needs
+    console.print(table(rows))
+    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    print(f"{rows[0]['machine']}; {versions}")
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
+        print(f"Wrote {given.json}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encoders",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--models", default="resnet50,vit-s,bert-base", help="comma-separated")
+    add("--size", type=int, default=128, help="an image's side, or tokens")
+    add("--batch", type=int, default=32, help="images or texts")
+    add("--rounds", type=int, default=5, help="passes of each side")
+    add("--json", default="", help="file to write the rows to")
+    return parser
+
+
+def _check(given: argparse.Namespace) -> list[Problem]:
+    """Checks the command line; returns what it asks for."""
+    if not partial_fc_torch.available():
+        raise UserError(
+            "The originals need torch; install it with `pip install torch`."
+        )
+    for name in ("size", "batch", "rounds"):
+        if (value := getattr(given, name)) < 1:
+            raise UserError(f"--{name} is {value}; it must be 1 or more.")
+    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
+        raise UserError(
+            f"--json={given.json} is in a folder that does not exist; make it "
+            "first."
+        )
+    problems = []
+    for name in dict.fromkeys(given.models.split(",")):
+        choose(encoder_sides.MODELS, name, "encoder with an original")
+        problem = Problem(name, given.batch, given.size)
+        if problem.is_text and given.size > problem.config.positions:
+            raise UserError(
+                f"--size is {given.size}; {name} reads at most "
+                f"{problem.config.positions} tokens."
+            )
+        if not problem.is_text and given.size < LEAST_IMAGE:
+            raise UserError(
+                f"--size is {given.size}; images need {LEAST_IMAGE} pixels."
+            )
+        problems.append(problem)
+    return problems
+
+
+def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
+    """Measures both passes of an encoder; returns the table's rows."""
+    memories = {
+        name: {
+            side: encoder_memory.measure(problem, name, side)
+            for side in encoder_memory.SIDES
+        }
+        for name in PASSES
+    }
+    peer, ours = encoder_sides.Peer(problem), encoder_sides.Ours(problem)
+    ours.place(peer.tensors())
+    sides = {encoder_memory.OURS: ours, encoder_memory.PEER: peer}
+    rows = []
+    for name in PASSES:
+        ours.compile(name)
+        times = _time(sides, name, rounds)
+        rows.append(_row(problem, name, times, memories[name], rounds))
+    return rows
+
+
+def _time(
+    sides: dict[str, Any], name: str, rounds: int
+) -> dict[str, list[float]]:
+    """Returns seconds of each side's passes, in alternating rounds."""
+    times = {side: [] for side in sides}
+    for index in range(-WARM_UP, rounds):
+        for side, one in sides.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            one.run(name)
+            if index >= 0:
+                times[side].append(time.perf_counter() - start)
+    return times
+
+
+def _row(
+    problem: Problem,
+    name: str,
+    times: dict[str, list[float]],
+    peaks: dict[str, float],
+    rounds: int,
+) -> dict[str, Any]:
+    rates = {
+        side: problem.items / statistics.median(seconds)
+        for side, seconds in times.items()
+    }
+    described = machine.describe(jax.devices()[:1])
+    described["versions"]["transformers"] = _transformers_version()
+    return {
+        "model": problem.model,
+        "pass": name,
+        "batch": problem.batch,
+        "size": problem.size,
+        "ours_per_s": rates["ours"],
+        "peer_per_s": rates["peer"],
+        "ratio": rates["ours"] / rates["peer"],
+        "peak_mb": peaks["ours"],
+        "peer_peak_mb": peaks["peer"],
+        "items": "tokens" if problem.is_text else "images",
+        "ours_quartiles_ms": _quartiles(times["ours"]),
+        "peer_quartiles_ms": _quartiles(times["peer"]),
+        "rounds": rounds,
+        **described,
+    }
+
+
+def _transformers_version() -> str:
+    import transformers
+
+    return transformers.__version__
+
+
+def _quartiles(seconds: list[float]) -> list[float]:
+    if len(seconds) == 1:
+        return [1e3 * seconds[0]] * 2
+    low, _, high = statistics.quantiles(seconds, method="inclusive")
+    return [1e3 * low, 1e3 * high]
+
+
+def table(rows: list[dict[str, Any]]) -> rich.table.Table:
+    """Lays the rows out for a console."""
+    shown = rich.table.Table(
+        title=f"Batch {rows[0]['batch']}, size {rows[0]['size']}",
+        box=rich.box.SIMPLE,
+    )
+    for heading in ("model", "pass"):
+        shown.add_column(heading, no_wrap=True)
+    for side in ("ours", "original"):
+        for heading in (f"{side} a second", "quartiles ms", "peak MB"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("ratio", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [row["model"], row["pass"]]
+        for side, peak in (("ours", "peak_mb"), ("peer", "peer_peak_mb")):
+            low, high = row[f"{side}_quartiles_ms"]
+            rate, peak = row[f"{side}_per_s"], row[peak]
+            cells += [
+                f"{rate:,.1f} {row['items']}",
+                f"{low:.1f}-{high:.1f}",
+                f"{peak:,.0f}",
+            ]
+        shown.add_row(*cells, f"{row['ratio']:.2f}")
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
