@@ -34,6 +34,7 @@ from mixer_jax.errors import UserError
 from mixer_jax.models import factory
 from mixer_jax.training import checksums, row_files
 from mixer_jax.training import shapes as shapes_lib
+from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
@@ -73,20 +74,6 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
         "training": ocp.PyTreeCheckpointHandler(),
         "proxies": ocp.PyTreeCheckpointHandler(),
         "iterator": ocp.JsonCheckpointHandler(),
-    }
-
-
-def _items(state: TrainState) -> dict[str, PyTree]:
-    return {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {
-            "step": state.step,
-            "skipped": state.skipped,
-            "opt_state": state.opt_state,
-            "proxy_state": state.proxy_state,
-            "graph": state.graph,
-        },
-        "proxies": {"proxies": state.proxies},
     }
 
 
@@ -176,7 +163,7 @@ class Checkpoints:
         # process has died, would look like a file that cannot be written.
         jax.block_until_ready(state)
         items = {}
-        for name, item in _items(state).items():
+        for name, item in state_lib.to_items(state).items():
             args = _save_args(item)
             size = 0  # Files have no limit.
             if paths.is_remote(self._folder):
@@ -229,7 +216,7 @@ class Checkpoints:
             try:
                 if wrong:
                     raise row_files.damaged(self._folder / str(step), wrong)
-                found = self.read(_items(state), iterator=True)
+                found = self.read(state_lib.to_items(state), iterator=True)
             except row_files.DamagedError as error:
                 # A bucket that cannot be reached looks alike.
                 paths.check(self._workdir)
@@ -238,14 +225,7 @@ class Checkpoints:
                 if not others or (jax.process_count() > 1 and not wrong):
                     raise
                 say(f"{error.what} It is set aside in {self._set_aside(step)}.")
-        return (
-            TrainState(
-                **found["model"],
-                **found["training"],
-                **found["proxies"],
-            ),
-            found["iterator"],
-        )
+        return state_lib.from_items(found, state), found["iterator"]
 
     def _set_aside(self, step: int) -> paths.Path:
         """Moves a damaged checkpoint out of the way; returns where it is."""

@@ -128,6 +128,9 @@ def defaults() -> ConfigDict:
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
     # An encoder's rate falls by this from each layer to the one below; 1: not.
     optimizer.layer_decay = 1.0
+    # Decay of the parameters' running average, which is what is used then:
+    # 0.999 is that of about 1,000 steps; 0 is none.
+    optimizer.average = 0.0
     optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
 
     checkpoint = config.checkpoint = ConfigDict()
@@ -261,7 +264,7 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         raise UserError(
             f"watchdog is {config.watchdog}; it is seconds, or 0 for never."
         )
-    for key in ("model.drop_image", "model.drop_text"):
+    for key in ("model.drop_image", "model.drop_text", "optimizer.average"):
         if not 0 <= flat[key] < 1:
             raise UserError(
                 f"{key} is {flat[key]}; it is a share, 0 or more and below 1."

@@ -100,6 +100,7 @@ def initial_state(
         proxies,
         graph,
         mesh,
+        average=config.optimizer.average > 0,
     )
 
 

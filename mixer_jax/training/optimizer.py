@@ -151,6 +151,13 @@ def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def pick(params: PyTree, like: PyTree) -> PyTree:
+    """Returns those of `params` that `like` has."""
+    wanted = traverse_util.flatten_dict(like, sep="/")
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict({p: flat[p] for p in wanted}, sep="/")
+
+
 def make_optimizer(
     config: ConfigDict, rates: dict[str, float]
 ) -> optax.GradientTransformation:

@@ -102,7 +102,13 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
         row_optimizers.rows_dtype(config.proxies),
     )
     state = jax.eval_shape(
-        functools.partial(state_lib.fresh, rates, optimizer, row_optimizer),
+        functools.partial(
+            state_lib.fresh,
+            rates,
+            optimizer,
+            row_optimizer,
+            average=config.optimizer.average > 0,
+        ),
         variables,
         proxies,
         head.graph_shape,

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies.interface import RowOptimizer
-from mixer_jax.training.optimizer import split
+from mixer_jax.training.optimizer import merge, pick, split
 
 PyTree = Any
 
@@ -32,6 +32,8 @@ class TrainState(flax.struct.PyTreeNode):
     proxies: jax.Array  # f32 [C_pad, D]
     proxy_state: PyTree  # f32 [C_pad, ...]: the row optimizer's state
     graph: jax.Array | None  # int32 [C_pad, K]; None where the head has none
+    # f32: running averages of the trainable parameters; {} is without them.
+    average: PyTree = flax.struct.field(default_factory=dict)
 
 
 def shardings(state: PyTree, mesh: Mesh) -> PyTree:
@@ -64,6 +66,7 @@ def fresh(
     variables: PyTree,
     proxies: jax.Array,
     graph: jax.Array | None,
+    average: bool = False,
 ) -> TrainState:
     """Returns the state of step 0; traceable, for `jax.eval_shape` too.
 
@@ -74,6 +77,7 @@ def fresh(
       variables: `params` and, where the model has them, `batch_stats`.
       proxies: f32 `[C_pad, D]`.
       graph: int32 `[C_pad, K]` or None.
+      average: whether averages of the trainable parameters are kept.
     """
     trainable, _ = split(variables["params"], rates)
     return TrainState(
@@ -85,6 +89,8 @@ def fresh(
         proxies=proxies,
         proxy_state=row_optimizer.init(proxies),
         graph=graph,
+        # Copies: the step is given both to write over.
+        average=jax.tree.map(jnp.copy, trainable) if average else {},
     )
 
 
@@ -96,9 +102,47 @@ def create(
     proxies: jax.Array,
     graph: jax.Array | None,
     mesh: Mesh,
+    average: bool = False,
 ) -> TrainState:
     """Runs `fresh` under jit, so that every array is global from birth."""
-    make = functools.partial(fresh, rates, optimizer, row_optimizer)
+    make = functools.partial(
+        fresh, rates, optimizer, row_optimizer, average=average
+    )
     arrays = (variables, proxies, graph)
     out = shardings(jax.eval_shape(make, *arrays), mesh)
     return jax.jit(make, out_shardings=out)(*arrays)
+
+
+def to_items(state: TrainState) -> dict[str, PyTree]:
+    """Returns what a checkpoint holds of a state, by the items' names.
+
+    `model` is what the model is used with. Where that is an average,
+    `training` has the parameters that are trained on.
+    """
+    training = {
+        "step": state.step,
+        "skipped": state.skipped,
+        "opt_state": state.opt_state,
+        "proxy_state": state.proxy_state,
+        "graph": state.graph,
+    }
+    if state.average:
+        training["trained"] = pick(state.params, state.average)
+    return {
+        "model": {
+            "params": merge(state.params, state.average),
+            "batch_stats": state.batch_stats,
+        },
+        "training": training,
+        "proxies": {"proxies": state.proxies},
+    }
+
+
+def from_items(items: dict[str, PyTree], like: TrainState) -> TrainState:
+    """Inverse of `to_items`; `like` says whether there is an average."""
+    model, training = dict(items["model"]), dict(items["training"])
+    average = {}
+    if like.average:
+        average = pick(model["params"], like.average)
+        model["params"] = merge(model["params"], training.pop("trained"))
+    return TrainState(**model, **training, **items["proxies"], average=average)

@@ -145,6 +145,16 @@ def make_train_step(
             lambda p, u: p - learning_rate * u, trainable, updates
         )
 
+        # Young averages forget faster, or they would stay near the start.
+        decay = jnp.minimum(
+            config.optimizer.average, (1.0 + state.step) / (10.0 + state.step)
+        )
+        average = jax.tree.map(
+            lambda a, p: decay * a + (1 - decay) * p,
+            state.average,
+            moved if state.average else {},
+        )
+
         def guard(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
@@ -158,6 +168,7 @@ def make_train_step(
             proxies=out.proxies,
             proxy_state=out.moments,
             graph=state.graph,
+            average=guard(average, state.average),
         )
         metrics = out.metrics | {
             "loss": out.loss,

@@ -95,6 +95,28 @@ def test_restores_onto_any_number_of_devices(tmp_path, before, after):
         assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
 
 
+def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
+    state, mesh = make_state(2)
+    frozen = {"kernel": np.full((2, 3), 9.0, np.float32)}
+    average = {"layer": {"kernel": np.full((2, DIM), 8.0, np.float32)}}
+    state = state.replace(
+        params=state.params | {"frozen": frozen}, average=average
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state)
+    abstract = state_lib.abstract(state, mesh)
+    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(abstract)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    used = checkpoints_lib.load_variables(
+        tmp_path,
+        {"params": abstract.params, "batch_stats": abstract.batch_stats},
+    )
+    expected = average | {"frozen": frozen}
+    jax.tree.map(np.testing.assert_array_equal, used["params"], expected)
+
+
 def test_saves_when_due_and_keeps_the_last(tmp_path):
     state, _ = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:

@@ -45,6 +45,7 @@ class Run:
             proxies,
             self.head.build_graph(proxies),
             self.mesh,
+            average=config.optimizer.average > 0,
         )
         self.step = step_lib.make_train_step(
             config,
@@ -90,6 +91,32 @@ def test_interleave_keeps_rows_where_they_are():
     assert (
         "all-gather" not in join.lower(queries, documents).compile().as_text()
     )
+
+
+def test_the_average_follows_what_is_trained(toy, config):
+    config.optimizer.average = 0.3
+    config.optimizer.parts = (("text_encoder", 0.0),)
+    run = Run(toy, config)
+    assert "text_encoder" not in run.state.average
+    average = jax.device_get(run.state.average)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        average,
+        optimizer_lib.pick(jax.device_get(run.state.params), average),
+    )
+    for step in range(5):
+        state, _ = run.train(1)
+        decay = min(0.3, (1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda a, p, decay=decay: decay * a + (1 - decay) * p,
+            average,
+            optimizer_lib.pick(state.params, average),
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            state.average,
+            average,
+        )
 
 
 def test_first_metrics_are_known(toy, config):
