@@ -2,7 +2,7 @@
 
 There is one mesh axis, `data`. The batch is split over it and so are the rows
 of the proxies, their optimizer state and the class graph; everything else is
-replicated.
+replicated, but for parameters that `training/sharding.py` is told to split.
 """
 
 from collections.abc import Sequence

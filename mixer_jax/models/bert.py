@@ -46,6 +46,7 @@ class BertConfig:
 
 CONFIGS = {
     "bert-base": BertConfig(),
+    "bert-large": BertConfig(width=1024, layers=24, heads=16, hidden=4096),
     "minilm": BertConfig(width=384, layers=6, hidden=1536),
     "roberta-base": BertConfig(
         vocabulary=50265, types=1, kind="roberta", padding=1, epsilon=1e-5

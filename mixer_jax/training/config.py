@@ -23,6 +23,7 @@ FREE = (
     "log_every",
     "watchdog",
     "profile",
+    "sharding",
     "data.features",
     "data.threads",
     "checkpoint.",
@@ -44,6 +45,10 @@ def defaults() -> ConfigDict:
     config.log_every = 20  # steps
     config.watchdog = 3600.0  # seconds of standstill that end the run; 0: never
     config.profile = ""  # "FIRST:LAST" steps to capture; SIGUSR1 asks for five
+
+    # (pattern, rule) pairs: how the parameters whose paths have a pattern lie
+    # on the devices; see training/sharding.py. () is: whole on each.
+    config.sharding = ()
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table

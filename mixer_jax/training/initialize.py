@@ -101,6 +101,7 @@ def initial_state(
         graph,
         mesh,
         average=config.optimizer.average > 0,
+        rules=config.sharding,
     )
 
 

@@ -18,7 +18,7 @@ from mixer_jax.models import factory
 from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.proxies.interface import Head, RowOptimizer
 from mixer_jax.training import config as config_lib
-from mixer_jax.training import feature_store, inputs
+from mixer_jax.training import feature_store, inputs, sharding
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -90,6 +90,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
         config.optimizer.parts,
         config.optimizer.layer_decay,
     )
+    sharding.check(config.sharding, rates)
     _check_frozen(config, rates, bool(variables.get("batch_stats")))
     head = heads.make_head(config.head, mesh, num_categories, config.batch_size)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
@@ -122,7 +123,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
         rates=rates,
         optimizer=optimizer,
         row_optimizer=row_optimizer,
-        state=state_lib.abstract(state, mesh),
+        state=state_lib.abstract(state, mesh, config.sharding),
     )
 
 

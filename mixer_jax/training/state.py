@@ -11,7 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies.interface import RowOptimizer
+from mixer_jax.training import sharding
 from mixer_jax.training.optimizer import merge, pick, split
+from mixer_jax.training.sharding import Rules
 
 PyTree = Any
 
@@ -20,8 +22,9 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything that a run knows, but for the data iterator's position.
 
     Randomness is not part of it: a step's keys are folded from the config's
-    seed and `step`. The last three fields have C_pad rows, one a category,
-    split over the mesh; the others are replicated.
+    seed and `step`. Proxies, their state and the graph have C_pad rows, one a
+    category, split over the mesh; parameters lie as `config.sharding` says, and
+    the rest is on every device.
     """
 
     step: jax.Array  # int32 []: steps taken
@@ -36,26 +39,35 @@ class TrainState(flax.struct.PyTreeNode):
     average: PyTree = flax.struct.field(default_factory=dict)
 
 
-def shardings(state: PyTree, mesh: Mesh) -> PyTree:
-    """Returns the sharding of each leaf of a (possibly abstract) state."""
+def shardings(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
+    """Returns the sharding of each leaf of a (possibly abstract) state.
 
-    def fill(tree: PyTree, sharding: NamedSharding) -> PyTree:
-        return jax.tree.map(lambda _: sharding, tree)
+    Args:
+      state: whose leaves have shapes.
+      mesh: of the run.
+      rules: of the parameters and what goes with them; see `sharding`.
+    """
+
+    def fill(tree: PyTree, layout: NamedSharding) -> PyTree:
+        return jax.tree.map(lambda _: layout, tree)
 
     rows = mesh_lib.rows(mesh)
     return fill(state, mesh_lib.replicated(mesh)).replace(
+        params=sharding.layouts(state.params, mesh, rules),
+        opt_state=sharding.layouts(state.opt_state, mesh, rules),
+        average=sharding.layouts(state.average, mesh, rules),
         proxies=fill(state.proxies, rows),
         proxy_state=fill(state.proxy_state, rows),
         graph=fill(state.graph, rows),
     )
 
 
-def abstract(state: PyTree, mesh: Mesh) -> PyTree:
+def abstract(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
     """Returns the state as ShapeDtypeStructs that carry this mesh's layout."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state,
-        shardings(state, mesh),
+        shardings(state, mesh, rules),
     )
 
 
@@ -103,13 +115,14 @@ def create(
     graph: jax.Array | None,
     mesh: Mesh,
     average: bool = False,
+    rules: Rules = (),
 ) -> TrainState:
     """Runs `fresh` under jit, so that every array is global from birth."""
     make = functools.partial(
         fresh, rates, optimizer, row_optimizer, average=average
     )
     arrays = (variables, proxies, graph)
-    out = shardings(jax.eval_shape(make, *arrays), mesh)
+    out = shardings(jax.eval_shape(make, *arrays), mesh, rules)
     return jax.jit(make, out_shardings=out)(*arrays)
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import recall
 from mixer_jax.proxies.interface import Head, RowOptimizer
-from mixer_jax.training import monitors
+from mixer_jax.training import monitors, sharding
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.state import TrainState
@@ -97,8 +97,9 @@ def make_train_step(
         trainable, frozen = optimizer_lib.split(state.params, rates)
 
         def forward(trainable: PyTree) -> tuple[jax.Array, PyTree]:
+            params = optimizer_lib.merge(trainable, frozen)
             variables = {
-                "params": optimizer_lib.merge(trainable, frozen),
+                "params": sharding.gather(params, mesh, config.sharding),
                 "batch_stats": state.batch_stats,
             }
             outputs, updated = model.apply(
@@ -179,7 +180,7 @@ def make_train_step(
         return new_state, metrics
 
     out_shardings = (
-        state_lib.shardings(state, mesh),
+        state_lib.shardings(state, mesh, config.sharding),
         mesh_lib.replicated(mesh),
     )
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)

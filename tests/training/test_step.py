@@ -11,6 +11,7 @@ from mixer_jax.proxies import heads
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.row_optimizers import sgd
 from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import sharding
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import step as step_lib
 
@@ -46,6 +47,7 @@ class Run:
             self.head.build_graph(proxies),
             self.mesh,
             average=config.optimizer.average > 0,
+            rules=config.sharding,
         )
         self.step = step_lib.make_train_step(
             config,
@@ -157,9 +159,21 @@ def test_first_metrics_are_known(toy, config):
     np.testing.assert_allclose(metrics["loss"], total / 2, rtol=1e-4)
 
 
-def test_sharded_equals_unsharded(toy, config, num_devices):
+@pytest.mark.parametrize("rule", [None, "fsdp", "rows"])
+def test_sharded_equals_unsharded(toy, config, num_devices, rule, monkeypatch):
+    if rule and num_devices == 1:
+        pytest.skip("one device has nothing to split")
     config.proxies.learning_rate = 0.05
     alone, alone_losses = Run(toy, config, 1).train(3)
+    if rule:
+        monkeypatch.setattr(sharding, "_SMALL", 0)
+        config.sharding = (("encoder", rule),)
+        split = Run(toy, config, num_devices).state
+        for tree in (split.params, split.opt_state):
+            assert any(
+                not x.sharding.is_fully_replicated
+                for x in jax.tree.leaves(tree)
+            )
     state, losses = Run(toy, config, num_devices).train(3)
     np.testing.assert_allclose(losses, alone_losses, rtol=2e-4)
     count = toy.categories

@@ -1,0 +1,106 @@
+"""How parameters lie on the devices: a short list of rules for their paths.
+
+`config.sharding` is `((pattern, rule), ...)`; the first pattern found in a
+parameter's path decides, for its optimizer state and its average too, and
+without one every device holds all of it. Rules:
+
+- `replicate`: every device holds all of it.
+- `fsdp`: split over the devices, and gathered for the step that needs it
+  (Rajbhandari et al., arXiv 1910.02054, stage 3; Zhao et al., arXiv
+  2304.11277): of D devices each keeps a D-th of the parameters and moments.
+- `rows`: split by its first axis, and never gathered: for tables of which a
+  step reads few rows.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+
+PyTree = Any
+Rules = tuple[tuple[str, str], ...]
+
+RULES = ("replicate", "fsdp", "rows")
+# What has fewer numbers stays whole: gathering it costs more than it spares.
+_SMALL = 2**16
+
+
+def check(rules: Rules, paths: Iterable[str]) -> None:
+    """Checks a config's rules against the paths of a model's parameters.
+
+    Raises:
+      UserError: for a rule that does not exist, or a pattern that is no
+        regular expression or is found nowhere.
+    """
+    paths = list(paths)
+    for pattern, rule in rules:
+        if rule not in RULES:
+            raise UserError(
+                f"sharding: there is no rule '{rule}' (for '{pattern}'); it "
+                f"can be {', '.join(RULES)}."
+            )
+        try:
+            found = any(re.search(pattern, path) for path in paths)
+        except re.error as error:
+            raise UserError(
+                f"sharding: '{pattern}' is no regular expression: {error}."
+            ) from error
+        if not found:
+            tops = ", ".join(sorted({path.split("/")[0] for path in paths}))
+            raise UserError(
+                f"sharding: no parameter's path has '{pattern}' in it; the "
+                f"model's parts are {tops}."
+            )
+
+
+def layouts(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """Returns the sharding of every leaf of parameters or their like.
+
+    Args:
+      tree: of arrays or their shapes; paths may begin with others, as those
+        of an optimizer's moments do.
+      mesh: of the run.
+      rules: from the config.
+    """
+    return jax.tree.map_with_path(
+        lambda path, x: _layout(_rule(path, rules), x.shape, mesh), tree
+    )
+
+
+def gather(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """Asks inside jit that every device has what `fsdp` has split, whole."""
+    whole = mesh_lib.replicated(mesh)
+
+    def one(path: Any, x: jax.Array) -> jax.Array:
+        if _rule(path, rules) != "fsdp":
+            return x
+        return jax.lax.with_sharding_constraint(x, whole)
+
+    return jax.tree.map_with_path(one, tree)
+
+
+def _rule(path: Any, rules: Rules) -> str:
+    path = jax.tree_util.keystr(path, simple=True, separator="/")
+    found = (rule for pattern, rule in rules if re.search(pattern, path))
+    return next(found, "replicate")
+
+
+def _layout(rule: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Splits the first axis, or for `fsdp` the longest that can be split."""
+    if rule == "replicate" or math.prod(shape) < _SMALL:
+        return mesh_lib.replicated(mesh)
+    axes = [i for i, size in enumerate(shape) if size % mesh.size == 0]
+    if rule == "rows":
+        axes = [i for i in axes if i == 0]
+    if not axes:
+        return mesh_lib.replicated(mesh)
+    axis = max(axes, key=lambda i: shape[i])
+    spec = [None] * len(shape)
+    spec[axis] = mesh_lib.AXIS
+    return NamedSharding(mesh, PartitionSpec(*spec))

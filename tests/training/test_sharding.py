@@ -1,0 +1,95 @@
+"""Rules of paths, and how what they say lies on the devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
+from mixer_jax.training import sharding
+
+BIG = 2**12
+
+
+@pytest.fixture
+def params():
+    shapes = {
+        "encoder": {
+            "table": (BIG, 24),
+            "kernel": (24, BIG),
+            "odd": (BIG - 1, 23),
+            "bias": (24,),
+        },
+        "fusion": {"kernel": (BIG, BIG)},
+    }
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, np.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def specs(tree, rules, num_devices=4):
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    found = sharding.layouts(tree, mesh, rules)
+    return jax.tree.map(lambda layout: tuple(layout.spec), found)
+
+
+def test_the_first_pattern_decides(params):
+    rules = (("table", "rows"), ("encoder", "fsdp"))
+    assert specs(params, rules) == {
+        "encoder": {
+            "table": ("data", None),
+            "kernel": (None, "data"),
+            "odd": (),  # no axis that the devices divide
+            "bias": (),  # too small
+        },
+        "fusion": {"kernel": ()},
+    }
+    assert (
+        specs(params, (("table", "replicate"), *rules))["encoder"]["table"]
+        == ()
+    )
+
+
+def test_rows_are_of_the_first_axis(params):
+    found = specs(params, (("encoder", "rows"),), 8)["encoder"]
+    assert found["table"] == ("data", None)
+    assert found["kernel"] == ("data", None)
+    assert found["odd"] == ()
+
+
+def test_moments_lie_as_their_parameters(params):
+    count = jax.ShapeDtypeStruct((), np.int32)
+    rules = (("encoder", "fsdp"),)
+    count, moments = specs((count, {"mu": params, "nu": params}), rules)
+    assert count == ()
+    for tree in moments.values():
+        assert tree == specs(params, rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ((("encoder", "zero"),), "no rule 'zero'.*replicate, fsdp, rows"),
+        ((("decoder", "fsdp"),), "'decoder' in it; .*encoder, fusion"),
+        ((("(", "fsdp"),), "no regular expression"),
+    ],
+)
+def test_what_is_wrong_with_rules_is_said(rules, said):
+    with pytest.raises(UserError, match=said):
+        sharding.check(rules, ["encoder/kernel", "fusion/kernel"])
+
+
+@pytest.mark.parametrize("rule", sharding.RULES)
+def test_gathered_is_the_same(rule):
+    mesh = mesh_lib.make_mesh(jax.devices()[:4])
+    tree = {"encoder": np.arange(2.0**17).reshape(2**9, -1)}
+    rules = (("encoder", rule),)
+    placed = jax.device_put(tree, sharding.layouts(tree, mesh, rules))
+    local = placed["encoder"].addressable_shards[0].data.shape[0]
+    assert local == (2**9 if rule == "replicate" else 2**7)
+    gather = jax.jit(lambda tree: sharding.gather(tree, mesh, rules))
+    whole = gather(placed)["encoder"]
+    np.testing.assert_array_equal(whole, tree["encoder"])
+    assert whole.sharding.is_fully_replicated == (rule != "rows")
