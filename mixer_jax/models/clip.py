@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models import transformer
+from mixer_jax.models import patches, transformer
 from mixer_jax.models.key_map import KeyMap
 
 
@@ -139,7 +139,7 @@ class ClipVision(nn.Module):
           height and width.
         """
         config = self.config
-        x = transformer.PatchEmbedding(
+        x = patches.PatchEmbedding(
             config, use_bias=False, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
         cls = self.param("cls", transformer.INIT, (config.width,))
@@ -148,7 +148,7 @@ class ClipVision(nn.Module):
             transformer.INIT,
             (1 + config.patches, config.width),
         )
-        x = transformer.add_positions(x, positions, cls[None])
+        x = patches.add_positions(x, positions, cls[None])
         x = transformer.norm(config, self.dtype, "pre_norm")(x)
         return transformer.layers(config, x, dtype=self.dtype, remat=self.remat)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models import transformer
+from mixer_jax.models import patches, transformer
 from mixer_jax.models.key_map import KeyMap
 
 
@@ -130,7 +130,7 @@ class SiglipVision(nn.Module):
           width.
         """
         config = self.config
-        x = transformer.PatchEmbedding(
+        x = patches.PatchEmbedding(
             config, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
         positions = self.param(
@@ -138,7 +138,7 @@ class SiglipVision(nn.Module):
             transformer.INIT,
             (config.patches, config.width),
         )
-        x = transformer.add_positions(x, positions)
+        x = patches.add_positions(x, positions)
         x = transformer.layers(config, x, dtype=self.dtype, remat=self.remat)
         return transformer.norm(config, self.dtype, "norm")(x)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models import transformer
+from mixer_jax.models import patches, transformer
 from mixer_jax.models.key_map import KeyMap
 
 
@@ -95,7 +95,7 @@ class ViT(nn.Module):
         """
         config = self.config
         dropout = self.dropout if train else 0.0
-        x = transformer.PatchEmbedding(
+        x = patches.PatchEmbedding(
             config, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
         cls, positions = (
@@ -105,7 +105,7 @@ class ViT(nn.Module):
                 ("position_embedding", 1 + config.patches),
             )
         )
-        x = transformer.add_positions(x, positions[0], cls[0])
+        x = patches.add_positions(x, positions[0], cls[0])
         x = nn.Dropout(dropout, deterministic=not train)(x)
         x = transformer.layers(config, x, None, dropout, self.dtype, self.remat)
         return transformer.norm(config, self.dtype, "norm")(x)
