@@ -46,5 +46,5 @@ def test_image_features_do_not_depend_on_the_batch():
 def test_unknown_encoders_are_named():
     with pytest.raises(UserError, match="no text encoder named 'minilm2'"):
         features.text_features("minilm2", ["a"], 8)
-    with pytest.raises(UserError, match="known: efficientnet-lite0"):
+    with pytest.raises(UserError, match="known: efficientnet-lite"):
         features.image_features("efficientnet", [], 64)
