@@ -186,29 +186,33 @@ class Torment:
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         begun = self._run.start(count, devices)
         state = self._rng.choice(STATES)
-        if kill and self._wait(begun, state):
+        if kill and (state := self._wait(begun, state)):
             name = self._rng.choice(["SIGKILL", "SIGTERM"])
             victims = self._rng.choice([begun, [self._rng.choice(begun)]])
             chaos_run.send(name, victims)
             self.kills[f"{name} while {state}"] += 1
         return chaos_run.wait(begun)
 
-    def _wait(self, begun: list[subprocess.Popen], state: str) -> bool:
-        """Waits for a moment of that state; False if the run ended before."""
+    def _wait(self, begun: list[subprocess.Popen], state: str) -> str:
+        """Waits for a moment of that state; "" if the run ended before.
+
+        Returns:
+          The state that it is in: "training" where no save was seen in time.
+        """
         written, since = self._run.written(), time.monotonic()
-        reached, going_on = state == "starting", False
-        moment = self._rng.uniform(0, _STARTING if reached else _TRAINING)
-        while not reached or time.monotonic() < since + moment:
+        going_on = state == "starting"
+        moment = longest = _STARTING if going_on else _TRAINING
+        if state != "saving":
+            moment = self._rng.uniform(0, longest)
+        while not going_on or time.monotonic() < since + moment:
             if any(process.poll() is not None for process in begun):
-                return False
+                return ""
+            if not going_on and self._run.written() > written:
+                going_on, since = True, time.monotonic()
             if state == "saving" and going_on and self._run.saving():
-                return True
-            going_on = going_on or self._run.written() > written
-            if not reached:
-                reached = going_on and state == "training"
-                since = time.monotonic()
+                return state
             time.sleep(0.005)
-        return True
+        return "training" if state == "saving" else state
 
     def _copy(self, first: Place, before: dict[Place, float]) -> Run | None:
         """Keeps the run as it is, where its next loss is not known yet."""
