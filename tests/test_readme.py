@@ -23,9 +23,10 @@ SHORTER = {
     "launch/quickstart.sh": " --smoke",
     "launch/test.sh": " --dry-run",  # this very run, in full, is the CI's
     "configs/own_data.py": (
-        " --config.steps=3 --config.batch_size=16"
+        " --config.steps=3 --config.batch_size=16 --config.data.image_size=64"
         " --config.evaluate.batch_size=16 --config.evaluate.baseline_steps=10"
     ),
+    ":runlocal": " --config.steps=4",
     "mixer_jax.serve": " --port=0",  # 8000 may be in use
 }
 
