@@ -5,7 +5,7 @@
     FOLDER/preprocessor_config.json  mean and deviation of the pixels
 
 A config names such an encoder by its family and sizes,
-`resnet {"depths": [3, 4, 6, 3], ...}`, so that a trained model needs those
+`resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model needs those
 files no longer.
 """
 
@@ -138,7 +138,8 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
 
 def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
     """Takes over what the original's pictures are made of."""
-    if not said.get("do_normalize", True) or "image_mean" not in said:
+    there = "image_mean" in said and "image_std" in said
+    if not there or not said.get("do_normalize", True):
         return config
     return dataclasses.replace(
         config,
@@ -233,7 +234,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
             return _renamed(read_file(folder / file))
         index = folder / f"{file}.index.json"
         if index.is_file():
-            parts = sorted(set(_json(index)["weight_map"].values()))
+            parts = sorted(set(_json(index).get("weight_map", {}).values()))
             return _renamed(
                 {
                     name: tensor
@@ -277,9 +278,12 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        said = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{path} cannot be read: it holds no keys and values.")
+    return said
 
 
 def family_of(

@@ -14,7 +14,6 @@ from mixer_jax.errors import UserError
 from mixer_jax.models import (
     bert,
     factory,
-    key_map,
     originals,
     resnet,
     torch_pickle,
@@ -131,6 +130,20 @@ def test_the_tokenizer_is_that_of_the_text_encoder(text_folder):
     assert config.data.tokenizer == "somewhere"
 
 
+def test_half_of_the_pixels_scale_is_none(folder):
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1]}')
+    name = resolved(folder).model.image.name
+    _, sizes = originals.parse(name, originals.IMAGE_FAMILIES)
+    assert sizes.mean == resnet.ResNetConfig().mean
+
+
+def test_an_index_without_names_is_a_sentence(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="is missing from the file"):
+        load(resolved(folder))
+
+
 def test_a_config_survives_its_file(folder):
     config = resolved(folder)
     saved = config_lib.from_dict(json.loads(config_lib.to_json(config)))
@@ -234,6 +247,9 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
         (folder / "config.json").write_text(json.dumps(said | change))
         with pytest.raises(UserError, match=expected):
             resolved(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no keys and values"):
+        resolved(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         resolved(folder)
@@ -246,9 +262,3 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
 def test_a_name_that_nobody_has_made(name):
     with pytest.raises(UserError, match="is no family and its sizes"):
         factory.make_encoder("image_encoder", name)
-
-
-def test_a_leaf_without_a_pair_is_an_error_of_ours():
-    keys = key_map.KeyMap((("a", "b"),))
-    with pytest.raises(KeyError, match="no pair for c/kernel"):
-        keys.name(("params", "c", "kernel"))
