@@ -164,6 +164,7 @@ def test_sharded_equals_unsharded(toy, config, num_devices, rule, monkeypatch):
     if rule and num_devices == 1:
         pytest.skip("one device has nothing to split")
     config.proxies.learning_rate = 0.05
+    config.optimizer.average = 0.5
     alone, alone_losses = Run(toy, config, 1).train(3)
     if rule:
         monkeypatch.setattr(sharding, "_SMALL", 0)
@@ -182,8 +183,8 @@ def test_sharded_equals_unsharded(toy, config, num_devices, rule, monkeypatch):
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3),
-        (state.params, state.batch_stats),
-        (alone.params, alone.batch_stats),
+        (state.params, state.batch_stats, state.average),
+        (alone.params, alone.batch_stats, alone.average),
     )
 
 
