@@ -84,6 +84,7 @@ class Ours:
 
     Attributes:
       variables: None until `place`.
+      flops: floating point operations of each pass that is compiled.
     """
 
     def __init__(self, problem: Problem):
@@ -95,6 +96,7 @@ class Ours:
             self._model.init, jax.random.key(0), *self._inputs
         )
         self._compiled = {}
+        self.flops = {}
         self.variables = None
 
     def compile(self, name: str) -> None:
@@ -102,6 +104,8 @@ class Ours:
         step = jax.jit(self._forward if name == FORWARD else self._backward)
         with jax.default_matmul_precision("highest"):  # no TF32
             lowered = step.lower(self._shapes, self._inputs)
+        # Of the program as traced: libraries' calls are opaque afterwards.
+        self.flops[name] = lowered.cost_analysis()["flops"]
         self._compiled[name] = lowered.compile()
 
     def place(self, tensors: dict[str, np.ndarray] | None = None) -> None:

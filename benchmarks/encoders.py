@@ -7,8 +7,9 @@ One process times both sides of each row, in rounds: a round runs one pass of
 ours and one of the original (`encoder_sides.py`), so that whatever else the
 machine does meets both alike. --size is an image's side in pixels or a text's
 tokens. The table and the JSON give images or tokens a second, of the median
-pass; its quartiles; how many times faster ours is; and the peak memory, of a
-process that runs that pass alone (`encoder_memory.py`).
+pass; its quartiles; how many times faster ours is; the share of the machine's
+rate in f32 matrix products (`ceilings.py`) that ours makes use of; and the peak
+memory, of a process that runs that pass alone (`encoder_memory.py`).
 
 Ours scales its uint8 pixels, the original is given them scaled.
 """
@@ -28,8 +29,15 @@ import rich.box
 import rich.console
 import rich.table
 
-from benchmarks import encoder_memory, encoder_sides, machine, partial_fc_torch
+from benchmarks import (
+    ceilings,
+    encoder_memory,
+    encoder_sides,
+    machine,
+    partial_fc_torch,
+)
 from benchmarks.encoder_sides import PASSES, Problem
+from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
 from mixer_jax.models.factory import choose
 
@@ -48,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         problems = _check(given)
+        limit = peak()
         rows = [
             row
             for problem in problems
-            for row in measure(problem, given.rounds)
+            for row in measure(problem, given.rounds, limit)
         ]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -113,8 +122,23 @@ def _check(given: argparse.Namespace) -> list[Problem]:
     return problems
 
 
-def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
-    """Measures both passes of an encoder; returns the table's rows."""
+def peak() -> float:
+    """Measures FLOP/s of f32 matrix products on the first device."""
+    with jax.default_matmul_precision("highest"):  # as both sides compute
+        one = meshes.make_mesh(jax.devices()[:1])
+        return ceilings.measure(one)["f32_flops_per_s"]
+
+
+def measure(
+    problem: Problem, rounds: int, limit: float
+) -> list[dict[str, Any]]:
+    """Measures both passes of an encoder; returns the table's rows.
+
+    Args:
+      problem: the encoder and what it reads.
+      rounds: passes of each side.
+      limit: FLOP/s of the machine, see `peak`.
+    """
     memories = {
         name: {
             side: encoder_memory.measure(problem, name, side)
@@ -129,7 +153,10 @@ def measure(problem: Problem, rounds: int) -> list[dict[str, Any]]:
     for name in PASSES:
         ours.compile(name)
         times = _time(sides, name, rounds)
-        rows.append(_row(problem, name, times, memories[name], rounds))
+        row = _row(problem, name, times, memories[name], rounds)
+        rate = ours.flops[name] / statistics.median(times["ours"])
+        row |= {"gflop": ours.flops[name] / 1e9, "flop_share": rate / limit}
+        rows.append(row)
     return rows
 
 
@@ -203,7 +230,8 @@ def table(rows: list[dict[str, Any]]) -> rich.table.Table:
     for side in ("ours", "original"):
         for heading in (f"{side} a second", "quartiles ms", "peak MB"):
             shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("ratio", justify="right", no_wrap=True)
+    for heading in ("ratio", "of peak"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = [row["model"], row["pass"]]
         for side, peak in (("ours", "peak_mb"), ("peer", "peer_peak_mb")):
@@ -214,7 +242,7 @@ def table(rows: list[dict[str, Any]]) -> rich.table.Table:
                 f"{low:.1f}-{high:.1f}",
                 f"{peak:,.0f}",
             ]
-        shown.add_row(*cells, f"{row['ratio']:.2f}")
+        shown.add_row(*cells, f"{row['ratio']:.2f}", f"{row['flop_share']:.0%}")
     return shown
 
 

@@ -63,6 +63,7 @@ def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
         "measure",
         lambda problem, name, side: 1.0 if side == "ours" else 2.0,
     )
+    monkeypatch.setattr(encoders, "peak", lambda: 1e12)
     out = tmp_path / "encoders.json"
     arguments = ["--models=tiny-bert,tiny-resnet", "--size=32", "--batch=2"]
     assert encoders.main([*arguments, "--rounds=2", f"--json={out}"]) == 0
@@ -80,6 +81,9 @@ def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
         ratio = row["ours_per_s"] / row["peer_per_s"]
         assert row["ratio"] == pytest.approx(ratio)
         assert (row["peak_mb"], row["peer_peak_mb"]) == (1, 2)
+        passes = row["ours_per_s"] / (64 if row["items"] == "tokens" else 2)
+        share = row["gflop"] * 1e9 * passes / 1e12
+        assert row["flop_share"] == pytest.approx(share)
         assert row["versions"].keys() >= {"jax", "torch", "transformers"}
     said = capsys.readouterr().out
     assert rows[0]["machine"] in said
@@ -112,6 +116,9 @@ def test_both_sides_do_the_same(model):
             theirs = theirs.reshape(*theirs.shape[:2], -1).swapaxes(1, 2)
         largest = np.abs(theirs).max()
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-5 * largest)
+    # A gradient takes two products for each of the forward pass.
+    forward, both = (ours.flops[name] for name in encoder_sides.PASSES)
+    assert 2.3 < both / forward < 3.7
 
 
 def test_memory_of_both_sides():
