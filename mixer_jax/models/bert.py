@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.errors import UserError
+from mixer_jax.models import activations, attention
 from mixer_jax.models.key_map import KeyMap
 
 # Kinds, as `model_type` calls them, and the class of each original.
@@ -172,14 +173,14 @@ class _Layer(nn.Module):
             return x.reshape(batch, length, config.heads, -1)
 
         query, key, value = (heads(n) for n in ("query", "key", "value"))
-        logits_BxHxLxL = jnp.einsum("blhd,bmhd->bhlm", query, key)
+        logits_BxHxLxL = attention.scores(query, key)
         logits_BxHxLxL *= (width // config.heads) ** -0.5
         weights = nn.softmax(logits_BxHxLxL.astype(jnp.float32) + bias_Bx1x1xL)
         weights = dropout(weights.astype(self.dtype))
-        x = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+        x = attention.mix(weights, value)
         x = dense(width, "output")(x.reshape(batch, length, width))
         x = norm("norm1")(x_BxLxC + dropout(x))
-        y = nn.gelu(dense(config.hidden, "expand")(x), approximate=False)
+        y = activations.gelu(dense(config.hidden, "expand")(x))
         return norm("norm2")(x + dropout(dense(width, "project")(y)))
 
 

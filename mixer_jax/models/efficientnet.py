@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.activations import relu6
 from mixer_jax.models.key_map import KeyMap
-from mixer_jax.models.layers import ConvNorm, relu6
+from mixer_jax.models.layers import ConvNorm
 
 # Repeats, kernel size, stride of the first, expansion, channels.
 _STAGES = (

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from mixer_jax.errors import UserError
+from mixer_jax.models import activations, attention
 from mixer_jax.models.key_map import KeyMap
 
 
@@ -205,7 +206,7 @@ class _Block(nn.Module):
 
         query, key, value = (heads(n) for n in ("query", "key", "value"))
         query *= (channels // self.heads) ** -0.5
-        logits_BxWxNxLxL = jnp.einsum("bwlnd,bwmnd->bwnlm", query, key)
+        logits_BxWxNxLxL = attention.scores(query, key)
         table = self.param(
             "relative_position_bias_table",
             nn.initializers.normal(0.02),
@@ -218,7 +219,7 @@ class _Block(nn.Module):
             bias += _shift_mask(padded[1], padded[2], window, shift)
         logits = logits_BxWxNxLxL.astype(jnp.float32) + bias[None]
         weights = nn.softmax(logits).astype(self.dtype)
-        x = jnp.einsum("bwnlm,bwmnd->bwlnd", weights, value)
+        x = attention.mix(weights, value)
         x = _dense(channels, self.dtype, "output")(x.reshape(x_BxWxLxC.shape))
 
         x = x.reshape(cells).swapaxes(2, 3).reshape(padded)
@@ -236,7 +237,7 @@ class _Block(nn.Module):
         x = nn.Dropout(self.drop_path, (1, 2, 3), not train)(x)
         x += x_BxHxWxC
         y = _dense(hidden, self.dtype, "expand")(_norm(self.dtype, "norm2")(x))
-        y = nn.gelu(y, approximate=False)
+        y = activations.gelu(y)
         return x + _dense(channels, self.dtype, "project")(y)
 
 

@@ -8,7 +8,6 @@ defaults repeat.
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.errors import UserError
+from mixer_jax.models import activations, attention
 
 # By their names in config.json.
 ACTIVATIONS = {
-    "gelu": partial(nn.gelu, approximate=False),
+    "gelu": activations.gelu,
     "gelu_pytorch_tanh": nn.gelu,
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
@@ -191,12 +191,12 @@ class Layer(nn.Module):
         x = norm(config, self.dtype, "norm1")(x_BxLxC)
         query, key, value = (heads(n) for n in ("query", "key", "value"))
         query *= query.shape[-1] ** -0.5
-        logits_BxHxLxL = jnp.einsum("blhd,bmhd->bhlm", query, key)
+        logits_BxHxLxL = attention.scores(query, key)
         logits_BxHxLxL = logits_BxHxLxL.astype(jnp.float32)
         if bias_Bx1xLxL is not None:
             logits_BxHxLxL += bias_Bx1xLxL
         weights = dropout(nn.softmax(logits_BxHxLxL).astype(self.dtype))
-        y = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+        y = attention.mix(weights, value)
         y = dense(width, "output")(y.reshape(batch, length, width))
         x_BxLxC = x_BxLxC + dropout(y)
         x = norm(config, self.dtype, "norm2")(x_BxLxC)
