@@ -1,0 +1,247 @@
+"""Times our convolutions beside XLA's own.
+
+    python -m benchmarks.convolutions --size=128 --batch=32 --rounds=9 \
+        --json=convolutions.json
+
+The depthwise layers of EfficientNet-Lite0 and the 3x3 and 7x7 layers of
+ResNet-50, each shape once, as they are at --size pixels; f32, forward and
+forward+backward (the gradients of map and kernel). One process times both in
+rounds, one pass of each. The table and the JSON give milliseconds of the median
+pass and how many times faster ours is; the last row of each kind and pass is
+the sum over its layers. On accelerators ours are XLA's.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+from jax import lax
+
+from benchmarks import machine
+from mixer_jax.models.convolutions import convolve, depthwise
+
+FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
+DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")
+LEAST = 32  # pixels of side: the last maps have one cell
+WARM_UP = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution, with "SAME" padding or `kernel // 2` on each side.
+
+    Attributes:
+      kind: of `KINDS`.
+      scale: pixels of the image to a cell of the map that it reads.
+      channels: of that map.
+      features: channels out.
+      kernel: side of the kernel.
+      stride: of both axes.
+    """
+
+    kind: str
+    scale: int
+    channels: int
+    features: int
+    kernel: int
+    stride: int
+
+    def name(self, size: int) -> str:
+        """What it is at `size` pixels: "32x32x64 -> 64, 3x3/1"."""
+        side = size // self.scale
+        return (
+            f"{side}x{side}x{self.channels} -> {self.features}, "
+            f"{self.kernel}x{self.kernel}/{self.stride}"
+        )
+
+
+LAYERS = tuple(
+    Layer(DEPTHWISE, scale, channels, channels, kernel, stride)
+    for scale, channels, kernel, stride in (
+        (2, 32, 3, 1),
+        (2, 96, 3, 2),
+        (4, 144, 3, 1),
+        (4, 144, 5, 2),
+        (8, 240, 5, 1),
+        (8, 240, 3, 2),
+        (16, 480, 3, 1),
+        (16, 480, 5, 1),
+        (16, 672, 5, 1),
+        (16, 672, 5, 2),
+        (32, 1152, 5, 1),
+        (32, 1152, 3, 1),
+    )
+) + tuple(
+    Layer(DENSE, *sizes)
+    for sizes in (
+        (1, 3, 64, 7, 2),
+        (4, 64, 64, 3, 1),
+        (4, 128, 128, 3, 2),
+        (8, 128, 128, 3, 1),
+        (8, 256, 256, 3, 2),
+        (16, 256, 256, 3, 1),
+        (16, 512, 512, 3, 2),
+        (32, 512, 512, 3, 1),
+    )
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.convolutions",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--size", type=int, default=128, help="an image's side in pixels")
+    add("--batch", type=int, default=32, help="images")
+    add("--rounds", type=int, default=9, help="passes of each side")
+    add("--json", default="", help="file to write the rows to")
+    given = parser.parse_args(arguments)
+    for name, least in (("size", LEAST), ("batch", 1), ("rounds", 1)):
+        if (value := getattr(given, name)) < least:
+            print(
+                f"error: --{name} is {value}; it must be {least} or more.",
+                file=sys.stderr,
+            )
+            return 2
+    rows = measure(LAYERS, given.size, given.batch, given.rounds)
+    rich.console.Console().print(table(rows))
+    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    print(f"{rows[0]['machine']}; {versions}")
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+def measure(
+    chosen: Sequence[Layer], size: int, batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Measures layers; returns the table's rows, sums included."""
+    described = machine.describe(jax.devices()[:1])
+    common = {"size": size, "batch": batch, "rounds": rounds, **described}
+    rows = []
+    for kind in dict.fromkeys(layer.kind for layer in chosen):
+        here = [layer for layer in chosen if layer.kind == kind]
+        for name in PASSES:
+            times = [_time(one, name, size, batch, rounds) for one in here]
+            names = [layer.name(size) for layer in here]
+            sums = tuple(map(sum, zip(*times, strict=True)))
+            for what, (ours, native) in zip(
+                [*names, "all"], [*times, sums], strict=True
+            ):
+                rows.append(
+                    {
+                        "kind": kind,
+                        "pass": name,
+                        "layer": what,
+                        "ours_ms": 1e3 * ours,
+                        "native_ms": 1e3 * native,
+                        "ratio": native / ours,
+                        **common,
+                    }
+                )
+    return rows
+
+
+def sides(layer: Layer, name: str) -> dict[str, Callable]:
+    """Returns a pass of ours and of XLA's, `(map, kernel, gradient)`."""
+    if layer.kind == DEPTHWISE:
+        ours = partial(depthwise, stride=layer.stride)
+        padding, groups = "SAME", layer.channels
+    else:
+        pixels = layer.kernel // 2
+        ours = partial(convolve, stride=layer.stride, padding=layer.kernel // 2)
+        padding, groups = ((pixels, pixels),) * 2, 1
+    native = partial(
+        lax.conv_general_dilated,
+        window_strides=(layer.stride, layer.stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+    def passes(one):
+        def both(x, kernel, gradient):
+            out, pull = jax.vjp(one, x, kernel)
+            return out, *pull(gradient)
+
+        def forward(x, kernel, gradient):
+            del gradient
+            return (one(x, kernel),)
+
+        return forward if name == FORWARD else both
+
+    return {"ours": passes(ours), "native": passes(native)}
+
+
+def inputs(layer: Layer, size: int, batch: int) -> tuple[jax.Array, ...]:
+    """Returns a random map, kernel and gradient of what comes out."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    side = size // layer.scale
+    into = 1 if layer.kind == DEPTHWISE else layer.channels
+    out = -(-side // layer.stride)
+    return tuple(
+        jax.random.normal(key, shape)
+        for key, shape in zip(
+            keys,
+            (
+                (batch, side, side, layer.channels),
+                (layer.kernel, layer.kernel, into, layer.features),
+                (batch, out, out, layer.features),
+            ),
+            strict=True,
+        )
+    )
+
+
+def _time(
+    layer: Layer, name: str, size: int, batch: int, rounds: int
+) -> tuple[float, float]:
+    """Median seconds of a pass of ours and of XLA's, in alternation."""
+    given = inputs(layer, size, batch)
+    both = {side: jax.jit(run) for side, run in sides(layer, name).items()}
+    seconds = {side: [] for side in both}
+    for index in range(-WARM_UP, rounds):
+        for side, run in both.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run(*given))
+            if index >= 0:
+                seconds[side].append(time.perf_counter() - start)
+    return tuple(statistics.median(s) for s in seconds.values())
+
+
+def table(rows: list[dict[str, Any]]) -> rich.table.Table:
+    """Lays the rows out for a console."""
+    shown = rich.table.Table(
+        title=f"Batch {rows[0]['batch']}, {rows[0]['size']} pixels",
+        box=rich.box.SIMPLE,
+    )
+    for heading in ("kind", "pass", "layer"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("ours ms", "XLA's ms", "times faster"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            row["kind"],
+            row["pass"],
+            row["layer"],
+            *(f"{row[key]:.2f}" for key in ("ours_ms", "native_ms", "ratio")),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
