@@ -7,31 +7,18 @@ which may be missing). A table is a CSV or Parquet file with the columns of
 its own.
 """
 
-import csv
 import dataclasses
-import difflib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mixer_jax.data import rules, table_files
+from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
 
-COLUMNS = (
-    "sample_id",
-    "role",
-    "image",
-    "text",
-    "category_id",
-    "group",
-    "split",
-)
-QUERY, DOCUMENT = "query", "document"
-_SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
-_OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\]|$)"
 _LISTED = 10  # how many offenders an error names
 
 
@@ -89,34 +76,10 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
       UserError: names file, row and column of what is wrong. A row of a CSV
         is the line it starts on; the header is line 1.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no sample table at {path}.")
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(
-            f"The sample table {path} must be a .csv or a .parquet file."
-        )
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-    except pd.errors.EmptyDataError as error:
-        raise UserError(f"The sample table {path} is empty.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The sample table {path} cannot be read: {error}"
-        ) from error
-    _check_columns(frame, path)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise UserError(
-            f"The sample table {path} has rows with more cells than its "
-            "header; is there a comma at their end, or in an unquoted text?"
-        )
-    frame = frame.loc[:, list(COLUMNS)].astype(object)
-    frame = frame.where(frame.notna(), "").astype(str).reset_index(drop=True)
+    frames = [batch.rows for batch in table_files.batches(path)]
+    if not frames:
+        raise UserError(f"The sample table {path} has no rows, only a header.")
+    frame = pd.concat(frames, ignore_index=True).astype(str)
     frame.attrs["table"] = str(path)
     validate(frame)
     return frame
@@ -125,7 +88,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
     """Checks a frame and writes it whole or not at all, by its suffix."""
     path = Path(path)
-    _check_columns(frame, path)
+    rules.check_columns(frame.columns, path)
     validate(frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -142,57 +105,8 @@ def validate(frame: pd.DataFrame) -> None:
     """Raises a `UserError` naming the first row that breaks the contract."""
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
-    role, image, text = frame["role"], frame["image"], frame["text"]
-    query, document = role == QUERY, role == DOCUMENT
-    for wrong, column, message in (
-        (frame["sample_id"] == "", "sample_id", "a sample needs an ID"),
-        (
-            frame["sample_id"].duplicated(),
-            "sample_id",
-            "an earlier row has the same ID {value!r}; IDs must be unique",
-        ),
-        (
-            ~(query | document),
-            "role",
-            "the role is {value!r}; it must be 'query' or 'document'",
-        ),
-        (frame["category_id"] == "", "category_id", "a category is needed"),
-        (
-            query & (image == ""),
-            "image",
-            "a query needs an image",
-        ),
-        (
-            query & (text != ""),
-            "text",
-            "a query has no text; leave the cell empty",
-        ),
-        (
-            document & (image == "") & (text == ""),
-            "image",
-            "a document needs an image or a text",
-        ),
-        (
-            image.str.contains(_OUTSIDE),
-            "image",
-            "the path {value!r} must be relative to the table's folder and "
-            "inside it",
-        ),
-        (
-            ~frame["split"].str.fullmatch(_SPLIT),
-            "split",
-            "the split is {value!r}; it must be a name or name/part, of "
-            "letters, digits, '_' and '-'",
-        ),
-    ):
-        rows = np.flatnonzero(np.asarray(wrong, bool))
-        if rows.size:
-            value = frame[column].iloc[rows[0]]
-            more = f" (and {rows.size - 1} more rows)" if rows.size > 1 else ""
-            raise UserError(
-                f"{name_rows(frame, rows[:1])[0]}, column {column}: "
-                f"{message.format(value=value)}{more}."
-            )
+    for fault in rules.faults(frame):
+        raise UserError(fault.said(name_rows(frame, [fault.row])[0]))
 
 
 def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -326,53 +240,7 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
 def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
     """Says where rows, given by position, stand: file and line if known."""
     records = [int(frame.index[row]) for row in rows]
-    path = frame.attrs.get("table", "")
-    if path.endswith(".csv"):
-        lines = _lines(path, records)
-        return [f"{path}, line {lines[record]}" for record in records]
-    where = f"{path}, row" if path else "row"
-    return [f"{where} {record + 1}" for record in records]
-
-
-def _lines(path: str, records: Sequence[int]) -> dict[int, int]:
-    """Finds the lines that records start on; quoted cells may span lines."""
-    wanted, found = set(records), {}
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            record, start = -1, 1
-            for cells in reader:
-                if cells:
-                    if record in wanted:
-                        found[record] = start
-                    record += 1
-                start = reader.line_num + 1
-                if len(found) == len(wanted):
-                    break
-    finally:
-        csv.field_size_limit(limit)
-    return found
-
-
-def _check_columns(frame: pd.DataFrame, path: Path) -> None:
-    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if not unknown and not missing:
-        return
-    said = [f"The sample table {path} has wrong columns."]
-    for name in unknown:
-        near = difflib.get_close_matches(name.strip().lower(), missing, 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        said.append(f"Unknown column {name!r}{hint}")
-    said += [f"Missing column {name!r}" for name in missing]
-    if len(frame.columns) == 1 and missing:
-        said.append("Is the file separated by commas?")
-    said.append(
-        f"It needs exactly {', '.join(COLUMNS)}; cells may be empty where a "
-        "sample has no image, text or group."
-    )
-    raise UserError("\n  ".join(said))
+    return table_files.name_records(frame.attrs.get("table", ""), records)
 
 
 def _table(frame: pd.DataFrame) -> str:
