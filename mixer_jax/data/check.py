@@ -1,0 +1,53 @@
+"""Checks a sample table of any size, and says what it holds.
+
+    python -m mixer_jax.data.check --table=mydata/table.csv [--images]
+
+It reads the table batch by batch, so memory grows by some bytes a row only.
+All rules that are broken are listed; exit code 2 says that there are such.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mixer_jax.data import table_check
+from mixer_jax.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixer_jax.data.check",
+        description=__doc__.split("\n")[0],
+    )
+    add = parser.add_argument
+    add("--table", required=True, help="the sample table")
+    add("--images", action="store_true", help="look for the image files too")
+    add("--max-skipped", type=float, default=0.01, help="share of them missing")
+    add("--threads", type=int, help="that look for images; 4 a core if unset")
+    given = parser.parse_args(arguments)
+    try:
+        report = table_check.check(
+            given.table,
+            images=given.images,
+            max_skipped=given.max_skipped,
+            threads=given.threads,
+            console=Console(stderr=True),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{given.table}: {report.samples:,} samples of "
+        f"{report.categories:,} categories; no rule is broken"
+    )
+    Console().print(report.console_table())
+    for note in report.notes():
+        print(note)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
