@@ -1,0 +1,74 @@
+"""Turns a public data set's own files into a sample table.
+
+    python -m mixer_jax.data.read FORMAT --root=DIR [--out=DIR/table.csv]
+
+Without a FORMAT it lists those there are; docs/datasets has a page for each.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mixer_jax.data import readers
+from mixer_jax.data.readers import build, rows
+from mixer_jax.errors import UserError
+
+
+def make_parser(name: str) -> argparse.ArgumentParser:
+    """Returns the parser of a format's options."""
+    one = readers.FORMATS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m mixer_jax.data.read {name}",
+        description="\n  ".join([f"{one.title}, by its files:", *one.files]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, help="the data set's folder")
+    add("--out", type=Path, help="the table (default: ROOT/table.csv)")
+    add("--overwrite", action="store_true", help="replace a table")
+    add(
+        "--no-image-check",
+        action="store_true",
+        help="do not look whether each image is there",
+    )
+    one.add_options(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\n{readers.listing()}")
+        return 0
+    given = "" if not arguments or arguments[0][0] == "-" else arguments[0]
+    left_out = rows.LeftOut()
+    try:
+        one = readers.find(given)
+        options = make_parser(given).parse_args(arguments[1:])
+        options.out = options.out or options.root / "table.csv"
+        home = options.out.parent if one.beside_table else options.root
+        prefix = build.check_out(
+            options.root, home, options.out, options.overwrite
+        )
+        summary = build.build(
+            one.read(options.root, options, left_out),
+            home,
+            options.out,
+            left_out,
+            prefix=prefix,
+            check_images=not options.no_image_check,
+            console=Console(stderr=True),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {summary}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Readers: public data sets' own files -> sample tables."""
+
+import difflib
+
+from mixer_jax.data.readers import (
+    abo,
+    aliproducts,
+    columns,
+    deepfashion_inshop,
+    folders,
+    products_10k,
+    shopee,
+    stanford_online_products,
+    tfds,
+)
+from mixer_jax.data.readers.rows import Format
+from mixer_jax.errors import UserError
+
+FORMATS: dict[str, Format] = {
+    "abo": abo.FORMAT,
+    "aliproducts": aliproducts.FORMAT,
+    "columns": columns.FORMAT,
+    "deepfashion_inshop": deepfashion_inshop.FORMAT,
+    "folders": folders.FORMAT,
+    "products_10k": products_10k.FORMAT,
+    "shopee": shopee.FORMAT,
+    "stanford_online_products": stanford_online_products.FORMAT,
+    "tfds": tfds.FORMAT,
+}
+
+
+def find(name: str) -> Format:
+    """Returns a format.
+
+    Raises:
+      UserError: if there is none of that name; lists those there are.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    wanted = name.lower().replace("-", "_")
+    near = difflib.get_close_matches(wanted, FORMATS, 1, 0.5)
+    said = f"There is no format {name!r}" if name else "Name a format"
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise UserError(f"{said}{hint} There are:\n{listing()}")
+
+
+def listing() -> str:
+    """Returns a line for each format: its name and title."""
+    return "\n".join(f"  {a:26}{b.title}" for a, b in FORMATS.items())

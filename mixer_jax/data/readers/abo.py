@@ -1,0 +1,135 @@
+"""Amazon Berkeley Objects: 147,702 listings with 398,212 catalogue images.
+
+Format, by the set's README: `listings/metadata/listings_<i>.json.gz` has a
+JSON object a line with item_id, domain_name, item_name (a list of objects
+with language_tag and value), product_type (a list of objects with value),
+main_image_id and other_image_id; `images/metadata/images.csv.gz` has the
+columns image_id, height, width and path, relative to `images/small/` and
+`images/original/`. Collins et al., arXiv 2110.06199.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+
+_SIZES = ("small", "original")
+ANY = "any"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `read` looks at."""
+    parser.add_argument(
+        "--languages",
+        default="en,any",
+        help="of the names, best first, such as de_DE,en,any; a listing "
+        "without a name in one of them has no text (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        choices=_SIZES,
+        help="which images to take (default: small if there, else original)",
+    )
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields the documents and images of each listing, in the files' order.
+
+    A listing's main image and name are a document. Its other images are the
+    category's further samples. Category is the item, which may be listed in
+    several countries; group the product type ("CHAIR").
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    metadata, images = files.require(
+        FORMAT,
+        root,
+        "listings/metadata",
+        "images/metadata/images.csv.gz|images/metadata/images.csv",
+    )
+    listings = sorted(
+        path
+        for path in metadata.glob("listings_*.json*")
+        if path.name.endswith((".json", ".json.gz"))
+    )
+    if not listings:
+        raise files.missing(
+            FORMAT, root, "listings/metadata/listings_*.json.gz"
+        )
+    size = options.size
+    if size is None:
+        there = [one for one in _SIZES if (root / "images" / one).is_dir()]
+        size = (there or _SIZES)[0]
+    paths = {
+        cells["image_id"]: f"images/{size}/{cells['path']}"
+        for _, cells in files.records(images, ("image_id", "path"))
+    }
+    languages = [one.strip() for one in options.languages.split(",")]
+    for path in listings:
+        for where, listing in files.json_lines(path):
+            yield from _rows(listing, where, paths, languages, left_out)
+
+
+def _rows(
+    listing: dict[str, Any],
+    where: str,
+    paths: dict[str, str],
+    languages: Sequence[str],
+    left_out: LeftOut,
+) -> Iterator[Row]:
+    item = files.cell(listing, "item_id", where)
+    domain = str(listing.get("domain_name") or "")
+    group = _value(listing.get("product_type"))
+    text = _name(listing.get("item_name"), languages)
+    ids = [listing.get("main_image_id"), *(listing.get("other_image_id") or [])]
+    ids = [str(one or "") for one in ids]
+    unknown = sum(one not in paths for one in ids if one)
+    left_out["whose image images.csv does not list"] += unknown
+    main, *others = (paths.get(one, "") for one in ids)
+    if main or text:
+        name = f"{item}@{domain}" if domain else item
+        yield Row(name, main, text, item, group, "document")
+    else:
+        left_out["listings without a main image and a name"] += 1
+    for image_id, image in zip(ids[1:], others, strict=True):
+        if image:
+            yield Row(f"{item}/{image_id}", image, text, item, group)
+
+
+def _name(names: Any, languages: Sequence[str]) -> str:
+    """Returns the name in the best language that there is one in."""
+    said = [
+        (str(one.get("language_tag") or ""), str(one.get("value") or ""))
+        for one in names or []
+        if isinstance(one, dict)
+    ]
+    for language in languages:
+        for tag, value in said:
+            if language in (ANY, tag, tag.split("_")[0]) and value.strip():
+                return value
+    return ""
+
+
+def _value(values: Any) -> str:
+    for one in values or []:
+        if isinstance(one, dict) and one.get("value"):
+            return str(one["value"])
+    return ""
+
+
+FORMAT = Format(
+    "Amazon Berkeley Objects",
+    (
+        "listings/metadata/listings_0.json.gz ...: a listing a line",
+        "images/metadata/images.csv.gz: image_id,height,width,path",
+        "images/small/ or images/original/: the images",
+    ),
+    read,
+    add_options,
+)

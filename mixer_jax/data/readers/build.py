@@ -1,0 +1,353 @@
+"""A reader's rows -> a sample table, in columns of pyarrow.
+
+What no table should have is left out and counted: samples that are there
+twice, whose image is missing, of train that show an image of test, and those
+of train that are alone in their category and so teach nothing.
+"""
+
+import csv
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, track
+
+from mixer_jax.data import rules, table_check
+from mixer_jax.data.readers import roles
+from mixer_jax.data.readers.rows import LeftOut, Row, is_test
+from mixer_jax.errors import UserError
+
+_ROWS = 65_536  # that become Python objects at once
+_RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a table holds, and what did not get into it.
+
+    Attributes:
+      samples: how many there are.
+      categories: how many there are.
+      splits: queries and documents of each split, by name.
+      left_out: how many were left out, by the reason.
+    """
+
+    samples: int
+    categories: int
+    splits: dict[str, tuple[int, int]]
+    left_out: LeftOut
+
+    def __str__(self) -> str:
+        splits = ", ".join(
+            f"{name} {queries:,} queries and {documents:,} documents"
+            for name, (queries, documents) in self.splits.items()
+        )
+        left = ", ".join(
+            f"{count:,} {why}" for why, count in self.left_out.items() if count
+        )
+        return (
+            f"{self.samples:,} samples of {self.categories:,} categories: "
+            f"{splits}; left out: {left or 'none'}"
+        )
+
+
+def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
+    """Returns the way from a table's folder to its images'.
+
+    Args:
+      root: the data set's folder.
+      home: the folder that the reader's image paths are relative to.
+      out: the table's path.
+      overwrite: whether a table that is there may be replaced.
+
+    Returns:
+      What the images' paths begin with in the table, "" or "a/b/".
+
+    Raises:
+      UserError: if the table cannot or must not be written there.
+    """
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}; --root must name one.")
+    if out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out={out} must be a .csv or a .parquet file.")
+    if out.exists() and not overwrite:
+        raise UserError(
+            f"There is a file {out} already; give --overwrite to replace it, "
+            "or another --out."
+        )
+    # Links are kept as they are: only the path counts, not where it leads.
+    way = Path(os.path.relpath(home, out.parent))
+    if ".." in way.parts:
+        raise UserError(
+            f"A table names only images inside its own folder, and {home} is "
+            f"not inside {out.parent}; give an --out in {home} or above it."
+        )
+    return "" if way == Path(".") else f"{way.as_posix()}/"
+
+
+def build(
+    rows: Iterable[Row],
+    home: Path,
+    out: Path,
+    left_out: LeftOut,
+    *,
+    prefix: str = "",
+    check_images: bool = True,
+    console: Console | None = None,
+) -> Summary:
+    """Writes a reader's rows as a sample table, whole or not at all.
+
+    Args:
+      rows: the reader's rows.
+      home: the folder that their image paths are relative to.
+      out: the table's path, `.csv` or `.parquet`.
+      left_out: what the reader left out; the rest is added.
+      prefix: what image paths begin with in the table, see `check_out`.
+      check_images: whether to leave out samples whose image file is missing.
+      console: where progress is shown; nowhere if None.
+
+    Returns:
+      What the table holds.
+
+    Raises:
+      UserError: if there is no sample, no image file is there, a category is
+        in two splits, or a row breaks the rules of a table.
+    """
+    console = console or Console(quiet=True)
+    columns = _collect(rows, console)
+    columns = _without_repeated(columns, left_out)
+    if check_images:
+        columns = _with_images(columns, home, left_out, console)
+    if not columns.num_rows:
+        raise UserError(f"There is no sample in {home}.")
+    columns = _split(columns)
+    columns = _taught(columns, left_out)
+    if not columns.num_rows:
+        raise UserError(
+            f"No category in {home} has two samples to train on, and none is "
+            "of the split test."
+        )
+    columns = _with_roles(columns)
+    if prefix:
+        image = columns["image"]
+        moved = pc.binary_join_element_wise(
+            pa.scalar(prefix, image.type), image, pa.scalar("", image.type)
+        )
+        image = pc.if_else(pc.equal(image, ""), image, moved)
+        columns = _replaced(columns, image=image)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        _write(columns, partial, out.suffix)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return _summary(columns, left_out)
+
+
+def _collect(rows: Iterable[Row], console: Console) -> pa.Table:
+    """Packs rows into columns; runs of white space in texts become blanks."""
+    schema = pa.schema([(name, pa.large_string()) for name in Row._fields])
+    batches, rows = [], iter(rows)
+    shown = SpinnerColumn(), TextColumn("Reading: {task.completed:,} samples")
+    with Progress(*shown, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        while chunk := list(itertools.islice(rows, _ROWS)):
+            cells = dict(
+                zip(Row._fields, zip(*chunk, strict=True), strict=True)
+            )
+            cells["text"] = [" ".join(text.split()) for text in cells["text"]]
+            batches.append(_batch(cells, schema))
+            progress.advance(task, len(chunk))
+    return pa.Table.from_batches(batches, schema)
+
+
+def _batch(
+    cells: dict[str, Sequence[str]], schema: pa.Schema
+) -> pa.RecordBatch:
+    try:
+        return pa.RecordBatch.from_pydict(cells, schema)
+    except UnicodeEncodeError:
+        # JSON may hold half of a character; it becomes a question mark.
+        whole = {
+            name: [one.encode("utf-8", "replace").decode() for one in column]
+            for name, column in cells.items()
+        }
+        return pa.RecordBatch.from_pydict(whole, schema)
+
+
+def _without_repeated(columns: pa.Table, left_out: LeftOut) -> pa.Table:
+    codes, _ = _codes(columns["sample_id"])
+    first = np.zeros(len(codes), bool)
+    first[np.unique(codes, return_index=True)[1]] = True
+    return _kept(columns, first, left_out, "that are there twice")
+
+
+def _with_images(
+    columns: pa.Table, root: Path, left_out: LeftOut, console: Console
+) -> pa.Table:
+    codes, names = _codes(columns["image"])
+    slices = range(0, len(names), _ROWS)
+    found = [
+        table_check.present(root, names.slice(start, _ROWS).to_pylist())
+        for start in track(
+            slices, "Looking for images", console=console, transient=True
+        )
+    ]
+    there = np.concatenate(found) if found else np.zeros(0, bool)
+    wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)
+    if wanted.any() and not there[wanted].any():
+        first = names[int(np.argmax(wanted))].as_py()
+        raise UserError(
+            f"None of the {wanted.sum():,} image files is there, for example "
+            f"{root / first}; have the images been unpacked?"
+        )
+    why = "whose image file is missing or empty"
+    return _kept(columns, there[codes], left_out, why)
+
+
+def _split(columns: pa.Table) -> pa.Table:
+    """Fills in the splits that are not given, by a hash of the category."""
+    codes, names = _codes(columns["category_id"])
+    test = np.fromiter(
+        (is_test(name) for name in _strings(names)), bool, len(names)
+    )
+    made = pc.if_else(pa.array(test[codes]), "test", "train")
+    given = columns["split"]
+    split = pc.if_else(pc.equal(given, ""), made.cast(given.type), given)
+    columns = _replaced(columns, split=split)
+    bases, kinds = _base_splits(columns)
+    pairs = np.unique(codes.astype(np.int64) * len(kinds) + bases)
+    torn = np.flatnonzero(np.diff(pairs // len(kinds)) == 0)
+    if torn.size:
+        category, one = divmod(int(pairs[torn[0]]), len(kinds))
+        other = int(pairs[torn[0] + 1]) % len(kinds)
+        more = f" (and {torn.size - 1} more)" if torn.size > 1 else ""
+        raise UserError(
+            f"The category {names[category].as_py()!r}{more} has samples of "
+            f"the splits {kinds[one]!r} and {kinds[other]!r}; a category must "
+            "be in one, or what is measured was trained on. Without a split "
+            "of its own the set is split by a hash of the category."
+        )
+    return columns
+
+
+def _taught(columns: pa.Table, left_out: LeftOut) -> pa.Table:
+    """Leaves out what would spoil training, or has nothing to teach."""
+    bases, kinds = _base_splits(columns)
+    train = np.array([kind == "train" for kind in kinds], bool)[bases]
+    images, names = _codes(columns["image"])
+    seen = np.zeros(len(names), bool)
+    seen[images[~train]] = True
+    seen &= np.asarray(pc.not_equal(names, "").to_pylist(), bool)
+    why = "of train that show an image of another split"
+    columns = _kept(columns, ~(train & seen[images]), left_out, why)
+    train = train[~(train & seen[images])]
+    codes, _ = _codes(columns["category_id"])
+    lone = train & (np.bincount(codes)[codes] == 1) if len(codes) else train
+    why = "of train that are alone in their category"
+    return _kept(columns, ~lone, left_out, why)
+
+
+def _with_roles(columns: pa.Table) -> pa.Table:
+    categories, _ = _codes(columns["category_id"])
+    images, image_names = _codes(columns["image"])
+    shown = np.asarray(pc.not_equal(image_names, "").to_pylist(), bool)[images]
+    # An image of several categories asks for none of them: whatever it found
+    # would be wrong for the others, and it would find itself there.
+    pairs = np.unique(categories.astype(np.int64) * len(image_names) + images)
+    several = np.bincount(pairs % len(image_names))[images] > 1
+    given = columns["role"]
+    asks = pc.equal(given, rules.QUERY).to_numpy(zero_copy_only=False)
+    answers = pc.equal(given, rules.DOCUMENT).to_numpy(zero_copy_only=False)
+    answers = answers | ~shown | (several & ~asks)
+    names = zip(
+        _strings(columns["category_id"]),
+        _strings(columns["image"]),
+        strict=True,
+    )
+    query = roles.draw(
+        categories, np.where(shown, images, -1), asks, answers, names
+    )
+    role = pc.if_else(pa.array(query), rules.QUERY, rules.DOCUMENT)
+    text = pc.if_else(pa.array(query), "", columns["text"])
+    return _replaced(columns, role=role.cast(given.type), text=text)
+
+
+def _write(columns: pa.Table, path: Path, suffix: str) -> None:
+    """Writes a table whose rows keep the rules, a batch at a time."""
+    schema = pa.schema([(name, pa.string()) for name in rules.COLUMNS])
+    batches = columns.select(schema.names).to_batches(max_chunksize=_ROWS)
+    for batch in batches:
+        frame = batch.to_pandas()
+        for fault in rules.faults(frame, _RULES):
+            name = frame["sample_id"].iloc[fault.row]
+            raise UserError(fault.said(f"The sample {name!r}"))
+    if suffix == ".parquet":
+        with pq.ParquetWriter(path, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch.cast(schema))
+        return
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rules.COLUMNS)
+        for batch in batches:
+            cells = (column.to_pylist() for column in batch.columns)
+            writer.writerows(zip(*cells, strict=True))
+
+
+def _summary(columns: pa.Table, left_out: LeftOut) -> Summary:
+    counts = pd.crosstab(
+        columns["split"].to_pandas(), columns["role"].to_pandas()
+    ).reindex(columns=[rules.QUERY, rules.DOCUMENT], fill_value=0)
+    splits = {
+        name: (int(one[rules.QUERY]), int(one[rules.DOCUMENT]))
+        for name, one in counts.iterrows()
+    }
+    categories = len(_codes(columns["category_id"])[1])
+    return Summary(columns.num_rows, categories, splits, left_out)
+
+
+def _base_splits(columns: pa.Table) -> tuple[np.ndarray, list[str]]:
+    """Returns each row's split without its part, as numbers, and the names."""
+    codes, names = _codes(columns["split"])
+    kinds = [name.split("/")[0] for name in names.to_pylist()]
+    distinct = sorted(set(kinds))
+    return np.array([distinct.index(kind) for kind in kinds])[codes], distinct
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Returns a number for each cell, int64 `[N]`, and the distinct cells."""
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+
+
+def _strings(cells: pa.Array | pa.ChunkedArray) -> Iterator[str]:
+    """Yields cells, of which few are Python strings at a time."""
+    for start in range(0, len(cells), _ROWS):
+        yield from cells.slice(start, _ROWS).to_pylist()
+
+
+def _replaced(columns: pa.Table, **cells: pa.Array) -> pa.Table:
+    for name, column in cells.items():
+        place = columns.schema.get_field_index(name)
+        columns = columns.set_column(place, name, column)
+    return columns
+
+
+def _kept(
+    columns: pa.Table, keep: np.ndarray, left_out: LeftOut, why: str
+) -> pa.Table:
+    left_out[why] += int((~keep).sum())
+    # A filter copies all columns.
+    return columns if keep.all() else columns.filter(pa.array(keep))

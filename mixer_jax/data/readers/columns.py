@@ -1,0 +1,182 @@
+"""Any CSV or Parquet table, by saying which of its columns is which of ours."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixer_jax.data import rules, table_files
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.errors import UserError
+
+_OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)
+_TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `read` looks at."""
+    add = parser.add_argument
+    add(
+        "--source",
+        required=True,
+        help=f"the table, relative to --root: {', '.join(_TEXT)} or .parquet",
+    )
+    add(
+        "--columns",
+        required=True,
+        action="append",
+        help="which column is which: category_id=sku,image=file,text=title; "
+        f"ours are {', '.join(rules.COLUMNS)}",
+    )
+    add(
+        "--image-path",
+        default="{}",
+        help="where an image is, {} being its cell: images/{}.jpg",
+    )
+    add("--delimiter", help="between cells (default: , or in .tsv a tab)")
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields a row for each row of the table, in its order.
+
+    Columns that are not named are empty: without `role` or `split` these are
+    drawn by a hash, without `sample_id` it is the row's number.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    mapping = parse_columns(options.columns)
+    if options.image_path.count("{}") != 1:
+        raise UserError(
+            f"--image-path is {options.image_path!r}; it must have {{}} once, "
+            "where the image's cell goes."
+        )
+    (path,) = files.require(FORMAT, root, options.source)
+    if path.resolve() == options.out.resolve():
+        raise UserError(
+            f"--out is the source itself, {path}; give another one."
+        )
+    wanted = list(dict.fromkeys(mapping.values()))
+    if path.suffix == ".parquet":
+        records = _parquet(path, wanted)
+    elif path.name.endswith(_TEXT):
+        tabs = ".tsv" in path.suffixes
+        delimiter = options.delimiter or ("\t" if tabs else ",")
+        records = files.records(path, wanted, delimiter)
+    else:
+        raise UserError(
+            f"{path} must be a {', '.join(_TEXT)} or .parquet file."
+        )
+    for number, (where, cells) in enumerate(records, start=1):
+        ours = {a: cells[b].strip() for a, b in mapping.items()}
+        ours.setdefault("sample_id", str(number))
+        if ours.get("image"):
+            ours["image"] = options.image_path.replace("{}", ours["image"])
+        row = Row(**{"image": "", "text": "", **ours})
+        if not row.category_id:
+            left_out["without a category"] += 1
+        elif not row.image and (not row.text or row.role == rules.QUERY):
+            left_out["without an image"] += 1
+        else:
+            _check(row, where, mapping)
+            yield row
+
+
+def parse_columns(given: list[str]) -> dict[str, str]:
+    """Returns the source's column for each of ours that is named.
+
+    Args:
+      given: as on the command line, ["text=title,image=file", ...].
+
+    Raises:
+      UserError: if a name is not ours, is given twice, or is missing.
+    """
+    mapping: dict[str, str] = {}
+    for pair in ",".join(given).split(","):
+        ours, equals, theirs = (one.strip() for one in pair.partition("="))
+        if not equals or not theirs:
+            raise UserError(
+                f"--columns has {pair!r}; write OURS=THEIRS, as in text=title."
+            )
+        if ours not in rules.COLUMNS:
+            near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"--columns names {ours!r}, which is none of "
+                f"{', '.join(rules.COLUMNS)}{hint}"
+            )
+        if ours in mapping:
+            raise UserError(f"--columns names {ours!r} twice.")
+        mapping[ours] = theirs
+    if "category_id" not in mapping:
+        raise UserError(
+            "--columns must name a category_id; without one, find categories "
+            "in a click log with mixer_jax.categorize."
+        )
+    if not {"image", "text"} & set(mapping):
+        raise UserError("--columns must name an image, a text, or both.")
+    return mapping
+
+
+def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
+    if row.role not in ("", rules.QUERY, rules.DOCUMENT):
+        raise UserError(
+            f"{where}, column {mapping['role']}: the role is {row.role!r}; it "
+            "must be 'query', 'document' or empty."
+        )
+    if row.split and not _SPLIT.fullmatch(row.split):
+        raise UserError(
+            f"{where}, column {mapping['split']}: the split is {row.split!r}; "
+            "it must be of letters, digits, '_' and '-'."
+        )
+    if _OUTSIDE.search(row.image):
+        raise UserError(
+            f"{where}, column {mapping['image']}: the path {row.image!r} must "
+            "be relative to --root and inside it."
+        )
+    if not row.sample_id:
+        raise UserError(
+            f"{where}, column {mapping['sample_id']}: a sample needs an ID."
+        )
+
+
+def _parquet(
+    path: Path, wanted: list[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields `(where, cells)` of a Parquet file's rows."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for name in wanted:
+                if name not in file.schema_arrow.names:
+                    raise UserError(
+                        f"{path} has no column {name!r}; there are "
+                        f"{', '.join(file.schema_arrow.names)}."
+                    )
+            number = 0
+            for batch in file.iter_batches(table_files.ROWS, columns=wanted):
+                texts = [
+                    table_files.as_text(batch[name], f"{path}, column {name}")
+                    for name in wanted
+                ]
+                cells = [text.to_pylist() for text in texts]
+                for row in zip(*cells, strict=True):
+                    number += 1
+                    where = f"{path}, row {number}"
+                    yield where, dict(zip(wanted, row, strict=True))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+FORMAT = Format(
+    "a CSV or Parquet table",
+    ("the table that --source names", "the images that its cells name"),
+    read,
+    add_options,
+)

@@ -1,0 +1,146 @@
+"""DeepFashion, In-shop Clothes Retrieval: 52,712 photos of 7,982 items.
+
+Format, by the set's README: `list_eval_partition.txt` has the number of images
+in its first line and the columns `image_name item_id evaluation_status` in its
+second; `list_description_inshop.json` is a list of objects with an item's
+`item`, `color` and `description` (a list of sentences). Liu et al., CVPR 2016.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.errors import UserError
+
+_COLUMNS = ["image_name", "item_id", "evaluation_status"]
+# Split and role of each status; of train the set says no role.
+_STATUS = {
+    "train": ("train", ""),
+    "query": ("test", "query"),
+    "gallery": ("test", "document"),
+}
+_PARTITION = "Eval/list_eval_partition.txt|list_eval_partition.txt"
+_TEXTS = (
+    "Anno/list_description_inshop.json",
+    "list_description_inshop.json",
+)
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields a row for each image of the partition, in its order.
+
+    Category is the item; group the folders that it is in ("WOMEN/Dresses").
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    (path,) = files.require(FORMAT, root, _PARTITION)
+    texts = _texts(root)
+    # The archive's own folders, or all in one.
+    prefix = "Img/" if (root / "Img" / "img").is_dir() else ""
+    said, header, count = 0, False, 0
+    for number, line in files.lines(path):
+        cells, where = line.split(), f"{path}, line {number}"
+        if not said:
+            said = _count(line, where)
+        elif not header:
+            header = _check_header(cells, where)
+        else:
+            count += 1
+            yield _row(cells, where, prefix, texts)
+    if count != said:
+        raise UserError(
+            f"{path}: its first line says {said} images, but it lists {count}; "
+            "is the file whole?"
+        )
+
+
+def _row(
+    cells: list[str], where: str, prefix: str, texts: dict[str, str]
+) -> Row:
+    if len(cells) != len(_COLUMNS):
+        raise UserError(
+            f"{where}: {len(cells)} words, but the columns are "
+            f"{', '.join(_COLUMNS)}."
+        )
+    image, item, status = cells
+    if status not in _STATUS:
+        raise UserError(
+            f"{where}, column evaluation_status: {status!r} is none of "
+            f"{', '.join(_STATUS)}."
+        )
+    split, role = _STATUS[status]
+    # img/WOMEN/Dresses/id_00000002/02_1_front.jpg
+    group = "/".join(image.split("/")[1:-2])
+    text = texts.get(item, "")
+    return Row(image, prefix + image, text, item, group, role, split)
+
+
+def _count(line: str, where: str) -> int:
+    if line.isdigit() and int(line):
+        return int(line)
+    raise UserError(
+        f"{where}: the first line must be the number of images, not {line!r}."
+    )
+
+
+def _check_header(cells: list[str], where: str) -> bool:
+    if cells == _COLUMNS:
+        return True
+    raise UserError(
+        f"{where}: the columns must be {' '.join(_COLUMNS)}, not "
+        f"{' '.join(cells)}."
+    )
+
+
+def _texts(root: Path) -> dict[str, str]:
+    """Returns what is said of each item; nothing without the file.
+
+    An item that is listed in several colours has them all before the
+    description of the first.
+    """
+    paths = [root / name for name in _TEXTS if (root / name).is_file()]
+    if not paths:
+        return {}
+    with files.opened(paths[0]) as file:
+        try:
+            items = json.load(file)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{paths[0]} is no JSON: {error}.") from error
+    if not isinstance(items, list):
+        raise UserError(f"{paths[0]} is not a list of items.")
+    colours: dict[str, list[str]] = {}
+    descriptions: dict[str, str] = {}
+    for number, item in enumerate(items, start=1):
+        where = f"{paths[0]}, item {number}"
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: a JSON object is expected.")
+        name = files.cell(item, "item", where)
+        sentences = item.get("description") or []
+        if isinstance(sentences, str):
+            sentences = [sentences]
+        words = " ".join(str(one).strip() for one in sentences)
+        descriptions[name] = descriptions.get(name) or words.strip()
+        colour = str(item.get("color") or "").strip()
+        if colour and colour not in colours.setdefault(name, []):
+            colours[name].append(colour)
+    return {
+        name: ". ".join(filter(None, [", ".join(colours.get(name, [])), words]))
+        for name, words in descriptions.items()
+    }
+
+
+FORMAT = Format(
+    "DeepFashion In-shop Clothes Retrieval",
+    (
+        "Eval/list_eval_partition.txt: image_name item_id evaluation_status",
+        "Anno/list_description_inshop.json: the texts; may be missing",
+        "img/WOMEN/ and img/MEN/ (or Img/img/...): the images of img.zip",
+    ),
+    read,
+)

@@ -1,0 +1,207 @@
+"""Reads text, CSV and JSON files, and says where they are wrong."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixer_jax.data.readers.rows import Format
+from mixer_jax.errors import UserError
+
+_CHUNK = 1 << 20  # characters of JSON that are read at once
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def require(one: Format, root: Path, *names: str) -> list[Path]:
+    """Returns the paths of a data set's files.
+
+    Args:
+      one: the data set's format.
+      root: its folder.
+      names: relative to the folder; of "a|b" either will do, the first first.
+
+    Raises:
+      UserError: if one is missing; lists all that the set has.
+    """
+    paths = []
+    for name in names:
+        either = [root / path for path in name.split("|")]
+        there = [path for path in either if path.exists()]
+        if not there:
+            raise missing(one, root, name.replace("|", " nor "))
+        paths.append(there[0])
+    return paths
+
+
+def missing(one: Format, root: Path, name: str) -> UserError:
+    """Returns the error that says which file is missing and which there are."""
+    lines = "".join(f"\n  {line}" for line in one.files)
+    return UserError(
+        f"There is no {name} in {root}. {one.title} has, relative to "
+        f"--root:{lines}"
+    )
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.TextIOBase]:
+    """Opens a UTF-8 file, also one of `.gz`, with or without a BOM.
+
+    Raises:
+      UserError: if it cannot be read; also from within the block.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(
+                path, "rt", encoding="utf-8-sig", newline=""
+            ) as file:
+                yield file
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                yield file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the numbers, from 1, and texts of the lines that are not blank."""
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line.strip()
+
+
+def records(
+    path: Path, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields a CSV file's records.
+
+    Args:
+      path: the file; its first line names the columns.
+      columns: those that it must have.
+      delimiter: what stands between two cells.
+
+    Yields:
+      `(where, cells)`: file and line for a message, and cells by column.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with opened(path) as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header: list[str] = []
+            start = 1
+            for cells in reader:
+                where, start = f"{path}, line {start}", reader.line_num + 1
+                if not cells:
+                    continue
+                if not header:
+                    header = [name.strip() for name in cells]
+                    _check_header(header, columns, where)
+                    continue
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{where}: the row has {len(cells)} cells, and the "
+                        f"header {len(header)}."
+                    )
+                yield where, dict(zip(header, cells, strict=True))
+            if not header:
+                raise UserError(f"{path} is empty.")
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: no CSV: {error}; is there a "
+            "quote without its end, or with something after it?"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _check_header(
+    header: Sequence[str], columns: Sequence[str], where: str
+) -> None:
+    for name in columns:
+        if name not in header:
+            raise UserError(
+                f"{where}: there is no column {name!r}; there are "
+                f"{', '.join(header)}."
+            )
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields `(where, object)` for a file of a JSON object a line."""
+    for number, line in lines(path):
+        where = f"{path}, line {number}"
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: no JSON: {error.msg}.") from error
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: a JSON object is expected.")
+        yield where, item
+
+
+def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the objects of one long list, without holding the list.
+
+    Args:
+      path: a JSON file, `{"key": [{...}, ...], ...}` or the list alone.
+      key: the list's key.
+
+    Yields:
+      `(where, object)`: file and number, from 1, for a message; the object.
+
+    Raises:
+      UserError: if there is no such list, or it is no JSON.
+    """
+    decoder, number = json.JSONDecoder(), 0
+    start = re.compile(rf'^\s*\[|"{re.escape(key)}"\s*:\s*\[')
+    with opened(path) as file:
+        text = file.read(_CHUNK)
+        while not (found := start.search(text)):
+            more = file.read(_CHUNK)
+            if not more:
+                raise UserError(f"{path} has no list {key!r}.")
+            text += more
+        at = found.end()
+        while True:
+            at = _BETWEEN.match(text, at).end()
+            if text.startswith("]", at):
+                return
+            where = f"{path}, {key} {number + 1}"
+            try:
+                item, at = decoder.raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                # Perhaps only its beginning has been read.
+                more = file.read(max(_CHUNK, len(text) - at))
+                if not more:
+                    raise UserError(
+                        f"{where}: no JSON: {error.msg}."
+                    ) from error
+                text, at = text[at:] + more, 0
+                continue
+            if not isinstance(item, dict):
+                raise UserError(f"{where}: a JSON object is expected.")
+            number += 1
+            yield where, item
+
+
+def cell(item: dict[str, Any], key: str, where: str) -> str:
+    """Returns a value that must be there, as a string.
+
+    Raises:
+      UserError: if it is missing, empty or no string and no number.
+    """
+    value = item.get(key)
+    if isinstance(value, str | int) and str(value).strip():
+        return str(value).strip()
+    raise UserError(f"{where}, column {key}: a value is needed.")

@@ -1,0 +1,56 @@
+"""Products-10K: photos of about 10,000 products (JD.com), labelled by hand.
+
+Format: `train.csv` with the columns name, class and group; the labels of the
+test images, `test_kaggletest.csv`, with name, class and Usage. Bai et al.,
+arXiv 2008.10545.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+
+_TEST = ("test_kaggletest.csv", "test.csv")
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields a row for each labelled image, those of train first.
+
+    The set's own test images show the classes of its train images, so they
+    are no split by category: all are read, and split by a hash of the class.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    (path,) = files.require(FORMAT, root, "train.csv")
+    groups = {}
+    for where, cells in files.records(path, ("name", "class", "group")):
+        category = files.cell(cells, "class", where)
+        groups[category] = cells["group"].strip()
+        image = f"train/{files.cell(cells, 'name', where)}"
+        yield Row(image, image, "", category, groups[category])
+    tests = [root / name for name in _TEST if (root / name).is_file()]
+    for path in tests[:1]:
+        for where, cells in files.records(path, ("name",)):
+            category = cells.get("class", "").strip()
+            if not category:
+                left_out["without a class"] += 1
+                continue
+            group = cells.get("group", "").strip() or groups.get(category, "")
+            image = f"test/{files.cell(cells, 'name', where)}"
+            yield Row(image, image, "", category, group)
+
+
+FORMAT = Format(
+    "Products-10K",
+    (
+        "train.csv: name,class,group",
+        "test_kaggletest.csv (or test.csv): name,class,Usage; may be missing",
+        "train/ and test/: the images",
+    ),
+    read,
+)

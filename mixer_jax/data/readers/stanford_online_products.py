@@ -1,0 +1,66 @@
+"""Stanford Online Products: 120,053 photos of 22,634 products (eBay).
+
+Format: `Ebay_train.txt` and `Ebay_test.txt`, whose first line is `image_id
+class_id super_class_id path`, separated by blanks. The set's README; Song et
+al., arXiv 1511.06452.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.errors import UserError
+
+_COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
+_SPLITS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields a row for each image, in the files' order.
+
+    Category is the class; group the super-class, by the name of its folder
+    ("bicycle"). Train and test share no class.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    paths = files.require(FORMAT, root, *_SPLITS.values())
+    for split, path in zip(_SPLITS, paths, strict=True):
+        header = False
+        for number, line in files.lines(path):
+            cells = line.split(maxsplit=3)
+            where = f"{path}, line {number}"
+            if not header:
+                if cells != _COLUMNS:
+                    raise UserError(
+                        f"{where}: the first line must be "
+                        f"'{' '.join(_COLUMNS)}', not {line!r}."
+                    )
+                header = True
+                continue
+            if len(cells) != len(_COLUMNS):
+                raise UserError(
+                    f"{where}: {len(cells)} words, but the columns are "
+                    f"{', '.join(_COLUMNS)}."
+                )
+            _, category, _, image = cells
+            if not category.isdigit():
+                raise UserError(
+                    f"{where}, column class_id: {category!r} is no number."
+                )
+            group = image.split("/")[0].removesuffix("_final")
+            yield Row(image, image, "", category, group, split=split)
+
+
+FORMAT = Format(
+    "Stanford Online Products",
+    (
+        "Ebay_train.txt, Ebay_test.txt: image_id class_id super_class_id path",
+        "bicycle_final/ ... toaster_final/: the images of twelve super-classes",
+    ),
+    read,
+)

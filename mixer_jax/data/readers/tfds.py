@@ -1,0 +1,167 @@
+"""A data set that TensorFlow Datasets has prepared, as array_record files.
+
+TensorFlow is not needed. Encoded images are written to files beside the
+table, as they are.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.errors import UserError
+
+_INFO = "dataset_info.json"
+# How files begin, and what they are called.
+_KINDS = {
+    b"\xff\xd8": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"RIFF": ".webp",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `read` looks at."""
+    add = parser.add_argument
+    add("--name", required=True, help="NAME, NAME/CONFIG or NAME:VERSION")
+    add("--image", default="image", help="the images' feature")
+    add("--label", default="label", help="the feature that is the category")
+    add("--text", default="", help="the texts' feature, if there is one")
+    add("--group", default="", help="the feature that is the group, if any")
+    add(
+        "--own-splits",
+        action="store_true",
+        help="keep its splits, which must share no category; otherwise the "
+        "splits are joined and split by a hash of the category",
+    )
+
+
+def read(
+    root: Path, options: argparse.Namespace, left_out: LeftOut
+) -> Iterator[Row]:
+    """Yields a row for each example, split by split.
+
+    Raises:
+      UserError: if the data set, or one of its features, is not there.
+    """
+    # It takes seconds to import.
+    import tensorflow_datasets as tfds
+
+    folder = _folder(root, options.name)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # Torn files raise a dozen types.
+        raise UserError(f"{folder} cannot be read: {error}") from error
+    features = builder.info.features
+    named = (options.image, options.label, options.text, options.group)
+    for name in filter(None, named):
+        if name not in features:
+            raise UserError(
+                f"{folder} has no feature {name!r}; there are "
+                f"{', '.join(sorted(features))}."
+            )
+    if not isinstance(features[options.image], tfds.features.Image):
+        raise UserError(
+            f"The feature {options.image!r} of {folder} is no image; --image "
+            "must name one."
+        )
+    try:
+        sources = builder.as_data_source(
+            decoders={options.image: tfds.decode.SkipDecoding()}
+        )
+    except NotImplementedError as error:
+        raise UserError(
+            f"{folder} cannot be read at random positions; prepare it with "
+            'file_format="array_record".'
+        ) from error
+    beside = options.out.parent
+    for split in sorted(sources):
+        source = sources[split]
+        way = f"images/{options.name.replace(':', '/')}/{split}"
+        (beside / way).mkdir(parents=True, exist_ok=True)
+        for number in range(len(source)):
+            example = source[number]
+            said = {
+                name: _string(features, name, example)
+                for name in (options.label, options.text, options.group)
+            }
+            if not said[options.label]:
+                left_out["without a label"] += 1
+                continue
+            encoded = example[options.image]
+            name = f"{way}/{number:08d}{_suffix(encoded)}"
+            _write(beside / name, encoded)
+            yield Row(
+                f"{split}/{number}",
+                name,
+                said[options.text],
+                said[options.label],
+                said[options.group],
+                split=split if options.own_splits else "",
+            )
+
+
+def _folder(root: Path, name: str) -> Path:
+    """Returns the folder of a prepared data set, of its latest version."""
+    way, _, version = name.partition(":")
+    found = [path.parent for path in (root / way).glob(f"**/{_INFO}")]
+    if version:
+        found = [path for path in found if path.name == version]
+    if not found:
+        have = sorted(
+            path.parent.relative_to(root).parent.as_posix()
+            for path in root.glob(f"**/{_INFO}")
+        )
+        raise UserError(
+            f"There is no prepared data set {name} in {root}; there are "
+            f"{', '.join(dict.fromkeys(have)) or 'none'}."
+        )
+    configs = sorted({path.parent for path in found})
+    if len(configs) > 1:
+        names = ", ".join(one.relative_to(root).as_posix() for one in configs)
+        raise UserError(f"--name={name} has several configs: {names}.")
+    return max(found, key=_version)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    numbers = path.name.split(".")
+    return tuple(int(one) if one.isdigit() else -1 for one in numbers)
+
+
+def _string(features: Any, name: str, example: dict[str, Any]) -> str:
+    """Returns a feature's value as a string; "" for no name."""
+    if not name:
+        return ""
+    value = example[name]
+    if hasattr(features[name], "int2str"):  # A class label, perhaps unknown.
+        return features[name].int2str(int(value)) if int(value) >= 0 else ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _suffix(encoded: bytes) -> str:
+    kinds = (b for a, b in _KINDS.items() if encoded.startswith(a))
+    return next(kinds, ".img")
+
+
+def _write(path: Path, encoded: bytes) -> None:
+    """Writes a whole file, unless it is there."""
+    if path.exists() and path.stat().st_size == len(encoded):
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(encoded)
+    os.replace(partial, path)
+
+
+FORMAT = Format(
+    "a data set prepared by TensorFlow Datasets",
+    ("<name>/<version>/dataset_info.json and its array_record files",),
+    read,
+    add_options,
+    beside_table=True,
+)

@@ -1,0 +1,52 @@
+import json
+
+
+def write(folder, name, items, flat=False):
+    images = [
+        {"image_id": f"{i}.jpg", "class_id": category} for i, category in items
+    ]
+    folder.write(f"{name}.json", json.dumps({"images": images}))
+    folder.images(
+        *(
+            f"{name}/{i}.jpg" if flat else f"{name}/{category}/{i}.jpg"
+            for i, category in items
+        )
+    )
+
+
+def test_both_lists_are_read(folder):
+    write(folder, "train", [(1, "00001"), (2, "00001"), (3, "00002")])
+    write(folder, "val", [(4, "00001"), (5, "00002")])
+    frame, said = folder.read("aliproducts", f"--out={folder.root}/t.parquet")
+    assert frame["image"].tolist() == [
+        "train/00001/1.jpg",
+        "train/00001/2.jpg",
+        "train/00002/3.jpg",
+        "val/00001/4.jpg",
+        "val/00002/5.jpg",
+    ]
+    assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2]
+    assert frame.groupby("category_id")["split"].nunique().tolist() == [1, 1]
+    assert "5 samples of 2 categories" in said
+
+
+def test_one_folder_for_all_and_numbers_as_classes(folder):
+    write(folder, "train", [(1, 0), (2, 0), (3, 7), (4, 7)], flat=True)
+    frame, _ = folder.read("aliproducts")
+    assert frame["image"].tolist()[:2] == ["train/1.jpg", "train/2.jpg"]
+    assert frame["category_id"].tolist() == ["0", "0", "7", "7"]
+
+
+def test_wrong_items_are_named(folder):
+    write(folder, "train", [(1, "a"), (2, "a"), (3, "")])
+    _, said = folder.read("aliproducts")
+    assert "1 without a class" in said
+    folder.write("train.json", '{"images": [{"class_id": "a"}]}')
+    said = folder.refuse("aliproducts", "--overwrite")
+    assert "train.json, images 1, column image_id: a value is needed" in said
+    folder.write("train.json", '{"annotations": []}')
+    assert "no list 'images'" in folder.refuse("aliproducts", "--overwrite")
+    (folder.root / "train.json").unlink()
+    assert "There is no train.json" in folder.refuse(
+        "aliproducts", "--overwrite"
+    )

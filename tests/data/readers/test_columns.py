@@ -1,0 +1,151 @@
+import pandas as pd
+import pytest
+
+from mixer_jax.data.readers import columns
+from mixer_jax.errors import UserError
+
+MAPPING = "--columns=sample_id=id,category_id=sku,image=file,text=title"
+HEADER = "id,sku,file,title,brand"
+
+
+def write(folder, *rows, name="products.csv", header=HEADER, comma=","):
+    content = "\r\n".join((header, *rows)) + "\r\n"
+    folder.write(name, "\ufeff" + content.replace(",", comma))
+
+
+def read(folder, *options, name="products.csv"):
+    return folder.read("columns", f"--source={name}", MAPPING, *options)
+
+
+def test_columns_are_mapped_and_the_rest_drawn(folder):
+    write(
+        folder,
+        '1,A1,a.jpg,"A, title",x',
+        "2,A1,b.jpg,,x",
+        "3,A1,,Größe ✓,x",
+        "4,,c.jpg,no category,x",
+        "5,A1,,,x",
+        "6,A1,gone.jpg,,x",
+    )
+    folder.images("pictures/a.jpg", "pictures/b.jpg")
+    frame, said = read(
+        folder, "--image-path=pictures/{}", "--columns=group=brand"
+    )
+    frame = frame.set_index("sample_id")
+    assert list(frame.index) == ["1", "2", "3"]
+    assert frame["image"].tolist() == ["pictures/a.jpg", "pictures/b.jpg", ""]
+    assert set(frame["group"]) == {"x"}
+    assert sorted(frame["role"][:2]) == ["document", "query"]
+    assert frame.loc["3", ["role", "text"]].tolist() == ["document", "Größe ✓"]
+    for reason in (
+        "1 without a category",
+        "1 without an image",
+        "1 whose image file is missing",
+    ):
+        assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("name", "comma", "options"),
+    [
+        ("p.tsv", "\t", ()),
+        ("p.csv.gz", ",", ()),
+        ("p.csv", ";", ("--delimiter=;",)),
+    ],
+)
+def test_other_delimiters_and_gz(folder, name, comma, options):
+    write(folder, "1,A,a.jpg,t,x", "2,A,b.jpg,t,x", name=name, comma=comma)
+    folder.images("a.jpg", "b.jpg")
+    frame, _ = read(folder, *options, name=name)
+    assert frame["sample_id"].tolist() == ["1", "2"]
+
+
+def test_parquet_with_numbers_and_own_roles(folder):
+    frame = pd.DataFrame(
+        {
+            "sku": [7, 7, 8, 8],
+            "file": ["a", "b", "c", None],
+            "title": [None, "x", None, "y"],
+            "role": ["query", "document", "query", "document"],
+            "part": ["train", "train", "test/new", "test/new"],
+        }
+    )
+    frame.to_parquet(folder.root / "p.parquet")
+    folder.images("a.png", "b.png", "c.png")
+    got, _ = folder.read(
+        "columns",
+        "--source=p.parquet",
+        "--columns=category_id=sku,image=file,text=title",
+        "--columns=role=role,split=part",
+        "--image-path={}.png",
+    )
+    assert got["sample_id"].tolist() == ["1", "2", "3", "4"]
+    assert got["category_id"].tolist() == ["7", "7", "8", "8"]
+    assert got["image"].tolist() == ["a.png", "b.png", "c.png", ""]
+    assert got["role"].tolist() == frame["role"].tolist()
+    assert got["split"].tolist() == frame["part"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("2,A,../b.jpg,,", "line 3, column file: the path '../b.jpg'"),
+        ("2,A,/b.jpg,,", "line 3, column file: the path '/b.jpg'"),
+        (",A,b.jpg,,", "line 3, column id: a sample needs an ID"),
+        ("2,A,b.jpg", "line 3: the row has 3 cells"),
+        ("2,A,b.jpg,,qeury", "line 3, column brand: the role is 'qeury'"),
+    ],
+)
+def test_wrong_rows_are_named_by_line_and_their_own_column(folder, row, said):
+    write(folder, "1,A,a.jpg,,", row)
+    folder.images("a.jpg", "b.jpg")
+    err = folder.refuse(
+        "columns", "--source=products.csv", MAPPING, "--columns=role=brand"
+    )
+    assert said in err
+
+
+def test_a_wrong_split_is_named(folder):
+    write(folder, "1,A,a.jpg,,my split")
+    err = folder.refuse(
+        "columns", "--source=products.csv", MAPPING, "--columns=split=brand"
+    )
+    assert "line 2, column brand: the split is 'my split'" in err
+
+
+def test_wrong_files_are_named(folder):
+    args = ("--source=p.csv", MAPPING)
+    assert "There is no p.csv" in folder.refuse("columns", *args)
+    write(folder, "1,A,a.jpg", name="p.csv", header="id,sku,file")
+    assert "no column 'title'; there are id" in folder.refuse("columns", *args)
+    own = f"--out={folder.root}/p.csv"
+    said = folder.refuse("columns", *args, own, "--overwrite")
+    assert "--out is the source itself" in said
+    folder.write("p.parquet", b"no parquet")
+    args = ("--source=p.parquet", MAPPING)
+    assert "p.parquet cannot be read" in folder.refuse("columns", *args)
+    pd.DataFrame({"id": [1]}).to_parquet(folder.root / "p.parquet")
+    assert "has no column 'sku'" in folder.refuse("columns", *args)
+    folder.write("p.xlsx", b"")
+    said = folder.refuse("columns", "--source=p.xlsx", MAPPING)
+    assert "must be a .csv" in said
+    said = folder.refuse(
+        "columns", "--source=p.csv", MAPPING, "--image-path=images"
+    )
+    assert "must have {} once" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("text", "write OURS=THEIRS"),
+        ("text=", "write OURS=THEIRS"),
+        ("txt=title", "did you mean 'text'"),
+        ("text=a,text=b", "names 'text' twice"),
+        ("image=a", "must name a category_id"),
+        ("category_id=a", "an image, a text, or both"),
+    ],
+)
+def test_wrong_mappings_are_named(given, said):
+    with pytest.raises(UserError, match=said):
+        columns.parse_columns([given])

@@ -1,0 +1,124 @@
+import gzip
+import json
+
+import pytest
+
+from mixer_jax.data.readers import files
+from mixer_jax.data.readers.rows import Format
+from mixer_jax.errors import UserError
+
+
+def test_records_take_a_bom_crlf_quotes_and_blank_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = ("\ufeffid, title ", '1,"two', 'lines, ""x"""', "", "2,größe", "")
+    path.write_bytes("\r\n".join(lines).encode())
+    assert list(files.records(path, ("id", "title"))) == [
+        (f"{path}, line 2", {"id": "1", "title": 'two\r\nlines, "x"'}),
+        (f"{path}, line 5", {"id": "2", "title": "größe"}),
+    ]
+
+
+def test_records_of_gz_with_tabs_and_very_long_cells(tmp_path):
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(f"id\tt\n1\t{'w' * 200_000}\n".encode()))
+    ((_, cells),) = files.records(path, ("id",), "\t")
+    assert len(cells["t"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"id\n1\n", r"line 1: there is no column 'title'; there are id\."),
+        (
+            b"id,title\n1,a\n2\n",
+            "line 3: the row has 1 cells, and the header 2",
+        ),
+        (b"id,title\n1,\xff\n", "is not UTF-8"),
+        (b'id,title\n1,"a\n2,b\n', "line 3: no CSV: .*a quote without its end"),
+        (b'id,title\n1,"a"b\n', "line 2: no CSV"),
+    ],
+)
+def test_records_say_what_is_wrong(tmp_path, content, said):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        list(files.records(path, ("id", "title")))
+
+
+def test_a_torn_gz_file_is_named(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"id\n" + b"1\n" * 9999)[:40])
+    with pytest.raises(UserError, match=r"a\.csv\.gz cannot be read"):
+        list(files.records(path, ("id",)))
+    whole = bytearray(gzip.compress(b"id\n" + bytes(range(32, 127)) * 99))
+    whole[20:40] = bytes(20)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"a\.csv\.gz cannot be read"):
+        list(files.records(path, ("id",)))
+    path.write_bytes(b"no gz at all")
+    with pytest.raises(UserError, match=r"a\.csv\.gz cannot be read"):
+        list(files.records(path, ("id",)))
+
+
+def test_json_lines_are_objects(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert list(files.json_lines(path)) == [
+        (f"{path}, line 1", {"a": 1}),
+        (f"{path}, line 3", {"a": 2}),
+    ]
+    for wrong in ('{"a": 1}\n{"a"', '{"a": 1}\n[1]'):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match="line 2"):
+            list(files.json_lines(path))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_items_come_one_by_one(tmp_path, monkeypatch, chunk, indent):
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    path = tmp_path / "a.json"
+    items = [
+        {"image_id": f"{i}.jpg", "class_id": i, "n": [{}]} for i in range(9)
+    ]
+    for whole in ({"info": {"x": [1]}, "images": items, "z": 1}, items):
+        path.write_text(json.dumps(whole, indent=indent))
+        got = list(files.json_items(path, "images"))
+        assert [item for _, item in got] == items
+        assert got[2][0] == f"{path}, images 3"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"other": []}', "no list 'images'"),
+        ('{"images": [{"a": 1}, {"a', "images 2: no JSON"),
+        ('{"images": [{"a": 1}', "images 2: no JSON"),
+        ('{"images": [{"a": 1}, 7]}', "images 2: a JSON object"),
+    ],
+)
+def test_json_items_say_what_is_wrong(tmp_path, content, said):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=said):
+        list(files.json_items(path, "images"))
+
+
+def test_missing_files_are_listed(tmp_path):
+    one = Format("The Set", ("a.csv: the list", "images/: the images"), None)
+    (tmp_path / "b.csv").touch()
+    assert files.require(one, tmp_path, "a.csv|b.csv") == [tmp_path / "b.csv"]
+    with pytest.raises(UserError) as caught:
+        files.require(one, tmp_path, "a.csv|c.csv")
+    message = str(caught.value)
+    assert f"There is no a.csv nor c.csv in {tmp_path}. The Set has" in message
+    assert "\n  a.csv: the list\n  images/: the images" in message
+
+
+def test_a_cell_is_a_string_or_a_number():
+    assert files.cell({"a": 7}, "a", "here") == "7"
+    assert files.cell({"a": " x "}, "a", "here") == "x"
+    for wrong in ({}, {"a": ""}, {"a": None}, {"a": []}):
+        with pytest.raises(UserError, match="here, column a: a value"):
+            files.cell(wrong, "a", "here")

@@ -1,0 +1,71 @@
+import pytest
+
+HEADER = "image_id class_id super_class_id path"
+TRAIN = (
+    "1 1 1 bicycle_final/111_0.JPG",
+    "2 1 1 bicycle_final/111_1.JPG",
+    "3 2 12 toaster_final/222_0.JPG",
+    "4 2 12 toaster_final/222_1.JPG",
+)
+TEST = (
+    "5 3 5 coffee_maker_final/333_0.JPG",
+    "6 3 5 coffee_maker_final/333_1.JPG",
+)
+
+
+def write(folder, train=TRAIN, test=TEST, end="\r\n", header=HEADER):
+    for name, lines in (("train", train), ("test", test)):
+        content = end.join((header, *lines)) + end
+        folder.write(f"Ebay_{name}.txt", "\ufeff" + content)
+        folder.images(*(line.split()[-1] for line in lines))
+
+
+def test_reads_the_set_with_its_own_split(folder):
+    write(folder)
+    frame, said = folder.read("stanford_online_products")
+    assert frame["image"].tolist() == [
+        line.split()[-1] for line in (*TRAIN, *TEST)
+    ]
+    assert frame["split"].tolist() == ["train"] * 4 + ["test"] * 2
+    assert frame["category_id"].tolist() == ["1", "1", "2", "2", "3", "3"]
+    groups = ["bicycle"] * 2 + ["toaster"] * 2 + ["coffee_maker"] * 2
+    assert frame["group"].tolist() == groups
+    assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
+    assert set(frame["text"]) == {""}
+    assert "6 samples of 3 categories" in said
+
+
+def test_missing_images_and_repeated_lines_are_left_out(folder):
+    write(folder, train=(*TRAIN, TRAIN[0]), end="\n")
+    (folder.root / "toaster_final/222_0.JPG").unlink()
+    frame, said = folder.read("stanford_online_products")
+    # What stays of class 2 is alone.
+    assert frame["category_id"].tolist() == ["1", "1", "3", "3"]
+    assert "1 that are there twice" in said
+    assert "1 whose image file is missing" in said
+    assert "1 of train that are alone" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            dict(header="image_id path"),
+            "Ebay_train.txt, line 1: the first line",
+        ),
+        (dict(train=("1 1 a/1.JPG",)), "line 2: 3 words"),
+        (dict(train=("1 x 1 a/1.JPG",)), "line 2, column class_id: 'x'"),
+        (dict(test=("7 1 1 a/7.JPG",)), "The category '1' has samples"),
+    ],
+)
+def test_wrong_lines_are_named(folder, change, said):
+    write(folder, **change)
+    assert said in folder.refuse("stanford_online_products")
+
+
+def test_missing_files_are_listed(folder):
+    write(folder)
+    (folder.root / "Ebay_test.txt").unlink()
+    said = folder.refuse("stanford_online_products")
+    assert "There is no Ebay_test.txt" in said
+    assert "bicycle_final/" in said

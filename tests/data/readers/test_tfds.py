@@ -1,0 +1,129 @@
+import contextlib
+import io
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+LABELS = ["hat", "shoe", "größe"]
+
+
+class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Two images of each label in train, one in test."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "photo": tfds.features.Image(encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=LABELS),
+            "title": tfds.features.Text(),
+            "number": tfds.features.Scalar(np.int32),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="A test.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._examples(6), "test": self._examples(4)}
+
+    def _generate_examples(self):
+        """Is asked for, though the splits have their own."""
+
+    def _examples(self, count):
+        for number in range(count):
+            file = io.BytesIO()
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(file, "png")
+            yield (
+                number,
+                {
+                    "photo": file.getvalue(),
+                    # The last of test is not labelled.
+                    "label": -1 if number == 3 and count == 4 else number % 3,
+                    "title": f"title {number} ✓",
+                    "number": number,
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tfds")
+    builder = Shop(data_dir=root, file_format="array_record")
+    config = tfds.download.DownloadConfig(
+        try_download_gcs=False,
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+    )
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=config)
+    return root
+
+
+@pytest.fixture
+def shop(folder, prepared):
+    """A folder whose data set lies elsewhere."""
+    folder.root = prepared
+    return folder
+
+
+OPTIONS = ("--name=shop", "--image=photo")
+
+
+def test_splits_are_joined_and_images_written(shop, tmp_path):
+    out = f"--out={tmp_path}/mine/table.csv"
+    frame, said = shop.read("tfds", *OPTIONS, "--text=title", out)
+    assert frame["category_id"].tolist() == LABELS * 3
+    assert "1 without a label" in said
+    assert frame["sample_id"].tolist()[:4] == [
+        "test/0",
+        "test/1",
+        "test/2",
+        "train/0",
+    ]
+    image = tmp_path / "mine" / frame["image"][4]
+    assert frame["image"][4] == "images/shop/train/00000001.png"
+    assert Image.open(image).getpixel((0, 0)) == (1, 0, 0)
+    documents = frame[frame["role"] == "document"]
+    assert documents["text"].str.fullmatch("title . ✓").all()
+    assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
+    times = image.stat().st_mtime_ns
+    again, _ = shop.read("tfds", *OPTIONS, "--text=title", out, "--overwrite")
+    assert again.equals(frame)
+    assert image.stat().st_mtime_ns == times
+
+
+def test_a_torn_data_set_is_named(folder):
+    folder.write("shop/1.0.0/dataset_info.json", "{")
+    said = folder.refuse("tfds", *OPTIONS)
+    assert "shop/1.0.0 cannot be read" in said
+
+
+def test_own_splits_must_share_no_category(shop, tmp_path):
+    out = f"--out={tmp_path}/table.csv"
+    said = shop.refuse("tfds", *OPTIONS, "--own-splits", out)
+    assert "has samples of the splits 'test' and 'train'" in said
+    frame, _ = shop.read(
+        "tfds", *OPTIONS, "--label=number", "--name=shop:1.0.0", out
+    )
+    # Numbers are labels too; 4 and 5 are of train alone.
+    assert {"0", "1", "2"} <= set(frame["category_id"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--name=shop",), "has no feature 'image'; there are label, number"),
+        (("--name=shop", "--image=title"), "'title' of .* is no image"),
+        (("--name=none",), "no prepared data set none in .*; there are shop."),
+        (("--name=shop:2.0.0",), "no prepared data set shop:2.0.0"),
+    ],
+)
+def test_wrong_names_are_listed(shop, tmp_path, options, said):
+    err = shop.refuse("tfds", *options, f"--out={tmp_path}/table.csv")
+    assert re.search(said, err)

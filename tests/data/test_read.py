@@ -1,0 +1,57 @@
+import os
+import subprocess
+import sys
+
+from mixer_jax.data import read, table
+
+
+def folder(root):
+    for name in ("a/1.jpg", "a/2.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"image")
+    return root
+
+
+def test_a_format_must_be_named(capsys):
+    for arguments in ([], ["--root=x"]):
+        assert read.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert "Name a format. There are:" in err
+        assert "\n  shopee " in err
+    assert read.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "mixer_jax.data.read FORMAT --root=DIR" in out
+    assert "\n  shopee " in out
+    assert read.main(["stanford-products", "--root=x"]) == 2
+    err = capsys.readouterr().err
+    assert "no format 'stanford-products'" in err
+    assert "did you mean 'stanford_online_products'" in err
+
+
+def test_a_table_is_not_overwritten(tmp_path, capsys):
+    arguments = ["folders", f"--root={folder(tmp_path)}"]
+    assert read.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out == (
+        f"{tmp_path}/table.csv: 2 samples of 1 categories: train 1 queries and "
+        "1 documents; left out: none\n"
+    )
+    (tmp_path / "a/3.jpg").write_bytes(b"image")
+    assert read.main(arguments) == 2
+    assert "give --overwrite to replace it" in capsys.readouterr().err
+    assert len(table.read_table(tmp_path / "table.csv")) == 2
+    assert read.main([*arguments, "--overwrite"]) == 0
+    assert len(table.read_table(tmp_path / "table.csv")) == 3
+
+
+def test_the_same_files_make_the_same_table_in_every_process(tmp_path):
+    root = folder(tmp_path)
+    assert read.main(["folders", f"--root={root}", "--no-image-check"]) == 0
+    out = tmp_path / "other.csv"
+    command = [sys.executable, "-m", "mixer_jax.data.read", "folders"]
+    subprocess.run(
+        [*command, f"--root={root}", f"--out={out}"],
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+    )
+    assert out.read_bytes() == (tmp_path / "table.csv").read_bytes()
