@@ -4,9 +4,9 @@
 #   launch/test.sh [--dry-run]
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. PyTorch is installed for the originals that they compare with and,
-# on Linux with x86-64, the TPU's compiler. --dry-run prints every command and
-# runs none.
+# ones too. PyTorch is installed for the originals that they compare with,
+# Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
+# --dry-run prints every command and runs none.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -32,6 +32,14 @@ if [[ ! -f $venv/$torch/torch/version.py ]]; then
   say "Installing PyTorch, for the originals of our encoders (once)"
   run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --target "$venv/$torch" "$torch"
+fi
+
+# And this: its pins hold back pillow, protobuf, pyarrow and python-dateutil.
+beam=apache-beam==2.77.0
+if [[ ! -f $venv/$beam/apache_beam/version.py ]]; then
+  say "Installing Apache Beam, for the aggregation of click events (once)"
+  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --no-compile --target "$venv/$beam" "$beam"
 fi
 
 say "Checking the style"

@@ -1,0 +1,131 @@
+"""Aggregates click events into the clicks table of a click log, on Beam.
+
+    python -m mixer_jax.categories.aggregate --events="events/*.parquet" \
+        --out=LOG [--until=2026-06-01] [-- --runner=FlinkRunner ...]
+
+LOG is the folder of the tables of queries and items
+(mixer_jax/categories/log.py); mixer_jax/categories/events.py says what events
+look like. Writes clicks.parquet into LOG and, with --until, the later events'
+clicks_later.parquet, which judges categories found from the earlier ones;
+aggregate.json has the counts.
+
+An event that stands twice (session, query, item and time are the same) counts
+once; those of unknown IDs are left out. What stands after -- is for Beam, which
+runs in this process unless a runner is named. A runner on other machines needs
+--events, --queries, --items and --parts where its workers reach them.
+"""
+
+import argparse
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mixer_jax.categories import events
+from mixer_jax.errors import UserError
+
+_MISSING = (
+    "Apache Beam is not installed here. Its pins are not those of this "
+    "project, so give it an environment of its own: python -m venv "
+    '.venv-beam && .venv-beam/bin/pip install "apache-beam>=2.77,<3", then run '
+    "this command with .venv-beam/bin/python."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixer_jax.categories.aggregate",
+        description=__doc__.split("\n")[0],
+        epilog="What stands after -- is for Beam, as --runner=DataflowRunner.",
+    )
+    add = parser.add_argument
+    add(
+        "--events",
+        required=True,
+        action="append",
+        help="files or patterns: CSV, JSON lines or Parquet; may be repeated",
+    )
+    add("--out", required=True, help="the click log's folder")
+    add("--until", help="events from this time on are set aside")
+    add("--queries", default="", help="default: the table in --out")
+    add("--items", default="", help="default: the table in --out")
+    add("--parts", default="", help="folder of the workers' parts, removed")
+    add("--longest-session", type=int, help="longer ones are left out")
+    add("--max-skipped", type=float, default=0.01, help="bad or unknown rows")
+    given, options = _split(sys.argv[1:] if arguments is None else arguments)
+    given = parser.parse_args(given)
+    try:
+        figures = _aggregate(given, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(_lines(figures))
+    return 0
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments before and after `--`."""
+    arguments = list(arguments)
+    if "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UserError(_MISSING)
+    until = None
+    if given.until is not None:
+        try:
+            until = events.microseconds(given.until)
+        except ValueError as error:
+            raise UserError(f"--until: {error}.") from error
+    # Beam warns of what it does without; runners on a cluster have more to say.
+    logging.disable(logging.WARNING)
+    from mixer_jax.categories import gathering
+
+    if options:
+        logging.disable(logging.NOTSET)
+    return gathering.aggregate(
+        given.events,
+        given.out,
+        queries=given.queries,
+        items=given.items,
+        parts=given.parts,
+        until=until,
+        longest_session=given.longest_session,
+        max_skipped=given.max_skipped,
+        options=options,
+    )
+
+
+def _lines(figures: dict[str, Any]) -> str:
+    """What was counted, for a terminal."""
+    said = [
+        f"clicks: {figures['clicks_pairs']:,} pairs, "
+        f"{figures['clicks_exposures']:,} exposures, "
+        f"{figures['clicks_clicks']:,} clicks"
+    ]
+    if figures["until_microseconds"] is not None:
+        said.append(
+            f"clicks_later: {figures['clicks_later_pairs']:,} pairs, "
+            f"{figures['clicks_later_exposures']:,} exposures, "
+            f"{figures['clicks_later_clicks']:,} clicks"
+        )
+    left_out = {
+        "copies": figures["copies"],
+        "bad rows": figures["bad_rows"],
+        "of unknown queries": figures["events_of_unknown_queries"],
+        "of unknown items": figures["events_of_unknown_items"],
+        "of long sessions": figures["events_of_long_sessions"],
+    }
+    counts = [f"{count:,} {name}" for name, count in left_out.items() if count]
+    said.append(f"left out: {', '.join(counts) or 'nothing'}")
+    return "\n".join(said)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
