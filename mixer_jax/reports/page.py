@@ -4,16 +4,14 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
-import jinja2
 import markupsafe
 import numpy as np
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
-from mixer_jax.reports import plots, results
+from mixer_jax.reports import plots, results, templates
 from mixer_jax.reports.sheets import Sheet
 
 # Figures of metrics.jsonl that monitors write: caption, key of the threshold.
@@ -87,7 +85,7 @@ WAY = {
 
 def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of `metrics.json`; none if the run has no such file."""
-    return _read_json(paths.make(run) / "metrics.json", list) or []
+    return read_json(paths.make(run) / "metrics.json", list) or []
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
@@ -97,7 +95,7 @@ def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
     own file of that name is a list of category ids.
     """
     path = paths.make(run) / "categories.json"
-    figures = _read_json(path, dict | list)
+    figures = read_json(path, dict | list)
     if not isinstance(figures, dict):
         return {}
     return {
@@ -164,23 +162,12 @@ def render(
     """
     logs, limits, ways = logs or {}, limits or {}, ways or {}
     parts = sorted({row["split"] for row in rows} - {split})
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    here = resources.files(__package__)
-    template = environment.from_string(
-        here.joinpath("page.html").read_text(encoding="utf-8")
-    )
-    css = here.joinpath("page.css").read_text(encoding="utf-8")
-    keys, table = _ways_table(ways)
+    quality = ways_table(ways)
     first = next(iter(ways.values()), {})
     sizes = {int(k): v for k, v in first.get("sizes", {}).items()}
-    return template.render(
+    return templates.render(
+        "page.html",
         title=title,
-        css=markupsafe.Markup(css),
         tiles=results.lead(rows, split),
         results=results.make_results(rows, split) if rows else None,
         bars=results.make_bars(rows, split),
@@ -193,16 +180,14 @@ def render(
         stages=list(logs),
         curves=_curves(logs),
         monitors=_monitor_panels(logs, limits),
-        ways=table,
-        way_headings=[WAY[key][0] for key in keys],
-        way_measures=[(WAY[key][0], WAY[key][3]) for key in keys],
+        ways=quality,
         sizes=sizes
         and markupsafe.Markup(
             plots.histogram(sizes, "categories by size", "samples")
         ),
         category_samples=category_samples,
         simulated=simulated,
-        attribution=_plain(attribution),
+        attribution=plain(attribution),
     )
 
 
@@ -214,14 +199,19 @@ def write(path: str | os.PathLike, html: str) -> paths.Path:
     return path
 
 
-def _plain(text: str) -> list[str]:
+def plain(text: str) -> list[str]:
     """Returns the paragraphs and points of a Markdown note, marks removed."""
     text = re.sub(r"\n(?![-*\n])\s*", " ", text.replace("`", "").strip())
     lines = (line.strip(" -*") for line in text.splitlines())
     return [line for line in lines if line]
 
 
-def _read_json(path: paths.Path, kind: type) -> Any:
+def read_json(path: paths.Path, kind: type) -> Any:
+    """Returns what a JSON file holds; None if there is no such file.
+
+    Raises:
+      UserError: if it is damaged or not of that kind.
+    """
     if not path.exists():
         return None
     try:
@@ -274,8 +264,18 @@ def _draw(
     )
 
 
-def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns the figures shown and a line for each way to find categories."""
+class Ways(NamedTuple):
+    """The table of the ways that categories were found."""
+
+    headings: list[str]
+    measures: list[tuple[str, str]]  # heading and explanation
+    lines: list[dict[str, Any]]  # name and cells of each way
+
+
+def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
+    """Returns the table of the figures of `read_ways`; None if of none."""
+    if not ways:
+        return None
     keys = [
         k for k in WAY if any(way.get(k) is not None for way in ways.values())
     ]
@@ -292,7 +292,7 @@ def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
         for key in keys
         if WAY[key][2]
     }
-    return keys, [
+    lines = [
         {
             "name": name.replace("_", " "),
             "cells": [
@@ -305,3 +305,8 @@ def _ways_table(ways: Mapping) -> tuple[list[str], list[dict[str, Any]]]:
         }
         for name, way in ways.items()
     ]
+    return Ways(
+        [WAY[key][0] for key in keys],
+        [(WAY[key][0], WAY[key][3]) for key in keys],
+        lines,
+    )

@@ -1,0 +1,33 @@
+"""Fills in the pages' templates: one HTML file that needs nothing else."""
+
+from importlib import resources
+from typing import Any
+
+import jinja2
+import markupsafe
+
+
+def render(name: str, **values: Any) -> str:
+    """Returns a page.
+
+    Args:
+      name: of the template, a file of this package.
+      **values: what the template shows; all texts are escaped.
+
+    Raises:
+      jinja2.UndefinedError: if the template asks for another value.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = markupsafe.Markup(_read("page.css"))
+    return environment.get_template(name).render(css=css, **values)
+
+
+def _read(name: str) -> str:
+    here = resources.files(__package__)
+    return here.joinpath(name).read_text(encoding="utf-8")
