@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import sys
 import threading
 
@@ -167,6 +168,23 @@ def colour_run(colours, tmp_path, monkeypatch):
         log = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "metrics.jsonl").write_text(log)
     return run
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A folder of found categories, see `shop`; not to be written to."""
+    from tests import shop
+
+    root = tmp_path_factory.mktemp("shop")
+    shop.build(root)
+    return root
+
+
+@pytest.fixture
+def own_shop(shop, tmp_path):
+    """The same, to be changed."""
+    # Features belong to image files of a time and size.
+    return shutil.copytree(shop, tmp_path / "shop")
 
 
 @pytest.fixture

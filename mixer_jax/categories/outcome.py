@@ -1,0 +1,173 @@
+"""Reads back what categorize wrote: who is in which category.
+
+Labels are numbers of `Outcome.names`; a sample without a category is
+`UNASSIGNED`. A sample of a true test category was `HELD_OUT` by categorize: the
+category that clicks gave it is nobody's to see, so no figure counts it.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.categories import log as log_lib
+from mixer_jax.categories import tables
+from mixer_jax.categories.graph import Features
+from mixer_jax.categories.log import ClickLog
+from mixer_jax.errors import UserError
+
+UNASSIGNED, HELD_OUT = -1, -2
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The samples of a log and their categories.
+
+    Attributes:
+      log: of the samples that categorize could read; its clicks are among them.
+      samples: `[Q + I]` rows of `tables.catalogue`, queries first; with a truth
+        the columns of `tables.with_truth` too.
+      labels: `[Q + I]` int64.
+      names: category IDs, by label.
+      features: of those samples; None if there are none that fit.
+      later: later clicks, as `log.clicks`; None if none were set aside.
+    """
+
+    log: ClickLog
+    samples: pd.DataFrame
+    labels: np.ndarray
+    names: list[str]
+    features: Features | None
+    later: pd.DataFrame | None
+
+    @property
+    def query_labels(self) -> np.ndarray:
+        """Labels `[Q]` of the queries."""
+        return self.labels[: len(self.log.queries)]
+
+    @property
+    def item_labels(self) -> np.ndarray:
+        """Labels `[I]` of the items."""
+        return self.labels[len(self.log.queries) :]
+
+
+def read(
+    folder: str | Path, log: str | Path, truth: pd.DataFrame | None = None
+) -> Outcome:
+    """Reads the categories of a log.
+
+    Args:
+      folder: where categorize wrote to.
+      log: the folder of the click log that it read.
+      truth: the table of true categories that it was given, if it was.
+
+    Raises:
+      UserError: if something is missing, or is of another log.
+    """
+    folder, log = Path(folder), Path(log)
+    clicks, later = log_lib.read_folder(log), _read_later(log)
+    found, left = _found(folder), _left(folder)
+    samples = tables.catalogue(clicks)
+    everyone = set(samples["sample_id"])
+    alien = (found.keys() | left) - everyone
+    if alien:
+        raise UserError(
+            f'{folder} has a sample "{min(alien)}", which is not in the click '
+            f"log {log}; name the log that categorize was given, as --log."
+        )
+    kept = found.keys() | left
+    if truth is not None:
+        samples = tables.with_truth(samples, truth)
+        kept |= set(samples["sample_id"][samples["held_out"]])
+    features = _read_features(folder / "features.npz")
+    if features is not None and len(features[0]) == len(samples):
+        kept = everyone  # All images could be read.
+    samples = samples[samples["sample_id"].isin(kept)].reset_index(drop=True)
+    names = sorted(set(found.values()))
+    number = {name: label for label, name in enumerate(names)}
+    labels = [
+        number[found[sample]]
+        if sample in found
+        else (UNASSIGNED if sample in left else HELD_OUT)
+        for sample in samples["sample_id"]
+    ]
+    clicks = log_lib.keep(clicks, kept)
+    shown = None
+    if features is not None and len(features[0]) == len(samples):
+        image, text = features
+        count = len(clicks.queries)
+        shown = Features(image[:count], image[count:], text)
+    return Outcome(
+        clicks,
+        samples,
+        np.array(labels, np.int64),
+        names,
+        shown,
+        None if later is None else log_lib.keep(later, kept).clicks,
+    )
+
+
+def find_log(folder: str | Path) -> Path:
+    """Returns where the click log of categories most likely is.
+
+    Args:
+      folder: where categorize wrote to.
+
+    Raises:
+      UserError: if there is no log in it, nor in its folder `log`.
+    """
+    folder = Path(folder)
+    for place in (folder / "log", folder):
+        if _table(place, "clicks"):
+            return place
+    raise UserError(
+        f"There is no click log in {folder} nor in {folder / 'log'}; name the "
+        "one that categorize was given, as --log."
+    )
+
+
+def _table(folder: Path, name: str) -> Path | None:
+    paths = (folder / (name + suffix) for suffix in (".csv", ".parquet"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_later(log: Path) -> ClickLog | None:
+    """Reads the clicks that aggregate has set aside, if it has."""
+    later = _table(log, "clicks_later")
+    if later is None:
+        return None
+    return log_lib.read_tables(
+        _table(log, "queries"), _table(log, "items"), later
+    )
+
+
+def _found(folder: Path) -> dict[str, str]:
+    """Returns the category of each sample that was found one for."""
+    path = folder / "found.csv"
+    if not path.is_file():
+        raise UserError(
+            f"There are no categories in {folder}: no found.csv. Name the "
+            "folder that categorize wrote to; its --out."
+        )
+    columns = ("sample_id", "category_id", "split")
+    frame = log_lib.read_columns(path, columns)
+    # Not the samples turned round, nor those of true test categories.
+    frame = frame[frame["split"].isin(("train", "train/forward"))]
+    return dict(zip(frame["sample_id"], frame["category_id"], strict=True))
+
+
+def _left(folder: Path) -> set[str]:
+    """Returns the samples that no category was found for."""
+    path = folder / "unassigned.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run categorize again.")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return set(frame["sample_id"])
+
+
+def _read_features(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    with np.load(path) as kept:
+        return kept["image"], kept["text"]
