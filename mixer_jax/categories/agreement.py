@@ -1,0 +1,141 @@
+"""Do clicks agree with categories, and what do categories do to exposure?
+
+Clicks that categories were found from agree with them to some degree by
+construction; later clicks do not, so that they judge where no truth is known.
+"""
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.categories.outcome import HELD_OUT
+
+
+def agreement(
+    clicks: pd.DataFrame,
+    query_labels: np.ndarray,
+    item_labels: np.ndarray,
+    *,
+    shuffles: int = 10,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How many clicks lead from a query to an item of its category.
+
+    Args:
+      clicks: columns query, item (rows), clicks.
+      query_labels: `[Q]` int; negative for none, `HELD_OUT` is not counted.
+      item_labels: `[I]` int, likewise.
+      shuffles: how often the control is drawn.
+      seed: of the control.
+
+    Returns:
+      clicks, their number; known, the share whose query and item have a
+      category each; together, the share whose are in one; chance, the mean of
+      `together` after the items' labels were shuffled among these items.
+    """
+    clicks = clicks[clicks["clicks"] > 0]
+    query, item = clicks["query"].to_numpy(), clicks["item"].to_numpy()
+    seen = query_labels[query] != HELD_OUT
+    seen &= item_labels[item] != HELD_OUT
+    query, item = query[seen], item[seen]
+    weight = clicks["clicks"].to_numpy()[seen]
+    total = int(weight.sum())
+    if not total:
+        return {"clicks": 0, "known": 0.0, "together": 0.0, "chance": 0.0}
+    label = query_labels[query]
+
+    def together(labels: np.ndarray) -> float:
+        same = (label >= 0) & (label == labels[item])
+        return float(weight[same].sum() / total)
+
+    known = (label >= 0) & (item_labels[item] >= 0)
+    rng = np.random.default_rng(seed)
+    counted = np.flatnonzero(item_labels != HELD_OUT)
+    chance = []
+    for _ in range(shuffles):
+        shuffled = item_labels.copy()
+        shuffled[counted] = rng.permutation(item_labels[counted])
+        chance.append(together(shuffled))
+    return {
+        "clicks": total,
+        "known": float(weight[known].sum() / total),
+        "together": together(item_labels),
+        "chance": float(np.mean(chance)),
+    }
+
+
+def new_pairs(later: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
+    """The later clicks on pairs that had no click before."""
+    columns = ["query", "item"]
+    before = pd.MultiIndex.from_frame(earlier[earlier["clicks"] > 0][columns])
+    now = pd.MultiIndex.from_frame(later[columns])
+    return later[~now.isin(before)]
+
+
+def of_categories(
+    clicks: pd.DataFrame,
+    query_labels: np.ndarray,
+    item_labels: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the clicks of each category, `(inside [C], all [C])`.
+
+    Those inside are of its queries on its items; all are those of its queries
+    and those on its items, clicks from and to samples without a category too.
+    """
+    query = query_labels[clicks["query"].to_numpy()]
+    item = item_labels[clicks["item"].to_numpy()]
+    weight = clicks["clicks"].to_numpy()
+    seen = (query != HELD_OUT) & (item != HELD_OUT)
+    query, item, weight = query[seen], item[seen], weight[seen]
+
+    def total(labels: np.ndarray, of: np.ndarray) -> np.ndarray:
+        of = of & (labels >= 0)
+        return np.bincount(labels[of], weight[of], minlength=count)
+
+    same = query == item
+    inside = total(query, same)
+    return inside, inside + total(query, ~same) + total(item, ~same)
+
+
+def exposures(
+    clicks: pd.DataFrame, item_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts how often items were shown, before and after they are grouped.
+
+    Args:
+      clicks: columns item (rows), exposures.
+      item_labels: `[I]` int; an item without a category stays by itself, those
+        `HELD_OUT` are left out.
+
+    Returns:
+      Exposures of each item, and of each category (and lone item) of items.
+    """
+    shown = np.bincount(
+        clicks["item"].to_numpy(),
+        clicks["exposures"].to_numpy(),
+        minlength=len(item_labels),
+    )
+    counted = item_labels != HELD_OUT
+    shown, labels = shown[counted], item_labels[counted]
+    alone = labels < 0
+    grouped = np.bincount(labels[~alone], shown[~alone])
+    # A category of queries alone has no items to show.
+    present = np.bincount(labels[~alone], minlength=len(grouped)) > 0
+    return shown, np.concatenate([grouped[present], shown[alone]])
+
+
+def lorenz(counts: np.ndarray, points: int = 101) -> np.ndarray:
+    """The share of all counts that the least shown hold.
+
+    Args:
+      counts: `[N]`.
+      points: of the curve, evenly from none of them to all.
+
+    Returns:
+      f64 `[points]`, from 0 to 1; all 0 if nothing was shown.
+    """
+    ordered = np.concatenate([[0.0], np.sort(counts).cumsum()])
+    if not ordered[-1]:
+        return np.zeros(points)
+    place = np.linspace(0, len(counts), points)
+    return np.interp(place, np.arange(len(ordered)), ordered) / ordered[-1]
