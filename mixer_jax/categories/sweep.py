@@ -1,0 +1,70 @@
+"""Finds categories at many granularities, to see which one serves best."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.categories.find import Settings, find_categories
+from mixer_jax.categories.graph import Features
+
+# Affinities from which two samples are neighbours; DBSCAN's eps is 1 less it.
+LEAST = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
+NEIGHBOURS = (5, 10, 20)  # k
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Categories of one granularity.
+
+    Attributes:
+      least, neighbours: the settings.
+      labels: `[Q + I]` int64, -1 for no category.
+      seconds: that finding them took.
+    """
+
+    least: float
+    neighbours: int
+    labels: np.ndarray
+    seconds: float
+
+
+def sweep(
+    features: Features,
+    clicks: pd.DataFrame,
+    least: Sequence[float] = LEAST,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    settings: Settings | None = None,
+) -> Iterator[Point]:
+    """Yields the categories of each pair of settings.
+
+    Args:
+      features: of Q queries and I items.
+      clicks: as for `find_categories`.
+      least: affinities to try.
+      neighbours: k to try.
+      settings: the others; the defaults if None.
+    """
+    settings = settings or Settings()
+    for k in neighbours:
+        for affinity in least:
+            yield find_point(
+                features,
+                clicks,
+                dataclasses.replace(settings, least=affinity, neighbours=k),
+            )
+
+
+def find_point(
+    features: Features, clicks: pd.DataFrame, settings: Settings
+) -> Point:
+    """Finds the categories of one setting; arguments as for `sweep`."""
+    start = time.perf_counter()
+    found = find_categories(features, clicks, settings)
+    least = settings.least
+    if least is None:
+        least = found.chosen["least"]
+    seconds = time.perf_counter() - start
+    return Point(least, settings.neighbours, found.combined, seconds)

@@ -1,0 +1,64 @@
+"""Measures which granularity of categories teaches retrieval best.
+
+    python -m mixer_jax.sweep --categories=runs/quickstart \
+        --truth=runs/quickstart/data/medium.csv
+
+DIR is what categorize wrote to: its features are read, nothing is encoded
+again. Categories are found for a grid of DBSCAN's eps (1 less the affinity from
+which two samples are neighbours) and of k, the neighbours that are compared.
+Each grid point is measured by what a linear map of frozen features learns from
+it. Writes DIR/sweep.json, which python -m mixer_jax.report --categories=DIR
+draws.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixer_jax.categories import outcome, sweep
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.reports import granularity
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixer_jax.sweep", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--categories", required=True, help="categorize's --out")
+    add("--log", default="", help="categorize's --log; found there if unset")
+    add("--truth", help="categorize's --truth; without it later clicks judge")
+    add("--eps", type=_numbers(float), help="1 less affinity, as 0.55,0.65")
+    add("--k", type=_numbers(int), help="neighbours, as 5,10,20")
+    given = parser.parse_args(arguments)
+    least = [round(1 - eps, 6) for eps in given.eps or ()]
+    try:
+        truth = table.read_table(given.truth) if given.truth else None
+        log = given.log or outcome.find_log(given.categories)
+        result = granularity.measure(
+            outcome.read(given.categories, log, truth),
+            least or sweep.LEAST,
+            given.k or sweep.NEIGHBOURS,
+        )
+        path = granularity.write(result, given.categories)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(granularity.lines(result))
+    print(f"Wrote {path}")
+    return 0
+
+
+def _numbers(kind: type):
+    """Parses numbers with commas between them."""
+
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",")]
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+import numpy as np
+
+from mixer_jax.categories import find, outcome, sweep
+from mixer_jax.categories.quality import shape
+
+
+def test_each_setting_is_found_as_by_itself(shop):
+    found = outcome.read(shop, shop / "log")
+    points = list(
+        sweep.sweep(found.features, found.log.clicks, (0.2, 0.9), (3,))
+    )
+    assert [(p.least, p.neighbours) for p in points] == [(0.2, 3), (0.9, 3)]
+    alone = find.find_categories(
+        found.features,
+        found.log.clicks,
+        find.Settings(least=0.2, neighbours=3),
+    )
+    assert (points[0].labels == alone.combined).all()
+    queries = np.arange(len(found.labels)) < len(found.query_labels)
+    noise = [shape(p.labels, queries)["noise_share"] for p in points]
+    assert noise[0] < noise[1]
+    assert all(p.seconds > 0 for p in points)
