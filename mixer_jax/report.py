@@ -1,9 +1,12 @@
-"""Writes a run's report: one HTML page that needs no network.
+"""Writes a report: one HTML page that needs no network.
 
     python -m mixer_jax.report --run=runs/quickstart
+    python -m mixer_jax.report --categories=runs/quickstart \
+        --truth=runs/quickstart/data/medium.csv
 
-It shows what the folder holds: measures, examples by the last stage's model,
-curves and monitors, the quality of the categories.
+Of a run it shows what its folder holds: measures, examples by the last stage's
+model, curves and monitors, the quality of the categories. Of categories, as
+categorize wrote them, it shows how good they are and which ones are not.
 """
 
 import argparse
@@ -12,7 +15,7 @@ from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.reports import run
+from mixer_jax.reports import categories, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,13 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mixer_jax.report", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--run", required=True, help="the run's folder")
-    parser.add_argument(
-        "--out", default="", help="default RUN/report/index.html"
-    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", help="the run's folder")
+    what.add_argument("--categories", help="categorize's --out")
+    parser.add_argument("--log", default="", help="categorize's --log")
+    parser.add_argument("--truth", default="", help="categorize's --truth")
+    parser.add_argument("--out", default="", help="default report/index.html")
     given = parser.parse_args(arguments)
+    if given.run and (given.log or given.truth):
+        parser.error("--log and --truth go with --categories.")
     try:
-        path = run.build(given.run, mesh_lib.make_mesh(), given.out)
+        if given.run:
+            path = run.build(given.run, mesh_lib.make_mesh(), given.out)
+        else:
+            path = categories.build(
+                given.categories, given.log, given.truth, given.out
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

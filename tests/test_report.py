@@ -1,4 +1,6 @@
-"""The command on a run of a small model that sees colours."""
+"""The command on a run of a small model that sees colours, and on a shop."""
+
+import pytest
 
 from mixer_jax import evaluate, report
 
@@ -10,6 +12,26 @@ def test_a_run_is_reported(colour_run, capsys):
     assert "Wrote" in capsys.readouterr().out
     assert "<b>100.0</b>" in page
     assert "red paint" in page
+
+
+def test_categories_are_reported(own_shop, capsys):
+    arguments = [f"--categories={own_shop}", f"--out={own_shop}/a.html"]
+    assert report.main([*arguments, f"--log={own_shop}/log"]) == 0
+    assert "a.html" in capsys.readouterr().out
+    assert "category report" in (own_shop / "a.html").read_text()
+    assert report.main([*arguments, f"--log={own_shop}/data"]) == 2
+    assert capsys.readouterr().err.startswith("error: The click log")
+
+
+def test_a_run_and_categories_are_two_reports(capsys):
+    for arguments in (
+        [],
+        ["--run=a", "--categories=b"],
+        ["--run=a", "--log=b"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            report.main(arguments)
+        assert ended.value.code == 2
 
 
 def test_what_is_wrong_is_said(tmp_path, capsys):

@@ -7,6 +7,7 @@ so that one drawing serves a light and a dark page; words stay words.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -82,11 +83,49 @@ def lines(
         return _svg(figure, title)
 
 
-def histogram(sizes: Mapping[int, int], title: str, label: str) -> str:
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    labels: tuple[str, str],
+    level: float | None = None,
+    place: float | None = None,
+    dots: bool = True,
+) -> str:
+    """Draws lines over any measured quantity.
+
+    Args:
+      series: `{name: (x, y)}`; values that are not finite are gaps.
+      title: read aloud in place of the drawing.
+      labels: of the horizontal and of the vertical axis.
+      level: a dashed horizontal line, to compare with.
+      place: a dashed vertical line, where we stand.
+      dots: whether the points are measured ones, each to be seen.
+
+    Returns:
+      An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel(4.6)
+        style = {"marker": "o", "markersize": 3.5} if dots else {}
+        for (_, (x, y)), colour in zip(series.items(), cycle(_SERIES)):
+            axes.plot(x, y, color=colour, linewidth=1.5, **style)
+        dashed = {"color": "#010101", "linewidth": 0.8, "dashes": (3, 3)}
+        if level is not None:
+            axes.axhline(level, **dashed)
+        if place is not None:
+            axes.axvline(place, **dashed)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        return _svg(figure, title)
+
+
+def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
     """Draws how many things there are of each size, as bars.
 
     Args:
-      sizes: `{size: count}`.
+      sizes: `{size or range of sizes: count}`.
       title: read aloud in place of the drawing.
       label: of the horizontal axis.
 

@@ -46,3 +46,16 @@ def test_histogram():
     check(svg)
     assert ">30</text>" in svg
     assert ">samples</text>" in svg
+
+
+def test_curves_and_where_we_stand():
+    series = {"k = 5": ([0.1, 0.2], [60.0, np.nan]), "k = 10": ([0.1], [50.0])}
+    svg = plots.curves(series, "by eps", ("eps", "percent"), 70.0, 0.1)
+    check(svg)
+    assert ">eps</text>" in svg
+    assert ">percent</text>" in svg
+    assert svg.count("stroke-dasharray") == 2
+    assert "var(--series-2)" in svg
+    plain = plots.curves(series, "by eps", ("eps", "percent"), dots=False)
+    assert "stroke-dasharray" not in plain
+    assert plain.count("<use") < svg.count("<use")

@@ -1,0 +1,299 @@
+"""What categorize wrote -> one HTML page about the quality of categories."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import markupsafe
+import numpy as np
+import pandas as pd
+
+from mixer_jax import paths
+from mixer_jax.categories import agreement, outcome, quality, silhouette
+from mixer_jax.categories.outcome import Outcome
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.reports import granularity, page, plots, templates, worst
+from mixer_jax.reports.results import percent
+
+_RARE = 0.1  # share of the items that count as rarely shown
+
+
+def build(
+    folder: str | os.PathLike,
+    log: str | os.PathLike = "",
+    truth: str | os.PathLike = "",
+    path: str | os.PathLike = "",
+) -> paths.Path:
+    """Writes the report of categories.
+
+    What cannot be measured is left out of the page with a line that says so.
+
+    Args:
+      folder: where categorize wrote to.
+      log: the click log that it read; "" looks for it in `folder`.
+      truth: the table of true categories that it was given; "" is none.
+      path: of the page; "" is `folder/report/index.html`.
+
+    Returns:
+      Where the page is.
+
+    Raises:
+      UserError: if there are no categories, or log or truth are of others.
+    """
+    folder = paths.local(folder, "What categorize wrote")
+    if not folder.is_dir():
+        raise UserError(f"There are no categories in {folder}: no such folder.")
+    log = log or outcome.find_log(folder)
+    known = table.read_table(truth) if truth else None
+    found = outcome.read(folder, log, known)
+    html = templates.render(
+        "categories.html",
+        title=paths.absolute(folder).name,
+        **measure(found),
+        ways=page.ways_table(page.read_ways(folder)),
+        sweep=draw_sweep(page.read_json(folder / "sweep.json", dict)),
+        simulated=_is_simulation(pathlib.Path(log)),
+        attribution=page.plain(_attribution(folder, found)),
+    )
+    return page.write(path or folder / "report" / "index.html", html)
+
+
+def measure(found: Outcome) -> dict[str, Any]:
+    """Measures categories: the values of the template, figures as text."""
+    counted = found.labels != outcome.HELD_OUT
+    is_query = (found.samples["role"] == table.QUERY).to_numpy()
+    shape = quality.shape(found.labels[counted], is_query[counted])
+    silhouettes = None
+    if found.features is not None:
+        silhouettes = silhouette.silhouettes(found.features, found.labels)
+    return {
+        "samples": f"{counted.sum():,}",
+        "held_out": f"{(~counted).sum():,}" if not counted.all() else "",
+        "categories": f"{shape['categories']:,}",
+        "noise": percent(shape["noise_share"]),
+        "both_roles": percent(shape["both_roles"]),
+        "largest": f"{shape['largest']:,}",
+        "sizes": _svg(
+            plots.histogram(
+                binned({int(k): v for k, v in shape["sizes"].items()}),
+                "Categories by number of samples",
+                "samples of a category",
+            )
+        ),
+        "silhouette": silhouettes
+        and {
+            "mean": _signed(silhouettes.mean),
+            "samples": f"{silhouettes.samples:,}",
+            "categories": f"{len(silhouettes.categories):,}",
+            "drawn": len(silhouettes.categories) < shape["categories"],
+        },
+        "clicks": _agreements(found),
+        "exposure": _exposure(found),
+        **_worst(found, silhouettes),
+    }
+
+
+def binned(sizes: Mapping[int, int], most: int = 12) -> dict[int | str, int]:
+    """Joins sizes from where a histogram would have too many bars.
+
+    Args:
+      sizes: `{size: count}`, sizes of 1 or more.
+      most: bars up to which it stays as it is.
+
+    Returns:
+      `{size or "from-to": count}`; ranges end at powers of two.
+    """
+    if len(sizes) <= most:
+        return dict(sorted(sizes.items()))
+    bins: dict[int | str, int] = {}
+    for size, count in sorted(sizes.items()):
+        last = 1 << (size - 1).bit_length()
+        name = size if size <= 4 else f"{last // 2 + 1}-{last}"
+        bins[name] = bins.get(name, 0) + count
+    return bins
+
+
+def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Draws what `granularity.measure` found; None if there is nothing."""
+    if not sweep or not sweep.get("points"):
+        return None
+    points, used = sweep["points"], sweep["used"]
+    ks = sorted({point["neighbours"] for point in points})
+    panels = []
+    for key, label, level in (
+        ("identical_at_1", "Identical@1, percent", sweep["true_categories"]),
+        ("bcubed_f1", "B-cubed F1, percent", None),
+    ):
+        if all(point.get(key) is None for point in points):
+            continue
+        series = {}
+        for k in ks:
+            line = sorted(
+                (1 - p["least"], 100 * _number(p.get(key)))
+                for p in points
+                if p["neighbours"] == k
+            )
+            series[f"k = {k}"] = tuple(zip(*line, strict=True))
+        svg = plots.curves(
+            series,
+            f"{label} by eps and k",
+            ("eps of DBSCAN: coarser to the right", label),
+            None if level is None else 100 * level,
+            1 - used["least"],
+        )
+        panels.append((label, _svg(svg)))
+    measured = [p for p in points if p["identical_at_1"] is not None]
+    best = max(measured, key=lambda p: p["identical_at_1"], default=None)
+    return {
+        "names": [f"k = {k}" for k in ks],
+        "panels": panels,
+        "best": best and _setting(best),
+        "chance": best and _chance(best["identical_at_1"], sweep["queries"]),
+        "used": _setting(used),
+        "true_categories": sweep["true_categories"]
+        and percent(sweep["true_categories"]),
+        "by_truth": sweep["exam"] == granularity.TRUTH,
+        "queries": f"{sweep['queries']:,}",
+        "searched": f"{sweep['items']:,}",
+    }
+
+
+def _agreements(found: Outcome) -> list[dict[str, Any]]:
+    """Returns a bar for the log's clicks, and two for later ones if any."""
+    logs = [("clicks of the log", found.log.clicks)]
+    if found.later is not None:
+        new = agreement.new_pairs(found.later, found.log.clicks)
+        logs.append(("later clicks", found.later))
+        logs.append(("later clicks on new pairs", new))
+    bars = []
+    for name, clicks in logs:
+        figures = agreement.agreement(
+            clicks, found.query_labels, found.item_labels
+        )
+        if figures["clicks"]:
+            shares = ("together", "chance", "known")
+            bars.append(
+                {"name": name, "clicks": f"{figures['clicks']:,}"}
+                | {share: 100 * figures[share] for share in shares}
+            )
+    return bars
+
+
+def _exposure(found: Outcome) -> dict[str, Any] | None:
+    """Returns the skew of exposure of items and of categories."""
+    items, grouped = agreement.exposures(found.log.clicks, found.item_labels)
+    if not items.sum():
+        return None
+    x = np.linspace(0, 100, 101)
+    curves = {
+        "items": (x, 100 * agreement.lorenz(items)),
+        "categories": (x, 100 * agreement.lorenz(grouped)),
+        "all shown alike": (x, x),
+    }
+    labels = found.item_labels[found.item_labels != outcome.HELD_OUT]
+    rare = items <= np.quantile(items, _RARE)
+    return {
+        "names": list(curves),
+        "svg": _svg(
+            plots.curves(
+                curves,
+                "Share of all exposures that the least shown have",
+                ("least shown, percent", "of all exposures, percent"),
+                dots=False,
+            )
+        ),
+        "gini_items": f"{quality.gini(items):.2f}",
+        "gini_categories": f"{quality.gini(grouped):.2f}",
+        "never": f"{(items == 0).sum():,}",
+        "rare": f"{rare.sum():,}",
+        "rare_most": f"{int(items[rare].max()):,}",
+        "rare_kept": percent((labels[rare] >= 0).mean()),
+    }
+
+
+def _worst(
+    found: Outcome, silhouettes: silhouette.Silhouettes | None
+) -> dict[str, Any]:
+    """Returns the sheets of the worst categories, and by what they are."""
+    labels, count = found.labels, len(found.names)
+    sizes = np.bincount(labels[labels >= 0], minlength=count)
+    inside, every = agreement.of_categories(
+        found.log.clicks, found.query_labels, found.item_labels, count
+    )
+    with np.errstate(invalid="ignore"):
+        clicked = pd.Series(inside / every)
+    purity, by, score = None, "clicks", clicked
+    if "truth" in found.samples:
+        purity = worst.purity(labels, found.samples["truth"].to_numpy())
+        by, score = "purity", purity.share[purity.share < 1]
+    elif silhouettes is not None:
+        by = "silhouette"
+        score = pd.Series(silhouettes.of_category, silhouettes.categories)
+
+    def sheet(label: int) -> worst.Sheet:
+        said = [f"{sizes[label]} samples"]
+        if by == "purity":
+            said.append(f"purity {percent(score[label])}%")
+        if by == "silhouette":
+            said.append(f"silhouette {_signed(score[label])}")
+        if every[label]:
+            said.append(f"{percent(clicked[label])}% of clicks inside")
+        leading = None if purity is None else purity.leading[label]
+        name = found.names[label]
+        return worst.make(
+            label, name, tuple(said), found.samples, labels, leading
+        )
+
+    return {
+        "worst": [sheet(label) for label in worst.choose(score, sizes)],
+        "worst_by": by,
+        "worst_of": f"{len(score):,}",
+    }
+
+
+def _setting(point: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "eps": f"{1 - point['least']:.2f}",
+        "k": str(point["neighbours"]),
+        "value": percent(point["identical_at_1"]),
+    }
+
+
+def _chance(share: float, count: int) -> str:
+    """Twice the standard error of a share of so many, in percent points."""
+    return f"{200 * np.sqrt(share * (1 - share) / count):.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _svg(text: str) -> markupsafe.Markup:
+    return markupsafe.Markup(text)
+
+
+def _is_simulation(log: pathlib.Path) -> bool:
+    note = log / "simulation.json"
+    if not note.is_file():
+        return False
+    return bool(json.loads(note.read_text(encoding="utf-8"))["simulation"])
+
+
+def _attribution(folder: pathlib.Path, found: Outcome) -> str:
+    """Returns the note on whose pictures these are, if one lies above them."""
+    folder = pathlib.Path(os.path.abspath(folder))
+    image = next(filter(None, found.samples["image"]), "")
+    for above in pathlib.Path(image).parents:
+        note = above / "ATTRIBUTION.md"
+        if note.is_file():
+            return note.read_text(encoding="utf-8")
+        if above == folder:
+            break
+    return ""

@@ -1,0 +1,128 @@
+"""Found categories become a page, whatever is known of them."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from mixer_jax.errors import UserError
+from mixer_jax.reports import categories, granularity
+from tests.reports.test_page import loads
+
+SWEEP = {
+    "exam": granularity.TRUTH,
+    "queries": 30,
+    "items": 30,
+    "true_categories": 0.81,
+    "used": {"least": 0.4, "neighbours": 10, "identical_at_1": 0.7},
+    "points": [
+        {"least": 0.35, "neighbours": 10, "identical_at_1": 0.7}
+        | {"bcubed_f1": 0.6},
+        {"least": 0.55, "neighbours": 10, "identical_at_1": 0.75}
+        | {"bcubed_f1": 0.5},
+        {"least": 0.35, "neighbours": 5, "identical_at_1": None}
+        | {"bcubed_f1": 0.4},
+    ],
+}
+
+
+def join_two(shop):
+    """Joins two categories by hand; returns the table and the ID of both."""
+    frame = pd.read_csv(shop / "found.csv", dtype=str).fillna("")
+    found = frame["category_id"].str.startswith("found-")
+    first, second = sorted(set(frame["category_id"][found]))[:2]
+    frame.loc[frame["category_id"] == second, "category_id"] = first
+    frame.to_csv(shop / "found.csv", index=False)
+    return frame, first
+
+
+def test_a_page_with_the_truth(own_shop):
+    join_two(own_shop)
+    (own_shop / "sweep.json").write_text(json.dumps(SWEEP))
+    path = categories.build(own_shop, truth=own_shop / "data/table.csv")
+    assert path == own_shop / "report" / "index.html"
+    html = path.read_text()
+    assert loads(html) == []
+    for text in (
+        "B-cubed F1",
+        "every sample alone",
+        "Silhouette",
+        "later clicks on new pairs",
+        "60 samples are held out",
+        "(dashed upright: eps 0.60, k 10) give 70.0%",
+        "the best (eps 0.45, k 10) 75.0%",
+        "Of so many queries, 15.8 points may be chance",
+        "on the true categories, 81.0%",
+        "Painted by nobody, CC0.",
+        "simulated",
+        "The least pure of",
+    ):
+        assert text in html, text
+    assert 'class="missing"' not in html
+    assert "asked 30 items" in html
+    assert re.search(r"Gini <strong>0\.\d\d</strong> of items", html)
+    assert "built-in" not in html, "a figure is a method of a dict"
+    for target in re.findall(r'<a href="#(\w+)"', html):
+        assert f'id="{target}"' in html
+
+
+def test_the_worst_are_impure(own_shop):
+    frame, first = join_two(own_shop)
+    truth = own_shop / "data/table.csv"
+    html = categories.build(own_shop, truth=truth).read_text()
+    worst = html[html.index('id="worst"') :]
+    sheet = worst[worst.index(f"<strong>{first}</strong>") :]
+    sheet = sheet[: sheet.index("</article>")]
+    members = frame[frame["split"] == "train/forward"]
+    members = members[members["category_id"] == first]["sample_id"]
+    # Their names begin with the true category, as in q7-0.
+    true = members.str[1:].str.split("-").str[0].value_counts()
+    assert len(true) == 2
+    assert f"purity {100 * true.iloc[0] / true.sum():.1f}%" in sheet
+    assert sheet.count("<li") == len(members)
+    assert sheet.count('<li class="wrong"') == true.iloc[1]
+
+
+def test_a_page_without_truth_or_later_clicks(own_shop):
+    (own_shop / "log" / "clicks_later.csv").unlink()
+    (own_shop / "log" / "simulation.json").unlink()
+    path = categories.build(own_shop, path=own_shop / "page.html")
+    html = path.read_text()
+    assert "No later clicks were set aside" in html
+    assert "Other granularities were not tried" in html
+    assert "The lowest silhouettes of" in html
+    assert "simulated" not in html
+    (own_shop / "features.npz").unlink()
+    (own_shop / "categories.json").unlink()
+    html = categories.build(own_shop).read_text()
+    assert "there is no silhouette" in html
+    assert "No true categories were given" in html
+    assert "shares of clicks that stay inside" in html
+
+
+def test_what_is_missing_is_said(own_shop, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        categories.build(tmp_path / "no")
+    with pytest.raises(UserError, match="no click log"):
+        categories.build(tmp_path)
+    with pytest.raises(UserError, match=r"no found\.csv"):
+        categories.build(tmp_path, log=own_shop / "log")
+    (own_shop / "sweep.json").write_text("[")
+    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+        categories.build(own_shop)
+
+
+def test_many_sizes_are_joined():
+    few = {3: 1, 2: 5}
+    assert list(categories.binned(few).items()) == [(2, 5), (3, 1)]
+    many = {size: 1 for size in range(2, 41)}
+    assert categories.binned(many) == {
+        2: 1,
+        3: 1,
+        4: 1,
+        "5-8": 4,
+        "9-16": 8,
+        "17-32": 16,
+        "33-64": 8,
+    }
