@@ -46,10 +46,9 @@ def silhouettes(
     Returns:
       None if there are not two categories of two images or more.
     """
-    image = np.concatenate(
-        [_centred(features.query_image), _centred(features.item_image)]
-    )
-    there = np.flatnonzero((labels >= 0) & image.any(axis=1))
+    roles = (features.query_image, features.item_image)
+    known = np.concatenate([image.any(axis=1) for image in roles])
+    there = np.flatnonzero((labels >= 0) & known)
     size = np.bincount(labels[there], minlength=1)
     several = np.flatnonzero(size > 1)
     drawn = np.random.default_rng(seed).permutation(several)
@@ -58,7 +57,15 @@ def silhouettes(
     rows = there[np.isin(labels[there], drawn)]
     if len(drawn) < 2:
         return None
-    value = silhouette_samples(image[rows], labels[rows], metric="cosine")
+    # Of a large catalogue only the rows that are looked at are copied.
+    count = len(roles[0])
+    image = np.concatenate(
+        [
+            _centred(roles[0], rows[rows < count]),
+            _centred(roles[1], rows[rows >= count] - count),
+        ]
+    )
+    value = silhouette_samples(image, labels[rows], metric="cosine")
     categories, place = np.unique(labels[rows], return_inverse=True)
     total = np.bincount(place, value)
     return Silhouettes(
@@ -69,11 +76,13 @@ def silhouettes(
     )
 
 
-def _centred(image: np.ndarray, enough: int = 64) -> np.ndarray:
-    """Unit rows around their mean; few say too little about it, and stay."""
-    image = np.asarray(image, np.float32)
+def _centred(
+    image: np.ndarray, rows: np.ndarray, enough: int = 64
+) -> np.ndarray:
+    """Some unit rows around the mean of all; few say too little about it."""
     known = image.any(axis=1)
+    mean = np.zeros(image.shape[1], np.float32)
     if known.sum() >= enough:
-        mean = image[known].mean(axis=0, keepdims=True)
-        image = np.where(known[:, None], image - mean, 0.0)
-    return normalize(image)
+        # Rows of zeros, no image, add nothing to the sum.
+        mean = image.sum(axis=0) / known.sum()
+    return normalize(image[rows] - mean[None, :])
