@@ -13,6 +13,12 @@ An event that stands twice (session, query, item and time are the same) counts
 once; those of unknown IDs are left out. What stands after -- is for Beam, which
 runs in this process unless a runner is named. A runner on other machines needs
 --events, --queries, --items and --parts where its workers reach them.
+
+Beam holds back other packages, so it has an environment of its own:
+
+    python -m venv .venv-beam
+    .venv-beam/bin/pip install "apache-beam>=2.77,<3"
+    .venv-beam/bin/python -m mixer_jax.categories.aggregate ...
 """
 
 import argparse
@@ -26,8 +32,8 @@ from mixer_jax.categories import events
 from mixer_jax.errors import UserError
 
 _MISSING = (
-    "Apache Beam is not installed here. Its pins are not those of this "
-    "project, so give it an environment of its own: python -m venv "
+    "Apache Beam is not installed here. It holds back other packages, so give "
+    "it an environment of its own: python -m venv "
     '.venv-beam && .venv-beam/bin/pip install "apache-beam>=2.77,<3", then run '
     "this command with .venv-beam/bin/python."
 )
