@@ -4,13 +4,11 @@ import gzip
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from mixer_jax.categories import log
 
 NOON = 1_767_268_800
 UNTIL = NOON + 700
-ALONE = ["--direct_num_workers=1"]
 TWO = "--direct_num_workers=2"
 THREADS = [TWO, "--direct_running_mode=multi_threading"]
 PROCESSES = [TWO, "--direct_running_mode=multi_processing"]
@@ -87,8 +85,7 @@ def read(out, name="clicks"):
     return pd.read_parquet(out / f"{name}.parquet").to_numpy().tolist()
 
 
-@pytest.mark.parametrize("options", [ALONE, PROCESSES])
-def test_beam_counts_as_pandas_does(aggregate, tmp_path, options):
+def test_beam_counts_as_pandas_does(aggregate, tmp_path):
     frame = random_events()
     pattern = write_shards(frame, tmp_path / "events")
     out = tmp_path / "log"
@@ -98,7 +95,7 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path, options):
         out,
         until=UNTIL * 10**6,
         max_skipped=0.2,
-        options=options,
+        options=PROCESSES,
     )
     assert read(out) == counted_by_pandas(frame, later=False)
     assert read(out, "clicks_later") == counted_by_pandas(frame, later=True)
