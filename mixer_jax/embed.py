@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
         frame = table.read_table(path)
         trained = checkpoints.load_model(given.workdir, mesh)
+        data = trained.config.data
         frame, skipped = images.check_images(
-            frame, path.parent, trained.config.data.max_skipped
+            frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
         )
         made = embed.embed_table(
             trained, frame, path.parent, mesh, given.batch_size

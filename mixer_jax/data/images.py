@@ -1,33 +1,65 @@
 """Image files -> square RGB pixels, and a check of all files beforehand."""
 
+import collections
+import dataclasses
 import io
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
+from mixer_jax.data import faults, table
+from mixer_jax.data.faults import UnreadableImageError
 
+# Pixels that an image may have to be decoded: 0.6 GB in memory, and more where
+# it is turned or transparent.
+MAX_PIXELS = 200_000_000
+# Pillow's own limit does not know that a large JPEG is decoded scaled.
+Image.MAX_IMAGE_PIXELS = None
 _CHUNK = 64  # files a thread takes at once
+_CHECKED = 32  # pixels of side that files are checked at
 _ORIENTATION = 0x0112  # EXIF tag
 
 
-class UnreadableImageError(UserError):
-    """An image file that is missing or cannot be decoded."""
+def read(path: str | os.PathLike) -> bytes:
+    """Returns the bytes of an image file.
+
+    Raises:
+      UnreadableImageError: if the system does not give them.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        kind = faults.of_system(error)
+        reason = getattr(error, "strerror", None) or str(error)
+        if kind == faults.MISSING:
+            reason = "the file is missing"
+        elif kind == faults.FOLDER:
+            reason = "it is a folder"
+        raise UnreadableImageError(f"{path}: {reason}.", kind) from error
 
 
-def decode(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
+def decode(
+    source: str | os.PathLike | bytes,
+    size: int,
+    max_pixels: int | None = MAX_PIXELS,
+) -> np.ndarray:
     """Decodes an image to a square: rotated as EXIF says, whole, on white.
+
+    Of an animation it is the first frame. A JPEG is decoded at the nearest
+    smaller scale of 1, 1/2, 1/4 and 1/8, much faster.
 
     Args:
       source: a path, or the bytes of a PNG, JPEG, WebP ... file.
       size: S, the side of the square in pixels; the longer side of the image
         is scaled to it and the rest is white.
+      max_pixels: how many may be decoded, after that scaling unless the JPEG
+        is progressive, which is in memory unscaled; None is without limit.
 
     Returns:
       uint8 [S, S, 3], RGB.
@@ -36,21 +68,34 @@ def decode(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
       UnreadableImageError: if the file is missing or cannot be decoded.
     """
     if isinstance(source, bytes):
-        name, file = "an image", io.BytesIO(source)
+        name, content = "an image", source
     else:
-        name, file = str(source), source
+        name, content = str(source), read(source)
     try:
-        with Image.open(file) as image:
-            # JPEG alone: decodes at the nearest smaller scale, much faster.
+        with Image.open(io.BytesIO(content)) as image:
+            whole = image.size
             image.draft("RGB", (size, size))
+            scaled = whole if "progressive" in image.info else image.size
+            if max_pixels and scaled[0] * scaled[1] > max_pixels:
+                raise UnreadableImageError(
+                    f"{name}: it has {whole[0]} x {whole[1]} pixels, more than "
+                    f"are decoded (data.max_pixels, {max_pixels}).",
+                    faults.TOO_LARGE,
+                )
             return _square(_upright(image), size)
-    except FileNotFoundError as error:
-        raise UnreadableImageError(f"{name}: the file is missing.") from error
+    except UnreadableImageError:
+        raise
     except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
-        reason = str(error).replace(repr(file), "the file") or repr(error)
+        kind = faults.of_content(content, error)
         raise UnreadableImageError(
-            f"{name}: cannot be decoded ({reason})."
+            f"{name}: cannot be decoded, {kind} ({_reason(error)}).", kind
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is not recognised"
+    return str(error) or repr(error)
 
 
 def blank(size: int) -> np.ndarray:
@@ -63,6 +108,9 @@ def check_images(
     root: str | os.PathLike,
     max_skipped: float,
     threads: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
     """Decodes every image of a frame once and leaves out what fails.
 
@@ -71,9 +119,14 @@ def check_images(
       root: the folder that the paths are relative to.
       max_skipped: the largest share of the rows that may be left out.
       threads: decoding threads, one image in memory each; default one a core.
+      max_pixels: see `decode`.
+      keep: is given the rows that are left out, if there are any, before
+        anything is raised: a frame of `sample_id`, `image`, `kind`, `reason`
+        and `row`, which counts the table's from 1. Returns where they are
+        listed.
 
     Returns:
-      The kept rows, and what was left out.
+      The kept rows, and what was left out: how many of each of `faults.KINDS`.
 
     Raises:
       UserError: above `max_skipped`; lists the first ten, each with its row,
@@ -81,17 +134,24 @@ def check_images(
     """
     root = Path(root)
     codes, paths = pd.factorize(frame["image"])
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-
-    def check(chunk: Sequence[str]) -> list[str]:
-        return [_fault(root / path) if path else "" for path in chunk]
-
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        faults = [fault for done in pool.map(check, chunks) for fault in done]
-    bad = np.array([bool(fault) for fault in faults], bool)[codes]
+    paths = [root / path if path else None for path in paths]
+    found = _find_faults(paths, max_pixels, threads)
+    bad = np.array([fault is not None for fault in found], bool)[codes]
     rows = np.flatnonzero(bad)
-    reasons = [faults[codes[row]] for row in rows]
-    skipped = table.skip(frame, rows, reasons, "missing or corrupt images")
+    errors = [found[codes[row]] for row in rows]
+    reasons = [str(error) for error in errors]
+    counts = collections.Counter(error.kind for error in errors)
+    skipped = table.skip(frame, rows, reasons, "unreadable images")
+    skipped = dataclasses.replace(
+        skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
+    )
+    if keep is not None and errors:
+        listed = frame.iloc[rows][["sample_id", "image"]].assign(
+            kind=[error.kind for error in errors],
+            reason=reasons,
+            row=frame.index[rows] + 1,
+        )
+        skipped = dataclasses.replace(skipped, listing=keep(listed))
     remedy = (
         f"Mend these files under {root}, remove their rows, or raise "
         "data.max_skipped."
@@ -99,19 +159,36 @@ def check_images(
     return frame[~bad], skipped.require(max_skipped, remedy)
 
 
-def _fault(path: Path) -> str:
-    """Says what is wrong with an image file; "" if nothing is."""
-    try:
-        decode(path, 32)
-    except UnreadableImageError as error:
-        return str(error)
-    return ""
+def _find_faults(
+    paths: Sequence[Path | None], max_pixels: int, threads: int | None
+) -> list[UnreadableImageError | None]:
+    """Returns what is wrong with each file, None if nothing is.
+
+    The file is decoded to its last byte, however small: what is cut off later
+    on is seen here.
+    """
+
+    def fault(path: Path | None) -> UnreadableImageError | None:
+        try:
+            if path is not None:
+                decode(path, _CHECKED, max_pixels)
+        except UnreadableImageError as error:
+            # Without the bytes, which the frames of its traceback hold.
+            return UnreadableImageError(str(error), error.kind)
+        return None
+
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
+        return [one for chunk in done for one in chunk]
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        return ImageOps.exif_transpose(image)
-    return image
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    except (SyntaxError, ValueError, KeyError, struct.error):
+        return image  # What cannot be read says nothing.
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
@@ -133,6 +210,8 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels are not supported")
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image

@@ -9,7 +9,7 @@ its own.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,23 @@ class Skipped:
       count: how many were left out.
       total: how many there were.
       examples: the first ten, each a line that names row and reason.
+      kinds: how many are of each kind, where there are kinds.
+      listing: where all of them are listed; "" is nowhere.
     """
 
     what: str
     count: int
     total: int
     examples: tuple[str, ...] = ()
+    kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    listing: str = ""
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.total} samples skipped: {self.what}"
+        said = f"{self.count} of {self.total} samples skipped: {self.what}"
+        kinds = [f"{n} {kind}" for kind, n in self.kinds.items() if n]
+        if kinds:
+            said += f" ({', '.join(kinds)})"
+        return said + (f"; {self.listing} lists them" if self.listing else "")
 
     @property
     def share(self) -> float:
@@ -58,8 +66,8 @@ class Skipped:
         more = self.count - len(self.examples)
         tail = f"\n  ... and {more} more." if more > 0 else ""
         raise UserError(
-            f"{self}, a share of {self.share:.3g}; data.max_skipped allows "
-            f"{max_skipped:.3g}.\n  {lines}{tail}\n{remedy}"
+            f"{self}. That is a share of {self.share:.3g}; data.max_skipped "
+            f"allows {max_skipped:.3g}.\n  {lines}{tail}\n{remedy}"
         )
 
 

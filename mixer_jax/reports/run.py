@@ -91,7 +91,10 @@ def make_examples(
         return Examples(
             [], "", f"There is no table {path} to show examples of."
         )
-    frame, _ = evaluate.read(path, config.evaluate, config.data.max_skipped)
+    data = config.data
+    frame, _ = evaluate.read(
+        path, config.evaluate, data.max_skipped, data.max_pixels
+    )
     trained = checkpoints.load_model(done[-1], mesh)
     embedder = embed.make_embedder(
         trained, path.parent, mesh, config.evaluate.batch_size

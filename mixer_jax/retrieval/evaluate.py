@@ -225,7 +225,10 @@ def table_path(config: ConfigDict) -> pathlib.Path:
 
 
 def read(
-    path: str | os.PathLike, settings: ConfigDict, max_skipped: float
+    path: str | os.PathLike,
+    settings: ConfigDict,
+    max_skipped: float,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
     """Reads what an evaluation needs of a sample table, and checks it.
 
@@ -233,6 +236,7 @@ def read(
       path: the sample table.
       settings: a config's `evaluate`: `split` and `distractors`.
       max_skipped: the largest share of samples that may be left out.
+      max_pixels: that an image may have, see `images.decode`.
 
     Returns:
       The rows of the test split and of the distractors' documents that can be
@@ -266,6 +270,7 @@ def read(
         frame.loc[held.index.append(others.index).sort_values()],
         pathlib.Path(path).parent,
         max_skipped,
+        max_pixels=max_pixels,
     )
     return frame, [skipped for skipped in (lone, unreadable) if skipped.count]
 

@@ -78,8 +78,9 @@ def build(
         where = f"split {split!r} of {path}" if split else path
         raise UserError(f"There is no document in {where}.")
     trained = checkpoints.load_model(workdir, mesh)
+    data = trained.config.data
     frame, skipped = images.check_images(
-        frame, path.parent, trained.config.data.max_skipped
+        frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
     )
     embedder = embed.make_embedder(trained, path.parent, mesh, batch_size)
     embeddings = embedder(frame)

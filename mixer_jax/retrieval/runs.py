@@ -115,7 +115,10 @@ def measure_models(
         key = (path, settings.split, settings.distractors)
         if key not in frames:
             frames[key], skipped = evaluate.read(
-                path, settings, config.data.max_skipped
+                path,
+                settings,
+                config.data.max_skipped,
+                config.data.max_pixels,
             )
             for kind in skipped:
                 say(f"{path}: {kind}")

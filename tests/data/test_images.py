@@ -1,18 +1,12 @@
-import io
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.data import images, table
+from mixer_jax.data import faults, images, table
 from mixer_jax.errors import UserError
-
-
-def encode(image, kind="png", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+from tests import broken_files
+from tests.broken_files import encode
 
 
 def frame_of(paths):
@@ -100,6 +94,106 @@ def test_large_jpeg_is_scaled_truly():
     np.testing.assert_allclose(pixels[16, 28], 255, atol=8)
 
 
+def smooth(height, width):
+    """A picture that survives scaling: no two corners are alike."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pixels = np.stack([255 * x, 255 * y, 255 * (1 - x)], -1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def test_cmyk_is_the_plain_picture():
+    image = smooth(32, 32)
+    plain = images.decode(encode(image), 32)
+    printed = images.decode(encode(image.convert("CMYK"), "jpeg"), 32)
+    np.testing.assert_allclose(printed.astype(int), plain, atol=12)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_sixteen_bits_are_the_plain_picture(kind):
+    grey = np.asarray(smooth(32, 32).convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    plain = images.decode(encode(Image.fromarray(grey)), 32)
+    np.testing.assert_array_equal(images.decode(encode(deep, kind), 32), plain)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_an_animation_is_its_first_frame(kind):
+    frames = [Image.new("RGB", (16, 16), c) for c in ("red", "blue", "lime")]
+    content = encode(
+        frames[0],
+        kind,
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if kind == "webp" else {}),
+    )
+    pixels = images.decode(content, 16)
+    np.testing.assert_array_equal(pixels, images.decode(encode(frames[0]), 16))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, lambda x: np.rot90(x, -1)),
+        (7, lambda x: x[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda x: np.rot90(x)),
+    ],
+)
+def test_every_exif_orientation_is_undone(orientation, turn):
+    image = smooth(16, 24)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    pixels = images.decode(encode(image, exif=exif), 24)
+    turned = turn(np.asarray(image))
+    plain = images.decode(encode(Image.fromarray(turned)), 24)
+    np.testing.assert_array_equal(pixels, plain)
+
+
+def test_palette_and_alpha_are_the_plain_picture():
+    image = smooth(32, 32).convert("P", palette=Image.Palette.ADAPTIVE)
+    plain = images.decode(encode(image.convert("RGB")), 32)
+    np.testing.assert_array_equal(images.decode(encode(image), 32), plain)
+    opaque = image.convert("RGBA")
+    np.testing.assert_array_equal(images.decode(encode(opaque), 32), plain)
+
+
+def test_a_hundred_megapixels_are_decoded_scaled():
+    image = smooth(50, 50).convert("L")
+    large = image.resize((10_000, 10_000), Image.Resampling.BILINEAR)
+    # 1,250 x 1,250 pixels are decoded.
+    pixels = images.decode(encode(large, "jpeg"), 32, 2_000_000)
+    plain = images.decode(encode(large.reduce(100)), 32)
+    np.testing.assert_allclose(pixels.astype(int), plain, atol=4)
+    with pytest.raises(images.UnreadableImageError) as caught:
+        images.decode(
+            encode(large.reduce(5), "jpeg", progressive=True), 32, 4e6 - 1
+        )
+    assert caught.value.kind == faults.TOO_LARGE
+    assert "2000 x 2000" in str(caught.value)
+
+
+def test_a_huge_png_is_the_plain_picture():
+    large = smooth(3, 4).resize((4000, 3000), Image.Resampling.BICUBIC)
+    pixels = images.decode(encode(large, compress_level=1), 64)
+    plain = images.decode(encode(large.reduce(10)), 64)
+    np.testing.assert_allclose(pixels.astype(int), plain, atol=3)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    content = broken_files.png_header(20_000, 20_000)
+    content += broken_files.png_chunk(b"IDAT", b"")
+    with pytest.raises(images.UnreadableImageError, match="20000 x 20000"):
+        images.decode(content, 32)
+    with pytest.raises(images.UnreadableImageError) as caught:
+        images.decode(encode(smooth(9, 9)), 9, 80)
+    assert caught.value.kind == faults.TOO_LARGE
+    assert "data.max_pixels, 80" in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_corrupt_bytes_are_one_kind_of_error(kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -135,6 +229,35 @@ def test_check_leaves_out_what_fails(tmp_path, threads):
     assert "row 4: " in skipped.examples[0]
     assert "3.png: the file is missing" in skipped.examples[0]
     assert "150.png: cannot be decoded" in skipped.examples[1]
+    assert skipped.kinds[faults.MISSING] == 2  # samples, not files
+    assert str(skipped) == (
+        "3 of 202 samples skipped: unreadable images (2 missing, 1 truncated)"
+    )
+
+
+def test_all_that_is_left_out_is_given_away(tmp_path):
+    (tmp_path / "good.png").write_bytes(encode(Image.new("RGB", (4, 4))))
+    (tmp_path / "empty.png").touch()
+    frame = frame_of(["good.png", "empty.png", "none.png", "empty.png"])
+    given = []
+
+    def keep(listed):
+        given.append(listed)
+        return "list.csv"
+
+    with pytest.raises(UserError, match=r"list\.csv lists them"):
+        images.check_images(frame, tmp_path, 0.5, keep=keep)
+    kept, skipped = images.check_images(frame, tmp_path, 0.75, keep=keep)
+    assert kept["image"].tolist() == ["good.png"]
+    assert skipped.listing == "list.csv"
+    for listed in given:
+        assert listed["row"].tolist() == [2, 3, 4]
+        assert listed["sample_id"].tolist() == ["s1", "s2", "s3"]
+        assert listed["kind"].tolist() == ["empty", "missing", "empty"]
+        assert "none.png: the file is missing" in listed["reason"].iloc[1]
+    # Nothing to list.
+    images.check_images(frame[:1], tmp_path, 0.0, keep=given.append)
+    assert len(given) == 2
 
 
 def test_check_above_the_share_lists_the_first_ten(tmp_path):
