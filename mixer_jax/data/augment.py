@@ -5,10 +5,15 @@ thing.
 """
 
 import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from mixer_jax.data import background
 from mixer_jax.errors import UserError
 
 
@@ -31,6 +36,7 @@ class Strength:
     erase: float  # probability
     erase_area: float  # share of the image, at most
     flip: float = 0.0  # probability
+    background: float = 0.0  # probability, of pictures on white
 
 
 STRENGTHS = {
@@ -69,6 +75,12 @@ STRENGTHS = {
 }
 # For drawings and the like, which say the same seen in a mirror.
 STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
+# For catalogues photographed on white, whose queries are not.
+STRENGTHS["catalogue"] = dataclasses.replace(
+    STRENGTHS["strong"], background=0.5
+)
+_SHARES = ("jitter", "grey", "blur", "erase", "erase_area", "flip")
+_SHARES += ("background", "brightness", "contrast", "saturation")
 NAMES = ("none", *STRENGTHS)
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
@@ -84,7 +96,7 @@ def augment(
     Args:
       image: uint8 [S, S, 3], RGB on white.
       rng: the only source of chance.
-      strength: "none", "light", "strong", or a `Strength`.
+      strength: one of `NAMES`, or a `Strength`.
 
     Returns:
       uint8 [S, S, 3]; what moves in from outside is white.
@@ -97,6 +109,9 @@ def augment(
     how = get_strength(strength)
     size = image.shape[0]
     picture = _move(Image.fromarray(image), rng, how)
+    # Nothing is drawn for what cannot happen: other strengths are as before.
+    if how.background and rng.random() < how.background:
+        picture = Image.fromarray(background.replace(np.array(picture), rng))
     if rng.random() < how.blur:
         radius = rng.uniform(0.0, how.blur_radius) * size / 128
         picture = picture.filter(ImageFilter.GaussianBlur(radius))
@@ -122,6 +137,73 @@ def get_strength(strength: str | Strength) -> Strength:
             f"{', '.join(NAMES)}."
         )
     return STRENGTHS[strength]
+
+
+def change(
+    strength: str | Strength, changes: Iterable[tuple[str, Any]]
+) -> str | Strength:
+    """Returns a strength with some of its fields changed.
+
+    Args:
+      strength: one of `NAMES`, or a `Strength`.
+      changes: (field, value) pairs; those of "none" make a change of nothing.
+
+    Raises:
+      UserError: if there is no such strength or field, or the value is none
+        for it.
+    """
+    changes = tuple(changes)
+    if not changes:
+        return strength if strength == "none" else get_strength(strength)
+    if strength == "none":
+        raise UserError(
+            "data.augment is 'none', so that data.augment_changes has nothing "
+            "to change; leave it empty."
+        )
+    strength = get_strength(strength)
+    fields = dataclasses.asdict(strength)
+    for pair in changes:
+        if len(pair) != 2 or pair[0] not in fields:
+            name = str(pair[0]) if pair else ""
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise UserError(
+                f"data.augment_changes has {pair!r}, which is no pair of a "
+                f"value and one of {', '.join(fields)}{hint}"
+            )
+        name, value = pair
+        fields[name] = _checked(name, value)
+    return Strength(**fields)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Returns a field's value, if it is one."""
+    if name == "scale":
+        wanted = "two numbers above 0, the smaller first"
+        right = (
+            isinstance(value, tuple | list)
+            and len(value) == 2
+            and all(map(_is_number, value))
+            and 0 < value[0] <= value[1]
+        )
+        value = tuple(value) if right else value
+    elif name in _SHARES:
+        wanted = "a number from 0 to 1"
+        right = _is_number(value) and 0 <= value <= 1
+    else:
+        wanted = "a number, 0 or more"
+        right = _is_number(value) and value >= 0
+    if not right:
+        raise UserError(
+            f"data.augment_changes sets {name} to {value!r}; it must be "
+            f"{wanted}."
+        )
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _move(

@@ -140,6 +140,67 @@ def test_blur_smooths(image):
     assert np.abs(np.diff(blurred, axis=0)).max() < 0.8 * edges
 
 
+def test_the_background_changes_where_asked_alone(image):
+    image[40:50, 8:18] = 255  # the disc is left
+    painted = change(image, background=1.0)
+    assert (painted[0] != 255).any()
+    np.testing.assert_array_equal(painted[32, 32], image[32, 32])
+    for name, strength in augmentation.STRENGTHS.items():
+        assert (strength.background > 0) == (name == "catalogue")
+
+
+def test_what_moves_in_is_background_too(image):
+    painted = change(image, 1, background=1.0, scale=(0.5, 0.5))
+    assert (painted[:8].min(-1) < 250).any()
+
+
+def test_what_cannot_happen_draws_nothing(image):
+    """The strengths that were there first give what they always gave."""
+    for name in ("light", "strong", "mirrored"):
+        rng, again = (np.random.default_rng(2) for _ in range(2))
+        how = augmentation.STRENGTHS[name]
+        augment(image, rng, name)
+        # The draws of _move, then of the three that are asked for.
+        augmentation._move(augmentation.Image.fromarray(image), again, how)
+        for odds in (how.blur, how.jitter, how.erase):
+            if again.random() >= odds:
+                continue
+            if odds == how.blur:
+                again.uniform(0.0, how.blur_radius)
+            elif odds == how.jitter:
+                augmentation._colour(image, again, how)
+            else:
+                augmentation._erase(image.copy(), again, how)
+        assert rng.random() == again.random()
+
+
+def test_a_run_changes_what_it_needs():
+    changed = augmentation.change("strong", [("flip", 0.5), ("scale", [1, 2])])
+    assert (changed.flip, changed.scale) == (0.5, (1, 2))
+    assert changed.blur == augmentation.STRENGTHS["strong"].blur
+    assert augmentation.change("none", ()) == "none"
+    assert augmentation.change("light", ()) is augmentation.STRENGTHS["light"]
+
+
+@pytest.mark.parametrize(
+    ("strength", "pairs", "said"),
+    [
+        ("light", [("blurr", 0.5)], "did you mean 'blur'"),
+        ("light", [("flip",)], "no pair"),
+        ("light", [("flip", 1.5)], "flip to 1.5; it must be a number from 0"),
+        ("light", [("flip", True)], "flip to True"),
+        ("light", [("rotate", -1)], "0 or more"),
+        ("light", [("scale", (2, 1))], "the smaller first"),
+        ("light", [("scale", 1)], "two numbers"),
+        ("none", [("flip", 0.5)], "data.augment is 'none'"),
+        ("string", [], "none, light, strong"),
+    ],
+)
+def test_changes_that_are_none_are_said(strength, pairs, said):
+    with pytest.raises(UserError, match=said):
+        augmentation.change(strength, pairs)
+
+
 def test_an_unknown_strength_names_the_known(image):
     with pytest.raises(UserError, match="none, light, strong"):
         augment(image, np.random.default_rng(0), "string")
