@@ -16,6 +16,7 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
+from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax.data import table
 from mixer_jax.data.pipeline import FileSource
@@ -78,14 +79,43 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class PreparedSource:
     """A frame's content, read from its array_record files."""
 
-    def __init__(self, frame: pd.DataFrame, splits: dict):
-        """Maps `frame`'s rows to the records of each split, in order."""
-        self._splits = splits
-        self._names = _split_names(frame)
+    def __init__(self, frame: pd.DataFrame, folder: os.PathLike):
+        """Maps `frame`'s rows to the records of each split, in order.
+
+        Args:
+          frame: the rows that were written.
+          folder: what TFDS has written.
+        """
+        self._folder = os.fspath(folder)
+        self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
         self._records = np.zeros(len(frame), np.int64)
-        for name in splits:
-            rows = self._names == name
+        for code in range(len(self._names)):
+            rows = self._codes == code
             self._records[rows] = np.arange(rows.sum())
+        self._open()
+
+    def _open(self) -> None:
+        # TFDS would take as long for a record as a small image takes.
+        splits = tfds.builder_from_directory(self._folder).as_data_source(
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        self._splits = [splits[name] for name in self._names]
+
+    def __getstate__(self) -> dict:
+        # Another process opens the files for itself.
+        return {k: v for k, v in self.__dict__.items() if k != "_splits"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _read(self, row: int, *fields: str) -> list[bytes]:
+        split = self._splits[self._codes[row]]
+        record = tf_example_pb2.Example.FromString(
+            split[int(self._records[row])]
+        )
+        values = record.features.feature
+        return [values[field].bytes_list.value[0] for field in fields]
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -93,8 +123,13 @@ class PreparedSource:
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
         """Returns row `row`'s encoded image, b"" if none, and its text."""
-        record = self._splits[self._names[row]][int(self._records[row])]
-        return record["image"], record["text"].decode()
+        image, text = self._read(row, "image", "text")
+        return image, text.decode()
+
+    def name(self, row: int) -> str:
+        """Returns the ID of row `row`'s sample."""
+        (sample_id,) = self._read(row, "sample_id")
+        return f"sample {sample_id.decode()}"
 
 
 def prepare(
@@ -141,10 +176,7 @@ def prepare(
                 "Set data.prepared to a folder with room."
             ) from error
     builder = SampleTable(frame, root, data_dir=folder)
-    splits = builder.as_data_source(
-        decoders={"image": tfds.decode.SkipDecoding()}
-    )
-    return PreparedSource(frame, splits)
+    return PreparedSource(frame, builder.data_path)
 
 
 def content_key(frame: pd.DataFrame, root: str | os.PathLike) -> str:

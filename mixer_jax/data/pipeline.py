@@ -1,10 +1,10 @@
-"""Rows of a sample table -> batches of arrays, read by Grain in threads.
+"""Rows of a sample table -> batches of arrays, read by Grain.
 
-Training reads two independent streams, queries and documents. Each is
-shuffled anew every epoch, repeated for ever, and cut into global batches, of
-which a process takes one block: put side by side in the order of the processes
-they are the same global batch, row by row, for any number of processes or
-threads, and a position says it all.
+Training reads two streams, queries and documents, in the order of `sampling`.
+Each is endless and cut into global batches, of which a process takes one block:
+put side by side in the order of the processes they are the same global batch,
+row by row, for any number of processes, threads or worker processes, and a
+position says it all.
 """
 
 import os
@@ -19,6 +19,9 @@ from grain.experimental import ZipMapDataset
 
 from mixer_jax.data import augment as augmentation
 from mixer_jax.data import images, table
+from mixer_jax.data import sampling as sampling_lib
+from mixer_jax.data import workers as workers_lib
+from mixer_jax.data.sampling import Sampling
 from mixer_jax.data.text import Tokenizer
 from mixer_jax.errors import UserError
 
@@ -33,6 +36,9 @@ class Source(Protocol):
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
         """Returns the encoded image, b"" if there is none, and the text."""
+
+    def name(self, row: int) -> str:
+        """Returns what errors call a row's image."""
 
 
 class FileSource:
@@ -55,13 +61,12 @@ class FileSource:
           UnreadableImageError: if the file cannot be read.
         """
         path = self._images[row]
-        try:
-            content = (self._root / path).read_bytes() if path else b""
-        except OSError as error:
-            raise images.UnreadableImageError(
-                f"{self._root / path}: {error.strerror}."
-            ) from error
+        content = images.read(self._root / path) if path else b""
         return content, self._texts[row]
+
+    def name(self, row: int) -> str:
+        """Returns the path of row `row`'s image."""
+        return self._images[row]
 
 
 class Rows:
@@ -79,6 +84,10 @@ class Rows:
         """Returns what the source has at that row."""
         return self._source[self._rows[row]]
 
+    def name(self, row: int) -> str:
+        """Returns what the source calls that row's image."""
+        return self._source.name(self._rows[row])
+
 
 def train_batches(
     frame: pd.DataFrame,
@@ -88,9 +97,11 @@ def train_batches(
     *,
     image_size: int,
     batch_size: int,
-    augment: str = "strong",
+    augment: str | augmentation.Strength = "strong",
+    sampling: Sampling = sampling_lib.EACH,
     seed: int = 0,
     threads: int = 2,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -104,8 +115,10 @@ def train_batches(
       image_size: S, pixels.
       batch_size: B, over all processes; half queries, half documents.
       augment: strength, see `augment.NAMES`.
+      sampling: how samples are drawn.
       seed: the only source of chance.
       threads: decoding threads; 0 decodes in the caller's.
+      workers: processes that decode in place of the threads; 0 is none.
       process_index: which of the processes this is.
       process_count: n, how many read together.
 
@@ -117,16 +130,18 @@ def train_batches(
       "tokens" int32 [Bh, L], "token_mask" bool [Bh, L], "label" int32 [Bh]}}`.
 
     Raises:
-      UserError: if the batch cannot be split, a role has no sample, or there
-        is no such strength of augmentation.
+      UserError: if the batch cannot be split or sampled so, a role has no
+        sample, or there is no such strength of augmentation.
     """
     if augment != "none":
         augment = augmentation.get_strength(augment)
 
     def load(row, role, rng):
-        sample = _load(frame, source, row, role, image_size)
-        pixels = augmentation.augment(sample["image"], rng, augment)
-        return sample | {"image": pixels}
+        sample = _load(source, row, role, image_size)
+        if rng is not None:
+            pixels = augmentation.augment(sample["image"], rng, augment)
+            sample["image"] = pixels
+        return sample
 
     return train_stream(
         frame,
@@ -134,8 +149,11 @@ def train_batches(
         load,
         lambda samples: _stack(samples, tokenizer),
         batch_size=batch_size,
+        random=augment != "none",
+        sampling=sampling,
         seed=seed,
         threads=threads,
+        workers=workers,
         process_index=process_index,
         process_count=process_count,
     )
@@ -144,12 +162,15 @@ def train_batches(
 def train_stream(
     frame: pd.DataFrame,
     category_ids: Sequence[str],
-    load: Callable[[int, str, np.random.Generator], dict],
+    load: Callable[[int, str, np.random.Generator | None], dict],
     stack: Callable[[Sequence[dict]], dict],
     *,
     batch_size: int,
+    random: bool = True,
+    sampling: Sampling = sampling_lib.EACH,
     seed: int = 0,
     threads: int = 2,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -161,8 +182,12 @@ def train_stream(
       load: (row, role, source of chance) -> a sample without its label.
       stack: samples of one role -> their batch.
       batch_size: B, over all processes; half queries, half documents.
+      random: whether `load` needs a source of chance; else it is given None.
+      sampling: how samples are drawn.
       seed: the only source of chance.
       threads: that load; 0 loads in the caller's.
+      workers: processes that load in place of the threads; 0 is none. All
+        that is given goes to each of them.
       process_index: which of the processes this is.
       process_count: n, how many read together.
 
@@ -171,7 +196,8 @@ def train_stream(
       `{"query": batch, "document": batch}`.
 
     Raises:
-      UserError: if the batch cannot be split or a role has no sample.
+      UserError: if the batch cannot be split or sampled so, or a role has no
+        sample.
     """
     if batch_size < 1 or batch_size % (2 * process_count):
         raise UserError(
@@ -181,31 +207,29 @@ def train_stream(
         )
     local = batch_size // 2 // process_count
     label = table.labels(frame, category_ids)
-    streams = []
-    for number, role in enumerate((table.QUERY, table.DOCUMENT)):
-        rows = np.flatnonzero(frame["role"] == role)
-        if not rows.size:
+    rows = {
+        role: np.flatnonzero(frame["role"] == role)
+        for role in (table.QUERY, table.DOCUMENT)
+    }
+    for role, own in rows.items():
+        if not own.size:
             raise UserError(f"There is no {role} to train on.")
+    streams = []
+    drawn = sampling_lib.streams(sampling, rows, label, batch_size, seed)
+    for role, stream in drawn.items():
 
-        def labelled(row, rng, role=role):
+        def labelled(row, rng=None, role=role):
             return load(row, role, rng) | {"label": label[row]}
 
-        # Grain seeds epoch e with seed + e, hence seeds far apart.
-        (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
-        stream = (
-            grain.MapDataset.source(rows.tolist())
-            .seed(int(start))
-            .shuffle()
-            .repeat()
-            .random_map(labelled)
-        )
+        stream = stream.random_map(labelled) if random else stream.map(labelled)
         stream = _block(stream, batch_size // 2, process_index, process_count)
         streams.append(stream.batch(local, drop_remainder=True, batch_fn=stack))
-    return iter(
-        ZipMapDataset(streams)
-        .map(lambda pair: {"query": pair[0], "document": pair[1]})
-        .to_iter_dataset(_read_options(threads))
+    batches = ZipMapDataset(streams).map(
+        lambda pair: {"query": pair[0], "document": pair[1]}
     )
+    if workers:
+        return workers_lib.WorkerBatches(batches, workers)
+    return iter(batches.to_iter_dataset(_read_options(threads)))
 
 
 def evaluation_batches(
@@ -253,9 +277,8 @@ def evaluation_batches(
         return iter(())
 
     def load(row):
-        return _load(frame, source, row, role, image_size) | {
-            "index": np.int32(row)
-        }
+        sample = _load(source, row, role, image_size)
+        return sample | {"index": np.int32(row)}
 
     def stack(samples):
         index = np.stack([sample.pop("index") for sample in samples])
@@ -291,16 +314,16 @@ def _block(
     return grain.MapDataset.range(len(dataset) // count).map(element)
 
 
-def _load(
-    frame: pd.DataFrame, source: Source, row: int, role: str, size: int
-) -> dict:
+def _load(source: Source, row: int, role: str, size: int) -> dict:
     """Reads one row; row -1 is padding, without image or text."""
     content, text = source[row] if row >= 0 else (b"", "")
     try:
-        pixels = images.decode(content, size) if content else None
+        # Its pixels were counted when the files were checked.
+        pixels = images.decode(content, size, None) if content else None
     except images.UnreadableImageError as error:
-        path = frame["image"].iloc[row]
-        raise images.UnreadableImageError(f"{path}: {error}") from error
+        raise images.UnreadableImageError(
+            f"{source.name(row)}: {error}", error.kind
+        ) from error
     sample = {"image": images.blank(size) if pixels is None else pixels}
     if role == table.DOCUMENT:
         sample |= {"has_image": np.bool_(pixels is not None), "text": text}

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import grain
@@ -7,10 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.data import images, pipeline, table, text
+from mixer_jax.data import builder, images, pipeline, sampling, table, text
 from mixer_jax.errors import UserError
 
 QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
+# Every sampler, for what holds of all.
+SAMPLERS = [
+    sampling.Sampling(name, temperature=3.0, samples=2)
+    for name in sampling.NAMES
+]
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +141,14 @@ def test_the_two_streams_are_shuffled_independently(tokenizer, tmp_path):
     assert (query[:64] == document[64:]).mean() < 0.2
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_deterministic_whatever_the_threads(data, tokenizer, threads):
-    options = {"augment": "strong", "seed": 5}
+def test_deterministic_whatever_the_threads(data, tokenizer, threads, sampler):
+    options = {"augment": "strong", "seed": 5, "sampling": sampler}
     want = batches(data, tokenizer, 6, threads=2, **options)
     got = batches(data, tokenizer, 6, threads=threads, **options)
     assert_equal(got, want)
-    other = batches(data, tokenizer, 6, augment="strong", seed=6)
+    other = batches(data, tokenizer, 6, **options | {"seed": 6})
     assert numbers(other[0]["query"]) != numbers(want[0]["query"])
 
 
@@ -159,9 +166,10 @@ def test_augmentation_is_new_every_epoch(tokenizer, tmp_path):
     assert len({image.tobytes() for image in pixels}) == 6
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_resumed_equals_uninterrupted(data, tokenizer, stop):
-    options = {"augment": "strong"}
+def test_resumed_equals_uninterrupted(data, tokenizer, stop, sampler):
+    options = {"augment": "strong", "sampling": sampler}
     want = batches(data, tokenizer, 14, **options)
     iterator = batches(data, tokenizer, **options)
     for _ in range(stop):
@@ -176,9 +184,10 @@ def test_resumed_equals_uninterrupted(data, tokenizer, stop):
         assert_equal(next(iterator), want[stop])
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_each_global_batch(data, tokenizer, count):
-    options = {"augment": "strong"}
+def test_processes_share_each_global_batch(data, tokenizer, count, sampler):
+    options = {"augment": "strong", "sampling": sampler}
     whole = batches(data, tokenizer, 8, **options)
     parts = [
         batches(
@@ -193,6 +202,41 @@ def test_processes_share_each_global_batch(data, tokenizer, count):
     ]
     for step, batch in enumerate(whole):
         assert_equal(side_by_side(part[step] for part in parts), batch)
+
+
+def test_workers_make_the_same_batches(data, tokenizer, tmp_path):
+    frame, source = data
+    prepared = builder.prepare(frame, source._root, tmp_path)
+    options = {"augment": "catalogue", "sampling": SAMPLERS[1]}
+    want = batches(data, tokenizer, 9, **options)
+    for count, stop in ((1, 2), (2, 5)):
+        # Half of the processes' part each, read from either source.
+        part = {"process_index": 1, "process_count": 2}
+        with contextlib.closing(
+            batches(
+                (frame, prepared if count == 2 else source),
+                tokenizer,
+                workers=count,
+                **part,
+                **options,
+            )
+        ) as iterator:
+            iterator.set_state({"next_index": stop})
+            got = [next(iterator) for _ in range(4)]
+        for batch, whole in zip(got, want[stop : stop + 4], strict=True):
+            assert_equal(batch, jax.tree.map(lambda leaf: leaf[2:], whole))
+
+
+def test_a_prepared_image_that_breaks_is_named(data, tokenizer, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    rows = [
+        ("q7", "query", "a.png", "", "c", "", "train"),
+        ("d", "document", "", "words", "c", "", "train"),
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    source = builder.prepare(frame, tmp_path)
+    with pytest.raises(images.UnreadableImageError, match="q7"):
+        batches((frame, source), tokenizer, 1, batch_size=2)
 
 
 def test_what_cannot_be_batched_is_said(data, tokenizer):
