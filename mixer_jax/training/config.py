@@ -12,6 +12,8 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
+from mixer_jax.data import augment
+from mixer_jax.data import sampling as sampling_lib
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, margins, row_optimizers
 from mixer_jax.training import profile
@@ -26,6 +28,7 @@ FREE = (
     "sharding",
     "data.features",
     "data.threads",
+    "data.workers",
     "checkpoint.",
     "monitors.",
     "evaluate.",
@@ -66,9 +69,17 @@ def defaults() -> ConfigDict:
     # Local folder for that; "" is in the workdir or, if that is in a bucket,
     # in this machine's cache.
     data.features = ""
-    data.augment = "strong"  # none, light, strong, mirrored
+    data.augment = "strong"  # none, light, strong, mirrored, catalogue
+    # (field, value) pairs that change it, as (("flip", 0.5),); the fields are
+    # those of data/augment.py's `Strength`.
+    data.augment_changes = ()
+    data.sampler = "uniform"  # uniform, tempered, balanced: data/sampling.py
+    data.temperature = 1.0  # tempered: 1 by frequency; more: rare ones oftener
+    data.samples_per_category = 4  # balanced: in a batch, of either role
     data.threads = 2  # decoding threads
+    data.workers = 0  # processes that decode in place of the threads; 0: none
     data.max_skipped = 0.01  # share of unreadable images or lone samples
+    data.max_pixels = 200_000_000  # of an image; more is not decoded
 
     model = config.model = ConfigDict()
     model.dim = 256  # D, of embeddings and proxies
@@ -259,9 +270,14 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         "evaluate.baseline_steps",
         "monitors.every",
         "optimizer.max_skipped",
+        "data.max_pixels",
     ):
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
+    for key in ("data.threads", "data.workers"):
+        if flat[key] < 0:
+            raise UserError(f"{key} is {flat[key]}; it must be 0 or more.")
+    augment.change(config.data.augment, config.data.augment_changes)
     profile.parse(config.profile)
     if config.data.features:
         paths.local(config.data.features, "data.features")
@@ -280,6 +296,14 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
             f"half documents, each split over {num_devices} devices, so it "
             f"must be a multiple of {2 * num_devices}."
         )
+    sampling_lib.check(sampling(config.data), config.batch_size)
+
+
+def sampling(data: ConfigDict) -> sampling_lib.Sampling:
+    """Returns how samples are drawn, of the config's part `data`."""
+    return sampling_lib.Sampling(
+        data.sampler, data.temperature, data.samples_per_category
+    )
 
 
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:

@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
+from mixer_jax.training import config as config_lib
 from mixer_jax.training import feature_files
 from mixer_jax.training.inputs import Inputs
 
@@ -54,7 +55,7 @@ class StoredContent:
         """Returns this process's endless training batches."""
         config = self._config
 
-        def load(row: int, role: str, rng: np.random.Generator) -> dict:
+        def load(row: int, role: str, rng: None) -> dict:
             del rng  # What is kept cannot be augmented.
             return {"row": row, "role": role}
 
@@ -69,7 +70,10 @@ class StoredContent:
             load,
             stack,
             batch_size=config.batch_size,
+            random=False,
+            sampling=config_lib.sampling(config.data),
             seed=config.seed,
+            # Worker processes would gain nothing: nothing is decoded.
             threads=config.data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -1,5 +1,7 @@
 """A stage's data, checked before anything is computed."""
 
+import functools
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +12,21 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from mixer_jax.data import builder, images, pipeline, sources, table, text
+from mixer_jax import paths
+from mixer_jax.data import (
+    augment,
+    builder,
+    images,
+    pipeline,
+    sources,
+    table,
+    text,
+)
+from mixer_jax.errors import UserError
 from mixer_jax.proxies import margins
+from mixer_jax.training import config as config_lib
+
+SKIPPED = "skipped.csv"  # in the workdir
 
 
 class Inputs(NamedTuple):
@@ -32,7 +47,7 @@ class Inputs(NamedTuple):
     skipped: tuple[table.Skipped, ...]
 
 
-def load(data: ConfigDict) -> Inputs:
+def load(data: ConfigDict, workdir: str | os.PathLike = "") -> Inputs:
     """Reads the table (built where a source can), its images and tokenizer.
 
     Unreadable images and categories of one sample are left out, up to a share
@@ -40,15 +55,24 @@ def load(data: ConfigDict) -> Inputs:
 
     Args:
       data: the config's part `data`.
+      workdir: gets `skipped.csv`, a line for each unreadable image, if there
+        are any; "" is none.
 
     Raises:
       UserError: that names file, row and column of what is wrong.
     """
+    keep = functools.partial(_keep, paths.make(workdir)) if workdir else None
     path = sources.ensure_table(data)
     tokenizer = text.load(data.tokenizer, data.text_length)
     frame = table.select(table.read_table(path), data.split)
     root = path.parent
-    frame, unreadable = images.check_images(frame, root, data.max_skipped)
+    frame, unreadable = images.check_images(
+        frame,
+        root,
+        data.max_skipped,
+        max_pixels=data.max_pixels,
+        keep=keep,
+    )
     frame, lone = table.drop_lone(frame, data.max_skipped)
     return Inputs(
         frame=frame,
@@ -57,6 +81,21 @@ def load(data: ConfigDict) -> Inputs:
         tokenizer=tokenizer,
         skipped=tuple(s for s in (unreadable, lone) if s.count),
     )
+
+
+def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
+    """Lists unreadable images in a workdir; returns the name of the list."""
+    path = workdir / SKIPPED
+    if jax.process_index() == 0:
+        try:
+            paths.make_folder(workdir)
+            paths.write(path, listed.to_csv(index=False))
+        except paths.failures() as error:
+            raise UserError(
+                f"The workdir {workdir} cannot be written to: "
+                f"{paths.reason(error)}. Name another folder by --workdir."
+            ) from error
+    return str(path)
 
 
 class Content(Protocol):
@@ -97,9 +136,13 @@ class Pictures:
             inputs.tokenizer,
             image_size=config.data.image_size,
             batch_size=config.batch_size,
-            augment=config.data.augment,
+            augment=augment.change(
+                config.data.augment, config.data.augment_changes
+            ),
+            sampling=config_lib.sampling(config.data),
             seed=config.seed,
             threads=config.data.threads,
+            workers=config.data.workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

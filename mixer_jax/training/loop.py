@@ -1,5 +1,6 @@
 """Trains one stage: a straight loop in named sections."""
 
+import contextlib
 import functools
 import os
 import time
@@ -94,7 +95,9 @@ def train(
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
     for skipped in run.inputs.skipped:
-        console.print(f"{config.name}: {skipped}.", highlight=False)
+        console.print(
+            f"{config.name}: {skipped}.", highlight=False, soft_wrap=True
+        )
 
     # ---- Steps: compiled at their first call.
     train_step = abstract_step.make_step(run)
@@ -168,6 +171,7 @@ def train(
 
     with (
         checkpoints,
+        contextlib.closing(iterator),
         spool,
         log,
         profiler,

@@ -61,7 +61,7 @@ def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
     """
     config_lib.check_values(config, mesh.size)
     workdir_lib.check_config(workdir, config)
-    data = inputs.load(config.data)
+    data = inputs.load(config.data, workdir)
     workdir_lib.check_categories(workdir, data.category_ids)
     run = assemble(config, len(data.category_ids), mesh)
     _check_text(config, "vocabulary", data.tokenizer.vocab_size)

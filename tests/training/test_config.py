@@ -47,6 +47,11 @@ def test_known_keys_and_groups_pass():
         ("steps", 0, "1 or more"),
         ("batch_size", 20, "multiple of 16"),
         ("monitors.on_failure", "die", "warn, raise"),
+        ("data.sampler", "unifrom", "uniform, tempered, balanced"),
+        ("data.temperature", 0.5, "1 .by frequency. or more"),
+        ("data.workers", -1, "0 or more"),
+        ("data.max_pixels", 0, "1 or more"),
+        ("data.augment", "string", "none, light, strong"),
     ],
 )
 def test_bad_values_are_named_with_what_would_work(key, value, said):
@@ -54,6 +59,22 @@ def test_bad_values_are_named_with_what_would_work(key, value, said):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"{key} is .*{said}"):
         config_lib.check_values(config, num_devices=8)
+
+
+def test_what_does_not_go_with_the_batch_or_the_strength_is_said():
+    config = config_lib.defaults()
+    config.data.sampler = "balanced"
+    config.data.samples_per_category = 5
+    with pytest.raises(UserError, match="half a batch are 64 samples"):
+        config_lib.check_values(config, num_devices=8)
+    config.data.samples_per_category = 8
+    config.data.augment_changes = (("flipp", 0.5),)
+    with pytest.raises(UserError, match="did you mean 'flip'"):
+        config_lib.check_values(config, num_devices=8)
+    config.data.augment_changes = (("flip", 0.5),)
+    config_lib.check_values(config, num_devices=8)
+    again = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    config_lib.check_values(again, num_devices=8)
 
 
 def test_features_in_a_bucket_are_refused():

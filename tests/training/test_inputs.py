@@ -1,11 +1,12 @@
 """What is checked and counted before training."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
-from mixer_jax.training import inputs
+from mixer_jax.training import feature_store, inputs
 
 
 def test_counts(tiny_config):
@@ -63,6 +64,39 @@ def test_bad_images_and_lone_samples_are_left_out(broken):
 def test_too_many_bad_images_are_listed(broken):
     with pytest.raises(UserError, match=r"query-3-0\.png"):
         inputs.load(broken.data)
+
+
+def test_what_is_left_out_is_listed_in_the_workdir(broken, tmp_path):
+    workdir = tmp_path / "new" / "run"
+    with pytest.raises(UserError, match=r"run/skipped\.csv lists them"):
+        inputs.load(broken.data, workdir)
+    broken.data.max_skipped = 0.5
+    loaded = inputs.load(broken.data, workdir)
+    assert str(workdir / "skipped.csv") in str(loaded.skipped[0])
+    listed = pd.read_csv(workdir / "skipped.csv")
+    assert listed["sample_id"].tolist() == ["query-3-0"]
+    assert listed["kind"].tolist() == ["not an image"]
+    with pytest.raises(UserError, match="--workdir"):
+        inputs.load(broken.data, workdir / "skipped.csv" / "run")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_samples_are_drawn_as_the_config_says(
+    toy, tiny_config, tmp_path, cached
+):
+    tiny_config.data.sampler = "balanced"
+    tiny_config.data.samples_per_category = 2
+    loaded = inputs.load(tiny_config.data)
+    content = inputs.Pictures(loaded, tiny_config)
+    if cached:
+        content = feature_store.StoredContent(loaded, tiny_config)
+        content.batch = lambda rows, role: {"row": rows}
+    batch = next(content.train_batches())
+    kinds = [
+        np.unique(part["label"], return_counts=True) for part in batch.values()
+    ]
+    assert [seen.tolist() for _, seen in kinds] == [[2] * 4] * 2
+    np.testing.assert_array_equal(kinds[0][0], kinds[1][0])
 
 
 def test_rare_categories_bring_the_larger_margin(tiny_config):

@@ -2,19 +2,23 @@
 
 import io
 import json
+import multiprocessing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import rich.console
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import faults, table
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints, loop
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.monitors import MonitorError
+from tests import broken_files
 
 
 class KilledError(Exception):
@@ -156,6 +160,52 @@ def test_a_monitor_warns(toy, tiny_config, tmp_path):
     tiny_config.monitors.max_norm_ratio = 1.0
     _, said = train(tiny_config, tmp_path)
     assert said.count("warning: norm_ratio") == 1
+
+
+def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
+    path = toy.write_table(tmp_path / "table")
+    good = table.read_table(path)
+    names = [
+        broken_files.write(path.parent, kind, number)
+        for kind in faults.KINDS
+        for number in range(100)
+    ]
+    bad = good.iloc[np.arange(1000) % len(good)].assign(
+        sample_id=names, image=names
+    )
+    table.write_table(pd.concat([good, bad], ignore_index=True), path)
+    tiny_config.data.table = str(path)
+    tiny_config.data.max_pixels = broken_files.ALLOWED
+    tiny_config.data.max_skipped = 0.9
+    with pytest.raises(UserError) as caught:
+        train(tiny_config, tmp_path / "run")
+    counts = ", ".join(f"100 {kind}" for kind in faults.KINDS)
+    wanted = f"1000 of 1048 samples skipped: unreadable images ({counts})"
+    said = str(caught.value)
+    assert wanted in said
+    assert "0.954; data.max_skipped allows 0.9" in said
+    assert "missing-9: the file is missing" in said
+    assert "missing-10" not in said
+    listed = pd.read_csv(tmp_path / "run" / "skipped.csv")
+    assert listed["image"].tolist() == names
+    assert listed["kind"].tolist() == list(np.repeat(faults.KINDS, 100))
+    tiny_config.data.max_skipped = 0.96
+    state, said = train(tiny_config, tmp_path / "run")
+    assert f"{wanted}; {tmp_path / 'run' / 'skipped.csv'} lists them" in said
+    assert int(state.step) == tiny_config.steps
+
+
+def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
+    whole, _ = train(tiny_config, tmp_path / "threads")
+    tiny_config.data.workers = 2
+    steps.kill_at = 5
+    with pytest.raises(KilledError):
+        train(tiny_config, tmp_path / "workers")
+    assert not multiprocessing.active_children()
+    steps.kill_at = None
+    tiny_config.data.workers = 0
+    resumed, _ = train(tiny_config, tmp_path / "workers")
+    equal(resumed, whole)
 
 
 def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
