@@ -1,0 +1,203 @@
+"""Times our input pipeline beside the bare work and beside PyTorch's loader.
+
+    python -m benchmarks.input_pipeline --stored=400,1000 --size=224 \
+        --workers=2 --rounds=5 --json=input_pipeline.json
+
+The bare work decodes and resizes the same files in as many threads and does
+nothing else: it is the limit, and `ratio` is to it. Rounds alternate between
+all sides, so that whatever else the machine does meets all alike; each starts
+anew and is timed once it runs. A rate is that of the median round, a ratio the
+median of the rounds' ratios. Ours with augmentation is no like with like, and
+shown for what it costs. Without torch its loader is left out.
+"""
+
+import argparse
+import json
+import operator
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from benchmarks import input_sides, machine, partial_fc_torch
+from benchmarks.input_sides import Problem
+from mixer_jax.data import augment
+from mixer_jax.errors import UserError
+
+_COUNTS = ("size", "images", "rows", "batch", "batches", "workers", "rounds")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        problems = _check(given)
+        rows = [
+            row
+            for problem in problems
+            for row in measure(problem, given.augment, given.rounds)
+        ]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = rich.console.Console()
+    console.width = max(console.width, 120)  # a log is as wide as it needs
+    console.print(table(rows))
+    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    print(f"{rows[0]['machine']}; {versions}")
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
+        print(f"Wrote {given.json}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.input_pipeline",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--stored", default="400,1000", help="sides of the stored pictures")
+    add("--format", default="jpeg", help=" or ".join(input_sides.FORMATS))
+    add("--size", type=int, default=224, help="side of the decoded pictures")
+    add("--images", type=int, default=128, help="pictures stored")
+    add("--rows", type=int, default=2048, help="of the table of them")
+    add("--batch", type=int, default=32, help="half queries, half documents")
+    add("--batches", type=int, default=40, help="read in a round")
+    add("--workers", type=int, default=2, help="threads, or processes")
+    add("--rounds", type=int, default=5, help="of each side")
+    add("--augment", default="strong", help="also shown with ours")
+    add("--json", default="", help="file to write the rows to")
+    return parser
+
+
+def _check(given: argparse.Namespace) -> list[Problem]:
+    """Checks the command line; returns what it asks for."""
+    for name in _COUNTS:
+        if (value := getattr(given, name)) < 1:
+            raise UserError(f"--{name} is {value}; it must be 1 or more.")
+    for name in ("images", "rows", "batch"):
+        if (value := getattr(given, name)) % 2:
+            raise UserError(
+                f"--{name} is {value}; half are queries and half documents, "
+                "so it must be even."
+            )
+    if given.format not in input_sides.FORMATS:
+        raise UserError(
+            f"--format is '{given.format}'; it can be "
+            f"{', '.join(input_sides.FORMATS)}."
+        )
+    augment.change(given.augment, ())
+    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
+        raise UserError(
+            f"--json={given.json} is in a folder that does not exist; make it "
+            "first."
+        )
+    problems = []
+    for side in dict.fromkeys(given.stored.split(",")):
+        if not side.isdecimal() or int(side) < 1:
+            raise UserError(
+                f"--stored={given.stored} has '{side}'; it must be numbers of "
+                "pixels, with commas between them."
+            )
+        problems.append(
+            Problem(
+                int(side),
+                given.size,
+                given.format,
+                given.images,
+                given.rows,
+                given.batch,
+                given.workers,
+                given.batches,
+            )
+        )
+    return problems
+
+
+def measure(
+    problem: Problem, strength: str, rounds: int
+) -> list[dict[str, Any]]:
+    """Measures all sides on pictures of one size; returns the table's rows.
+
+    Args:
+      problem: what all sides are given.
+      strength: of the augmentation with which ours is shown too.
+      rounds: of each side.
+    """
+    torch = partial_fc_torch.available()
+    with tempfile.TemporaryDirectory() as folder:
+        data = input_sides.Data(problem, pathlib.Path(folder))
+        sides = input_sides.contenders(data, torch, strength)
+        times = {side: [] for side in sides}
+        sides[input_sides.BARE, input_sides.FILES]()  # the files are in memory
+        for _ in range(rounds):
+            for side, run in sides.items():
+                times[side].append(run())
+    read = problem.batch * problem.batches
+    rates = {
+        side: read / statistics.median(seconds)
+        for side, seconds in times.items()
+    }
+    bare = times[input_sides.BARE, input_sides.FILES]
+    ratios = {
+        side: statistics.median(map(operator.truediv, bare, seconds))
+        for side, seconds in times.items()
+    }
+    described = machine.describe(jax.devices()[:1])
+    return [
+        {
+            "pipeline": pipeline,
+            "source": source,
+            "size": problem.stored,
+            "workers": problem.workers,
+            "images_per_s": rate,
+            "ratio_to_bare": ratios[pipeline, source],
+            "format": problem.format,
+            "decoded_size": problem.size,
+            "batch": problem.batch,
+            "images": read,
+            "rounds": rounds,
+            "slowest_per_s": read / max(times[pipeline, source]),
+            "fastest_per_s": read / min(times[pipeline, source]),
+            **described,
+        }
+        for (pipeline, source), rate in rates.items()
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> rich.table.Table:
+    """Lays the rows out for a console."""
+    shown = rich.table.Table(
+        title=(
+            f"{rows[0]['format']} to {rows[0]['decoded_size']} pixels, "
+            f"{rows[0]['workers']} at once"
+        ),
+        box=rich.box.SIMPLE,
+    )
+    for heading in ("pipeline", "source"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("stored pixels", "images a second", "all rounds", "ratio"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            row["pipeline"],
+            row["source"],
+            str(row["size"]),
+            f"{row['images_per_s']:,.1f}",
+            f"{row['slowest_per_s']:,.1f}-{row['fastest_per_s']:,.1f}",
+            f"{row['ratio_to_bare']:.2f}",
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
