@@ -104,7 +104,7 @@ def _in_use(mesh: Mesh, peak: bool = False) -> int:
     """Bytes in use: now, which forgets earlier peaks, or the peak since."""
     kept = [device.memory_stats() for device in mesh.local_devices]
     if mesh.devices.flat[0].platform == "cpu" or None in kept:
-        return _resident(peak)
+        return resident(peak)
     return max(k["peak_bytes_in_use" if peak else "bytes_in_use"] for k in kept)
 
 
@@ -112,13 +112,13 @@ def _torch_in_use(device: str, peak: bool = False) -> int:
     import torch
 
     if device == "cpu":
-        return _resident(peak)
+        return resident(peak)
     if peak:
         return torch.cuda.max_memory_allocated()
     return torch.cuda.memory_allocated()
 
 
-def _resident(peak: bool) -> int:
+def resident(peak: bool) -> int:
     """Bytes of the process that are resident: now, or at most since then.
 
     Linux's own high-water mark is read rather than `ru_maxrss`, because that

@@ -3,10 +3,9 @@
     python -m mixer_jax.categorize --log=runs/quickstart/log \
         --out=runs/quickstart --truth=runs/quickstart/data/medium.csv
 
-Writes found.csv, unassigned.csv, categories.json (the quality figures) and
-features.npz (a cache) into --out. Give --truth, a table of true categories, for
-the figures only; its test samples are held out: found.csv has them as test rows
-with their true categories, never as training rows.
+Writes found.csv, unassigned.csv, categories.json (quality and choices made),
+identities.json (what became of the IDs of --previous) and a cache. The test
+samples of --truth are test rows of found.csv, and never training rows.
 """
 
 import argparse
@@ -15,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from mixer_jax.categories import encoding, find, log, quality, tables
+from mixer_jax.categories import encoding, identities, log, quality, tables
+from mixer_jax.categories.find import find_categories
+from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.models import features
@@ -25,8 +24,7 @@ from mixer_jax.models import features
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    about = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser("mixer_jax.categorize", description=about)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--log", required=True, help="folder of queries, items and clicks")
     add("--out", required=True, help="folder to write to, above the images")
@@ -35,17 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--text-encoder", default="minilm", help="frozen encoder")
     add("--size", type=int, default=128, help="pixels that images are read at")
     add("--max-skipped", type=float, default=0.01, help="unreadable images")
+    add("--previous", help="found.csv of the last log, whose IDs are kept")
+    add_flags(parser)
     given = parser.parse_args(arguments)
-    out, text, size = Path(given.out), given.text_encoder, given.size
+    out, size, text = Path(given.out), given.size, given.text_encoder
     try:
+        chosen = from_flags(given)
+        before = identities.read_previous(given.previous)
         clicks = log.read_folder(given.log)
-        samples = tables.catalogue(clicks)
-        inside = tables.relative_to(samples, out)
+        inside = tables.relative_to(tables.catalogue(clicks), out)
         kept, skipped = images.check_images(inside, out, given.max_skipped)
         clicks = log.keep(clicks, set(kept["sample_id"]))
         truth = table.read_table(given.truth) if given.truth else None
-        if truth is not None:
-            kept = tables.with_truth(kept, truth)
+        kept = kept if truth is None else tables.with_truth(kept, truth)
         shown = encoding.encode(
             clicks,
             out / "features.npz",
@@ -53,25 +53,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda p: features.image_features(given.image_encoder, p, size),
             lambda t: features.text_features(text, t, length=32),
         )
-        found = find.find_categories(shown, clicks.clicks, find.Settings())
-        rows, unassigned = tables.found_rows(kept, found.combined)
+        found = find_categories(shown, clicks.clicks, chosen)
+        rows, left = tables.found_rows(kept, found.combined)
+        rows, changes = identities.rename(rows, left, before)
         if truth is None or truth["split"].str.contains("/").any():
             rows = table.with_both_directions(rows)
         if truth is not None:
             test = table.select(truth, "test")
-            rows = pd.concat([rows, tables.moved(test, given.truth, out)])
+            rows = tables.with_moved(rows, test, given.truth, out)
         table.write_table(rows, out / "found.csv")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    unassigned.to_csv(out / "unassigned.csv", index=False)
-    figures = quality.report(
-        found, (kept["role"] == "query").to_numpy(), kept.get("truth")
-    )
+    left.to_csv(out / "unassigned.csv", index=False)
+    changes.write(out)
+    is_query = (kept["role"] == "query").to_numpy()
+    figures = quality.report(found, is_query, kept.get("truth"))
     (out / "categories.json").write_text(json.dumps(figures, indent=2) + "\n")
     if skipped.count:
         print(skipped, *skipped.examples, sep="\n  ")
-    print(quality.lines(figures))
+    print(quality.lines(figures), changes, sep="\n")
     return 0
 
 

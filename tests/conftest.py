@@ -49,7 +49,10 @@ def num_devices(request):
 
 
 # Rooms whose tests compile small programs.
-QUICK = ("benchmarks", "models", "proxies", "retrieval", "training")
+QUICK = (
+    *("benchmarks", "categories", "models", "proxies", "retrieval"),
+    "training",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

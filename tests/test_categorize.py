@@ -116,3 +116,52 @@ def test_bad_input_is_one_sentence(run, capsys):
     assert categorize.main([*arguments, wrong]) == 2
     assert "IDs must be the same" in capsys.readouterr().err
     assert not calls
+
+
+def test_the_same_log_again_renames_nothing(run, capsys):
+    root, truth, _ = run
+    arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
+    assert categorize.main(arguments) == 0
+    assert "Chosen from the data: least 0." in capsys.readouterr().out
+    first = table.read_table(root / "found.csv")
+    figures = json.loads((root / "categories.json").read_text())
+    assert 0.2 <= figures["chosen"]["least"] <= 0.5
+    assert len(figures["curve"]["share"]) == len(figures["curve"]["affinity"])
+    more = f"--previous={root}/found.csv"
+    assert categorize.main([*arguments, more]) == 0
+    again = table.read_table(root / "found.csv")
+    pd.testing.assert_frame_equal(first, again, check_names=False)
+    report = json.loads((root / "identities.json").read_text())
+    ours = again["category_id"].str.match("found-")
+    assert report["kept"] == again["category_id"][ours].nunique() > 0
+    assert not report["moved"]
+    assert not report["appeared"]
+
+
+def test_another_days_log_extends_the_ids(run, capsys):
+    root, truth, _ = run
+    assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 0
+    first = table.read_table(root / "found.csv").set_index("sample_id")
+    settings = simulate.Simulation(searches=80.0, seed=1)
+    simulate.write_log(truth, root / "next", settings, "forward")
+    out = [f"--log={root}/next", f"--out={root}"]
+    assert categorize.main([*out, f"--previous={root}/found.csv"]) == 0
+    assert " kept, " in capsys.readouterr().out
+    again = table.read_table(root / "found.csv").set_index("sample_id")
+    both = first.index.intersection(again.index)
+    same = first.loc[both, "category_id"] == again.loc[both, "category_id"]
+    assert len(both) > COUNT
+    assert same.mean() > 0.9
+
+
+@pytest.mark.parametrize("method", ["hdbscan", "components", "kmeans"])
+def test_other_methods(run, method, capsys):
+    root, truth, _ = run
+    arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
+    given = [f"--method={method}", f"--k={COUNT}", "--max-size=5"]
+    assert categorize.main([*arguments, *given]) == 0
+    figures = json.loads((root / "categories.json").read_text())
+    assert figures["ways"]["combined"]["bcubed_f1"] > 0.8
+    assert figures["ways"]["combined"]["largest"] <= 5
+    assert categorize.main([*arguments, "--method=optics"]) == 2
+    assert "hdbscan" in capsys.readouterr().err

@@ -58,10 +58,12 @@ def fit_rates(
     rates = Rates()
     if (np.asarray(clicks) > 0).sum() < least:
         return rates
-    counts, times = np.unique(
-        np.stack([exposures, clicks], axis=1), axis=0, return_counts=True
+    width = int(np.max(clicks)) + 1
+    codes, times = np.unique(
+        np.asarray(exposures, np.int64) * width + clicks, return_counts=True
     )
-    shown, clicked = counts.T.astype(np.float64)
+    shown, clicked = np.divmod(codes, width)
+    shown, clicked = shown.astype(np.float64), clicked.astype(np.float64)
     for _ in range(100):
         right = expit(log_odds(shown, clicked, rates)) * times
         share = np.clip(right.sum() / times.sum(), 1e-4, 0.5)

@@ -1,10 +1,17 @@
-"""DBSCAN on a sparse graph of affinities, and what takes its chains apart."""
+"""Clusters of a sparse graph of affinities, and what takes chains apart.
+
+Pairs that are not given are far apart. DBSCAN, HDBSCAN and connected components
+take the same graph, so a config can choose between them.
+"""
 
 import heapq
 
 import numpy as np
 from scipy import sparse
-from sklearn.cluster import DBSCAN
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import DBSCAN, HDBSCAN
+
+_FAR = 1.0  # distance of samples that nothing ties
 
 
 def dbscan(
@@ -30,6 +37,94 @@ def dbscan(
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
     """
+    graph = _distances(first, second, affinity, nodes, least)
+    model = DBSCAN(
+        eps=1.0 - least + 1e-6, min_samples=min_samples, metric="precomputed"
+    )
+    return model.fit(graph).labels_.astype(np.int64)
+
+
+def components(
+    first: np.ndarray,
+    second: np.ndarray,
+    affinity: np.ndarray,
+    nodes: int,
+    *,
+    least: float,
+) -> np.ndarray:
+    """Connected components of the pairs whose affinity is `least` or more.
+
+    Returns:
+      Labels `[N]` int64 from 0; -1 is noise: a sample that nothing ties.
+    """
+    graph = _distances(first, second, affinity, nodes, least)
+    _, labels = connected_components(graph, directed=False)
+    return without_single(labels)
+
+
+def hdbscan(
+    first: np.ndarray,
+    second: np.ndarray,
+    affinity: np.ndarray,
+    nodes: int,
+    *,
+    least: float,
+    min_samples: int = 2,
+) -> np.ndarray:
+    """Clusters of the longest life as the threshold falls from 1 to `least`.
+
+    Campello et al., "Density-Based Clustering Based on Hierarchical Density
+    Estimates" (2013). Each cluster finds a threshold of its own.
+
+    Args:
+      first: `[P]` int, the one node of each pair.
+      second: `[P]` int, the other; a pair stands once.
+      affinity: `[P]` in 0..1; the distance is 1 less it.
+      nodes: N.
+      least: pairs below it are far apart.
+      min_samples: as of `dbscan`; also the smallest cluster's size.
+
+    Returns:
+      Labels `[N]` int64 from 0; -1 is noise.
+    """
+    graph = _distances(first, second, affinity, nodes, least)
+    # A stored graph does not count a sample as its own neighbour.
+    needed = max(min_samples - 1, 1)
+    dense = np.arange(nodes)
+    while True:
+        enough = np.diff(graph.indptr) >= needed
+        if enough.all():
+            break
+        dense, graph = dense[enough], graph[enough][:, enough]
+    labels = np.full(nodes, -1, np.int64)
+    if len(dense) < 2:
+        return labels
+    # It wants one piece: pieces are hung one on another, far apart.
+    _, piece = connected_components(graph, directed=False)
+    _, one = np.unique(piece, return_index=True)
+    chain = sparse.coo_matrix(
+        (np.full(len(one) - 1, _FAR), (one[:-1], one[1:])), shape=graph.shape
+    )
+    model = HDBSCAN(
+        min_cluster_size=max(min_samples, 2),
+        min_samples=needed,
+        metric="precomputed",
+        algorithm="brute",
+        allow_single_cluster=len(one) == 1,
+        copy=True,
+    )
+    labels[dense] = model.fit((graph + chain + chain.T).tocsr()).labels_
+    return labels
+
+
+def _distances(
+    first: np.ndarray,
+    second: np.ndarray,
+    affinity: np.ndarray,
+    nodes: int,
+    least: float,
+) -> sparse.csr_matrix:
+    """Distances `[N, N]` of the pairs whose affinity is `least` or more."""
     near = (affinity >= least) & (first != second)
     # A stored zero would be read as absent, so distances stay above it.
     distance = np.maximum(1.0 - affinity[near], 1e-6)
@@ -39,10 +134,17 @@ def dbscan(
         (np.tile(distance, 2), (row, column)), shape=(nodes, nodes)
     )
     graph.sort_indices()
-    model = DBSCAN(
-        eps=1.0 - least + 1e-6, min_samples=min_samples, metric="precomputed"
-    )
-    return model.fit(graph).labels_.astype(np.int64)
+    return graph
+
+
+def without_single(labels: np.ndarray) -> np.ndarray:
+    """Labels `[N]` from 0 of clusters of two or more; -1 is noise."""
+    labels = np.asarray(labels, np.int64)
+    size = np.bincount(labels[labels >= 0], minlength=1)
+    several = (labels >= 0) & (size[labels] > 1)
+    out = np.full(len(labels), -1, np.int64)
+    out[several] = np.unique(labels[several], return_inverse=True)[1]
+    return out
 
 
 def alone(labels: np.ndarray) -> np.ndarray:
@@ -60,6 +162,7 @@ def split(
     affinity: np.ndarray,
     *,
     least: float,
+    most: int = 0,
 ) -> np.ndarray:
     """Takes apart clusters that hang together by a few stray pairs only.
 
@@ -75,6 +178,8 @@ def split(
       second: `[P]` int, the other; a pair stands once.
       affinity: `[P]` in 0..1.
       least: mean affinity of parts that stay together.
+      most: samples of a part; 0 is any number. A larger cluster so falls apart
+        where it hangs together least.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
@@ -100,6 +205,8 @@ def split(
         _, a, b, size_a, size_b = heapq.heappop(queue)
         # An entry is stale once either part has grown or gone.
         if len(parts.get(a, ())) != size_a or len(parts.get(b, ())) != size_b:
+            continue
+        if most and size_a + size_b > most:
             continue
         if len(links[a]) < len(links[b]):
             a, b = b, a

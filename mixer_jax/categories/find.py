@@ -1,42 +1,23 @@
-"""Finds the categories of a click log: graph, DBSCAN, splitting, merging.
+"""Finds the categories of a click log: graph, clusters, splitting, merging.
 
 Nothing here takes a truth: categories are found from clicks and content alone.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 
-from mixer_jax.categories import affinity, graph
-from mixer_jax.categories.clustering import dbscan, split
-from mixer_jax.categories.merging import Merging, merge
+from mixer_jax.categories import affinity, clustering, graph, knee
+from mixer_jax.categories.contents import same_contents
+from mixer_jax.categories.kmeans import kmeans
+from mixer_jax.categories.merging import join, merge
+from mixer_jax.categories.settings import Settings
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How categories are found; the defaults suit any log.
-
-    Attributes:
-      neighbours: k, of each sample by content within each role.
-      least: affinity from which two samples are neighbours for DBSCAN.
-      cohesion: mean affinity from which parts of a DBSCAN cluster stay one.
-      min_samples: of DBSCAN; 2 lets a category have two samples.
-      clicks_least: the same threshold where clicks alone are used.
-      content_least: cosine from which two samples of one role are neighbours
-        where content alone is used; nearer than most variants of a drawing.
-      trust: how clicks and content are weighed.
-      merging: when two clusters are one.
-    """
-
-    neighbours: int = 10
-    least: float = 0.35
-    cohesion: float = 0.15
-    min_samples: int = 2
-    clicks_least: float = 0.45
-    content_least: float = 0.95
-    trust: affinity.Trust = dataclasses.field(default_factory=affinity.Trust)
-    merging: Merging = dataclasses.field(default_factory=Merging)
+# What a threshold that is chosen from the data may be.
+_BOUNDS = (0.2, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +27,11 @@ class Found:
     Attributes:
       combined: labels `[Q + I]` int64, queries first; -1 is noise.
       clicks_alone, content_alone: the same from half of the evidence.
-      dense: the same as DBSCAN left it, before splitting and merging.
-      merges: how many merges clicks and content made in `combined`.
+      dense: the same as the method left it, before splitting and merging.
+      merges: how many merges copies, clicks and content made in `combined`.
       rates: the click rates that the log taught.
+      chosen: what was chosen from the data: the settings' names -> values.
+      curve: of the k-distances that `least` was read from; empty if given.
     """
 
     combined: np.ndarray
@@ -57,10 +40,18 @@ class Found:
     dense: np.ndarray
     merges: dict[str, int]
     rates: affinity.Rates
+    chosen: dict[str, float] = dataclasses.field(default_factory=dict)
+    curve: dict[str, tuple[float, ...]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def find_categories(
-    features: graph.Features, clicks: pd.DataFrame, settings: Settings
+    features: graph.Features,
+    clicks: pd.DataFrame,
+    settings: Settings,
+    mesh: Mesh | None = None,
+    phase: Callable[[str], None] = lambda name: None,
 ) -> Found:
     """Finds categories of Q queries and I items.
 
@@ -69,47 +60,135 @@ def find_categories(
       clicks: columns query, item (rows of the features), exposures, clicks;
         each pair stands once.
       settings: see `Settings`.
+      mesh: the devices that neighbours are searched on; all by default.
+      phase: called with the name of what begins: neighbours, evidence,
+        clusters, splitting, merging and, for comparison, halves.
+
+    Raises:
+      UserError: if a setting is out of range.
     """
-    nodes = len(features.query_image) + len(features.item_image)
+    settings.check()
+    pairs, evidence = weigh_pairs(features, clicks, settings, mesh, phase)
+    return group(features, pairs, evidence, settings, mesh, phase)
+
+
+def weigh_pairs(
+    features: graph.Features,
+    clicks: pd.DataFrame,
+    settings: Settings,
+    mesh: Mesh | None = None,
+    phase: Callable[[str], None] = lambda name: None,
+) -> tuple[graph.Pairs, affinity.Evidence]:
+    """The half of `find_categories` that no clustering setting changes."""
+    phase("neighbours")
     clicks = clicks[clicks["exposures"] > 0]
-    pairs = graph.build_pairs(features, clicks, settings.neighbours)
-    evidence = affinity.weigh(pairs, nodes, settings.trust)
+    pairs = graph.build_pairs(features, clicks, settings.neighbours, mesh)
+    phase("evidence")
+    return pairs, affinity.weigh(pairs, features.samples, settings.trust)
 
-    def cluster(value: np.ndarray, least: float) -> np.ndarray:
-        return dbscan(
-            pairs.first,
-            pairs.second,
-            value,
-            nodes,
-            least=least,
-            min_samples=settings.min_samples,
-        )
 
-    dense = cluster(evidence.affinity, settings.least)
-    whole = split(
+def group(
+    features: graph.Features,
+    pairs: graph.Pairs,
+    evidence: affinity.Evidence,
+    settings: Settings,
+    mesh: Mesh | None = None,
+    phase: Callable[[str], None] = lambda name: None,
+) -> Found:
+    """The half of `find_categories` that follows `weigh_pairs`."""
+    phase("clusters")
+    nodes = features.samples
+    settings, chosen, curve = _choose(settings, pairs, evidence, nodes)
+    if settings.method == "kmeans":
+        dense = kmeans(graph.images(features), settings.k, mesh=mesh)
+    else:
+        dense = _cluster(settings, pairs, evidence.affinity, nodes)
+    phase("splitting")
+    whole = clustering.split(
         dense,
         pairs.first,
         pairs.second,
         evidence.affinity,
         least=settings.cohesion,
+        most=settings.max_size,
     )
+    phase("merging")
+    whole, copies = _join_copies(whole, pairs, features)
     combined, merges = merge(
         whole,
         pairs,
         evidence,
         settings.neighbours,
         settings.merging,
+        settings.max_size,
     )
+    phase("halves")
+    alone = dataclasses.replace(
+        settings, method="dbscan", least=settings.clicks_least
+    )
+    by_content = content_only(pairs, nodes, settings.content_least)
     return Found(
         combined=combined,
-        clicks_alone=cluster(evidence.clicked, settings.clicks_least),
-        content_alone=cluster(
-            content_only(pairs, nodes, settings.content_least), 0.5
-        ),
+        clicks_alone=_cluster(alone, pairs, evidence.clicked, nodes),
+        content_alone=_cluster(alone, pairs, by_content, nodes),
         dense=dense,
-        merges=merges,
+        merges={"copies": copies, **merges},
         rates=evidence.rates,
+        chosen=chosen,
+        curve=curve,
     )
+
+
+def _choose(
+    settings: Settings,
+    pairs: graph.Pairs,
+    evidence: affinity.Evidence,
+    nodes: int,
+) -> tuple[Settings, dict[str, float], dict[str, tuple[float, ...]]]:
+    """Settings without gaps, what filled them, and the curve it came from."""
+    chosen: dict[str, float] = {}
+    curve: dict[str, tuple[float, ...]] = {}
+    if settings.method == "kmeans":
+        if not settings.k:
+            chosen["k"] = max(nodes // settings.mean_size, 1)
+    elif settings.least is None and settings.method == "hdbscan":
+        # Each cluster finds its own; less than this would not stay together.
+        chosen["least"] = settings.cohesion
+    elif settings.least is None:
+        found = knee.find_knee(
+            pairs.first,
+            pairs.second,
+            evidence.affinity,
+            nodes,
+            k=settings.min_samples - 1,
+            bounds=_BOUNDS,
+        )
+        chosen["least"] = round(found.least, 4)
+        curve = {"share": found.share, "affinity": found.affinity}
+    return dataclasses.replace(settings, **chosen), chosen, curve
+
+
+def _cluster(
+    settings: Settings, pairs: graph.Pairs, value: np.ndarray, nodes: int
+) -> np.ndarray:
+    """Labels `[N]` by one of the methods that take a graph."""
+    given = {"least": settings.least}
+    if settings.method != "components":
+        given["min_samples"] = settings.min_samples
+    return getattr(clustering, settings.method)(
+        pairs.first, pairs.second, value, nodes, **given
+    )
+
+
+def _join_copies(
+    labels: np.ndarray, pairs: graph.Pairs, features: graph.Features
+) -> tuple[np.ndarray, int]:
+    """Labels `[N]` with copies of one content in one cluster, and the joins."""
+    same = same_contents(pairs, features)
+    labels = clustering.alone(labels)
+    joined = join(labels, labels[pairs.first[same]], labels[pairs.second[same]])
+    count = len(np.unique(labels)) - len(np.unique(joined))
+    return clustering.without_single(joined), count
 
 
 def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:

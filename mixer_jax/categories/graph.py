@@ -1,14 +1,15 @@
 """The neighbour graph: which samples are worth comparing.
 
-Nodes are the samples: queries first (rows 0 .. Q-1), items after them. Exact
-nearest neighbours by cosine are found block by block, so memory does not grow
-with the number of pairs.
+Nodes are the samples: queries first (rows 0 .. Q-1), items after them.
 """
 
 import dataclasses
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
+
+from mixer_jax.categories.neighbours import cosine_top_k
 
 
 def normalize(features: np.ndarray) -> np.ndarray:
@@ -16,61 +17,6 @@ def normalize(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float32)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(norm, 1e-12)
-
-
-def cosine_top_k(
-    rows: np.ndarray,
-    gallery: np.ndarray,
-    k: int,
-    *,
-    same: bool = False,
-    block: tuple[int, int] = (1024, 16384),
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of `gallery` nearest to each of `rows`, exactly.
-
-    Args:
-      rows: `[N, C]` float32 of unit length.
-      gallery: `[M, C]` float32 of unit length.
-      k: neighbours a row; fewer where the gallery is smaller.
-      same: both are the same set, and a row is not its own neighbour.
-      block: rows and gallery rows compared at once; memory is their product.
-
-    Returns:
-      `(index [N, k] int64, cosine [N, k] float32)`, nearest first.
-    """
-    k = min(k, len(gallery) - int(same))
-    index = np.zeros((len(rows), max(k, 0)), np.int64)
-    cosine = np.zeros(index.shape, np.float32)
-    if k <= 0:
-        return index, cosine
-    for start in range(0, len(rows), block[0]):
-        part = rows[start : start + block[0]]
-        best = np.full((len(part), k), -np.inf, np.float32)
-        place = np.zeros((len(part), k), np.int64)
-        for offset in range(0, len(gallery), block[1]):
-            score = part @ gallery[offset : offset + block[1]].T
-            if same:
-                own = np.arange(start, start + len(part)) - offset
-                inside = (own >= 0) & (own < score.shape[1])
-                score[np.flatnonzero(inside), own[inside]] = -np.inf
-            near = _largest(score, min(k, score.shape[1]))
-            best = np.concatenate(
-                [best, np.take_along_axis(score, near, 1)], axis=1
-            )
-            place = np.concatenate([place, near + offset], axis=1)
-            keep = _largest(best, k)
-            best = np.take_along_axis(best, keep, 1)
-            place = np.take_along_axis(place, keep, 1)
-        index[start : start + len(part)] = place
-        cosine[start : start + len(part)] = best
-    return index, cosine
-
-
-def _largest(score: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest values of each row, largest first."""
-    near = np.argpartition(-score, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(score, near, 1), axis=1)
-    return np.take_along_axis(near, order, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +32,11 @@ class Features:
     query_image: np.ndarray
     item_image: np.ndarray
     item_text: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        """Q + I."""
+        return len(self.query_image) + len(self.item_image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +70,19 @@ class Pairs:
 QUERY_ITEM, ITEM_ITEM, QUERY_QUERY = KINDS = (0, 1, 2)
 
 
-def build_pairs(features: Features, clicks: pd.DataFrame, k: int) -> Pairs:
+def build_pairs(
+    features: Features,
+    clicks: pd.DataFrame,
+    k: int,
+    mesh: Mesh | None = None,
+) -> Pairs:
     """Joins each sample's nearest by content with all pairs of the log.
 
     Args:
       features: of Q queries and I items.
       clicks: columns query, item (rows), exposures, clicks.
       k: neighbours a sample has within each kind and modality.
+      mesh: the devices that search; all by default.
 
     Returns:
       At most `k * (3 Q + 4 I)` pairs and those of the log.
@@ -151,10 +108,12 @@ def build_pairs(features: Features, clicks: pd.DataFrame, k: int) -> Pairs:
     kinds = [np.full(len(clicks), QUERY_ITEM, np.int8)]
     density = []  # mean cosine of the nearest, of rows and of gallery
     for kind, _, rows, gallery in compared:
-        near, forth = _nearest(rows, gallery, k, same=rows is gallery)
+        near, forth = _nearest(
+            rows, gallery, k, same=rows is gallery, mesh=mesh
+        )
         back, other = near, forth
         if rows is not gallery:
-            back, other = _nearest(gallery, rows, k, same=False)
+            back, other = _nearest(gallery, rows, k, same=False, mesh=mesh)
         density.append((_mean(forth), _mean(other)))
         for index, cosine, swap in (
             (near, forth, False),
@@ -189,6 +148,13 @@ def build_pairs(features: Features, clicks: pd.DataFrame, k: int) -> Pairs:
     return Pairs(first, second, kind, content, exposures, clicked)
 
 
+def images(features: Features) -> np.ndarray:
+    """Unit rows `[Q + I, C]` of all samples' pictures, centred by role."""
+    return np.concatenate(
+        [_centre(features.query_image), _centre(features.item_image)]
+    )
+
+
 def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
     """Unit rows around the role's mean, which takes away the domain's shift.
 
@@ -203,19 +169,33 @@ def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
 
 
 def _nearest(
-    rows: np.ndarray, gallery: np.ndarray, k: int, *, same: bool
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    *,
+    same: bool,
+    mesh: Mesh | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`cosine_top_k` among the known rows; others have cosine -inf."""
     know_row = np.flatnonzero(rows.any(axis=1))
     know_gallery = np.flatnonzero(gallery.any(axis=1))
     near, score = cosine_top_k(
-        rows[know_row], gallery[know_gallery], k, same=same
+        _take(rows, know_row),
+        _take(gallery, know_gallery),
+        k,
+        same=same,
+        mesh=mesh,
     )
     index = np.zeros((len(rows), near.shape[1]), np.int64)
     cosine = np.full(index.shape, -np.inf, np.float32)
     index[know_row] = know_gallery[near] if near.size else near
     cosine[know_row] = score
     return index, cosine
+
+
+def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The chosen rows; not a copy if they are all."""
+    return rows if len(chosen) == len(rows) else rows[chosen]
 
 
 def _mean(cosine: np.ndarray) -> np.ndarray:
@@ -230,7 +210,7 @@ def _cosine(
     gallery: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,
-    block: int = 16384,
+    block: int = 1024,
 ) -> np.ndarray:
     """Cosine `[P]` of each pair; NaN where one of the two is unknown."""
     cosine = np.empty(len(a), np.float32)

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from mixer_jax.categories.affinity import Evidence, beside_best, log_odds
-from mixer_jax.categories.clustering import alone
+from mixer_jax.categories.clustering import alone, without_single
 from mixer_jax.categories.graph import QUERY_ITEM, Pairs
 
 
@@ -40,6 +40,7 @@ def merge(
     evidence: Evidence,
     neighbours: int,
     settings: Merging,
+    most: int = 0,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Merges clusters that are each other's best match.
 
@@ -49,6 +50,7 @@ def merge(
       evidence: of those pairs.
       neighbours: k of `build_pairs`: a sample has no more pairs by content.
       settings: see `Merging`.
+      most: samples that a merger may have; 0 is any number.
 
     Returns:
       New labels `[N]`, -1 for samples that are still alone, and how many
@@ -66,15 +68,15 @@ def merge(
             chosen = _mutual_best(
                 a, b, value, labels.max() + 1, getattr(settings, name)
             )
-            labels = _join(labels, a[chosen], b[chosen])
-            made[name] += int(chosen.sum())
+            a, b = a[chosen], b[chosen]
+            if most:
+                small = _size_if_joined(labels, a, b) <= most
+                a, b = a[small], b[small]
+            labels = join(labels, a, b)
+            made[name] += len(a)
         if sum(made.values()) == count:
             break
-    size = np.bincount(labels)
-    _, compact = np.unique(labels[size[labels] > 1], return_inverse=True)
-    out = np.full(len(labels), -1, np.int64)
-    out[size[labels] > 1] = compact
-    return out, made
+    return without_single(labels), made
 
 
 def _pooled_clicks(
@@ -139,9 +141,18 @@ def _mutual_best(
     return (value >= least) & (value == best[a]) & (value == best[b])
 
 
-def _join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Labels `[N]` after the clusters a and b have become one."""
-    nodes = labels.max() + 1
+def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Labels `[N]` after the clusters a and b `[P]` have become one."""
+    nodes = labels.max(initial=-1) + 1
     graph = csr_array((np.ones(len(a)), (a, b)), shape=(nodes, nodes))
     _, joined = connected_components(graph, directed=False)
     return joined[labels].astype(np.int64)
+
+
+def _size_if_joined(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """Samples `[P]` of what each pair of clusters would be part of."""
+    size = np.bincount(labels)
+    joined = join(np.arange(len(size)), a, b)
+    return np.bincount(joined, size)[joined[a]]

@@ -85,8 +85,9 @@ def report(
       truth: `[N]` true categories, "" where unknown; None if all are.
 
     Returns:
-      samples, merges (by what), rates (of clicks), before (`shape` of what
-      DBSCAN found, before splitting and merging) and ways: name -> `shape` and,
+      samples, chosen (settings that were read off the data, and `curve`, what
+      off), merges (by what), rates (of clicks), before (`shape` of what the
+      method found, before splitting and merging) and ways: name -> `shape` and,
       over the samples whose truth is known, `against_truth`. With a truth there
       is one way more, "every sample alone": where true categories are small its
       F1 is far from 0, so it is what the others have to be compared with.
@@ -107,6 +108,8 @@ def report(
         figures[name] = {**measured, **shape(labels, is_query)}
     return {
         "samples": len(is_query),
+        "chosen": found.chosen,
+        "curve": found.curve,
         "merges": found.merges,
         "rates": dataclasses.asdict(found.rates),
         "before": shape(found.dense, is_query),
@@ -116,7 +119,8 @@ def report(
 
 def lines(figures: dict[str, Any]) -> str:
     """The `report` in a few lines for a terminal."""
-    said = []
+    chosen = [f"{name} {value:g}" for name, value in figures["chosen"].items()]
+    said = [f"Chosen from the data: {', '.join(chosen)}"] if chosen else []
     for name, way in figures["ways"].items():
         line = (
             f"{name:18} {way['categories']:6} categories, "

@@ -25,8 +25,10 @@ import pandas as pd
 from PIL import Image
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from mixer_jax.categories.graph import cosine_top_k, normalize
+from mixer_jax.categories.calibrate import calibrate
+from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
+from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
 
 
@@ -54,6 +56,8 @@ class Simulation:
     lookalike_click: float = 0.15  # ... of the closest look-alikes
     stranger_click: float = 0.02
     agreement: float = 4.0  # a + b of the Beta law of a pair's attraction
+    clicks: int = 0  # in the log, about; it sets the searches. 0: see searches
+    wrong: float | None = None  # share of the clicks that are wrong
 
 
 def simulate(
@@ -75,10 +79,46 @@ def simulate(
 
     Returns:
       Columns query, item (rows), exposures, clicks (int64), in that order.
+
+    Raises:
+      UserError: if the wanted clicks cannot be had.
     """
-    rng = np.random.default_rng(settings.seed)
     query_category = np.asarray(query_category)
     item_category = np.asarray(item_category)
+
+    def draw(searches: float) -> pd.DataFrame:
+        return _draw(
+            query_category,
+            item_category,
+            dataclasses.replace(settings, searches=searches),
+            query_features,
+            item_features,
+        )
+
+    def is_right(log: pd.DataFrame) -> np.ndarray:
+        return query_category[log["query"]] == item_category[log["item"]]
+
+    if not settings.clicks and settings.wrong is None:
+        return draw(settings.searches)
+    return calibrate(
+        draw,
+        is_right,
+        settings.searches,
+        settings.clicks,
+        settings.wrong,
+        settings.seed,
+    )
+
+
+def _draw(
+    query_category: np.ndarray,
+    item_category: np.ndarray,
+    settings: Simulation,
+    query_features: np.ndarray | None,
+    item_features: np.ndarray | None,
+) -> pd.DataFrame:
+    """`simulate` by the number of searches."""
+    rng = np.random.default_rng(settings.seed)
     num_queries, num_items = len(query_category), len(item_category)
     if query_features is None or item_features is None:
         size = (num_queries, min(settings.lookalikes, num_items))
@@ -105,6 +145,9 @@ def simulate(
     exposure[order[:never]] = 0.0
     exposure[order[never : never + rarely]] = settings.rare
 
+    # `Generator.choice` would sum all weights again for every query.
+    cumulated = popularity.cumsum()
+    cumulated /= cumulated[-1]
     by_category = pd.Series(np.arange(num_items)).groupby(item_category).indices
     rows = []
     for query in range(num_queries):
@@ -114,7 +157,9 @@ def simulate(
         other = item_category[alike[query]] != query_category[query]
         similar = alike[query][other][: settings.lookalikes]
         closeness = likeness[query][other][: settings.lookalikes]
-        strange = rng.choice(num_items, settings.strangers, p=popularity)
+        strange = cumulated.searchsorted(
+            rng.random(settings.strangers), side="right"
+        )
         strange = np.setdiff1d(strange, similar)
         strange = strange[item_category[strange] != query_category[query]]
         kinds = (len(right), len(similar), len(strange))
@@ -301,8 +346,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", default="forward", help="part of the splits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--searches", type=float, default=Simulation.searches)
+    parser.add_argument(
+        "--clicks", type=int, default=0, help="how many; then no --searches"
+    )
+    parser.add_argument(
+        "--wrong", type=float, help="share of the clicks that are wrong"
+    )
     given = parser.parse_args(arguments)
-    settings = Simulation(seed=given.seed, searches=given.searches)
+    settings = Simulation(
+        seed=given.seed,
+        searches=given.searches,
+        clicks=given.clicks,
+        wrong=given.wrong,
+    )
     try:
         write_log(given.table, given.out, settings, given.part)
     except UserError as error:

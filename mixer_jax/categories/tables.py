@@ -95,13 +95,26 @@ def found_rows(
     return rows, samples[left].assign(reason=reason[left])
 
 
-def moved(
-    frame: pd.DataFrame, table: str | Path, folder: str | Path
+def with_moved(
+    rows: pd.DataFrame,
+    more: pd.DataFrame,
+    table: str | Path,
+    folder: str | Path,
 ) -> pd.DataFrame:
-    """Rows of one table as rows of another that stands in `folder`."""
+    """Adds rows of another table to those of a table that stands in `folder`.
+
+    Args:
+      rows: whose image paths are relative to `folder`.
+      more: rows of `table`, whose image paths are relative to its own folder.
+      table: the path of the other table.
+      folder: where the rows will stand.
+
+    Raises:
+      UserError: if an image lies outside of `folder`.
+    """
     home = Path(table).resolve().parent
-    images = [str(home / image) if image else "" for image in frame["image"]]
-    return relative_to(frame.assign(image=images), folder)
+    images = [str(home / image) if image else "" for image in more["image"]]
+    return pd.concat([rows, relative_to(more.assign(image=images), folder)])
 
 
 def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:

@@ -87,10 +87,10 @@ def text_features(
       UserError: for an unknown name.
     """
     model, variables = factory.pretrained_text_encoder(name)
-    tokens, mask = text.load(name, length)(list(texts))
-    # Padding that no text needs would be encoded for nothing.
-    longest = max(8, -(-int(mask.sum(1).max(initial=0)) // 8) * 8)
-    tokens, mask = tokens[:, :longest], mask[:, :longest]
+    if not len(texts):
+        return np.zeros((0, 0), np.float32)
+    different, which = np.unique(np.asarray(texts), return_inverse=True)
+    tokens, mask = text.load(name, length)(different.tolist())
 
     @jax.jit
     def encode(variables, tokens, mask):
@@ -98,16 +98,15 @@ def text_features(
         weight = mask[..., None].astype(jnp.float32)
         return (out * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
 
-    features = [
-        np.asarray(
-            encode(
-                variables,
-                _padded(tokens[rows], batch_size),
-                _padded(mask[rows], batch_size),
-            )
-        )[: rows.stop - rows.start]
-        for rows in _batches(len(texts), batch_size)
-    ]
-    if not features:
-        return np.zeros((0, 0), np.float32)
-    return np.concatenate(features)
+    # Texts of like length go together: else most would be encoded for padding.
+    lengths = mask.sum(1)
+    order = np.argsort(lengths, kind="stable")
+    features = []
+    for rows in _batches(len(order), batch_size):
+        these = order[rows]
+        longest = max(8, -(-int(lengths[these].max()) // 8) * 8)
+        part = (_padded(x[these, :longest], batch_size) for x in (tokens, mask))
+        features.append(np.asarray(encode(variables, *part))[: len(these)])
+    encoded = np.concatenate(features)
+    encoded[order] = encoded.copy()
+    return encoded[which]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mixer_jax.categories import find, graph, quality, simulate
+from mixer_jax.categories import settings as settings_lib
 
 
 def _blobs(sizes, noise, seed=0, width=32):
@@ -24,15 +25,16 @@ def _blobs(sizes, noise, seed=0, width=32):
     return queries, items, features
 
 
-def _find(queries, items, features, **settings):
+def _find(queries, items, features, searches, **settings):
     clicks = simulate.simulate(
         queries,
         items,
-        simulate.Simulation(**settings),
+        simulate.Simulation(searches=searches),
         features.query_image,
         features.item_image,
     )
-    found = find.find_categories(features, clicks, find.Settings())
+    settings = settings_lib.Settings(**settings)
+    found = find.find_categories(features, clicks, settings)
     truth = np.concatenate([queries, items])
     return found, {
         name: quality.against_truth(getattr(found, name), truth)["bcubed_f1"]
@@ -74,7 +76,66 @@ def test_variants_that_look_alike_are_told_apart_by_clicks():
 
 def test_the_truth_has_no_way_in():
     names = set(inspect.signature(find.find_categories).parameters)
-    assert names == {"features", "clicks", "settings"}
+    assert names == {"features", "clicks", "settings", "mesh", "phase"}
+
+
+@pytest.mark.parametrize("method", settings_lib.METHODS)
+def test_every_method_finds_categories(method):
+    sizes = np.random.default_rng(1).integers(1, 9, 40)
+    queries, items, features = _blobs(sizes, noise=0.4)
+    found, f1 = _find(
+        queries,
+        items,
+        features,
+        searches=30.0,
+        method=method,
+        k=len(sizes) if method == "kmeans" else 0,
+    )
+    assert f1["combined"] > 0.85
+    assert found.dense.max() > 10
+    assert ("least" in found.chosen) == (method != "kmeans")
+    assert bool(found.curve) == (method in ("dbscan", "components"))
+
+
+def test_what_is_given_is_not_chosen():
+    queries, items, features = _blobs(np.array([3, 4, 5]), noise=0.3)
+    found, _ = _find(queries, items, features, searches=20.0, least=0.3)
+    assert not found.chosen
+    assert not found.curve
+
+
+def test_no_category_is_larger_than_max_size():
+    queries, items, features = _blobs(np.array([12, 2, 3]), noise=0.3)
+    whole, _ = _find(queries, items, features, searches=40.0)
+    assert np.bincount(whole.combined[whole.combined >= 0]).max() > 6
+    found, _ = _find(queries, items, features, searches=40.0, max_size=6)
+    sizes = np.bincount(found.combined[found.combined >= 0])
+    assert sizes.max() <= 6
+    assert (found.combined >= 0).sum() > 0.8 * (whole.combined >= 0).sum()
+
+
+def test_copies_are_one_whatever_clicks_say():
+    queries, items, features = _blobs(np.full(20, 2), noise=0.3)
+    # Items 0 and 39 become one content under two IDs.
+    for content in (features.item_image, features.item_text):
+        content[39] = content[0]
+    found, _ = _find(queries, items, features, searches=30.0)
+    labels = found.combined[len(queries) :]
+    assert labels[0] == labels[39] >= 0
+    assert found.merges["copies"] >= 1
+
+
+def test_phases_are_said_in_order():
+    queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
+    clicks = simulate.simulate(queries, items, simulate.Simulation())
+    said = []
+    find.find_categories(
+        features, clicks, settings_lib.Settings(), phase=said.append
+    )
+    assert said == [
+        *("neighbours", "evidence", "clusters"),
+        *("splitting", "merging", "halves"),
+    ]
 
 
 def test_a_log_of_nothing():
@@ -83,7 +144,7 @@ def test_a_log_of_nothing():
         queries, items, simulate.Simulation(searches=1e-9)
     )
     assert clicks.empty
-    found = find.find_categories(features, clicks, find.Settings())
+    found = find.find_categories(features, clicks, settings_lib.Settings())
     assert found.combined.shape == (10,)
     assert (found.clicks_alone == -1).all()
 

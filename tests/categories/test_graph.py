@@ -1,39 +1,14 @@
 import numpy as np
 import pandas as pd
-import pytest
 
 from mixer_jax.categories import graph
+from mixer_jax.categories.neighbours import cosine_top_k
 
 
 def _clicks(rows=()):
     columns = ["query", "item", "exposures", "clicks"]
     table = np.array(rows, np.int64).reshape(-1, 4)
     return pd.DataFrame(table, columns=columns)
-
-
-@pytest.mark.parametrize("block", [(3, 4), (1024, 16384)])
-@pytest.mark.parametrize("same", [True, False])
-def test_top_k_equals_brute_force(block, same):
-    rng = np.random.default_rng(0)
-    rows = graph.normalize(rng.normal(size=(17, 5)))
-    gallery = rows if same else graph.normalize(rng.normal(size=(23, 5)))
-    index, cosine = graph.cosine_top_k(rows, gallery, 6, same=same, block=block)
-    score = rows @ gallery.T
-    if same:
-        np.fill_diagonal(score, -np.inf)
-    wanted = np.argsort(-score, axis=1)[:, :6]
-    np.testing.assert_array_equal(index, wanted)
-    np.testing.assert_allclose(
-        cosine, np.take_along_axis(score, wanted, 1), rtol=1e-5
-    )
-
-
-def test_top_k_of_a_small_gallery():
-    rows = graph.normalize(np.eye(3))
-    assert graph.cosine_top_k(rows, rows[:2], 5)[0].shape == (3, 2)
-    assert graph.cosine_top_k(rows, rows, 5, same=True)[0].shape == (3, 2)
-    alone = graph.cosine_top_k(rows[:1], rows[:1], 5, same=True)
-    assert alone[0].shape == (1, 0)
 
 
 def test_pairs_hold_neighbours_and_the_log():
@@ -64,7 +39,7 @@ def test_pairs_hold_neighbours_and_the_log():
         atol=1e-6,
     )
     # Each query has its two nearest items among its pairs.
-    near, _ = graph.cosine_top_k(image[:8], image[8:], 2)
+    near, _ = cosine_top_k(image[:8], image[8:], 2)
     for query, items in enumerate(near):
         assert all((query, 8 + item) in nodes for item in items)
     within = pairs.kind == graph.ITEM_ITEM
@@ -90,3 +65,20 @@ def test_centring_takes_away_a_shift_between_roles():
     pairs = graph.build_pairs(features, _clicks(), 1)
     across = pairs.where(pairs.kind == graph.QUERY_ITEM)
     assert ((across.first + 100) == across.second).all()
+
+
+def test_images_are_those_that_pairs_are_made_of():
+    rng = np.random.default_rng(3)
+    features = graph.Features(
+        rng.normal(size=(70, 4)), rng.normal(size=(5, 4)), np.zeros((5, 1))
+    )
+    image = graph.images(features)
+    assert image.shape == (75, 4)
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, rtol=1e-5)
+    pairs = graph.build_pairs(features, _clicks(), 2)
+    np.testing.assert_allclose(
+        pairs.content[:, 0],
+        (image[pairs.first] * image[pairs.second]).sum(1),
+        rtol=1e-4,
+        atol=1e-6,
+    )

@@ -2,7 +2,7 @@ import numpy as np
 
 from mixer_jax.categories.affinity import Evidence, Rates
 from mixer_jax.categories.graph import ITEM_ITEM, QUERY_ITEM, Pairs
-from mixer_jax.categories.merging import Merging, merge
+from mixer_jax.categories.merging import Merging, join, merge
 
 
 def _evidence(size, affinity=0.0, content=0.0):
@@ -22,8 +22,8 @@ def _shown(first, second, exposures, clicks):
     )
 
 
-def _merge(labels, pairs, evidence, **settings):
-    return merge(np.array(labels), pairs, evidence, 10, Merging(**settings))
+def _merge(labels, pairs, evidence, most=0):
+    return merge(np.array(labels), pairs, evidence, 10, Merging(), most)
 
 
 def test_clicks_too_few_for_pairs_are_enough_for_clusters():
@@ -82,3 +82,18 @@ def test_nothing_to_merge_keeps_noise():
     labels, made = _merge([-1, 3, 3, -1], none, _evidence(0))
     assert labels.tolist() == [-1, 0, 0, -1]
     assert made == {"clicks": 0, "content": 0}
+
+
+def test_a_merger_is_no_larger_than_most():
+    pairs = _shown([0, 1, 2], [3, 3, 3], [4, 3, 4], [2, 1, 2])
+    labels, made = _merge([0, 0, 0, -1], pairs, _evidence(3), most=3)
+    assert labels.tolist() == [0, 0, 0, -1]
+    assert not any(made.values())
+    labels, _ = _merge([0, 0, 0, -1], pairs, _evidence(3), most=4)
+    assert labels.tolist() == [0] * 4
+
+
+def test_join_makes_chains_one():
+    labels = np.array([0, 1, 2, 3, 1])
+    joined = join(labels, np.array([0, 1]), np.array([1, 3]))
+    assert joined.tolist() == [0, 0, 1, 0, 0]

@@ -52,7 +52,16 @@ def test_gini(sizes, wanted):
 
 def test_report_compares_ways_over_the_known():
     labels = np.array([0, 0, 1, 1])
-    found = Found(labels, -labels, -labels, labels, {"clicks": 1}, Rates())
+    found = Found(
+        labels,
+        -labels,
+        -labels,
+        labels,
+        {"clicks": 1},
+        Rates(),
+        {"least": 0.25},
+        {"share": (0.0, 1.0), "affinity": (1.0, 0.1)},
+    )
     is_query = np.array([True, False, True, False])
     truth = np.array(["a", "a", "b", ""])
     figures = quality.report(found, is_query, truth)
@@ -65,6 +74,9 @@ def test_report_compares_ways_over_the_known():
         "every sample alone",
     }
     assert "B-cubed F1 1.000" in quality.lines(figures)
+    assert "Chosen from the data: least 0.25" in quality.lines(figures)
+    assert figures["chosen"] == {"least": 0.25}
+    assert figures["curve"]["affinity"] == (1.0, 0.1)
     blind = quality.report(found, is_query)
     assert "bcubed_f1" not in blind["ways"]["combined"]
     assert "B-cubed" not in quality.lines(blind)

@@ -82,5 +82,6 @@ def test_paths_become_relative(samples):
 def test_rows_move_with_their_images(tmp_path):
     frame = pd.DataFrame({"image": ["images/a.png", ""]})
     table = tmp_path / "data" / "t.csv"
-    moved = tables.moved(frame, table, tmp_path)
-    assert moved["image"].tolist() == ["data/images/a.png", ""]
+    both = tables.with_moved(frame, frame, table, tmp_path)
+    wanted = [*frame["image"], "data/images/a.png", ""]
+    assert both["image"].tolist() == wanted

@@ -29,6 +29,15 @@ def test_text_similarities_are_the_published_ones():
     np.testing.assert_array_equal(found[6], 0)
 
 
+def test_texts_of_any_length_together_are_as_alone():
+    texts = ["a b c d e f g h i j k", "shoe", "", "a red shoe", "shoe"]
+    together = features.text_features("minilm", texts, 16, batch_size=2)
+    for row, text in zip(together, texts, strict=True):
+        alone = features.text_features("minilm", [text], 16, batch_size=2)
+        np.testing.assert_allclose(row, alone[0], atol=1e-5)
+    assert features.text_features("minilm", [], 16).shape[0] == 0
+
+
 def test_image_features_do_not_depend_on_the_batch():
     folder = Path(matplotlib.get_data_path())
     photo = folder / "sample_data/grace_hopper.jpg"

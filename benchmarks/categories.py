@@ -1,0 +1,171 @@
+"""Times the finding of categories at several sizes, and measures its memory.
+
+    python -m benchmarks.categories --samples=50000,200000 --json=rows.json
+    python -m benchmarks.categories --log=runs/quickstart/log \
+        --features=runs/quickstart/features.npz \
+        --truth=runs/quickstart/data/medium.csv --sweep=0.2,0.3,0.4,0.5
+
+Samples are made up (`categories_run.py`): categories with a long tail, features
+as wide as the encoders' whose power falls from dimension to dimension, and a
+simulated log. With --log they are a real catalogue's, of cached features. Each
+size has a process of its own. The table and the JSON give the seconds of each
+phase, the peak of the memory that is resident, features included, and B-cubed
+F1 beside what clicks or content find alone; the last column says by which power
+of the number of samples the time grew since the row before. --sweep clusters
+again at each threshold, to compare with the one that was chosen.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from mixer_jax.categories import settings
+from mixer_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        rows = measure(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = rich.console.Console()
+    console.width = max(console.width, 110)  # a log is as wide as it needs
+    console.print(table(rows))
+    for row in rows:
+        for least, f1 in row["sweep"].items():
+            print(f"{row['samples']} samples, least {least}: F1 {f1:.3f}")
+    print(rows[0]["machine"], *map(" ".join, rows[0]["versions"].items()))
+    if given.json:
+        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.categories",
+        description=__doc__.split("\n")[0],
+    )
+    add = parser.add_argument
+    add("--samples", default="50000", help="sizes, comma-separated")
+    add("--clicks", type=float, default=5.0, help="of the log, a sample")
+    add("--wrong", type=float, default=0.05, help="share of wrong clicks")
+    add("--width", type=int, default=1280, help="of a picture's features")
+    add("--text-width", type=int, default=384, help="of a text's features")
+    add("--seed", type=int, default=0)
+    add("--log", default="", help="folder of a real log, in place of --samples")
+    add(
+        "--features", default="", help="features.npz that categorize kept of it"
+    )
+    add("--truth", default="", help="sample table of its true categories")
+    add("--sweep", default="", help="thresholds to compare, comma-separated")
+    add("--json", default="", help="file to write the rows to")
+    settings.add_flags(parser)
+    return parser
+
+
+def measure(given: argparse.Namespace) -> list[Row]:
+    """Measures what the command line asks for; returns a row for each size.
+
+    Raises:
+      UserError: if it asks for what cannot be.
+    """
+    job = vars(given) | {"sweep": _numbers(given.sweep, "--sweep")}
+    settings.from_flags(given)
+    sizes = _numbers(given.samples, "--samples")
+    if given.log:
+        for name in ("features", "truth"):
+            if not getattr(given, name):
+                raise UserError(f"--log needs --{name} as well.")
+        sizes = [0]
+    elif not sizes or min(sizes) < 100:
+        raise UserError(
+            f"--samples is {given.samples}; sizes of 100 or more are needed."
+        )
+    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
+        raise UserError(
+            f"--json={given.json} is in a folder that does not exist; make it "
+            "first."
+        )
+    rows = [_run(job | {"samples": int(size)}) for size in sizes]
+    for row, before in zip(rows, [None, *rows[:-1]], strict=True):
+        row["growth"] = None if before is None else _power(row, before)
+    return rows
+
+
+def _numbers(text: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise UserError(f"{flag} has '{text}'; it is numbers.") from error
+
+
+def _power(row: Row, before: Row) -> float | None:
+    """By which power of the samples the seconds grew."""
+    times = row["samples"] / before["samples"]
+    if times == 1:
+        return None
+    grew = row["seconds"]["total"] / before["seconds"]["total"]
+    return math.log(grew) / math.log(times)
+
+
+def _run(job: dict[str, Any]) -> Row:
+    """Measures one size in a process of its own, whose memory is its alone."""
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.categories_run", json.dumps(job)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 2:
+        raise UserError(done.stderr.splitlines()[-1])
+    if done.returncode:
+        raise RuntimeError(
+            f"Measuring {job['samples']} samples failed with exit code "
+            f"{done.returncode}:\n{done.stderr[-4000:]}"
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: list[Row]) -> rich.table.Table:
+    """The rows for a terminal."""
+    shown = rich.table.Table(box=rich.box.MARKDOWN)
+    phases = list(rows[0]["seconds"])
+    for name in (
+        *("samples", "categories", "clicks"),
+        *(f"{phase} s" for phase in phases),
+        *("peak GB", "F1", "clicks alone", "content alone", "growth"),
+    ):
+        shown.add_column(name, justify="right")
+    for row in rows:
+        growth = row["growth"]
+        shown.add_row(
+            f"{row['samples']:,}",
+            f"{row['categories']:,}",
+            f"{row['clicks']:,}",
+            *(f"{row['seconds'][phase]:.1f}" for phase in phases),
+            f"{row['peak_gb']:.1f}",
+            *(f"{f1:.3f}" for f1 in row["f1"].values()),
+            "" if growth is None else f"n^{growth:.2f}",
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

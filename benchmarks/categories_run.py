@@ -1,0 +1,191 @@
+"""Finds the categories of one catalogue and log; a process of `categories.py`.
+
+The catalogue is made up. Sizes of categories follow a power law, so that most
+are small and a few are large. A sample's features lie around its category's;
+their power falls with the dimension, as that of trained encoders does, and the
+two roles lie apart. The log is the simulation's, whose look-alikes are what is
+near in the leading dimensions.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from benchmarks import machine, memory
+from mixer_jax.categories import find, graph, log, quality, simulate, tables
+from mixer_jax.categories.settings import from_flags
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+
+LARGEST = 200  # samples of a category
+_SKEW = 2.0  # exponent of the sizes
+_FALL = 0.5  # a dimension's deviation is its number to the power of -this
+_IMAGE_NOISE, _TEXT_NOISE = 0.7, 0.5  # beside the categories' own spread
+_APART = 1.0  # what lies between the roles, beside the same
+_SEEN = 64  # dimensions that a simulated user sees
+
+Catalogue = tuple[graph.Features, pd.DataFrame, np.ndarray]
+
+
+def made_up(
+    samples: int,
+    clicks: int,
+    wrong: float,
+    widths: tuple[int, int],
+    seed: int = 0,
+) -> Catalogue:
+    """Makes a catalogue and its log.
+
+    Args:
+      samples: how many queries and items, about half of each.
+      clicks: of the log, about.
+      wrong: the share of them that is wrong.
+      widths: of a picture's features and of a text's.
+      seed: of all that is drawn.
+
+    Returns:
+      Features, clicks and the true category `[samples]`, queries first.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.arange(2, LARGEST + 1)
+    chance = sizes**-_SKEW
+    # More than enough, as each has two or more.
+    drawn = rng.choice(sizes, samples, p=chance / chance.sum())
+    category = np.repeat(np.arange(samples), drawn)[:samples]
+    # A category's first is a query, its second an item; the rest as it falls.
+    place = np.arange(samples) - np.searchsorted(category, category)
+    is_query = np.where(place < 2, place == 0, rng.random(samples) < 0.5)
+    queries, items = category[is_query], category[~is_query]
+    count = category[-1] + 1
+    image = _centres(count, widths[0], rng)
+    apart = _APART * _centres(1, widths[0], rng)
+    features = graph.Features(
+        _around(image, queries, _IMAGE_NOISE, rng),
+        _around(image, items, _IMAGE_NOISE, rng) + apart,
+        _around(_centres(count, widths[1], rng), items, _TEXT_NOISE, rng),
+    )
+    frame = simulate.simulate(
+        queries,
+        items,
+        simulate.Simulation(seed=seed, clicks=clicks, wrong=wrong),
+        features.query_image[:, :_SEEN],
+        features.item_image[:, :_SEEN] - apart[:, :_SEEN],
+    )
+    return features, frame, np.concatenate([queries, items])
+
+
+def _centres(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    spread = np.arange(1, width + 1, dtype=np.float32) ** -_FALL
+    return rng.standard_normal((count, width), np.float32) * spread
+
+
+def _around(
+    centres: np.ndarray,
+    chosen: np.ndarray,
+    noise: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    rows = _centres(len(chosen), centres.shape[1], rng)
+    rows *= noise
+    rows += centres[chosen]
+    return rows
+
+
+def kept(folder: str, features: str, truth: str) -> Catalogue:
+    """Reads a log, the features that `categorize` kept of it, and its truth.
+
+    Raises:
+      UserError: if they do not belong together.
+    """
+    read = log.read_folder(folder)
+    with np.load(features) as found:
+        image, text = found["image"], found["text"]
+    queries, items = len(read.queries), len(read.items)
+    if len(image) != queries + items or len(text) != items:
+        raise UserError(
+            f"{features} has features of {len(image)} pictures and {len(text)} "
+            f"texts, but {folder} has {queries} queries and {items} items; run "
+            "categorize on this log first."
+        )
+    known = tables.with_truth(tables.catalogue(read), table.read_table(truth))
+    return (
+        graph.Features(image[:queries], image[queries:], text),
+        read.clicks,
+        known["truth"].to_numpy(),
+    )
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Finds the categories; returns a row of `categories.py`."""
+    if job["log"]:
+        features, clicks, truth = kept(
+            job["log"], job["features"], job["truth"]
+        )
+    else:
+        features, clicks, truth = made_up(
+            job["samples"],
+            round(job["clicks"] * job["samples"]),
+            job["wrong"],
+            (job["width"], job["text_width"]),
+            job["seed"],
+        )
+    marks: list[tuple[str, float]] = []
+
+    def phase(name: str) -> None:
+        marks.append((name, time.perf_counter()))
+
+    def f1(labels: np.ndarray) -> float:
+        known = truth != ""
+        return quality.against_truth(labels[known], truth[known])["bcubed_f1"]
+
+    settings = from_flags(argparse.Namespace(**job))
+    memory.resident(peak=False)
+    pairs, evidence = find.weigh_pairs(features, clicks, settings, phase=phase)
+    found = find.group(features, pairs, evidence, settings, phase=phase)
+    phase("end")
+    peak = memory.resident(peak=True)
+    seconds = {
+        name: end - start
+        for (name, start), (_, end) in itertools.pairwise(marks)
+    }
+    right = truth[: len(features.query_image)][clicks["query"]]
+    right = right == truth[len(features.query_image) :][clicks["item"]]
+    sweep = {}
+    for least in job["sweep"]:
+        other = from_flags(argparse.Namespace(**job | {"least": least}))
+        again = find.group(features, pairs, evidence, other)
+        sweep[f"{least:g}"] = f1(again.combined)
+    return {
+        "samples": features.samples,
+        "categories": len(np.unique(truth)),
+        "clicks": int(clicks["clicks"].sum()),
+        "wrong": float(
+            clicks["clicks"][~right].sum() / max(clicks["clicks"].sum(), 1)
+        ),
+        "pairs": len(pairs.first),
+        "method": settings.method,
+        "chosen": found.chosen,
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "peak_gb": peak / 1e9,
+        "f1": {
+            name: f1(getattr(found, name))
+            for name in ("combined", "clicks_alone", "content_alone")
+        },
+        "sweep": sweep,
+        **machine.describe(jax.devices()),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(run(json.loads(sys.argv[1]))))
+    except UserError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,249 @@
+"""Keeps category IDs from one day to the next: a new log extends the old IDs.
+
+A category keeps the ID of the old category that it shares most samples with.
+So the larger part of a split keeps the ID, and a merger has the ID of its
+larger part. What is new has a number that was never given before, not even to
+a category that has vanished since.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.categories.log import read_columns
+from mixer_jax.errors import UserError
+
+LEDGER = "identities.json"  # stands beside the table whose IDs it is about
+_ID = re.compile(r"found-(\d+)")
+
+
+def name(number: int) -> str:
+    """The category ID of a number."""
+    return f"found-{number:05d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Previous:
+    """The IDs that were given before.
+
+    Attributes:
+      number: sample ID -> number of its category.
+      remembered: the same of samples that had no category the last time.
+      highest: the highest number that was ever given; -1 if there is none.
+    """
+
+    number: dict[str, int] = dataclasses.field(default_factory=dict)
+    remembered: dict[str, int] = dataclasses.field(default_factory=dict)
+    highest: int = -1
+
+
+def read_previous(path: str | Path | None) -> Previous:
+    """Reads the IDs of a table of found categories, and its ledger.
+
+    Args:
+      path: of the table; None if there were no categories before.
+
+    Raises:
+      UserError: if it has no found categories or the ledger is damaged.
+    """
+    if path is None:
+        return Previous()
+    path = Path(path)
+    frame = read_columns(path, ("sample_id", "category_id"))
+    number = frame["category_id"].str.extract(f"^{_ID.pattern}$")[0]
+    # Turned rows are the same samples again; test rows have true categories.
+    ours = number.notna() & ~frame["sample_id"].str.startswith("reverse:")
+    if not ours.any():
+        raise UserError(
+            f"{path} has no category {name(0)} or the like; --previous is a "
+            "found.csv that this command wrote."
+        )
+    number = number[ours].astype(np.int64)
+    known = dict(zip(frame["sample_id"][ours], number.tolist(), strict=True))
+    remembered: dict[str, int] = {}
+    highest = int(number.max())
+    ledger = path.parent / LEDGER
+    if ledger.is_file():
+        try:
+            kept = json.loads(ledger.read_text())
+            highest = max(highest, int(kept["highest"]))
+            for sample, given in kept["remembered"].items():
+                if sample not in known:
+                    remembered[sample] = int(_ID.fullmatch(given)[1])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{ledger} is not the ledger that this command wrote beside "
+                f"{path.name}; restore it, or remove it, and IDs of categories "
+                "that have vanished may be given again."
+            ) from error
+    return Previous(known, remembered, highest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What became of the categories since.
+
+    Attributes:
+      kept: number of IDs that were there the last time and still are.
+      appeared: IDs of categories that hold no sample of an old one.
+      returned: IDs that were there before the last time, and are again.
+      vanished: IDs none of whose samples has a category any more.
+      merged: old ID -> the ID that took most of its samples over.
+      split: old ID -> the new IDs that were mostly its samples.
+      moved: sample ID -> (old ID, new ID or ""), where they differ.
+      remembered: sample ID -> its last ID, of samples that have none now, or
+        that the log does not have: their category gets it if they return.
+      highest: the highest number ever given.
+    """
+
+    kept: int
+    appeared: list[str]
+    returned: list[str]
+    vanished: list[str]
+    merged: dict[str, str]
+    split: dict[str, list[str]]
+    moved: dict[str, tuple[str, str]]
+    remembered: dict[str, str]
+    highest: int
+
+    def write(self, folder: str | Path) -> None:
+        """Writes the report, which is the next log's ledger as well."""
+        text = json.dumps(dataclasses.asdict(self), indent=1)
+        (Path(folder) / LEDGER).write_text(text + "\n")
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        parts = sum(map(len, self.split.values()))
+        return (
+            f"IDs: {self.kept} kept, {len(self.appeared)} appeared, "
+            f"{len(self.returned)} returned, {len(self.vanished)} vanished, "
+            f"{len(self.merged)} merged into others, {parts} split off; "
+            f"{len(self.moved)} samples moved"
+        )
+
+
+def extend(
+    sample_ids: list[str], labels: np.ndarray, previous: Previous
+) -> tuple[np.ndarray, Changes]:
+    """Numbers categories so that old ones keep their numbers.
+
+    Args:
+      sample_ids: of N samples, unique.
+      labels: int `[N]`, the category of each; -1 is none.
+      previous: the numbers given before.
+
+    Returns:
+      int64 `[N]`, the number of each sample's category, -1 for none; and what
+      changed.
+    """
+    labels = np.asarray(labels, np.int64)
+    last = previous.remembered | previous.number
+    old = np.array([last.get(s, -1) for s in sample_ids], np.int64)
+    both = (labels >= 0) & (old >= 0)
+    shared = pd.Series(1, index=[old[both], labels[both]])
+    shared = shared.groupby(level=[0, 1]).sum()
+    was = shared.index.get_level_values(0).to_numpy(np.int64)
+    now = shared.index.get_level_values(1).to_numpy(np.int64)
+    count = shared.to_numpy()
+    # The largest overlap first; of equal ones the older ID, then the label.
+    order = np.lexsort((now, was, -count))
+    number: dict[int, int] = {}
+    taken: set[int] = set()
+    for a, b in zip(was[order].tolist(), now[order].tolist(), strict=True):
+        if a not in taken and b not in number:
+            number[b] = a
+            taken.add(a)
+    highest = previous.highest
+    for label in np.unique(labels[labels >= 0]).tolist():
+        if label not in number:
+            highest += 1
+            number[label] = highest
+    table = np.full(labels.max(initial=-1) + 2, -1, np.int64)
+    table[list(number)] = list(number.values())
+    out = table[labels]  # -1 reads the last, which is -1
+    leads = _Leads(
+        _leading(was[order], now[order]), _leading(now[order], was[order])
+    )
+    return out, _changes(sample_ids, out, previous, number, leads, highest)
+
+
+class _Leads(NamedTuple):
+    """Which shares most samples with which."""
+
+    now: dict[int, int]  # old number -> label
+    was: dict[int, int]  # label -> old number
+
+
+def _leading(of: np.ndarray, which: np.ndarray) -> dict[int, int]:
+    """The first `which` of each `of`: its largest, as they are ordered."""
+    return dict(zip(of[::-1].tolist(), which[::-1].tolist(), strict=True))
+
+
+def _changes(
+    sample_ids: list[str],
+    new: np.ndarray,
+    previous: Previous,
+    number: dict[int, int],
+    leads: _Leads,
+    highest: int,
+) -> Changes:
+    """Says what became of each category; see `Changes`."""
+    before, after = set(previous.number.values()), set(number.values())
+    gone = sorted(before - after)
+    split: dict[str, list[str]] = {}
+    appeared, returned = [], []
+    for label, given in sorted(number.items(), key=lambda item: item[1]):
+        if label not in leads.was:
+            appeared.append(name(given))
+        elif given > previous.highest:
+            split.setdefault(name(leads.was[label]), []).append(name(given))
+        elif given not in before:
+            returned.append(name(given))
+    given = dict(zip(sample_ids, new.tolist(), strict=True))
+    return Changes(
+        kept=len(before & after),
+        appeared=appeared,
+        returned=returned,
+        vanished=[name(a) for a in gone if a not in leads.now],
+        merged={
+            name(a): name(number[leads.now[a]]) for a in gone if a in leads.now
+        },
+        split=split,
+        moved={
+            sample: (name(a), name(b) if b >= 0 else "")
+            for sample, a in previous.number.items()
+            if (b := given.get(sample, a)) != a
+        },
+        remembered={
+            sample: name(a)
+            for sample, a in (previous.remembered | previous.number).items()
+            if given.get(sample, -1) < 0
+        },
+        highest=highest,
+    )
+
+
+def rename(
+    rows: pd.DataFrame, left: pd.DataFrame, previous: Previous
+) -> tuple[pd.DataFrame, Changes]:
+    """Gives the categories of a table their lasting IDs.
+
+    Args:
+      rows: columns sample_id and category_id, any names.
+      left: column sample_id: what has no category.
+      previous: the numbers given before.
+
+    Returns:
+      The rows with other category IDs, and what changed.
+    """
+    codes, _ = pd.factorize(rows["category_id"])
+    labels = np.concatenate([codes, np.full(len(left), -1)])
+    sample_ids = [*rows["sample_id"], *left["sample_id"]]
+    number, changes = extend(sample_ids, labels, previous)
+    ids = [name(n) for n in number[: len(rows)].tolist()]
+    return rows.assign(category_id=ids), changes

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import categories, categories_run
+
+SMALL = ["--samples=200", "--width=16", "--text-width=8", "--clicks=20"]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Measures in this process: another would take seconds to begin."""
+    monkeypatch.setattr(categories, "_run", categories_run.run)
+
+
+def test_rows_and_growth(here, tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    arguments = [*SMALL, "--samples=200,400", f"--json={path}", "--sweep=0.3"]
+    assert categories.main(arguments) == 0
+    small, large = json.loads(path.read_text())
+    assert (small["samples"], large["samples"]) == (200, 400)
+    assert small["growth"] is None
+    assert np.isfinite(large["growth"])
+    assert large["wrong"] == pytest.approx(0.05, abs=0.03)
+    assert large["clicks"] == pytest.approx(20 * 400, rel=0.25)
+    phases = large["seconds"].copy()
+    assert phases.pop("total") == pytest.approx(sum(phases.values()))
+    assert list(phases)[:2] == ["neighbours", "evidence"]
+    assert large["f1"]["combined"] > 0.6
+    assert set(large["sweep"]) == {"0.3"}
+    assert large["peak_gb"] > 0.01
+    out = capsys.readouterr().out
+    assert "n^" in out
+    assert "least 0.3: F1" in out
+
+
+def test_what_is_made_up_is_a_long_tail():
+    features, clicks, truth = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+    sizes = np.bincount(truth)
+    assert features.samples == len(truth) == 3000
+    assert np.median(sizes) <= 4 < sizes.max() / 5
+    queries = truth[: len(features.query_image)]
+    items = truth[len(features.query_image) :]
+    # All but the last, which may be cut, have both roles.
+    assert set(queries) - {truth.max()} <= set(items)
+    assert clicks["query"].max() < len(queries)
+    again, _, _ = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+    np.testing.assert_array_equal(again.item_text, features.item_text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--samples=many"], ["--samples", "many"]),
+        (["--samples=10"], ["10", "100 or more"]),
+        (["--samples="], ["100 or more"]),
+        (["--sweep=low"], ["--sweep", "low"]),
+        (["--method=optics"], ["optics", "dbscan"]),
+        (["--log=somewhere"], ["--features"]),
+        (["--json=no/where.json"], ["no/where.json"]),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, words, capsys):
+    assert categories.main([*SMALL, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert all(word in said for word in words)
+    assert said.count("\n") == 1

@@ -1,0 +1,190 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.categories import neighbours
+from mixer_jax.categories.graph import normalize
+from mixer_jax.categories.neighbours import cosine_top_k
+from mixer_jax.mesh import make_mesh
+
+
+def _mesh(num_devices):
+    return make_mesh(jax.devices()[:num_devices])
+
+
+def _brute(rows, gallery, k, same=False):
+    """Exact neighbours in f64; the lower index of equal cosines."""
+    score = rows.astype(np.float64) @ gallery.T.astype(np.float64)
+    if same:
+        np.fill_diagonal(score, -np.inf)
+    index = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    return index, np.take_along_axis(score, index, 1)
+
+
+def _random(count, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return normalize(rng.normal(size=(count, width)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("same", [True, False])
+def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
+    monkeypatch.setattr(
+        neighbours, "_screening_dtype", lambda: jnp.dtype(dtype)
+    )
+    rows = _random(257, 24)
+    gallery = rows if same else _random(1003, 24, seed=1)
+    index, cosine = cosine_top_k(
+        rows, gallery, 6, same=same, mesh=_mesh(num_devices)
+    )
+    wanted, score = _brute(rows, gallery, 6, same)
+    np.testing.assert_array_equal(index, wanted)
+    np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
+    assert index.dtype == np.int64
+    assert cosine.dtype == np.float32
+
+
+def test_many_blocks_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(neighbours, "_BLOCK", 128)
+    monkeypatch.setattr(neighbours, "_ROWS", 64)
+    monkeypatch.setattr(neighbours, "_SCORED", 2**13)
+    rows, gallery = _random(150, 8), _random(1100, 8, seed=1)
+    index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(2))
+    np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
+    placed = neighbours._place(gallery, _mesh(2), None, jnp.dtype("float32"))
+    assert placed.block <= 128
+    assert len(placed.whole) < 1100 + 2 * 5 * 16
+
+
+def _tied(rng):
+    """Rows in falling likeness to the first, many of them exactly as near."""
+    width = 64
+    corner = np.eye(width, dtype=np.float32)
+    signs = rng.choice([-1.0, 1.0], size=(600, width)).astype(np.float32)
+    signs[:, 0] = 1.0
+    return corner[:1], signs / np.float32(8.0)
+
+
+def test_ties_fall_to_the_lower_index_on_any_number_of_devices(num_devices):
+    row, gallery = _tied(np.random.default_rng(0))
+    # All cosines are 1 / 8, far more than the groups that are kept hold.
+    index, cosine = cosine_top_k(row, gallery, 9, mesh=_mesh(num_devices))
+    assert index.tolist() == [list(range(9))]
+    assert (cosine == 0.125).all()
+
+
+def test_results_have_the_same_bits_on_any_number_of_devices():
+    rows = _random(40, 20)
+    wanted = cosine_top_k(rows, rows, 7, same=True, mesh=_mesh(1))
+    for count in (2, 8):
+        found = cosine_top_k(rows, rows, 7, same=True, mesh=_mesh(count))
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_copies_are_neighbours_of_each_other():
+    rows = _random(30, 5)[np.random.default_rng(1).integers(12, size=30)]
+    index, cosine = cosine_top_k(rows, rows, 4, same=True)
+    _, score = _brute(rows, rows, 4, same=True)
+    np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
+    for row, near in enumerate(index):
+        copies = np.flatnonzero((rows == rows[row]).all(1))
+        copies = copies[copies != row][:4]
+        assert near[: len(copies)].tolist() == copies.tolist()
+    assert (index != np.arange(30)[:, None]).all()
+
+
+def test_a_small_gallery():
+    rows = normalize(np.eye(3))
+    assert cosine_top_k(rows, rows[:2], 5)[0].shape == (3, 2)
+    assert cosine_top_k(rows, rows, 5, same=True)[0].shape == (3, 2)
+    alone = cosine_top_k(rows[:1], rows[:1], 5, same=True)
+    assert alone[0].shape == (1, 0)
+    assert cosine_top_k(rows[:0], rows, 2)[0].shape == (0, 2)
+
+
+def test_rows_of_zeros_are_as_near_to_all():
+    rows = np.concatenate([np.zeros((2, 4), np.float32), _random(40, 4)])
+    index, cosine = cosine_top_k(rows, rows, 3)
+    assert index[:2].tolist() == [[0, 1, 2]] * 2
+    assert not cosine[:2].any()
+    np.testing.assert_array_equal(index[2:], _brute(rows, rows, 3)[0][2:])
+
+
+def _flat(count, width, rank, rest, seed=0):
+    """Rows that `rank` dimensions all but hold; `rest` is beside them."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(width, width)))[0]
+    scale = np.where(np.arange(width) < rank, 1.0, rest)
+    return normalize(rng.normal(size=(count, width)) * scale @ basis)
+
+
+def test_screens_the_principal_dimensions_only(num_devices):
+    rows = _flat(300, 384, 20, 1e-3)
+    gallery = rows[::-1].copy()
+    basis = neighbours._basis(rows, gallery)
+    assert basis.shape == (384, 127)
+    index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(num_devices))
+    np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
+
+
+def test_screens_all_dimensions_where_none_is_less():
+    rows = _random(2000, 384)
+    assert neighbours._basis(rows, rows) is None
+    assert neighbours._basis(rows[:, :255], rows[:, :255]) is None
+
+
+def test_a_short_product_is_no_less_than_the_cosine_but_for_its_error():
+    rows = _flat(200, 384, 100, 0.05)
+    basis = jnp.asarray(neighbours._basis(rows, rows))
+    cosine = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    short, error = neighbours._short(rows, basis, jnp.dtype("bfloat16"))
+    product = np.asarray(neighbours._products(short, short), np.float64)
+    slack = np.asarray(error)[:, None] + np.asarray(error)[None, :]
+    slack += 2 * neighbours._rounding(384)
+    assert (cosine <= product + slack).all()
+    assert (product - cosine).min() < 0  # so the error is needed
+    assert 0 < error.max() < 2**-8
+
+
+def test_rows_in_doubt_are_searched_again(monkeypatch):
+    """Neighbours as near as rounding errors are exact all the same."""
+    monkeypatch.setattr(
+        neighbours, "_screening_dtype", lambda: jnp.dtype("bfloat16")
+    )
+    searches = []
+    blockwise = neighbours._blockwise
+
+    def spy(gallery, *given):
+        left = blockwise(gallery, *given)
+        searches.append((gallery.short.dtype.name, len(left)))
+        return left
+
+    monkeypatch.setattr(neighbours, "_blockwise", spy)
+    rng = np.random.default_rng(0)
+    centre = _random(1, 32)
+    crowd = normalize(centre + 3e-4 * rng.normal(size=(900, 32)))
+    rows = np.concatenate([_random(20, 32, seed=1), crowd[:4]])
+    gallery = np.concatenate([crowd, _random(2000, 32, seed=2)])
+    # On one device; eight would have few enough groups to score them all.
+    index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(1))
+    # Cosines that f32 cannot tell apart may change places.
+    exact = rows.astype(np.float64) @ gallery.T.astype(np.float64)
+    found = np.take_along_axis(exact, index, 1)
+    wanted = -np.sort(-exact, axis=1)[:, :5]
+    np.testing.assert_allclose(found, wanted, atol=3e-7, rtol=0)
+    assert searches[0][0] == "bfloat16"
+    assert 4 <= searches[0][1] < 24
+    assert searches[-1] == ("float32", 0)
+    assert len(searches) > 2
+
+
+def test_what_cannot_be_compared_is_said():
+    rows = _random(4, 6)
+    broken = rows.copy()
+    broken[2, 1] = np.nan
+    with pytest.raises(ValueError, match="Row 2 of the gallery"):
+        cosine_top_k(rows, broken, 2)
+    with pytest.raises(ValueError, match=r"\(4, 6\).*\(4, 5\)"):
+        cosine_top_k(rows, rows[:, :5], 2)

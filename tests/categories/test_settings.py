@@ -1,0 +1,41 @@
+import argparse
+
+import pytest
+
+from mixer_jax.categories import settings
+from mixer_jax.errors import UserError
+
+
+def _parse(*arguments):
+    parser = argparse.ArgumentParser()
+    settings.add_flags(parser)
+    return settings.from_flags(parser.parse_args(arguments))
+
+
+def test_flags_left_out_are_the_defaults():
+    assert _parse() == settings.Settings()
+
+
+def test_flags_say_the_settings():
+    given = _parse("--method=kmeans", "--k=7", "--least=0.4", "--max-size=9")
+    assert given == settings.Settings(
+        method="kmeans", k=7, least=0.4, max_size=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--method=optics", ["optics", "hdbscan"]),
+        ("--least=0", ["least", "above 0"]),
+        ("--least=1.5", ["1.5"]),
+        ("--neighbours=0", ["neighbours", "1 or more"]),
+        ("--min-samples=1", ["min_samples", "2 or more"]),
+        ("--max-size=1", ["max_size"]),
+        ("--k=-1", ["k is -1"]),
+    ],
+)
+def test_what_is_wrong_is_said(flag, words):
+    with pytest.raises(UserError) as error:
+        _parse(flag)
+    assert all(word in str(error.value) for word in words)
