@@ -136,10 +136,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             (job["width"], job["text_width"]),
             job["seed"],
         )
-    marks: list[tuple[str, float]] = []
+    marks: list[tuple[str, float, float]] = []
 
     def phase(name: str) -> None:
-        marks.append((name, time.perf_counter()))
+        marks.append((name, time.perf_counter(), time.process_time()))
 
     def f1(labels: np.ndarray) -> float:
         known = truth != ""
@@ -151,10 +151,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     found = find.group(features, pairs, evidence, settings, phase=phase)
     phase("end")
     peak = memory.resident(peak=True)
-    seconds = {
-        name: end - start
-        for (name, start), (_, end) in itertools.pairwise(marks)
-    }
+    seconds, cpu = (
+        {one[0]: two[i] - one[i] for one, two in itertools.pairwise(marks)}
+        for i in (1, 2)
+    )
     right = truth[: len(features.query_image)][clicks["query"]]
     right = right == truth[len(features.query_image) :][clicks["item"]]
     sweep = {}
@@ -173,6 +173,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "method": settings.method,
         "chosen": found.chosen,
         "seconds": seconds | {"total": sum(seconds.values())},
+        "cpu_seconds": cpu | {"total": sum(cpu.values())},
         "peak_gb": peak / 1e9,
         "f1": {
             name: f1(getattr(found, name))

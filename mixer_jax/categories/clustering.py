@@ -69,25 +69,29 @@ def hdbscan(
     nodes: int,
     *,
     least: float,
+    floor: float = 0.0,
     min_samples: int = 2,
 ) -> np.ndarray:
-    """Clusters of the longest life as the threshold falls from 1 to `least`.
+    """Clusters of the longest life as the threshold falls from 1 to `floor`.
 
     Campello et al., "Density-Based Clustering Based on Hierarchical Density
-    Estimates" (2013). Each cluster finds a threshold of its own.
+    Estimates" (2013): each cluster finds a threshold of its own. What `least`
+    ties is joined all the same, as Malzer and Baum do (arXiv 1911.02282): else
+    the tightest pairs of a category would be clusters of their own.
 
     Args:
       first: `[P]` int, the one node of each pair.
       second: `[P]` int, the other; a pair stands once.
       affinity: `[P]` in 0..1; the distance is 1 less it.
       nodes: N.
-      least: pairs below it are far apart.
+      least: affinity from which two samples stay together.
+      floor: pairs below it are far apart.
       min_samples: as of `dbscan`; also the smallest cluster's size.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
     """
-    graph = _distances(first, second, affinity, nodes, least)
+    graph = _distances(first, second, affinity, nodes, floor)
     # A stored graph does not count a sample as its own neighbour.
     needed = max(min_samples - 1, 1)
     dense = np.arange(nodes)
@@ -114,7 +118,10 @@ def hdbscan(
         copy=True,
     )
     labels[dense] = model.fit((graph + chain + chain.T).tocsr()).labels_
-    return labels
+    tied = (affinity >= least) & (labels[first] >= 0) & (labels[second] >= 0)
+    labels = alone(labels)
+    labels = join(labels, labels[first[tied]], labels[second[tied]])
+    return without_single(labels)
 
 
 def _distances(
@@ -135,6 +142,14 @@ def _distances(
     )
     graph.sort_indices()
     return graph
+
+
+def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Labels `[N]` after the clusters a and b `[P]` have become one."""
+    nodes = labels.max(initial=-1) + 1
+    graph = sparse.csr_array((np.ones(len(a)), (a, b)), shape=(nodes, nodes))
+    _, joined = connected_components(graph, directed=False)
+    return joined[labels].astype(np.int64)
 
 
 def without_single(labels: np.ndarray) -> np.ndarray:

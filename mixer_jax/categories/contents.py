@@ -4,10 +4,12 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from mixer_jax.categories.clustering import join
 from mixer_jax.categories.graph import QUERY_ITEM, Features, Pairs
 
-# Cosine from which two pictures, or two texts, are copies of one.
-SAME = 0.9999
+# Cosine from which two pictures, or two texts, are copies of one: what the
+# encoder's rounding leaves, and nearer than any variant.
+SAME = 0.99999
 
 
 def same_contents(pairs: Pairs, features: Features) -> np.ndarray:
@@ -57,3 +59,47 @@ def _of_one(
     )
     times = np.bincount(shown // count, minlength=count)
     return times[content[pairs.first]] == 1
+
+
+def join_copies(
+    labels: np.ndarray,
+    is_query: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> np.ndarray:
+    """Joins the clusters of copies, as far as clicks do not say otherwise.
+
+    Copied items are one: all that they have is the same. A query has but its
+    picture, so if two copies were clicked with different items (the flags of
+    Norway and of Bouvet Island are one drawing), they stay apart. A cluster of
+    queries alone, or of items alone, goes to the first copy that has both.
+
+    Args:
+      labels: int `[N]`, every sample in a cluster.
+      is_query: bool `[N]`.
+      first: int `[S]`, the one sample of each pair of copies.
+      second: int `[S]`, the other.
+
+    Returns:
+      New labels `[N]`.
+    """
+    items = ~is_query[first] & ~is_query[second]
+    labels = join(labels, labels[first[items]], labels[second[items]])
+    # What has one role only joins its like first, so that it goes as one.
+    whole = _whole(labels, is_query)
+    a, b = labels[first], labels[second]
+    bare = ~whole[a] & ~whole[b]
+    labels = join(labels, a[bare], b[bare])
+    whole = _whole(labels, is_query)
+    a, b = labels[first], labels[second]
+    a, b = np.where(whole[b], a, b), np.where(whole[b], b, a)
+    chosen = ~whole[a] & whole[b]
+    moved, at = np.unique(a[chosen], return_index=True)
+    return join(labels, moved, b[chosen][at])
+
+
+def _whole(labels: np.ndarray, is_query: np.ndarray) -> np.ndarray:
+    """Mask of the clusters that have queries and items."""
+    count = labels.max(initial=-1) + 1
+    queries = np.bincount(labels[is_query], minlength=count)
+    return (queries > 0) & (queries < np.bincount(labels, minlength=count))

@@ -11,13 +11,14 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax.categories import affinity, clustering, graph, knee
-from mixer_jax.categories.contents import same_contents
+from mixer_jax.categories.contents import join_copies, same_contents
 from mixer_jax.categories.kmeans import kmeans
-from mixer_jax.categories.merging import join, merge
+from mixer_jax.categories.merging import merge
 from mixer_jax.categories.settings import Settings
 
-# What a threshold that is chosen from the data may be.
-_BOUNDS = (0.2, 0.5)
+# What a threshold that is chosen from the data may be. An affinity is nearly a
+# probability, so what is far from even odds would be a misreading.
+_BOUNDS = (0.25, 0.45)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +152,6 @@ def _choose(
     if settings.method == "kmeans":
         if not settings.k:
             chosen["k"] = max(nodes // settings.mean_size, 1)
-    elif settings.least is None and settings.method == "hdbscan":
-        # Each cluster finds its own; less than this would not stay together.
-        chosen["least"] = settings.cohesion
     elif settings.least is None:
         found = knee.find_knee(
             pairs.first,
@@ -175,6 +173,9 @@ def _cluster(
     given = {"least": settings.least}
     if settings.method != "components":
         given["min_samples"] = settings.min_samples
+    if settings.method == "hdbscan":
+        # What is less would not stay together.
+        given["floor"] = min(settings.cohesion, settings.least)
     return getattr(clustering, settings.method)(
         pairs.first, pairs.second, value, nodes, **given
     )
@@ -186,7 +187,10 @@ def _join_copies(
     """Labels `[N]` with copies of one content in one cluster, and the joins."""
     same = same_contents(pairs, features)
     labels = clustering.alone(labels)
-    joined = join(labels, labels[pairs.first[same]], labels[pairs.second[same]])
+    is_query = np.arange(len(labels)) < len(features.query_image)
+    joined = join_copies(
+        labels, is_query, pairs.first[same], pairs.second[same]
+    )
     count = len(np.unique(labels)) - len(np.unique(joined))
     return clustering.without_single(joined), count
 

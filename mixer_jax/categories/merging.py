@@ -9,12 +9,10 @@ that is how rarely shown items find their category.
 import dataclasses
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from mixer_jax.categories.affinity import Evidence, beside_best, log_odds
-from mixer_jax.categories.clustering import alone, without_single
+from mixer_jax.categories.clustering import alone, join, without_single
 from mixer_jax.categories.graph import QUERY_ITEM, Pairs
 
 
@@ -139,14 +137,6 @@ def _mutual_best(
     np.maximum.at(best, a, value)
     np.maximum.at(best, b, value)
     return (value >= least) & (value == best[a]) & (value == best[b])
-
-
-def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Labels `[N]` after the clusters a and b `[P]` have become one."""
-    nodes = labels.max(initial=-1) + 1
-    graph = csr_array((np.ones(len(a)), (a, b)), shape=(nodes, nodes))
-    _, joined = connected_components(graph, directed=False)
-    return joined[labels].astype(np.int64)
 
 
 def _size_if_joined(

@@ -30,7 +30,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mixer_jax.categories.copies import Copies
 from mixer_jax.mesh import AXIS, make_mesh, rows
 
-_GROUP = 16  # gallery rows that one maximum stands for
+_GROUP = 8  # gallery rows that one maximum stands for
 _BLOCK = 8192  # gallery rows screened at once on a device, at most
 _ROWS = 1024  # rows searched for at once, at most
 _AHEAD = 1  # blocks that devices have to do while results are fetched

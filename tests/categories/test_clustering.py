@@ -6,6 +6,7 @@ from mixer_jax.categories.clustering import (
     components,
     dbscan,
     hdbscan,
+    join,
     split,
     without_single,
 )
@@ -59,10 +60,11 @@ def test_hdbscan_gives_each_cluster_its_own_threshold():
     # no threshold of DBSCAN's is right for both.
     rows = [*_blocks([0.95, 0.94, 0.3]), (0, 4, 0.5), (7, 8, 0.11)]
     pairs = _pairs(rows)
-    labels = hdbscan(*pairs, 12, least=0.1)
-    assert _cliques(labels) == 3
+    assert _cliques(hdbscan(*pairs, 12, least=0.9, floor=0.1)) == 3
     one = dbscan(*pairs, 12, least=0.3)
     assert one[0] == one[4]
+    # What is tied by `least` is not taken apart.
+    assert _cliques(hdbscan(*pairs, 12, least=0.5, floor=0.1)) == 2
 
 
 def _cliques(labels):
@@ -75,7 +77,7 @@ def _cliques(labels):
 
 def test_hdbscan_of_pieces_and_of_nothing():
     # Pieces that nothing ties are no obstacle, nor samples without any pair.
-    labels = hdbscan(*_pairs(_blocks([0.9, 0.8])), 10, least=0.2)
+    labels = hdbscan(*_pairs(_blocks([0.9, 0.8])), 10, least=0.95, floor=0.2)
     assert _cliques(labels[:8]) == 2
     assert labels[8:].tolist() == [-1, -1]
     none = np.zeros(0, np.int64)
@@ -84,7 +86,7 @@ def test_hdbscan_of_pieces_and_of_nothing():
 
 def test_hdbscan_wants_neighbours():
     rows = [*_blocks([0.9, 0.9]), (8, 9, 0.9)]
-    labels = hdbscan(*_pairs(rows), 10, least=0.2, min_samples=3)
+    labels = hdbscan(*_pairs(rows), 10, least=0.5, min_samples=3)
     assert _cliques(labels[:8]) == 2
     assert labels[8:].tolist() == [-1, -1]
 
@@ -141,3 +143,9 @@ def test_split_keeps_clusters_apart_and_noise_alone():
 def test_alone_numbers_noise():
     assert alone(np.array([1, -1, 0, -1])).tolist() == [1, 2, 0, 3]
     assert alone(np.array([-1, -1])).tolist() == [0, 1]
+
+
+def test_join_makes_chains_one():
+    labels = np.array([0, 1, 2, 3, 1])
+    joined = join(labels, np.array([0, 1]), np.array([1, 3]))
+    assert joined.tolist() == [0, 0, 1, 0, 0]

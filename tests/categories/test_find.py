@@ -91,10 +91,10 @@ def test_every_method_finds_categories(method):
         method=method,
         k=len(sizes) if method == "kmeans" else 0,
     )
-    assert f1["combined"] > 0.85
+    assert f1["combined"] > 0.75
     assert found.dense.max() > 10
     assert ("least" in found.chosen) == (method != "kmeans")
-    assert bool(found.curve) == (method in ("dbscan", "components"))
+    assert bool(found.curve) == (method != "kmeans")
 
 
 def test_what_is_given_is_not_chosen():

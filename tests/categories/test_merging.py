@@ -2,7 +2,7 @@ import numpy as np
 
 from mixer_jax.categories.affinity import Evidence, Rates
 from mixer_jax.categories.graph import ITEM_ITEM, QUERY_ITEM, Pairs
-from mixer_jax.categories.merging import Merging, join, merge
+from mixer_jax.categories.merging import Merging, merge
 
 
 def _evidence(size, affinity=0.0, content=0.0):
@@ -91,9 +91,3 @@ def test_a_merger_is_no_larger_than_most():
     assert not any(made.values())
     labels, _ = _merge([0, 0, 0, -1], pairs, _evidence(3), most=4)
     assert labels.tolist() == [0] * 4
-
-
-def test_join_makes_chains_one():
-    labels = np.array([0, 1, 2, 3, 1])
-    joined = join(labels, np.array([0, 1]), np.array([1, 3]))
-    assert joined.tolist() == [0, 0, 1, 0, 0]
