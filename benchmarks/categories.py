@@ -45,14 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = rich.console.Console()
-    console.width = max(console.width, 110)  # a log is as wide as it needs
+    console.width = max(console.width, 160)  # a log is as wide as it needs
     console.print(table(rows))
     for row in rows:
         for least, f1 in row["sweep"].items():
             print(f"{row['samples']} samples, least {least}: F1 {f1:.3f}")
-    print(rows[0]["machine"], *map(" ".join, rows[0]["versions"].items()))
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    print(f"{rows[0]['machine']}; {versions}")
     return 0
 
 
@@ -102,9 +101,14 @@ def measure(given: argparse.Namespace) -> list[Row]:
             f"--json={given.json} is in a folder that does not exist; make it "
             "first."
         )
-    rows = [_run(job | {"samples": int(size)}) for size in sizes]
-    for row, before in zip(rows, [None, *rows[:-1]], strict=True):
-        row["growth"] = None if before is None else _power(row, before)
+    rows: list[Row] = []
+    for size in sizes:
+        row = _run(job | {"samples": int(size)})
+        rows.append(row | {"growth": _power(row, rows[-1]) if rows else None})
+        # At once: a large size takes long, and may not fit.
+        if given.json:
+            text = json.dumps(rows, indent=1)
+            pathlib.Path(given.json).write_text(text + "\n")
     return rows
 
 

@@ -16,8 +16,6 @@ the answer is exact whatever was screened with.
 """
 
 import collections
-import functools
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from mixer_jax.categories import short_factors
 from mixer_jax.categories.copies import Copies
 from mixer_jax.mesh import AXIS, make_mesh, rows
 
@@ -34,12 +33,9 @@ _GROUP = 8  # gallery rows that one maximum stands for
 _BLOCK = 8192  # gallery rows screened at once on a device, at most
 _ROWS = 1024  # rows searched for at once, at most
 _AHEAD = 1  # blocks that devices have to do while results are fetched
-_SPARE = 24  # groups that are scored beside k
+_SPARE = 14  # groups that are scored beside k
 _MORE = 4  # times as many groups for rows that were in doubt
 _SCORED = 2**22  # numbers of the gallery gathered at once to be scored
-_SAMPLE = 8192  # rows that the principal dimensions are found from
-_ROUND_UP = 128  # screening dimensions are whole multiples of this
-_LEFT_OUT = 0.01  # share of the squared length that screening may leave out
 
 
 def cosine_top_k(
@@ -138,7 +134,12 @@ def _search(
     cosine = np.zeros(index.shape, np.float32)
     groups = -(-len(gallery) // _GROUP)
     kept = min(k + _SPARE, groups)
-    placed = _place(gallery, mesh, _basis(wanted, gallery), _screening_dtype())
+    placed = _place(
+        gallery,
+        mesh,
+        short_factors.principal(wanted, gallery),
+        short_factors.fast_dtype(),
+    )
     left = _blockwise(
         placed, wanted, index, cosine, np.arange(len(wanted)), kept
     )
@@ -182,42 +183,6 @@ def _blockwise(
     return np.concatenate(doubted)
 
 
-def _basis(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
-    """The principal dimensions `[C, S - 1]` that are screened; None if all."""
-    width = gallery.shape[1]
-    if width < 2 * _ROUND_UP:
-        return None
-    sample = np.concatenate(
-        [x[:: -(-len(x) // _SAMPLE)] for x in (wanted, gallery)]
-    )
-    # Not centred: it is the length along each dimension that products lose.
-    power, basis = np.linalg.eigh(sample.T @ sample)
-    power = np.maximum(power[::-1], 0.0).astype(np.float64)
-    left_out = 1.0 - np.cumsum(power) / max(power.sum(), 1e-12)
-    # One more dimension holds the length of what is left out.
-    needed = int(np.argmax(left_out <= _LEFT_OUT)) + 2
-    size = -(-needed // _ROUND_UP) * _ROUND_UP
-    if size > 0.75 * width:
-        return None
-    return np.ascontiguousarray(basis[:, ::-1][:, : size - 1], np.float32)
-
-
-@functools.cache
-def _screening_dtype() -> jnp.dtype:
-    """bfloat16 where its products are faster; results do not depend on it."""
-    if jax.default_backend() != "cpu":
-        return jnp.dtype(jnp.bfloat16)
-    seconds = {}
-    for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
-        x = jnp.ones((512, 512), dtype)
-        product = jax.jit(_products)
-        product(x, x).block_until_ready()
-        start = time.perf_counter()
-        product(x, x).block_until_ready()
-        seconds[dtype] = time.perf_counter() - start
-    return min(seconds, key=seconds.get)
-
-
 def _place(
     gallery: np.ndarray,
     mesh: Mesh,
@@ -239,7 +204,7 @@ def _place(
 
     whole = jax.make_array_from_callback((total, width), rows(mesh), part)
     basis = None if basis is None else jnp.asarray(basis)
-    short, error = jax.jit(_short, static_argnames="dtype")(
+    short, error = jax.jit(short_factors.shorten, static_argnames="dtype")(
         whole, basis, dtype=dtype
     )
     return _Gallery(
@@ -250,42 +215,6 @@ def _place(
         count=jnp.int32(count),
         block=block,
         mesh=mesh,
-    )
-
-
-def _short(
-    row_NxC: jax.Array, basis_CxM: jax.Array | None, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    """Short factors, whose product is no less than the cosine but for errors.
-
-    Returns:
-      Factors `[N, S]` and how far rounding moved each, f32 `[N]`.
-    """
-    factor = row_NxC
-    if basis_CxM is not None:
-        lead = jnp.matmul(
-            row_NxC, basis_CxM, precision=jax.lax.Precision.HIGHEST
-        )
-        rest = jnp.square(row_NxC).sum(1) - jnp.square(lead).sum(1)
-        rest = jnp.sqrt(jnp.maximum(rest, 0.0) + _rounding(row_NxC.shape[1]))
-        factor = jnp.concatenate([lead, rest[:, None]], axis=1)
-    short = factor.astype(dtype)
-    moved = factor - short.astype(jnp.float32)
-    return short, jnp.sqrt(jnp.square(moved).sum(1))
-
-
-def _rounding(width: int) -> float:
-    """What f32 sums of `width` products of unit vectors are off, at most."""
-    return width * 2.0**-23
-
-
-def _products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        "ns,qs->nq",
-        row_NxS,
-        other_QxS,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
     )
 
 
@@ -320,13 +249,15 @@ def _top_k(gallery, row_QxC, k, kept):
     """
 
     def local(gallery, row_QxC):
-        short_QxS, error_Q = _short(row_QxC, gallery.basis, gallery.short.dtype)
+        short_QxS, error_Q = short_factors.shorten(
+            row_QxC, gallery.basis, gallery.short.dtype
+        )
         group_QxG, bound_Q = _screen(gallery, short_QxS, kept)
         cosine_QxK, near_QxK = _decide(gallery, row_QxC, group_QxG, k)
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
         # Devices hold the rows in order, so ties still fall to the lower.
         cosine_QxK, near_QxK = _best(gather(cosine_QxK), gather(near_QxK), k)
-        error_Q += gallery.error + 2 * _rounding(row_QxC.shape[1])
+        error_Q += gallery.error + 2 * short_factors.rounding(row_QxC.shape[1])
         bound_Q = jax.lax.pmax(bound_Q, AXIS) + error_Q
         return near_QxK, cosine_QxK, cosine_QxK[:, -1] > bound_Q
 
@@ -359,7 +290,7 @@ def _screen(
         short_BxS = jax.lax.dynamic_slice_in_dim(
             gallery.short, start, gallery.block
         )
-        score_BxQ = _products(short_BxS, short_QxS)
+        score_BxQ = short_factors.products(short_BxS, short_QxS)
         # Rows of queries side by side: maxima are taken of whole vectors.
         most_GxQ = score_BxQ.reshape(groups, _GROUP, -1).max(1)
         group_G = step * groups + jnp.arange(groups)

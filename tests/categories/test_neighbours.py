@@ -31,7 +31,7 @@ def _random(count, width, seed=0):
 @pytest.mark.parametrize("same", [True, False])
 def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
     monkeypatch.setattr(
-        neighbours, "_screening_dtype", lambda: jnp.dtype(dtype)
+        neighbours.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
     )
     rows = _random(257, 24)
     gallery = rows if same else _random(1003, 24, seed=1)
@@ -123,34 +123,15 @@ def _flat(count, width, rank, rest, seed=0):
 def test_screens_the_principal_dimensions_only():
     rows = _flat(300, 256, 20, 1e-3)
     gallery = rows[::-1].copy()
-    assert neighbours._basis(rows, gallery).shape == (256, 127)
+    assert neighbours.short_factors.principal(rows, gallery).shape == (256, 127)
     index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(2))
     np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
-
-
-def test_screens_all_dimensions_where_none_is_less():
-    rows = _random(2000, 256)
-    assert neighbours._basis(rows, rows) is None
-    assert neighbours._basis(rows[:, :255], rows[:, :255]) is None
-
-
-def test_a_short_product_is_no_less_than_the_cosine_but_for_its_error():
-    rows = _flat(200, 256, 100, 0.05)
-    basis = jnp.asarray(neighbours._basis(rows, rows))
-    cosine = rows.astype(np.float64) @ rows.T.astype(np.float64)
-    short, error = neighbours._short(rows, basis, jnp.dtype("bfloat16"))
-    product = np.asarray(neighbours._products(short, short), np.float64)
-    slack = np.asarray(error)[:, None] + np.asarray(error)[None, :]
-    slack += 2 * neighbours._rounding(256)
-    assert (cosine <= product + slack).all()
-    assert (product - cosine).min() < 0  # so the error is needed
-    assert 0 < error.max() < 2**-8
 
 
 def test_rows_in_doubt_are_searched_again(monkeypatch):
     """Neighbours as near as rounding errors are exact all the same."""
     monkeypatch.setattr(
-        neighbours, "_screening_dtype", lambda: jnp.dtype("bfloat16")
+        neighbours.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
     )
     searches = []
     blockwise = neighbours._blockwise

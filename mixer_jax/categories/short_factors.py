@@ -1,0 +1,107 @@
+"""Short factors: products of them are no less than cosines, but for an error.
+
+They are the leading principal dimensions and the length of the rest, rounded.
+By Cauchy-Schwarz the product of two rests is at most that of their lengths; how
+far rounding moved a factor is measured, and bounds what it does to a product.
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SAMPLE = 8192  # rows that the principal dimensions are found from
+_ROUND_UP = 128  # screening dimensions are whole multiples of this
+_LEFT_OUT = 0.01  # share of the squared length that screening may leave out
+
+
+def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
+    """Finds the dimensions that hold nearly all of the rows' length.
+
+    Args:
+      wanted: f32 `[N, C]`, rows of one set.
+      gallery: f32 `[M, C]`, rows of the other.
+
+    Returns:
+      f32 `[C, S - 1]`, orthonormal, S a multiple of 128; None where leaving
+      the other dimensions out would save little.
+    """
+    width = gallery.shape[1]
+    if width < 2 * _ROUND_UP:
+        return None
+    sample = np.concatenate(
+        [x[:: -(-len(x) // _SAMPLE)] for x in (wanted, gallery)]
+    )
+    # Not centred: it is the length along each dimension that products lose.
+    power, basis = np.linalg.eigh(sample.T @ sample)
+    power = np.maximum(power[::-1], 0.0).astype(np.float64)
+    left_out = 1.0 - np.cumsum(power) / max(power.sum(), 1e-12)
+    # One more dimension holds the length of what is left out.
+    needed = int(np.argmax(left_out <= _LEFT_OUT)) + 2
+    size = -(-needed // _ROUND_UP) * _ROUND_UP
+    if size > 0.75 * width:
+        return None
+    return np.ascontiguousarray(basis[:, ::-1][:, : size - 1], np.float32)
+
+
+@functools.cache
+def fast_dtype() -> jnp.dtype:
+    """bfloat16 where its products are faster; results do not depend on it."""
+    if jax.default_backend() != "cpu":
+        return jnp.dtype(jnp.bfloat16)
+    product = jax.jit(products)
+    seconds = {}
+    # In turns, and the best of several: others may use the processor too.
+    for _ in range(5):
+        for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
+            x = jnp.ones((512, 512), dtype)
+            product(x, x).block_until_ready()
+            start = time.perf_counter()
+            product(x, x).block_until_ready()
+            took = time.perf_counter() - start
+            seconds[dtype] = min(took, seconds.get(dtype, took))
+    return min(seconds, key=seconds.get)
+
+
+def shorten(
+    row_NxC: jax.Array, basis_CxM: jax.Array | None, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    """Shortens unit rows.
+
+    Args:
+      row_NxC: f32.
+      basis_CxM: of `principal`; None keeps all dimensions.
+      dtype: that factors are rounded to.
+
+    Returns:
+      Factors `[N, S]` and how far rounding moved each, f32 `[N]`.
+    """
+    factor = row_NxC
+    if basis_CxM is not None:
+        lead = jnp.matmul(
+            row_NxC, basis_CxM, precision=jax.lax.Precision.HIGHEST
+        )
+        rest = jnp.square(row_NxC).sum(1) - jnp.square(lead).sum(1)
+        rest = jnp.sqrt(jnp.maximum(rest, 0.0) + rounding(row_NxC.shape[1]))
+        factor = jnp.concatenate([lead, rest[:, None]], axis=1)
+    short = factor.astype(dtype)
+    moved = factor - short.astype(jnp.float32)
+    return short, jnp.sqrt(jnp.square(moved).sum(1))
+
+
+def rounding(width: int) -> float:
+    """What f32 sums of `width` products of unit vectors are off, at most."""
+    return width * 2.0**-23
+
+
+def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
+    """Products of all pairs of factors, f32 `[N, Q]`."""
+    return jnp.einsum(
+        "ns,qs->nq",
+        row_NxS,
+        other_QxS,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
