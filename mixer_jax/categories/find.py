@@ -16,9 +16,12 @@ from mixer_jax.categories.kmeans import kmeans
 from mixer_jax.categories.merging import merge
 from mixer_jax.categories.settings import Settings
 
+# Neighbours are those of half the affinity at the knee or more: most samples'
+# nearest is nearer than the knee, but not all that belong to them are.
+_OF_KNEE = 0.5
 # What a threshold that is chosen from the data may be. An affinity is nearly a
 # probability, so what is far from even odds would be a misreading.
-_BOUNDS = (0.25, 0.45)
+_BOUNDS = (0.2, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Found:
       merges: how many merges copies, clicks and content made in `combined`.
       rates: the click rates that the log taught.
       chosen: what was chosen from the data: the settings' names -> values.
-      curve: of the k-distances that `least` was read from; empty if given.
+      curve: of the k-distances that `least` was read from, see `knee`; empty
+        if it was given.
     """
 
     combined: np.ndarray
@@ -159,10 +163,14 @@ def _choose(
             evidence.affinity,
             nodes,
             k=settings.min_samples - 1,
-            bounds=_BOUNDS,
         )
-        chosen["least"] = round(found.least, 4)
-        curve = {"share": found.share, "affinity": found.affinity}
+        least = np.clip(_OF_KNEE * found.least, *_BOUNDS)
+        chosen["least"] = round(float(least), 4)
+        curve = {
+            "share": found.share,
+            "affinity": found.affinity,
+            "knee": (found.least,),
+        }
     return dataclasses.replace(settings, **chosen), chosen, curve
 
 

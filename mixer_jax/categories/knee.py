@@ -2,7 +2,7 @@
 
 Sorted by the distance to their k-th nearest neighbour, samples of categories
 come first, along a low curve; then it rises steeply, to those that nothing is
-near. The knee between is the threshold that Ester et al. (DBSCAN, 1996) read
+near. The knee between is where Ester et al. (DBSCAN, 1996) read the threshold
 off by eye.
 """
 
@@ -13,19 +13,17 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Knee:
-    """A threshold, and the curve that it was read from.
+    """A knee, and the curve that it is of.
 
     Attributes:
-      least: the affinity that was chosen.
+      least: the affinity at the knee.
       share: `[n]` rising, 0 to 1: share of the samples ...
       affinity: `[n]` falling: ... whose k-th nearest is as near as this.
-      bounded: whether the knee itself was out of bounds.
     """
 
     least: float
     share: tuple[float, ...]
     affinity: tuple[float, ...]
-    bounded: bool
 
 
 def find_knee(
@@ -35,10 +33,9 @@ def find_knee(
     nodes: int,
     *,
     k: int = 1,
-    bounds: tuple[float, float] = (0.0, 1.0),
     points: int = 101,
 ) -> Knee:
-    """Reads the least affinity of neighbours off the k-distance curve.
+    """Finds the knee of the k-distance curve.
 
     Satopaa et al., "Finding a 'Kneedle' in a Haystack" (2011): scaled to the
     unit square, the knee is where the curve is farthest from its chord.
@@ -49,23 +46,19 @@ def find_knee(
       affinity: `[P]` in 0..1.
       nodes: N.
       k: which neighbour's affinity is looked at, from 1.
-      bounds: the least and the largest threshold that may be chosen.
       points: of the curve; fewer samples make it no finer.
     """
     near = np.sort(_kth_best(first, second, affinity, nodes, k))[::-1]
     near = near[near > 0.0]
     if len(near) < 2:
-        return Knee(bounds[1], (), (), True)
+        return Knee(1.0, (), ())
     share = np.linspace(0.0, 1.0, points)
     curve = np.interp(share, np.linspace(0.0, 1.0, len(near)), near)
     drop = (curve[0] - curve) / max(curve[0] - curve[-1], 1e-12)
-    found = float(curve[np.argmax(share - drop)])
-    least = float(np.clip(found, *bounds))
     return Knee(
-        least,
+        float(curve[np.argmax(share - drop)]),
         tuple(np.round(share, 4).tolist()),
         tuple(np.round(curve, 4).tolist()),
-        least != found,
     )
 
 

@@ -104,6 +104,29 @@ def test_what_is_given_is_not_chosen():
     assert not found.curve
 
 
+def test_what_is_left_out_is_near_the_best_of_a_sweep():
+    sizes = np.random.default_rng(1).integers(1, 9, 40)
+    queries, items, features = _blobs(sizes, noise=0.6)
+    clicks = simulate.simulate(
+        queries,
+        items,
+        simulate.Simulation(searches=20.0),
+        features.query_image,
+        features.item_image,
+    )
+    truth = np.concatenate([queries, items])
+    weighed = find.weigh_pairs(features, clicks, settings_lib.Settings())
+
+    def f1(least):
+        settings = settings_lib.Settings(least=least)
+        found = find.group(features, *weighed, settings)
+        return quality.against_truth(found.combined, truth)["bcubed_f1"]
+
+    sweep = [f1(least) for least in (0.15, 0.25, 0.35, 0.45, 0.55, 0.65)]
+    assert max(sweep) > min(sweep) + 0.03
+    assert f1(None) > max(sweep) - 0.03
+
+
 def test_no_category_is_larger_than_max_size():
     queries, items, features = _blobs(np.array([12, 2, 3]), noise=0.3)
     whole, _ = _find(queries, items, features, searches=40.0)

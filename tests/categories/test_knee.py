@@ -15,17 +15,8 @@ def test_finds_the_end_of_the_low_part():
     values = np.append(np.linspace(1.0, 0.8, 900), np.linspace(0.3, 0.0, 100))
     found = find_knee(*_pairs_of(values))
     assert 0.7 < found.least <= 0.82
-    assert not found.bounded
     assert len(found.share) == len(found.affinity) == 101
     assert list(found.affinity) == sorted(found.affinity, reverse=True)
-
-
-@pytest.mark.parametrize("bounds", [(0.1, 0.2), (0.9, 0.95)])
-def test_stays_within_bounds(bounds):
-    values = np.append(np.linspace(1.0, 0.8, 900), np.linspace(0.3, 0.0, 100))
-    found = find_knee(*_pairs_of(values), bounds=bounds)
-    assert found.least in bounds
-    assert found.bounded
 
 
 def test_looks_at_the_kth_neighbour():
@@ -46,8 +37,8 @@ def test_looks_at_the_kth_neighbour():
 
 def test_nothing_to_read():
     none = np.zeros(0, np.int64)
-    found = find_knee(none, none, np.zeros(0), 4, bounds=(0.2, 0.5))
-    assert found.least == 0.5
+    found = find_knee(none, none, np.zeros(0), 4)
+    assert found.least == 1.0
     assert found.share == ()
     flat = find_knee(*_pairs_of([0.5] * 9))
     assert flat.least == 0.5
