@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.find import Settings, find_categories
+from mixer_jax.categories.find import find_categories, group, weigh_pairs
 from mixer_jax.categories.graph import Features
+from mixer_jax.categories.settings import Settings
 
 # Affinities from which two samples are neighbours; DBSCAN's eps is 1 less it.
 LEAST = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
@@ -49,12 +50,20 @@ def sweep(
     """
     settings = settings or Settings()
     for k in neighbours:
+        shared = dataclasses.replace(settings, neighbours=k)
+        start = time.perf_counter()
+        pairs, evidence = weigh_pairs(features, clicks, shared)
+        weighing = time.perf_counter() - start
         for affinity in least:
-            yield find_point(
+            start = time.perf_counter()
+            found = group(
                 features,
-                clicks,
-                dataclasses.replace(settings, least=affinity, neighbours=k),
+                pairs,
+                evidence,
+                dataclasses.replace(shared, least=affinity),
             )
+            seconds = weighing + time.perf_counter() - start
+            yield Point(affinity, k, found.combined, seconds)
 
 
 def find_point(

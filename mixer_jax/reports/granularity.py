@@ -18,9 +18,10 @@ import pandas as pd
 from rich.progress import track
 
 from mixer_jax import paths
-from mixer_jax.categories import find, quality, sweep
+from mixer_jax.categories import quality, sweep
 from mixer_jax.categories.graph import Features, normalize
 from mixer_jax.categories.outcome import Outcome
+from mixer_jax.categories.settings import Settings
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines
@@ -143,7 +144,7 @@ def measure(
         return figures
 
     asked = (outcome.features, outcome.log.clicks)
-    result["used"] = line(sweep.find_point(*asked, find.Settings()))
+    result["used"] = line(sweep.find_point(*asked, Settings()))
     points = sweep.sweep(*asked, least, neighbours)
     count = len(least) * len(neighbours)
     points = track(points, "Measuring granularities", count)

@@ -2,6 +2,7 @@ import numpy as np
 
 from mixer_jax.categories import find, outcome, sweep
 from mixer_jax.categories.quality import shape
+from mixer_jax.categories.settings import Settings
 
 
 def test_each_setting_is_found_as_by_itself(shop):
@@ -13,7 +14,7 @@ def test_each_setting_is_found_as_by_itself(shop):
     alone = find.find_categories(
         found.features,
         found.log.clicks,
-        find.Settings(least=0.2, neighbours=3),
+        Settings(least=0.2, neighbours=3),
     )
     assert (points[0].labels == alone.combined).all()
     queries = np.arange(len(found.labels)) < len(found.query_labels)
