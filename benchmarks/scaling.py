@@ -66,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _show(rows)
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
@@ -103,8 +101,11 @@ def measure(given: argparse.Namespace) -> list[Row]:
                     mesh,
                 )
                 rows.append({"series": series, "kind": kind, **row})
+                add_efficiency(rows)
+                if given.json:  # a pod's step takes minutes: keep each
+                    text = json.dumps(rows, indent=1) + "\n"
+                    pathlib.Path(given.json).write_text(text)
                 print(f"{series}, {name}: compiled", file=sys.stderr)
-    add_efficiency(rows)
     return rows
 
 
