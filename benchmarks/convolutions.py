@@ -118,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 2
     rows = measure(LAYERS, given.size, given.batch, given.rounds)
-    rich.console.Console().print(table(rows))
+    console = rich.console.Console()
+    console.width = max(console.width, 100)  # a log is as wide as it needs
+    console.print(table(rows))
     versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
     print(f"{rows[0]['machine']}; {versions}")
     if given.json:
