@@ -13,8 +13,6 @@ the sum over its layers. On accelerators ours are XLA's.
 
 import argparse
 import dataclasses
-import json
-import pathlib
 import statistics
 import sys
 import time
@@ -28,7 +26,7 @@ import rich.console
 import rich.table
 from jax import lax
 
-from benchmarks import machine
+from benchmarks import machine, printing
 from mixer_jax.models.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
@@ -118,13 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 2
     rows = measure(LAYERS, given.size, given.batch, given.rounds)
-    console = rich.console.Console()
-    console.width = max(console.width, 100)  # a log is as wide as it needs
-    console.print(table(rows))
-    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
-    print(f"{rows[0]['machine']}; {versions}")
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
+    printing.show(table(rows), rows, 100, given.json)
     return 0
 
 

@@ -15,7 +15,6 @@ Ours scales its uint8 pixels, the original is given them scaled.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -35,6 +34,7 @@ from benchmarks import (
     encoder_sides,
     machine,
     partial_fc_torch,
+    printing,
 )
 from benchmarks.encoder_sides import PASSES, Problem
 from mixer_jax import mesh as meshes
@@ -65,14 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = rich.console.Console()
-    console.width = max(console.width, 140)  # a log is as wide as it needs
-    console.print(table(rows))
-    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
-    print(f"{rows[0]['machine']}; {versions}")
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
-        print(f"Wrote {given.json}")
+    printing.show(table(rows), rows, 140, given.json)
     return 0
 
 

@@ -19,7 +19,6 @@ as the step's cost does not depend on it; --graph times the building of one.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import statistics
@@ -35,7 +34,14 @@ import rich.table
 from jax.sharding import Mesh
 
 from benchmarks import arrays as arrays_lib
-from benchmarks import ceilings, contenders, machine, memory, partial_fc_torch
+from benchmarks import (
+    ceilings,
+    contenders,
+    machine,
+    memory,
+    partial_fc_torch,
+    printing,
+)
 from mixer_jax import mesh as meshes
 from mixer_jax.errors import UserError
 
@@ -56,12 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = rich.console.Console()
-    console.width = max(console.width, 110)  # a log is as wide as it needs
-    console.print(table(rows))
-    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    printing.show(table(rows), rows, 110, given.json)
     limits = rows[0]["ceilings"]
-    print(f"{rows[0]['machine']}; {versions}")
     print(
         "Reached by the machine: "
         f"f32 {limits['f32_flops_per_s'] / 1e9:.0f} GFLOP/s, "
@@ -69,9 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"copy {limits['copy_bytes_per_s'] / 1e9:.1f} GB/s, "
         f"in place {limits['in_place_bytes_per_s'] / 1e9:.1f} GB/s"
     )
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
-        print(f"Wrote {given.json}")
     return 0
 
 

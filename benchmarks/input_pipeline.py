@@ -12,7 +12,6 @@ shown for what it costs. Without torch its loader is left out.
 """
 
 import argparse
-import json
 import operator
 import pathlib
 import statistics
@@ -26,7 +25,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from benchmarks import input_sides, machine, partial_fc_torch
+from benchmarks import input_sides, machine, partial_fc_torch, printing
 from benchmarks.input_sides import Problem
 from mixer_jax.data import augment
 from mixer_jax.errors import UserError
@@ -47,14 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = rich.console.Console()
-    console.width = max(console.width, 120)  # a log is as wide as it needs
-    console.print(table(rows))
-    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
-    print(f"{rows[0]['machine']}; {versions}")
-    if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=2) + "\n")
-        print(f"Wrote {given.json}")
+    printing.show(table(rows), rows, 120, given.json)
     return 0
 
 

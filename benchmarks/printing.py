@@ -1,0 +1,29 @@
+"""How a benchmark ends: its table, what it ran on, and the rows as JSON."""
+
+import json
+import pathlib
+from typing import Any
+
+import rich.console
+import rich.table
+
+
+def show(
+    table: rich.table.Table, rows: list[dict[str, Any]], width: int, path: str
+) -> None:
+    """Prints the table and the machine; writes the rows.
+
+    Args:
+      table: of the rows.
+      rows: each with what `machine.describe` returns.
+      width: characters that the table needs; a log is as wide as that.
+      path: of the JSON; "" writes none.
+    """
+    console = rich.console.Console()
+    console.width = max(console.width, width)
+    console.print(table)
+    versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
+    print(f"{rows[0]['machine']}; {versions}")
+    if path:
+        pathlib.Path(path).write_text(json.dumps(rows, indent=2) + "\n")
+        print(f"Wrote {path}")

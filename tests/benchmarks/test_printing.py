@@ -1,0 +1,25 @@
+import json
+
+import rich.table
+
+from benchmarks import printing
+
+
+def test_table_machine_and_rows(tmp_path, capsys):
+    table = rich.table.Table("a heading " + "of many words " * 6)
+    rows = [{"machine": "two cores", "versions": {"jax": "1.2"}, "ratio": 0.5}]
+    out = tmp_path / "rows.json"
+    printing.show(table, rows, 120, str(out))
+    said = capsys.readouterr().out
+    assert "a heading " + "of many words " * 5 in said  # on one line
+    assert "two cores; jax 1.2\n" in said
+    assert f"Wrote {out}" in said
+    assert json.loads(out.read_text()) == rows
+
+
+def test_no_path_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"machine": "two cores", "versions": {}}]
+    printing.show(rich.table.Table("ratio"), rows, 40, "")
+    assert not list(tmp_path.iterdir())
+    assert "Wrote" not in capsys.readouterr().out
