@@ -256,7 +256,10 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
 
 
 def write_log(
-    table: str | Path, out: str | Path, settings: Simulation, part: str
+    table: str | Path,
+    out: str | Path,
+    settings: Simulation,
+    part: str | None = None,
 ) -> None:
     """Simulates the log of a sample table and writes it as three CSV files.
 
@@ -265,7 +268,9 @@ def write_log(
       out: the folder for queries.csv, items.csv, clicks.csv, simulation.json
         and SIMULATION.md.
       settings: see `Simulation`.
-      part: the part of the splits to take ("forward"); "" takes every row.
+      part: the part of the splits to take; "" takes every row. If None, it is
+        "forward" where the splits have parts, so that no image is both a
+        query's and an item's.
 
     Raises:
       UserError: if the table cannot be read or has no such rows.
@@ -274,6 +279,8 @@ def write_log(
     frame = read_columns(
         table, ("sample_id", "role", "image", "text", "category_id", "split")
     )
+    if part is None:
+        part = "forward" if frame["split"].str.contains("/").any() else ""
     if part:
         frame = frame[frame["split"].str.endswith("/" + part)]
     frame = frame[frame["image"] != ""]
@@ -343,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--table", required=True, help="the sample table")
     parser.add_argument("--out", required=True, help="the log's folder")
-    parser.add_argument("--part", default="forward", help="part of the splits")
+    parser.add_argument("--part", help="part of the splits; 'forward' if any")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--searches", type=float, default=Simulation.searches)
     parser.add_argument(

@@ -132,6 +132,15 @@ def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
         assert "category" not in path.read_text()
 
 
+def test_a_table_whose_splits_have_no_parts_is_taken_whole(table, tmp_path):
+    frame = pd.read_csv(table, keep_default_na=False)
+    frame["split"] = "train"
+    frame.to_csv(table, index=False)
+    out = tmp_path / "log"
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
+    assert len(log.read_folder(out).queries) == 12
+
+
 def test_main_says_what_is_wrong(table, tmp_path, capsys):
     out = f"--out={tmp_path / 'log'}"
     assert simulate.main([f"--table={table}", out, "--part=sideways"]) == 2
