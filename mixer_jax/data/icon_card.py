@@ -33,7 +33,8 @@ and number of samples.{only}
   `bold`. Words that may mean a thing as well (`line` in `chart-line`) count as
   style only where more than a twentieth of the set's names end in them.
 - Roles: a hash of category and vendor draws who asks and who answers. The
-  queries and the documents of a category are of different vendors.
+  queries and the documents of a category are of different vendors. {unasked:,}
+  categories of one vendor have documents only: nobody asks for them.
 - Text of a document: the name in words; other names of the icon in its set,
   and tags of its set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
@@ -159,6 +160,8 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         splits=_lines(splits),
         left_out=_lines(build.left_out.items()),
         faults=f"\nThe first that cannot be drawn:\n\n{faults}" * bool(faults),
+        unasked=frame["category_id"].nunique()
+        - frame["category_id"][frame["role"] == table.QUERY].nunique(),
         emoji=_prefixes(frame).isin(emoji).sum(),
         emoji_sets=textwrap.fill(
             ", ".join(f"`{prefix}:`" for prefix in emoji) or "none",

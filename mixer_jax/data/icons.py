@@ -3,7 +3,8 @@
 The name is the label, as a catalogue's titles are: a long tail, with honest
 noise ("apple" is a fruit and a brand; home and house are two categories). In
 every category some vendors draw the queries and others the documents, so no
-set answers its own queries.
+set answers its own queries. A tenth as many categories again are documents
+only, as a shop has goods that nobody has asked for.
 
     python -m mixer_jax.data.icons --out=DIR [--size=96] [--permissive]
         [--package=FILE.tgz or folder] [--limit=N] [--no_tags]
@@ -39,6 +40,7 @@ PERMISSIVE = frozenset(
 # Of Iconify's kinds of sets, those that say what is drawn, not on what grid.
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
 _TAGS = 8  # other words that a text has at most
+_UNASKED = 0.1  # categories without queries, as a share of the others
 _COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
 
 
@@ -86,13 +88,13 @@ def build_table(
         package = icon_packages.fetch(icon_packages.ICONIFY, packages)
     words = icon_packages.read_tags(packages) if tags else {}
     icons, infos, left_out = _catalogue(package, words, permissive)
-    icons = _shared(icons, left_out, "of a category of one vendor")
+    icons = _catalogued(icons, left_out)
     if limit is not None:
         chosen = icon_names.shuffled(icons["category"].unique())[:limit]
         icons = icons[icons["category"].isin(chosen)]
     icons, faults = _draw(icons, package, root, size, left_out)
     icons = _distinct(icons, left_out)
-    icons = _shared(icons, left_out, "of a category that these left one vendor")
+    icons = _comparable(icons, left_out)
     frame = _frame(icons)
     icon_card.write(
         root,
@@ -210,19 +212,45 @@ def _text(key: str, others: list[str], group: str) -> str:
     return ", ".join(filter(None, said))
 
 
-def _shared(
-    icons: pd.DataFrame, left_out: dict[str, int], why: str
-) -> pd.DataFrame:
-    """Returns the icons of the categories that two vendors or more draw."""
+def _catalogued(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """Returns the icons of the categories that the table may have.
+
+    They get the column `asked`: whether two vendors or more draw the category,
+    so that one can ask and another answer. Of those that one vendor draws more
+    than once, the first by hash are taken.
+    """
     vendors = icons.groupby("category")["vendor"].nunique()
-    kept = icons["category"].map(vendors) > 1
-    left_out[why] = int((~kept).sum())
-    if not kept.any():
-        raise UserError(
-            "The package has no name that two vendors draw, so there would "
-            "be no category to match."
-        )
+    asked = vendors.index[vendors > 1]
+    if asked.empty:
+        raise _nothing_to_match()
+    sizes = icons["category"].value_counts()
+    alone = sizes.index[sizes > 1].difference(asked)
+    unasked = icon_names.shuffled(alone)[: round(_UNASKED * len(asked))]
+    kept = icons["category"].isin(asked.union(unasked))
+    left_out["of a category of one vendor"] = int((~kept).sum())
+    return icons[kept].assign(asked=icons["category"].isin(asked))
+
+
+def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """Returns the icons of the categories that can still be matched.
+
+    Those that are asked for need two vendors, the others two pictures.
+    """
+    groups = icons.groupby("category")
+    vendors = icons["category"].map(groups["vendor"].nunique())
+    pictures = icons["category"].map(groups.size())
+    kept = vendors.where(icons["asked"], pictures) > 1
+    left_out["of a category that these left too small"] = int((~kept).sum())
+    if not icons["asked"][kept].any():
+        raise _nothing_to_match()
     return icons[kept]
+
+
+def _nothing_to_match() -> UserError:
+    return UserError(
+        "The package has no name that two vendors draw, so there would be no "
+        "category to match."
+    )
 
 
 def _draw(

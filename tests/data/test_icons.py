@@ -60,16 +60,37 @@ def test_every_icon_of_a_shared_name_is_one_sample(build):
     assert "twin" not in of
     # Ann's ghost is blank and her torn icon broken.
     assert {"ghost", "torn", "alone", "gone"}.isdisjoint(of.index)
-    # Two copies are one vendor.
-    assert "sun" not in of
     assert of["moon"] == {"ic:baseline-moon", "mdi:moon", "gamma:moon"}
-    assert len(of) == 3 + 30
+    assert len(of) == 3 + 30 + 1
+
+
+def test_a_category_of_one_vendor_has_documents_only(build):
+    frame, root = build()
+    # Two copies are one vendor.
+    sun = frame[frame["category_id"] == "sun"]
+    assert set(sun["sample_id"]) == {"ic:baseline-sun", "mdi:sun"}
+    assert set(sun["role"]) == {table.DOCUMENT}
+    assert "1\n  categories of one vendor" in (root / "CARD.md").read_text()
+
+
+def test_few_categories_have_documents_only(
+    build, icon_sets, pack_icons, tmp_path
+):
+    body = icon_sets[0]["icons"]["home"]["body"]
+    for k in range(20):
+        for style, side in (("", 2), ("-outline", 3)):
+            icon = {"body": body.replace("M1 1h20", f"M{k} 1h{side}")}
+            icon_sets[0]["icons"][f"only{k}{style}"] = icon
+    frame, _ = build(package=pack_icons(tmp_path / "p.tgz", icon_sets))
+    roles = frame.groupby("category_id")["role"].agg(set)
+    assert (roles == {table.DOCUMENT}).sum() == round(0.1 * 36)
+    assert (roles == {table.DOCUMENT, table.QUERY}).sum() == 33
 
 
 def test_queries_and_documents_are_of_different_vendors(build, vendors):
     frame, _ = build()
     frame = frame.assign(vendor=vendors(frame))
-    for _, rows in frame.groupby("category_id"):
+    for _, rows in frame[frame["category_id"] != "sun"].groupby("category_id"):
         asks = set(rows[rows["role"] == table.QUERY]["vendor"])
         answers = set(rows[rows["role"] == table.DOCUMENT]["vendor"])
         assert asks
@@ -135,7 +156,8 @@ def test_a_kind_of_set_is_a_group_where_no_set_has_a_label(
 def test_only_permissive_licences_on_demand(build):
     frame, root = build(permissive=True)
     assert not frame["sample_id"].str.startswith("gamma:").any()
-    assert "moon" not in set(frame["category_id"])
+    moon = frame[frame["category_id"] == "moon"]
+    assert set(moon["role"]) == {table.DOCUMENT}  # One vendor is left.
     card = (root / "CARD.md").read_text()
     assert "| of a licence that asks more | 2 |" in card
     assert "GPL" not in (root / "ATTRIBUTION.md").read_text()
@@ -149,14 +171,14 @@ def test_what_is_left_out_is_counted(build):
     card = (root / "CARD.md").read_text()
     for line in (
         "hidden by their set | 1",
-        # gone (beta), home-outline-copy, alone, two suns.
-        "of a category of one vendor | 5",
+        # gone (beta), home-outline-copy, alone.
+        "of a category of one vendor | 3",
         "blank on white | 1",
         "that cannot be drawn | 1",
         "of the same pixels as another of the category | 2",
         "of training, of the same pixels as one of test | 0",
         # What is left of ghost, torn and twin.
-        "of a category that these left one vendor | 3",
+        "of a category that these left too small | 3",
     ):
         assert f"| {line} |" in card
     assert "alpha:torn: " in card
@@ -271,8 +293,8 @@ def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
         "--no_tags",
     ]
     assert icons.main(command) == 0
-    assert "icons.csv: 70 samples of 33 categories" in capsys.readouterr().out
+    assert "icons.csv: 72 samples of 34 categories" in capsys.readouterr().out
     icon_package.write_bytes(icon_package.read_bytes()[:300])
     assert icons.main(command) == 2
     assert "damaged" in capsys.readouterr().err
-    assert len(table.read_table(tmp_path / "out/icons.csv")) == 70
+    assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
