@@ -4,8 +4,8 @@
 #   launch/test.sh [--dry-run]
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. PyTorch is installed for the originals that they compare with,
-# Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
+# ones too. PyTorch is installed for the originals that they compare with, Apache
+# Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
 # --dry-run prints every command and runs none.
 
 set -euo pipefail
@@ -15,32 +15,34 @@ read_options "$@"
 
 make_environment
 
-# Kept apart from the packages: with it among them, JAX looks for a TPU in every
-# command, and prints that there is none.
+# Installs the package $1 into a folder of its own, unless the file $2 is there;
+# what follows are options for pip.
+install_apart() {
+  local package=$1 file=$2
+  shift 2
+  if [[ ! -f $venv/$package/$file ]]; then
+    run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --no-compile "$@" --target "$venv/$package" "$package"
+  fi
+}
+
+# All at once, as a package keeps one core busy with unpacking.
+say "Installing what is kept apart from the packages (once; about a minute)"
+installations=()
+# With it among the packages, JAX looks for a TPU in every command, and prints
+# that there is none.
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
   export TPU_LIBRARY_PATH=$root/$venv/$libtpu/libtpu/libtpu.so
-  if [[ ! -f $TPU_LIBRARY_PATH ]]; then
-    say "Installing the TPU's compiler (once; 213 MB)"
-    run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --no-deps --target "$venv/$libtpu" "$libtpu"
-  fi
+  install_apart "$libtpu" libtpu/libtpu.so --no-deps &
+  installations+=($!)
 fi
-
-# Kept apart too: with it among the packages, every command loads it.
-torch=torch==2.13.0
-if [[ ! -f $venv/$torch/torch/version.py ]]; then
-  say "Installing PyTorch, for the originals of our encoders (once)"
-  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --target "$venv/$torch" "$torch"
-fi
-
-# And this: its pins hold back pillow, protobuf, pyarrow and python-dateutil.
-beam=apache-beam==2.77.0
-if [[ ! -f $venv/$beam/apache_beam/version.py ]]; then
-  say "Installing Apache Beam, for the aggregation of click events (once)"
-  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --no-compile --target "$venv/$beam" "$beam"
-fi
+# With it among the packages, every command loads it.
+install_apart torch==2.13.0 torch/version.py &
+installations+=($!)
+# Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
+install_apart apache-beam==2.77.0 apache_beam/version.py &
+installations+=($!)
+for installation in "${installations[@]}"; do wait "$installation"; done
 
 say "Checking the style"
 run "$venv/bin/ruff" check .
