@@ -22,8 +22,17 @@ _UNTESTED = -4.0
 # Two samples of one role count as clicked alike from this `agree / heard` on;
 # half of the samples of one category reach twice as much.
 _ALIKE = 0.25
+# ... and this share of those that could be clicked alike are: the others were
+# shown too rarely, or too far down.
+_HEARD_ALIKE = 0.5
 # A click affinity from which a sample is heard about two of the other role.
 _SURE = 0.3
+# Corners of the curve that a cosine is read by. It need not rise: variants of a
+# drawing look more alike than two drawings of one thing, and copies of a title
+# mean more than any others that are near.
+_CORNERS = 8
+_A_CORNER = 25  # pairs of the rarer sort that one takes to learn
+_SUREST = 0.995  # chance that content may give
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,25 +217,47 @@ def content_log_odds(
             content = content[:, :2]
         said, loud = target[these], weight[these]
         positive = (said * loud).sum()
+        rarer = min(positive, loud.sum() - positive)
         # Some ten sure pairs of either sort are the least to learn from.
-        if min(positive, loud.sum() - positive) < 10:
+        if rarer < 10:
             continue
-        known = ~np.isnan(content)
-        content, known = content[:, known.any(0)], known[:, known.any(0)]
-        centre = np.nanmean(content, axis=0, keepdims=True)
-        spread = np.nanstd(content, axis=0, keepdims=True) + 1e-6
-        scaled = np.where(known, (content - centre) / spread, 0.0)
         used = loud > 0
-        model = LogisticRegression().fit(
-            np.concatenate([scaled[used], scaled[used]]),
+        corners = int(np.clip(rarer / _A_CORNER, 2, _CORNERS))
+        curves = _curves(content, used, corners)
+        model = LogisticRegression(max_iter=500).fit(
+            np.concatenate([curves[used], curves[used]]),
             np.repeat([1, 0], used.sum()),
             sample_weight=np.concatenate(
                 [(said * loud)[used], ((1.0 - said) * loud)[used]]
             ),
         )
-        base[these] = logit(positive / loud.sum())
-        odds[these] = model.decision_function(scaled) - base[these]
+        # Two of one role that belong together are not always clicked alike.
+        most = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
+        chance = expit(model.decision_function(curves)) / most
+        prior = positive / loud.sum() / most
+        base[these] = logit(np.minimum(prior, _SUREST))
+        odds[these] = logit(np.minimum(chance, _SUREST)) - base[these]
     return odds, base
+
+
+def _curves(content: np.ndarray, used: np.ndarray, count: int) -> np.ndarray:
+    """Content `[P, C]` as weights of corners, `[P, C * count]` float32.
+
+    A linear function of them is a piecewise linear one of each column. Corners
+    are quantiles of the pairs that are used, fewer where those are equal; all
+    weights are 0 for NaN.
+    """
+    columns = []
+    for value in content.T:
+        known = ~np.isnan(value)
+        if not (known & used).any():
+            continue
+        share = np.linspace(0.0, 1.0, count)
+        corners = np.unique(np.quantile(value[known & used], share))
+        for corner in np.eye(len(corners)):
+            column = np.interp(value, corners, corner).astype(np.float32)
+            columns.append(np.where(known, column, np.float32(0)))
+    return np.stack(columns, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,13 +270,14 @@ class Trust:
       votes: between two samples of one role, content counts as this many
         samples of the other role that are sure of both.
       most: chance that two samples of one role are the same before their
-        content is looked at, at most. Where most neighbours are the same, a
-        bare neighbour would pass, and chains would join everything.
+        content is looked at, at most. Those that clicks speak about were found
+        by the same queries, so more of them are the same than of neighbours by
+        content; where a bare neighbour passes, chains join everything.
     """
 
     unseen: float = 0.1
     votes: float = 0.5
-    most: float = 0.5
+    most: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,20 +82,37 @@ def test_samples_clicked_alike_agree():
 @pytest.mark.parametrize("matters", [True, False])
 def test_content_means_what_clicks_say_it_means(matters):
     rng = np.random.default_rng(1)
-    cosine = rng.random(400)
+    cosine = rng.random(2000)
     pairs = _pairs(
-        np.arange(400), np.arange(400) + 400, 1, np.stack([cosine] * 2, 1)
+        np.arange(2000), np.arange(2000) + 2000, 1, np.stack([cosine] * 2, 1)
     )
-    same = cosine > 0.7 if matters else rng.random(400) < 0.1
+    same = cosine > 0.7 if matters else rng.random(2000) < 0.1
     odds, base = affinity.content_log_odds(
-        pairs, same.astype(float), np.ones(400)
+        pairs, same.astype(float), np.ones(2000)
     )
     span = odds[cosine > 0.9].mean() - odds[cosine < 0.1].mean()
     if matters:
         assert span > 4
     else:
         assert abs(span) < 1
-        assert expit(base[0]) == pytest.approx(same.mean())
+        # Of two of one role that are the same, half are clicked alike.
+        assert expit(base[0]) == pytest.approx(2 * same.mean())
+
+
+def test_a_curve_of_content_may_fall_before_it_rises():
+    rng = np.random.default_rng(2)
+    cosine = np.concatenate([rng.random(4000), np.ones(1000)])
+    pairs = _pairs(
+        np.arange(5000), np.arange(5000) + 5000, 1, np.stack([cosine] * 2, 1)
+    )
+    # Clicked alike: half of the copies and of the far, few of the near.
+    chance = np.where((cosine < 0.7) | (cosine == 1.0), 0.5, 0.05)
+    target = (rng.random(5000) < chance).astype(float)
+    odds, base = affinity.content_log_odds(pairs, target, np.ones(5000))
+    sure = expit(odds + base)
+    assert sure[cosine == 1.0].min() > 0.9
+    assert sure[(cosine > 0.8) & (cosine < 0.95)].mean() < 0.3
+    assert sure[cosine < 0.5].mean() > 0.9
 
 
 def test_untested_content_says_nothing():

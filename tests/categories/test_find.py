@@ -122,7 +122,7 @@ def test_what_is_left_out_is_near_the_best_of_a_sweep():
         found = find.group(features, *weighed, settings)
         return quality.against_truth(found.combined, truth)["bcubed_f1"]
 
-    sweep = [f1(least) for least in (0.15, 0.25, 0.35, 0.45, 0.55, 0.65)]
+    sweep = [f1(least) for least in (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)]
     assert max(sweep) > min(sweep) + 0.03
     assert f1(None) > max(sweep) - 0.03
 
@@ -138,7 +138,8 @@ def test_no_category_is_larger_than_max_size():
 
 
 def test_copies_are_one_whatever_clicks_say():
-    queries, items, features = _blobs(np.full(20, 2), noise=0.3)
+    # Content says so little that a likeness would join nothing.
+    queries, items, features = _blobs(np.full(20, 2), noise=1.5)
     # Items 0 and 39 become one content under two IDs.
     for content in (features.item_image, features.item_text):
         content[39] = content[0]
