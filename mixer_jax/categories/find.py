@@ -16,12 +16,12 @@ from mixer_jax.categories.kmeans import kmeans
 from mixer_jax.categories.merging import merge
 from mixer_jax.categories.settings import Settings
 
-# Neighbours are those of half the affinity at the knee or more: most samples'
-# nearest is nearer than the knee, but not all that belong to them are.
-_OF_KNEE = 0.5
+# Neighbours are those of this share of the affinity at the knee or more: most
+# samples' nearest is nearer than the knee, but not all that belong to them are.
+_OF_KNEE = 0.55
 # What a threshold that is chosen from the data may be. An affinity is nearly a
 # probability, so what is far from even odds would be a misreading.
-_BOUNDS = (0.2, 0.6)
+_BOUNDS = (0.4, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)

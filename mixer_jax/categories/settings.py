@@ -36,7 +36,7 @@ class Settings:
     method: str = "dbscan"
     neighbours: int = 10
     least: float | None = None
-    cohesion: float = 0.075
+    cohesion: float = 0.085
     min_samples: int = 2
     k: int = 0
     mean_size: int = 4
