@@ -329,9 +329,10 @@ def write_log(
         "simulation": True,
         "table": os.path.relpath(table, out),
         "part": part,
+        **dataclasses.asdict(settings),
+        # In place of how many were wanted: how many there are.
         "exposures": int(clicks["exposures"].sum()),
         "clicks": int(clicks["clicks"].sum()),
-        **dataclasses.asdict(settings),
     }
     (out / "simulation.json").write_text(json.dumps(note, indent=2) + "\n")
     (out / "SIMULATION.md").write_text(
