@@ -198,6 +198,11 @@ def content_log_odds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrates content on pairs that clicks speak about, kind by kind.
 
+    What clicks say of two of one role is wrong on one side: some that belong
+    together are not clicked alike. The chance of the label is then that of the
+    truth times a constant (Menon et al., "Learning from Corrupted Binary Labels
+    via Class-Probability Estimation", 2015).
+
     Args:
       pairs: P pairs.
       target: `[P]` in 0..1: what clicks say.
