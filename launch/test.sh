@@ -15,8 +15,8 @@ read_options "$@"
 
 make_environment
 
-# Installs the package $1 into a folder of its own, unless the file $2 is there;
-# what follows are options for pip.
+# Installs the package $1 into a folder of its own, unless the file $2 is there.
+# What follows are options for pip.
 install_apart() {
   local package=$1 file=$2
   shift 2

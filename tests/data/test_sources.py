@@ -41,7 +41,7 @@ def test_the_icons_are_built_from_their_package(
     config = data(table=str(path), source="icons")
     assert sources.ensure_table(config) == path
     frame = table.read_table(path)
-    assert frame["category_id"].nunique() == 33
+    assert frame["category_id"].nunique() == 34
     with images.Image.open(path.parent / frame["image"][0]) as image:
         assert image.size == (96, 96)
 
