@@ -4,8 +4,8 @@
 #   launch/test.sh [--dry-run]
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. PyTorch is installed for the originals that they compare with, Apache
-# Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
+# ones too. PyTorch is installed for the originals that they compare with,
+# Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
 # --dry-run prints every command and runs none.
 
 set -euo pipefail
