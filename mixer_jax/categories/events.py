@@ -254,7 +254,9 @@ def _parquet(path, file, group, columns, optional):
     wanted = [names[p] for p in places if p >= 0]
     metadata = table.metadata
     row = 1 + sum(metadata.row_group(g).num_rows for g in range(group))
-    for batch in table.iter_batches(_BATCH, [group], wanted):
+    # A worker has one thread; Arrow's could outlive Python with the file.
+    batches = table.iter_batches(_BATCH, [group], wanted, use_threads=False)
+    for batch in batches:
         values = [_values(batch.column(name)) for name in wanted]
         if places[-1] < 0:
             values.append([None] * len(batch))

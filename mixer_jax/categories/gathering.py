@@ -219,7 +219,9 @@ def _gather(place: str, name: str) -> pa.Table:
     # "clicks-*" is no beginning of "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
-            tables.append(pq.read_table(file))
+            # Other threads of Arrow's would hold the file, and abort the
+            # process if they let go of it when Python has ended.
+            tables.append(pq.ParquetFile(file).read(use_threads=False))
     return pa.concat_tables(tables).sort_by(_ORDER)
 
 
