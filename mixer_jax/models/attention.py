@@ -1,97 +1,160 @@
-"""The two products of attention, in forms that CPUs run fast too.
+"""Attention that keeps no weights for the backward pass.
 
-XLA's CPU backend multiplies batches of matrices five times faster where the
-left one's columns meet the right one's rows as they lie in memory. So there the
-heads are brought in front of the tokens first; it would otherwise fold the
-transposition into the product, and all gradients have products of the same
-two kinds. Accelerators keep the einsum.
+They are a transformer's largest arrays: [B, H, L, M], several times over. Both
+passes make them of queries and keys instead, as FlashAttention does (arXiv
+2205.14135).
+
+XLA's CPU backend is fastest with one head at a time, whose weights stay in the
+cache, and where a product's left columns meet its right rows as they lie in
+memory; it would otherwise fold a transposition into the product, which then
+takes five times as long. Accelerators have all heads at once.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
 
-@jax.custom_vjp
-def scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Inner products of queries and keys, head by head.
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    dropout: float = 0.0,
+    rng: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(query . key / sqrt(D) + bias) . value, head by head.
 
     Args:
       query: [..., L, H, D].
       key: [..., M, H, D].
+      value: [..., M, H, E].
+      bias: f32 [..., H, L, M], whose axes may be 1; None adds nothing.
+      dropout: the share of the weights that is dropped.
+      rng: the key that chooses them; None drops none.
 
     Returns:
-      [..., H, L, M].
+      [..., L, H, E], of the values' dtype. The softmax is float32.
     """
-
-    def ordered(query, key):
-        *batch, heads = *query.shape[:-3], query.shape[-2]
-        found = _product(_heads_first(query), _heads_first(key, turn=True))
-        return found.reshape(*batch, heads, *found.shape[1:])
-
-    def native(query, key):
-        return jnp.einsum("...lhd,...mhd->...hlm", query, key)
-
-    return lax.platform_dependent(query, key, cpu=ordered, default=native)
+    query = query * query.shape[-1] ** -0.5
+    return _attend(query, key, value, bias, rng, dropout)
 
 
-def _scores_forward(query, key):
-    return scores(query, key), (query, key)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(query, key, value, bias, rng, dropout):
+    return lax.platform_dependent(
+        *(query, key, value, bias, rng),
+        cpu=functools.partial(_by_head, dropout),
+        default=functools.partial(_at_once, dropout),
+    )
 
 
-def _scores_backward(saved, gradient):
-    query, key = saved
-    return mix(gradient, key), mix(gradient.swapaxes(-1, -2), query)
+def _attend_forward(query, key, value, bias, rng, dropout):
+    inputs = query, key, value, bias, rng
+    return _attend(*inputs, dropout), inputs
 
 
-scores.defvjp(_scores_forward, _scores_backward)
+def _attend_backward(dropout, inputs, gradient):
+    gradients = lax.platform_dependent(
+        *(*inputs, gradient),
+        cpu=functools.partial(_by_head_backward, dropout),
+        default=functools.partial(_at_once_backward, dropout),
+    )
+    return *gradients, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _at_once(dropout, query, key, value, bias, rng):
+    logits = jnp.einsum("...lhd,...mhd->...hlm", query, key)
+    weights = _weights(logits, bias, rng, dropout)
+    return jnp.einsum("...hlm,...mhd->...lhd", weights, value)
+
+
+def _at_once_backward(dropout, query, key, value, bias, rng, gradient):
+    def run(*inputs):
+        return _at_once(dropout, *inputs, rng)
+
+    return jax.vjp(run, query, key, value, bias)[1](gradient)
+
+
+def _by_head(dropout, query, key, value, bias, rng):
+    heads = _heads_first(query, key, value, bias)
+    out = lax.map(
+        lambda head: _one_head(dropout, *head),
+        (*heads, _split(rng, len(heads[0]))),
+    )
+    return jnp.moveaxis(out, 0, -2)
+
+
+def _by_head_backward(dropout, query, key, value, bias, rng, gradient):
+    heads, undo = jax.vjp(_heads_first, query, key, value, bias)
+    rngs = _split(rng, len(heads[0]))
+
+    def backward(head):
+        *inputs, rng, gradient = head
+
+        def run(*inputs):
+            return _one_head(dropout, *inputs, rng)
+
+        return jax.vjp(run, *inputs)[1](gradient)
+
+    gradient = jnp.moveaxis(gradient, -2, 0)
+    return undo(lax.map(backward, (*heads, rngs, gradient)))
+
+
+def _heads_first(query, key, value, bias):
+    """[..., L, H, D] -> [H, ..., L, D], and keys [H, ..., D, M]."""
+    heads = query.shape[-2]
+    query, key, value = (jnp.moveaxis(x, -2, 0) for x in (query, key, value))
+    if bias is not None:
+        *batch, _, rows, columns = bias.shape
+        bias = jnp.broadcast_to(bias, (*batch, heads, rows, columns))
+        bias = jnp.moveaxis(bias, -3, 0)
+    return query, key.swapaxes(-1, -2), value, bias
+
+
+def _split(rng, heads):
+    return None if rng is None else jax.random.split(rng, heads)
+
+
+def _one_head(dropout, query, turned_key, value, bias, rng):
+    """[..., L, D], [..., D, M], [..., M, E] -> [..., L, E]."""
+    logits = _product(query, turned_key)
+    return _product(_weights(logits, bias, rng, dropout), value)
+
+
+def _weights(logits, bias, rng, dropout):
+    logits_f32 = logits.astype(jnp.float32)
+    if bias is not None:
+        logits_f32 += bias
+    weights = nn.softmax(logits_f32).astype(logits.dtype)
+    if rng is None:
+        return weights
+    kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
+    return jnp.where(kept, weights / (1 - dropout), 0)
 
 
 @jax.custom_vjp
-def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
-    """Sums of values by their weights, head by head.
-
-    Args:
-      weights: [..., H, L, M].
-      value: [..., M, H, D].
-
-    Returns:
-      [..., L, H, D].
-    """
-
-    def ordered(weights, value):
-        *batch, heads, length, _ = weights.shape
-        flat = lax.optimization_barrier(
-            weights.reshape(-1, *weights.shape[-2:])
-        )
-        found = lax.optimization_barrier(_product(flat, _heads_first(value)))
-        found = found.reshape(*batch, heads, length, value.shape[-1])
-        return found.swapaxes(-3, -2)
-
-    def native(weights, value):
-        return jnp.einsum("...hlm,...mhd->...lhd", weights, value)
-
-    return lax.platform_dependent(weights, value, cpu=ordered, default=native)
-
-
-def _mix_forward(weights, value):
-    return mix(weights, value), (weights, value)
-
-
-def _mix_backward(saved, gradient):
-    weights, value = saved
-    return scores(gradient, value), mix(weights.swapaxes(-1, -2), gradient)
-
-
-mix.defvjp(_mix_forward, _mix_backward)
-
-
-def _heads_first(x, turn=False):
-    """[..., L, H, D] -> [N, L, D], or [N, D, L] where it is turned."""
-    x = jnp.moveaxis(x, -2, -3)
-    x = x.swapaxes(-1, -2) if turn else x
-    return lax.optimization_barrier(x.reshape(-1, *x.shape[-2:]))
-
-
 def _product(left, right):
-    return lax.dot_general(left, right, (((2,), (1,)), ((0,), (0,))))
+    """[..., L, K], [..., K, M] -> [..., L, M]; so are both its gradients'."""
+    return left @ right
+
+
+def _product_forward(left, right):
+    return _product(left, right), (left, right)
+
+
+def _product_backward(factors, gradient):
+    # Without the barrier the products would be given the transpositions.
+    left, right = (
+        lax.optimization_barrier(x.swapaxes(-1, -2)) for x in factors
+    )
+    return _product(gradient, right), _product(left, gradient)
+
+
+_product.defvjp(_product_forward, _product_backward)

@@ -173,11 +173,10 @@ class _Layer(nn.Module):
             return x.reshape(batch, length, config.heads, -1)
 
         query, key, value = (heads(n) for n in ("query", "key", "value"))
-        logits_BxHxLxL = attention.scores(query, key)
-        logits_BxHxLxL *= (width // config.heads) ** -0.5
-        weights = nn.softmax(logits_BxHxLxL.astype(jnp.float32) + bias_Bx1x1xL)
-        weights = dropout(weights.astype(self.dtype))
-        x = attention.mix(weights, value)
+        rng = self.make_rng("dropout") if train and self.dropout else None
+        x = attention.attend(
+            *(query, key, value, bias_Bx1x1xL, self.dropout, rng)
+        )
         x = dense(width, "output")(x.reshape(batch, length, width))
         x = norm("norm1")(x_BxLxC + dropout(x))
         y = activations.gelu(dense(config.hidden, "expand")(x))

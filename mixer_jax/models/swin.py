@@ -205,8 +205,6 @@ class _Block(nn.Module):
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
         query, key, value = (heads(n) for n in ("query", "key", "value"))
-        query *= (channels // self.heads) ** -0.5
-        logits_BxWxNxLxL = attention.scores(query, key)
         table = self.param(
             "relative_position_bias_table",
             nn.initializers.normal(0.02),
@@ -217,9 +215,7 @@ class _Block(nn.Module):
         bias = bias_LxLxN.transpose(2, 0, 1)[None]
         if shift:
             bias += _shift_mask(padded[1], padded[2], window, shift)
-        logits = logits_BxWxNxLxL.astype(jnp.float32) + bias[None]
-        weights = nn.softmax(logits).astype(self.dtype)
-        x = attention.mix(weights, value)
+        x = attention.attend(query, key, value, bias[None])
         x = _dense(channels, self.dtype, "output")(x.reshape(x_BxWxLxC.shape))
 
         x = x.reshape(cells).swapaxes(2, 3).reshape(padded)

@@ -190,13 +190,10 @@ class Layer(nn.Module):
 
         x = norm(config, self.dtype, "norm1")(x_BxLxC)
         query, key, value = (heads(n) for n in ("query", "key", "value"))
-        query *= query.shape[-1] ** -0.5
-        logits_BxHxLxL = attention.scores(query, key)
-        logits_BxHxLxL = logits_BxHxLxL.astype(jnp.float32)
-        if bias_Bx1xLxL is not None:
-            logits_BxHxLxL += bias_Bx1xLxL
-        weights = dropout(nn.softmax(logits_BxHxLxL).astype(self.dtype))
-        y = attention.mix(weights, value)
+        rng = self.make_rng("dropout") if self.dropout else None
+        y = attention.attend(
+            *(query, key, value, bias_Bx1xLxL, self.dropout, rng)
+        )
         y = dense(width, "output")(y.reshape(batch, length, width))
         x_BxLxC = x_BxLxC + dropout(y)
         x = norm(config, self.dtype, "norm2")(x_BxLxC)
