@@ -30,10 +30,10 @@ from mixer_jax.categories.copies import Copies
 from mixer_jax.mesh import AXIS, make_mesh, rows
 
 _GROUP = 8  # gallery rows that one maximum stands for
-_BLOCK = 8192  # gallery rows screened at once on a device, at most
+_BLOCK = 2048  # gallery rows screened at once on a device: fit its cache
 _ROWS = 1024  # rows searched for at once, at most
 _AHEAD = 1  # blocks that devices have to do while results are fetched
-_SPARE = 14  # groups that are scored beside k
+_SPARE = 22  # groups that are scored beside k
 _MORE = 4  # times as many groups for rows that were in doubt
 _SCORED = 2**22  # numbers of the gallery gathered at once to be scored
 

@@ -14,7 +14,7 @@ import numpy as np
 
 _SAMPLE = 8192  # rows that the principal dimensions are found from
 _ROUND_UP = 128  # screening dimensions are whole multiples of this
-_LEFT_OUT = 0.01  # share of the squared length that screening may leave out
+_LEFT_OUT = 0.02  # share of the squared length that screening may leave out
 
 
 def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
