@@ -136,7 +136,8 @@ def _weights(logits, bias, rng, dropout):
     if rng is None:
         return weights
     kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
-    return jnp.where(kept, weights / (1 - dropout), 0)
+    # Of none that is kept, the mean cannot be.
+    return jnp.where(kept, weights, 0) / ((1 - dropout) or 1)
 
 
 @jax.custom_vjp

@@ -102,6 +102,17 @@ def test_the_backward_pass_drops_what_the_forward_pass_did():
     )
 
 
+def test_all_may_be_dropped():
+    query, key, value = (_random(2, 6, 2, 3, seed=seed) for seed in range(3))
+
+    def run(query):
+        rng = jax.random.key(0)
+        return attention.attend(query, key, value, None, 1.0, rng).sum()
+
+    for actual in jax.value_and_grad(run)(query):
+        np.testing.assert_array_equal(actual, np.zeros_like(actual))
+
+
 def test_no_weights_are_kept():
     def loss(query, key, value):
         return attention.attend(query, key, value).sum()
