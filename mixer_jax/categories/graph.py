@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax.categories.neighbours import cosine_top_k
+from mixer_jax.categories.neighbours import cosine_top_k, mutual_top_k
 
 
 def normalize(features: np.ndarray) -> np.ndarray:
@@ -108,17 +108,9 @@ def build_pairs(
     kinds = [np.full(len(clicks), QUERY_ITEM, np.int8)]
     density = []  # mean cosine of the nearest, of rows and of gallery
     for kind, _, rows, gallery in compared:
-        near, forth = _nearest(
-            rows, gallery, k, same=rows is gallery, mesh=mesh
-        )
-        back, other = near, forth
-        if rows is not gallery:
-            back, other = _nearest(gallery, rows, k, same=False, mesh=mesh)
-        density.append((_mean(forth), _mean(other)))
-        for index, cosine, swap in (
-            (near, forth, False),
-            (back, other, True),
-        ):
+        forth, back = _nearest(rows, gallery, k, mesh)
+        density.append((_mean(forth[1]), _mean(back[1])))
+        for (index, cosine), swap in ((forth, False), (back, True)):
             row, column = np.nonzero(np.isfinite(cosine))
             a, b = row, index[row, column]
             a, b = (b, a) if swap else (a, b)
@@ -169,27 +161,41 @@ def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
 
 
 def _nearest(
-    rows: np.ndarray,
-    gallery: np.ndarray,
-    k: int,
-    *,
-    same: bool,
-    mesh: Mesh | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`cosine_top_k` among the known rows; others have cosine -inf."""
+    rows: np.ndarray, gallery: np.ndarray, k: int, mesh: Mesh | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Neighbours of all rows and of all the gallery's.
+
+    Unknown rows have neighbours of cosine -inf. If both are one set, no row is
+    its own neighbour and both results are the same.
+    """
     know_row = np.flatnonzero(rows.any(axis=1))
+    if rows is gallery:
+        known = _take(rows, know_row)
+        found = cosine_top_k(known, known, k, same=True, mesh=mesh)
+        forth = _among_all(found, len(rows), know_row, know_row)
+        return forth, forth
     know_gallery = np.flatnonzero(gallery.any(axis=1))
-    near, score = cosine_top_k(
-        _take(rows, know_row),
-        _take(gallery, know_gallery),
-        k,
-        same=same,
-        mesh=mesh,
+    forth, back = mutual_top_k(
+        _take(rows, know_row), _take(gallery, know_gallery), k, mesh=mesh
     )
-    index = np.zeros((len(rows), near.shape[1]), np.int64)
+    return (
+        _among_all(forth, len(rows), know_row, know_gallery),
+        _among_all(back, len(gallery), know_gallery, know_row),
+    )
+
+
+def _among_all(
+    found: tuple[np.ndarray, np.ndarray],
+    count: int,
+    asked: np.ndarray,
+    among: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of `count` rows, found of some of them among some others."""
+    near, score = found
+    index = np.zeros((count, near.shape[1]), np.int64)
     cosine = np.full(index.shape, -np.inf, np.float32)
-    index[know_row] = know_gallery[near] if near.size else near
-    cosine[know_row] = score
+    index[asked] = among[near] if near.size else near
+    cosine[asked] = score
     return index, cosine
 
 

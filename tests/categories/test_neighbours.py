@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.categories import neighbours
+from mixer_jax.categories import deciding, neighbours, screening
 from mixer_jax.categories.graph import normalize
-from mixer_jax.categories.neighbours import cosine_top_k
+from mixer_jax.categories.neighbours import cosine_top_k, mutual_top_k
 from mixer_jax.mesh import make_mesh
 
 
@@ -45,16 +45,88 @@ def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
     assert cosine.dtype == np.float32
 
 
-def test_many_blocks_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr(neighbours, "_BLOCK", 128)
-    monkeypatch.setattr(neighbours, "_ROWS", 64)
-    monkeypatch.setattr(neighbours, "_SCORED", 2**13)
-    rows, gallery = _random(150, 8), _random(1100, 8, seed=1)
-    index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(2))
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of few rows, so that few rows are many blocks."""
+    monkeypatch.setattr(screening, "_BLOCK", 128)
+    monkeypatch.setattr(screening, "_TILE", 32)
+    monkeypatch.setattr(deciding, "_SCORED", 2**13)
+
+
+def test_many_blocks_in_bounded_memory(num_devices, small_blocks):
+    rows, gallery = _random(150, 8), _random(3100, 8, seed=1)
+    mesh = _mesh(num_devices)
+    index, _ = cosine_top_k(rows, gallery, 5, mesh=mesh)
     np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
-    placed = neighbours._place(gallery, _mesh(2), None, jnp.dtype("float32"))
+    placed = screening.place(gallery, mesh, None, jnp.dtype("float32"))
     assert placed.block <= 128
-    assert len(placed.whole) < 1100 + 2 * 5 * 16
+    assert placed.tile <= 32
+    blocks = -(-3100 // (128 * num_devices)) * num_devices
+    assert len(placed.whole) <= 3100 + 4 * screening.GROUP * blocks
+
+
+def test_many_blocks_of_one_set(num_devices, small_blocks):
+    """Each pair of blocks meets once, and both learn of it."""
+    rows = _random(2100, 8)
+    index, cosine = cosine_top_k(
+        rows, rows, 5, same=True, mesh=_mesh(num_devices)
+    )
+    wanted, score = _brute(rows, rows, 5, same=True)
+    np.testing.assert_array_equal(index, wanted)
+    np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype"), [((150, 2100), "bfloat16"), ((400, 3), "float32")]
+)
+def test_both_ways_equal_brute_force_each(
+    num_devices, small_blocks, sizes, dtype, monkeypatch
+):
+    monkeypatch.setattr(
+        neighbours.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
+    )
+    rows, gallery = (_random(size, 8, seed=size) for size in sizes)
+    both = mutual_top_k(rows, gallery, 6, mesh=_mesh(num_devices))
+    for found, (asked, among) in zip(
+        both, [(rows, gallery), (gallery, rows)], strict=True
+    ):
+        wanted, score = _brute(asked, among, 6)
+        np.testing.assert_array_equal(found[0], wanted)
+        np.testing.assert_allclose(found[1], score, rtol=1e-5, atol=1e-6)
+
+
+def test_both_ways_with_copies_and_with_nothing():
+    rows = _random(30, 5)[np.random.default_rng(1).integers(12, size=30)]
+    gallery = np.concatenate([rows[:4], _random(9, 5, seed=2), rows[:4]])
+    forth, back = mutual_top_k(rows, gallery, 4)
+    for found, (asked, among) in (
+        (forth, (rows, gallery)),
+        (back, (gallery, rows)),
+    ):
+        wanted = cosine_top_k(asked, among, 4)
+        np.testing.assert_array_equal(found[0], wanted[0])
+        np.testing.assert_array_equal(found[1], wanted[1])
+    forth, back = mutual_top_k(rows, rows, 4)
+    np.testing.assert_array_equal(forth[0], back[0])
+    np.testing.assert_array_equal(forth[0], cosine_top_k(rows, rows, 4)[0])
+    forth, back = mutual_top_k(rows, gallery[:0], 4)
+    assert forth[0].shape == (30, 0)
+    assert back[0].shape == (0, 4)
+
+
+def test_a_shortlist_keeps_the_largest_of_all_that_it_was_offered():
+    rng = np.random.default_rng(0)
+    most = rng.permutation(12 * 40).reshape(12, 40).astype(np.float32)
+    lists = screening.Shortlist.empty(12, kept=5)
+    for start in range(0, 40, 8):
+        part = slice(start, start + 8)
+        lists = lists.offer(most[:, part], start, np.arange(8) != 5)
+    most[:, 5::8] = -np.inf  # are not regarded
+    order = np.argsort(-most, axis=1)[:, :6]
+    np.testing.assert_array_equal(lists.group, order)
+    np.testing.assert_array_equal(
+        lists.most, np.take_along_axis(most, order, 1)
+    )
 
 
 def _tied(rng):
@@ -134,14 +206,13 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
         neighbours.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
     )
     searches = []
-    blockwise = neighbours._blockwise
+    one_way = neighbours._one_way
 
-    def spy(gallery, *given):
-        left = blockwise(gallery, *given)
-        searches.append((gallery.short.dtype.name, len(left)))
-        return left
+    def spy(placed, answer, left, kept):
+        searches.append((placed.short.dtype.name, len(left)))
+        one_way(placed, answer, left, kept)
 
-    monkeypatch.setattr(neighbours, "_blockwise", spy)
+    monkeypatch.setattr(neighbours, "_one_way", spy)
     rng = np.random.default_rng(0)
     centre = _random(1, 32)
     crowd = normalize(centre + 3e-4 * rng.normal(size=(900, 32)))
@@ -154,9 +225,9 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
     found = np.take_along_axis(exact, index, 1)
     wanted = -np.sort(-exact, axis=1)[:, :5]
     np.testing.assert_allclose(found, wanted, atol=3e-7, rtol=0)
-    assert searches[0][0] == "bfloat16"
-    assert 4 <= searches[0][1] < 24
-    assert searches[-1] == ("float32", 0)
+    assert searches[0] == ("bfloat16", 24)
+    assert 4 <= searches[1][1] < 24
+    assert {dtype for dtype, _ in searches[1:]} == {"float32"}
     assert len(searches) > 2
 
 

@@ -1,0 +1,69 @@
+"""Deciding: which rows of the shortlisted groups are the nearest."""
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax.categories import short_factors
+from mixer_jax.categories.screening import GROUP, Placed, Shortlist
+from mixer_jax.mesh import AXIS
+
+_SCORED = 2**22  # numbers of whole rows gathered at once to be scored
+
+
+def decide(
+    placed: Placed,
+    lists: Shortlist,
+    error_Q: jax.Array,
+    row_QxC: jax.Array,
+    k: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores the rows of listed groups whole.
+
+    Args:
+      placed: the rows that groups are of.
+      lists: each device's of the rows asked for.
+      error_Q: f32, how far rounding moved the factors of a row and of those
+        that it met, at most.
+      row_QxC: f32, the rows asked for.
+      k: how many are wanted.
+
+    Returns:
+      The k nearest int32 `[Q, k]`, their cosines f32 `[Q, k]`, and bool `[Q]`:
+      whether no other group can hold a nearer one.
+    """
+    width = row_QxC.shape[1]
+    whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
+    groups = placed.block // GROUP
+    lists = lists.of_all_devices()
+    # In order, so that of equal cosines the lower row comes first.
+    group_QxG = jnp.sort(lists.group[:, :-1], axis=1)
+
+    def score(asked):
+        row_C, group_G = asked
+        mine_G, slot_G = placed.holder(group_G // groups)
+        near_GxRxC = whole_NxRxC.at[slot_G * groups + group_G % groups].get(
+            mode="clip"
+        )
+        cosine_N = jnp.matmul(
+            near_GxRxC.reshape(-1, width),
+            row_C,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        place_GxR = group_G[:, None] * GROUP + jnp.arange(GROUP)[None, :]
+        real_GxR = (mine_G & (group_G >= 0))[:, None]
+        real_GxR &= place_GxR < placed.count
+        cosine_N = jnp.where(real_GxR.reshape(-1), cosine_N, -jnp.inf)
+        return cosine_N, place_GxR.reshape(-1)
+
+    # A power of two that divides the rows, so that none is left over.
+    at_once = max(_SCORED // (group_QxG.shape[1] * GROUP * width), 1)
+    at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
+    cosine_QxN, place_QxN = jax.lax.map(
+        score, (row_QxC, group_QxG), batch_size=at_once
+    )
+    # Each row is scored by the one device that holds it.
+    cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
+    cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
+    near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
+    bound_Q = lists.most[:, -1] + error_Q + 2 * short_factors.rounding(width)
+    return near_QxK, cosine_QxK, cosine_QxK[:, -1] > bound_Q
