@@ -85,14 +85,20 @@ def simulate(
     """
     query_category = np.asarray(query_category)
     item_category = np.asarray(item_category)
+    look_alikes = _look_alikes(
+        len(query_category),
+        len(item_category),
+        settings,
+        query_features,
+        item_features,
+    )
 
     def draw(searches: float) -> pd.DataFrame:
         return _draw(
             query_category,
             item_category,
+            *look_alikes,
             dataclasses.replace(settings, searches=searches),
-            query_features,
-            item_features,
         )
 
     def is_right(log: pd.DataFrame) -> np.ndarray:
@@ -110,29 +116,38 @@ def simulate(
     )
 
 
-def _draw(
-    query_category: np.ndarray,
-    item_category: np.ndarray,
+def _look_alikes(
+    num_queries: int,
+    num_items: int,
     settings: Simulation,
     query_features: np.ndarray | None,
     item_features: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items that look like each query `[Q, L]`, and how much, from 0 to 1."""
+    if query_features is None or item_features is None:
+        rng = np.random.default_rng([settings.seed, 2])
+        size = (num_queries, min(settings.lookalikes, num_items))
+        likeness = np.sort(rng.random(size, np.float32), axis=1)[:, ::-1]
+        return rng.integers(num_items, size=size), likeness
+    # Right items are dropped later, so look for more than are needed.
+    alike, likeness = cosine_top_k(
+        normalize(query_features),
+        normalize(item_features),
+        settings.lookalikes + 4,
+    )
+    return alike, np.clip(likeness / likeness.max(), 0.0, 1.0)
+
+
+def _draw(
+    query_category: np.ndarray,
+    item_category: np.ndarray,
+    alike: np.ndarray,
+    likeness: np.ndarray,
+    settings: Simulation,
 ) -> pd.DataFrame:
     """`simulate` by the number of searches."""
     rng = np.random.default_rng(settings.seed)
     num_queries, num_items = len(query_category), len(item_category)
-    if query_features is None or item_features is None:
-        size = (num_queries, min(settings.lookalikes, num_items))
-        alike = rng.integers(num_items, size=size)
-        likeness = np.sort(rng.random(size, np.float32), axis=1)[:, ::-1]
-    else:
-        # Right items are dropped below, so look for more than are needed.
-        alike, likeness = cosine_top_k(
-            normalize(query_features),
-            normalize(item_features),
-            settings.lookalikes + 4,
-        )
-        likeness = np.clip(likeness / likeness.max(), 0.0, 1.0)
-
     searches = rng.poisson(
         settings.searches * _zipf(num_queries, settings.query_skew, rng)
     )
