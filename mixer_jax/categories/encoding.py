@@ -2,13 +2,19 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
+
+_PART = 2048  # images or texts that are kept at once
 
 
 def encode(
@@ -19,6 +25,8 @@ def encode(
     encode_texts: Callable[[Sequence[str]], np.ndarray],
 ) -> Features:
     """Encodes a log's images and texts, or reads what was kept of last time.
+
+    What is encoded is kept part by part; if interrupted, it goes on from there.
 
     Args:
       log: whose samples are encoded.
@@ -36,13 +44,24 @@ def encode(
         with np.load(path) as kept:
             if str(kept["key"]) == key:
                 return _features(kept["image"], kept["text"], len(log.queries))
-    image = _where_known(images, encode_images)
-    text = _where_known(texts, encode_texts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(partial, key=np.array(key), image=image, text=text)
-    os.replace(partial, path)
+    parts = path.with_name(f".{path.name}.parts")
+    begun = parts / key
+    for other in parts.glob("*"):
+        if other != begun:
+            shutil.rmtree(other)
+    begun.mkdir(parents=True, exist_ok=True)
+    image = _where_known(images, encode_images, begun / "images")
+    text = _where_known(texts, encode_texts, begun / "texts")
+    _replace(path, key=np.array(key), image=image, text=text)
+    shutil.rmtree(parts)
     return _features(image, text, len(log.queries))
+
+
+def _replace(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
 
 
 def fingerprint(parts: Sequence[str], images: Sequence[str]) -> str:
@@ -58,15 +77,37 @@ def fingerprint(parts: Sequence[str], images: Sequence[str]) -> str:
 
 
 def _where_known(
-    values: Sequence[str], encoder: Callable[[Sequence[str]], np.ndarray]
+    values: Sequence[str],
+    encoder: Callable[[Sequence[str]], np.ndarray],
+    parts: Path,
 ) -> np.ndarray:
-    """Encodes the values that are not ""; the others' rows are zeros."""
-    known = np.array([bool(value) for value in values])
+    """Encodes the values that are not ""; the others' rows are zeros.
+
+    Args:
+      values: N paths or texts; equal ones are encoded once.
+      encoder: n of them -> `[n, C]` float.
+      parts: files of this name and a number keep what was encoded.
+    """
+    values = np.array(values, object)
+    known = values != ""
     if not known.any():
         return np.zeros((len(values), 1), np.float32)
-    encoded = encoder([value for value in values if value])
+    which, different = pd.factorize(values[known])
+    encoded = []
+    for start in track(
+        range(0, len(different), _PART),
+        description=f"Encoding {len(different):,} {parts.name}",
+        console=Console(stderr=True),
+    ):
+        part = parts.with_name(f"{parts.name}-{start}.npz")
+        if not part.is_file():
+            these = different[start : start + _PART].tolist()
+            _replace(part, encoded=encoder(these))
+        with np.load(part) as kept:
+            encoded.append(kept["encoded"])
+    encoded = np.concatenate(encoded)
     rows = np.zeros((len(values), encoded.shape[1]), np.float32)
-    rows[known] = encoded
+    rows[known] = encoded[which]
     return rows
 
 

@@ -1,7 +1,9 @@
 """Features of frozen pretrained encoders, for whole lists at once."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 
 from mixer_jax.data import images, text
 from mixer_jax.models import factory
+
+_PIECE = 8  # rows that a CPU encodes at a time
 
 
 def _batches(count: int, batch_size: int):
@@ -20,6 +24,41 @@ def _batches(count: int, batch_size: int):
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     missing = rows - array.shape[0]
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def _in_pieces(function: Callable, *batch: jax.Array) -> jax.Array:
+    """Applies a function to a batch; on a CPU, to a few of its rows at a time.
+
+    The activations of a few stay in the processor's cache. Those of all are
+    fresh memory in every call, and finding it takes as long as computing.
+    """
+    if jax.default_backend() != "cpu":
+        return function(*batch)
+    rows = math.gcd(len(batch[0]), _PIECE)
+    pieces = [x.reshape(-1, rows, *x.shape[1:]) for x in batch]
+    out = jax.lax.map(lambda piece: function(*piece), tuple(pieces))
+    return out.reshape(-1, *out.shape[2:])
+
+
+@partial(jax.jit, static_argnames="model")
+def _mean_patch(model, variables, image_BxSxSx3):
+    """Features f32 `[B, C]` of images."""
+    return _in_pieces(
+        lambda image: model.apply(variables, image).astype(jnp.float32).mean(1),
+        image_BxSxSx3,
+    )
+
+
+@partial(jax.jit, static_argnames="model")
+def _mean_token(model, variables, token_BxL, mask_BxL):
+    """Features f32 `[B, C]` of texts; zeros where the mask is."""
+
+    def encode(token, mask):
+        out = model.apply(variables, token, mask).astype(jnp.float32)
+        weight = mask[..., None].astype(jnp.float32)
+        return (out * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+
+    return _in_pieces(encode, token_BxL, mask_BxL)
 
 
 def image_features(
@@ -45,12 +84,6 @@ def image_features(
       UserError: for an unknown name or an unreadable image.
     """
     model, variables = factory.pretrained_image_encoder(name, size)
-
-    @jax.jit
-    def encode(variables, batch):
-        patches = model.apply(variables, batch)
-        return patches.astype(jnp.float32).mean(1)
-
     features = []
     with ThreadPoolExecutor(threads) as pool:
 
@@ -62,7 +95,7 @@ def image_features(
         for step, rows in enumerate(slices):
             batch = np.stack([future.result() for future in pending.pop()])
             pending += [decode(rows) for rows in slices[step + 1 : step + 2]]
-            encoded = encode(variables, _padded(batch, batch_size))
+            encoded = _mean_patch(model, variables, _padded(batch, batch_size))
             features.append(np.asarray(encoded)[: rows.stop - rows.start])
     if not features:
         return np.zeros((0, 0), np.float32)
@@ -92,12 +125,6 @@ def text_features(
     different, which = np.unique(np.asarray(texts), return_inverse=True)
     tokens, mask = text.load(name, length)(different.tolist())
 
-    @jax.jit
-    def encode(variables, tokens, mask):
-        out = model.apply(variables, tokens, mask).astype(jnp.float32)
-        weight = mask[..., None].astype(jnp.float32)
-        return (out * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-
     # Texts of like length go together: else most would be encoded for padding.
     lengths = mask.sum(1)
     order = np.argsort(lengths, kind="stable")
@@ -106,7 +133,8 @@ def text_features(
         these = order[rows]
         longest = max(8, -(-int(lengths[these].max()) // 8) * 8)
         part = (_padded(x[these, :longest], batch_size) for x in (tokens, mask))
-        features.append(np.asarray(encode(variables, *part))[: len(these)])
+        encoded = _mean_token(model, variables, *part)
+        features.append(np.asarray(encoded)[: len(these)])
     encoded = np.concatenate(features)
     encoded[order] = encoded.copy()
     return encoded[which]
