@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from mixer_jax.categories import short_factors
-from mixer_jax.categories.screening import GROUP, Placed, Shortlist
+from mixer_jax.categories.screening import GROUP, Placed, Shortlist, top_k
 from mixer_jax.mesh import AXIS
 
-_SCORED = 2**22  # numbers of whole rows gathered at once to be scored
+# Numbers of whole rows that are gathered at once to be scored: what a CPU's
+# cache holds, what an accelerator's memory has room for.
+_SCORED = {"cpu": 2**20}
+_SCORED_ELSEWHERE = 2**26
 
 
 def decide(
@@ -36,7 +39,7 @@ def decide(
     groups = placed.block // GROUP
     lists = lists.of_all_devices()
     # In order, so that of equal cosines the lower row comes first.
-    group_QxG = jnp.sort(lists.group[:, :-1], axis=1)
+    group_QxG = _rising(lists.group[:, :-1])
 
     def score(asked):
         row_C, group_G = asked
@@ -56,14 +59,26 @@ def decide(
         return cosine_N, place_GxR.reshape(-1)
 
     # A power of two that divides the rows, so that none is left over.
-    at_once = max(_SCORED // (group_QxG.shape[1] * GROUP * width), 1)
+    scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
+    at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
     at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
     cosine_QxN, place_QxN = jax.lax.map(
         score, (row_QxC, group_QxG), batch_size=at_once
     )
     # Each row is scored by the one device that holds it.
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
-    cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
+    cosine_QxK, at_QxK = top_k(cosine_QxN, k)
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
     bound_Q = lists.most[:, -1] + error_Q + 2 * short_factors.rounding(width)
     return near_QxK, cosine_QxK, cosine_QxK[:, -1] > bound_Q
+
+
+def _rising(name_NxM: jax.Array) -> jax.Array:
+    """Sorts int32 rows of -1 to 2^30, much faster on CPUs than `jnp.sort`."""
+    # Their bits above those of 1.0 make floats of the same order.
+    one = 0x3F800000
+    order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
+    # One more than is wanted: XLA makes a sort of it where all are.
+    spare = jnp.full((len(order), 1), -jnp.inf)
+    falling, _ = top_k(jnp.concatenate([-order, spare], axis=1), order.shape[1])
+    return jax.lax.bitcast_convert_type(-falling, jnp.int32) - one

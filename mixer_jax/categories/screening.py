@@ -144,7 +144,7 @@ class Shortlist(flax.struct.PyTreeNode):
         """
         size = self.most.shape[1]
         most_NxG = jnp.where(real_G[None, :], most_NxG, -jnp.inf)
-        most, place = jax.lax.top_k(
+        most, place = top_k(
             jnp.concatenate([self.most, most_NxG], axis=1), size
         )
         # Numbers are reckoned: to join them like the products takes as long.
@@ -180,10 +180,18 @@ class Shortlist(flax.struct.PyTreeNode):
 
     def of_all_devices(self) -> "Shortlist":
         """The largest that any device knows of."""
+        if jax.lax.axis_size(AXIS) == 1:
+            return self
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-        most, place = jax.lax.top_k(gather(self.most), self.most.shape[1])
+        most, place = top_k(gather(self.most), self.most.shape[1])
         group = jnp.take_along_axis(gather(self.group), place, axis=1)
         return Shortlist(most, group)
+
+
+def top_k(score_NxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest scores f32 `[N, k]` of each row and their places."""
+    # XLA finds them without sorting, as long as nothing slices them further.
+    return jax.lax.optimization_barrier(jax.lax.top_k(score_NxM, k))
 
 
 def screen(
@@ -258,25 +266,32 @@ def _maxima(
     Returns:
       f32 `[Q, B / 8]`, and f32 `[B, Q / 8]` or None.
     """
-    width = row_QxS.shape[1]
+    rows, others = len(row_QxS), len(other_BxS)
+    forth_QxG = jnp.zeros((rows, others // GROUP), jnp.float32)
+    back_BxH = jnp.zeros((others, rows // GROUP), jnp.float32)
+    tiles = others // other_tile
 
-    def meet(row_TxS, other_UxS):
-        product_UxT = short_factors.products(other_UxS, row_TxS)
-        back_UxH = product_UxT.reshape(other_tile, -1, GROUP).max(2)
-        # Rows side by side: these maxima are taken of whole vectors.
-        forth_GxT = product_UxT.reshape(-1, GROUP, row_tile).max(1)
-        return forth_GxT, back_UxH if both else None
+    def meet(number, maxima):
+        forth_QxG, back_BxH = maxima
+        row = number // tiles * row_tile
+        other = number % tiles * other_tile
+        product_UxT = short_factors.products(
+            jax.lax.dynamic_slice_in_dim(other_BxS, other, other_tile),
+            jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
+        )
+        # Rows side by side: maxima are taken of whole vectors, then turned.
+        most_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
+        forth_QxG = jax.lax.dynamic_update_slice(
+            forth_QxG, most_TxG, (row, other // GROUP)
+        )
+        if both:
+            most_UxH = product_UxT.reshape(other_tile, -1, GROUP).max(2)
+            back_BxH = jax.lax.dynamic_update_slice(
+                back_BxH, most_UxH, (other, row // GROUP)
+            )
+        return forth_QxG, back_BxH
 
-    forth_NxMxGxT, back_NxMxUxH = jax.lax.map(
-        lambda row_TxS: jax.lax.map(
-            lambda other_UxS: meet(row_TxS, other_UxS),
-            other_BxS.reshape(-1, other_tile, width),
-        ),
-        row_QxS.reshape(-1, row_tile, width),
+    forth_QxG, back_BxH = jax.lax.fori_loop(
+        0, rows // row_tile * tiles, meet, (forth_QxG, back_BxH)
     )
-    forth_QxG = forth_NxMxGxT.transpose(0, 3, 1, 2).reshape(len(row_QxS), -1)
-    if not both:
-        return forth_QxG, None
-    return forth_QxG, back_NxMxUxH.transpose(1, 2, 0, 3).reshape(
-        len(other_BxS), -1
-    )
+    return forth_QxG, back_BxH if both else None

@@ -50,7 +50,7 @@ def small_blocks(monkeypatch):
     """Blocks of few rows, so that few rows are many blocks."""
     monkeypatch.setattr(screening, "_BLOCK", 128)
     monkeypatch.setattr(screening, "_TILE", 32)
-    monkeypatch.setattr(deciding, "_SCORED", 2**13)
+    monkeypatch.setitem(deciding._SCORED, "cpu", 2**13)
 
 
 def test_many_blocks_in_bounded_memory(num_devices, small_blocks):
