@@ -59,3 +59,64 @@ def test_a_log_without_texts(log, tmp_path):
         log, tmp_path / "f.npz", "", lambda p: np.ones((len(p), 2)), None
     )
     assert not got.item_text.any()
+
+
+def test_goes_on_where_it_was_interrupted(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_PART", 1)
+    asked = []
+
+    def images(paths):
+        if len(asked) == 2:
+            asked.append("interrupted")
+            raise KeyboardInterrupt
+        asked.extend(path[-1] for path in paths)
+        return np.array([[ord(path[-1])] for path in paths])
+
+    def encode():
+        kept = tmp_path / "out" / "features.npz"
+        return encoding.encode(
+            log, kept, "e", images, lambda t: np.array([[len(x)] for x in t])
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        encode()
+    got = encode()
+    assert asked == ["a", "b", "interrupted", "c"]
+    assert got.query_image.tolist() == [[ord("a")]]
+    assert got.item_image.tolist() == [[ord("b")], [0], [ord("c")]]
+    assert got.item_text.tolist() == [[3], [8], [0]]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [
+        "features.npz"
+    ]
+
+
+def test_parts_of_other_samples_are_not_used(log, tmp_path):
+    def fail(paths):
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "features.npz"
+
+    def words(texts):
+        return np.ones((len(texts), 1))
+
+    with pytest.raises(KeyboardInterrupt):
+        encoding.encode(log, kept, "e1", fail, words)
+    assert list(tmp_path.glob(".features*"))
+    encoding.encode(log, kept, "e2", lambda p: np.ones((len(p), 2)), words)
+    assert not list(tmp_path.glob(".features*"))
+
+
+def test_equal_values_are_encoded_once(log, tmp_path):
+    log.items.loc[1, "image"] = log.queries.loc[0, "image"]
+    log.items.loc[2, "text"] = "bee"
+    asked = []
+
+    def encode(values):
+        asked.append([value[-3:] for value in values])
+        return np.arange(len(values))[:, None] + 1.0
+
+    got = encoding.encode(log, tmp_path / "f.npz", "", encode, encode)
+    at = [path[-3:] for path in (*log.queries["image"], *log.items["image"])]
+    assert asked == [[at[0], at[1], at[3]], ["bee", "age"]]
+    assert got.item_image.tolist() == [[2], [1], [3]]
+    assert got.item_text.tolist() == [[1], [2], [1]]
