@@ -200,6 +200,8 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize(
             (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
         )
+    if image.mode == "L":  # is scaled in a third of the time
+        image = image.convert("RGB")
     pixels = np.asarray(image)
     if width == height:
         return pixels
@@ -212,7 +214,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
         image.load()
         return image
     if image.mode.startswith("I"):

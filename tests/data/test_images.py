@@ -269,3 +269,17 @@ def test_check_above_the_share_lists_the_first_ten(tmp_path):
     assert "9.png" in message
     assert "10.png" not in message
     assert "2 more" in message
+
+
+@pytest.mark.parametrize("size", [(64, 40), (30, 200)])
+def test_grey_is_the_plain_picture(size):
+    """It is scaled before it becomes RGB: to the same pixels."""
+    rng = np.random.default_rng(0)
+    grey = Image.fromarray(
+        rng.integers(0, 256, size=size[::-1]).astype(np.uint8)
+    )
+    for side in (24, 128):
+        np.testing.assert_array_equal(
+            images.decode(encode(grey, "PNG"), side),
+            images.decode(encode(grey.convert("RGB"), "PNG"), side),
+        )
