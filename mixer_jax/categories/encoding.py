@@ -14,7 +14,7 @@ from rich.progress import track
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 
-_PART = 2048  # images or texts that are kept at once
+_PART = 16384  # images or texts that are kept at once: a minute or two
 
 
 def encode(
