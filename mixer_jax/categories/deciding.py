@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mixer_jax.categories import short_factors
-from mixer_jax.categories.screening import GROUP, Placed, Shortlist, top_k
+from mixer_jax.categories.screening import GROUP, Placed, Shortlist
 from mixer_jax.mesh import AXIS
 
 # Numbers of whole rows that are gathered at once to be scored: what a CPU's
@@ -67,7 +67,7 @@ def decide(
     )
     # Each row is scored by the one device that holds it.
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
-    cosine_QxK, at_QxK = top_k(cosine_QxN, k)
+    cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
     bound_Q = lists.most[:, -1] + error_Q + 2 * short_factors.rounding(width)
     return near_QxK, cosine_QxK, cosine_QxK[:, -1] > bound_Q
@@ -80,5 +80,7 @@ def _rising(name_NxM: jax.Array) -> jax.Array:
     order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
     # One more than is wanted: XLA makes a sort of it where all are.
     spare = jnp.full((len(order), 1), -jnp.inf)
-    falling, _ = top_k(jnp.concatenate([-order, spare], axis=1), order.shape[1])
+    falling, _ = jax.lax.top_k(
+        jnp.concatenate([-order, spare], axis=1), order.shape[1]
+    )
     return jax.lax.bitcast_convert_type(-falling, jnp.int32) - one

@@ -144,7 +144,7 @@ class Shortlist(flax.struct.PyTreeNode):
         """
         size = self.most.shape[1]
         most_NxG = jnp.where(real_G[None, :], most_NxG, -jnp.inf)
-        most, place = top_k(
+        most, place = jax.lax.top_k(
             jnp.concatenate([self.most, most_NxG], axis=1), size
         )
         # Numbers are reckoned: to join them like the products takes as long.
@@ -183,15 +183,9 @@ class Shortlist(flax.struct.PyTreeNode):
         if jax.lax.axis_size(AXIS) == 1:
             return self
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-        most, place = top_k(gather(self.most), self.most.shape[1])
+        most, place = jax.lax.top_k(gather(self.most), self.most.shape[1])
         group = jnp.take_along_axis(gather(self.group), place, axis=1)
         return Shortlist(most, group)
-
-
-def top_k(score_NxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest scores f32 `[N, k]` of each row and their places."""
-    # XLA finds them without sorting, as long as nothing slices them further.
-    return jax.lax.optimization_barrier(jax.lax.top_k(score_NxM, k))
 
 
 def screen(

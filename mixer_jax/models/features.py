@@ -13,7 +13,7 @@ import numpy as np
 from mixer_jax.data import images, text
 from mixer_jax.models import factory
 
-_PIECE = 8  # rows that a CPU encodes at a time
+_PIECE = 8  # images that a CPU encodes at a time
 
 
 def _batches(count: int, batch_size: int):
@@ -26,17 +26,16 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
 
-def _in_pieces(function: Callable, *batch: jax.Array) -> jax.Array:
+def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
     """Applies a function to a batch; on a CPU, to a few of its rows at a time.
 
     The activations of a few stay in the processor's cache. Those of all are
     fresh memory in every call, and finding it takes as long as computing.
     """
     if jax.default_backend() != "cpu":
-        return function(*batch)
-    rows = math.gcd(len(batch[0]), _PIECE)
-    pieces = [x.reshape(-1, rows, *x.shape[1:]) for x in batch]
-    out = jax.lax.map(lambda piece: function(*piece), tuple(pieces))
+        return function(batch)
+    rows = math.gcd(len(batch), _PIECE)
+    out = jax.lax.map(function, batch.reshape(-1, rows, *batch.shape[1:]))
     return out.reshape(-1, *out.shape[2:])
 
 
@@ -52,13 +51,10 @@ def _mean_patch(model, variables, image_BxSxSx3):
 @partial(jax.jit, static_argnames="model")
 def _mean_token(model, variables, token_BxL, mask_BxL):
     """Features f32 `[B, C]` of texts; zeros where the mask is."""
-
-    def encode(token, mask):
-        out = model.apply(variables, token, mask).astype(jnp.float32)
-        weight = mask[..., None].astype(jnp.float32)
-        return (out * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-
-    return _in_pieces(encode, token_BxL, mask_BxL)
+    out_BxLxC = model.apply(variables, token_BxL, mask_BxL)
+    weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
+    total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)
+    return total_BxC / jnp.maximum(weight_BxLx1.sum(1), 1)
 
 
 def image_features(
