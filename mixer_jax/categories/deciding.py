@@ -69,8 +69,10 @@ def decide(
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
     cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
-    bound_Q = lists.most[:, -1] + error_Q + 2 * short_factors.rounding(width)
-    return near_QxK, cosine_QxK, cosine_QxK[:, -1] > bound_Q
+    # The last of each, but as the least: where a slice follows `top_k`, XLA
+    # sorts all that it chooses from.
+    bound_Q = lists.most.min(1) + error_Q + 2 * short_factors.rounding(width)
+    return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
 
 
 def _rising(name_NxM: jax.Array) -> jax.Array:

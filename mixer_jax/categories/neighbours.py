@@ -72,7 +72,7 @@ def mutual_top_k(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """`cosine_top_k` of `rows` in `gallery`, and of `gallery` in `rows`.
 
-    Both together take about as long as one of them.
+    Each pair of rows is multiplied once for both.
     """
     forth, back = _top_k(rows, gallery, k, mesh, same=False, back=True)
     return forth, back

@@ -262,7 +262,7 @@ def _maxima(
     """
     rows, others = len(row_QxS), len(other_BxS)
     forth_QxG = jnp.zeros((rows, others // GROUP), jnp.float32)
-    back_BxH = jnp.zeros((others, rows // GROUP), jnp.float32)
+    back_BxH = jnp.zeros((others, rows // GROUP), jnp.float32) if both else None
     tiles = others // other_tile
 
     def meet(number, maxima):
@@ -285,7 +285,6 @@ def _maxima(
             )
         return forth_QxG, back_BxH
 
-    forth_QxG, back_BxH = jax.lax.fori_loop(
+    return jax.lax.fori_loop(
         0, rows // row_tile * tiles, meet, (forth_QxG, back_BxH)
     )
-    return forth_QxG, back_BxH if both else None

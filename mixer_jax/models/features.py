@@ -29,8 +29,8 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
 def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
     """Applies a function to a batch; on a CPU, to a few of its rows at a time.
 
-    The activations of a few stay in the processor's cache. Those of all are
-    fresh memory in every call, and finding it takes as long as computing.
+    The activations of a few stay in the processor's cache; those of all are
+    fresh memory in every call, which the system has to find.
     """
     if jax.default_backend() != "cpu":
         return function(batch)
