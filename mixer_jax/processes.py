@@ -130,11 +130,12 @@ def run(main: Callable[[], None]) -> None:
 def end_all(message: str, code: int) -> NoReturn:
     """Ends this process and all others, which print the message."""
     if jax.process_count() > 1:
+        index = jax.process_index()
+        said = {"process": index, "code": code, "message": message}
+        # It fails where another process ends all for a reason of its own.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            index = jax.process_index()
-            said = {"process": index, "code": code, "message": message}
             _client().key_value_set(_END, json.dumps(said))
-            _hear()
+        _hear()
     _leave(code)
 
 
@@ -259,22 +260,22 @@ def _listen(over: threading.Event) -> None:
             f"{said['message']}",
             file=sys.stderr,
         )
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _hear()
+        _hear()
         _leave(said["code"])
 
 
 def _hear() -> None:
     """Notes that this process knows the end; process 0 waits for all."""
     client, index = _client(), jax.process_index()
-    client.key_value_set(f"{_HEARD}/{index}", "")
     deadline = time.monotonic() + 10 * _POLL
-    # With process 0 goes the store, and JAX aborts who is still there.
-    while index == 0 and time.monotonic() < deadline:
-        if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
-            time.sleep(_POLL)
-            break
-        time.sleep(_POLL / 5)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.key_value_set(f"{_HEARD}/{index}", "", allow_overwrite=True)
+        # With process 0 goes the store, and JAX aborts who is still there.
+        while index == 0 and time.monotonic() < deadline:
+            if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
+                time.sleep(_POLL)
+                break
+            time.sleep(_POLL / 5)
 
 
 def _part(code: int) -> NoReturn:

@@ -36,6 +36,14 @@ def main() -> None:
         if me == last:
             raise UserError("The table has no rows.")
         together(0)
+    elif _ACT.value == "wrong_for_all":
+        if me == 0:
+            # Fails while it has not heard, and another has not left.
+            processes._OVER.set()
+            time.sleep(0.5)
+        else:
+            hear_late()
+        raise UserError("The table has no rows.")
     elif _ACT.value == "crash":
         if me == last:
             raise ZeroDivisionError("of all things")
@@ -80,6 +88,17 @@ def main() -> None:
             together(3)
     else:
         sys.exit(f"There is no act {_ACT.value}.")
+
+
+def hear_late() -> None:
+    """Makes this process slow where it ends."""
+    hear = processes._hear
+
+    def late() -> None:
+        time.sleep(2)
+        hear()
+
+    processes._hear = late
 
 
 def make_state() -> TrainState:

@@ -51,6 +51,13 @@ def test_what_is_wrong_for_one_ends_all_with_its_message(act, count):
         assert "Traceback" not in ended.error
 
 
+def test_what_is_wrong_for_all_is_said_by_each(act):
+    """None aborts as process 0, which holds JAX's service, leaves first."""
+    for ended in act("wrong_for_all", 2):
+        assert ended.code == processes.WRONG, ended.error
+        assert "error: The table has no rows.\n" in ended.error
+
+
 def test_a_crash_of_one_ends_all_with_its_message(act):
     first, second = act("crash", 2)
     assert first.code == second.code == 1
