@@ -62,6 +62,18 @@ def quick_compiler(request):
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs are compiled once for all tests and the commands they start."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield folder
+
+
 COLOURS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),

@@ -35,16 +35,10 @@ def _commands(word):
     return next(b for b in BLOCKS if word in b).strip().splitlines()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Commands that compile the same program compile it once."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("compiled")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        # Programs run for a moment, and take longer to optimize.
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Programs run for a moment, and take longer to optimize."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture

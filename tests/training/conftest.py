@@ -247,13 +247,3 @@ def whole(begin, tmp_path_factory):
     (ended,) = several.finish(begin(workdir, 1))
     assert ended.code == 0, ended.error
     return workdir
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Equal programs of different tests are compiled once."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
