@@ -55,16 +55,22 @@ state=runs/launch/$name
 # together with this they do not.
 began() { LC_ALL=C ps -o lstart= -p "$1" 2>/dev/null || true; }
 
-# Sets $pid, and is true, while the process that was started runs.
-running() {
+# Sets $pid, and is true, while the process runs that a file of the state names.
+alive() { # FILE
   local since
   pid=""
-  [[ -f $state/process ]] || return 1
+  [[ -f $state/$1 ]] || return 1
   {
     read -r pid
     IFS= read -r since
-  } <"$state/process" || return 1
+  } <"$state/$1" || return 1
   [[ -n $since && $(began "$pid") == "$since" ]]
+}
+
+running() { alive process; }
+
+named() { # PID FILE
+  printf '%s\n%s\n' "$1" "$(began "$1")" | write "$state/$2"
 }
 
 write() { # a whole file or none of it
@@ -92,7 +98,7 @@ attend() {
   trap '' HUP
   "$@" &
   child=$!
-  printf '%s\n%s\n' "$child" "$(began "$child")" | write "$state/process"
+  named "$child" process
   wait "$child" || code=$?
   echo "$code" | write "$state/exit"
 }
@@ -107,9 +113,10 @@ start() {
     fail "process $pid of $name still runs; stop it, or end it, first."
   fi
   mkdir -p "$state"
-  rm -f "$state/process" "$state/exit" "$state/stopped"
+  rm -f "$state/process" "$state/attendant" "$state/exit" "$state/stopped"
   printf '\n%s + %s\n' "$(date '+%F %T')" "$(quoted "$@")" >>"$state/log"
   attend "$@" </dev/null >>"$state/log" 2>&1 &
+  named "$!" attendant
   until [[ -f $state/process ]]; do sleep 0.02; done
   status
 }
@@ -117,9 +124,10 @@ start() {
 status() {
   local ended=exited said
   if [[ -f $state/stopped ]]; then ended=stopped; fi
-  # A process is gone a moment before its exit code is known.
-  for _ in {1..20}; do
+  # A process is gone a moment before its attendant has written its exit code.
+  for _ in {1..600}; do
     if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
+    if ! alive attendant; then break; fi
     sleep 0.05
   done
   if running; then

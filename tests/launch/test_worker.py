@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import threading
 
 import pytest
 
@@ -73,14 +75,36 @@ def test_a_process_that_does_not_save_in_time_is_killed(worker, project):
 def test_a_process_that_a_reboot_took_is_lost(worker, project):
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
-    record = project.folder / "runs/launch/it/process"
-    number, began = record.read_text().splitlines()
-    # The number is another process's now: this one's, which must not be ended.
-    record.write_text(f"{os.getpid()}\n{began}\n")
+    for name in ("attendant", "process"):
+        record = project.folder / "runs/launch/it" / name
+        number, began = record.read_text().splitlines()
+        # It is another process's number now: this one's, which must not end.
+        record.write_text(f"{os.getpid()}\n{began} before\n")
     assert _state(worker) == "lost"
     worker("end")
     os.kill(int(number), signal.SIGTERM)
     project.wait_for(project.folder / "runs/launch/it/exit")
+
+
+def test_an_exit_code_that_comes_late_is_waited_for(worker, project):
+    """The process is gone, and its attendant has yet to write how it ended."""
+    folder = project.folder / "runs/launch/it"
+    worker("start", "--", "bash", "-c", _SAVES)
+    project.wait_for(project.folder / "started.txt")
+    with subprocess.Popen(["sleep", "60"]) as busy:
+        began = project.run(
+            *("env", "LC_ALL=C", "ps", "-o", "lstart=", "-p", str(busy.pid))
+        ).stdout
+        (folder / "attendant").write_text(f"{busy.pid}\n{began}")
+        worker("stop")
+        (folder / "exit").unlink()
+        later = threading.Timer(2.5, (folder / "exit").write_text, ("75\n",))
+        later.start()
+        assert _state(worker) == "stopped 75"
+        later.join()
+        (folder / "exit").unlink()
+        busy.kill()
+    assert _state(worker) == "lost"
 
 
 def test_it_outlives_the_session_that_started_it(worker, project):
