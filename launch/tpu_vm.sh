@@ -211,7 +211,7 @@ settle() {
   if [[ $now == "exited 0" ]]; then return; fi
   on_hosts end --grace=60 || true
   settled=$(look)
-  if [[ $settled == "exited "* ]]; then now=$settled; fi
+  if [[ $settled == exited* || $settled == stopped* ]]; then now=$settled; fi
 }
 
 # One look at the run on a pod that is there.
@@ -235,11 +235,12 @@ tend() {
   elif [[ $now == absent ]] || ! $started; then
     # What has ended did so before this loop began.
     if attempt setup_and_start; then started=true; fi
-  elif [[ $now == stopped* ]]; then
-    note "The run was stopped."
-    exit "${now#* }"
   else
-    settle
+    if [[ $now != stopped* ]]; then settle; fi
+    if [[ $now == stopped* ]]; then
+      note "The run was stopped."
+      exit "${now#* }"
+    fi
     restart_or_exit "${now#* }"
     attempt start || true
   fi

@@ -123,13 +123,14 @@ start() {
 
 status() {
   local ended=exited said
-  if [[ -f $state/stopped ]]; then ended=stopped; fi
   # A process is gone a moment before its attendant has written its exit code.
   for _ in {1..600}; do
     if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
     if ! alive attendant; then break; fi
     sleep 0.05
   done
+  # Now, as it may have been stopped since this began to look.
+  if [[ -f $state/stopped ]]; then ended=stopped; fi
   if running; then
     said=running
   elif [[ -f $state/exit ]]; then
