@@ -65,7 +65,7 @@ def test_rows_of_the_json(tmp_path, capsys, small_ceilings):
     out = tmp_path / "heads.json"
     arguments = [
         *SMALL,
-        "--heads=dense,knn,topk",
+        "--heads=dense,exact,sampled,knn,topk",
         "--active=0.5",
         "--graph",
         "--graph-classes=100",
@@ -77,6 +77,8 @@ def test_rows_of_the_json(tmp_path, capsys, small_ceilings):
     rows = json.loads(out.read_text())
     assert [(row["head"], row["active"]) for row in rows] == [
         ("dense", 1.0),
+        ("exact", 1.0),
+        ("sampled", 0.5),
         ("knn", 0.5),
         ("topk", 1.0),
     ]
@@ -89,8 +91,8 @@ def test_rows_of_the_json(tmp_path, capsys, small_ceilings):
         assert all(math.isfinite(n) and n > 0 for n in numbers)
         assert "jax" in row["versions"]
     assert rows[0]["ratio_to_dense"] == 1
-    assert [row["rows"] for row in rows] == [512, 256, 256]
-    assert rows[1]["graph_classes"] == 100
+    assert [row["rows"] for row in rows] == [512, 512, 256, 256, 256]
+    assert rows[3]["graph_classes"] == 100
     said = capsys.readouterr().out
     assert rows[0]["machine"] in said
     assert "knn" in said
