@@ -194,6 +194,25 @@ def test_progress_in_the_bucket_goes_on(pod):
     assert _asked(pod).count("start") == 5
 
 
+def test_a_stop_is_seen_while_a_failure_is_settled(pod):
+    """One host fails, and the other is stopped before babysit has ended it."""
+    pod.training(
+        """
+        if [[ $PWD == */host0/* ]]; then
+          until [[ -e $CLOUD/ready.txt ]]; do sleep 0.01; done
+          exit 1
+        fi
+        trap 'touch runs/launch/my-bucket-runs-stage2/stopped; exit 75' TERM
+        touch "$CLOUD/ready.txt"
+        while true; do sleep 0.01; done
+        """
+    )
+    done = pod.run(*_babysit(pod, "--max-restarts=1"))
+    assert "The run was stopped." in done.stdout
+    assert done.returncode == 1, done.stdout
+    assert _asked(pod).count("start") == 1
+
+
 def test_follows_what_runs_and_ends_when_it_is_stopped(pod):
     pod.training(
         """
