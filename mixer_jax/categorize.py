@@ -18,8 +18,8 @@ from mixer_jax.categories import encoding, identities, log, quality, tables
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
-from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime import command, files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,44 +36,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)
+    return command.run(lambda: _categorize(given))
+
+
+def _categorize(given: argparse.Namespace) -> None:
     out, size, text = Path(given.out), given.size, given.text_encoder
-    try:
-        chosen = from_flags(given)
-        before = identities.read_previous(given.previous)
-        clicks = log.read_folder(given.log)
-        inside = tables.relative_to(tables.catalogue(clicks), out)
-        kept, skipped = images.check_images(inside, out, given.max_skipped)
-        clicks = log.keep(clicks, set(kept["sample_id"]))
-        truth = table.read_table(given.truth) if given.truth else None
-        kept = kept if truth is None else tables.with_truth(kept, truth)
-        shown = encoding.encode(
-            clicks,
-            out / "features.npz",
-            f"{given.image_encoder} {size} {text}",
-            lambda p: features.image_features(given.image_encoder, p, size),
-            lambda t: features.text_features(text, t, length=32),
-        )
-        found = find_categories(shown, clicks.clicks, chosen)
-        rows, left = tables.found_rows(kept, found.combined)
-        rows, changes = identities.rename(rows, left, before)
-        if truth is None or truth["split"].str.contains("/").any():
-            rows = table.with_both_directions(rows)
-        if truth is not None:
-            test = table.select(truth, "test")
-            rows = tables.with_moved(rows, test, given.truth, out)
-        table.write_table(rows, out / "found.csv")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    files.check_folder(out, "The categories")
+    chosen = from_flags(given)
+    before = identities.read_previous(given.previous)
+    clicks = log.read_folder(given.log)
+    inside = tables.relative_to(tables.catalogue(clicks), out)
+    kept, skipped = images.check_images(inside, out, given.max_skipped)
+    clicks = log.keep(clicks, set(kept["sample_id"]))
+    truth = table.read_table(given.truth) if given.truth else None
+    kept = kept if truth is None else tables.with_truth(kept, truth)
+    shown = encoding.encode(
+        clicks,
+        out / "features.npz",
+        f"{given.image_encoder} {size} {text}",
+        lambda p: features.image_features(given.image_encoder, p, size),
+        lambda t: features.text_features(text, t, length=32),
+    )
+    found = find_categories(shown, clicks.clicks, chosen)
+    rows, left = tables.found_rows(kept, found.combined)
+    rows, changes = identities.rename(rows, left, before)
+    if truth is None or truth["split"].str.contains("/").any():
+        rows = table.with_both_directions(rows)
+    if truth is not None:
+        test = table.select(truth, "test")
+        rows = tables.with_moved(rows, test, given.truth, out)
+    table.write_table(rows, out / "found.csv")
     left.to_csv(out / "unassigned.csv", index=False)
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = quality.report(found, is_query, kept.get("truth"))
-    (out / "categories.json").write_text(json.dumps(figures, indent=2) + "\n")
+    text = json.dumps(figures, indent=2) + "\n"
+    files.write_text(out / "categories.json", text)
     if skipped.count:
         print(skipped, *skipped.examples, sep="\n  ")
     print(quality.lines(figures), changes, sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

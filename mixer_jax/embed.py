@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import images, table
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed
+from mixer_jax.runtime import command
 from mixer_jax.training import checkpoints
 
 
@@ -30,22 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", required=True, help="the .npz file to write")
     add("--batch-size", type=int, default=256, help="samples at once")
     given = parser.parse_args(arguments)
-    try:
-        embed.check_path(given.out)
-        path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
-        frame = table.read_table(path)
-        trained = checkpoints.load_model(given.workdir, mesh)
-        data = trained.config.data
-        frame, skipped = images.check_images(
-            frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
-        )
-        made = embed.embed_table(
-            trained, frame, path.parent, mesh, given.batch_size
-        )
-        embed.save(made, given.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _embed(given))
+
+
+def _embed(given: argparse.Namespace) -> None:
+    embed.check_path(given.out)
+    path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
+    frame = table.read_table(path)
+    trained = checkpoints.load_model(given.workdir, mesh)
+    data = trained.config.data
+    frame, skipped = images.check_images(
+        frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
+    )
+    made = embed.embed_table(
+        trained, frame, path.parent, mesh, given.batch_size
+    )
+    embed.save(made, given.out)
     if skipped.count:
         print(skipped, *skipped.examples, sep="\n  ")
     print(
@@ -53,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"documents, {made.query_embeddings.shape[1]} numbers each, to "
         f"{given.out}"
     )
-    return 0
 
 
 if __name__ == "__main__":

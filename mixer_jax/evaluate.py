@@ -15,9 +15,9 @@ import rich
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
-from mixer_jax.errors import UserError
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,23 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
     given = parser.parse_args(arguments)
-    try:
-        out = given.out or paths.make(given.workdir) / "metrics.json"
-        stages = [name for name in given.stages.split(",") if name]
-        rows = runs.measure_models(
-            runs.find_models(given.workdir, stages, given.models),
-            mesh_lib.make_mesh(),
-            table=given.table,
-            baselines=given.baselines,
-            say=rich.print,
-        )
-        rows = evaluate.update(out, rows)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    rich.print(*results.console_tables(rows))
+    return command.run(lambda: _evaluate(given))
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    out = given.out or paths.make(given.workdir) / "metrics.json"
+    stages = [name for name in given.stages.split(",") if name]
+    models = runs.find_models(given.workdir, stages, given.models)
+    evaluate.check_out(out)
+    rows = runs.measure_models(
+        models,
+        mesh_lib.make_mesh(),
+        table=given.table,
+        baselines=given.baselines,
+        say=rich.print,
+    )
+    rich.print(*results.console_tables(evaluate.merge(out, rows)))
+    evaluate.update(out, rows)
     print(f"Wrote {out}")
-    return 0
 
 
 if __name__ == "__main__":

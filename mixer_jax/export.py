@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export, export_encoders
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,14 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--unit", action="store_true", help="scale every row to length 1")
     add("--to", choices=list(_KINDS), default="files", help="what to write")
     given = parser.parse_args(arguments)
-    try:
-        if given.unit and given.to != "files":
-            raise UserError("--unit is for proxies; leave it out.")
-        print(_KINDS[given.to](given))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(lambda: _export(given))
+
+
+def _export(given: argparse.Namespace) -> None:
+    if given.unit and given.to != "files":
+        raise UserError("--unit is for proxies; leave it out.")
+    print(_KINDS[given.to](given))
 
 
 def _proxies(given: argparse.Namespace) -> str:

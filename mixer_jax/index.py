@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,19 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--split", default="", help="whose documents; default every split's")
     add("--batch-size", type=int, default=256, help="documents at once")
     given = parser.parse_args(arguments)
-    try:
-        index.check_folder(given.out)
-        made, skipped = index.build(
-            given.workdir,
-            given.table,
-            mesh_lib.make_mesh(),
-            given.split,
-            given.batch_size,
-        )
-        index.save(made, given.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _index(given))
+
+
+def _index(given: argparse.Namespace) -> None:
+    index.check_folder(given.out)
+    made, skipped = index.build(
+        given.workdir,
+        given.table,
+        mesh_lib.make_mesh(),
+        given.split,
+        given.batch_size,
+    )
+    index.save(made, given.out)
     if skipped.count:
         print(skipped, *skipped.examples, sep="\n  ")
     count, dim = made.embeddings.shape
@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"Wrote an index of {count} documents, {dim} numbers each, to "
         f"{given.out}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import tensorstore
 from etils import epath
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 Path = pathlib.Path | epath.Path
 
@@ -95,9 +96,35 @@ def write(path: Path, text: str) -> None:
     if is_remote(path):
         path.write_bytes(text.encode())
         return
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    files.write_text(path, text)
+
+
+def deliver(path: Path, text: str, what: str) -> None:
+    """Writes a text that took long to make; see `files.deliver`.
+
+    Raises:
+      UserError: if it cannot be written there; names the file that has it
+        instead.
+    """
+    if not is_remote(path):
+        files.deliver(path, files.text_writer(text), what)
+        return
+    try:
+        write(path, text)
+    except failures() as error:
+        kept = files.rescue(path.name, files.text_writer(text))
+        raise UserError(
+            f"{what} cannot be written to {path}: {reason(error)}."
+            + (f" It is in {kept} instead." if kept else "")
+        ) from error
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raises a `UserError` unless a file can be written, see `files.check`."""
+    if is_remote(path):
+        check(path.parent)
+    else:
+        files.check(path, what)
 
 
 def make_folder(path: Path) -> None:

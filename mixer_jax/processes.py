@@ -9,9 +9,7 @@ What one process has to say to the others while these wait for it in the middle
 of a computation goes through the key-value store of JAX's coordination
 service, which process 0 holds.
 
-Exit codes, for whoever started the processes: 0 all is done; 2 the input is
-wrong, and will be; `PREEMPTED` and `HUNG` as below; others are crashes, after
-which the same command goes on.
+Exit codes are those of `runtime.command`, and the same for all processes.
 """
 
 import contextlib
@@ -30,12 +28,11 @@ import jax
 from jax.experimental import multihost_utils
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
 
-WRONG = 2  # the input is wrong: the same command fails again
-PREEMPTED = 75  # ended by SIGTERM, saved: the same command goes on
-HUNG = 70  # ended as it stood still; the same command goes on
+WRONG, HUNG = command.WRONG, command.HUNG
+PREEMPTED = command.INTERRUPTED
 
-_CRASHED = 1
 _POLL = 0.5  # seconds between two looks for an end
 _ECHO = 3.0  # seconds that the reason of another's end may take to arrive
 _PREFIX = "mixer_jax"
@@ -91,13 +88,13 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
             f"at {coordinator}: {_first_line(error)}",
             file=sys.stderr,
         )
-        raise SystemExit(_CRASHED) from error
+        raise SystemExit(command.CRASHED) from error
     if jax.process_count() > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
     else:
         # JAX's service catches SIGTERM now, but a lone process never asks it:
         # the signal would be lost wherever no `Preemption` is entered.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def run(main: Callable[[], None]) -> None:
@@ -117,14 +114,16 @@ def run(main: Callable[[], None]) -> None:
     except SystemExit as ended:
         # Only what all processes agree on ends one in this way.
         _part(ended.code)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        end_all(str(error), WRONG)
     except BaseException as error:
+        ending = command.explain(error)
+        if ending is not None:
+            command.say(ending)
+            end_all(ending.message.removeprefix("error: "), ending.code)
         # Perhaps it is the echo of another's end: hear that one first.
         time.sleep(_ECHO)
         traceback.print_exc()
-        end_all(f"{type(error).__name__}: {_first_line(error)}", _CRASHED)
+        message = f"{type(error).__name__}: {_first_line(error)}"
+        end_all(message, command.CRASHED)
 
 
 def end_all(message: str, code: int) -> NoReturn:
@@ -206,12 +205,15 @@ class Preemption:
     def __enter__(self) -> "Preemption":
         # In several processes JAX's own service catches the signal.
         if jax.process_count() == 1 and _is_main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._notice)
+            for number in command.SIGNALS:
+                handler = signal.getsignal(number)
+                if number == signal.SIGTERM or handler != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._notice)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
         if kind is None and self._noticed and not self._answered:
             raise SystemExit(PREEMPTED)
 
@@ -226,12 +228,9 @@ class Preemption:
 
     def _notice(self, *_: object) -> None:
         self._noticed = True
-        self._restore()  # A second signal ends the process at once.
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        # A second signal ends the process at once.
+        for number in self._before:
+            signal.signal(number, command.leave)
 
 
 def _is_main_thread() -> bool:

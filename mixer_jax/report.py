@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
 from mixer_jax.reports import categories, run
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,18 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.run and (given.log or given.truth):
         parser.error("--log and --truth go with --categories.")
-    try:
-        if given.run:
-            path = run.build(given.run, mesh_lib.make_mesh(), given.out)
-        else:
-            path = categories.build(
-                given.categories, given.log, given.truth, given.out
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _report(given))
+
+
+def _report(given: argparse.Namespace) -> None:
+    if given.run:
+        path = run.build(given.run, mesh_lib.make_mesh(), given.out)
+    else:
+        path = categories.build(
+            given.categories, given.log, given.truth, given.out
+        )
     print(f"Wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":

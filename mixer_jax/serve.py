@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index as index_lib
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,14 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--port", type=int, default=8000)
     add("--max-megabytes", type=float, default=20, help="largest picture")
     given = parser.parse_args(arguments)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            _serve(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("Stopped.")
-    return 0
+    return command.run(lambda: _serve(given))
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -65,7 +59,10 @@ def _serve(given: argparse.Namespace) -> None:
             log_config=None,  # its own closes the handlers there are
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        # uvicorn finishes what it answers, then hands the signal on.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+        print("Stopped.")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from mixer_jax.categories import outcome, sweep
 from mixer_jax.data import table
-from mixer_jax.errors import UserError
 from mixer_jax.reports import granularity
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,22 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--eps", type=_numbers(float), help="1 less affinity, as 0.55,0.65")
     add("--k", type=_numbers(int), help="neighbours, as 5,10,20")
     given = parser.parse_args(arguments)
+    return command.run(lambda: _sweep(given))
+
+
+def _sweep(given: argparse.Namespace) -> None:
     least = [round(1 - eps, 6) for eps in given.eps or ()]
-    try:
-        truth = table.read_table(given.truth) if given.truth else None
-        log = given.log or outcome.find_log(given.categories)
-        result = granularity.measure(
-            outcome.read(given.categories, log, truth),
-            least or sweep.LEAST,
-            given.k or sweep.NEIGHBOURS,
-        )
-        path = granularity.write(result, given.categories)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    granularity.check_out(given.categories)
+    truth = table.read_table(given.truth) if given.truth else None
+    log = given.log or outcome.find_log(given.categories)
+    result = granularity.measure(
+        outcome.read(given.categories, log, truth),
+        least or sweep.LEAST,
+        given.k or sweep.NEIGHBOURS,
+    )
     print(granularity.lines(result))
-    print(f"Wrote {path}")
-    return 0
+    print(f"Wrote {granularity.write(result, given.categories)}")
 
 
 def _numbers(kind: type):

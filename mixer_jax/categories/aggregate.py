@@ -30,6 +30,7 @@ from typing import Any
 
 from mixer_jax.categories import events
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command, files
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -62,13 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--max-skipped", type=float, default=0.01, help="bad or unknown rows")
     given, options = _split(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(given)
-    try:
-        figures = _aggregate(given, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(_lines(figures))
-    return 0
+    return command.run(lambda: print(_lines(_aggregate(given, options))))
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,6 +78,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     if importlib.util.find_spec("apache_beam") is None:
         raise UserError(_MISSING)
+    if "://" not in given.out:
+        files.check_folder(given.out, "The clicks table")
     until = None
     if given.until is not None:
         try:

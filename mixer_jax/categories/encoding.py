@@ -13,6 +13,7 @@ from rich.progress import track
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
+from mixer_jax.runtime import files
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
 
@@ -59,9 +60,12 @@ def encode(
 
 def _replace(path: Path, **arrays: np.ndarray) -> None:
     """Writes an .npz file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+
+    def save_arrays(draft: Path) -> None:
+        with open(draft, "wb") as file:
+            np.savez(file, **arrays)
+
+    files.write(path, save_arrays)
 
 
 def fingerprint(parts: Sequence[str], images: Sequence[str]) -> str:

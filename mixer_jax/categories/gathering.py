@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 from mixer_jax import errors
 from mixer_jax.categories import aggregation, event_counts, events
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 # In this process, with as many workers as --direct_num_workers says. Beam's own
 # default would download a program.
@@ -103,7 +104,8 @@ def aggregate(
         "bad_row_list": _bad_rows(figures),
         "unknown_list": _unknown(figures),
     }
-    (out / "aggregate.json").write_text(json.dumps(said, indent=2) + "\n")
+    text = json.dumps(said, indent=2) + "\n"
+    files.write_text(out / "aggregate.json", text)
     return said
 
 
@@ -232,9 +234,7 @@ def _parts(place: str, pattern: str) -> list[str]:
 
 def _write(table: pa.Table, path: Path) -> None:
     """Writes a table whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    files.write(path, lambda draft: pq.write_table(table, draft))
 
 
 def _table(folder: Path, name: str) -> str:

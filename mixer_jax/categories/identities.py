@@ -17,6 +17,7 @@ import pandas as pd
 
 from mixer_jax.categories.log import read_columns
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 LEDGER = "identities.json"  # stands beside the table whose IDs it is about
 _ID = re.compile(r"found-(\d+)")
@@ -114,7 +115,7 @@ class Changes:
     def write(self, folder: str | Path) -> None:
         """Writes the report, which is the next log's ledger as well."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
-        (Path(folder) / LEDGER).write_text(text + "\n")
+        files.write_text(Path(folder) / LEDGER, text + "\n")
 
     def __str__(self) -> str:
         """One line for a terminal."""

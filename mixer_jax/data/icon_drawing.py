@@ -3,10 +3,7 @@
 import functools
 import hashlib
 import io
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +12,7 @@ from PIL import Image
 
 from mixer_jax.data import images
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files, threads
 
 _INK = "#222222"  # what `currentColor` is
 _FAINTEST = 240  # a picture without a darker pixel is blank on white
@@ -87,11 +85,12 @@ def draw(
             yield from map(one, batch)
         return
     # The renderer holds Python's lock, so threads would draw one by one.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(None, spawn) as pool:
+    with threads.process_pool() as pool:
         for batch in batches:
             _make_folders(batch)
-            yield from pool.map(one, batch, chunksize=_CHUNK)
+            with threads.shielded():
+                drawn = pool.map(one, batch, chunksize=_CHUNK)
+            yield from drawn
 
 
 def _renderer() -> Callable[..., bytes]:
@@ -149,6 +148,8 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     image = Image.fromarray(pixels[..., 0] if grey else pixels)
     content = io.BytesIO()
     image.save(content, "png", compress_level=6)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(content.getvalue())
-    os.replace(partial, path)
+    files.write(
+        path,
+        lambda draft: draft.write_bytes(content.getvalue()),
+        one_of_many=True,
+    )

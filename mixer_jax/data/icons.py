@@ -30,6 +30,7 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command, files
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -130,27 +131,27 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--limit", type=int, help="only so many categories")
     parser.add_argument(
-        "--no_tags",
+        "--no-tags",
         action="store_true",
         help="fetch no further packages for the documents' texts",
     )
     options = parser.parse_args(arguments)
+    return command.run(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    files.check_folder(options.out, "The drawings")
     path = options.out / "icons.csv"
-    try:
-        frame = build_table(
-            path,
-            options.size,
-            options.package,
-            options.permissive,
-            options.limit,
-            not options.no_tags,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    frame = build_table(
+        path,
+        options.size,
+        options.package,
+        options.permissive,
+        options.limit,
+        not options.no_tags,
+    )
     count = frame["category_id"].nunique()
     print(f"{path}: {len(frame)} samples of {count} categories")
-    return 0
 
 
 def _catalogue(

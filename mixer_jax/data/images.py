@@ -6,7 +6,6 @@ import io
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixer_jax.data import faults, table
 from mixer_jax.data.faults import UnreadableImageError
+from mixer_jax.runtime import threads as threads_lib
 
 # Pixels that an image may have to be decoded: 0.6 GB in memory, and more where
 # it is turned or transparent.
@@ -178,7 +178,7 @@ def _find_faults(
         return None
 
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with threads_lib.pool(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
         return [one for chunk in done for one in chunk]
 

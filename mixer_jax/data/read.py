@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mixer_jax.data import readers
 from mixer_jax.data.readers import build, rows
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
@@ -44,30 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n{readers.listing()}")
         return 0
-    given = "" if not arguments or arguments[0][0] == "-" else arguments[0]
+    return command.run(lambda: _read(arguments))
+
+
+def _read(arguments: list[str]) -> None:
+    name = "" if not arguments or arguments[0][:1] == "-" else arguments[0]
     left_out = rows.LeftOut()
-    try:
-        one = readers.find(given)
-        options = make_parser(given).parse_args(arguments[1:])
-        options.out = options.out or options.root / "table.csv"
-        home = options.out.parent if one.beside_table else options.root
-        prefix = build.check_out(
-            options.root, home, options.out, options.overwrite
-        )
-        summary = build.build(
-            one.read(options.root, options, left_out),
-            home,
-            options.out,
-            left_out,
-            prefix=prefix,
-            check_images=not options.no_image_check,
-            console=Console(stderr=True),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    one = readers.find(name)
+    options = make_parser(name).parse_args(arguments[1:])
+    options.out = options.out or options.root / "table.csv"
+    home = options.out.parent if one.beside_table else options.root
+    prefix = build.check_out(options.root, home, options.out, options.overwrite)
+    summary = build.build(
+        one.read(options.root, options, left_out),
+        home,
+        options.out,
+        left_out,
+        prefix=prefix,
+        check_images=not options.no_image_check,
+        console=Console(stderr=True),
+    )
     print(f"{options.out}: {summary}")
-    return 0
 
 
 if __name__ == "__main__":

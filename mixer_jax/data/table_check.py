@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from mixer_jax.data import rules, table, table_files
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import threads as threads_lib
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
 _STATS = 256  # files that a thread looks for at once
@@ -272,7 +272,7 @@ def present(
 
     paths = list(paths)
     parts = [paths[i : i + _STATS] for i in range(0, len(paths), _STATS)]
-    with ThreadPoolExecutor(threads or 4 * (os.cpu_count() or 1)) as pool:
+    with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
         found = itertools.chain.from_iterable(pool.map(look, parts))
         return np.fromiter(found, bool, len(paths))
 

@@ -16,6 +16,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from mixer_jax.runtime import threads
+
 _BUFFER = 1  # batches that each worker keeps ready, besides those on the way
 
 
@@ -43,7 +45,8 @@ class WorkerBatches(grain.DatasetIterator):
         """Returns the next element; waits for its worker."""
         self._assert_not_closed()
         if self._running is None:
-            self._running = self._start()
+            with threads.shielded():
+                self._running = self._start()
         element = next(self._running)
         self._position += 1
         return _own(element)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from mixer_jax.data import images, text
 from mixer_jax.models import factory
+from mixer_jax.runtime import threads as threads_lib
 
 _PIECE = 8  # images that a CPU encodes at a time
 
@@ -81,7 +81,7 @@ def image_features(
     """
     model, variables = factory.pretrained_image_encoder(name, size)
     features = []
-    with ThreadPoolExecutor(threads) as pool:
+    with threads_lib.pool(threads) as pool:
 
         def decode(rows):
             return [pool.submit(images.decode, p, size) for p in paths[rows]]

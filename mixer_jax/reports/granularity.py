@@ -264,8 +264,13 @@ def pairs(
 def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
     """Writes sweep.json, which the report draws."""
     path = paths.make(folder) / "sweep.json"
-    paths.write(path, json.dumps(result, indent=2) + "\n")
+    paths.deliver(path, json.dumps(result, indent=2) + "\n", "The sweep")
     return path
+
+
+def check_out(folder: str | os.PathLike) -> None:
+    """Raises a `UserError` unless `write` can write into a folder."""
+    paths.check_file(paths.make(folder) / "sweep.json", "The sweep")
 
 
 def lines(result: dict[str, Any]) -> str:

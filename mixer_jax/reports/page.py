@@ -194,8 +194,7 @@ def render(
 def write(path: str | os.PathLike, html: str) -> paths.Path:
     """Writes the page, whole or not at all."""
     path = paths.make(path)
-    paths.make_folder(path.parent)
-    paths.write(path, html)
+    paths.deliver(path, html, "The report")
     return path
 
 

@@ -14,6 +14,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 from mixer_jax.training.checkpoints import Trained
 
 
@@ -129,6 +130,7 @@ def check_path(path: str | os.PathLike) -> None:
     """Raises a `UserError` unless embeddings can be written to `path`."""
     if paths.local(path, "A file of embeddings").suffix != ".npz":
         raise UserError(f"Embeddings are written as .npz, not to {path}.")
+    files.check(path, "The embeddings")
 
 
 def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
@@ -137,15 +139,16 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     Its arrays have the names of the fields of `Embeddings`.
 
     Raises:
-      UserError: if the path does not end in `.npz`.
+      UserError: if the path does not end in `.npz` or cannot be written to;
+        then they are elsewhere, see `files.deliver`.
     """
     check_path(path)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    with open(draft, "wb") as file:
-        np.savez(file, **embeddings._asdict())
-    os.replace(draft, path)
+
+    def save_arrays(draft: pathlib.Path) -> None:
+        with open(draft, "wb") as file:
+            np.savez(file, **embeddings._asdict())
+
+    files.deliver(path, save_arrays, "The embeddings")
 
 
 def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None):

@@ -296,8 +296,24 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
       All rows of the file, models in order of their first appearance.
 
     Raises:
-      UserError: if the file is there but is not a list of rows.
+      UserError: if the file is there but is not a list of rows, or cannot be
+        written; then names the file that has them.
     """
+    path = paths.make(path)
+    merged = merge(path, rows)
+    paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
+    return merged
+
+
+def check_out(path: str | os.PathLike) -> None:
+    """Raises a `UserError` unless `update` can write a file of rows."""
+    path = paths.make(path)
+    merge(path, ())
+    paths.check_file(path, "The rows")
+
+
+def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
+    """Returns what `update` would write, without writing it."""
     path = paths.make(path)
     merged = {}
     with paths.reaching(path):
@@ -312,9 +328,6 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
                 "write to another file with --out."
             ) from error
     merged |= {tuple(row[name] for name in KEY): row for row in rows}
-    paths.make_folder(path.parent)
-    with paths.reaching(path):
-        paths.write(path, json.dumps(list(merged.values()), indent=1) + "\n")
     return list(merged.values())
 
 

@@ -9,6 +9,7 @@ A category of n sub-centres has n D numbers in its row, one after the other.
 
 import json
 import os
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from mixer_jax.training import row_files
 from mixer_jax.training import workdir as workdir_lib
 
 PROXIES, CATEGORIES, EXPORT = "proxies.npy", "categories.json", "export.json"
+KIND = folders.Kind("export", EXPORT, (PROXIES, CATEGORIES, EXPORT))
 _SHORTEST = 1e-6  # rows that are shorter have no direction
 
 
@@ -35,7 +37,7 @@ class Export(NamedTuple):
 
 def check_folder(folder: str | os.PathLike) -> None:
     """Raises a `UserError` unless `folder` is new, empty or an export."""
-    folders.check(folder, EXPORT, "export")
+    folders.check(folder, KIND)
 
 
 def write(
@@ -86,7 +88,8 @@ def write(
             + ("scaled to length 1" if unit else "as trained")
         ),
     }
-    with folders.replacing(folder, EXPORT, "export") as draft:
+
+    def write_files(draft: pathlib.Path) -> None:
         # Written as a stream: through a memory map, a disk that gets full
         # ends the process instead of raising an error.
         with open(draft / PROXIES, "wb") as file:
@@ -111,6 +114,8 @@ def write(
         ids = json.dumps(saved.category_ids, indent=0) + "\n"
         (draft / CATEGORIES).write_text(ids, "utf-8")
         (draft / EXPORT).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+
+    folders.write(folder, KIND, write_files)
     return made
 
 

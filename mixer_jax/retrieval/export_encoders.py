@@ -10,6 +10,7 @@ Either loads with transformers' `AutoModel.from_pretrained`, and with
 
 import json
 import os
+import pathlib
 from typing import NamedTuple
 
 from mixer_jax import paths
@@ -19,6 +20,7 @@ from mixer_jax.retrieval import folders, runs
 from mixer_jax.training import checkpoints
 
 ENCODERS = "encoders.json"
+KIND = folders.Kind("export", ENCODERS, (*factory.FAMILIES, ENCODERS))
 
 
 class Export(NamedTuple):
@@ -41,7 +43,7 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
       UserError: if there is no checkpoint, it is damaged, no encoder has an
         original, or the folder holds anything else or cannot be written.
     """
-    folders.check(folder, ENCODERS, "export")
+    folders.check(folder, KIND)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     trained = checkpoints.load_model(workdir)
     there, without = {}, []
@@ -65,7 +67,8 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
         "step": made.step,
         "encoders": made.parts,
     }
-    with folders.replacing(folder, ENCODERS, "export") as draft:
+
+    def write_files(draft: pathlib.Path) -> None:
         for part, (family, config) in there.items():
             variables = {
                 collection: tree[part]
@@ -76,4 +79,6 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
             originals.save(draft / part, family, config, variables)
         text = json.dumps(said, indent=2) + "\n"
         (draft / ENCODERS).write_text(text, "utf-8")
+
+    folders.write(folder, KIND, write_files)
     return made

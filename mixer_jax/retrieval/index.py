@@ -5,6 +5,7 @@ INDEX/documents.csv   the documents of these rows; see `COLUMNS`
 INDEX/index.json      which model made them: its workdir, step, N and D
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
+KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
 _COMMAND = "python -m mixer_jax.index"
 
@@ -98,7 +100,7 @@ def build(
 
 def check_folder(folder: str | os.PathLike) -> None:
     """Raises a `UserError` unless `folder` is new, empty or an index."""
-    folders.check(folder, INDEX, "index")
+    folders.check(folder, KIND)
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
@@ -114,10 +116,13 @@ def save(index: Index, folder: str | os.PathLike) -> None:
         "N": count,
         "D": dim,
     }
-    with folders.replacing(folder, INDEX, "index") as draft:
+
+    def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
         index.documents.to_csv(draft / DOCUMENTS, index=False)
         (draft / INDEX).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+
+    folders.write(folder, KIND, save_files, rescue=True)
 
 
 def load(folder: str | os.PathLike) -> Index:
@@ -126,18 +131,18 @@ def load(folder: str | os.PathLike) -> Index:
     Raises:
       UserError: if there is none, or it is damaged.
     """
-    folder = pathlib.Path(folder)
-    if not (folder / INDEX).is_file():
+    found = functools.partial(folders.find, folder)
+    if not found(INDEX).is_file():
         raise UserError(
             f"There is no index in {folder}; make one with {_COMMAND}."
         )
     try:
-        said = json.loads((folder / INDEX).read_text("utf-8"))
+        said = json.loads(found(INDEX).read_text("utf-8"))
         workdir, step = str(said["workdir"]), int(said["step"])
         shape = (said["N"], said["D"])
-        embeddings = np.load(folder / EMBEDDINGS, allow_pickle=False)
+        embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
         documents = pd.read_csv(
-            folder / DOCUMENTS, dtype=str, keep_default_na=False
+            found(DOCUMENTS), dtype=str, keep_default_na=False
         )
         if list(documents.columns) != list(COLUMNS):
             raise ValueError(f"{DOCUMENTS} has other columns")

@@ -8,7 +8,6 @@ This is for local folders: a bucket compares its objects with checksums itself,
 when they are written, while they lie there and when they are read.
 """
 
-import concurrent.futures
 import contextlib
 import json
 import threading
@@ -16,6 +15,7 @@ import zlib
 from pathlib import Path
 
 from mixer_jax import paths
+from mixer_jax.runtime import threads as threads_lib
 
 FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
@@ -101,7 +101,7 @@ def _files(folder: Path) -> list[str]:
 
 def _sums(folder: Path, names: list[str]) -> dict[str, list[int]]:
     """Returns `{name: [size, CRC-32]}`."""
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with threads_lib.pool(_THREADS) as pool:
         found = pool.map(lambda name: _sum(folder / name), names)
         return dict(zip(names, found, strict=True))
 

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from mixer_jax import processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
 from mixer_jax.training import config as config_lib
 
 _COORDINATOR = flags.DEFINE_string(
@@ -29,28 +30,29 @@ _PROCESS = flags.DEFINE_integer(
 def run(main: Callable[[], None], together: bool = False) -> None:
     """Parses the flags, runs `main`, and says what a user can mend.
 
-    The command's config flag, where it has one, is named `config`.
+    The command's config flag, where it has one, is named `config`. Exit codes
+    are those of `runtime.command`.
 
     Args:
       main: of the command.
       together: whether several processes may run it as one.
     """
 
-    def checked(argv: Sequence[str]) -> None:
+    def work() -> None:
+        if together:
+            processes.start(
+                _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+            )
+            processes.run(main)
+        else:
+            main()
+
+    def checked(argv: Sequence[str]) -> int:
         if argv[1:]:
             _fail(f"Unknown argument '{argv[1]}'; flags start with --.")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        try:
-            if together:
-                processes.start(
-                    _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-                )
-                processes.run(main)
-            else:
-                main()
-        except UserError as error:
-            _fail(str(error))
+        return command.run(work)
 
     app.run(checked, flags_parser=_parse)
 

@@ -9,7 +9,6 @@ checksum is noted when it is whole, and compared whenever the folder is opened:
 what was not noted is made, and what differs is made again.
 """
 
-import concurrent.futures
 import json
 import math
 import shutil
@@ -24,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import threads as threads_lib
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[tuple[int, ...], str]]  # {array: (shape, dtype)}
@@ -203,7 +203,7 @@ def _wrong(
     if size >= _LARGE:
         say(f"comparing {size / 1e9:.2f} GB of {files} with their checksums")
     begin = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with threads_lib.pool(_THREADS) as pool:
         found = pool.map(lambda b: _sum(arrays, starts[b], step), blocks)
         wrong = [
             b for b, now in zip(blocks, found, strict=True) if now != sums[b]

@@ -15,6 +15,8 @@ import rich.progress
 import tensorboardX
 from jax.sharding import Mesh
 
+from mixer_jax.runtime import files
+
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
@@ -33,9 +35,7 @@ def keep_until(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text("".join(kept), encoding="utf-8")
-    os.replace(draft, path)
+    files.write_text(path, "".join(kept))
 
 
 def memory_used(mesh: Mesh) -> dict[str, float]:

@@ -170,12 +170,13 @@ def train(
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
+        # Outermost: what the others finish as they are left is not cut off.
+        processes.Preemption() as preemption,
         checkpoints,
         contextlib.closing(iterator),
         spool,
         log,
         profiler,
-        processes.Preemption() as preemption,
         Watchdog(clock, config.watchdog),
         jax.transfer_guard("disallow"),
     ):

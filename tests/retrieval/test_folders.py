@@ -1,57 +1,161 @@
-"""A folder takes another's place, or that one stays as it was."""
+"""A folder's next generation takes effect whole, or the last one stays."""
+
+import contextlib
+import json
+import os
+import subprocess
 
 import pytest
 
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import folders
 
+KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
 
-def write(folder, text):
-    with folders.replacing(folder, "mark", "index") as draft:
+
+def writer(text):
+    def write_files(draft):
         assert not list(draft.iterdir())
         (draft / "mark").write_text(text)
         (draft / text).touch()
+
+    return write_files
+
+
+def write(folder, text):
+    folders.write(folder, KIND, writer(text))
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path):
+def test_a_generation_takes_the_place_of_another(tmp_path):
     folder = tmp_path / "new" / "one"
     write(folder, "first")
     assert names(folder) == ["first", "mark"]
     # As if an earlier writing had been killed.
-    (folder.parent / ".one.draft").mkdir()
-    (folder.parent / ".one.draft" / "half").touch()
+    (folder / ".generation-0123").mkdir()
+    (folder / ".generation-0123" / "half").touch()
     write(folder, "second")
     assert names(folder) == ["mark", "second"]
     assert names(folder.parent) == ["one"]
 
 
+def test_files_of_the_user_stay(tmp_path):
+    write(tmp_path / "one", "first")
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    write(tmp_path / "one", "second")
+    assert names(tmp_path / "one") == ["mark", "notes.txt", "second"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
 def test_an_error_leaves_everything_as_it_was(tmp_path, error):
-    folder = tmp_path / "one"
-    write(folder, "first")
+    write(tmp_path / "one", "first")
 
-    def write_half():
-        with folders.replacing(folder, "mark", "index") as draft:
-            (draft / "half").touch()
-            raise error
+    def write_half(draft):
+        (draft / "half").touch()
+        raise error
 
-    with pytest.raises(error):
-        write_half()
-    assert names(folder) == ["first", "mark"]
+    for folder in ("one", "new/two"):
+        with pytest.raises(error):
+            folders.write(tmp_path / folder, KIND, write_half)
+    assert names(tmp_path / "one") == ["first", "mark"]
     assert names(tmp_path) == ["one"]
 
 
-def test_a_disk_that_is_full_is_said(tmp_path):
-    with (
-        pytest.raises(UserError, match=r"index cannot be written to .*: No sp"),
-        folders.replacing(tmp_path / "one", "mark", "index"),
-    ):
-        raise OSError(28, "No space left on device")
-    assert not names(tmp_path)
+def test_a_process_killed_at_the_switch_has_written_all_or_nothing(
+    tmp_path, monkeypatch
+):
+    """Whatever is left of a process, readers find one generation whole."""
+    folder = tmp_path / "one"
+    write(folder, "first")
+    replace, steps = os.replace, 0
+    while True:
+        calls = 0
+
+        def killed(*paths, limit=steps):
+            nonlocal calls
+            if calls == limit:
+                raise SystemExit("killed")
+            calls += 1
+            replace(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            # What a killed process would not do either.
+            patch.setattr(folders.shutil, "rmtree", lambda *_, **__: None)
+            with contextlib.suppress(SystemExit):
+                write(folder, "second")
+                break
+        text = folders.find(folder, "mark").read_text()
+        assert text == ("second" if steps else "first")
+        assert folders.find(folder, text).exists()
+        write(folder, "first")
+        assert names(folder) == ["first", "mark"]
+        steps += 1
+    assert steps >= 3
+
+
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_link_is_followed_and_stays(tmp_path, links):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "disk" / "target"
+    link.mkdir()
+    for number in range(links):
+        (tmp_path / f"link{number}").symlink_to(link)
+        link = tmp_path / f"link{number}"
+    for text in ("first", "second"):
+        write(link, text)
+        assert link.is_symlink()
+        assert names(tmp_path / "disk" / "target") == sorted([text, "mark"])
+    assert names(tmp_path / "disk") == ["target"]
+
+
+def test_a_link_to_a_folder_that_is_missing_makes_it(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "one")
+    write(tmp_path / "link", "first")
+    assert names(tmp_path / "there" / "one") == ["first", "mark"]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A mount point of 100 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("This user cannot mount a file system.")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_mount_point_is_written_to(disk):
+    for text in ("first", "second"):
+        write(disk, text)
+        assert names(disk) == sorted([text, "mark"])
+
+
+def test_a_full_disk_loses_nothing_that_was_computed(
+    disk, tmp_path, monkeypatch
+):
+    write(disk, "first")
+    monkeypatch.chdir(tmp_path)
+
+    def write_large(draft):
+        (draft / "mark").write_text("second")
+        (draft / "part").write_bytes(bytes(200_000))
+
+    for rescue in (False, True):
+        with pytest.raises(
+            UserError, match=r"The index cannot be written to .*: No space"
+        ) as said:
+            folders.write(disk, KIND, write_large, rescue=rescue)
+        assert names(disk) == ["first", "mark"]
+        kept = next(tmp_path.glob("rescued-*/disk"), None)
+        assert (kept is not None) == rescue
+    assert str(kept) in str(said.value)
+    assert (kept / "part").stat().st_size == 200_000
 
 
 def test_other_things_are_not_replaced(tmp_path):
@@ -60,6 +164,28 @@ def test_other_things_are_not_replaced(tmp_path):
         write(tmp_path / "file", "first")
     with pytest.raises(UserError, match="other things than an index"):
         write(tmp_path, "first")
+    with pytest.raises(UserError, match="Not a directory"):
+        write(tmp_path / "file" / "below", "first")
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", "first")
     assert names(tmp_path) == ["empty", "file"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"generation": 3}'])
+def test_a_damaged_pointer_is_said(tmp_path, text):
+    write(tmp_path / "one", "first")
+    (tmp_path / "one" / ".generation.json").write_text(text)
+    with pytest.raises(UserError, match=r"generation\.json is damaged"):
+        folders.find(tmp_path / "one", "mark")
+
+
+def test_a_generation_that_is_being_written_stays(tmp_path):
+    """Two commands may write one folder at the same time; the last counts."""
+
+    def write_slowly(draft):
+        write(tmp_path / "one", "first")
+        writer("second")(draft)
+
+    folders.write(tmp_path / "one", KIND, write_slowly)
+    assert names(tmp_path / "one") == ["mark", "second"]
+    assert json.dumps(names(tmp_path)) == '["one"]'

@@ -5,13 +5,13 @@ table, as they are.
 """
 
 import argparse
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 _INFO = "dataset_info.json"
 # How files begin, and what they are called.
@@ -153,9 +153,9 @@ def _write(path: Path, encoded: bytes) -> None:
     """Writes a whole file, unless it is there."""
     if path.exists() and path.stat().st_size == len(encoded):
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(encoded)
-    os.replace(partial, path)
+    files.write(
+        path, lambda draft: draft.write_bytes(encoded), one_of_many=True
+    )
 
 
 FORMAT = Format(

@@ -1,0 +1,202 @@
+"""Whatever ends a command, its exit code and one sentence say how."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def stop(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_a_command_that_is_done_says_nothing(capsys):
+    assert command.run(lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@given(message=st.text(st.characters(codec="utf-8")))
+def test_an_error_of_the_user_is_its_sentence(message):
+    ending = command.explain(UserError(message))
+    assert ending == (f"error: {message}", command.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), 2, "No space left; make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Perm"),
+        (OSError(errno.EROFS, "Read-only", b"b\xff"), 2, "b\\udcff: Read-only"),
+        (OSError(errno.EIO, "Input/output error", "c"), 1, "c: Input/output"),
+        (KeyboardInterrupt(), 75, "Interrupted: nothing is half-written"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(error, code, message, capsys):
+    assert command.run(stop(error)) == code
+    said = capsys.readouterr().err
+    assert message in said.encode(errors="backslashreplace").decode()
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), OSError("of a library"), SystemExit(70)]
+)
+def test_a_crash_is_not_hidden(error):
+    with pytest.raises(type(error)):
+        command.run(stop(error))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_interrupts_and_cleans_up(number, capsys):
+    cleaned = []
+
+    def work():
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(number)
+
+    before = signal.getsignal(number)
+    assert command.run(work) == command.INTERRUPTED
+    assert cleaned
+    assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+    assert signal.getsignal(number) is before
+
+
+def test_signals_that_are_ignored_stay_so():
+    """As under nohup, and in the background of a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = command.run(lambda: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done == 0
+
+
+def python(code, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = """
+import signal, time
+from mixer_jax.runtime import command
+def work():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(600)
+command.run(work)
+"""
+    with python(code) as process:
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (75, f"{command.INTERRUPTION}\n")
+
+
+def test_output_that_nobody_reads_is_no_crash():
+    code = """
+import sys
+from mixer_jax.runtime import command
+def work():
+    for _ in range(100_000):
+        print("a line")
+sys.exit(command.run(work))
+"""
+    with python(code) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (command.UNREAD, "")
+
+
+def test_a_full_disk_behind_standard_output_is_said():
+    code = """
+import sys
+from mixer_jax.runtime import command
+sys.exit(command.run(lambda: print("a line")))
+"""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode != 0
+    assert "No space left" in done.stderr
+
+
+def test_names_that_are_no_text_are_printed():
+    code = r"""
+import sys
+from mixer_jax.runtime import command
+sys.exit(command.run(lambda: print("b\udcff \u2019")))
+"""
+    for encoding in ("utf-8", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        with python(code, env=environment) as process:
+            said, error = process.communicate()
+        assert (process.returncode, error) == (0, "")
+        assert said.startswith(r"b\udcff ")
+
+
+COMMANDS = (
+    *("main", "compile_for_tpu", "categorize", "embed", "evaluate", "export"),
+    *("index", "report", "serve", "sweep", "data.check", "data.read"),
+    *("data.emoji", "data.icons", "categories.simulate"),
+    "categories.aggregate",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
+    """No library's import ends in a traceback, and nothing is written."""
+    with subprocess.Popen(
+        [sys.executable, "-v", "-m", f"mixer_jax.{name}", "--help"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # `-v` says which modules are there: the handlers are, of the rest few.
+        for line in process.stderr:
+            if line.startswith("import 'argparse'") or "'absl" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    lines = [line for line in said.splitlines() if line[:1].isupper()]
+    assert process.returncode == command.INTERRUPTED, said[-2000:]
+    assert lines == [command.INTERRUPTION]
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_programs_keep_their_signals():
+    code = """
+import signal, mixer_jax
+from mixer_jax.runtime import command
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    done = subprocess.run([sys.executable, "-c", code])
+    assert done.returncode == 0
+    assert time.monotonic() > 0

@@ -1,0 +1,174 @@
+"""Files appear whole or not at all, wherever they are to be written."""
+
+import os
+import pathlib
+import stat
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
+
+# What a file may be named on this system, printable or not.
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A mount point of 100 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("This user cannot mount a file system.")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=NAMES, text=st.text(st.characters(codec="utf-8")))
+def test_any_name_can_be_written(tmp_path_factory, name, text):
+    folder = tmp_path_factory.mktemp("any")
+    path = folder / "new" / name
+    files.check(path, "The file")
+    assert names(folder) == []
+    for content in ("before", text):
+        files.write_text(path, content)
+        assert path.read_bytes() == content.encode()
+    assert names(folder / "new") == [name]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    def fail(draft):
+        draft.write_text("half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "old").write_text("old")
+    for path in ("old", "new", "a/b/new"):
+        with pytest.raises(KeyboardInterrupt):
+            files.write(tmp_path / path, fail)
+    assert names(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+
+
+def test_a_draft_that_was_left_behind_is_removed_and_a_live_one_stays(tmp_path):
+    (tmp_path / ".one.0123456789ab.draft").touch()
+    (tmp_path / ".two.0123456789ab.draft").touch()
+
+    def write_slowly(draft):
+        files.write_text(tmp_path / "one", "first")
+        draft.write_text("second")
+
+    files.write(tmp_path / "one", write_slowly)
+    assert names(tmp_path) == [".two.0123456789ab.draft", "one"]
+    assert (tmp_path / "one").read_text() == "second"
+
+
+def test_links_are_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/file")
+    (tmp_path / "second").symlink_to("link")
+    for text in ("first", "again"):
+        files.write_text(tmp_path / "second", text)
+        assert (tmp_path / "second").is_symlink()
+        assert (tmp_path / "disk" / "file").read_text() == text
+    assert names(tmp_path / "disk") == ["file"]
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(UserError, match="cannot be written"):
+        files.check(tmp_path / "round", "The file")
+
+
+def test_the_mode_of_a_file_stays(tmp_path):
+    files.write_text(tmp_path / "one", "")
+    umask = os.umask(0)
+    os.umask(umask)
+    mode = stat.S_IMODE((tmp_path / "one").stat().st_mode)
+    assert mode == 0o666 & ~umask
+    (tmp_path / "one").chmod(0o640)
+    files.write_text(tmp_path / "one", "")
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o640
+
+
+def test_what_cannot_be_written_is_said_before_and_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in (
+        (tmp_path / "folder", "it is a folder"),
+        (tmp_path / "file" / "below", "Not a directory"),
+        (tmp_path / "pipe", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        (tmp_path / ("n" * 256), "name too long"),
+        (tmp_path / "nul\0", "null"),
+        ("/proc/nothing/here", "."),
+    ):
+        with pytest.raises(UserError, match=f"(?i)cannot be written.*{why}"):
+            files.check(path, "The file")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="(?i)not a (folder|directory)"):
+            files.check_folder(folder, "The files")
+    files.check_folder(tmp_path / "new" / "one", "The files")
+    assert names(tmp_path) == ["file", "folder", "pipe"]
+
+
+def test_a_read_only_disk_is_said(disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for check in (files.check, files.check_folder):
+        with pytest.raises(UserError, match="Read-only"):
+            check(disk / "one", "The file")
+
+
+def test_a_full_disk_loses_nothing_that_was_computed(
+    disk, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    content = bytes(200_000)
+    with pytest.raises(
+        UserError, match=r"The rows cannot be written to .*: No space .* free"
+    ) as said:
+        files.deliver(
+            disk / "one", lambda d: d.write_bytes(content), "The rows"
+        )
+    assert names(disk) == []
+    (kept,) = tmp_path.glob("rescued-*/one")
+    assert str(kept) in str(said.value)
+    assert kept.read_bytes() == content
+
+
+def test_what_can_be_kept_nowhere_leaves_nothing_either(
+    disk, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(disk)
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(disk))
+    with pytest.raises(UserError, match="No space") as said:
+        files.deliver("one", lambda d: d.write_bytes(bytes(200_000)), "It")
+    assert "instead" not in str(said.value)
+    assert names(disk) == []
+
+
+def test_a_file_that_is_a_mount_point_is_written_to(tmp_path):
+    (tmp_path / "outside").write_text("old")
+    (tmp_path / "inside").touch()
+    bind = ["mount", "--bind", tmp_path / "outside", tmp_path / "inside"]
+    if subprocess.run(bind, capture_output=True).returncode:
+        pytest.skip("This user cannot mount a file.")
+    try:
+        files.write_text(tmp_path / "inside", "new")
+    finally:
+        subprocess.run(["umount", tmp_path / "inside"], check=True)
+    assert (tmp_path / "outside").read_text() == "new"
+    assert names(tmp_path) == ["inside", "outside"]
+
+
+def test_where_a_path_leads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.resolve("a/../b") == pathlib.Path(tmp_path / "b")
