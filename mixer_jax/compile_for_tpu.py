@@ -18,9 +18,8 @@ import rich
 from absl import flags
 from ml_collections import config_flags
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
 from mixer_jax.reports import programs
+from mixer_jax.runtime import files
 from mixer_jax.training import (
     abstract_pod,
     command_line,
@@ -47,8 +46,8 @@ def main() -> None:
     # The pod is abstract; what else JAX does here needs no accelerator.
     jax.config.update("jax_platforms", "cpu")
     topology, file = _TOPOLOGY.value, pathlib.Path(_JSON.value or "rows.json")
-    if not file.parent.is_dir():
-        raise UserError(f"There is no folder {file.parent} to write to.")
+    if _JSON.value:
+        files.check(file, "The rows")
     mesh = abstract_pod.make_mesh(topology)
     rows = []
     for config, _ in curriculum.stages(_CONFIG.value, ""):
@@ -61,7 +60,7 @@ def main() -> None:
         rows += made
     if _JSON.value:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
-        paths.write(file, text + "\n")
+        files.deliver(file, files.text_writer(text + "\n"), "The rows")
         print(f"Wrote {file}")
 
 

@@ -46,6 +46,8 @@ def build(
     folder = paths.local(folder, "What categorize wrote")
     if not folder.is_dir():
         raise UserError(f"There are no categories in {folder}: no such folder.")
+    path = paths.make(path or folder / "report" / "index.html")
+    paths.check_file(path, "The report")
     log = log or outcome.find_log(folder)
     known = table.read_table(truth) if truth else None
     found = outcome.read(folder, log, known)
@@ -58,7 +60,7 @@ def build(
         simulated=_is_simulation(pathlib.Path(log)),
         attribution=page.plain(_attribution(folder, found)),
     )
-    return page.write(path or folder / "report" / "index.html", html)
+    return page.write(path, html)
 
 
 def measure(found: Outcome) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def build(
             f"{run} holds nothing to report: no stage, no metrics.json and no "
             "categories.json. Give the folder that was trained in, as --run."
         )
+    path = paths.make(path or run / "report" / "index.html")
+    paths.check_file(path, "The report")
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
     logs = {
         config.name: page.read_log(folder) for folder, config in configs.items()
@@ -73,7 +75,7 @@ def build(
         attribution=_attribution(config),
         simulated=any(_is_simulation(p) for p in run.glob("*/simulation.json")),
     )
-    return page.write(path or run / "report" / "index.html", html)
+    return page.write(path, html)
 
 
 def make_examples(

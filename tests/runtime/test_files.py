@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_said_before_and_leaves_nothing(tmp_path):
         with pytest.raises(UserError, match=f"(?i)cannot be written.*{why}"):
             files.check(path, "The file")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="(?i)not a (folder|directory)"):
+        with pytest.raises(UserError, match=r"(?i)not a (folder|directory)"):
             files.check_folder(folder, "The files")
     files.check_folder(tmp_path / "new" / "one", "The files")
     assert names(tmp_path) == ["file", "folder", "pipe"]

@@ -24,6 +24,7 @@ from mixer_jax.data import rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 _ROWS = 65_536  # that become Python objects at once
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
@@ -83,6 +84,7 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             f"There is a file {out} already; give --overwrite to replace it, "
             "or another --out."
         )
+    files.check(out, "The table")
     # Links are kept as they are: only the path counts, not where it leads.
     way = Path(os.path.relpath(home, out.parent))
     if ".." in way.parts:
