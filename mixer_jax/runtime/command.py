@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mixer_jax.errors import UserError
 
@@ -40,6 +40,7 @@ _PASSING = {
     errno.EINTR,
     errno.ENOTCONN,
 }
+_AGAIN = 0.05  # seconds until an interrupt that was lost is tried again
 _ended: int | None = None  # the exit code, once the command's work is over
 
 
@@ -168,10 +169,40 @@ def interruptible() -> Iterator[None]:
         before[number] = handler
         signal.signal(number, _interrupt)
     try:
-        yield
+        with _not_ignored():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _not_ignored() -> Iterator[None]:
+    """Interrupts again where Python ignores the exception.
+
+    It ignores what is raised while an object is being deleted.
+    """
+    before, again = sys.unraisablehook, []
+
+    def hook(ignored: Any) -> None:
+        if not issubclass(ignored.exc_type, Interrupted):
+            before(ignored)
+            return
+        for number in SIGNALS:
+            if signal.getsignal(number) is leave:
+                signal.signal(number, _interrupt)
+        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+        again.append(timer)
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in again:
+            timer.cancel()
+            timer.join()
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -77,6 +77,19 @@ def test_a_signal_interrupts_and_cleans_up(number, capsys):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
+    class Deleted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def work():
+        Deleted()
+        time.sleep(60)
+
+    assert command.run(work) == command.INTERRUPTED
+    assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+
+
 def test_signals_that_are_ignored_stay_so():
     """As under nohup, and in the background of a script."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -199,4 +212,3 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
     done = subprocess.run([sys.executable, "-c", code])
     assert done.returncode == 0
-    assert time.monotonic() > 0

@@ -1,0 +1,135 @@
+"""Every command on small input, to be run in this process."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mixer_jax import (
+    categorize,
+    embed,
+    evaluate,
+    export,
+    index,
+    report,
+    sweep,
+)
+from mixer_jax.categories import simulate
+from mixer_jax.data import check, read
+
+
+class Inputs(NamedTuple):
+    """What the commands read; none of it is written to.
+
+    Attributes:
+      run: of two stages of the colour model.
+      table: that it was made for.
+      shop: a folder of categories, with its log.
+      album: a folder of two categories of three pictures each.
+    """
+
+    run: pathlib.Path
+    table: pathlib.Path
+    shop: pathlib.Path
+    album: pathlib.Path
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+      main: from its arguments to its exit code.
+      arguments: from `Inputs` and where to write to its arguments.
+      name: of what it writes; a folder's has no suffix, and "" is nothing.
+    """
+
+    main: Callable[[list[str]], int]
+    arguments: Callable[[Inputs, pathlib.Path], list[str]]
+    name: str
+
+
+COMMANDS = {
+    "embed": Command(
+        embed.main,
+        lambda i, out: (
+            [f"--workdir={i.run}/stage2", f"--table={i.table}"]
+            + [f"--out={out}"]
+        ),
+        "made.npz",
+    ),
+    "evaluate": Command(
+        evaluate.main,
+        lambda i, out: [f"--workdir={i.run}/stage2", f"--out={out}"],
+        "made.json",
+    ),
+    "export": Command(
+        export.main,
+        lambda i, out: [f"--workdir={i.run}/stage2", f"--out={out}"],
+        "made",
+    ),
+    "index": Command(
+        index.main,
+        lambda i, out: (
+            [f"--workdir={i.run}/stage2", f"--table={i.table}"]
+            + [f"--out={out}"]
+        ),
+        "made",
+    ),
+    "report": Command(
+        report.main,
+        lambda i, out: [f"--run={i.run}", f"--out={out}"],
+        "made.html",
+    ),
+    "report categories": Command(
+        report.main,
+        lambda i, out: [f"--categories={i.shop}", f"--out={out}"],
+        "made.html",
+    ),
+    "simulate": Command(
+        simulate.main,
+        lambda i, out: (
+            [f"--table={i.shop}/data/table.csv", f"--out={out}"]
+            + ["--searches=20", "--part=forward"]
+        ),
+        "made",
+    ),
+    "data.read": Command(
+        read.main,
+        lambda i, out: (
+            ["folders", f"--root={i.album}", f"--out={out}"] + ["--overwrite"]
+        ),
+        "made.csv",
+    ),
+    "data.check": Command(
+        check.main, lambda i, out: [f"--table={i.table}", "--images"], ""
+    ),
+    "sweep": Command(
+        sweep.main,
+        lambda i, out: [f"--categories={i.shop}", "--eps=0.6", "--k=5"],
+        "",
+    ),
+    "categorize": Command(
+        categorize.main,
+        lambda i, out: [f"--log={i.shop}/log", f"--out={i.shop}"],
+        "",
+    ),
+}
+
+
+def draw_album(folder: pathlib.Path) -> None:
+    """Writes two categories of three pictures each."""
+    rng = np.random.default_rng(0)
+    for category in "ab":
+        (folder / category).mkdir(parents=True)
+        for number in range(3):
+            pixels = rng.integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / category / f"{number}.png")
+
+
+def contents(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """Yields the name and content of every file in a folder, hidden or not."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(folder)), path.read_bytes()

@@ -1,0 +1,108 @@
+"""Every command, interrupted at its start, in its middle and at its end.
+
+It says one sentence and ends with code 75. Nothing is half-written, what was
+there before stays, and the same command goes on.
+"""
+
+import inspect
+import shutil
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from mixer_jax import categorize
+from mixer_jax.runtime import command as command_lib
+from tests import every_command
+from tests.every_command import COMMANDS
+
+MOMENTS = (0.0, 0.3, 0.6, 0.9, 1.0)
+
+
+@pytest.fixture
+def inputs(colour_run, colours, own_shop, tmp_path, monkeypatch):
+    every_command.draw_album(tmp_path / "album")
+
+    def image_features(name, paths, size):
+        rng = np.random.default_rng(0)
+        return rng.normal(size=(len(paths), 8)).astype(np.float32)
+
+    def text_features(name, texts, length):
+        return image_features(name, texts, 0)
+
+    monkeypatch.setattr(categorize.features, "image_features", image_features)
+    monkeypatch.setattr(categorize.features, "text_features", text_features)
+    return every_command.Inputs(
+        colour_run, colours[0] / "colours.csv", own_shop, tmp_path / "album"
+    )
+
+
+class Calls:
+    """Counts the calls of our functions in a command's work.
+
+    Attributes:
+      count: how many there were.
+    """
+
+    def __init__(self, stop_at: int | None = None):
+        self.count, self._stop_at = 0, stop_at
+
+    def __enter__(self) -> "Calls":
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame, event, _):
+        name = frame.f_globals.get("__name__", "")
+        if event != "call" or not name.startswith("mixer_jax."):
+            return
+        code = frame.f_code
+        if name == command_lib.__name__ or code.co_flags & inspect.CO_GENERATOR:
+            return
+        working = signal.getsignal(signal.SIGINT) is command_lib._interrupt
+        if not working or threading.current_thread().daemon:
+            return
+        self.count += 1
+        if self.count == self._stop_at:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+
+def outputs(inputs, out):
+    """Returns the files that a command may have written."""
+    found = dict(every_command.contents(out.parent))
+    return found | dict(every_command.contents(inputs.shop))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
+    command = COMMANDS[name]
+    out = tmp_path / "out" / (command.name or "none")
+    out.parent.mkdir()
+    if name == "data.read":
+        out = tmp_path / command.name
+    arguments = command.arguments(inputs, out)
+    for _ in range(2):  # The second finds what the first has compiled.
+        with Calls() as calls:
+            assert command.main(arguments) == 0
+    total = calls.count
+    assert total > 5
+    wanted = outputs(inputs, out).keys()
+    for moment in MOMENTS:
+        capsys.readouterr()
+        with Calls(stop_at=1 + round(moment * (total - 6))):
+            assert command.main(arguments) == command_lib.INTERRUPTED, moment
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1] == command_lib.INTERRUPTION
+        assert "Traceback" not in said
+        left = outputs(inputs, out).keys() - wanted
+        assert not [one for one in left if "draft" in one], left
+        assert not [one for one in left if "generation" in one], left
+    if out.is_dir():
+        shutil.rmtree(out)
+    assert command.main(arguments) == 0
+    assert outputs(inputs, out).keys() == wanted
