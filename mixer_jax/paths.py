@@ -130,7 +130,7 @@ def check_file(path: Path, what: str) -> None:
 def make_folder(path: Path) -> None:
     """Makes a folder and those that it is in, where they are missing."""
     if not is_remote(path):
-        path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path)
 
 
 def move_folder(source: Path, target: Path) -> None:

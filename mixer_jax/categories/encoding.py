@@ -50,7 +50,7 @@ def encode(
     for other in parts.glob("*"):
         if other != begun:
             shutil.rmtree(other)
-    begun.mkdir(parents=True, exist_ok=True)
+    files.make_folder(begun)
     image = _where_known(images, encode_images, begun / "images")
     text = _where_known(texts, encode_texts, begun / "texts")
     _replace(path, key=np.array(key), image=image, text=text)

@@ -320,7 +320,7 @@ def write_log(
             [folder / i for i in items["image"]], items["text"].tolist()
         ),
     )
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     step = os.path.relpath(folder, out)
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),

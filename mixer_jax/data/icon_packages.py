@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files
 
 ICONIFY = "@iconify/json@2.2.535"
 # Each package's sha512, as its registry entry states it.
@@ -90,7 +91,7 @@ def fetch(spec: str, folder: Path) -> Path:
             "npm on this machine. Install Node.js, or run that command "
             f"elsewhere and copy its file to {path}{without}."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     print(f"Fetching {spec}.", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as partial:
         done = subprocess.run(

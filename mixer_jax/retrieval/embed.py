@@ -128,9 +128,13 @@ def embed_table(
 
 def check_path(path: str | os.PathLike) -> None:
     """Raises a `UserError` unless embeddings can be written to `path`."""
+    _check_suffix(path)
+    files.check(path, "The embeddings")
+
+
+def _check_suffix(path: str | os.PathLike) -> None:
     if paths.local(path, "A file of embeddings").suffix != ".npz":
         raise UserError(f"Embeddings are written as .npz, not to {path}.")
-    files.check(path, "The embeddings")
 
 
 def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
@@ -142,7 +146,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
       UserError: if the path does not end in `.npz` or cannot be written to;
         then they are elsewhere, see `files.deliver`.
     """
-    check_path(path)
+    _check_suffix(path)
 
     def save_arrays(draft: pathlib.Path) -> None:
         with open(draft, "wb") as file:

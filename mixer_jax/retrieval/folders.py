@@ -46,11 +46,15 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     Raises:
       UserError: if it is a file, holds other things or cannot be written.
     """
+    _check_kind(folder, kind)
+    files.check_folder(folder, f"An {kind.what}")
+
+
+def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     what = f"An {kind.what}"
     folder = paths.local(folder, what)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{what} is a folder, but {folder} is a file.")
-    files.check_folder(folder, what)
     if not folder.is_dir() or find(folder, kind.mark).is_file():
         return
     if any(not _is_ours(path) for path in folder.iterdir()):
@@ -78,9 +82,11 @@ def write(
         then `writer` may be called again.
 
     Raises:
-      UserError: if `check` does, or the files cannot be written.
+      UserError: if it holds other things or cannot be written; then names the
+        folder that has the files instead, if they were rescued.
     """
-    check(folder, kind)
+    # It was tried before; if it is full by now, what was made can be rescued.
+    _check_kind(folder, kind)
     target = files.resolve(folder)
     try:
         with files.made(target):

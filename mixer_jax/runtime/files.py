@@ -186,6 +186,11 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(os.path.realpath(path))
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder and those around it, also where a link leads to it."""
+    resolve(path).mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder; one that was missing is removed if the block raises."""
