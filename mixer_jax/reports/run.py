@@ -51,7 +51,7 @@ def build(
     if not (workdirs or rows or ways):
         raise UserError(
             f"{run} holds nothing to report: no stage, no metrics.json and no "
-            "categories.json. Give the folder that was trained in, as --run."
+            "categories.json. Give a folder that main trained in as --workdir."
         )
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
     logs = {
