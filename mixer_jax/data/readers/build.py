@@ -22,7 +22,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
 from mixer_jax.data import rules, table_check
 from mixer_jax.data.readers import roles
-from mixer_jax.data.readers.rows import LeftOut, Row, is_test
+from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
 
 _ROWS = 65_536  # that become Python objects at once
@@ -50,12 +50,9 @@ class Summary:
             f"{name} {queries:,} queries and {documents:,} documents"
             for name, (queries, documents) in self.splits.items()
         )
-        left = ", ".join(
-            f"{count:,} {why}" for why, count in self.left_out.items() if count
-        )
         return (
             f"{self.samples:,} samples of {self.categories:,} categories: "
-            f"{splits}; left out: {left or 'none'}"
+            f"{splits}; left out: {left_out_text(self.left_out)}"
         )
 
 
