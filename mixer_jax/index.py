@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", required=True, help="the folder to write")
     add("--split", default="", help="whose documents; default every split's")
     add("--batch-size", type=int, default=256, help="documents at once")
+    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     try:
         index.check_folder(given.out)
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mesh_lib.make_mesh(),
             given.split,
             given.batch_size,
+            given.max_skipped,
         )
         index.save(made, given.out)
     except UserError as error:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.reports import categories, run
 
@@ -29,12 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", default="", help="categorize's --log")
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")
+    parser.add_argument(
+        "--max-skipped", type=float, help=table.MAX_SKIPPED_HELP
+    )
     given = parser.parse_args(arguments)
     if given.workdir and (given.log or given.truth):
         parser.error("--log and --truth go with --categories.")
     try:
         if given.workdir:
-            path = run.build(given.workdir, mesh_lib.make_mesh(), given.out)
+            path = run.build(
+                given.workdir,
+                mesh_lib.make_mesh(),
+                given.out,
+                given.max_skipped,
+            )
         else:
             path = categories.build(
                 given.categories, given.log, given.truth, given.out

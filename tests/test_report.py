@@ -1,5 +1,7 @@
 """The command on a run of a small model that sees colours, and on a shop."""
 
+import re
+
 import pytest
 
 from mixer_jax import evaluate, report
@@ -39,3 +41,13 @@ def test_what_is_wrong_is_said(tmp_path, capsys):
     assert "no run" in capsys.readouterr().err
     assert report.main([f"--workdir={tmp_path}"]) == 2
     assert "nothing to report" in capsys.readouterr().err
+
+
+def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
+    root, _ = colours
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    arguments = [f"--workdir={colour_run}"]
+    assert report.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert report.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

@@ -110,6 +110,7 @@ def check_images(
     threads: int | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    option: str = table.MAX_SKIPPED,
     keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
     """Decodes every image of a frame once and leaves out what fails.
@@ -120,6 +121,7 @@ def check_images(
       max_skipped: the largest share of the rows that may be left out.
       threads: decoding threads, one image in memory each; default one a core.
       max_pixels: see `decode`.
+      option: what sets `max_skipped` in the command at hand.
       keep: is given the rows that are left out, if there are any, before
         anything is raised: a frame of `sample_id`, `image`, `kind`, `reason`
         and `row`, which counts the table's from 1. Returns where they are
@@ -152,11 +154,8 @@ def check_images(
             row=frame.index[rows] + 1,
         )
         skipped = dataclasses.replace(skipped, listing=keep(listed))
-    remedy = (
-        f"Mend these files under {root}, remove their rows, or raise "
-        "data.max_skipped."
-    )
-    return frame[~bad], skipped.require(max_skipped, remedy)
+    remedy = f"Mend these files under {root}, remove their rows"
+    return frame[~bad], skipped.require(max_skipped, remedy, option)
 
 
 def _find_faults(

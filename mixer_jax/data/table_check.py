@@ -165,8 +165,7 @@ def check(
     if absent is not None:
         report.missing = absent.skipped(counter.samples).require(
             max_skipped,
-            f"Mend these files under {path.parent}, remove their rows, or "
-            "raise data.max_skipped.",
+            f"Mend these files under {path.parent}, remove their rows",
         )
     return report
 

@@ -244,8 +244,8 @@ def read(
 
     Raises:
       UserError: if the table is wrong, too many samples cannot be used, the
-        split lacks queries or documents, or distractors share a category
-        with it.
+        split lacks queries or documents or a query that can be measured, or
+        distractors share a category with it.
     """
     frame = table_lib.read_table(path)
     held = table_lib.select(frame, settings.split)
@@ -258,7 +258,8 @@ def read(
             f"'{both[0]}'; what is measured must be categories that were not "
             "trained on, so give each category one split."
         )
-    for split in sorted(set(held.split)):
+    splits = sorted(set(held.split))
+    for split in splits:
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
             if not (held.role[held.split == split] == role).any():
                 raise UserError(
@@ -272,7 +273,24 @@ def read(
         max_skipped,
         max_pixels=max_pixels,
     )
+    _check_answerable(frame, splits, path)
     return frame, [skipped for skipped in (lone, unreadable) if skipped.count]
+
+
+def _check_answerable(
+    frame: pd.DataFrame, splits: Iterable[str], path: str | os.PathLike
+) -> None:
+    """Checks that each split has a query and a document of its category."""
+    for split in splits:
+        here = frame[frame.split == split]
+        query = here.role == table_lib.QUERY
+        if not here.category_id[query].isin(here.category_id[~query]).any():
+            raise UserError(
+                f"The split '{split}' of {path} has no query left with a "
+                "document of its category, so there is nothing to measure: "
+                "give the same category ID to queries and documents that show "
+                "the same thing, and mend the images that cannot be read."
+            )
 
 
 def distractors(
