@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mixer_jax import progress
 from mixer_jax.data import faults, table
 from mixer_jax.data.faults import UnreadableImageError
 
@@ -179,7 +180,12 @@ def _find_faults(
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
-        return [one for chunk in done for one in chunk]
+        found = []
+        with progress.show("Checking the images", len(paths)) as count:
+            for chunk in done:
+                found += chunk
+                count(len(chunk))
+        return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from mixer_jax import progress
 from mixer_jax.data import rules, table, table_files
 from mixer_jax.errors import UserError
 
@@ -139,11 +139,12 @@ def check(
     absent = _Absent(path, threads) if images else None
 
     def read(what: str) -> Iterator[pd.DataFrame]:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(what, total=1.0)
+        done = 0.0
+        with progress.show(what, 1.0, console=console) as count:
             for batch in table_files.batches(path, rows, block):
                 yield batch.rows
-                progress.update(task, completed=batch.done)
+                count(batch.done - done)
+                done = batch.done
 
     for batch in read("Checking the table"):
         for fault in rules.faults(batch, _ALONE):

@@ -11,7 +11,7 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
 from mixer_jax.training.checkpoints import Trained
@@ -82,14 +82,16 @@ def make_embedder(
         )
         result = np.zeros((len(frame), trained.config.model.dim), np.float32)
         pending = None
-        for batch in batches:
-            # Fetched one batch late, so that reading and computing overlap.
-            done, pending = (
-                pending,
-                forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
-            )
-            _store(result, done)
-        _store(result, pending)
+        what = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
+        with progress.show(f"Embedding {what}", len(frame)) as count:
+            for batch in batches:
+                # Fetched one batch late, so that reading and computing overlap.
+                done, pending = (
+                    pending,
+                    forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
+                )
+                count(_store(result, done))
+            count(_store(result, pending))
         return result
 
     return embed
@@ -148,9 +150,11 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     os.replace(draft, path)
 
 
-def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None):
+def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None) -> int:
+    """Stores a batch's embeddings in their rows; returns how many they are."""
     if done is None:
-        return
+        return 0
     embeddings, index = jax.device_get(done)
     there = index >= 0
     result[index[there]] = embeddings[there]
+    return int(there.sum())

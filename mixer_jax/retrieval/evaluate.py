@@ -19,7 +19,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.data import images
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
@@ -70,7 +70,8 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
         data = (pathlib.Path(root) / path).read_bytes()
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
-    found = {path: digest(path) for path in set(frame.image) - {""}} | {"": ""}
+    names = progress.track(set(frame.image) - {""}, "Comparing image files")
+    found = {path: digest(path) for path in names} | {"": ""}
     return np.array([found[path] for path in frame.image], dtype=str)
 
 
@@ -125,6 +126,15 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
         yield Block(rows, top, scores, positions)
 
 
+def _shown(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
+    """Yields the blocks of `rank` and shows how far it is."""
+    total = len(queries.categories)
+    with progress.show("Ranking the documents of queries", total) as count:
+        for block in rank(queries, documents, mesh):
+            yield block
+            count(len(block.top))
+
+
 def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     """Measures the rankings of all documents for every query; see `rank`.
 
@@ -139,7 +149,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     group_q, group_d = _codes(queries.groups, documents.groups)
     answerable = 0
     result = {name: metrics.Mean() for name in MEASURES}
-    for rows, top, _, positions in rank(queries, documents, mesh):
+    for rows, top, _, positions in _shown(queries, documents, mesh):
         category = category_q[rows]
         top_category = np.where(top >= 0, category_d[top], -2)
         top_group = np.where(top >= 0, group_d[top], -2)

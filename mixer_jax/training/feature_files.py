@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -144,7 +144,7 @@ def fill(
         name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names
     }
     position, whole = 0, 0
-    for parts in make(rows):
+    for parts in _shown(make(rows), len(rows), " and ".join(names)):
         here = rows[position:][: len(parts[names[0]])]
         for name, values in parts.items():
             array = arrays[name]
@@ -162,6 +162,14 @@ def fill(
         for block in blocks[first:whole]:
             sums[block] = _sum(kept, starts[block], step)
         _write_sums(folder, names[0], sums)
+
+
+def _shown(made: Iterator[Arrays], rows: int, what: str) -> Iterator[Arrays]:
+    """Yields what is made and shows how far it is."""
+    with progress.show(f"Making {what}", rows) as count:
+        for parts in made:
+            yield parts
+            count(len(next(iter(parts.values()))))
 
 
 def _check_ours(folder: Path) -> None:

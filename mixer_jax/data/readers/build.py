@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
+from mixer_jax import progress
 from mixer_jax.data import rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
@@ -154,16 +154,14 @@ def _collect(rows: Iterable[Row], console: Console) -> pa.Table:
     """Packs rows into columns; runs of white space in texts become blanks."""
     schema = pa.schema([(name, pa.large_string()) for name in Row._fields])
     batches, rows = [], iter(rows)
-    shown = SpinnerColumn(), TextColumn("Reading: {task.completed:,} samples")
-    with Progress(*shown, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
+    with progress.show("Reading samples", console=console) as count:
         while chunk := list(itertools.islice(rows, _ROWS)):
             cells = dict(
                 zip(Row._fields, zip(*chunk, strict=True), strict=True)
             )
             cells["text"] = [" ".join(text.split()) for text in cells["text"]]
             batches.append(_batch(cells, schema))
-            progress.advance(task, len(chunk))
+            count(len(chunk))
     return pa.Table.from_batches(batches, schema)
 
 
@@ -192,13 +190,13 @@ def _with_images(
     columns: pa.Table, root: Path, left_out: LeftOut, console: Console
 ) -> pa.Table:
     codes, names = _codes(columns["image"])
-    slices = range(0, len(names), _ROWS)
-    found = [
-        table_check.present(root, names.slice(start, _ROWS).to_pylist())
-        for start in track(
-            slices, "Looking for images", console=console, transient=True
-        )
-    ]
+    found = []
+    what = "Looking for images"
+    with progress.show(what, len(names), console=console) as count:
+        for start in range(0, len(names), _ROWS):
+            some = names.slice(start, _ROWS).to_pylist()
+            found.append(table_check.present(root, some))
+            count(len(some))
     there = np.concatenate(found) if found else np.zeros(0, bool)
     wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)
     if wanted.any() and not there[wanted].any():
