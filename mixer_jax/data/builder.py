@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax import progress
-from mixer_jax.data import table
+from mixer_jax.data import near_paths, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
 
@@ -199,7 +199,8 @@ def _stamp(path: Path) -> bytes:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"The image {path}: {error.strerror}.") from error
+        hint = near_paths.hint(path)
+        raise UserError(f"The image {path}: {error.strerror}.{hint}") from error
     return f"{status.st_size} {status.st_mtime_ns}\n".encode()
 
 

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixer_jax import progress
-from mixer_jax.data import faults, table
+from mixer_jax.data import faults, near_paths, table
 from mixer_jax.data.faults import UnreadableImageError
 
 # Pixels that an image may have to be decoded: 0.6 GB in memory, and more where
@@ -28,13 +29,21 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def read(path: str | os.PathLike) -> bytes:
-    """Returns the bytes of an image file.
+    """Returns the bytes of an image file; never waits for a pipe.
 
     Raises:
       UnreadableImageError: if the system does not give them.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImageError(
+                    f"{path}: it is neither a file nor a folder.",
+                    faults.UNREADABLE,
+                )
+            return file.read()
+    except UnreadableImageError:
+        raise
     except (OSError, ValueError) as error:
         kind = faults.of_system(error)
         reason = getattr(error, "strerror", None) or str(error)
@@ -43,6 +52,11 @@ def read(path: str | os.PathLike) -> bytes:
         elif kind == faults.FOLDER:
             reason = "it is a folder"
         raise UnreadableImageError(f"{path}: {reason}.", kind) from error
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a file; a pipe without waiting for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(
@@ -144,7 +158,11 @@ def check_images(
     errors = [found[codes[row]] for row in rows]
     reasons = [str(error) for error in errors]
     counts = collections.Counter(error.kind for error in errors)
-    skipped = table.skip(frame, rows, reasons, "unreadable images")
+    listed = [
+        _with_hint(found[code], paths[code], root)
+        for code in codes[rows[: table.LISTED]]
+    ]
+    skipped = table.skip(frame, rows, listed, "unreadable images")
     skipped = dataclasses.replace(
         skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
     )
@@ -157,6 +175,12 @@ def check_images(
         skipped = dataclasses.replace(skipped, listing=keep(listed))
     remedy = f"Mend these files under {root}, remove their rows"
     return frame[~bad], skipped.require(max_skipped, remedy, option)
+
+
+def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
+    """Returns an error's message, and which file was probably meant."""
+    is_missing = error.kind == faults.MISSING
+    return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
 
 def _find_faults(

@@ -25,7 +25,7 @@ MAX_SKIPPED_HELP = (
     "largest share of samples that may be left out (default: the trained "
     "config's data.max_skipped)"
 )
-_LISTED = 10  # how many offenders an error names
+LISTED = 10  # how many offenders an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def drop_lone(
         lone = ~(documents | answered)
     rows = np.flatnonzero(lone)
     reasons = [
-        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:_LISTED]
+        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:LISTED]
     ]
     skipped = skip(frame, rows, reasons, what)
     return frame[~lone], skipped.require(max_skipped, remedy, option)
@@ -223,8 +223,8 @@ def skip(
     frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
 ) -> Skipped:
     """Describes rows, given by position, that are about to be left out."""
-    rows, reasons = np.asarray(rows, int), list(reasons)[:_LISTED]
-    names = name_rows(frame, rows[:_LISTED])
+    rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
+    names = name_rows(frame, rows[:LISTED])
     examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
     return Skipped(what, len(rows), len(frame), tuple(examples))
 

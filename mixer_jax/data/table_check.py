@@ -10,6 +10,7 @@ count as one, which among ten million has a chance of five in a million.
 import dataclasses
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mixer_jax import progress
-from mixer_jax.data import rules, table, table_files
+from mixer_jax.data import near_paths, rules, table, table_files
 from mixer_jax.errors import UserError
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
@@ -243,7 +244,8 @@ class _Absent:
     def skipped(self, total: int) -> table.Skipped:
         where = table_files.name_records(self._path, self._records)
         examples = (
-            f"{a}: {b!r} is missing or empty"
+            f"{a}: {b!r} is missing or empty."
+            f"{near_paths.hint(self._path.parent / b, self._path.parent)}"
             for a, b in zip(where, self._images, strict=True)
         )
         what = "missing or empty images"
@@ -279,7 +281,8 @@ def present(
 
 def _is_file(path: str) -> bool:
     try:
-        return os.stat(path).st_size > 0
+        status = os.stat(path)
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
     except (OSError, ValueError):  # A null byte in a path is a ValueError.
         return False
 

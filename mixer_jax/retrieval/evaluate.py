@@ -67,7 +67,7 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
     """
 
     def digest(path: str) -> str:
-        data = (pathlib.Path(root) / path).read_bytes()
+        data = images.read(pathlib.Path(root) / path)
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
     names = progress.track(set(frame.image) - {""}, "Comparing image files")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from mixer_jax import progress
-from mixer_jax.data import rules, table_check
+from mixer_jax.data import near_paths, rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
@@ -204,6 +204,7 @@ def _with_images(
         raise UserError(
             f"None of the {wanted.sum():,} image files is there, for example "
             f"{root / first}; have the images been unpacked?"
+            f"{near_paths.hint(root / first, root)}"
         )
     why = "whose image file is missing or empty"
     return _kept(columns, there[codes], left_out, why)
