@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import rich.console
@@ -51,9 +51,17 @@ def show(
         _shown.release()
 
 
-def track(items: Collection[T], what: str) -> Iterator[T]:
-    """Yields the items, and shows how many the caller is done with."""
-    with show(what, len(items)) as count:
+def track(
+    items: Iterable[T], what: str, total: int | None = None
+) -> Iterator[T]:
+    """Yields the items, and shows how many the caller is done with.
+
+    Args:
+      items: anything to iterate over.
+      what: is done with them.
+      total: how many there are, where `items` has no length.
+    """
+    with show(what, len(items) if total is None else total) as count:
         for item in items:
             yield item
             count(1)

@@ -173,7 +173,8 @@ def prepare(
         except OSError as error:
             raise UserError(
                 f"The prepared data cannot be written to {prepared}: {error}. "
-                "Set data.prepared to a folder with room."
+                "Make room, or set the config's data.prepared to a folder "
+                "with room."
             ) from error
     builder = SampleTable(frame, root, data_dir=folder)
     return PreparedSource(frame, builder.data_path)

@@ -43,7 +43,12 @@ def make_embedder(
     Returns:
       frame of N rows -> f32 `[N, D]`; raises UserError for an unreadable
       image or a frame of both roles.
+
+    Raises:
+      UserError: if the batch size is not positive.
     """
+    if batch_size < 1:
+        raise UserError(f"The batch size is {batch_size}; it must be positive.")
     data = trained.config.data
     tokenizer = text.load(data.tokenizer, data.text_length)
     batch_size = mesh_lib.padded_rows(batch_size, mesh)

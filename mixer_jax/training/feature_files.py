@@ -82,7 +82,8 @@ def prepare(
             raise UserError(
                 f"The features of data.cached need {need / 1e9:.2f} GB in "
                 f"{folder}, where {free / 1e9:.2f} GB are free. Make room, or "
-                "set data.cached=False."
+                "set another folder: the config's data.features for training, "
+                "the environment's TMPDIR for an evaluation of baselines."
             )
         for name, (shape, dtype) in missing.items():
             np.lib.format.open_memmap(
@@ -180,7 +181,7 @@ def _check_ours(folder: Path) -> None:
             raise UserError(
                 f"{folder} cannot hold the features of data.cached: there is "
                 f"{path.name}, which is none of their files. Name another "
-                "folder by data.features."
+                "folder as the config's data.features."
             )
 
 
