@@ -53,6 +53,6 @@ run "$python" -m mixer_jax.evaluate --workdir="$run" --baselines \
   --stages=stage3
 
 say "6/6 Writing the report"
-run "$python" -m mixer_jax.report --run="$run"
+run "$python" -m mixer_jax.report --workdir="$run"
 
 say "Done. Open $run/report/index.html"

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the .npz file to write")
     add("--batch-size", type=int, default=256, help="samples at once")
+    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _embed(given))
 
@@ -39,8 +40,10 @@ def _embed(given: argparse.Namespace) -> None:
     frame = table.read_table(path)
     trained = checkpoints.load_model(given.workdir, mesh)
     data = trained.config.data
+    limit = given.max_skipped
+    limit = data.max_skipped if limit is None else limit
     frame, skipped = images.check_images(
-        frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
+        frame, path.parent, limit, max_pixels=data.max_pixels
     )
     made = embed.embed_table(
         trained, frame, path.parent, mesh, given.batch_size

@@ -15,6 +15,7 @@ import rich
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
+from mixer_jax.data import table
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
 from mixer_jax.runtime import command
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--table", default="", help="sample table; default the config's")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
+    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _evaluate(given))
 
@@ -46,6 +48,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         mesh_lib.make_mesh(),
         table=given.table,
         baselines=given.baselines,
+        max_skipped=given.max_skipped,
         say=rich.print,
     )
     rich.print(*results.console_tables(evaluate.merge(out, rows)))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import table
 from mixer_jax.retrieval import index
 from mixer_jax.runtime import command
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", required=True, help="the folder to write")
     add("--split", default="", help="whose documents; default every split's")
     add("--batch-size", type=int, default=256, help="documents at once")
+    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _index(given))
 
@@ -39,6 +41,7 @@ def _index(given: argparse.Namespace) -> None:
         mesh_lib.make_mesh(),
         given.split,
         given.batch_size,
+        given.max_skipped,
     )
     index.save(made, given.out)
     if skipped.count:

@@ -1,6 +1,6 @@
 """Writes a report: one HTML page that needs no network.
 
-    python -m mixer_jax.report --run=runs/quickstart
+    python -m mixer_jax.report --workdir=runs/quickstart
     python -m mixer_jax.report --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
 
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import table
 from mixer_jax.reports import categories, run
 from mixer_jax.runtime import command
 
@@ -24,20 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.report", description=__doc__.split("\n")[0]
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", help="the run's folder")
+    what.add_argument("--workdir", help="the run's folder")
     what.add_argument("--categories", help="categorize's --out")
     parser.add_argument("--log", default="", help="categorize's --log")
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")
+    parser.add_argument(
+        "--max-skipped", type=float, help=table.MAX_SKIPPED_HELP
+    )
     given = parser.parse_args(arguments)
-    if given.run and (given.log or given.truth):
+    if given.workdir and (given.log or given.truth):
         parser.error("--log and --truth go with --categories.")
     return command.run(lambda: _report(given))
 
 
 def _report(given: argparse.Namespace) -> None:
-    if given.run:
-        path = run.build(given.run, mesh_lib.make_mesh(), given.out)
+    if given.workdir:
+        path = run.build(
+            given.workdir, mesh_lib.make_mesh(), given.out, given.max_skipped
+        )
     else:
         path = categories.build(
             given.categories, given.log, given.truth, given.out

@@ -4,8 +4,9 @@
         --truth=runs/quickstart/data/medium.csv
 
 DIR is what categorize wrote to: its features are read, nothing is encoded
-again. Categories are found for a grid of DBSCAN's eps (1 less the affinity from
-which two samples are neighbours) and of k, the neighbours that are compared.
+again. Categories are found for a grid of --least, the affinity from which two
+samples are neighbours (DBSCAN's eps is 1 - least), and of --neighbours, how
+many are compared.
 Each grid point is measured by what a linear map of frozen features learns from
 it. Writes DIR/sweep.json, which python -m mixer_jax.report --categories=DIR
 draws.
@@ -30,21 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--categories", required=True, help="categorize's --out")
     add("--log", default="", help="categorize's --log; found there if unset")
     add("--truth", help="categorize's --truth; without it later clicks judge")
-    add("--eps", type=_numbers(float), help="1 less affinity, as 0.55,0.65")
-    add("--k", type=_numbers(int), help="neighbours, as 5,10,20")
+    add("--least", type=_numbers(float), help="affinities, as 0.35,0.45")
+    add("--neighbours", type=_numbers(int), help="numbers, as 5,10,20")
     given = parser.parse_args(arguments)
     return command.run(lambda: _sweep(given))
 
 
 def _sweep(given: argparse.Namespace) -> None:
-    least = [round(1 - eps, 6) for eps in given.eps or ()]
     granularity.check_out(given.categories)
     truth = table.read_table(given.truth) if given.truth else None
     log = given.log or outcome.find_log(given.categories)
     result = granularity.measure(
         outcome.read(given.categories, log, truth),
-        least or sweep.LEAST,
-        given.k or sweep.NEIGHBOURS,
+        given.least or sweep.LEAST,
+        given.neighbours or sweep.NEIGHBOURS,
     )
     print(granularity.lines(result))
     print(f"Wrote {granularity.write(result, given.categories)}")

@@ -79,7 +79,7 @@ COMMANDS = {
     ),
     "report": Command(
         report.main,
-        lambda i, out: [f"--run={i.run}", f"--out={out}"],
+        lambda i, out: [f"--workdir={i.run}", f"--out={out}"],
         "made.html",
     ),
     "report categories": Command(
@@ -107,7 +107,11 @@ COMMANDS = {
     ),
     "sweep": Command(
         sweep.main,
-        lambda i, out: [f"--categories={i.shop}", "--eps=0.6", "--k=5"],
+        lambda i, out: [
+            f"--categories={i.shop}",
+            "--least=0.4",
+            "--neighbours=5",
+        ],
         "",
     ),
     "categorize": Command(

@@ -24,7 +24,7 @@ def run(colour_run, bucket, cloud):
 def test_rows_and_page_are_written_there(run, cloud, capsys):
     assert evaluate.main([f"--workdir={run}"]) == 0
     assert evaluate.main([f"--workdir={run}", "--stages=stage2"]) == 0
-    assert report.main([f"--run={run}"]) == 0
+    assert report.main([f"--workdir={run}"]) == 0
     assert f"Wrote {run}/report/index.html" in capsys.readouterr().out
     objects = cloud.buckets[run.split("/")[2]]
     rows = json.loads(objects["run/metrics.json"].data)
@@ -61,5 +61,5 @@ def test_what_is_not_there_is_said(bucket, capsys):
     ):
         assert evaluate.main([f"--workdir={place}"]) == 2
         assert said in capsys.readouterr().err
-        assert report.main([f"--run={place}"]) == 2
+        assert report.main([f"--workdir={place}"]) == 2
         assert "no run in gs://" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The command on a stage of a small model that sees colours."""
 
+import re
+
 import numpy as np
 
 from mixer_jax import embed
@@ -55,3 +57,17 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
     ):
         assert embed.main(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_remedy_that_is_said_works(colour_run, colours, tmp_path, capsys):
+    root, _ = colours
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    arguments = [
+        f"--workdir={colour_run / 'stage2'}",
+        f"--table={root / 'colours.csv'}",
+        f"--out={tmp_path / 'out.npz'}",
+    ]
+    assert embed.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert embed.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

@@ -9,7 +9,7 @@ COMMANDS = {
     embed: ("--workdir", "--table=t.csv", "--out=e.npz"),
     evaluate: ("--workdir",),
     index: ("--workdir", "--table=t.csv", "--out=i"),
-    report: ("--run",),
+    report: ("--workdir",),
 }
 
 

@@ -1,8 +1,10 @@
 """The command on a run of a small model that sees colours."""
 
 import json
+import re
 
 from mixer_jax import evaluate
+from mixer_jax.data import table
 from mixer_jax.retrieval.evaluate import MEASURES
 
 
@@ -44,4 +46,40 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
     ):
         assert evaluate.main(arguments) == 2
         assert said in capsys.readouterr().err
+    assert not (colour_run / "metrics.json").exists()
+
+
+def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
+    root, _ = colours
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    arguments = [f"--workdir={colour_run}", "--stages=stage2"]
+    assert evaluate.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
+
+
+def test_the_remedies_for_queries_without_a_document_work(
+    colour_run, colours, capsys
+):
+    root, frame = colours
+    red = (frame.category_id == "red") & (frame.role == "document")
+    table.write_table(frame[~red], root / "colours.csv")
+    arguments = [f"--workdir={colour_run}", "--stages=stage2"]
+    assert evaluate.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
+
+
+def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
+    root, frame = colours
+    test = frame.split.str.startswith("test")
+    documents = test & (frame.role == "document")
+    frame.loc[documents, "category_id"] += " as sold"
+    table.write_table(frame, root / "colours.csv")
+    arguments = [f"--workdir={colour_run}", "--max-skipped=1"]
+    assert evaluate.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "no query" in said
     assert not (colour_run / "metrics.json").exists()

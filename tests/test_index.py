@@ -1,5 +1,7 @@
 """The command on a run of a small model that sees colours."""
 
+import re
+
 from mixer_jax import index
 from mixer_jax.retrieval import index as index_lib
 
@@ -30,3 +32,17 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
         assert index.main(arguments) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "index").exists()
+
+
+def test_the_remedy_that_is_said_works(colour_run, colours, tmp_path, capsys):
+    root, _ = colours
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    arguments = [
+        f"--workdir={colour_run}",
+        f"--table={root / 'colours.csv'}",
+        f"--out={tmp_path / 'index'}",
+    ]
+    assert index.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert index.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

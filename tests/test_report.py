@@ -1,5 +1,7 @@
 """The command on a run of a small model that sees colours, and on a shop."""
 
+import re
+
 import pytest
 
 from mixer_jax import evaluate, report
@@ -7,7 +9,7 @@ from mixer_jax import evaluate, report
 
 def test_a_run_is_reported(colour_run, capsys):
     assert evaluate.main([f"--workdir={colour_run}"]) == 0
-    assert report.main([f"--run={colour_run}"]) == 0
+    assert report.main([f"--workdir={colour_run}"]) == 0
     page = (colour_run / "report" / "index.html").read_text()
     assert "Wrote" in capsys.readouterr().out
     assert "<b>100.0</b>" in page
@@ -26,8 +28,8 @@ def test_categories_are_reported(own_shop, capsys):
 def test_a_run_and_categories_are_two_reports(capsys):
     for arguments in (
         [],
-        ["--run=a", "--categories=b"],
-        ["--run=a", "--log=b"],
+        ["--workdir=a", "--categories=b"],
+        ["--workdir=a", "--log=b"],
     ):
         with pytest.raises(SystemExit) as ended:
             report.main(arguments)
@@ -35,7 +37,17 @@ def test_a_run_and_categories_are_two_reports(capsys):
 
 
 def test_what_is_wrong_is_said(tmp_path, capsys):
-    assert report.main([f"--run={tmp_path / 'no'}"]) == 2
+    assert report.main([f"--workdir={tmp_path / 'no'}"]) == 2
     assert "no run" in capsys.readouterr().err
-    assert report.main([f"--run={tmp_path}"]) == 2
+    assert report.main([f"--workdir={tmp_path}"]) == 2
     assert "nothing to report" in capsys.readouterr().err
+
+
+def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
+    root, _ = colours
+    (root / "red_document_forward.png").write_bytes(b"nothing")
+    arguments = [f"--workdir={colour_run}"]
+    assert report.main(arguments) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    assert report.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

@@ -10,8 +10,8 @@ def test_a_grid_is_written(own_shop, capsys, monkeypatch):
     arguments = [
         f"--categories={own_shop}",
         f"--truth={own_shop}/data/table.csv",
-        "--eps=0.65,0.3",
-        "--k=4",
+        "--least=0.35,0.7",
+        "--neighbours=4",
     ]
     assert sweep.main(arguments) == 0
     assert "sweep.json" in capsys.readouterr().out

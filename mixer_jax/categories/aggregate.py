@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--items", default="", help="default: the table in --out")
     add("--parts", default="", help="folder of the workers' parts, removed")
     add("--longest-session", type=int, help="longer ones are left out")
-    add("--max-skipped", type=float, default=0.01, help="bad or unknown rows")
+    add("--max-skipped", type=float, default=0.01, help="share of bad rows")
     given, options = _split(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(given)
     return command.run(lambda: print(_lines(_aggregate(given, options))))

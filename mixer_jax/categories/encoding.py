@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
+from mixer_jax import progress
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.runtime import files
@@ -98,17 +97,15 @@ def _where_known(
         return np.zeros((len(values), 1), np.float32)
     which, different = pd.factorize(values[known])
     encoded = []
-    for start in track(
-        range(0, len(different), _PART),
-        description=f"Encoding {len(different):,} {parts.name}",
-        console=Console(stderr=True),
-    ):
-        part = parts.with_name(f"{parts.name}-{start}.npz")
-        if not part.is_file():
+    with progress.show(f"Encoding {parts.name}", len(different)) as count:
+        for start in range(0, len(different), _PART):
+            part = parts.with_name(f"{parts.name}-{start}.npz")
             these = different[start : start + _PART].tolist()
-            _replace(part, encoded=encoder(these))
-        with np.load(part) as kept:
-            encoded.append(kept["encoded"])
+            if not part.is_file():
+                _replace(part, encoded=encoder(these))
+            with np.load(part) as kept:
+                encoded.append(kept["encoded"])
+            count(len(these))
     encoded = np.concatenate(encoded)
     rows = np.zeros((len(values), encoded.shape[1]), np.float32)
     rows[known] = encoded[which]

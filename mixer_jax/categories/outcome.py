@@ -148,7 +148,7 @@ def _found(folder: Path) -> dict[str, str]:
     if not path.is_file():
         raise UserError(
             f"There are no categories in {folder}: no found.csv. Name the "
-            "folder that categorize wrote to; its --out."
+            "folder that mixer_jax.categorize wrote to."
         )
     columns = ("sample_id", "category_id", "split")
     frame = log_lib.read_columns(path, columns)
@@ -161,7 +161,7 @@ def _left(folder: Path) -> set[str]:
     """Returns the samples that no category was found for."""
     path = folder / "unassigned.csv"
     if not path.is_file():
-        raise UserError(f"{path} is missing; run categorize again.")
+        raise UserError(f"{path} is missing; run mixer_jax.categorize again.")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     return set(frame["sample_id"])
 

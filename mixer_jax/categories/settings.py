@@ -54,20 +54,20 @@ class Settings:
         """
         if self.method not in METHODS:
             raise UserError(
-                f'The method is "{self.method}"; it can be '
-                f"{', '.join(METHODS)}."
+                f'--method is "{self.method}"; it can be {", ".join(METHODS)}.'
             )
         if self.least is not None and not 0 < self.least <= 1:
             raise UserError(
-                f"least is {self.least:g}; an affinity is above 0 and at most "
-                "1. Leave it out to have it chosen from the data."
+                f"--least is {self.least:g}; an affinity is above 0 and at "
+                "most 1. Leave it out to have it chosen from the data."
             )
         for name, lowest in dict(neighbours=1, min_samples=2, k=0).items():
             if (value := getattr(self, name)) < lowest:
-                raise UserError(f"{name} is {value}; it is {lowest} or more.")
+                flag = _flag(name)
+                raise UserError(f"{flag} is {value}; it is {lowest} or more.")
         if self.max_size != 0 and self.max_size < 2:
             raise UserError(
-                f"max_size is {self.max_size}; it is 2 or more, or 0 for "
+                f"--max-size is {self.max_size}; it is 2 or more, or 0 for "
                 "categories of any size."
             )
         return self
@@ -84,14 +84,17 @@ _FLAGS = {
 }
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds a flag for each setting that a user may want to choose."""
     defaults = Settings()
     for name, about in _FLAGS.items():
         default = getattr(defaults, name)
         kind = float if default is None else type(default)
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=default, help=about)
+        parser.add_argument(_flag(name), type=kind, default=default, help=about)
 
 
 def from_flags(given: argparse.Namespace) -> Settings:

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import track
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mixer_jax.data import table
+from mixer_jax import progress
+from mixer_jax.data import near_paths, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
 
@@ -71,7 +70,8 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for name in table.COLUMNS
             if name != "image"
         }
-        for key, row in enumerate(_progress(rows)):
+        rows = progress.track(rows, "Preparing the images")
+        for key, row in enumerate(rows):
             sample = {name: cells[row] for name, cells in columns.items()}
             yield key, sample | {"image": source[row][0]}
 
@@ -173,7 +173,8 @@ def prepare(
         except OSError as error:
             raise UserError(
                 f"The prepared data cannot be written to {prepared}: {error}. "
-                "Set data.prepared to a folder with room."
+                "Make room, or set the config's data.prepared to a folder "
+                "with room."
             ) from error
     builder = SampleTable(frame, root, data_dir=folder)
     return PreparedSource(frame, builder.data_path)
@@ -199,7 +200,8 @@ def _stamp(path: Path) -> bytes:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"The image {path}: {error.strerror}.") from error
+        hint = near_paths.hint(path)
+        raise UserError(f"The image {path}: {error.strerror}.{hint}") from error
     return f"{status.st_size} {status.st_mtime_ns}\n".encode()
 
 
@@ -215,11 +217,6 @@ def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
         builder.download_and_prepare(
             download_dir=folder / "downloads", download_config=config
         )
-
-
-def _progress(rows: np.ndarray) -> Iterable:
-    console = Console(stderr=True)
-    return track(rows, "Preparing the images", console=console, transient=True)
 
 
 def _split_names(frame: pd.DataFrame) -> np.ndarray:

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
+from mixer_jax import progress
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command, files, threads
@@ -152,7 +151,6 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
     for vendor in VENDORS:
         (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
     one = functools.partial(_render_one, _renderer(), size)
-    console = Console(stderr=True)
     # The renderer holds Python's lock, so threads would draw one by one. A
     # fresh interpreter a core pays only where there is much to draw.
     few = len(jobs) < 500
@@ -163,7 +161,7 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
             pool = stack.enter_context(threads.process_pool())
             with threads.shielded():
                 done = pool.map(one, jobs, chunksize=32)
-        for _ in track(done, "Drawing the emoji", len(jobs), console=console):
+        for _ in progress.track(done, "Drawing the emoji", len(jobs)):
             pass
 
 

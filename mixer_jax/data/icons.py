@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
+from mixer_jax import progress
 from mixer_jax.data import (
     icon_card,
     icon_drawing,
@@ -286,11 +285,10 @@ def _draw(
             yield [(a, root / b) for a, b in zip(svgs, paths, strict=True)]
 
     drawings = list(
-        track(
+        progress.track(
             icon_drawing.draw(batches(), size, len(icons)),
             "Drawing the icons",
-            total=len(icons),
-            console=Console(stderr=True),
+            len(icons),
         )
     )
     drawn = pd.concat(parts).assign(

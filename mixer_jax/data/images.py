@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data import faults, table
+from mixer_jax import progress
+from mixer_jax.data import faults, near_paths, table
 from mixer_jax.data.faults import UnreadableImageError
 from mixer_jax.runtime import threads as threads_lib
 
@@ -27,13 +29,21 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def read(path: str | os.PathLike) -> bytes:
-    """Returns the bytes of an image file.
+    """Returns the bytes of an image file; never waits for a pipe.
 
     Raises:
       UnreadableImageError: if the system does not give them.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImageError(
+                    f"{path}: it is neither a file nor a folder.",
+                    faults.UNREADABLE,
+                )
+            return file.read()
+    except UnreadableImageError:
+        raise
     except (OSError, ValueError) as error:
         kind = faults.of_system(error)
         reason = getattr(error, "strerror", None) or str(error)
@@ -42,6 +52,11 @@ def read(path: str | os.PathLike) -> bytes:
         elif kind == faults.FOLDER:
             reason = "it is a folder"
         raise UnreadableImageError(f"{path}: {reason}.", kind) from error
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a file; a pipe without waiting for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(
@@ -110,6 +125,7 @@ def check_images(
     threads: int | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    option: str = table.MAX_SKIPPED,
     keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
     """Decodes every image of a frame once and leaves out what fails.
@@ -120,6 +136,7 @@ def check_images(
       max_skipped: the largest share of the rows that may be left out.
       threads: decoding threads, one image in memory each; default one a core.
       max_pixels: see `decode`.
+      option: what sets `max_skipped` in the command at hand.
       keep: is given the rows that are left out, if there are any, before
         anything is raised: a frame of `sample_id`, `image`, `kind`, `reason`
         and `row`, which counts the table's from 1. Returns where they are
@@ -141,7 +158,11 @@ def check_images(
     errors = [found[codes[row]] for row in rows]
     reasons = [str(error) for error in errors]
     counts = collections.Counter(error.kind for error in errors)
-    skipped = table.skip(frame, rows, reasons, "unreadable images")
+    listed = [
+        _with_hint(found[code], paths[code], root)
+        for code in codes[rows[: table.LISTED]]
+    ]
+    skipped = table.skip(frame, rows, listed, "unreadable images")
     skipped = dataclasses.replace(
         skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
     )
@@ -152,11 +173,14 @@ def check_images(
             row=frame.index[rows] + 1,
         )
         skipped = dataclasses.replace(skipped, listing=keep(listed))
-    remedy = (
-        f"Mend these files under {root}, remove their rows, or raise "
-        "data.max_skipped."
-    )
-    return frame[~bad], skipped.require(max_skipped, remedy)
+    remedy = f"Mend these files under {root}, remove their rows"
+    return frame[~bad], skipped.require(max_skipped, remedy, option)
+
+
+def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
+    """Returns an error's message, and which file was probably meant."""
+    is_missing = error.kind == faults.MISSING
+    return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
 
 def _find_faults(
@@ -180,7 +204,12 @@ def _find_faults(
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with threads_lib.pool(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
-        return [one for chunk in done for one in chunk]
+        found = []
+        with progress.show("Checking the images", len(paths)) as count:
+            for chunk in done:
+                found += chunk
+                count(len(chunk))
+        return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -28,9 +28,9 @@ def ensure_table(data: ConfigDict) -> Path:
     known = ", ".join(SOURCES)
     if not data.table:
         raise UserError(
-            "data.table is empty; set it to the path of a sample table "
-            f"(--config.data.table=PATH), or add data.source ({known}) to "
-            "have one built there."
+            "data.table is empty; set it in the config to the path of a sample "
+            f"table, and data.source to one of {known} to have the table built "
+            "there."
         )
     path = Path(data.table)
     if path.is_file():

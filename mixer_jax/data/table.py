@@ -8,6 +8,7 @@ its own.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,12 @@ from mixer_jax.data import rules, table_files
 from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
 
-_LISTED = 10  # how many offenders an error names
+MAX_SKIPPED = "--max-skipped"  # the commands' option, unless they say another
+MAX_SKIPPED_HELP = (
+    "largest share of samples that may be left out (default: the trained "
+    "config's data.max_skipped)"
+)
+LISTED = 10  # how many offenders an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +60,19 @@ class Skipped:
         """The share of the samples that were left out."""
         return self.count / max(self.total, 1)
 
-    def require(self, max_skipped: float, remedy: str) -> "Skipped":
+    def _next_share(self) -> float:
+        """Returns the share rounded up to three decimals."""
+        return min(math.ceil(self.share * 1000) / 1000, 1.0)
+
+    def require(
+        self, max_skipped: float, remedy: str, option: str = MAX_SKIPPED
+    ) -> "Skipped":
         """Returns itself, or raises when more than `max_skipped` was skipped.
+
+        Args:
+          max_skipped: the largest share that may be left out.
+          remedy: what else would help, up to a comma before "or".
+          option: what sets `max_skipped` in the command at hand.
 
         Raises:
           UserError: lists the first ten samples and the remedy.
@@ -66,8 +83,9 @@ class Skipped:
         more = self.count - len(self.examples)
         tail = f"\n  ... and {more} more." if more > 0 else ""
         raise UserError(
-            f"{self}. That is a share of {self.share:.3g}; data.max_skipped "
-            f"allows {max_skipped:.3g}.\n  {lines}{tail}\n{remedy}"
+            f"{self}. That is a share of {self.share:.3g}; {option} "
+            f"allows {max_skipped:.3g}.\n  {lines}{tail}\n{remedy}, or raise "
+            f"{option} to {self._next_share():g}."
         )
 
 
@@ -152,7 +170,11 @@ def labels(frame: pd.DataFrame, category_ids: Sequence[str]) -> np.ndarray:
 
 
 def drop_lone(
-    frame: pd.DataFrame, max_skipped: float, *, training: bool = True
+    frame: pd.DataFrame,
+    max_skipped: float,
+    *,
+    training: bool = True,
+    option: str = MAX_SKIPPED,
 ) -> tuple[pd.DataFrame, Skipped]:
     """Leaves out the samples that have nobody to be matched with.
 
@@ -164,6 +186,7 @@ def drop_lone(
       frame: the rows of one split, see `select`.
       max_skipped: the largest share of the rows that may be left out.
       training: which of the two rules holds.
+      option: what sets `max_skipped` in the command at hand.
 
     Returns:
       The kept rows, and what was left out.
@@ -175,14 +198,14 @@ def drop_lone(
         what = "the only sample of their category"
         remedy = (
             "Give each of these categories a second sample, merge it with "
-            "another, or raise data.max_skipped."
+            "another"
         )
         lone = ~frame["category_id"].duplicated(keep=False)
     else:
         what = "queries of a category without a document in their part"
         remedy = (
             "Add a document of each of these categories to the same split "
-            "and part, remove the queries, or raise data.max_skipped."
+            "and part, remove the queries"
         )
         pairs = pd.MultiIndex.from_frame(frame[["split", "category_id"]])
         documents = frame["role"] == DOCUMENT
@@ -190,18 +213,18 @@ def drop_lone(
         lone = ~(documents | answered)
     rows = np.flatnonzero(lone)
     reasons = [
-        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:_LISTED]
+        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:LISTED]
     ]
     skipped = skip(frame, rows, reasons, what)
-    return frame[~lone], skipped.require(max_skipped, remedy)
+    return frame[~lone], skipped.require(max_skipped, remedy, option)
 
 
 def skip(
     frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
 ) -> Skipped:
     """Describes rows, given by position, that are about to be left out."""
-    rows, reasons = np.asarray(rows, int), list(reasons)[:_LISTED]
-    names = name_rows(frame, rows[:_LISTED])
+    rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
+    names = name_rows(frame, rows[:LISTED])
     examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
     return Skipped(what, len(rows), len(frame), tuple(examples))
 

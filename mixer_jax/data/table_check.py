@@ -10,16 +10,17 @@ count as one, which among ten million has a chance of five in a million.
 import dataclasses
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from mixer_jax.data import rules, table, table_files
+from mixer_jax import progress
+from mixer_jax.data import near_paths, rules, table, table_files
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import threads as threads_lib
 
@@ -139,11 +140,12 @@ def check(
     absent = _Absent(path, threads) if images else None
 
     def read(what: str) -> Iterator[pd.DataFrame]:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(what, total=1.0)
+        done = 0.0
+        with progress.show(what, 1.0, console=console) as count:
             for batch in table_files.batches(path, rows, block):
                 yield batch.rows
-                progress.update(task, completed=batch.done)
+                count(batch.done - done)
+                done = batch.done
 
     for batch in read("Checking the table"):
         for fault in rules.faults(batch, _ALONE):
@@ -165,8 +167,7 @@ def check(
     if absent is not None:
         report.missing = absent.skipped(counter.samples).require(
             max_skipped,
-            f"Mend these files under {path.parent}, remove their rows, or "
-            "raise data.max_skipped.",
+            f"Mend these files under {path.parent}, remove their rows",
         )
     return report
 
@@ -243,7 +244,8 @@ class _Absent:
     def skipped(self, total: int) -> table.Skipped:
         where = table_files.name_records(self._path, self._records)
         examples = (
-            f"{a}: {b!r} is missing or empty"
+            f"{a}: {b!r} is missing or empty."
+            f"{near_paths.hint(self._path.parent / b, self._path.parent)}"
             for a, b in zip(where, self._images, strict=True)
         )
         what = "missing or empty images"
@@ -279,7 +281,8 @@ def present(
 
 def _is_file(path: str) -> bool:
     try:
-        return os.stat(path).st_size > 0
+        status = os.stat(path)
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
     except (OSError, ValueError):  # A null byte in a path is a ValueError.
         return False
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixer_jax import progress
 from mixer_jax.data import images, text
 from mixer_jax.models import factory
 from mixer_jax.runtime import threads as threads_lib
@@ -81,7 +82,10 @@ def image_features(
     """
     model, variables = factory.pretrained_image_encoder(name, size)
     features = []
-    with threads_lib.pool(threads) as pool:
+    with (
+        threads_lib.pool(threads) as pool,
+        progress.show("Encoding images", len(paths)) as count,
+    ):
 
         def decode(rows):
             return [pool.submit(images.decode, p, size) for p in paths[rows]]
@@ -92,7 +96,8 @@ def image_features(
             batch = np.stack([future.result() for future in pending.pop()])
             pending += [decode(rows) for rows in slices[step + 1 : step + 2]]
             encoded = _mean_patch(model, variables, _padded(batch, batch_size))
-            features.append(np.asarray(encoded)[: rows.stop - rows.start])
+            features.append(np.asarray(encoded)[: len(batch)])
+            count(len(batch))
     if not features:
         return np.zeros((0, 0), np.float32)
     return np.concatenate(features)
@@ -125,12 +130,16 @@ def text_features(
     lengths = mask.sum(1)
     order = np.argsort(lengths, kind="stable")
     features = []
-    for rows in _batches(len(order), batch_size):
-        these = order[rows]
-        longest = max(8, -(-int(lengths[these].max()) // 8) * 8)
-        part = (_padded(x[these, :longest], batch_size) for x in (tokens, mask))
-        encoded = _mean_token(model, variables, *part)
-        features.append(np.asarray(encoded)[: len(these)])
+    with progress.show("Encoding texts", len(order)) as count:
+        for rows in _batches(len(order), batch_size):
+            these = order[rows]
+            longest = max(8, -(-int(lengths[these].max()) // 8) * 8)
+            part = (
+                _padded(x[these, :longest], batch_size) for x in (tokens, mask)
+            )
+            encoded = _mean_token(model, variables, *part)
+            features.append(np.asarray(encoded)[: len(these)])
+            count(len(these))
     encoded = np.concatenate(features)
     encoded[order] = encoded.copy()
     return encoded[which]

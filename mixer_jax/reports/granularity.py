@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.categories import quality, sweep
 from mixer_jax.categories.graph import Features, normalize
 from mixer_jax.categories.outcome import Outcome
@@ -147,7 +146,7 @@ def measure(
     result["used"] = line(sweep.find_point(*asked, Settings()))
     points = sweep.sweep(*asked, least, neighbours)
     count = len(least) * len(neighbours)
-    points = track(points, "Measuring granularities", count)
+    points = progress.track(points, "Measuring granularities", count)
     result["points"] = [line(point) for point in points]
     return result
 
@@ -275,12 +274,13 @@ def check_out(folder: str | os.PathLike) -> None:
 
 def lines(result: dict[str, Any]) -> str:
     """The points in a table for a terminal, the best first."""
-    said = [f"{'eps':>5} {'k':>3} {'Identical@1':>12} {'B-cubed F1':>11}"]
+    header = f"{'least':>5} {'neighbours':>10}"
+    said = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]
     points.append((result["used"], " in use"))
     points.sort(key=lambda p: -(p[0]["identical_at_1"] or 0.0))
     for point, mark in points:
-        row = f"{1 - point['least']:5.2f} {point['neighbours']:3}"
+        row = f"{point['least']:5.2f} {point['neighbours']:10}"
         for key, width in (("identical_at_1", 12), ("bcubed_f1", 11)):
             value = point.get(key)
             text = "-" if value is None else f"{value:.3f}"

@@ -26,7 +26,10 @@ class Examples(NamedTuple):
 
 
 def build(
-    run: str | os.PathLike, mesh: Mesh, path: str | os.PathLike = ""
+    run: str | os.PathLike,
+    mesh: Mesh,
+    path: str | os.PathLike = "",
+    max_skipped: float | None = None,
 ) -> paths.Path:
     """Writes the report of a run: of a curriculum or of one stage.
 
@@ -36,6 +39,8 @@ def build(
       run: the run's folder.
       mesh: where the last stage's model embeds the examples.
       path: of the page; "" is `run/report/index.html`.
+      max_skipped: the largest share of evaluated samples that may be left
+        out; None takes the config's.
 
     Returns:
       Where the page is.
@@ -51,7 +56,7 @@ def build(
     if not (workdirs or rows or ways):
         raise UserError(
             f"{run} holds nothing to report: no stage, no metrics.json and no "
-            "categories.json. Give the folder that was trained in, as --run."
+            "categories.json. Give a folder that main trained in as --workdir."
         )
     path = paths.make(path or run / "report" / "index.html")
     paths.check_file(path, "The report")
@@ -60,7 +65,7 @@ def build(
         config.name: page.read_log(folder) for folder, config in configs.items()
     }
     config = configs[workdirs[-1]] if workdirs else None
-    examples = make_examples(workdirs, configs, mesh)
+    examples = make_examples(workdirs, configs, mesh, max_skipped)
     html = page.render(
         title=paths.absolute(run).name,
         rows=rows,
@@ -82,6 +87,7 @@ def make_examples(
     workdirs: list[paths.Path],
     configs: dict[paths.Path, ConfigDict],
     mesh: Mesh,
+    max_skipped: float | None = None,
 ) -> Examples:
     """Makes the contact sheets of the last stage that has a checkpoint."""
     done = [w for w in workdirs if workdir.latest_step(w) is not None]
@@ -94,9 +100,8 @@ def make_examples(
             [], "", f"There is no table {path} to show examples of."
         )
     data = config.data
-    frame, _ = evaluate.read(
-        path, config.evaluate, data.max_skipped, data.max_pixels
-    )
+    limit = data.max_skipped if max_skipped is None else max_skipped
+    frame, _ = evaluate.read(path, config.evaluate, limit, data.max_pixels)
     trained = checkpoints.load_model(done[-1], mesh)
     embedder = embed.make_embedder(
         trained, path.parent, mesh, config.evaluate.batch_size

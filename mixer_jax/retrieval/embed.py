@@ -11,7 +11,7 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
@@ -44,7 +44,12 @@ def make_embedder(
     Returns:
       frame of N rows -> f32 `[N, D]`; raises UserError for an unreadable
       image or a frame of both roles.
+
+    Raises:
+      UserError: if the batch size is not positive.
     """
+    if batch_size < 1:
+        raise UserError(f"The batch size is {batch_size}; it must be positive.")
     data = trained.config.data
     tokenizer = text.load(data.tokenizer, data.text_length)
     batch_size = mesh_lib.padded_rows(batch_size, mesh)
@@ -83,14 +88,16 @@ def make_embedder(
         )
         result = np.zeros((len(frame), trained.config.model.dim), np.float32)
         pending = None
-        for batch in batches:
-            # Fetched one batch late, so that reading and computing overlap.
-            done, pending = (
-                pending,
-                forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
-            )
-            _store(result, done)
-        _store(result, pending)
+        what = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
+        with progress.show(f"Embedding {what}", len(frame)) as count:
+            for batch in batches:
+                # Fetched one batch late, so that reading and computing overlap.
+                done, pending = (
+                    pending,
+                    forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
+                )
+                count(_store(result, done))
+            count(_store(result, pending))
         return result
 
     return embed
@@ -155,9 +162,11 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     files.deliver(path, save_arrays, "The embeddings")
 
 
-def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None):
+def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None) -> int:
+    """Stores a batch's embeddings in their rows; returns how many they are."""
     if done is None:
-        return
+        return 0
     embeddings, index = jax.device_get(done)
     there = index >= 0
     result[index[there]] = embeddings[there]
+    return int(there.sum())

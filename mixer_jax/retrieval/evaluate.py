@@ -19,7 +19,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.data import images
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
@@ -67,10 +67,11 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
     """
 
     def digest(path: str) -> str:
-        data = (pathlib.Path(root) / path).read_bytes()
+        data = images.read(pathlib.Path(root) / path)
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
-    found = {path: digest(path) for path in set(frame.image) - {""}} | {"": ""}
+    names = progress.track(set(frame.image) - {""}, "Comparing image files")
+    found = {path: digest(path) for path in names} | {"": ""}
     return np.array([found[path] for path in frame.image], dtype=str)
 
 
@@ -125,6 +126,15 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
         yield Block(rows, top, scores, positions)
 
 
+def _shown(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
+    """Yields the blocks of `rank` and shows how far it is."""
+    total = len(queries.categories)
+    with progress.show("Ranking the documents of queries", total) as count:
+        for block in rank(queries, documents, mesh):
+            yield block
+            count(len(block.top))
+
+
 def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     """Measures the rankings of all documents for every query; see `rank`.
 
@@ -139,7 +149,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     group_q, group_d = _codes(queries.groups, documents.groups)
     answerable = 0
     result = {name: metrics.Mean() for name in MEASURES}
-    for rows, top, _, positions in rank(queries, documents, mesh):
+    for rows, top, _, positions in _shown(queries, documents, mesh):
         category = category_q[rows]
         top_category = np.where(top >= 0, category_d[top], -2)
         top_group = np.where(top >= 0, group_d[top], -2)
@@ -244,8 +254,8 @@ def read(
 
     Raises:
       UserError: if the table is wrong, too many samples cannot be used, the
-        split lacks queries or documents, or distractors share a category
-        with it.
+        split lacks queries or documents or a query that can be measured, or
+        distractors share a category with it.
     """
     frame = table_lib.read_table(path)
     held = table_lib.select(frame, settings.split)
@@ -258,7 +268,8 @@ def read(
             f"'{both[0]}'; what is measured must be categories that were not "
             "trained on, so give each category one split."
         )
-    for split in sorted(set(held.split)):
+    splits = sorted(set(held.split))
+    for split in splits:
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
             if not (held.role[held.split == split] == role).any():
                 raise UserError(
@@ -272,7 +283,24 @@ def read(
         max_skipped,
         max_pixels=max_pixels,
     )
+    _check_answerable(frame, splits, path)
     return frame, [skipped for skipped in (lone, unreadable) if skipped.count]
+
+
+def _check_answerable(
+    frame: pd.DataFrame, splits: Iterable[str], path: str | os.PathLike
+) -> None:
+    """Checks that each split has a query and a document of its category."""
+    for split in splits:
+        here = frame[frame.split == split]
+        query = here.role == table_lib.QUERY
+        if not here.category_id[query].isin(here.category_id[~query]).any():
+            raise UserError(
+                f"The split '{split}' of {path} has no query left with a "
+                "document of its category, so there is nothing to measure: "
+                "give the same category ID to queries and documents that show "
+                "the same thing, and mend the images that cannot be read."
+            )
 
 
 def distractors(

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import progress
 from mixer_jax.data import table, text
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, imprint, row_optimizers
@@ -229,7 +230,8 @@ def train(
     step = step_lib.make_train_step(
         config, model, head, optimizer, row_optimizer, rates, state, mesh
     )
-    for number in range(config.steps):
+    what = f"Training with fusion {config.model.fusion}"
+    for number in progress.track(range(config.steps), what):
         if number and number % config.head.refresh == 0:
             state = state.replace(graph=head.build_graph(state.proxies))
         q = rng.integers(len(queries), size=batch_size // 2)

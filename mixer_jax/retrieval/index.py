@@ -51,6 +51,7 @@ def build(
     mesh: Mesh,
     split: str = "",
     batch_size: int = 256,
+    max_skipped: float | None = None,
 ) -> tuple[Index, table.Skipped]:
     """Embeds the documents of a sample table.
 
@@ -60,6 +61,8 @@ def build(
       mesh: batches are split over it.
       split: whose documents are taken, all parts; "" is every split.
       batch_size: documents embedded at once.
+      max_skipped: the largest share of documents whose image may be
+        unreadable; None takes the trained config's.
 
     Returns:
       The index, and what was left out because its image cannot be read.
@@ -81,8 +84,9 @@ def build(
         raise UserError(f"There is no document in {where}.")
     trained = checkpoints.load_model(workdir, mesh)
     data = trained.config.data
+    limit = data.max_skipped if max_skipped is None else max_skipped
     frame, skipped = images.check_images(
-        frame, path.parent, data.max_skipped, max_pixels=data.max_pixels
+        frame, path.parent, limit, max_pixels=data.max_pixels
     )
     embedder = embed.make_embedder(trained, path.parent, mesh, batch_size)
     embeddings = embedder(frame)

@@ -87,6 +87,7 @@ def measure_models(
     mesh: Mesh,
     table: str = "",
     baselines: bool = False,
+    max_skipped: float | None = None,
     say: Callable[[str], None] = print,
 ) -> list[evaluate.Row]:
     """Measures models, and the baselines as the first of them would be.
@@ -97,6 +98,8 @@ def measure_models(
       table: the sample table; "" is what each model's config says.
       baselines: whether to measure those of `baselines.py` first, and those of
         `fusions.py` last.
+      max_skipped: the largest share of samples that may be left out; None
+        takes each model's config's.
       say: is told what was left out.
 
     Returns:
@@ -111,6 +114,8 @@ def measure_models(
         config = workdir.read_config(folder)
         if table:
             config.evaluate.table = table
+        if max_skipped is not None:
+            config.data.max_skipped = max_skipped
         path, settings = evaluate.table_path(config), config.evaluate
         key = (path, settings.split, settings.distractors)
         if key not in frames:
@@ -148,7 +153,10 @@ def measure_models(
             ours = trained, frames[key], path.parent
     # Other fusions need what an image-only model does not have.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
-        training = inputs.load(ours[0].config.data)
+        data = ours[0].config.data.copy_and_resolve_references()
+        if max_skipped is not None:
+            data.max_skipped = max_skipped
+        training = inputs.load(data, option=table_lib.MAX_SKIPPED)
         rows += fusions.measure_fusions(
             *ours, training.frame, training.root, mesh
         )

@@ -27,6 +27,8 @@ FREE = (
     "profile",
     "sharding",
     "data.features",
+    "data.max_skipped",
+    "data.prepared",
     "data.threads",
     "data.workers",
     "checkpoint.",

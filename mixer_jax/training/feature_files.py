@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mixer_jax import paths
+from mixer_jax import paths, progress
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import threads as threads_lib
 
@@ -82,7 +82,8 @@ def prepare(
             raise UserError(
                 f"The features of data.cached need {need / 1e9:.2f} GB in "
                 f"{folder}, where {free / 1e9:.2f} GB are free. Make room, or "
-                "set data.cached=False."
+                "set another folder: the config's data.features for training, "
+                "the environment's TMPDIR for an evaluation of baselines."
             )
         for name, (shape, dtype) in missing.items():
             np.lib.format.open_memmap(
@@ -144,7 +145,7 @@ def fill(
         name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names
     }
     position, whole = 0, 0
-    for parts in make(rows):
+    for parts in _shown(make(rows), len(rows), " and ".join(names)):
         here = rows[position:][: len(parts[names[0]])]
         for name, values in parts.items():
             array = arrays[name]
@@ -164,6 +165,14 @@ def fill(
         _write_sums(folder, names[0], sums)
 
 
+def _shown(made: Iterator[Arrays], rows: int, what: str) -> Iterator[Arrays]:
+    """Yields what is made and shows how far it is."""
+    with progress.show(f"Making {what}", rows) as count:
+        for parts in made:
+            yield parts
+            count(len(next(iter(parts.values()))))
+
+
 def _check_ours(folder: Path) -> None:
     """Checks that nothing but such files would be lost with a folder."""
     ours = (".npy", ".json", ".draft")
@@ -172,7 +181,7 @@ def _check_ours(folder: Path) -> None:
             raise UserError(
                 f"{folder} cannot hold the features of data.cached: there is "
                 f"{path.name}, which is none of their files. Name another "
-                "folder by data.features."
+                "folder as the config's data.features."
             )
 
 

@@ -11,6 +11,7 @@ import rich.console
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import progress
 from mixer_jax.data import table
 from mixer_jax.mesh import AXIS
 from mixer_jax.models import factory
@@ -217,18 +218,19 @@ def _imprint(
     def embed(variables: PyTree, batch: PyTree, role: str) -> jax.Array:
         return setup.model.apply(variables, batch, method=f"encode_{role}")
 
-    for role in (table.QUERY, table.DOCUMENT):
-        for batch in content.evaluation_batches(role, size, rows):
-            label = labels[batch["index"]]
-            arrays = mesh_lib.put_batch(
-                {"batch": batch[role], "label": label, "mask": batch["mask"]},
-                mesh,
-            )
-            sums = imprint.add(
-                sums,
-                embed(variables, arrays["batch"], role),
-                arrays["label"],
-                arrays["mask"],
-                mesh,
-            )
+    with progress.show("Embedding for the proxies", len(rows)) as count:
+        for role in (table.QUERY, table.DOCUMENT):
+            for batch in content.evaluation_batches(role, size, rows):
+                mask, label = batch["mask"], labels[batch["index"]]
+                arrays = mesh_lib.put_batch(
+                    {"batch": batch[role], "label": label, "mask": mask}, mesh
+                )
+                sums = imprint.add(
+                    sums,
+                    embed(variables, arrays["batch"], role),
+                    arrays["label"],
+                    arrays["mask"],
+                    mesh,
+                )
+                count(mask.sum() * jax.process_count())
     return imprint.finish(sums, proxies)

@@ -27,6 +27,7 @@ from mixer_jax.proxies import margins
 from mixer_jax.training import config as config_lib
 
 SKIPPED = "skipped.csv"  # in the workdir
+_OPTION = "the config's data.max_skipped"
 
 
 class Inputs(NamedTuple):
@@ -47,7 +48,9 @@ class Inputs(NamedTuple):
     skipped: tuple[table.Skipped, ...]
 
 
-def load(data: ConfigDict, workdir: str | os.PathLike = "") -> Inputs:
+def load(
+    data: ConfigDict, workdir: str | os.PathLike = "", option: str = _OPTION
+) -> Inputs:
     """Reads the table (built where a source can), its images and tokenizer.
 
     Unreadable images and categories of one sample are left out, up to a share
@@ -57,6 +60,7 @@ def load(data: ConfigDict, workdir: str | os.PathLike = "") -> Inputs:
       data: the config's part `data`.
       workdir: gets `skipped.csv`, a line for each unreadable image, if there
         are any; "" is none.
+      option: what sets `data.max_skipped` in the command at hand.
 
     Raises:
       UserError: that names file, row and column of what is wrong.
@@ -71,9 +75,10 @@ def load(data: ConfigDict, workdir: str | os.PathLike = "") -> Inputs:
         root,
         data.max_skipped,
         max_pixels=data.max_pixels,
+        option=option,
         keep=keep,
     )
-    frame, lone = table.drop_lone(frame, data.max_skipped)
+    frame, lone = table.drop_lone(frame, data.max_skipped, option=option)
     return Inputs(
         frame=frame,
         root=root,

@@ -159,9 +159,7 @@ class Logs:
             spent = max(now - self._began, 1e-9)
             figures["graph_share"] = self._graph_seconds / spent
         self.figures(step, figures | more)
-        said = (
-            f"loss {figures.get('loss', math.nan):.3f}  {rate:,.0f} samples/s"
-        )
+        said = _describe(figures)
         if self._bar is not None:
             self._bar.update(self._task, said=said)
             return
@@ -189,3 +187,14 @@ class Logs:
             self._console.print(
                 text, style=style, highlight=False, markup=False, soft_wrap=True
             )
+
+
+def _describe(figures: dict[str, float]) -> str:
+    """Returns the loss and the rate, leaving out what is not known yet."""
+    said = []
+    if "loss" in figures:  # A diverged loss is shown as nan.
+        said.append(f"loss {figures['loss']:.3f}")
+    rate = figures["samples_per_second"]
+    if math.isfinite(rate):
+        said.append(f"{rate:,.0f} samples/s")
+    return "  ".join(said)

@@ -160,8 +160,9 @@ def train(
                 f"{config.name}: the last {int(metrics['skipped'])} steps "
                 "had a loss or gradient that is not finite; their updates "
                 f"were skipped, and the state of step {step} is saved. "
-                "Lower optimizer.learning_rate or proxies.learning_rate, "
-                "or set precision='float32'."
+                "Start again in another --workdir, with a lower "
+                "optimizer.learning_rate or proxies.learning_rate, or with "
+                "precision='float32'."
             )
 
     def save(step: int) -> None:

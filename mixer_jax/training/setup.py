@@ -145,7 +145,7 @@ def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
     raise UserError(
         f"{config.name} starts from {config.init_from}, where there is no "
         f"checkpoint yet. Run first:\n  {command}\nor name the folder of "
-        "another run by --config.init_from=DIR."
+        "another run as the config's init_from."
     )
 
 

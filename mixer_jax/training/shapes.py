@@ -49,5 +49,5 @@ def check(
         raise UserError(
             f"The checkpoint {where} is of another shape: "
             f"{'; '.join(different[:10])}{more}. Use the config that it was "
-            "made with, or another --workdir."
+            "made with, or the folder of another run."
         )

@@ -30,7 +30,7 @@ def _read(path: paths.Path) -> Any:
     except paths.failures() as error:
         raise UserError(
             f"{path} is missing or damaged ({error}). Restore it from a copy, "
-            f"or delete {path.parent} to start afresh."
+            "or train again in another folder."
         ) from error
 
 

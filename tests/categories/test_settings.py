@@ -30,8 +30,8 @@ def test_flags_say_the_settings():
         ("--least=0", ["least", "above 0"]),
         ("--least=1.5", ["1.5"]),
         ("--neighbours=0", ["neighbours", "1 or more"]),
-        ("--min-samples=1", ["min_samples", "2 or more"]),
-        ("--max-size=1", ["max_size"]),
+        ("--min-samples=1", ["--min-samples is 1", "2 or more"]),
+        ("--max-size=1", ["--max-size is 1"]),
         ("--k=-1", ["k is -1"]),
     ],
 )

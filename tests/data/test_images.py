@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -283,3 +285,20 @@ def test_grey_is_the_plain_picture(size):
             images.decode(encode(grey, "PNG"), side),
             images.decode(encode(grey.convert("RGB"), "PNG"), side),
         )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="neither a file") as caught:
+        images.read(tmp_path / "a.png")
+    assert caught.value.kind == faults.UNREADABLE
+    with pytest.raises(UserError, match="a folder"):
+        images.read(tmp_path)
+
+
+def test_the_file_that_was_meant_is_named(tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").write_bytes(b"")
+    frame = pd.DataFrame({"sample_id": ["x"], "image": ["img\\a.png"]})
+    with pytest.raises(UserError, match=r"Did you mean 'img/a\.png'"):
+        images.check_images(frame, tmp_path, 0.0)

@@ -210,7 +210,7 @@ def test_lone_training_samples_are_left_out_up_to_a_share(tmp_path):
     assert "'lone9'" in message
     assert "'lone10'" not in message
     assert "2 more" in message
-    assert "raise data.max_skipped" in message
+    assert "raise --max-skipped" in message
 
 
 def test_unanswered_test_queries_are_left_out_but_documents_stay(tmp_path):

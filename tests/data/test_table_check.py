@@ -167,12 +167,14 @@ def test_missing_and_empty_images_are_counted(path):
     write(path, frame)
     for i in range(58):
         (path.parent / f"{i}.png").write_bytes(b"image")
+    (path.parent / "8.PNG").write_bytes(b"image")
     (path.parent / "7.png").write_bytes(b"")
     (path.parent / "8.png").unlink()
     report = table_check.check(path, images=True, max_skipped=0.05, **SMALL)
     missing = report.missing
     assert (missing.count, missing.total) == (3, 60)
     assert "'7.png' is missing or empty" in missing.examples[0]
+    assert missing.examples[1].endswith("Did you mean '8.PNG'?")
     where = ", row 8:" if path.suffix == ".parquet" else ", line 11:"
     assert where in missing.examples[0]
     assert "3 of 60 samples skipped" in report.notes()[-1]

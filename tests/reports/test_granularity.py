@@ -92,7 +92,7 @@ def test_a_grid_is_measured(known, own_shop):
     assert json.loads(path.read_text()) == result
     said = granularity.lines(result).splitlines()
     assert len(said) == 3
-    assert any(line.startswith(" 0.05   4") for line in said)
+    assert any(line.startswith(" 0.95          4") for line in said)
     assert sum(line.endswith(" in use") for line in said) == 1
 
 

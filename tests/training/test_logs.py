@@ -59,6 +59,19 @@ def test_the_graphs_share_is_of_the_time_since_the_first_step(
     assert second["graph_share"] == pytest.approx(3 / 20)
 
 
+def test_a_rate_that_is_not_known_yet_is_left_out(tmp_path):
+    said = io.StringIO()
+    console = rich.console.Console(file=said, width=200)
+    with logs.Logs(tmp_path, "stage1", 0, 10, 8, console) as log:
+        for step in (1, 2):
+            log.step(step, {"loss": 1.5})
+            log.write()
+    first, second = said.getvalue().splitlines()
+    assert first.strip() == "stage1: step 1/10  loss 1.500"
+    assert "samples/s" in second
+    assert lines(tmp_path)[0]["samples_per_second"] is None
+
+
 def test_what_is_not_finite_is_null(tmp_path):
     run(tmp_path, 0, 2, recall=math.nan)
     assert lines(tmp_path)[0]["recall"] is None

@@ -183,7 +183,7 @@ def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
     wanted = f"1000 of 1048 samples skipped: unreadable images ({counts})"
     said = str(caught.value)
     assert wanted in said
-    assert "0.954; data.max_skipped allows 0.9" in said
+    assert "0.954; the config's data.max_skipped allows 0.9" in said
     assert "missing-9: the file is missing" in said
     assert "missing-10" not in said
     listed = pd.read_csv(tmp_path / "run" / "skipped.csv")

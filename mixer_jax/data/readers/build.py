@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
-from mixer_jax.data import rules, table_check
+from mixer_jax import progress
+from mixer_jax.data import near_paths, rules, table_check
 from mixer_jax.data.readers import roles
-from mixer_jax.data.readers.rows import LeftOut, Row, is_test
+from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
 
@@ -51,12 +51,9 @@ class Summary:
             f"{name} {queries:,} queries and {documents:,} documents"
             for name, (queries, documents) in self.splits.items()
         )
-        left = ", ".join(
-            f"{count:,} {why}" for why, count in self.left_out.items() if count
-        )
         return (
             f"{self.samples:,} samples of {self.categories:,} categories: "
-            f"{splits}; left out: {left or 'none'}"
+            f"{splits}; left out: {left_out_text(self.left_out)}"
         )
 
 
@@ -159,16 +156,14 @@ def _collect(rows: Iterable[Row], console: Console) -> pa.Table:
     """Packs rows into columns; runs of white space in texts become blanks."""
     schema = pa.schema([(name, pa.large_string()) for name in Row._fields])
     batches, rows = [], iter(rows)
-    shown = SpinnerColumn(), TextColumn("Reading: {task.completed:,} samples")
-    with Progress(*shown, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
+    with progress.show("Reading samples", console=console) as count:
         while chunk := list(itertools.islice(rows, _ROWS)):
             cells = dict(
                 zip(Row._fields, zip(*chunk, strict=True), strict=True)
             )
             cells["text"] = [" ".join(text.split()) for text in cells["text"]]
             batches.append(_batch(cells, schema))
-            progress.advance(task, len(chunk))
+            count(len(chunk))
     return pa.Table.from_batches(batches, schema)
 
 
@@ -197,13 +192,13 @@ def _with_images(
     columns: pa.Table, root: Path, left_out: LeftOut, console: Console
 ) -> pa.Table:
     codes, names = _codes(columns["image"])
-    slices = range(0, len(names), _ROWS)
-    found = [
-        table_check.present(root, names.slice(start, _ROWS).to_pylist())
-        for start in track(
-            slices, "Looking for images", console=console, transient=True
-        )
-    ]
+    found = []
+    what = "Looking for images"
+    with progress.show(what, len(names), console=console) as count:
+        for start in range(0, len(names), _ROWS):
+            some = names.slice(start, _ROWS).to_pylist()
+            found.append(table_check.present(root, some))
+            count(len(some))
     there = np.concatenate(found) if found else np.zeros(0, bool)
     wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)
     if wanted.any() and not there[wanted].any():
@@ -211,6 +206,7 @@ def _with_images(
         raise UserError(
             f"None of the {wanted.sum():,} image files is there, for example "
             f"{root / first}; have the images been unpacked?"
+            f"{near_paths.hint(root / first, root)}"
         )
     why = "whose image file is missing or empty"
     return _kept(columns, there[codes], left_out, why)

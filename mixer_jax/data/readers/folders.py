@@ -1,16 +1,20 @@
 """A folder for each category: any tree of folders with images in them."""
 
 import argparse
-import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.data import rules
+from mixer_jax.data.readers import walk
+from mixer_jax.data.readers.rows import Format, LeftOut, Row, left_out_text
 from mixer_jax.errors import UserError
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
+
+_OUTSIDE = re.compile(rules.OUTSIDE)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,48 +32,41 @@ def read(
     """Yields a row for each image, in the order of their paths.
 
     Category is the path of the folder that an image lies in ("shoes/1234"),
-    group that of the folder around it ("shoes"). Hidden files and folders are
-    passed over.
+    group that of the folder around it ("shoes"). Links are followed, so that a
+    folder with two names is two categories; everything that is not read is
+    counted, see `walk`.
 
     Raises:
-      UserError: if there is no image in a folder.
+      UserError: if there is no image in a folder; says what was left out.
     """
     count = 0
-    for folder, inside, names in os.walk(root):
-        inside[:] = sorted(one for one in inside if not one.startswith("."))
-        way = Path(folder).relative_to(root).parts
+    for way, names in walk.walk(root, left_out):
         split = way[0] if options.splits and way else ""
-        way = way[1:] if options.splits else way
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
+        labels = way[1:] if options.splits else way
+        for name in names:
             if Path(name).suffix.lower() not in SUFFIXES:
-                left_out["files that are no images"] += bool(way)
+                left_out["files that are no images"] += bool(labels)
                 continue
-            if not way:
+            if not labels:
                 left_out["images that are in no folder of a category"] += 1
                 continue
-            image = Path(folder, name).relative_to(root).as_posix()
-            if not _is_utf8(image):
-                left_out["whose file name is not UTF-8"] += 1
+            image = "/".join((*way, name))
+            if not walk.is_utf8(image):
+                left_out[walk.NOT_UTF8] += 1
+                continue
+            if _OUTSIDE.search(image):
+                left_out["whose path a table cannot hold"] += 1
                 continue
             count += 1
-            category, group = "/".join(way), "/".join(way[:-1])
+            category, group = "/".join(labels), "/".join(labels[:-1])
             yield Row(image, image, "", category, group, split=split)
     if not count:
         raise UserError(
             f"There is no image in a folder of {root}; it should have a "
             "folder for each category, with images "
-            f"({', '.join(sorted(SUFFIXES))}) in it."
+            f"({', '.join(sorted(SUFFIXES))}) in it. Left out: "
+            f"{left_out_text(left_out)}."
         )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 FORMAT = Format(

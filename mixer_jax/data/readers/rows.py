@@ -34,6 +34,12 @@ class Row(NamedTuple):
     split: str = ""
 
 
+def left_out_text(left_out: LeftOut) -> str:
+    """Returns the counts and reasons for a message, "none" without any."""
+    counts = (f"{count:,} {why}" for why, count in left_out.items() if count)
+    return ", ".join(counts) or "none"
+
+
 def _no_options(parser: argparse.ArgumentParser) -> None:
     """Adds no option."""
 

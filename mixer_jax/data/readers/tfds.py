@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mixer_jax.data.readers import walk
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
@@ -108,13 +109,13 @@ def read(
 def _folder(root: Path, name: str) -> Path:
     """Returns the folder of a prepared data set, of its latest version."""
     way, _, version = name.partition(":")
-    found = [path.parent for path in (root / way).glob(f"**/{_INFO}")]
+    there = _prepared(root)
+    found = [path for path in there if path.is_relative_to(root / way)]
     if version:
         found = [path for path in found if path.name == version]
     if not found:
         have = sorted(
-            path.parent.relative_to(root).parent.as_posix()
-            for path in root.glob(f"**/{_INFO}")
+            path.relative_to(root).parent.as_posix() for path in there
         )
         raise UserError(
             f"There is no prepared data set {name} in {root}; there are "
@@ -125,6 +126,12 @@ def _folder(root: Path, name: str) -> Path:
         names = ", ".join(one.relative_to(root).as_posix() for one in configs)
         raise UserError(f"--name={name} has several configs: {names}.")
     return max(found, key=_version)
+
+
+def _prepared(root: Path) -> list[Path]:
+    """Returns the folders of all prepared data sets, links followed."""
+    tree = walk.walk(root, LeftOut())
+    return [root.joinpath(*way) for way, names in tree if _INFO in names]
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -1,6 +1,13 @@
+import argparse
 import os
+import pathlib
+import tempfile
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+
+from mixer_jax.data.readers import folders, rows
 
 
 def test_a_folder_is_a_category_and_the_one_around_it_a_group(folder):
@@ -72,3 +79,84 @@ def test_no_image_is_an_error(folder):
     folder.write("notes.txt", "")
     folder.images("loose.jpg")
     assert "There is no image in a folder" in folder.refuse("folders")
+
+
+def test_categories_that_are_links_are_read(folder, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    folder.images("a/1.jpg", "a/2.jpg")
+    for name in "bcd":
+        (disk / name).mkdir()
+        for number in (1, 2):
+            (disk / name / f"{number}.jpg").write_bytes(b"image")
+        (folder.root / name).symlink_to(disk / name)
+    (folder.root / "a" / "3.jpg").symlink_to(disk / "b" / "1.jpg")
+    frame, said = folder.read("folders")
+    assert sorted(frame["category_id"].unique()) == ["a", "b", "c", "d"]
+    assert len(frame) == 9
+    assert said.endswith("left out: none")
+
+
+def test_a_folder_without_images_says_what_was_left_out(folder):
+    folder.write("notes.txt", "")
+    (folder.root / "a").mkdir()
+    (folder.root / "a" / "1.jpg").symlink_to("nowhere")
+    assert "1 links that lead nowhere" in folder.refuse("folders")
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=("C", "Zl", "Zp"), exclude_characters="/"),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name not in (".", ".."))
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            st.lists(NAMES, max_size=3),
+            NAMES,
+            st.sampled_from(["file", "link", "dangling", "pipe"]),
+        ),
+        max_size=12,
+    )
+)
+def test_every_image_is_a_row_or_counted(entries):
+    with tempfile.TemporaryDirectory() as home:
+        root = pathlib.Path(home, "root")
+        (root / "category").mkdir(parents=True)
+        (root / "category" / "0.jpg").write_bytes(b"image")
+        elsewhere = pathlib.Path(home, "elsewhere.jpg")
+        elsewhere.write_bytes(b"image")
+        made = {("category", "0.jpg")}
+        for way, name, kind in entries:
+            path = root.joinpath(*way, f"{name}.jpg")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if kind == "file":
+                    path.open("xb").close()
+                elif kind == "pipe":
+                    os.mkfifo(path)
+                else:
+                    target = elsewhere if kind == "link" else "nowhere"
+                    path.symlink_to(target)
+            except FileExistsError:
+                continue
+            made.add((*way, f"{name}.jpg"))
+        left_out = rows.LeftOut()
+        options = argparse.Namespace(splits=False)
+        found = list(folders.read(root, options, left_out))
+        hidden = {
+            way[:depth]
+            for way in made
+            for depth in range(1, len(way) + 1)
+            if way[depth - 1].startswith(".")
+        }
+        visible = [w for w in made if not any(p.startswith(".") for p in w)]
+        tops = {h for h in hidden if not any(p.startswith(".") for p in h[:-1])}
+        assert len(found) + left_out.total() == len(visible) + len(tops)
+        for row in found:
+            assert (root / row.image).is_file()
+            assert row.image == "/".join(
+                (row.category_id, row.image.split("/")[-1])
+            )

@@ -98,6 +98,12 @@ def test_splits_are_joined_and_images_written(shop, tmp_path):
     assert image.stat().st_mtime_ns == times
 
 
+def test_a_linked_data_set_is_found(folder, prepared):
+    (folder.root / "shop").symlink_to(prepared / "shop")
+    frame, _ = folder.read("tfds", *OPTIONS)
+    assert frame["category_id"].tolist() == LABELS * 3
+
+
 def test_a_torn_data_set_is_named(folder):
     folder.write("shop/1.0.0/dataset_info.json", "{")
     said = folder.refuse("tfds", *OPTIONS)

@@ -1,0 +1,111 @@
+"""Finds the file that a path with a small mistake in it probably means."""
+
+import functools
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+
+def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
+    """Returns a sentence that names a file like a missing one.
+
+    It lists folders, so ask for a few paths only.
+
+    Args:
+      path: of a file that is missing.
+      root: the folder that the answer is relative to; "" gives whole paths.
+
+    Returns:
+      " Did you mean 'a/b.jpg'?" with what differs, or "" if there is no such
+      file.
+    """
+    path = os.fspath(path)
+    if os.path.exists(path):
+        return ""
+    folder, rest = _split(path)
+    for candidate, about in _readings(rest):
+        found = _find(folder, [part for part in candidate.split("/") if part])
+        if found is None:
+            continue
+        name = os.path.relpath(found, root) if root else found
+        about = about or _difference(rest, os.path.relpath(found, folder))
+        return f" Did you mean {name!r}?{about}"
+    return ""
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Returns the deepest folder of a path that exists, and the rest."""
+    folder, parts = path, []
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder.rstrip("/"))
+        parts.append(name)
+    return folder or os.curdir, "/".join(reversed(parts))
+
+
+def _readings(rest: str) -> Iterator[tuple[str, str]]:
+    """Yields what a path may have been meant as, and what is said of it."""
+    decoded = unquote(rest)
+    yield rest, ""
+    if "\\" in rest:
+        yield rest.replace("\\", "/"), " Paths need '/' instead of '\\'."
+    if decoded != rest:
+        about = " Paths are not URL-encoded."
+        yield decoded, about
+        yield decoded.replace("\\", "/"), about
+
+
+def _difference(rest: str, found: str) -> str:
+    if _composed(rest) == _composed(found):
+        return (
+            " Both names look alike: their accents are encoded in different "
+            "Unicode normal forms (NFC, NFD)."
+        )
+    return ""
+
+
+def _find(folder: str, parts: list[str]) -> str | None:
+    """Returns the file below a folder whose path is like `parts`."""
+    for place, part in enumerate(parts):
+        is_last = place == len(parts) - 1
+        names = _names(folder)
+        for key in (_same, _composed, _folded, _stem)[: 4 if is_last else 3]:
+            like = [name for name in names if key(name) == key(part)]
+            exists = os.path.isfile if is_last else os.path.isdir
+            like = [x for x in like if exists(os.path.join(folder, x))]
+            if like:
+                folder = os.path.join(folder, like[0])
+                break
+        else:
+            return None
+    return folder if parts else None
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    try:
+        return _listed(folder, os.stat(folder).st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(folder: str, changed: int) -> tuple[str, ...]:
+    del changed  # A folder that has changed is listed again.
+    return tuple(sorted(os.listdir(folder)))
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).strip().casefold())
+
+
+def _stem(name: str) -> str:
+    return Path(_folded(name)).stem

@@ -1,0 +1,95 @@
+"""Lists a tree of folders: every entry is yielded, or counted as left out."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixer_jax.data.readers.rows import LeftOut
+from mixer_jax.errors import UserError
+
+HIDDEN = "hidden files and folders"
+DANGLING = "links that lead nowhere"
+CYCLE = "links that lead back to a folder around them"
+SPECIAL = "that are neither files nor folders"  # sockets, pipes, devices
+UNREADABLE = "files and folders that cannot be read"
+NOT_UTF8 = "whose file name is not UTF-8"
+
+_Ancestors = frozenset[tuple[int, int]]  # device and inode of each folder
+
+
+def walk(
+    root: Path, left_out: LeftOut
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yields each folder of a tree, and its files.
+
+    Links are followed: a folder that two links lead to is yielded under both
+    names. Nothing is opened but folders.
+
+    Args:
+      root: the topmost folder.
+      left_out: counts, by reason, what is not yielded.
+
+    Yields:
+      `(way, names)`: the folder's path relative to `root`, in parts, and the
+      sorted names of its regular files; a folder before those inside it, and
+      folders of one folder in the order of their names.
+
+    Raises:
+      UserError: if `root` cannot be listed.
+    """
+    pending: list[tuple[tuple[str, ...], _Ancestors]] = [((), frozenset())]
+    while pending:
+        way, ancestors = pending.pop()
+        try:
+            folder = os.path.join(root, *way)
+            ancestors = ancestors | {_identity(os.stat(folder))}
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if not way:
+                reason = error.strerror or error
+                raise UserError(f"{root} cannot be read: {reason}.") from error
+            left_out[UNREADABLE] += 1
+            continue
+        files, inside = [], []
+        for entry in entries:
+            kind = _kind(entry, ancestors)
+            if kind == stat.S_IFREG:
+                files.append(entry.name)
+            elif kind == stat.S_IFDIR:
+                inside.append(((*way, entry.name), ancestors))
+            else:
+                left_out[kind] += 1
+        yield way, files
+        pending += reversed(inside)
+
+
+def is_utf8(name: str) -> bool:
+    """Returns whether a path can be written into a table."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(entry: os.DirEntry, ancestors: _Ancestors) -> int | str:
+    """Returns S_IFREG, S_IFDIR, or the reason to leave an entry out."""
+    if entry.name.startswith("."):
+        return HIDDEN
+    try:
+        if entry.is_file(follow_symlinks=False):  # needs no system call
+            return stat.S_IFREG
+        status = os.stat(entry.path)
+    except OSError:
+        return DANGLING if entry.is_symlink() else UNREADABLE
+    if stat.S_ISREG(status.st_mode):
+        return stat.S_IFREG
+    if not stat.S_ISDIR(status.st_mode):
+        return SPECIAL
+    return CYCLE if _identity(status) in ancestors else stat.S_IFDIR
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

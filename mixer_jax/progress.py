@@ -1,0 +1,155 @@
+"""Shows how far a long pass over data is: on stderr, with rate and time left.
+
+On a terminal it is a bar, elsewhere a line every `EVERY` seconds. Of several
+processes only process 0 shows anything, and of nested passes the outermost.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import rich.console
+import rich.progress
+import rich.text
+
+EVERY = 30.0  # seconds between two lines
+
+Count = Callable[[float], None]
+T = TypeVar("T")
+
+_shown = threading.Lock()  # held while something is shown
+
+
+@contextlib.contextmanager
+def show(
+    what: str,
+    total: float | None = None,
+    *,
+    console: rich.console.Console | None = None,
+) -> Iterator[Count]:
+    """Shows the progress of the block that it is the context of.
+
+    Args:
+      what: is done, as in "Embedding documents".
+      total: how many there are; 1.0 counts a share, None is not known.
+      console: where it is shown; default stderr.
+
+    Yields:
+      A function that takes how many more are done.
+    """
+    console = console or rich.console.Console(stderr=True)
+    if console.quiet or not _is_first() or not _shown.acquire(blocking=False):
+        yield lambda count: None
+        return
+    try:
+        with _shower(what, total, console) as count:
+            yield count
+    finally:
+        _shown.release()
+
+
+def track(
+    items: Iterable[T], what: str, total: int | None = None
+) -> Iterator[T]:
+    """Yields the items, and shows how many the caller is done with.
+
+    Args:
+      items: anything to iterate over.
+      what: is done with them.
+      total: how many there are, where `items` has no length.
+    """
+    with show(what, len(items) if total is None else total) as count:
+        for item in items:
+            yield item
+            count(1)
+
+
+@contextlib.contextmanager
+def _shower(
+    what: str, total: float | None, console: rich.console.Console
+) -> Iterator[Count]:
+    if console.is_terminal:
+        with rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            _StateColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _Lines(what, total, console)
+
+
+class _StateColumn(rich.progress.ProgressColumn):
+    """How many are done, how many per second, and the time left."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        """Returns the text beside a bar."""
+        return rich.text.Text(_state(task.completed, task.total, task.speed))
+
+
+class _Lines:
+    """Prints a line now and then."""
+
+    def __init__(
+        self, what: str, total: float | None, console: rich.console.Console
+    ):
+        self._what, self._total, self._console = what, total, console
+        self._done = 0.0
+        self._printed = time.monotonic()
+        self._first: tuple[float, float] | None = None
+
+    def __call__(self, count: float) -> None:
+        now = time.monotonic()
+        self._done += count
+        if self._first is None:  # The first batch is mostly compilation.
+            self._first = self._done, now
+        if now - self._printed < EVERY:
+            return
+        self._printed = now
+        done, since = self._first
+        speed = (self._done - done) / (now - since) if now > since else None
+        state = _state(self._done, self._total, speed)
+        self._console.print(
+            f"{self._what}: {state}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _state(done: float, total: float | None, speed: float | None) -> str:
+    """Returns what is known, as in "256 of 1,000, 32/s, 0:23 left"."""
+    is_share = total == 1.0
+    if is_share:
+        said = [f"{done:.0%}"]
+    else:
+        said = [f"{done:,.0f}" + (f" of {total:,.0f}" if total else "")]
+    if speed:
+        if not is_share:
+            said.append(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s")
+        if total:
+            said.append(f"{_clock((total - done) / speed)} left")
+    return ", ".join(said)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"
+
+
+def _is_first() -> bool:
+    """Returns whether this is process 0; starts no device to find out."""
+    if "jax" not in sys.modules:
+        return True
+    from jax._src import distributed
+
+    return not distributed.global_state.process_id

@@ -1,0 +1,81 @@
+import os
+import socket
+
+import pytest
+
+from mixer_jax.data.readers import rows, walk
+from mixer_jax.errors import UserError
+
+
+def tree(root):
+    left_out = rows.LeftOut()
+    found = {"/".join(way): names for way, names in walk.walk(root, left_out)}
+    return found, {why: count for why, count in left_out.items() if count}
+
+
+def test_each_folder_and_file_is_listed_in_order(tmp_path):
+    for name in ("b/2", "b/10", "a/x/1", "a/0", "c0"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found, left_out = tree(tmp_path)
+    assert list(found.items()) == [
+        ("", ["c0"]),
+        ("a", ["0"]),
+        ("a/x", ["1"]),
+        ("b", ["10", "2"]),
+    ]
+    assert left_out == {}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "1").touch()
+    (root / "a" / "b" / "up").symlink_to(root / "a")
+    (root / "a" / "b" / "self").symlink_to(".")
+    (root / "top").symlink_to(root)
+    (root / "again").symlink_to(root / "a" / "b")
+    found, left_out = tree(root)
+    assert found["a/b"] == ["1"]
+    assert found["again"] == ["1"]
+    # again/up is the folder a, around which there is none: it is entered.
+    assert found["again/up"] == []
+    assert left_out[walk.CYCLE] == 5
+
+
+def test_what_is_not_a_file_is_counted_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.jpg"))
+        (tmp_path / "gone.jpg").symlink_to("nowhere")
+        (tmp_path / "round.jpg").symlink_to("round.jpg")
+        (tmp_path / ".hidden").mkdir()
+        found, left_out = tree(tmp_path)
+    assert found == {"": []}
+    assert left_out == {walk.SPECIAL: 2, walk.DANGLING: 2, walk.HIDDEN: 1}
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    for name in ("open", "shut"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found, left_out = tree(tmp_path)
+    assert set(found) == {"", "open"}
+    assert left_out == {walk.UNREADABLE: 1}
+    with pytest.raises(UserError, match="shut cannot be read"):
+        tree(tmp_path / "shut")
+
+
+def test_a_deep_tree_is_listed(tmp_path):
+    folder = tmp_path
+    for _ in range(400):
+        folder = folder / "d"
+    folder.mkdir(parents=True)
+    assert len(tree(tmp_path)[0]) == 401

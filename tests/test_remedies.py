@@ -1,0 +1,163 @@
+"""Every option that a message names exists in each command that can say it."""
+
+import argparse
+import ast
+import importlib
+import pathlib
+import re
+
+import pytest
+
+import mixer_jax
+from mixer_jax.data import read, readers
+
+ROOT = pathlib.Path(mixer_jax.__file__).parent
+OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
+# Modules whose messages only these commands reach, though more import them.
+REACHED = {
+    "categories.settings": {"categorize"},
+    "processes": {"main", "categories.aggregate"},
+    "training.inputs": {"main"},
+    "training.loop": {"main"},
+    "training.workdir": {"main"},
+    "retrieval.runs": {"evaluate"},
+    "retrieval.evaluate": {"evaluate"},
+    "data.icon_packages": {"data.icons"},
+}
+# A command that is named with its option.
+ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
+# Parts of a message that are another program's command line.
+OTHERS = ("pip install", "npm pack", "python -m", "Run first")
+
+
+def names():
+    """Returns every module's name, without `mixer_jax.`."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found[".".join(parts)] = ast.parse(path.read_text())
+    return found
+
+
+TREES = names()
+
+
+def is_command(tree):
+    last = tree.body[-1] if tree.body else None
+    return isinstance(last, ast.If) and "__main__" in ast.unparse(last.test)
+
+
+COMMANDS = sorted(name for name, tree in TREES.items() if is_command(tree))
+
+
+def imported(name):
+    """Returns the modules of the package that a module imports."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                for one in (whole, node.module):
+                    one = one.removeprefix("mixer_jax").removeprefix(".")
+                    if one in TREES and one:
+                        yield one
+
+
+def reachable(command):
+    """Returns the modules that a command imports, itself included."""
+    found, pending = set(), [command]
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += imported(name)
+    return found
+
+
+def text(node):
+    """Returns a string's constant parts; a blank for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(text, node.values))
+    return " "
+
+
+def named(name):
+    """Yields line and option of each message of a module."""
+    for node in ast.walk(TREES[name]):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func).rsplit(".", 1)[-1]
+        if function not in ("UserError", "UnreadableImageError", "error"):
+            continue
+        for part in ast.walk(node):
+            if not isinstance(part, ast.JoinedStr | ast.Constant):
+                continue
+            said = ELSEWHERE.sub("", text(part))
+            if any(other in said for other in OTHERS):
+                continue
+            for option in OPTION.findall(said):
+                yield node.lineno, option
+
+
+class ParsedError(Exception):
+    """Carries a parser out of the command that made it."""
+
+
+def options(command, monkeypatch):
+    """Returns the options that a command has."""
+    found = {
+        node.args[0].value
+        for node in ast.walk(TREES[command])
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith(("flags.DEFINE", "config_flags"))
+    }
+    if command == "data.read":
+        parsers = [read.make_parser(name) for name in readers.FORMATS]
+        strings = {o for one in parsers for o in one._option_string_actions}
+        return {option.lstrip("-") for option in strings}
+    if found:
+        shared = "training.command_line"
+        return found | {
+            node.args[0].value
+            for node in ast.walk(TREES[shared])
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).startswith("flags.DEFINE")
+        }
+
+    def stop(parser, *_):
+        raise ParsedError(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(ParsedError) as caught:
+        importlib.import_module(f"mixer_jax.{command}").main([])
+    strings = caught.value.args[0]._option_string_actions
+    return {option.lstrip("-") for option in strings}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_that_messages_name_exist(command, monkeypatch):
+    have = options(command, monkeypatch)
+    assert have
+    wrong = [
+        f"{name}, line {line}: --{option}"
+        for name in sorted(reachable(command))
+        if command in REACHED.get(name, {command})
+        for line, option in named(name)
+        if option not in have
+    ]
+    assert wrong == []
+
+
+def test_messages_name_options_at_all():
+    assert {o for _, o in named("data.readers.columns")} >= {"out", "columns"}
+    assert {o for _, o in named("retrieval.evaluate")} == {"out"}
+
+
+def test_keys_that_a_resumed_run_refuses_are_no_remedy_there():
+    """What helps a run that goes on must be a key that it may change."""
+    from mixer_jax.training import config
+
+    for key in ("data.max_skipped", "data.features", "data.prepared"):
+        assert key.startswith(config.FREE)
