@@ -20,6 +20,7 @@ from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = quality.report(found, is_query, kept.get("truth"))
     (out / "categories.json").write_text(json.dumps(figures, indent=2) + "\n")
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
-    print(quality.lines(figures), changes, sep="\n")
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
+    terminal.say(quality.lines(figures), changes)
     return 0
 
 

@@ -16,6 +16,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed
+from mixer_jax.runtime import terminal
 from mixer_jax.training import checkpoints
 
 
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
-    print(
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
+    terminal.say(
         f"Wrote {len(made.query_ids)} queries and {len(made.document_ids)} "
         f"documents, {made.query_embeddings.shape[1]} numbers each, to "
         f"{given.out}"

@@ -11,13 +11,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import rich
-
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mesh_lib.make_mesh(),
             table=given.table,
             baselines=given.baselines,
-            say=rich.print,
+            say=terminal.say,
         )
         rows = evaluate.update(out, rows)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rich.print(*results.console_tables(rows))
-    print(f"Wrote {out}")
+    terminal.Console().print(*results.console_tables(rows))
+    terminal.say(f"Wrote {out}")
     return 0
 
 

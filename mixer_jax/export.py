@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export, export_encoders
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.unit and given.to != "files":
             raise UserError("--unit is for proxies; leave it out.")
-        print(_KINDS[given.to](given))
+        terminal.say(_KINDS[given.to](given))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     count, dim = made.embeddings.shape
-    print(
+    terminal.say(
         f"Wrote an index of {count} documents, {dim} numbers each, to "
         f"{given.out}"
     )

@@ -19,6 +19,7 @@ from mixer_jax.categories import outcome, sweep
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.reports import granularity
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(granularity.lines(result))
-    print(f"Wrote {path}")
+    terminal.say(granularity.lines(result))
+    terminal.say(f"Wrote {path}")
     return 0
 
 

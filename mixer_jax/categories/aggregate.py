@@ -30,6 +30,7 @@ from typing import Any
 
 from mixer_jax.categories import events
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(_lines(figures))
+    terminal.say(_lines(figures))
     return 0
 
 

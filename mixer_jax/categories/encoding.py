@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
+from mixer_jax.runtime import terminal
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
 
@@ -94,10 +93,9 @@ def _where_known(
         return np.zeros((len(values), 1), np.float32)
     which, different = pd.factorize(values[known])
     encoded = []
-    for start in track(
+    for start in terminal.track(
         range(0, len(different), _PART),
-        description=f"Encoding {len(different):,} {parts.name}",
-        console=Console(stderr=True),
+        f"Encoding {len(different):,} {parts.name}",
     ):
         part = parts.with_name(f"{parts.name}-{start}.npz")
         if not part.is_file():

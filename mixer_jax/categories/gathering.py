@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 from mixer_jax import errors
 from mixer_jax.categories import aggregation, event_counts, events
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import text
 
 # In this process, with as many workers as --direct_num_workers says. Beam's own
 # default would download a program.
@@ -194,7 +195,7 @@ def _unknown(figures: dict[str, Any]) -> list[str]:
 
 def _run(job: aggregation.Job, options: Sequence[str]) -> None:
     # The machines of a cluster then need nothing of ours to be installed.
-    for module in (errors, event_counts, events, aggregation):
+    for module in (text, errors, event_counts, events, aggregation):
         cloudpickle.register_pickle_by_value(module)
     given = PipelineOptions(list(options))
     standard = given.view_as(StandardOptions)

@@ -30,6 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -387,7 +388,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"Wrote a simulated click log to {given.out} (seed {given.seed}).")
+    terminal.say(
+        f"Wrote a simulated click log to {given.out} (seed {given.seed})."
+    )
     return 0
 
 

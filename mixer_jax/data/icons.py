@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from mixer_jax.data import (
     icon_card,
@@ -30,6 +28,7 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -149,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     count = frame["category_id"].nunique()
-    print(f"{path}: {len(frame)} samples of {count} categories")
+    terminal.say(f"{path}: {len(frame)} samples of {count} categories")
     return 0
 
 
@@ -285,11 +284,10 @@ def _draw(
             yield [(a, root / b) for a, b in zip(svgs, paths, strict=True)]
 
     drawings = list(
-        track(
+        terminal.track(
             icon_drawing.draw(batches(), size, len(icons)),
             "Drawing the icons",
             total=len(icons),
-            console=Console(stderr=True),
         )
     )
     drawn = pd.concat(parts).assign(

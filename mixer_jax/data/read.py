@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mixer_jax.data import readers
 from mixer_jax.data.readers import build, rows
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
@@ -61,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out,
             prefix=prefix,
             check_images=not options.no_image_check,
-            console=Console(stderr=True),
+            console=terminal.Console(stderr=True),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {summary}")
+    terminal.say(f"{options.out}: {summary}")
     return 0
 
 

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from mixer_jax.data import rules, table, table_files
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.terminal import Console, Progress, Table
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
 _STATS = 256  # files that a thread looks for at once

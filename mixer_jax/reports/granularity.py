@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from mixer_jax import paths
 from mixer_jax.categories import quality, sweep
@@ -25,6 +24,7 @@ from mixer_jax.categories.settings import Settings
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines
+from mixer_jax.runtime import terminal
 
 TRUTH = "held-out true categories"
 LATER = "later clicks"
@@ -147,7 +147,7 @@ def measure(
     result["used"] = line(sweep.find_point(*asked, Settings()))
     points = sweep.sweep(*asked, least, neighbours)
     count = len(least) * len(neighbours)
-    points = track(points, "Measuring granularities", count)
+    points = terminal.track(points, "Measuring granularities", count)
     result["points"] = [line(point) for point in points]
     return result
 

@@ -12,6 +12,7 @@ from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
 from mixer_jax.retrieval import embed, evaluate, fusions
+from mixer_jax.runtime import terminal
 from mixer_jax.training import checkpoints, inputs, workdir
 
 OURS = "mixer"  # the name of the run's own model in the rows
@@ -87,7 +88,7 @@ def measure_models(
     mesh: Mesh,
     table: str = "",
     baselines: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> list[evaluate.Row]:
     """Measures models, and the baselines as the first of them would be.
 

@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
 from mixer_jax.data import rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
+from mixer_jax.runtime.terminal import Console
 
 _ROWS = 65_536  # that become Python objects at once
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
@@ -157,9 +157,8 @@ def _collect(rows: Iterable[Row], console: Console) -> pa.Table:
     """Packs rows into columns; runs of white space in texts become blanks."""
     schema = pa.schema([(name, pa.large_string()) for name in Row._fields])
     batches, rows = [], iter(rows)
-    shown = SpinnerColumn(), TextColumn("Reading: {task.completed:,} samples")
-    with Progress(*shown, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
+    with terminal.count_spinner(console) as progress:
+        task = progress.add_task("Samples that were read:", total=None)
         while chunk := list(itertools.islice(rows, _ROWS)):
             cells = dict(
                 zip(Row._fields, zip(*chunk, strict=True), strict=True)
@@ -198,7 +197,7 @@ def _with_images(
     slices = range(0, len(names), _ROWS)
     found = [
         table_check.present(root, names.slice(start, _ROWS).to_pylist())
-        for start in track(
+        for start in terminal.track(
             slices, "Looking for images", console=console, transient=True
         )
     ]

@@ -1,0 +1,1 @@
+"""What every command stands on: its terminal, its files, its way to end."""
