@@ -1,9 +1,10 @@
 """Measures trained models on the categories they were not trained on.
 
     python -m mixer_jax.evaluate --workdir=runs/quickstart [--baselines] \
-        [--stages=stage1,stage3] [--models="image only=runs/image_only,..."]
+        [--stage=stage3] [--model="image only=runs/image_only"]
 
-The workdir is a curriculum's or a stage's. Rows are added to its
+The workdir is a curriculum's or a stage's. `--stage` and `--model` may be
+repeated; each value is taken whole. Rows are added to its
 `metrics.json`, in place of rows of the same model, stage, split and gallery.
 """
 
@@ -26,17 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--workdir", required=True, help="a curriculum's folder or a stage's")
-    add("--stages", default="", help="comma-separated; default all there are")
-    add("--models", default="", help="NAME=WORKDIR,... to measure as well")
+    repeated = {"action": "append", "default": []}
+    add("--stage", **repeated, help="may be repeated; default all there are")
+    add("--model", **repeated, help="NAME=WORKDIR to measure as well; likewise")
     add("--table", default="", help="sample table; default the config's")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
     given = parser.parse_args(arguments)
     try:
         out = given.out or paths.make(given.workdir) / "metrics.json"
-        stages = [name for name in given.stages.split(",") if name]
         rows = runs.measure_models(
-            runs.find_models(given.workdir, stages, given.models),
+            runs.find_models(given.workdir, given.stage, given.model),
             mesh_lib.make_mesh(),
             table=given.table,
             baselines=given.baselines,
