@@ -18,6 +18,7 @@ import pandas as pd
 from mixer_jax.data import rules, table_files
 from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import one_line
 
 _LISTED = 10  # how many offenders an error names
 
@@ -202,7 +203,9 @@ def skip(
     """Describes rows, given by position, that are about to be left out."""
     rows, reasons = np.asarray(rows, int), list(reasons)[:_LISTED]
     names = name_rows(frame, rows[:_LISTED])
-    examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
+    examples = (
+        one_line(f"{a}: {b}") for a, b in zip(names, reasons, strict=True)
+    )
     return Skipped(what, len(rows), len(frame), tuple(examples))
 
 

@@ -254,15 +254,15 @@ def read(
     if both:
         raise UserError(
             f"{len(both)} categories of {path} are both in the split "
-            f"'{settings.split}' and in '{settings.distractors}', such as "
-            f"'{both[0]}'; what is measured must be categories that were not "
+            f"{settings.split!r} and in {settings.distractors!r}, such as "
+            f"{both[0]!r}; what is measured must be categories that were not "
             "trained on, so give each category one split."
         )
     for split in sorted(set(held.split)):
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
             if not (held.role[held.split == split] == role).any():
                 raise UserError(
-                    f"The split '{split}' of {path} has no {role}, so there "
+                    f"The split {split!r} of {path} has no {role}, so there "
                     "is nothing to measure."
                 )
     held, lone = table_lib.drop_lone(held, max_skipped, training=False)

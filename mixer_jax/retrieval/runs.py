@@ -41,7 +41,7 @@ def find_stages(
     with paths.reaching(run):
         if (run / workdir.CONFIG).is_file():
             return [run]
-        configs = list(run.glob(f"*/{workdir.CONFIG}"))
+        configs = paths.glob(run, f"*/{workdir.CONFIG}")
     there = {path.parent.name: path.parent for path in configs}
     stages = sorted(name for name in there if name.startswith("stage"))
     missing = [name for name in names if name not in there]

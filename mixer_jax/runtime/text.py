@@ -15,7 +15,8 @@ def printable(text: str) -> str:
     r"""Returns a text with an escape for each character that would not print.
 
     Lines stay lines. A value in which a newline would forge a line of its own
-    (a cell, a file name) is quoted in messages by `repr`, as in `{value!r}`.
+    (a cell, a file name) goes through `one_line`, or is quoted by `repr`, as in
+    `{value!r}`.
 
     >>> print(printable("red \x1b[31mtext\r"))
     red \x1b[31mtext\r
@@ -23,3 +24,12 @@ def printable(text: str) -> str:
     return _ACTIVE.sub(
         lambda found: found[0].encode("unicode_escape").decode(), text
     )
+
+
+def one_line(text: str) -> str:
+    r"""Returns a text as `printable` does, and with escapes for its newlines.
+
+    >>> print(one_line("a.png\nWrote everything"))
+    a.png\nWrote everything
+    """
+    return printable(text).replace("\n", r"\n")

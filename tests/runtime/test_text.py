@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mixer_jax.errors import UserError
-from mixer_jax.runtime.text import printable
+from mixer_jax.runtime.text import one_line, printable
 
 
 @hypothesis.given(st.text())
@@ -39,3 +39,9 @@ def test_each_kind(text, shown):
 def test_errors_cannot_act_on_a_terminal():
     error = UserError("There is no file \x1b]0;title\x07\udcff.")
     assert str(error) == r"There is no file \x1b]0;title\x07\udcff."
+
+
+@hypothesis.given(st.text())
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_one_line_is_one_line(text):
+    assert len(one_line(f"a{text}z").splitlines()) == 1
