@@ -97,7 +97,7 @@ class Report:
     def console_table(self) -> Table:
         """Returns the splits' counts for a terminal."""
         shown = Table(box=None, pad_edge=False)
-        shown.add_column("split", no_wrap=True)
+        shown.add_column("split", overflow="fold")
         for field in dataclasses.fields(SplitCounts):
             shown.add_column(field.name, justify="right", no_wrap=True)
         for name, counts in self.splits.items():

@@ -221,9 +221,11 @@ def console_tables(rows: Sequence[dict[str, Any]]) -> list[terminal.Table]:
                 title_justify="left",
                 box=terminal.SIMPLE_HEAD,
             )
-            table.add_column("model", no_wrap=True)
+            table.add_column("model", overflow="fold")
             for measure in found.measures:
-                table.add_column(measure.replace("@", "\n@"), justify="right")
+                table.add_column(
+                    measure.replace("@", "\n@"), justify="right", no_wrap=True
+                )
             for line in found.lines:
                 cells = line.cells[number * width : (number + 1) * width]
                 table.add_row(
