@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ _WRONG = (
     TypeError,
     ValueError,
 )
+# What absl says of a flag that is required.
+_MISSING = re.compile(r"flag --([\w-]+)=None: ")
 
 
 def parse(
@@ -55,7 +58,9 @@ def parse(
     except UserError:
         raise
     except _WRONG as error:
-        raise UserError(str(error)) from error
+        missing = _MISSING.match(str(error))
+        said = f"--{missing[1]} is needed." if missing else str(error)
+        raise UserError(said) from error
     for name, flag in values.flag_values_dict().items():
         if flag == "" and values[name].default is None:
             raise UserError(f"--{name} is empty; give it a value.")

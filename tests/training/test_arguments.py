@@ -124,6 +124,14 @@ def test_switches_take_no_value(file):
     assert values["config"].value.data.cached is False
 
 
+def test_a_flag_that_is_needed_is_named():
+    values = flags.FlagValues()
+    flags.DEFINE_string("work-dir", None, "", flag_values=values)
+    flags.mark_flag_as_required("work-dir", values)
+    with pytest.raises(UserError, match=r"^--work-dir is needed\.$"):
+        arguments.parse(["main"], values)
+
+
 def test_what_follows_two_dashes_is_left_over(file):
     values, left = parse(f"--config={file}", "--", "--config.steps=x", "y")
     assert left == ["--config.steps=x", "y"]
