@@ -50,7 +50,7 @@ run "$python" -m mixer_jax.main --config="$config" --workdir="$run"
 
 say "5/6 Measuring on unseen categories, beside baselines"
 run "$python" -m mixer_jax.evaluate --workdir="$run" --baselines \
-  --stages=stage3
+  --stage=stage3
 
 say "6/6 Writing the report"
 run "$python" -m mixer_jax.report --workdir="$run"

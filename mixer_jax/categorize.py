@@ -19,7 +19,7 @@ from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.models import features
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,8 +73,8 @@ def _categorize(given: argparse.Namespace) -> None:
     text = json.dumps(figures, indent=2) + "\n"
     files.write_text(out / "categories.json", text)
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
-    print(quality.lines(figures), changes, sep="\n")
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
+    terminal.say(quality.lines(figures), changes)
 
 
 if __name__ == "__main__":

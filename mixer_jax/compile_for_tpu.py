@@ -14,12 +14,11 @@ import json
 import pathlib
 
 import jax
-import rich
 from absl import flags
 from ml_collections import config_flags
 
 from mixer_jax.reports import programs
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, terminal
 from mixer_jax.training import (
     abstract_pod,
     command_line,
@@ -56,12 +55,12 @@ def main() -> None:
         if count is None:
             count = len(inputs.load(config.data).category_ids)
         made = abstract_pod.compile_stage(config, count, mesh, topology)
-        rich.print(programs.console_table(made))
+        terminal.Console().print(programs.console_table(made))
         rows += made
     if _JSON.value:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
         files.deliver(file, files.text_writer(text + "\n"), "The rows")
-        print(f"Wrote {file}")
+        terminal.say(f"Wrote {file}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import images, table
 from mixer_jax.retrieval import embed
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 from mixer_jax.training import checkpoints
 
 
@@ -50,8 +50,8 @@ def _embed(given: argparse.Namespace) -> None:
     )
     embed.save(made, given.out)
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
-    print(
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
+    terminal.say(
         f"Wrote {len(made.query_ids)} queries and {len(made.document_ids)} "
         f"documents, {made.query_embeddings.shape[1]} numbers each, to "
         f"{given.out}"

@@ -1,9 +1,10 @@
 """Measures trained models on the categories they were not trained on.
 
     python -m mixer_jax.evaluate --workdir=runs/quickstart [--baselines] \
-        [--stages=stage1,stage3] [--models="image only=runs/image_only,..."]
+        [--stage=stage3] [--model="image only=runs/image_only"]
 
-The workdir is a curriculum's or a stage's. Rows are added to its
+The workdir is a curriculum's or a stage's. `--stage` and `--model` may be
+repeated; each value is taken whole. Rows are added to its
 `metrics.json`, in place of rows of the same model, stage, split and gallery.
 """
 
@@ -11,14 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import rich
-
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
 from mixer_jax.data import table
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--workdir", required=True, help="a curriculum's folder or a stage's")
-    add("--stages", default="", help="comma-separated; default all there are")
-    add("--models", default="", help="NAME=WORKDIR,... to measure as well")
+    repeated = {"action": "append", "default": []}
+    add("--stage", **repeated, help="may be repeated; default all there are")
+    add("--model", **repeated, help="NAME=WORKDIR to measure as well; likewise")
     add("--table", default="", help="sample table; default the config's")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
@@ -49,11 +49,11 @@ def _evaluate(given: argparse.Namespace) -> None:
         table=given.table,
         baselines=given.baselines,
         max_skipped=given.max_skipped,
-        say=rich.print,
+        say=terminal.say,
     )
-    rich.print(*results.console_tables(evaluate.merge(out, rows)))
+    terminal.Console().print(*results.console_tables(evaluate.merge(out, rows)))
     evaluate.update(out, rows)
-    print(f"Wrote {out}")
+    terminal.say(f"Wrote {out}")
 
 
 if __name__ == "__main__":

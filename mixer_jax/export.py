@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export, export_encoders
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(given: argparse.Namespace) -> None:
     if given.unit and given.to != "files":
         raise UserError("--unit is for proxies; leave it out.")
-    print(_KINDS[given.to](given))
+    terminal.say(_KINDS[given.to](given))
 
 
 def _proxies(given: argparse.Namespace) -> str:

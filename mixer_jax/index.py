@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.retrieval import index
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +45,9 @@ def _index(given: argparse.Namespace) -> None:
     )
     index.save(made, given.out)
     if skipped.count:
-        print(skipped, *skipped.examples, sep="\n  ")
+        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     count, dim = made.embeddings.shape
-    print(
+    terminal.say(
         f"Wrote an index of {count} documents, {dim} numbers each, to "
         f"{given.out}"
     )

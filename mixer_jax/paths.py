@@ -12,6 +12,7 @@ is). Each finds Google's application default credentials by itself.
 """
 
 import contextlib
+import glob as glob_lib
 import importlib.util
 import os
 import pathlib
@@ -89,6 +90,16 @@ def local(name: str | os.PathLike, what: str) -> pathlib.Path:
             "name a local one."
         )
     return pathlib.Path(name)
+
+
+def glob(folder: Path, pattern: str) -> list[Path]:
+    """Returns what lies in a folder, by a pattern of its name below it.
+
+    The folder's own name is no pattern, whatever is in it.
+    """
+    if is_remote(folder):
+        folder = epath.Path(glob_lib.escape(os.fspath(folder)))
+    return list(folder.glob(pattern))
 
 
 def write(path: Path, text: str) -> None:

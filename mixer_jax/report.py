@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.reports import categories, run
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _report(given: argparse.Namespace) -> None:
         path = categories.build(
             given.categories, given.log, given.truth, given.out
         )
-    print(f"Wrote {path}")
+    terminal.say(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from mixer_jax.categories import outcome, sweep
 from mixer_jax.data import table
 from mixer_jax.reports import granularity
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,8 +46,8 @@ def _sweep(given: argparse.Namespace) -> None:
         given.least or sweep.LEAST,
         given.neighbours or sweep.NEIGHBOURS,
     )
-    print(granularity.lines(result))
-    print(f"Wrote {granularity.write(result, given.categories)}")
+    terminal.say(granularity.lines(result))
+    terminal.say(f"Wrote {granularity.write(result, given.categories)}")
 
 
 def _numbers(kind: type):

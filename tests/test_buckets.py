@@ -8,6 +8,7 @@ import pytest
 from mixer_jax import embed, evaluate, export, index, report
 from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import index as index_lib
+from mixer_jax.retrieval import runs
 
 
 @pytest.fixture
@@ -32,6 +33,14 @@ def test_rows_and_page_are_written_there(run, cloud, capsys):
     page = objects["run/report/index.html"].data.decode()
     assert "<b>100.0</b>" in page
     assert "red paint" in page
+
+
+def test_a_name_is_no_pattern(bucket, cloud):
+    name = bucket.removeprefix("gs://")
+    for folder in ("a[1]*?", "a1"):
+        cloud.put(name, f"{folder}/stage1/config.json", b"{}", {})
+    found = runs.find_stages(f"{bucket}/a[1]*?")
+    assert list(map(str, found)) == [f"{bucket}/a[1]*?/stage1"]
 
 
 def test_embeddings_index_and_proxies_are_written_here(

@@ -11,7 +11,8 @@ from mixer_jax.retrieval.evaluate import MEASURES
 def test_stages_and_other_models_are_measured(colour_run, capsys):
     arguments = [
         f"--workdir={colour_run}",
-        f"--models=twin={colour_run}/stage1, last={colour_run}",
+        f"--model=twin, one={colour_run}/stage1",
+        f"--model=last={colour_run}",
     ]
     assert evaluate.main(arguments) == 0
     rows = json.loads((colour_run / "metrics.json").read_text())
@@ -20,7 +21,7 @@ def test_stages_and_other_models_are_measured(colour_run, capsys):
     assert {(r["model"], r["stage"]) for r in rows} == {
         ("mixer", "stage1"),
         ("mixer", "stage2"),
-        ("twin", "stage1"),
+        ("twin, one", "stage1"),
         ("last", "stage2"),
     }
     assert all(row["identical_at_1"] == 1.0 for row in rows)
@@ -40,8 +41,8 @@ def test_a_stage_by_itself_and_again(colour_run, tmp_path):
 def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
     for arguments, said in (
         ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
-        ([f"--workdir={colour_run}", "--stages=stage9"], "'stage9'"),
-        ([f"--workdir={colour_run}", "--models=x"], "NAME=WORKDIR"),
+        ([f"--workdir={colour_run}", "--stage=stage9"], "'stage9'"),
+        ([f"--workdir={colour_run}", "--model=x"], "NAME=WORKDIR"),
         ([f"--workdir={colour_run}", "--table=no.csv"], "no.csv"),
     ):
         assert evaluate.main(arguments) == 2

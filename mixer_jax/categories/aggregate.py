@@ -30,7 +30,7 @@ from typing import Any
 
 from mixer_jax.categories import events
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, terminal
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--max-skipped", type=float, default=0.01, help="share of bad rows")
     given, options = _split(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(given)
-    return command.run(lambda: print(_lines(_aggregate(given, options))))
+    return command.run(lambda: terminal.say(_lines(_aggregate(given, options))))
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

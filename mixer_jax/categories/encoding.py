@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax import progress
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, progress
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
 

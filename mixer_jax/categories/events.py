@@ -124,7 +124,7 @@ def parse(cells: Sequence[Any]) -> Event:
         said = "" if clicked is None else str(clicked)
     click = _CLICKED.get(said.strip().lower())
     if click is None:
-        raise ValueError(f'clicked is "{said}"; it must be 0 or 1')
+        raise ValueError(f"clicked is {said!r}; it must be 0 or 1")
     return (
         identity(query, "query_id"),
         identity(item, "item_id"),
@@ -169,7 +169,7 @@ def microseconds(value: Any) -> int:
             value = value.replace(tzinfo=datetime.UTC)
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f'time is "{"" if value is None else value}"')
+        raise ValueError(f"time is {'' if value is None else value!r}")
     if not math.isfinite(value) or not _FIRST <= value <= _LAST:
         raise ValueError(
             f"time is {value:g}; in seconds since 1970 that is not between "
@@ -183,7 +183,7 @@ def _moment(text: str) -> datetime.datetime:
         return datetime.datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(
-            f'time is "{text}"; write 2026-01-31T12:00:00Z or seconds since '
+            f"time is {text!r}; write 2026-01-31T12:00:00Z or seconds since "
             "1970"
         ) from None
 
@@ -199,7 +199,7 @@ def _places(
     missing = [name for name in columns if name not in have]
     if missing:
         raise UserError(
-            f'{path} has no column "{missing[0]}"; its columns are '
+            f"{path} has no column {missing[0]!r}; its columns are "
             f"{', '.join(map(str, have)) or 'none'}, and {', '.join(columns)} "
             "are needed."
         )

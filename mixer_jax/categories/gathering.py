@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import (
 from mixer_jax import errors
 from mixer_jax.categories import aggregation, event_counts, events
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, text
 
 # In this process, with as many workers as --direct_num_workers says. Beam's own
 # default would download a program.
@@ -43,7 +43,8 @@ def aggregate(
     """Writes the clicks table of a click log.
 
     Args:
-      files: names or patterns of event files, anywhere that Beam reads.
+      files: names or patterns of event files, anywhere that Beam reads; a name
+        of a file that exists is no pattern.
       out: the click log's folder, on this machine.
       queries: the table of queries; "" is the one in `out`.
       items: likewise.
@@ -69,6 +70,7 @@ def aggregate(
             "table of clicks; move it away, or name another folder as --out."
         )
     place = f"{parts.rstrip('/') or out}/parts-{secrets.token_hex(4)}"
+    _check_place(place)
     job = aggregation.Job(
         files=match(files),
         queries=queries or _table(out, "queries"),
@@ -118,13 +120,19 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
     files = set()
     for pattern in patterns:
         try:
+            if FileSystems.exists(pattern):
+                files.add(pattern)
+                continue
             (found,) = FileSystems.match([pattern])
         except (beam.io.filesystem.BeamIOError, ValueError) as error:
             raise UserError(
                 f"{pattern} cannot be looked up: {error}"
             ) from error
         if not found.metadata_list:
-            raise UserError(f"There is no file of events {pattern}.")
+            raise UserError(
+                f"There is no file of events {pattern}."
+                + " In a pattern, [[] stands for [." * ("[" in pattern)
+            )
         files |= {entry.path for entry in found.metadata_list}
     for path in files:
         events.kind(path)
@@ -188,7 +196,7 @@ def _bad_rows(figures: dict[str, Any]) -> list[str]:
 
 def _unknown(figures: dict[str, Any]) -> list[str]:
     return [
-        f'{column} "{name}": {-count:,} events'
+        f"{column} {name!r}: {-count:,} events"
         for column, role in (("query_id", "queries"), ("item_id", "items"))
         for count, name in figures[f"unknown_{role}"]
     ]
@@ -196,7 +204,7 @@ def _unknown(figures: dict[str, Any]) -> list[str]:
 
 def _run(job: aggregation.Job, options: Sequence[str]) -> None:
     # The machines of a cluster then need nothing of ours to be installed.
-    for module in (errors, event_counts, events, aggregation):
+    for module in (text, errors, event_counts, events, aggregation):
         cloudpickle.register_pickle_by_value(module)
     given = PipelineOptions(list(options))
     standard = given.view_as(StandardOptions)
@@ -225,6 +233,15 @@ def _gather(place: str, name: str) -> pa.Table:
             # process if they let go of it when Python has ended.
             tables.append(pq.ParquetFile(file).read(use_threads=False))
     return pa.concat_tables(tables).sort_by(_ORDER)
+
+
+def _check_place(place: str) -> None:
+    """Refuses a folder whose path Beam would take for a pattern."""
+    if set(place) & set("[*?"):
+        raise UserError(
+            f"Beam cannot write into {os.path.dirname(place)}: its path has a "
+            "[, * or ?. Name another folder for the workers' parts, as --parts."
+        )
 
 
 def _parts(place: str, pattern: str) -> list[str]:

@@ -73,7 +73,7 @@ def read(
     alien = (found.keys() | left) - everyone
     if alien:
         raise UserError(
-            f'{folder} has a sample "{min(alien)}", which is not in the click '
+            f"{folder} has a sample {min(alien)!r}, which is not in the click "
             f"log {log}; name the log that categorize was given, as --log."
         )
     kept = found.keys() | left

@@ -30,7 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,7 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
     files.check_folder(given.out, "The click log")
     write_log(given.table, given.out, settings, given.part)
-    print(f"Wrote a simulated click log to {given.out} (seed {given.seed}).")
+    terminal.say(
+        f"Wrote a simulated click log to {given.out} (seed {given.seed})."
+    )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mixer_jax import progress
 from mixer_jax.data import near_paths, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import progress
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 

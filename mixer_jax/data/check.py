@@ -10,10 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from mixer_jax.data import table_check
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +35,14 @@ def _check(given: argparse.Namespace) -> None:
         images=given.images,
         max_skipped=given.max_skipped,
         threads=given.threads,
-        console=Console(stderr=True),
+        console=terminal.Console(stderr=True),
     )
-    print(
+    terminal.say(
         f"{given.table}: {report.samples:,} samples of "
         f"{report.categories:,} categories; no rule is broken"
     )
-    Console().print(report.console_table())
-    for note in report.notes():
-        print(note)
+    terminal.Console().print(report.console_table())
+    terminal.say(*report.notes())
 
 
 if __name__ == "__main__":

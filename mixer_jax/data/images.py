@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax import progress
 from mixer_jax.data import faults, near_paths, table
 from mixer_jax.data.faults import UnreadableImageError
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
 # Pixels that an image may have to be decoded: 0.6 GB in memory, and more where

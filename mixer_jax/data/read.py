@@ -10,11 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mixer_jax.data import readers
 from mixer_jax.data.readers import build, rows
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, terminal
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\n{readers.listing()}")
+        terminal.say(f"{__doc__}\n{readers.listing()}")
         return 0
     return command.run(lambda: _read(arguments))
 
@@ -62,9 +60,9 @@ def _read(arguments: list[str]) -> None:
         left_out,
         prefix=prefix,
         check_images=not options.no_image_check,
-        console=Console(stderr=True),
+        console=terminal.Console(stderr=True),
     )
-    print(f"{options.out}: {summary}")
+    terminal.say(f"{options.out}: {summary}")
 
 
 if __name__ == "__main__":

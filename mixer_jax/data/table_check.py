@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
-from mixer_jax import progress
 from mixer_jax.data import near_paths, rules, table, table_files
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.terminal import Console, Table
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
 _STATS = 256  # files that a thread looks for at once
@@ -100,7 +99,7 @@ class Report:
     def console_table(self) -> Table:
         """Returns the splits' counts for a terminal."""
         shown = Table(box=None, pad_edge=False)
-        shown.add_column("split", no_wrap=True)
+        shown.add_column("split", overflow="fold")
         for field in dataclasses.fields(SplitCounts):
             shown.add_column(field.name, justify="right", no_wrap=True)
         for name, counts in self.splits.items():

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax import progress
 from mixer_jax.data import images, text
 from mixer_jax.models import factory
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
 _PIECE = 8  # images that a CPU encodes at a time

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixer_jax import paths, progress
+from mixer_jax import paths
 from mixer_jax.categories import quality, sweep
 from mixer_jax.categories.graph import Features, normalize
 from mixer_jax.categories.outcome import Outcome
@@ -24,6 +24,7 @@ from mixer_jax.categories.settings import Settings
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines
+from mixer_jax.runtime import progress
 
 TRUTH = "held-out true categories"
 LATER = "later clicks"

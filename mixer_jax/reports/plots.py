@@ -9,11 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
+import markupsafe
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from mixer_jax.runtime.text import printable
 
 # Placeholder colour -> CSS variable of page.css.
 _INK = {"#010101": "--ink-soft", "#020202": "--line"}
@@ -24,6 +27,7 @@ _COLOURS = _INK | {
 _STYLE = {
     "svg.fonttype": "none",  # words stay words
     "svg.hashsalt": "mixer",  # the same drawing has the same bytes
+    "text.parse_math": False,  # "$" is a dollar
     "font.size": 8.5,
     "axes.edgecolor": "#020202",
     "axes.labelcolor": "#010101",
@@ -186,9 +190,14 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text)
     head, body = text.split(">", 1)
     text = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + body
-    # The page's font.
-    text = re.sub(r" font-family: [^;]*;", "", text)
-    for colour, variable in _COLOURS.items():
-        text = text.replace(colour, f"var({variable})")
-    label = title.replace("&", "&amp;").replace('"', "&quot;")
+    text = re.sub(r"<[^>]*>", lambda tag: _themed(tag[0]), text)
+    label = markupsafe.escape(printable(title))
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def _themed(tag: str) -> str:
+    """Gives a tag the page's font and colours; the words between stay."""
+    tag = re.sub(r" font-family: [^;]*;", "", tag)
+    for colour, variable in _COLOURS.items():
+        tag = tag.replace(colour, f"var({variable})")
+    return tag

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 
-import rich.box
-import rich.table
-
+from mixer_jax.runtime import terminal
 from mixer_jax.training.abstract_pod import Row
 
 
-def console_table(rows: Sequence[Row]) -> rich.table.Table:
+def console_table(rows: Sequence[Row]) -> terminal.Table:
     """Returns the table of one stage's programs, one a column."""
     first = rows[0]
-    table = rich.table.Table(
+    table = terminal.Table(
         title=(
             f"{first.stage} on {first.chips} chips, {first.topology}\n"
             f"{first.categories:,} categories, {first.head} head, "
             f"batch of {first.batch_size}\nOne chip's figures:"
         ),
-        box=rich.box.SIMPLE,
+        box=terminal.SIMPLE,
         title_justify="left",
     )
     table.add_column("")

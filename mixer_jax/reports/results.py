@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import rich.box
-import rich.table
-
 from mixer_jax.retrieval.runs import OURS
+from mixer_jax.runtime import terminal
 
 # (key, heading, explanation) of each measure.
 MEASURES = (
@@ -209,7 +207,7 @@ def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
     return tiles
 
 
-def console_tables(rows: Sequence[dict[str, Any]]) -> list[rich.table.Table]:
+def console_tables(rows: Sequence[dict[str, Any]]) -> list[terminal.Table]:
     """Returns a table a gallery, for a terminal: whole splits, in percent."""
     tables = []
     for split in sorted(
@@ -218,19 +216,21 @@ def console_tables(rows: Sequence[dict[str, Any]]) -> list[rich.table.Table]:
         found = make_results(rows, split)
         width = len(found.measures)
         for number, (_, title, said) in enumerate(found.galleries):
-            table = rich.table.Table(
+            table = terminal.Table(
                 title=f"{title}, percent: {said}",
                 title_justify="left",
-                box=rich.box.SIMPLE_HEAD,
+                box=terminal.SIMPLE_HEAD,
             )
-            table.add_column("model", no_wrap=True)
+            table.add_column("model", overflow="fold")
             for measure in found.measures:
-                table.add_column(measure.replace("@", "\n@"), justify="right")
+                table.add_column(
+                    measure.replace("@", "\n@"), justify="right", no_wrap=True
+                )
             for line in found.lines:
                 cells = line.cells[number * width : (number + 1) * width]
                 table.add_row(
                     name(line.model, line.stage),
-                    *(f"[b]{c.text}[/b]" if c.best else c.text for c in cells),
+                    *(terminal.plain(c.text, "bold" * c.best) for c in cells),
                 )
             tables.append(table)
     return tables

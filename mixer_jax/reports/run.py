@@ -78,7 +78,9 @@ def build(
         category_samples=_category_samples(configs),
         split=config.evaluate.split if config else "test",
         attribution=_attribution(config),
-        simulated=any(_is_simulation(p) for p in run.glob("*/simulation.json")),
+        simulated=any(
+            map(_is_simulation, paths.glob(run, "*/simulation.json"))
+        ),
     )
     return page.write(path, html)
 

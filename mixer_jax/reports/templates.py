@@ -6,6 +6,8 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from mixer_jax.runtime.text import printable
+
 
 def render(name: str, **values: Any) -> str:
     """Returns a page.
@@ -20,12 +22,18 @@ def render(name: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     css = markupsafe.Markup(_read("page.css"))
     return environment.get_template(name).render(css=css, **values)
+
+
+def _shown(value: Any) -> Any:
+    """Returns a value whose text can be encoded, whatever a file's name is."""
+    return printable(value) if type(value) is str else value
 
 
 def _read(name: str) -> str:

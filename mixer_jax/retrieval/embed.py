@@ -11,10 +11,10 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths, progress
+from mixer_jax import paths
 from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, progress
 from mixer_jax.training.checkpoints import Trained
 
 

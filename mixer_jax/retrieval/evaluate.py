@@ -19,11 +19,12 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths, progress
+from mixer_jax import paths
 from mixer_jax.data import images
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import metrics, search
+from mixer_jax.runtime import progress
 
 Row = dict[str, Any]
 # Embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -264,8 +265,8 @@ def read(
     if both:
         raise UserError(
             f"{len(both)} categories of {path} are both in the split "
-            f"'{settings.split}' and in '{settings.distractors}', such as "
-            f"'{both[0]}'; what is measured must be categories that were not "
+            f"{settings.split!r} and in {settings.distractors!r}, such as "
+            f"{both[0]!r}; what is measured must be categories that were not "
             "trained on, so give each category one split."
         )
     splits = sorted(set(held.split))
@@ -273,7 +274,7 @@ def read(
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
             if not (held.role[held.split == split] == role).any():
                 raise UserError(
-                    f"The split '{split}' of {path} has no {role}, so there "
+                    f"The split {split!r} of {path} has no {role}, so there "
                     "is nothing to measure."
                 )
     held, lone = table_lib.drop_lone(held, max_skipped, training=False)

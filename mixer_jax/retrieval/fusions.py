@@ -16,17 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import progress
 from mixer_jax.data import table, text
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.retrieval import evaluate
+from mixer_jax.runtime import progress, terminal
 from mixer_jax.training import feature_store, inputs
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
@@ -129,7 +128,7 @@ def encode(
         trained.model,
         trained.variables,
         mesh,
-        rich.console.Console(quiet=True),
+        terminal.Console(quiet=True),
     )
 
 

@@ -40,36 +40,40 @@ def find_stages(
     with paths.reaching(run):
         if (run / workdir.CONFIG).is_file():
             return [run]
-        configs = list(run.glob(f"*/{workdir.CONFIG}"))
+        configs = paths.glob(run, f"*/{workdir.CONFIG}")
     there = {path.parent.name: path.parent for path in configs}
     stages = sorted(name for name in there if name.startswith("stage"))
     missing = [name for name in names if name not in there]
     if missing:
         raise UserError(
-            f"{run} has no stage '{missing[0]}'; it has "
+            f"{run} has no stage {missing[0]!r}; it has "
             f"{', '.join(stages) or 'none'}."
         )
     return [there[name] for name in names or stages]
 
 
 def find_models(
-    run: str | os.PathLike, stages: Sequence[str] = (), others: str = ""
+    run: str | os.PathLike,
+    stages: Sequence[str] = (),
+    others: Sequence[str] = (),
 ) -> list[Model]:
     """Returns what is to be measured.
 
     Args:
       run: a curriculum's folder or a stage's.
       stages: which of its stages; all there are if empty.
-      others: `NAME=WORKDIR,NAME=WORKDIR`; of a curriculum the last stage.
+      others: each `NAME=WORKDIR`, where a name has no `=`; of a curriculum
+        the last stage.
 
     Raises:
-      UserError: if nothing was trained there, or `others` is not of the form.
+      UserError: if nothing was trained there, or one of `others` is not of the
+        form.
     """
     models = [Model(OURS, w) for w in find_stages(run, stages)]
-    for part in filter(None, map(str.strip, others.split(","))):
-        name, separator, folder = part.partition("=")
-        if not (name and separator and folder):
-            raise UserError(f"--models needs NAME=WORKDIR; '{part}' is not.")
+    for other in others:
+        name, _, folder = other.partition("=")
+        if not (name and folder):
+            raise UserError(f"--model needs NAME=WORKDIR; {other!r} is not.")
         found = find_stages(folder)
         if not found:
             raise UserError(f"There is no trained stage in {folder}.")

@@ -1,17 +1,14 @@
 """Flags of commands: errors are one sentence and exit code 2."""
 
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mixer_jax import processes
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command
-from mixer_jax.training import config as config_lib
+from mixer_jax.training import arguments
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -64,32 +61,9 @@ def _fail(message: str) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        _check_config(argv)
-        return flags.FLAGS(argv)
-    except (UserError, flags.Error, OSError, TypeError) as error:
+        return arguments.parse(argv)
+    except UserError as error:
         return _fail(str(error))
-
-
-def _check_config(argv: Sequence[str]) -> None:
-    """Checks the config's file and the names of its overrides.
-
-    `config_flags` would report both by a traceback.
-    """
-    given = " ".join(argv)
-    path = re.search(r"(?:^| )--?config[= ](\S+)", given)
-    if "config" not in flags.FLAGS or path is None:
-        return
-    file = path[1].split(":")[0]
-    if not os.path.isfile(file):
-        raise UserError(f"There is no config file {file}.")
-    parser = config_flags.config_flags.ConfigFileFlagParser("config")
-    try:
-        config = parser.parse(path[1])
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"The config {path[1]} cannot be read: {reason}") from (
-            error
-        )
-    config_lib.check_keys(
-        config, re.findall(r"(?:^| )--?(?:no)?config\.([\w.]+)", given)
-    )
+    except SystemExit:
+        # absl has printed what --help asks for, and calls that a failure.
+        raise SystemExit(command.DONE) from None

@@ -219,15 +219,22 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
     """Checks that dotted `keys` exist in `config`.
 
     Raises:
-      UserError: at the first unknown key, with the near names.
+      UserError: at the first unknown key, with the near names, or if it names
+        a section of keys.
     """
     known = flatten(config)
     parts = {
         k.rsplit(".", n)[0] for k in known for n in range(k.count(".") + 1)
     }
     for key in keys:
-        if key in parts:
+        if key in known:
             continue
+        if key in parts:
+            inside = [k for k in known if k.startswith(f"{key}.")]
+            raise UserError(
+                f"'{key}' is a section of the config; name one of its keys, "
+                f"as {inside[0]}."
+            )
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         last = key.rsplit(".", 1)[-1]
         near += [
@@ -238,7 +245,7 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             if near
             else f"The top level has: {', '.join(sorted(config))}."
         )
-        raise UserError(f"The config has no key '{key}'. {hint}")
+        raise UserError(f"The config has no key {key!r}. {hint}")
 
 
 def check_values(config: ConfigDict, num_devices: int) -> None:
@@ -276,6 +283,10 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     ):
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
+    for key, value in flat.items():
+        if value != value:
+            raise UserError(f"{key} is not a number; give it one.")
+    _check_pairs(flat)
     for key in ("data.threads", "data.workers"):
         if flat[key] < 0:
             raise UserError(f"{key} is {flat[key]}; it must be 0 or more.")
@@ -301,6 +312,26 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     sampling_lib.check(sampling(config.data), config.batch_size)
 
 
+def _check_pairs(flat: Mapping[str, Any]) -> None:
+    """Checks the keys whose values are pairs, each with a name first."""
+    for key, kinds, example in (
+        ("sharding", str, "(('text_encoder', 'fsdp'),)"),
+        ("optimizer.parts", int | float, "(('text_encoder', 0.1),)"),
+        ("data.augment_changes", object, "(('flip', 0.5),)"),
+    ):
+        for pair in flat[key]:
+            if (
+                not isinstance(pair, tuple | list)
+                or len(pair) != 2
+                or not isinstance(pair[0], str)
+                or not isinstance(pair[1], kinds)
+            ):
+                raise UserError(
+                    f"{key} has {pair!r}, which is not a pair; write the "
+                    f'pairs as --config.{key}="{example}".'
+                )
+
+
 def sampling(data: ConfigDict) -> sampling_lib.Sampling:
     """Returns how samples are drawn, of the config's part `data`."""
     return sampling_lib.Sampling(
@@ -309,8 +340,20 @@ def sampling(data: ConfigDict) -> sampling_lib.Sampling:
 
 
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:
-    """Returns `{stage: config}`: a curriculum's stages, or the one stage."""
+    """Returns `{stage: config}`: a curriculum's stages, or the one stage.
+
+    Raises:
+      UserError: if the curriculum names a stage that has no config, or none.
+    """
     if "curriculum" in config:
+        there = [k for k, v in config.items() if isinstance(v, ConfigDict)]
+        unknown = [name for name in config.curriculum if name not in there]
+        if unknown or not config.curriculum:
+            said = f"names {unknown[0]!r}" if unknown else "is empty"
+            raise UserError(
+                f"curriculum {said}; the config has the stages "
+                f"{', '.join(there)}."
+            )
         return {stage: config[stage] for stage in config.curriculum}
     return {config.name: config}
 

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
 from mixer_jax.models import factory
+from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import loop
 
@@ -45,7 +45,7 @@ def run(
     config: ConfigDict,
     workdir: str | os.PathLike,
     mesh: Mesh | None = None,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
 ) -> None:
     """Trains every stage that is not finished yet.
 

@@ -20,12 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
+from mixer_jax.runtime import terminal
 from mixer_jax.training import feature_files
 from mixer_jax.training.feature_store import StoredContent
 from mixer_jax.training.inputs import Inputs
@@ -73,7 +73,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
 ) -> EmbeddingStore:
     """Embeds every sample of a frame once, unless it is done.
 
@@ -84,15 +84,10 @@ def make(
     rows = {
         role: np.flatnonzero(inputs.frame["role"] == role) for role in ROLES
     }
-    console = console or rich.console.Console()
+    console = console or terminal.Console()
 
     def say(text: str) -> None:
-        console.print(
-            f"{config.name}: {text}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        terminal.say(f"{config.name}: {text}", console=console)
 
     feature_files.prepare(
         folder,

@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mixer_jax import paths, progress
+from mixer_jax import paths
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
 Arrays = dict[str, np.ndarray]

@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import builder, pipeline, table
+from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import feature_files
 from mixer_jax.training.inputs import Inputs
@@ -144,7 +144,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
 ) -> FeatureStore:
     """Encodes every image and text of a frame once, unless it is done.
 
@@ -170,15 +170,10 @@ def make(
     images = _first(inputs.frame, "image")
     texts = _first(inputs.frame, "text")
     files = _files(len(images), len(texts), config, model, encoders)
-    console = console or rich.console.Console()
+    console = console or terminal.Console()
 
     def say(text: str) -> None:
-        console.print(
-            f"{config.name}: {text}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        terminal.say(f"{config.name}: {text}", console=console)
 
     feature_files.prepare(
         folder,

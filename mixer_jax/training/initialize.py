@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import rich.console
 from jax.sharding import Mesh
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax import progress
 from mixer_jax.data import table
 from mixer_jax.mesh import AXIS
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import progress, terminal
 from mixer_jax.training import checkpoints
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -33,7 +32,7 @@ def initial_state(
     setup: Setup,
     variables: PyTree,
     content: Content,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
 ) -> TrainState:
     """Returns the state that a stage starts from.
 
@@ -71,10 +70,8 @@ def initial_state(
     )
     source = pd.Index(old_ids, dtype=object).get_indexer(category_ids)
     new = source < 0
-    console = console or rich.console.Console()
-    say = functools.partial(
-        console.print, highlight=False, markup=False, soft_wrap=True
-    )
+    console = console or terminal.Console()
+    say = functools.partial(terminal.say, console=console)
     if config.init_from and category_ids != old_ids:
         kept = len(new) - new.sum()
         say(

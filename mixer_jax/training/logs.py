@@ -10,12 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.console
-import rich.progress
 import tensorboardX
 from jax.sharding import Mesh
 
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, terminal
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -70,9 +68,9 @@ class Logs:
         first_step: int,
         steps: int,
         batch_size: int,
-        console: rich.console.Console | None = None,
+        console: terminal.Console | None = None,
     ):
-        self._console = console or rich.console.Console()
+        self._console = console or terminal.Console()
         self._stage = stage
         self._steps = steps
         self._batch_size = batch_size
@@ -92,14 +90,7 @@ class Logs:
             str(workdir / TENSORBOARD), purge_step=first_step + 1
         )
         if self._console.is_terminal:
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[said]}"),
-                rich.progress.TimeRemainingColumn(),
-                console=self._console,
-            )
+            self._bar = terminal.count_bar(self._console)
             self._task = self._bar.add_task(
                 stage, total=steps, completed=first_step, said=""
             )

@@ -7,13 +7,13 @@ import time
 from typing import Any
 
 import jax
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 from mixer_jax.training import (
     abstract_step,
     embedding_store,
@@ -48,7 +48,7 @@ def train(
     config: ConfigDict,
     workdir: str | os.PathLike,
     mesh: Mesh | None = None,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
 ) -> TrainState | None:
     """Trains a stage, or goes on where its workdir's last checkpoint ends.
 
@@ -76,7 +76,8 @@ def train(
     clock = Clock()
     # Process 0 speaks for all.
     quiet = jax.process_index() != 0
-    console = console or rich.console.Console(quiet=quiet)
+    console = console or terminal.Console(quiet=quiet)
+    say = functools.partial(terminal.say, console=console)
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
 
@@ -85,19 +86,15 @@ def train(
     setup.check_start(config, workdir)
     workdir_lib.check_config(workdir, config)
     if workdir_lib.latest_step(workdir) == config.steps:
-        console.print(
+        say(
             f"{config.name}: finished before, {config.steps} steps in "
-            f"{workdir}.",
-            highlight=False,
-            soft_wrap=True,
+            f"{workdir}."
         )
         return None
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
     for skipped in run.inputs.skipped:
-        console.print(
-            f"{config.name}: {skipped}.", highlight=False, soft_wrap=True
-        )
+        say(f"{config.name}: {skipped}.")
 
     # ---- Steps: compiled at their first call.
     train_step = abstract_step.make_step(run)
@@ -108,16 +105,13 @@ def train(
     workdir_lib.prepare(workdir, config, run.inputs.category_ids)
     if jax.process_index() == 0:
         parameter_table.write(run, workdir)
-    console.print(
+    say(
         f"{config.name}: {parameter_table.count(run)}; "
-        f"{workdir / parameter_table.PARAMETERS} lists them",
-        highlight=False,
-        soft_wrap=True,
+        f"{workdir / parameter_table.PARAMETERS} lists them"
     )
     checkpoints = Checkpoints(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     state = position = None
     if checkpoints.latest_step() is None:
         variables = initialize.initial_variables(run)
@@ -245,7 +239,7 @@ def _content(
     run: setup.Setup,
     workdir: paths.Path,
     variables: Any,
-    console: rich.console.Console,
+    console: terminal.Console,
 ) -> inputs.Content:
     """Returns what is kept of the samples, else the samples themselves.
 

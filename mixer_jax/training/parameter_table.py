@@ -4,23 +4,22 @@ import io
 import math
 
 import jax
-import rich.console
-import rich.table
 
 from mixer_jax import paths
+from mixer_jax.runtime import terminal
 from mixer_jax.training import setup
 
 PARAMETERS = "parameters.txt"
 _WIDTH = 160  # columns of the file: paths are cut in narrow tables
 
 
-def make(run: setup.Setup) -> rich.table.Table:
+def make(run: setup.Setup) -> terminal.Table:
     """Returns the table: path, shape, count, layout, and learning rate.
 
     What goes with the proxies' rows, but is not learned, has no rate.
     """
     state, peak = run.state, run.config.optimizer.learning_rate
-    table = rich.table.Table(title=f"{run.config.name}: parameters")
+    table = terminal.Table(title=f"{run.config.name}: parameters")
     table.add_column("path", overflow="fold")
     table.add_column("shape")
     table.add_column("count", justify="right")
@@ -59,8 +58,8 @@ def count(run: setup.Setup) -> str:
 def write(run: setup.Setup, workdir: paths.Path) -> None:
     """Writes the table into the workdir, a file by the name `PARAMETERS`."""
     text = io.StringIO()
-    console = rich.console.Console(file=text, width=_WIDTH)
+    console = terminal.Console(file=text, width=_WIDTH)
     console.print(make(run))
-    console.print(f"{count(run)}.", highlight=False)
+    console.print(f"{count(run)}.")
     with paths.reaching(workdir):
         paths.write(workdir / PARAMETERS, text.getvalue())

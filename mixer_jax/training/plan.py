@@ -3,12 +3,12 @@
 import os
 import time
 
-import rich.console
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 from mixer_jax.training import (
     abstract_step,
     curriculum,
@@ -24,7 +24,7 @@ def show(
     config: ConfigDict,
     workdir: str | os.PathLike,
     mesh: Mesh,
-    console: rich.console.Console | None = None,
+    console: terminal.Console | None = None,
     categories: int | None = None,
 ) -> None:
     """Checks config and data, and prints the plan of every stage.
@@ -42,7 +42,7 @@ def show(
     Raises:
       UserError: for whatever would stop the run before its first step.
     """
-    console = console or rich.console.Console()
+    console = console or terminal.Console()
     if not console.is_terminal:
         # Paths are cut in narrow tables, and a file has no width.
         console.width = max(console.width, 160)
@@ -67,7 +67,7 @@ def _show_stage(
     run: setup.Setup,
     workdir: os.PathLike,
     start: str,
-    console: rich.console.Console,
+    console: terminal.Console,
 ) -> None:
     config = run.config
     done = workdir_lib.latest_step(workdir)
@@ -80,9 +80,9 @@ def _show_stage(
         "head": f"{config.head.name}, {config.head.margin}",
     }
     for name, value in facts.items():
-        console.print(f"{name:>12}  {value}", highlight=False, markup=False)
+        terminal.say(f"{name:>12}  {value}", console=console)
     console.print(parameter_table.make(run))
-    console.print(f"{parameter_table.count(run)}.", highlight=False)
+    terminal.say(f"{parameter_table.count(run)}.", console=console)
     _show_memory(run, console)
 
 
@@ -104,7 +104,7 @@ def _data_facts(run: setup.Setup) -> dict[str, str]:
     }
 
 
-def _show_memory(run: setup.Setup, console: rich.console.Console) -> None:
+def _show_memory(run: setup.Setup, console: terminal.Console) -> None:
     """Compiles the step and says what it takes of each device."""
     begin = time.monotonic()
     memory = abstract_step.compile_step(run).memory_analysis()
@@ -115,12 +115,12 @@ def _show_memory(run: setup.Setup, console: rich.console.Console) -> None:
     )
     beyond = memory.output_size_in_bytes - memory.alias_size_in_bytes
     limit = (run.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    console.print(
+    terminal.say(
         f"A step takes {(arguments + temporaries + beyond) / 1e9:.3f} GB of "
         f"each device"
         + (f", which has {limit / 1e9:.1f} GB" if limit else "")
         + f": {arguments / 1e9:.3f} GB for state and batch, "
         f"{temporaries / 1e9:.3f} GB while it runs. It was compiled in "
         f"{seconds:.0f} s.",
-        highlight=False,
+        console=console,
     )

@@ -127,7 +127,8 @@ def _check_shared(workdir: paths.Path) -> None:
         return
     mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        for left in workdir.glob(f"{_MARK}*"):  # by a run that was killed
+        # Those of a run that was killed.
+        for left in paths.glob(workdir, f"{_MARK}*"):
             left.unlink()
         paths.write(mark, "")
     mark = workdir / processes.gather("mark", mark.name)[0]

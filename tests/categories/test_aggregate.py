@@ -55,4 +55,4 @@ def test_a_wrong_time_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     arguments = ["--events=a.csv", f"--out={tmp_path}", "--until=now"]
     assert aggregate.main(arguments) == 2
-    assert 'error: --until: time is "now"' in capsys.readouterr().err
+    assert "error: --until: time is 'now'" in capsys.readouterr().err

@@ -104,13 +104,13 @@ def test_fractions_of_a_second_are_kept():
         (["", "i", NOON, 1, ""], "query_id is empty"),
         (["q", None, NOON, 1, ""], "item_id is empty"),
         (["q", 1.5, NOON, 1, ""], r"item_id is 1\.5"),
-        (["q", "i", "noon", 1, ""], 'time is "noon"; write 2026'),
+        (["q", "i", "noon", 1, ""], "time is 'noon'; write 2026"),
         (["q", "i", NOON * 1000, 1, ""], "not between 1990 and 2100"),
         (["q", "i", "nan", 1, ""], "not between 1990 and 2100"),
-        (["q", "i", None, 1, ""], 'time is ""'),
-        (["q", "i", True, 1, ""], 'time is "True"'),
-        (["q", "i", NOON, 2, ""], 'clicked is "2"; it must be 0 or 1'),
-        (["q", "i", NOON, None, ""], 'clicked is ""'),
+        (["q", "i", None, 1, ""], "time is ''"),
+        (["q", "i", True, 1, ""], "time is True"),
+        (["q", "i", NOON, 2, ""], "clicked is '2'; it must be 0 or 1"),
+        (["q", "i", NOON, None, ""], "clicked is ''"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(cells, said):
@@ -119,13 +119,13 @@ def test_what_is_wrong_with_a_row_is_said(cells, said):
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(UserError, match=r'a\.csv has no column "clicked"; its'):
+    with pytest.raises(UserError, match=r"a\.csv has no column 'clicked'; its"):
         read("a.csv", "query_id,item_id,time\n")
     with pytest.raises(UserError, match="its columns are none"):
         read("a.csv", "")
     file = io.BytesIO()
     pq.write_table(pa.table({"query_id": ["q"]}), file)
-    with pytest.raises(UserError, match='no column "item_id"'):
+    with pytest.raises(UserError, match="no column 'item_id'"):
         read("a.parquet", file.getvalue())
 
 

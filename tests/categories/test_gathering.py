@@ -36,7 +36,7 @@ def test_what_is_left_out_is_listed_above_a_share(aggregate, out):
     rows += [f"q9,i0,{NOON},1"] * 4 + [f"q0,i9,{NOON},1"] * 6
     path = write(out, rows)
     said = refused(aggregate, [path], out, "2 of 100 events are bad rows")
-    assert 'events.csv, line 90: time is "noon"' in said
+    assert "events.csv, line 90: time is 'noon'" in said
     assert "events.csv, line 91: item_id is empty." in said
     said = refused(
         aggregate,
@@ -45,8 +45,8 @@ def test_what_is_left_out_is_listed_above_a_share(aggregate, out):
         "10 of 100 events name an ID that is not in",
         max_skipped=0.02,
     )
-    assert 'query_id "q9": 4 events' in said
-    assert 'item_id "i9": 6 events' in said
+    assert "query_id 'q9': 4 events" in said
+    assert "item_id 'i9': 6 events" in said
     figures = aggregate([path], out, max_skipped=0.1)
     assert (figures["bad_rows"], figures["clicks_exposures"]) == (2, 88)
 
@@ -60,10 +60,10 @@ def test_files_that_cannot_be_used_are_listed(aggregate, out):
     (out / "items.csv").write_text("name\nx\n")
     files = [good, out / "a.csv", out / "b.parquet", out / "c.csv.gz"]
     said = refused(aggregate, files, out, "These files cannot be used")
-    assert 'a.csv has no column "time"' in said
+    assert "a.csv has no column 'time'" in said
     assert "b.parquet cannot be read" in said
     assert "c.csv.gz cannot be read to its end" in said
-    assert 'items.csv has no column "item_id"' in said
+    assert "items.csv has no column 'item_id'" in said
 
 
 def test_what_is_missing_is_said(aggregate, out):
@@ -90,3 +90,26 @@ def test_parts_may_be_elsewhere_and_go(aggregate, out, tmp_path_factory):
     figures = aggregate([path], out, queries=str(out / "other.csv"))
     assert figures["clicks_pairs"] == 1
     assert not (out / "clicks_later.parquet").exists()
+
+
+def test_a_file_that_is_there_is_no_pattern(aggregate, out):
+    path = write(out, [f"q0,i0,{NOON},1"], "events[1]*.csv")
+    write(out, [f"q0,i0,{NOON + 1},1"], "events1.csv")
+    figures = aggregate([path], out)
+    assert (figures["files"], figures["clicks_exposures"]) == (1, 1)
+    refused(aggregate, [out / "x[1].csv"], out, r"\[\[\] stands for \[")
+
+
+def test_a_folder_that_beam_takes_for_a_pattern_is_refused(
+    aggregate, out, tmp_path_factory
+):
+    path = write(out, [f"q0,i0,{NOON},1"])
+    odd = out / "log[1]"
+    odd.mkdir()
+    for name in ("queries.csv", "items.csv"):
+        (out / name).rename(odd / name)
+    refused(aggregate, [path], odd, "--parts")
+    parts = tmp_path_factory.mktemp("parts")
+    aggregate([path], odd, parts=str(parts))
+    assert (odd / "clicks.parquet").is_file()
+    assert list(parts.iterdir()) == []

@@ -1,9 +1,13 @@
 """The page holds its parts, says what is missing, and loads nothing."""
 
+import functools
+import html.parser
 import json
 import re
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from mixer_jax.errors import UserError
 from mixer_jax.reports import page
@@ -146,3 +150,56 @@ def test_the_page_is_written_whole(tmp_path):
     path = page.write(tmp_path / "new" / "index.html", "é")
     assert path.read_text(encoding="utf-8") == "é"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+
+
+class Reader(html.parser.HTMLParser):
+    """The texts, attributes and elements that a browser would see."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts, self.attributes, self.elements = [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += (value for _, value in attrs)
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def page_of(name):
+    strip = Strip(IMAGE, name, name, 1, 9, (Hit("", name, 0.9, True),))
+    rows = [ROW | {"split": split, "model": name} for split in ("test", name)]
+    return page.render(
+        name,
+        rows=[ROW, *rows],
+        logs={name: LOG},
+        ways={name: WAY},
+        sheets=[Sheet(name, name, (strip,))],
+        sheets_model=name,
+        category_samples=[(name, 4, [IMAGE])],
+    )
+
+
+@functools.cache
+def plain_elements():
+    return Reader(page_of("plain")).elements
+
+
+@hypothesis.given(
+    st.sampled_from(
+        ["</title><script>alert(1)</script>", "\"'><img src=x>", "&amp; &lt;"]
+        + ["{{ 7 * 7 }}", "{% raw %}", "\udce9", "--><!--", "]]>"]
+    )
+    | st.text(max_size=30)
+)
+@hypothesis.settings(deadline=None, max_examples=8)
+def test_names_are_text_and_nothing_else(name):
+    name = f"a{''.join(filter(str.isprintable, name))}z".replace("_", "")
+    made = Reader(page_of(name))
+    assert made.elements == plain_elements()
+    # Title, heading, model, example, category.
+    assert made.texts.count(name) >= 5
+    assert {f"query: {name}", name} <= set(made.attributes)

@@ -1,8 +1,11 @@
 """Drawings are inline SVG in the page's colours."""
 
 import re
+from xml.etree import ElementTree
 
+import hypothesis
 import numpy as np
+from hypothesis import strategies as st
 
 from mixer_jax.reports import plots
 
@@ -20,7 +23,7 @@ def test_lines_and_their_limit():
     series = {"stage1": ([1, 2, 3], [3.0, np.nan, 1.0]), "stage2": ([4], [2.0])}
     svg = plots.lines(series, 'Loss "a" & b', limit=2.5)
     check(svg)
-    assert "Loss &quot;a&quot; &amp; b" in svg
+    assert "Loss &#34;a&#34; &amp; b" in svg
     assert "var(--series-1)" in svg
     assert "var(--series-2)" in svg
     assert "stroke-dasharray" in svg
@@ -59,3 +62,33 @@ def test_curves_and_where_we_stand():
     plain = plots.curves(series, "by eps", ("eps", "percent"), dots=False)
     assert "stroke-dasharray" not in plain
     assert plain.count("<use") < svg.count("<use")
+
+
+def texts(svg):
+    """What can be read in a drawing: its words, and its label."""
+    root = ElementTree.fromstring(svg.replace("xlink:", ""))
+    return [
+        root.get("aria-label"),
+        *("".join(e.itertext()) for e in root.iter()),
+    ]
+
+
+@hypothesis.given(
+    st.sampled_from(
+        ["$", "$x^2$", "a_b", "_name", "x\\frac{", "#010101", "<b>"]
+    )
+    | st.text(max_size=20)
+)
+@hypothesis.settings(deadline=None, max_examples=8)
+def test_names_are_drawn_as_they_are(name):
+    name = "".join(filter(str.isprintable, name)).strip() or "$1$"
+    drawings = (
+        plots.lines({name: ([1, 2], [1.0, 2.0])}, name),
+        plots.histogram({name: 1, "other": 2}, name, name),
+        plots.curves({name: ([1, 2], [1.0, 2.0])}, name, (name, name)),
+    )
+    for number, svg in enumerate(drawings):
+        said = texts(svg)
+        assert said[0] == name
+        # A tick or an axis label, in all but the first.
+        assert (name in map(str.strip, said[1:])) == (number > 0)

@@ -79,3 +79,14 @@ def test_a_terminal_shows_every_figure():
     for text in ("linear map", "mixer, stage3", "70.0", "20.0"):
         assert text in said
     assert "…" not in said
+
+
+@pytest.mark.parametrize("name", ["[v2]", "[/v3]", ":smile:", "z" * 70])
+def test_a_terminal_shows_names_as_they_are(name):
+    file = io.StringIO()
+    rows = [row | {"model": name} for row in ROWS[:1]]
+    tables = results.console_tables(rows)
+    rich.console.Console(file=file, width=80).print(*tables)
+    said = file.getvalue()
+    assert name in said or said.count("z") == 70  # a long one is folded
+    assert "…" not in said

@@ -12,7 +12,9 @@ def test_models_of_a_run(colour_run):
     assert runs.find_stages(colour_run) == [one, two]
     assert runs.find_stages(colour_run, ["stage2"]) == [two]
     assert runs.find_stages(two) == [two]
-    found = runs.find_models(colour_run, ["stage2"], f"image only={colour_run}")
+    found = runs.find_models(
+        colour_run, ["stage2"], [f"image only={colour_run}"]
+    )
     assert found == [runs.Model("mixer", two), runs.Model("image only", two)]
 
 
@@ -20,9 +22,9 @@ def test_wrong_names_are_said(colour_run, tmp_path):
     with pytest.raises(UserError, match="'stage3'; it has stage1, stage2"):
         runs.find_stages(colour_run, ["stage3"])
     with pytest.raises(UserError, match="NAME=WORKDIR"):
-        runs.find_models(colour_run, [], "image only")
+        runs.find_models(colour_run, [], ["image only"])
     with pytest.raises(UserError, match="no trained stage"):
-        runs.find_models(colour_run, [], f"x={tmp_path / 'no'}")
+        runs.find_models(colour_run, [], [f"x={tmp_path / 'no'}"])
     with pytest.raises(UserError, match="no trained stage"):
         runs.find_models(tmp_path / "no")
 

@@ -32,10 +32,14 @@ def test_unknown_key_names_the_near_ones(key, near):
         config_lib.check_keys(config_lib.defaults(), [key])
 
 
-def test_known_keys_and_groups_pass():
-    config_lib.check_keys(
-        config_lib.defaults(), ["steps", "data", "model.image.name"]
-    )
+def test_known_keys_pass():
+    config_lib.check_keys(config_lib.defaults(), ["steps", "model.image.name"])
+
+
+@pytest.mark.parametrize("key", ["data", "model.image"])
+def test_sections_are_no_keys(key):
+    with pytest.raises(UserError, match=rf"'{key}' is a section.*{key}\."):
+        config_lib.check_keys(config_lib.defaults(), [key])
 
 
 @pytest.mark.parametrize(
@@ -108,3 +112,36 @@ def test_curriculum_keeps_the_order_given():
     assert list(config_lib.stages(config)) == ["second", "first"]
     single = config_lib.defaults()
     assert config_lib.stages(single) == {"stage1": single}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sharding", ("(((",)),
+        ("sharding", ("ab",)),
+        ("sharding", (("encoder", 2),)),
+        ("optimizer.parts", ("encoder", 0.1)),
+        ("optimizer.parts", (("encoder", "0.1"),)),
+        ("data.augment_changes", (("flip",),)),
+    ],
+)
+def test_what_is_no_pair_is_said(key, value):
+    config = config_lib.defaults()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"{key} has .*--config\.{key}="):
+        config_lib.check_values(config, 1)
+
+
+def test_a_value_that_is_no_number_is_said():
+    config = config_lib.defaults()
+    config.optimizer.learning_rate = float("nan")
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate"):
+        config_lib.check_values(config, 1)
+
+
+@pytest.mark.parametrize("names", [("stage9",), ()])
+def test_a_curriculum_of_stages_that_are_not_there_is_said(names):
+    config = config_lib.curriculum(stage1=config_lib.defaults())
+    config.curriculum = names
+    with pytest.raises(UserError, match="has the stages stage1"):
+        config_lib.stages(config)

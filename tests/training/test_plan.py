@@ -64,7 +64,9 @@ def test_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
     second = tiny_config.copy_and_resolve_references()
     second.steps = 5
     config = config_lib.curriculum(stage1=tiny_config, stage2=second)
-    said = show(config, tmp_path)
+    workdir = tmp_path / "[/v3]" / "[v2] :smile: 'a'"
+    said = show(config, workdir)
     assert "stage1: parameters" in said
     assert "stage2: parameters" in said
-    assert f"starts from  {tmp_path / 'stage1'}\n" in said
+    assert f"workdir  {workdir / 'stage1'} (at step 0 of 8)\n" in said
+    assert f"starts from  {workdir / 'stage1'}\n" in said

@@ -17,14 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from mixer_jax import progress
 from mixer_jax.data import near_paths, rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, progress
+from mixer_jax.runtime.terminal import Console
 
 _ROWS = 65_536  # that become Python objects at once
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]

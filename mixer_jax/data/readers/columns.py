@@ -27,18 +27,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"the table, relative to --root: {', '.join(_TEXT)} or .parquet",
     )
     add(
-        "--columns",
+        "--column",
         required=True,
         action="append",
-        help="which column is which: category_id=sku,image=file,text=title; "
-        f"ours are {', '.join(rules.COLUMNS)}",
+        help="OURS=THEIRS, which column is which, as category_id=sku; may be "
+        f"repeated; ours are {', '.join(rules.COLUMNS)}",
     )
     add(
         "--image-path",
         default="{}",
         help="where an image is, {} being its cell: images/{}.jpg",
     )
-    add("--delimiter", help="between cells (default: , or in .tsv a tab)")
+    add(
+        "--delimiter",
+        type=_delimiter,
+        help="between cells (default: , or in .tsv a tab)",
+    )
 
 
 def read(
@@ -52,13 +56,15 @@ def read(
     Raises:
       UserError: names file, line and column.
     """
-    mapping = parse_columns(options.columns)
+    mapping = parse_columns(options.column)
     if options.image_path.count("{}") != 1:
         raise UserError(
             f"--image-path is {options.image_path!r}; it must have {{}} once, "
             "where the image's cell goes."
         )
-    (path,) = files.require(FORMAT, root, options.source)
+    path = root / options.source
+    if not path.exists():
+        raise files.missing(FORMAT, root, options.source)
     if path.resolve() == options.out.resolve():
         raise UserError(
             f"--out is the source itself, {path}; give another one."
@@ -93,36 +99,46 @@ def parse_columns(given: list[str]) -> dict[str, str]:
     """Returns the source's column for each of ours that is named.
 
     Args:
-      given: as on the command line, ["text=title,image=file", ...].
+      given: as on the command line, ["text=title", "image=file"].
 
     Raises:
       UserError: if a name is not ours, is given twice, or is missing.
     """
     mapping: dict[str, str] = {}
-    for pair in ",".join(given).split(","):
-        ours, equals, theirs = (one.strip() for one in pair.partition("="))
-        if not equals or not theirs:
+    for pair in given:
+        ours, _, theirs = pair.partition("=")
+        if not theirs:
             raise UserError(
-                f"--columns has {pair!r}; write OURS=THEIRS, as in text=title."
+                f"--column is {pair!r}; write OURS=THEIRS, as in text=title."
             )
         if ours not in rules.COLUMNS:
             near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"--columns names {ours!r}, which is none of "
+                f"--column names {ours!r}, which is none of "
                 f"{', '.join(rules.COLUMNS)}{hint}"
             )
         if ours in mapping:
-            raise UserError(f"--columns names {ours!r} twice.")
+            raise UserError(f"--column names {ours!r} twice.")
         mapping[ours] = theirs
     if "category_id" not in mapping:
         raise UserError(
-            "--columns must name a category_id; without one, find categories "
+            "--column must name a category_id; without one, find categories "
             "in a click log with mixer_jax.categorize."
         )
     if not {"image", "text"} & set(mapping):
-        raise UserError("--columns must name an image, a text, or both.")
+        raise UserError("--column must name an image, a text, or both.")
     return mapping
+
+
+def _delimiter(text: str) -> str:
+    """Returns the character of --delimiter, which may be a tab's escape."""
+    text = "\t" if text == r"\t" else text
+    if len(text) != 1 or text in '\r\n"':
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be one character, and no quote or newline"
+        )
+    return text
 
 
 def _check(row: Row, where: str, mapping: dict[str, str]) -> None:

@@ -1,10 +1,16 @@
 import pandas as pd
 import pytest
 
+from mixer_jax.data import read as read_lib
 from mixer_jax.data.readers import columns
 from mixer_jax.errors import UserError
 
-MAPPING = "--columns=sample_id=id,category_id=sku,image=file,text=title"
+MAPPING = (
+    "--column=sample_id=id",
+    "--column=category_id=sku",
+    "--column=image=file",
+    "--column=text=title",
+)
 HEADER = "id,sku,file,title,brand"
 
 
@@ -14,7 +20,7 @@ def write(folder, *rows, name="products.csv", header=HEADER, comma=","):
 
 
 def read(folder, *options, name="products.csv"):
-    return folder.read("columns", f"--source={name}", MAPPING, *options)
+    return folder.read("columns", f"--source={name}", *MAPPING, *options)
 
 
 def test_columns_are_mapped_and_the_rest_drawn(folder):
@@ -29,7 +35,7 @@ def test_columns_are_mapped_and_the_rest_drawn(folder):
     )
     folder.images("pictures/a.jpg", "pictures/b.jpg")
     frame, said = read(
-        folder, "--image-path=pictures/{}", "--columns=group=brand"
+        folder, "--image-path=pictures/{}", "--column=group=brand"
     )
     frame = frame.set_index("sample_id")
     assert list(frame.index) == ["1", "2", "3"]
@@ -75,8 +81,9 @@ def test_parquet_with_numbers_and_own_roles(folder):
     got, _ = folder.read(
         "columns",
         "--source=p.parquet",
-        "--columns=category_id=sku,image=file,text=title",
-        "--columns=role=role,split=part",
+        *MAPPING[1:],
+        "--column=role=role",
+        "--column=split=part",
         "--image-path={}.png",
     )
     assert got["sample_id"].tolist() == ["1", "2", "3", "4"]
@@ -100,7 +107,7 @@ def test_wrong_rows_are_named_by_line_and_their_own_column(folder, row, said):
     write(folder, "1,A,a.jpg,,", row)
     folder.images("a.jpg", "b.jpg")
     err = folder.refuse(
-        "columns", "--source=products.csv", MAPPING, "--columns=role=brand"
+        "columns", "--source=products.csv", *MAPPING, "--column=role=brand"
     )
     assert said in err
 
@@ -108,13 +115,13 @@ def test_wrong_rows_are_named_by_line_and_their_own_column(folder, row, said):
 def test_a_wrong_split_is_named(folder):
     write(folder, "1,A,a.jpg,,my split")
     err = folder.refuse(
-        "columns", "--source=products.csv", MAPPING, "--columns=split=brand"
+        "columns", "--source=products.csv", *MAPPING, "--column=split=brand"
     )
     assert "line 2, column brand: the split is 'my split'" in err
 
 
 def test_wrong_files_are_named(folder):
-    args = ("--source=p.csv", MAPPING)
+    args = ("--source=p.csv", *MAPPING)
     assert "There is no p.csv" in folder.refuse("columns", *args)
     write(folder, "1,A,a.jpg", name="p.csv", header="id,sku,file")
     assert "no column 'title'; there are id" in folder.refuse("columns", *args)
@@ -122,15 +129,15 @@ def test_wrong_files_are_named(folder):
     said = folder.refuse("columns", *args, own, "--overwrite")
     assert "--out is the source itself" in said
     folder.write("p.parquet", b"no parquet")
-    args = ("--source=p.parquet", MAPPING)
+    args = ("--source=p.parquet", *MAPPING)
     assert "p.parquet cannot be read" in folder.refuse("columns", *args)
     pd.DataFrame({"id": [1]}).to_parquet(folder.root / "p.parquet")
     assert "has no column 'sku'" in folder.refuse("columns", *args)
     folder.write("p.xlsx", b"")
-    said = folder.refuse("columns", "--source=p.xlsx", MAPPING)
+    said = folder.refuse("columns", "--source=p.xlsx", *MAPPING)
     assert "must be a .csv" in said
     said = folder.refuse(
-        "columns", "--source=p.csv", MAPPING, "--image-path=images"
+        "columns", "--source=p.csv", *MAPPING, "--image-path=images"
     )
     assert "must have {} once" in said
 
@@ -141,11 +148,36 @@ def test_wrong_files_are_named(folder):
         ("text", "write OURS=THEIRS"),
         ("text=", "write OURS=THEIRS"),
         ("txt=title", "did you mean 'text'"),
-        ("text=a,text=b", "names 'text' twice"),
+        ("text=a|text=b", "names 'text' twice"),
         ("image=a", "must name a category_id"),
         ("category_id=a", "an image, a text, or both"),
     ],
 )
 def test_wrong_mappings_are_named(given, said):
     with pytest.raises(UserError, match=said):
-        columns.parse_columns([given])
+        columns.parse_columns(given.split("|"))
+
+
+def test_names_with_commas_and_signs_are_taken_whole(folder):
+    header = 'id,"sku, no.",a=b,"x|y"'
+    rows = ("1,A,a.jpg,t", "2,A,b.jpg,t")
+    write(folder, *rows, header=header, name="a|b,c.csv")
+    frame, _ = folder.read(
+        "columns",
+        "--source=a|b,c.csv",
+        "--column=category_id=sku, no.",
+        "--column=image=a=b",
+        "--column=text=x|y",
+        "--no-image-check",
+    )
+    assert frame["image"].tolist() == ["a.jpg", "b.jpg"]
+    assert set(frame["category_id"]) == {"A"}
+    assert set(frame["text"]) == {"", "t"}
+
+
+@pytest.mark.parametrize("text", ["", ";;", "\n", '"'])
+def test_a_delimiter_is_one_character(text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        read_lib.make_parser("columns").parse_args([f"--delimiter={text}"])
+    assert caught.value.code == 2
+    assert "must be one character" in capsys.readouterr().err

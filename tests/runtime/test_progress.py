@@ -6,7 +6,8 @@ import pytest
 import rich.console
 from jax._src import distributed
 
-from mixer_jax import embed, evaluate, index, progress
+from mixer_jax import embed, evaluate, index
+from mixer_jax.runtime import progress
 
 
 @pytest.fixture

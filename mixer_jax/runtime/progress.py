@@ -15,6 +15,8 @@ import rich.console
 import rich.progress
 import rich.text
 
+from mixer_jax.runtime import terminal
+
 EVERY = 30.0  # seconds between two lines
 
 Count = Callable[[float], None]
@@ -40,7 +42,7 @@ def show(
     Yields:
       A function that takes how many more are done.
     """
-    console = console or rich.console.Console(stderr=True)
+    console = console or terminal.Console(stderr=True)
     if console.quiet or not _is_first() or not _shown.acquire(blocking=False):
         yield lambda count: None
         return
@@ -72,8 +74,8 @@ def _shower(
     what: str, total: float | None, console: rich.console.Console
 ) -> Iterator[Count]:
     if console.is_terminal:
-        with rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}", markup=False),
+        with terminal.Progress(
+            terminal.Field(),
             rich.progress.BarColumn(),
             _StateColumn(),
             console=console,
@@ -115,12 +117,7 @@ class _Lines:
         done, since = self._first
         speed = (self._done - done) / (now - since) if now > since else None
         state = _state(self._done, self._total, speed)
-        self._console.print(
-            f"{self._what}: {state}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        terminal.say(f"{self._what}: {state}", console=self._console)
 
 
 def _state(done: float, total: float | None, speed: float | None) -> str:

@@ -1,0 +1,265 @@
+"""A command's flags, its config file and the overrides of the config's keys.
+
+Arguments are looked at one by one and are never joined, so that spaces, quotes,
+`=` and `:` in a value stay what they are.
+"""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+from mixer_jax.training import config as config_lib
+
+_CONFIG = "config"  # the flag's name
+_MODULE = "mixer_jax_config_file"  # the name that a config file runs under
+# What absl and ml_collections raise for wrong flags.
+_WRONG = (
+    flags.Error,
+    AttributeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+# What absl says of a flag that is required.
+_MISSING = re.compile(r"flag --([\w-]+)=None: ")
+
+
+def parse(
+    argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+    """Parses the arguments of a command.
+
+    Args:
+      argv: the program's name and its arguments.
+      values: the flags that are defined; one named `config` is a config file.
+
+    Returns:
+      The program's name, and the arguments that are no flags.
+
+    Raises:
+      UserError: for the first argument that is wrong.
+    """
+    try:
+        given = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+        if _CONFIG in values:
+            given = _parse_config(argv[0], given, values)
+        left = values([argv[0], *given])
+    except UserError:
+        raise
+    except _WRONG as error:
+        missing = _MISSING.match(str(error))
+        said = f"--{missing[1]} is needed." if missing else str(error)
+        raise UserError(said) from error
+    for name, flag in values.flag_values_dict().items():
+        if flag == "" and values[name].default is None:
+            raise UserError(f"--{name} is empty; give it a value.")
+    return left
+
+
+def load_config(text: str) -> ConfigDict:
+    """Returns the config of a file, or of `FILE:ARGUMENT`.
+
+    A file may import others that lie beside it.
+
+    Raises:
+      UserError: if there is no such file, or it makes no config.
+    """
+    file, arguments = _split(text)
+    with _explained(file), _beside(file):
+        loader = importlib.machinery.SourceFileLoader(_MODULE, file)
+        spec = importlib.util.spec_from_loader(_MODULE, loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[_MODULE] = module
+        loader.exec_module(module)
+        make = getattr(module, "get_config", None)
+        if not callable(make):
+            raise UserError(f"The config {file} has no function get_config.")
+        _check_arguments(make, file, arguments)
+        config = make(*arguments)
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"get_config of {file} returns a {type(config).__name__}; it must "
+            "return a ConfigDict."
+        )
+    return config.lock()
+
+
+class _Parser(flags.ArgumentParser):
+    """Loads each config once, with our sentences for what is wrong."""
+
+    def __init__(self, loaded: dict[str, ConfigDict]):
+        # Without an argument, absl would make one parser for all flags.
+        self._loaded = loaded
+
+    def parse(self, path: str) -> ConfigDict:
+        if path not in self._loaded:
+            self._loaded[path] = load_config(path)
+        return self._loaded[path]
+
+
+def _parse_config(
+    program: str, given: list[str], values: flags.FlagValues
+) -> list[str]:
+    """Checks the config and the names of its overrides.
+
+    Returns:
+      The same arguments, each flag as one, with the config first and once, as
+      ml_collections expects.
+    """
+    flag = values[_CONFIG]
+    flag.parser = parser = _Parser({})
+    path = None
+
+    def is_switch(name: str) -> bool:
+        """Whether a flag without `=` has no value."""
+        if name in values:
+            return values[name].boolean
+        section, _, key = name.partition(".")
+        if section != _CONFIG:
+            return name != "undefok"
+        if path is None:
+            raise UserError(f"--{name} must come after --config.")
+        check_override(path, key)
+        return isinstance(config_lib.flatten(parser.parse(path))[key], bool)
+
+    def check_override(path: str, key: str) -> None:
+        config_lib.check_keys(parser.parse(path), [key])
+
+    found, left = [], []
+    for name, value in _walk(given, is_switch):
+        if name == _CONFIG:
+            path = value
+        elif not name:
+            left.append(value)
+        else:
+            found.append((name, value))
+    keys = [
+        name.partition(".")[2]
+        for name, _ in found
+        if name.startswith((f"{_CONFIG}.", f"no{_CONFIG}."))
+    ]
+    if path is None and keys:
+        raise UserError(
+            f"--config is missing; --config.{keys[0]} changes a key of it."
+        )
+    if path is not None:
+        for key in keys:
+            check_override(path, key)
+        parser.parse(path)
+        found.insert(0, (_CONFIG, path))
+    made = [f"--{a}" if b is None else f"--{a}={b}" for a, b in found]
+    flag._sys_argv = [program, *made]
+    return [*made, "--", *left]
+
+
+def _walk(
+    given: Iterable[str], is_switch: Callable[[str], bool]
+) -> Iterator[tuple[str, str | None]]:
+    """Takes arguments apart into flags and others; none is a flag after `--`.
+
+    Args:
+      given: the arguments.
+      is_switch: whether a flag that has no `=` has no value.
+
+    Yields:
+      `(name, value)` of a flag, None if it has no value; `("", argument)` of
+      what is no flag.
+
+    Raises:
+      UserError: if a value is missing.
+    """
+    given = iter(given)
+    for argument in given:
+        text = argument.removeprefix("-").removeprefix("-")
+        name, equals, value = text.partition("=")
+        if argument == "--":
+            yield from (("", one) for one in given)
+        elif text == argument or not name:
+            yield "", argument
+        elif equals:
+            yield name, value
+        elif is_switch(name):
+            yield name, None
+        elif (value := next(given, None)) is not None:
+            yield name, value
+        else:
+            raise UserError(f"--{name} needs a value.")
+
+
+def _split(text: str) -> tuple[str, tuple[str, ...]]:
+    """Returns file and arguments of `FILE` or `FILE:ARGUMENT`.
+
+    Either may have a colon in it: of the files that exist, the one of the
+    longest name is meant.
+    """
+    if not text:
+        raise UserError("--config is empty; name a file, as configs/stage1.py.")
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        file = ":".join(parts[:count])
+        if "\0" not in file and os.path.isfile(file):
+            return file, (":".join(parts[count:]),) * (count < len(parts))
+    file = text.rpartition(":")[0] or text
+    if os.path.isdir(file):
+        raise UserError(f"{file} is a folder; --config names a file.")
+    nor = f" and none {text}" if file != text else ""
+    raise UserError(f"There is no config file {file}{nor}.")
+
+
+def _check_arguments(
+    make: Callable, file: str, arguments: tuple[str, ...]
+) -> None:
+    try:
+        inspect.signature(make).bind(*arguments)
+    except TypeError as error:
+        if arguments:
+            said = f"takes no argument; leave out ':{arguments[0]}'."
+        else:
+            said = f"needs an argument, as --config={file}:ARGUMENT."
+        raise UserError(f"The config {file} {said}") from error
+
+
+@contextlib.contextmanager
+def _explained(file: str) -> Iterator[None]:
+    """Says in a sentence what a config file raises, and in which line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == file
+        ]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines.append(error.lineno)
+        where = f", line {lines[-1]}" if lines and lines[-1] else ""
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise UserError(
+            f"The config {file}{where} cannot be read: "
+            f"{type(error).__name__}{': ' if reason else ''}{reason}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _beside(file: str) -> Iterator[None]:
+    """Lets a file import what lies beside it, as a script may."""
+    folder = os.path.dirname(os.path.abspath(file))
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)

@@ -1,0 +1,47 @@
+"""User text in messages."""
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import one_line, printable
+
+
+@hypothesis.given(st.text())
+@hypothesis.settings(deadline=None, max_examples=200)
+def test_what_prints_stays_and_the_rest_is_escaped(text):
+    shown = printable(text)
+    # It can be written anywhere, and nothing in it acts on a terminal.
+    shown.encode()
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
+    assert not any(0x7F <= ord(c) < 0xA0 for c in shown)
+    if text.isprintable():
+        assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("over\rwritten", r"over\rwritten"),
+        ("caf\udce9.png", r"caf\udce9.png"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\u2028line", r"\u2028line"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\N{WOMAN}\u200d\N{ROCKET}", "\N{WOMAN}\u200d\N{ROCKET}"),
+    ],
+)
+def test_each_kind(text, shown):
+    assert printable(text) == shown
+
+
+def test_errors_cannot_act_on_a_terminal():
+    error = UserError("There is no file \x1b]0;title\x07\udcff.")
+    assert str(error) == r"There is no file \x1b]0;title\x07\udcff."
+
+
+@hypothesis.given(st.text())
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_one_line_is_one_line(text):
+    assert len(one_line(f"a{text}z").splitlines()) == 1
