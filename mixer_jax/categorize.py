@@ -20,6 +20,7 @@ from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime.tables import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             test = table.select(truth, "test")
             rows = tables.with_moved(rows, test, given.truth, out)
         table.write_table(rows, out / "found.csv")
+        write(left, out / "unassigned.csv")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    left.to_csv(out / "unassigned.csv", index=False)
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = quality.report(found, is_query, kept.get("truth"))

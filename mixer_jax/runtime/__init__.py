@@ -1,0 +1,1 @@
+"""The ground floor: files, processes and errors, shared by all commands."""
