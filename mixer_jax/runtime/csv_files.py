@@ -7,6 +7,7 @@ Python's parser reads the file again to name the line at fault.
 import codecs
 import csv
 import io
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -206,11 +207,20 @@ def _check_end(path: Path, end: str, rows: int) -> None:
         file.seek(-min(len(raw) + 1, size), os.SEEK_END)
         last = file.read()
     before = last[: -len(raw)]
-    if last.endswith(raw) and (before in b",\n\r" or size <= len(raw) + 3):
-        (line,) = find_lines(path, [rows - 1])
+    if not last.endswith(raw) or before not in (b",", b"\n", b"\r"):
+        return
+    # The closing quote of a cell that is a line break looks the same.
+    (line,) = find_lines(path, [rows - 1])
+    try:
+        with _open(path) as lines:
+            for _ in records(
+                itertools.islice(lines, line - 1, None), strict=True
+            ):
+                pass
+    except RecordError as error:
         raise UserError(
             f"{path}, line {line}: the row has a quote without its end."
-        )
+        ) from error
 
 
 def _explain(path: Path, header: Sequence[str], block: int) -> None:

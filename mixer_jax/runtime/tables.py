@@ -321,8 +321,9 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name.strip().lower(), known, 1, 0.5)
+    plain = {other.strip().lower(): other for other in known}
+    near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return f"; did you mean {plain[near[0]]!r}?"
     index = not name or name.startswith("Unnamed:")
     return "; is it an index of pandas? (index=False)" if index else ""
