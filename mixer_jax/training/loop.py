@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
+from mixer_jax.data import category_notes
 from mixer_jax.errors import UserError
 from mixer_jax.training import (
     abstract_step,
@@ -94,9 +95,15 @@ def train(
         return None
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
-    for skipped in run.inputs.skipped:
+    notes = [f"{skipped}." for skipped in run.inputs.skipped]
+    if jax.process_index() == 0 and workdir_lib.latest_step(workdir) is None:
+        notes += category_notes.notes(run.inputs.frame, run.inputs.category_ids)
+    for note in notes:
         console.print(
-            f"{config.name}: {skipped}.", highlight=False, soft_wrap=True
+            f"{config.name}: {note}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
         )
 
     # ---- Steps: compiled at their first call.
