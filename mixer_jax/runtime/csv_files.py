@@ -19,7 +19,7 @@ import pyarrow.csv
 
 from mixer_jax.errors import UserError
 
-BLOCK = 4 << 20  # bytes in a batch; a row must fit into one
+BLOCK = 16 << 20  # bytes in a batch; a row must fit into one
 
 # Python's default limit of a cell, 128 KiB, applies to the whole process.
 csv.field_size_limit(sys.maxsize)
@@ -50,20 +50,21 @@ class RecordError(Exception):
 
 
 def batches(
-    path: Path, select: Callable[[Sequence[str]], list[str]], block: int
+    path: Path, select: Callable[[Sequence[str], Path], list[str]], block: int
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields a file's rows as strings, and the share of the file read so far.
 
     Args:
       path: the file.
-      select: from the header to the columns that are read; may raise.
+      select: from the header and the path to the columns that are read; may
+        raise.
       block: the bytes in a batch.
 
     Raises:
       UserError: names file and line of what is wrong.
     """
     header = _header(path, block)
-    columns = select(header)
+    columns = select(header, path)
     size = path.stat().st_size
     rows, end = 0, header[-1]
     try:

@@ -52,13 +52,14 @@ def parts(path: Path) -> list[Path]:
 
 
 def batches(
-    path: Path, select: Callable[[Sequence[str]], list[str]], rows: int
+    path: Path, select: Callable[[Sequence[str], Path], list[str]], rows: int
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields a table's rows, and the share of its files read so far.
 
     Args:
       path: a file, or a folder of parts. `a=1` in a folder's name is a column.
-      select: from the column names to those that are read; may raise.
+      select: from the column names and the part to the columns that are read;
+        may raise.
       rows: the rows in a batch.
 
     Raises:
@@ -160,7 +161,7 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
 def _part(
     path: Path,
     part: Path,
-    select: Callable[[Sequence[str]], list[str]],
+    select: Callable[[Sequence[str], Path], list[str]],
     rows: int,
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields the rows of one file, and the share of it read so far."""
@@ -172,7 +173,7 @@ def _part(
             if not name.startswith(_INDEX)
         ]
         fixed = {a: b for a, b in fixed.items() if a not in inside}
-        wanted = select([*inside, *fixed])
+        wanted = select([*inside, *fixed], part)
         read = [name for name in wanted if name in inside]
         total, done = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(rows, columns=read, use_threads=False):

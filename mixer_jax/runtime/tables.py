@@ -66,7 +66,7 @@ class Layout:
             hint = "" if self.exact else _meant(name, unknown)
             said.append(f"Missing column {name!r}{hint}")
         said += [f"Column {name!r} is there more than once" for name in twice]
-        if len(names) == 1 and missing:
+        if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
             said.append("Is the file separated by commas?")
         elif not self.exact and missing:
             said.append(f"Its columns are {', '.join(map(repr, names))}.")
@@ -111,8 +111,8 @@ def batches(
     is_parquet = _is_parquet(path, layout)
     columns = [*layout.columns, *layout.optional]
 
-    def select(names: Sequence[str]) -> list[str]:
-        layout.check(names, path)
+    def select(names: Sequence[str], part: Path) -> list[str]:
+        layout.check(names, part)
         return [name for name in columns if name in names]
 
     read = (
@@ -174,14 +174,14 @@ def write(table: pd.DataFrame | pa.Table, path: str | os.PathLike) -> None:
         suffix is neither `.csv` nor `.parquet`.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if not _has_suffix(path, *SUFFIXES):
         raise UserError(f"The table {path} must be a .csv or a .parquet file.")
     if path.is_dir():
         raise UserError(f"{path} is a folder; move it away, or name a file.")
     table = _as_arrow(table, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as draft:
-        if path.suffix == ".parquet":
+        if _has_suffix(path, ".parquet"):
             pq.write_table(table, draft)
             return
         with open(draft, "w", encoding="utf-8", newline="") as file:
@@ -221,7 +221,7 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     name = os.fspath(path)
     if not name:
         return [f"row {record + 1}" for record in records]
-    if name.endswith(".csv"):
+    if _has_suffix(name, ".csv"):
         lines = csv_files.find_lines(name, records)
         return [f"{name}, line {line}" for line in lines]
     return parquet_files.name_rows(Path(name), records)
@@ -229,21 +229,26 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
 
 def _is_parquet(path: Path, layout: Layout) -> bool:
     """Returns whether a table is of Parquet; raises if it is no table."""
-    if not path.exists():
-        hint = " but a link that leads nowhere" if path.is_symlink() else ""
+    if not os.path.exists(path):
+        link = os.path.islink(path)
+        hint = " but a link that leads nowhere" if link else ""
         raise UserError(f"There is no {layout.name} at {path}{hint}.")
-    if path.is_dir() or path.suffix == ".parquet":
-        if path.suffix == ".csv":
+    if path.is_dir() or _has_suffix(path, ".parquet"):
+        if _has_suffix(path, ".csv"):
             raise UserError(
                 f"The {layout.name} {path} is a folder; only a table of "
                 "Parquet files may be one."
             )
         return True
-    if path.suffix != ".csv":
+    if not _has_suffix(path, ".csv"):
         raise UserError(
             f"The {layout.name} {path} must be a .csv or a .parquet file."
         )
     return False
+
+
+def _has_suffix(path: str | os.PathLike, *suffixes: str) -> bool:
+    return os.fspath(path).lower().endswith(suffixes)
 
 
 def _texts(

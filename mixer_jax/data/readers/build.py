@@ -77,6 +77,8 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
         raise UserError(f"There is no folder {root}; --root must name one.")
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out={out} must be a .csv or a .parquet file.")
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder; give the path of a file.")
     if out.exists() and not overwrite:
         raise UserError(
             f"There is a file {out} already; give --overwrite to replace it, "
