@@ -2,8 +2,11 @@
 
 A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
 files. Every cell is read as text, "" where it is empty, and what is written
-reads back as it was.
+reads back as it was. pandas is imported where frames are read only: Beam's
+environment need not have it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -12,9 +15,8 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +24,9 @@ from mixer_jax.errors import UserError
 from mixer_jax.runtime import csv_files, parquet_files
 from mixer_jax.runtime.csv_files import BLOCK
 from mixer_jax.runtime.parquet_files import ROWS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -107,6 +112,8 @@ def batches(
     Raises:
       UserError: if the table is missing, cannot be read, or has other columns.
     """
+    import pandas as pd
+
     path = Path(path)
     is_parquet = _is_parquet(path, layout)
     columns = [*layout.columns, *layout.optional]
@@ -153,6 +160,8 @@ def read(
     Raises:
       UserError: see `batches`; and if there are no rows.
     """
+    import pandas as pd
+
     frames = [batch.rows for batch in batches(path, layout)]
     if not sum(map(len, frames)) and not allow_empty:
         raise UserError(f"The {layout.name} {path} has no rows, only a header.")

@@ -1,5 +1,9 @@
 import contextlib
 import io
+import os
+import pathlib
+import subprocess
+import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -316,3 +320,24 @@ def test_the_target_of_a_link_is_written(tmp_path):
     tables.write(frame_of([("1", "2", "3")]), link)
     assert link.is_symlink()
     assert (tmp_path / "there/real.csv").read_text() == "id,a,b\n1,2,3\n"
+
+
+def test_arrow_tables_are_written_without_pandas(tmp_path):
+    """Beam's environment has PyArrow, but need not have pandas."""
+    code = (
+        "import pyarrow as pa\n"
+        "from mixer_jax.runtime import tables\n"
+        "for name in ('t.csv', 't.parquet'):\n"
+        "    tables.write(pa.table({'id': ['a,b']}), name)\n"
+    )
+    (tmp_path / "pandas.py").write_text("raise ImportError\n")
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=True,
+    )
+    for suffix in tables.SUFFIXES:
+        frame = tables.read(tmp_path / f"t{suffix}", Layout(("id",)))
+        assert rows_of(frame) == [("a,b",)]
