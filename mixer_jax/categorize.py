@@ -20,6 +20,7 @@ from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.models import features
 from mixer_jax.runtime import command, files, terminal
+from mixer_jax.runtime.tables import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _categorize(given: argparse.Namespace) -> None:
         test = table.select(truth, "test")
         rows = tables.with_moved(rows, test, given.truth, out)
     table.write_table(rows, out / "found.csv")
-    left.to_csv(out / "unassigned.csv", index=False)
+    write(left, out / "unassigned.csv")
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = quality.report(found, is_query, kept.get("truth"))

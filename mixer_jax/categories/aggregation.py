@@ -45,15 +45,15 @@ class Job:
 
     Attributes:
       files: the event files; every worker must reach them.
-      queries, items: the tables of the known IDs, likewise.
+      queries, items: the files of the tables of the known IDs, likewise.
       parts: the folder that the workers write to, likewise.
       until: microseconds since 1970; events from then on are set aside.
       longest_session: events of sessions longer than this are left out.
     """
 
     files: tuple[str, ...]
-    queries: str
-    items: str
+    queries: tuple[str, ...]
+    items: tuple[str, ...]
     parts: str
     until: int | None = None
     longest_session: int | None = None
@@ -72,7 +72,8 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     unknown_items.
     """
     files = [(_EVENTS, path) for path in job.files]
-    files += [("queries", job.queries), ("items", job.items)]
+    files += [("queries", path) for path in job.queries]
+    files += [("items", path) for path in job.items]
     parts = (
         pipeline
         | "Files" >> beam.Create(files)

@@ -18,6 +18,7 @@ import gzip
 import io
 import json
 import math
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -39,6 +40,7 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 # Beyond these, seconds are something else: milliseconds, a row's number.
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+_EXACT = 2**53  # from which on a float may have lost digits
 _BATCH = 16384  # rows of a Parquet file in memory at once
 # What readers raise where a file is cut or is not what its name says.
 _DAMAGE = (
@@ -130,8 +132,12 @@ def parse(cells: Sequence[Any]) -> Event:
         identity(item, "item_id"),
         microseconds(time),
         click,
-        "" if session is None else str(session),
+        "" if session is None else _session(session),
     )
+
+
+def _session(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def identity(value: Any, column: str) -> str:
@@ -142,9 +148,14 @@ def identity(value: Any, column: str) -> str:
     """
     if isinstance(value, str) and value:
         return value
+    if isinstance(value, bytes) and value:  # a text, as Spark may write it
+        return value.decode()
+    # pandas turns integers into floats where some are missing.
+    if isinstance(value, float) and abs(value) < _EXACT:
+        value = int(value) if value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if value is None or value == "":
+    if value is None or value in ("", b"") or value != value:
         raise ValueError(f"{column} is empty")
     raise ValueError(f"{column} is {value!r}; a text or a whole number is one")
 
@@ -196,6 +207,9 @@ def _places(
 ) -> list[int]:
     """Returns where the columns stand; -1 for an optional one that is not."""
     have = list(have)
+    twice = [name for name in (*columns, *optional) if have.count(name) > 1]
+    if twice:
+        raise UserError(f'{path} has the column "{twice[0]}" more than once.')
     missing = [name for name in columns if name not in have]
     if missing:
         raise UserError(
@@ -210,6 +224,7 @@ def _places(
 def _csv(path, file, group, columns, optional):
     del group
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    csv.field_size_limit(sys.maxsize)  # by default only 128 KiB
     reader = csv.reader(text, strict=True)
     header = next(reader, [])
     places = _places(path, header, columns, optional)

@@ -20,7 +20,8 @@ from apache_beam.options.pipeline_options import (
 from mixer_jax import errors
 from mixer_jax.categories import aggregation, event_counts, events
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, text
+from mixer_jax.runtime import files as files_lib
+from mixer_jax.runtime import parquet_files, tables, text
 
 # In this process, with as many workers as --direct_num_workers says. Beam's own
 # default would download a program.
@@ -64,17 +65,19 @@ def aggregate(
       UserError: if something is missing or damaged, or too much is left out.
     """
     out = Path(out)
-    if (out / "clicks.csv").exists():
-        raise UserError(
-            f"{out / 'clicks.csv'} is there already, and a click log has one "
-            "table of clicks; move it away, or name another folder as --out."
-        )
+    for name in ("clicks.csv", "clicks.parquet", "clicks_later.parquet"):
+        there = out / name  # A Parquet file is replaced.
+        if there.is_dir() or (there.suffix == ".csv" and there.exists()):
+            raise UserError(
+                f"{there} is there already, and a click log has one table of "
+                "clicks; move it away, or name another folder as --out."
+            )
     place = f"{parts.rstrip('/') or out}/parts-{secrets.token_hex(4)}"
     _check_place(place)
     job = aggregation.Job(
         files=match(files),
-        queries=queries or _table(out, "queries"),
-        items=items or _table(out, "items"),
+        queries=_files(queries or _table(out, "queries")),
+        items=_files(items or _table(out, "items")),
         parts=place,
         until=until,
         longest_session=longest_session,
@@ -93,10 +96,10 @@ def aggregate(
             "No event is left for the clicks table"
             + (": all are later than --until." if len(later) else ".")
         )
-    _write(clicks, out / "clicks.parquet")
+    tables.write(clicks, out / "clicks.parquet", "The clicks table")
     (out / "clicks_later.parquet").unlink(missing_ok=True)
     if until is not None:
-        _write(later, out / "clicks_later.parquet")
+        tables.write(later, out / "clicks_later.parquet")
     said = {
         "files": len(job.files),
         "until_microseconds": until,
@@ -107,7 +110,7 @@ def aggregate(
         "unknown_list": _unknown(figures),
     }
     text = json.dumps(said, indent=2) + "\n"
-    files.write_text(out / "aggregate.json", text)
+    files_lib.write_text(out / "aggregate.json", text)
     return said
 
 
@@ -225,14 +228,14 @@ def _figures(place: str) -> dict[str, Any]:
 
 def _gather(place: str, name: str) -> pa.Table:
     """Reads a table that a pipeline has written; its rows are in order."""
-    tables = []
+    found = []
     # "clicks-*" is no beginning of "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
             # Other threads of Arrow's would hold the file, and abort the
             # process if they let go of it when Python has ended.
-            tables.append(pq.ParquetFile(file).read(use_threads=False))
-    return pa.concat_tables(tables).sort_by(_ORDER)
+            found.append(pq.ParquetFile(file).read(use_threads=False))
+    return pa.concat_tables(found).sort_by(_ORDER)
 
 
 def _check_place(place: str) -> None:
@@ -249,20 +252,20 @@ def _parts(place: str, pattern: str) -> list[str]:
     return [entry.path for entry in found.metadata_list]
 
 
-def _write(table: pa.Table, path: Path) -> None:
-    """Writes a table whole or not at all."""
-    files.write(path, lambda draft: pq.write_table(table, draft))
-
-
 def _table(folder: Path, name: str) -> str:
     """Returns the path of a table in a click log's folder."""
-    paths = [folder / (name + suffix) for suffix in (".csv", ".parquet")]
-    found = [path for path in paths if path.is_file()]
-    if len(found) != 1:
-        problem = "both" if found else "neither"
+    path = tables.find(folder, name)
+    if path is None:
         raise UserError(
-            f"The click log {folder} has {problem} of {name}.csv and "
+            f"The click log {folder} has neither of {name}.csv and "
             f"{name}.parquet; one of them is needed, or name a table as "
             f"--{name}."
         )
-    return str(found[0])
+    return str(path)
+
+
+def _files(table: str) -> tuple[str, ...]:
+    """Returns the files of a table; several if it is a folder of parts."""
+    if not os.path.isdir(table):
+        return (table,)
+    return tuple(map(str, parquet_files.parts(Path(table))))

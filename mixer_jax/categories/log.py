@@ -1,6 +1,6 @@
 """Reads a click log: queries, items and how often one was clicked for another.
 
-A log is three tables, CSV or Parquet:
+A log is three tables, each a CSV file, a Parquet file or a folder of such:
 
   queries  query_id, image
   items    item_id, image, text          (image or text may be "", not both)
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import similar, tables
 
 QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
@@ -48,23 +49,9 @@ def read_folder(folder: str | Path) -> ClickLog:
     Raises:
       UserError: if a table is missing or `read_tables` refuses it.
     """
-    folder = Path(folder)
-    paths = []
-    for name in ("queries", "items", "clicks"):
-        found = [
-            path
-            for suffix in (".csv", ".parquet")
-            if (path := folder / (name + suffix)).is_file()
-        ]
-        if len(found) != 1:
-            problem = "has neither" if not found else "has both"
-            raise UserError(
-                f"The click log {folder} {problem} {name}.csv "
-                f"{'nor' if not found else 'and'} {name}.parquet; exactly one "
-                "of them is needed."
-            )
-        paths += found
-    return read_tables(*paths)
+    return read_tables(
+        *(_find(folder, name) for name in ("queries", "items", "clicks"))
+    )
 
 
 def read_tables(
@@ -91,9 +78,10 @@ def read_tables(
         rows = pd.Index(known).get_indexer(pairs[column])
         if (rows < 0).any():
             at = int(np.argmax(rows < 0))
+            name = pairs[column].iloc[at]
             raise UserError(
-                f"{_where(clicks, at, column)}: "
-                f'"{pairs[column].iloc[at]}" is not in {file}.'
+                f'{_where(clicks, at, column)}: "{name}" is not in {file}'
+                f"{similar.hint(name, known)}."
             )
         pairs[column.removesuffix("_id")] = rows.astype(np.int64)
     for column in _COUNTS:
@@ -132,27 +120,18 @@ def read_columns(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Raises:
       UserError: if the file is missing, unreadable, empty or lacks a column.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no table {path}.")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # parser and Arrow errors
-        raise UserError(f"{path} cannot be read as a table: {error}") from error
-    missing = [column for column in columns if column not in frame]
-    if missing:
+    ids = tuple(name for name in columns if name.endswith("_id"))
+    return tables.read(path, tables.Layout(columns, ids=ids))
+
+
+def _find(folder: str | Path, name: str) -> Path:
+    path = tables.find(folder, name)
+    if path is None:
         raise UserError(
-            f'{path} has no column "{missing[0]}"; its columns are '
-            f"{', '.join(map(str, frame.columns))}, and "
-            f"{', '.join(columns)} are needed."
+            f"The click log {folder} has neither {name}.csv nor "
+            f"{name}.parquet; one of them is needed."
         )
-    if frame.empty:
-        raise UserError(f"{path} is empty: it has a header but no rows.")
-    frame = frame[list(columns)].astype(object)
-    return frame.where(frame.notna(), "").astype(str)
+    return path
 
 
 def _catalogue(
@@ -199,6 +178,5 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
 
 def _where(path: str | Path, row: int, column: str) -> str:
     """Names a cell as an editor shows it: the header is line 1 of a CSV."""
-    if Path(path).suffix == ".parquet":
-        return f'{path}, row {row + 1}, column "{column}"'
-    return f'{path}, line {row + 2}, column "{column}"'
+    (where,) = tables.name_records(path, [row])
+    return f'{where}, column "{column}"'

@@ -16,6 +16,7 @@ from mixer_jax.categories import tables
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import tables as table_files
 
 UNASSIGNED, HELD_OUT = -1, -2
 
@@ -119,7 +120,7 @@ def find_log(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     for place in (folder / "log", folder):
-        if _table(place, "clicks"):
+        if table_files.find(place, "clicks"):
             return place
     raise UserError(
         f"There is no click log in {folder} nor in {folder / 'log'}; name the "
@@ -127,18 +128,13 @@ def find_log(folder: str | Path) -> Path:
     )
 
 
-def _table(folder: Path, name: str) -> Path | None:
-    paths = (folder / (name + suffix) for suffix in (".csv", ".parquet"))
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _read_later(log: Path) -> ClickLog | None:
     """Reads the clicks that aggregate has set aside, if it has."""
-    later = _table(log, "clicks_later")
+    later = table_files.find(log, "clicks_later")
     if later is None:
         return None
     return log_lib.read_tables(
-        _table(log, "queries"), _table(log, "items"), later
+        table_files.find(log, "queries"), table_files.find(log, "items"), later
     )
 
 
@@ -162,7 +158,8 @@ def _left(folder: Path) -> set[str]:
     path = folder / "unassigned.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing; run mixer_jax.categorize again.")
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    layout = table_files.Layout(("sample_id",))
+    frame = table_files.read(path, layout, allow_empty=True)
     return set(frame["sample_id"])
 
 

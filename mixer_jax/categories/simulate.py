@@ -30,7 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, terminal
+from mixer_jax.runtime import command, files, tables, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,15 +332,16 @@ def write_log(
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
-        written.to_csv(out / f"{name}.csv", index=False)
-    pd.DataFrame(
+        tables.write(written, out / f"{name}.csv")
+    drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],
             "item_id": items["sample_id"].to_numpy()[clicks["item"]],
             "exposures": clicks["exposures"],
             "clicks": clicks["clicks"],
         }
-    ).to_csv(out / "clicks.csv", index=False)
+    )
+    tables.write(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
         "table": os.path.relpath(table, out),

@@ -4,7 +4,6 @@ One list of rules serves tables in memory (`table.validate`) and those that
 are checked batch by batch (`table_check`), so both say the same of the same.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.tables import Layout
 
 COLUMNS = (
     "sample_id",
@@ -22,6 +21,13 @@ COLUMNS = (
     "category_id",
     "group",
     "split",
+)
+LAYOUT = Layout(
+    COLUMNS,
+    ids=("sample_id", "category_id"),
+    exact=True,
+    name="sample table",
+    note="; cells may be empty where a sample has no image, text or group",
 )
 QUERY, DOCUMENT = "query", "document"
 # Regular expressions: what a split is, and a path that leaves its folder.
@@ -145,23 +151,4 @@ def check_columns(names: Sequence[str], path: str | os.PathLike) -> None:
     Raises:
       UserError: names what is unknown, missing or there twice.
     """
-    names = [str(name) for name in names]
-    unknown = [name for name in names if name not in COLUMNS]
-    missing = [name for name in COLUMNS if name not in names]
-    twice = [name for name in COLUMNS if names.count(name) > 1]
-    if not unknown and not missing and not twice:
-        return
-    said = [f"The sample table {path} has wrong columns."]
-    for name in unknown:
-        near = difflib.get_close_matches(name.strip().lower(), missing, 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        said.append(f"Unknown column {name!r}{hint}")
-    said += [f"Missing column {name!r}" for name in missing]
-    said += [f"Column {name!r} is there more than once" for name in twice]
-    if len(names) == 1 and missing:
-        said.append("Is the file separated by commas?")
-    said.append(
-        f"It needs exactly {', '.join(COLUMNS)}; cells may be empty where a "
-        "sample has no image, text or group."
-    )
-    raise UserError("\n  ".join(said))
+    LAYOUT.check(names, path)

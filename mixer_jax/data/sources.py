@@ -33,7 +33,7 @@ def ensure_table(data: ConfigDict) -> Path:
             "there."
         )
     path = Path(data.table)
-    if path.is_file():
+    if path.exists():
         return path
     if not data.source:
         raise UserError(

@@ -11,14 +11,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data import rules, table_files
+from mixer_jax.data import rules
 from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import tables
 
 MAX_SKIPPED = "--max-skipped"  # the commands' option, unless they say another
 MAX_SKIPPED_HELP = (
@@ -93,7 +93,8 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     """Reads and checks a sample table.
 
     Args:
-      path: a `.csv` (UTF-8, commas) or `.parquet` file.
+      path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
+        Parquet files.
 
     Returns:
       A frame with the columns of `COLUMNS`, all strings, and rows 0 to N-1.
@@ -102,29 +103,16 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
       UserError: names file, row and column of what is wrong. A row of a CSV
         is the line it starts on; the header is line 1.
     """
-    frames = [batch.rows for batch in table_files.batches(path)]
-    if not frames:
-        raise UserError(f"The sample table {path} has no rows, only a header.")
-    frame = pd.concat(frames, ignore_index=True).astype(str)
-    frame.attrs["table"] = str(path)
+    frame = tables.read(path, rules.LAYOUT)
     validate(frame)
     return frame
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
     """Checks a frame and writes it whole or not at all, by its suffix."""
-    path = Path(path)
     rules.check_columns(frame.columns, path)
     validate(frame)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    frame = frame.loc[:, list(COLUMNS)]
-    frame.attrs.clear()  # Parquet would keep them.
-    if path.suffix == ".parquet":
-        frame.to_parquet(partial, index=False)
-    else:
-        frame.to_csv(partial, index=False)
-    os.replace(partial, path)
+    tables.write(frame.loc[:, list(COLUMNS)], path, "The sample table")
 
 
 def validate(frame: pd.DataFrame) -> None:
@@ -271,7 +259,7 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
 def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
     """Says where rows, given by position, stand: file and line if known."""
     records = [int(frame.index[row]) for row in rows]
-    return table_files.name_records(frame.attrs.get("table", ""), records)
+    return tables.name_records(frame.attrs.get("table", ""), records)
 
 
 def _table(frame: pd.DataFrame) -> str:

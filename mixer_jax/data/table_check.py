@@ -2,7 +2,8 @@
 
 The rules are those of `table.validate`. Sixteen bytes a row are kept (and about
 as many again at the end, to count them): a hash of its ID, to find those that
-are there twice, and one of its category. IDs whose hashes are equal are
+are there twice, and one of its category; and sixteen bytes a category, to find
+IDs that look alike. IDs whose hashes are equal are
 compared letter by letter in another reading; categories of equal hashes would
 count as one, which among ten million has a chance of five in a million.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data import near_paths, rules, table, table_files
+from mixer_jax.data import category_notes, near_paths, rules, table, table_files
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
@@ -58,6 +59,10 @@ class Report:
       samples: how many there are.
       categories: how many there are.
       lone: samples of train that are the only one of their category.
+      one_role: categories of train whose samples, two or more, are all
+        queries or all documents.
+      alike: categories whose IDs look like that of an earlier one.
+      alike_examples: the first ten of these, each as a pair of IDs.
       torn: categories that are in several splits, the parts of one aside.
       splits: the counts of each split, by name.
       missing: the samples whose image is missing or empty; None if not asked.
@@ -69,6 +74,9 @@ class Report:
     torn: int
     splits: dict[str, SplitCounts]
     missing: table.Skipped | None = None
+    one_role: int = 0
+    alike: int = 0
+    alike_examples: tuple[tuple[str, str], ...] = ()
 
     def notes(self) -> list[str]:
         """Returns what to know before training, a sentence each."""
@@ -83,6 +91,9 @@ class Report:
                 f"{self.lone:,} samples of train are the only one of their "
                 "category; training leaves them out."
             )
+        said += category_notes.sentences(
+            self.one_role, self.alike, self.alike_examples
+        )
         for name, counts in self.splits.items():
             if name.split("/")[0] != "train" and counts.unanswered:
                 said.append(
@@ -136,6 +147,7 @@ def check(
     path = Path(path)
     console = console or Console(quiet=True)
     counter, found, ids = _Counter(), {}, []
+    names = category_notes.Alike()
     absent = _Absent(path, threads) if images else None
 
     def read(what: str) -> Iterator[pd.DataFrame]:
@@ -150,6 +162,7 @@ def check(
         for fault in rules.faults(batch, _ALONE):
             _add(found, fault, int(batch.index[0]))
         ids.append(_hash(batch["sample_id"]))
+        names.add(batch["category_id"])
         counter.add(batch)
         if absent is not None:
             absent.add(batch)
@@ -163,6 +176,10 @@ def check(
     if found:
         raise UserError(_said(found, path))
     report = counter.report()
+    report.alike = names.count()
+    if report.alike:
+        batches = read("Comparing categories")
+        report.alike_examples = names.examples(batches)
     if absent is not None:
         report.missing = absent.skipped(counter.samples).require(
             max_skipped,
@@ -200,6 +217,7 @@ class _Counter:
     def report(self) -> Report:
         distinct: dict[str, list[np.ndarray]] = {}
         sizes: dict[str, list[np.ndarray]] = {}
+        documents: dict[str, list[np.ndarray]] = {}
         for name, counts in sorted(self._splits.items()):
             marks = _joined(self._marks.pop(name))
             marks.sort()
@@ -213,12 +231,17 @@ class _Counter:
             base = name.split("/")[0]
             distinct.setdefault(base, []).append(marks[starts])
             sizes.setdefault(base, []).append(size)
-        lone = _lone(distinct.get("train", []), sizes.get("train", []))
+            documents.setdefault(base, []).append(answers)
+        train = distinct.get("train", []), sizes.get("train", [])
+        lone = _lone(*train)
+        one_role = _one_role(*train, documents.get("train", []))
         everywhere = [np.unique(_joined(parts)) for parts in distinct.values()]
         _, times = np.unique(_joined(everywhere), return_counts=True)
         torn = int((times > 1).sum())
         splits = dict(sorted(self._splits.items()))
-        return Report(self.samples, len(times), lone, torn, splits)
+        return Report(
+            self.samples, len(times), lone, torn, splits, one_role=one_role
+        )
 
 
 class _Absent:
@@ -309,6 +332,20 @@ def _lone(categories: list[np.ndarray], sizes: list[np.ndarray]) -> int:
     _, place = np.unique(np.concatenate(categories), return_inverse=True)
     total = np.bincount(place, weights=np.concatenate(sizes))
     return int((total == 1).sum())
+
+
+def _one_role(
+    categories: list[np.ndarray],
+    sizes: list[np.ndarray],
+    documents: list[np.ndarray],
+) -> int:
+    """Counts the categories of several samples that are all of one role."""
+    if not sizes:
+        return 0
+    _, place = np.unique(np.concatenate(categories), return_inverse=True)
+    total = np.bincount(place, weights=np.concatenate(sizes))
+    shown = np.bincount(place, weights=np.concatenate(documents))
+    return int(((total > 1) & ((shown == 0) | (shown == total))).sum())
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -120,8 +120,16 @@ def embed_table(
       batch_size: samples embedded at once.
 
     Raises:
-      UserError: for an unreadable image; names it.
+      UserError: for an unreadable image, or an ID that an array cannot hold;
+        names it.
     """
+    nul = frame["sample_id"].str.endswith("\0").to_numpy(bool)
+    if nul.any():
+        (where,) = table.name_rows(frame, [int(np.argmax(nul))])
+        raise UserError(
+            f"{where}, column sample_id: the ID ends in a NUL character, which "
+            "an array of NumPy cannot hold."
+        )
     embed = make_embedder(trained, root, mesh, batch_size)
     queries = frame[frame["role"] == table.QUERY]
     documents = frame[frame["role"] == table.DOCUMENT]

@@ -87,8 +87,8 @@ def write(
     """
     # It was tried before; if it is full by now, what was made can be rescued.
     _check_kind(folder, kind)
-    target = files.resolve(folder)
     try:
+        target = files.resolve(folder)
         with files.made(target):
             finish(target, kind)
             with _draft(target) as draft:
@@ -103,7 +103,7 @@ def write(
                 place.mkdir()
                 writer(place)
 
-            kept = files.rescue(target.name, fill)
+            kept = files.rescue(pathlib.Path(folder).name, fill)
         raise files.unwritable(f"The {kind.what}", folder, error, kept) from (
             error
         )

@@ -19,12 +19,14 @@ from mixer_jax import paths
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, runs
+from mixer_jax.runtime import tables
 from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
+_LAYOUT = tables.Layout(COLUMNS, exact=True)
 _COMMAND = "python -m mixer_jax.index"
 
 
@@ -123,7 +125,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
 
     def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
-        index.documents.to_csv(draft / DOCUMENTS, index=False)
+        tables.write(index.documents, draft / DOCUMENTS)
         (draft / INDEX).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, save_files, rescue=True)
@@ -145,16 +147,19 @@ def load(folder: str | os.PathLike) -> Index:
         workdir, step = str(said["workdir"]), int(said["step"])
         shape = (said["N"], said["D"])
         embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
-        documents = pd.read_csv(
-            found(DOCUMENTS), dtype=str, keep_default_na=False
-        )
-        if list(documents.columns) != list(COLUMNS):
-            raise ValueError(f"{DOCUMENTS} has other columns")
+        documents = tables.read(found(DOCUMENTS), _LAYOUT)
         if embeddings.shape != shape or len(documents) != len(embeddings):
             raise ValueError("its files do not belong together")
         if not np.isfinite(embeddings).all():
             raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        UserError,
+    ) as error:
         raise UserError(
             f"The index in {folder} is damaged ({error}); make it again with "
             f"{_COMMAND}."

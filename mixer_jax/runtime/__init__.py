@@ -1,1 +1,1 @@
-"""The ground floor: how commands run and how files are written and read."""
+"""The ground floor: files, processes and errors, shared by all commands."""

@@ -24,6 +24,7 @@ from mixer_jax.data import (
 )
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import margins
+from mixer_jax.runtime import tables
 from mixer_jax.training import config as config_lib
 
 SKIPPED = "skipped.csv"  # in the workdir
@@ -94,7 +95,7 @@ def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
     if jax.process_index() == 0:
         try:
             paths.make_folder(workdir)
-            paths.write(path, listed.to_csv(index=False))
+            paths.write(path, tables.csv_text(listed))
         except paths.failures() as error:
             raise UserError(
                 f"The workdir {workdir} cannot be written to: "

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
+from mixer_jax.data import category_notes
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import terminal
 from mixer_jax.training import (
@@ -93,8 +94,11 @@ def train(
         return None
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
-    for skipped in run.inputs.skipped:
-        say(f"{config.name}: {skipped}.")
+    notes = [f"{skipped}." for skipped in run.inputs.skipped]
+    if jax.process_index() == 0 and workdir_lib.latest_step(workdir) is None:
+        notes += category_notes.notes(run.inputs.frame, run.inputs.category_ids)
+    for note in notes:
+        say(f"{config.name}: {note}")
 
     # ---- Steps: compiled at their first call.
     train_step = abstract_step.make_step(run)

@@ -118,6 +118,29 @@ def test_what_is_wrong_with_a_row_is_said(cells, said):
         events.parse(cells)
 
 
+def test_ids_of_other_programs_are_texts():
+    """Spark writes texts as bytes, and pandas integers as floats."""
+    cells = ["q", 12.0, NOON, 1, b"\xc3\xa9"]
+    assert events.parse(cells) == ("q", "12", NOON * 10**6, 1, "é")
+    assert events.identity(b"\xc3\xa9", "item_id") == "é"
+    for wrong, said in (
+        (b"", "is empty"),
+        (float("nan"), "is empty"),
+        (2.0**53, "a text or a whole number is one"),
+        (b"\xff", "invalid start byte"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            events.identity(wrong, "item_id")
+
+
+def test_columns_that_are_there_twice_and_long_cells():
+    with pytest.raises(UserError, match='column "item_id" more than once'):
+        read("a.csv", "query_id,item_id,item_id,time,clicked\n")
+    name = "q" * 200_000
+    rows = read("a.csv", f"query_id,item_id,time,clicked\n{name},i,{NOON},1\n")
+    assert rows == [(2, [name, "i", f"{NOON}", "1", None])]
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(UserError, match=r"a\.csv has no column 'clicked'; its"):
         read("a.csv", "query_id,item_id,time\n")

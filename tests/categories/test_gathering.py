@@ -2,6 +2,8 @@
 
 import gzip
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mixer_jax.errors import UserError
@@ -87,9 +89,19 @@ def test_parts_may_be_elsewhere_and_go(aggregate, out, tmp_path_factory):
     assert list(parts.iterdir()) == []
     assert (out / "clicks_later.parquet").exists()
     (out / "queries.csv").rename(out / "other.csv")
+    # The table of items is a folder of parts, which Spark wrote.
+    (out / "items.csv").unlink()
+    (out / "items.parquet").mkdir()
+    (out / "items.parquet" / "_SUCCESS").touch()
+    for number in range(2):
+        items = pa.table({"item_id": [f"i{number}".encode()], "text": ["a"]})
+        pq.write_table(items, out / f"items.parquet/part-{number}.parquet")
     figures = aggregate([path], out, queries=str(out / "other.csv"))
     assert figures["clicks_pairs"] == 1
     assert not (out / "clicks_later.parquet").exists()
+    (out / "clicks.parquet").unlink()
+    (out / "clicks.parquet").mkdir()
+    refused(aggregate, [path], out, r"clicks\.parquet is there already")
 
 
 def test_a_file_that_is_there_is_no_pattern(aggregate, out):

@@ -72,13 +72,13 @@ def test_bad_rows_are_named(folder, table, row, said):
 def test_bad_tables_are_named(folder):
     path = folder / "items.csv"
     path.write_text("item_id,image,text\n")
-    with pytest.raises(UserError, match="is empty"):
+    with pytest.raises(UserError, match="has no rows"):
         log.read_folder(folder)
     path.write_text("item_id,picture\ni0,a.png\n")
-    with pytest.raises(UserError, match='no column "image"'):
+    with pytest.raises(UserError, match="Missing column 'image'"):
         log.read_folder(folder)
     path.write_text("")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is empty"):
         log.read_folder(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"neither items\.csv"):
@@ -96,3 +96,68 @@ def test_keep_renumbers_rows(folder):
     assert kept.queries["query_id"].tolist() == ["q1"]
     assert kept.items["item_id"].tolist() == ["i1"]
     assert kept.clicks.to_numpy().tolist() == [[0, 0, 3, 0]]
+
+
+def test_rows_that_end_with_a_comma_are_refused_where_they_are(folder):
+    """pandas would take the first cell of each for an index."""
+    path = folder / "clicks.csv"
+    lines = TABLES["clicks"].splitlines()
+    path.write_text("\n".join([lines[0], *(f"{x}," for x in lines[1:])]))
+    said = r"clicks\.csv, line 2: the row has more cells .*5 instead of 4"
+    with pytest.raises(UserError, match=said):
+        log.read_folder(folder)
+    path.write_text("".join(f"{line},\n" for line in lines))
+    assert log.read_folder(folder).duplicates == 1
+
+
+def test_a_bad_row_is_named_by_its_line_after_quoted_lines(folder):
+    path = folder / "items.csv"
+    path.write_text(
+        'item_id,image,text\ni0,,"two\r\nlines"\n\ni1,,"a\rb"\ni2,,\n'
+    )
+    with pytest.raises(UserError, match=r"items\.csv, line 7, column"):
+        log.read_folder(folder)
+    with pytest.raises(UserError, match="no image and no text"):
+        log.read_folder(folder)
+
+
+@pytest.mark.parametrize("names", [("1.0", "1"), ("1", "1.0"), ("01", "1")])
+def test_ids_that_turned_into_numbers_are_explained(folder, names):
+    known, clicked = names
+    (folder / "queries.csv").write_text(f"query_id,image\n{known},q.png\n")
+    (folder / "clicks.csv").write_text(
+        f"query_id,item_id,exposures,clicks\n{clicked},i0,1,1\n"
+    )
+    with pytest.raises(UserError, match=f'"{clicked}" is not in') as error:
+        log.read_folder(folder)
+    said = str(error.value)
+    assert f"which has {known}" in said.replace("'", "").replace('"', "")
+    assert ("Int64" in said) == ("." in known + clicked)
+
+
+def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
+    wanted = log.read_folder(folder)
+    away = folder / "elsewhere"
+    away.mkdir()
+    for name in TABLES:
+        path = folder / f"{name}.csv"
+        parts = folder / f"{name}.parquet"
+        frame = pd.read_csv(path)
+        path.unlink()
+        (away / name).mkdir()
+        (away / name / "_SUCCESS").touch()
+        frame.iloc[:1].to_parquet(away / name / "part-0.parquet")
+        frame.iloc[1:].to_parquet(away / name / "part-1.parquet")
+        parts.symlink_to(away / name)
+    read = log.read_folder(folder)
+    pd.testing.assert_frame_equal(read.clicks, wanted.clicks)
+    ids = pd.DataFrame({"query_id": [1.0, 2.0], "image": ["a", "b"]})
+    other = folder / "other.parquet"
+    ids.to_parquet(other)
+    assert log.read_columns(other, log.QUERIES)["query_id"].tolist() == [
+        "1",
+        "2",
+    ]
+    ids.replace(2.0, 2.5).to_parquet(other)
+    with pytest.raises(UserError, match=r"row 2, column query_id: 2\.5 is a"):
+        log.read_columns(other, log.QUERIES)

@@ -52,6 +52,26 @@ def test_features_and_clicks_are_of_the_samples(shop):
     assert not found.later.equals(log.clicks)
 
 
+def test_tables_in_folders_are_read_as_files_are(own_shop):
+    wanted = read(own_shop)
+    for name in ("queries", "items", "clicks", "clicks_later"):
+        path = own_shop / "log" / f"{name}.csv"
+        parts = own_shop / "log" / f"{name}.parquet"
+        parts.mkdir()
+        pd.read_csv(path).to_parquet(parts / "part-0.parquet")
+        path.unlink()
+    assert outcome.find_log(own_shop) == own_shop / "log"
+    found = read(own_shop)
+    assert (found.labels == wanted.labels).all()
+    pd.testing.assert_frame_equal(found.later, wanted.later)
+
+
+def test_all_samples_may_have_a_category(own_shop):
+    path = own_shop / "unassigned.csv"
+    path.write_text(path.read_text().split("\n")[0] + "\n")
+    assert outcome.UNASSIGNED not in read(own_shop).labels
+
+
 def test_without_a_truth_the_held_out_are_still_known(shop):
     found, wanted = read(shop, truth=False), read(shop)
     assert (found.labels == wanted.labels).all()

@@ -86,10 +86,25 @@ def test_notes_what_spoils_training_and_measures(path):
         "train/u": 1,
     }
     notes = report.notes()
-    assert len(notes) == 4
+    assert len(notes) == 5
     assert notes[0].startswith("1 categories are in several splits")
     assert notes[1].startswith("2 samples of train are the only one")
-    assert notes[2].startswith("1 queries of test/new have no document")
+    assert notes[2].startswith("1 training categories have samples of one")
+    assert notes[3].startswith("1 queries of test/new have no document")
+
+
+def test_notes_categories_whose_ids_look_alike(path):
+    frame = rows(60)
+    frame.loc[50:, "category_id"] += " "
+    frame.loc[3, "category_id"] = "C1"
+    write(path, frame)
+    report = table_check.check(path, **SMALL)
+    assert report == table_check.check(path)
+    # c17 to c19 of the last rows; only c16 is in two versions, and c1.
+    assert report.alike == 2
+    assert report.alike_examples == (("C1", "c1"), ("c16", "c16 "))
+    (note,) = [note for note in report.notes() if "differ from" in note]
+    assert "'c1' beside 'C1', 'c16 ' beside 'c16'" in note
 
 
 BREAKS = {

@@ -1,9 +1,14 @@
 """An index of a small table of coloured squares."""
 
 import json
+import pathlib
+import tempfile
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
@@ -57,6 +62,28 @@ def test_what_is_saved_comes_back(made, tmp_path):
     )
     assert len(index.load(folder).documents) == 5
     assert [p.name for p in folder.parent.iterdir()] == ["index"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["thing\rnumber 0", "\r", "\x85", "\u2028", '"']),
+            st.text(max_size=8),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_any_text_of_a_document_comes_back(texts):
+    columns = dict.fromkeys(index.COLUMNS, texts)
+    documents = pd.DataFrame(columns, dtype=str)
+    embeddings = np.ones((len(texts), 1), np.float32)
+    made = index.Index(documents, embeddings, pathlib.Path("run"), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(made, folder)
+        found = index.load(folder).documents
+    assert found.to_numpy().tolist() == documents.to_numpy().tolist()
 
 
 def test_one_split_and_unreadable_images(colour_run, colours):

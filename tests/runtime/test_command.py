@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command
+from mixer_jax.runtime.text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -32,7 +33,7 @@ def test_a_command_that_is_done_says_nothing(capsys):
 @given(message=st.text(st.characters(codec="utf-8")))
 def test_an_error_of_the_user_is_its_sentence(message):
     ending = command.explain(UserError(message))
-    assert ending == (f"error: {message}", command.WRONG)
+    assert ending == (f"error: {printable(message)}", command.WRONG)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,20 @@ def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
     assert int(state.step) == tiny_config.steps
 
 
+def test_suspicious_categories_are_named_before_training(
+    toy, tiny_config, tmp_path, steps
+):
+    path = toy.write_table(tmp_path / "table")
+    frame = table.read_table(path)
+    frame.loc[frame["role"] == "query", "category_id"] += " "
+    table.write_table(frame, path)
+    tiny_config.data.table = str(path)
+    tiny_config.steps = 1
+    _, said = train(tiny_config, tmp_path / "run")
+    assert "24 training categories have samples of one role only" in said
+    assert "('c00 ' beside 'c00'," in said
+
+
 def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "threads")
     tiny_config.data.workers = 2

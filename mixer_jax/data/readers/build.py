@@ -5,7 +5,6 @@ twice, whose image is missing, of train that show an image of test, and those
 of train that are alone in their category and so teach nothing.
 """
 
-import csv
 import dataclasses
 import itertools
 import os
@@ -16,13 +15,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mixer_jax.data import near_paths, rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, progress
+from mixer_jax.runtime import files, progress, tables
 from mixer_jax.runtime.terminal import Console
 
 _ROWS = 65_536  # that become Python objects at once
@@ -75,6 +73,8 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
         raise UserError(f"There is no folder {root}; --root must name one.")
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out={out} must be a .csv or a .parquet file.")
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder; give the path of a file.")
     if out.exists() and not overwrite:
         raise UserError(
             f"There is a file {out} already; give --overwrite to replace it, "
@@ -141,13 +141,7 @@ def build(
         )
         image = pc.if_else(pc.equal(image, ""), image, moved)
         columns = _replaced(columns, image=image)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        _write(columns, partial, out.suffix)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    _write(columns, out)
     return _summary(columns, left_out)
 
 
@@ -279,26 +273,15 @@ def _with_roles(columns: pa.Table) -> pa.Table:
     return _replaced(columns, role=role.cast(given.type), text=text)
 
 
-def _write(columns: pa.Table, path: Path, suffix: str) -> None:
-    """Writes a table whose rows keep the rules, a batch at a time."""
-    schema = pa.schema([(name, pa.string()) for name in rules.COLUMNS])
-    batches = columns.select(schema.names).to_batches(max_chunksize=_ROWS)
-    for batch in batches:
+def _write(columns: pa.Table, path: Path) -> None:
+    """Writes a table whose rows keep the rules."""
+    columns = columns.select(list(rules.COLUMNS))
+    for batch in columns.to_batches(max_chunksize=_ROWS):
         frame = batch.to_pandas()
         for fault in rules.faults(frame, _RULES):
             name = frame["sample_id"].iloc[fault.row]
             raise UserError(fault.said(f"The sample {name!r}"))
-    if suffix == ".parquet":
-        with pq.ParquetWriter(path, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch.cast(schema))
-        return
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rules.COLUMNS)
-        for batch in batches:
-            cells = (column.to_pylist() for column in batch.columns)
-            writer.writerows(zip(*cells, strict=True))
+    tables.write(columns, path, "The sample table")
 
 
 def _summary(columns: pa.Table, left_out: LeftOut) -> Summary:

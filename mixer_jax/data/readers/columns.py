@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from mixer_jax.data import rules, table_files
+from mixer_jax.data import rules
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import tables
 
 _OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)
 _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -69,16 +67,17 @@ def read(
         raise UserError(
             f"--out is the source itself, {path}; give another one."
         )
-    wanted = list(dict.fromkeys(mapping.values()))
-    if path.suffix == ".parquet":
-        records = _parquet(path, wanted)
+    if path.is_dir() or path.suffix == ".parquet":
+        records = _parquet(path, mapping)
     elif path.name.endswith(_TEXT):
         tabs = ".tsv" in path.suffixes
         delimiter = options.delimiter or ("\t" if tabs else ",")
+        wanted = list(dict.fromkeys(mapping.values()))
         records = files.records(path, wanted, delimiter)
     else:
         raise UserError(
-            f"{path} must be a {', '.join(_TEXT)} or .parquet file."
+            f"{path} must be a {', '.join(_TEXT)} or .parquet file, or a "
+            "folder of Parquet files."
         )
     for number, (where, cells) in enumerate(records, start=1):
         ours = {a: cells[b].strip() for a, b in mapping.items()}
@@ -164,30 +163,18 @@ def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
 
 
 def _parquet(
-    path: Path, wanted: list[str]
+    path: Path, mapping: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields `(where, cells)` of a Parquet file's rows."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for name in wanted:
-                if name not in file.schema_arrow.names:
-                    raise UserError(
-                        f"{path} has no column {name!r}; there are "
-                        f"{', '.join(file.schema_arrow.names)}."
-                    )
-            number = 0
-            for batch in file.iter_batches(table_files.ROWS, columns=wanted):
-                texts = [
-                    table_files.as_text(batch[name], f"{path}, column {name}")
-                    for name in wanted
-                ]
-                cells = [text.to_pylist() for text in texts]
-                for row in zip(*cells, strict=True):
-                    number += 1
-                    where = f"{path}, row {number}"
-                    yield where, dict(zip(wanted, row, strict=True))
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    """Yields `(where, cells)` of the rows of a Parquet file or folder."""
+    wanted = tuple(dict.fromkeys(mapping.values()))
+    ids = (mapping.get("sample_id", ""), mapping["category_id"])
+    layout = tables.Layout(wanted, ids=ids)
+    for batch in tables.batches(path, layout):
+        start = int(batch.rows.index[0]) if len(batch.rows) else 0
+        cells = (batch.rows[name].tolist() for name in wanted)
+        for number, row in enumerate(zip(*cells, strict=True), start + 1):
+            where = f"{path}, row {number}"
+            yield where, dict(zip(wanted, row, strict=True))
 
 
 FORMAT = Format(

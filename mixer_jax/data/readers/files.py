@@ -1,12 +1,10 @@
 """Reads text, CSV and JSON files, and says where they are wrong."""
 
 import contextlib
-import csv
 import gzip
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import csv_files
 
 _CHUNK = 1 << 20  # characters of JSON that are read at once
 _BETWEEN = re.compile(r"[\s,]*")
@@ -95,16 +94,12 @@ def records(
     Raises:
       UserError: names file, line and column.
     """
-    limit = csv.field_size_limit(sys.maxsize)
     try:
         with opened(path) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header: list[str] = []
-            start = 1
-            for cells in reader:
-                where, start = f"{path}, line {start}", reader.line_num + 1
-                if not cells:
-                    continue
+            rows = csv_files.records(file, delimiter, strict=True)
+            for line, cells in rows:
+                where = f"{path}, line {line}"
                 if not header:
                     header = [name.strip() for name in cells]
                     _check_header(header, columns, where)
@@ -117,13 +112,11 @@ def records(
                 yield where, dict(zip(header, cells, strict=True))
             if not header:
                 raise UserError(f"{path} is empty.")
-    except csv.Error as error:
+    except csv_files.RecordError as error:
         raise UserError(
-            f"{path}, line {reader.line_num}: no CSV: {error}; is there a "
+            f"{path}, line {error.line}: no CSV: {error.reason}; is there a "
             "quote without its end, or with something after it?"
         ) from error
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _check_header(

@@ -132,7 +132,7 @@ def test_wrong_files_are_named(folder):
     args = ("--source=p.parquet", *MAPPING)
     assert "p.parquet cannot be read" in folder.refuse("columns", *args)
     pd.DataFrame({"id": [1]}).to_parquet(folder.root / "p.parquet")
-    assert "has no column 'sku'" in folder.refuse("columns", *args)
+    assert "Missing column 'sku'" in folder.refuse("columns", *args)
     folder.write("p.xlsx", b"")
     said = folder.refuse("columns", "--source=p.xlsx", *MAPPING)
     assert "must be a .csv" in said

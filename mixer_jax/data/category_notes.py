@@ -1,0 +1,119 @@
+"""What is suspicious about a table's categories, said before training."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data import rules
+from mixer_jax.runtime import similar
+
+_LISTED = 3  # pairs of IDs that a note names
+
+
+def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
+    """Returns what to know about a frame's categories before training.
+
+    Args:
+      frame: rows of a sample table, those of training.
+      category_ids: the distinct ones among them.
+    """
+    index = pd.Index(category_ids)
+    label = index.get_indexer(frame["category_id"])
+    query = (frame["role"] == rules.QUERY).to_numpy(bool)
+    asked = np.bincount(label[query], minlength=len(index)) > 0
+    answered = np.bincount(label[~query], minlength=len(index)) > 0
+    alike = similar.pairs(category_ids)
+    return tuple(sentences(int((asked != answered).sum()), len(alike), alike))
+
+
+class Alike:
+    """Finds category IDs that look alike, by two hashes a category."""
+
+    def __init__(self):
+        self._keys = self._names = np.zeros(0, np.uint64)
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+
+    def add(self, categories: pd.Series) -> None:
+        """Adds the categories of some rows."""
+        names = pd.Series(categories.unique(), dtype=object)
+        self._parts.append((_hash_keys(names), _hash(names)))
+        self._waiting += len(names)
+        # Categories that come again are forgotten in time.
+        if self._waiting > max(len(self._keys), 1 << 20):
+            self._join()
+
+    def count(self) -> int:
+        """Returns how many IDs look like an earlier one."""
+        self._join()
+        return len(self._suspects())
+
+    def examples(
+        self, batches: Iterable[pd.DataFrame], limit: int = 10
+    ) -> tuple[tuple[str, str], ...]:
+        """Returns the first pairs of such IDs, from another reading."""
+        suspects = self._suspects()
+        first: dict[int, str] = {}
+        pairs: dict[str, str] = {}
+        for batch in batches:
+            names = pd.Series(batch["category_id"].unique(), dtype=object)
+            hashes = _hash_keys(names)
+            for row in np.flatnonzero(np.isin(hashes, suspects)):
+                name = names[row]
+                earlier = first.setdefault(int(hashes[row]), name)
+                if earlier != name:
+                    pairs.setdefault(name, earlier)
+            if len(pairs) >= limit:
+                break
+        return tuple((b, a) for a, b in pairs.items())[:limit]
+
+    def _join(self) -> None:
+        parts = [(self._keys, self._names), *self._parts]
+        keys, names = (np.concatenate(one) for one in zip(*parts, strict=True))
+        order = np.lexsort((names, keys))
+        keys, names = keys[order], names[order]
+        new = np.ones(len(keys), bool)
+        new[1:] = (keys[1:] != keys[:-1]) | (names[1:] != names[:-1])
+        self._keys, self._names = keys[new], names[new]
+        self._parts, self._waiting = [], 0
+
+    def _suspects(self) -> np.ndarray:
+        return self._keys[1:][self._keys[1:] == self._keys[:-1]]
+
+
+def sentences(
+    one_role: int, alike: int, examples: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Returns a sentence for each thing that is suspicious.
+
+    Args:
+      one_role: the training categories of one role.
+      alike: the categories whose IDs look like an earlier one.
+      examples: pairs of such IDs.
+    """
+    said = []
+    if one_role:
+        said.append(
+            f"{one_role:,} training categories have samples of one role only, "
+            "all queries or all documents; no query of theirs is matched with "
+            "a document in training."
+        )
+    if alike:
+        shown = ", ".join(f"{b!r} beside {a!r}" for a, b in examples[:_LISTED])
+        said.append(
+            f"{alike:,} category IDs differ from another only in blanks, case, "
+            f"accents' encoding or a number's zeros ({shown}); they are "
+            "trained as different categories."
+        )
+    return said
+
+
+def _hash_keys(names: pd.Series) -> np.ndarray:
+    keys = similar.keys(names.tolist()).to_pylist()
+    return _hash(pd.Series(keys, dtype=object))
+
+
+def _hash(names: pd.Series) -> np.ndarray:
+    """Returns a hash of each string, uint64 `[N]`, the same in every run."""
+    return pd.util.hash_array(names.to_numpy(object), categorize=False)

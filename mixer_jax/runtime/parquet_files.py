@@ -1,0 +1,196 @@
+"""Parquet tables: a file, or a folder of parts as Spark, Beam and pandas write.
+
+Only needs PyArrow.
+"""
+
+import os
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mixer_jax.errors import UserError
+
+ROWS = 65_536  # in a batch
+_BUFFER = 1 << 20  # bytes of a column that are read at once
+_INDEX = "__index_level_"  # how pandas names a frame's index
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+# Larger numbers of these types may have lost digits.
+_EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
+
+
+def parts(path: Path) -> list[Path]:
+    """Returns the files of a table in their order; one if it is a file.
+
+    Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
+
+    Raises:
+      UserError: if a folder has no parts, or is still being written.
+    """
+    if not path.is_dir():
+        return [path]
+    if (path / "_temporary").is_dir():
+        raise UserError(
+            f"The table {path} is not complete: it holds a folder _temporary, "
+            "which Spark removes when all parts are written."
+        )
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        here = os.path.realpath(folder)
+        if here in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if name[0] not in "._")
+        found += [Path(folder, name) for name in names if name[0] not in "._"]
+    if not found:
+        raise UserError(f"The table {path} is a folder without Parquet files.")
+    return sorted(found)
+
+
+def batches(
+    path: Path, select: Callable[[Sequence[str], Path], list[str]], rows: int
+) -> Iterator[tuple[pa.Table, float]]:
+    """Yields a table's rows, and the share of its files read so far.
+
+    Args:
+      path: a file, or a folder of parts. `a=1` in a folder's name is a column.
+      select: from the column names and the part to the columns that are read;
+        may raise.
+      rows: the rows in a batch.
+
+    Raises:
+      UserError: if a part is not a Parquet file or `select` refuses it.
+    """
+    files = parts(path)
+    for number, part in enumerate(files):
+        try:
+            for batch, done in _part(path, part, select, rows):
+                yield batch, (number + done) / len(files)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{part} cannot be read: {error}") from error
+
+
+def name_rows(path: Path, rows: Sequence[int]) -> list[str]:
+    """Returns the file and the row in it, from 1, of rows numbered from 0."""
+    if not path.is_dir():
+        return [f"{path}, row {row + 1}" for row in rows]
+    names, files = {}, parts(path)
+    start = 0
+    for part in files:
+        end = start + pq.read_metadata(part).num_rows
+        names |= {
+            row: f"{part}, row {row - start + 1}"
+            for row in rows
+            if start <= row < end
+        }
+        start = end
+    return [names[row] for row in rows]
+
+
+def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
+    """Returns cells as they would be in a CSV; "" for a null.
+
+    Floats that are whole numbers are written as such: 12, not 12.0.
+
+    Args:
+      column: strings, numbers or categories.
+      where: file and column, for a message.
+
+    Raises:
+      UserError: if they are something else.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        if pa.types.is_floating(column.type):
+            text = _float_text(column)
+        else:
+            text = column.cast(pa.string())
+            text.validate(full=True)  # Parquet may hold any bytes as strings.
+    except pa.ArrowNotImplementedError as error:
+        raise UserError(
+            f"{where}: its cells are of type {column.type}; they must be "
+            "strings or numbers."
+        ) from error
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{where}: a cell is not UTF-8 text.") from error
+    if pa.types.is_decimal(column.type):
+        text = pc.replace_substring_regex(text, r"\.0+$", "")
+    return text.fill_null("")
+
+
+def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
+    """Returns the first cell that is a float and no exact whole number.
+
+    Returns:
+      Its position and what is wrong with it as an ID; None if there is none.
+    """
+    if not pa.types.is_floating(column.type):
+        return None
+    exact = _EXACT[column.type]
+    column = column.cast(pa.float64())
+    bad = pc.invert(_is_whole(column, exact))
+    bad = pc.and_(bad.fill_null(False), pc.invert(pc.is_nan(column)))
+    row = pc.index(bad.fill_null(False), True).as_py()
+    if row < 0:
+        return None
+    value = column[row].as_py()
+    if abs(value) >= exact:
+        return row, f"{value:g} is a float so large that digits may be lost"
+    return row, f"{value:g} is a float that is not a whole number"
+
+
+def _float_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    wide = column.cast(pa.float64())
+    whole = _is_whole(wide, 2**53).fill_null(False)
+    number = pc.if_else(whole, wide, 0.0).cast(pa.int64()).cast(pa.string())
+    text = pc.if_else(whole, number, column.cast(pa.string()))
+    return pc.if_else(pc.is_nan(wide), None, text)
+
+
+def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
+    return pc.and_(
+        pc.equal(pc.floor(column), column), pc.less(pc.abs(column), limit)
+    )
+
+
+def _part(
+    path: Path,
+    part: Path,
+    select: Callable[[Sequence[str], Path], list[str]],
+    rows: int,
+) -> Iterator[tuple[pa.Table, float]]:
+    """Yields the rows of one file, and the share of it read so far."""
+    fixed = _partition(part.relative_to(path) if part != path else Path())
+    with pq.ParquetFile(part, buffer_size=_BUFFER, pre_buffer=False) as file:
+        inside = [
+            name
+            for name in file.schema_arrow.names
+            if not name.startswith(_INDEX)
+        ]
+        fixed = {a: b for a, b in fixed.items() if a not in inside}
+        wanted = select([*inside, *fixed], part)
+        read = [name for name in wanted if name in inside]
+        total, done = max(file.metadata.num_rows, 1), 0
+        for batch in file.iter_batches(rows, columns=read, use_threads=False):
+            done += batch.num_rows
+            table = pa.Table.from_batches([batch])
+            for name in set(wanted) & set(fixed):
+                cells = pa.repeat(pa.scalar(fixed[name]), batch.num_rows)
+                table = table.append_column(name, cells)
+            yield table.select(wanted), done / total
+
+
+def _partition(part: Path) -> dict[str, str]:
+    """Returns the columns that the names of folders give, as Hive does."""
+    columns = {}
+    for name in part.parts[:-1]:
+        key, equals, value = name.partition("=")
+        if equals:
+            text = "" if value == _NULL else urllib.parse.unquote(value)
+            columns[key] = text
+    return columns

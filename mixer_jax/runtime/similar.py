@@ -1,0 +1,62 @@
+"""Names that a person would take for one: "7" and "7.0", "cat" and "cat "."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def keys(names: Sequence[str] | pa.Array) -> pa.Array:
+    """Returns a key for each name, equal for names that look alike.
+
+    Blanks, case, Unicode's composed and decomposed forms, and leading zeros and
+    the fraction .0 of whole numbers do not count.
+    """
+    if not isinstance(names, pa.Array | pa.ChunkedArray):
+        names = pa.array(names, pa.string())
+    text = pc.utf8_lower(pc.utf8_normalize(names, "NFC"))
+    text = pc.utf8_trim_whitespace(
+        pc.replace_substring_regex(text, r"[\s\p{Z}]+", " ")
+    )
+    return pc.replace_substring_regex(text, r"^0*(\d+)(\.0*)?$", r"\1")
+
+
+def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the names that look like an earlier one, each with that one.
+
+    Args:
+      names: distinct.
+    """
+    encoded = keys(names).dictionary_encode().indices.to_numpy()
+    later = np.flatnonzero(pd.Series(encoded).duplicated())
+    if not len(later):
+        return []
+    _, first = np.unique(encoded, return_index=True)
+    return [(names[first[encoded[i]]], names[i]) for i in later]
+
+
+def hint(name: str, known: Sequence[str] | pd.Series) -> str:
+    """Returns how a message about an unknown name goes on; "" if none is alike.
+
+    Args:
+      name: the unknown one.
+      known: the others.
+    """
+    known = pd.Series(known, dtype=str).reset_index(drop=True)
+    alike = np.flatnonzero(
+        pc.equal(keys(known.tolist()), keys([name])[0]).to_numpy(
+            zero_copy_only=False
+        )
+    )
+    if not len(alike):
+        return ""
+    other = known[alike[0]]
+    if name.partition(".")[0] == other.partition(".")[0]:
+        return (
+            f', which has "{other}": a program such as pandas has turned IDs '
+            "into floats; write them as whole numbers or as text, in pandas "
+            'with .astype("Int64")'
+        )
+    return f", which has {other!r}; write it the same in both"

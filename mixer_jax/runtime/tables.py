@@ -1,0 +1,340 @@
+"""Tables in files: the one reader and the one writer of all commands.
+
+A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
+files. Every cell is read as text, "" where it is empty, and what is written
+reads back as it was. pandas is imported where frames are read only: Beam's
+environment need not have it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixer_jax.errors import UserError
+from mixer_jax.runtime import csv_files, files, parquet_files
+from mixer_jax.runtime.csv_files import BLOCK
+from mixer_jax.runtime.parquet_files import ROWS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The columns that a kind of table has.
+
+    Attributes:
+      columns: those that must be there.
+      optional: those that are read as "" where they are missing.
+      ids: those whose cells identify something, so that no digit may be lost.
+      exact: whether any other column is an error; they are ignored otherwise.
+      name: what messages call such a table.
+      note: what a message about wrong columns adds.
+    """
+
+    columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    exact: bool = False
+    name: str = "table"
+    note: str = ""
+
+    def check(self, names: Sequence[str], path: str | os.PathLike) -> None:
+        """Checks the names of a table's columns.
+
+        Raises:
+          UserError: names what is missing, unknown or there twice.
+        """
+        names = [str(name) for name in names]
+        ours = (*self.columns, *self.optional)
+        unknown = [name for name in names if name not in ours]
+        missing = [name for name in self.columns if name not in names]
+        twice = [name for name in ours if names.count(name) > 1]
+        if not missing and not twice and not (unknown and self.exact):
+            return
+        said = [f"The {self.name} {path} has wrong columns."]
+        for name in unknown if self.exact else ():
+            said.append(f"Unknown column {name!r}{_meant(name, missing)}")
+        for name in missing:
+            hint = "" if self.exact else _meant(name, unknown)
+            said.append(f"Missing column {name!r}{hint}")
+        said += [f"Column {name!r} is there more than once" for name in twice]
+        if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
+            said.append("Is the file separated by commas?")
+        elif not self.exact and missing:
+            said.append(f"Its columns are {', '.join(map(repr, names))}.")
+        exactly = "exactly " if self.exact else ""
+        said.append(f"It needs {exactly}{', '.join(self.columns)}{self.note}.")
+        raise UserError("\n  ".join(said))
+
+
+class Batch(NamedTuple):
+    """Some rows of a table.
+
+    Attributes:
+      rows: the layout's columns, all strings, "" where empty; the index is the
+        rows' number in the table, from 0.
+      done: the share of the table that is read, 0 to 1.
+    """
+
+    rows: pd.DataFrame
+    done: float
+
+
+def batches(
+    path: str | os.PathLike,
+    layout: Layout,
+    *,
+    rows: int = ROWS,
+    block: int = BLOCK,
+) -> Iterator[Batch]:
+    """Yields a table's rows in order, a batch at a time in bounded memory.
+
+    Args:
+      path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of Parquet
+        files.
+      layout: the columns that are read.
+      rows: how many make a batch of Parquet.
+      block: how many bytes of CSV make a batch.
+
+    Raises:
+      UserError: if the table is missing, cannot be read, or has other columns.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    is_parquet = _is_parquet(path, layout)
+    columns = [*layout.columns, *layout.optional]
+
+    def select(names: Sequence[str], part: Path) -> list[str]:
+        layout.check(names, part)
+        return [name for name in columns if name in names]
+
+    read = (
+        parquet_files.batches(path, select, rows)
+        if is_parquet
+        else csv_files.batches(path, select, block)
+    )
+    start = 0
+    try:
+        for table, done in read:
+            texts = _texts(table, path, layout, start)
+            frame = pa.table({a: texts[a] for a in columns}).to_pandas()
+            frame.index = pd.RangeIndex(start, start + len(frame))
+            start += len(frame)
+            yield Batch(frame, done)
+    except UserError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"The {layout.name} {path} cannot be read: {error}"
+        ) from error
+
+
+def read(
+    path: str | os.PathLike, layout: Layout, *, allow_empty: bool = False
+) -> pd.DataFrame:
+    """Returns a whole table.
+
+    Args:
+      path: see `batches`.
+      layout: the columns that are read.
+      allow_empty: whether the table may have no rows.
+
+    Returns:
+      A frame with the layout's columns, all strings, and rows 0 to N-1;
+      `attrs["table"]` is the path.
+
+    Raises:
+      UserError: see `batches`; and if there are no rows.
+    """
+    import pandas as pd
+
+    frames = [batch.rows for batch in batches(path, layout)]
+    if not sum(map(len, frames)) and not allow_empty:
+        raise UserError(f"The {layout.name} {path} has no rows, only a header.")
+    frames = frames or [
+        pd.DataFrame(columns=[*layout.columns, *layout.optional])
+    ]
+    frame = pd.concat(frames, ignore_index=True).astype(str)
+    frame.attrs["table"] = str(path)
+    return frame
+
+
+def write(
+    table: pd.DataFrame | pa.Table, path: str | os.PathLike, what: str = ""
+) -> None:
+    """Writes a table whole or not at all, by its suffix.
+
+    Numbers stay numbers in Parquet; a null is written as such, or "" in CSV.
+
+    Args:
+      table: its columns.
+      path: of the file, see `files.write`.
+      what: it is, in a sentence, if it took long to make; see `files.deliver`.
+
+    Raises:
+      UserError: if a cell has a lone surrogate, which no file can hold, or the
+        suffix is neither `.csv` nor `.parquet`.
+    """
+    path = Path(path)
+    if not _has_suffix(path, *SUFFIXES):
+        raise UserError(f"The table {path} must be a .csv or a .parquet file.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; move it away, or name a file.")
+    table = _as_arrow(table, str(path))
+
+    def write_rows(draft: Path) -> None:
+        if _has_suffix(path, ".parquet"):
+            pq.write_table(table, draft)
+            return
+        with open(draft, "w", encoding="utf-8", newline="") as file:
+            file.writelines(_lines(table))
+
+    if what:
+        files.deliver(path, write_rows, what)
+    else:
+        files.write(path, write_rows)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Returns the text that `write` would put into a CSV file."""
+    return "".join(_lines(_as_arrow(table, "the table")))
+
+
+def find(folder: str | os.PathLike, name: str) -> Path | None:
+    """Returns a table in a folder by its name without suffix; None if missing.
+
+    Raises:
+      UserError: if it is there in both formats.
+    """
+    paths = [Path(folder) / (name + suffix) for suffix in SUFFIXES]
+    found = [path for path in paths if path.exists()]
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} has both {name}.csv and {name}.parquet; exactly one of "
+            "them is needed."
+        )
+    return found[0] if found else None
+
+
+def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
+    """Returns the file and line or row of records numbered from 0.
+
+    A record of a CSV is named by the line it starts on; the header is line 1.
+
+    Args:
+      path: of the table; "" if it has none.
+      records: their numbers.
+    """
+    name = os.fspath(path)
+    if not name:
+        return [f"row {record + 1}" for record in records]
+    if _has_suffix(name, ".csv"):
+        lines = csv_files.find_lines(name, records)
+        return [f"{name}, line {line}" for line in lines]
+    return parquet_files.name_rows(Path(name), records)
+
+
+def _is_parquet(path: Path, layout: Layout) -> bool:
+    """Returns whether a table is of Parquet; raises if it is no table."""
+    if not os.path.exists(path):
+        link = os.path.islink(path)
+        hint = " but a link that leads nowhere" if link else ""
+        raise UserError(f"There is no {layout.name} at {path}{hint}.")
+    if path.is_dir() or _has_suffix(path, ".parquet"):
+        if _has_suffix(path, ".csv"):
+            raise UserError(
+                f"The {layout.name} {path} is a folder; only a table of "
+                "Parquet files may be one."
+            )
+        return True
+    if not _has_suffix(path, ".csv"):
+        raise UserError(
+            f"The {layout.name} {path} must be a .csv or a .parquet file."
+        )
+    return False
+
+
+def _has_suffix(path: str | os.PathLike, *suffixes: str) -> bool:
+    return os.fspath(path).lower().endswith(suffixes)
+
+
+def _texts(
+    table: pa.Table, path: Path, layout: Layout, start: int
+) -> dict[str, pa.Array]:
+    """Returns the cells of each column of a layout as strings."""
+    texts = {}
+    for name in (*layout.columns, *layout.optional):
+        if name not in table.column_names:
+            texts[name] = pa.repeat(pa.scalar(""), table.num_rows)
+            continue
+        if name in layout.ids and (bad := parquet_files.lossy(table[name])):
+            row, problem = bad
+            (where,) = name_records(path, [start + row])
+            raise UserError(
+                f"{where}, column {name}: {problem}; write IDs as text or "
+                "integers."
+            )
+        texts[name] = parquet_files.as_text(
+            table[name], f"{path}, column {name}"
+        )
+    return texts
+
+
+def _as_arrow(table: pd.DataFrame | pa.Table, where: str) -> pa.Table:
+    if isinstance(table, pa.Table):
+        return table
+    try:
+        made = pa.Table.from_pandas(table, preserve_index=False)
+    except UnicodeEncodeError as error:
+        name = next(
+            f", column {column}, row {row + 1}: {cell!r}"
+            for column in table
+            for row, cell in enumerate(table[column])
+            if isinstance(cell, str) and not _is_text(cell)
+        )
+        raise UserError(
+            f"{where}{name} cannot be written: it holds half a character (a "
+            "lone surrogate), as names that are not UTF-8 do; rename it."
+        ) from error
+    return made.replace_schema_metadata(None)
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _lines(table: pa.Table) -> Iterator[str]:
+    """Yields the text of a CSV file, piece by piece."""
+    names = table.column_names
+    yield csv_files.encode_header(names)
+    for batch in table.to_batches(max_chunksize=ROWS):
+        texts = [
+            parquet_files.as_text(batch.column(place), f"column {name}")
+            for place, name in enumerate(names)
+        ]
+        yield csv_files.encode(pa.RecordBatch.from_arrays(texts, names))
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    plain = {other.strip().lower(): other for other in known}
+    near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
+    if near:
+        return f"; did you mean {plain[near[0]]!r}?"
+    index = not name or name.startswith("Unnamed:")
+    return "; is it an index of pandas? (index=False)" if index else ""

@@ -1,0 +1,49 @@
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixer_jax.runtime import similar
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("cat", "cat "),
+        ("cat", "\tCat"),
+        ("a b", "a\xa0 b"),
+        ("12", "12.0"),
+        ("7", "007"),
+        ("é", "e\u0301"),
+        ("0", "000"),
+    ],
+)
+def test_names_that_look_alike(a, b):
+    assert similar.keys([a]) == similar.keys([b])
+    assert similar.pairs(["other", a, b]) == [(a, b)]
+    assert "which has" in similar.hint(a, ["x", b])
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("1.5", "1"), ("12", "120"), ("a.0", "a"), ("", "0"), ("a", "b")],
+)
+def test_names_that_do_not(a, b):
+    assert similar.pairs([a, b]) == []
+    assert similar.hint(a, [b]) == ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=8))
+def test_a_key_is_that_of_its_own_forms(name):
+    (key,) = similar.keys([name]).to_pylist()
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, name)
+        assert similar.keys([f" {other}\n"]).to_pylist() == [key]
+
+
+def test_floats_of_pandas_are_named_as_such():
+    assert "into floats" in similar.hint("12.0", ["12"])
+    assert "into floats" in similar.hint("12", ["12.0"])
+    assert "into floats" not in similar.hint("12 ", ["12"])
