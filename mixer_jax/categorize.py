@@ -20,6 +20,7 @@ from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime import ownership
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,35 +37,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)
-    out, size, text = Path(given.out), given.size, given.text_encoder
     try:
-        chosen = from_flags(given)
-        before = identities.read_previous(given.previous)
-        clicks = log.read_folder(given.log)
-        inside = tables.relative_to(tables.catalogue(clicks), out)
-        kept, skipped = images.check_images(inside, out, given.max_skipped)
-        clicks = log.keep(clicks, set(kept["sample_id"]))
-        truth = table.read_table(given.truth) if given.truth else None
-        kept = kept if truth is None else tables.with_truth(kept, truth)
-        shown = encoding.encode(
-            clicks,
-            out / "features.npz",
-            f"{given.image_encoder} {size} {text}",
-            lambda p: features.image_features(given.image_encoder, p, size),
-            lambda t: features.text_features(text, t, length=32),
-        )
-        found = find_categories(shown, clicks.clicks, chosen)
-        rows, left = tables.found_rows(kept, found.combined)
-        rows, changes = identities.rename(rows, left, before)
-        if truth is None or truth["split"].str.contains("/").any():
-            rows = table.with_both_directions(rows)
-        if truth is not None:
-            test = table.select(truth, "test")
-            rows = tables.with_moved(rows, test, given.truth, out)
-        table.write_table(rows, out / "found.csv")
+        with ownership.hold(given.out, "--out"):
+            return _categorize(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _categorize(given: argparse.Namespace) -> int:
+    out, size, text = Path(given.out), given.size, given.text_encoder
+    chosen = from_flags(given)
+    before = identities.read_previous(given.previous)
+    clicks = log.read_folder(given.log)
+    inside = tables.relative_to(tables.catalogue(clicks), out)
+    kept, skipped = images.check_images(inside, out, given.max_skipped)
+    clicks = log.keep(clicks, set(kept["sample_id"]))
+    truth = table.read_table(given.truth) if given.truth else None
+    kept = kept if truth is None else tables.with_truth(kept, truth)
+    shown = encoding.encode(
+        clicks,
+        out / "features.npz",
+        f"{given.image_encoder} {size} {text}",
+        lambda p: features.image_features(given.image_encoder, p, size),
+        lambda t: features.text_features(text, t, length=32),
+    )
+    found = find_categories(shown, clicks.clicks, chosen)
+    rows, left = tables.found_rows(kept, found.combined)
+    rows, changes = identities.rename(rows, left, before)
+    if truth is None or truth["split"].str.contains("/").any():
+        rows = table.with_both_directions(rows)
+    if truth is not None:
+        test = table.select(truth, "test")
+        rows = tables.with_moved(rows, test, given.truth, out)
+    table.write_table(rows, out / "found.csv")
     left.to_csv(out / "unassigned.csv", index=False)
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()

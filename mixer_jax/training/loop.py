@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import ownership
 from mixer_jax.training import (
     abstract_step,
     embedding_store,
@@ -79,12 +80,10 @@ def train(
     console = console or rich.console.Console(quiet=quiet)
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
-
-    # ---- Config, workdir and data: everything that can be wrong by itself.
     paths.check(workdir)
     setup.check_start(config, workdir)
-    workdir_lib.check_config(workdir, config)
     if workdir_lib.latest_step(workdir) == config.steps:
+        workdir_lib.check_config(workdir, config)
         console.print(
             f"{config.name}: finished before, {config.steps} steps in "
             f"{workdir}.",
@@ -92,6 +91,20 @@ def train(
             soft_wrap=True,
         )
         return None
+    with ownership.hold(workdir, "--workdir", together=True) as owner:
+        return _train(config, workdir, mesh, console, clock, owner)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: paths.Path,
+    mesh: Mesh,
+    console: rich.console.Console,
+    clock: Clock,
+    owner: ownership.Owner,
+) -> TrainState:
+    """Trains a stage in a workdir that no other run uses; see `train`."""
+    # ---- Config, workdir and data: everything that can be wrong by itself.
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
     for skipped in run.inputs.skipped:
@@ -166,6 +179,7 @@ def train(
 
     def save(step: int) -> None:
         with clock.phase(CHECKPOINT), jax.transfer_guard("allow"):
+            owner.check()
             spool.send(METRICS)
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
@@ -253,12 +267,17 @@ def _content(
     if not run.config.data.cached:
         return inputs.Pictures(run.inputs, run.config)
     store = feature_store if any(run.rates.values()) else embedding_store
-    return store.make(
-        workdir_lib.features_folder(workdir, run.config),
-        run.inputs,
-        run.config,
-        run.model,
-        variables,
-        run.mesh,
-        console,
-    )
+    folder = workdir_lib.features_folder(workdir, run.config)
+    # Other runs may share it, but not while it is filled.
+    with ownership.hold(
+        folder.parent, "--config.data.features", part=f"-{folder.name}"
+    ):
+        return store.make(
+            folder,
+            run.inputs,
+            run.config,
+            run.model,
+            variables,
+            run.mesh,
+            console,
+        )
