@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import sys
@@ -30,6 +31,8 @@ from mixer_jax.errors import UserError
 Path = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
+_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # in names of folders; see `plain`
+_OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
 
 def make(name: str | os.PathLike) -> Path:
@@ -37,9 +40,11 @@ def make(name: str | os.PathLike) -> Path:
 
     Raises:
       UserError: if it is elsewhere than on this machine or in a bucket of
-        Google Cloud Storage, or in a bucket and the extra `gcs` is missing.
+        Google Cloud Storage, or in a bucket and the extra `gcs` is missing,
+        or its name is not text.
     """
     text = os.fspath(name)
+    _check_text(text)
     if "://" not in text:
         return pathlib.Path(text)
     bucket = text.removeprefix(_SCHEME).strip("/")
@@ -60,6 +65,16 @@ def make(name: str | os.PathLike) -> Path:
     # Others write there too: what was listed once is not so for ever.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
+
+
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name {name!a} is not UTF-8, which files of a run name "
+            "it in; rename the folder."
+        ) from error
 
 
 def is_remote(path: Path) -> bool:
@@ -132,6 +147,40 @@ def kvstore(path: Path) -> dict[str, Any]:
         inside = "".join(f"{folder}/" for folder in folders)
         return {"driver": "gcs", "bucket": bucket, "path": inside}
     return {"driver": "file", "path": f"{absolute(path)}/"}
+
+
+def plain(path: Path) -> Path:
+    """Returns a name of a folder that every library takes as it is.
+
+    Orbax and TFDS take `[`, `*` and `?` in a folder's name for a pattern, and
+    TensorStore takes a backslash for a slash. A local folder whose name has
+    anything but letters, digits and the most usual signs is named by a file
+    descriptor, which is kept open: that name is good in this process alone.
+
+    Args:
+      path: of a folder; one that does not exist is returned unchanged.
+
+    Raises:
+      UserError: if this system has no such names.
+    """
+    if is_remote(path):
+        return path
+    path = absolute(path)
+    if _PLAIN.fullmatch(str(path)) or not path.is_dir():
+        return path
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    status = os.fstat(file)
+    known = _OPEN.setdefault((status.st_dev, status.st_ino), file)
+    if known != file:
+        os.close(file)
+    name = pathlib.Path(f"/proc/self/fd/{known}")
+    if not name.is_dir():
+        raise UserError(
+            f"{path} has characters in its name that the libraries behind this "
+            "take for a pattern; name a folder with letters, digits, spaces "
+            "and any of ._-=+,@~ alone."
+        )
+    return name
 
 
 def cache(path: Path) -> pathlib.Path:

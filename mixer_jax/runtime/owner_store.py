@@ -86,9 +86,7 @@ class Folder:
         del version
         draft = self.folder / f".owner-{record.token}"
         try:
-            draft.writeowner_record.to_json(
-                owner_record.to_json(record), encoding="utf-8"
-            )
+            draft.write_text(owner_record.to_json(record), encoding="utf-8")
             os.replace(draft, self._path)
         finally:
             draft.unlink(missing_ok=True)

@@ -148,14 +148,13 @@ def _take(
     try:
         locked = _lock(store)
         seen = store.read()
-        if locked is None or not _is_free(seen, locked, store, say):
+        if locked is not None:
+            free = _wait_until_free(seen, locked, store, say)
+            if free is not None and store.write(record, free.version):
+                seen = store.read()
+        if seen.record is None or seen.record.token != record.token:
             store.close(record)
             raise _refusal(store.folder, flag, seen.record)
-        written = store.write(record, seen.version)
-        there = store.read().record
-        if not written or there is None or there.token != record.token:
-            store.close(record)
-            raise _refusal(store.folder, flag, there)
     except UserError:
         raise
     except paths.failures() as error:
@@ -179,43 +178,44 @@ def _lock(store: Folder | Bucket) -> bool | None:
             return locked
         # A process that was killed keeps its lock until its memory is freed.
         there = store.read().record
-        if (
-            there is None
-            or not there.is_of_this_machine()
-            or there.is_alive()
-            or there.process == os.getpid()
-        ):
+        if there is None or not there.is_of_this_machine() or there.is_alive():
             return None
         time.sleep(_DYING)
 
 
-def _is_free(
+def _wait_until_free(
     seen: Seen,
     locked: bool,
     store: Folder | Bucket,
     say: Callable[[str], None],
-) -> bool:
-    """Returns whether nobody alive owns a folder; waits for a heartbeat."""
+) -> Seen | None:
+    """Returns the record to replace; None if its owner is alive.
+
+    Args:
+      seen: the record as it is now.
+      locked: whether this process has locked the folder.
+      store: of the record.
+      say: see `hold`.
+    """
     if seen.version is None:
-        return True
+        return seen
     there = seen.record
     if there is not None and there.is_of_this_machine():
-        return locked or not there.is_alive()
-    age = max(seen.age(), 0.0)
-    if age >= STALE:
-        return True
-    who = "another run" if there is None else there
-    say(
-        f"{store.folder} was last used by {who}. Waiting at most "
-        f"{STALE - age:.0f} s to see whether that run is alive."
-    )
-    end = time.monotonic() + STALE - age
+        return seen if locked or not there.is_alive() else None
+    left = STALE - max(seen.age(), 0.0)
+    if left > 0:
+        who = "another run" if there is None else there
+        say(
+            f"{store.folder} was last used by {who}. Waiting at most "
+            f"{left:.0f} s to see whether that run is alive."
+        )
+    end = time.monotonic() + left
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(_POLL, left))
         now = store.read()
         if now.version != seen.version:
-            return now.version is None  # It has ended, or is alive.
-    return True
+            return now if now.version is None else None
+    return seen
 
 
 def _refusal(folder: paths.Path, flag: str, there: Record | None) -> UserError:

@@ -40,7 +40,9 @@ def latest_step(workdir: str | os.PathLike) -> int | None:
     with paths.reaching(folder):
         if not folder.is_dir():
             return None
-        return max(ocp.utils.checkpoint_steps(folder), default=None)
+        return max(
+            ocp.utils.checkpoint_steps(paths.plain(folder)), default=None
+        )
 
 
 def trained_step(workdir: str | os.PathLike) -> int:
