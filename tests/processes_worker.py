@@ -10,7 +10,9 @@ from absl import flags
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import ownership
 from mixer_jax.training import command_line
+from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.clock import Clock
 from mixer_jax.training.state import TrainState
@@ -73,6 +75,15 @@ def main() -> None:
             if _ACT.value == "die_before_save":
                 state = double(state)
             checkpoints.save(2, state, {})
+    elif _ACT.value == "own":
+        with ownership.hold(_FOLDER.value, "--workdir", together=True) as owner:
+            state = make_state()
+            with Checkpoints(_FOLDER.value) as checkpoints:
+                owner.check()
+                checkpoints.save(1, state, {"next": 1})
+            with Checkpoints(_FOLDER.value) as checkpoints:
+                mesh = mesh_lib.make_mesh()
+                checkpoints.restore(state_lib.abstract(state, mesh))
     elif _ACT.value == "freeze":
         together(-1)  # compiles
         clock = Clock()
