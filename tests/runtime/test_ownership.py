@@ -156,6 +156,7 @@ def test_a_process_that_is_being_killed_is_waited_for(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_fork_does_not_keep_the_lock(tmp_path):
     context = multiprocessing.get_context("fork")
     over = context.Event()

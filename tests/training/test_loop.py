@@ -109,6 +109,29 @@ def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
     assert checkpoints.load_model(tmp_path).step == 8
 
 
+def test_a_workdir_of_any_name_trains_and_goes_on(
+    toy, tiny_config, tmp_path, steps
+):
+    workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
+    tiny_config.profile = "2-3"
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = (("encoder", 0.0),)
+    steps.kill_at = 5
+    with pytest.raises(KilledError):
+        train(tiny_config, workdir)
+    steps.kill_at = None
+    train(tiny_config, workdir)
+    assert workdir_lib.latest_step(workdir) == 8
+    assert checkpoints.load_model(workdir).step == 8
+    files = {path.name for path in workdir.rglob("*") if path.is_file()}
+    assert any(name.startswith("events.out") for name in files)
+    assert any(name.endswith(".xplane.pb") for name in files)
+    # Nothing lies anywhere else.
+    assert [path.name for path in tmp_path.iterdir()] == [workdir.parent.name]
+
+
 def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
     workdir = tmp_path / "run"
     with (
