@@ -113,7 +113,7 @@ def test_a_workdir_of_any_name_trains_and_goes_on(
     toy, tiny_config, tmp_path, steps
 ):
     workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
-    tiny_config.profile = "2-3"
+    tiny_config.profile = "2:3"
     tiny_config.data.cached = True
     tiny_config.data.augment = "none"
     tiny_config.model.image.batch_norm = "frozen"
