@@ -32,6 +32,7 @@ Path = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
 _PLAIN = re.compile(r"[\w./ =+,@~-]*")  # in names of folders; see `plain`
+_PLAIN_OBJECT = re.compile(r"[A-Za-z0-9._/=,@~:-]*")  # see `check`
 _OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
 
@@ -241,6 +242,9 @@ def reaching(path: Path) -> Iterator[None]:
 def check(path: Path) -> None:
     """Checks that a bucket is there and this process may write to it.
 
+    A folder's name must be one that all libraries find again: patterns, spaces
+    and characters with a meaning in addresses are none.
+
     Nothing is checked of a local path.
 
     Raises:
@@ -248,6 +252,12 @@ def check(path: Path) -> None:
     """
     if not is_remote(path):
         return
+    if not _PLAIN_OBJECT.fullmatch(str(path)):
+        raise UserError(
+            f"{path} cannot be used: the libraries that reach a bucket do not "
+            "agree on other characters than ASCII letters, digits and any of "
+            "._-=,@~: in a name. Name another folder in the bucket."
+        )
     from google.api_core.exceptions import NotFound
     from google.cloud import storage
 
