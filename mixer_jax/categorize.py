@@ -19,7 +19,7 @@ from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.models import features
-from mixer_jax.runtime import command, files, terminal
+from mixer_jax.runtime import command, files, ownership, terminal
 from mixer_jax.runtime.tables import write
 
 
@@ -37,12 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)
-    return command.run(lambda: _categorize(given))
+    return command.run(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    files.check_folder(given.out, "The categories")
+    with ownership.hold(given.out, "--out"):
+        _categorize(given)
 
 
 def _categorize(given: argparse.Namespace) -> None:
     out, size, text = Path(given.out), given.size, given.text_encoder
-    files.check_folder(out, "The categories")
     chosen = from_flags(given)
     before = identities.read_previous(given.previous)
     clicks = log.read_folder(given.log)

@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(given: argparse.Namespace) -> None:
     out = given.out or paths.make(given.workdir) / "metrics.json"
-    stages = [name for name in given.stages.split(",") if name]
-    models = runs.find_models(given.workdir, stages, given.models)
+    models = runs.find_models(given.workdir, given.stage, given.model)
     evaluate.check_out(out)
     rows = runs.measure_models(
         models,

@@ -16,6 +16,7 @@ import glob as glob_lib
 import importlib.util
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import sys
@@ -32,6 +33,9 @@ from mixer_jax.runtime import files
 Path = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
+_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # in names of folders; see `plain`
+_PLAIN_OBJECT = re.compile(r"[A-Za-z0-9._/=,@~:-]*")  # see `check`
+_OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
 
 def make(name: str | os.PathLike) -> Path:
@@ -39,9 +43,11 @@ def make(name: str | os.PathLike) -> Path:
 
     Raises:
       UserError: if it is elsewhere than on this machine or in a bucket of
-        Google Cloud Storage, or in a bucket and the extra `gcs` is missing.
+        Google Cloud Storage, or in a bucket and the extra `gcs` is missing,
+        or its name is not text.
     """
     text = os.fspath(name)
+    _check_text(text)
     if "://" not in text:
         return pathlib.Path(text)
     bucket = text.removeprefix(_SCHEME).strip("/")
@@ -62,6 +68,16 @@ def make(name: str | os.PathLike) -> Path:
     # Others write there too: what was listed once is not so for ever.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
+
+
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name {name!a} is not UTF-8, which files of a run name "
+            "it in; rename the folder."
+        ) from error
 
 
 def is_remote(path: Path) -> bool:
@@ -172,6 +188,40 @@ def kvstore(path: Path) -> dict[str, Any]:
     return {"driver": "file", "path": f"{absolute(path)}/"}
 
 
+def plain(path: Path) -> Path:
+    """Returns a name of a folder that every library takes as it is.
+
+    Orbax and TFDS take `[`, `*` and `?` in a folder's name for a pattern, and
+    TensorStore takes a backslash for a slash. A local folder whose name has
+    anything but letters, digits and the most usual signs is named by a file
+    descriptor, which is kept open: that name is good in this process alone.
+
+    Args:
+      path: of a folder; one that does not exist is returned unchanged.
+
+    Raises:
+      UserError: if this system has no such names.
+    """
+    if is_remote(path):
+        return path
+    path = absolute(path)
+    if _PLAIN.fullmatch(str(path)) or not path.is_dir():
+        return path
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    status = os.fstat(file)
+    known = _OPEN.setdefault((status.st_dev, status.st_ino), file)
+    if known != file:
+        os.close(file)
+    name = pathlib.Path(f"/proc/self/fd/{known}")
+    if not name.is_dir():
+        raise UserError(
+            f"{path} has characters in its name that the libraries behind this "
+            "take for a pattern; name a folder with letters, digits, spaces "
+            "and any of ._-=+,@~ alone."
+        )
+    return name
+
+
 def cache(path: Path) -> pathlib.Path:
     """Returns the local folder for what cannot be in a bucket's folder."""
     return platformdirs.user_cache_path("mixer_jax").joinpath(
@@ -230,6 +280,9 @@ def reaching(path: Path) -> Iterator[None]:
 def check(path: Path) -> None:
     """Checks that a bucket is there and this process may write to it.
 
+    A folder's name must be one that all libraries find again: patterns, spaces
+    and characters with a meaning in addresses are none.
+
     Nothing is checked of a local path.
 
     Raises:
@@ -237,6 +290,12 @@ def check(path: Path) -> None:
     """
     if not is_remote(path):
         return
+    if not _PLAIN_OBJECT.fullmatch(str(path)):
+        raise UserError(
+            f"{path} cannot be used: the libraries that reach a bucket do not "
+            "agree on other characters than ASCII letters, digits and any of "
+            "._-=,@~: in a name. Name another folder in the bucket."
+        )
     from google.api_core.exceptions import NotFound
     from google.cloud import storage
 

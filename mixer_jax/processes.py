@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -34,12 +34,14 @@ WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
 _POLL = 0.5  # seconds between two looks for an end
+_PATIENCE = 2.0  # seconds for each of the last actions of a process
 _ECHO = 3.0  # seconds that the reason of another's end may take to arrive
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
 _HEARD = f"{_PREFIX}/heard"
 _MEETINGS = itertools.count()
 _OVER = threading.Event()  # set when this process needs to hear no more
+_LEAVING: list[Callable[[], None]] = []  # see `leaving`
 
 
 def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
@@ -175,6 +177,19 @@ def gather(name: str, value: Any) -> list[Any]:
     return [values[index] for index in range(jax.process_count())]
 
 
+@contextlib.contextmanager
+def leaving(action: Callable[[], None]) -> Iterator[None]:
+    """Calls `action` if the process ends within the block, and all others do.
+
+    Such an end does not unwind the stack; see `end_all`.
+    """
+    _LEAVING.append(action)
+    try:
+        yield
+    finally:
+        _LEAVING.remove(action)
+
+
 def raised_by_devices(error: Exception) -> bool:
     """Whether a program of all processes raised it: perhaps one has died.
 
@@ -287,6 +302,11 @@ def _part(code: int) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without waiting for the others."""
+    for action in _LEAVING:
+        # What hangs, as a network file system may, must not keep the process.
+        thread = threading.Thread(target=action, daemon=True)
+        thread.start()
+        thread.join(_PATIENCE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -5,6 +5,7 @@ emulators in the package registry ignore the preconditions of a write, on which
 TensorStore relies, and answer one request at a time.
 """
 
+import datetime
 import http.server
 import itertools
 import json
@@ -22,6 +23,7 @@ class Object(NamedTuple):
 
     data: bytes
     generation: int
+    updated: str
 
 
 class RefusedError(Exception):
@@ -76,7 +78,10 @@ class Server(http.server.ThreadingHTTPServer):
             wanted = query.get("ifGenerationMatch")
             if wanted is not None and int(wanted) != there:
                 raise RefusedError(412)
-            objects[name] = Object(data, next(self.numbers))
+            now = datetime.datetime.now(datetime.UTC)
+            objects[name] = Object(
+                data, next(self.numbers), f"{now:%Y-%m-%dT%H:%M:%S.%fZ}"
+            )
             return about(bucket, name, objects[name])
 
     def take(self, bucket: str, name: str, query: Mapping[str, str]) -> Object:
@@ -103,8 +108,8 @@ def about(bucket: str, name: str, found: Object) -> dict:
         "generation": str(found.generation),
         "metageneration": "1",
         "contentType": "application/octet-stream",
-        "updated": "2026-01-01T00:00:00.000Z",
-        "timeCreated": "2026-01-01T00:00:00.000Z",
+        "updated": found.updated,
+        "timeCreated": found.updated,
     }
 
 

@@ -10,6 +10,7 @@ from absl import flags
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import ownership
 from mixer_jax.training import command_line
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.clock import Clock
@@ -73,6 +74,14 @@ def main() -> None:
             if _ACT.value == "die_before_save":
                 state = double(state)
             checkpoints.save(2, state, {})
+    elif _ACT.value == "own":
+        with ownership.hold(_FOLDER.value, "--workdir", together=True) as owner:
+            state = make_state()
+            with Checkpoints(_FOLDER.value) as checkpoints:
+                owner.check()
+                checkpoints.save(1, state, {"next": 1})
+            with Checkpoints(_FOLDER.value) as checkpoints:
+                checkpoints.read({"proxies": {"proxies": state.proxies}})
     elif _ACT.value == "freeze":
         together(-1)  # compiles
         clock = Clock()

@@ -24,7 +24,7 @@ def run(colour_run, bucket, cloud):
 
 def test_rows_and_page_are_written_there(run, cloud, capsys):
     assert evaluate.main([f"--workdir={run}"]) == 0
-    assert evaluate.main([f"--workdir={run}", "--stages=stage2"]) == 0
+    assert evaluate.main([f"--workdir={run}", "--stage=stage2"]) == 0
     assert report.main([f"--workdir={run}"]) == 0
     assert f"Wrote {run}/report/index.html" in capsys.readouterr().out
     objects = cloud.buckets[run.split("/")[2]]

@@ -8,6 +8,7 @@ from PIL import Image
 from mixer_jax import categorize
 from mixer_jax.categories import simulate
 from mixer_jax.data import table
+from mixer_jax.runtime import ownership
 
 COUNT = 60
 
@@ -165,3 +166,12 @@ def test_other_methods(run, method, capsys):
     assert figures["ways"]["combined"]["largest"] <= 5
     assert categorize.main([*arguments, "--method=optics"]) == 2
     assert "hdbscan" in capsys.readouterr().err
+
+
+def test_a_second_run_in_its_folder_is_refused(run, capsys):
+    root, _, calls = run
+    with ownership.hold(root / "out", "--out"):
+        code = categorize.main([f"--log={root}/log", f"--out={root}/out"])
+    assert code == 2
+    assert "Another run is using" in capsys.readouterr().err
+    assert not calls

@@ -53,7 +53,7 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
 def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
     root, _ = colours
     (root / "red_document_forward.png").write_bytes(b"nothing")
-    arguments = [f"--workdir={colour_run}", "--stages=stage2"]
+    arguments = [f"--workdir={colour_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
@@ -66,7 +66,7 @@ def test_the_remedies_for_queries_without_a_document_work(
     root, frame = colours
     red = (frame.category_id == "red") & (frame.role == "document")
     table.write_table(frame[~red], root / "colours.csv")
-    arguments = [f"--workdir={colour_run}", "--stages=stage2"]
+    arguments = [f"--workdir={colour_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)

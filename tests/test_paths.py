@@ -114,3 +114,39 @@ def test_the_cache_has_a_folder_for_each(bucket, tmp_path):
     name = bucket.removeprefix("gs://")
     place = tmp_path / "cache" / "mixer_jax" / "gs" / name
     assert folder == place / "runs" / "stage2"
+
+
+@pytest.mark.parametrize("sign", [*"[]*?#% &+\n\x01\\", "é"])
+def test_a_name_that_a_bucket_would_lose_is_refused(bucket, cloud, sign):
+    with pytest.raises(UserError, match="Name another folder in the bucket"):
+        paths.check(paths.make(f"{bucket}/a{sign}b/run"))
+    assert not cloud.buckets[bucket.removeprefix("gs://")]
+
+
+def test_plain_names_stay_as_they_are(tmp_path, bucket):
+    for path in (tmp_path / "a b", paths.make(f"{bucket}/b[1]")):
+        paths.make_folder(path)
+        assert paths.plain(path) == path
+    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # not there
+
+
+def test_another_name_leads_to_the_same_folder(tmp_path):
+    folder = tmp_path / "b[1]"
+    folder.mkdir()
+    name = paths.plain(folder)
+    assert name == paths.plain(folder)
+    assert name.samefile(folder)
+    assert not set("[]*?\\") & set(str(name))
+    # A folder of that name that is made later is another one.
+    folder.rmdir()
+    folder.mkdir()
+    assert paths.plain(folder).samefile(folder)
+
+
+def test_a_system_without_other_names_refuses(tmp_path, monkeypatch):
+    (tmp_path / "b[1]").mkdir()
+    monkeypatch.setattr(
+        paths.pathlib.Path, "is_dir", lambda path: "[" in str(path)
+    )
+    with pytest.raises(UserError, match="take for a pattern"):
+        paths.plain(tmp_path / "b[1]")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 
 from mixer_jax import processes
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import ownership
+from mixer_jax.training import workdir
 from tests import several
 
 WORKER = ("tests/processes_worker.py",)
@@ -192,3 +195,37 @@ def test_a_signal_after_the_last_step_ends_what_would_come_next():
     with pytest.raises(SystemExit) as ended:
         last.close()
     assert ended.value.code == processes.PREEMPTED
+
+
+def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):
+    folder = tmp_path / "b[1]\\2"
+    for ended in act("own", 2, f"--folder={folder}"):
+        assert ended.code == 0, ended.error
+    assert workdir.latest_step(folder) == 1
+    assert {path.name for path in folder.iterdir()} == {"checkpoints"}
+    with ownership.hold(folder, "--workdir"):
+        refused = act("own", 2, f"--folder={folder}")
+    for ended in refused:
+        assert ended.code == processes.WRONG, ended.error
+        assert f"error: Another run is using {folder}: process " in ended.error
+        assert "Traceback" not in ended.error
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_process_that_ends_all_is_not_kept_by_what_it_does_last(
+    monkeypatch, hangs
+):
+    done, codes, over = [], [], threading.Event()
+
+    def last():
+        done.append(True)
+        if hangs:
+            over.wait()
+
+    monkeypatch.setattr(processes, "_PATIENCE", 0.05 if hangs else 60.0)
+    monkeypatch.setattr(processes.os, "_exit", codes.append)
+    with processes.leaving(last):
+        processes.end_all("The table has no rows.", processes.WRONG)
+    processes.end_all("The table has no rows.", processes.HUNG)
+    over.set()
+    assert (done, codes) == ([True], [processes.WRONG, processes.HUNG])

@@ -16,6 +16,7 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mixer_jax import paths
 from mixer_jax.data import near_paths, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
@@ -43,6 +44,7 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Takes the rows to write and the folder of their images."""
         self._frame = frame
         self._root = root
+        kwargs["data_dir"] = paths.plain(Path(kwargs["data_dir"]))
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -86,7 +88,8 @@ class PreparedSource:
           frame: the rows that were written.
           folder: what TFDS has written.
         """
-        self._folder = os.fspath(folder)
+        # Whatever it is called, in another process too; see `paths.plain`.
+        self._folder = Path(os.path.realpath(folder))
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
         self._records = np.zeros(len(frame), np.int64)
         for code in range(len(self._names)):
@@ -96,7 +99,8 @@ class PreparedSource:
 
     def _open(self) -> None:
         # TFDS would take as long for a record as a small image takes.
-        splits = tfds.builder_from_directory(self._folder).as_data_source(
+        folder = paths.plain(self._folder)
+        splits = tfds.builder_from_directory(folder).as_data_source(
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
         self._splits = [splits[name] for name in self._names]
@@ -210,6 +214,7 @@ def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
     )
+    folder.mkdir()
     builder = SampleTable(frame, root, data_dir=folder)
     tfds.disable_progress_bar()
     # It says that it downloads, which is not so; we show our own progress.

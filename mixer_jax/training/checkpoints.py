@@ -32,13 +32,15 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training import checksums, row_files
+from mixer_jax.training import checksums, completeness, row_files
 from mixer_jax.training import shapes as shapes_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
+
+_ARRAYS = ("model", "training", "proxies")  # items
 
 
 def _is_new(record: logging.LogRecord) -> bool:
@@ -70,9 +72,7 @@ class Trained:
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
     return {
-        "model": ocp.PyTreeCheckpointHandler(),
-        "training": ocp.PyTreeCheckpointHandler(),
-        "proxies": ocp.PyTreeCheckpointHandler(),
+        **{name: ocp.PyTreeCheckpointHandler() for name in _ARRAYS},
         "iterator": ocp.JsonCheckpointHandler(),
     }
 
@@ -93,13 +93,17 @@ class Checkpoints:
         self._workdir = paths.absolute(paths.make(workdir))
         self._folder = self._workdir / workdir_lib.CHECKPOINTS
         self._every = every
-        # Whether this process notes and compares them.
-        self._sums = jax.process_index() == 0 and not paths.is_remote(
-            self._folder
+        if writes:
+            paths.make_folder(self._folder)
+        self._plain = paths.plain(self._folder)
+        # Process 0 looks at what all have written.
+        self._looks = jax.process_index() == 0
+        self._noting = checksums.Noting(
+            functools.partial(completeness.missing, arrays=_ARRAYS),
+            completeness.is_written,
         )
-        self._noting = checksums.Noting()
         self._manager = ocp.CheckpointManager(
-            self._folder,
+            self._plain,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(every),
                 preservation_policy=policies.LatestN(keep),
@@ -123,7 +127,7 @@ class Checkpoints:
         """Waits for the saves that are under way.
 
         Raises:
-          UserError: if one of them failed.
+          UserError: if one of them failed, or left something out.
         """
         try:
             self._manager.wait_until_finished()
@@ -131,7 +135,8 @@ class Checkpoints:
         except paths.failures() as error:
             self._fail(error)
         finally:
-            self._noting.finish()
+            missing = self._noting.finish()
+        self._check(missing)
 
     def due(self, step: int) -> bool:
         """Returns whether `save` saves this step if it is not forced to."""
@@ -155,7 +160,8 @@ class Checkpoints:
         process 0's is saved for all.
 
         Raises:
-          UserError: if this save, or the one before, cannot be written.
+          UserError: if this save cannot be written, or the one before could
+            not, or left something out.
         """
         if step == self._saved:
             return False
@@ -175,7 +181,7 @@ class Checkpoints:
             if force or self.due(step):
                 self._manager.wait_until_finished()
                 # Else a folder might be removed while it gets its checksums.
-                self._noting.finish()
+                self._check(self._noting.finish())
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -183,11 +189,13 @@ class Checkpoints:
                 ),
                 force=force,
             )
+        except UserError:
+            raise
         except paths.failures() as error:
             self._fail(error)
         if saved:
             self._saved = step
-            if self._sums:
+            if self._looks:
                 self._noting.begin(self._folder / str(step))
         return saved
 
@@ -210,7 +218,7 @@ class Checkpoints:
             step = self._manager.latest_step()
             # One process reads the files whole, for all.
             wrong = ""
-            if self._sums:
+            if self._looks and not paths.is_remote(self._folder):
                 wrong = checksums.check(self._folder / str(step))
             wrong = processes.gather("damage", wrong)[0]
             try:
@@ -238,10 +246,24 @@ class Checkpoints:
         self._saved = self._manager.latest_step()
         return aside
 
+    def _check(self, missing: str) -> None:
+        """Refuses to go on if the last checkpoint lacks something."""
+        if missing:
+            raise UserError(
+                f"The checkpoint {self._folder / str(self._saved)} cannot be "
+                f"read, although its save reported no error ({missing}). The "
+                "run stops here, because what it learns might be lost. Check "
+                "the disk, or name another folder by --workdir; the same "
+                "command goes on from the last checkpoint that can be read."
+            )
+
+    def _named(self, reason: str) -> str:
+        return reason.replace(str(self._plain), str(self._folder))
+
     def _fail(self, error: Exception) -> NoReturn:
         if processes.raised_by_devices(error):
             raise error  # Another process has died while all met for a save.
-        reason = paths.reason(error)
+        reason = self._named(paths.reason(error))
         if "No space left" in reason:
             free = shutil.disk_usage(self._workdir).free
             reason = f"the disk is full, {free / 1e9:.2f} GB are free"
@@ -267,7 +289,7 @@ class Checkpoints:
             saved = self._manager.item_metadata(step)
             shapes = {name: shapes_lib.flat(saved[name].tree) for name in items}
         except Exception as error:
-            raise row_files.damaged(where, str(error)) from error
+            raise row_files.damaged(where, self._named(str(error))) from error
         for name, item in items.items():
             shapes_lib.check(where, shapes[name], shapes_lib.flat(item))
         args = {
@@ -279,7 +301,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:
-            raise row_files.damaged(where, str(error)) from error
+            raise row_files.damaged(where, self._named(str(error))) from error
 
 
 def _save_args(tree: dict[str, PyTree]) -> PyTree:

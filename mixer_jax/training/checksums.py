@@ -12,6 +12,7 @@ import contextlib
 import json
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from mixer_jax import paths
@@ -21,6 +22,7 @@ FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
 _THREADS = 4  # that read and sum; neither holds Python's lock
 _POLL = 0.1  # seconds between two looks whether a checkpoint is whole
+_POLL_REMOTE = 10.0  # seconds, where each look is a request
 
 
 def note(folder: Path) -> None:
@@ -58,37 +60,70 @@ def check(folder: Path) -> str:
 
 
 class Noting:
-    """Notes a checkpoint's checksums in the background, once it is whole."""
+    """Looks at checkpoints in the background, once each is whole.
 
-    def __init__(self):
+    What is missing is told by `finish`; of one that misses nothing the
+    checksums are noted.
+    """
+
+    def __init__(
+        self,
+        missing: Callable[[paths.Path], str] = lambda folder: "",
+        is_whole: Callable[[paths.Path], bool] = lambda folder: folder.is_dir(),
+    ):
+        """Begins nothing yet.
+
+        Args:
+          missing: what a checkpoint lacks, in a few words; "" if nothing.
+          is_whole: whether a checkpoint is no longer being written.
+        """
+        self._missing, self._is_whole = missing, is_whole
         self._threads: list[threading.Thread] = []
+        self._found: list[str] = []
         self._over = threading.Event()
 
-    def begin(self, folder: Path) -> None:
-        """Waits in the background for a folder to appear, then notes it."""
+    def begin(self, folder: paths.Path) -> None:
+        """Waits in the background for a folder to be whole, then looks."""
         thread = threading.Thread(target=self._run, args=(folder,), daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def finish(self) -> None:
-        """Returns when all is noted that is there; call it between saves."""
+    def finish(self) -> str:
+        """Returns what is missing, "" if nothing; call it between saves."""
         self._over.set()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
         self._over.clear()
+        found, self._found = self._found, []
+        return "; ".join(found)
 
-    def _run(self, folder: Path) -> None:
+    def _run(self, folder: paths.Path) -> None:
+        try:
+            if self._wait(folder):
+                missing = self._missing(folder)
+            else:
+                missing = "there is no such folder"
+        except paths.failures() as error:
+            missing = f"it cannot be looked at, {paths.reason(error)}"
+        if missing:
+            self._found.append(missing)
+        elif not paths.is_remote(folder):
+            # It fails where the disk is full, which the next save will say.
+            with contextlib.suppress(OSError):
+                note(folder)
+
+    def _wait(self, folder: paths.Path) -> bool:
+        """Returns whether a folder becomes whole before this is over."""
         # A checkpoint is written under another name and appears whole. Whether
         # a look is the last is asked before it: what comes in between counts.
         last = self._over.is_set()
-        while not folder.is_dir():
+        while not self._is_whole(folder):
             if last:
-                return
-            last = self._over.wait(_POLL)
-        # It fails where the disk is full, which the next save will say.
-        with contextlib.suppress(OSError):
-            note(folder)
+                return False
+            poll = _POLL_REMOTE if paths.is_remote(folder) else _POLL
+            last = self._over.wait(poll)
+        return True
 
 
 def _files(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.data import category_notes
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import terminal
+from mixer_jax.runtime import ownership, terminal
 from mixer_jax.training import (
     abstract_step,
     embedding_store,
@@ -81,17 +81,31 @@ def train(
     say = functools.partial(terminal.say, console=console)
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
-
-    # ---- Config, workdir and data: everything that can be wrong by itself.
     paths.check(workdir)
     setup.check_start(config, workdir)
-    workdir_lib.check_config(workdir, config)
     if workdir_lib.latest_step(workdir) == config.steps:
+        workdir_lib.check_config(workdir, config)
         say(
             f"{config.name}: finished before, {config.steps} steps in "
             f"{workdir}."
         )
         return None
+    with ownership.hold(workdir, "--workdir", together=True) as owner:
+        return _train(config, workdir, mesh, console, clock, owner)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: paths.Path,
+    mesh: Mesh,
+    console: terminal.Console,
+    clock: Clock,
+    owner: ownership.Owner,
+) -> TrainState:
+    """Trains a stage in a workdir that no other run uses; see `train`."""
+    say = functools.partial(terminal.say, console=console)
+
+    # ---- Config, workdir and data: everything that can be wrong by itself.
     run = setup.make(config, workdir, mesh)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
@@ -165,6 +179,7 @@ def train(
 
     def save(step: int) -> None:
         with clock.phase(CHECKPOINT), jax.transfer_guard("allow"):
+            owner.check()
             spool.send(METRICS)
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
@@ -253,12 +268,17 @@ def _content(
     if not run.config.data.cached:
         return inputs.Pictures(run.inputs, run.config)
     store = feature_store if any(run.rates.values()) else embedding_store
-    return store.make(
-        workdir_lib.features_folder(workdir, run.config),
-        run.inputs,
-        run.config,
-        run.model,
-        variables,
-        run.mesh,
-        console,
-    )
+    folder = workdir_lib.features_folder(workdir, run.config)
+    # Other runs may share it, but not while it is filled.
+    with ownership.hold(
+        folder.parent, "--config.data.features", part=f"-{folder.name}"
+    ):
+        return store.make(
+            folder,
+            run.inputs,
+            run.config,
+            run.model,
+            variables,
+            run.mesh,
+            console,
+        )

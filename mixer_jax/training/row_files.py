@@ -65,7 +65,7 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
                 "driver": "zarr",
                 "kvstore": {
                     "driver": "ocdbt",
-                    "base": paths.kvstore(where / PROXIES),
+                    "base": paths.kvstore(paths.plain(where / PROXIES)),
                     "path": f"{PROXIES}/",
                 },
                 # A chunk that is gone is an error, not zeros.

@@ -35,12 +35,25 @@ def _read(path: paths.Path) -> Any:
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
-    """Returns the step of the last whole checkpoint, None without one."""
+    """Returns the step of the last whole checkpoint, None without one.
+
+    Raises:
+      UserError: if the system does not let this process look there.
+    """
     folder = paths.make(workdir) / CHECKPOINTS
     with paths.reaching(folder):
-        if not folder.is_dir():
-            return None
-        return max(ocp.utils.checkpoint_steps(folder), default=None)
+        try:
+            if not folder.is_dir():
+                return None
+        except OSError as error:
+            if paths.is_remote(folder):
+                raise
+            raise UserError(
+                f"{workdir} cannot be looked into: {error.strerror}."
+            ) from error
+        return max(
+            ocp.utils.checkpoint_steps(paths.plain(folder)), default=None
+        )
 
 
 def trained_step(workdir: str | os.PathLike) -> int:

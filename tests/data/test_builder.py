@@ -1,3 +1,5 @@
+import pickle
+import shutil
 import subprocess
 import sys
 
@@ -89,6 +91,22 @@ def test_other_content_is_written_anew(frame, root):
     source = builder.prepare(frame, root)
     assert source[3][0] == (root / "3.png").read_bytes()
     assert len(list((root / "prepared").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["a[1]", "**", "*", "a\\b", "é?", "\udcff"])
+def test_a_table_may_lie_in_a_folder_of_any_name(frame, root, name):
+    (root / "a1").mkdir()  # What the pattern of a name may fit.
+    images = list(root.glob("*.png"))
+    root = root / name
+    root.mkdir()
+    for image in images:
+        shutil.copy(image, root)
+    source = builder.prepare(frame, root)
+    wanted = contents(pipeline.FileSource(frame, root))
+    assert contents(source) == wanted
+    assert contents(pickle.loads(pickle.dumps(source))) == wanted
+    again = builder.prepare(frame, root)
+    assert contents(again) == wanted
 
 
 def test_a_half_written_preparation_is_never_used(frame, root, monkeypatch):

@@ -1,13 +1,19 @@
 """Saving, and restoring onto any number of devices."""
 
+import contextlib
+import pathlib
 import shutil
+import tempfile
 import time
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import strategies
+from orbax.checkpoint._src.serialization import ocdbt_utils
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
@@ -115,6 +121,118 @@ def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
     )
     expected = average | {"frozen": frozen}
     jax.tree.map(np.testing.assert_array_equal, used["params"], expected)
+
+
+@contextlib.contextmanager
+def folder_named(name):
+    """A new folder, of any name that the system allows."""
+    with tempfile.TemporaryDirectory() as root:
+        # What the pattern of a name may fit, instead or too.
+        for other in ("1", "a", "b1", "x"):
+            (pathlib.Path(root) / other).mkdir()
+        yield pathlib.Path(root) / name
+
+
+NAMES = strategies.text(
+    strategies.characters(exclude_characters="/\0", codec="utf-8"),
+    min_size=1,
+    max_size=60,
+).filter(lambda name: name not in (".", ".."))
+PATTERNS = strategies.text("[]*?{}!-\\%#:~$'\" \n.ab1", min_size=1, max_size=8)
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(NAMES | PATTERNS)
+@hypothesis.example("b[1]")
+@hypothesis.example("[v2]")
+@hypothesis.example("**")
+@hypothesis.example("?")
+@hypothesis.example("a\\b")
+@hypothesis.example("a\\")
+@hypothesis.example("gs:")
+def test_a_workdir_of_any_name_is_saved_and_read(name):
+    hypothesis.assume(name.strip(".") or len(name) > 2)
+    state, mesh = make_state(1)
+    with folder_named(name) as folder:
+        save(folder, state)
+        assert workdir.latest_step(folder) == 3
+        with checkpoints_lib.Checkpoints(folder) as saved:
+            found, position = saved.restore(state_lib.abstract(state, mesh))
+        assert position == {"next": 17}
+        np.testing.assert_array_equal(found.proxies, state.proxies)
+        ids = [str(row) for row in range(COUNT)]
+        workdir.paths.write(
+            folder / workdir.CATEGORIES, workdir.json.dumps(ids)
+        )
+        blocks = row_files.open_proxies(folder).blocks
+        np.testing.assert_array_equal(
+            np.concatenate(list(blocks)), state.proxies[:COUNT]
+        )
+        # Nothing lies anywhere else.
+        others = [path for path in folder.parent.iterdir() if path != folder]
+        assert not [path for other in others for path in other.iterdir()]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not UTF-8"):
+        checkpoints_lib.Checkpoints(tmp_path / "\udcff")
+
+
+def test_what_fails_names_the_folder_as_it_was_named(tmp_path):
+    folder = tmp_path / "b[1]"
+    state, mesh = make_state(1)
+    save(folder, state)
+    checkpoint = folder / workdir.CHECKPOINTS / "3"
+    (checkpoint / checksums.FILE).unlink()
+    shutil.rmtree(checkpoint / "proxies" / "d")
+    with (
+        checkpoints_lib.Checkpoints(folder) as saved,
+        pytest.raises(UserError) as caught,
+    ):
+        saved.restore(state_lib.abstract(state, mesh))
+    assert str(folder) in str(caught.value)
+    assert "/proc/self" not in str(caught.value)
+
+
+@pytest.fixture
+def loses_files(monkeypatch):
+    """Orbax merges nothing, as where it finds no files to merge."""
+
+    async def merge(*_, **__):
+        pass
+
+    monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge)
+
+
+def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
+    state, _ = make_state(1)
+    with (
+        pytest.raises(UserError, match=r"checkpoints/3 cannot be read.*model"),
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+    ):
+        assert saved.save(3, state, {})
+
+
+def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
+    tmp_path, loses_files
+):
+    state, _ = make_state(1)
+    with checkpoints_lib.Checkpoints(tmp_path) as saved:
+        saved.save(3, state, {})
+        with pytest.raises(UserError, match="checkpoints/3 cannot be read"):
+            saved.save(6, state, {})
+    assert workdir.latest_step(tmp_path) == 3
+
+
+def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
+    state, _ = make_state(1)
+    manager = checkpoints_lib.ocp.CheckpointManager
+    monkeypatch.setattr(manager, "save", lambda *_, **__: True)
+    with (
+        pytest.raises(UserError, match="there is no such folder"),
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+    ):
+        saved.save(3, state, {})
 
 
 def test_saves_when_due_and_keeps_the_last(tmp_path):

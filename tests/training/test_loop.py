@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import os
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import rich.console
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import faults, table
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import owner_record, ownership
 from mixer_jax.training import checkpoints, loop
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -105,6 +107,93 @@ def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
     assert "finished before" in said
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert checkpoints.load_model(tmp_path).step == 8
+
+
+def test_a_workdir_of_any_name_trains_and_goes_on(
+    toy, tiny_config, tmp_path, steps
+):
+    workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
+    tiny_config.profile = "2:3"
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = (("encoder", 0.0),)
+    steps.kill_at = 5
+    with pytest.raises(KilledError):
+        train(tiny_config, workdir)
+    steps.kill_at = None
+    train(tiny_config, workdir)
+    assert workdir_lib.latest_step(workdir) == 8
+    assert checkpoints.load_model(workdir).step == 8
+    files = {path.name for path in workdir.rglob("*") if path.is_file()}
+    assert any(name.startswith("events.out") for name in files)
+    assert any(name.endswith(".xplane.pb") for name in files)
+    # Nothing lies anywhere else.
+    assert [path.name for path in tmp_path.iterdir()] == [workdir.parent.name]
+
+
+@pytest.mark.parametrize("kind", ["file", "in a file", "dangling", "long"])
+def test_what_cannot_be_a_workdir_is_refused_before_any_data(
+    toy, tiny_config, tmp_path, kind
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "none" / "deep")
+    tiny_config.data.table = "nowhere.csv"
+    name = {"in a file": "file/run", "long": "x" * 256}.get(kind, kind)
+    with pytest.raises(
+        UserError, match=r"cannot be (written|looked)"
+    ) as caught:
+        train(tiny_config, tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
+    workdir = tmp_path / "run"
+    with (
+        ownership.hold(workdir, "--workdir"),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .*--workdir"),
+    ):
+        train(tiny_config, workdir)
+    assert not workdir.exists()  # The second has written nothing.
+    train(tiny_config, workdir)
+    with ownership.hold(workdir, "--workdir"):
+        _, said = train(tiny_config, workdir)
+    assert "finished before" in said
+
+
+def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
+    toy, tiny_config, tmp_path, monkeypatch
+):
+    """The first save, at 3, is its own; another run comes before the next."""
+    seen = []
+    check = ownership.Owner.check
+
+    def lose(owner):
+        seen.append(workdir_lib.latest_step(tmp_path))
+        if len(seen) > 1:
+            owner._store.write(owner_record.make(), None)
+        check(owner)
+
+    monkeypatch.setattr(ownership.Owner, "check", lose)
+    with pytest.raises(ownership.LostError, match="taken it over: process"):
+        train(tiny_config, tmp_path)
+    assert workdir_lib.latest_step(tmp_path) == 3
+
+
+def test_features_that_another_run_makes_are_left_alone(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = (("encoder", 0.0),)
+    tiny_config.data.features = str(tmp_path / "features")
+    with (
+        ownership.hold(tmp_path / "features", "--out", part="-0"),
+        pytest.raises(UserError, match=r"by --config\.data\.features"),
+    ):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "features").exists()
 
 
 def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):

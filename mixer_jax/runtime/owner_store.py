@@ -1,0 +1,218 @@
+"""Where the record of a folder's owner is kept: in the folder itself.
+
+A folder that file locks protect is locked as well. An object in a bucket is
+replaced only if it is still the version that was read.
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import pathlib
+import secrets
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorstore
+
+from mixer_jax import paths
+from mixer_jax.runtime import owner_record
+from mixer_jax.runtime.owner_record import Record
+
+RECORD = ".owner{}.json"
+LOCK = ".owner{}"
+
+
+class Seen(NamedTuple):
+    """A record as it lies there.
+
+    Attributes:
+      record: None if there is none, or none that can be read.
+      version: changes with every heartbeat; None if there is no record.
+      age: seconds since the last heartbeat, by the storage's clock; looked up
+        when it is called.
+    """
+
+    record: Record | None
+    version: Any
+    age: Callable[[], float]
+
+
+class Folder:
+    """The record of a local folder, or of one on a network file system."""
+
+    def __init__(self, folder: pathlib.Path, part: str = ""):
+        self.folder = folder
+        self._path = folder / RECORD.format(part)
+        self._lock_path = folder / LOCK.format(part)
+        self._file: int | None = None
+        self._made: list[pathlib.Path] = []
+
+    def lock(self) -> bool | None:
+        """See `ownership`."""
+        self._make()
+        while True:
+            # Python opens files so that programs started later lack them.
+            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                return None
+            except OSError:
+                os.close(file)
+                return False
+            if _is_at(file, self._lock_path):
+                _FILES.add(file)
+                self._file = file
+                return True
+            os.close(file)  # Its last owner has removed it meanwhile.
+
+    def read(self) -> Seen:
+        """Returns the record as it is now."""
+        try:
+            # A network file system looks at the server when a file is opened.
+            with open(self._path, encoding="utf-8") as file:
+                changed = os.fstat(file.fileno())
+                text = file.read()
+        except FileNotFoundError:
+            return Seen(None, None, lambda: 0.0)
+        version = (changed.st_ino, changed.st_mtime_ns)
+        age = functools.partial(self._age, changed.st_mtime)
+        return Seen(owner_record.parse(text), version, age)
+
+    def write(self, record: Record, version: Any) -> bool:
+        """Replaces the record, whatever its version is."""
+        del version
+        draft = self.folder / f".owner-{record.token}"
+        try:
+            draft.write_text(owner_record.to_json(record), encoding="utf-8")
+            os.replace(draft, self._path)
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def beat(self, record: Record) -> None:
+        """Makes the record young, if it is still this one."""
+        there = self.read().record
+        if there is not None and there.token == record.token:
+            os.utime(self._path)  # by the clock of a network file system
+
+    def close(self, record: Record) -> None:
+        """Removes what is this owner's; the lock goes last."""
+        with contextlib.suppress(OSError):
+            there = self.read().record
+            if there is not None and there.token == record.token:
+                self._path.unlink()
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                self._lock_path.unlink()
+            _FILES.discard(file)
+            os.close(file)
+        with contextlib.suppress(OSError):  # unless something is in it
+            while self._made:
+                self._made.pop().rmdir()
+
+    def _make(self) -> None:
+        """Makes the folder; notes which ones were missing."""
+        missing = [
+            path
+            for path in (self.folder, *self.folder.parents)
+            if not path.exists()
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._made = self._made or missing[::-1]
+
+    def _age(self, changed: float) -> float:
+        """Returns the seconds since a time of change, by the same clock."""
+        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - changed
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+class Bucket:
+    """The record of a folder in a bucket, where writes have conditions."""
+
+    def __init__(self, folder: paths.Path, part: str = ""):
+        self.folder = folder
+        self._name = RECORD.format(part)
+        self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
+        self._version: bytes | None = None  # of what this owner has written
+        self._nothing: bytes | None = None  # the version where there is none
+
+    def lock(self) -> bool:
+        """See `ownership`: buckets have no locks."""
+        return False
+
+    def read(self) -> Seen:
+        """Returns the record as it is now."""
+        found = self._store.read(self._name).result()
+        if found.state != "value":
+            self._nothing = found.stamp.generation
+            return Seen(None, None, lambda: 0.0)
+        text = found.value.decode(errors="replace")
+        return Seen(owner_record.parse(text), found.stamp.generation, self._age)
+
+    def write(self, record: Record, version: bytes | None) -> bool:
+        """Writes the record if the version is still that; else False."""
+        stamp = self._store.write(
+            self._name,
+            owner_record.to_json(record).encode(),
+            if_equal=version or self._nothing,
+        ).result()
+        if stamp.generation:
+            self._version = stamp.generation
+            return True
+        # An answer may be lost and the write repeated: perhaps it is ours.
+        there = self.read()
+        if there.record is None or there.record.token != record.token:
+            return False
+        self._version = there.version
+        return True
+
+    def beat(self, record: Record) -> None:
+        """Writes the record again, if it is still this one."""
+        self.write(record, self._version)
+
+    def close(self, record: Record) -> None:
+        """Removes the record if it is this owner's."""
+        if self._version is None:
+            return
+        del record
+        with contextlib.suppress(*paths.failures()):
+            self._store.write(self._name, None, if_equal=self._version).result()
+
+    def _age(self) -> float:
+        """Returns the seconds since the record was written."""
+        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        probe.write_bytes(b"")
+        try:
+            now = probe.stat().mtime
+            return now - (self.folder / self._name).stat().mtime
+        finally:
+            probe.unlink()
+
+
+_FILES: set[int] = set()  # locked by this process
+
+
+def _let_go() -> None:
+    """Closes the lock files in a child: it must not outlive their owner."""
+    for file in _FILES:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _FILES.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,341 @@
+"""One run at a time in a folder."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mixer_jax import paths
+from mixer_jax.errors import UserError
+from mixer_jax.runtime import owner_record, owner_store, ownership
+
+# Holds a folder until it is killed, without importing what takes long.
+HOLDER = """
+import subprocess, sys, time
+sys.path.insert(0, {root!r})
+from mixer_jax.runtime import ownership
+with ownership.hold(sys.argv[1], "--workdir"):
+    child = subprocess.Popen(["sleep", "60"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def folder(request, tmp_path):
+    """A folder that is not there yet, on this machine or in a bucket."""
+    if request.param == "folder":
+        return tmp_path / "new" / "run"
+    return paths.make(f"{request.getfixturevalue('bucket')}/run")
+
+
+def store_of(folder):
+    kind = owner_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    return kind(folder)
+
+
+def leave(folder, age=0.0, **changes):
+    """Leaves the record that another run would, some seconds ago."""
+    record = owner_record.make()._replace(**changes)
+    if paths.is_remote(folder):
+        store = store_of(folder)
+        assert store.write(record, store.read().version)
+    else:
+        paths.make_folder(folder)
+        path = folder / owner_store.RECORD.format("")
+        path.write_text(owner_record.to_json(record))
+        then = time.time() - age
+        os.utime(path, (then, then))
+    return record
+
+
+ELSEWHERE = {"host": "elsewhere", "boot": "another", "process": 17}
+
+
+def test_a_second_run_is_refused_and_the_first_is_named(folder):
+    with ownership.hold(folder, "--workdir") as owner:
+        owner.check()
+        with (
+            pytest.raises(UserError, match="--workdir") as caught,
+            ownership.hold(folder, "--workdir"),
+        ):
+            pass
+        owner.check()
+    name, _ = owner_record._machine()
+    assert f"process {os.getpid()} on {name}, since 20" in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_nothing_is_left_behind(folder):
+    for _ in range(2):
+        with ownership.hold(folder, "--workdir"):
+            assert folder.is_dir()
+        assert not folder.exists()
+
+
+def test_what_was_written_stays(tmp_path):
+    with ownership.hold(tmp_path / "run", "--workdir"):
+        (tmp_path / "run" / "config.json").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [
+        "config.json"
+    ]
+
+
+def test_a_failure_gives_the_folder_up(folder):
+    with pytest.raises(ZeroDivisionError), ownership.hold(folder, "--workdir"):
+        raise ZeroDivisionError
+    with ownership.hold(folder, "--workdir"):
+        pass
+
+
+def test_parts_of_a_folder_have_owners_of_their_own(tmp_path):
+    with (
+        ownership.hold(tmp_path, "--workdir", part="-0"),
+        ownership.hold(tmp_path, "--workdir", part="-1"),
+        pytest.raises(UserError),
+        ownership.hold(tmp_path, "--workdir", part="-1"),
+    ):
+        pass
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Fails where anything would wait."""
+
+    def wait(_):
+        raise AssertionError("This waits.")
+
+    monkeypatch.setattr(ownership.time, "sleep", wait)
+
+
+def start_holder(folder):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(root=root), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(holder.stdout.readline())
+    return holder, child
+
+
+def test_a_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
+    """Not even for what the killed process has started and left."""
+    holder, child = start_holder(tmp_path)
+    try:
+        with (
+            pytest.raises(UserError, match=f"process {holder.pid} "),
+            ownership.hold(tmp_path, "--workdir"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        os.kill(child, 0)  # It lives.
+        assert (tmp_path / owner_store.RECORD.format("")).exists()
+        with ownership.hold(tmp_path, "--workdir"):
+            pass
+    finally:
+        holder.kill()
+        os.kill(child, signal.SIGKILL)
+        holder.communicate()
+
+
+def test_a_process_that_is_being_killed_is_waited_for(tmp_path, monkeypatch):
+    """Its lock goes when its memory is freed, which may take seconds."""
+    monkeypatch.setattr(owner_record, "_is_dying", lambda _: True)
+    first = ownership.hold(tmp_path, "--workdir")
+    first.__enter__()
+    threading.Timer(0.2, first.__exit__, (None, None, None)).start()
+    with ownership.hold(tmp_path, "--workdir"):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_fork_does_not_keep_the_lock(tmp_path):
+    context = multiprocessing.get_context("fork")
+    over = context.Event()
+    first = ownership.hold(tmp_path, "--workdir")
+    first.__enter__()
+    child = context.Process(target=over.wait)
+    child.start()
+    first.__exit__(None, None, None)
+    try:
+        with ownership.hold(tmp_path, "--workdir"):
+            pass
+    finally:
+        over.set()
+        child.join()
+
+
+def test_the_dead_of_this_machine_are_not_waited_for(folder, no_waiting):
+    leave(folder, process=2**22, ticks="1")
+    with ownership.hold(folder, "--workdir"):
+        pass
+
+
+def test_a_process_id_that_is_used_again_is_another_process(folder, no_waiting):
+    leave(folder, ticks="1")
+    with ownership.hold(folder, "--workdir"):
+        pass
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_where_there_are_no_locks_the_living_are_found(
+    tmp_path, monkeypatch, locks
+):
+    """A record alone counts as much as a lock, if its process lives."""
+    if not locks:
+
+        def flock(*_):
+            raise OSError("There are no locks here.")
+
+        monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    with (
+        ownership.hold(tmp_path, "--workdir"),
+        pytest.raises(UserError, match="Another run is using"),
+        ownership.hold(tmp_path, "--workdir"),
+    ):
+        pass
+
+
+def test_an_old_record_of_another_machine_is_replaced(tmp_path, no_waiting):
+    leave(tmp_path, age=ownership.STALE + 1, **ELSEWHERE)
+    with ownership.hold(tmp_path, "--workdir") as owner:
+        owner.check()
+
+
+def test_age_is_told_by_the_storage(tmp_path, monkeypatch, no_waiting):
+    """This machine's clock may be wrong by an hour."""
+    leave(tmp_path, age=ownership.STALE + 1, **ELSEWHERE)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    with ownership.hold(tmp_path, "--workdir"):
+        pass
+
+
+def test_a_young_record_is_waited_for_but_no_longer_than_a_minute(
+    folder, monkeypatch
+):
+    assert ownership.STALE == 60
+    monkeypatch.setattr(ownership, "STALE", 1.0)
+    monkeypatch.setattr(ownership, "_POLL", 0.1)
+    leave(folder, **ELSEWHERE)
+    said = []
+    with ownership.hold(folder, "--workdir", say=said.append) as owner:
+        owner.check()
+    (sentence,) = said
+    assert "process 17 on elsewhere" in sentence
+    assert "at most 1 s" in sentence
+
+
+def test_a_heartbeat_within_the_wait_refuses_the_second(folder, monkeypatch):
+    monkeypatch.setattr(ownership, "_POLL", 0.05)
+    record = leave(folder, **ELSEWHERE)
+
+    def beat(_):
+        store = store_of(folder)
+        store._version = store.read().version
+        store.beat(record)
+
+    with (
+        pytest.raises(UserError, match="process 17 on elsewhere, since"),
+        ownership.hold(folder, "--workdir", say=beat),
+    ):
+        pass
+    assert store_of(folder).read().record == record
+
+
+def test_a_run_that_ends_within_the_wait_leaves_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(ownership, "_POLL", 0.05)
+    record = leave(folder, **ELSEWHERE)
+
+    def end(_):
+        store = store_of(folder)
+        store._version = store.read().version
+        store.close(record)
+
+    with ownership.hold(folder, "--workdir", say=end) as owner:
+        owner.check()
+
+
+def test_heartbeats_change_the_record(folder, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    with ownership.hold(folder, "--workdir") as owner:
+        first = store_of(folder).read().version
+        while store_of(folder).read().version == first:
+            time.sleep(0.02)
+        owner.check()
+
+
+def test_who_lost_the_folder_stops_and_leaves_the_other_alone(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    with ownership.hold(folder, "--workdir") as owner:
+        other = leave(folder, **ELSEWHERE)
+        with pytest.raises(
+            ownership.LostError, match="taken it over: process 17 on elsewhere"
+        ):
+            owner.check()
+        time.sleep(0.1)  # Heartbeats must not take it back.
+    assert store_of(folder).read().record == other
+
+
+def test_a_folder_that_was_removed_is_lost(tmp_path):
+    with ownership.hold(tmp_path, "--workdir") as owner:
+        (tmp_path / owner_store.RECORD.format("")).unlink()
+        with pytest.raises(ownership.LostError):
+            owner.check()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\0"])
+def test_a_damaged_record_is_old_or_young_like_any_other(
+    tmp_path, no_waiting, text
+):
+    leave(tmp_path)
+    path = tmp_path / owner_store.RECORD.format("")
+    path.write_text(text)
+    os.utime(path, (1, 1))
+    with ownership.hold(tmp_path, "--workdir"):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_what_cannot_be_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot be written to.*by --out"),
+        ownership.hold(tmp_path / "file" / "run", "--out"),
+    ):
+        pass
+
+
+def test_two_at_once_have_one_winner(folder):
+    """Many threads stand for processes: a file's lock is not a process's."""
+    ready = threading.Barrier(4)
+    results = []
+
+    def compete():
+        ready.wait()
+        try:
+            with ownership.hold(folder, "--workdir"):
+                results.append("won")
+                done.wait()
+        except UserError:
+            results.append("refused")
+
+    done = threading.Event()
+    threads = [threading.Thread(target=compete) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(results) < 4:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused"] * 3 + ["won"]
