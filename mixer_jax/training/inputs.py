@@ -71,6 +71,7 @@ def load(data: ConfigDict, workdir: str | os.PathLike = "") -> Inputs:
         root,
         data.max_skipped,
         max_pixels=data.max_pixels,
+        option="data.max_pixels",
         keep=keep,
     )
     frame, lone = table.drop_lone(frame, data.max_skipped)
