@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from PIL import Image
 
 from mixer_jax.data import faults
+from mixer_jax.errors import UserError
 
 # Upper bound of the bytes that decoding takes per pixel, in any format.
 BYTES_PER_PIXEL = 24
 # Pixels that an image may have to be decoded, unless a command says otherwise.
 MAX_PIXELS = 200_000_000
+_MAX_MEGAPIXELS = 10_000
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder holds besides Pillow's pixels.
@@ -88,6 +90,24 @@ class Budget:
 
 
 BUDGET = Budget(BYTES_PER_PIXEL * MAX_PIXELS)
+
+
+def allow(megapixels: float, option: str) -> None:
+    """Limits this process's budget to one image of that many pixels.
+
+    Args:
+      megapixels: of the largest image that is to be decoded.
+      option: what sets it, for the error message.
+
+    Raises:
+      UserError: if no image could be that small, or be held.
+    """
+    if not 0 < megapixels <= _MAX_MEGAPIXELS:
+        raise UserError(
+            f"{option} is {megapixels:g}; it must be more than 0 and at most "
+            f"{_MAX_MEGAPIXELS}."
+        )
+    BUDGET.total = BYTES_PER_PIXEL * max(int(megapixels * 1e6), 1)
 
 
 def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
