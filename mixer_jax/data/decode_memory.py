@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from mixer_jax.data import faults
+from mixer_jax.data import avif_size, faults
 from mixer_jax.errors import UserError
 
 # Upper bound of the bytes that decoding takes per pixel, in any format.
@@ -26,6 +26,7 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder holds besides Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
+_UNKNOWN = 1 << 62  # bytes: reserves the whole budget
 _COEFFICIENT = 2  # bytes of a JPEG's coefficient
 _TEXT, _MAX_TEXT = 1 << 20, 64 << 20  # per chunk and per PNG: Pillow's limits
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
@@ -147,7 +148,10 @@ def estimate(
     Returns:
       Pixels in memory, and the peak in bytes.
     """
-    pixels = max(_area(image.size), _inner_pixels(image, content))
+    inner = _inner_pixels(image, content)
+    if inner is None:
+        return _area(image.size), _UNKNOWN
+    pixels = max(_area(image.size), inner)
     if image.format in ("JPEG", "MPO"):
         held = 0
         if _has_whole_coefficients(image, content):
@@ -228,10 +232,12 @@ def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
     return False
 
 
-def _inner_pixels(image: Image.Image, content: bytes) -> int:
-    """Returns the pixels of the largest image that a container declares."""
+def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
+    """Returns the pixels of a container's largest image, None if unknown."""
     if image.format in _HELD:
         return 0
+    if image.format == "AVIF":
+        return avif_size.coded_pixels(content)
     if image.format == "TIFF":
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
