@@ -108,19 +108,26 @@ def _decode(
     if declared is not None:
         whole, peak = declared
         _check_pixels(whole, whole[0] * whole[1], max_pixels)
-        with (
-            budget.reserve(peak + square),
-            contextlib.closing(_open(content, formats)) as image,
-        ):
-            if image.width * image.height > whole[0] * whole[1]:
-                raise ValueError("its header has two sizes")
-            return _square(_upright(image), size)
+        with budget.reserve(peak + square):
+            return _load(_open(content, formats), size, whole)
     image = _open(content, formats)
     whole = image.size
     image.draft("RGB", (size, size))
     pixels, peak = decode_memory.estimate(image, content, whole)
     _check_pixels(whole, pixels, max_pixels)
-    with budget.reserve(peak + square), contextlib.closing(image):
+    with budget.reserve(peak + square):
+        try:
+            return _load(image, size, image.size)
+        finally:
+            del image  # and with it the decoder's memory
+
+
+def _load(
+    image: Image.Image, size: int, declared: tuple[int, int]
+) -> np.ndarray:
+    with contextlib.closing(image):
+        if image.width * image.height > declared[0] * declared[1]:
+            raise ValueError("its header has two sizes")
         return _square(_upright(image), size)
 
 
