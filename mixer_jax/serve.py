@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import decode_memory
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime import command
@@ -28,13 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
     add("--port", type=int, default=8000)
     add("--max-megabytes", type=float, default=20, help="largest picture")
+    add("--max-megapixels", type=float, default=50, help="likewise, decoded")
+    add("--workdir", default="", help="of the index's model, if it was moved")
+    add("--images", default="", help="folder of the pictures, likewise")
     given = parser.parse_args(arguments)
     return command.run(lambda: _serve(given))
 
 
 def _serve(given: argparse.Namespace) -> None:
     try:
-        import uvicorn
+        import python_multipart  # noqa: F401  (starlette needs it for forms)
 
         from mixer_jax.retrieval import server
     except ImportError as error:
@@ -42,26 +46,23 @@ def _serve(given: argparse.Namespace) -> None:
             f"Serving needs the package {error.name}, which is not installed; "
             "run `pip install 'mixer_jax[serve]'`."
         ) from error
-    index = index_lib.load(given.index)
+    decode_memory.allow(given.max_megapixels, "--max-megapixels")
+    index = index_lib.load(given.index, given.workdir, given.images)
+    if said := index_lib.missing_images(index):
+        print(f"warning: {said}", file=sys.stderr)
     with server.listen(given.host, given.port) as listener:
         mesh = mesh_lib.make_mesh()
         trained = index_lib.load_model(index, mesh)
-        searcher = server.Searcher(index, trained, mesh)
+        searcher = server.Searcher(index, trained, mesh, given.max_megapixels)
         app = server.make_app(searcher, given.max_megabytes)
         print(
             f"Serving {len(index.documents)} documents at "
             f"{server.address(listener)} (Ctrl-C ends)",
             flush=True,
         )
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            log_config=None,  # its own closes the handlers there are
-            timeout_graceful_shutdown=5,
-        )
         # uvicorn finishes what it answers, then hands the signal on.
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(app, listener)
         print("Stopped.")
 
 

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from mixer_jax import index, serve
+from mixer_jax.data import decode_memory
 from mixer_jax.retrieval import server
 
 
@@ -56,7 +57,10 @@ def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
         for arguments, said in (
             ([f"--index={made}", f"--port={port}"], "in use"),
             ([f"--index={made}", "--port=0", "--max-megabytes=0"], "megabytes"),
+            ([f"--index={made}", "--port=0", "--max-megapixels=0"], "pixels"),
             ([f"--index={tmp_path / 'no'}"], "no index"),
+            ([f"--index={made}", f"--workdir={tmp_path / 'no'}"], "no trained"),
+            ([f"--index={made}", f"--images={tmp_path / 'no'}"], "--images="),
         ):
             assert serve.main(arguments) == 2
             assert said in capsys.readouterr().err
@@ -66,7 +70,9 @@ def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
     assert "make the index again" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["uvicorn", "starlette"])
+@pytest.mark.parametrize(
+    "package", ["uvicorn", "starlette", "python_multipart"]
+)
 def test_missing_packages_are_named(monkeypatch, capsys, package):
     for name in list(sys.modules):
         if name.startswith((package, "mixer_jax.retrieval.server")):
@@ -77,3 +83,24 @@ def test_missing_packages_are_named(monkeypatch, capsys, package):
     said = capsys.readouterr().err
     assert package in said
     assert "pip install 'mixer_jax[serve]'" in said
+
+
+def test_what_was_moved_is_named(made, tmp_path, monkeypatch, capsys):
+    served = []
+    monkeypatch.setattr(server, "run", lambda app, _: served.append(app))
+    monkeypatch.setattr(decode_memory, "BUDGET", decode_memory.Budget(1))
+    (tmp_path / "run").rename(tmp_path / "model")
+    (tmp_path / "data").rename(tmp_path / "pictures")
+    arguments = [f"--index={made}", "--port=0", "--max-megapixels=2"]
+    assert serve.main(arguments) == 2
+    assert "--workdir=FOLDER" in capsys.readouterr().err
+    arguments.append(f"--workdir={tmp_path / 'model'}")
+    assert serve.main(arguments) == 0
+    said = capsys.readouterr().err
+    assert f"12 of 12 pictures are missing in {tmp_path / 'data'}" in said
+    assert "--images=FOLDER" in said
+    arguments.append(f"--images={tmp_path / 'pictures'}")
+    assert serve.main(arguments) == 0
+    assert capsys.readouterr().err == ""
+    assert len(served) == 2
+    assert decode_memory.BUDGET.total == 2_000_000 * 24

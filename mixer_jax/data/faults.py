@@ -4,8 +4,11 @@ A kind is found from the bytes, not from what a decoder says: the same damage
 raises a dozen different errors, some of them only in one version.
 """
 
+import base64
+import binascii
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from PIL import Image, features
 
@@ -18,7 +21,7 @@ EMPTY = "empty"  # it has no bytes
 NOT_AN_IMAGE = "not an image"  # no image format begins like this
 UNSUPPORTED = "unsupported format"  # an image, but of a kind not decoded here
 NO_AREA = "no area"  # its width or height is 0
-TOO_LARGE = "too large"  # it has more pixels than data.max_pixels
+TOO_LARGE = "too large"  # it has more pixels than may be decoded
 TRUNCATED = "truncated"  # its end is missing
 CORRUPT = "corrupt"  # it is whole, but cannot be decoded
 KINDS = (
@@ -46,6 +49,7 @@ _SIGNATURES = (
     ("AVIF", 4, b"ftypavi"),
     ("HEIF", 4, b"ftyphe"),
     ("HEIF", 4, b"ftypmif1"),
+    ("HEIF", 4, b"ftypmsf1"),
     ("JPEG2000", 4, b"jP  \r\n\x87\n"),
     ("JPEG2000", 0, b"\xff\x4f\xff\x51"),
     ("JPEG XL", 0, b"\xff\x0a"),
@@ -56,6 +60,38 @@ _SIGNATURES = (
     ("PPM", 0, b"P6\n"),
     ("ICO", 0, b"\0\0\1\0"),
 )
+# What such a format is called, where that is not its name.
+_CALLED = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+# (phrase, place, bytes there) of files that are no images.
+_FOREIGN = (
+    ("a PDF document", 0, b"%PDF"),
+    ("a PostScript file", 0, b"%!PS"),
+    ("a Git LFS pointer instead of the file", 0, b"version https://git-lfs"),
+    ("gzip-compressed data", 0, b"\x1f\x8b"),
+    ("a ZIP archive or an Office document", 0, b"PK\x03\x04"),
+    ("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c"),
+    ("a RAR archive", 0, b"Rar!\x1a\x07"),
+    ("bzip2-compressed data", 0, b"BZh"),
+    ("xz-compressed data", 0, b"\xfd7zXZ\0"),
+    ("Zstandard-compressed data", 0, b"\x28\xb5\x2f\xfd"),
+    ("a tar archive", 257, b"ustar"),
+    ("a Matroska or WebM video", 0, b"\x1aE\xdf\xa3"),
+    ("an AVI video", 8, b"AVI "),
+    ("an MPEG video", 0, b"\0\0\1\xba"),
+    ("a WAV recording", 8, b"WAVE"),
+    ("an MP3 recording", 0, b"ID3"),
+    ("an Ogg recording or video", 0, b"OggS"),
+    ("a NumPy array", 0, b"\x93NUMPY"),
+    ("a Parquet file", 0, b"PAR1"),
+    ("a data: URL instead of the file's bytes", 0, b"data:"),
+    ("a part of a form instead of the file's bytes", 0, b"Content-Disp"),
+    ("an MP4 or QuickTime video", 4, b"ftyp"),
+    ("a QuickTime video", 4, b"moov"),
+)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
+_HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
+_HEAD = 1024  # bytes that are looked at for the kind of a text
+_DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
 # What of Pillow is there only where it was built with it.
 _BUILT_WITH = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
@@ -63,7 +99,7 @@ _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
 # Tags with the places and sizes of a TIFF's strips and tiles.
 _TIFF_PARTS = (273, 279, 324, 325)
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
+START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 # Markers of a JPEG that begin a frame, whose header has its size.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -73,12 +109,14 @@ class UnreadableImageError(UserError):
 
     Attributes:
       kind: why, one of `KINDS`.
+      reason: the message without the file's name and the full stop.
     """
 
-    def __init__(self, message: str, kind: str = CORRUPT):
+    def __init__(self, message: str, kind: str = CORRUPT, reason: str = ""):
         # The message alone: worker processes send errors as their arguments.
         super().__init__(message)
         self.kind = kind
+        self.reason = reason or message
 
 
 def of_system(error: OSError | ValueError) -> str:
@@ -88,21 +126,26 @@ def of_system(error: OSError | ValueError) -> str:
     return FOLDER if isinstance(error, IsADirectoryError) else UNREADABLE
 
 
-def of_content(content: bytes, error: Exception) -> str:
+def of_content(
+    content: bytes, error: Exception, formats: Sequence[str] = ()
+) -> str:
     """Returns the kind of bytes that could not be decoded.
 
     Args:
       content: the whole file.
       error: what the decoder raised.
+      formats: those that it may decode; default all.
     """
     if not content:
         return EMPTY
     if isinstance(error, MemoryError):
         return TOO_LARGE
-    name = _format(content)
+    name = identify(content)
     if name is None:
         return NOT_AN_IMAGE
     said = str(error).lower()
+    if formats and name not in formats:
+        return UNSUPPORTED
     if not _decodes(name) or any(words in said for words in _REFUSALS):
         return UNSUPPORTED
     try:
@@ -114,13 +157,70 @@ def of_content(content: bytes, error: Exception) -> str:
     return TRUNCATED if cut else CORRUPT
 
 
-def _format(content: bytes) -> str | None:
+def identify(content: bytes) -> str | None:
+    """Returns the name of the image format, None if no image begins so."""
     for name, place, signature in _SIGNATURES:
-        if content.startswith(signature, place):
+        if content.startswith(signature, place) and (
+            name != "BMP" or _is_bmp(content)
+        ):
             return name
-    if b"<svg" in content[:1024].lower():
-        return "SVG"
-    return None
+    head = content[:_HEAD].lower()
+    return "SVG" if b"<svg" in head and not _HTML.search(head) else None
+
+
+def describe(content: bytes) -> str:
+    """Returns what a file's bytes are, as a phrase: "a PDF document"."""
+    if not content:
+        return "an empty file"
+    if name := identify(content):
+        name = _CALLED.get(name, name)
+        article = "an" if name[0] in "AEIS" else "a"
+        return f"{article} {name} picture"
+    for phrase, place, signature in _FOREIGN:
+        if content.startswith(signature, place):
+            return phrase
+    return _describe_text(content) or "data of an unknown format"
+
+
+def _is_bmp(content: bytes) -> bool:
+    """Tells a BMP from a text that begins with BM."""
+    if len(content) < 18:
+        return True
+    return struct.unpack_from("<I", content, 14)[0] in _DIB_HEADERS
+
+
+def _describe_text(content: bytes) -> str | None:
+    head = content[:_HEAD].removeprefix(b"\xef\xbb\xbf").strip()
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "plain text"
+    if _HTML.search(head.lower()):
+        return "an HTML page"
+    text = head.decode("utf-8", "ignore")  # The last character may be cut.
+    if len(head) - len(text.encode()) > 3 or not all(
+        letter.isprintable() or letter.isspace() for letter in text
+    ):
+        return None
+    if head.startswith(b"<"):
+        return "XML"
+    if head.startswith((b"{", b"[")):
+        return "JSON"
+    if _BASE64.fullmatch(head):
+        return _describe_base64(head)
+    if head.startswith(b"--") and b"Content-Disposition:" in head:
+        return "a form (multipart/form-data)"
+    return "plain text"
+
+
+def _describe_base64(text: bytes) -> str:
+    text = b"".join(text.split())
+    try:
+        inner = base64.b64decode(text[: len(text) // 4 * 4], b"-_")
+    except binascii.Error:
+        return "plain text"
+    name = identify(inner)
+    if name is None:
+        return "text, perhaps base64"
+    return f"base64 text instead of the {_CALLED.get(name, name)} file's bytes"
 
 
 def _decodes(name: str) -> bool:
@@ -138,7 +238,7 @@ def _size(content: bytes, name: str) -> tuple[int, ...]:
     if name == "BMP":
         return struct.unpack_from("<ii", content, 18)
     if name == "JPEG":
-        for marker, start in _jpeg_segments(content):
+        for marker, start in jpeg_segments(content):
             if marker in _FRAMES:
                 return struct.unpack_from(">HH", content, start + 3)
     return ()
@@ -153,13 +253,13 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
       said: the decoder's error, for formats that do not say where they end.
     """
     if name == "JPEG":
-        for marker, start in _jpeg_segments(content):
-            if marker == _START_OF_SCAN:
+        for marker, start in jpeg_segments(content):
+            if marker == START_OF_SCAN:
                 # A thumbnail before the scan has an end of its own.
                 return content.find(_END_OF_IMAGE, start) < 0
         return True
     if name == "PNG":
-        kinds = [kind for kind, end in _png_chunks(content) if end]
+        kinds = [kind for kind, end in png_chunks(content) if end]
         return b"IEND" not in kinds
     if name == "GIF":
         return _gif_is_cut(content)
@@ -174,7 +274,7 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
     return any(words in said for words in ("truncated", "eof", "end of file"))
 
 
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
     """Yields marker and place of each segment up to the first scan."""
     place = 2
     while place + 4 <= len(content):
@@ -185,12 +285,12 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
             place += 1
             continue
         yield marker, place + 2
-        if marker == _START_OF_SCAN:
+        if marker == START_OF_SCAN:
             return
         place += 2 + struct.unpack_from(">H", content, place + 2)[0]
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
     """Yields the kind of each chunk, and whether it is whole."""
     place = 8
     while place + 8 <= len(content):

@@ -1,11 +1,11 @@
 """Image files -> square RGB pixels, and a check of all files beforehand."""
 
 import collections
+import contextlib
 import dataclasses
 import io
 import os
 import stat
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,19 +13,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data import faults, near_paths, table
+from mixer_jax.data import decode_memory, faults, near_paths, table
+from mixer_jax.data.decode_memory import MAX_PIXELS
 from mixer_jax.data.faults import UnreadableImageError
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-# Pixels that an image may have to be decoded: 0.6 GB in memory, and more where
-# it is turned or transparent.
-MAX_PIXELS = 200_000_000
 # Pillow's own limit does not know that a large JPEG is decoded scaled.
 Image.MAX_IMAGE_PIXELS = None
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
-_ORIENTATION = 0x0112  # EXIF tag
+_BYTES = decode_memory.BYTES_PER_PIXEL
+_BAND = 1 << 18  # pixels that are put on white at once
 
 
 def read(path: str | os.PathLike) -> bytes:
@@ -63,18 +62,25 @@ def decode(
     source: str | os.PathLike | bytes,
     size: int,
     max_pixels: int | None = MAX_PIXELS,
+    *,
+    option: str = "",
+    formats: Sequence[str] = (),
 ) -> np.ndarray:
     """Decodes an image to a square: rotated as EXIF says, whole, on white.
 
     Of an animation it is the first frame. A JPEG is decoded at the nearest
-    smaller scale of 1, 1/2, 1/4 and 1/8, much faster.
+    smaller scale of 1, 1/2, 1/4 and 1/8, much faster. All threads of a process
+    share `decode_memory.BUDGET`: a decode waits until its memory is free.
 
     Args:
       source: a path, or the bytes of a PNG, JPEG, WebP ... file.
       size: S, the side of the square in pixels; the longer side of the image
         is scaled to it and the rest is white.
       max_pixels: how many may be decoded, after that scaling unless the JPEG
-        is progressive, which is in memory unscaled; None is without limit.
+        is held in memory unscaled, as a progressive one is; None is without
+        limit.
+      option: what sets `max_pixels`, for the error message.
+      formats: Pillow's names of those that are accepted; default all.
 
     Returns:
       uint8 [S, S, 3], RGB.
@@ -87,29 +93,88 @@ def decode(
     else:
         name, content = str(source), read(source)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            whole = image.size
-            image.draft("RGB", (size, size))
-            scaled = whole if "progressive" in image.info else image.size
-            if max_pixels and scaled[0] * scaled[1] > max_pixels:
-                raise UnreadableImageError(
-                    f"{name}: it has {whole[0]} x {whole[1]} pixels, more than "
-                    f"are decoded (data.max_pixels, {max_pixels}).",
-                    faults.TOO_LARGE,
-                )
-            return _square(_upright(image), size)
-    except UnreadableImageError:
-        raise
-    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
-        kind = faults.of_content(content, error)
+        return _decode(content, size, max_pixels, tuple(formats) or None)
+    except _TooManyPixelsError as error:
+        reason = f"{error}{f' ({option})' if option else ''}; scale it down"
         raise UnreadableImageError(
-            f"{name}: cannot be decoded, {kind} ({_reason(error)}).", kind
+            f"{name}: {reason}.", faults.TOO_LARGE, reason
+        ) from None
+    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
+        kind = faults.of_content(content, error, formats)
+        reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
+        raise UnreadableImageError(
+            f"{name}: {reason}.", kind, reason
         ) from error
 
 
-def _reason(error: Exception) -> str:
+class _TooManyPixelsError(ValueError):
+    """An image has more pixels than may be decoded."""
+
+
+def _decode(
+    content: bytes,
+    size: int,
+    max_pixels: int | None,
+    formats: Sequence[str] | None,
+) -> np.ndarray:
+    """Decodes within the memory budget; PIL's errors are not caught."""
+    budget, square = decode_memory.BUDGET, _BYTES * size * size
+    declared = decode_memory.declared(content)
+    if declared is not None:
+        whole, peak = declared
+        _check_pixels(whole, whole[0] * whole[1], max_pixels)
+        with budget.reserve(peak + square):
+            return _load(_open(content, formats), size, whole)
+    image = _open(content, formats)
+    whole = image.size
+    image.draft("RGB", (size, size))
+    pixels, peak = decode_memory.estimate(image, content, whole)
+    _check_pixels(whole, pixels, max_pixels)
+    with budget.reserve(peak + square):
+        try:
+            return _load(image, size, image.size)
+        finally:
+            del image  # and with it the decoder's memory
+
+
+def _load(
+    image: Image.Image, size: int, declared: tuple[int, int]
+) -> np.ndarray:
+    with contextlib.closing(image):
+        if image.width * image.height > declared[0] * declared[1]:
+            raise ValueError("its header has two sizes")
+        return _square(_upright(image), size)
+
+
+def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=formats)
+
+
+def _check_pixels(
+    whole: tuple[int, int], pixels: int, max_pixels: int | None
+) -> None:
+    if not max_pixels or pixels <= max_pixels:
+        return
+    inner = ""
+    if pixels > whole[0] * whole[1]:
+        inner = f" and holds an image of {_count(pixels)}"
+    raise _TooManyPixelsError(
+        f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
+        f"of {_count(max_pixels)}"
+    )
+
+
+def _count(pixels: int) -> str:
+    if pixels < 1_000_000:
+        return f"{pixels} pixels"
+    return f"{pixels / 1e6:.6g} megapixels"
+
+
+def _reason(error: Exception, content: bytes, kind: str) -> str:
+    if kind in (faults.NOT_AN_IMAGE, faults.UNSUPPORTED):
+        return f"it is {faults.describe(content)}"
     if isinstance(error, UnidentifiedImageError):
-        return "its format is not recognised"
+        return "its header cannot be read"
     return str(error) or repr(error)
 
 
@@ -126,6 +191,7 @@ def check_images(
     *,
     max_pixels: int = MAX_PIXELS,
     option: str = table.MAX_SKIPPED,
+    pixels_option: str = "",
     keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
     """Decodes every image of a frame once and leaves out what fails.
@@ -134,9 +200,10 @@ def check_images(
       frame: rows of a sample table.
       root: the folder that the paths are relative to.
       max_skipped: the largest share of the rows that may be left out.
-      threads: decoding threads, one image in memory each; default one a core.
+      threads: decoding threads; default one per core.
       max_pixels: see `decode`.
       option: what sets `max_skipped` in the command at hand.
+      pixels_option: what sets `max_pixels`, see `decode`.
       keep: is given the rows that are left out, if there are any, before
         anything is raised: a frame of `sample_id`, `image`, `kind`, `reason`
         and `row`, which counts the table's from 1. Returns where they are
@@ -152,7 +219,7 @@ def check_images(
     root = Path(root)
     codes, paths = pd.factorize(frame["image"])
     paths = [root / path if path else None for path in paths]
-    found = _find_faults(paths, max_pixels, threads)
+    found = _find_faults(paths, max_pixels, pixels_option, threads)
     bad = np.array([fault is not None for fault in found], bool)[codes]
     rows = np.flatnonzero(bad)
     errors = [found[codes[row]] for row in rows]
@@ -184,7 +251,10 @@ def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
 
 
 def _find_faults(
-    paths: Sequence[Path | None], max_pixels: int, threads: int | None
+    paths: Sequence[Path | None],
+    max_pixels: int,
+    option: str,
+    threads: int | None,
 ) -> list[UnreadableImageError | None]:
     """Returns what is wrong with each file, None if nothing is.
 
@@ -195,7 +265,7 @@ def _find_faults(
     def fault(path: Path | None) -> UnreadableImageError | None:
         try:
             if path is not None:
-                decode(path, _CHECKED, max_pixels)
+                decode(path, _CHECKED, max_pixels, option=option)
         except UnreadableImageError as error:
             # Without the bytes, which the frames of its traceback hold.
             return UnreadableImageError(str(error), error.kind)
@@ -213,11 +283,11 @@ def _find_faults(
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
-    except (SyntaxError, ValueError, KeyError, struct.error):
-        return image  # What cannot be read says nothing.
-    return ImageOps.exif_transpose(image) if turned else image
+    if not decode_memory.is_rotated(image):
+        return image
+    upright = ImageOps.exif_transpose(image)
+    image.close()  # frees its pixels
+    return upright
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
@@ -241,11 +311,26 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Returns the image in mode RGB or L; closes it if it is another one."""
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
+    image.load()
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        image.load()
         return image
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    if rows >= height:
+        return _band_on_white(image)
+    # In bands: a large image has no room for several copies of itself.
+    canvas = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        canvas.paste(_band_on_white(band), (0, top))
+    image.close()
+    return canvas
+
+
+def _band_on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Sixteen bits a pixel, which convert() would clip instead of scale.
         pixels = np.asarray(image, np.int64) >> 8

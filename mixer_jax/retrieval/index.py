@@ -2,15 +2,20 @@
 
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents of these rows; see `COLUMNS`
-INDEX/index.json      which model made them: its workdir, step, N and D
+INDEX/index.json      which model made them: its workdir, step and fingerprint;
+                      the folder of the pictures; N and D
+
+Workdir and pictures are found again after a move; see `places`.
 """
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
@@ -18,7 +23,7 @@ from jax.sharding import Mesh
 from mixer_jax import paths
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import embed, folders, runs
+from mixer_jax.retrieval import embed, folders, places, runs
 from mixer_jax.runtime import tables
 from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
@@ -28,6 +33,11 @@ KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
 _LAYOUT = tables.Layout(COLUMNS, exact=True)
 _COMMAND = "python -m mixer_jax.index"
+_REMEDY = (
+    "name the workdir of its model with --workdir=FOLDER, or make the index "
+    f"again with {_COMMAND}."
+)
+_TRIED = 100  # pictures that are looked for in each place
 
 
 class Index(NamedTuple):
@@ -35,16 +45,20 @@ class Index(NamedTuple):
 
     Attributes:
       documents: N rows with the columns of `COLUMNS`, all strings; an image
-        is an absolute path, or "".
+        is a path relative to `images`, or "".
       embeddings: f32 `[N, D]`, unit rows.
       workdir: of the model's stage, absolute.
       step: of its checkpoint.
+      images: the folder of the pictures, absolute.
+      fingerprint: of the model's variables; "" if it was not kept.
     """
 
     documents: pd.DataFrame
     embeddings: np.ndarray
     workdir: paths.Path
     step: int
+    images: pathlib.Path
+    fingerprint: str
 
 
 def build(
@@ -98,10 +112,15 @@ def build(
             "train it again, with a smaller learning rate."
         )
     documents = frame[list(COLUMNS)].reset_index(drop=True)
-    documents["image"] = [
-        str(path.parent / name) if name else "" for name in frame["image"]
-    ]
-    return Index(documents, embeddings, workdir, trained.step), skipped
+    made = Index(
+        documents=documents,
+        embeddings=embeddings,
+        workdir=workdir,
+        step=trained.step,
+        images=path.parent,
+        fingerprint=_fingerprint(trained),
+    )
+    return made, skipped
 
 
 def check_folder(folder: str | os.PathLike) -> None:
@@ -117,8 +136,10 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     """
     count, dim = index.embeddings.shape
     said = {
-        "workdir": str(index.workdir),
+        "workdir": places.save(index.workdir, folder),
+        "images": places.save(index.images, folder),
         "step": index.step,
+        "fingerprint": index.fingerprint,
         "N": count,
         "D": dim,
     }
@@ -131,11 +152,22 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     folders.write(folder, KIND, save_files, rescue=True)
 
 
-def load(folder: str | os.PathLike) -> Index:
+def load(
+    folder: str | os.PathLike,
+    workdir: str | os.PathLike = "",
+    images: str | os.PathLike = "",
+) -> Index:
     """Reads an index.
 
+    Args:
+      folder: the index's.
+      workdir: where the model is now, a stage's or a curriculum's workdir;
+        "" is where it was, relative to the index or absolute.
+      images: the folder of the pictures; "" is where it was, likewise.
+
     Raises:
-      UserError: if there is none, or it is damaged.
+      UserError: if there is none, it is damaged, or its model or `images` is
+        nowhere.
     """
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
@@ -144,7 +176,9 @@ def load(folder: str | os.PathLike) -> Index:
         )
     try:
         said = json.loads(found(INDEX).read_text("utf-8"))
-        workdir, step = str(said["workdir"]), int(said["step"])
+        workdirs = places.load(said["workdir"], folder)
+        roots = places.load(said.get("images", "."), folder)
+        step, fingerprint = int(said["step"]), str(said.get("fingerprint", ""))
         shape = (said["N"], said["D"])
         embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
@@ -164,7 +198,74 @@ def load(folder: str | os.PathLike) -> Index:
             f"The index in {folder} is damaged ({error}); make it again with "
             f"{_COMMAND}."
         ) from error
-    return Index(documents, embeddings, paths.make(workdir), step)
+    if workdir:
+        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
+    return Index(
+        documents=documents,
+        embeddings=embeddings,
+        workdir=_find_workdir(workdirs, folder),
+        step=step,
+        images=_find_images(roots, documents, images),
+        fingerprint=fingerprint,
+    )
+
+
+def missing_images(index: Index) -> str:
+    """Returns a sentence that says which pictures are missing, or ""."""
+    names = [name for name in index.documents["image"] if name]
+    gone = places.missing(index.images, names)
+    if not gone:
+        return ""
+    return (
+        f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
+        f"the first of them {gone[0]}; documents are found all the same. If "
+        "the pictures were moved, name their folder with --images=FOLDER."
+    )
+
+
+def _find_workdir(
+    workdirs: list[paths.Path], folder: pathlib.Path
+) -> paths.Path:
+    for workdir in workdirs:
+        if workdir_lib.latest_step(workdir) is not None:
+            return workdir
+    looked = " or ".join(map(str, workdirs))
+    raise UserError(
+        f"The model of the index in {folder} is missing: there is no "
+        f"checkpoint in {looked}. Name its workdir with --workdir=FOLDER, or "
+        f"make the index again with {_COMMAND}."
+    )
+
+
+def _find_images(
+    roots: list[paths.Path], documents: pd.DataFrame, images: str | os.PathLike
+) -> pathlib.Path:
+    """Returns the first of the folders that has some of the pictures."""
+    if images:
+        root = paths.local(images, "A picture")
+        if not root.is_dir():
+            raise UserError(
+                f"There is no folder {root}; name that of the pictures with "
+                "--images=FOLDER."
+            )
+        return paths.absolute(root)
+    names = [name for name in documents["image"] if name][:_TRIED]
+    for root in roots:
+        if any(os.path.isfile(root / name) for name in names):
+            return root
+    return roots[0]
+
+
+def _fingerprint(trained: checkpoints.Trained) -> str:
+    """Returns a hash of a model's variables."""
+    digest = hashlib.blake2b(digest_size=16)
+    leaves = jax.tree_util.tree_leaves_with_path(trained.variables)
+    for path, leaf in leaves:
+        array = jax.device_get(leaf)
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        digest.update(name.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
@@ -178,13 +279,13 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
         now = "none" if step is None else f"that of step {step}"
         raise UserError(
             f"The index was made with the checkpoint of step {index.step} in "
-            f"{index.workdir}, which now has {now}; make the index again with "
-            f"{_COMMAND}."
+            f"{index.workdir}, which now has {now}; {_REMEDY}"
         )
     trained = checkpoints.load_model(index.workdir, mesh)
-    if trained.config.model.dim != index.embeddings.shape[1]:
+    same = index.fingerprint in ("", _fingerprint(trained))
+    if trained.config.model.dim != index.embeddings.shape[1] or not same:
         raise UserError(
             f"The index was made with another model than the one that is now "
-            f"in {index.workdir}; make the index again with {_COMMAND}."
+            f"in {index.workdir}; {_REMEDY}"
         )
     return trained

@@ -1,44 +1,50 @@
 """An index served over HTTP: a page to search with, and answers in JSON.
 
 GET  /             the page
-POST /search?k=12  an image's bytes -> the k nearest documents
+POST /search?k=12  an image's bytes, or a form with a file -> the k nearest
+                   documents
 GET  /image/ROW    a document's picture
 GET  /health       what is served
+
+All addresses in answers are relative, so that a proxy may serve it under a
+prefix.
 """
 
 import errno
 import functools
-import io
-import pathlib
 import socket
 import threading
 import time
 from importlib import resources
 from typing import Any
 
+import anyio
 import jax
 import jinja2
 import numpy as np
+import uvicorn
 from jax.sharding import Mesh
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import images
+from mixer_jax.data import faults, images
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import search
+from mixer_jax.retrieval import search, uploads
 from mixer_jax.retrieval.index import Index
 from mixer_jax.training.checkpoints import Trained
 
 MAX_K, DEFAULT_K = 100, 12
-MEGABYTE = 1_000_000
+MAX_MEGAPIXELS = 50.0
+MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+_NEEDED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_SEARCHES = 8  # at once; others wait without a thread
 
 
 class Searcher:
@@ -51,15 +57,23 @@ class Searcher:
       index: what is searched.
     """
 
-    def __init__(self, index: Index, trained: Trained, mesh: Mesh):
+    def __init__(
+        self,
+        index: Index,
+        trained: Trained,
+        mesh: Mesh,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ):
         """Compiles.
 
         Args:
           index: the documents.
           trained: the model that embedded them.
           mesh: the documents' rows are split over it.
+          max_megapixels: the largest picture that is decoded.
         """
         self.index = index
+        self._max_pixels = int(max_megapixels * 1e6)
         self._size = trained.config.data.image_size
         self._gallery = search.make_gallery(index.embeddings, mesh)
         whole = mesh_lib.replicated(mesh)
@@ -83,7 +97,14 @@ class Searcher:
         Raises:
           UnreadableImageError: if the content is not a picture.
         """
-        pixels = _decode(content, self._size)
+        Image.init()
+        pixels = images.decode(
+            content,
+            self._size,
+            self._max_pixels,
+            option="--max-megapixels",
+            formats=[name for name in _FORMATS if name in Image.OPEN],
+        )
         cosines, rows = self._find(pixels)
         found = zip(rows.tolist(), cosines.tolist(), strict=True)
         return [(row, cosine) for row, cosine in found if row >= 0][:k]
@@ -114,11 +135,13 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         )
     documents = searcher.index.documents
     page = _render(searcher.index, max_megabytes)
+    reader = uploads.Reader(max_megabytes)
+    limiter = anyio.CapacityLimiter(_SEARCHES)
 
-    def home(request: Request) -> HTMLResponse:
+    async def home(request: Request) -> HTMLResponse:
         return HTMLResponse(page)
 
-    def health(request: Request) -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
         return JSONResponse(
             {
                 "documents": len(documents),
@@ -129,20 +152,21 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
 
     async def answer(request: Request) -> JSONResponse:
         k = _read_k(request.query_params.get("k", DEFAULT_K))
-        content = await _read_body(request, max_megabytes)
-        # What computes or reads files is kept away from the event loop.
-        return JSONResponse(await run_in_threadpool(find, content, k))
+        async with reader.read(request) as upload:
+            if upload.k is not None and "k" not in request.query_params:
+                k = _read_k(upload.k)
+            # What computes or reads files is kept away from the event loop.
+            found = await anyio.to_thread.run_sync(
+                find, upload.content, k, limiter=limiter
+            )
+        return JSONResponse(found)
 
     def find(content: bytes, k: int) -> dict[str, Any]:
         start = time.perf_counter()
         try:
             found = searcher.search(content, k)
         except images.UnreadableImageError as error:
-            raise HTTPException(
-                400,
-                "This is not a picture that can be read. A PNG, JPEG, WebP, "
-                "GIF, BMP or AVIF file is needed.",
-            ) from error
+            raise HTTPException(400, refusal(content, error)) from error
         seconds = time.perf_counter() - start
         return {
             "results": [_result(row, cosine) for row, cosine in found],
@@ -156,21 +180,27 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             "text": document["text"],
             "category_id": document["category_id"],
             "score": cosine,
-            "image": f"/image/{row}" if document["image"] else None,
+            "image": f"image/{row}" if document["image"] else None,
         }
 
     def picture(request: Request) -> FileResponse:
         row = request.path_params["row"]
         if row >= len(documents):
             raise HTTPException(404, f"There is no document {row}.")
-        path = documents["image"].iloc[row]
-        if not path:
+        name = documents["image"].iloc[row]
+        if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
-        if not pathlib.Path(path).is_file():
-            raise HTTPException(404, f"The picture {path} is missing.")
-        return FileResponse(path)
+        path = searcher.index.images / name
+        if not path.is_file():
+            raise HTTPException(
+                404,
+                f"The picture {name} of document {row} is missing in "
+                f"{searcher.index.images}; if the pictures were moved, start "
+                "the server with --images=FOLDER.",
+            )
+        return FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", home),
             Route("/health", health),
@@ -179,6 +209,32 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         ],
         exception_handlers={HTTPException: _say, Exception: _apologize},
     )
+    # Its addresses would be absolute, without a proxy's prefix.
+    app.router.redirect_slashes = False
+    return app
+
+
+def refusal(content: bytes, error: images.UnreadableImageError) -> str:
+    """Returns why a picture is not taken, for the person who sent it."""
+    what = faults.describe(content)
+    if error.kind == faults.TOO_LARGE:
+        return f"This is {what}, but {error.reason}."
+    if error.kind in (faults.TRUNCATED, faults.CORRUPT):
+        return f"This is {what} that cannot be read: it is {error.kind}."
+    if error.kind == faults.NO_AREA:
+        return f"This is {what} that cannot be read: it has {error.kind}."
+    return f"This is {what}; {_NEEDED}."
+
+
+def run(app: Starlette, listener: socket.socket) -> None:
+    """Serves the application until Ctrl-C."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        log_config=None,  # its own closes the handlers there are
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -213,17 +269,6 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _decode(content: bytes, size: int) -> np.ndarray:
-    """Decodes an upload to uint8 `[S, S, 3]`."""
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
-    try:
-        Image.open(io.BytesIO(content), formats=formats).close()
-    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
-        raise images.UnreadableImageError(str(error)) from error
-    return images.decode(content, size)
-
-
 def _read_k(text: str | int) -> int:
     try:
         k = int(text)
@@ -234,27 +279,6 @@ def _read_k(text: str | int) -> int:
             400, f"k is {text!r}; it must be a number from 1 to {MAX_K}."
         )
     return k
-
-
-async def _read_body(request: Request, max_megabytes: float) -> bytes:
-    """Reads an upload, but never more than is allowed."""
-    limit = int(max_megabytes * MEGABYTE)
-    large = HTTPException(
-        413, f"The picture is larger than {max_megabytes:g} megabytes."
-    )
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise large
-    content = bytearray()
-    try:
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > limit:
-                raise large
-    except ClientDisconnect as error:
-        raise HTTPException(400, "The upload broke off.") from error
-    if not content:
-        raise HTTPException(400, "The upload is empty; send a picture's bytes.")
-    return bytes(content)
 
 
 def _render(index: Index, max_megabytes: float) -> str:
@@ -277,7 +301,9 @@ def _render(index: Index, max_megabytes: float) -> str:
 
 
 def _say(request: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return JSONResponse(
+        {"error": error.detail}, error.status_code, error.headers
+    )
 
 
 def _apologize(request: Request, error: Exception) -> JSONResponse:

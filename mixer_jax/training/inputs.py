@@ -77,6 +77,7 @@ def load(
         data.max_skipped,
         max_pixels=data.max_pixels,
         option=option,
+        pixels_option="data.max_pixels",
         keep=keep,
     )
     frame, lone = table.drop_lone(frame, data.max_skipped, option=option)

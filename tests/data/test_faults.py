@@ -1,9 +1,15 @@
 """Broken files of every kind, each called what it is."""
 
+import base64
+import gzip
+import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mixer_jax.data import faults, images
@@ -80,3 +86,66 @@ def test_errors_travel_between_processes():
     error = faults.UnreadableImageError("a.png: gone.", faults.MISSING)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.kind) == ("a.png: gone.", faults.MISSING)
+
+
+def zipped():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.png", b"x")
+    return file.getvalue()
+
+
+PNG = broken_files.encode(broken_files.noise(8), "png")
+
+
+@pytest.mark.parametrize(
+    ("content", "phrase"),
+    [
+        (b"", "an empty file"),
+        (PNG, "a PNG picture"),
+        (broken_files.encode(broken_files.noise(8), "tiff"), "a TIFF picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC (HEIF) picture"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "an SVG picture"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"\n<!DOCTYPE html>\n<p>", "an HTML page"),
+        (b"<html><body><svg></svg></body></html>", "an HTML page"),
+        (b'{"image": "x"}', "JSON"),
+        (b"data:image/png;base64,iVBORw0KGgo", "a data: URL"),
+        (base64.b64encode(PNG), "base64 text instead of the PNG"),
+        (base64.encodebytes(PNG), "base64 text instead of the PNG"),
+        (gzip.compress(PNG), "gzip-compressed"),
+        (zipped(), "a ZIP archive"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0", "an MP4"),
+        (b"\x1aE\xdf\xa3\1\0", "WebM video"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"--x\r\nContent-Disposition: form-data\r\n", "a form"),
+        ("Grüße an alle".encode(), "plain text"),
+        (b"BMW, a maker of cars", "plain text"),
+        (b"\0\1\2\3", "unknown format"),
+    ],
+)
+def test_files_are_called_by_their_format(content, phrase):
+    assert phrase in faults.describe(content)
+    if "picture" not in phrase or "SVG" in phrase or "HEIC" in phrase:
+        with pytest.raises(faults.UnreadableImageError) as caught:
+            images.decode(content, 8)
+        assert caught.value.kind in (
+            faults.EMPTY,
+            faults.NOT_AN_IMAGE,
+            faults.UNSUPPORTED,
+        )
+
+
+def test_only_the_formats_that_are_accepted_are_opened():
+    content = broken_files.encode(broken_files.noise(8), "tiff")
+    images.decode(content, 8)
+    with pytest.raises(faults.UnreadableImageError, match="TIFF") as caught:
+        images.decode(content, 8, formats=("PNG", "JPEG"))
+    assert caught.value.kind == faults.UNSUPPORTED
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.binary(max_size=300), st.text().map(str.encode)))
+def test_anything_has_a_description(content):
+    assert faults.describe(content)
+    assert "\n" not in faults.describe(content)

@@ -193,7 +193,9 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     with pytest.raises(images.UnreadableImageError) as caught:
         images.decode(encode(smooth(9, 9)), 9, 80)
     assert caught.value.kind == faults.TOO_LARGE
-    assert "data.max_pixels, 80" in str(caught.value)
+    assert "the limit of 80 pixels; scale it down" in str(caught.value)
+    with pytest.raises(images.UnreadableImageError, match=r"\(--option\)"):
+        images.decode(encode(smooth(9, 9)), 9, 80, option="--option")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

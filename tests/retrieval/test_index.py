@@ -1,9 +1,13 @@
 """An index of a small table of coloured squares."""
 
+import dataclasses
 import json
+import os
 import pathlib
+import shutil
 import tempfile
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +31,8 @@ def test_documents_are_embedded_by_the_last_stage(made, colour_run, colours):
     frame = frame[frame.role == "document"]
     assert list(made.documents.sample_id) == list(frame.sample_id)
     assert list(made.documents.columns) == list(index.COLUMNS)
-    assert made.documents.image[0] == str(root / frame.image.iloc[0])
+    assert made.documents.image[0] == frame.image.iloc[0]
+    assert made.images == root
     assert (made.workdir, made.step) == (colour_run / "stage2", 4)
     assert made.embeddings.shape == (12, 3)
     assert made.embeddings.dtype == np.float32
@@ -48,8 +53,10 @@ def test_what_is_saved_comes_back(made, tmp_path):
     assert found[2:] == made[2:]
     said = json.loads((folder / "index.json").read_text())
     assert said == {
-        "workdir": str(made.workdir),
+        "workdir": ["../../run/stage2", str(made.workdir)],
+        "images": ["../../data", str(made.images)],
         "step": 4,
+        "fingerprint": made.fingerprint,
         "N": 12,
         "D": 3,
     }
@@ -168,3 +175,105 @@ def test_embeddings_must_be_finite(colour_run, colours, monkeypatch):
     )
     with pytest.raises(UserError, match="not finite"):
         index.build(colour_run, colours[0] / "colours.csv", make_mesh())
+
+
+def gather(made, tmp_path):
+    """Saves the index beside its workdir and pictures; returns its folder."""
+    index.save(made, tmp_path / "index")
+    (tmp_path / "all").mkdir()
+    for name in ("index", "run", "data"):
+        (tmp_path / name).rename(tmp_path / "all" / name)
+    return tmp_path / "all" / "index"
+
+
+def test_all_that_moved_together_is_found(made, tmp_path, monkeypatch):
+    folder = gather(made, tmp_path)
+    monkeypatch.chdir(folder.parent)
+    for place in (folder, "index", "../all/run/../index"):
+        found = index.load(place)
+        assert found.workdir == folder.parent / "run" / "stage2"
+        assert found.images == folder.parent / "data"
+        assert index.missing_images(found) == ""
+        assert index.load_model(found, make_mesh()).step == 4
+
+
+def test_a_copy_uses_its_own_pictures(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    for name in ("index", "run", "data"):
+        shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
+    found = index.load(tmp_path / "copy" / "index")
+    assert found.workdir == tmp_path / "copy" / "run" / "stage2"
+    assert found.images == tmp_path / "copy" / "data"
+
+
+def test_an_index_that_moved_alone_finds_the_rest(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "index").rename(tmp_path / "deep" / "er" / "index")
+    found = index.load(tmp_path / "deep" / "er" / "index")
+    assert found[2:] == made[2:]
+
+
+def test_places_are_named_and_wrong_ones_refused(made, tmp_path):
+    folder = gather(made, tmp_path)
+    (tmp_path / "all" / "run").rename(tmp_path / "model")
+    (tmp_path / "all" / "data").rename(tmp_path / "pictures")
+    with pytest.raises(UserError, match=r"no checkpoint in .*--workdir="):
+        index.load(folder)
+    found = index.load(folder, tmp_path / "model")
+    said = index.missing_images(found)
+    assert "12 of 12 pictures are missing in" in said
+    assert "--images=FOLDER" in said
+    assert str(found.images) in said
+    found = index.load(folder, tmp_path / "model", tmp_path / "pictures")
+    assert index.missing_images(found) == ""
+    assert found.workdir == tmp_path / "model" / "stage2"
+    for wrong in ({"workdir": tmp_path / "no"}, {"images": tmp_path / "no"}):
+        with pytest.raises(UserError, match="no"):
+            index.load(folder, **{"workdir": tmp_path / "model", **wrong})
+
+
+def test_an_index_behind_a_link_finds_the_rest(made, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "index").symlink_to(tmp_path / "disk")
+    index.save(made, tmp_path / "real")
+    for file in (tmp_path / "real").iterdir():
+        shutil.move(file, tmp_path / "disk")
+    for place in ("index", "disk"):
+        found = index.load(tmp_path / place)
+        assert found[2:] == made[2:]
+
+
+def test_an_older_index_with_absolute_paths_is_read(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    said = json.loads(path.read_text())
+    del said["images"], said["fingerprint"]
+    path.write_text(json.dumps(said | {"workdir": str(made.workdir)}))
+    absolute = [str(made.images / name) for name in made.documents["image"]]
+    documents = made.documents.assign(image=absolute)
+    documents.to_csv(tmp_path / "index" / "documents.csv", index=False)
+    found = index.load(tmp_path / "index")
+    assert index.missing_images(found) == ""
+    assert index.load_model(found, make_mesh()).step == 4
+
+
+def test_another_model_of_the_same_step_is_refused(made, monkeypatch):
+    load = index.checkpoints.load_model
+
+    def other(*arguments):
+        trained = load(*arguments)
+        variables = jax.tree.map(lambda x: x + 1, trained.variables)
+        return dataclasses.replace(trained, variables=variables)
+
+    monkeypatch.setattr(index.checkpoints, "load_model", other)
+    with pytest.raises(UserError, match=r"another model .*--workdir="):
+        index.load_model(made, make_mesh())
+
+
+def test_some_missing_pictures_are_counted(made, tmp_path):
+    os.remove(made.images / made.documents.image[3])
+    made.documents.loc[0, "image"] = ""
+    said = index.missing_images(made)
+    assert said.startswith("1 of 11 pictures are missing in")
+    assert made.documents.image[3] in said

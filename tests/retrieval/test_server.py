@@ -1,19 +1,26 @@
 """The application over an index of coloured squares."""
 
+import base64
 import io
+import re
 import socket
 import threading
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from mixer_jax.data import images
 from mixer_jax.errors import UserError
 from mixer_jax.mesh import make_mesh
-from mixer_jax.retrieval import index, server
+from mixer_jax.retrieval import index, server, uploads
+from tests import broken_files
 
 
 @pytest.fixture
@@ -83,9 +90,13 @@ def test_what_is_wrong_is_said(client):
     red = _picture("red")
     for question, content, status, said in (
         ("", b"", 400, "empty"),
-        ("", b"no picture", 400, "not a picture"),
-        ("", red[:-30], 400, "not a picture"),
-        ("", b"%!PS-Adobe-3.0 EPSF-3.0\n", 400, "not a picture"),
+        ("", b"no picture", 400, "plain text; a PNG, JPEG"),
+        ("", red[:-30], 400, "a PNG picture that cannot be read: it is trunca"),
+        ("", b"%!PS-Adobe-3.0 EPSF-3.0\n", 400, "a PostScript file; a PNG"),
+        ("", b"\0\0\0\x18ftypheic\0\0", 400, "a HEIC (HEIF) picture; a PNG"),
+        ("", _picture("red", "tiff"), 400, "a TIFF picture; a PNG"),
+        ("", base64.b64encode(red), 400, "base64 text instead of the PNG"),
+        ("", b"<!doctype html><p>", 400, "an HTML page; a PNG"),
         ("", bytes(10_001), 413, "larger than 0.01 megabytes"),
         ("?k=0", red, 400, "from 1 to 100"),
         ("?k=101", red, 400, "from 1 to 100"),
@@ -96,19 +107,165 @@ def test_what_is_wrong_is_said(client):
         assert said in answer.json()["error"]
 
 
+def test_a_form_with_a_file_is_answered(client):
+    files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
+    answer = client.post("/search?k=2", files=files)
+    assert answer.status_code == 200
+    first = answer.json()["results"][0]
+    assert first["category_id"] == "blue"
+    plain = client.post("/search?k=2", content=_picture("blue"))
+    assert answer.json()["results"] == plain.json()["results"]
+    answer = client.post("/search", files=files, data={"k": "3"})
+    assert len(answer.json()["results"]) == 3
+    # As curl sends --data-binary.
+    answer = client.post(
+        "/search",
+        content=_picture("blue"),
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.json()["results"][0] == first
+
+
+def test_what_is_wrong_with_a_form_is_said(client):
+    red = _picture("red")
+    broken = {"content-type": "multipart/form-data"}
+    for arguments, status, said in (
+        ({"files": {"file": ("a.pdf", b"%PDF-1.7")}}, 400, "a PDF document"),
+        ({"files": {"file": ("a.png", b"")}}, 400, "empty"),
+        ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
+        ({"files": {"file": (None, "text")}}, 400, "no file"),
+        ({"files": {"a": ("a", bytes(11_000))}}, 413, "0.01 megabytes"),
+        ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
+        ({"content": red, "headers": broken}, 400, "boundary"),
+        ({"files": {"a": ("a", red)}, "data": {"k": "no"}}, 400, "'no'"),
+    ):
+        answer = client.post("/search", **arguments)
+        assert (answer.status_code, said in answer.json()["error"]) == (
+            status,
+            True,
+        ), answer.json()
+
+
+BOUNDARY = b"--x"
+PARTS = st.sampled_from(
+    [
+        BOUNDARY,
+        BOUNDARY + b"--",
+        b"\r\n",
+        b"\r\n\r\n",
+        b'Content-Disposition: form-data; name="file"; filename="a.png"',
+        b'Content-Disposition: form-data; name="k"',
+        b"Content-Disposition: form-data",
+        b"Content-Type: image/png",
+        b"Content-Transfer-Encoding: base64",
+        b"5",
+        _picture("red"),
+    ]
+)
+HEADERS = st.sampled_from(
+    ["multipart/form-data; boundary=x", "multipart/form-data; boundary="]
+    + ["multipart/form-data; boundary=x; charset=utf-16", "MULTIPART/FORM-DATA"]
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    body=st.one_of(
+        st.lists(st.one_of(PARTS, st.binary(max_size=9))).map(b"".join),
+        st.lists(PARTS, max_size=6).map(b"\r\n".join),
+    ),
+    header=HEADERS,
+    length=st.sampled_from(["", "1", "x", "-1", "²"]),
+)
+def test_random_forms_are_answered_or_refused(client, body, header, length):
+    headers = {"content-type": header}
+    if length:
+        headers["content-length"] = length.encode()
+    answer = client.post("/search", content=body, headers=headers)
+    assert answer.status_code in (200, 400, 413)
+    assert ("results" if answer.is_success else "error") in answer.json()
+
+
+def test_uploads_in_memory_are_counted(searcher, monkeypatch):
+    readers = []
+
+    class Reader(uploads.Reader):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            readers.append(self)
+
+    monkeypatch.setattr(uploads, "Reader", Reader)
+    with TestClient(server.make_app(searcher)) as client:
+        for content in (_picture("red"), b"", b"text"):
+            client.post("/search", content=content)
+        assert readers[0]._held == 0
+        monkeypatch.setattr(uploads, "_AT_ONCE", 0)
+        answer = client.post("/search", content=_picture("red"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "try again" in answer.json()["error"]
+        assert readers[0]._held == 0
+
+
+def test_pixels_are_counted_before_they_are_decoded(searcher):
+    bomb = broken_files.png_header(14_000, 14_000)
+    bomb += broken_files.png_chunk(b"IDAT", b"")
+    with TestClient(server.make_app(searcher)) as client:
+        answer = client.post("/search", content=bomb)
+        assert answer.status_code == 400
+        said = answer.json()["error"]
+        assert "a PNG picture, but it has 14000 x 14000 pixels" in said
+        assert "50 megapixels (--max-megapixels)" in said
+        # What cameras and screens make is answered.
+        for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
+            file = io.BytesIO()
+            Image.new("RGB", size, "blue").save(file, kind)
+            answer = client.post("/search?k=1", content=file.getvalue())
+            assert answer.json()["results"][0]["category_id"] == "blue"
+
+
+@pytest.mark.parametrize("prefix", ["", "/shop", "/a/b c"])
+def test_a_prefix_changes_nothing(searcher, prefix):
+    app = server.make_app(searcher)
+    if prefix:
+        app = Starlette(routes=[Mount(prefix, app)])
+    with TestClient(app) as client:
+        page = client.get(f"{prefix}/")
+        for reference in re.findall(
+            r'(?:src|href|action)="([^"]*)"', page.text
+        ):
+            assert reference.startswith("data:")
+        assert "${HERE}search" in page.text
+        found = client.post(f"{prefix}/search", content=_picture("blue"))
+        image = found.json()["results"][0]["image"]
+        assert "//" not in image
+        for base in (found.url, page.url):
+            shown = client.get(base.join(image))
+            assert shown.headers["content-type"] == "image/png"
+        # The page may be asked for without the slash at its end.
+        if prefix:
+            assert client.get(prefix).url.path == page.url.path
+        answer = client.get(f"{prefix}/search/", follow_redirects=False)
+        assert answer.status_code == 404
+
+
 def test_an_upload_that_hides_its_size_is_cut_off(client):
     chunks = (bytes(1000) for _ in range(20))
     answer = client.post("/search", content=chunks)
     assert answer.status_code == 413
 
 
-def test_documents_without_a_picture(searcher, made, tmp_path):
+def test_documents_without_a_picture(searcher, made):
     made.documents.loc[0, "image"] = ""
-    made.documents.loc[1, "image"] = str(tmp_path / "gone.png")
+    made.documents.loc[1, "image"] = "gone.png"
     with TestClient(server.make_app(searcher)) as client:
         for row, said in (
             (0, "has no picture"),
-            (1, "is missing"),
+            (1, "gone.png of document 1 is missing in"),
+            (1, "--images=FOLDER"),
             (12, "no document 12"),
         ):
             answer = client.get(f"/image/{row}")

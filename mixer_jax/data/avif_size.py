@@ -1,0 +1,162 @@
+"""The size of the frames that are coded in an AVIF file.
+
+The container declares a size of its own, to which libavif scales the frames
+after they are decoded: a file of one kilobyte that declares 64 x 48 pixels can
+hold a frame of 16384 x 16384.
+
+References:
+  ISO/IEC 14496-12, 8.11 (boxes); AV1 Bitstream Specification, 5.3 and 5.5.
+"""
+
+import struct
+from collections.abc import Iterator
+
+_SEQUENCE_HEADER = 1  # type of an OBU
+_FULL = 4  # bytes of a box's version and flags
+
+
+def coded_pixels(content: bytes) -> int | None:
+    """Returns the pixels of the largest frame, None if it is not found."""
+    try:
+        if any(kind == b"moov" for kind, _, _ in _boxes(content, 0)):
+            return None  # A sequence of frames, listed elsewhere.
+        pixels = [
+            width * height
+            for item in _items(content)
+            for width, height in _sequence_sizes(item)
+        ]
+    except (IndexError, KeyError, ValueError, struct.error):
+        return None
+    return max(pixels, default=None)
+
+
+def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the kind, the start and the end of each box."""
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        start = place + 8
+        if length == 1:
+            length = struct.unpack_from(">Q", content, start)[0]
+            start += 8
+        end = place + length if length else len(content)
+        if end < start:
+            raise ValueError("a box is shorter than its header")
+        yield kind, start, end
+        place = end
+
+
+def _items(content: bytes) -> Iterator[bytes]:
+    """Yields the data of each item that is a frame."""
+    for kind, start, end in _boxes(content, 0):
+        if kind != b"meta":
+            continue
+        meta = content[:end]
+        inner = {k: meta[s:e] for k, s, e in _boxes(meta, start + _FULL)}
+        frames = set(_frame_ids(inner[b"iinf"]))
+        idat = inner.get(b"idat", b"")
+        for item, data in _located(content, idat, inner[b"iloc"]):
+            if item in frames:
+                yield data
+
+
+def _frame_ids(iinf: bytes) -> Iterator[int]:
+    for _, start, _ in _boxes(iinf, _FULL + (4 if iinf[0] else 2)):
+        form = ">I2x4s" if iinf[start] == 3 else ">H2x4s"
+        item, kind = struct.unpack_from(form, iinf, start + _FULL)
+        if kind == b"av01":
+            yield item
+
+
+def _located(
+    content: bytes, idat: bytes, iloc: bytes
+) -> Iterator[tuple[int, bytes]]:
+    """Yields the ID and the data of each item."""
+    version, place = iloc[0], _FULL + 2
+    sizes = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4
+    index_size = iloc[5] & 15 if version else 0
+
+    def number(size: int) -> int:
+        nonlocal place
+        place += size
+        if place > len(iloc):
+            raise IndexError("the item locations are cut off")
+        return int.from_bytes(iloc[place - size : place], "big")
+
+    for _ in range(number(4 if version == 2 else 2)):
+        item = number(4 if version == 2 else 2)
+        source = idat if version and number(2) & 15 else content
+        number(2)  # data reference
+        base, data = number(sizes[2]), b""
+        for _ in range(number(2)):
+            number(index_size)
+            start = base + number(sizes[0])
+            length = number(sizes[1])
+            data += source[start : start + length if length else None]
+            if len(data) > len(content):
+                raise ValueError("an item is larger than the file")
+        yield item, data
+
+
+def _sequence_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the largest frame size that each sequence header allows."""
+    place = 0
+    while place < len(data):
+        header = data[place]
+        place += 2 if header & 4 else 1
+        size = len(data) - place
+        if header & 2:
+            size, place = _leb128(data, place)
+        if header >> 3 & 15 == _SEQUENCE_HEADER:
+            yield _sequence_size(data[place : place + size])
+        place += size
+
+
+def _leb128(data: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for byte in range(8):
+        value |= (data[place + byte] & 127) << 7 * byte
+        if not data[place + byte] & 128:
+            return value, place + byte + 1
+    raise ValueError("a number has no end")
+
+
+def _sequence_size(payload: bytes) -> tuple[int, int]:
+    bits = f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
+    place = 0
+
+    def read(count: int) -> int:
+        nonlocal place
+        place += count
+        return int(bits[place - count : place], 2)
+
+    read(4)  # profile, still picture
+    if read(1):  # reduced header of a still picture
+        read(5)
+    else:
+        _skip_operating_points(read)
+    width_bits, height_bits = read(4) + 1, read(4) + 1
+    return read(width_bits) + 1, read(height_bits) + 1
+
+
+def _skip_operating_points(read) -> None:
+    delay_bits = 0
+    if read(1):  # timing
+        read(64)
+        if read(1):  # equal picture intervals: a number in Golomb code
+            zeros = 0
+            while not read(1):
+                zeros += 1
+            if zeros:
+                read(zeros)
+        if read(1):  # decoder model
+            delay_bits = read(5) + 1
+            read(42)
+    display_delay = read(1)
+    for _ in range(read(5) + 1):
+        read(12)
+        if read(5) > 7:
+            read(1)
+        if delay_bits and read(1):
+            read(2 * delay_bits + 1)
+        if display_delay and read(1):
+            read(4)

@@ -1,0 +1,126 @@
+"""Reads the picture of a request, however it was sent, within limits."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+MEGABYTE = 1_000_000
+_AT_ONCE = 16  # uploads of the largest size that are in memory together
+_FORM = "multipart/form-data"
+_MAX_FIELDS, _MAX_FIELD = 16, 4096  # of a form besides its file; bytes
+
+
+class Upload(NamedTuple):
+    """A picture and what was sent with it.
+
+    Attributes:
+      content: the bytes of the file.
+      k: the form's field of that name, None without.
+    """
+
+    content: bytes
+    k: str | None
+
+
+class Reader:
+    """Reads uploads; counts the bytes of all that are in memory."""
+
+    def __init__(self, max_megabytes: float):
+        """Allows that many megabytes per request."""
+        self._limit = int(max_megabytes * MEGABYTE)
+        self._large = f"The picture is larger than {max_megabytes:g} megabytes."
+        self._held = 0
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[Upload]:
+        """Reads an upload: a body that is a file, or a form that has one.
+
+        Its bytes are counted until the context ends.
+
+        Raises:
+          HTTPException: 4xx if it is too large, broken off or no picture; 503
+            if too many uploads are in memory.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            raise HTTPException(413, self._large)
+        count = _Count()
+        try:
+            yield await self._parse(request, count)
+        except ClientDisconnect as error:
+            raise HTTPException(400, "The upload broke off.") from error
+        finally:
+            self._held -= count.bytes
+
+    async def _parse(self, request: Request, count: "_Count") -> Upload:
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        chunks = self._chunks(request, count)
+        if kind.strip().lower() == _FORM:
+            upload = await _read_form(request, chunks, self._limit)
+        else:
+            upload = Upload(b"".join([chunk async for chunk in chunks]), None)
+        if not upload.content:
+            raise HTTPException(
+                400, "The upload is empty; send a picture's bytes."
+            )
+        return upload
+
+    async def _chunks(
+        self, request: Request, count: "_Count"
+    ) -> AsyncIterator[bytes]:
+        async for chunk in request.stream():
+            count.bytes += len(chunk)
+            self._held += len(chunk)
+            if count.bytes > self._limit:
+                raise HTTPException(413, self._large)
+            if self._held > _AT_ONCE * self._limit:
+                raise HTTPException(
+                    503,
+                    "Too many pictures are being sent; try again in a moment.",
+                    {"Retry-After": "1"},
+                )
+            yield chunk
+
+
+class _Count:
+    """Bytes of one request."""
+
+    bytes = 0
+
+
+async def _read_form(
+    request: Request, chunks: AsyncIterator[bytes], limit: int
+) -> Upload:
+    parser = MultiPartParser(
+        request.headers,
+        chunks,
+        max_files=1,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD,
+    )
+    parser.spool_max_size = limit  # in memory, not in a temporary file
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(
+            400, f"The form cannot be read: {error.message}"
+        ) from error
+    try:
+        return await _take_file(form)
+    finally:
+        await form.close()
+
+
+async def _take_file(form: FormData) -> Upload:
+    files = [part for part in form.values() if isinstance(part, UploadFile)]
+    if not files:
+        raise HTTPException(
+            400, "The form has no file; send one as curl -F file=@picture does."
+        )
+    k = form.get("k")
+    return Upload(await files[0].read(), k if isinstance(k, str) else None)

@@ -1,0 +1,86 @@
+"""Places that an index remembers."""
+
+import pathlib
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mixer_jax import paths
+from mixer_jax.retrieval import places
+
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\0"),
+    min_size=1,
+    max_size=20,
+).filter(lambda name: name not in (".", "..") and "://" not in name)
+quick = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@quick
+@given(tree=NAMES, moved=NAMES, target=NAMES, folder=NAMES)
+def test_what_moves_together_is_found(tmp_path, tree, moved, target, folder):
+    root, there = tmp_path / "a" / tree, tmp_path / "b" / moved
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
+    shutil.rmtree(tmp_path / "b", ignore_errors=True)
+    (root / "targets" / target).mkdir(parents=True)
+    (root / folder).mkdir(exist_ok=True)
+    names = places.save(root / "targets" / target, root / folder)
+    assert places.load(names, root / folder)[0] == root / "targets" / target
+    there.parent.mkdir()
+    root.rename(there)
+    assert places.load(names, there / folder)[0] == there / "targets" / target
+    # The index alone: the absolute one is the last resort.
+    assert places.load(names, tmp_path / "c")[-1] == root / "targets" / target
+
+
+@quick
+@given(
+    there=st.sets(NAMES, max_size=5),
+    gone=st.sets(NAMES, max_size=5),
+    folder=NAMES,
+)
+def test_missing_files_are_named(tmp_path, there, gone, folder):
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in there:
+        (tmp_path / "data" / folder / name).touch()
+    names = [f"{folder}/{name}" for name in sorted(there | gone)]
+    wanted = [f"{folder}/{name}" for name in sorted(gone - there)]
+    assert places.missing(tmp_path / "data", names) == wanted
+
+
+def test_links_and_folders_are_no_pictures_unless_they_lead_to_one(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "good").symlink_to("file")
+    (tmp_path / "broken").symlink_to("nothing")
+    names = ["file", "good", "folder", "broken", "folder/../file", "no/file"]
+    found = places.missing(tmp_path, [*names, str(tmp_path / "file")])
+    assert found == ["folder", "broken", "no/file"]
+
+
+def test_a_bucket_is_no_relative_place(tmp_path, bucket):
+    path = paths.make(f"{bucket}/runs/stage1")
+    assert places.save(path, tmp_path) == [str(path)]
+    assert places.load([str(path)], tmp_path) == [path]
+
+
+def test_through_links_both_ways_are_tried(tmp_path):
+    (tmp_path / "disk" / "index").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "index")
+    names = places.save(tmp_path / "run", tmp_path / "link")
+    for folder in (tmp_path / "link", tmp_path / "disk" / "index"):
+        assert tmp_path / "run" in places.load(names, folder)
+
+
+@pytest.mark.parametrize("names", [[], [1], [""], None, {"a": 1}, ""])
+def test_what_names_no_place_is_said(names):
+    with pytest.raises(ValueError, match="place"):
+        places.load(names, pathlib.Path("x"))
