@@ -94,13 +94,14 @@ def make(
             soft_wrap=True,
         )
 
-    feature_files.prepare(
+    content = feature_files.prepare_of(
         folder,
         {
             role: ((len(rows[role]), config.model.dim), "float32")
             for role in ROLES
         },
-        _key(inputs, config, variables),
+        inputs,
+        functools.partial(_key, inputs, config, variables),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,
     )
@@ -114,23 +115,28 @@ def make(
             ),
             say,
         )
-    return EmbeddingStore(folder, inputs, config)
+    return EmbeddingStore(folder, inputs, config, content)
 
 
-def _key(inputs: Inputs, config: ConfigDict, variables: PyTree) -> str:
+def _key(
+    inputs: Inputs, config: ConfigDict, variables: PyTree, content: str
+) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
+    # The variables say what was pretrained, wherever it came from.
+    model = config.model.copy_and_resolve_references()
+    model.image.pretrained = model.text.pretrained = ""
     parts = (
         "embeddings",
         feature_files.BLOCK,
         config.data.image_size,
         config.data.text_length,
-        config.data.tokenizer,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
         config.precision,
-        config.model.to_json_best_effort(),
-        builder.content_key(inputs.frame, inputs.root),
+        model.to_json_best_effort(),
+        content,
     )
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()

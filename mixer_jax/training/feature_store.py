@@ -180,10 +180,11 @@ def make(
             soft_wrap=True,
         )
 
-    feature_files.prepare(
+    content = feature_files.prepare_of(
         folder,
         files,
-        _key(inputs, config, encoders),
+        inputs,
+        functools.partial(_key, inputs, config, encoders),
         f"{len(images):,} images and {len(texts):,} texts",
         say,
     )
@@ -207,7 +208,7 @@ def make(
             ),
             say,
         )
-    return FeatureStore(folder, inputs, config)
+    return FeatureStore(folder, inputs, config, content)
 
 
 def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -225,7 +226,9 @@ def _places(values: pd.Series) -> np.ndarray:
     return codes.astype(np.int64)
 
 
-def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
+def _key(
+    inputs: Inputs, config: ConfigDict, encoders: PyTree, content: str
+) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoders):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -235,11 +238,11 @@ def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
         feature_files.BLOCK,
         config.data.image_size,
         config.data.text_length,
-        config.data.tokenizer,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
         config.precision,
         config.model.image.name,
         config.model.text.name,
-        builder.content_key(inputs.frame, inputs.root),
+        content,
     )
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
