@@ -221,12 +221,12 @@ def _find(
             hold = generations.hold(folder)
             if hold is None:
                 continue
-            if identity.has_notes(folder, data):
-                notes, changed = identity.compare(folder, data)
-                if not changed:
-                    with contextlib.suppress(OSError):  # May be read-only.
-                        identity.write_notes(folder, notes)
-                    return folder, hold, data.content(notes)
+            notes, changed, known = identity.compare(folder, data)
+            if known and not changed:
+                with contextlib.suppress(OSError):  # May be read-only.
+                    identity.write_notes(folder, notes)
+                return folder, hold, data.content(notes)
+            if changed:
                 say(_changed(changed))
             hold.release()
     return None
@@ -259,7 +259,8 @@ def _make(
             # Another process was faster, or the folder there is outdated.
             if not folder.is_dir():
                 raise
-            if identity.compare(folder, data).changed != []:
+            _, changed, known = identity.compare(folder, data)
+            if changed or not known:
                 partial.rename(f"{folder}-{secrets.token_hex(4)}")
 
 

@@ -23,7 +23,12 @@ NOTES = "images.npy"  # in the folder of what was made of the images
 
 _BYTES = 16  # of a digest
 _NOTE = np.dtype(
-    [("size", "<i8"), ("time", "<i8"), ("digest", "u1", (_BYTES,))]
+    [
+        ("name", "<u8"),  # hash of the path relative to the table
+        ("size", "<i8"),
+        ("time", "<i8"),
+        ("digest", "u1", (_BYTES,)),
+    ]
 )
 _EDGE = 1 << 20  # bytes at either end of a weights file that are hashed
 _READ = (".json", ".txt", ".model", ".safetensors", ".bin")
@@ -143,8 +148,9 @@ def digest(content: bytes) -> np.ndarray:
 
 
 def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
-    """Returns sizes, times and digests (uint8 [n, 16]) of the images."""
+    """Returns names, sizes, times and digests (uint8 [n, 16]) of the images."""
     notes = np.zeros(len(data.files), _NOTE)
+    notes["name"] = pd.util.hash_array(np.array(data.images, object))
     notes["size"], notes["time"] = data.sizes, data.times
     notes["digest"] = digests
     return notes
@@ -155,52 +161,66 @@ class Comparison(NamedTuple):
 
     Attributes:
       notes: what is true now, for `write_notes`.
-      changed: the images whose bytes are others than noted; None if there are
-        no notes of such files.
+      changed: noted images whose bytes are others now.
+      known: whether all of the images were noted.
     """
 
     notes: np.ndarray
-    changed: list[str] | None
+    changed: list[str]
+    known: bool
 
 
 def compare(folder: Path, data: Data) -> Comparison:
-    """Compares image files with the notes in a folder.
+    """Compares image files with the notes in a folder; see `compare_notes`."""
+    return compare_notes(read_notes(folder), data)
 
-    Reads the files whose modification time is not the noted one; all of them
-    if there are no notes of files of these sizes.
+
+def compare_notes(old: np.ndarray, data: Data) -> Comparison:
+    """Compares image files with what was noted of them.
+
+    Reads the files that were not noted, or with another size or time.
+
+    Args:
+      old: from `make_notes`; with no rows if nothing was noted.
+      data: the images.
 
     Raises:
       UserError: if an image cannot be read.
     """
-    old = _read_notes(folder)
-    if old is None or not np.array_equal(old["size"], data.sizes):
-        return Comparison(make_notes(data, _read_digests(data.files)), None)
-    moved = np.flatnonzero(old["time"] != data.times)
-    notes = make_notes(data, old["digest"])
-    notes["digest"][moved] = _read_digests([data.files[i] for i in moved])
-    differs = (notes["digest"] != old["digest"]).any(1)
+    old = old[np.unique(old["name"], return_index=True)[1]]
+    notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
+    place = pd.Index(old["name"]).get_indexer(notes["name"])
+    noted = place >= 0
+    was = old[place] if len(old) else np.zeros_like(notes)
+    same = noted & (was["size"] == notes["size"])
+    same &= was["time"] == notes["time"]
+    notes["digest"][same] = was["digest"][same]
+    other = np.flatnonzero(~same)
+    notes["digest"][other] = _read_digests([data.files[i] for i in other])
+    changed = noted & (notes["digest"] != was["digest"]).any(1)
     return Comparison(
-        notes, [data.images[place] for place in np.flatnonzero(differs)]
+        notes,
+        [data.images[i] for i in np.flatnonzero(changed)],
+        bool(noted.all()),
     )
 
 
-def _read_notes(folder: Path) -> np.ndarray | None:
+def read_notes(folder: Path) -> np.ndarray:
+    """Returns the notes in a folder; without rows if there are none."""
     try:
         notes = np.load(folder / NOTES, allow_pickle=False)
+        if notes.dtype == _NOTE and notes.ndim == 1:
+            return notes
     except (OSError, ValueError, EOFError):
-        return None
-    return notes if notes.dtype == _NOTE and notes.ndim == 1 else None
-
-
-def has_notes(folder: Path, data: Data) -> bool:
-    """Returns whether a folder has notes of files of these sizes."""
-    old = _read_notes(folder)
-    return old is not None and np.array_equal(old["size"], data.sizes)
+        pass
+    return np.zeros(0, _NOTE)
 
 
 def write_notes(folder: Path, notes: np.ndarray) -> None:
     """Notes sizes, times and digests in a folder, unless they are there."""
-    if np.array_equal(_read_notes(folder), notes):
+    if (folder / NOTES).exists() and np.array_equal(
+        read_notes(folder), notes
+    ):
         return
     draft = folder / f".{NOTES}.{os.getpid()}.draft"
     with open(draft, "wb") as file:

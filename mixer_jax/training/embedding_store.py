@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import builder, pipeline, table
+from mixer_jax.data import identity, pipeline, table
 from mixer_jax.training import feature_files
 from mixer_jax.training.feature_store import StoredContent
 from mixer_jax.training.inputs import Inputs
@@ -39,9 +39,15 @@ ROLES = (table.QUERY, table.DOCUMENT)
 class EmbeddingStore(StoredContent):
     """The embeddings of a frame's rows; see `make`."""
 
-    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
         """Opens the arrays of a folder that is complete."""
-        super().__init__(inputs, config)
+        super().__init__(inputs, config, content)
         self._arrays = {
             role: np.load(folder / f"{role}.npy", mmap_mode="r")
             for role in ROLES
@@ -100,7 +106,7 @@ def make(
             role: ((len(rows[role]), config.model.dim), "float32")
             for role in ROLES
         },
-        inputs,
+        inputs.examine(),
         functools.partial(_key, inputs, config, variables),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,

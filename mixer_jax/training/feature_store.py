@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import builder, pipeline, table
+from mixer_jax.data import identity, pipeline, table
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import feature_files
 from mixer_jax.training.inputs import Inputs
@@ -47,9 +47,9 @@ class StoredContent:
     Subclasses have `batch(rows, role)`, which reads some.
     """
 
-    def __init__(self, inputs: Inputs, config: ConfigDict):
-        """Takes the samples that the kept arrays stand for."""
-        self._inputs, self._config = inputs, config
+    def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
+        """Takes the samples that the kept arrays stand for, and their hash."""
+        self._inputs, self._config, self.content = inputs, config, content
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
@@ -100,9 +100,15 @@ class StoredContent:
 class FeatureStore(StoredContent):
     """The features of a frame's rows; see `make`."""
 
-    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
         """Opens the arrays of a folder that is complete."""
-        super().__init__(inputs, config)
+        super().__init__(inputs, config, content)
         self._patches, self._vectors, self._mask = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
             for name in ("patches", "vectors", "mask")
@@ -183,7 +189,7 @@ def make(
     content = feature_files.prepare_of(
         folder,
         files,
-        inputs,
+        inputs.examine(),
         functools.partial(_key, inputs, config, encoders),
         f"{len(images):,} images and {len(texts):,} texts",
         say,
