@@ -218,9 +218,7 @@ def read_notes(folder: Path) -> np.ndarray:
 
 def write_notes(folder: Path, notes: np.ndarray) -> None:
     """Notes sizes, times and digests in a folder, unless they are there."""
-    if (folder / NOTES).exists() and np.array_equal(
-        read_notes(folder), notes
-    ):
+    if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
         return
     draft = folder / f".{NOTES}.{os.getpid()}.draft"
     with open(draft, "wb") as file:

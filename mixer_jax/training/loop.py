@@ -20,6 +20,7 @@ from mixer_jax.training import (
     feature_store,
     initialize,
     inputs,
+    origins,
     parameter_table,
     profile,
     setup,
@@ -49,6 +50,7 @@ def train(
     workdir: str | os.PathLike,
     mesh: Mesh | None = None,
     console: rich.console.Console | None = None,
+    prefix: str = "config",
 ) -> TrainState | None:
     """Trains a stage, or goes on where its workdir's last checkpoint ends.
 
@@ -62,6 +64,7 @@ def train(
       mesh: default all devices.
       console: where the progress goes; default standard output, of process 0
         alone.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Returns:
       The last state; None if the stage was finished before.
@@ -82,9 +85,11 @@ def train(
 
     # ---- Config, workdir and data: everything that can be wrong by itself.
     paths.check(workdir)
-    setup.check_start(config, workdir)
-    workdir_lib.check_config(workdir, config)
+    setup.check_start(config, workdir, prefix)
+    workdir_lib.check_config(workdir, config, prefix)
+    origins.check_names(workdir, config)
     if workdir_lib.latest_step(workdir) == config.steps:
+        origins.check_table(workdir, config.data, prefix)
         console.print(
             f"{config.name}: finished before, {config.steps} steps in "
             f"{workdir}.",
@@ -92,7 +97,7 @@ def train(
             soft_wrap=True,
         )
         return None
-    run = setup.make(config, workdir, mesh)
+    run = setup.make(config, workdir, mesh, prefix)
     count = len(run.inputs.category_ids)
     for skipped in run.inputs.skipped:
         console.print(
@@ -105,7 +110,8 @@ def train(
     monitors = Monitors(config.monitors, config.steps)
 
     # ---- State: the last checkpoint's, or a new one.
-    workdir_lib.prepare(workdir, config, run.inputs.category_ids)
+    origin = origins.merge(workdir, origins.describe(config, run.inputs))
+    workdir_lib.prepare(workdir, config, run.inputs.category_ids, origin)
     if jax.process_index() == 0:
         parameter_table.write(run, workdir)
     console.print(
@@ -125,6 +131,7 @@ def train(
         state, position = checkpoints.restore(run.state, say)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     content = _content(run, workdir, variables, console)
+    origins.check_content(workdir, content.content, prefix)
     iterator = content.train_batches()
     if state is None:
         state = initialize.initial_state(run, variables, content, console)
@@ -251,7 +258,10 @@ def _content(
     else what the encoders make.
     """
     if not run.config.data.cached:
-        return inputs.Pictures(run.inputs, run.config)
+        say = functools.partial(
+            console.print, highlight=False, markup=False, soft_wrap=True
+        )
+        return inputs.Pictures(run.inputs, run.config, say)
     store = feature_store if any(run.rates.values()) else embedding_store
     return store.make(
         workdir_lib.features_folder(workdir, run.config),
