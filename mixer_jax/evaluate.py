@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--stages", default="", help="comma-separated; default all there are")
     add("--models", default="", help="NAME=WORKDIR,... to measure as well")
     add("--table", default="", help="sample table; default the config's")
+    add("--training-table", default="", help="of --baselines, if it was moved")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
     given = parser.parse_args(arguments)
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs.find_models(given.workdir, stages, given.models),
             mesh_lib.make_mesh(),
             table=given.table,
+            training_table=given.training_table,
             baselines=given.baselines,
             say=rich.print,
         )

@@ -26,15 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", help="the run's folder")
     what.add_argument("--categories", help="categorize's --out")
+    parser.add_argument("--table", default="", help="evaluated, if moved")
+    parser.add_argument("--training-table", default="", help="if it was moved")
     parser.add_argument("--log", default="", help="categorize's --log")
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")
     given = parser.parse_args(arguments)
     if given.run and (given.log or given.truth):
         parser.error("--log and --truth go with --categories.")
+    if given.categories and (given.table or given.training_table):
+        parser.error("--table and --training-table go with --run.")
     try:
         if given.run:
-            path = run.build(given.run, mesh_lib.make_mesh(), given.out)
+            path = run.build(
+                given.run,
+                mesh_lib.make_mesh(),
+                given.out,
+                table=given.table,
+                training_table=given.training_table,
+                say=print,
+            )
         else:
             path = categories.build(
                 given.categories, given.log, given.truth, given.out
