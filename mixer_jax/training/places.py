@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
+from mixer_jax.data.text import MINILM
 
 TABLES = ("data.table", "evaluate.table")
 FOLDERS = ("data.tokenizer", "model.image.pretrained", "model.text.pretrained")
@@ -48,7 +49,7 @@ def record(
     places = {}
     for key in KEYS:
         text = get(config, key)
-        if not text or "://" in text:
+        if not text or "://" in text or text == MINILM:
             continue
         if not os.path.exists(text):
             if old.get(key, {}).get("given") == text:

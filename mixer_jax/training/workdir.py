@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mixer_jax import paths, processes
+from mixer_jax.data import text as text_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import places as places_lib
@@ -83,13 +84,13 @@ def check_config(
     if not different:
         return
     said = f"{workdir} holds a run of another config ({'; '.join(different)})."
-    if old.steps != config.steps:
+    if config.steps > old.steps:
         raise UserError(
-            f"{said} The schedule of the learning rates depends on steps, so a "
-            f"run keeps its {old.steps}; it is at step {step}. To train on, "
-            "start a new run from its weights and proxies, with a schedule and "
-            "optimizer state of its own: "
-            f"{way_on(workdir, prefix, f'steps={config.steps}')}"
+            f"{said} The schedule of the learning rates depends on steps, so "
+            f"this run (at step {step}) goes on with --{prefix}.steps="
+            f"{old.steps} alone. To train longer, start a new run from its "
+            "weights and proxies, with a schedule and optimizer state of its "
+            f"own: {way_on(workdir, prefix, f'steps={config.steps}')}"
         )
     raise UserError(
         f"{said} Use another --workdir, or delete {workdir} to start afresh."
@@ -181,11 +182,10 @@ def prepare(
 
 def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
     """Keeps a tokenizer's file: the model needs it wherever it is moved."""
-    if not name or "://" in name:
-        return
     source = pathlib.Path(name) / _TOKENIZER_FILE
     target = workdir / places_lib.TOKENIZER / _TOKENIZER_FILE
-    if source.is_file() and not target.exists():
+    begun = latest_step(workdir) is not None and target.exists()
+    if name != text_lib.MINILM and source.is_file() and not begun:
         paths.make_folder(target.parent)
         paths.write(target, source.read_text(encoding="utf-8"))
 

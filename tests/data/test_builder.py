@@ -186,6 +186,22 @@ def test_a_moved_or_renamed_table_is_not_prepared_again(
     assert builder.prepare(frame, place, out).content == content
 
 
+def test_one_of_two_that_prepare_the_same_wins(frame, root, monkeypatch):
+    write, done = builder._write, []
+
+    def overtaken(*args):
+        if not done:
+            done.append(None)
+            done.append(builder.prepare(frame, root))
+        return write(*args)
+
+    monkeypatch.setattr(builder, "_write", overtaken)
+    source = builder.prepare(frame, root)
+    assert source.content == done[1].content
+    assert contents(source) == contents(done[1])
+    assert len(generations_of(root)) == 1
+
+
 def test_drafts_of_killed_processes_are_removed(frame, root):
     builder.prepare(frame, root)
     (group,) = (root / "prepared").iterdir()

@@ -262,6 +262,7 @@ def test_more_steps_are_a_new_run(begun):
     )
     assert "steps: 8 -> 99" in str(said.value)
     assert str(said.value).endswith(way)
+    assert "goes on with --config.steps=8 alone" in str(said.value)
     with pytest.raises(UserError) as said:
         workdir.check_config("run", begun, "config.stage2")
     flags = shlex.split(str(said.value))[-4:]
