@@ -84,7 +84,7 @@ def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
     places = codes.astype(str).tolist()
     empty = [str(code) for code, file in enumerate(files) if not file]
     numbers = [str(code) for code, file in enumerate(files) if file]
-    files = [Path(file) for file in files if file]
+    files = [os.fspath(file) for file in files if file]
     return identity.Data(
         identity.hash_texts(texts, places, empty),
         len(images),

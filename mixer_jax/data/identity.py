@@ -49,7 +49,7 @@ class Data(NamedTuple):
     rows: str
     count: int
     images: list[str]
-    files: list[Path]
+    files: list[str]
     sizes: np.ndarray
     times: np.ndarray
 
@@ -89,11 +89,13 @@ def examine(
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
-      known: of a table that has these rows; its files are not asked again.
+      known: of a table that has these rows, and maybe more, in this order;
+        its files are not asked again.
     """
-    root = Path(root)
+    if known is not None and len(frame) == known.count:
+        return known
     images = [name for name in frame["image"].unique() if name]
-    files = [root / name for name in images]
+    files = [os.path.join(root, name) for name in images]
     if known is None:
         status = stat(files)
     else:
@@ -196,7 +198,7 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
     same &= was["time"] == notes["time"]
     notes["digest"][same] = was["digest"][same]
     other = np.flatnonzero(~same)
-    notes["digest"][other] = _read_digests([data.files[i] for i in other])
+    notes["digest"][other] = _read_digests([Path(data.files[i]) for i in other])
     changed = noted & (notes["digest"] != was["digest"]).any(1)
     return Comparison(
         notes,
@@ -229,7 +231,7 @@ def write_notes(folder: Path, notes: np.ndarray) -> None:
 def _read_digests(files: Sequence[Path]) -> np.ndarray:
     def read(file: Path) -> np.ndarray:
         try:
-            return digest(Path(file).read_bytes())
+            return digest(file.read_bytes())
         except OSError as error:
             raise UserError(
                 f"The image {file} cannot be read: {error.strerror}."
