@@ -108,7 +108,7 @@ def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's cells, of all columns of a sample table."""
     digest = hashlib.sha256()
     for name in rules.COLUMNS:
-        _add_texts(digest, frame[name].tolist())
+        _add_texts(digest, frame[name])
     return digest.hexdigest()
 
 
@@ -116,19 +116,23 @@ def hash_texts(*lists: Sequence[str]) -> str:
     """Returns the hash of some lists of texts."""
     digest = hashlib.sha256()
     for texts in lists:
-        _add_texts(digest, list(texts))
+        _add_texts(digest, texts)
     return digest.hexdigest()
 
 
-def _add_texts(digest, texts: list[str]) -> None:
+def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
     # Lengths are hashed too: no two lists have the same bytes.
-    _, offsets, text = pa.array(texts, pa.large_string()).buffers()
-    digest.update(len(texts).to_bytes(8, "little"))
-    if texts:
-        ends = np.frombuffer(offsets, np.int64, len(texts) + 1)
-        digest.update(ends.tobytes())
-        if ends[-1]:
-            digest.update(memoryview(text)[: ends[-1]])
+    array = pa.array(texts, pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    digest.update(len(array).to_bytes(8, "little"))
+    if not len(array):
+        return
+    _, offsets, text = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset :][: len(array) + 1]
+    digest.update((ends - ends[0]).tobytes())
+    if ends[-1] > ends[0]:
+        digest.update(memoryview(text)[ends[0] : ends[-1]])
 
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:

@@ -48,6 +48,18 @@ def frame(tmp_path):
     return pd.DataFrame(rows, columns=table.COLUMNS)
 
 
+def test_the_hash_is_of_cells_however_a_frame_keeps_them(frame):
+    wanted = identity.hash_rows(frame)
+    assert identity.hash_rows(frame.astype(object)) == wanted
+    assert identity.hash_rows(frame.astype("string[pyarrow]")) == wanted
+    twice = pd.concat([frame, frame], ignore_index=True).astype(str)
+    assert identity.hash_rows(twice.iloc[4:]) == wanted
+    assert identity.hash_rows(twice.iloc[3:7]) != wanted
+    parts = pd.concat([frame.iloc[:1], frame.iloc[1:]])
+    assert identity.hash_rows(parts.astype("string[pyarrow]")) == wanted
+    identity.hash_rows(frame[:0])
+
+
 def test_each_file_is_asked_once(frame, tmp_path, monkeypatch):
     data = identity.examine(frame, tmp_path)
     assert (data.count, data.images) == (4, ["a", "b"])
