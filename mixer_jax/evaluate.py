@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--stage", **repeated, help="may be repeated; default all there are")
     add("--model", **repeated, help="NAME=WORKDIR to measure as well; likewise")
     add("--table", default="", help="sample table; default the config's")
+    add("--training-table", default="", help="of --baselines, if it was moved")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
     add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
@@ -46,6 +47,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         models,
         mesh_lib.make_mesh(),
         table=given.table,
+        training_table=given.training_table,
         baselines=given.baselines,
         max_skipped=given.max_skipped,
         say=terminal.say,

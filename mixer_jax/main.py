@@ -3,12 +3,13 @@
     python -m mixer_jax.main --config=configs/stage2.py:runlocal \
         --workdir=runs/local/stage2 [--config.any.key=value] [--dry-run]
 
-The same command again goes on from the last checkpoint. `--dry-run` checks
-the config and the data, compiles the step and prints what would be trained;
-with `--categories=N` it needs no data. Several processes are one run; where
-they do not find each other by themselves (they do on TPU VM pods, GKE's TPU
-slices and under Slurm), start each with `--coordinator=HOST:PORT
---processes=N --process=I`. SIGTERM or Ctrl-C saves and ends with code 75.
+The same command again goes on from the last checkpoint, also where workdir and
+data were moved: their content is what counts. `--dry-run` checks the config and
+the data, compiles the step and prints what would be trained; with
+`--categories=N` it needs no data. Several processes are one run; where they do
+not find each other by themselves (they do on TPU VM pods, GKE's TPU slices and
+under Slurm), start each with `--coordinator=HOST:PORT --processes=N
+--process=I`. SIGTERM or Ctrl-C saves and ends with code 75.
 """
 
 from absl import flags

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", help="the run's folder")
     what.add_argument("--categories", help="categorize's --out")
+    parser.add_argument("--table", default="", help="evaluated, if moved")
+    parser.add_argument("--training-table", default="", help="if it was moved")
     parser.add_argument("--log", default="", help="categorize's --log")
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")
@@ -36,13 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.workdir and (given.log or given.truth):
         parser.error("--log and --truth go with --categories.")
+    if given.categories and (given.table or given.training_table):
+        parser.error("--table and --training-table go with --workdir.")
     return command.run(lambda: _report(given))
 
 
 def _report(given: argparse.Namespace) -> None:
     if given.workdir:
         path = run.build(
-            given.workdir, mesh_lib.make_mesh(), given.out, given.max_skipped
+            given.workdir,
+            mesh_lib.make_mesh(),
+            given.out,
+            table=given.table,
+            training_table=given.training_table,
+            max_skipped=given.max_skipped,
+            say=terminal.say,
         )
     else:
         path = categories.build(

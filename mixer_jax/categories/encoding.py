@@ -1,6 +1,5 @@
 """Features of all that a log shows, kept on disk: encoding takes most time."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ import pandas as pd
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
+from mixer_jax.data import identity
 from mixer_jax.runtime import files, progress
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
@@ -38,20 +38,25 @@ def encode(
     path = Path(path)
     images = [*log.queries["image"], *log.items["image"]]
     texts = log.items["text"].tolist()
-    key = fingerprint([encoders, *texts], images)
-    if path.is_file():
-        with np.load(path) as kept:
-            if str(kept["key"]) == key:
-                return _features(kept["image"], kept["text"], len(log.queries))
     parts = path.with_name(f".{path.name}.parts")
+    data = _identify([encoders, *texts], images)
+    kept = _read(path)
+    old = kept.get("notes", identity.read_notes(parts))
+    notes = identity.compare_notes(old, data).notes
+    key = data.content(notes)
+    if kept and str(kept["key"]) == key:
+        if not np.array_equal(kept["notes"], notes):  # Other times only.
+            _replace(path, **kept | {"notes": notes})
+        return _features(kept["image"], kept["text"], len(log.queries))
     begun = parts / key
     for other in parts.glob("*"):
-        if other != begun:
+        if other != begun and other.is_dir():
             shutil.rmtree(other)
     files.make_folder(begun)
+    identity.write_notes(parts, notes)
     image = _where_known(images, encode_images, begun / "images")
     text = _where_known(texts, encode_texts, begun / "texts")
-    _replace(path, key=np.array(key), image=image, text=text)
+    _replace(path, key=np.array(key), notes=notes, image=image, text=text)
     shutil.rmtree(parts)
     return _features(image, text, len(log.queries))
 
@@ -66,16 +71,29 @@ def _replace(path: Path, **arrays: np.ndarray) -> None:
     files.write(path, save_arrays)
 
 
-def fingerprint(parts: Sequence[str], images: Sequence[str]) -> str:
-    """A hash of texts and of image files by name, size and time of change."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    for image in images:
-        status = os.stat(image) if image else None
-        stamp = (status.st_size, status.st_mtime_ns) if status else ""
-        digest.update(f"{image}\0{stamp}\0".encode())
-    return digest.hexdigest()
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file of `encode`; none if it is another."""
+    if not path.is_file():
+        return {}
+    with np.load(path) as kept:
+        names = ("key", "notes", "image", "text")
+        return {name: kept[name] for name in names if names[1] in kept}
+
+
+def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
+    """Returns the identity of texts and images, wherever the files are."""
+    codes, files = pd.factorize(np.array(images, object))
+    places = codes.astype(str).tolist()
+    empty = [str(code) for code, file in enumerate(files) if not file]
+    numbers = [str(code) for code, file in enumerate(files) if file]
+    files = [os.fspath(file) for file in files if file]
+    return identity.Data(
+        identity.hash_texts(texts, places, empty),
+        len(images),
+        numbers,
+        files,
+        *identity.stat(files),
+    ).require()
 
 
 def _where_known(

@@ -6,9 +6,11 @@ files. TensorFlow itself is not needed: array_record is read without it.
 
 import contextlib
 import hashlib
+import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax import paths
-from mixer_jax.data import near_paths, table
+from mixer_jax.data import generations, identity, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import progress, terminal
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
+_GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -45,6 +48,7 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._frame = frame
         self._root = root
         kwargs["data_dir"] = paths.plain(Path(kwargs["data_dir"]))
+        self.digests: dict[str, np.ndarray] = {}  # of the images written
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -75,21 +79,38 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         rows = progress.track(rows, "Preparing the images")
         for key, row in enumerate(rows):
             sample = {name: cells[row] for name, cells in columns.items()}
-            yield key, sample | {"image": source[row][0]}
+            content = source[row][0]
+            if content:
+                digest = identity.digest(content)
+                self.digests[self._frame["image"].iat[row]] = digest
+            yield key, sample | {"image": content}
 
 
 class PreparedSource:
-    """A frame's content, read from its array_record files."""
+    """A frame's content, read from its array_record files.
 
-    def __init__(self, frame: pd.DataFrame, folder: os.PathLike):
+    Attributes:
+      content: hash of the rows and of the images' bytes.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        folder: os.PathLike,
+        hold: generations.Hold | None = None,
+        content: str = "",
+    ):
         """Maps `frame`'s rows to the records of each split, in order.
 
         Args:
           frame: the rows that were written.
           folder: what TFDS has written.
+          hold: keeps the folder from being removed.
+          content: hash of the rows and of the images' bytes.
         """
         # Whatever it is called, in another process too; see `paths.plain`.
         self._folder = Path(os.path.realpath(folder))
+        self._hold, self.content = hold, content
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
         self._records = np.zeros(len(frame), np.int64)
         for code in range(len(self._names)):
@@ -106,8 +127,9 @@ class PreparedSource:
         self._splits = [splits[name] for name in self._names]
 
     def __getstate__(self) -> dict:
-        # Another process opens the files for itself.
-        return {k: v for k, v in self.__dict__.items() if k != "_splits"}
+        # Another process opens the files for itself; this one holds them.
+        own = ("_splits", "_hold")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -140,16 +162,22 @@ def prepare(
     frame: pd.DataFrame,
     root: str | os.PathLike,
     prepared: str | os.PathLike = "",
+    *,
+    data: identity.Data | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> PreparedSource:
     """Writes a frame's content as array_record files, unless they exist.
 
-    They lie in a folder named by a hash of the rows and of every image file's
-    size and time of change, which appears whole or not at all.
+    Each table and split has a folder in `prepared`. In it, a folder named by
+    the identity of the rows and images appears whole or not at all; then it
+    replaces the older ones that no process reads.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
       prepared: the folder for the files; default `root/prepared`.
+      data: the identity of the rows; default is to examine them.
+      say: is told which images have changed; default standard error.
 
     Returns:
       The content of `frame`'s rows, for `pipeline.train_batches`.
@@ -158,58 +186,118 @@ def prepare(
       UserError: if an image is missing or the folder cannot be written.
     """
     root = Path(root)
-    prepared = Path(prepared) if prepared else root / FOLDER
-    folder = prepared / content_key(frame, root)
-    if not folder.is_dir():
-        try:
-            prepared.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=".partial-", dir=prepared, ignore_cleanup_errors=True
-            ) as partial:
-                partial = Path(partial) / folder.name
-                _write(frame, root, partial)
-                try:
-                    partial.rename(folder)
-                except OSError:
-                    # Another process was faster with the same content?
-                    if not folder.is_dir():
-                        raise
-        except OSError as error:
-            raise UserError(
-                f"The prepared data cannot be written to {prepared}: {error}. "
-                "Make room, or set the config's data.prepared to a folder "
-                "with room."
-            ) from error
-    builder = SampleTable(frame, root, data_dir=folder)
-    return PreparedSource(frame, builder.data_path)
-
-
-def content_key(frame: pd.DataFrame, root: str | os.PathLike) -> str:
-    """Returns a hash of the rows, and of their files' sizes and times.
-
-    Raises:
-      UserError: if an image file is missing.
-    """
-    digest = hashlib.sha256()
-    for name in table.COLUMNS:
-        cells = frame[name].tolist()
-        digest.update("\0".join([name, *cells, ""]).encode())
-    for path in frame["image"].unique():
-        if path:
-            digest.update(_stamp(Path(root) / path))
-    return digest.hexdigest()[:16]
-
-
-def _stamp(path: Path) -> bytes:
+    data = (data or identity.examine(frame, root)).require()
+    place = Path(prepared) if prepared else root / FOLDER
+    group = place / _group(frame, root if prepared else "")
+    say = say or _say
     try:
-        status = path.stat()
+        found = _find(place, group, data, say)
+        while found is None:
+            group.mkdir(parents=True, exist_ok=True)
+            _make(frame, root, group, data)
+            found = _find(place, group, data, say)
     except OSError as error:
-        hint = near_paths.hint(path)
-        raise UserError(f"The image {path}: {error.strerror}.{hint}") from error
-    return f"{status.st_size} {status.st_mtime_ns}\n".encode()
+        raise UserError(
+            f"The prepared data cannot be written to {place}: {error}. "
+            "Make room, or set the config's data.prepared to a folder "
+            "with room."
+        ) from error
+    folder, hold, content = found
+    if folder.parent == group:
+        _remove_older(folder)
+    path = SampleTable(frame, root, data_dir=folder).data_path
+    return PreparedSource(frame, path, hold, content)
 
 
-def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
+def _find(
+    place: Path, group: Path, data: identity.Data, say: Callable[[str], None]
+) -> tuple[Path, generations.Hold, str] | None:
+    """Returns the folder of this content, held, and the content's hash.
+
+    It may be another group's: of a table that was moved or renamed.
+    """
+    groups = sorted(place.iterdir()) if place.is_dir() else []
+    for other in sorted(groups, key=lambda other: other != group):
+        names = sorted(os.listdir(other)) if other.is_dir() else []
+        for name in names:
+            if not name.startswith(f"{data.key}-"):
+                continue
+            folder = other / name
+            hold = generations.hold(folder)
+            if hold is None:
+                continue
+            notes, changed, known = identity.compare(folder, data)
+            if known and not changed:
+                with contextlib.suppress(OSError):  # May be read-only.
+                    identity.write_notes(folder, notes)
+                return folder, hold, data.content(notes)
+            if changed:
+                say(_changed(changed))
+            hold.release()
+    return None
+
+
+def _changed(images: Sequence[str]) -> str:
+    count = len(images)
+    what = "1 image has" if count == 1 else f"{count:,} images have"
+    return (
+        f"{what} changed since the data was prepared, such as {images[0]}; "
+        "preparing the data again."
+    )
+
+
+def _make(
+    frame: pd.DataFrame, root: Path, group: Path, data: identity.Data
+) -> None:
+    """Writes the content into a new folder of the group."""
+    stamp = hashlib.sha256(data.times.tobytes()).hexdigest()[:8]
+    folder = group / f"{data.key}-{stamp}"
+    with generations.draft(group) as draft:
+        partial = draft / folder.name
+        digests = _write(frame, root, partial)
+        found = np.array([digests[name] for name in data.images], np.uint8)
+        notes = identity.make_notes(data, found.reshape(len(data.images), -1))
+        identity.write_notes(partial, notes)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Another process was faster, or the folder there is outdated.
+            if not folder.is_dir():
+                raise
+            _, changed, known = identity.compare(folder, data)
+            if changed or not known:
+                partial.rename(f"{folder}-{secrets.token_hex(4)}")
+
+
+def _remove_older(folder: Path) -> None:
+    """Removes the group's other folders, unless a process reads them."""
+    for other in folder.parent.iterdir():
+        if other != folder and _GENERATION.fullmatch(other.name):
+            generations.remove_unused(other)
+
+
+def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
+    """Returns the name of the folder for a table and its splits.
+
+    Args:
+      frame: the rows, which know their table.
+      root: of the table; "" where the folder lies beside the table.
+    """
+    name = Path(frame.attrs.get("table", "") or "table").name
+    splits = "-".join(sorted(set(_split_names(frame))))
+    whole = json.dumps([name, splits, root and os.path.abspath(root)])
+    code = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', f'{name}-{splits}')[:80]}-{code}"
+
+
+def _say(text: str) -> None:
+    terminal.say(text, console=terminal.Console(stderr=True))
+
+
+def _write(
+    frame: pd.DataFrame, root: Path, folder: Path
+) -> dict[str, np.ndarray]:
+    """Writes the files; returns the digest of each image."""
     config = tfds.download.DownloadConfig(
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
@@ -222,6 +310,7 @@ def _write(frame: pd.DataFrame, root: Path, folder: Path) -> None:
         builder.download_and_prepare(
             download_dir=folder / "downloads", download_config=config
         )
+    return builder.digests
 
 
 def _split_names(frame: pd.DataFrame) -> np.ndarray:

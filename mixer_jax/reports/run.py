@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import paths
-from mixer_jax.data import table
+from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
@@ -29,7 +30,11 @@ def build(
     run: str | os.PathLike,
     mesh: Mesh,
     path: str | os.PathLike = "",
+    *,
+    table: str = "",
+    training_table: str = "",
     max_skipped: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> paths.Path:
     """Writes the report of a run: of a curriculum or of one stage.
 
@@ -39,8 +44,11 @@ def build(
       run: the run's folder.
       mesh: where the last stage's model embeds the examples.
       path: of the page; "" is `run/report/index.html`.
+      table: what was measured; "" is what the stages' configs say.
+      training_table: of the first stage; "" is what its config says.
       max_skipped: the largest share of evaluated samples that may be left
         out; None takes the config's.
+      say: is told which table is missing.
 
     Returns:
       Where the page is.
@@ -61,11 +69,14 @@ def build(
     path = paths.make(path or run / "report" / "index.html")
     paths.check_file(path, "The report")
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
+    _set_tables(configs, table, training_table)
     logs = {
         config.name: page.read_log(folder) for folder, config in configs.items()
     }
     config = configs[workdirs[-1]] if workdirs else None
     examples = make_examples(workdirs, configs, mesh, max_skipped)
+    for missing in _missing_tables(list(configs.values())):
+        say(missing)
     html = page.render(
         title=paths.absolute(run).name,
         rows=rows,
@@ -99,7 +110,10 @@ def make_examples(
     path = evaluate.table_path(config)
     if not path.is_file():
         return Examples(
-            [], "", f"There is no table {path} to show examples of."
+            [],
+            "",
+            f"There is no table {path} to show examples of; if it was moved, "
+            "name its new place by --table=PATH.",
         )
     data = config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
@@ -118,6 +132,36 @@ def make_examples(
     )
 
 
+def _set_tables(
+    configs: dict[paths.Path, ConfigDict], table: str, training_table: str
+) -> None:
+    """Puts the given tables into the configs.
+
+    Raises:
+      UserError: if a given one is not there.
+    """
+    for path in filter(None, (table, training_table)):
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"There is no sample table at {path}.")
+    for number, config in enumerate(configs.values()):
+        config.evaluate.table = table or str(evaluate.table_path(config))
+        if training_table and not number:
+            config.data.table = training_table
+
+
+def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
+    """Says which tables the page is made without, and what would help."""
+    for option, tables in (
+        ("--table", [evaluate.table_path(config) for config in configs[-1:]]),
+        ("--training-table", [config.data.table for config in configs]),
+    ):
+        if tables and not any(pathlib.Path(path).is_file() for path in tables):
+            yield (
+                f"There is no table {tables[0]}, so the page shows no examples "
+                f"of it; if it was moved, name its new place by {option}=PATH."
+            )
+
+
 def _category_samples(
     configs: dict[paths.Path, ConfigDict],
 ) -> list[tuple[str, int, list[str]]]:
@@ -125,8 +169,8 @@ def _category_samples(
     for config in configs.values():
         path = pathlib.Path(config.data.table)
         if path.is_file():
-            frame: pd.DataFrame = table.read_table(path)
-            frame = table.select(frame, config.data.split)
+            frame: pd.DataFrame = table_lib.read_table(path)
+            frame = table_lib.select(frame, config.data.split)
             return sheets.category_samples(frame, path.parent)
     return []
 

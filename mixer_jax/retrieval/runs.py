@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mixer_jax import paths
 from mixer_jax.data import table as table_lib
@@ -90,6 +91,7 @@ def measure_models(
     models: Sequence[Model],
     mesh: Mesh,
     table: str = "",
+    training_table: str = "",
     baselines: bool = False,
     max_skipped: float | None = None,
     say: Callable[[str], None] = print,
@@ -100,6 +102,8 @@ def measure_models(
       models: see `find_models`.
       mesh: where samples are embedded and documents searched.
       table: the sample table; "" is what each model's config says.
+      training_table: what the first model was trained on, for the baselines;
+        "" is what its config says.
       baselines: whether to measure those of `baselines.py` first, and those of
         `fusions.py` last.
       max_skipped: the largest share of samples that may be left out; None
@@ -120,7 +124,10 @@ def measure_models(
             config.evaluate.table = table
         if max_skipped is not None:
             config.data.max_skipped = max_skipped
+        if training_table and not number:
+            config.data.table = training_table
         path, settings = evaluate.table_path(config), config.evaluate
+        _check_tables(folder, path, config, baselines and not number)
         key = (path, settings.split, settings.distractors)
         if key not in frames:
             frames[key], skipped = evaluate.read(
@@ -160,11 +167,35 @@ def measure_models(
         data = ours[0].config.data.copy_and_resolve_references()
         if max_skipped is not None:
             data.max_skipped = max_skipped
+        if training_table:
+            data.table = training_table
+        _require(data.table, "the model was trained on", "--training-table")
         training = inputs.load(data, option=table_lib.MAX_SKIPPED)
         rows += fusions.measure_fusions(
             *ours, training.frame, training.root, mesh
         )
     return rows
+
+
+def _check_tables(
+    folder: paths.Path,
+    path: pathlib.Path,
+    config: ConfigDict,
+    baselines: bool,
+) -> None:
+    """Checks that the tables are there, before anything is measured."""
+    _require(path, f"{folder} is measured on", "--table")
+    if baselines:
+        table = config.data.table
+        _require(table, f"{folder} was trained on", "--training-table")
+
+
+def _require(path: str | os.PathLike, what: str, option: str) -> None:
+    if not pathlib.Path(path).is_file():
+        raise UserError(
+            f"There is no sample table {path}, which {what}. If it was moved, "
+            f"name its new place by {option}=PATH."
+        )
 
 
 def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:

@@ -16,7 +16,7 @@ from mixer_jax.data import augment
 from mixer_jax.data import sampling as sampling_lib
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, margins, row_optimizers
-from mixer_jax.training import profile
+from mixer_jax.training import places, profile
 
 # Keys that a run may change when it goes on: none of them changes a parameter.
 FREE = (
@@ -29,6 +29,7 @@ FREE = (
     "data.features",
     "data.max_skipped",
     "data.prepared",
+    "data.source",
     "data.threads",
     "data.workers",
     "checkpoint.",
@@ -206,12 +207,17 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Returns `key: old -> new` for what a running run may not change."""
+    """Returns `key: old -> new` for what a running run may not change.
+
+    Paths are left out: what is there is compared instead, see `origins`.
+    """
     old, new = (flatten(from_dict(json.loads(to_json(c)))) for c in (old, new))
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if not key.startswith(FREE) and old.get(key) != new.get(key)
+        if not key.startswith(FREE)
+        and key not in places.KEYS
+        and old.get(key) != new.get(key)
     ]
 
 

@@ -11,6 +11,7 @@ from mixer_jax.models import factory
 from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import loop
+from mixer_jax.training import workdir as workdir_lib
 
 
 def stages(
@@ -28,6 +29,7 @@ def stages(
     workdir = paths.make(workdir)
     if "curriculum" not in config:
         stage = config.copy_and_resolve_references()
+        workdir_lib.settle(workdir, stage)
         factory.resolve(stage)
         yield stage, workdir
         return
@@ -36,6 +38,7 @@ def stages(
         stage = stage.copy_and_resolve_references()
         stage.name = name
         stage.init_from = stage.init_from or before
+        workdir_lib.settle(workdir / name, stage)
         factory.resolve(stage)
         yield stage, workdir / name
         before = str(workdir / name)
@@ -59,4 +62,9 @@ def run(
       UserError: see `loop.train`.
     """
     for stage, folder in stages(config, workdir):
-        loop.train(stage, folder, mesh, console)
+        loop.train(stage, folder, mesh, console, prefix(config, stage))
+
+
+def prefix(config: ConfigDict, stage: ConfigDict) -> str:
+    """Returns how the command's flags for a stage's keys begin."""
+    return f"config.{stage.name}" if "curriculum" in config else "config"

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import builder, pipeline, table
+from mixer_jax.data import identity, pipeline, table
 from mixer_jax.runtime import terminal
 from mixer_jax.training import feature_files
 from mixer_jax.training.feature_store import StoredContent
@@ -39,9 +39,15 @@ ROLES = (table.QUERY, table.DOCUMENT)
 class EmbeddingStore(StoredContent):
     """The embeddings of a frame's rows; see `make`."""
 
-    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
         """Opens the arrays of a folder that is complete."""
-        super().__init__(inputs, config)
+        super().__init__(inputs, config, content)
         self._arrays = {
             role: np.load(folder / f"{role}.npy", mmap_mode="r")
             for role in ROLES
@@ -89,13 +95,14 @@ def make(
     def say(text: str) -> None:
         terminal.say(f"{config.name}: {text}", console=console)
 
-    feature_files.prepare(
+    content = feature_files.prepare_of(
         folder,
         {
             role: ((len(rows[role]), config.model.dim), "float32")
             for role in ROLES
         },
-        _key(inputs, config, variables),
+        inputs.examine(),
+        functools.partial(_key, inputs, config, variables),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,
     )
@@ -109,23 +116,28 @@ def make(
             ),
             say,
         )
-    return EmbeddingStore(folder, inputs, config)
+    return EmbeddingStore(folder, inputs, config, content)
 
 
-def _key(inputs: Inputs, config: ConfigDict, variables: PyTree) -> str:
+def _key(
+    inputs: Inputs, config: ConfigDict, variables: PyTree, content: str
+) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
+    # The variables say what was pretrained, wherever it came from.
+    model = config.model.copy_and_resolve_references()
+    model.image.pretrained = model.text.pretrained = ""
     parts = (
         "embeddings",
         feature_files.BLOCK,
         config.data.image_size,
         config.data.text_length,
-        config.data.tokenizer,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
         config.precision,
-        config.model.to_json_best_effort(),
-        builder.content_key(inputs.frame, inputs.root),
+        model.to_json_best_effort(),
+        content,
     )
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()

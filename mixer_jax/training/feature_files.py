@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mixer_jax import paths
+from mixer_jax.data import identity
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
@@ -99,6 +100,42 @@ def prepare(
         raise UserError(
             f"The features cannot be written to {folder}: {error}."
         ) from error
+
+
+def prepare_of(
+    folder: Path,
+    shapes: Shapes,
+    data: identity.Data,
+    make_key: Callable[[str], str],
+    what: str,
+    say: Say,
+) -> str:
+    """Makes the files of arrays that are made of rows and their images.
+
+    Args:
+      folder: see `prepare`, as all that is not said here.
+      shapes: of the arrays.
+      data: the rows and images.
+      make_key: hash of the data's content -> the arrays' key.
+      what: they are made of, in a sentence.
+      say: is told what is made, and how large it is, before it starts.
+
+    Returns:
+      The hash of the data's content.
+
+    Raises:
+      UserError: see `prepare`; or if an image is missing.
+    """
+    notes = identity.compare(folder, data.require()).notes
+    content = data.content(notes)
+    prepare(folder, shapes, make_key(content), what, say)
+    try:
+        identity.write_notes(folder, notes)
+    except OSError as error:
+        raise UserError(
+            f"The features cannot be written to {folder}: {error}."
+        ) from error
+    return content
 
 
 def fill(

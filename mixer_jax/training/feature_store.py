@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import builder, pipeline, table
+from mixer_jax.data import identity, pipeline, table
 from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import feature_files
@@ -47,9 +47,9 @@ class StoredContent:
     Subclasses have `batch(rows, role)`, which reads some.
     """
 
-    def __init__(self, inputs: Inputs, config: ConfigDict):
-        """Takes the samples that the kept arrays stand for."""
-        self._inputs, self._config = inputs, config
+    def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
+        """Takes the samples that the kept arrays stand for, and their hash."""
+        self._inputs, self._config, self.content = inputs, config, content
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
@@ -100,9 +100,15 @@ class StoredContent:
 class FeatureStore(StoredContent):
     """The features of a frame's rows; see `make`."""
 
-    def __init__(self, folder: Path, inputs: Inputs, config: ConfigDict):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
         """Opens the arrays of a folder that is complete."""
-        super().__init__(inputs, config)
+        super().__init__(inputs, config, content)
         self._patches, self._vectors, self._mask = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
             for name in ("patches", "vectors", "mask")
@@ -175,10 +181,11 @@ def make(
     def say(text: str) -> None:
         terminal.say(f"{config.name}: {text}", console=console)
 
-    feature_files.prepare(
+    content = feature_files.prepare_of(
         folder,
         files,
-        _key(inputs, config, encoders),
+        inputs.examine(),
+        functools.partial(_key, inputs, config, encoders),
         f"{len(images):,} images and {len(texts):,} texts",
         say,
     )
@@ -202,7 +209,7 @@ def make(
             ),
             say,
         )
-    return FeatureStore(folder, inputs, config)
+    return FeatureStore(folder, inputs, config, content)
 
 
 def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -220,7 +227,9 @@ def _places(values: pd.Series) -> np.ndarray:
     return codes.astype(np.int64)
 
 
-def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
+def _key(
+    inputs: Inputs, config: ConfigDict, encoders: PyTree, content: str
+) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoders):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -230,11 +239,11 @@ def _key(inputs: Inputs, config: ConfigDict, encoders: PyTree) -> str:
         feature_files.BLOCK,
         config.data.image_size,
         config.data.text_length,
-        config.data.tokenizer,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
         config.precision,
         config.model.image.name,
         config.model.text.name,
-        builder.content_key(inputs.frame, inputs.root),
+        content,
     )
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import grain
@@ -16,6 +16,7 @@ from mixer_jax import paths
 from mixer_jax.data import (
     augment,
     builder,
+    identity,
     images,
     pipeline,
     sources,
@@ -40,6 +41,8 @@ class Inputs(NamedTuple):
       category_ids: sorted; a label is a position in it.
       tokenizer: of the documents' texts.
       skipped: what was left out of the split, and why.
+      data: the identity of `frame`, if it is known.
+      split: the identity of the whole split, if it is known.
     """
 
     frame: pd.DataFrame
@@ -47,6 +50,12 @@ class Inputs(NamedTuple):
     category_ids: list[str]
     tokenizer: text.Tokenizer
     skipped: tuple[table.Skipped, ...]
+    data: identity.Data | None = None
+    split: identity.Data | None = None
+
+    def examine(self) -> identity.Data:
+        """Returns the identity of `frame`."""
+        return self.data or identity.examine(self.frame, self.root)
 
 
 def load(
@@ -71,6 +80,7 @@ def load(
     tokenizer = text.load(data.tokenizer, data.text_length)
     frame = table.select(table.read_table(path), data.split)
     root = path.parent
+    split = identity.examine(frame, root)
     frame, unreadable = images.check_images(
         frame,
         root,
@@ -87,6 +97,8 @@ def load(
         category_ids=table.category_index(frame),
         tokenizer=tokenizer,
         skipped=tuple(s for s in (unreadable, lone) if s.count),
+        data=identity.examine(frame, root, split),
+        split=split,
     )
 
 
@@ -106,7 +118,13 @@ def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
 
 
 class Content(Protocol):
-    """A stage's samples as arrays: decoded images, or stored features."""
+    """A stage's samples as arrays: decoded images, or stored features.
+
+    Attributes:
+      content: hash of the rows and of the images' bytes.
+    """
+
+    content: str
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
@@ -126,12 +144,22 @@ class Content(Protocol):
 class Pictures:
     """The samples' images and texts, read and decoded for every batch."""
 
-    def __init__(self, inputs: Inputs, config: ConfigDict):
+    def __init__(
+        self,
+        inputs: Inputs,
+        config: ConfigDict,
+        say: Callable[[str], None] | None = None,
+    ):
         """Writes the array_record files, unless they exist."""
         self._inputs, self._config = inputs, config
         self._source = builder.prepare(
-            inputs.frame, inputs.root, config.data.prepared
+            inputs.frame,
+            inputs.root,
+            config.data.prepared,
+            data=inputs.examine(),
+            say=say,
         )
+        self.content = self._source.content
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""

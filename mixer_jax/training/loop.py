@@ -21,6 +21,7 @@ from mixer_jax.training import (
     feature_store,
     initialize,
     inputs,
+    origins,
     parameter_table,
     profile,
     setup,
@@ -50,6 +51,7 @@ def train(
     workdir: str | os.PathLike,
     mesh: Mesh | None = None,
     console: terminal.Console | None = None,
+    prefix: str = "config",
 ) -> TrainState | None:
     """Trains a stage, or goes on where its workdir's last checkpoint ends.
 
@@ -63,6 +65,7 @@ def train(
       mesh: default all devices.
       console: where the progress goes; default standard output, of process 0
         alone.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Returns:
       The last state; None if the stage was finished before.
@@ -82,16 +85,18 @@ def train(
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
     paths.check(workdir)
-    setup.check_start(config, workdir)
+    setup.check_start(config, workdir, prefix)
     if workdir_lib.latest_step(workdir) == config.steps:
-        workdir_lib.check_config(workdir, config)
+        workdir_lib.check_config(workdir, config, prefix)
+        origins.check_names(workdir, config)
+        origins.check_table(workdir, config.data, prefix)
         say(
             f"{config.name}: finished before, {config.steps} steps in "
             f"{workdir}."
         )
         return None
     with ownership.hold(workdir, "--workdir", together=True) as owner:
-        return _train(config, workdir, mesh, console, clock, owner)
+        return _train(config, workdir, mesh, console, clock, owner, prefix)
 
 
 def _train(
@@ -101,12 +106,15 @@ def _train(
     console: terminal.Console,
     clock: Clock,
     owner: ownership.Owner,
+    prefix: str,
 ) -> TrainState:
     """Trains a stage in a workdir that no other run uses; see `train`."""
     say = functools.partial(terminal.say, console=console)
 
     # ---- Config, workdir and data: everything that can be wrong by itself.
-    run = setup.make(config, workdir, mesh)
+    workdir_lib.check_config(workdir, config, prefix)
+    origins.check_names(workdir, config)
+    run = setup.make(config, workdir, mesh, prefix)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
     if jax.process_index() == 0 and workdir_lib.latest_step(workdir) is None:
@@ -120,7 +128,8 @@ def _train(
     monitors = Monitors(config.monitors, config.steps)
 
     # ---- State: the last checkpoint's, or a new one.
-    workdir_lib.prepare(workdir, config, run.inputs.category_ids)
+    origin = origins.merge(workdir, origins.describe(config, run.inputs))
+    workdir_lib.prepare(workdir, config, run.inputs.category_ids, origin)
     if jax.process_index() == 0:
         parameter_table.write(run, workdir)
     say(
@@ -137,6 +146,7 @@ def _train(
         state, position = checkpoints.restore(run.state, say)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     content = _content(run, workdir, variables, console)
+    origins.check_content(workdir, content.content, prefix)
     iterator = content.train_batches()
     if state is None:
         state = initialize.initial_state(run, variables, content, console)
@@ -266,7 +276,8 @@ def _content(
     else what the encoders make.
     """
     if not run.config.data.cached:
-        return inputs.Pictures(run.inputs, run.config)
+        say = functools.partial(terminal.say, console=console)
+        return inputs.Pictures(run.inputs, run.config, say)
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
     # Other runs may share it, but not while it is filled.

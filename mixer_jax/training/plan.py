@@ -51,12 +51,13 @@ def show(
     for stage, folder in curriculum.stages(config, workdir):
         start = stage.init_from or "random or pretrained weights"
         try:
-            setup.check_start(stage, folder)
+            setup.check_start(stage, folder, curriculum.prefix(config, stage))
         except UserError as error:
             if not in_curriculum:
                 start = str(error)
         if categories is None:
-            run = setup.make(stage, folder, mesh)
+            prefix = curriculum.prefix(config, stage)
+            run = setup.make(stage, folder, mesh, prefix)
         else:
             config_lib.check_values(stage, mesh.size)
             run = setup.assemble(stage, categories, mesh)

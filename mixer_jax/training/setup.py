@@ -18,7 +18,7 @@ from mixer_jax.models import factory
 from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.proxies.interface import Head, RowOptimizer
 from mixer_jax.training import config as config_lib
-from mixer_jax.training import feature_store, inputs, sharding
+from mixer_jax.training import feature_store, inputs, origins, sharding
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -53,16 +53,29 @@ class Setup(NamedTuple):
     state: TrainState
 
 
-def make(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Setup:
+def make(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    mesh: Mesh,
+    prefix: str = "config",
+) -> Setup:
     """Checks config, workdir and data, and puts a stage together.
+
+    Args:
+      config: of the stage.
+      workdir: of the stage.
+      mesh: of the run.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
       UserError: for whatever of these is wrong, before any compute.
     """
     config_lib.check_values(config, mesh.size)
-    workdir_lib.check_config(workdir, config)
+    workdir_lib.check_config(workdir, config, prefix)
+    origins.check_names(workdir, config)
     data = inputs.load(config.data, workdir)
-    workdir_lib.check_categories(workdir, data.category_ids)
+    workdir_lib.check_categories(workdir, data.category_ids, prefix)
+    origins.check_data(workdir, data, prefix)
     run = assemble(config, len(data.category_ids), mesh)
     _check_text(config, "vocabulary", data.tokenizer.vocab_size)
     return run._replace(inputs=data)
@@ -127,7 +140,9 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
     )
 
 
-def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def check_start(
+    config: ConfigDict, workdir: str | os.PathLike, prefix: str = "config"
+) -> None:
     """Checks that the stage before has left a checkpoint, if one is needed.
 
     Raises:
@@ -145,7 +160,7 @@ def check_start(config: ConfigDict, workdir: str | os.PathLike) -> None:
     raise UserError(
         f"{config.name} starts from {config.init_from}, where there is no "
         f"checkpoint yet. Run first:\n  {command}\nor name the folder of "
-        "another run as the config's init_from."
+        f"another run by --{prefix}.init_from=DIR."
     )
 
 

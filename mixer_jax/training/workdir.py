@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import secrets
+import shlex
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -13,14 +14,18 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mixer_jax import paths, processes
+from mixer_jax.data import text as text_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
+from mixer_jax.training import places as places_lib
 
 CONFIG = "config.json"
 CATEGORIES = "categories.json"
+ORIGIN = "origin.json"  # what it was trained from; see `origins`
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
+_TOKENIZER_FILE = "tokenizer.json"
 _MARK = ".shared-"
 
 
@@ -71,26 +76,68 @@ def trained_step(workdir: str | os.PathLike) -> int:
     return step
 
 
-def check_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
+def check_config(
+    workdir: str | os.PathLike, config: ConfigDict, prefix: str = "config"
+) -> None:
     """Checks that `workdir` is new or belongs to a run of this config.
+
+    Args:
+      workdir: of the stage.
+      config: of the stage.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
       UserError: that lists the keys that differ.
     """
-    if latest_step(workdir) is None:
+    step = latest_step(workdir)
+    if step is None:
         return
-    different = config_lib.differences(read_config(workdir), config)
-    if different:
+    old = read_config(workdir)
+    different = config_lib.differences(old, config)
+    if not different:
+        return
+    said = f"{workdir} holds a run of another config ({'; '.join(different)})."
+    if config.steps > old.steps:
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(different)})."
-            " Use another --workdir, or delete this one to start afresh."
+            f"{said} The schedule of the learning rates depends on steps, so "
+            f"this run (at step {step}) goes on with --{prefix}.steps="
+            f"{old.steps} alone. To train longer, start a new run from its "
+            "weights and proxies, with a schedule and optimizer state of its "
+            f"own: {way_on(workdir, prefix, f'steps={config.steps}')}"
         )
+    raise UserError(
+        f"{said} Use another --workdir, or delete {workdir} to start afresh."
+    )
+
+
+def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
+    """Returns the flags of a new run that starts from this one.
+
+    Args:
+      workdir: of this run's stage.
+      prefix: of the stage's flags, "config" or "config.STAGE".
+      *more: other keys of the stage, as "steps=9".
+    """
+    flags = ["--workdir=NEW"]
+    _, _, stage = prefix.partition(".")
+    if stage:  # Alone: the stages before it are done.
+        flags.append(f"--config.curriculum=('{stage}',)")
+    flags.append(f"--{prefix}.init_from={paths.absolute(paths.make(workdir))}")
+    flags += [f"--{prefix}.{key}" for key in more]
+    return " ".join(map(shlex.quote, flags))
 
 
 def check_categories(
-    workdir: str | os.PathLike, category_ids: Sequence[str]
+    workdir: str | os.PathLike,
+    category_ids: Sequence[str],
+    prefix: str = "config",
 ) -> None:
     """Checks that `workdir` is new or of a run with these categories.
+
+    Args:
+      workdir: of the stage.
+      category_ids: of the data.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
       UserError: that counts the categories that came and went.
@@ -102,8 +149,9 @@ def check_categories(
         raise UserError(
             f"The run in {workdir} was of {len(old)} categories, but the "
             f"table now has {len(new)}: {len(new - old)} are new and "
-            f"{len(old - new)} gone. Use another --workdir, or delete this "
-            "one to start afresh."
+            f"{len(old - new)} gone. Use another --workdir, from this run's "
+            f"weights and proxies if you like ({way_on(workdir, prefix)}), or "
+            f"delete {workdir} to start afresh."
         )
 
 
@@ -111,8 +159,15 @@ def prepare(
     workdir: str | os.PathLike,
     config: ConfigDict,
     category_ids: Sequence[str],
+    origin: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json` and `categories.json`; both were checked before.
+    """Writes config, categories and origin; they were checked before.
+
+    Args:
+      workdir: of the stage.
+      config: of the stage.
+      category_ids: in the order of their labels.
+      origin: see `origins`; where the config's paths are is added to it.
 
     Raises:
       UserError: if the folder cannot be written to, or is not one folder for
@@ -125,6 +180,10 @@ def prepare(
             paths.write(workdir / CONFIG, config_lib.to_json(config))
             text = json.dumps(list(category_ids), indent=0) + "\n"
             paths.write(workdir / CATEGORIES, text)
+            old = read_origin(workdir).get("places", {})
+            places = places_lib.record(workdir, config, old)
+            write_origin(workdir, (origin or {}) | {"places": places})
+            _copy_tokenizer(workdir, config.data.tokenizer)
     except paths.failures() as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to: {error}. Name "
@@ -132,6 +191,16 @@ def prepare(
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)
+
+
+def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
+    """Keeps a tokenizer's file: the model needs it wherever it is moved."""
+    source = pathlib.Path(name) / _TOKENIZER_FILE
+    target = workdir / places_lib.TOKENIZER / _TOKENIZER_FILE
+    begun = latest_step(workdir) is not None and target.exists()
+    if name != text_lib.MINILM and source.is_file() and not begun:
+        paths.make_folder(target.parent)
+        paths.write(target, source.read_text(encoding="utf-8"))
 
 
 def _check_shared(workdir: paths.Path) -> None:
@@ -159,16 +228,63 @@ def _check_shared(workdir: paths.Path) -> None:
         )
 
 
-def read_config(workdir: str | os.PathLike) -> ConfigDict:
+def read_config(
+    workdir: str | os.PathLike, *, resolve: bool = True
+) -> ConfigDict:
     """Returns the config that `workdir` was trained with.
 
     Keys that there were not yet have their defaults, which are what was done.
+
+    Args:
+      workdir: of one stage.
+      resolve: whether paths are where the files are now, see `places`, or as
+        they were given.
     """
-    saved = config_lib.from_dict(_read(paths.make(workdir) / CONFIG))
     config = config_lib.defaults()
     with config.ignore_type():
-        config.update(saved)
+        config.update(read_saved(workdir))
+    if resolve:
+        places = read_origin(workdir).get("places", {})
+        places_lib.resolve(workdir, config, places)
     return config
+
+
+def read_saved(workdir: str | os.PathLike) -> ConfigDict:
+    """Returns the config of `workdir` with the keys that there were then."""
+    return config_lib.from_dict(_read(paths.make(workdir) / CONFIG))
+
+
+def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns what a stage was trained from; {} if it was not noted."""
+    path = paths.make(workdir) / ORIGIN
+    with paths.reaching(path):
+        if not path.exists():
+            return {}
+    return _read(path)
+
+
+def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
+    """Notes what a stage was trained from; process 0 does it for all."""
+    if jax.process_index() == 0:
+        text = json.dumps(origin, indent=2) + "\n"
+        paths.write(paths.make(workdir) / ORIGIN, text)
+
+
+def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Replaces paths that are gone, if the run in `workdir` knows the file.
+
+    Encoders whose original is gone keep the architecture that it described.
+    """
+    if latest_step(workdir) is None:
+        return
+    places = read_origin(workdir).get("places", {})
+    saved = read_config(workdir, resolve=False)
+    places_lib.settle(workdir, config, places)
+    for part in ("image", "text"):
+        encoder, place = config.model[part], f"model.{part}.pretrained"
+        gone = not os.path.exists(encoder.pretrained)
+        if place in places and gone and encoder.pretrained:
+            encoder.name = saved.model[part].name
 
 
 def read_categories(workdir: str | os.PathLike) -> list[str]:

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,42 @@ def test_encodes_once(log, tmp_path):
     (tmp_path / "a").write_text("another picture")
     encoding.encode(log, kept, "e2", images, texts)
     assert len(calls) == 6
+
+
+def test_a_moved_log_and_other_times_are_not_encoded_again(log, tmp_path):
+    def encode(log):
+        return encoding.encode(
+            log,
+            tmp_path / "f.npz",
+            "e",
+            lambda paths: np.array([[ord(path[-1])] for path in paths]),
+            lambda texts: np.ones((len(texts), 1)),
+        )
+
+    def fail(values):
+        raise AssertionError(values)
+
+    first = encode(log)
+    for name in "abc":
+        (tmp_path / "new").mkdir(exist_ok=True)
+        os.rename(tmp_path / name, tmp_path / "new" / name)
+        os.utime(tmp_path / "new" / name, ns=(3, 3))
+    for frame in (log.queries, log.items):
+        frame["image"] = [
+            x and f"{tmp_path}/new/{x[-1]}" for x in frame["image"]
+        ]
+    again = encoding.encode(log, tmp_path / "f.npz", "e", fail, fail)
+    np.testing.assert_array_equal(again.item_image, first.item_image)
+    # The new times were noted: nothing is read any more.
+    for name in "ab":
+        (tmp_path / "new" / name).write_text("z")
+        os.utime(tmp_path / "new" / name, ns=(3, 3))
+    encoding.encode(log, tmp_path / "f.npz", "e", fail, fail)
+    os.utime(tmp_path / "new" / "a", ns=(4, 4))
+    assert encode(log).query_image.tolist() == [[ord("a")]]
+    os.utime(tmp_path / "new" / "b", ns=(4, 4))
+    with pytest.raises(AssertionError):
+        encoding.encode(log, tmp_path / "f.npz", "e", fail, fail)
 
 
 def test_a_log_without_texts(log, tmp_path):

@@ -1,15 +1,27 @@
+import os
+import pathlib
 import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from mixer_jax.data import builder, pipeline, table, text
+from mixer_jax.data import (
+    builder,
+    generations,
+    identity,
+    pipeline,
+    table,
+    text,
+)
 from mixer_jax.errors import UserError
 
 
@@ -65,7 +77,7 @@ def test_rows_of_a_selection_stay_aligned(frame, root):
 
 def test_other_tools_can_read_the_files(frame, root):
     builder.prepare(frame, root)
-    (folder,) = (root / "prepared").glob("*/sample_table/1.0.0")
+    (folder,) = (root / "prepared").glob("*/*/sample_table/1.0.0")
     source = tfds.builder_from_directory(folder).as_data_source("train")
     sample = source[0]
     assert sample["sample_id"].decode() == "q0"
@@ -80,17 +92,152 @@ def test_the_same_content_is_written_once(frame, root, monkeypatch):
 
 
 def test_other_content_is_written_anew(frame, root):
-    keys = {builder.content_key(frame, root)}
-    keys.add(builder.content_key(frame.assign(group="h"), root))
-    keys.add(builder.content_key(frame.iloc[::-1], root))
-    Image.new("RGB", (9, 9)).save(root / "3.png")
-    keys.add(builder.content_key(frame, root))
-    assert len(keys) == 4
-    builder.prepare(frame, root)
-    Image.new("RGB", (10, 10)).save(root / "3.png")
+    keys = {builder.prepare(frame, root).content}
+    keys.add(builder.prepare(frame.assign(group="h"), root).content)
+    keys.add(builder.prepare(frame.iloc[::-1], root).content)
+    Image.new("RGB", (100, 9)).save(root / "3.png")
     source = builder.prepare(frame, root)
+    assert len(keys | {source.content}) == 4
     assert source[3][0] == (root / "3.png").read_bytes()
-    assert len(list((root / "prepared").iterdir())) == 2
+
+
+def generations_of(root):
+    return sorted((root / "prepared").glob("*/*"))
+
+
+def test_a_new_generation_replaces_the_old_one(frame, root):
+    builder.prepare(frame, root)
+    (first,) = generations_of(root)
+    builder.prepare(frame.assign(text="edited"), root)
+    (second,) = generations_of(root)
+    assert first != second
+    # Another split of the same table has its own.
+    builder.prepare(table.select(frame, "train"), root)
+    assert second in generations_of(root)
+    assert len(generations_of(root)) == 2
+
+
+def test_what_is_being_read_is_not_removed(frame, root):
+    """Not even what a worker process opens only now."""
+    want = contents(pipeline.FileSource(frame, root))
+    old = builder.prepare(frame, root)
+    sent = pickle.dumps(old)
+    new = builder.prepare(frame.assign(text="edited"), root)
+    assert len(generations_of(root)) == 2
+    assert contents(pickle.loads(sent)) == want
+    del old
+    assert new.content != builder.prepare(frame, root).content
+    del new
+    builder.prepare(frame.assign(text="again"), root)
+    assert len(generations_of(root)) == 1
+
+
+def same_size(path):
+    """Changes a file's last byte and nothing else that a stat tells."""
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return status
+
+
+def test_times_alone_lead_to_another_look(frame, root, monkeypatch):
+    first = builder.prepare(frame, root).content
+    for name in "035":
+        os.utime(root / f"{name}.png", ns=(int(name), int(name)))
+    said, read = [], []
+    spy = identity._read_digests
+    monkeypatch.setattr(
+        identity, "_read_digests", lambda x: (read.extend(x), spy(x))[1]
+    )
+    monkeypatch.setattr(builder, "_write", None)
+    assert builder.prepare(frame, root, say=said.append).content == first
+    assert [path.name for path in read] == ["0.png", "3.png", "5.png"]
+    read.clear()
+    assert builder.prepare(frame, root, say=said.append).content == first
+    assert not read
+    assert not said
+
+
+def test_other_bytes_of_the_same_size_are_prepared_again(frame, root):
+    first = builder.prepare(frame, root).content
+    same_size(root / "3.png")
+    os.utime(root / "3.png", ns=(5, 5))
+    said = []
+    source = builder.prepare(frame, root, say=said.append)
+    assert source.content != first
+    assert source[3][0] == (root / "3.png").read_bytes()
+    assert said == [
+        "1 image has changed since the data was prepared, such as 3.png; "
+        "preparing the data again."
+    ]
+    assert len(generations_of(root)) == 1
+
+
+def test_a_moved_or_renamed_table_is_not_prepared_again(
+    frame, root, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    frame.attrs["table"] = str(root / "one.csv")
+    content = builder.prepare(frame, root, out).content
+    place = shutil.copytree(
+        root, tmp_path / "moved", ignore=lambda *_: {"out", "moved"}
+    )
+    monkeypatch.setattr(builder, "_write", None)
+    frame.attrs["table"] = str(place / "two.csv")
+    assert builder.prepare(frame, place, out).content == content
+
+
+def test_one_of_two_that_prepare_the_same_wins(frame, root, monkeypatch):
+    write, done = builder._write, []
+
+    def overtaken(*args):
+        if not done:
+            done.append(None)
+            done.append(builder.prepare(frame, root))
+        return write(*args)
+
+    monkeypatch.setattr(builder, "_write", overtaken)
+    source = builder.prepare(frame, root)
+    assert source.content == done[1].content
+    assert contents(source) == contents(done[1])
+    assert len(generations_of(root)) == 1
+
+
+def test_drafts_of_killed_processes_are_removed(frame, root):
+    builder.prepare(frame, root)
+    (group,) = (root / "prepared").iterdir()
+    with generations.draft(group) as living:
+        with generations.draft(group) as killed:
+            os.rename(killed, left := killed.with_name(killed.name + "x"))
+            (left / "file").write_text("")
+        assert left.is_dir()
+        builder.prepare(frame.assign(text="edited"), root)
+        assert not left.exists()
+        assert living.is_dir()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    name=st.text(
+        st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"),
+        min_size=1,
+        max_size=40,
+    ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+)
+@example("b[1]")
+@example("*?{a,b}")
+def test_any_name_of_a_folder_works(name):
+    rows = [
+        ("q", "query", "a.png", "", "c", "", "train"),
+        ("d", "document", "", "text", "c", "", "train"),
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder) / name
+        root.mkdir()
+        Image.new("RGB", (2, 2)).save(root / "a.png")
+        frame.attrs["table"] = f"{root}/{name}.csv"
+        want = contents(pipeline.FileSource(frame, root))
+        assert contents(builder.prepare(frame, root)) == want
 
 
 @pytest.mark.parametrize("name", ["a[1]", "**", "*", "a\\b", "é?", "\udcff"])
@@ -122,8 +269,7 @@ def test_a_half_written_preparation_is_never_used(frame, root, monkeypatch):
         patch.setattr(builder.SampleTable, "_generate_examples", broken)
         with pytest.raises(KeyboardInterrupt):
             builder.prepare(frame, root)
-    key = builder.content_key(frame, root)
-    assert not (root / "prepared" / key).exists()
+    assert not generations_of(root)
     want = contents(pipeline.FileSource(frame, root))
     assert contents(builder.prepare(frame, root)) == want
 

@@ -224,6 +224,32 @@ def test_another_config_is_refused_before_any_data(
         train(tiny_config, tmp_path)
 
 
+def test_a_run_resumes_on_its_content_alone(
+    toy, tiny_config, tmp_path, steps, monkeypatch
+):
+    """Elsewhere and at other times, but not with another byte."""
+    table_path = toy.write_table(tmp_path / "d0")
+    tiny_config.data.table = str(table_path)
+    steps.kill_at = 4
+    with pytest.raises(KilledError):
+        train(tiny_config, tmp_path / "run")
+    (tmp_path / "d0").rename(tmp_path / "d1")
+    image = tmp_path / "d1" / "query-0-0.png"
+    os.utime(image, ns=(1, 1))
+    content = image.read_bytes()
+    changed = content.replace(b"IEND", b"IENX")  # after the pixels
+    image.write_bytes(changed)
+    tiny_config.data.table = str(tmp_path / "d1" / "." / "table.csv")
+    with pytest.raises(UserError, match="some image files have other bytes"):
+        train(tiny_config, tmp_path / "run")
+    image.write_bytes(content)
+    steps.kill_at = None
+    state, said = train(tiny_config, tmp_path / "run")
+    assert int(state.step) == 8
+    assert "1 image has changed since the data was prepared" in said
+    assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
+
+
 def test_too_many_steps_that_are_not_finite_end_the_run(
     toy, tiny_config, tmp_path
 ):

@@ -115,4 +115,8 @@ def test_marks_of_runs_that_were_killed_are_removed(
         paths.write(folder / ".shared-1", "")
         workdir.prepare(folder, config_lib.defaults(), ["a", "b"])
         names = {path.name for path in folder.iterdir()}
-        assert names - {"checkpoints"} == {"config.json", "categories.json"}
+        assert names - {"checkpoints"} == {
+            "config.json",
+            "categories.json",
+            "origin.json",
+        }

@@ -1,0 +1,127 @@
+"""Folders of which a newer one replaces an older one that nobody reads.
+
+A reader holds a shared lock on the folder itself, which the system releases
+when the process ends. A folder is removed only by a process that gets the
+exclusive lock; where the file system has no locks, nothing is removed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+_DRAFT = ".partial-"
+_ABANDONED = 24 * 3600  # seconds since a draft of another host has changed
+
+
+class Hold:
+    """Keeps a folder from being removed, as long as this object lives."""
+
+    def __init__(self, descriptor: int):
+        """Takes over the open descriptor of the locked folder."""
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def release(self) -> None:
+        """Allows others to remove the folder."""
+        self._close()
+
+
+def hold(folder: Path) -> Hold | None:
+    """Keeps a folder from being removed; None if it is not there."""
+    descriptor = _open(folder)
+    if descriptor is None:
+        return None
+    with contextlib.suppress(OSError):  # The file system may have no locks.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if not _is_same(descriptor, folder):  # Removed while this waited.
+        os.close(descriptor)
+        return None
+    return Hold(descriptor)
+
+
+def remove_unused(folder: Path) -> bool:
+    """Removes a folder unless a process holds it; returns whether it did."""
+    descriptor = _open(folder)
+    if descriptor is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_same(descriptor, folder):
+            return False
+        # Under another name first: no reader finds a folder that is half gone.
+        doomed = Path(tempfile.mkdtemp(prefix=_prefix(), dir=folder.parent))
+        folder.rename(doomed / folder.name)
+        shutil.rmtree(doomed, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+@contextlib.contextmanager
+def draft(parent: Path) -> Iterator[Path]:
+    """Gives an empty folder in `parent` that is removed in the end.
+
+    Drafts that killed processes left behind are removed first.
+
+    Raises:
+      OSError: if the folder cannot be made.
+    """
+    for left in parent.iterdir():
+        if left.name.startswith(_DRAFT) and _may_be_abandoned(left):
+            remove_unused(left)
+    folder, descriptor = _locked_draft(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_draft(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=parent))
+        descriptor = _open(folder)
+        if descriptor is None:
+            continue  # Taken for abandoned before it was locked.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_same(descriptor, folder):
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _may_be_abandoned(folder: Path) -> bool:
+    """Whether a draft is this host's, whose locks are seen here, or old."""
+    if folder.name.startswith(_prefix()):
+        return True
+    with contextlib.suppress(OSError):
+        return time.time() - folder.stat().st_mtime > _ABANDONED
+    return False
+
+
+def _prefix() -> str:
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()
+    return f"{_DRAFT}{host[:8]}-"
+
+
+def _open(folder: Path) -> int | None:
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+
+
+def _is_same(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except OSError:
+        return False

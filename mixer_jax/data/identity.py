@@ -1,0 +1,292 @@
+"""What identifies data: a table's rows, and the content of its images.
+
+Paths and modification times do not. Rows are hashed; of an image file, the
+size is compared at every start and the bytes only where the modification time
+is another than the one noted beside what was made of the file.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mixer_jax.data import rules
+from mixer_jax.errors import UserError
+
+NOTES = "images.npy"  # in the folder of what was made of the images
+
+_BYTES = 16  # of a digest
+_NOTE = np.dtype(
+    [
+        ("name", "<u8"),  # hash of the path relative to the table
+        ("size", "<i8"),
+        ("time", "<i8"),
+        ("digest", "u1", (_BYTES,)),
+    ]
+)
+_EDGE = 1 << 20  # bytes at either end of a weights file that are hashed
+_READ = (".json", ".txt", ".model", ".safetensors", ".bin")
+
+
+class Data(NamedTuple):
+    """Rows and their n distinct image files, in order of first appearance.
+
+    Attributes:
+      rows: hash of the rows.
+      count: how many rows there are.
+      images: paths relative to the table.
+      files: the same paths, with the table's folder.
+      sizes: int64 [n], bytes; -1 is a missing file.
+      times: int64 [n], nanoseconds of the last modification.
+    """
+
+    rows: str
+    count: int
+    images: list[str]
+    files: list[str]
+    sizes: np.ndarray
+    times: np.ndarray
+
+    @property
+    def sizes_hash(self) -> str:
+        """The hash of the image files' sizes."""
+        return _hash(self.sizes.tobytes())
+
+    @property
+    def key(self) -> str:
+        """A name for rows and sizes, 16 hexadecimal digits."""
+        return _hash(self.rows, self.sizes_hash)[:16]
+
+    def content(self, notes: np.ndarray) -> str:
+        """Returns the hash of the rows and of the images' bytes."""
+        return _hash(self.rows, np.ascontiguousarray(notes["digest"]).tobytes())
+
+    def require(self) -> "Data":
+        """Returns itself.
+
+        Raises:
+          UserError: if an image file is missing.
+        """
+        if missing := np.flatnonzero(self.sizes < 0).tolist():
+            more = f", and {len(missing) - 1} more" if missing[1:] else ""
+            raise UserError(
+                f"The image {self.files[missing[0]]} is missing{more}."
+            )
+        return self
+
+
+def examine(
+    frame: pd.DataFrame, root: str | os.PathLike, known: Data | None = None
+) -> Data:
+    """Hashes rows and asks the system for their files' sizes and times.
+
+    Args:
+      frame: rows of a sample table.
+      root: the folder that the image paths are relative to.
+      known: of a table that has these rows, and maybe more, in this order;
+        its files are not asked again.
+    """
+    if known is not None and len(frame) == known.count:
+        return known
+    images = [name for name in frame["image"].unique() if name]
+    files = [os.path.join(root, name) for name in images]
+    if known is None:
+        status = stat(files)
+    else:
+        at = pd.Index(known.images, dtype=object).get_indexer(images)
+        status = np.stack([known.sizes[at], known.times[at]])
+    return Data(hash_rows(frame), len(frame), images, files, *status)
+
+
+def hash_rows(frame: pd.DataFrame) -> str:
+    """Returns the hash of a frame's cells, of all columns of a sample table."""
+    digest = hashlib.sha256()
+    for name in rules.COLUMNS:
+        _add_texts(digest, frame[name])
+    return digest.hexdigest()
+
+
+def hash_texts(*lists: Sequence[str]) -> str:
+    """Returns the hash of some lists of texts."""
+    digest = hashlib.sha256()
+    for texts in lists:
+        _add_texts(digest, texts)
+    return digest.hexdigest()
+
+
+def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
+    # Lengths are hashed too: no two lists have the same bytes.
+    array = pa.array(texts, pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    digest.update(len(array).to_bytes(8, "little"))
+    if not len(array):
+        return
+    _, offsets, text = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset :][: len(array) + 1]
+    digest.update((ends - ends[0]).tobytes())
+    if ends[-1] > ends[0]:
+        digest.update(memoryview(text)[ends[0] : ends[-1]])
+
+
+def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
+    """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
+    found = np.full((2, len(files)), -1, np.int64)
+    for place, file in enumerate(files):
+        try:
+            status = os.stat(file)
+        except (OSError, ValueError):
+            continue
+        found[:, place] = status.st_size, status.st_mtime_ns
+    return found
+
+
+def digest(content: bytes) -> np.ndarray:
+    """Returns the digest of an image's bytes, uint8 [16]."""
+    made = hashlib.blake2b(content, digest_size=_BYTES).digest()
+    return np.frombuffer(made, np.uint8)
+
+
+def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
+    """Returns names, sizes, times and digests (uint8 [n, 16]) of the images."""
+    notes = np.zeros(len(data.files), _NOTE)
+    notes["name"] = pd.util.hash_array(np.array(data.images, object))
+    notes["size"], notes["time"] = data.sizes, data.times
+    notes["digest"] = digests
+    return notes
+
+
+class Comparison(NamedTuple):
+    """Image files beside what was noted of them.
+
+    Attributes:
+      notes: what is true now, for `write_notes`.
+      changed: noted images whose bytes are others now.
+      known: whether all of the images were noted.
+    """
+
+    notes: np.ndarray
+    changed: list[str]
+    known: bool
+
+
+def compare(folder: Path, data: Data) -> Comparison:
+    """Compares image files with the notes in a folder; see `compare_notes`."""
+    return compare_notes(read_notes(folder), data)
+
+
+def compare_notes(old: np.ndarray, data: Data) -> Comparison:
+    """Compares image files with what was noted of them.
+
+    Reads the files that were not noted, or with another size or time.
+
+    Args:
+      old: from `make_notes`; with no rows if nothing was noted.
+      data: the images.
+
+    Raises:
+      UserError: if an image cannot be read.
+    """
+    old = old[np.unique(old["name"], return_index=True)[1]]
+    notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
+    place = pd.Index(old["name"]).get_indexer(notes["name"])
+    noted = place >= 0
+    was = old[place] if len(old) else np.zeros_like(notes)
+    same = noted & (was["size"] == notes["size"])
+    same &= was["time"] == notes["time"]
+    notes["digest"][same] = was["digest"][same]
+    other = np.flatnonzero(~same)
+    notes["digest"][other] = _read_digests([Path(data.files[i]) for i in other])
+    changed = noted & (notes["digest"] != was["digest"]).any(1)
+    return Comparison(
+        notes,
+        [data.images[i] for i in np.flatnonzero(changed)],
+        bool(noted.all()),
+    )
+
+
+def read_notes(folder: Path) -> np.ndarray:
+    """Returns the notes in a folder; without rows if there are none."""
+    try:
+        notes = np.load(folder / NOTES, allow_pickle=False)
+        if notes.dtype == _NOTE and notes.ndim == 1:
+            return notes
+    except (OSError, ValueError, EOFError):
+        pass
+    return np.zeros(0, _NOTE)
+
+
+def write_notes(folder: Path, notes: np.ndarray) -> None:
+    """Notes sizes, times and digests in a folder, unless they are there."""
+    if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
+        return
+    draft = folder / f".{NOTES}.{os.getpid()}.draft"
+    with open(draft, "wb") as file:
+        np.save(file, notes)
+    os.replace(draft, folder / NOTES)
+
+
+def _read_digests(files: Sequence[Path]) -> np.ndarray:
+    def read(file: Path) -> np.ndarray:
+        try:
+            return digest(file.read_bytes())
+        except OSError as error:
+            raise UserError(
+                f"The image {file} cannot be read: {error.strerror}."
+            ) from error
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(read, files))
+    return np.array(found, np.uint8).reshape(len(files), _BYTES)
+
+
+def hash_folder(name: str | os.PathLike) -> str:
+    """Returns the hash of a file or folder of weights or of a tokenizer.
+
+    Of a large file it covers the size, the first and the last megabyte.
+
+    Args:
+      name: of the file or folder.
+
+    Returns:
+      Hexadecimal digits; "" if there is nothing of that name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return _hash(_edges(path))
+    if not path.is_dir():
+        return ""
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in _READ and file.is_file()
+    )
+    return _hash(*(f(file) for file in files for f in (_name, _edges)))
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+def _edges(path: Path) -> bytes:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        content = file.read(_EDGE)
+        if size > _EDGE:
+            file.seek(max(_EDGE, size - _EDGE))
+            content += file.read()
+    return size.to_bytes(8, "little") + content
+
+
+def _hash(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""Paths in a config, found again after a workdir and its data were moved.
+
+A workdir notes each path as it was given, as an absolute path and relative to
+the workdir. The relative path is tried first: workdir and data move together.
+"""
+
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mixer_jax import paths
+from mixer_jax.data.text import MINILM
+
+TABLES = ("data.table", "evaluate.table")
+FOLDERS = ("data.tokenizer", "model.image.pretrained", "model.text.pretrained")
+KEYS = ("init_from", *TABLES, *FOLDERS)  # all that a config keeps as a path
+TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
+
+Places = dict[str, dict[str, str]]
+
+
+def get(config: ConfigDict, key: str) -> str:
+    """Returns the value of a dotted key; "" if there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part, "")
+    return value
+
+
+def put(config: ConfigDict, key: str, value: str) -> None:
+    """Sets the value of a dotted key."""
+    *parts, last = key.split(".")
+    for part in parts:
+        config = config[part]
+    config[last] = value
+
+
+def record(
+    workdir: str | os.PathLike, config: ConfigDict, old: Places
+) -> Places:
+    """Returns where the config's paths are.
+
+    Args:
+      workdir: of the run.
+      config: of the stage.
+      old: what was noted before; kept where a path no longer exists.
+    """
+    places = {}
+    for key in KEYS:
+        text = get(config, key)
+        if not text or "://" in text or text == MINILM:
+            continue
+        if not os.path.exists(text):
+            if old.get(key, {}).get("given") == text:
+                places[key] = old[key]
+            continue
+        places[key] = {"given": text, "absolute": os.path.abspath(text)}
+        if not paths.is_remote(paths.make(workdir)):
+            places[key]["relative"] = os.path.relpath(
+                os.path.abspath(text), os.path.abspath(workdir)
+            )
+    return places
+
+
+def find(
+    workdir: str | os.PathLike, place: dict[str, str], text: str
+) -> str | None:
+    """Returns where a noted path is now; None if it is nowhere.
+
+    Args:
+      workdir: the run's, wherever it is now.
+      place: what `record` noted of the path.
+      text: the path in the config.
+    """
+    found = [path for path in _candidates(workdir, place) if _exists(path)]
+    if not found:
+        return text if _exists(text) else None
+    same = _exists(text) and os.path.samefile(text, found[0])
+    return text if same else found[0]
+
+
+def _candidates(workdir: str | os.PathLike, place: dict[str, str]) -> list[str]:
+    relative, found = place.get("relative", ""), []
+    if relative and not paths.is_remote(paths.make(workdir)):
+        found = [
+            os.path.normpath(os.path.join(folder, relative))
+            for folder in (os.path.abspath(workdir), os.path.realpath(workdir))
+        ]
+    return [*found, place["absolute"]]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False
+
+
+def is_same(
+    workdir: str | os.PathLike, place: dict[str, str], text: str
+) -> bool:
+    """Returns whether `text` names the noted path, whether or not it exists."""
+    if "://" in text or not place:
+        return text.rstrip("/") == place.get("given", "").rstrip("/")
+    if os.path.normpath(text) == os.path.normpath(place["given"]):
+        return True
+    noted = {os.path.realpath(path) for path in _candidates(workdir, place)}
+    return os.path.realpath(text) in noted
+
+
+def resolve(
+    workdir: str | os.PathLike, config: ConfigDict, places: Places
+) -> None:
+    """Replaces the paths of a workdir's config by where the files are now.
+
+    What is nowhere stays as it is; the tokenizer is then the workdir's copy.
+    """
+    for key, place in places.items():
+        text = get(config, key)
+        if text != place["given"]:
+            continue
+        found = find(workdir, place, text)
+        copy = os.path.join(workdir, TOKENIZER)
+        if found is None and key == "data.tokenizer" and _exists(copy):
+            found = copy
+        put(config, key, found or text)
+
+
+def settle(
+    workdir: str | os.PathLike, config: ConfigDict, places: Places
+) -> None:
+    """Replaces paths of a given config that are gone, where they were noted.
+
+    A command that is repeated after a move finds its data by this.
+    """
+    for key, place in places.items():
+        text = get(config, key)
+        if _exists(text) or not is_same(workdir, place, text):
+            continue
+        found = find(workdir, place, text)
+        copy = os.path.join(workdir, TOKENIZER)
+        if found is None and key == "data.tokenizer" and _exists(copy):
+            found = copy
+        put(config, key, found or place["absolute"])

@@ -1,0 +1,82 @@
+"""Folders that are kept while they are read, and removed afterwards."""
+
+import os
+import subprocess
+import sys
+
+from mixer_jax.data import generations
+
+
+def test_a_folder_that_is_held_stays(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    first, second = generations.hold(folder), generations.hold(folder)
+    assert not generations.remove_unused(folder)
+    first.release()
+    assert not generations.remove_unused(folder)
+    del second
+    assert generations.remove_unused(folder)
+    assert not list(tmp_path.iterdir())
+    assert generations.hold(folder) is None
+    assert not generations.remove_unused(folder)
+
+
+_HOLD = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        assert not generations.remove_unused(folder)
+        process.kill()
+    assert generations.remove_unused(folder)
+
+
+def test_drafts_go_in_the_end_and_after_a_kill(tmp_path):
+    (tmp_path / "other").mkdir()
+    with generations.draft(tmp_path) as first:
+        (first / "file").write_text("")
+        with generations.draft(tmp_path) as second:
+            assert first.is_dir()
+            assert first != second
+        left = first.with_name(f"{first.name}-left")
+        left.mkdir()  # as of a process that is gone
+        with generations.draft(tmp_path):
+            assert not left.exists()
+            assert first.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_drafts_of_other_hosts_are_left_for_a_day(tmp_path):
+    fresh, old = tmp_path / ".partial-fresh", tmp_path / ".partial-old"
+    for folder in (fresh, old):
+        folder.mkdir()
+    os.utime(old, (1, 1))
+    with generations.draft(tmp_path):
+        assert fresh.exists()
+        assert not old.exists()
+
+
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setattr(generations.fcntl, "flock", refuse)
+    assert generations.hold(folder) is not None
+    assert not generations.remove_unused(folder)
+    with generations.draft(tmp_path) as draft:
+        assert draft.is_dir()
+    assert folder.is_dir()

@@ -1,0 +1,148 @@
+"""What identifies data: content, and nothing else."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixer_jax.data import identity, table
+from mixer_jax.errors import UserError
+
+texts = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=5
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(one=st.tuples(texts, texts), other=st.tuples(texts, texts))
+def test_texts_have_one_hash_only_if_they_are_equal(one, other):
+    same = identity.hash_texts(*one) == identity.hash_texts(*other)
+    assert same == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([["a\0b", "c"]], [["a", "b\0c"]]),
+        ([["a"], ["b"]], [["a", "b"], []]),
+        ([[""]], [[]]),
+        ([["ab", ""]], [["a", "b"]]),
+    ],
+)
+def test_separators_in_texts_do_not_hide_a_change(one, other):
+    assert identity.hash_texts(*one) != identity.hash_texts(*other)
+
+
+@pytest.fixture
+def frame(tmp_path):
+    """Four rows of three images: a, b, a and none."""
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    rows = [
+        (str(i), "query", image, "", "c", "", "train")
+        for i, image in enumerate(["a", "b", "a", ""])
+    ]
+    return pd.DataFrame(rows, columns=table.COLUMNS)
+
+
+def test_the_hash_is_of_cells_however_a_frame_keeps_them(frame):
+    wanted = identity.hash_rows(frame)
+    assert identity.hash_rows(frame.astype(object)) == wanted
+    assert identity.hash_rows(frame.astype("string[pyarrow]")) == wanted
+    twice = pd.concat([frame, frame], ignore_index=True).astype(str)
+    assert identity.hash_rows(twice.iloc[4:]) == wanted
+    assert identity.hash_rows(twice.iloc[3:7]) != wanted
+    parts = pd.concat([frame.iloc[:1], frame.iloc[1:]])
+    assert identity.hash_rows(parts.astype("string[pyarrow]")) == wanted
+    identity.hash_rows(frame[:0])
+
+
+def test_each_file_is_asked_once(frame, tmp_path, monkeypatch):
+    data = identity.examine(frame, tmp_path)
+    assert (data.count, data.images) == (4, ["a", "b"])
+    assert data.sizes.tolist() == [1, 1]
+    monkeypatch.setattr(identity, "stat", None)
+    part = identity.examine(frame.iloc[1:2], tmp_path, data)
+    assert part.images == ["b"]
+    assert part.times.tolist() == data.times[1:].tolist()
+
+
+def test_a_missing_image_is_named(frame, tmp_path):
+    (tmp_path / "b").unlink()
+    data = identity.examine(frame, tmp_path)
+    assert data.sizes.tolist() == [1, -1]
+    with pytest.raises(UserError, match="/b is missing"):
+        data.require()
+
+
+def compare(folder, frame, root):
+    data = identity.examine(frame, root)
+    found = identity.compare(folder, data)
+    identity.write_notes(folder, found.notes)
+    return found.changed, found.known, data.content(found.notes)
+
+
+def test_only_what_may_have_changed_is_read(frame, tmp_path, monkeypatch):
+    read = []
+    spy = identity._read_digests
+    monkeypatch.setattr(
+        identity,
+        "_read_digests",
+        lambda x: (read.append([p.name for p in x]), spy(x))[1],
+    )
+    (tmp_path / "notes").mkdir()
+    at = tmp_path / "notes", frame, tmp_path
+    first = compare(*at)
+    assert first[:2] == ([], False)
+    assert compare(*at) == ([], True, first[2])
+    os.utime(tmp_path / "b", ns=(1, 1))
+    assert compare(*at) == ([], True, first[2])
+    (tmp_path / "b").write_text("x")
+    changed, known, content = compare(*at)
+    assert (changed, known) == (["b"], True)
+    assert content != first[2]
+    # In another order and with another image, each keeps its own notes.
+    (tmp_path / "c").write_text("c")
+    frame["image"] = ["c", "b", "a", ""]
+    assert compare(*at)[:2] == ([], False)
+    assert read == [["a", "b"], [], ["b"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x93NUMPY\1"])
+def test_damaged_notes_are_none(frame, tmp_path, content):
+    (tmp_path / identity.NOTES).write_bytes(content)
+    assert len(identity.read_notes(tmp_path)) == 0
+    assert compare(tmp_path, frame, tmp_path)[1] is False
+    assert compare(tmp_path, frame, tmp_path)[1] is True
+
+
+def test_folders_are_hashed_by_names_and_content(tmp_path):
+    assert identity.hash_folder(tmp_path / "none") == ""
+    folder = tmp_path / "f"
+    folder.mkdir()
+    hashes = {identity.hash_folder(folder)}
+    size = 3 * identity._EDGE
+    (folder / "a.safetensors").write_bytes(b"a" * size)
+    hashes.add(identity.hash_folder(folder))
+    for place in (0, size - 1):
+        with open(folder / "a.safetensors", "r+b") as file:
+            file.seek(place)
+            file.write(b"b")
+        hashes.add(identity.hash_folder(folder))
+    (folder / "a.safetensors").rename(folder / "b.safetensors")
+    hashes.add(identity.hash_folder(folder))
+    assert len(hashes) == 5
+    (folder / "README.md").write_text("is not read")
+    assert identity.hash_folder(folder) in hashes
+    file = identity.hash_folder(folder / "b.safetensors")
+    assert file not in hashes | {""}
+
+
+def test_digests_are_of_the_bytes(frame, tmp_path):
+    data = identity.examine(frame, tmp_path)
+    found = identity.compare(tmp_path, data).notes["digest"]
+    wanted = [identity.digest(b"a"), identity.digest(b"b")]
+    np.testing.assert_array_equal(found, wanted)

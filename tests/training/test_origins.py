@@ -1,0 +1,282 @@
+"""What a run was trained from, and what may differ when it is resumed."""
+
+import os
+import shlex
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mixer_jax.data import table
+from mixer_jax.errors import UserError
+from mixer_jax.training import inputs, origins, workdir
+
+QUICK = settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture
+def begun(toy, tiny_config, tmp_path, monkeypatch):
+    """Config, workdir and table folder of a run that has a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    toy.write_table(tmp_path / "d0", categories=2)
+    (tmp_path / "link").symlink_to("d0")
+    tiny_config.data.table = "d0/table.csv"
+    tiny_config.data.max_skipped = 0.5
+    begin("run", tiny_config)
+    monkeypatch.setattr(
+        workdir,
+        "latest_step",
+        lambda folder: 3 if os.path.exists(f"{folder}/config.json") else None,
+    )
+    return tiny_config
+
+
+def begin(folder, config):
+    loaded = inputs.load(config.data)
+    origin = origins.describe(config, loaded)
+    workdir.prepare(folder, config, loaded.category_ids, origin)
+
+
+def resume(config, folder="run"):
+    """Every check of a run that goes on."""
+    workdir.check_config(folder, config)
+    origins.check_names(folder, config)
+    origins.check_data(folder, inputs.load(config.data))
+
+
+spelled = st.lists(
+    st.sampled_from(["./", "../d0/", ".//", "../link/", "../d0/../link/./"]),
+    max_size=4,
+).map(lambda steps: "d0/" + "".join(steps))
+
+
+@QUICK
+@given(start=st.sampled_from(["", "./", "/"]), steps=spelled)
+def test_every_spelling_of_a_path_resumes(begun, start, steps):
+    path = f"{steps}table.csv"
+    begun.data.table = os.path.abspath(path) if start == "/" else start + path
+    resume(begun)
+    begun.data.table = "d0/table.csv"
+    begun.data.max_skipped = 0.25  # is not what was trained
+    begun.data.prepared = start + steps
+    resume(begun)
+
+
+cell = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=9
+)
+
+
+@QUICK
+@given(
+    row=st.integers(0, 7),
+    column=st.sampled_from(["sample_id", "text", "group"]),
+    value=cell,
+)
+def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
+    frame = table.read_table("d0/table.csv")
+    if column == "text":
+        row = 4 + row % 4 if frame["role"].iat[4] == "document" else row
+    if frame[column].iat[row] == value or (
+        frame["role"].iat[row] == "query" and column == "text"
+    ):
+        return
+    shutil.rmtree("d1", ignore_errors=True)
+    shutil.copytree("d0", "d1")
+    frame.loc[row, column] = value
+    try:
+        table.write_table(frame, tmp_path / "d1" / "table.csv")
+    except UserError:
+        return  # Such a table is not read at all.
+    begun.data.table = "d1/table.csv"
+    with pytest.raises(UserError, match=r"data: .*8 samples.*have changed"):
+        resume(begun)
+    begun.data.table = "d0/table.csv"
+
+
+@QUICK
+@given(times=st.lists(st.integers(0, 2**40), min_size=8, max_size=8))
+def test_times_alone_are_never_refused(begun, times):
+    images = table.read_table("d0/table.csv")["image"]
+    for name, time in zip(images, times, strict=True):
+        os.utime(f"d0/{name}", ns=(time, time))
+    resume(begun)
+
+
+def test_what_has_changed_is_said(begun):
+    frame = table.read_table("d0/table.csv")
+    table.write_table(frame.iloc[:-1], "d0/table.csv")
+    with pytest.raises(UserError, match=r"\(8 samples then, 7 now\)"):
+        resume(begun)
+    table.write_table(frame.iloc[::-1], "d0/table.csv")
+    with pytest.raises(UserError, match="cells or order have changed") as said:
+        resume(begun)
+    way = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
+    assert way in str(said.value)
+    table.write_table(frame, "d0/table.csv")
+    resume(begun)
+    shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
+    Image.new("RGB", (99, 16)).save(image)
+    with pytest.raises(
+        UserError, match=r"of the 8 image files .* another size"
+    ):
+        resume(begun)
+    shutil.copy("kept", image)
+    resume(begun)
+
+
+def test_an_image_that_became_unreadable_is_said(begun):
+    image = table.read_table("d0/table.csv")["image"][0]
+    os.rename(f"d0/{image}", "kept")
+    loaded = inputs.load(begun.data, "run")
+    wanted = "of the 8 samples .*, 7 can be used, where 8 could.*skipped.csv"
+    with pytest.raises(UserError, match=wanted):
+        origins.check_data("run", loaded)
+    os.rename("kept", f"d0/{image}")
+    resume(begun)
+
+
+def test_other_bytes_are_refused(begun):
+    origins.check_content("run", "one")
+    origins.check_content("run", "one")
+    with pytest.raises(UserError, match="same, but some image files have othe"):
+        origins.check_content("run", "two")
+
+
+def test_a_resumed_run_keeps_its_origin(begun):
+    origins.check_content("run", "one")
+    before = workdir.read_origin("run")
+    loaded = inputs.load(begun.data)
+    origin = origins.merge("run", origins.describe(begun, loaded))
+    workdir.prepare("run", begun, loaded.category_ids, origin)
+    assert workdir.read_origin("run") == before
+
+
+def test_a_finished_run_on_another_table_is_refused(begun):
+    shutil.copytree("d0", "d1")
+    begun.data.table = "d1/table.csv"
+    origins.check_table("run", begun.data)
+    frame = table.read_table("d1/table.csv")
+    table.write_table(frame.iloc[1:], "d1/table.csv")
+    with pytest.raises(UserError, match="finished run on other data: d1/table"):
+        origins.check_table("run", begun.data)
+
+
+@pytest.fixture
+def second(begun):
+    """The config of a run in `two` that started from `one`."""
+    begin("one", begun)
+    begun.init_from = "one"
+    begin("two", begun)
+    return begun
+
+
+def test_a_moved_stage_before_resumes_and_another_is_refused(second):
+    for same in ("./one", os.path.abspath("one"), "two/../one/"):
+        second.init_from = same
+        resume(second, "two")
+    shutil.move("one", "moved")
+    second.init_from = "moved"
+    resume(second, "two")
+    second.init_from = "one"  # gone, but the very path that was noted
+    resume(second, "two")
+    other = second.copy_and_resolve_references()
+    other.seed += 1
+    begin("other", other)
+    for wrong, reason in (
+        ("other", "'other' holds another run"),
+        ("nowhere", "'nowhere' is not there to be compared"),
+        ("", "'' is not the same"),
+    ):
+        second.init_from = wrong
+        with pytest.raises(
+            UserError, match=f"init_from was 'one', and {reason}"
+        ):
+            resume(second, "two")
+
+
+def test_a_curriculum_is_moved(begun, monkeypatch):
+    begin("c/stage1", begun)
+    begun.init_from = "c/stage1"
+    begin("c/stage2", begun)
+    shutil.move("c", "moved")
+    begun.init_from = "moved/stage1"
+    resume(begun, "moved/stage2")
+
+
+def test_the_stage_before_may_have_gone_on(second, monkeypatch):
+    steps = {"two": 3, "one": 5, "copy": 5}
+    monkeypatch.setattr(workdir, "latest_step", lambda x: steps[str(x)])
+    resume(second, "two")
+    shutil.copytree("one", "copy")
+    second.init_from = "copy"
+    with pytest.raises(UserError, match="'copy' is at step 5, not 3"):
+        resume(second, "two")
+
+
+@pytest.mark.parametrize(
+    "key", ["data.tokenizer", "model.image.pretrained", "model.text.pretrained"]
+)
+def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
+    monkeypatch.setattr(origins.Inputs, "examine", lambda self: None)
+    monkeypatch.setattr(origins, "_describe_data", lambda inputs: {})
+    os.mkdir("words")
+    for name in ("tokenizer.json", "model.safetensors"):
+        with open(f"words/{name}", "wb") as file:
+            file.write(b"a" * (3 << 20))
+
+    def named(name):
+        config = begun.copy_and_resolve_references()
+        origins.places_lib.put(config, key, name)
+        return config
+
+    workdir.prepare(
+        "run", named("words"), ["a"], origins.describe(named("words"), None)
+    )
+    shutil.copytree("words", "copy")
+    for same in ("words", "./words//", "copy", os.path.abspath("copy")):
+        origins.check_names("run", named(same))
+    with open("copy/tokenizer.json", "r+b") as file:
+        file.write(b"b")
+    with pytest.raises(UserError, match=f"{key} was 'words'.*has other files"):
+        origins.check_names("run", named("copy"))
+    with pytest.raises(UserError, match=f"{key} was 'words', and 'minilm'"):
+        origins.check_names("run", named("minilm"))
+    shutil.rmtree("words")
+    origins.check_names("run", named("./words"))
+
+
+def test_more_steps_are_a_new_run(begun):
+    begun.steps = 99
+    with pytest.raises(UserError) as said:
+        workdir.check_config("run", begun)
+    way = (
+        f"--workdir=NEW --config.init_from={os.path.abspath('run')} "
+        "--config.steps=99"
+    )
+    assert "steps: 8 -> 99" in str(said.value)
+    assert str(said.value).endswith(way)
+    assert "goes on with --config.steps=8 alone" in str(said.value)
+    with pytest.raises(UserError) as said:
+        workdir.check_config("run", begun, "config.stage2")
+    flags = shlex.split(str(said.value))[-4:]
+    assert flags == [
+        "--workdir=NEW",
+        "--config.curriculum=('stage2',)",
+        f"--config.stage2.init_from={os.path.abspath('run')}",
+        "--config.stage2.steps=99",
+    ]
+
+
+def test_a_run_of_an_older_version_resumes(begun):
+    os.remove("run/origin.json")
+    resume(begun)
+    begun.init_from = "one"
+    with pytest.raises(UserError, match="init_from was '', and 'one'"):
+        resume(begun)
