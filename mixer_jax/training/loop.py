@@ -112,8 +112,6 @@ def _train(
     say = functools.partial(terminal.say, console=console)
 
     # ---- Config, workdir and data: everything that can be wrong by itself.
-    workdir_lib.check_config(workdir, config, prefix)
-    origins.check_names(workdir, config)
     run = setup.make(config, workdir, mesh, prefix)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
