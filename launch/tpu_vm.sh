@@ -23,7 +23,7 @@
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
@@ -92,9 +92,12 @@ done
 if [[ -n ${CONFIG:-} ]]; then check_config; fi
 workdir=${WORKDIR:-}
 run_name=${workdir#gs://}
-run_name=${run_name//\//-}
-read -r -a create_options <<<"${CREATE_OPTIONS:-}"
-read -r -a ssh_options <<<"${SSH_OPTIONS:-}"
+run_name=${run_name//[!a-zA-Z0-9_.-]/-}
+split_words CREATE_OPTIONS
+create_options=(${words[@]+"${words[@]}"})
+split_words SSH_OPTIONS
+ssh_options=(${words[@]+"${words[@]}"})
+need_program gcloud "see https://cloud.google.com/sdk/docs/install"
 place=("--project=$PROJECT" "--zone=$ZONE" --quiet)
 
 # Prints a command in a dry run, and otherwise runs it without a word.
@@ -130,7 +133,7 @@ delete() {
 # Copies what is here, committed or not, so that what you see is what runs.
 setup() {
   local archive=runs/launch/$NAME.tgz folders=(mixer_jax configs launch)
-  run mkdir -p runs/launch
+  if ! $dry_run; then make_folder runs/launch; fi
   run tar -czf "$archive" --exclude=__pycache__ "${folders[@]}" \
     pyproject.toml requirements.txt README.md LICENSE
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mixer_jax.tgz" \
@@ -160,8 +163,8 @@ find_state() {
     run "${describe[@]}"
     return
   fi
-  mkdir -p runs/launch
-  if state=$("${describe[@]}" 2>"$errors"); then
+  make_folder runs/launch
+  if state=$(trap '' INT && "${describe[@]}" 2>"$errors"); then
     reason=""
   else
     reason=$(<"$errors")
@@ -169,9 +172,11 @@ find_state() {
   fi
 }
 
-# Prints how the run is on all hosts, as worker.sh on each says.
+# Prints how the run is on all hosts, as worker.sh on each says. It has a
+# process of its own, which Ctrl-C must not end: what it says would be missed.
 look() {
   local hosts
+  trap '' INT
   hosts=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
     "--format=value(networkEndpoints.len())" 2>/dev/null) || hosts=1000000
   (on_workers all "$(status_command)" 2>/dev/null || true) | verdict "$hosts"
@@ -189,6 +194,7 @@ attempt() {
   local failure=0
   ("$@") || failure=$?
   if ((failure)); then
+    if $told_to_stop; then return 1; fi
     restart_or_exit "$failure" "'$*'"
     return 1
   fi

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
 
@@ -35,6 +36,24 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain reads absl flags, which only absl.app parses.
 flags.FLAGS.mark_as_parsed()
+
+
+def _heed_signals():
+    """Undoes that a start in the background of a script ignores SIGINT.
+
+    Tests send signals to themselves, and to commands, which inherit this.
+    SIGHUP stays ignored, as `nohup` is asked for.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            interrupt = number == signal.SIGINT
+            signal.signal(
+                number,
+                signal.default_int_handler if interrupt else signal.SIG_DFL,
+            )
+
+
+_heed_signals()
 
 
 def pytest_collection_modifyitems(items):

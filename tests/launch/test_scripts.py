@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-SOURCED = {"environment.sh", "restarts.sh"}
+SOURCED = {"environment.sh", "restarts.sh", "supervise.sh"}
 POD = {
     "PROJECT": "my-project",
     "ZONE": "us-west4-a",
@@ -102,8 +102,8 @@ def test_help_is_the_head_comment(project, script, tmp_path):
     assert "#" not in done.stdout
     assert "--dry-run prints" in " ".join(done.stdout.split())
     elsewhere = subprocess.run(
-        [f"../project/launch/{script}", "--help"],
-        cwd=project.programs,
+        [f"{project.folder.name}/launch/{script}", "--help"],
+        cwd=project.folder.parent,
         env=project.environment,
         capture_output=True,
         text=True,
@@ -214,7 +214,12 @@ def test_a_subcommand_asks_for_no_more_than_it_needs(project):
         ("gke.sh", SLICE | {"TOPOLOGY": "256"}, ["render"], "as in 16x16"),
         ("gke.sh", SLICE | {"TOPOLOGY": "3x3"}, ["render"], "whole number of"),
         ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "plain value"),
-        ("gke.sh", SLICE, ["apply", "--", 'a"b'], "has to go into the config"),
+        (
+            "gke.sh",
+            SLICE,
+            ["apply", "--", "a\nb"],
+            "a control character",
+        ),
         ("gke.sh", SLICE | {"DATA": "data"}, ["render"], "share no disk"),
         ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is no whole"),
     ],
