@@ -66,7 +66,8 @@ def test_stop_is_told_from_an_end(worker, project):
 
 
 def test_a_process_that_does_not_save_in_time_is_killed(worker, project):
-    deaf = "trap '' TERM; touch started.txt\nfor _ in {1..6000}; do sleep 0.01; done"
+    loop = "for _ in {1..6000}; do sleep 0.01; done"
+    deaf = f"trap '' TERM; touch started.txt; {loop}"
     worker("start", "--", "bash", "-c", deaf)
     project.wait_for(project.folder / "started.txt")
     assert "exited 137" in worker("end", "--grace=0").stdout
