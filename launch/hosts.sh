@@ -108,8 +108,11 @@ everywhere() {
     fi
   done
   for pid in ${pids[@]+"${pids[@]}"}; do
-    ended=0
-    wait "$pid" || ended=$?
+    while true; do # A signal ends the wait, but not the command.
+      ended=0
+      wait "$pid" || ended=$?
+      if ! kill -0 "$pid" 2>/dev/null; then break; fi
+    done
     if ((ended == 2 || ended && !code)); then code=$((ended == 2 ? 2 : 1)); fi
   done
   return "$code"

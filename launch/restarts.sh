@@ -34,6 +34,7 @@ read_restart_option() {
 # curriculum's, the sum over its stages, each in a folder of its own.
 latest_step() {
   local folder=${1%/} paths
+  trap '' INT # In a process of its own, which Ctrl-C must not end.
   if [[ $folder == gs://* ]]; then
     # Two commands: where one matches nothing, it prints an error alone.
     paths=$(

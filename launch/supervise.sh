@@ -59,6 +59,12 @@ supervise_runs() {
   stop_on_signals
 }
 
+# Runs a function whose commands are to end with it: they share its group.
+as_one_group() {
+  supervised=false
+  "$@"
+}
+
 # Runs a command that a signal to this script ends; the exit code is its own.
 guarded() {
   local code=0

@@ -31,7 +31,6 @@ install_apart() {
 # All at once, as a package keeps one core busy with unpacking.
 install_all_apart() {
   local pid pids=() code=0
-  supervised=false # These are one process group, and are ended as one.
   # With it among the packages, JAX looks for a TPU in every command, and prints
   # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
@@ -50,7 +49,7 @@ install_all_apart() {
 
 say "Installing what is kept apart from the packages (once; about a minute)"
 lock_environment "$venv/bin/python"
-guarded install_all_apart
+guarded as_one_group install_all_apart
 unlock_environment
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
   export TPU_LIBRARY_PATH=$root/$venv/$libtpu/libtpu/libtpu.so

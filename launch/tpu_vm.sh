@@ -191,11 +191,11 @@ status_command() {
 
 # Does something that may fail; a failure counts as one of the run.
 attempt() {
-  local failure=0
-  ("$@") || failure=$?
-  if ((failure)); then
+  local code
+  supervise as_one_group "$@"
+  if ((code)); then
     if $told_to_stop; then return 1; fi
-    restart_or_exit "$failure" "'$*'"
+    restart_or_exit "$code" "'$*'"
     return 1
   fi
 }
@@ -213,9 +213,9 @@ restart() {
 # Ends the run on all hosts once one has failed, since they wait for it, and
 # lets $now be what it is then: of two failures, it may be the other's.
 settle() {
-  local settled
+  local settled code
   if [[ $now == "exited 0" ]]; then return; fi
-  on_hosts end --grace=60 || true
+  supervise as_one_group on_hosts end --grace=60
   settled=$(look)
   if [[ $settled == exited* || $settled == stopped* ]]; then now=$settled; fi
 }
@@ -255,7 +255,7 @@ tend() {
 babysit() {
   local before="" known_once=false
   started=false seen="" unknown=0
-  stop_on_signals
+  supervise_runs
   remember_step
   until $told_to_stop; do
     find_state

@@ -95,7 +95,8 @@ setup() {
 # Runs in the background, and outlives the session that started it.
 attend() {
   local code=0 child
-  trap '' HUP
+  trap '' HUP INT QUIT
+  named "$BASHPID" attendant || exit 1
   "$@" &
   child=$!
   if ! named "$child" process; then
@@ -124,7 +125,6 @@ start() {
     reject "nothing can be written into $root/$state."
   attend "$@" </dev/null >>"$state/log" 2>&1 &
   attendant=$!
-  named "$attendant" attendant || true
   until [[ -f $state/process ]]; do
     if ! kill -0 "$attendant" 2>/dev/null; then
       reject "nothing can be written into $root/$state."
