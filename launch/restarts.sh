@@ -58,7 +58,7 @@ latest_step() {
 
 # shellcheck disable=SC2154 # supervise.sh sets it.
 pause() {
-  local code # Not that of the run.
+  local code stop_signal=TERM # Not those of the run.
   if ! $told_to_stop; then supervise sleep "$1"; fi
 }
 

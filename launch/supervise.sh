@@ -8,21 +8,23 @@
 
 told_to_stop=false
 asked_to_end=false
-supervised=false # whether `run` hands signals on to what it runs
-stop_signal=TERM # what that gets
+supervised=false # whether signals end all that a command has started
+stop_signal=TERM # what it gets then; after that, SIGTERM
 child=""
+missed="" # a signal between the child's start and when its number was known
 
 # Runs a command as $child, so that a signal to this script can be handed on
 # to it, and leaves its exit code in $code. The command has a process group of
 # its own: Ctrl-C on a terminal goes to all of a group, and it would get two
 # signals, of which a run takes the second as an end without a save.
 supervise() {
-  asked_to_end=false
+  asked_to_end=false missed=""
   set -m
   "$@" </dev/null &
   set +m
   child=$!
   if $told_to_stop; then ask_to_end; fi # It came before there was a child.
+  if [[ -n $missed ]]; then hand_on "$missed"; fi
   interrupted=true
   while $interrupted; do # A signal ends the wait, but not the command.
     interrupted=false
@@ -33,17 +35,23 @@ supervise() {
 }
 
 hand_on() {
-  if [[ -n $child ]]; then kill "-$1" "$child" 2>/dev/null || true; fi
+  if [[ -z $child ]]; then
+    missed=$1
+  else
+    kill "-$1" "$child" 2>/dev/null || true
+  fi
 }
 
 ask_to_end() {
+  local signal=$stop_signal
   if [[ -z $child ]]; then return; fi
   if $supervised; then # With all that it started, and again if asked again.
-    kill "-$stop_signal" -- "-$child" 2>/dev/null || true
+    if $asked_to_end; then signal=TERM; fi
+    kill "-$signal" -- "-$child" 2>/dev/null || true
   elif ! $asked_to_end; then
-    asked_to_end=true
     hand_on TERM
   fi
+  asked_to_end=true
 }
 
 # From now on SIGTERM, SIGINT, SIGQUIT and SIGHUP stop, and reach the child as

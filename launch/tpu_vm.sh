@@ -12,8 +12,8 @@
 # it there, run starts the training on all of them and leaves it running.
 # babysit does all three as they are needed, and again after a pre-emption or a
 # failure, until the run finishes (0) or its input is wrong (2); --max-restarts
-# and --backoff are those of babysit.sh. Ended, it leaves run and pod as they
-# are. stop has the run save and end, profile has every host capture a profile,
+# and --backoff are those of babysit.sh. Told to end, it finishes what it is at,
+# unless it is told again, and leaves run and pod as they are. stop has the run save and end, profile has every host capture a profile,
 # delete gives the pod back. --dry-run prints every command and runs none.
 #
 # In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
@@ -256,6 +256,7 @@ babysit() {
   local before="" known_once=false
   started=false seen="" unknown=0
   supervise_runs
+  stop_signal=0 # What is begun on some hosts is ended on all.
   remember_step
   until $told_to_stop; do
     find_state

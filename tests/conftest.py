@@ -28,6 +28,7 @@ from mixer_jax.models import bert, factory
 from mixer_jax.training import checkpoints, workdir
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import state as state_lib
+from tests import several
 
 # Where launch/test.sh puts PyTorch, which no command of ours needs.
 sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
@@ -59,6 +60,13 @@ _heed_signals()
 def pytest_collection_modifyitems(items):
     """Begins with the file that takes longest, beside which all others run."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture(autouse=True)
+def begun_processes_end():
+    """Ends the processes of every test, also of one that failed."""
+    yield
+    several.end_all()
 
 
 @pytest.fixture(params=[1, 2, 4, 8])
