@@ -56,7 +56,7 @@ latest_step() {
   ' <<<"$paths"
 }
 
-# shellcheck disable=SC2154 # supervise.sh sets it.
+# shellcheck disable=SC2034,SC2154 # supervise.sh has them.
 pause() {
   local code stop_signal=TERM # Not those of the run.
   if ! $told_to_stop; then supervise sleep "$1"; fi

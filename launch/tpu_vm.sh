@@ -13,8 +13,9 @@
 # babysit does all three as they are needed, and again after a pre-emption or a
 # failure, until the run finishes (0) or its input is wrong (2); --max-restarts
 # and --backoff are those of babysit.sh. Told to end, it finishes what it is at,
-# unless it is told again, and leaves run and pod as they are. stop has the run save and end, profile has every host capture a profile,
-# delete gives the pod back. --dry-run prints every command and runs none.
+# unless it is told again, and leaves run and pod as they are (75). stop has the
+# run save and end, profile has every host capture a profile, delete gives the
+# pod back. --dry-run prints every command and runs none.
 #
 # In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
 # (gs://...); whatever is missing is explained. DATA=gs://... is copied into

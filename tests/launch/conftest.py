@@ -97,9 +97,9 @@ class Project:
                     found.append(int(pid))
         return found
 
-    def end(self) -> list[int]:
-        """Kills what is left, once it has had time to end; returns it."""
-        deadline = time.monotonic() + 10
+    def end(self, grace: float = 10.0) -> list[int]:
+        """Kills what is left after some seconds, and returns it."""
+        deadline = time.monotonic() + grace
         while (left := self.remaining()) and time.monotonic() < deadline:
             time.sleep(0.05)
         killed = left

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sysconfig
 
@@ -288,3 +289,23 @@ def test_the_page_knows_every_script():
     for script in SCRIPTS:
         if script.name not in SOURCED:
             assert script.name in page
+
+
+def test_tests_start_nothing_that_ignores_signals(project):
+    """However they were started themselves, as by `nohup` in a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = project.run("bash", "-c", "trap -p")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.stdout == ""
+
+
+def test_nothing_outlives_a_test(project):
+    loop = "for _ in {1..6000}; do sleep 0.01; done"
+    script = f"{loop} & set -m; {loop} & echo begun; exec sleep 60"
+    with project.start("bash", "-c", script) as process:
+        assert process.stdout.readline() == "begun\n"
+        assert len(project.end(grace=0)) >= 3
+    assert not project.remaining()
