@@ -108,9 +108,9 @@ need_program() {
 
 # Checks that CONFIG names a file here, as configs/stage1.py:runlocal does.
 check_config() {
-  local files
-  if [[ ! -f $root/$CONFIG && ! -f $root/${CONFIG%:*} &&
-    ! -f $root/${CONFIG%%:*} ]]; then
+  local files file=$CONFIG
+  while [[ ! -f $root/$file && $file == *:* ]]; do file=${file%:*}; done
+  if [[ ! -f $root/$file ]]; then
     files=$(cd "$root" && printf ' %s' configs/*.py)
     reject "CONFIG=$CONFIG names no file in $root; it has$files."
   fi

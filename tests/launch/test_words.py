@@ -13,7 +13,7 @@ NASTY = (
     " 'it''s' \"$HOME\" `id` $(id) $$(id) \\ \\n %s & ; | < > ( ) [a] {b,c} *"
     " ? ! # ~ -x @CONFIG@ @DATA@ : é 日 "
 )
-RUN = {"CONFIG": f"configs/{NASTY.replace('/', '')}.py:runlocal"}
+RUN = {"CONFIG": f"configs/{NASTY}.py:runlocal"}
 RUN |= {"WORKDIR": f"gs://my-bucket/runs/{NASTY}"}
 POD = RUN | {"PROJECT": "p", "ZONE": "z", "NAME": "stage2"}
 EXTRA = [f"--config.name={NASTY}", "-", "--", "", "a=b", "=a", NASTY]
