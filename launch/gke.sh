@@ -16,14 +16,14 @@
 # SERVICE_ACCOUNT, and CHIPS_PER_HOST where the node pool's machines are of
 # another size than GKE's default for the slice.
 
-# shellcheck disable=SC2153 # Variables are checked by name, in need.
+# shellcheck disable=SC2034,SC2153 # Variables are checked and used by name.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 known="--spot, --max-restarts=N, --worker=N, --lines=N, --follow, "
 spot=false
-max_restarts=10
+MAX_RESTARTS=10
 worker=0
 lines=100
 follow=()
@@ -32,7 +32,7 @@ if (($#)); then shift; fi
 while (($#)); do
   case $1 in
     --spot) spot=true ;;
-    --max-restarts=*) max_restarts=${1#*=} && check_number "$1" ;;
+    --max-restarts=*) MAX_RESTARTS=${1#*=} && check_number "$1" ;;
     --worker=*) worker=${1#*=} && check_number "$1" ;;
     --lines=*) lines=${1#*=} && check_number "$1" ;;
     --follow) follow=(--follow) ;;
@@ -73,9 +73,15 @@ check() {
   if [[ ! ${!1} =~ $2 ]]; then reject "$1=${!1}: $3"; fi
 }
 
-# Sets $chips, those of a host, and $num_hosts.
+check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
+  "at most 40 of a-z, 0-9 and -, a letter first, no - last."
+if [[ $command != render ]]; then
+  need_program kubectl "the cluster is reached by it"
+fi
+
+# Sets $CHIPS, those of a host, and $HOSTS.
 count_hosts() {
-  local all
+  local all chips
   all=$((${TOPOLOGY//x/*}))
   # A host has 4 chips; of v5e and v6e, one host can also be the whole slice.
   # https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
@@ -88,34 +94,41 @@ count_hosts() {
     reject "TOPOLOGY=$TOPOLOGY has $all chips, which are not a whole number" \
       "of hosts with $chips each; set CHIPS_PER_HOST."
   fi
-  num_hosts=$((all / chips))
+  CHIPS=$chips HOSTS=$((all / chips))
+}
+
+# Sets the variable $1 to its value as it stands between double quotes in YAML,
+# in a container's command, where Kubernetes takes $(NAME) for a variable.
+escape() {
+  local text=${!1}
+  if [[ $text == *[[:cntrl:]]* ]]; then
+    reject "$1=$(quoted "$text"): it has a control character."
+  fi
+  text=${text//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf -v "$1" %s "${text//\$/\$\$}"
 }
 
 render() {
-  local yaml option lines=""
+  local yaml option name lines="" CHIPS HOSTS
   local plain='a plain value is wanted, without spaces or quotes.'
-  check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
-    "at most 40 of a-z, 0-9 and -, a letter first, no - last."
   check TOPOLOGY '^[1-9][0-9]*(x[1-9][0-9]*){1,2}$' \
     "chips along two or three axes are wanted, as in 16x16 or 4x4x4."
-  check WORKDIR '^gs://[-a-zA-Z0-9._/=+]+$' \
+  check WORKDIR '^gs://.' \
     "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
-  check DATA '^gs://[-a-zA-Z0-9._/=+]+$' \
+  check DATA '^gs://.' \
     "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
   check ACCELERATOR '^[-a-z0-9]+$' "$plain"
   check IMAGE '^[-a-zA-Z0-9._/:@]+$' "$plain"
-  check CONFIG '^[-a-zA-Z0-9._/:,=]+$' "$plain"
   SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
   check SERVICE_ACCOUNT '^[-.a-z0-9]+$' "$plain"
   CHIPS_PER_HOST=${CHIPS_PER_HOST:-}
   check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "a whole number is wanted."
   check_config
   count_hosts
+  for name in CONFIG WORKDIR DATA; do escape "$name"; done
   for option in ${extra[@]+"${extra[@]}"}; do
-    if [[ $option == *[\"\\]* || $option == *[![:print:]]* ]]; then
-      reject "$option: an option with quotes or backslashes has to go into" \
-        "the config."
-    fi
+    escape option
     lines+="                    - \"$option\""$'\n'
   done
   while IFS= read -r yaml; do
@@ -127,17 +140,10 @@ render() {
         continue
         ;;
     esac
-    yaml=${yaml//@NAME@/"$NAME"}
-    yaml=${yaml//@HOSTS@/"$num_hosts"}
-    yaml=${yaml//@CHIPS@/"$chips"}
-    yaml=${yaml//@MAX_RESTARTS@/"$max_restarts"}
-    yaml=${yaml//@ACCELERATOR@/"$ACCELERATOR"}
-    yaml=${yaml//@TOPOLOGY@/"$TOPOLOGY"}
-    yaml=${yaml//@SERVICE_ACCOUNT@/"$SERVICE_ACCOUNT"}
-    yaml=${yaml//@IMAGE@/"$IMAGE"}
-    yaml=${yaml//@CONFIG@/"$CONFIG"}
-    yaml=${yaml//@WORKDIR@/"$WORKDIR"}
-    yaml=${yaml//@DATA@/"$DATA"}
+    if [[ $yaml =~ @([A-Z_]+)@ ]]; then # One a line, as values hold anything.
+      name=${BASH_REMATCH[1]}
+      yaml=${yaml/"@$name@"/"${!name}"}
+    fi
     printf '%s\n' "$yaml"
   done <launch/gke/jobset.yaml
 }
@@ -151,8 +157,9 @@ case $command in
     manifest=runs/launch/$NAME.yaml
     rendered=$(render)
     if ! $dry_run; then
-      mkdir -p runs/launch
-      printf '%s\n' "$rendered" >"$manifest"
+      make_folder runs/launch
+      printf '%s\n' "$rendered" >"$manifest" ||
+        reject "$root/$manifest cannot be written."
     fi
     kubectl_here apply --filename="$manifest"
     ;;

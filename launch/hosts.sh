@@ -19,7 +19,7 @@
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
@@ -57,19 +57,29 @@ if [[ $command == run ]]; then
   need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
 fi
 check_needs
-read -r -a hosts <<<"$HOSTS"
+read -r -d '' -a hosts <<<"$HOSTS" || true # It reads to the end.
 count=${#hosts[@]}
+if ((!count)); then reject "HOSTS names no host."; fi
+for host in "${hosts[@]}" ${one_host:+"$one_host"}; do
+  check_name "HOSTS, host" "$host"
+done
+check_name NAME "${NAME:-run}"
+check_number "PORT=${PORT:=8476}"
 directory=${DIRECTORY:-$root}
-read -r -a ssh_options <<<"${SSH_OPTIONS:-}"
-coordinator=${hosts[0]#*@}:${PORT:-8476}
+split_words SSH_OPTIONS
+ssh_options=(${words[@]+"${words[@]}"})
+coordinator=${hosts[0]#*@}
+if [[ $coordinator == *:* ]]; then coordinator="[$coordinator]"; fi # IPv6
+coordinator+=:$PORT
+need_program ssh "the hosts are reached by it"
 
 # Runs worker.sh on $host.
 worker() {
   local subcommand=$1
   shift
-  run ssh -o BatchMode=yes -o ConnectTimeout=20 \
+  try ssh -o BatchMode=yes -o ConnectTimeout=20 \
     ${ssh_options[@]+"${ssh_options[@]}"} "$host" \
-    "cd $(quoted "$directory") && $(quoted launch/worker.sh "$subcommand" \
+    "cd -- $(quoted "$directory") && $(quoted launch/worker.sh "$subcommand" \
       "--name=${NAME:-run}.$host" "$@")"
 }
 
@@ -85,9 +95,9 @@ start() {
 }
 
 # Does something for all hosts at once, or in a row in a dry run. Its exit code
-# is the number of hosts that it failed for.
+# is 0, or where it failed for some, 2 if any calls its input wrong, and else 1.
 everywhere() {
-  local pids=() pid failures=0
+  local pids=() pid code=0 ended
   for index in "${!hosts[@]}"; do
     host=${hosts[index]}
     if $dry_run; then
@@ -98,12 +108,22 @@ everywhere() {
     fi
   done
   for pid in ${pids[@]+"${pids[@]}"}; do
-    wait "$pid" || failures=$((failures + 1))
+    while true; do # A signal ends the wait, but not the command.
+      ended=0
+      wait "$pid" || ended=$?
+      if ! kill -0 "$pid" 2>/dev/null; then break; fi
+    done
+    if ((ended == 2 || ended && !code)); then code=$((ended == 2 ? 2 : 1)); fi
   done
-  return $((failures < 255 ? failures : 255))
+  return "$code"
 }
 
-look() { (everywhere worker status || true) 2>/dev/null | verdict "$count"; }
+# Prints how the run is on all hosts. It has a process of its own, which Ctrl-C
+# must not end: what it says then would be missed.
+look() {
+  trap '' INT
+  (everywhere worker status || true) 2>/dev/null | verdict "$count"
+}
 
 # Ends the run on all hosts once one has failed, since they wait for it, and
 # lets $now be what it is then: of two failures, it may be the other's.
@@ -155,9 +175,14 @@ if [[ $command == run ]]; then
   now=$(look)
   if [[ $now == running ]]; then
     note "The run goes on; following it."
-  elif ! everywhere start; then
-    everywhere worker end --grace=60 || true
-    fail "the run could not be started on all hosts."
+  else
+    code=0
+    everywhere start || code=$?
+    if ((code)); then
+      everywhere worker end --grace=60 || true
+      if ((code == 2)); then reject "the run cannot be started, see above."; fi
+      fail "the run could not be started on all hosts."
+    fi
   fi
   follow
 fi

@@ -15,9 +15,6 @@ longest=600 # seconds before any restart
 
 restarts=0
 reached=0
-told_to_stop=false
-asked_to_end=false
-child=""
 
 note() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
 
@@ -37,6 +34,7 @@ read_restart_option() {
 # curriculum's, the sum over its stages, each in a folder of its own.
 latest_step() {
   local folder=${1%/} paths
+  trap '' INT # In a process of its own, which Ctrl-C must not end.
   if [[ $folder == gs://* ]]; then
     # Two commands: where one matches nothing, it prints an error alone.
     paths=$(
@@ -58,45 +56,9 @@ latest_step() {
   ' <<<"$paths"
 }
 
-# Runs a command as $child, so that a signal to this script can be handed on
-# to it, and leaves its exit code in $code. The command has a process group of
-# its own: Ctrl-C on a terminal goes to all of a group, and it would get two
-# signals, of which a run takes the second as an end without a save.
-supervise() {
-  asked_to_end=false
-  set -m
-  "$@" </dev/null &
-  set +m
-  child=$!
-  if $told_to_stop; then ask_to_end; fi # It came before there was a child.
-  interrupted=true
-  while $interrupted; do # A signal ends the wait, but not the command.
-    interrupted=false
-    code=0
-    wait "$child" || code=$?
-  done
-  child=""
-}
-
-hand_on() {
-  if [[ -n $child ]]; then kill "-$1" "$child" 2>/dev/null || true; fi
-}
-
-ask_to_end() {
-  if [[ -n $child ]] && ! $asked_to_end; then
-    asked_to_end=true
-    hand_on TERM
-  fi
-}
-
-# From now on SIGTERM, SIGINT and SIGHUP stop, and reach the child as SIGTERM.
-stop_on_signals() {
-  trap 'interrupted=true told_to_stop=true; ask_to_end' TERM INT HUP
-  trap 'interrupted=true; hand_on USR1' USR1
-}
-
+# shellcheck disable=SC2034,SC2154 # supervise.sh has them.
 pause() {
-  local code # Not that of the run.
+  local code stop_signal=TERM # Not those of the run.
   if ! $told_to_stop; then supervise sleep "$1"; fi
 }
 
@@ -112,6 +74,17 @@ meaning() {
 
 # Remembers how far the run is before it is first started.
 remember_step() {
+  local reason=""
+  if [[ $workdir == gs://* ]]; then
+    if [[ -z $(type -P gcloud) ]]; then reason="gcloud is not installed"; fi
+    # gcloud has no way to quote them.
+    if [[ $workdir == *[][*?]* ]]; then reason="it has a wildcard"; fi
+  fi
+  if [[ -n $reason ]]; then
+    note "The checkpoints in $workdir cannot be listed: $reason. Only exit" \
+      "code 75 counts as progress."
+    workdir=""
+  fi
   if [[ -n $workdir ]]; then reached=$(latest_step "$workdir"); fi
 }
 

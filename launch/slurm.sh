@@ -16,10 +16,10 @@
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
-launch=$(dirname "${BASH_SOURCE[0]}")
+launch=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 in_job=false
 if [[ ! -f $launch/environment.sh ]]; then # Slurm runs a copy, in our root.
-  launch=launch
+  launch=./launch
   in_job=true
 fi
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -55,18 +55,20 @@ check_needs
 check_number "NODES=$NODES"
 check_number "GPUS=$GPUS"
 check_config
+check_name NAME "${NAME:-mixer_jax}"
 tasks=$((GPUS > 0 ? GPUS : 1)) # With GPUs, JAX gives each task one.
 
 if ! $in_job; then
   gpus=()
   if ((GPUS > 0)); then gpus=("--gpus-per-node=$GPUS"); fi
-  read -r -a options <<<"${SBATCH_OPTIONS:-}"
-  run mkdir -p runs/launch
+  split_words SBATCH_OPTIONS
+  need_program sbatch "this is to be run where Slurm's commands are"
+  if ! $dry_run; then make_folder runs/launch; fi
   run sbatch "--job-name=${NAME:-mixer_jax}" "--nodes=$NODES" \
     "--ntasks-per-node=$tasks" ${gpus[@]+"${gpus[@]}"} ${TIME:+"--time=$TIME"} \
     "--signal=TERM@$before" --requeue --open-mode=append --export=ALL \
     "--chdir=$root" "--output=runs/launch/%x-%j.log" \
-    ${options[@]+"${options[@]}"} launch/slurm.sh \
+    ${words[@]+"${words[@]}"} launch/slurm.sh \
     ${restart_options[@]+"${restart_options[@]}"} -- "$@"
   exit
 fi

@@ -6,43 +6,54 @@
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
 # ones too. PyTorch is installed for the originals that they compare with,
 # Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
-# --dry-run prints every command and runs none.
+# --dry-run prints every command and runs none. Ctrl-C or SIGTERM ends all that
+# it started (exit code 75).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 read_options "$@"
 
 make_environment
 
-# Installs the package $1 into a folder of its own, unless the file $2 is there.
-# What follows are options for pip.
+# Installs the package $1 into a folder of its own, which is there when it is
+# whole. What follows are options for pip.
 install_apart() {
-  local package=$1 file=$2
-  shift 2
-  if [[ ! -f $venv/$package/$file ]]; then
-    run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --no-compile "$@" --target "$venv/$package" "$package"
-  fi
+  local package=$1
+  shift
+  if [[ -d $venv/$package ]]; then return; fi
+  run rm -rf "$venv/$package.draft"
+  run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --no-compile "$@" --target "$venv/$package.draft" "$package"
+  run mv "$venv/$package.draft" "$venv/$package"
 }
 
 # All at once, as a package keeps one core busy with unpacking.
+install_all_apart() {
+  local pid pids=() code=0
+  # With it among the packages, JAX looks for a TPU in every command, and prints
+  # that there is none.
+  if [[ $(uname -sm) == "Linux x86_64" ]]; then
+    install_apart "$libtpu" --no-deps &
+    pids+=($!)
+  fi
+  # With it among the packages, every command loads it.
+  install_apart torch==2.13.0 &
+  pids+=($!)
+  # Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
+  install_apart apache-beam==2.77.0 &
+  pids+=($!)
+  for pid in "${pids[@]}"; do wait "$pid" || code=1; done
+  return "$code"
+}
+
 say "Installing what is kept apart from the packages (once; about a minute)"
-installations=()
-# With it among the packages, JAX looks for a TPU in every command, and prints
-# that there is none.
+lock_environment "$venv/bin/python"
+guarded as_one_group install_all_apart
+unlock_environment
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
   export TPU_LIBRARY_PATH=$root/$venv/$libtpu/libtpu/libtpu.so
-  install_apart "$libtpu" libtpu/libtpu.so --no-deps &
-  installations+=($!)
 fi
-# With it among the packages, every command loads it.
-install_apart torch==2.13.0 torch/version.py &
-installations+=($!)
-# Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
-install_apart apache-beam==2.77.0 apache_beam/version.py &
-installations+=($!)
-for installation in "${installations[@]}"; do wait "$installation"; done
 
 say "Checking the style"
 run "$venv/bin/ruff" check .
@@ -52,5 +63,6 @@ say "Running the tests"
 # Three keep two cores busy: many tests wait for processes that they started. In
 # their own order, the longest files do not come last, when the other cores have
 # nothing left to do.
+stop_signal=INT # pytest then ends what the tests have started.
 run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
   --no-loadscope-reorder

@@ -12,9 +12,10 @@
 # it there, run starts the training on all of them and leaves it running.
 # babysit does all three as they are needed, and again after a pre-emption or a
 # failure, until the run finishes (0) or its input is wrong (2); --max-restarts
-# and --backoff are those of babysit.sh. Ended, it leaves run and pod as they
-# are. stop has the run save and end, profile has every host capture a profile,
-# delete gives the pod back. --dry-run prints every command and runs none.
+# and --backoff are those of babysit.sh. Told to end, it finishes what it is at,
+# unless it is told again, and leaves run and pod as they are (75). stop has the
+# run save and end, profile has every host capture a profile, delete gives the
+# pod back. --dry-run prints every command and runs none.
 #
 # In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
 # (gs://...); whatever is missing is explained. DATA=gs://... is copied into
@@ -23,7 +24,7 @@
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=restarts.sh
 source "$root/launch/restarts.sh"
 
@@ -92,9 +93,12 @@ done
 if [[ -n ${CONFIG:-} ]]; then check_config; fi
 workdir=${WORKDIR:-}
 run_name=${workdir#gs://}
-run_name=${run_name//\//-}
-read -r -a create_options <<<"${CREATE_OPTIONS:-}"
-read -r -a ssh_options <<<"${SSH_OPTIONS:-}"
+run_name=${run_name//[!a-zA-Z0-9_.-]/-}
+split_words CREATE_OPTIONS
+create_options=(${words[@]+"${words[@]}"})
+split_words SSH_OPTIONS
+ssh_options=(${words[@]+"${words[@]}"})
+need_program gcloud "see https://cloud.google.com/sdk/docs/install"
 place=("--project=$PROJECT" "--zone=$ZONE" --quiet)
 
 # Prints a command in a dry run, and otherwise runs it without a word.
@@ -130,7 +134,7 @@ delete() {
 # Copies what is here, committed or not, so that what you see is what runs.
 setup() {
   local archive=runs/launch/$NAME.tgz folders=(mixer_jax configs launch)
-  run mkdir -p runs/launch
+  if ! $dry_run; then make_folder runs/launch; fi
   run tar -czf "$archive" --exclude=__pycache__ "${folders[@]}" \
     pyproject.toml requirements.txt README.md LICENSE
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mixer_jax.tgz" \
@@ -160,8 +164,8 @@ find_state() {
     run "${describe[@]}"
     return
   fi
-  mkdir -p runs/launch
-  if state=$("${describe[@]}" 2>"$errors"); then
+  make_folder runs/launch
+  if state=$(trap '' INT && "${describe[@]}" 2>"$errors"); then
     reason=""
   else
     reason=$(<"$errors")
@@ -169,9 +173,11 @@ find_state() {
   fi
 }
 
-# Prints how the run is on all hosts, as worker.sh on each says.
+# Prints how the run is on all hosts, as worker.sh on each says. It has a
+# process of its own, which Ctrl-C must not end: what it says would be missed.
 look() {
   local hosts
+  trap '' INT
   hosts=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
     "--format=value(networkEndpoints.len())" 2>/dev/null) || hosts=1000000
   (on_workers all "$(status_command)" 2>/dev/null || true) | verdict "$hosts"
@@ -186,10 +192,11 @@ status_command() {
 
 # Does something that may fail; a failure counts as one of the run.
 attempt() {
-  local failure=0
-  ("$@") || failure=$?
-  if ((failure)); then
-    restart_or_exit "$failure" "'$*'"
+  local code
+  supervise as_one_group "$@"
+  if ((code)); then
+    if $told_to_stop; then return 1; fi
+    restart_or_exit "$code" "'$*'"
     return 1
   fi
 }
@@ -207,9 +214,9 @@ restart() {
 # Ends the run on all hosts once one has failed, since they wait for it, and
 # lets $now be what it is then: of two failures, it may be the other's.
 settle() {
-  local settled
+  local settled code
   if [[ $now == "exited 0" ]]; then return; fi
-  on_hosts end --grace=60 || true
+  supervise as_one_group on_hosts end --grace=60
   settled=$(look)
   if [[ $settled == exited* || $settled == stopped* ]]; then now=$settled; fi
 }
@@ -249,7 +256,8 @@ tend() {
 babysit() {
   local before="" known_once=false
   started=false seen="" unknown=0
-  stop_on_signals
+  supervise_runs
+  stop_signal=0 # What is begun on some hosts is ended on all.
   remember_step
   until $told_to_stop; do
     find_state

@@ -17,7 +17,7 @@
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 # Brings a Python where the host has none that is new enough.
 uv=uv==0.13.9
@@ -35,11 +35,11 @@ command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
   case $1 in
-    --name=*) name=${1#*=} ;;
-    --extra=*) extra=${1#*=} ;;
+    --name=*) name=${1#*=} && check_name --name "$name" ;;
+    --extra=tpu) extra=tpu ;;
     --data=*) data=${1#*=} ;;
-    --grace=*) grace=${1#*=} ;;
-    --lines=*) lines=${1#*=} ;;
+    --grace=*) grace=${1#*=} && check_number "$1" ;;
+    --lines=*) lines=${1#*=} && check_number "$1" ;;
     --follow) follow=(--follow) ;;
     --)
       shift
@@ -74,11 +74,11 @@ named() { # PID FILE
 }
 
 write() { # a whole file or none of it
-  cat >"$1.draft"
-  mv "$1.draft" "$1"
+  cat >"$1.draft" && mv "$1.draft" "$1"
 }
 
 setup() {
+  if [[ -n $data ]]; then need_program gcloud "the data comes by it"; fi
   if ! find_python >/dev/null; then
     say "Python here is older than 3.11; bringing $wanted_python"
     run python3 -m pip install --quiet --user "$uv"
@@ -95,10 +95,14 @@ setup() {
 # Runs in the background, and outlives the session that started it.
 attend() {
   local code=0 child
-  trap '' HUP
+  trap '' HUP INT QUIT
+  named "$BASHPID" attendant || exit 1
   "$@" &
   child=$!
-  named "$child" process
+  if ! named "$child" process; then
+    kill -KILL "$child"
+    exit 1
+  fi
   wait "$child" || code=$?
   echo "$code" | write "$state/exit"
 }
@@ -109,15 +113,24 @@ start() {
     run "$@"
     return
   fi
+  if [[ -z $(type -P "$1") ]]; then
+    reject "there is no program $1 to run, seen from $PWD."
+  fi
   if running; then
     fail "process $pid of $name still runs; stop it, or end it, first."
   fi
-  mkdir -p "$state"
+  make_folder "$state"
   rm -f "$state/process" "$state/attendant" "$state/exit" "$state/stopped"
-  printf '\n%s + %s\n' "$(date '+%F %T')" "$(quoted "$@")" >>"$state/log"
+  printf '\n%s + %s\n' "$(date '+%F %T')" "$(quoted "$@")" >>"$state/log" ||
+    reject "nothing can be written into $root/$state."
   attend "$@" </dev/null >>"$state/log" 2>&1 &
-  named "$!" attendant
-  until [[ -f $state/process ]]; do sleep 0.02; done
+  attendant=$!
+  until [[ -f $state/process ]]; do
+    if ! kill -0 "$attendant" 2>/dev/null; then
+      reject "nothing can be written into $root/$state."
+    fi
+    sleep 0.02
+  done
   status
 }
 
@@ -143,16 +156,19 @@ status() {
   echo "worker $(uname -n):$name $said"
 }
 
+# Sends the process a signal, unless it is gone.
+send() { try kill "-$1" "$pid" 2>/dev/null || true; }
+
 end() {
   local waited
   if running; then
-    run kill -TERM "$pid"
+    send TERM
     for ((waited = 0; waited < 10 * grace; waited++)); do
       if $dry_run || ! running; then break; fi
       sleep 0.1
     done
     if ! $dry_run && running; then
-      run kill -KILL "$pid"
+      send KILL
       while running; do sleep 0.1; done
     fi
   fi
@@ -164,7 +180,7 @@ case $command in
   start) start "$@" ;;
   status) status ;;
   logs) run tail --lines="$lines" ${follow[@]+"${follow[@]}"} "$state/log" ;;
-  profile) if running; then run kill -USR1 "$pid"; else status; fi ;;
+  profile) if running; then send USR1; else status; fi ;;
   stop)
     if ! $dry_run && running; then : >"$state/stopped"; fi
     end

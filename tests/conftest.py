@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
 
@@ -27,6 +28,7 @@ from mixer_jax.models import bert, factory
 from mixer_jax.training import checkpoints, workdir
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import state as state_lib
+from tests import several
 
 # Where launch/test.sh puts PyTorch, which no command of ours needs.
 sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
@@ -37,9 +39,34 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
+def _heed_signals():
+    """Undoes that a start in the background of a script ignores SIGINT.
+
+    Tests send signals to themselves, and to commands, which inherit this.
+    SIGHUP stays ignored, as `nohup` is asked for.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            interrupt = number == signal.SIGINT
+            signal.signal(
+                number,
+                signal.default_int_handler if interrupt else signal.SIG_DFL,
+            )
+
+
+_heed_signals()
+
+
 def pytest_collection_modifyitems(items):
     """Begins with the file that takes longest, beside which all others run."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture(autouse=True)
+def begun_processes_end():
+    """Ends the processes of every test, also of one that failed."""
+    yield
+    several.end_all()
 
 
 @pytest.fixture(params=[1, 2, 4, 8])

@@ -11,6 +11,9 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+_begun: list[subprocess.Popen] = []
+
+
 class Ended(NamedTuple):
     """What a process left."""
 
@@ -78,7 +81,15 @@ def begin(
                 text=True,
             )
         )
+    _begun.extend(begun)
     return begun
+
+
+def end_all() -> None:
+    """Kills what a test has begun and not finished, as where it failed."""
+    while _begun:
+        with _begun.pop() as process:
+            process.kill()
 
 
 def finish(begun: Sequence[subprocess.Popen]) -> list[Ended]:

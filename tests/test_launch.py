@@ -48,7 +48,7 @@ def test_unknown_option_is_a_sentence(script):
 
 
 def test_missing_python_is_a_sentence(tmp_path):
-    for name in ("dirname", "cat", "sed", "bash"):
+    for name in ("dirname", "readlink", "cat", "sed", "bash"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     done = _run(
         "/bin/bash",
@@ -57,7 +57,7 @@ def test_missing_python_is_a_sentence(tmp_path):
         PATH=str(tmp_path),
         PYTHON="",
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Python 3.11 or newer is needed" in done.stderr
 
 

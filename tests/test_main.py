@@ -5,7 +5,6 @@ import os
 import pathlib
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -143,20 +142,19 @@ def test_stages_killed_anywhere_end_as_if_they_were_not(tmp_path, table):
     broken = tmp_path / "broken"
     rng = random.Random(time.time_ns())
     for _ in range(2):
-        killed = subprocess.Popen(
+        with subprocess.Popen(
             [*COMMAND, *flags, f"--workdir={broken}"],
             cwd=ROOT,
             env=environment(tmp_path / "compiled"),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-        )
-        for line in killed.stdout:  # until its first step is said
-            if re.search(r"step \d+/", line):
-                break
-        time.sleep(rng.uniform(0, 0.3))
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        ) as killed:
+            for line in killed.stdout:  # until its first step is said
+                if re.search(r"step \d+/", line):
+                    break
+            time.sleep(rng.uniform(0, 0.3))
+            killed.kill()
     resumed = run(tmp_path, *flags, f"--workdir={broken}")
     assert resumed.returncode == 0, resumed.stderr
     one, other = (

@@ -61,7 +61,7 @@ def clone(tmp_path):
     bin_folder.mkdir(parents=True)
     (tmp_path / ".venv" / "installed").write_text(wanted)
     python = bin_folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     return tmp_path
 
@@ -110,9 +110,10 @@ def _serve_one(command, folder, picture):
             )
             with urllib.request.urlopen(asked) as answer:
                 found = json.load(answer)["results"]
-        finally:
             server.send_signal(signal.SIGINT)
-        said += server.stdout.read()
+            said += server.communicate(timeout=60)[0]
+        finally:
+            server.kill()
     assert server.returncode == 0, said
     return found
 

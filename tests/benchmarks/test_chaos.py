@@ -126,3 +126,26 @@ def test_those_that_stay_when_one_has_ended_are_killed(monkeypatch):
     commands = ["import time; time.sleep(600)", "raise SystemExit(3)"]
     begun = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
     assert chaos_run.wait(begun) == [-9, 3]
+
+
+def test_no_process_outlives_an_interruption(tmp_path, monkeypatch):
+    begun = []
+
+    def start(count, devices):
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        begun.append(subprocess.Popen(command))
+        return begun[-1:]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    run = Counting(tmp_path / "run")
+    run.start = start
+    tormented = chaos.Torment(run, run, run, [1], [1], seed=0)
+    monkeypatch.setattr(tormented, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tormented.run(kills=1)
+    monkeypatch.setattr(run, "losses", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(1, until=Place(0, 1))
+    assert [process.poll() for process in begun] == [-9, -9]

@@ -1,9 +1,11 @@
 """A copy of the launch scripts to run in, and programs that stand in."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -25,6 +27,15 @@ esac
 """
 
 
+class _Process(subprocess.Popen):
+    """A process that is not waited for where a test fails."""
+
+    def __exit__(self, kind, *rest):
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 @dataclasses.dataclass
 class Project:
     """A copy of what the launch scripts need, and an environment to run in."""
@@ -32,6 +43,7 @@ class Project:
     folder: pathlib.Path
     programs: pathlib.Path
     environment: dict[str, str]
+    sessions: list[int] = dataclasses.field(default_factory=list)
 
     def program(self, name: str, text: str) -> pathlib.Path:
         """Puts a program first on the PATH."""
@@ -46,22 +58,57 @@ class Project:
         path.write_text(text)
         self.environment["TRAINING"] = str(path)
 
-    def start(
-        self,
-        *command: str,
-        start_new_session: bool = False,
-        **environment: str,
-    ) -> subprocess.Popen:
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            start_new_session=start_new_session,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Starts a command in a session of its own, where no signal is ignored.
+
+        `nohup` starts these tests with SIGHUP ignored, and what they start
+        would inherit that, but not a handler. These tests go on ignoring it.
+        """
+        before = signal.signal(signal.SIGHUP, lambda *_: None)
+        try:
+            process = _Process(
+                command,
+                cwd=self.folder,
+                start_new_session=True,
+                env=self.environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        self.sessions.append(process.pid)
+        return process
+
+    def remaining(self) -> list[int]:
+        """Returns the processes that are left of all that was started."""
+        listed = subprocess.run(
+            ["ps", "-A", "-o", "pid=", "-o", "stat="],
+            capture_output=True,
             text=True,
-        )
+            check=True,
+        ).stdout
+        found = []
+        for line in listed.splitlines():
+            pid, state = line.split()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(pid)) in self.sessions and state[0] != "Z":
+                    found.append(int(pid))
+        return found
+
+    def end(self, grace: float = 10.0) -> list[int]:
+        """Kills what is left after some seconds, and returns it."""
+        deadline = time.monotonic() + grace
+        while (left := self.remaining()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        killed = left
+        while left:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            left = self.remaining()
+        return killed
 
     def run(
         self, *command: str, **environment: str
@@ -73,11 +120,7 @@ class Project:
     @staticmethod
     def said(process: subprocess.Popen) -> str:
         """Waits for the end, though not for ever, and returns the output."""
-        try:
-            return process.communicate(timeout=60)[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        return process.communicate(timeout=60)[0]
 
     @staticmethod
     def wait_for(path: pathlib.Path) -> None:
@@ -90,8 +133,10 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    folder, programs = tmp_path / "project", tmp_path / "programs"
-    folder.mkdir()
+    """A project whose processes end with the test, as it has to see to."""
+    folder = tmp_path / "it's a [1] $drive; *" / "project"
+    programs = tmp_path / "programs"
+    folder.mkdir(parents=True)
     programs.mkdir()
     for name in ("launch", "configs"):
         shutil.copytree(ROOT / name, folder / name)
@@ -107,4 +152,6 @@ def project(tmp_path):
     shutil.copy(python, folder / ".venv/bin/python")
     for name in ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol"):
         made.program(name, f"#!/bin/sh\necho {name} was run >&2\nexit 9\n")
-    return made
+    yield made
+    left = made.end()
+    assert not left, f"These processes have outlived their test: {left}"

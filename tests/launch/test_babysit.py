@@ -163,7 +163,7 @@ def test_hands_signals_on_and_ends(project, number):
         trap 'echo saved >saved.txt; exit 75' TERM
         trap 'echo profiled >profile.txt' USR1
         echo started >>runs.txt
-        while true; do sleep 0.01; done
+        for _ in {1..6000}; do sleep 0.01; done
         """,
     )
     with project.start("launch/babysit.sh", "--backoff=0", "saves") as process:
@@ -194,7 +194,7 @@ sys.exit(75 if got == [signal.SIGTERM] else 1)
 """,
     )
     command = ["launch/babysit.sh", "--backoff=0", "saves"]
-    with project.start(*command, start_new_session=True) as process:
+    with project.start(*command) as process:
         project.wait_for(project.folder / "runs.txt")
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGINT)

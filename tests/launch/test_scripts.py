@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sysconfig
 
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-SOURCED = {"environment.sh", "restarts.sh"}
+SOURCED = {"environment.sh", "restarts.sh", "supervise.sh"}
 POD = {
     "PROJECT": "my-project",
     "ZONE": "us-west4-a",
@@ -102,8 +103,8 @@ def test_help_is_the_head_comment(project, script, tmp_path):
     assert "#" not in done.stdout
     assert "--dry-run prints" in " ".join(done.stdout.split())
     elsewhere = subprocess.run(
-        [f"../project/launch/{script}", "--help"],
-        cwd=project.programs,
+        [f"{project.folder.name}/launch/{script}", "--help"],
+        cwd=project.folder.parent,
         env=project.environment,
         capture_output=True,
         text=True,
@@ -214,7 +215,12 @@ def test_a_subcommand_asks_for_no_more_than_it_needs(project):
         ("gke.sh", SLICE | {"TOPOLOGY": "256"}, ["render"], "as in 16x16"),
         ("gke.sh", SLICE | {"TOPOLOGY": "3x3"}, ["render"], "whole number of"),
         ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "plain value"),
-        ("gke.sh", SLICE, ["apply", "--", 'a"b'], "has to go into the config"),
+        (
+            "gke.sh",
+            SLICE,
+            ["apply", "--", "a\nb"],
+            "a control character",
+        ),
         ("gke.sh", SLICE | {"DATA": "data"}, ["render"], "share no disk"),
         ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is no whole"),
     ],
@@ -283,3 +289,23 @@ def test_the_page_knows_every_script():
     for script in SCRIPTS:
         if script.name not in SOURCED:
             assert script.name in page
+
+
+def test_tests_start_nothing_that_ignores_signals(project):
+    """However they were started themselves, as by `nohup` in a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = project.run("bash", "-c", "trap -p")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.stdout == ""
+
+
+def test_nothing_outlives_a_test(project):
+    loop = "for _ in {1..6000}; do sleep 0.01; done"
+    script = f"{loop} & set -m; {loop} & echo begun; exec sleep 60"
+    with project.start("bash", "-c", script) as process:
+        assert process.stdout.readline() == "begun\n"
+        assert len(project.end(grace=0)) >= 3
+    assert not project.remaining()

@@ -137,7 +137,7 @@ def test_babysits_through_a_preemption(pod):
         if [[ $PWD == */host1/* ]]; then
           touch "$CLOUD/second.txt" "$CLOUD/preempt.txt"
         fi
-        while true; do sleep 0.01; done
+        for _ in {1..6000}; do sleep 0.01; done
         """
     )
     done = pod.run(*_babysit(pod, "--spot"))
@@ -204,7 +204,7 @@ def test_a_stop_is_seen_while_a_failure_is_settled(pod):
         fi
         trap 'touch runs/launch/my-bucket-runs-stage2/stopped; exit 75' TERM
         touch "$CLOUD/ready.txt"
-        while true; do sleep 0.01; done
+        for _ in {1..6000}; do sleep 0.01; done
         """
     )
     done = pod.run(*_babysit(pod, "--max-restarts=1"))
@@ -218,7 +218,7 @@ def test_follows_what_runs_and_ends_when_it_is_stopped(pod):
         """
         trap 'exit 75' TERM
         touch started.txt
-        while true; do sleep 0.01; done
+        for _ in {1..6000}; do sleep 0.01; done
         """
     )
     for subcommand in ("create", "setup", "run"):
@@ -237,7 +237,7 @@ def test_follows_what_runs_and_ends_when_it_is_stopped(pod):
 
 
 def test_the_run_goes_on_without_its_babysitter(pod):
-    pod.training("while true; do sleep 0.01; done")
+    pod.training("for _ in {1..6000}; do sleep 0.01; done")
     with pod.start(*_babysit(pod)) as process:
         for line in process.stdout:
             if "running" in line:

@@ -11,7 +11,7 @@ _SAVES = """
 trap 'echo saved; exit 75' TERM
 trap 'echo profiled >profile.txt' USR1
 touch started.txt
-while true; do sleep 0.01; done
+for _ in {1..6000}; do sleep 0.01; done
 """
 
 
@@ -66,7 +66,8 @@ def test_stop_is_told_from_an_end(worker, project):
 
 
 def test_a_process_that_does_not_save_in_time_is_killed(worker, project):
-    deaf = "trap '' TERM; touch started.txt; while true; do sleep 0.01; done"
+    loop = "for _ in {1..6000}; do sleep 0.01; done"
+    deaf = f"trap '' TERM; touch started.txt; {loop}"
     worker("start", "--", "bash", "-c", deaf)
     project.wait_for(project.folder / "started.txt")
     assert "exited 137" in worker("end", "--grace=0").stdout
@@ -109,17 +110,9 @@ def test_an_exit_code_that_comes_late_is_waited_for(worker, project):
 
 def test_it_outlives_the_session_that_started_it(worker, project):
     # As ssh does, it waits until nobody holds its output.
-    done = project.run(
-        "setsid",
-        "launch/worker.sh",
-        "start",
-        "--name=it",
-        "--",
-        "bash",
-        "-c",
-        _SAVES,
-    )
+    done = worker("start", "--", "bash", "-c", _SAVES)
     assert done.stdout.endswith("it running\n")
+    os.killpg(project.sessions[-1], signal.SIGHUP)
     assert _state(worker) == "running"
 
 

@@ -1,0 +1,235 @@
+"""The environment is made once, whole or anew, and ends with its script."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+# Stands in for Python: notes what it is asked, and does what pip and venv do
+# in part; then, the first time, it waits in the part that $CUT names.
+_PYTHON = """\
+#!/usr/bin/env bash
+case "$*" in
+  -c*) exec python3 "$@" ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip "*--target*)
+    while [[ $1 != --target ]]; do shift; done
+    mkdir -p "$2" && touch "$2/half"
+    ;;
+  "-m pip "*) touch .venv/half ;;
+  "-m mixer_jax."* | "-m pytest "*) ;;
+  *) exit 9 ;;
+esac
+echo "$*" >>asked.txt
+if [[ -n $CUT && "$*" == *"$CUT"* && ! -e cut.txt ]]; then
+  trap 'exit 1' INT
+  trap 'exit 143' TERM
+  touch cut.txt
+  for _ in {1..3000}; do sleep 0.02; done
+fi
+if [[ -n $FAIL && "$*" == *"$FAIL"* ]]; then exit "$CODE"; fi
+case "$*" in
+  *.draft*) mv "$2/half" "$2/whole" ;;
+  "-m pip "*) mv .venv/half .venv/whole ;;
+esac
+"""
+MOMENTS = ["-m venv", "--requirement", "--editable ."]
+
+
+@pytest.fixture
+def fresh(project):
+    """A project whose environment is yet to be made."""
+    shutil.rmtree(project.folder / ".venv")
+    project.program("stub-python", _PYTHON)
+    project.environment |= {"CUT": "", "FAIL": "", "CODE": ""}
+    ruff = '#!/bin/sh\necho "ruff $*" >>asked.txt\n'
+    project.program("ruff", ruff)
+    return project
+
+
+def _asked(fresh, word):
+    lines = (fresh.folder / "asked.txt").read_text().splitlines()
+    return [line for line in lines if word in line]
+
+
+def _cut(fresh, number, group=False, script="launch/quickstart.sh"):
+    """Sends a signal to a script in the middle, or to its process group."""
+    with fresh.start(script) as process:
+        fresh.wait_for(fresh.folder / "cut.txt")
+        (os.killpg if group else os.kill)(process.pid, number)
+        said = fresh.said(process)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGINT, True),  # as Ctrl-C on a terminal
+        (signal.SIGHUP, True),
+    ],
+)
+def test_what_was_cut_off_is_made_anew(fresh, moment, number, group):
+    fresh.environment["CUT"] = moment
+    code, said = _cut(fresh, number, group)
+    assert code == 75, said
+    assert "the same command goes on" in said
+    (fresh.folder / ".venv/rest").touch()
+    done = fresh.run("launch/quickstart.sh")
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(fresh, "-m venv")) == 2
+    assert not (fresh.folder / ".venv/rest").exists()
+    assert (fresh.folder / ".venv/whole").exists()
+    again = fresh.run("launch/quickstart.sh")
+    assert "is up to date" in again.stdout
+
+
+def test_what_a_power_cut_left_is_made_anew(fresh):
+    fresh.environment["CUT"] = "--editable ."
+    with fresh.start("launch/quickstart.sh") as process:
+        fresh.wait_for(fresh.folder / "cut.txt")
+        for pid in fresh.remaining():
+            os.kill(pid, signal.SIGKILL)
+        fresh.said(process)
+    done = fresh.run("launch/quickstart.sh")
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(fresh, "-m venv")) == 2
+
+
+def test_a_failure_of_pip_costs_no_environment(fresh):
+    """As without a network, where the packages of before still work."""
+    assert fresh.run("launch/worker.sh", "setup").returncode == 0
+    done = fresh.run(
+        *("launch/worker.sh", "setup", "--extra=tpu"), FAIL="libtpu", CODE="1"
+    )
+    assert done.returncode == 1
+    assert "pip failed, see above" in done.stdout
+    done = fresh.run("launch/worker.sh", "setup", "--extra=tpu")
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(fresh, "-m venv")) == 1
+
+
+def test_a_python_without_venv_is_a_sentence(fresh):
+    broken = {"FAIL": "-m venv", "CODE": "1"}
+    for _ in range(2):
+        done = fresh.run("launch/quickstart.sh", **broken)
+        assert done.returncode == 1
+        assert "takes the package python3-venv" in " ".join(done.stdout.split())
+    assert fresh.run("launch/quickstart.sh").returncode == 0
+    assert len(_asked(fresh, "-m venv")) == 3
+
+
+def test_of_two_at_once_one_waits(fresh):
+    fresh.environment["CUT"] = "--requirement"
+    with fresh.start("launch/quickstart.sh") as first:
+        fresh.wait_for(fresh.folder / "cut.txt")
+        with fresh.start("launch/worker.sh", "setup") as second:
+            for line in second.stdout:
+                if "Waiting for another script" in line:
+                    break
+            os.killpg(first.pid, signal.SIGTERM)
+            assert fresh.said(first)
+            said = fresh.said(second)
+    assert first.returncode == 75
+    assert second.returncode == 0, said
+    # What the first has left is made anew, by the second alone.
+    assert len(_asked(fresh, "-m venv")) == 2
+    assert "is up to date" in fresh.run("launch/worker.sh", "setup").stdout
+
+
+def test_who_waits_installs_nothing_again(fresh):
+    fresh.program(
+        "slow-python",
+        """#!/usr/bin/env bash
+        if [[ $* == "-m venv "* ]]; then
+          touch begun.txt
+          until [[ -e go.txt ]]; do sleep 0.01; done
+        fi
+        exec stub-python "$@"
+        """,
+    )
+    slow = {"PYTHON": str(fresh.programs / "slow-python")}
+    with fresh.start("launch/worker.sh", "setup", **slow) as first:
+        fresh.wait_for(fresh.folder / "begun.txt")
+        with fresh.start("launch/worker.sh", "setup") as second:
+            for line in second.stdout:
+                if "Waiting for another script" in line:
+                    break
+            (fresh.folder / "go.txt").touch()
+            fresh.said(first)
+            fresh.said(second)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert len(_asked(fresh, "--requirement")) == 1
+
+
+def test_packages_apart_are_there_whole_or_not_at_all(fresh):
+    fresh.environment["CUT"] = "torch"
+    script = "launch/test.sh"
+    code, said = _cut(fresh, signal.SIGTERM, script=script)
+    assert code == 75, said
+    assert not list((fresh.folder / ".venv").glob("torch==*[0-9]"))
+    shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
+    done = fresh.run(script)
+    assert done.returncode == 0, done.stdout
+    for name in ("torch", "apache-beam"):
+        (folder,) = (fresh.folder / ".venv").glob(f"{name}==*")
+        assert [path.name for path in folder.iterdir()] == ["whole"]
+    asked = len(_asked(fresh, "--target"))
+    assert fresh.run(script).returncode == 0
+    assert len(_asked(fresh, "--target")) == asked
+
+
+def test_tests_that_are_stopped_can_end_what_they_started(fresh):
+    fresh.run("launch/worker.sh", "setup")
+    shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
+    fresh.environment["CUT"] = "-m pytest"
+    code, said = _cut(fresh, signal.SIGTERM, script="launch/test.sh")
+    assert code == 75, said
+
+
+@pytest.mark.parametrize("code", [1, 2, 70, 75])
+def test_a_commands_exit_code_is_the_quickstarts(fresh, code):
+    done = fresh.run(
+        "launch/quickstart.sh", FAIL="mixer_jax.main", CODE=str(code)
+    )
+    assert done.returncode == code
+    assert "this command failed: .venv/bin/python -m mixer_jax.main" in (
+        done.stdout
+    )
+    assert not _asked(fresh, "mixer_jax.evaluate")
+
+
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)]
+)
+def test_a_quickstart_that_is_stopped_has_the_training_save(
+    fresh, number, group
+):
+    fresh.environment["CUT"] = "mixer_jax.main"
+    code, said = _cut(fresh, number, group)
+    assert code == 75, said
+    done = fresh.run("launch/quickstart.sh")
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(fresh, "-m venv")) == 1
+
+
+def test_sigterm_ends_what_began_with_other_signals_ignored(fresh):
+    """As `nohup launch/quickstart.sh &` does in a script."""
+    fresh.environment["CUT"] = "mixer_jax.main"
+    ignoring = "trap '' HUP INT QUIT; exec launch/quickstart.sh"
+    with fresh.start("bash", "-c", ignoring) as process:
+        fresh.wait_for(fresh.folder / "cut.txt")
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            os.kill(process.pid, number)
+        process.send_signal(signal.SIGTERM)
+        said = fresh.said(process)
+    assert process.returncode == 75, said
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(fresh):
+    (fresh.folder / ".venv").write_text("")
+    done = fresh.run("launch/quickstart.sh")
+    assert done.returncode == 2
+    assert "the folder .venv in " in done.stdout

@@ -1,0 +1,260 @@
+"""Words of any characters reach a command as they were given, quoted once."""
+
+import random
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+
+# Each of them means something to a shell, YAML, Kubernetes, awk or printf.
+NASTY = (
+    " 'it''s' \"$HOME\" `id` $(id) $$(id) \\ \\n %s & ; | < > ( ) [a] {b,c} *"
+    " ? ! # ~ -x @CONFIG@ @DATA@ : é 日 "
+)
+RUN = {"CONFIG": f"configs/{NASTY}.py:runlocal"}
+RUN |= {"WORKDIR": f"gs://my-bucket/runs/{NASTY}"}
+POD = RUN | {"PROJECT": "p", "ZONE": "z", "NAME": "stage2"}
+EXTRA = [f"--config.name={NASTY}", "-", "--", "", "a=b", "=a", NASTY]
+TRAINING = [
+    *(".venv/bin/python", "-m", "mixer_jax.main"),
+    *(f"--config={RUN['CONFIG']}", f"--workdir={RUN['WORKDIR']}"),
+]
+PRINTABLE = [chr(n) for n in range(0x3000) if chr(n).isprintable()]
+
+
+@pytest.fixture
+def nasty(project):
+    """A project that has the config."""
+    file = RUN["CONFIG"].removesuffix(":runlocal")
+    (project.folder / file).write_text("")
+    return project
+
+
+def _words(output):
+    """The words of the commands that a script printed."""
+    commands = re.findall(r"^\+ (.*(?:\n(?!\+ |\n).*)*)", output, re.M)
+    return [shlex.split(command) for command in commands]
+
+
+def _any_words(count):
+    rng = random.Random(0)
+    controls = [chr(n) for n in (*range(1, 32), 127)]
+    characters = PRINTABLE + 20 * (list(r""" '"\$`*?[]~!=-;&|""") + controls)
+    return [
+        "".join(rng.choices(characters, k=rng.randrange(8)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_any_word_is_read_back(project, locale):
+    words = [*_any_words(1000), *EXTRA, "\n", "a\n", "-n", "~root", "a\tb"]
+    script = """
+    source launch/environment.sh
+    while IFS= read -r -d '' word; do
+      quoted "$word" x "$word" && printf '\\0'
+    done
+    """
+    output = subprocess.run(
+        ["bash", "-c", script],
+        input="".join(f"{word}\0" for word in words).encode(),
+        cwd=project.folder,
+        env=project.environment | {"LC_ALL": locale},
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    lines = output.split("\0")[:-1]
+    for word, line in zip(words, lines, strict=True):
+        assert shlex.split(line) == [word, "x", word]
+    # Another shell than the one that quoted them reads them too.
+    back = subprocess.run(
+        ["sh"],
+        input="".join(f"printf '%s\\0' {line}\n" for line in lines).encode(),
+        env=project.environment | {"LC_ALL": locale},
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    assert back.split("\0")[:-1] == [
+        each for word in words for each in (word, "x", word)
+    ]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_hosts_get_each_word_once(nasty, locale):
+    done = nasty.run(
+        *("launch/hosts.sh", "run", "--dry-run", "--", *EXTRA),
+        HOSTS="a\nme@b\t c\n",
+        SSH_OPTIONS="-p 22 -o ProxyCommand='ssh -W %h:%p \"gate\"' x\\ y",
+        DIRECTORY=f"/{NASTY}",
+        LC_ALL=locale,
+        **RUN,
+    )
+    assert done.returncode == 0, done.stdout
+    starts = [x for x in _words(done.stdout) if " start " in x[-1]]
+    assert [words[-2] for words in starts] == ["a", "me@b", "c"]
+    for index, words in enumerate(starts):
+        assert words[5:-2] == [
+            *("-p", "22", "-o", 'ProxyCommand=ssh -W %h:%p "gate"', "x y")
+        ]
+        there = shlex.split(words[-1])
+        assert there[:4] == ["cd", "--", f"/{NASTY}", "&&"]
+        assert there[there.index("--", 4) + 1 :] == [
+            *TRAINING,
+            *("--coordinator=a:8476", "--processes=3", f"--process={index}"),
+            *EXTRA,
+        ]
+
+
+def test_a_pod_gets_each_word_once(nasty):
+    done = nasty.run(
+        *("launch/tpu_vm.sh", "run", "--dry-run", "--", *EXTRA), **POD
+    )
+    assert done.returncode == 0, done.stdout
+    (words,) = _words(done.stdout)
+    there = shlex.split(words[-1].removeprefix("--command="))
+    assert there[there.index("--") + 1 :] == [*TRAINING, *EXTRA]
+    # What names the run there is one plain word, in the status too.
+    (name,) = (x for x in there if x.startswith("--name="))
+    assert re.fullmatch(r"--name=my-bucket-runs-[-.\w]*", name)
+
+
+def test_data_of_any_name_reach_a_pod(nasty):
+    done = nasty.run(
+        *("launch/tpu_vm.sh", "setup", "--dry-run"),
+        **POD | {"DATA": f"gs://my-bucket/{NASTY}"},
+    )
+    assert done.returncode == 0, done.stdout
+    there = shlex.split(_words(done.stdout)[-1][-1])
+    assert there[-1] == f"--data=gs://my-bucket/{NASTY}"
+
+
+def test_slurm_gets_each_word_once(nasty, tmp_path):
+    nodes = RUN | {"NODES": "2", "GPUS": "0"}
+    done = nasty.run(
+        *("launch/slurm.sh", "--dry-run", "--", *EXTRA),
+        SBATCH_OPTIONS="--comment='a b' --mem=0",
+        **nodes,
+    )
+    assert done.returncode == 0, done.stdout
+    (words,) = _words(done.stdout)
+    assert f"--chdir={nasty.folder}" in words
+    job = words.index("launch/slurm.sh")
+    assert words[job - 2 : job] == ["--comment=a b", "--mem=0"]
+    assert words[job + 1 :] == ["--", *EXTRA]
+    copy = tmp_path / "slurm_script"
+    copy.write_bytes((nasty.folder / "launch/slurm.sh").read_bytes())
+    done = nasty.run("bash", str(copy), "--dry-run", "--", *EXTRA, **nodes)
+    (words,) = _words(done.stdout)
+    assert words[1] == f"--workdir={RUN['WORKDIR']}"
+    assert words[words.index(TRAINING[0]) :] == [*TRAINING, *EXTRA]
+
+
+def test_babysit_and_worker_run_each_word_once(nasty):
+    nasty.program("says", '#!/bin/sh\nprintf "%s\\0" "$@" >words.txt\n')
+    said = nasty.folder / "words.txt"
+    options = [f"--workdir={NASTY}", "--backoff=0", "--", "says"]
+    done = nasty.run("launch/babysit.sh", *options, *EXTRA)
+    assert done.returncode == 0, done.stdout
+    assert said.read_text().split("\0")[:-1] == EXTRA
+    said.unlink()
+    done = nasty.run("launch/worker.sh", "start", "--", "says", *EXTRA)
+    assert done.returncode == 0, done.stdout
+    nasty.wait_for(nasty.folder / "runs/launch/run/exit")
+    assert said.read_text().split("\0")[:-1] == EXTRA
+
+
+def _expanded(word):
+    """What Kubernetes makes of a word of a container's command."""
+    assert not re.search(r"(?<!\$)(\$\$)*\$\(", word)  # a variable
+    return word.replace("$$", "$")
+
+
+def test_no_value_leaves_its_place_in_the_job_set(nasty):
+    words = [w for w in _any_words(500) if not re.search(r"[\x00-\x1f\x7f]", w)]
+    done = nasty.run(
+        *("launch/gke.sh", "render", "--", *EXTRA, *words),
+        **RUN,
+        NAME="stage2",
+        ACCELERATOR="tpu-v5-lite-podslice",
+        TOPOLOGY="16x16",
+        IMAGE="my-registry/my-project/mixer_jax@sha256:1",
+        DATA=f"gs://my-bucket/{NASTY}",
+    )
+    assert done.returncode == 0, done.stdout
+    (job,) = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    (data,), (train,) = pod["initContainers"], pod["containers"]
+    command = [_expanded(word) for word in train["command"]]
+    assert command == [*TRAINING, *EXTRA, *words]
+    assert _expanded(data["command"][-2]) == f"gs://my-bucket/{NASTY}"
+    assert train["image"] == "my-registry/my-project/mixer_jax@sha256:1"
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "words", "said"),
+    [
+        ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "neither"),
+        ("hosts.sh", {"HOSTS": "a;id"}, ["status"], "only letters"),
+        ("hosts.sh", {"HOSTS": " "}, ["status"], "names no host"),
+        ("hosts.sh", {"NAME": "../.."}, ["status"], "only letters"),
+        ("hosts.sh", {"PORT": "a[$(id)]"}, ["status"], "PORT=a[$(id)] is no"),
+        ("hosts.sh", {}, ["logs", "--host=-x"], "only letters"),
+        ("hosts.sh", {"SSH_OPTIONS": "-o 'a"}, ["status"], "is not closed"),
+        ("gke.sh", {"NAME": "--all"}, ["delete"], "at most 40"),
+        ("worker.sh", {}, ["status", "--name=../x"], "only letters"),
+        ("worker.sh", {}, ["end", "--grace=a[$(id)]"], "no whole number"),
+        ("worker.sh", {}, ["end", "--grace=08"], "no whole number"),
+        ("worker.sh", {}, ["logs", "--lines=x"], "no whole number"),
+        ("worker.sh", {}, ["setup", "--extra=x"], "unknown option --extra=x"),
+        ("babysit.sh", {}, ["--stop-at=08", "ls"], "is no time"),
+        ("tpu_vm.sh", POD | {"CONFIG": "con figs/a.py"}, ["run"], "no file"),
+        ("tpu_vm.sh", POD | {"CONFIG": "a:b/c.py"}, ["run"], "no file"),
+    ],
+)
+def test_what_cannot_be_a_word_is_refused(
+    project, script, variables, words, said
+):
+    done = project.run(
+        f"launch/{script}", *words, **{"HOSTS": "a", **variables}
+    )
+    assert done.returncode == 2, done.stdout
+    assert said in " ".join(done.stdout.split())
+    assert "was run" not in done.stdout
+
+
+def test_the_coordinator_of_ipv6_is_in_brackets(project):
+    done = project.run(
+        *("launch/hosts.sh", "run", "--dry-run"),
+        HOSTS="me@fe80::1 b",
+        CONFIG="configs/stage2.py",
+        WORKDIR="w",
+    )
+    there = shlex.split(_words(done.stdout)[0][-1])
+    assert "--coordinator=[fe80::1]:8476" in there
+
+
+def test_scripts_find_their_project_from_anywhere(project):
+    """With CDPATH set, HOME unset, and through a symbolic link."""
+    elsewhere = project.folder.parent / "else where"
+    (elsewhere / "launch").mkdir(parents=True)
+    link = elsewhere / "my link"
+    link.symlink_to(project.folder / "launch/quickstart.sh")
+    # Without its cure, `cd launch/..` would go there, and say so.
+    project.environment["CDPATH"] = f".:{elsewhere}"
+    del project.environment["HOME"]
+    folder = shlex.quote(str(elsewhere))
+    for place, script in (
+        (".", "launch/quickstart.sh"),
+        ("launch", "./quickstart.sh"),
+        ("launch", "bash quickstart.sh"),
+        (folder, "./my\\ link"),
+        ("..", f"bash {folder}/my\\ link"),
+    ):
+        done = project.run("bash", "-c", f"cd {place} && {script} --dry-run")
+        assert done.returncode == 0, done.stdout
+        assert f"+ {project.environment['PYTHON']}" not in done.stdout
+        assert "-m mixer_jax.main" in done.stdout
+        done = project.run("bash", "-c", f"cd {place} && {script} --help")
+        assert "launch/quickstart.sh [--dry-run]" in done.stdout
