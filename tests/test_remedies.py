@@ -151,7 +151,7 @@ def test_options_that_messages_name_exist(command, monkeypatch):
 
 
 def test_messages_name_options_at_all():
-    assert {o for _, o in named("data.readers.columns")} >= {"out", "columns"}
+    assert {o for _, o in named("data.readers.columns")} >= {"out", "column"}
     assert {o for _, o in named("retrieval.evaluate")} == {"out"}
 
 

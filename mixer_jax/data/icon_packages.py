@@ -85,7 +85,7 @@ def fetch(spec: str, folder: Path) -> Path:
         return path
     npm = shutil.which("npm")
     if npm is None:
-        without = "" if spec == ICONIFY else ", or go without (--no_tags)"
+        without = "" if spec == ICONIFY else ", or go without (--no-tags)"
         raise UserError(
             f"`npm pack {spec}` fetches what the icons need, and there is no "
             "npm on this machine. Install Node.js, or run that command "

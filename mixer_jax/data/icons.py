@@ -7,7 +7,7 @@ set answers its own queries. A tenth as many categories again are documents
 only, as a shop has goods that nobody has asked for.
 
     python -m mixer_jax.data.icons --out=DIR [--size=96] [--permissive]
-        [--package=FILE.tgz or folder] [--limit=N] [--no_tags]
+        [--package=FILE.tgz or folder] [--limit=N] [--no-tags]
 """
 
 import argparse

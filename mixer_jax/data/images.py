@@ -34,7 +34,7 @@ def read(path: str | os.PathLike) -> bytes:
       UnreadableImageError: if the system does not give them.
     """
     try:
-        with open(path, "rb", opener=_open) as file:
+        with open(path, "rb", opener=_open_unblocked) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableImageError(
                     f"{path}: it is neither a file nor a folder.",
@@ -53,7 +53,7 @@ def read(path: str | os.PathLike) -> bytes:
         raise UnreadableImageError(f"{path}: {reason}.", kind) from error
 
 
-def _open(path: str, flags: int) -> int:
+def _open_unblocked(path: str, flags: int) -> int:
     """Opens a file; a pipe without waiting for its other end."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 

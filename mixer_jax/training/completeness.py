@@ -52,6 +52,8 @@ def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
 def _missing_of_item(folder: paths.Path) -> str:
     try:
         tree = json.loads((folder / _TREE).read_text())["tree_metadata"]
+        if not any(map(_is_array, tree.values())):
+            return ""
         base = tensorstore.KvStore.open(paths.kvstore(folder)).result()
         store = tensorstore.KvStore.open(
             {"driver": "ocdbt", "base": paths.kvstore(folder)}
@@ -61,6 +63,10 @@ def _missing_of_item(folder: paths.Path) -> str:
         return f"it cannot be read, {paths.reason(error)}"
 
 
+def _is_array(leaf: dict) -> bool:
+    return leaf["value_metadata"]["value_type"] not in _EMPTY
+
+
 def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
     """Compares the arrays and their chunks with those that are listed."""
     chunks: dict[str, int] = {}
@@ -68,7 +74,7 @@ def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
         array = key.decode().rpartition("/")[0]
         chunks[array] = chunks.get(array, -1) + 1  # .zarray is none of them
     for leaf in tree.values():
-        if leaf["value_metadata"]["value_type"] in _EMPTY:
+        if not _is_array(leaf):
             continue
         array = ".".join(str(part["key"]) for part in leaf["key_metadata"])
         about = store.read(f"{array}/.zarray").result()

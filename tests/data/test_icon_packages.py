@@ -69,7 +69,7 @@ def test_a_missing_npm_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(icon_packages.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"no npm .*Node\.js.*json.*\.tgz\."):
         icon_packages.fetch(icon_packages.ICONIFY, tmp_path)
-    with pytest.raises(UserError, match=r"no npm .*static.*tgz, .*--no_tags"):
+    with pytest.raises(UserError, match=r"no npm .*static.*tgz, .*--no-tags"):
         icon_packages.fetch(LUCIDE, tmp_path)
 
 

@@ -290,7 +290,7 @@ def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
         f"--out={tmp_path / 'out'}",
         f"--package={icon_package}",
         "--size=64",
-        "--no_tags",
+        "--no-tags",
     ]
     assert icons.main(command) == 0
     assert "icons.csv: 72 samples of 34 categories" in capsys.readouterr().out
