@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import flax.linen as nn
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,12 @@ from tests import several
 
 # Where launch/test.sh puts PyTorch, which no command of ours needs.
 sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
+
+# The same examples in every run; what failed once becomes an explicit example.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, database=None
+)
+hypothesis.settings.load_profile("repeatable")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,6 +6,7 @@ so that one drawing serves a light and a dark page; words stay words.
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -181,7 +182,10 @@ def _short(value: float, _: int) -> str:
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Text stays text: a browser draws it by a font that has the character.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # A style element would hold for the whole page.

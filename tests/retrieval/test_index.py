@@ -86,10 +86,14 @@ def test_any_text_of_a_document_comes_back(texts):
     columns = dict.fromkeys(index.COLUMNS, texts)
     documents = pd.DataFrame(columns, dtype=str)
     embeddings = np.ones((len(texts), 1), np.float32)
-    made = index.Index(documents, embeddings, pathlib.Path("run"), 1)
     with tempfile.TemporaryDirectory() as folder:
-        index.save(made, folder)
-        found = index.load(folder).documents
+        place = pathlib.Path(folder)
+        (place / "run" / "checkpoints" / "1").mkdir(parents=True)
+        made = index.Index(
+            documents, embeddings, place / "run", 1, place, fingerprint=""
+        )
+        index.save(made, place / "index")
+        found = index.load(place / "index").documents
     assert found.to_numpy().tolist() == documents.to_numpy().tolist()
 
 
