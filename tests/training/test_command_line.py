@@ -1,5 +1,7 @@
 """How a command ends; what its flags refuse is tested with the commands."""
 
+import sys
+
 import pytest
 
 from mixer_jax.errors import UserError
@@ -14,7 +16,7 @@ def run(monkeypatch):
         monkeypatch.setattr(
             command_line.app,
             "run",
-            lambda checked, flags_parser: checked(["command", *left]),
+            lambda checked, flags_parser: sys.exit(checked(["command", *left])),
         )
         command_line.run(main)
 

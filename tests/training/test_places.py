@@ -35,7 +35,7 @@ def commands(moved, out):
     stage = f"--workdir={run / 'stage2'}"
     return {
         "evaluate": lambda: evaluate.main([f"--workdir={run}"]),
-        "report": lambda: report.main([f"--run={run}"]),
+        "report": lambda: report.main([f"--workdir={run}"]),
         "embed": lambda: embed.main(
             [stage, f"--table={table}", f"--out={out}/e.npz"]
         ),
@@ -68,15 +68,19 @@ def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
     assert evaluate.main(given) == 0
     assert evaluate.main([*given, "--baselines"]) == 2
     assert "--training-table=PATH" in capsys.readouterr().err
-    assert report.main([f"--run={run}"]) == 0
+    assert report.main([f"--workdir={run}"]) == 0
     said = capsys.readouterr().out
     assert "--table=PATH" in said
     assert "--training-table=PATH" in said
-    given = [f"--run={run}", f"--table={table}", f"--training-table={table}"]
+    given = [
+        f"--workdir={run}",
+        f"--table={table}",
+        f"--training-table={table}",
+    ]
     assert report.main(given) == 0
     assert "There is no table" not in capsys.readouterr().out
     assert "grey paint" in (run / "report" / "index.html").read_text()
-    assert report.main([f"--run={run}", "--table=no.csv"]) == 2
+    assert report.main([f"--workdir={run}", "--table=no.csv"]) == 2
 
 
 def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
