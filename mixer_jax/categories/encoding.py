@@ -10,8 +10,7 @@ import pandas as pd
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
-from mixer_jax.data import identity
-from mixer_jax.runtime import files, progress
+from mixer_jax.runtime import files, identity, progress
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
 

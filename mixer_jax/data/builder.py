@@ -19,10 +19,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax import paths
-from mixer_jax.data import generations, identity, table
+from mixer_jax.data import generations, table
 from mixer_jax.data.pipeline import FileSource
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import progress, terminal
+from mixer_jax.runtime import identity, progress, terminal
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
@@ -195,7 +195,8 @@ def prepare(
         while found is None:
             group.mkdir(parents=True, exist_ok=True)
             _make(frame, root, group, data)
-            found = _find(place, group, data, say)
+            # What has changed was reported before.
+            found = _find(place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(
             f"The prepared data cannot be written to {place}: {error}. "

@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import identity, pipeline, table
-from mixer_jax.runtime import terminal
+from mixer_jax.data import pipeline, table
+from mixer_jax.runtime import identity, terminal
 from mixer_jax.training import feature_files
 from mixer_jax.training.feature_store import StoredContent
 from mixer_jax.training.inputs import Inputs

@@ -22,9 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mixer_jax import paths
-from mixer_jax.data import identity
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import identity, progress
 from mixer_jax.runtime import threads as threads_lib
 
 Arrays = dict[str, np.ndarray]

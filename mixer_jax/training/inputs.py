@@ -16,7 +16,6 @@ from mixer_jax import paths
 from mixer_jax.data import (
     augment,
     builder,
-    identity,
     images,
     pipeline,
     sources,
@@ -25,7 +24,7 @@ from mixer_jax.data import (
 )
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import margins
-from mixer_jax.runtime import tables
+from mixer_jax.runtime import identity, tables
 from mixer_jax.training import config as config_lib
 
 SKIPPED = "skipped.csv"  # in the workdir

@@ -1,7 +1,7 @@
 """What a stage was trained from, so that a resume compares content, not paths.
 
 `WORKDIR/origin.json` holds hashes of the table's rows and of the images' sizes
-and bytes (see `data/identity.py`), of the folders that weights and tokenizer
+and bytes (see `runtime/identity.py`), of the folders that weights and tokenizer
 came from, and what identifies the stage before; and where all these were.
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mixer_jax.data import identity, sources, table, text
+from mixer_jax.data import sources, table, text
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import identity
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import places as places_lib
 from mixer_jax.training import workdir as workdir_lib

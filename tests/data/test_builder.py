@@ -17,12 +17,12 @@ from PIL import Image
 from mixer_jax.data import (
     builder,
     generations,
-    identity,
     pipeline,
     table,
     text,
 )
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import identity
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ is another than the one noted beside what was made of the file.
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mixer_jax.data import rules
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import files, progress, threads
 
 NOTES = "images.npy"  # in the folder of what was made of the images
 
@@ -95,19 +94,19 @@ def examine(
     if known is not None and len(frame) == known.count:
         return known
     images = [name for name in frame["image"].unique() if name]
-    files = [os.path.join(root, name) for name in images]
+    paths = [os.path.join(root, name) for name in images]
     if known is None:
-        status = stat(files)
+        status = stat(paths)
     else:
         at = pd.Index(known.images, dtype=object).get_indexer(images)
         status = np.stack([known.sizes[at], known.times[at]])
-    return Data(hash_rows(frame), len(frame), images, files, *status)
+    return Data(hash_rows(frame), len(frame), images, paths, *status)
 
 
 def hash_rows(frame: pd.DataFrame) -> str:
-    """Returns the hash of a frame's cells, of all columns of a sample table."""
+    """Returns the hash of a frame's cells, column by column."""
     digest = hashlib.sha256()
-    for name in rules.COLUMNS:
+    for name in frame.columns:
         _add_texts(digest, frame[name])
     return digest.hexdigest()
 
@@ -226,13 +225,15 @@ def write_notes(folder: Path, notes: np.ndarray) -> None:
     """Notes sizes, times and digests in a folder, unless they are there."""
     if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
         return
-    draft = folder / f".{NOTES}.{os.getpid()}.draft"
-    with open(draft, "wb") as file:
-        np.save(file, notes)
-    os.replace(draft, folder / NOTES)
+
+    def save(draft: Path) -> None:
+        with open(draft, "wb") as file:
+            np.save(file, notes)
+
+    files.write(folder / NOTES, save)
 
 
-def _read_digests(files: Sequence[Path]) -> np.ndarray:
+def _read_digests(paths: Sequence[Path]) -> np.ndarray:
     def read(file: Path) -> np.ndarray:
         try:
             return digest(file.read_bytes())
@@ -241,9 +242,10 @@ def _read_digests(files: Sequence[Path]) -> np.ndarray:
                 f"The image {file} cannot be read: {error.strerror}."
             ) from error
 
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(read, files))
-    return np.array(found, np.uint8).reshape(len(files), _BYTES)
+    with threads.pool() as pool:
+        digests = pool.map(read, paths)
+        found = list(progress.track(digests, "Looking at images", len(paths)))
+    return np.array(found, np.uint8).reshape(len(paths), _BYTES)
 
 
 def hash_folder(name: str | os.PathLike) -> str:
@@ -262,12 +264,12 @@ def hash_folder(name: str | os.PathLike) -> str:
         return _hash(_edges(path))
     if not path.is_dir():
         return ""
-    files = sorted(
+    found = sorted(
         file
         for file in path.iterdir()
         if file.suffix in _READ and file.is_file()
     )
-    return _hash(*(f(file) for file in files for f in (_name, _edges)))
+    return _hash(*(f(file) for file in found for f in (_name, _edges)))
 
 
 def _name(path: Path) -> str:
