@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ import pytest
 import rich.console
 
 from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import faults, table
+from mixer_jax.data import faults, images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import owner_record, ownership
+from mixer_jax.runtime import identity, owner_record, ownership
 from mixer_jax.training import checkpoints, loop
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -248,6 +249,33 @@ def test_a_run_resumes_on_its_content_alone(
     assert int(state.step) == 8
     assert "1 image has changed since the data was prepared" in said
     assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
+
+
+def test_a_restart_reads_each_image_once(
+    toy, tiny_config, tmp_path, steps, monkeypatch
+):
+    """To see that it can be decoded; nothing else reads images again."""
+    folder = tmp_path / "run"
+    steps.kill_at = 6
+    with pytest.raises(KilledError):
+        train(tiny_config, folder)
+    steps.kill_at = None
+    read, real = [], images.read
+
+    def count(path):
+        read.append(str(path))
+        return real(path)
+
+    def look(paths):
+        assert not paths
+        return np.zeros((0, 16), np.uint8)
+
+    monkeypatch.setattr(images, "read", count)
+    monkeypatch.setattr(identity, "_read_digests", look)
+    train(tiny_config, folder)
+    path = pathlib.Path(tiny_config.data.table)
+    names = set(table.select(table.read_table(path), "train")["image"]) - {""}
+    assert sorted(read) == sorted(str(path.parent / name) for name in names)
 
 
 def test_too_many_steps_that_are_not_finite_end_the_run(
