@@ -341,3 +341,9 @@ def test_arrow_tables_are_written_without_pandas(tmp_path):
     for suffix in tables.SUFFIXES:
         frame = tables.read(tmp_path / f"t{suffix}", Layout(("id",)))
         assert rows_of(frame) == [("a,b",)]
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="is not a regular file"):
+        tables.read(tmp_path / "t.csv", Layout(("id",)))
