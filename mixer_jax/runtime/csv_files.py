@@ -31,6 +31,7 @@ _QUOTED = (
 )
 # What may stand before a cell's opening quote and after its closing one.
 _BOUNDS = np.isin(np.arange(256), list(b',\n\r"'))
+_SCANNED = 1 << 16  # bytes that are searched for quotes at once
 # How files begin that are no UTF-8 text, whatever their suffix says.
 _KINDS = (
     (codecs.BOM_UTF32_LE, "UTF-32 text"),
@@ -218,19 +219,22 @@ def _check_quotes(path: Path, block: int) -> None:
 
 def _quotes_are_paired(path: Path) -> bool:
     """Returns whether each quote opens or closes a cell, or half of a `""`."""
-    data = np.memmap(path, np.uint8, "r")
-    first = len(codecs.BOM_UTF8) if data[:3].tobytes() == codecs.BOM_UTF8 else 0
-    is_open = 0
-    for start in range(0, len(data), BLOCK):
-        quotes = np.flatnonzero(data[start : start + BLOCK] == ord('"')) + start
-        opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
-        opening, closing = opening[opening > first], closing + 1
-        closing = closing[closing < len(data)]
-        if not _BOUNDS[data[opening - 1]].all():
-            return False
-        if not _BOUNDS[data[closing]].all():
-            return False
-        is_open = (is_open + len(quotes)) % 2
+    is_open, before = 0, b"\n"
+    with open(path, "rb") as file:
+        # A byte order mark is no text before a cell's opening quote.
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while block := file.read(_SCANNED):
+            after = file.peek(1)[:1] or b"\n"
+            data = np.frombuffer(before + block + after, np.uint8)
+            quotes = np.flatnonzero(data[1:-1] == ord('"')) + 1
+            opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
+            if not _BOUNDS[data[opening - 1]].all():
+                return False
+            if not _BOUNDS[data[closing + 1]].all():
+                return False
+            is_open = (is_open + len(quotes)) % 2
+            before = block[-1:]
     return not is_open
 
 

@@ -95,6 +95,6 @@ def test_quotes_that_are_written_well_are_read(tmp_path, monkeypatch, bom, end):
         "b": ['"x"', 'a"b"c', "\n", "z"],
     }
     for size in (1, 2, 7, 1 << 20):
-        monkeypatch.setattr(csv_files, "BLOCK", size)
+        monkeypatch.setattr(csv_files, "_SCANNED", size)
         ((table, _),) = csv_files.batches(path, lambda names, _: names, 1 << 10)
         assert table.to_pydict() == expected
