@@ -23,6 +23,7 @@ QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
 CLICKS = ("query_id", "item_id", "exposures", "clicks")
 _COUNTS = ("exposures", "clicks")
+_LARGEST = 2**53  # A larger float64 may have lost digits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,12 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
         raise UserError(
             f'{_where(path, at, column)}: "{values.iloc[at]}" is not a count; '
             "whole numbers of 0 or more are."
+        )
+    if numbers.sum() > _LARGEST:
+        at = int(np.argmax(numbers))
+        raise UserError(
+            f"{_where(path, at, column)}: {values.iloc[at]} is too large a "
+            f"count; all of a column must not add up to more than {_LARGEST}."
         )
     return numbers.astype(np.int64)
 

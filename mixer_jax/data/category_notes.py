@@ -102,9 +102,9 @@ def sentences(
     if alike:
         shown = ", ".join(f"{b!r} beside {a!r}" for a, b in examples[:_LISTED])
         said.append(
-            f"{alike:,} category IDs differ from another only in blanks, case, "
-            f"accents' encoding or a number's zeros ({shown}); they are "
-            "trained as different categories."
+            f"{alike:,} category IDs differ from another only in blanks, "
+            "invisible characters, case, accents' encoding or a number's zeros "
+            f"({shown}); they are trained as different categories."
         )
     return said
 

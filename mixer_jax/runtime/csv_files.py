@@ -1,18 +1,18 @@
 """CSV files: read by Arrow batch by batch, and written so that they read back.
 
-Only needs PyArrow. Arrow parses fast but names no lines; where it fails,
-Python's parser reads the file again to name the line at fault.
+Only needs PyArrow and NumPy. Arrow parses fast but names no lines; where it
+fails, Python's parser reads the file again to name the line at fault.
 """
 
 import codecs
 import csv
 import io
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -29,6 +29,9 @@ _QUOTED = (
     r'[",\x00-\x1f\x7f\x{85}\x{2028}\x{2029}\x{feff}]'
     r"|^[\s\p{Z}]|[\s\p{Z}]$"
 )
+# What may stand before a cell's opening quote and after its closing one.
+_BOUNDS = np.isin(np.arange(256), list(b',\n\r"'))
+_SCANNED = 1 << 16  # bytes that are searched for quotes at once
 # How files begin that are no UTF-8 text, whatever their suffix says.
 _KINDS = (
     (codecs.BOM_UTF32_LE, "UTF-32 text"),
@@ -65,8 +68,8 @@ def batches(
     """
     header = _header(path, block)
     columns = select(header, path)
+    _check_quotes(path, block)
     size = path.stat().st_size
-    rows, end = 0, header[-1]
     try:
         with (
             pa.OSFile(str(path)) as file,
@@ -75,23 +78,19 @@ def batches(
                 pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
                 pyarrow.csv.ParseOptions(newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(header, pa.string()),
-                    include_columns=list(dict.fromkeys((*columns, header[-1]))),
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    include_columns=columns,
                     strings_can_be_null=False,
                 ),
             ) as reader,
         ):
             for batch in reader:
-                if batch.num_rows:
-                    rows += batch.num_rows
-                    end = batch[header[-1]][-1].as_py()
                 done = min(file.tell() / size, 1.0)
-                yield pa.Table.from_batches([batch]).select(columns), done
+                yield pa.Table.from_batches([batch]), done
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "Empty CSV file" not in str(error):
             _explain(path, header, block)
             raise
-    _check_end(path, end, rows)
 
 
 def encode(batch: pa.RecordBatch | pa.Table) -> str:
@@ -197,37 +196,66 @@ def _quoted(column: pa.Array, columns: int) -> pa.Array:
     return pc.if_else(pc.match_substring_regex(column, pattern), quoted, column)
 
 
-def _check_end(path: Path, end: str, rows: int) -> None:
-    """Raises a `UserError` if the last cell, `end`, lacks its closing quote.
+def _check_quotes(path: Path, block: int) -> None:
+    """Raises a `UserError` at a quote without its end, or with text after it.
 
-    Arrow takes all that follows such a quote as one cell, and says nothing.
+    Arrow accepts both: up to the next quote it takes rows for one cell's text.
     """
-    raw = b'"' + end.encode().replace(b'"', b'""')
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(-min(len(raw) + 1, size), os.SEEK_END)
-        last = file.read()
-    before = last[: -len(raw)]
-    if not last.endswith(raw) or before not in (b",", b"\n", b"\r"):
+    if _quotes_are_paired(path):
         return
-    # The closing quote of a cell that is a line break looks the same.
-    (line,) = find_lines(path, [rows - 1])
     try:
-        with _open(path) as lines:
-            for _ in records(
-                itertools.islice(lines, line - 1, None), strict=True
-            ):
-                pass
+        # A quote inside an unquoted cell is a character like any other.
+        for _ in _bounded_records(path, block, strict=True):
+            pass
     except RecordError as error:
+        problem = "without its end"
+        if "expected after" in error.reason:
+            problem += ", or with text after its end"
         raise UserError(
-            f"{path}, line {line}: the row has a quote without its end."
+            f"{path}, line {error.line}: the row has a quote {problem}; a "
+            'quote in a text is written twice, as in "12"" pipe".'
         ) from error
+
+
+def _quotes_are_paired(path: Path) -> bool:
+    """Returns whether each quote opens or closes a cell, or half of a `""`."""
+    is_open, before = 0, b"\n"
+    with open(path, "rb") as file:
+        # A byte order mark is no text before a cell's opening quote.
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while block := file.read(_SCANNED):
+            after = file.peek(1)[:1] or b"\n"
+            data = np.frombuffer(before + block + after, np.uint8)
+            quotes = np.flatnonzero(data[1:-1] == ord('"')) + 1
+            opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
+            if not _BOUNDS[data[opening - 1]].all():
+                return False
+            if not _BOUNDS[data[closing + 1]].all():
+                return False
+            is_open = (is_open + len(quotes)) % 2
+            before = block[-1:]
+    return not is_open
 
 
 def _explain(path: Path, header: Sequence[str], block: int) -> None:
     """Raises a `UserError` at the first line that Arrow may have refused."""
     with open(path, "rb") as file:
         _check_utf8(path, file)
+    for line, cells in _bounded_records(path, block):
+        if len(cells) != len(header):
+            less = "more" if len(cells) > len(header) else "fewer"
+            raise UserError(
+                f"{path}, line {line}: the row has {less} cells than its "
+                f"header, {len(cells)} instead of {len(header)}; is there "
+                "a comma at its end, or in an unquoted text?"
+            )
+
+
+def _bounded_records(
+    path: Path, block: int, *, strict: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields a file's `records`; a `UserError` at one longer than a block."""
     size = start = 0  # of the record that is being read
 
     def bounded(lines: Iterable[str]) -> Iterator[str]:
@@ -245,15 +273,9 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
             yield line
 
     with _open(path) as file:
-        for line, cells in records(bounded(file)):
+        for record in records(bounded(file), strict=strict):
             size = 0
-            if len(cells) != len(header):
-                less = "more" if len(cells) > len(header) else "fewer"
-                raise UserError(
-                    f"{path}, line {line}: the row has {less} cells than its "
-                    f"header, {len(cells)} instead of {len(header)}; is there "
-                    "a comma at its end, or in an unquoted text?"
-                )
+            yield record
 
 
 def _check_utf8(path: Path, lines: Iterable[bytes]) -> None:

@@ -67,6 +67,8 @@ def batches(
     """
     files = parts(path)
     for number, part in enumerate(files):
+        if part.exists() and not part.is_file():
+            raise UserError(f"{part} cannot be read: it is not a regular file.")
         try:
             for batch, done in _part(path, part, select, rows):
                 yield batch, (number + done) / len(files)
@@ -172,17 +174,33 @@ def _part(
             for name in file.schema_arrow.names
             if not name.startswith(_INDEX)
         ]
-        fixed = {a: b for a, b in fixed.items() if a not in inside}
-        wanted = select([*inside, *fixed], part)
+        wanted = select([*inside, *(a for a in fixed if a not in inside)], part)
         read = [name for name in wanted if name in inside]
         total, done = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(rows, columns=read, use_threads=False):
             done += batch.num_rows
             table = pa.Table.from_batches([batch])
             for name in set(wanted) & set(fixed):
+                if name in inside:
+                    _check_partition(table[name], name, fixed[name], part)
+                    continue
                 cells = pa.repeat(pa.scalar(fixed[name]), batch.num_rows)
                 table = table.append_column(name, cells)
             yield table.select(wanted), done / total
+
+
+def _check_partition(
+    column: pa.ChunkedArray, name: str, value: str, part: Path
+) -> None:
+    """Raises a `UserError` if a file's cells are not what its folder says."""
+    cells = as_text(column, f"{part}, column {name}")
+    other = pc.index(pc.equal(cells, value), False).as_py()
+    if other >= 0:
+        raise UserError(
+            f"{part}, column {name}: a cell is {cells[other].as_py()!r}, and "
+            f"the folder's name says {value!r}; move the file, or rename the "
+            "folder so that its name has no '='."
+        )
 
 
 def _partition(part: Path) -> dict[str, str]:

@@ -7,19 +7,26 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# Control and format characters such as a zero-width space, variation selectors,
+# and letters that are blanks of no width.
+_INVISIBLE = (
+    r"[\p{Cc}\p{Cf}\x{34f}\x{115f}\x{1160}\x{180b}-\x{180f}\x{3164}"
+    r"\x{fe00}-\x{fe0f}\x{ffa0}\x{e0100}-\x{e01ef}]"
+)
+
 
 def keys(names: Sequence[str] | pa.Array) -> pa.Array:
     """Returns a key for each name, equal for names that look alike.
 
-    Blanks, case, Unicode's composed and decomposed forms, and leading zeros and
-    the fraction .0 of whole numbers do not count.
+    Blanks, invisible characters, case, Unicode's composed and decomposed forms,
+    and leading zeros and the fraction .0 of whole numbers do not count.
     """
     if not isinstance(names, pa.Array | pa.ChunkedArray):
         names = pa.array(names, pa.string())
     text = pc.utf8_lower(pc.utf8_normalize(names, "NFC"))
-    text = pc.utf8_trim_whitespace(
-        pc.replace_substring_regex(text, r"[\s\p{Z}]+", " ")
-    )
+    text = pc.replace_substring_regex(text, r"[\s\p{Z}]", " ")
+    text = pc.replace_substring_regex(text, _INVISIBLE, "")
+    text = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, " +", " "))
     return pc.replace_substring_regex(text, r"^0*(\d+)(\.0*)?$", r"\1")
 
 

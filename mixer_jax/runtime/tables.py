@@ -252,6 +252,11 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
         link = os.path.islink(path)
         hint = " but a link that leads nowhere" if link else ""
         raise UserError(f"There is no {layout.name} at {path}{hint}.")
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(
+            f"The {layout.name} {path} is not a regular file, such as a pipe; "
+            "it is read more than once, so write it to a file."
+        )
     if path.is_dir() or _has_suffix(path, ".parquet"):
         if _has_suffix(path, ".csv"):
             raise UserError(

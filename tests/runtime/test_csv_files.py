@@ -64,3 +64,37 @@ def test_a_last_cell_of_line_breaks_is_closed_or_not(tmp_path):
         path.write_text("a\n" + rows)
         with pytest.raises(UserError, match="without its end"):
             list(csv_files.batches(path, lambda names, _: names, 1 << 10))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '1,"12 inch\n2,x\n3,"9 inch\n',  # Rows 1 to 3 would become one.
+        '1,"12" pipe\n2,x\n3,y\n',
+        '1,"a \\"b\\" c"\n',
+        '1,"x\n',
+    ],
+)
+def test_a_quote_swallows_no_rows(tmp_path, rows):
+    path = tmp_path / "t.csv"
+    for head in ("", 'a,b\n"0","""ok"""\n'):
+        path.write_text((head or "a,b\n") + rows)
+        line = 3 if head else 2
+        with pytest.raises(UserError, match=f"line {line}: .*a quote"):
+            list(csv_files.batches(path, lambda names, _: names, 1 << 10))
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_quotes_that_are_written_well_are_read(tmp_path, monkeypatch, bom, end):
+    rows = ['"a","b"', '"","""x"""', '12" pipe,a"b"c', '"1,2","\n"', '"","z"']
+    path = tmp_path / "t.csv"
+    path.write_text(bom + end.join(rows), newline="")
+    expected = {
+        "a": ["", '12" pipe', "1,2", ""],
+        "b": ['"x"', 'a"b"c', "\n", "z"],
+    }
+    for size in (1, 2, 7, 1 << 20):
+        monkeypatch.setattr(csv_files, "_SCANNED", size)
+        ((table, _),) = csv_files.batches(path, lambda names, _: names, 1 << 10)
+        assert table.to_pydict() == expected

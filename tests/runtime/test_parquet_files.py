@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -106,3 +108,25 @@ def test_partitions_are_columns(tmp_path):
         ("2", "x y/z", "b"),
         ("3", "", ""),
     ]
+
+
+def test_a_partition_and_a_column_must_agree(tmp_path):
+    folder = tmp_path / "t" / "b=x"
+    folder.mkdir(parents=True)
+    frame = frame_of([("1", "2", "x"), ("3", "4", "x")])
+    frame["b"] = "x"
+    frame.to_parquet(folder / "part.parquet")
+    assert len(tables.read(tmp_path / "t", Layout(NAMES))) == 2
+    frame.loc[1, "b"] = "y"
+    frame.to_parquet(folder / "part.parquet")
+    with pytest.raises(
+        UserError, match=r"column b: a cell is 'y', .* says 'x'"
+    ):
+        tables.read(tmp_path / "t", Layout(NAMES))
+
+
+def test_a_pipe_is_no_part(tmp_path):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b.parquet .*not a regular file"):
+        tables.read(tmp_path, Layout(NAMES))

@@ -17,6 +17,11 @@ from mixer_jax.runtime import similar
         ("7", "007"),
         ("é", "e\u0301"),
         ("0", "000"),
+        ("cat", "c\u200bat"),
+        ("cat", "\ufeffcat"),
+        ("cat", "cat\0"),
+        ("cat", "c\xada\ufe0ft\u3164"),
+        ("a b", "a \u200b b"),
     ],
 )
 def test_names_that_look_alike(a, b):

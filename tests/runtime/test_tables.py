@@ -199,7 +199,7 @@ def test_a_header_alone_is_no_rows(tmp_path, end):
         (b"\n\n", "is empty"),
         (b'id,a,"b\nx,y,z\n', "wrong columns"),
         (b'id,a,b,"c\nx,y,z\n', "line 1: .* a quote without its end"),
-        (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*fewer cells"),
+        (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*without its end"),
     ],
 )
 def test_what_is_no_csv_is_said(tmp_path, content, said):
@@ -341,3 +341,9 @@ def test_arrow_tables_are_written_without_pandas(tmp_path):
     for suffix in tables.SUFFIXES:
         frame = tables.read(tmp_path / f"t{suffix}", Layout(("id",)))
         assert rows_of(frame) == [("a,b",)]
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="is not a regular file"):
+        tables.read(tmp_path / "t.csv", Layout(("id",)))

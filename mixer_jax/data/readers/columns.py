@@ -67,10 +67,11 @@ def read(
         raise UserError(
             f"--out is the source itself, {path}; give another one."
         )
-    if path.is_dir() or path.suffix == ".parquet":
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(".parquet"):
         records = _parquet(path, mapping)
-    elif path.name.endswith(_TEXT):
-        tabs = ".tsv" in path.suffixes
+    elif name.endswith(_TEXT):
+        tabs = name.endswith((".tsv", ".tsv.gz"))
         delimiter = options.delimiter or ("\t" if tabs else ",")
         wanted = list(dict.fromkeys(mapping.values()))
         records = files.records(path, wanted, delimiter)

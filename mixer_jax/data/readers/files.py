@@ -56,7 +56,7 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
       UserError: if it cannot be read; also from within the block.
     """
     try:
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             with gzip.open(
                 path, "rt", encoding="utf-8-sig", newline=""
             ) as file:
@@ -127,6 +127,10 @@ def _check_header(
             raise UserError(
                 f"{where}: there is no column {name!r}; there are "
                 f"{', '.join(header)}."
+            )
+        if header.count(name) > 1:
+            raise UserError(
+                f"{where}: the column {name!r} is there more than once."
             )
 
 

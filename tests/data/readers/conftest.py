@@ -21,7 +21,7 @@ class Folder:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             content = content.encode()
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             content = gzip.compress(content)
         path.write_bytes(content)
         return path

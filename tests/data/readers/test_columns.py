@@ -56,6 +56,8 @@ def test_columns_are_mapped_and_the_rest_drawn(folder):
     [
         ("p.tsv", "\t", ()),
         ("p.csv.gz", ",", ()),
+        ("P.CSV.GZ", ",", ()),
+        ("P.TSV", "\t", ()),
         ("p.csv", ";", ("--delimiter=;",)),
     ],
 )
@@ -181,3 +183,13 @@ def test_a_delimiter_is_one_character(text, capsys):
         read_lib.make_parser("columns").parse_args([f"--delimiter={text}"])
     assert caught.value.code == 2
     assert "must be one character" in capsys.readouterr().err
+
+
+def test_a_column_that_is_needed_stands_once(folder):
+    write(folder, "1,A1,a.jpg,x,A2", header="id,sku,file,title,sku")
+    with pytest.raises(AssertionError, match="'sku' is there more than once"):
+        read(folder)
+    rows = ("1,A1,a.jpg,x,1,2", "2,A1,b.jpg,x,1,2")
+    write(folder, *rows, header="id,sku,file,title,x,x")
+    folder.images("a.jpg", "b.jpg")
+    read(folder)
