@@ -226,7 +226,13 @@ class Checkpoints:
                 paths.check(self._workdir)
                 # What only one process cannot read, ends all of them.
                 others = len(self._manager.all_steps()) > 1
-                if not others or (jax.process_count() > 1 and not wrong):
+                if not others:
+                    raise row_files.DamagedError(
+                        error.what,
+                        "There is no other one. Delete that folder to train "
+                        "from the start.",
+                    ) from error
+                if jax.process_count() > 1 and not wrong:
                     raise
                 say(f"{error.what} It is set aside in {self._set_aside(step)}.")
         return state_lib.from_items(found, state), found["iterator"]

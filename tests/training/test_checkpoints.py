@@ -365,7 +365,9 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
     flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with (
         checkpoints_lib.Checkpoints(tmp_path) as saved,
-        pytest.raises(UserError, match=r"3 is damaged.*checksum"),
+        pytest.raises(
+            UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
+        ),
     ):
         saved.restore(state_lib.abstract(state, mesh))
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()

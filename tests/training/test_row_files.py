@@ -141,7 +141,7 @@ def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):
     ).result()
     assert store.list().result() == [b".zarray", b"0.0", b"1.0"]
     store.delete_range(tensorstore.KvStore.KeyRange("1.0", "1.1")).result()
-    with pytest.raises(UserError, match=r"4 is damaged.*checksum"):
+    with pytest.raises(UserError, match="4 is damaged"):
         row_files.open_proxies(folder)
     # The same where none were noted.
     (folder / "checkpoints" / "4" / checksums.FILE).unlink()
