@@ -1,6 +1,5 @@
 """What categorize wrote -> one HTML page about the quality of categories."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -57,7 +56,7 @@ def build(
         **measure(found),
         ways=page.ways_table(page.read_ways(folder)),
         sweep=draw_sweep(page.read_json(folder / "sweep.json", dict)),
-        simulated=_is_simulation(pathlib.Path(log)),
+        simulated=page.is_simulation(pathlib.Path(log, "simulation.json")),
         attribution=page.plain(_attribution(folder, found)),
     )
     return page.write(path, html)
@@ -281,13 +280,6 @@ def _svg(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(text)
 
 
-def _is_simulation(log: pathlib.Path) -> bool:
-    note = log / "simulation.json"
-    if not note.is_file():
-        return False
-    return bool(json.loads(note.read_text(encoding="utf-8"))["simulation"])
-
-
 def _attribution(folder: pathlib.Path, found: Outcome) -> str:
     """Returns the note on whose pictures these are, if one lies above them."""
     folder = pathlib.Path(os.path.abspath(folder))
@@ -295,7 +287,7 @@ def _attribution(folder: pathlib.Path, found: Outcome) -> str:
     for above in pathlib.Path(image).parents:
         note = above / "ATTRIBUTION.md"
         if note.is_file():
-            return note.read_text(encoding="utf-8")
+            return page.read_note(note)
         if above == folder:
             break
     return ""

@@ -13,6 +13,7 @@ from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.reports import plots, results, templates
 from mixer_jax.reports.sheets import Sheet
+from mixer_jax.training import logs
 
 # Figures of metrics.jsonl that monitors write: caption, key of the threshold.
 MONITORS = {
@@ -114,11 +115,7 @@ def read_log(workdir: str | os.PathLike) -> dict[str, list]:
     series: dict[str, tuple[list, list]] = {}
     if not path.exists():
         return {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            figures = json.loads(line)
-        except ValueError:
-            continue
+    for _, figures in logs.read_lines(path):
         for name, value in figures.items():
             if name != "step" and isinstance(value, int | float | None):
                 steps, values = series.setdefault(name, ([], []))
@@ -215,11 +212,23 @@ def read_json(path: paths.Path, kind: type) -> Any:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read.") from error
     if not isinstance(found, kind):
         raise UserError(f"{path} does not hold what a report shows.")
     return found
+
+
+def is_simulation(note: paths.Path) -> bool:
+    """Returns whether a `simulation.json` says that clicks were simulated."""
+    return bool((read_json(note, dict) or {}).get("simulation"))
+
+
+def read_note(path: paths.Path) -> str:
+    """Returns a note's text, "" without one; what is no text is replaced."""
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _curves(logs: Mapping) -> list[tuple[str, str]]:

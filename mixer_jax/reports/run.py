@@ -1,6 +1,5 @@
 """Reads what a run's folder holds and writes its report."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -90,7 +89,7 @@ def build(
         split=config.evaluate.split if config else "test",
         attribution=_attribution(config),
         simulated=any(
-            map(_is_simulation, paths.glob(run, "*/simulation.json"))
+            map(page.is_simulation, paths.glob(run, "*/simulation.json"))
         ),
     )
     return page.write(path, html)
@@ -180,8 +179,4 @@ def _attribution(config: ConfigDict | None) -> str:
     if config is None:
         return ""
     note = evaluate.table_path(config).parent / "ATTRIBUTION.md"
-    return note.read_text(encoding="utf-8") if note.is_file() else ""
-
-
-def _is_simulation(path: paths.Path) -> bool:
-    return bool(json.loads(path.read_text(encoding="utf-8"))["simulation"])
+    return page.read_note(note)

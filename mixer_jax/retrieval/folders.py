@@ -53,9 +53,11 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     what = f"An {kind.what}"
     folder = paths.local(folder, what)
-    if folder.exists() and not folder.is_dir():
+    # Of a name that no folder can have, `os.path` says that there is none.
+    is_folder = os.path.isdir(folder)
+    if os.path.exists(folder) and not is_folder:
         raise UserError(f"{what} is a folder, but {folder} is a file.")
-    if not folder.is_dir() or find(folder, kind.mark).is_file():
+    if not is_folder or find(folder, kind.mark).is_file():
         return
     if any(not _is_ours(path) for path in folder.iterdir()):
         raise UserError(

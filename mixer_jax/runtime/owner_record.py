@@ -68,9 +68,11 @@ def to_json(record: Record) -> str:
 def parse(text: str) -> Record | None:
     """Returns the record of a text; None if it is damaged."""
     try:
-        return Record(**json.loads(text))
-    except (TypeError, ValueError):
+        record = Record(**json.loads(text))
+    except (TypeError, ValueError, RecursionError):
         return None
+    kinds = Record.__annotations__.values()
+    return record if all(map(isinstance, record, kinds)) else None
 
 
 @functools.cache

@@ -72,7 +72,7 @@ class Folder:
         """Returns the record as it is now."""
         try:
             # A network file system looks at the server when a file is opened.
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8", errors="replace") as file:
                 changed = os.fstat(file.fileno())
                 text = file.read()
         except FileNotFoundError:

@@ -17,7 +17,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import flax.linen as nn
@@ -170,7 +170,7 @@ class Checkpoints:
         jax.block_until_ready(state)
         items = {}
         for name, item in state_lib.to_items(state).items():
-            args = _save_args(item)
+            args = row_files.tree_save_args(item)
             size = 0  # Files have no limit.
             if paths.is_remote(self._folder):
                 size = row_files.object_size(item, args)
@@ -216,11 +216,7 @@ class Checkpoints:
         found = None
         while found is None:
             step = self._manager.latest_step()
-            # One process reads the files whole, for all.
-            wrong = ""
-            if self._looks and not paths.is_remote(self._folder):
-                wrong = checksums.check(self._folder / str(step))
-            wrong = processes.gather("damage", wrong)[0]
+            wrong = self._differing(step)
             try:
                 if wrong:
                     raise row_files.damaged(self._folder / str(step), wrong)
@@ -230,10 +226,23 @@ class Checkpoints:
                 paths.check(self._workdir)
                 # What only one process cannot read, ends all of them.
                 others = len(self._manager.all_steps()) > 1
-                if not others or (jax.process_count() > 1 and not wrong):
+                if not others:
+                    raise row_files.DamagedError(
+                        error.what,
+                        "There is no other one. Delete that folder to train "
+                        "from the start.",
+                    ) from error
+                if jax.process_count() > 1 and not wrong:
                     raise
                 say(f"{error.what} It is set aside in {self._set_aside(step)}.")
         return state_lib.from_items(found, state), found["iterator"]
+
+    def _differing(self, step: int, items: Collection[str] = ()) -> str:
+        """See `checksums.check`; one process reads the files, for all."""
+        wrong = ""
+        if self._looks and not paths.is_remote(self._folder):
+            wrong = checksums.check(self._folder / str(step), items)
+        return processes.gather("damage", wrong)[0]
 
     def _set_aside(self, step: int) -> paths.Path:
         """Moves a damaged checkpoint out of the way; returns where it is."""
@@ -285,6 +294,9 @@ class Checkpoints:
         """Reads some items of the last checkpoint; see `restore`."""
         step = self._manager.latest_step()
         where = self._folder / str(step)
+        # `restore` has compared all of them.
+        if not iterator and (wrong := self._differing(step, items)):
+            raise row_files.damaged(where, wrong)
         try:
             saved = self._manager.item_metadata(step)
             shapes = {name: shapes_lib.flat(saved[name].tree) for name in items}
@@ -293,7 +305,9 @@ class Checkpoints:
         for name, item in items.items():
             shapes_lib.check(where, shapes[name], shapes_lib.flat(item))
         args = {
-            name: ocp.args.PyTreeRestore(item, restore_args=_restore_args(item))
+            name: ocp.args.PyTreeRestore(
+                item, restore_args=row_files.tree_restore_args(item)
+            )
             for name, item in items.items()
         }
         if iterator:
@@ -304,33 +318,16 @@ class Checkpoints:
             raise row_files.damaged(where, self._named(str(error))) from error
 
 
-def _save_args(tree: dict[str, PyTree]) -> PyTree:
-    return {
-        field: jax.tree.map(
-            row_files.save_args
-            if field in row_files.FIELDS
-            else lambda _: ocp.SaveArgs(),
-            value,
-        )
-        for field, value in tree.items()
-    }
-
-
-def _restore_args(tree: dict[str, PyTree]) -> PyTree:
-    return {
-        field: jax.tree.map(
-            lambda x, strict=field not in row_files.FIELDS: (
-                ocp.ArrayRestoreArgs(
-                    sharding=x.sharding,
-                    global_shape=x.shape,
-                    dtype=x.dtype,
-                    strict=strict,
-                )
-            ),
-            value,
-        )
-        for field, value in tree.items()
-    }
+def is_whole(workdir: str | os.PathLike, step: int) -> bool:
+    """Returns whether a workdir's checkpoint is as it was written."""
+    folder = paths.absolute(paths.make(workdir))
+    folder = folder / workdir_lib.CHECKPOINTS / str(step)
+    wrong = ""
+    if jax.process_index() == 0:
+        wrong = completeness.missing(folder, _ARRAYS)
+        if not wrong and not paths.is_remote(folder):
+            wrong = checksums.check(folder)
+    return not processes.gather("whole", wrong)[0]
 
 
 def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
@@ -344,7 +341,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       UserError: if there is no checkpoint, or it is damaged or of another
         shape than its config says.
     """
-    step = workdir_lib.trained_step(workdir)
+    workdir_lib.trained_step(workdir)  # Is there one?
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
     config = workdir_lib.read_config(workdir)
     model = factory.make_model(config.model, jnp.dtype(config.precision))
@@ -356,10 +353,14 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
         {"batch_stats": {}, **wanted},
     )
+    with Checkpoints(workdir, writes=False) as checkpoints:
+        # A run that trains may have saved another one since.
+        step = checkpoints.latest_step()
+        variables = checkpoints.read({"model": wanted})["model"]
     return Trained(
         config=config,
         model=model,
-        variables=load_variables(workdir, wanted),
+        variables=variables,
         category_ids=workdir_lib.read_categories(workdir),
         step=step,
     )

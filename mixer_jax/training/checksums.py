@@ -12,7 +12,7 @@ import contextlib
 import json
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mixer_jax import paths
@@ -31,8 +31,12 @@ def note(folder: Path) -> None:
     paths.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
 
 
-def check(folder: Path) -> str:
+def check(folder: Path, items: Collection[str] = ()) -> str:
     """Compares the files of a folder with what was noted.
+
+    Args:
+      folder: of the checkpoint.
+      items: the folders in it whose files are compared; all files if empty.
 
     Returns:
       What is wrong with one of them, in a few words; "" if nothing is, or if
@@ -40,10 +44,17 @@ def check(folder: Path) -> str:
     """
     try:
         noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        noted = {
+            name: [int(size), int(total)]
+            for name, (size, total) in noted.items()
+            if not items or name.partition("/")[0] in items
+        }
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{FILE} cannot be read: {error}"
+    except (AttributeError, TypeError):
+        return f"{FILE} holds no checksums"
     try:
         # Sizes first: they cost nothing.
         for name, (size, _) in noted.items():

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorboardX
 from jax.sharding import Mesh
 
+from mixer_jax import paths
 from mixer_jax.runtime import files, terminal
 
 METRICS = "metrics.jsonl"
@@ -22,18 +24,32 @@ TENSORBOARD = "tensorboard"
 def keep_until(path: pathlib.Path, step: int) -> None:
     """Drops the lines after `step`, which the run is about to write again.
 
-    A last line that a killed run left unfinished is dropped too.
+    A line that a killed run left unfinished, or that was damaged, is dropped
+    too.
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
+    kept = [
+        line + "\n"
+        for line, figures in read_lines(path)
+        if figures["step"] <= step
+    ]
     files.write_text(path, "".join(kept))
+
+
+def read_lines(path: paths.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the lines of a `metrics.jsonl` and their figures.
+
+    A line that is being written, was cut or damaged is left out.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.split("\n"):
+        try:
+            figures = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(figures, dict) and isinstance(figures.get("step"), int):
+            yield line, figures
 
 
 def memory_used(mesh: Mesh) -> dict[str, float]:

@@ -28,7 +28,7 @@ from mixer_jax.training import (
 )
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoints import Checkpoints, is_whole
 from mixer_jax.training.clock import (
     CHECKPOINT,
     COMPILE,
@@ -86,7 +86,9 @@ def train(
     mesh = mesh or mesh_lib.make_mesh()
     paths.check(workdir)
     setup.check_start(config, workdir, prefix)
-    if workdir_lib.latest_step(workdir) == config.steps:
+    # One that is damaged is set aside below, and its steps done again.
+    finished = workdir_lib.latest_step(workdir) == config.steps
+    if finished and is_whole(workdir, config.steps):
         workdir_lib.check_config(workdir, config, prefix)
         origins.check_names(workdir, config)
         origins.check_table(workdir, config.data, prefix)

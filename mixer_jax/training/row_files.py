@@ -18,6 +18,7 @@ import tensorstore
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
+from mixer_jax.training import checksums
 from mixer_jax.training import workdir as workdir_lib
 
 # Of the state: those that hold such arrays.
@@ -59,6 +60,9 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     where = paths.absolute(
         paths.make(workdir) / workdir_lib.CHECKPOINTS / str(step)
     )
+    differs = not paths.is_remote(where) and checksums.check(where, (PROXIES,))
+    if differs:
+        raise damaged(where, differs)
     try:
         store = tensorstore.open(
             {
@@ -95,6 +99,32 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
             yield block.astype(np.float32, copy=False)
 
     return SavedProxies(step, category_ids, dim, blocks())
+
+
+def tree_save_args(tree: dict[str, Any]) -> Any:
+    """Returns how the arrays of a checkpoint's item are saved."""
+    return {
+        field: jax.tree.map(
+            save_args if field in FIELDS else lambda _: ocp.SaveArgs(), value
+        )
+        for field, value in tree.items()
+    }
+
+
+def tree_restore_args(tree: dict[str, Any]) -> Any:
+    """Returns how they are read; rows may be padded or cut."""
+    return {
+        field: jax.tree.map(
+            lambda x, strict=field not in FIELDS: ocp.ArrayRestoreArgs(
+                sharding=x.sharding,
+                global_shape=x.shape,
+                dtype=x.dtype,
+                strict=strict,
+            ),
+            value,
+        )
+        for field, value in tree.items()
+    }
 
 
 def save_args(array: jax.Array) -> ocp.SaveArgs:
@@ -158,6 +188,12 @@ class DamagedError(UserError):
 
 def damaged(where: paths.Path, reason: str) -> DamagedError:
     """Returns what to say of a checkpoint that cannot be read."""
+    if not where.exists():
+        return DamagedError(
+            f"The checkpoint {where} was removed while it was being read, as "
+            "a run in training does once it has newer ones.",
+            "Start this command again.",
+        )
     lines = reason.strip().splitlines() or ["for no reason that was given"]
     return DamagedError(
         f"The checkpoint {where} is damaged and cannot be read "

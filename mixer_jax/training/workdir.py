@@ -1,12 +1,13 @@
 """A run's folder: whose it is, before anything is computed in it."""
 
+import hashlib
 import json
 import os
 import pathlib
 import secrets
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,14 +30,69 @@ _TOKENIZER_FILE = "tokenizer.json"
 _MARK = ".shared-"
 
 
-def _read(path: paths.Path) -> Any:
+# What of an origin is read by name, with the keys that each has.
+_NOTED = {
+    "split": ("samples", "rows"),
+    "trained": ("samples", "rows", "images", "sizes"),
+    "folders": (),
+    "init_from": ("run", "step"),
+    "places": (),
+}
+
+
+def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
+    """Returns what a file of the workdir holds.
+
+    Raises:
+      UserError: if it is missing, no JSON, of another type, or not ours.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except paths.failures() as error:
-        raise UserError(
-            f"{path} is missing or damaged ({error}). Restore it from a copy, "
-            "or train again in another folder."
-        ) from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, kind) or not is_ours(found):
+            raise ValueError("it is not what training writes there")
+        return found
+    except (*paths.failures(), RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: paths.Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is missing or damaged ({error}). Restore it from a copy, "
+        "or train again in another folder."
+    )
+
+
+def _is_config(found: dict[str, Any]) -> bool:
+    """Returns whether what is a section of a config is one here too."""
+    default = config_lib.defaults()
+
+    def fits(value: Any, like: Any) -> bool:
+        if not isinstance(like, ConfigDict):
+            return not isinstance(value, dict)
+        return isinstance(value, dict) and all(
+            fits(value[key], like[key]) for key in value if key in like
+        )
+
+    return fits(found, default)
+
+
+def _is_categories(found: list[Any]) -> bool:
+    return all(isinstance(name, str) for name in found) and len(
+        set(found)
+    ) == len(found)
+
+
+def _is_origin(found: dict[str, Any]) -> bool:
+    for name, keys in _NOTED.items():
+        part = found.get(name) or {}
+        if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
+            return False
+    return all(
+        isinstance(place, dict)
+        and place.keys() >= {"given", "absolute"}
+        and all(isinstance(path, str) for path in place.values())
+        for place in (found.get("places") or {}).values()
+    )
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
@@ -182,7 +238,8 @@ def prepare(
             paths.write(workdir / CATEGORIES, text)
             old = read_origin(workdir).get("places", {})
             places = places_lib.record(workdir, config, old)
-            write_origin(workdir, (origin or {}) | {"places": places})
+            noted = {"places": places, "categories": _hash(category_ids)}
+            write_origin(workdir, (origin or {}) | noted)
             _copy_tokenizer(workdir, config.data.tokenizer)
     except paths.failures() as error:
         raise UserError(
@@ -251,7 +308,8 @@ def read_config(
 
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
     """Returns the config of `workdir` with the keys that there were then."""
-    return config_lib.from_dict(_read(paths.make(workdir) / CONFIG))
+    path = paths.make(workdir) / CONFIG
+    return config_lib.from_dict(_read(path, dict, _is_config))
 
 
 def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -260,7 +318,7 @@ def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
     with paths.reaching(path):
         if not path.exists():
             return {}
-    return _read(path)
+    return _read(path, dict, _is_origin)
 
 
 def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
@@ -288,8 +346,23 @@ def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 
 def read_categories(workdir: str | os.PathLike) -> list[str]:
-    """Returns the category ids of `workdir`, in the order of their labels."""
-    return _read(paths.make(workdir) / CATEGORIES)
+    """Returns the category ids of `workdir`, in the order of their labels.
+
+    Raises:
+      UserError: if they are not those that it was trained on.
+    """
+    path = paths.make(workdir) / CATEGORIES
+    found = _read(path, list, _is_categories)
+    noted = read_origin(workdir).get("categories")
+    if noted and noted != _hash(found):
+        raise _damaged(path, ValueError("it was changed after the training"))
+    return found
+
+
+def _hash(category_ids: Sequence[str]) -> str:
+    """Returns what tells lists of category ids apart, and their orders."""
+    text = json.dumps(list(category_ids))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def features_folder(

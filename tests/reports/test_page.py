@@ -127,6 +127,31 @@ def test_logs_are_read_as_far_as_they_are_whole(tmp_path):
     assert page.read_log(tmp_path / "no") == {}
 
 
+def test_what_is_damaged_in_a_log_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "loss": 2.0}\n\xff\n3\n'
+        b'{"loss": 1}\n{"step": 4, "loss": 5}'
+    )
+    assert page.read_log(tmp_path) == {"loss": ([1, 4], [2.0, 5])}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+def test_a_damaged_note_of_a_simulation_is_said(tmp_path, text):
+    note = tmp_path / "simulation.json"
+    assert not page.is_simulation(note)
+    note.write_text('{"simulation": true}')
+    assert page.is_simulation(note)
+    note.write_text(text, "latin-1")
+    with pytest.raises(UserError, match=r"simulation\.json"):
+        page.is_simulation(note)
+
+
+def test_a_note_in_another_encoding_is_shown_all_the_same(tmp_path):
+    (tmp_path / "note.md").write_text("by Ren\xe9", "latin-1")
+    assert page.read_note(tmp_path / "note.md").startswith("by Ren")
+    assert page.read_note(tmp_path / "no.md") == ""
+
+
 def test_categories_of_a_stage_are_no_quality(tmp_path):
     path = tmp_path / "categories.json"
     path.write_text('["a", "b"]')

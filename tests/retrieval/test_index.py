@@ -116,7 +116,8 @@ def test_one_split_and_unreadable_images(colour_run, colours):
         index.build(run, root / "colours.csv", mesh, "nothing")
 
 
-def test_nothing_else_is_overwritten(made, tmp_path):
+def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # What cannot be written is kept there.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="other things"):

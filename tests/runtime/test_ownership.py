@@ -294,13 +294,29 @@ def test_a_folder_that_was_removed_is_lost(tmp_path):
             owner.check()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\0"])
+WRONG_KINDS = json.dumps({name: [1] for name in owner_record.Record._fields})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"host": 1}',
+        b"\0",
+        b"\x87\xff",
+        b"[" * 100_000,
+        WRONG_KINDS.encode(),
+    ],
+    ids=lambda text: text[:8].hex(),
+)
 def test_a_damaged_record_is_old_or_young_like_any_other(
     tmp_path, no_waiting, text
 ):
     leave(tmp_path)
     path = tmp_path / owner_store.RECORD.format("")
-    path.write_text(text)
+    path.write_bytes(text)
     os.utime(path, (1, 1))
     with ownership.hold(tmp_path, "--workdir"):
         assert json.loads(path.read_text())["process"] == os.getpid()

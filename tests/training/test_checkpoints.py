@@ -365,7 +365,9 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
     flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with (
         checkpoints_lib.Checkpoints(tmp_path) as saved,
-        pytest.raises(UserError, match=r"3 is damaged.*checksum"),
+        pytest.raises(
+            UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
+        ),
     ):
         saved.restore(state_lib.abstract(state, mesh))
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
@@ -402,6 +404,39 @@ def test_load_model(tmp_path, toy, tiny_config):
     jax.tree.map(
         np.testing.assert_array_equal, trained.variables, dict(variables)
     )
+
+
+def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
+    state, mesh = make_state(2)
+    save(tmp_path, state)
+    workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
+    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
+        checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+
+
+def test_the_step_of_a_model_is_that_of_what_was_read(
+    tmp_path, toy, tiny_config, monkeypatch
+):
+    """A run in training saves another checkpoint while it is being read."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
+    variables = toy.init_variables(model, tiny_config, jax.random.key(3))
+    state = make_state(2)[0].replace(
+        params=variables["params"], batch_stats=variables["batch_stats"]
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state, step=5)
+    workdir.prepare(tmp_path, tiny_config, ["a", "b"])
+    real = workdir.trained_step
+
+    def trained_step(folder):
+        step = real(folder)
+        save(tmp_path, state, step=6)
+        return step
+
+    monkeypatch.setattr(workdir, "trained_step", trained_step)
+    assert checkpoints_lib.load_model(tmp_path).step == 6
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path):

@@ -47,3 +47,19 @@ def test_a_folder_that_never_comes_is_not_waited_for(folder):
     noting = checksums.Noting()
     noting.begin(folder.with_name("other"))
     noting.finish()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"a": 3}', '{"a": [1]}', "[" * 9**6]
+)
+def test_checksums_of_another_form_are_damaged(folder, text):
+    (folder / checksums.FILE).write_text(text)
+    assert checksums.check(folder).startswith(checksums.FILE)
+
+
+def test_the_items_that_are_read_are_compared(folder):
+    checksums.note(folder)
+    (folder / "a").write_bytes(b"alphb")
+    assert checksums.check(folder, ["part"]) == ""
+    (folder / "part" / "b").write_bytes(b"beta")
+    assert checksums.check(folder, ["part"]) == "part/b has 4 of 4000 bytes"

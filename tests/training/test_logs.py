@@ -91,3 +91,12 @@ def test_tensorboard_files_are_written(tmp_path):
     content = events.read_bytes()
     assert b"samples_per_second" in content
     assert b"loss" in content
+
+
+def test_a_resumed_run_keeps_what_can_be_read(tmp_path):
+    path = tmp_path / logs.METRICS
+    path.write_bytes(
+        b'{"step": 1}\n\xff\x00\n[3]\n{"step": 2}\n{"step": 3}\n{"step": 4'
+    )
+    logs.keep_until(path, 2)
+    assert lines(tmp_path) == [{"step": 1}, {"step": 2}]

@@ -110,6 +110,24 @@ def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
     assert checkpoints.load_model(tmp_path).step == 8
 
 
+def test_a_finished_stage_that_was_damaged_is_mended(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.checkpoint.every = 1
+    tiny_config.checkpoint.keep = 2
+    last, _ = train(tiny_config, tmp_path)
+    step = tmp_path / "checkpoints" / str(tiny_config.steps)
+    path = max(
+        (path for path in (step / "proxies").rglob("d/*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    again, said = train(tiny_config, tmp_path)
+    assert "bytes). It is set aside in" in said
+    equal(last.proxies, again.proxies)
+    assert train(tiny_config, tmp_path)[0] is None
+
+
 def test_a_workdir_of_any_name_trains_and_goes_on(
     toy, tiny_config, tmp_path, steps
 ):

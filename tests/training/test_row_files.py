@@ -12,7 +12,7 @@ import tensorstore
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
-from mixer_jax.training import row_files, workdir
+from mixer_jax.training import checksums, row_files, workdir
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoints import Checkpoints
 
@@ -108,6 +108,9 @@ def test_what_does_not_hold_together_is_said(save_run, proxies):
     folder = save_run("run", proxies)
     ids = folder / workdir.CATEGORIES
     ids.write_text(json.dumps([str(i) for i in range(62)]))
+    with pytest.raises(UserError, match=r"json .* changed after the training"):
+        row_files.open_proxies(folder)
+    (folder / workdir.ORIGIN).unlink()  # as of a run that noted nothing
     with pytest.raises(UserError, match=r"62 categories.* 61 proxies"):
         row_files.open_proxies(folder)
     ids.write_text("[")
@@ -138,6 +141,10 @@ def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):
     ).result()
     assert store.list().result() == [b".zarray", b"0.0", b"1.0"]
     store.delete_range(tensorstore.KvStore.KeyRange("1.0", "1.1")).result()
+    with pytest.raises(UserError, match="4 is damaged"):
+        row_files.open_proxies(folder)
+    # The same where none were noted.
+    (folder / "checkpoints" / "4" / checksums.FILE).unlink()
     blocks = row_files.open_proxies(folder).blocks
     with pytest.raises(UserError, match="4 is damaged"):
         list(blocks)
@@ -153,3 +160,26 @@ def test_objects_are_no_smaller_than_chunks(monkeypatch):
         (ocp.SaveArgs(chunk_byte_size=400), 1000),
     ):
         assert row_files.object_size(arrays, {"a": args}) == size
+
+
+def test_a_bit_that_flipped_is_noticed(save_run, proxies):
+    folder = save_run("run", proxies)
+    assert next(row_files.open_proxies(folder).blocks).any()
+    step = folder / workdir.CHECKPOINTS / "4"
+    files = [path for path in (step / "proxies").rglob("d/*")]
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="differs from its checksum"):
+        row_files.open_proxies(folder)
+
+
+def test_a_checkpoint_that_a_run_removed_is_not_called_damaged(
+    save_run, proxies
+):
+    folder = save_run("run", proxies)
+    blocks = row_files.open_proxies(folder).blocks
+    shutil.rmtree(folder / workdir.CHECKPOINTS / "4")
+    with pytest.raises(UserError, match=r"was removed while .* Start this"):
+        list(blocks)

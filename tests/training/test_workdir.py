@@ -120,3 +120,37 @@ def test_marks_of_runs_that_were_killed_are_removed(
             "categories.json",
             "origin.json",
         }
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "[" * 100_000])
+@pytest.mark.parametrize("name", [workdir.CONFIG, workdir.ORIGIN])
+def test_json_of_another_kind_is_damaged_too(started, name, content):
+    (started / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
+        workdir.read_config(started)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (workdir.CONFIG, {"model": 3}),
+        (workdir.CONFIG, {"steps": {"a": 3}}),
+        (workdir.ORIGIN, {"places": [1]}),
+        (workdir.ORIGIN, {"places": {"data.table": "a"}}),
+        (workdir.ORIGIN, {"places": {"data.table": {"given": "a"}}}),
+        (workdir.ORIGIN, {"trained": {"samples": 3}}),
+    ],
+)
+def test_what_lacks_its_parts_is_damaged(started, name, content):
+    (started / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
+        workdir.read_config(started)
+
+
+@pytest.mark.parametrize(
+    "content", [["a"], ["b", "a"], ["a", "a"], [1, 2], {"a": 1, "b": 2}, 7]
+)
+def test_categories_are_those_of_the_training(started, content):
+    (started / workdir.CATEGORIES).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"categories.json is missing or dam"):
+        workdir.read_categories(started)
