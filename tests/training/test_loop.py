@@ -1,5 +1,6 @@
 """A stage from its first step to its last, interrupted or not."""
 
+import gc
 import io
 import json
 import multiprocessing
@@ -252,6 +253,7 @@ def test_a_run_resumes_on_its_content_alone(
     steps.kill_at = 4
     with pytest.raises(KilledError):
         train(tiny_config, tmp_path / "run")
+    gc.collect()
     (tmp_path / "d0").rename(tmp_path / "d1")
     image = tmp_path / "d1" / "query-0-0.png"
     os.utime(image, ns=(1, 1))
@@ -261,6 +263,7 @@ def test_a_run_resumes_on_its_content_alone(
     tiny_config.data.table = str(tmp_path / "d1" / "." / "table.csv")
     with pytest.raises(UserError, match="some image files have other bytes"):
         train(tiny_config, tmp_path / "run")
+    gc.collect()  # Nothing reads the first generation any more.
     image.write_bytes(content)
     steps.kill_at = None
     state, said = train(tiny_config, tmp_path / "run")
