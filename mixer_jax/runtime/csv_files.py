@@ -1,7 +1,7 @@
-"""CSV files: read by Arrow batch by batch, and written so that they read back.
+"""Reads CSV files in batches, and writes CSV that reads back unchanged.
 
-Only needs PyArrow. Arrow parses fast but names no lines; where it fails,
-Python's parser reads the file again to name the line at fault.
+Only needs PyArrow. Arrow parses fast but its errors have no line numbers; if it
+fails, Python's parser reads the file again to find the invalid line.
 """
 
 import codecs
@@ -19,17 +19,17 @@ import pyarrow.csv
 
 from mixer_jax.errors import UserError
 
-BLOCK = 16 << 20  # bytes in a batch; a row must fit into one
+BLOCK = 16 << 20  # bytes per batch, and the maximum size of a row
 
 # Python's default limit of a cell, 128 KiB, applies to the whole process.
 csv.field_size_limit(sys.maxsize)
 
-# Cells that some reader would change, strip or take for a line's end.
+# Cells that some reader would alter, strip or parse as the end of a line.
 _QUOTED = (
     r'[",\x00-\x1f\x7f\x{85}\x{2028}\x{2029}\x{feff}]'
     r"|^[\s\p{Z}]|[\s\p{Z}]$"
 )
-# How files begin that are no UTF-8 text, whatever their suffix says.
+# First bytes of files that are not UTF-8 text, whatever their suffix.
 _KINDS = (
     (codecs.BOM_UTF32_LE, "UTF-32 text"),
     (codecs.BOM_UTF32_BE, "UTF-32 text"),
@@ -42,7 +42,7 @@ _KINDS = (
 
 
 class RecordError(Exception):
-    """A record that is no CSV: the line that it starts on, and the reason."""
+    """A malformed record: the line that it starts on, and the reason."""
 
     def __init__(self, line: int, reason: str):
         super().__init__(line, reason)
@@ -56,12 +56,11 @@ def batches(
 
     Args:
       path: the file.
-      select: from the header and the path to the columns that are read; may
-        raise.
-      block: the bytes in a batch.
+      select: maps the header and the path to the columns to read; may raise.
+      block: the bytes per batch.
 
     Raises:
-      UserError: names file and line of what is wrong.
+      UserError: names the file and the line of the error.
     """
     header = _header(path, block)
     columns = select(header, path)
@@ -95,7 +94,7 @@ def batches(
 
 
 def encode(batch: pa.RecordBatch | pa.Table) -> str:
-    """Returns the lines of rows of strings, each cell quoted if need be."""
+    """Returns rows of strings as lines of CSV, with cells quoted as needed."""
     cells = [_quoted(column, batch.num_columns) for column in batch.columns]
     lines = pc.binary_join_element_wise(*cells, ",")
     if (pc.max(pc.binary_length(lines)).as_py() or 0) + 2 > BLOCK:
@@ -107,7 +106,7 @@ def encode(batch: pa.RecordBatch | pa.Table) -> str:
 
 
 def encode_header(names: Sequence[str]) -> str:
-    """Returns the first line of a file."""
+    """Returns the header line of a file."""
     row = [pa.array([name], pa.string()) for name in names]
     return encode(pa.RecordBatch.from_arrays(row, [""] * len(row)))
 
@@ -115,13 +114,13 @@ def encode_header(names: Sequence[str]) -> str:
 def records(
     lines: Iterable[str], delimiter: str = ",", *, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line that each record starts on, from 1, and its cells.
+    """Yields each record's cells and the line it starts on, counted from 1.
 
     Args:
-      lines: with their ends, as a file opened with newline="" gives them. A
-        lone carriage return ends a line too, as for every reader of CSV.
+      lines: lines with their endings, as from a file opened with newline="". A
+        lone carriage return ends a line too, as in every CSV reader.
       delimiter: the character between two cells.
-      strict: whether a quote without its end, or with text after it, is an
+      strict: whether an unclosed quote, or text after a closing quote, is an
         error.
 
     Raises:
@@ -136,7 +135,7 @@ def records(
             return
         except csv.Error as error:
             raise RecordError(start, str(error)) from error
-        if cells:  # An empty line is no record.
+        if cells:  # Empty lines are not records.
             yield start, cells
         start = reader.line_num + 1
 
@@ -158,12 +157,12 @@ def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
 
 
 def _open(path: str | os.PathLike) -> io.TextIOBase:
-    # Wrong bytes are reported elsewhere, with their line.
+    # `_check_utf8` reports invalid bytes with their line.
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _header(path: Path, block: int) -> list[str]:
-    """Returns the first record, looking at no more than a block."""
+    """Returns the first record, reading at most one block."""
     with open(path, "rb") as file:
         start = file.read(block)
     for mark, kind in _KINDS:
@@ -190,7 +189,7 @@ def _no_csv(path: Path, kind: str) -> UserError:
 
 
 def _quoted(column: pa.Array, columns: int) -> pa.Array:
-    # The row of a lone empty cell would be an empty line, which is no row.
+    # In a table of one column, an unquoted empty cell would be an empty line.
     pattern = f"{_QUOTED}|^$" if columns == 1 else _QUOTED
     inside = pc.replace_substring(column, '"', '""')
     quoted = pc.binary_join_element_wise('"', inside, '"', "")
@@ -200,7 +199,7 @@ def _quoted(column: pa.Array, columns: int) -> pa.Array:
 def _check_end(path: Path, end: str, rows: int) -> None:
     """Raises a `UserError` if the last cell, `end`, lacks its closing quote.
 
-    Arrow takes all that follows such a quote as one cell, and says nothing.
+    Arrow silently reads everything after an unclosed quote as one cell.
     """
     raw = b'"' + end.encode().replace(b'"', b'""')
     size = path.stat().st_size
@@ -210,7 +209,7 @@ def _check_end(path: Path, end: str, rows: int) -> None:
     before = last[: -len(raw)]
     if not last.endswith(raw) or before not in (b",", b"\n", b"\r"):
         return
-    # The closing quote of a cell that is a line break looks the same.
+    # A last cell that is a quoted line break has the same bytes.
     (line,) = find_lines(path, [rows - 1])
     try:
         with _open(path) as lines:
@@ -220,12 +219,12 @@ def _check_end(path: Path, end: str, rows: int) -> None:
                 pass
     except RecordError as error:
         raise UserError(
-            f"{path}, line {line}: the row has a quote without its end."
+            f"{path}, line {line}: the row has an unclosed quote."
         ) from error
 
 
 def _explain(path: Path, header: Sequence[str], block: int) -> None:
-    """Raises a `UserError` at the first line that Arrow may have refused."""
+    """Raises a `UserError` for the first line that Arrow may have rejected."""
     with open(path, "rb") as file:
         _check_utf8(path, file)
     size = start = 0  # of the record that is being read
@@ -240,7 +239,7 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
             if size > block:
                 raise UserError(
                     f"{path}, line {start}: the row has more than {block} "
-                    "bytes; is there a quote without its end?"
+                    "bytes; is there an unclosed quote?"
                 )
             yield line
 
@@ -257,7 +256,7 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
 
 
 def _check_utf8(path: Path, lines: Iterable[bytes]) -> None:
-    """Raises a `UserError` at the first line that is not UTF-8."""
+    """Raises a `UserError` for the first line that is not UTF-8."""
     for number, line in enumerate(lines, start=1):
         try:
             line.decode()
