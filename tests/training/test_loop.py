@@ -141,7 +141,7 @@ def test_what_cannot_be_a_workdir_is_refused_before_any_data(
     tiny_config.data.table = "nowhere.csv"
     name = {"in a file": "file/run", "long": "x" * 256}.get(kind, kind)
     with pytest.raises(
-        UserError, match=r"cannot be (written|looked)"
+        UserError, match=r"cannot be (written|listed)"
     ) as caught:
         train(tiny_config, tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
