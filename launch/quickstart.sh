@@ -6,7 +6,7 @@
 # Makes .venv, draws the emoji, simulates a click log, finds categories in it,
 # trains the three stages, measures them on categories that were not trained
 # on, and writes runs/quickstart/report/index.html. Run it again to go on
-# where it was interrupted, by Ctrl-C or SIGTERM (exit code 75). --dry-run
+# where it was interrupted by Ctrl-C or SIGTERM (exit code 75). --dry-run
 # prints every command and runs none. --smoke does all of it in little, in
 # runs/smoke: it shows that it works, and no more.
 

@@ -64,10 +64,12 @@ class Settings:
         for name, lowest in dict(neighbours=1, min_samples=2, k=0).items():
             if (value := getattr(self, name)) < lowest:
                 flag = _flag(name)
-                raise UserError(f"{flag} is {value}; it must be >= {lowest}.")
+                raise UserError(
+                    f"{flag} is {value}; it must be {lowest} or more."
+                )
         if self.max_size != 0 and self.max_size < 2:
             raise UserError(
-                f"--max-size is {self.max_size}; it must be >= 2, or 0 for "
+                f"--max-size is {self.max_size}; it must be 2 or more, or 0 for "
                 "categories of any size."
             )
         return self

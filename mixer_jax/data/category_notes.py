@@ -92,20 +92,20 @@ def sentences(
       alike: the number of category IDs that look like an earlier one.
       examples: pairs of such IDs.
     """
-    said = []
+    messages = []
     if one_role:
-        said.append(
+        messages.append(
             f"{one_role:,} training categories have only queries or only "
             "documents; training matches none of their queries with a document."
         )
     if alike:
         shown = ", ".join(f"{b!r} beside {a!r}" for a, b in examples[:_LISTED])
-        said.append(
+        messages.append(
             f"{alike:,} category IDs differ from another only in whitespace, "
             f"case, Unicode normal form or a number's zeros ({shown}); they "
             "are trained as different categories."
         )
-    return said
+    return messages
 
 
 def _hash_keys(names: pd.Series) -> np.ndarray:

@@ -122,9 +122,9 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
     """Moves the current generation's files into place; removes the others."""
     generation = _pointed(folder)
     if generation is not None:
-        said = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
         for name in kind.names:
-            if name not in said["names"]:
+            if name not in pointer["names"]:
                 _remove(folder / name)
             elif (generation / name).exists():
                 if not (generation / name).is_file():
@@ -155,15 +155,15 @@ def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
         if path.is_file():
             files.settle(path)
     names = sorted(path.name for path in draft.iterdir())
-    said = {"generation": draft.name, "names": names}
-    files.write_text(folder / _POINTER, json.dumps(said) + "\n")
+    pointer = {"generation": draft.name, "names": names}
+    files.write_text(folder / _POINTER, json.dumps(pointer) + "\n")
 
 
 def _pointed(folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder named by the pointer file; None without one."""
     try:
-        said = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
-        return folder / said["generation"]
+        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+        return folder / pointer["generation"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

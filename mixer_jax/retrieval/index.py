@@ -135,7 +135,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
       UserError: if the folder holds anything else or cannot be written.
     """
     count, dim = index.embeddings.shape
-    said = {
+    meta = {
         "workdir": places.save(index.workdir, folder),
         "images": places.save(index.images, folder),
         "step": index.step,
@@ -147,7 +147,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
         tables.write(index.documents, draft / DOCUMENTS)
-        (draft / INDEX).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+        (draft / INDEX).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, save_files, rescue=True)
 
@@ -175,11 +175,11 @@ def load(
             f"There is no index in {folder}; make one with {_COMMAND}."
         )
     try:
-        said = json.loads(found(INDEX).read_text("utf-8"))
-        workdirs = places.load(said["workdir"], folder)
-        roots = places.load(said.get("images", "."), folder)
-        step, fingerprint = int(said["step"]), str(said.get("fingerprint", ""))
-        shape = (said["N"], said["D"])
+        meta = json.loads(found(INDEX).read_text("utf-8"))
+        workdirs = places.load(meta["workdir"], folder)
+        roots = places.load(meta.get("images", "."), folder)
+        step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
+        shape = (meta["N"], meta["D"])
         embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
         if embeddings.shape != shape or len(documents) != len(embeddings):

@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_whole_table_is_refused(tmp_path):
     with pytest.raises(UserError, match="without Parquet files"):
         tables.read(tmp_path / "none.parquet", layout)
     path.rename(tmp_path / "t.csv")
-    with pytest.raises(UserError, match="only a table of Parquet files"):
+    with pytest.raises(UserError, match="only Parquet tables"):
         tables.read(tmp_path / "t.csv", layout)
 
 
