@@ -28,16 +28,16 @@ install_apart() {
   run mv "$venv/$package.draft" "$venv/$package"
 }
 
-# All at once, as a package keeps one core busy with unpacking.
+# In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
-  # With it among the packages, JAX looks for a TPU in every command, and prints
+  # Installed in .venv, it makes JAX look for a TPU in every command, and print
   # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
     install_apart "$libtpu" --no-deps &
     pids+=($!)
   fi
-  # With it among the packages, every command loads it.
+  # Installed in .venv, every command would import it.
   install_apart torch==2.13.0 &
   pids+=($!)
   # Its pins hold back pillow, protobuf, pyarrow and python-dateutil.

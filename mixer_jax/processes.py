@@ -34,7 +34,7 @@ WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
 _POLL = 0.5  # seconds between two looks for an end
-_PATIENCE = 2.0  # seconds to wait for each action of `leaving`
+_ACTION_TIMEOUT = 2.0  # seconds to wait for each action of `leaving`
 _ECHO = 3.0  # seconds that the reason of another's end may take to arrive
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
@@ -307,7 +307,7 @@ def _leave(code: int) -> NoReturn:
         # the process alive.
         thread = threading.Thread(target=action, daemon=True)
         thread.start()
-        thread.join(_PATIENCE)
+        thread.join(_ACTION_TIMEOUT)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

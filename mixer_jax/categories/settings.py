@@ -69,8 +69,8 @@ class Settings:
                 )
         if self.max_size != 0 and self.max_size < 2:
             raise UserError(
-                f"--max-size is {self.max_size}; it must be 2 or more, or 0 for "
-                "categories of any size."
+                f"--max-size is {self.max_size}; it must be 2 or more, or 0 "
+                "for categories of any size."
             )
         return self
 

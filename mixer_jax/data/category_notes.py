@@ -8,7 +8,7 @@ import pandas as pd
 from mixer_jax.data import rules
 from mixer_jax.runtime import similar
 
-_LISTED = 3  # pairs of IDs that a note lists
+_MAX_PAIRS = 3  # pairs of IDs that a note lists
 
 
 def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
@@ -99,7 +99,9 @@ def sentences(
             "documents; training matches none of their queries with a document."
         )
     if alike:
-        shown = ", ".join(f"{b!r} beside {a!r}" for a, b in examples[:_LISTED])
+        shown = ", ".join(
+            f"{b!r} beside {a!r}" for a, b in examples[:_MAX_PAIRS]
+        )
         messages.append(
             f"{alike:,} category IDs differ from another only in whitespace, "
             f"case, Unicode normal form or a number's zeros ({shown}); they "

@@ -60,8 +60,8 @@ _SIGNATURES = (
     ("PPM", 0, b"P6\n"),
     ("ICO", 0, b"\0\0\1\0"),
 )
-# Display names of formats whose Pillow name is unusual.
-_CALLED = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+# Titles of formats whose Pillow name is unusual.
+_TITLES = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
 # (phrase, offset, bytes) of file formats that are not images.
 _FOREIGN = (
     ("a PDF document", 0, b"%PDF"),
@@ -90,7 +90,7 @@ _FOREIGN = (
 )
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
-_HEAD = 1024  # bytes that are inspected to describe a text
+_HEAD_BYTES = 1024  # bytes that are inspected to describe a text
 _DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
 # What of Pillow is there only where it was built with it.
@@ -164,7 +164,7 @@ def identify(content: bytes) -> str | None:
             name != "BMP" or _is_bmp(content)
         ):
             return name
-    head = content[:_HEAD].lower()
+    head = content[:_HEAD_BYTES].lower()
     return "SVG" if b"<svg" in head and not _HTML.search(head) else None
 
 
@@ -173,7 +173,7 @@ def describe(content: bytes) -> str:
     if not content:
         return "an empty file"
     if name := identify(content):
-        name = _CALLED.get(name, name)
+        name = _TITLES.get(name, name)
         article = "an" if name[0] in "AEIS" else "a"
         return f"{article} {name} picture"
     for phrase, place, signature in _FOREIGN:
@@ -190,7 +190,7 @@ def _is_bmp(content: bytes) -> bool:
 
 
 def _describe_text(content: bytes) -> str | None:
-    head = content[:_HEAD].removeprefix(b"\xef\xbb\xbf").strip()
+    head = content[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "plain text"
     if _HTML.search(head.lower()):
@@ -220,7 +220,7 @@ def _describe_base64(text: bytes) -> str:
     name = identify(inner)
     if name is None:
         return "text, perhaps base64"
-    return f"base64 text instead of the {_CALLED.get(name, name)} file's bytes"
+    return f"base64 text instead of the {_TITLES.get(name, name)} file's bytes"
 
 
 def _decodes(name: str) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _DRAFT = ".partial-"
-_ABANDONED = 24 * 3600  # seconds until another host's draft counts as stale
+_STALE = 24 * 3600  # seconds until another host's draft counts as stale
 
 
 class Hold:
@@ -104,7 +104,7 @@ def _may_be_abandoned(folder: Path) -> bool:
     if folder.name.startswith(_prefix()):
         return True
     with contextlib.suppress(OSError):
-        return time.time() - folder.stat().st_mtime > _ABANDONED
+        return time.time() - folder.stat().st_mtime > _STALE
     return False
 
 

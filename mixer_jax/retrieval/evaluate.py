@@ -127,7 +127,9 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
         yield Block(rows, top, scores, positions)
 
 
-def _shown(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
+def _with_progress(
+    queries: Samples, documents: Samples, mesh: Mesh
+) -> Iterator[Block]:
     """Yields the blocks of `rank` and shows the progress."""
     total = len(queries.categories)
     with progress.show("Ranking the documents of queries", total) as count:
@@ -150,7 +152,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     group_q, group_d = _codes(queries.groups, documents.groups)
     answerable = 0
     result = {name: metrics.Mean() for name in MEASURES}
-    for rows, top, _, positions in _shown(queries, documents, mesh):
+    for rows, top, _, positions in _with_progress(queries, documents, mesh):
         category = category_q[rows]
         top_category = np.where(top >= 0, category_d[top], -2)
         top_group = np.where(top >= 0, group_d[top], -2)

@@ -37,7 +37,7 @@ _REMEDY = (
     "name the workdir of its model with --workdir=FOLDER, or rebuild the index "
     f"with {_COMMAND}."
 )
-_TRIED = 100  # maximum number of pictures to look for in each folder
+_MAX_TRIED = 100  # maximum number of pictures to look for in each folder
 
 
 class Index(NamedTuple):
@@ -249,7 +249,7 @@ def _find_images(
                 "with --images=FOLDER."
             )
         return paths.absolute(root)
-    names = [name for name in documents["image"] if name][:_TRIED]
+    names = [name for name in documents["image"] if name][:_MAX_TRIED]
     for root in roots:
         if any(os.path.isfile(root / name) for name in names):
             return root

@@ -42,8 +42,8 @@ MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_NEEDED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
-_SEARCHES = 8  # concurrent searches; further ones wait without a thread
+_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
 
 class Searcher:
@@ -135,7 +135,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     documents = searcher.index.documents
     page = _render(searcher.index, max_megabytes)
     reader = uploads.Reader(max_megabytes)
-    limiter = anyio.CapacityLimiter(_SEARCHES)
+    limiter = anyio.CapacityLimiter(_MAX_SEARCHES)
 
     async def home(request: Request) -> HTMLResponse:
         return HTMLResponse(page)
@@ -222,7 +222,7 @@ def refusal(content: bytes, error: images.UnreadableImageError) -> str:
         return f"This is {what} that cannot be read: it is {error.kind}."
     if error.kind == faults.NO_AREA:
         return f"This is {what} that cannot be read: it has {error.kind}."
-    return f"This is {what}; {_NEEDED}."
+    return f"This is {what}; {_SUPPORTED}."
 
 
 def run(app: Starlette, listener: socket.socket) -> None:

@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
-_AT_ONCE = 16  # uploads of the maximum size that fit into memory together
+_MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
 _FORM = "multipart/form-data"
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # of a form besides its file; bytes
 
@@ -78,7 +78,7 @@ class Reader:
             self._held += len(chunk)
             if count.bytes > self._limit:
                 raise HTTPException(413, self._large)
-            if self._held > _AT_ONCE * self._limit:
+            if self._held > _MAX_UPLOADS * self._limit:
                 raise HTTPException(
                     503,
                     "Too many concurrent uploads; try again in a moment.",

@@ -32,7 +32,7 @@ UNREAD = 128 + signal.SIGPIPE  # as a shell reports a program that it ended
 INTERRUPTION = "Interrupted. All files are intact; rerun the command to resume."
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Transient system errors, as on network file systems: a restart may succeed.
-_PASSING = {
+_TRANSIENT = {
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -40,7 +40,7 @@ _PASSING = {
     errno.EINTR,
     errno.ENOTCONN,
 }
-_AGAIN = 0.05  # seconds until a lost interrupt is sent again
+_RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 
 
@@ -97,7 +97,7 @@ def _run(work: Callable[[], None]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and _is_unread():
+        if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
         ending = explain(error)
         if ending is None:
@@ -120,7 +120,7 @@ def explain(error: BaseException) -> Ending | None:
             where = os.fsdecode(where)
         what = "The output" if where is None else f"{where}"
         hint = "; make room" if error.errno in NO_ROOM else ""
-        code = CRASHED if error.errno in _PASSING else WRONG
+        code = CRASHED if error.errno in _TRANSIENT else WRONG
         return Ending(f"error: {what}: {error.strerror}{hint}.", code)
     return None
 
@@ -135,7 +135,7 @@ def say(ending: Ending) -> None:
         print(ending.message, file=sys.stderr, flush=True)
 
 
-def _is_unread() -> bool:
+def _is_closed_by_reader() -> bool:
     """Returns whether standard output is a pipe without a reader."""
     try:
         file = sys.stdout.fileno()
@@ -191,7 +191,7 @@ def _not_ignored() -> Iterator[None]:
         for number in SIGNALS:
             if signal.getsignal(number) is leave:
                 signal.signal(number, _interrupt)
-        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(_RETRY, os.kill, (os.getpid(), signal.SIGTERM))
         again.append(timer)
         timer.start()
 

@@ -30,7 +30,7 @@ _QUOTED = (
     r"|^[\s\p{Z}]|[\s\p{Z}]$"
 )
 # First bytes of files that are not UTF-8 text, whatever their suffix.
-_KINDS = (
+_SIGNATURES = (
     (codecs.BOM_UTF32_LE, "UTF-32 text"),
     (codecs.BOM_UTF32_BE, "UTF-32 text"),
     (codecs.BOM_UTF16_LE, "UTF-16 text"),
@@ -165,23 +165,23 @@ def _header(path: Path, block: int) -> list[str]:
     """Returns the first record, reading at most one block."""
     with open(path, "rb") as file:
         start = file.read(block)
-    for mark, kind in _KINDS:
+    for mark, kind in _SIGNATURES:
         if start.startswith(mark):
-            raise _no_csv(path, kind)
+            raise _not_csv(path, kind)
     text = start.decode("utf-8-sig", errors="replace")
     lines = io.StringIO(text, newline="")
     header = next((cells for _, cells in records(lines)), None)
     if header is None:
         raise UserError(f"The table {path} is empty.")
     if any("\0" in name for name in header):
-        raise _no_csv(path, "UTF-16 text or a binary file")
+        raise _not_csv(path, "UTF-16 text or a binary file")
     if any("\ufffd" in name for name in header):
         with open(path, "rb") as file:
             _check_utf8(path, file)
     return header
 
 
-def _no_csv(path: Path, kind: str) -> UserError:
+def _not_csv(path: Path, kind: str) -> UserError:
     return UserError(
         f"{path} cannot be read: it is {kind}, and a .csv must be UTF-8 text "
         "with commas between the cells; save it again as CSV UTF-8."

@@ -22,7 +22,7 @@ from mixer_jax.runtime import command
 
 Writer = Callable[[pathlib.Path], object]
 
-_LONGEST = 64  # bytes of the file's name that are kept in its draft's name
+_MAX_NAME_BYTES = 64  # of the file name that the draft's name keeps
 _DRAFT = ".draft"
 
 
@@ -44,7 +44,7 @@ def write(
     target = resolve(path)
     with made(target.parent):
         if not one_of_many:
-            _remove_left_behind(target)
+            _remove_stale_drafts(target)
         draft, lock = _begin(target)
         try:
             writer(draft)
@@ -153,7 +153,7 @@ def check(path: str | os.PathLike, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _untried(what, path, error) from error
+        raise _check_failed(what, path, error) from error
 
 
 def check_folder(folder: str | os.PathLike, what: str) -> None:
@@ -170,7 +170,7 @@ def check_folder(folder: str | os.PathLike, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _untried(what, folder, error) from error
+        raise _check_failed(what, folder, error) from error
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
@@ -241,11 +241,11 @@ def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 def _stem(target: pathlib.Path) -> str:
     """Returns the common prefix of the names of a file's drafts."""
-    name = os.fsencode(target.name)[:_LONGEST]
+    name = os.fsencode(target.name)[:_MAX_NAME_BYTES]
     return f".{name.decode(errors='ignore')}."
 
 
-def _remove_left_behind(target: pathlib.Path) -> None:
+def _remove_stale_drafts(target: pathlib.Path) -> None:
     """Removes drafts of a file that no process is writing."""
     pattern = glob.escape(_stem(target)) + "?" * 12 + _DRAFT
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
@@ -280,7 +280,9 @@ def _try(folder: pathlib.Path) -> None:
         file.flush()
 
 
-def _untried(what: str, path: str | os.PathLike, error: Exception) -> UserError:
+def _check_failed(
+    what: str, path: str | os.PathLike, error: Exception
+) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
         f"{what} cannot be written to {os.fspath(path)}: {reason}; name "

@@ -62,7 +62,7 @@ class Folder:
                 os.close(file)
                 return False
             if _is_at(file, self._lock_path):
-                _FILES.add(file)
+                _LOCK_FILES.add(file)
                 self._file = file
                 return True
             os.close(file)  # The previous owner has removed the lock file.
@@ -107,7 +107,7 @@ class Folder:
         if file is not None:
             with contextlib.suppress(OSError):
                 self._lock_path.unlink()
-            _FILES.discard(file)
+            _LOCK_FILES.discard(file)
             os.close(file)
         with contextlib.suppress(OSError):  # The folder may not be empty.
             while self._made:
@@ -141,7 +141,7 @@ class Bucket:
         self._name = RECORD.format(part)
         self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
         self._version: bytes | None = None  # of this owner's last write
-        self._nothing: bytes | None = None  # the version of a missing record
+        self._no_record: bytes | None = None  # if there is no record
 
     def lock(self) -> bool:
         """See `ownership`: buckets have no locks."""
@@ -151,7 +151,7 @@ class Bucket:
         """Returns the record as it is now."""
         found = self._store.read(self._name).result()
         if found.state != "value":
-            self._nothing = found.stamp.generation
+            self._no_record = found.stamp.generation
             return Seen(None, None, lambda: 0.0)
         text = found.value.decode(errors="replace")
         return Seen(owner_record.parse(text), found.stamp.generation, self._age)
@@ -161,7 +161,7 @@ class Bucket:
         stamp = self._store.write(
             self._name,
             owner_record.to_json(record).encode(),
-            if_equal=version or self._nothing,
+            if_equal=version or self._no_record,
         ).result()
         if stamp.generation:
             self._version = stamp.generation
@@ -196,18 +196,18 @@ class Bucket:
             probe.unlink()
 
 
-_FILES: set[int] = set()  # locked by this process
+_LOCK_FILES: set[int] = set()  # locked by this process
 
 
-def _let_go() -> None:
+def _close_lock_files() -> None:
     """Closes the lock files in a child, which must not keep the locks."""
-    for file in _FILES:
+    for file in _LOCK_FILES:
         with contextlib.suppress(OSError):
             os.close(file)
-    _FILES.clear()
+    _LOCK_FILES.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_lock_files)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

@@ -33,7 +33,7 @@ BEAT = 10.0  # seconds between two heartbeats
 STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
 
 _POLL = 1.0  # seconds between two reads of a record that may be stale
-_DYING = 0.05  # seconds between two checks of a process that is being killed
+_POLL_DYING = 0.05  # seconds between two checks of a process being killed
 
 
 class LostError(UserError):
@@ -179,7 +179,7 @@ def _lock(store: Folder | Bucket) -> bool | None:
         there = store.read().record
         if there is None or not there.is_of_this_machine() or there.is_alive():
             return None
-        time.sleep(_DYING)
+        time.sleep(_POLL_DYING)
 
 
 def _wait_until_free(

@@ -64,9 +64,9 @@ class Layout:
             return
         lines = [f"The {self.name} {path} has wrong columns."]
         for name in unknown if self.exact else ():
-            lines.append(f"Unknown column {name!r}{_meant(name, missing)}")
+            lines.append(f"Unknown column {name!r}{_suggestion(name, missing)}")
         for name in missing:
-            hint = "" if self.exact else _meant(name, unknown)
+            hint = "" if self.exact else _suggestion(name, unknown)
             lines.append(f"Missing column {name!r}{hint}")
         lines += [f"Duplicate column {name!r}" for name in twice]
         if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
@@ -332,7 +332,7 @@ def _lines(table: pa.Table) -> Iterator[str]:
         yield csv_files.encode(pa.RecordBatch.from_arrays(texts, names))
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def _suggestion(name: str, known: Sequence[str]) -> str:
     plain = {other.strip().lower(): other for other in known}
     near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
     if near:

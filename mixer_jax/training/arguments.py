@@ -76,7 +76,7 @@ def load_config(text: str) -> ConfigDict:
       UserError: if the file does not exist or does not return a config.
     """
     file, arguments = _split(text)
-    with _explained(file), _beside(file):
+    with _explaining_errors(file), _importing_from_folder(file):
         loader = importlib.machinery.SourceFileLoader(_MODULE, file)
         spec = importlib.util.spec_from_loader(_MODULE, loader)
         module = importlib.util.module_from_spec(spec)
@@ -232,7 +232,7 @@ def _check_arguments(
 
 
 @contextlib.contextmanager
-def _explained(file: str) -> Iterator[None]:
+def _explaining_errors(file: str) -> Iterator[None]:
     """Turns exceptions of a config file into errors that name the line."""
     try:
         yield
@@ -255,7 +255,7 @@ def _explained(file: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(file: str) -> Iterator[None]:
+def _importing_from_folder(file: str) -> Iterator[None]:
     """Lets a file import modules from its own folder, as a script can."""
     folder = os.path.dirname(os.path.abspath(file))
     sys.path.insert(0, folder)

@@ -184,7 +184,7 @@ def fill(
         name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names
     }
     position, whole = 0, 0
-    for parts in _shown(make(rows), len(rows), " and ".join(names)):
+    for parts in _with_progress(make(rows), len(rows), " and ".join(names)):
         here = rows[position:][: len(parts[names[0]])]
         for name, values in parts.items():
             array = arrays[name]
@@ -204,7 +204,9 @@ def fill(
         _write_sums(folder, names[0], sums)
 
 
-def _shown(made: Iterator[Arrays], rows: int, what: str) -> Iterator[Arrays]:
+def _with_progress(
+    made: Iterator[Arrays], rows: int, what: str
+) -> Iterator[Arrays]:
     """Yields the arrays and shows the progress."""
     with progress.show(f"Making {what}", rows) as count:
         for parts in made:

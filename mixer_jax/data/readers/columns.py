@@ -101,7 +101,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
       given: values of --column, as in ["text=title", "image=file"].
 
     Raises:
-      UserError: if a column of ours is unknown, given twice, or missing.
+      UserError: if one of our columns is unknown, given twice, or missing.
     """
     mapping: dict[str, str] = {}
     for pair in given:
