@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
 _FORM = "multipart/form-data"
-_MAX_FIELDS, _MAX_FIELD = 16, 4096  # of a form besides its file; bytes
+_MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
 
 
 class Upload(NamedTuple):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 from mixer_jax.errors import UserError
 
 DONE, CRASHED, WRONG, HUNG, INTERRUPTED = 0, 1, 2, 70, 75
-UNREAD = 128 + signal.SIGPIPE  # as a shell reports a program that it ended
+UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
 
 INTERRUPTION = "Interrupted. All files are intact; rerun the command to resume."
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -68,7 +68,7 @@ class Folder:
             os.close(file)  # The previous owner has removed the lock file.
 
     def read(self) -> Seen:
-        """Returns the record as it is now."""
+        """Reads the stored record."""
         try:
             # Opening a file refreshes its attributes on network file systems.
             with open(self._path, encoding="utf-8") as file:
@@ -81,7 +81,7 @@ class Folder:
         return Seen(owner_record.parse(text), version, age)
 
     def write(self, record: Record, version: Any) -> bool:
-        """Replaces the record, whatever its version is."""
+        """Replaces the record; ignores the version."""
         del version
         draft = self.folder / f".owner-{record.token}"
         try:
@@ -148,7 +148,7 @@ class Bucket:
         return False
 
     def read(self) -> Seen:
-        """Returns the record as it is now."""
+        """Reads the stored record."""
         found = self._store.read(self._name).result()
         if found.state != "value":
             self._no_record = found.stamp.generation

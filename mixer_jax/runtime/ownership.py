@@ -191,7 +191,7 @@ def _wait_until_free(
     """Returns the record to replace; None if its owner is alive.
 
     Args:
-      seen: the record as it is now.
+      seen: the stored record.
       locked: whether this process has locked the folder.
       store: of the record.
       say: see `hold`.
