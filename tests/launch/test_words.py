@@ -195,7 +195,7 @@ def test_no_value_leaves_its_place_in_the_job_set(nasty):
 @pytest.mark.parametrize(
     ("script", "variables", "words", "said"),
     [
-        ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "neither"),
+        ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "leading"),
         ("hosts.sh", {"HOSTS": "a;id"}, ["status"], "only letters"),
         ("hosts.sh", {"HOSTS": " "}, ["status"], "names no host"),
         ("hosts.sh", {"NAME": "../.."}, ["status"], "only letters"),
