@@ -205,7 +205,7 @@ class Run:
 
 @contextlib.contextmanager
 def ending(begun: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Kills what is left of the processes at the end, and if it fails."""
+    """Kills the remaining processes on exit, even if the block raises."""
     try:
         yield
     finally:

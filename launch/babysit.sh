@@ -10,9 +10,9 @@
 # It gives up after --max-restarts in a row without progress: a later checkpoint
 # in --workdir, which may be gs://...; without a workdir, a 75. --backoff is the
 # seconds before the first restart; each waits twice as long as the one before.
-# SIGTERM, SIGINT, SIGQUIT and SIGHUP reach COMMAND as SIGTERM, once, and end
-# the loop; SIGUSR1 reaches it as itself; the exit code is COMMAND's. Started by
-# nohup or in the background of a script, SIGTERM ends it in any case. --dry-run
+# SIGTERM, SIGINT, SIGQUIT and SIGHUP are sent to COMMAND as SIGTERM, once, and
+# end the loop; SIGUSR1 is passed on; the exit code is COMMAND's. SIGTERM also
+# ends a babysitter started by nohup or in the background of a script. --dry-run
 # prints COMMAND and does not run it.
 #
 #   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
@@ -34,7 +34,7 @@ while (($#)); do
     --stop-at=*)
       stop_at=${1#*=}
       if [[ ! $stop_at =~ ^[1-9][0-9]{0,11}$ ]]; then
-        reject "$1 is no time."
+        reject "$1 is not a time."
       fi
       ;;
     --)

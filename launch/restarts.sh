@@ -34,7 +34,7 @@ read_restart_option() {
 # curriculum's, the sum over its stages, each in a folder of its own.
 latest_step() {
   local folder=${1%/} paths
-  trap '' INT # In a process of its own, which Ctrl-C must not end.
+  trap '' INT # Ctrl-C must not end this subshell.
   if [[ $folder == gs://* ]]; then
     # Two commands: where one matches nothing, it prints an error alone.
     paths=$(
@@ -77,7 +77,7 @@ remember_step() {
   local reason=""
   if [[ $workdir == gs://* ]]; then
     if [[ -z $(type -P gcloud) ]]; then reason="gcloud is not installed"; fi
-    # gcloud has no way to quote them.
+    # gcloud cannot escape wildcards.
     if [[ $workdir == *[][*?]* ]]; then reason="it has a wildcard"; fi
   fi
   if [[ -n $reason ]]; then

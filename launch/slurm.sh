@@ -62,7 +62,7 @@ if ! $in_job; then
   gpus=()
   if ((GPUS > 0)); then gpus=("--gpus-per-node=$GPUS"); fi
   split_words SBATCH_OPTIONS
-  need_program sbatch "this is to be run where Slurm's commands are"
+  need_program sbatch "run this on a machine with Slurm's commands"
   if ! $dry_run; then make_folder runs/launch; fi
   run sbatch "--job-name=${NAME:-mixer_jax}" "--nodes=$NODES" \
     "--ntasks-per-node=$tasks" ${gpus[@]+"${gpus[@]}"} ${TIME:+"--time=$TIME"} \

@@ -6,8 +6,8 @@
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
 # ones too. PyTorch is installed for the originals that they compare with,
 # Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
-# --dry-run prints every command and runs none. Ctrl-C or SIGTERM ends all that
-# it started (exit code 75).
+# --dry-run prints every command and runs none. Ctrl-C or SIGTERM ends all
+# started processes (exit code 75).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -16,8 +16,8 @@ read_options "$@"
 
 make_environment
 
-# Installs the package $1 into a folder of its own, which is there when it is
-# whole. What follows are options for pip.
+# Installs the package $1 into a separate folder, created atomically. The other
+# arguments are options for pip.
 install_apart() {
   local package=$1
   shift
@@ -28,16 +28,16 @@ install_apart() {
   run mv "$venv/$package.draft" "$venv/$package"
 }
 
-# All at once, as a package keeps one core busy with unpacking.
+# In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
-  # With it among the packages, JAX looks for a TPU in every command, and prints
+  # Installed in .venv, it makes JAX look for a TPU in every command, and print
   # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
     install_apart "$libtpu" --no-deps &
     pids+=($!)
   fi
-  # With it among the packages, every command loads it.
+  # Installed in .venv, every command would import it.
   install_apart torch==2.13.0 &
   pids+=($!)
   # Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
@@ -63,6 +63,6 @@ say "Running the tests"
 # Three keep two cores busy: many tests wait for processes that they started. In
 # their own order, the longest files do not come last, when the other cores have
 # nothing left to do.
-stop_signal=INT # pytest then ends what the tests have started.
+stop_signal=INT # On SIGINT, pytest ends the processes of the tests.
 run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
   --no-loadscope-reorder

@@ -12,10 +12,10 @@
 # it there, run starts the training on all of them and leaves it running.
 # babysit does all three as they are needed, and again after a pre-emption or a
 # failure, until the run finishes (0) or its input is wrong (2); --max-restarts
-# and --backoff are those of babysit.sh. Told to end, it finishes what it is at,
-# unless it is told again, and leaves run and pod as they are (75). stop has the
-# run save and end, profile has every host capture a profile, delete gives the
-# pod back. --dry-run prints every command and runs none.
+# and --backoff are those of babysit.sh. A signal ends it after the current
+# step, a second one at once; run and pod are left unchanged (75). stop makes
+# the run save and end, profile makes every host capture a profile, delete
+# deletes the pod. --dry-run prints every command and runs none.
 #
 # In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
 # (gs://...); whatever is missing is explained. DATA=gs://... is copied into
@@ -173,8 +173,8 @@ find_state() {
   fi
 }
 
-# Prints how the run is on all hosts, as worker.sh on each says. It has a
-# process of its own, which Ctrl-C must not end: what it says would be missed.
+# Prints the state of the run on all hosts, from worker.sh. It runs in a
+# subshell that ignores Ctrl-C, which would lose the output.
 look() {
   local hosts
   trap '' INT
@@ -257,7 +257,7 @@ babysit() {
   local before="" known_once=false
   started=false seen="" unknown=0
   supervise_runs
-  stop_signal=0 # What is begun on some hosts is ended on all.
+  stop_signal=0 # A command begun on some hosts is finished on all.
   remember_step
   until $told_to_stop; do
     find_state

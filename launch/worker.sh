@@ -78,7 +78,7 @@ write() { # a whole file or none of it
 }
 
 setup() {
-  if [[ -n $data ]]; then need_program gcloud "the data comes by it"; fi
+  if [[ -n $data ]]; then need_program gcloud "it downloads the data"; fi
   if ! find_python >/dev/null; then
     say "Python here is older than 3.11; bringing $wanted_python"
     run python3 -m pip install --quiet --user "$uv"
@@ -114,7 +114,7 @@ start() {
     return
   fi
   if [[ -z $(type -P "$1") ]]; then
-    reject "there is no program $1 to run, seen from $PWD."
+    reject "there is no program $1 to run in $PWD."
   fi
   if running; then
     fail "process $pid of $name still runs; stop it, or end it, first."
@@ -156,7 +156,7 @@ status() {
   echo "worker $(uname -n):$name $said"
 }
 
-# Sends the process a signal, unless it is gone.
+# Sends the process a signal, unless it has ended.
 send() { try kill "-$1" "$pid" 2>/dev/null || true; }
 
 end() {

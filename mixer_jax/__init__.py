@@ -2,8 +2,8 @@
 
 import sys
 
-# True while Python looks for the module of `python -m`: from here on a command
-# of ours can be interrupted.
+# True while Python locates the module of `python -m`: from here on, signals
+# interrupt a command of this package.
 if sys.argv[:1] == ["-m"]:
     from mixer_jax.runtime import command
 

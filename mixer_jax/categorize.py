@@ -33,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
     add("--size", type=int, default=128, help="pixels that images are read at")
-    add("--max-skipped", type=float, default=0.01, help="share unreadable")
+    add(
+        "--max-skipped",
+        type=float,
+        default=0.01,
+        help="maximum share of unreadable images",
+    )
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)

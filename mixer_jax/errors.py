@@ -4,12 +4,12 @@ from mixer_jax.runtime.text import printable
 
 
 class UserError(ValueError):
-    """Something the user can mend: what was wrong, where, what would work.
+    """An error the user can fix: what is wrong, where, and what would work.
 
-    Commands print its sentence and exit with code 2, without a traceback. Its
-    text prints everywhere: control characters of user text in it are escaped.
+    Commands print its message and exit with code 2, without a traceback.
+    Control characters in the message are escaped.
     """
 
     def __str__(self) -> str:
-        """Returns the sentence."""
+        """Returns the message, with control characters escaped."""
         return printable(super().__str__())

@@ -4,8 +4,8 @@
         [--stage=stage3] [--model="image only=runs/image_only"]
 
 The workdir is a curriculum's or a stage's. `--stage` and `--model` may be
-repeated; each value is taken whole. Rows are added to its
-`metrics.json`, in place of rows of the same model, stage, split and gallery.
+repeated. Rows are added to its `metrics.json`, replacing rows of the same
+model, stage, split and gallery.
 """
 
 import argparse
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--workdir", required=True, help="a curriculum's folder or a stage's")
     repeated = {"action": "append", "default": []}
-    add("--stage", **repeated, help="may be repeated; default all there are")
-    add("--model", **repeated, help="NAME=WORKDIR to measure as well; likewise")
+    add("--stage", **repeated, help="stage to measure, repeatable; default all")
+    add("--model", **repeated, help="NAME=WORKDIR of another model, repeatable")
     add("--table", default="", help="sample table; default the config's")
-    add("--training-table", default="", help="of --baselines, if it was moved")
+    add("--training-table", default="", help="of --baselines, if moved")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
     add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)

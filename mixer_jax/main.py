@@ -3,8 +3,8 @@
     python -m mixer_jax.main --config=configs/stage2.py:runlocal \
         --workdir=runs/local/stage2 [--config.any.key=value] [--dry-run]
 
-The same command again goes on from the last checkpoint, also where workdir and
-data were moved: their content is what counts. `--dry-run` checks the config and
+The same command resumes from the last checkpoint, even if workdir and data were
+moved: only their content is compared. `--dry-run` checks the config and
 the data, compiles the step and prints what would be trained; with
 `--categories=N` it needs no data. Several processes are one run; where they do
 not find each other by themselves (they do on TPU VM pods, GKE's TPU slices and

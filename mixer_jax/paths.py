@@ -33,7 +33,7 @@ from mixer_jax.runtime import files
 Path = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
-_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # in names of folders; see `plain`
+_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # folder names; see `plain`
 _PLAIN_OBJECT = re.compile(r"[A-Za-z0-9._/=,@~:-]*")  # see `check`
 _OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
@@ -44,7 +44,7 @@ def make(name: str | os.PathLike) -> Path:
     Raises:
       UserError: if it is elsewhere than on this machine or in a bucket of
         Google Cloud Storage, or in a bucket and the extra `gcs` is missing,
-        or its name is not text.
+        or its name is not UTF-8.
     """
     text = os.fspath(name)
     _check_text(text)
@@ -75,8 +75,8 @@ def _check_text(name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"The name {name!a} is not UTF-8, which files of a run name "
-            "it in; rename the folder."
+            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
+            "of a run; rename the folder."
         ) from error
 
 
@@ -109,9 +109,9 @@ def local(name: str | os.PathLike, what: str) -> pathlib.Path:
 
 
 def glob(folder: Path, pattern: str) -> list[Path]:
-    """Returns what lies in a folder, by a pattern of its name below it.
+    """Returns the entries of a folder that match a pattern.
 
-    The folder's own name is no pattern, whatever is in it.
+    Special characters in the folder's own name are taken literally.
     """
     if is_remote(folder):
         folder = epath.Path(glob_lib.escape(os.fspath(folder)))
@@ -127,11 +127,11 @@ def write(path: Path, text: str) -> None:
 
 
 def deliver(path: Path, text: str, what: str) -> None:
-    """Writes a text that took long to make; see `files.deliver`.
+    """Writes a text that took long to compute; see `files.deliver`.
 
     Raises:
-      UserError: if it cannot be written there; names the file that has it
-        instead.
+      UserError: if it cannot be written; names the file where it was saved
+        instead, if any.
     """
     if not is_remote(path):
         files.deliver(path, files.text_writer(text), what)
@@ -142,12 +142,12 @@ def deliver(path: Path, text: str, what: str) -> None:
         kept = files.rescue(path.name, files.text_writer(text))
         raise UserError(
             f"{what} cannot be written to {path}: {reason(error)}."
-            + (f" It is in {kept} instead." if kept else "")
+            + (f" The result was saved as {kept}." if kept else "")
         ) from error
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raises a `UserError` unless a file can be written, see `files.check`."""
+    """Raises a `UserError` unless a file can be written; see `files.check`."""
     if is_remote(path):
         check(path.parent)
     else:
@@ -189,18 +189,18 @@ def kvstore(path: Path) -> dict[str, Any]:
 
 
 def plain(path: Path) -> Path:
-    """Returns a name of a folder that every library takes as it is.
+    """Returns a path to a folder without characters special to libraries.
 
-    Orbax and TFDS take `[`, `*` and `?` in a folder's name for a pattern, and
-    TensorStore takes a backslash for a slash. A local folder whose name has
-    anything but letters, digits and the most usual signs is named by a file
-    descriptor, which is kept open: that name is good in this process alone.
+    Orbax and TFDS parse `[`, `*` and `?` in a folder's name as a pattern, and
+    TensorStore parses a backslash as a slash. If the name of a local folder has
+    such characters, the result is `/proc/self/fd/N` of a file descriptor that
+    stays open; it is valid in this process only.
 
     Args:
-      path: of a folder; one that does not exist is returned unchanged.
+      path: of a folder; returned unchanged if it does not exist.
 
     Raises:
-      UserError: if this system has no such names.
+      UserError: if this system has no `/proc/self/fd`.
     """
     if is_remote(path):
         return path
@@ -215,9 +215,8 @@ def plain(path: Path) -> Path:
     name = pathlib.Path(f"/proc/self/fd/{known}")
     if not name.is_dir():
         raise UserError(
-            f"{path} has characters in its name that the libraries behind this "
-            "take for a pattern; name a folder with letters, digits, spaces "
-            "and any of ._-=+,@~ alone."
+            f"{path} has characters that are parsed as a pattern; use only "
+            "letters, digits, spaces and any of ._-=+,@~ in the folder's name."
         )
     return name
 
@@ -280,10 +279,10 @@ def reaching(path: Path) -> Iterator[None]:
 def check(path: Path) -> None:
     """Checks that a bucket is there and this process may write to it.
 
-    A folder's name must be one that all libraries find again: patterns, spaces
-    and characters with a meaning in addresses are none.
+    A folder's name may only have characters that all libraries treat alike: no
+    wildcards, spaces or characters that are special in URLs.
 
-    Nothing is checked of a local path.
+    A local path is not checked.
 
     Raises:
       UserError: if it is not so.
@@ -292,9 +291,9 @@ def check(path: Path) -> None:
         return
     if not _PLAIN_OBJECT.fullmatch(str(path)):
         raise UserError(
-            f"{path} cannot be used: the libraries that reach a bucket do not "
-            "agree on other characters than ASCII letters, digits and any of "
-            "._-=,@~: in a name. Name another folder in the bucket."
+            f"{path} cannot be used: a name in a bucket may only have ASCII "
+            "letters, digits and any of ._-=,@~: in it. Name another folder in "
+            "the bucket."
         )
     from google.api_core.exceptions import NotFound
     from google.cloud import storage

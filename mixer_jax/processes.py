@@ -34,7 +34,7 @@ WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
 _POLL = 0.5  # seconds between two looks for an end
-_PATIENCE = 2.0  # seconds for each of the last actions of a process
+_ACTION_TIMEOUT = 2.0  # seconds to wait for each action of `leaving`
 _ECHO = 3.0  # seconds that the reason of another's end may take to arrive
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
@@ -179,9 +179,9 @@ def gather(name: str, value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def leaving(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` if the process ends within the block, and all others do.
+    """Calls `action` if `end_all` ends the processes within the block.
 
-    Such an end does not unwind the stack; see `end_all`.
+    `end_all` does not unwind the stack.
     """
     _LEAVING.append(action)
     try:
@@ -303,10 +303,11 @@ def _part(code: int) -> NoReturn:
 def _leave(code: int) -> NoReturn:
     """Ends the process without waiting for the others."""
     for action in _LEAVING:
-        # What hangs, as a network file system may, must not keep the process.
+        # An action that hangs, such as on a network file system, must not keep
+        # the process alive.
         thread = threading.Thread(target=action, daemon=True)
         thread.start()
-        thread.join(_PATIENCE)
+        thread.join(_ACTION_TIMEOUT)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -4,9 +4,9 @@
     python -m mixer_jax.report --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
 
-Of a run it shows what its folder holds: measures, examples by the last stage's
-model, curves and monitors, the quality of the categories. Of categories, as
-categorize wrote them, it shows how good they are and which ones are not.
+For a run, it shows the contents of its folder: measures, examples by the last
+stage's model, curves, monitors and the quality of the categories. For the
+output of categorize, it shows the quality of the categories and the worst ones.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--workdir", help="the run's folder")
     what.add_argument("--categories", help="categorize's --out")
     parser.add_argument("--table", default="", help="evaluated, if moved")
-    parser.add_argument("--training-table", default="", help="if it was moved")
+    parser.add_argument("--training-table", default="", help="if moved")
     parser.add_argument("--log", default="", help="categorize's --log")
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")

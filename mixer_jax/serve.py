@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
     add("--port", type=int, default=8000)
     add("--max-megabytes", type=float, default=20, help="largest picture")
-    add("--max-megapixels", type=float, default=50, help="likewise, decoded")
-    add("--workdir", default="", help="of the index's model, if it was moved")
-    add("--images", default="", help="folder of the pictures, likewise")
+    add("--max-megapixels", type=float, default=50, help="of a decoded upload")
+    add("--workdir", default="", help="of the index's model, if moved")
+    add("--images", default="", help="folder of the pictures, if moved")
     given = parser.parse_args(arguments)
     return command.run(lambda: _serve(given))
 
@@ -48,8 +48,8 @@ def _serve(given: argparse.Namespace) -> None:
         ) from error
     decode_memory.allow(given.max_megapixels, "--max-megapixels")
     index = index_lib.load(given.index, given.workdir, given.images)
-    if said := index_lib.missing_images(index):
-        print(f"warning: {said}", file=sys.stderr)
+    if message := index_lib.missing_images(index):
+        print(f"warning: {message}", file=sys.stderr)
     with server.listen(given.host, given.port) as listener:
         mesh = mesh_lib.make_mesh()
         trained = index_lib.load_model(index, mesh)
@@ -60,7 +60,7 @@ def _serve(given: argparse.Namespace) -> None:
             f"{server.address(listener)} (Ctrl-C ends)",
             flush=True,
         )
-        # uvicorn finishes what it answers, then hands the signal on.
+        # uvicorn finishes pending responses, then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(app, listener)
         print("Stopped.")

@@ -3,13 +3,12 @@
     python -m mixer_jax.sweep --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
 
-DIR is what categorize wrote to: its features are read, nothing is encoded
-again. Categories are found for a grid of --least, the affinity from which two
-samples are neighbours (DBSCAN's eps is 1 - least), and of --neighbours, how
-many are compared.
-Each grid point is measured by what a linear map of frozen features learns from
-it. Writes DIR/sweep.json, which python -m mixer_jax.report --categories=DIR
-draws.
+--categories is the output folder DIR of categorize, whose features are reused.
+Categories are found for a grid of --least, the minimum affinity of two
+neighbours (DBSCAN's eps is 1 - least), and --neighbours, the number of samples
+compared. Each grid point is measured by training a linear map of frozen
+features on its categories. Writes DIR/sweep.json, which
+python -m mixer_jax.report --categories=DIR plots.
 """
 
 import argparse
@@ -31,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--categories", required=True, help="categorize's --out")
     add("--log", default="", help="categorize's --log; found there if unset")
     add("--truth", help="categorize's --truth; without it later clicks judge")
-    add("--least", type=_numbers(float), help="affinities, as 0.35,0.45")
-    add("--neighbours", type=_numbers(int), help="numbers, as 5,10,20")
+    add("--least", type=_numbers(float), help="affinities, as in 0.35,0.45")
+    add("--neighbours", type=_numbers(int), help="numbers, as in 5,10,20")
     given = parser.parse_args(arguments)
     return command.run(lambda: _sweep(given))
 

@@ -39,7 +39,7 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
     check([run, f"--out={tmp_path / 'file'}"], "is a file")
-    check([run, f"--out={colour_run}"], "other things")
+    check([run, f"--out={colour_run}"], "other contents")
     check([run, f"--out={tmp_path / 'file' / 'out'}"], "cannot be written")
     check([f"--workdir={tmp_path / 'no'}", out], "no trained stage")
     check([f"--workdir={empty}", out], "no checkpoint")

@@ -1,7 +1,7 @@
 """Every command, interrupted at its start, in its middle and at its end.
 
-It says one sentence and ends with code 75. Nothing is half-written, what was
-there before stays, and the same command goes on.
+It prints one sentence and exits with code 75. No file is incomplete, what was
+there before stays, and the same command resumes.
 """
 
 import inspect

@@ -148,5 +148,5 @@ def test_a_system_without_other_names_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr(
         paths.pathlib.Path, "is_dir", lambda path: "[" in str(path)
     )
-    with pytest.raises(UserError, match="take for a pattern"):
+    with pytest.raises(UserError, match="parsed as a pattern"):
         paths.plain(tmp_path / "b[1]")

@@ -222,7 +222,7 @@ def test_a_process_that_ends_all_is_not_kept_by_what_it_does_last(
         if hangs:
             over.wait()
 
-    monkeypatch.setattr(processes, "_PATIENCE", 0.05 if hangs else 60.0)
+    monkeypatch.setattr(processes, "_ACTION_TIMEOUT", 0.05 if hangs else 60.0)
     monkeypatch.setattr(processes.os, "_exit", codes.append)
     with processes.leaving(last):
         processes.end_all("The table has no rows.", processes.WRONG)

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
     said = json.loads((made / "index.json").read_text())
     (made / "index.json").write_text(json.dumps(said | {"step": 3}))
     assert serve.main([f"--index={made}", "--port=0"]) == 2
-    assert "make the index again" in capsys.readouterr().err
+    assert "rebuild the index" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

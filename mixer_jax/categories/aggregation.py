@@ -45,7 +45,7 @@ class Job:
 
     Attributes:
       files: the event files; every worker must reach them.
-      queries, items: the files of the tables of the known IDs, likewise.
+      queries, items: the files of the tables of known IDs, likewise.
       parts: the folder that the workers write to, likewise.
       until: microseconds since 1970; events from then on are set aside.
       longest_session: events of sessions longer than this are left out.

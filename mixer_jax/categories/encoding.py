@@ -44,7 +44,7 @@ def encode(
     notes = identity.compare_notes(old, data).notes
     key = data.content(notes)
     if kept and str(kept["key"]) == key:
-        if not np.array_equal(kept["notes"], notes):  # Other times only.
+        if not np.array_equal(kept["notes"], notes):  # Only times differ.
             _replace(path, **kept | {"notes": notes})
         return _features(kept["image"], kept["text"], len(log.queries))
     begun = parts / key
@@ -71,7 +71,7 @@ def _replace(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file of `encode`; none if it is another."""
+    """Returns the arrays of a file written by `encode`; {} for other files."""
     if not path.is_file():
         return {}
     with np.load(path) as kept:
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
-    """Returns the identity of texts and images, wherever the files are."""
+    """Returns the identity of texts and images, independent of paths."""
     codes, files = pd.factorize(np.array(images, object))
     places = codes.astype(str).tolist()
     empty = [str(code) for code, file in enumerate(files) if not file]

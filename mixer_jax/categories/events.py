@@ -40,7 +40,7 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 # Beyond these, seconds are something else: milliseconds, a row's number.
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
-_EXACT = 2**53  # from which on a float may have lost digits
+_EXACT = 2**53  # floats of this size or more may have been rounded
 _BATCH = 16384  # rows of a Parquet file in memory at once
 # What readers raise where a file is cut or is not what its name says.
 _DAMAGE = (
@@ -148,9 +148,9 @@ def identity(value: Any, column: str) -> str:
     """
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, bytes) and value:  # a text, as Spark may write it
+    if isinstance(value, bytes) and value:  # Spark may write text as bytes.
         return value.decode()
-    # pandas turns integers into floats where some are missing.
+    # pandas turns integers into floats if some are missing.
     if isinstance(value, float) and abs(value) < _EXACT:
         value = int(value) if value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool):

@@ -44,8 +44,8 @@ def aggregate(
     """Writes the clicks table of a click log.
 
     Args:
-      files: names or patterns of event files, anywhere that Beam reads; a name
-        of a file that exists is no pattern.
+      files: names or patterns of event files, anywhere that Beam reads; the
+        name of an existing file is taken literally.
       out: the click log's folder, on this machine.
       queries: the table of queries; "" is the one in `out`.
       items: likewise.
@@ -69,8 +69,8 @@ def aggregate(
         there = out / name  # A Parquet file is replaced.
         if there.is_dir() or (there.suffix == ".csv" and there.exists()):
             raise UserError(
-                f"{there} is there already, and a click log has one table of "
-                "clicks; move it away, or name another folder as --out."
+                f"{there} exists already, and a click log has one table of "
+                "clicks; move it, or name another folder as --out."
             )
     place = f"{parts.rstrip('/') or out}/parts-{secrets.token_hex(4)}"
     _check_place(place)
@@ -134,7 +134,7 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
         if not found.metadata_list:
             raise UserError(
                 f"There is no file of events {pattern}."
-                + " In a pattern, [[] stands for [." * ("[" in pattern)
+                + " In a pattern, [[] matches [." * ("[" in pattern)
             )
         files |= {entry.path for entry in found.metadata_list}
     for path in files:
@@ -239,11 +239,11 @@ def _gather(place: str, name: str) -> pa.Table:
 
 
 def _check_place(place: str) -> None:
-    """Refuses a folder whose path Beam would take for a pattern."""
+    """Rejects a folder whose path Beam would parse as a pattern."""
     if set(place) & set("[*?"):
         raise UserError(
-            f"Beam cannot write into {os.path.dirname(place)}: its path has a "
-            "[, * or ?. Name another folder for the workers' parts, as --parts."
+            f"Beam cannot write to {os.path.dirname(place)}: its path has a [, "
+            "* or ?. Name another folder for the workers' parts as --parts."
         )
 
 
@@ -257,15 +257,14 @@ def _table(folder: Path, name: str) -> str:
     path = tables.find(folder, name)
     if path is None:
         raise UserError(
-            f"The click log {folder} has neither of {name}.csv and "
-            f"{name}.parquet; one of them is needed, or name a table as "
-            f"--{name}."
+            f"The click log {folder} has neither {name}.csv nor "
+            f"{name}.parquet; add one of them, or name a table as --{name}."
         )
     return str(path)
 
 
 def _files(table: str) -> tuple[str, ...]:
-    """Returns the files of a table; several if it is a folder of parts."""
+    """Returns the files of a table: one, or the parts of a folder."""
     if not os.path.isdir(table):
         return (table,)
     return tuple(map(str, parquet_files.parts(Path(table))))

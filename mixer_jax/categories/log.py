@@ -1,6 +1,7 @@
 """Reads a click log: queries, items and how often one was clicked for another.
 
-A log is three tables, each a CSV file, a Parquet file or a folder of such:
+A log is three tables, each a CSV file, a Parquet file or a folder of Parquet
+files:
 
   queries  query_id, image
   items    item_id, image, text          (image or text may be "", not both)

@@ -74,8 +74,8 @@ def read(
     alien = (found.keys() | left) - everyone
     if alien:
         raise UserError(
-            f"{folder} has a sample {min(alien)!r}, which is not in the click "
-            f"log {log}; name the log that categorize was given, as --log."
+            f"{folder} has a sample {min(alien)!r} that is not in the click "
+            f"log {log}; name the log given to categorize as --log."
         )
     kept = found.keys() | left
     if truth is not None:

@@ -58,17 +58,19 @@ class Settings:
             )
         if self.least is not None and not 0 < self.least <= 1:
             raise UserError(
-                f"--least is {self.least:g}; an affinity is above 0 and at "
-                "most 1. Leave it out to have it chosen from the data."
+                f"--least is {self.least:g}; it must be above 0 and at most 1. "
+                "Leave it out to choose it from the data."
             )
         for name, lowest in dict(neighbours=1, min_samples=2, k=0).items():
             if (value := getattr(self, name)) < lowest:
                 flag = _flag(name)
-                raise UserError(f"{flag} is {value}; it is {lowest} or more.")
+                raise UserError(
+                    f"{flag} is {value}; it must be {lowest} or more."
+                )
         if self.max_size != 0 and self.max_size < 2:
             raise UserError(
-                f"--max-size is {self.max_size}; it is 2 or more, or 0 for "
-                "categories of any size."
+                f"--max-size is {self.max_size}; it must be 2 or more, or 0 "
+                "for categories of any size."
             )
         return self
 

@@ -1,8 +1,7 @@
-"""The size of the frames that are coded in an AVIF file.
+"""Reads the size of the coded frames of an AVIF file.
 
-The container declares a size of its own, to which libavif scales the frames
-after they are decoded: a file of one kilobyte that declares 64 x 48 pixels can
-hold a frame of 16384 x 16384.
+libavif scales decoded frames to the size that the container declares: a file of
+one kilobyte that declares 64 x 48 pixels can hold a frame of 16384 x 16384.
 
 References:
   ISO/IEC 14496-12, 8.11 (boxes); AV1 Bitstream Specification, 5.3 and 5.5.
@@ -16,10 +15,10 @@ _FULL = 4  # bytes of a box's version and flags
 
 
 def coded_pixels(content: bytes) -> int | None:
-    """Returns the pixels of the largest frame, None if it is not found."""
+    """Returns the pixel count of the largest frame, or None if unknown."""
     try:
         if any(kind == b"moov" for kind, _, _ in _boxes(content, 0)):
-            return None  # A sequence of frames, listed elsewhere.
+            return None  # An image sequence, listed in another box.
         pixels = [
             width * height
             for item in _items(content)
@@ -40,13 +39,13 @@ def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:
             start += 8
         end = place + length if length else len(content)
         if end < start:
-            raise ValueError("a box is shorter than its header")
+            raise ValueError("a box is smaller than its header")
         yield kind, start, end
         place = end
 
 
 def _items(content: bytes) -> Iterator[bytes]:
-    """Yields the data of each item that is a frame."""
+    """Yields the data of each item that holds a frame."""
     for kind, start, end in _boxes(content, 0):
         if kind != b"meta":
             continue
@@ -79,7 +78,7 @@ def _located(
         nonlocal place
         place += size
         if place > len(iloc):
-            raise IndexError("the item locations are cut off")
+            raise IndexError("the item locations are truncated")
         return int.from_bytes(iloc[place - size : place], "big")
 
     for _ in range(number(4 if version == 2 else 2)):
@@ -117,7 +116,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
         value |= (data[place + byte] & 127) << 7 * byte
         if not data[place + byte] & 128:
             return value, place + byte + 1
-    raise ValueError("a number has no end")
+    raise ValueError("a LEB128 number is too long")
 
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:

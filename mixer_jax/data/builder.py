@@ -87,7 +87,7 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class PreparedSource:
-    """A frame's content, read from its array_record files.
+    """The prepared samples of a frame, read from array_record files.
 
     Attributes:
       content: hash of the rows and of the images' bytes.
@@ -104,11 +104,11 @@ class PreparedSource:
 
         Args:
           frame: the rows that were written.
-          folder: what TFDS has written.
+          folder: the folder that TFDS wrote to.
           hold: keeps the folder from being removed.
           content: hash of the rows and of the images' bytes.
         """
-        # Whatever it is called, in another process too; see `paths.plain`.
+        # `paths.plain` is valid in one process only; keep the real path.
         self._folder = Path(os.path.realpath(folder))
         self._hold, self.content = hold, content
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
@@ -127,7 +127,7 @@ class PreparedSource:
         self._splits = [splits[name] for name in self._names]
 
     def __getstate__(self) -> dict:
-        # Another process opens the files for itself; this one holds them.
+        # Unpickling reopens the files; this process keeps the hold.
         own = ("_splits", "_hold")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
@@ -166,21 +166,22 @@ def prepare(
     data: identity.Data | None = None,
     say: Callable[[str], None] | None = None,
 ) -> PreparedSource:
-    """Writes a frame's content as array_record files, unless they exist.
+    """Writes a frame's samples as array_record files, unless they exist.
 
-    Each table and split has a folder in `prepared`. In it, a folder named by
-    the identity of the rows and images appears whole or not at all; then it
-    replaces the older ones that no process reads.
+    Each table and split has a folder in `prepared`, with one folder per content
+    named by the identity of the rows and images. A new one is created
+    atomically and replaces older ones that no process reads.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
       prepared: the folder for the files; default `root/prepared`.
-      data: the identity of the rows; default is to examine them.
-      say: is told which images have changed; default standard error.
+      data: the identity of the rows; computed if None.
+      say: called with a message about changed images; prints to standard error
+        by default.
 
     Returns:
-      The content of `frame`'s rows, for `pipeline.train_batches`.
+      The samples of `frame`'s rows, for `pipeline.train_batches`.
 
     Raises:
       UserError: if an image is missing or the folder cannot be written.
@@ -213,9 +214,9 @@ def prepare(
 def _find(
     place: Path, group: Path, data: identity.Data, say: Callable[[str], None]
 ) -> tuple[Path, generations.Hold, str] | None:
-    """Returns the folder of this content, held, and the content's hash.
+    """Returns the held folder of this content, and the content's hash.
 
-    It may be another group's: of a table that was moved or renamed.
+    The folder may belong to a table that was moved or renamed.
     """
     groups = sorted(place.iterdir()) if place.is_dir() else []
     for other in sorted(groups, key=lambda other: other != group):
@@ -229,7 +230,7 @@ def _find(
                 continue
             notes, changed, known = identity.compare(folder, data)
             if known and not changed:
-                with contextlib.suppress(OSError):  # May be read-only.
+                with contextlib.suppress(OSError):  # It may be read-only.
                     identity.write_notes(folder, notes)
                 return folder, hold, data.content(notes)
             if changed:
@@ -250,7 +251,7 @@ def _changed(images: Sequence[str]) -> str:
 def _make(
     frame: pd.DataFrame, root: Path, group: Path, data: identity.Data
 ) -> None:
-    """Writes the content into a new folder of the group."""
+    """Writes the samples into a new folder of the group."""
     stamp = hashlib.sha256(data.times.tobytes()).hexdigest()[:8]
     folder = group / f"{data.key}-{stamp}"
     with generations.draft(group) as draft:
@@ -262,7 +263,7 @@ def _make(
         try:
             partial.rename(folder)
         except OSError:
-            # Another process was faster, or the folder there is outdated.
+            # Another process was faster, or the existing folder is outdated.
             if not folder.is_dir():
                 raise
             _, changed, known = identity.compare(folder, data)
@@ -278,11 +279,11 @@ def _remove_older(folder: Path) -> None:
 
 
 def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
-    """Returns the name of the folder for a table and its splits.
+    """Returns the name of the folder of a table and its splits.
 
     Args:
-      frame: the rows, which know their table.
-      root: of the table; "" where the folder lies beside the table.
+      frame: the rows; `attrs` has the table's path.
+      root: the table's root; "" if the folder is beside the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = "-".join(sorted(set(_split_names(frame))))
@@ -298,7 +299,7 @@ def _say(text: str) -> None:
 def _write(
     frame: pd.DataFrame, root: Path, folder: Path
 ) -> dict[str, np.ndarray]:
-    """Writes the files; returns the digest of each image."""
+    """Writes the files and returns the digest of each image."""
     config = tfds.download.DownloadConfig(
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,

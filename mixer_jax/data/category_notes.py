@@ -1,4 +1,4 @@
-"""What is suspicious about a table's categories, said before training."""
+"""Warns about suspicious categories of a table before training."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ import pandas as pd
 from mixer_jax.data import rules
 from mixer_jax.runtime import similar
 
-_LISTED = 3  # pairs of IDs that a note names
+_MAX_PAIRS = 3  # pairs of IDs that a note lists
 
 
 def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
-    """Returns what to know about a frame's categories before training.
+    """Returns warnings about the categories of a frame.
 
     Args:
-      frame: rows of a sample table, those of training.
-      category_ids: the distinct ones among them.
+      frame: training rows of a sample table.
+      category_ids: the distinct category IDs of the frame.
     """
     index = pd.Index(category_ids)
     label = index.get_indexer(frame["category_id"])
@@ -28,7 +28,7 @@ def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 class Alike:
-    """Finds category IDs that look alike, by two hashes a category."""
+    """Finds category IDs that look alike, with two hashes per category."""
 
     def __init__(self):
         self._keys = self._names = np.zeros(0, np.uint64)
@@ -40,7 +40,7 @@ class Alike:
         names = pd.Series(categories.unique(), dtype=object)
         self._parts.append((_hash_keys(names), _hash(names)))
         self._waiting += len(names)
-        # Categories that come again are forgotten in time.
+        # `_join` removes repeated categories.
         if self._waiting > max(len(self._keys), 1 << 20):
             self._join()
 
@@ -52,7 +52,7 @@ class Alike:
     def examples(
         self, batches: Iterable[pd.DataFrame], limit: int = 10
     ) -> tuple[tuple[str, str], ...]:
-        """Returns the first pairs of such IDs, from another reading."""
+        """Returns the first pairs of such IDs, from a second pass."""
         suspects = self._suspects()
         first: dict[int, str] = {}
         pairs: dict[str, str] = {}
@@ -85,28 +85,29 @@ class Alike:
 def sentences(
     one_role: int, alike: int, examples: Sequence[tuple[str, str]]
 ) -> list[str]:
-    """Returns a sentence for each thing that is suspicious.
+    """Returns one sentence per warning.
 
     Args:
-      one_role: the training categories of one role.
-      alike: the categories whose IDs look like an earlier one.
+      one_role: the number of training categories with one role only.
+      alike: the number of category IDs that look like an earlier one.
       examples: pairs of such IDs.
     """
-    said = []
+    messages = []
     if one_role:
-        said.append(
-            f"{one_role:,} training categories have samples of one role only, "
-            "all queries or all documents; no query of theirs is matched with "
-            "a document in training."
+        messages.append(
+            f"{one_role:,} training categories have only queries or only "
+            "documents; training matches none of their queries with a document."
         )
     if alike:
-        shown = ", ".join(f"{b!r} beside {a!r}" for a, b in examples[:_LISTED])
-        said.append(
-            f"{alike:,} category IDs differ from another only in blanks, "
-            "invisible characters, case, accents' encoding or a number's zeros "
-            f"({shown}); they are trained as different categories."
+        shown = ", ".join(
+            f"{b!r} beside {a!r}" for a, b in examples[:_MAX_PAIRS]
         )
-    return said
+        messages.append(
+            f"{alike:,} category IDs differ from another only in whitespace, "
+            "invisible characters, case, Unicode normal form or a number's "
+            f"zeros ({shown}); they are trained as different categories."
+        )
+    return messages
 
 
 def _hash_keys(names: pd.Series) -> np.ndarray:
@@ -115,5 +116,5 @@ def _hash_keys(names: pd.Series) -> np.ndarray:
 
 
 def _hash(names: pd.Series) -> np.ndarray:
-    """Returns a hash of each string, uint64 `[N]`, the same in every run."""
+    """Returns a hash of each string, uint64 `[N]`, equal across runs."""
     return pd.util.hash_array(names.to_numpy(object), categorize=False)

@@ -1,7 +1,7 @@
-"""Memory that decoding takes, and one budget of it for a whole process.
+"""Estimates the memory of image decoding, and limits it per process.
 
-A file of a few kilobytes can declare gigabytes of pixels, and threads decode
-at once. Each decode therefore reserves its estimated peak before it starts and
+A file of a few kilobytes can declare gigabytes of pixels, and several threads
+decode in parallel. Each decode therefore first reserves its estimated peak, and
 waits until that much is free.
 """
 
@@ -16,18 +16,18 @@ from PIL import Image
 from mixer_jax.data import avif_size, faults
 from mixer_jax.errors import UserError
 
-# Upper bound of the bytes that decoding takes per pixel, in any format.
+# Upper bound of the bytes per pixel that decoding needs, in any format.
 BYTES_PER_PIXEL = 24
-# Pixels that an image may have to be decoded, unless a command says otherwise.
+# Default maximum of an image's pixels.
 MAX_PIXELS = 200_000_000
 _MAX_MEGAPIXELS = 10_000
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 _OTHER = 4  # bytes per pixel in Pillow's other modes
-# Bytes per pixel that a decoder holds besides Pillow's pixels.
+# Bytes per pixel that a decoder needs in addition to Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
-_COEFFICIENT = 2  # bytes of a JPEG's coefficient
+_COEFFICIENT = 2  # bytes per JPEG coefficient
 _TEXT, _MAX_TEXT = 1 << 20, 64 << 20  # per chunk and per PNG: Pillow's limits
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAY_ROTATE = (b"eXIf", b"tEXt", *_COMPRESSED)
@@ -39,15 +39,15 @@ _JPEG2000_START = b"\xff\x4f\xff\x51"
 
 
 class Budget:
-    """Bytes that all threads of a process reserve from, first come first.
+    """A memory budget shared by the threads of a process, first come first.
 
     Attributes:
-      total: bytes; what a reservation above it gets, alone.
-      peak: the most that was reserved at once.
+      total: bytes; a larger reservation is reduced to it, and runs alone.
+      peak: the maximum number of bytes reserved at a time.
     """
 
     def __init__(self, total: int):
-        """Allows `total` bytes."""
+        """Takes the budget in bytes."""
         self.total = total
         self.peak = 0
         self._used = 0
@@ -58,8 +58,7 @@ class Budget:
     def reserve(self, size: int) -> Iterator[None]:
         """Reserves `size` bytes; waits until they are free.
 
-        A thread must not reserve again before it has released: two that did
-        could wait for each other.
+        Reservations must not be nested: two threads could deadlock.
         """
         size = self._acquire(size)
         try:
@@ -74,14 +73,14 @@ class Budget:
         with self._changed:
             self._waiting.append(ticket)
             try:
-                # In order, so that small images do not starve a large one.
+                # First in, first out: small images must not starve a large one.
                 self._changed.wait_for(
                     lambda: self._waiting[0] is ticket and self._fits(size)
                 )
                 size = min(size, self.total)
                 self._used += size
                 self.peak = max(self.peak, self._used)
-            finally:  # also when the wait is interrupted
+            finally:  # The wait may be interrupted.
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
         return size
@@ -97,11 +96,11 @@ def allow(megapixels: float, option: str) -> None:
     """Limits this process's budget to one image of that many pixels.
 
     Args:
-      megapixels: of the largest image that is to be decoded.
-      option: what sets it, for the error message.
+      megapixels: the size of the largest image to decode.
+      option: the option that sets it, for the error message.
 
     Raises:
-      UserError: if no image could be that small, or be held.
+      UserError: if the size is out of range.
     """
     if not 0 < megapixels <= _MAX_MEGAPIXELS:
         raise UserError(
@@ -112,14 +111,14 @@ def allow(megapixels: float, option: str) -> None:
 
 
 def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
-    """Reads the size of an image whose decoder allocates when it is opened.
+    """Reads the size of an image whose decoder allocates memory on opening.
 
-    These are WebP, whose canvas is allocated, PNG, whose compressed texts are
-    expanded, and ICO, whose image is decoded.
+    WebP allocates its canvas, PNG expands compressed texts, and ICO decodes the
+    image.
 
     Returns:
       (width, height) and the estimated peak in bytes; None for other formats
-      and for headers that Pillow does not accept either.
+      and for headers that Pillow rejects as well.
     """
     try:
         if content.startswith(_PNG_START):
@@ -138,15 +137,15 @@ def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
 def estimate(
     image: Image.Image, content: bytes, whole: tuple[int, int]
 ) -> tuple[int, int]:
-    """Estimates what decoding an opened image takes.
+    """Estimates the memory for decoding an opened image.
 
     Args:
-      image: opened and, for a JPEG, drafted; not loaded.
-      content: the file.
-      whole: its size before it was drafted.
+      image: opened but not loaded; a JPEG with `draft` applied.
+      content: the file's bytes.
+      whole: (width, height) before `draft`.
 
     Returns:
-      Pixels in memory, and the peak in bytes.
+      The number of pixels in memory, and the peak in bytes.
     """
     inner = _inner_pixels(image, content)
     if inner is None:
@@ -163,11 +162,11 @@ def estimate(
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Returns whether EXIF says that the image is shown otherwise."""
+    """Returns whether EXIF has an orientation other than the default."""
     try:
         return image.getexif().get(_ORIENTATION, 1) != 1
     except (SyntaxError, ValueError, KeyError, struct.error):
-        return False  # What cannot be read says nothing.
+        return False  # Unreadable EXIF data are ignored.
 
 
 def _area(size: tuple[int, int]) -> int:
@@ -209,7 +208,7 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the size of each image, a PNG or the lower part of a BMP."""
+    """Yields the size of each image, which is a PNG or a headerless BMP."""
     for entry in range(struct.unpack_from("<H", content, 4)[0]):
         place = struct.unpack_from("<I", content, 6 + 16 * entry + 12)[0]
         if content.startswith(_PNG_START, place):
@@ -220,9 +219,9 @@ def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
-    """Returns whether a JPEG is in memory unscaled, as coefficients.
+    """Returns whether decoding a JPEG keeps all coefficients in memory.
 
-    It is if it is progressive, or if its first scan has not all components.
+    It does for a progressive JPEG, and if the first scan lacks components.
     """
     if "progressive" in image.info or "progression" in image.info:
         return True
@@ -233,7 +232,7 @@ def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
 
 
 def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
-    """Returns the pixels of a container's largest image, None if unknown."""
+    """Returns the pixel count of a container's largest image, or None."""
     if image.format in _HELD:
         return 0
     if image.format == "AVIF":

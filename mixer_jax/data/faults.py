@@ -21,7 +21,7 @@ EMPTY = "empty"  # it has no bytes
 NOT_AN_IMAGE = "not an image"  # no image format begins like this
 UNSUPPORTED = "unsupported format"  # an image, but of a kind not decoded here
 NO_AREA = "no area"  # its width or height is 0
-TOO_LARGE = "too large"  # it has more pixels than may be decoded
+TOO_LARGE = "too large"  # more pixels than the limit
 TRUNCATED = "truncated"  # its end is missing
 CORRUPT = "corrupt"  # it is whole, but cannot be decoded
 KINDS = (
@@ -60,9 +60,9 @@ _SIGNATURES = (
     ("PPM", 0, b"P6\n"),
     ("ICO", 0, b"\0\0\1\0"),
 )
-# What such a format is called, where that is not its name.
-_CALLED = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
-# (phrase, place, bytes there) of files that are no images.
+# Titles of formats whose Pillow name is unusual.
+_TITLES = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+# (phrase, offset, bytes) of file formats that are not images.
 _FOREIGN = (
     ("a PDF document", 0, b"%PDF"),
     ("a PostScript file", 0, b"%!PS"),
@@ -90,7 +90,7 @@ _FOREIGN = (
 )
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
-_HEAD = 1024  # bytes that are looked at for the kind of a text
+_HEAD_BYTES = 1024  # bytes that are inspected to describe a text
 _DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
 # What of Pillow is there only where it was built with it.
@@ -108,8 +108,8 @@ class UnreadableImageError(UserError):
     """An image file that cannot be used.
 
     Attributes:
-      kind: why, one of `KINDS`.
-      reason: the message without the file's name and the full stop.
+      kind: one of `KINDS`.
+      reason: the message without the file's name and the final period.
     """
 
     def __init__(self, message: str, kind: str = CORRUPT, reason: str = ""):
@@ -129,12 +129,12 @@ def of_system(error: OSError | ValueError) -> str:
 def of_content(
     content: bytes, error: Exception, formats: Sequence[str] = ()
 ) -> str:
-    """Returns the kind of bytes that could not be decoded.
+    """Returns the kind of fault of bytes that could not be decoded.
 
     Args:
       content: the whole file.
-      error: what the decoder raised.
-      formats: those that it may decode; default all.
+      error: the decoder's exception.
+      formats: the accepted formats; default all.
     """
     if not content:
         return EMPTY
@@ -158,22 +158,22 @@ def of_content(
 
 
 def identify(content: bytes) -> str | None:
-    """Returns the name of the image format, None if no image begins so."""
+    """Returns the name of the image format, None if it is not an image."""
     for name, place, signature in _SIGNATURES:
         if content.startswith(signature, place) and (
             name != "BMP" or _is_bmp(content)
         ):
             return name
-    head = content[:_HEAD].lower()
+    head = content[:_HEAD_BYTES].lower()
     return "SVG" if b"<svg" in head and not _HTML.search(head) else None
 
 
 def describe(content: bytes) -> str:
-    """Returns what a file's bytes are, as a phrase: "a PDF document"."""
+    """Describes the contents of a file in a phrase: "a PDF document"."""
     if not content:
         return "an empty file"
     if name := identify(content):
-        name = _CALLED.get(name, name)
+        name = _TITLES.get(name, name)
         article = "an" if name[0] in "AEIS" else "a"
         return f"{article} {name} picture"
     for phrase, place, signature in _FOREIGN:
@@ -183,14 +183,14 @@ def describe(content: bytes) -> str:
 
 
 def _is_bmp(content: bytes) -> bool:
-    """Tells a BMP from a text that begins with BM."""
+    """Returns whether bytes that start with BM are a BMP, not a text."""
     if len(content) < 18:
         return True
     return struct.unpack_from("<I", content, 14)[0] in _DIB_HEADERS
 
 
 def _describe_text(content: bytes) -> str | None:
-    head = content[:_HEAD].removeprefix(b"\xef\xbb\xbf").strip()
+    head = content[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "plain text"
     if _HTML.search(head.lower()):
@@ -220,7 +220,7 @@ def _describe_base64(text: bytes) -> str:
     name = identify(inner)
     if name is None:
         return "text, perhaps base64"
-    return f"base64 text instead of the {_CALLED.get(name, name)} file's bytes"
+    return f"base64 text instead of the {_TITLES.get(name, name)} file's bytes"
 
 
 def _decodes(name: str) -> bool:

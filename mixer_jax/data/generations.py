@@ -1,8 +1,8 @@
-"""Folders of which a newer one replaces an older one that nobody reads.
+"""Versioned folders: a new one replaces old ones that no process reads.
 
-A reader holds a shared lock on the folder itself, which the system releases
-when the process ends. A folder is removed only by a process that gets the
-exclusive lock; where the file system has no locks, nothing is removed.
+A reader holds a shared lock on the folder itself, which the kernel releases
+when the process ends. Removing a folder needs the exclusive lock; if the file
+system has no locks, nothing is removed.
 """
 
 import contextlib
@@ -18,36 +18,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _DRAFT = ".partial-"
-_ABANDONED = 24 * 3600  # seconds since a draft of another host has changed
+_STALE = 24 * 3600  # seconds until another host's draft counts as stale
 
 
 class Hold:
-    """Keeps a folder from being removed, as long as this object lives."""
+    """Keeps a folder from being removed while this object exists."""
 
     def __init__(self, descriptor: int):
-        """Takes over the open descriptor of the locked folder."""
+        """Takes ownership of the locked folder's file descriptor."""
         self._close = weakref.finalize(self, os.close, descriptor)
 
     def release(self) -> None:
-        """Allows others to remove the folder."""
+        """Allows other processes to remove the folder."""
         self._close()
 
 
 def hold(folder: Path) -> Hold | None:
-    """Keeps a folder from being removed; None if it is not there."""
+    """Keeps a folder from being removed; None if it does not exist."""
     descriptor = _open(folder)
     if descriptor is None:
         return None
     with contextlib.suppress(OSError):  # The file system may have no locks.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if not _is_same(descriptor, folder):  # Removed while this waited.
+    if not _is_same(descriptor, folder):  # It was removed during the wait.
         os.close(descriptor)
         return None
     return Hold(descriptor)
 
 
 def remove_unused(folder: Path) -> bool:
-    """Removes a folder unless a process holds it; returns whether it did."""
+    """Removes a folder unless a process holds it; True if it was removed."""
     descriptor = _open(folder)
     if descriptor is None:
         return False
@@ -55,7 +55,7 @@ def remove_unused(folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_same(descriptor, folder):
             return False
-        # Under another name first: no reader finds a folder that is half gone.
+        # Rename first: no reader must find a partly removed folder.
         doomed = Path(tempfile.mkdtemp(prefix=_prefix(), dir=folder.parent))
         folder.rename(doomed / folder.name)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -68,9 +68,9 @@ def remove_unused(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def draft(parent: Path) -> Iterator[Path]:
-    """Gives an empty folder in `parent` that is removed in the end.
+    """Yields an empty folder in `parent` and removes it on exit.
 
-    Drafts that killed processes left behind are removed first.
+    Stale drafts of killed processes are removed first.
 
     Raises:
       OSError: if the folder cannot be made.
@@ -91,7 +91,7 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=parent))
         descriptor = _open(folder)
         if descriptor is None:
-            continue  # Taken for abandoned before it was locked.
+            continue  # Another process removed it as stale before the lock.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):
@@ -100,11 +100,11 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
 
 
 def _may_be_abandoned(folder: Path) -> bool:
-    """Whether a draft is this host's, whose locks are seen here, or old."""
+    """Returns whether a draft is old, or this host's and thus lockable."""
     if folder.name.startswith(_prefix()):
         return True
     with contextlib.suppress(OSError):
-        return time.time() - folder.stat().st_mtime > _ABANDONED
+        return time.time() - folder.stat().st_mtime > _STALE
     return False
 
 

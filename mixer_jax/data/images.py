@@ -24,20 +24,20 @@ Image.MAX_IMAGE_PIXELS = None
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
 _BYTES = decode_memory.BYTES_PER_PIXEL
-_BAND = 1 << 18  # pixels that are put on white at once
+_BAND = 1 << 18  # pixels that are composited on white at once
 
 
 def read(path: str | os.PathLike) -> bytes:
-    """Returns the bytes of an image file; never waits for a pipe.
+    """Returns the bytes of an image file; never blocks on a pipe.
 
     Raises:
-      UnreadableImageError: if the system does not give them.
+      UnreadableImageError: if the file cannot be read.
     """
     try:
         with open(path, "rb", opener=_open_unblocked) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableImageError(
-                    f"{path}: it is neither a file nor a folder.",
+                    f"{path}: neither a file nor a folder.",
                     faults.UNREADABLE,
                 )
             return file.read()
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    """Opens a file; a pipe without waiting for its other end."""
+    """Opens a file; for a pipe, without waiting for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -66,21 +66,21 @@ def decode(
     option: str = "",
     formats: Sequence[str] = (),
 ) -> np.ndarray:
-    """Decodes an image to a square: rotated as EXIF says, whole, on white.
+    """Decodes an image to a square: rotated per EXIF, uncropped, on white.
 
-    Of an animation it is the first frame. A JPEG is decoded at the nearest
-    smaller scale of 1, 1/2, 1/4 and 1/8, much faster. All threads of a process
+    An animation gives its first frame. A JPEG is decoded at the nearest smaller
+    scale of 1, 1/2, 1/4 and 1/8, which is much faster. All threads of a process
     share `decode_memory.BUDGET`: a decode waits until its memory is free.
 
     Args:
       source: a path, or the bytes of a PNG, JPEG, WebP ... file.
       size: S, the side of the square in pixels; the longer side of the image
         is scaled to it and the rest is white.
-      max_pixels: how many may be decoded, after that scaling unless the JPEG
-        is held in memory unscaled, as a progressive one is; None is without
-        limit.
-      option: what sets `max_pixels`, for the error message.
-      formats: Pillow's names of those that are accepted; default all.
+      max_pixels: the maximum number of decoded pixels. It applies to the scaled
+        JPEG, unless the JPEG is kept in memory unscaled, as a progressive one
+        is. None for no limit.
+      option: the option that sets `max_pixels`, for the error message.
+      formats: Pillow's names of the accepted formats; default all.
 
     Returns:
       uint8 [S, S, 3], RGB.
@@ -108,7 +108,7 @@ def decode(
 
 
 class _TooManyPixelsError(ValueError):
-    """An image has more pixels than may be decoded."""
+    """An image has more pixels than the limit."""
 
 
 def _decode(
@@ -117,7 +117,7 @@ def _decode(
     max_pixels: int | None,
     formats: Sequence[str] | None,
 ) -> np.ndarray:
-    """Decodes within the memory budget; PIL's errors are not caught."""
+    """Decodes within the memory budget; Pillow's errors propagate."""
     budget, square = decode_memory.BUDGET, _BYTES * size * size
     declared = decode_memory.declared(content)
     if declared is not None:
@@ -142,7 +142,7 @@ def _load(
 ) -> np.ndarray:
     with contextlib.closing(image):
         if image.width * image.height > declared[0] * declared[1]:
-            raise ValueError("its header has two sizes")
+            raise ValueError("the header has conflicting sizes")
         return _square(_upright(image), size)
 
 
@@ -174,7 +174,7 @@ def _reason(error: Exception, content: bytes, kind: str) -> str:
     if kind in (faults.NOT_AN_IMAGE, faults.UNSUPPORTED):
         return f"it is {faults.describe(content)}"
     if isinstance(error, UnidentifiedImageError):
-        return "its header cannot be read"
+        return "the header cannot be read"
     return str(error) or repr(error)
 
 
@@ -194,7 +194,7 @@ def check_images(
     pixels_option: str = "",
     keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
-    """Decodes every image of a frame once and leaves out what fails.
+    """Decodes every image of a frame once and drops rows that fail.
 
     Args:
       frame: rows of a sample table.
@@ -202,15 +202,14 @@ def check_images(
       max_skipped: the largest share of the rows that may be left out.
       threads: decoding threads; default one per core.
       max_pixels: see `decode`.
-      option: what sets `max_skipped` in the command at hand.
-      pixels_option: what sets `max_pixels`, see `decode`.
-      keep: is given the rows that are left out, if there are any, before
-        anything is raised: a frame of `sample_id`, `image`, `kind`, `reason`
-        and `row`, which counts the table's from 1. Returns where they are
-        listed.
+      option: the option that sets `max_skipped`, for the error message.
+      pixels_option: the option that sets `max_pixels`; see `decode`.
+      keep: called with the dropped rows, if any, before anything is raised: a
+        frame of `sample_id`, `image`, `kind`, `reason` and `row` (of the table,
+        from 1). Returns the path of the list it wrote.
 
     Returns:
-      The kept rows, and what was left out: how many of each of `faults.KINDS`.
+      The kept rows, and the number of dropped ones for each of `faults.KINDS`.
 
     Raises:
       UserError: above `max_skipped`; lists the first ten, each with its row,
@@ -240,12 +239,12 @@ def check_images(
             row=frame.index[rows] + 1,
         )
         skipped = dataclasses.replace(skipped, listing=keep(listed))
-    remedy = f"Mend these files under {root}, remove their rows"
+    remedy = f"Repair these files under {root}, remove their rows"
     return frame[~bad], skipped.require(max_skipped, remedy, option)
 
 
 def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
-    """Returns an error's message, and which file was probably meant."""
+    """Returns an error's message with a hint at a similar path."""
     is_missing = error.kind == faults.MISSING
     return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
@@ -311,7 +310,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Returns the image in mode RGB or L; closes it if it is another one."""
+    """Returns the image in mode RGB or L; closes the original if converted."""
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
     image.load()
@@ -321,7 +320,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     rows = max(1, _BAND // width)
     if rows >= height:
         return _band_on_white(image)
-    # In bands: a large image has no room for several copies of itself.
+    # Convert in bands: a large image leaves no memory for several copies.
     canvas = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))

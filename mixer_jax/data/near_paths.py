@@ -1,4 +1,4 @@
-"""Finds the file that a path with a small mistake in it probably means."""
+"""Suggests an existing file for a path with a small mistake in it."""
 
 import functools
 import os
@@ -9,16 +9,16 @@ from urllib.parse import unquote
 
 
 def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
-    """Returns a sentence that names a file like a missing one.
+    """Returns a sentence that names a file similar to a missing one.
 
-    It lists folders, so ask for a few paths only.
+    This lists folders, so call it for a few paths only.
 
     Args:
-      path: of a file that is missing.
-      root: the folder that the answer is relative to; "" gives whole paths.
+      path: of a missing file.
+      root: the folder that the suggestion is relative to; "" for a full path.
 
     Returns:
-      " Did you mean 'a/b.jpg'?" with what differs, or "" if there is no such
+      " Did you mean 'a/b.jpg'?" and the difference, or "" without a similar
       file.
     """
     path = os.fspath(path)
@@ -45,7 +45,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _readings(rest: str) -> Iterator[tuple[str, str]]:
-    """Yields what a path may have been meant as, and what is said of it."""
+    """Yields possible readings of a path, each with an explanation."""
     decoded = unquote(rest)
     yield rest, ""
     if "\\" in rest:
@@ -66,7 +66,7 @@ def _difference(rest: str, found: str) -> str:
 
 
 def _find(folder: str, parts: list[str]) -> str | None:
-    """Returns the file below a folder whose path is like `parts`."""
+    """Returns the file below a folder whose path is similar to `parts`."""
     for place, part in enumerate(parts):
         is_last = place == len(parts) - 1
         names = _names(folder)
@@ -91,7 +91,7 @@ def _names(folder: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _listed(folder: str, changed: int) -> tuple[str, ...]:
-    del changed  # A folder that has changed is listed again.
+    del changed  # Part of the cache key: changed folders are listed again.
     return tuple(sorted(os.listdir(folder)))
 
 

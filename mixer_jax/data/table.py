@@ -20,12 +20,12 @@ from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import tables
 
-MAX_SKIPPED = "--max-skipped"  # the commands' option, unless they say another
+MAX_SKIPPED = "--max-skipped"  # default name of the option in messages
 MAX_SKIPPED_HELP = (
-    "largest share of samples that may be left out (default: the trained "
+    "maximum share of samples to leave out (default: the trained "
     "config's data.max_skipped)"
 )
-LISTED = 10  # how many offenders an error names
+LISTED = 10  # maximum number of samples listed in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Skipped:
     def require(
         self, max_skipped: float, remedy: str, option: str = MAX_SKIPPED
     ) -> "Skipped":
-        """Returns itself, or raises when more than `max_skipped` was skipped.
+        """Returns itself, or raises if more than `max_skipped` was skipped.
 
         Args:
-          max_skipped: the largest share that may be left out.
-          remedy: what else would help, up to a comma before "or".
-          option: what sets `max_skipped` in the command at hand.
+          max_skipped: the maximum share of skipped samples.
+          remedy: other remedies, a clause to end with ", or raise ...".
+          option: the option that sets `max_skipped`, for the error message.
 
         Raises:
           UserError: lists the first ten samples and the remedy.
@@ -100,8 +100,8 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
       A frame with the columns of `COLUMNS`, all strings, and rows 0 to N-1.
 
     Raises:
-      UserError: names file, row and column of what is wrong. A row of a CSV
-        is the line it starts on; the header is line 1.
+      UserError: names the file, row and column of the error. A CSV row is named
+        by the line it starts on; the header is line 1.
     """
     frame = tables.read(path, rules.LAYOUT)
     validate(frame)
@@ -164,20 +164,20 @@ def drop_lone(
     training: bool = True,
     option: str = MAX_SKIPPED,
 ) -> tuple[pd.DataFrame, Skipped]:
-    """Leaves out the samples that have nobody to be matched with.
+    """Drops the samples without a match.
 
-    In training that is the one sample of a category. In evaluation it is a
+    In training, this is the only sample of a category. In evaluation, it is a
     query whose category has no document in the query's part; documents stay,
-    because they are honest distractors.
+    because they are valid distractors.
 
     Args:
-      frame: the rows of one split, see `select`.
-      max_skipped: the largest share of the rows that may be left out.
-      training: which of the two rules holds.
-      option: what sets `max_skipped` in the command at hand.
+      frame: the rows of one split; see `select`.
+      max_skipped: the maximum share of dropped rows.
+      training: whether the rule for training applies.
+      option: the option that sets `max_skipped`, for the error message.
 
     Returns:
-      The kept rows, and what was left out.
+      The kept rows, and the dropped ones.
 
     Raises:
       UserError: above `max_skipped`; lists the first ten.

@@ -1,11 +1,10 @@
 """Checks a sample table that is too large for memory, batch by batch.
 
-The rules are those of `table.validate`. Sixteen bytes a row are kept (and about
-as many again at the end, to count them): a hash of its ID, to find those that
-are there twice, and one of its category; and sixteen bytes a category, to find
-IDs that look alike. IDs whose hashes are equal are
-compared letter by letter in another reading; categories of equal hashes would
-count as one, which among ten million has a chance of five in a million.
+The rules are those of `table.validate`. Memory is sixteen bytes per row (twice
+that at the end, for counting), for hashes of its ID and of its category; and
+sixteen bytes per category, to find IDs that look alike. IDs with equal hashes
+are compared in a second pass. Categories with equal hashes would be counted as
+one; for ten million categories, the probability is five in a million.
 """
 
 import dataclasses
@@ -53,16 +52,16 @@ class SplitCounts:
 
 @dataclasses.dataclass
 class Report:
-    """What a table holds.
+    """A summary of a sample table.
 
     Attributes:
-      samples: how many there are.
-      categories: how many there are.
+      samples: the number of samples.
+      categories: the number of categories.
       lone: samples of train that are the only one of their category.
       one_role: categories of train whose samples, two or more, are all
         queries or all documents.
-      alike: categories whose IDs look like that of an earlier one.
-      alike_examples: the first ten of these, each as a pair of IDs.
+      alike: categories whose ID looks like an earlier category's.
+      alike_examples: the first ten such pairs of IDs.
       torn: categories that are in several splits, the parts of one aside.
       splits: the counts of each split, by name.
       missing: the samples whose image is missing or empty; None if not asked.
@@ -183,7 +182,7 @@ def check(
     if absent is not None:
         report.missing = absent.skipped(counter.samples).require(
             max_skipped,
-            f"Mend these files under {path.parent}, remove their rows",
+            f"Repair these files under {path.parent}, remove their rows",
         )
     return report
 
@@ -339,7 +338,7 @@ def _one_role(
     sizes: list[np.ndarray],
     documents: list[np.ndarray],
 ) -> int:
-    """Counts the categories of several samples that are all of one role."""
+    """Counts the categories with several samples, all of the same role."""
     if not sizes:
         return 0
     _, place = np.unique(np.concatenate(categories), return_inverse=True)

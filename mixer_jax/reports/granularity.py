@@ -269,7 +269,7 @@ def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
 
 
 def check_out(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `write` can write into a folder."""
+    """Raises a `UserError` unless `write` can write to a folder."""
     paths.check_file(paths.make(folder) / "sweep.json", "The sweep")
 
 

@@ -28,7 +28,7 @@ _COLOURS = _INK | {
 _STYLE = {
     "svg.fonttype": "none",  # words stay words
     "svg.hashsalt": "mixer",  # the same drawing has the same bytes
-    "text.parse_math": False,  # "$" is a dollar
+    "text.parse_math": False,  # "$" is a dollar sign.
     "font.size": 8.5,
     "axes.edgecolor": "#020202",
     "axes.labelcolor": "#010101",
@@ -183,7 +183,7 @@ def _short(value: float, _: int) -> str:
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # Text stays text: a browser draws it by a font that has the character.
+        # Text is not converted to paths: browsers have fallback fonts.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -200,7 +200,7 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def _themed(tag: str) -> str:
-    """Gives a tag the page's font and colours; the words between stay."""
+    """Replaces the font and colors in a tag by those of the page."""
     tag = re.sub(r" font-family: [^;]*;", "", tag)
     for colour, variable in _COLOURS.items():
         tag = tag.replace(colour, f"var({variable})")

@@ -35,25 +35,25 @@ def build(
     max_skipped: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> paths.Path:
-    """Writes the report of a run: of a curriculum or of one stage.
+    """Writes the report of a run: a curriculum or a single stage.
 
-    What the folder lacks is left out of the page with a line that says so.
+    Sections without data are replaced by a note on the page.
 
     Args:
       run: the run's folder.
-      mesh: where the last stage's model embeds the examples.
-      path: of the page; "" is `run/report/index.html`.
-      table: what was measured; "" is what the stages' configs say.
-      training_table: of the first stage; "" is what its config says.
-      max_skipped: the largest share of evaluated samples that may be left
-        out; None takes the config's.
-      say: is told which table is missing.
+      mesh: the devices on which the last stage's model embeds the examples.
+      path: of the page; "" for `run/report/index.html`.
+      table: the evaluated table; "" for the one in the stages' configs.
+      training_table: of the first stage; "" for the one in its config.
+      max_skipped: the maximum share of evaluated samples to leave out; None for
+        the config's.
+      say: called with a message about each missing table.
 
     Returns:
-      Where the page is.
+      The path of the page.
 
     Raises:
-      UserError: if there is no such folder, or nothing in it to report.
+      UserError: if the folder does not exist or has nothing to report.
     """
     run = paths.make(run)
     if not run.is_dir():
@@ -62,8 +62,8 @@ def build(
     rows, ways = page.read_rows(run), page.read_ways(run)
     if not (workdirs or rows or ways):
         raise UserError(
-            f"{run} holds nothing to report: no stage, no metrics.json and no "
-            "categories.json. Give a folder that main trained in as --workdir."
+            f"{run} has nothing to report: no stage, no metrics.json and no "
+            "categories.json. Set --workdir to the workdir of a trained run."
         )
     path = paths.make(path or run / "report" / "index.html")
     paths.check_file(path, "The report")
@@ -112,7 +112,7 @@ def make_examples(
             [],
             "",
             f"There is no table {path} to show examples of; if it was moved, "
-            "name its new place by --table=PATH.",
+            "name its new path by --table=PATH.",
         )
     data = config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
@@ -134,10 +134,10 @@ def make_examples(
 def _set_tables(
     configs: dict[paths.Path, ConfigDict], table: str, training_table: str
 ) -> None:
-    """Puts the given tables into the configs.
+    """Sets the given tables in the configs.
 
     Raises:
-      UserError: if a given one is not there.
+      UserError: if a given table does not exist.
     """
     for path in filter(None, (table, training_table)):
         if not pathlib.Path(path).is_file():
@@ -149,7 +149,7 @@ def _set_tables(
 
 
 def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
-    """Says which tables the page is made without, and what would help."""
+    """Yields a message with a remedy for each missing table."""
     for option, tables in (
         ("--table", [evaluate.table_path(config) for config in configs[-1:]]),
         ("--training-table", [config.data.table for config in configs]),
@@ -157,7 +157,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
         if tables and not any(pathlib.Path(path).is_file() for path in tables):
             yield (
                 f"There is no table {tables[0]}, so the page shows no examples "
-                f"of it; if it was moved, name its new place by {option}=PATH."
+                f"of it; if it was moved, name its new path by {option}=PATH."
             )
 
 

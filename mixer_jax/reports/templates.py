@@ -32,7 +32,7 @@ def render(name: str, **values: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Returns a value whose text can be encoded, whatever a file's name is."""
+    """Escapes characters of a text that cannot be encoded as UTF-8."""
     return printable(value) if type(value) is str else value
 
 

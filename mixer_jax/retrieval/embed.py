@@ -36,14 +36,14 @@ def make_embedder(
     """Returns a function from a frame of one role to its embeddings.
 
     Args:
-      trained: config, model and variables, as a workdir gives them.
+      trained: the config, model and variables of a workdir.
       root: the folder that the frames' image paths are relative to.
       mesh: batches are split over it.
       batch_size: samples embedded at once; rounded up to the mesh's size.
 
     Returns:
-      frame of N rows -> f32 `[N, D]`; raises UserError for an unreadable
-      image or a frame of both roles.
+      A function from a frame of N rows to f32 `[N, D]`; raises `UserError` for
+      an unreadable image or a frame with both roles.
 
     Raises:
       UserError: if the batch size is not positive.
@@ -91,7 +91,7 @@ def make_embedder(
         what = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
         with progress.show(f"Embedding {what}", len(frame)) as count:
             for batch in batches:
-                # Fetched one batch late, so that reading and computing overlap.
+                # Fetch one batch late, so that reading and computing overlap.
                 done, pending = (
                     pending,
                     forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
@@ -110,25 +110,25 @@ def embed_table(
     mesh: Mesh,
     batch_size: int = 256,
 ) -> Embeddings:
-    """Embeds all samples of a table, the queries and the documents.
+    """Embeds all samples of a table, both queries and documents.
 
     Args:
-      trained: config, model and variables, as a workdir gives them.
-      frame: a sample table; labels and splits are not looked at.
+      trained: the config, model and variables of a workdir.
+      frame: a sample table; labels and splits are ignored.
       root: the table's folder.
       mesh: batches are split over it.
       batch_size: samples embedded at once.
 
     Raises:
-      UserError: for an unreadable image, or an ID that an array cannot hold;
-        names it.
+      UserError: names an unreadable image, or an ID that a NumPy array cannot
+        store.
     """
     nul = frame["sample_id"].str.endswith("\0").to_numpy(bool)
     if nul.any():
         (where,) = table.name_rows(frame, [int(np.argmax(nul))])
         raise UserError(
             f"{where}, column sample_id: the ID ends in a NUL character, which "
-            "an array of NumPy cannot hold."
+            "a NumPy array cannot store."
         )
     embed = make_embedder(trained, root, mesh, batch_size)
     queries = frame[frame["role"] == table.QUERY]
@@ -153,13 +153,13 @@ def _check_suffix(path: str | os.PathLike) -> None:
 
 
 def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
-    """Writes the embeddings as one `.npz`, whole or not at all.
+    """Writes the embeddings atomically to one `.npz` file.
 
-    Its arrays have the names of the fields of `Embeddings`.
+    The arrays are named after the fields of `Embeddings`.
 
     Raises:
-      UserError: if the path does not end in `.npz` or cannot be written to;
-        then they are elsewhere, see `files.deliver`.
+      UserError: if the path does not end in `.npz` or cannot be written; see
+        `files.deliver` for where the embeddings are saved then.
     """
     _check_suffix(path)
 
@@ -171,7 +171,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
 
 def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None) -> int:
-    """Stores a batch's embeddings in their rows; returns how many they are."""
+    """Stores a batch's embeddings in their rows; returns the row count."""
     if done is None:
         return 0
     embeddings, index = jax.device_get(done)

@@ -127,8 +127,10 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
         yield Block(rows, top, scores, positions)
 
 
-def _shown(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
-    """Yields the blocks of `rank` and shows how far it is."""
+def _with_progress(
+    queries: Samples, documents: Samples, mesh: Mesh
+) -> Iterator[Block]:
+    """Yields the blocks of `rank` and shows the progress."""
     total = len(queries.categories)
     with progress.show("Ranking the documents of queries", total) as count:
         for block in rank(queries, documents, mesh):
@@ -150,7 +152,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     group_q, group_d = _codes(queries.groups, documents.groups)
     answerable = 0
     result = {name: metrics.Mean() for name in MEASURES}
-    for rows, top, _, positions in _shown(queries, documents, mesh):
+    for rows, top, _, positions in _with_progress(queries, documents, mesh):
         category = category_q[rows]
         top_category = np.where(top >= 0, category_d[top], -2)
         top_group = np.where(top >= 0, group_d[top], -2)
@@ -241,22 +243,22 @@ def read(
     max_skipped: float,
     max_pixels: int = images.MAX_PIXELS,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
-    """Reads what an evaluation needs of a sample table, and checks it.
+    """Reads and checks the rows of a sample table for an evaluation.
 
     Args:
       path: the sample table.
       settings: a config's `evaluate`: `split` and `distractors`.
-      max_skipped: the largest share of samples that may be left out.
-      max_pixels: that an image may have, see `images.decode`.
+      max_skipped: the maximum share of samples to leave out.
+      max_pixels: the maximum pixels of an image; see `images.decode`.
 
     Returns:
-      The rows of the test split and of the distractors' documents that can be
-      used, and what was left out.
+      The usable rows of the test split and of the distractors' documents, and
+      the dropped rows.
 
     Raises:
-      UserError: if the table is wrong, too many samples cannot be used, the
-        split lacks queries or documents or a query that can be measured, or
-        distractors share a category with it.
+      UserError: if the table is invalid, too many samples are unusable, the
+        split has no queries, no documents or no query with a document of its
+        category, or distractors share a category with the split.
     """
     frame = table_lib.read_table(path)
     held = table_lib.select(frame, settings.split)
@@ -266,8 +268,8 @@ def read(
         raise UserError(
             f"{len(both)} categories of {path} are both in the split "
             f"{settings.split!r} and in {settings.distractors!r}, such as "
-            f"{both[0]!r}; what is measured must be categories that were not "
-            "trained on, so give each category one split."
+            f"{both[0]!r}; the evaluated categories must not be trained on, so "
+            "give each category one split."
         )
     splits = sorted(set(held.split))
     for split in splits:
@@ -297,10 +299,10 @@ def _check_answerable(
         query = here.role == table_lib.QUERY
         if not here.category_id[query].isin(here.category_id[~query]).any():
             raise UserError(
-                f"The split '{split}' of {path} has no query left with a "
-                "document of its category, so there is nothing to measure: "
-                "give the same category ID to queries and documents that show "
-                "the same thing, and mend the images that cannot be read."
+                f"The split '{split}' of {path} has no usable query with a "
+                "document of its category, so there is nothing to measure. "
+                "Give matching queries and documents the same category ID, and "
+                "repair unreadable images."
             )
 
 
@@ -316,17 +318,17 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Writes rows into a JSON list, in place of the same rows of before.
+    """Writes rows to a JSON list, replacing earlier versions of them.
 
-    The file is replaced whole: whoever reads it meanwhile sees the old list or
+    The file is replaced atomically: a concurrent reader sees the old list or
     the new one.
 
     Returns:
-      All rows of the file, models in order of their first appearance.
+      All rows of the file, with models in order of first appearance.
 
     Raises:
-      UserError: if the file is there but is not a list of rows, or cannot be
-        written; then names the file that has them.
+      UserError: if the file exists but is not a list of rows, or cannot be
+        written; see `files.deliver` for where the rows are saved then.
     """
     path = paths.make(path)
     merged = merge(path, rows)
@@ -342,7 +344,7 @@ def check_out(path: str | os.PathLike) -> None:
 
 
 def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Returns what `update` would write, without writing it."""
+    """Returns the rows that `update` would write, without writing them."""
     path = paths.make(path)
     merged = {}
     with paths.reaching(path):

@@ -1,11 +1,11 @@
-"""Folders of several files that change from one generation to the next whole.
+"""Folders whose files are replaced together, atomically.
 
-A new generation is written into a hidden folder inside the destination, which
-may therefore be a symbolic link or a mount point. A pointer file, which appears
-in one step, switches to it; then its files move to their places, and those of
-the generation before are removed. A process that is killed before the switch
-has changed nothing, and after it, readers find the new files where the pointer
-says; the next writer finishes the moves.
+A new generation of files is written to a hidden folder inside the destination,
+which can therefore be a symbolic link or a mount point. A pointer file, created
+atomically, switches to it. Then its files are moved into place, and those of
+the previous generation are removed. A process killed before the switch has
+changed nothing; after it, readers follow the pointer to the new files, and the
+next writer finishes the moves.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ _POINTER = ".generation.json"
 
 
 class Kind(NamedTuple):
-    """A kind of such folders.
+    """A kind of folder.
 
     Attributes:
-      what: its name in a sentence, "index" or "export".
-      mark: the file that tells the kind.
-      names: of everything that one may hold, the mark among them.
+      what: its name in messages, "index" or "export".
+      mark: the file that identifies the kind.
+      names: all files and folders of this kind, including the mark.
     """
 
     what: str
@@ -44,7 +44,7 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     """Checks that `folder` can be written, and is new, empty or of this kind.
 
     Raises:
-      UserError: if it is a file, holds other things or cannot be written.
+      UserError: if it is a file, has other contents or cannot be written.
     """
     _check_kind(folder, kind)
     files.check_folder(folder, f"An {kind.what}")
@@ -61,7 +61,7 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
         return
     if any(not _is_ours(path) for path in folder.iterdir()):
         raise UserError(
-            f"{folder} holds other things than an {kind.what}; choose another "
+            f"{folder} has other contents than an {kind.what}; choose another "
             "folder, or empty this one."
         )
 
@@ -73,21 +73,21 @@ def write(
     *,
     rescue: bool = False,
 ) -> None:
-    """Writes a new generation of a folder, whole or not at all.
+    """Writes a new generation of a folder atomically.
 
     Args:
       folder: see `check`.
       kind: of the folder.
-      writer: writes files and folders of the kind's names into the empty
-        folder whose path it is given.
-      rescue: whether what cannot be written there is worth keeping elsewhere;
-        then `writer` may be called again.
+      writer: called with the path of an empty folder; writes files and folders
+        of the kind's names there.
+      rescue: whether to save the files elsewhere if the folder cannot be
+        written; if so, `writer` may be called again.
 
     Raises:
-      UserError: if it holds other things or cannot be written; then names the
-        folder that has the files instead, if they were rescued.
+      UserError: if the folder has other contents or cannot be written; names
+        the folder where the files were saved instead, if any.
     """
-    # It was tried before; if it is full by now, what was made can be rescued.
+    # `check` has tested the folder; if it is full by now, rescue the files.
     _check_kind(folder, kind)
     try:
         target = files.resolve(folder)
@@ -112,7 +112,7 @@ def write(
 
 
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    """Returns where a file of the latest generation is."""
+    """Returns the path of a file of the latest generation."""
     folder = pathlib.Path(folder)
     generation = _pointed(folder)
     if generation is not None and (generation / name).exists():
@@ -121,12 +121,12 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:
-    """Moves a generation that was switched to in place; removes the others."""
+    """Moves the current generation's files into place; removes the others."""
     generation = _pointed(folder)
     if generation is not None:
-        said = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
         for name in kind.names:
-            if name not in said["names"]:
+            if name not in pointer["names"]:
                 _remove(folder / name)
             elif (generation / name).exists():
                 if not (generation / name).is_file():
@@ -140,7 +140,7 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
 
 @contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes the folder of a new generation, removed if the block raises."""
+    """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
     draft.mkdir()
     try:
@@ -157,26 +157,26 @@ def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
         if path.is_file():
             files.settle(path)
     names = sorted(path.name for path in draft.iterdir())
-    said = {"generation": draft.name, "names": names}
-    files.write_text(folder / _POINTER, json.dumps(said) + "\n")
+    pointer = {"generation": draft.name, "names": names}
+    files.write_text(folder / _POINTER, json.dumps(pointer) + "\n")
 
 
 def _pointed(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder that a pointer names, None without one."""
+    """Returns the folder named by the pointer file; None without one."""
     try:
-        said = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
-        return folder / said["generation"]
+        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+        return folder / pointer["generation"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / _POINTER} is damaged ({error}); remove it, and make "
-            f"what is in {folder} again."
+            f"{folder / _POINTER} is damaged ({error}); remove it, and create "
+            f"{folder} again."
         ) from error
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Returns whether an entry is one that this module leaves when killed."""
+    """Returns whether an entry is a leftover of a killed writer."""
     return path.name.startswith((_GENERATION, _POINTER, f".{_POINTER}"))
 
 
@@ -189,7 +189,7 @@ def _remove(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder's lock; raises `OSError` if another process does."""
+    """Locks a folder; raises `OSError` if another process has locked it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

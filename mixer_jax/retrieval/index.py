@@ -1,9 +1,9 @@
-"""A table's documents, embedded and kept in a folder to be searched.
+"""An index: a table's documents and their embeddings, stored in a folder.
 
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents of these rows; see `COLUMNS`
-INDEX/index.json      which model made them: its workdir, step and fingerprint;
-                      the folder of the pictures; N and D
+INDEX/index.json      the model: its workdir, step and fingerprint; the folder
+                      of the pictures; N and D
 
 Workdir and pictures are found again after a move; see `places`.
 """
@@ -34,14 +34,14 @@ COLUMNS = ("sample_id", "image", "text", "category_id", "group")
 _LAYOUT = tables.Layout(COLUMNS, exact=True)
 _COMMAND = "python -m mixer_jax.index"
 _REMEDY = (
-    "name the workdir of its model with --workdir=FOLDER, or make the index "
-    f"again with {_COMMAND}."
+    "name the workdir of its model with --workdir=FOLDER, or rebuild the index "
+    f"with {_COMMAND}."
 )
-_TRIED = 100  # pictures that are looked for in each place
+_MAX_TRIED = 100  # maximum number of pictures to look for in each folder
 
 
 class Index(NamedTuple):
-    """Documents and their embeddings by the model of one checkpoint.
+    """Documents and their embeddings, computed from one checkpoint.
 
     Attributes:
       documents: N rows with the columns of `COLUMNS`, all strings; an image
@@ -50,7 +50,7 @@ class Index(NamedTuple):
       workdir: of the model's stage, absolute.
       step: of its checkpoint.
       images: the folder of the pictures, absolute.
-      fingerprint: of the model's variables; "" if it was not kept.
+      fingerprint: hash of the model's variables; "" if unknown.
     """
 
     documents: pd.DataFrame
@@ -72,20 +72,20 @@ def build(
     """Embeds the documents of a sample table.
 
     Args:
-      run: a stage's workdir, or a curriculum's, whose last stage is taken.
+      run: a stage's workdir, or a curriculum's, to use its last stage.
       path: the sample table.
       mesh: batches are split over it.
-      split: whose documents are taken, all parts; "" is every split.
+      split: the split of the documents, with all parts; "" for all splits.
       batch_size: documents embedded at once.
-      max_skipped: the largest share of documents whose image may be
-        unreadable; None takes the trained config's.
+      max_skipped: the maximum share of documents with an unreadable image; None
+        for the trained config's.
 
     Returns:
-      The index, and what was left out because its image cannot be read.
+      The index, and the documents dropped because of unreadable images.
 
     Raises:
-      UserError: if the model or the table is missing or wrong, there is no
-        document, or too many images cannot be read.
+      UserError: if the model or the table is missing or invalid, there are no
+        documents, or too many images are unreadable.
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size}; it must be positive.")
@@ -135,7 +135,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
       UserError: if the folder holds anything else or cannot be written.
     """
     count, dim = index.embeddings.shape
-    said = {
+    meta = {
         "workdir": places.save(index.workdir, folder),
         "images": places.save(index.images, folder),
         "step": index.step,
@@ -147,7 +147,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
         tables.write(index.documents, draft / DOCUMENTS)
-        (draft / INDEX).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+        (draft / INDEX).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, save_files, rescue=True)
 
@@ -160,14 +160,14 @@ def load(
     """Reads an index.
 
     Args:
-      folder: the index's.
-      workdir: where the model is now, a stage's or a curriculum's workdir;
-        "" is where it was, relative to the index or absolute.
-      images: the folder of the pictures; "" is where it was, likewise.
+      folder: the index's folder.
+      workdir: the model's current workdir, of a stage or a curriculum; "" for
+        the recorded one, relative to the index or absolute.
+      images: the folder of the pictures; "" for the recorded one, likewise.
 
     Raises:
-      UserError: if there is none, it is damaged, or its model or `images` is
-        nowhere.
+      UserError: if the index is missing or damaged, or its model or `images`
+        is not found.
     """
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
@@ -175,11 +175,11 @@ def load(
             f"There is no index in {folder}; make one with {_COMMAND}."
         )
     try:
-        said = json.loads(found(INDEX).read_text("utf-8"))
-        workdirs = places.load(said["workdir"], folder)
-        roots = places.load(said.get("images", "."), folder)
-        step, fingerprint = int(said["step"]), str(said.get("fingerprint", ""))
-        shape = (said["N"], said["D"])
+        meta = json.loads(found(INDEX).read_text("utf-8"))
+        workdirs = places.load(meta["workdir"], folder)
+        roots = places.load(meta.get("images", "."), folder)
+        step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
+        shape = (meta["N"], meta["D"])
         embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
         if embeddings.shape != shape or len(documents) != len(embeddings):
@@ -211,15 +211,15 @@ def load(
 
 
 def missing_images(index: Index) -> str:
-    """Returns a sentence that says which pictures are missing, or ""."""
+    """Returns a message about missing pictures, or ""."""
     names = [name for name in index.documents["image"] if name]
     gone = places.missing(index.images, names)
     if not gone:
         return ""
     return (
         f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
-        f"the first of them {gone[0]}; documents are found all the same. If "
-        "the pictures were moved, name their folder with --images=FOLDER."
+        f"such as {gone[0]}; search still works without them. If the pictures "
+        "were moved, name their folder with --images=FOLDER."
     )
 
 
@@ -233,23 +233,23 @@ def _find_workdir(
     raise UserError(
         f"The model of the index in {folder} is missing: there is no "
         f"checkpoint in {looked}. Name its workdir with --workdir=FOLDER, or "
-        f"make the index again with {_COMMAND}."
+        f"rebuild the index with {_COMMAND}."
     )
 
 
 def _find_images(
     roots: list[paths.Path], documents: pd.DataFrame, images: str | os.PathLike
 ) -> pathlib.Path:
-    """Returns the first of the folders that has some of the pictures."""
+    """Returns the first folder that has some of the pictures."""
     if images:
         root = paths.local(images, "A picture")
         if not root.is_dir():
             raise UserError(
-                f"There is no folder {root}; name that of the pictures with "
-                "--images=FOLDER."
+                f"There is no folder {root}; name the folder of the pictures "
+                "with --images=FOLDER."
             )
         return paths.absolute(root)
-    names = [name for name in documents["image"] if name][:_TRIED]
+    names = [name for name in documents["image"] if name][:_MAX_TRIED]
     for root in roots:
         if any(os.path.isfile(root / name) for name in names):
             return root
@@ -278,14 +278,14 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
     if step != index.step:
         now = "none" if step is None else f"that of step {step}"
         raise UserError(
-            f"The index was made with the checkpoint of step {index.step} in "
+            f"The index was built with the checkpoint of step {index.step} in "
             f"{index.workdir}, which now has {now}; {_REMEDY}"
         )
     trained = checkpoints.load_model(index.workdir, mesh)
     same = index.fingerprint in ("", _fingerprint(trained))
     if trained.config.model.dim != index.embeddings.shape[1] or not same:
         raise UserError(
-            f"The index was made with another model than the one that is now "
-            f"in {index.workdir}; {_REMEDY}"
+            "The index was built with another model than the current one in "
+            f"{index.workdir}; {_REMEDY}"
         )
     return trained

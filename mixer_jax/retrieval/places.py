@@ -1,7 +1,7 @@
-"""Where the things that an index refers to are, also after a move.
+"""Finds the folders that an index refers to, even after a move.
 
-A place is kept relative to the index folder, for a move of all together, and
-absolute, for a move of the index alone.
+A folder's path is stored relative to the index, in case both are moved
+together, and as an absolute path, in case only the index is moved.
 """
 
 import collections
@@ -14,17 +14,17 @@ from mixer_jax import paths
 
 
 def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:
-    """Returns the names under which `load` finds a target again.
+    """Returns the paths to store, from which `load` finds a target again.
 
     Args:
       target: a folder on this machine or in a bucket.
-      folder: the index's.
+      folder: the index's folder.
     """
     if paths.is_remote(target):
         return [str(target)]
     names = []
     for resolve in (os.path.abspath, os.path.realpath):  # with links, without
-        # There is no relative path between two drives.
+        # Two drives have no relative path between them.
         with contextlib.suppress(ValueError):
             names.append(os.path.relpath(resolve(target), resolve(folder)))
     return list(dict.fromkeys([*names, os.path.abspath(target)]))
@@ -33,36 +33,36 @@ def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:
 def load(
     names: str | Sequence[str], folder: str | os.PathLike
 ) -> list[paths.Path]:
-    """Returns the absolute paths where a target may be, the likeliest first.
+    """Returns the possible absolute paths of a target, most likely first.
 
     Args:
-      names: what `save` returned, or a single path.
-      folder: the index's, where it is now.
+      names: the result of `save`, or a single path.
+      folder: the index's current folder.
 
     Raises:
-      ValueError: if these are not the names of paths.
+      ValueError: if `names` is neither.
     """
     names = [names] if isinstance(names, str) else names
     if not (isinstance(names, list) and names):
-        raise ValueError("it names no place")
+        raise ValueError("it has no paths")
     if not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{names!r} are not the names of places")
+        raise ValueError(f"{names!r} is not a list of paths")
     found = {}
     for name in names:
         if "://" in name:
             found[paths.make(name)] = None
             continue
         for resolve in (os.path.abspath, os.path.realpath):
-            # Without links that `..` would leave elsewhere.
+            # Resolve links first, because `..` of a link differs.
             path = os.path.normpath(os.path.join(resolve(folder), name))
             found[pathlib.Path(path)] = None
     return list(found)
 
 
 def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
-    """Returns those of the names that are no files under `root`, in order.
+    """Returns the names without a file under `root`, in order.
 
-    Folders are listed, which is faster than to ask for each file.
+    Listing folders is faster than checking each file.
     """
     inside = collections.defaultdict(set)
     for name in names:

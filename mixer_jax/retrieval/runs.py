@@ -58,23 +58,22 @@ def find_models(
     stages: Sequence[str] = (),
     others: Sequence[str] = (),
 ) -> list[Model]:
-    """Returns what is to be measured.
+    """Returns the models to measure.
 
     Args:
       run: a curriculum's folder or a stage's.
-      stages: which of its stages; all there are if empty.
-      others: each `NAME=WORKDIR`, where a name has no `=`; of a curriculum
-        the last stage.
+      stages: stages of the curriculum; all if empty.
+      others: further models as `NAME=WORKDIR`, where the name has no `=`; the
+        last stage is used for a curriculum.
 
     Raises:
-      UserError: if nothing was trained there, or one of `others` is not of the
-        form.
+      UserError: if nothing was trained there, or `others` is malformed.
     """
     models = [Model(OURS, w) for w in find_stages(run, stages)]
     for other in others:
         name, _, folder = other.partition("=")
         if not (name and folder):
-            raise UserError(f"--model needs NAME=WORKDIR; {other!r} is not.")
+            raise UserError(f"--model is {other!r}; it must be NAME=WORKDIR.")
         found = find_stages(folder)
         if not found:
             raise UserError(f"There is no trained stage in {folder}.")
@@ -96,25 +95,25 @@ def measure_models(
     max_skipped: float | None = None,
     say: Callable[[str], None] = print,
 ) -> list[evaluate.Row]:
-    """Measures models, and the baselines as the first of them would be.
+    """Measures models, and the baselines with the first model's settings.
 
     Args:
       models: see `find_models`.
-      mesh: where samples are embedded and documents searched.
-      table: the sample table; "" is what each model's config says.
-      training_table: what the first model was trained on, for the baselines;
-        "" is what its config says.
+      mesh: the devices for embedding and search.
+      table: the sample table; "" for the one in each model's config.
+      training_table: the first model's training table, for the baselines; ""
+        for the one in its config.
       baselines: whether to measure those of `baselines.py` first, and those of
         `fusions.py` last.
-      max_skipped: the largest share of samples that may be left out; None
-        takes each model's config's.
-      say: is told what was left out.
+      max_skipped: the maximum share of samples to leave out; None for each
+        model's config's.
+      say: called with a message about dropped samples.
 
     Returns:
       The rows of `evaluate.evaluate`.
 
     Raises:
-      UserError: if a table or a checkpoint is missing or wrong.
+      UserError: if a table or a checkpoint is missing or invalid.
     """
     rows, frames = [], {}
     ours = None
@@ -183,7 +182,7 @@ def _check_tables(
     config: ConfigDict,
     baselines: bool,
 ) -> None:
-    """Checks that the tables are there, before anything is measured."""
+    """Checks that the tables exist, before anything is measured."""
     _require(path, f"{folder} is measured on", "--table")
     if baselines:
         table = config.data.table
@@ -194,7 +193,7 @@ def _require(path: str | os.PathLike, what: str, option: str) -> None:
     if not pathlib.Path(path).is_file():
         raise UserError(
             f"There is no sample table {path}, which {what}. If it was moved, "
-            f"name its new place by {option}=PATH."
+            f"name its new path by {option}=PATH."
         )
 
 

@@ -1,4 +1,4 @@
-"""An index served over HTTP: a page to search with, and answers in JSON.
+"""Serves an index over HTTP: a search page, and a JSON API.
 
 GET  /             the page
 POST /search?k=12  an image's bytes, or a form with a file -> the k nearest
@@ -6,8 +6,7 @@ POST /search?k=12  an image's bytes, or a form with a file -> the k nearest
 GET  /image/ROW    a document's picture
 GET  /health       what is served
 
-All addresses in answers are relative, so that a proxy may serve it under a
-prefix.
+All URLs in responses are relative, so that a proxy can add a prefix.
 """
 
 import errno
@@ -43,8 +42,8 @@ MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_NEEDED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
-_SEARCHES = 8  # at once; others wait without a thread
+_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
 
 class Searcher:
@@ -64,13 +63,13 @@ class Searcher:
         mesh: Mesh,
         max_megapixels: float = MAX_MEGAPIXELS,
     ):
-        """Compiles.
+        """Compiles the search.
 
         Args:
           index: the documents.
           trained: the model that embedded them.
           mesh: the documents' rows are split over it.
-          max_megapixels: the largest picture that is decoded.
+          max_megapixels: the maximum size of a decoded picture.
         """
         self.index = index
         self._max_pixels = int(max_megapixels * 1e6)
@@ -136,7 +135,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     documents = searcher.index.documents
     page = _render(searcher.index, max_megabytes)
     reader = uploads.Reader(max_megabytes)
-    limiter = anyio.CapacityLimiter(_SEARCHES)
+    limiter = anyio.CapacityLimiter(_MAX_SEARCHES)
 
     async def home(request: Request) -> HTMLResponse:
         return HTMLResponse(page)
@@ -155,7 +154,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         async with reader.read(request) as upload:
             if upload.k is not None and "k" not in request.query_params:
                 k = _read_k(upload.k)
-            # What computes or reads files is kept away from the event loop.
+            # Computing and reading files would block the event loop.
             found = await anyio.to_thread.run_sync(
                 find, upload.content, k, limiter=limiter
             )
@@ -209,13 +208,13 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         ],
         exception_handlers={HTTPException: _say, Exception: _apologize},
     )
-    # Its addresses would be absolute, without a proxy's prefix.
+    # Redirects would be absolute URLs, without a proxy's prefix.
     app.router.redirect_slashes = False
     return app
 
 
 def refusal(content: bytes, error: images.UnreadableImageError) -> str:
-    """Returns why a picture is not taken, for the person who sent it."""
+    """Returns why a picture is rejected, for the client."""
     what = faults.describe(content)
     if error.kind == faults.TOO_LARGE:
         return f"This is {what}, but {error.reason}."
@@ -223,7 +222,7 @@ def refusal(content: bytes, error: images.UnreadableImageError) -> str:
         return f"This is {what} that cannot be read: it is {error.kind}."
     if error.kind == faults.NO_AREA:
         return f"This is {what} that cannot be read: it has {error.kind}."
-    return f"This is {what}; {_NEEDED}."
+    return f"This is {what}; {_SUPPORTED}."
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
@@ -231,7 +230,7 @@ def run(app: Starlette, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         log_level="warning",
-        log_config=None,  # its own closes the handlers there are
+        log_config=None,  # The default closes existing handlers.
         timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listener])

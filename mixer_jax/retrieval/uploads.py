@@ -1,4 +1,4 @@
-"""Reads the picture of a request, however it was sent, within limits."""
+"""Reads the uploaded picture of a request, within memory limits."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -10,17 +10,17 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
-_AT_ONCE = 16  # uploads of the largest size that are in memory together
+_MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
 _FORM = "multipart/form-data"
-_MAX_FIELDS, _MAX_FIELD = 16, 4096  # of a form besides its file; bytes
+_MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
 
 
 class Upload(NamedTuple):
-    """A picture and what was sent with it.
+    """An uploaded picture.
 
     Attributes:
       content: the bytes of the file.
-      k: the form's field of that name, None without.
+      k: the form's field `k`; None if missing.
     """
 
     content: bytes
@@ -28,23 +28,23 @@ class Upload(NamedTuple):
 
 
 class Reader:
-    """Reads uploads; counts the bytes of all that are in memory."""
+    """Reads uploads, and limits their total bytes in memory."""
 
     def __init__(self, max_megabytes: float):
-        """Allows that many megabytes per request."""
+        """Takes the maximum size of a request in megabytes."""
         self._limit = int(max_megabytes * MEGABYTE)
         self._large = f"The picture is larger than {max_megabytes:g} megabytes."
         self._held = 0
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[Upload]:
-        """Reads an upload: a body that is a file, or a form that has one.
+        """Reads an upload: a file as the body, or a form with a file.
 
         Its bytes are counted until the context ends.
 
         Raises:
-          HTTPException: 4xx if it is too large, broken off or no picture; 503
-            if too many uploads are in memory.
+          HTTPException: 4xx if the upload is too large, incomplete or has no
+            picture; 503 if too many uploads are in memory.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limit:
@@ -53,7 +53,7 @@ class Reader:
         try:
             yield await self._parse(request, count)
         except ClientDisconnect as error:
-            raise HTTPException(400, "The upload broke off.") from error
+            raise HTTPException(400, "The upload is incomplete.") from error
         finally:
             self._held -= count.bytes
 
@@ -66,7 +66,7 @@ class Reader:
             upload = Upload(b"".join([chunk async for chunk in chunks]), None)
         if not upload.content:
             raise HTTPException(
-                400, "The upload is empty; send a picture's bytes."
+                400, "The upload is empty; send the bytes of a picture."
             )
         return upload
 
@@ -78,17 +78,17 @@ class Reader:
             self._held += len(chunk)
             if count.bytes > self._limit:
                 raise HTTPException(413, self._large)
-            if self._held > _AT_ONCE * self._limit:
+            if self._held > _MAX_UPLOADS * self._limit:
                 raise HTTPException(
                     503,
-                    "Too many pictures are being sent; try again in a moment.",
+                    "Too many concurrent uploads; try again in a moment.",
                     {"Retry-After": "1"},
                 )
             yield chunk
 
 
 class _Count:
-    """Bytes of one request."""
+    """The bytes of one request."""
 
     bytes = 0
 
@@ -103,12 +103,12 @@ async def _read_form(
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD,
     )
-    parser.spool_max_size = limit  # in memory, not in a temporary file
+    parser.spool_max_size = limit  # Keep files in memory, not on disk.
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(
-            400, f"The form cannot be read: {error.message}"
+            400, f"The form is invalid: {error.message}"
         ) from error
     try:
         return await _take_file(form)
@@ -120,7 +120,7 @@ async def _take_file(form: FormData) -> Upload:
     files = [part for part in form.values() if isinstance(part, UploadFile)]
     if not files:
         raise HTTPException(
-            400, "The form has no file; send one as curl -F file=@picture does."
+            400, "The form has no file; send one, as in curl -F file=@picture."
         )
     k = form.get("k")
     return Upload(await files[0].read(), k if isinstance(k, str) else None)

@@ -1,1 +1,1 @@
-"""The ground floor: files, processes and errors, shared by all commands."""
+"""Files, tables, ownership, progress and exit codes, shared by all commands."""

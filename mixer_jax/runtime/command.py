@@ -3,12 +3,12 @@
 Exit codes of every command:
 
     0    done
-    1    a crash, with its traceback; the same command may go on
+    1    a crash, with its traceback; the same command may succeed when repeated
     2    wrong input, or a destination that cannot be written: the same command
          would fail again
-    70   a training run that stood still
-    75   interrupted by Ctrl-C, SIGTERM or a hang-up; the same command goes on
-    141  nobody reads standard output any more
+    70   a training run that made no progress
+    75   interrupted by Ctrl-C, SIGTERM or SIGHUP; the same command resumes
+    141  standard output was closed by its reader
 
 This module imports nothing but the standard library, so that a command can be
 interrupted while its libraries are still being imported.
@@ -27,12 +27,12 @@ from typing import Any, NamedTuple, NoReturn
 from mixer_jax.errors import UserError
 
 DONE, CRASHED, WRONG, HUNG, INTERRUPTED = 0, 1, 2, 70, 75
-UNREAD = 128 + signal.SIGPIPE  # as a shell reports a program that it ended
+UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
 
-INTERRUPTION = "Interrupted: nothing is half-written; the same command goes on."
+INTERRUPTION = "Interrupted. All files are intact; rerun the command to resume."
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Failures of the system that a restart may mend, as on network file systems.
-_PASSING = {
+# Transient system errors, as on network file systems: a restart may succeed.
+_TRANSIENT = {
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -40,7 +40,7 @@ _PASSING = {
     errno.EINTR,
     errno.ENOTCONN,
 }
-_AGAIN = 0.05  # seconds until an interrupt that was lost is tried again
+_RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 
 
@@ -49,11 +49,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Ending(NamedTuple):
-    """How a command ends that did not do all its work.
+    """The outcome of a command that failed or was interrupted.
 
     Attributes:
-      message: a sentence for the person who runs it.
-      code: its exit code.
+      message: a sentence for the user.
+      code: the exit code.
     """
 
     message: str
@@ -61,23 +61,23 @@ class Ending(NamedTuple):
 
 
 def run(work: Callable[[], None]) -> int:
-    """Does a command's work.
+    """Runs the body of a command and returns its exit code.
 
-    A first signal interrupts it; what the work has begun to write is removed.
-    A second one ends the process at once.
+    The first signal interrupts the command, and unfinished files are removed.
+    A second signal ends the process at once.
 
     Args:
-      work: of the command; raises `UserError` for whatever its user can mend.
+      work: the command's body; raises `UserError` for errors the user can fix.
 
     Returns:
-      The exit code. What `explain` knows is printed to standard error.
+      The exit code. Errors known to `explain` are printed to standard error.
 
     Raises:
-      BaseException: whatever `explain` does not know, and `SystemExit`.
+      BaseException: any error unknown to `explain`, and `SystemExit`.
     """
     global _ended
     for stream in (sys.stdout, sys.stderr):
-        # Names of files need not be valid text; they are printed all the same.
+        # File names may not be valid text; print them with escapes.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     code = CRASHED
@@ -97,7 +97,7 @@ def _run(work: Callable[[], None]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and _is_unread():
+        if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
         ending = explain(error)
         if ending is None:
@@ -107,7 +107,7 @@ def _run(work: Callable[[], None]) -> int:
 
 
 def explain(error: BaseException) -> Ending | None:
-    """Returns what to say of an error and its exit code; None of a crash."""
+    """Returns the message and exit code of an error; None for a crash."""
     if isinstance(error, UserError):
         return Ending(f"error: {error}", WRONG)
     if isinstance(error, KeyboardInterrupt):
@@ -120,7 +120,7 @@ def explain(error: BaseException) -> Ending | None:
             where = os.fsdecode(where)
         what = "The output" if where is None else f"{where}"
         hint = "; make room" if error.errno in NO_ROOM else ""
-        code = CRASHED if error.errno in _PASSING else WRONG
+        code = CRASHED if error.errno in _TRANSIENT else WRONG
         return Ending(f"error: {what}: {error.strerror}{hint}.", code)
     return None
 
@@ -129,34 +129,34 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def say(ending: Ending) -> None:
-    """Prints how a command ends to standard error."""
-    # Nobody may read that either.
+    """Prints the message to standard error."""
+    # Standard error may be closed as well.
     with contextlib.suppress(OSError):
         print(ending.message, file=sys.stderr, flush=True)
 
 
-def _is_unread() -> bool:
+def _is_closed_by_reader() -> bool:
     """Returns whether standard output is a pipe without a reader."""
     try:
         file = sys.stdout.fileno()
     except (OSError, ValueError):
         return False
     poll = select.poll()
-    poll.register(file, 0)  # Errors are reported without being asked for.
+    poll.register(file, 0)  # POLLERR is always reported.
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
         return False
-    # Python flushes the stream as it ends, and would report the error.
+    # Python flushes the stream at exit and would report the error again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), file)
     return True
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns the signals that ask for an end into `Interrupted`.
+    """Raises `Interrupted` on SIGINT, SIGTERM and SIGHUP.
 
-    Signals that are ignored stay so: `nohup` and shells start programs in this
-    way, which are to survive a closed terminal and a Ctrl-C for another one.
-    SIGTERM is meant for this process and always counts.
+    Ignored signals stay ignored: `nohup` and shells use this for programs that
+    must survive a closed terminal, or a Ctrl-C meant for another program.
+    SIGTERM is sent to this process alone and is always handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -178,9 +178,9 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _not_ignored() -> Iterator[None]:
-    """Interrupts again where Python ignores the exception.
+    """Sends an interrupt again if Python ignored the exception.
 
-    It ignores what is raised while an object is being deleted.
+    Python ignores exceptions raised in `__del__` and weak reference callbacks.
     """
     before, again = sys.unraisablehook, []
 
@@ -191,7 +191,7 @@ def _not_ignored() -> Iterator[None]:
         for number in SIGNALS:
             if signal.getsignal(number) is leave:
                 signal.signal(number, _interrupt)
-        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(_RETRY, os.kill, (os.getpid(), signal.SIGTERM))
         again.append(timer)
         timer.start()
 
@@ -213,9 +213,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def catch_early() -> None:
-    """Lets a signal end a command of ours while its libraries are imported.
+    """Installs `leave` while a `python -m mixer_jax...` command is imported.
 
-    Does nothing in any other program.
+    Does nothing in other programs.
     """
     is_ours = any(
         word.removeprefix("-m").startswith("mixer_jax.")
@@ -229,7 +229,7 @@ def catch_early() -> None:
 
 
 def leave(*_: object) -> NoReturn:
-    """Ends the process at once; a signal's handler."""
+    """Signal handler that ends the process at once."""
     if _ended is not None:
         os._exit(_ended)
     with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""CSV files: read by Arrow batch by batch, and written so that they read back.
+"""Reads CSV files in batches, and writes CSV that reads back unchanged.
 
-Only needs PyArrow and NumPy. Arrow parses fast but names no lines; where it
-fails, Python's parser reads the file again to name the line at fault.
+Only needs PyArrow and NumPy. Arrow parses fast but its errors have no line
+numbers; if it fails, Python's parser reads the file again to find the invalid
+line.
 """
 
 import codecs
@@ -19,21 +20,21 @@ import pyarrow.csv
 
 from mixer_jax.errors import UserError
 
-BLOCK = 16 << 20  # bytes in a batch; a row must fit into one
+BLOCK = 16 << 20  # bytes per batch, and the maximum size of a row
 
 # Python's default limit of a cell, 128 KiB, applies to the whole process.
 csv.field_size_limit(sys.maxsize)
 
-# Cells that some reader would change, strip or take for a line's end.
+# Cells that some reader would alter, strip or parse as the end of a line.
 _QUOTED = (
     r'[",\x00-\x1f\x7f\x{85}\x{2028}\x{2029}\x{feff}]'
     r"|^[\s\p{Z}]|[\s\p{Z}]$"
 )
-# What may stand before a cell's opening quote and after its closing one.
+# Bytes that may precede an opening quote or follow a closing one.
 _BOUNDS = np.isin(np.arange(256), list(b',\n\r"'))
-_SCANNED = 1 << 16  # bytes that are searched for quotes at once
-# How files begin that are no UTF-8 text, whatever their suffix says.
-_KINDS = (
+_SCANNED = 1 << 16  # bytes searched for quotes at once
+# First bytes of files that are not UTF-8 text, whatever their suffix.
+_SIGNATURES = (
     (codecs.BOM_UTF32_LE, "UTF-32 text"),
     (codecs.BOM_UTF32_BE, "UTF-32 text"),
     (codecs.BOM_UTF16_LE, "UTF-16 text"),
@@ -45,7 +46,7 @@ _KINDS = (
 
 
 class RecordError(Exception):
-    """A record that is no CSV: the line that it starts on, and the reason."""
+    """A malformed record: the line that it starts on, and the reason."""
 
     def __init__(self, line: int, reason: str):
         super().__init__(line, reason)
@@ -59,12 +60,11 @@ def batches(
 
     Args:
       path: the file.
-      select: from the header and the path to the columns that are read; may
-        raise.
-      block: the bytes in a batch.
+      select: maps the header and the path to the columns to read; may raise.
+      block: the bytes per batch.
 
     Raises:
-      UserError: names file and line of what is wrong.
+      UserError: names the file and the line of the error.
     """
     header = _header(path, block)
     columns = select(header, path)
@@ -94,7 +94,7 @@ def batches(
 
 
 def encode(batch: pa.RecordBatch | pa.Table) -> str:
-    """Returns the lines of rows of strings, each cell quoted if need be."""
+    """Returns rows of strings as lines of CSV, with cells quoted as needed."""
     cells = [_quoted(column, batch.num_columns) for column in batch.columns]
     lines = pc.binary_join_element_wise(*cells, ",")
     if (pc.max(pc.binary_length(lines)).as_py() or 0) + 2 > BLOCK:
@@ -106,7 +106,7 @@ def encode(batch: pa.RecordBatch | pa.Table) -> str:
 
 
 def encode_header(names: Sequence[str]) -> str:
-    """Returns the first line of a file."""
+    """Returns the header line of a file."""
     row = [pa.array([name], pa.string()) for name in names]
     return encode(pa.RecordBatch.from_arrays(row, [""] * len(row)))
 
@@ -114,13 +114,13 @@ def encode_header(names: Sequence[str]) -> str:
 def records(
     lines: Iterable[str], delimiter: str = ",", *, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line that each record starts on, from 1, and its cells.
+    """Yields each record's cells and the line it starts on, counted from 1.
 
     Args:
-      lines: with their ends, as a file opened with newline="" gives them. A
-        lone carriage return ends a line too, as for every reader of CSV.
+      lines: lines with their endings, as from a file opened with newline="". A
+        lone carriage return ends a line too, as in every CSV reader.
       delimiter: the character between two cells.
-      strict: whether a quote without its end, or with text after it, is an
+      strict: whether an unclosed quote, or text after a closing quote, is an
         error.
 
     Raises:
@@ -135,7 +135,7 @@ def records(
             return
         except csv.Error as error:
             raise RecordError(start, str(error)) from error
-        if cells:  # An empty line is no record.
+        if cells:  # Empty lines are not records.
             yield start, cells
         start = reader.line_num + 1
 
@@ -157,31 +157,31 @@ def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
 
 
 def _open(path: str | os.PathLike) -> io.TextIOBase:
-    # Wrong bytes are reported elsewhere, with their line.
+    # `_check_utf8` reports invalid bytes with their line.
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _header(path: Path, block: int) -> list[str]:
-    """Returns the first record, looking at no more than a block."""
+    """Returns the first record, reading at most one block."""
     with open(path, "rb") as file:
         start = file.read(block)
-    for mark, kind in _KINDS:
+    for mark, kind in _SIGNATURES:
         if start.startswith(mark):
-            raise _no_csv(path, kind)
+            raise _not_csv(path, kind)
     text = start.decode("utf-8-sig", errors="replace")
     lines = io.StringIO(text, newline="")
     header = next((cells for _, cells in records(lines)), None)
     if header is None:
         raise UserError(f"The table {path} is empty.")
     if any("\0" in name for name in header):
-        raise _no_csv(path, "UTF-16 text or a binary file")
+        raise _not_csv(path, "UTF-16 text or a binary file")
     if any("\ufffd" in name for name in header):
         with open(path, "rb") as file:
             _check_utf8(path, file)
     return header
 
 
-def _no_csv(path: Path, kind: str) -> UserError:
+def _not_csv(path: Path, kind: str) -> UserError:
     return UserError(
         f"{path} cannot be read: it is {kind}, and a .csv must be UTF-8 text "
         "with commas between the cells; save it again as CSV UTF-8."
@@ -189,7 +189,7 @@ def _no_csv(path: Path, kind: str) -> UserError:
 
 
 def _quoted(column: pa.Array, columns: int) -> pa.Array:
-    # The row of a lone empty cell would be an empty line, which is no row.
+    # In a table of one column, an unquoted empty cell would be an empty line.
     pattern = f"{_QUOTED}|^$" if columns == 1 else _QUOTED
     inside = pc.replace_substring(column, '"', '""')
     quoted = pc.binary_join_element_wise('"', inside, '"', "")
@@ -197,9 +197,9 @@ def _quoted(column: pa.Array, columns: int) -> pa.Array:
 
 
 def _check_quotes(path: Path, block: int) -> None:
-    """Raises a `UserError` at a quote without its end, or with text after it.
+    """Raises a `UserError` at an unclosed quote or one with text after it.
 
-    Arrow accepts both: up to the next quote it takes rows for one cell's text.
+    Arrow accepts both, and reads everything up to the next quote as one cell.
     """
     if _quotes_are_paired(path):
         return
@@ -208,11 +208,11 @@ def _check_quotes(path: Path, block: int) -> None:
         for _ in _bounded_records(path, block, strict=True):
             pass
     except RecordError as error:
-        problem = "without its end"
+        problem = "an unclosed quote"
         if "expected after" in error.reason:
-            problem += ", or with text after its end"
+            problem += " or text after a closing quote"
         raise UserError(
-            f"{path}, line {error.line}: the row has a quote {problem}; a "
+            f"{path}, line {error.line}: the row has {problem}; a "
             'quote in a text is written twice, as in "12"" pipe".'
         ) from error
 
@@ -239,7 +239,7 @@ def _quotes_are_paired(path: Path) -> bool:
 
 
 def _explain(path: Path, header: Sequence[str], block: int) -> None:
-    """Raises a `UserError` at the first line that Arrow may have refused."""
+    """Raises a `UserError` for the first line that Arrow may have rejected."""
     with open(path, "rb") as file:
         _check_utf8(path, file)
     for line, cells in _bounded_records(path, block):
@@ -268,7 +268,7 @@ def _bounded_records(
             if size > block:
                 raise UserError(
                     f"{path}, line {start}: the row has more than {block} "
-                    "bytes; is there a quote without its end?"
+                    "bytes; is there an unclosed quote?"
                 )
             yield line
 
@@ -279,7 +279,7 @@ def _bounded_records(
 
 
 def _check_utf8(path: Path, lines: Iterable[bytes]) -> None:
-    """Raises a `UserError` at the first line that is not UTF-8."""
+    """Raises a `UserError` for the first line that is not UTF-8."""
     for number, line in enumerate(lines, start=1):
         try:
             line.decode()

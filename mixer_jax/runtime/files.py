@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, at places that were tried before.
+"""Atomic file writes, and checks that a destination is writable.
 
-A file is written as a draft beside its destination, which it replaces in one
-step. A draft is locked while it is being written, so that the next writer of
-the same file can tell one that a killed process has left, and removes it.
+A file is written as a draft beside its destination, then renamed to it. The
+draft is locked while it is being written, so that a later writer of the same
+file can detect and remove the draft of a killed process.
 """
 
 import contextlib
@@ -22,29 +22,29 @@ from mixer_jax.runtime import command
 
 Writer = Callable[[pathlib.Path], object]
 
-_LONGEST = 64  # bytes of a file's name that its draft's name has
+_MAX_NAME_BYTES = 64  # of the file name that the draft's name keeps
 _DRAFT = ".draft"
 
 
 def write(
     path: str | os.PathLike, writer: Writer, *, one_of_many: bool = False
 ) -> None:
-    """Writes a file whole or not at all, through symbolic links.
+    """Writes a file atomically, following symbolic links.
 
     Args:
-      path: of the file; missing folders are made.
-      writer: writes the file whose path it is given.
-      one_of_many: whether it is one of thousands in its folder that can be
-        made again, such as pictures. Then it does not wait for the disk, and
-        does not look for drafts that were left behind.
+      path: of the file; missing folders are created.
+      writer: called with a path; writes the file there.
+      one_of_many: whether the folder holds thousands of such files that can be
+        recreated, such as images. If so, the write is not synced to disk, and
+        stale drafts are not searched for.
 
     Raises:
-      OSError: if the file cannot be written; nothing is left of it then.
+      OSError: if the file cannot be written; no part of it remains.
     """
     target = resolve(path)
     with made(target.parent):
         if not one_of_many:
-            _remove_left_behind(target)
+            _remove_stale_drafts(target)
         draft, lock = _begin(target)
         try:
             writer(draft)
@@ -61,27 +61,27 @@ def write(
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a UTF-8 text file, see `write`."""
+    """Writes a UTF-8 text file atomically; see `write`."""
     write(path, text_writer(text))
 
 
 def text_writer(text: str) -> Writer:
-    """Returns what writes a UTF-8 text."""
+    """Returns a writer of a UTF-8 text; see `write`."""
     content = text.encode()
     return lambda draft: draft.write_bytes(content)
 
 
 def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
-    """Writes what a command has computed, which is not lost if that fails.
+    """Writes a command's result, elsewhere if the destination fails.
 
     Args:
-      path: where it should be; `check` has tried it before.
-      writer: see `write`; it may be called again for another path.
-      what: it is, in a sentence: "The report".
+      path: the destination; `check` has tested it before.
+      writer: see `write`; may be called again with another path.
+      what: the subject of the error message, as in "The report".
 
     Raises:
-      UserError: if it cannot be written there; names the file that has it
-        instead, if any place could take it.
+      UserError: if the destination cannot be written; names the file where the
+        result was saved instead, if any.
     """
     try:
         write(path, writer)
@@ -91,15 +91,14 @@ def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
 
 
 def rescue(name: str, writer: Writer) -> pathlib.Path | None:
-    """Writes a file or folder wherever there is room for it.
+    """Writes a file or folder to the working directory or the temporary one.
 
     Args:
       name: of the file or folder.
-      writer: writes what has the path that it is given.
+      writer: called with a path; writes the file or folder there.
 
     Returns:
-      Its path; None if the working directory and the system's folder of
-      temporary files cannot take it either.
+      The path; None if neither directory can be written.
     """
     for place in (os.getcwd(), tempfile.gettempdir()):
         folder = None
@@ -120,27 +119,27 @@ def unwritable(
     error: OSError,
     kept: pathlib.Path | None = None,
 ) -> UserError:
-    """Returns the error that says why a destination cannot be written."""
+    """Returns an error that explains why a destination cannot be written."""
     reason = error.strerror or str(error)
     if error.errno in command.NO_ROOM:
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(_existing(resolve(path))).free
-            reason += f", {free / 1e9:.2f} GB are free"
+            reason += f" ({free / 1e9:.2f} GB free)"
     message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
     if kept is not None:
-        message += f" It is in {kept} instead; move it where you want it."
+        message += f" The result was saved as {kept}; move it from there."
     return UserError(message)
 
 
 def check(path: str | os.PathLike, what: str) -> None:
-    """Tries whether a file can be written, and leaves nothing behind.
+    """Checks that a file can be written, without creating it.
 
     Args:
       path: of the file; it and its folders may be missing.
-      what: it is, in a sentence: "The report".
+      what: the subject of the error message, as in "The report".
 
     Raises:
-      UserError: if it cannot.
+      UserError: if the file cannot be written.
     """
     try:
         target = resolve(path)
@@ -154,11 +153,11 @@ def check(path: str | os.PathLike, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _untried(what, path, error) from error
+        raise _check_failed(what, path, error) from error
 
 
 def check_folder(folder: str | os.PathLike, what: str) -> None:
-    """Tries whether files can be written into a folder, see `check`."""
+    """Checks that files can be written into a folder; see `check`."""
     try:
         target = resolve(folder)
         there = _existing(target)
@@ -171,42 +170,42 @@ def check_folder(folder: str | os.PathLike, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _untried(what, folder, error) from error
+        raise _check_failed(what, folder, error) from error
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
-    """Returns where a path leads: absolute, and through symbolic links.
+    """Returns the absolute path with symbolic links resolved.
 
     Raises:
-      OSError: if its links lead in a circle.
+      OSError: if the links form a loop.
     """
-    # realpath gives up silently where links form a circle; stat does not.
+    # Unlike realpath, stat raises for a loop of links.
     with contextlib.suppress(FileNotFoundError):
         os.stat(path)
     return pathlib.Path(os.path.realpath(path))
 
 
 def make_folder(path: str | os.PathLike) -> None:
-    """Makes a folder and those around it, also where a link leads to it."""
+    """Creates a folder and its parents, following symbolic links."""
     resolve(path).mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[None]:
-    """Makes a folder; one that was missing is removed if the block raises."""
+    """Creates a folder; if it is new, removes it again if the block raises."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # Something else is in it now.
+            with contextlib.suppress(OSError):  # It may not be empty any more.
                 path.rmdir()
         raise
 
 
 def settle(path: pathlib.Path) -> None:
-    """Waits until a file is on the disk, so that a power cut cannot undo it."""
+    """Syncs a file to disk, so that it survives a power failure."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -217,20 +216,20 @@ def _replace(draft: pathlib.Path, target: pathlib.Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        # The file itself is a mount point, as containers have them.
+        # The file itself is a mount point, as in containers.
         shutil.copyfile(draft, target)
         draft.unlink()
 
 
 def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Makes and locks a draft; returns its path and the lock's descriptor."""
+    """Creates and locks a draft; returns its path and the lock's descriptor."""
     while True:
         token = secrets.token_hex(6)
         draft = target.with_name(f"{_stem(target)}{token}{_DRAFT}")
         lock = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _lock(lock)
-            # Somebody may have taken it for left behind just before.
+            # Another writer may have removed it as stale before the lock.
             if os.path.exists(draft):
                 return draft, lock
         except BaseException:
@@ -241,13 +240,13 @@ def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def _stem(target: pathlib.Path) -> str:
-    """Returns what the names of a file's drafts begin with."""
-    name = os.fsencode(target.name)[:_LONGEST]
+    """Returns the common prefix of the names of a file's drafts."""
+    name = os.fsencode(target.name)[:_MAX_NAME_BYTES]
     return f".{name.decode(errors='ignore')}."
 
 
-def _remove_left_behind(target: pathlib.Path) -> None:
-    """Removes drafts of a file that nobody is writing any more."""
+def _remove_stale_drafts(target: pathlib.Path) -> None:
+    """Removes drafts of a file that no process is writing."""
     pattern = glob.escape(_stem(target)) + "?" * 12 + _DRAFT
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
         with contextlib.suppress(OSError):
@@ -260,21 +259,20 @@ def _remove_left_behind(target: pathlib.Path) -> None:
 
 
 def _lock(file: int) -> None:
-    # Some network file systems have no locks; drafts stay there if a process
-    # is killed.
+    # Some network file systems lack locks; drafts of killed processes stay.
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path or the nearest folder around it that is there."""
+    """Returns the path or its nearest parent that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def _try(folder: pathlib.Path) -> None:
-    """Writes a byte into a folder and takes it back."""
+    """Writes a byte into a folder and removes it."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -282,9 +280,11 @@ def _try(folder: pathlib.Path) -> None:
         file.flush()
 
 
-def _untried(what: str, path: str | os.PathLike, error: Exception) -> UserError:
+def _check_failed(
+    what: str, path: str | os.PathLike, error: Exception
+) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
         f"{what} cannot be written to {os.fspath(path)}: {reason}; name "
-        "another place."
+        "another path."
     )

@@ -1,8 +1,8 @@
-"""What identifies data: a table's rows, and the content of its images.
+"""Identifies data by a table's rows and the content of its images.
 
-Paths and modification times do not. Rows are hashed; of an image file, the
-size is compared at every start and the bytes only where the modification time
-is another than the one noted beside what was made of the file.
+Paths and modification times do not matter. Rows are hashed. The sizes of image
+files are compared at every start, their bytes only if the modification time
+differs from the one noted beside the derived data.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ import pyarrow as pa
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files, progress, threads
 
-NOTES = "images.npy"  # in the folder of what was made of the images
+NOTES = "images.npy"  # in the folder of data derived from the images
 
-_BYTES = 16  # of a digest
+_BYTES = 16  # per digest
 _NOTE = np.dtype(
     [
         ("name", "<u8"),  # hash of the path relative to the table
@@ -38,10 +38,10 @@ class Data(NamedTuple):
 
     Attributes:
       rows: hash of the rows.
-      count: how many rows there are.
+      count: the number of rows.
       images: paths relative to the table.
       files: the same paths, with the table's folder.
-      sizes: int64 [n], bytes; -1 is a missing file.
+      sizes: int64 [n], bytes; -1 for a missing file.
       times: int64 [n], nanoseconds of the last modification.
     """
 
@@ -59,7 +59,7 @@ class Data(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A name for rows and sizes, 16 hexadecimal digits."""
+        """The hash of rows and sizes, 16 hexadecimal digits."""
         return _hash(self.rows, self.sizes_hash)[:16]
 
     def content(self, notes: np.ndarray) -> str:
@@ -83,13 +83,13 @@ class Data(NamedTuple):
 def examine(
     frame: pd.DataFrame, root: str | os.PathLike, known: Data | None = None
 ) -> Data:
-    """Hashes rows and asks the system for their files' sizes and times.
+    """Hashes rows and looks up the sizes and times of their image files.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
-      known: of a table that has these rows, and maybe more, in this order;
-        its files are not asked again.
+      known: the identity of a table that contains these rows in this order;
+        its sizes and times are reused.
     """
     if known is not None and len(frame) == known.count:
         return known
@@ -112,7 +112,7 @@ def hash_rows(frame: pd.DataFrame) -> str:
 
 
 def hash_texts(*lists: Sequence[str]) -> str:
-    """Returns the hash of some lists of texts."""
+    """Returns the hash of lists of texts."""
     digest = hashlib.sha256()
     for texts in lists:
         _add_texts(digest, texts)
@@ -120,7 +120,7 @@ def hash_texts(*lists: Sequence[str]) -> str:
 
 
 def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
-    # Lengths are hashed too: no two lists have the same bytes.
+    # Hash the lengths too, so that different lists never have the same bytes.
     array = pa.array(texts, pa.large_string())
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -162,12 +162,12 @@ def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
 
 
 class Comparison(NamedTuple):
-    """Image files beside what was noted of them.
+    """A comparison of image files with earlier notes.
 
     Attributes:
-      notes: what is true now, for `write_notes`.
-      changed: noted images whose bytes are others now.
-      known: whether all of the images were noted.
+      notes: the current notes, for `write_notes`.
+      changed: noted images whose bytes have changed.
+      known: whether all images were noted.
     """
 
     notes: np.ndarray
@@ -181,12 +181,12 @@ def compare(folder: Path, data: Data) -> Comparison:
 
 
 def compare_notes(old: np.ndarray, data: Data) -> Comparison:
-    """Compares image files with what was noted of them.
+    """Compares image files with earlier notes.
 
-    Reads the files that were not noted, or with another size or time.
+    Reads the files without a note, or with another size or time than noted.
 
     Args:
-      old: from `make_notes`; with no rows if nothing was noted.
+      old: from `make_notes`; without rows if nothing was noted.
       data: the images.
 
     Raises:
@@ -211,7 +211,7 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
 
 
 def read_notes(folder: Path) -> np.ndarray:
-    """Returns the notes in a folder; without rows if there are none."""
+    """Returns the notes in a folder; an array without rows if missing."""
     try:
         notes = np.load(folder / NOTES, allow_pickle=False)
         if notes.dtype == _NOTE and notes.ndim == 1:
@@ -222,7 +222,7 @@ def read_notes(folder: Path) -> np.ndarray:
 
 
 def write_notes(folder: Path, notes: np.ndarray) -> None:
-    """Notes sizes, times and digests in a folder, unless they are there."""
+    """Writes notes to a folder unless they are equal to the existing ones."""
     if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
         return
 
@@ -251,13 +251,13 @@ def _read_digests(paths: Sequence[Path]) -> np.ndarray:
 def hash_folder(name: str | os.PathLike) -> str:
     """Returns the hash of a file or folder of weights or of a tokenizer.
 
-    Of a large file it covers the size, the first and the last megabyte.
+    For a large file, only the size and the first and last megabyte are hashed.
 
     Args:
       name: of the file or folder.
 
     Returns:
-      Hexadecimal digits; "" if there is nothing of that name.
+      Hexadecimal digits; "" if the file or folder does not exist.
     """
     path = Path(name)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""What the owner of a folder says of itself, and whether it is alive."""
+"""The record of a folder's owner, and whether its process is alive."""
 
 import datetime
 import functools
@@ -9,21 +9,21 @@ import secrets
 import socket
 from typing import NamedTuple
 
-_EXITING = 0x4  # PF_EXITING, of the flags in /proc/PID/stat
-_SIGKILL = 1 << 8  # of the masks in /proc/PID/status
+_EXITING = 0x4  # PF_EXITING in the flags of /proc/PID/stat
+_SIGKILL = 1 << 8  # in the signal masks of /proc/PID/status
 
 
 class Record(NamedTuple):
-    """What an owner says of itself.
+    """The owner of a folder.
 
     Attributes:
-      host: its name.
-      boot: identifies the machine's last boot; "" where that is unknown.
-      process: its process ID.
-      ticks: when that process started, in the kernel's count; "" where that
-        is unknown. A process ID alone may be another process's by now.
-      start: when it took the folder, in words.
-      token: unique.
+      host: the host name.
+      boot: identifies the machine's last boot; "" if unknown.
+      process: the process ID.
+      ticks: the start time of the process in clock ticks; "" if unknown. It
+        tells the process from a later one with the same ID.
+      start: the date and time when the folder was taken.
+      token: a random string, unique per owner.
     """
 
     host: str
@@ -37,18 +37,18 @@ class Record(NamedTuple):
         return f"process {self.process} on {self.host}, since {self.start}"
 
     def is_of_this_machine(self) -> bool:
-        """Returns whether its process is, or was, one of this machine's."""
+        """Returns whether the process runs, or ran, on this machine."""
         return bool(self.boot) and (self.host, self.boot) == _machine()
 
     def is_alive(self) -> bool:
-        """Returns whether its process lives; only for this machine's."""
+        """Returns whether the process, of this machine, is alive."""
         return _ticks(self.process) == self.ticks and not _is_dying(
             self.process
         )
 
 
 def make() -> Record:
-    """Returns this process's record, with a token of its own."""
+    """Returns a record of this process, with a new token."""
     now = datetime.datetime.now().astimezone()
     process = os.getpid()
     return Record(
@@ -61,12 +61,12 @@ def make() -> Record:
 
 
 def to_json(record: Record) -> str:
-    """Returns the text of a record's file."""
+    """Returns a record as JSON."""
     return json.dumps(record._asdict(), indent=0) + "\n"
 
 
 def parse(text: str) -> Record | None:
-    """Returns the record of a text; None if it is damaged."""
+    """Returns the record in a JSON text; None if the text is invalid."""
     try:
         record = Record(**json.loads(text))
     except (TypeError, ValueError, RecursionError):
@@ -77,7 +77,7 @@ def parse(text: str) -> Record | None:
 
 @functools.cache
 def _machine() -> tuple[str, str]:
-    """Returns this host's name, and what identifies its last boot."""
+    """Returns this host's name, and an ID of its last boot."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -86,7 +86,7 @@ def _machine() -> tuple[str, str]:
 
 
 def _stat(process: int) -> list[str]:
-    """Returns /proc/PID/stat from the state on; [] without such a process."""
+    """Returns the fields of /proc/PID/stat from `state` on; [] if missing."""
     try:
         text = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
@@ -95,7 +95,7 @@ def _stat(process: int) -> list[str]:
 
 
 def _ticks(process: int) -> str:
-    """Returns when a process started; "" if there is none."""
+    """Returns a process's start time in clock ticks; "" if unknown."""
     return "".join(_stat(process)[19:20])
 
 

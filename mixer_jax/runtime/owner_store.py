@@ -1,7 +1,7 @@
-"""Where the record of a folder's owner is kept: in the folder itself.
+"""Stores the record of a folder's owner in the folder itself.
 
-A folder that file locks protect is locked as well. An object in a bucket is
-replaced only if it is still the version that was read.
+If the file system has locks, the folder is locked as well. An object in a
+bucket is replaced only if it is still the version that was read.
 """
 
 import contextlib
@@ -24,13 +24,12 @@ LOCK = ".owner{}"
 
 
 class Seen(NamedTuple):
-    """A record as it lies there.
+    """A stored record at the time of reading.
 
     Attributes:
-      record: None if there is none, or none that can be read.
-      version: changes with every heartbeat; None if there is no record.
-      age: seconds since the last heartbeat, by the storage's clock; looked up
-        when it is called.
+      record: None if it is missing or invalid.
+      version: changes with every heartbeat; None if the record is missing.
+      age: returns the seconds since the last heartbeat, by the storage's clock.
     """
 
     record: Record | None
@@ -52,7 +51,7 @@ class Folder:
         """See `ownership`."""
         self._make()
         while True:
-            # Python opens files so that programs started later lack them.
+            # Child programs do not inherit the descriptor (PEP 446).
             file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,15 +62,15 @@ class Folder:
                 os.close(file)
                 return False
             if _is_at(file, self._lock_path):
-                _FILES.add(file)
+                _LOCK_FILES.add(file)
                 self._file = file
                 return True
-            os.close(file)  # Its last owner has removed it meanwhile.
+            os.close(file)  # The previous owner has removed the lock file.
 
     def read(self) -> Seen:
-        """Returns the record as it is now."""
+        """Reads the stored record."""
         try:
-            # A network file system looks at the server when a file is opened.
+            # Opening a file refreshes its attributes on network file systems.
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 changed = os.fstat(file.fileno())
                 text = file.read()
@@ -82,7 +81,7 @@ class Folder:
         return Seen(owner_record.parse(text), version, age)
 
     def write(self, record: Record, version: Any) -> bool:
-        """Replaces the record, whatever its version is."""
+        """Replaces the record; ignores the version."""
         del version
         draft = self.folder / f".owner-{record.token}"
         try:
@@ -93,13 +92,13 @@ class Folder:
         return True
 
     def beat(self, record: Record) -> None:
-        """Makes the record young, if it is still this one."""
+        """Updates the record's modification time, if it is still this one."""
         there = self.read().record
         if there is not None and there.token == record.token:
             os.utime(self._path)  # by the clock of a network file system
 
     def close(self, record: Record) -> None:
-        """Removes what is this owner's; the lock goes last."""
+        """Removes this owner's record, then its lock."""
         with contextlib.suppress(OSError):
             there = self.read().record
             if there is not None and there.token == record.token:
@@ -108,14 +107,14 @@ class Folder:
         if file is not None:
             with contextlib.suppress(OSError):
                 self._lock_path.unlink()
-            _FILES.discard(file)
+            _LOCK_FILES.discard(file)
             os.close(file)
-        with contextlib.suppress(OSError):  # unless something is in it
+        with contextlib.suppress(OSError):  # The folder may not be empty.
             while self._made:
                 self._made.pop().rmdir()
 
     def _make(self) -> None:
-        """Makes the folder; notes which ones were missing."""
+        """Creates the folder; remembers which parents were missing."""
         missing = [
             path
             for path in (self.folder, *self.folder.parents)
@@ -125,7 +124,7 @@ class Folder:
         self._made = self._made or missing[::-1]
 
     def _age(self, changed: float) -> float:
-        """Returns the seconds since a time of change, by the same clock."""
+        """Returns the seconds since `changed`, by the file system's clock."""
         probe = self.folder / f".owner-{secrets.token_hex(8)}"
         try:
             probe.touch()
@@ -135,39 +134,39 @@ class Folder:
 
 
 class Bucket:
-    """The record of a folder in a bucket, where writes have conditions."""
+    """The record of a folder in a bucket, which has conditional writes."""
 
     def __init__(self, folder: paths.Path, part: str = ""):
         self.folder = folder
         self._name = RECORD.format(part)
         self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
-        self._version: bytes | None = None  # of what this owner has written
-        self._nothing: bytes | None = None  # the version where there is none
+        self._version: bytes | None = None  # of this owner's last write
+        self._no_record: bytes | None = None  # if there is no record
 
     def lock(self) -> bool:
         """See `ownership`: buckets have no locks."""
         return False
 
     def read(self) -> Seen:
-        """Returns the record as it is now."""
+        """Reads the stored record."""
         found = self._store.read(self._name).result()
         if found.state != "value":
-            self._nothing = found.stamp.generation
+            self._no_record = found.stamp.generation
             return Seen(None, None, lambda: 0.0)
         text = found.value.decode(errors="replace")
         return Seen(owner_record.parse(text), found.stamp.generation, self._age)
 
     def write(self, record: Record, version: bytes | None) -> bool:
-        """Writes the record if the version is still that; else False."""
+        """Writes the record if the stored version is `version`; else False."""
         stamp = self._store.write(
             self._name,
             owner_record.to_json(record).encode(),
-            if_equal=version or self._nothing,
+            if_equal=version or self._no_record,
         ).result()
         if stamp.generation:
             self._version = stamp.generation
             return True
-        # An answer may be lost and the write repeated: perhaps it is ours.
+        # If a reply was lost and the write retried, the stored record is ours.
         there = self.read()
         if there.record is None or there.record.token != record.token:
             return False
@@ -197,18 +196,18 @@ class Bucket:
             probe.unlink()
 
 
-_FILES: set[int] = set()  # locked by this process
+_LOCK_FILES: set[int] = set()  # locked by this process
 
 
-def _let_go() -> None:
-    """Closes the lock files in a child: it must not outlive their owner."""
-    for file in _FILES:
+def _close_lock_files() -> None:
+    """Closes the lock files in a child, which must not keep the locks."""
+    for file in _LOCK_FILES:
         with contextlib.suppress(OSError):
             os.close(file)
-    _FILES.clear()
+    _LOCK_FILES.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_lock_files)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a second one is refused.
+"""Exclusive use of a folder: a second run is rejected.
 
     with ownership.hold(workdir, "--workdir") as owner:
         ...
@@ -8,10 +8,10 @@
     FOLDER/.owner.json  the owner: its host, process, start and token
 
 Processes of one machine exclude each other by a file lock, which the kernel
-drops when a process dies: a restart on the same machine never waits. Across
-machines a lock may not work (network file systems, buckets), so the owner
-touches its record every few seconds. A record of another machine that has not
-been touched for a minute, by the storage's clock, is stale and is replaced.
+releases when a process dies: a restart on the same machine never waits. Across
+machines locks may not work (network file systems, buckets), so the owner
+updates its record every few seconds. A record of another machine that was not
+updated for a minute, by the storage's clock, is stale and is replaced.
 """
 
 import contextlib
@@ -30,24 +30,24 @@ from mixer_jax.runtime.owner_record import Record
 from mixer_jax.runtime.owner_store import Bucket, Folder, Seen
 
 BEAT = 10.0  # seconds between two heartbeats
-STALE = 60.0  # seconds without a heartbeat after which an owner is dead
+STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
 
-_POLL = 1.0  # seconds between two looks at a record that may be stale
-_DYING = 0.05  # seconds between two looks at a process that is being killed
+_POLL = 1.0  # seconds between two reads of a record that may be stale
+_POLL_DYING = 0.05  # seconds between two checks of a process being killed
 
 
 class LostError(UserError):
-    """Another run has taken the folder over."""
+    """Another run has taken over the folder."""
 
 
 class Owner:
-    """The owner of a folder, as long as `hold` lasts."""
+    """The owner of a folder within a `hold` block."""
 
     def __init__(self, store: Folder | Bucket | None, record: Record):
-        """Begins to send heartbeats, unless there is no store.
+        """Starts the heartbeats if there is a store.
 
         Args:
-          store: where the record is; None in processes other than 0.
+          store: the record's storage; None in processes other than 0.
           record: of this process.
         """
         self._store, self._record = store, record
@@ -57,7 +57,7 @@ class Owner:
             self._thread.start()
 
     def check(self) -> None:
-        """Checks that no other run has taken the folder over.
+        """Checks that no other run has taken over the folder.
 
         Raises:
           LostError: names the other run.
@@ -67,19 +67,18 @@ class Owner:
         try:
             there = self._store.read().record
         except paths.failures():
-            return  # The write that follows says what is wrong.
+            return  # The write that follows will report the error.
         if there is not None and there.token == self._record.token:
             return
         other = "" if there is None else f": {there}"
         raise LostError(
-            f"{self._store.folder} is no longer this run's. Another run has "
-            f"taken it over{other}, which happens after {STALE:.0f} seconds "
-            "without a sign of life. This run stops and writes no other "
-            "checkpoint."
+            f"Another run has taken over {self._store.folder}{other}, because "
+            f"this run sent no heartbeat for {STALE:.0f} seconds. This run "
+            "stops without writing another checkpoint."
         )
 
     def close(self) -> None:
-        """Ends the heartbeats and gives the folder up."""
+        """Stops the heartbeats and releases the folder."""
         if self._store is None:
             return
         self._over.set()
@@ -88,7 +87,7 @@ class Owner:
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
-            # The next one may reach the storage again.
+            # The next heartbeat may reach the storage again.
             with contextlib.suppress(*paths.failures()):
                 self._store.beat(self._record)
 
@@ -102,16 +101,16 @@ def hold(
     together: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Iterator[Owner]:
-    """Owns a folder for the length of a block; makes it if it is missing.
+    """Owns a folder within a block; creates it if it is missing.
 
     Args:
       folder: local or in a bucket.
-      flag: that names the folder, for the sentence.
-      part: of the folder, where runs share the rest of it.
-      together: whether several processes are one run. Then process 0 takes
-        the folder, and all of them succeed or fail alike.
-      say: is told that it may take a minute to see whether the owner is
-        alive; default standard error.
+      flag: the flag that sets the folder, for error messages.
+      part: the part of the folder to own; several runs can own one part each.
+      together: whether several processes form one run. If so, process 0 takes
+        the folder, and all processes succeed or fail alike.
+      say: called with a message if it takes up to a minute to find out whether
+        the owner is alive; prints to standard error by default.
 
     Raises:
       UserError: if another run owns the folder (names its host, process and
@@ -169,18 +168,18 @@ def _lock(store: Folder | Bucket) -> bool | None:
     """Locks a folder.
 
     Returns:
-      None if another process has locked it, False if locks do not work there.
+      None if another process holds the lock, False if locks are not supported.
     """
     deadline = time.monotonic() + STALE
     while True:
         locked = store.lock()
         if locked is not None or time.monotonic() > deadline:
             return locked
-        # A process that was killed keeps its lock until its memory is freed.
+        # A killed process keeps its lock until its memory is freed.
         there = store.read().record
         if there is None or not there.is_of_this_machine() or there.is_alive():
             return None
-        time.sleep(_DYING)
+        time.sleep(_POLL_DYING)
 
 
 def _wait_until_free(
@@ -192,7 +191,7 @@ def _wait_until_free(
     """Returns the record to replace; None if its owner is alive.
 
     Args:
-      seen: the record as it is now.
+      seen: the stored record.
       locked: whether this process has locked the folder.
       store: of the record.
       say: see `hold`.

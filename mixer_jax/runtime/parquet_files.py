@@ -1,4 +1,4 @@
-"""Parquet tables: a file, or a folder of parts as Spark, Beam and pandas write.
+"""Reads Parquet tables: a file, or a folder of parts as written by Spark.
 
 Only needs PyArrow.
 """
@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 
 from mixer_jax.errors import UserError
 
-ROWS = 65_536  # in a batch
+ROWS = 65_536  # per batch
 _BUFFER = 1 << 20  # bytes of a column that are read at once
-_INDEX = "__index_level_"  # how pandas names a frame's index
+_INDEX = "__index_level_"  # prefix of the columns of a pandas index
 _NULL = "__HIVE_DEFAULT_PARTITION__"
-# Larger numbers of these types may have lost digits.
+# Integers of this size or more may have been rounded in these types.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 def parts(path: Path) -> list[Path]:
-    """Returns the files of a table in their order; one if it is a file.
+    """Returns the files of a table in order.
 
     Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
 
@@ -40,7 +40,7 @@ def parts(path: Path) -> list[Path]:
     found, seen = [], set()
     for folder, folders, names in os.walk(path, followlinks=True):
         here = os.path.realpath(folder)
-        if here in seen:  # a link to a folder above
+        if here in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(here)
@@ -57,13 +57,13 @@ def batches(
     """Yields a table's rows, and the share of its files read so far.
 
     Args:
-      path: a file, or a folder of parts. `a=1` in a folder's name is a column.
-      select: from the column names and the part to the columns that are read;
-        may raise.
-      rows: the rows in a batch.
+      path: a file, or a folder of parts. A folder name `a=1` adds a column.
+      select: maps the column names and the part to the columns to read; may
+        raise.
+      rows: the rows per batch.
 
     Raises:
-      UserError: if a part is not a Parquet file or `select` refuses it.
+      UserError: if a part is not a Parquet file or `select` rejects it.
     """
     files = parts(path)
     for number, part in enumerate(files):
@@ -77,7 +77,7 @@ def batches(
 
 
 def name_rows(path: Path, rows: Sequence[int]) -> list[str]:
-    """Returns the file and the row in it, from 1, of rows numbered from 0."""
+    """Returns the file and row (from 1) of each table row (from 0)."""
     if not path.is_dir():
         return [f"{path}, row {row + 1}" for row in rows]
     names, files = {}, parts(path)
@@ -96,14 +96,14 @@ def name_rows(path: Path, rows: Sequence[int]) -> list[str]:
 def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     """Returns cells as they would be in a CSV; "" for a null.
 
-    Floats that are whole numbers are written as such: 12, not 12.0.
+    Floats with integer values become integers: 12, not 12.0.
 
     Args:
       column: strings, numbers or categories.
-      where: file and column, for a message.
+      where: file and column, for the error message.
 
     Raises:
-      UserError: if they are something else.
+      UserError: if the column has another type.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -112,11 +112,11 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
             text = _float_text(column)
         else:
             text = column.cast(pa.string())
-            text.validate(full=True)  # Parquet may hold any bytes as strings.
+            text.validate(full=True)  # Parquet strings may hold any bytes.
     except pa.ArrowNotImplementedError as error:
         raise UserError(
-            f"{where}: its cells are of type {column.type}; they must be "
-            "strings or numbers."
+            f"{where}: cells are of type {column.type}; they must be strings "
+            "or numbers."
         ) from error
     except pa.ArrowInvalid as error:
         raise UserError(f"{where}: a cell is not UTF-8 text.") from error
@@ -126,10 +126,10 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
 
 
 def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
-    """Returns the first cell that is a float and no exact whole number.
+    """Finds the first float that is not an exact integer.
 
     Returns:
-      Its position and what is wrong with it as an ID; None if there is none.
+      The row and why it cannot be an ID; None if all cells can.
     """
     if not pa.types.is_floating(column.type):
         return None
@@ -142,8 +142,8 @@ def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
         return None
     value = column[row].as_py()
     if abs(value) >= exact:
-        return row, f"{value:g} is a float so large that digits may be lost"
-    return row, f"{value:g} is a float that is not a whole number"
+        return row, f"{value:g} is too large a float to be exact"
+    return row, f"{value:g} is a float that is not an integer"
 
 
 def _float_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -166,7 +166,7 @@ def _part(
     select: Callable[[Sequence[str], Path], list[str]],
     rows: int,
 ) -> Iterator[tuple[pa.Table, float]]:
-    """Yields the rows of one file, and the share of it read so far."""
+    """Yields the rows of one file, and the share of the file read so far."""
     fixed = _partition(part.relative_to(path) if part != path else Path())
     with pq.ParquetFile(part, buffer_size=_BUFFER, pre_buffer=False) as file:
         inside = [
@@ -204,7 +204,7 @@ def _check_partition(
 
 
 def _partition(part: Path) -> dict[str, str]:
-    """Returns the columns that the names of folders give, as Hive does."""
+    """Returns the columns encoded in folder names, as in Hive."""
     columns = {}
     for name in part.parts[:-1]:
         key, equals, value = name.partition("=")

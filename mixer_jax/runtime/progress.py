@@ -1,7 +1,7 @@
-"""Shows how far a long pass over data is: on stderr, with rate and time left.
+"""Shows the progress of long passes over data on stderr, with rate and ETA.
 
-On a terminal it is a bar, elsewhere a line every `EVERY` seconds. Of several
-processes only process 0 shows anything, and of nested passes the outermost.
+Terminals show a bar, other outputs a line every `EVERY` seconds. Only process 0
+shows progress, and only for the outermost of nested passes.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ EVERY = 30.0  # seconds between two lines
 Count = Callable[[float], None]
 T = TypeVar("T")
 
-_shown = threading.Lock()  # held while something is shown
+_shown = threading.Lock()  # held while progress is shown
 
 
 @contextlib.contextmanager
@@ -32,15 +32,15 @@ def show(
     *,
     console: rich.console.Console | None = None,
 ) -> Iterator[Count]:
-    """Shows the progress of the block that it is the context of.
+    """Shows the progress of a `with` block.
 
     Args:
-      what: is done, as in "Embedding documents".
-      total: how many there are; 1.0 counts a share, None is not known.
-      console: where it is shown; default stderr.
+      what: the description, as in "Embedding documents".
+      total: the number of items; 1.0 for a share, None if unknown.
+      console: the output; default stderr.
 
     Yields:
-      A function that takes how many more are done.
+      A function to call with the number of newly completed items.
     """
     console = console or terminal.Console(stderr=True)
     if console.quiet or not _is_first() or not _shown.acquire(blocking=False):
@@ -56,12 +56,12 @@ def show(
 def track(
     items: Iterable[T], what: str, total: int | None = None
 ) -> Iterator[T]:
-    """Yields the items, and shows how many the caller is done with.
+    """Yields the items, and shows how many have been consumed.
 
     Args:
-      items: anything to iterate over.
-      what: is done with them.
-      total: how many there are, where `items` has no length.
+      items: any iterable.
+      what: the description, as in "Embedding documents".
+      total: the number of items; default `len(items)`.
     """
     with show(what, len(items) if total is None else total) as count:
         for item in items:
@@ -88,15 +88,15 @@ def _shower(
 
 
 class _StateColumn(rich.progress.ProgressColumn):
-    """How many are done, how many per second, and the time left."""
+    """The completed count, the rate and the time left."""
 
     def render(self, task: rich.progress.Task) -> rich.text.Text:
-        """Returns the text beside a bar."""
+        """Returns the text to the right of the bar."""
         return rich.text.Text(_state(task.completed, task.total, task.speed))
 
 
 class _Lines:
-    """Prints a line now and then."""
+    """Prints a line every `EVERY` seconds."""
 
     def __init__(
         self, what: str, total: float | None, console: rich.console.Console
@@ -121,18 +121,18 @@ class _Lines:
 
 
 def _state(done: float, total: float | None, speed: float | None) -> str:
-    """Returns what is known, as in "256 of 1,000, 32/s, 0:23 left"."""
+    """Returns the state as text: "256 of 1,000, 32/s, 0:23 left"."""
     is_share = total == 1.0
     if is_share:
-        said = [f"{done:.0%}"]
+        parts = [f"{done:.0%}"]
     else:
-        said = [f"{done:,.0f}" + (f" of {total:,.0f}" if total else "")]
+        parts = [f"{done:,.0f}" + (f" of {total:,.0f}" if total else "")]
     if speed:
         if not is_share:
-            said.append(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s")
+            parts.append(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s")
         if total:
-            said.append(f"{_clock((total - done) / speed)} left")
-    return ", ".join(said)
+            parts.append(f"{_clock((total - done) / speed)} left")
+    return ", ".join(parts)
 
 
 def _clock(seconds: float) -> str:
@@ -144,7 +144,7 @@ def _clock(seconds: float) -> str:
 
 
 def _is_first() -> bool:
-    """Returns whether this is process 0; starts no device to find out."""
+    """Returns whether this is process 0, without initializing devices."""
     if "jax" not in sys.modules:
         return True
     from jax._src import distributed

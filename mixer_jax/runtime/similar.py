@@ -1,4 +1,4 @@
-"""Names that a person would take for one: "7" and "7.0", "cat" and "cat "."""
+"""Finds names that look alike, such as "7" and "7.0", or "cat" and "cat "."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ _INVISIBLE = (
 def keys(names: Sequence[str] | pa.Array) -> pa.Array:
     """Returns a key for each name, equal for names that look alike.
 
-    Blanks, invisible characters, case, Unicode's composed and decomposed forms,
-    and leading zeros and the fraction .0 of whole numbers do not count.
+    Keys ignore repeated and outer whitespace, invisible characters, case, the
+    Unicode normal form, and the leading zeros and the fraction .0 of integers.
     """
     if not isinstance(names, pa.Array | pa.ChunkedArray):
         names = pa.array(names, pa.string())
@@ -31,10 +31,10 @@ def keys(names: Sequence[str] | pa.Array) -> pa.Array:
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the names that look like an earlier one, each with that one.
+    """Returns pairs of an earlier name and a later one that looks like it.
 
     Args:
-      names: distinct.
+      names: distinct names.
     """
     encoded = keys(names).dictionary_encode().indices.to_numpy()
     later = np.flatnonzero(pd.Series(encoded).duplicated())
@@ -45,11 +45,14 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def hint(name: str, known: Sequence[str] | pd.Series) -> str:
-    """Returns how a message about an unknown name goes on; "" if none is alike.
+    """Returns a clause to append to a message about an unknown name.
 
     Args:
-      name: the unknown one.
-      known: the others.
+      name: the unknown name.
+      known: the known names.
+
+    Returns:
+      A clause that names a known name which looks alike; "" without one.
     """
     known = pd.Series(known, dtype=str).reset_index(drop=True)
     alike = np.flatnonzero(
@@ -63,7 +66,7 @@ def hint(name: str, known: Sequence[str] | pd.Series) -> str:
     if name.partition(".")[0] == other.partition(".")[0]:
         return (
             f', which has "{other}": a program such as pandas has turned IDs '
-            "into floats; write them as whole numbers or as text, in pandas "
-            'with .astype("Int64")'
+            "into floats; write them as integers or text, in pandas with "
+            '.astype("Int64")'
         )
-    return f", which has {other!r}; write it the same in both"
+    return f", which has {other!r}; use the same spelling in both"

@@ -1,8 +1,8 @@
-"""Tables in files: the one reader and the one writer of all commands.
+"""Reads and writes tables for all commands.
 
 A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
-files. Every cell is read as text, "" where it is empty, and what is written
-reads back as it was. pandas is imported where frames are read only: Beam's
+files. Every cell is read as text, "" if it is empty, and written cells read
+back unchanged. pandas is imported only where frames are read: Beam's
 environment need not have it.
 """
 
@@ -31,15 +31,15 @@ SUFFIXES = (".csv", ".parquet")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The columns that a kind of table has.
+    """The columns of one kind of table.
 
     Attributes:
-      columns: those that must be there.
-      optional: those that are read as "" where they are missing.
-      ids: those whose cells identify something, so that no digit may be lost.
+      columns: required columns.
+      optional: columns that are read as "" if they are missing.
+      ids: columns of IDs, in which floats must be exact integers.
       exact: whether any other column is an error; they are ignored otherwise.
-      name: what messages call such a table.
-      note: what a message about wrong columns adds.
+      name: of this kind of table, for error messages.
+      note: appended to the message about wrong columns.
     """
 
     columns: tuple[str, ...]
@@ -53,7 +53,7 @@ class Layout:
         """Checks the names of a table's columns.
 
         Raises:
-          UserError: names what is missing, unknown or there twice.
+          UserError: names the missing, unknown and duplicate columns.
         """
         names = [str(name) for name in names]
         ours = (*self.columns, *self.optional)
@@ -62,29 +62,29 @@ class Layout:
         twice = [name for name in ours if names.count(name) > 1]
         if not missing and not twice and not (unknown and self.exact):
             return
-        said = [f"The {self.name} {path} has wrong columns."]
+        lines = [f"The {self.name} {path} has wrong columns."]
         for name in unknown if self.exact else ():
-            said.append(f"Unknown column {name!r}{_meant(name, missing)}")
+            lines.append(f"Unknown column {name!r}{_suggestion(name, missing)}")
         for name in missing:
-            hint = "" if self.exact else _meant(name, unknown)
-            said.append(f"Missing column {name!r}{hint}")
-        said += [f"Column {name!r} is there more than once" for name in twice]
+            hint = "" if self.exact else _suggestion(name, unknown)
+            lines.append(f"Missing column {name!r}{hint}")
+        lines += [f"Duplicate column {name!r}" for name in twice]
         if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
-            said.append("Is the file separated by commas?")
+            lines.append("Is the file separated by commas?")
         elif not self.exact and missing:
-            said.append(f"Its columns are {', '.join(map(repr, names))}.")
+            lines.append(f"Its columns are {', '.join(map(repr, names))}.")
         exactly = "exactly " if self.exact else ""
-        said.append(f"It needs {exactly}{', '.join(self.columns)}{self.note}.")
-        raise UserError("\n  ".join(said))
+        lines.append(f"It needs {exactly}{', '.join(self.columns)}{self.note}.")
+        raise UserError("\n  ".join(lines))
 
 
 class Batch(NamedTuple):
-    """Some rows of a table.
+    """A batch of a table's rows.
 
     Attributes:
-      rows: the layout's columns, all strings, "" where empty; the index is the
-        rows' number in the table, from 0.
-      done: the share of the table that is read, 0 to 1.
+      rows: the layout's columns, all strings, "" if empty; the index is the row
+        number in the table, from 0.
+      done: the share of the table read so far, 0 to 1.
     """
 
     rows: pd.DataFrame
@@ -103,9 +103,9 @@ def batches(
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of Parquet
         files.
-      layout: the columns that are read.
-      rows: how many make a batch of Parquet.
-      block: how many bytes of CSV make a batch.
+      layout: the columns to read.
+      rows: the rows per batch of a Parquet table.
+      block: the bytes per batch of a CSV table.
 
     Raises:
       UserError: if the table is missing, cannot be read, or has other columns.
@@ -148,7 +148,7 @@ def read(
 
     Args:
       path: see `batches`.
-      layout: the columns that are read.
+      layout: the columns to read.
       allow_empty: whether the table may have no rows.
 
     Returns:
@@ -156,7 +156,7 @@ def read(
       `attrs["table"]` is the path.
 
     Raises:
-      UserError: see `batches`; and if there are no rows.
+      UserError: see `batches`; also if there are no rows.
     """
     import pandas as pd
 
@@ -174,24 +174,25 @@ def read(
 def write(
     table: pd.DataFrame | pa.Table, path: str | os.PathLike, what: str = ""
 ) -> None:
-    """Writes a table whole or not at all, by its suffix.
+    """Writes a table atomically, as CSV or Parquet depending on the suffix.
 
-    Numbers stay numbers in Parquet; a null is written as such, or "" in CSV.
+    Parquet keeps numbers and nulls; CSV has "" for a null.
 
     Args:
-      table: its columns.
-      path: of the file, see `files.write`.
-      what: it is, in a sentence, if it took long to make; see `files.deliver`.
+      table: the table.
+      path: of the file; see `files.write`.
+      what: the subject of error messages, for a table that took long to
+        compute; see `files.deliver`.
 
     Raises:
-      UserError: if a cell has a lone surrogate, which no file can hold, or the
+      UserError: if a cell has a lone surrogate, which cannot be encoded, or the
         suffix is neither `.csv` nor `.parquet`.
     """
     path = Path(path)
     if not _has_suffix(path, *SUFFIXES):
         raise UserError(f"The table {path} must be a .csv or a .parquet file.")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; move it away, or name a file.")
+        raise UserError(f"{path} is a folder; move it, or name a file.")
     table = _as_arrow(table, str(path))
 
     def write_rows(draft: Path) -> None:
@@ -208,15 +209,15 @@ def write(
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """Returns the text that `write` would put into a CSV file."""
+    """Returns the text that `write` would write to a CSV file."""
     return "".join(_lines(_as_arrow(table, "the table")))
 
 
 def find(folder: str | os.PathLike, name: str) -> Path | None:
-    """Returns a table in a folder by its name without suffix; None if missing.
+    """Returns the path of a table, given its name without suffix, or None.
 
     Raises:
-      UserError: if it is there in both formats.
+      UserError: if the folder has the table in both formats.
     """
     paths = [Path(folder) / (name + suffix) for suffix in SUFFIXES]
     found = [path for path in paths if path.exists()]
@@ -229,13 +230,13 @@ def find(folder: str | os.PathLike, name: str) -> Path | None:
 
 
 def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
-    """Returns the file and line or row of records numbered from 0.
+    """Returns the file and line or row of each record.
 
-    A record of a CSV is named by the line it starts on; the header is line 1.
+    A CSV record is named by the line it starts on; the header is line 1.
 
     Args:
-      path: of the table; "" if it has none.
-      records: their numbers.
+      path: of the table; "" for a table without a file.
+      records: record numbers, from 0.
     """
     name = os.fspath(path)
     if not name:
@@ -247,10 +248,10 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
 
 
 def _is_parquet(path: Path, layout: Layout) -> bool:
-    """Returns whether a table is of Parquet; raises if it is no table."""
+    """Returns whether a table is Parquet; raises if it is not a table."""
     if not os.path.exists(path):
         link = os.path.islink(path)
-        hint = " but a link that leads nowhere" if link else ""
+        hint = ": it is a broken link" if link else ""
         raise UserError(f"There is no {layout.name} at {path}{hint}.")
     if not (path.is_dir() or path.is_file()):
         raise UserError(
@@ -260,8 +261,8 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
     if path.is_dir() or _has_suffix(path, ".parquet"):
         if _has_suffix(path, ".csv"):
             raise UserError(
-                f"The {layout.name} {path} is a folder; only a table of "
-                "Parquet files may be one."
+                f"The {layout.name} {path} is a folder; only Parquet tables "
+                "may be folders."
             )
         return True
     if not _has_suffix(path, ".csv"):
@@ -310,8 +311,8 @@ def _as_arrow(table: pd.DataFrame | pa.Table, where: str) -> pa.Table:
             if isinstance(cell, str) and not _is_text(cell)
         )
         raise UserError(
-            f"{where}{name} cannot be written: it holds half a character (a "
-            "lone surrogate), as names that are not UTF-8 do; rename it."
+            f"{where}{name} cannot be written: it contains a lone surrogate, "
+            "as file names that are not UTF-8 do; rename it."
         ) from error
     return made.replace_schema_metadata(None)
 
@@ -325,7 +326,7 @@ def _is_text(cell: str) -> bool:
 
 
 def _lines(table: pa.Table) -> Iterator[str]:
-    """Yields the text of a CSV file, piece by piece."""
+    """Yields the text of a CSV file in pieces."""
     names = table.column_names
     yield csv_files.encode_header(names)
     for batch in table.to_batches(max_chunksize=ROWS):
@@ -336,10 +337,10 @@ def _lines(table: pa.Table) -> Iterator[str]:
         yield csv_files.encode(pa.RecordBatch.from_arrays(texts, names))
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def _suggestion(name: str, known: Sequence[str]) -> str:
     plain = {other.strip().lower(): other for other in known}
     near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
     if near:
         return f"; did you mean {plain[near[0]]!r}?"
     index = not name or name.startswith("Unnamed:")
-    return "; is it an index of pandas? (index=False)" if index else ""
+    return "; is it a pandas index? (index=False)" if index else ""

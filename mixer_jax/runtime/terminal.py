@@ -1,8 +1,8 @@
-"""Output to the terminal, in which user text is shown as it is.
+"""Terminal output that shows user text unchanged.
 
-Rich would read `[v2]` as markup, `:smile:` as an emoji and numbers as something
-to colour, would cut long paths, and would let escape codes through. Everything
-that prints takes consoles, tables and progress bars from here.
+Rich would parse `[v2]` as markup and `:smile:` as an emoji, color numbers, wrap
+long paths, and pass escape codes through. All output uses the consoles, tables
+and progress bars defined here.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SIMPLE_HEAD = rich.box.SIMPLE_HEAD
 
 
 class Console(rich.console.Console):
-    """A console that prints strings as they are, and never cuts a line."""
+    """A console that prints strings unchanged and never wraps lines."""
 
     def __init__(self, **options: Any):
         """Takes the options of `rich.console.Console`."""
@@ -32,24 +32,24 @@ class Console(rich.console.Console):
         super().__init__(**plain | {"soft_wrap": True} | options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Returns the text to show for a string."""
+        """Returns a string as text, with control characters escaped."""
         return super().render_str(printable(text), **options)
 
     @property
     def encoding(self) -> str:
-        """The encoding of the file that is written to."""
+        """The encoding of the output file."""
         return (getattr(self.file, "encoding", None) or "utf-8").lower()
 
 
 def say(
     *lines: Any, console: rich.console.Console | None = None, style: str = ""
 ) -> None:
-    """Prints lines as they are.
+    """Prints lines unchanged.
 
     Args:
-      *lines: what to print; objects as `str` shows them.
-      console: where, of any kind; default standard output.
-      style: of all lines, as "yellow".
+      *lines: strings, or objects to convert with `str`.
+      console: any console; default standard output.
+      style: of all lines, as in "yellow".
     """
     console = console or Console()
     for line in lines:
@@ -57,17 +57,17 @@ def say(
 
 
 def plain(value: Any, style: str = "") -> Text:
-    """Returns what `str` shows of a value, for any console, unchanged."""
+    """Returns `str(value)` as text that any console prints unchanged."""
     return Text(printable(str(value)), style)
 
 
 class Table(rich.table.Table):
-    """A table whose title, headings and cells are plain if they are strings."""
+    """A table that shows strings in its title, headings and cells unchanged."""
 
     def __init__(
         self, *headings: str, title: str | None = None, **options: Any
     ):
-        """Takes what `rich.table.Table` takes."""
+        """Takes the arguments of `rich.table.Table`."""
         shown = None if title is None else plain(title, "table.title")
         super().__init__(*headings, title=shown, **options)
 
@@ -84,32 +84,32 @@ class Field(rich.progress.ProgressColumn):
     """A column of a progress bar: a field of its task, or the description."""
 
     def __init__(self, name: str = ""):
-        """Takes the field's name; "" is the description."""
+        """Takes the name of the task's field; "" is the description."""
         super().__init__()
         self._name = name
 
     def render(self, task: rich.progress.Task) -> Text:
-        """Returns what the bar shows."""
-        said = task.fields[self._name] if self._name else task.description
-        return plain(said)
+        """Returns the text of the column."""
+        text = task.fields[self._name] if self._name else task.description
+        return plain(text)
 
 
 class Progress(rich.progress.Progress):
-    """Progress bars whose descriptions are plain."""
+    """Progress bars that show their descriptions unchanged."""
 
     @classmethod
     def get_default_columns(cls) -> tuple[rich.progress.ProgressColumn, ...]:
-        """Returns Rich's columns, with a plain description."""
+        """Returns Rich's columns, with the description unchanged."""
         return (Field(), *super().get_default_columns()[1:])
 
 
 def count_bar(console: rich.console.Console) -> Progress:
-    """Returns a bar of steps, whose tasks have a field `said`."""
+    """Returns a bar of steps, whose tasks have a field `message`."""
     return Progress(
         Field(),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        Field("said"),
+        Field("message"),
         rich.progress.TimeRemainingColumn(),
         console=console,
     )
@@ -120,7 +120,7 @@ def _shown(cell: RenderableType | None) -> RenderableType | None:
 
 
 def _accept_all(stream: Any) -> None:
-    """Makes a stream escape what its encoding lacks, as stderr does."""
+    """Makes a stream escape characters it cannot encode, as stderr does."""
     if getattr(stream, "errors", None) in ("strict", "surrogateescape"):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")

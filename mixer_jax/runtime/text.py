@@ -1,10 +1,10 @@
-"""User text in messages: nothing in it may act on the terminal."""
+"""Escapes control characters of user text in messages."""
 
 import re
 
-# Control characters but tab and newline, line separators, characters that
-# reverse the direction of text, and surrogates (bytes of file names that are
-# not UTF-8).
+# Control characters except tab and newline, line separators, characters that
+# change the direction of text, and surrogates (from file names that are not
+# UTF-8).
 _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
@@ -12,11 +12,10 @@ _ACTIVE = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Returns a text with an escape for each character that would not print.
+    r"""Returns a text with its control characters escaped, except newlines.
 
-    Lines stay lines. A value in which a newline would forge a line of its own
-    (a cell, a file name) goes through `one_line`, or is quoted by `repr`, as in
-    `{value!r}`.
+    Use `one_line` or `repr` for values that must not contain newlines, such as
+    cells and file names.
 
     >>> print(printable("red \x1b[31mtext\r"))
     red \x1b[31mtext\r
@@ -27,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Returns a text as `printable` does, and with escapes for its newlines.
+    r"""Returns a text with its control characters escaped, including newlines.
 
     >>> print(one_line("a.png\nWrote everything"))
     a.png\nWrote everything

@@ -1,4 +1,4 @@
-"""Pools of threads and processes that an interrupt ends soon."""
+"""Pools of threads and processes that stop soon after an interrupt."""
 
 import contextlib
 import multiprocessing
@@ -9,10 +9,10 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
 @contextlib.contextmanager
 def pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Gives a pool of threads; if the block raises, what waits is dropped.
+    """Yields a thread pool; if the block raises, pending tasks are cancelled.
 
     Args:
-      threads: how many; default a few more than there are cores.
+      threads: the number of threads; default that of `ThreadPoolExecutor`.
     """
     with _dropping(ThreadPoolExecutor(threads)) as executor:
         yield executor
@@ -20,7 +20,7 @@ def pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 @contextlib.contextmanager
 def process_pool() -> Iterator[ProcessPoolExecutor]:
-    """Gives a pool of a process per core; see `pool` and `shielded`."""
+    """Yields a pool of one process per core; see `pool` and `shielded`."""
     spawn = multiprocessing.get_context("spawn")
     with _dropping(ProcessPoolExecutor(None, spawn)) as executor:
         yield executor
@@ -28,10 +28,11 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Lets processes that are started within leave Ctrl-C to this one.
+    """Blocks Ctrl-C in processes that are started within the block.
 
-    A terminal sends it to all of them, also while they are still starting.
-    They inherit what is blocked here; this process gets it after the block.
+    A terminal sends SIGINT to all processes of the group, even while they are
+    starting. The children inherit the blocked signal; this process receives it
+    after the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

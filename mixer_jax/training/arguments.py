@@ -1,7 +1,7 @@
-"""A command's flags, its config file and the overrides of the config's keys.
+"""Parses a command's flags, its config file and overrides of config keys.
 
-Arguments are looked at one by one and are never joined, so that spaces, quotes,
-`=` and `:` in a value stay what they are.
+Arguments are parsed one by one and never joined, so that spaces, quotes, `=`
+and `:` in a value stay unchanged.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 
 _CONFIG = "config"  # the flag's name
-_MODULE = "mixer_jax_config_file"  # the name that a config file runs under
-# What absl and ml_collections raise for wrong flags.
+_MODULE = "mixer_jax_config_file"  # __name__ of a config file
+# Errors of absl and ml_collections for wrong flags.
 _WRONG = (
     flags.Error,
     AttributeError,
@@ -31,7 +31,7 @@ _WRONG = (
     TypeError,
     ValueError,
 )
-# What absl says of a flag that is required.
+# absl's message about a missing required flag.
 _MISSING = re.compile(r"flag --([\w-]+)=None: ")
 
 
@@ -42,13 +42,13 @@ def parse(
 
     Args:
       argv: the program's name and its arguments.
-      values: the flags that are defined; one named `config` is a config file.
+      values: the defined flags; a flag named `config` is a config file.
 
     Returns:
-      The program's name, and the arguments that are no flags.
+      The program's name and its positional arguments.
 
     Raises:
-      UserError: for the first argument that is wrong.
+      UserError: for the first invalid argument.
     """
     try:
         given = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
@@ -59,8 +59,8 @@ def parse(
         raise
     except _WRONG as error:
         missing = _MISSING.match(str(error))
-        said = f"--{missing[1]} is needed." if missing else str(error)
-        raise UserError(said) from error
+        message = f"--{missing[1]} is required." if missing else str(error)
+        raise UserError(message) from error
     for name, flag in values.flag_values_dict().items():
         if flag == "" and values[name].default is None:
             raise UserError(f"--{name} is empty; give it a value.")
@@ -70,13 +70,13 @@ def parse(
 def load_config(text: str) -> ConfigDict:
     """Returns the config of a file, or of `FILE:ARGUMENT`.
 
-    A file may import others that lie beside it.
+    A config file may import modules from its own folder.
 
     Raises:
-      UserError: if there is no such file, or it makes no config.
+      UserError: if the file does not exist or does not return a config.
     """
     file, arguments = _split(text)
-    with _explained(file), _beside(file):
+    with _explaining_errors(file), _importing_from_folder(file):
         loader = importlib.machinery.SourceFileLoader(_MODULE, file)
         spec = importlib.util.spec_from_loader(_MODULE, loader)
         module = importlib.util.module_from_spec(spec)
@@ -96,10 +96,10 @@ def load_config(text: str) -> ConfigDict:
 
 
 class _Parser(flags.ArgumentParser):
-    """Loads each config once, with our sentences for what is wrong."""
+    """Loads each config once, and raises our error messages."""
 
     def __init__(self, loaded: dict[str, ConfigDict]):
-        # Without an argument, absl would make one parser for all flags.
+        # Without arguments, absl would share one parser between all flags.
         self._loaded = loaded
 
     def parse(self, path: str) -> ConfigDict:
@@ -114,15 +114,15 @@ def _parse_config(
     """Checks the config and the names of its overrides.
 
     Returns:
-      The same arguments, each flag as one, with the config first and once, as
-      ml_collections expects.
+      The arguments with each flag as one string, and the config first and only
+      once, as ml_collections expects.
     """
     flag = values[_CONFIG]
     flag.parser = parser = _Parser({})
     path = None
 
     def is_switch(name: str) -> bool:
-        """Whether a flag without `=` has no value."""
+        """Returns whether a flag without `=` has no value."""
         if name in values:
             return values[name].boolean
         section, _, key = name.partition(".")
@@ -151,7 +151,7 @@ def _parse_config(
     ]
     if path is None and keys:
         raise UserError(
-            f"--config is missing; --config.{keys[0]} changes a key of it."
+            f"--config is missing; --config.{keys[0]} changes one of its keys."
         )
     if path is not None:
         for key in keys:
@@ -166,18 +166,18 @@ def _parse_config(
 def _walk(
     given: Iterable[str], is_switch: Callable[[str], bool]
 ) -> Iterator[tuple[str, str | None]]:
-    """Takes arguments apart into flags and others; none is a flag after `--`.
+    """Splits arguments into flags and positional ones, as all are after `--`.
 
     Args:
       given: the arguments.
-      is_switch: whether a flag that has no `=` has no value.
+      is_switch: returns whether a flag without `=` has no value.
 
     Yields:
-      `(name, value)` of a flag, None if it has no value; `("", argument)` of
-      what is no flag.
+      `(name, value)` for a flag, with None for a switch; `("", argument)` for a
+      positional argument.
 
     Raises:
-      UserError: if a value is missing.
+      UserError: if a flag's value is missing.
     """
     given = iter(given)
     for argument in given:
@@ -198,13 +198,14 @@ def _walk(
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
-    """Returns file and arguments of `FILE` or `FILE:ARGUMENT`.
+    """Returns the file and arguments of `FILE` or `FILE:ARGUMENT`.
 
-    Either may have a colon in it: of the files that exist, the one of the
-    longest name is meant.
+    Both may contain colons: the longest name of an existing file is used.
     """
     if not text:
-        raise UserError("--config is empty; name a file, as configs/stage1.py.")
+        raise UserError(
+            "--config is empty; name a file, as in configs/stage1.py."
+        )
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
         file = ":".join(parts[:count])
@@ -212,9 +213,9 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
             return file, (":".join(parts[count:]),) * (count < len(parts))
     file = text.rpartition(":")[0] or text
     if os.path.isdir(file):
-        raise UserError(f"{file} is a folder; --config names a file.")
-    nor = f" and none {text}" if file != text else ""
-    raise UserError(f"There is no config file {file}{nor}.")
+        raise UserError(f"{file} is a folder; --config must name a file.")
+    other = f" or {text}" if file != text else ""
+    raise UserError(f"There is no config file {file}{other}.")
 
 
 def _check_arguments(
@@ -224,15 +225,15 @@ def _check_arguments(
         inspect.signature(make).bind(*arguments)
     except TypeError as error:
         if arguments:
-            said = f"takes no argument; leave out ':{arguments[0]}'."
+            problem = f"takes no argument; leave out ':{arguments[0]}'."
         else:
-            said = f"needs an argument, as --config={file}:ARGUMENT."
-        raise UserError(f"The config {file} {said}") from error
+            problem = f"needs an argument, as in --config={file}:ARGUMENT."
+        raise UserError(f"The config {file} {problem}") from error
 
 
 @contextlib.contextmanager
-def _explained(file: str) -> Iterator[None]:
-    """Says in a sentence what a config file raises, and in which line."""
+def _explaining_errors(file: str) -> Iterator[None]:
+    """Turns exceptions of a config file into errors that name the line."""
     try:
         yield
     except UserError:
@@ -254,8 +255,8 @@ def _explained(file: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(file: str) -> Iterator[None]:
-    """Lets a file import what lies beside it, as a script may."""
+def _importing_from_folder(file: str) -> Iterator[None]:
+    """Lets a file import modules from its own folder, as a script can."""
     folder = os.path.dirname(os.path.abspath(file))
     sys.path.insert(0, folder)
     try:

@@ -96,7 +96,7 @@ class Checkpoints:
         if writes:
             paths.make_folder(self._folder)
         self._plain = paths.plain(self._folder)
-        # Process 0 looks at what all have written.
+        # Process 0 checks the files of all processes.
         self._looks = jax.process_index() == 0
         self._noting = checksums.Noting(
             functools.partial(completeness.missing, arrays=_ARRAYS),
@@ -124,10 +124,10 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for the saves that are under way.
+        """Waits for pending saves.
 
         Raises:
-          UserError: if one of them failed, or left something out.
+          UserError: if one of them failed or was incomplete.
         """
         try:
             self._manager.wait_until_finished()
@@ -160,8 +160,8 @@ class Checkpoints:
         process 0's is saved for all.
 
         Raises:
-          UserError: if this save cannot be written, or the one before could
-            not, or left something out.
+          UserError: if this save failed, or the previous one failed or was
+            incomplete.
         """
         if step == self._saved:
             return False
@@ -256,14 +256,14 @@ class Checkpoints:
         return aside
 
     def _check(self, missing: str) -> None:
-        """Refuses to go on if the last checkpoint lacks something."""
+        """Raises a `UserError` if the last checkpoint is incomplete."""
         if missing:
             raise UserError(
                 f"The checkpoint {self._folder / str(self._saved)} cannot be "
                 f"read, although its save reported no error ({missing}). The "
-                "run stops here, because what it learns might be lost. Check "
-                "the disk, or name another folder by --workdir; the same "
-                "command goes on from the last checkpoint that can be read."
+                "run stops, because its progress could be lost. Check the "
+                "disk, or name another folder by --workdir; the same command "
+                "resumes from the last readable checkpoint."
             )
 
     def _named(self, reason: str) -> str:
@@ -275,7 +275,7 @@ class Checkpoints:
         reason = self._named(paths.reason(error))
         if "No space left" in reason:
             free = shutil.disk_usage(self._workdir).free
-            reason = f"the disk is full, {free / 1e9:.2f} GB are free"
+            reason = f"the disk is full ({free / 1e9:.2f} GB free)"
         kept = "There is no checkpoint yet"
         try:
             last = workdir_lib.latest_step(self._workdir)

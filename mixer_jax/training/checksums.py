@@ -22,7 +22,7 @@ FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
 _THREADS = 4  # that read and sum; neither holds Python's lock
 _POLL = 0.1  # seconds between two looks whether a checkpoint is whole
-_POLL_REMOTE = 10.0  # seconds, where each look is a request
+_POLL_REMOTE = 10.0  # seconds; in a bucket, each check is a request
 
 
 def note(folder: Path) -> None:
@@ -71,10 +71,10 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
 
 
 class Noting:
-    """Looks at checkpoints in the background, once each is whole.
+    """Checks new checkpoints in the background.
 
-    What is missing is told by `finish`; of one that misses nothing the
-    checksums are noted.
+    `finish` reports what is missing. The checksums of complete checkpoints are
+    stored.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Noting:
         missing: Callable[[paths.Path], str] = lambda folder: "",
         is_whole: Callable[[paths.Path], bool] = lambda folder: folder.is_dir(),
     ):
-        """Begins nothing yet.
+        """Stores the two functions.
 
         Args:
-          missing: what a checkpoint lacks, in a few words; "" if nothing.
-          is_whole: whether a checkpoint is no longer being written.
+          missing: describes what a checkpoint lacks; "" if nothing.
+          is_whole: returns whether a checkpoint is fully written.
         """
         self._missing, self._is_whole = missing, is_whole
         self._threads: list[threading.Thread] = []
@@ -94,13 +94,13 @@ class Noting:
         self._over = threading.Event()
 
     def begin(self, folder: paths.Path) -> None:
-        """Waits in the background for a folder to be whole, then looks."""
+        """Starts to wait for a checkpoint in the background, then checks it."""
         thread = threading.Thread(target=self._run, args=(folder,), daemon=True)
         thread.start()
         self._threads.append(thread)
 
     def finish(self) -> str:
-        """Returns what is missing, "" if nothing; call it between saves."""
+        """Returns what is missing, or ""; call it between saves."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -114,18 +114,18 @@ class Noting:
             if self._wait(folder):
                 missing = self._missing(folder)
             else:
-                missing = "there is no such folder"
+                missing = "the folder does not exist"
         except paths.failures() as error:
-            missing = f"it cannot be looked at, {paths.reason(error)}"
+            missing = f"it cannot be read, {paths.reason(error)}"
         if missing:
             self._found.append(missing)
         elif not paths.is_remote(folder):
-            # It fails where the disk is full, which the next save will say.
+            # If the disk is full, the next save reports it.
             with contextlib.suppress(OSError):
                 note(folder)
 
     def _wait(self, folder: paths.Path) -> bool:
-        """Returns whether a folder becomes whole before this is over."""
+        """Waits until a folder is whole; False if stopped before."""
         # A checkpoint is written under another name and appears whole. Whether
         # a look is the last is asked before it: what comes in between counts.
         last = self._over.is_set()

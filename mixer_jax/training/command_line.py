@@ -25,14 +25,14 @@ _PROCESS = flags.DEFINE_integer(
 
 
 def run(main: Callable[[], None], together: bool = False) -> None:
-    """Parses the flags, runs `main`, and says what a user can mend.
+    """Parses the flags and runs `main`; prints errors that a user can fix.
 
-    The command's config flag, where it has one, is named `config`. Exit codes
-    are those of `runtime.command`.
+    A config flag must be named `config`. Exit codes are those of
+    `runtime.command`.
 
     Args:
-      main: of the command.
-      together: whether several processes may run it as one.
+      main: the command's body.
+      together: whether several processes may run the command as one.
     """
 
     def work() -> None:
@@ -65,5 +65,5 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except UserError as error:
         return _fail(str(error))
     except SystemExit:
-        # absl has printed what --help asks for, and calls that a failure.
+        # absl exits with an error code after printing --help.
         raise SystemExit(command.DONE) from None

@@ -1,8 +1,8 @@
-"""Whether a checkpoint holds what it should, from a look at its files.
+"""Checks that the files of a checkpoint are complete.
 
-A save that ends without an error may still have left files that nobody can
-read. What is looked at are the metadata of each item and the index of its
-arrays' chunks (OCDBT), with the files that it refers to; no array is read.
+A save can end without an error and still leave unreadable files. The check
+covers the metadata of each item, the index of its arrays' chunks (OCDBT) and
+the sizes of the files in the index; no array is read.
 """
 
 import json
@@ -22,21 +22,21 @@ _EMPTY = ("None", "Dict", "List", "Tuple", "NamedTuple")
 
 
 def is_written(folder: paths.Path) -> bool:
-    """Returns whether nothing is added to a checkpoint any more."""
+    """Returns whether a checkpoint is fully written."""
     if not folder.is_dir():
         return False
-    # Objects appear in a bucket one by one, the one that says so last.
+    # In a bucket, objects appear one by one, and this marker last.
     return not paths.is_remote(folder) or ocp.utils.is_checkpoint_finalized(
         folder
     )
 
 
 def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
-    """Returns what a checkpoint lacks, in a few words; "" if nothing.
+    """Describes what a checkpoint lacks; "" if nothing.
 
     Args:
       folder: of the checkpoint.
-      arrays: its items with arrays; the only other one is the iterator.
+      arrays: its items with arrays; the only other item is the iterator.
     """
     folder = paths.plain(folder)
     for name in arrays:
@@ -68,11 +68,11 @@ def _is_array(leaf: dict) -> bool:
 
 
 def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
-    """Compares the arrays and their chunks with those that are listed."""
+    """Describes missing arrays or chunks of the index; "" if complete."""
     chunks: dict[str, int] = {}
     for key in store.list().result():
         array = key.decode().rpartition("/")[0]
-        chunks[array] = chunks.get(array, -1) + 1  # .zarray is none of them
+        chunks[array] = chunks.get(array, -1) + 1  # without .zarray
     for leaf in tree.values():
         if not _is_array(leaf):
             continue
@@ -91,12 +91,12 @@ def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
 
 
 def _missing_files(folder: paths.Path, base: tensorstore.KvStore) -> str:
-    """Looks for the files that the index refers to, and at their sizes."""
+    """Describes missing or truncated files of the index; "" if complete."""
     names = {key.decode() for key in base.list().result()}
     for name, size in _files(base).items():
         if name not in names:
             return f"there is no {name}"
-        # An object in a bucket is there whole or not at all.
+        # Objects in a bucket are never truncated.
         if isinstance(folder, pathlib.Path):
             there = (folder / name).stat().st_size
             if there < size:
@@ -105,7 +105,7 @@ def _missing_files(folder: paths.Path, base: tensorstore.KvStore) -> str:
 
 
 def _files(base: tensorstore.KvStore) -> dict[str, int]:
-    """Returns `{file: bytes that it must have}` of an index."""
+    """Returns `{file: expected size in bytes}` for an index."""
     sizes: dict[str, int] = {}
     manifest = tensorstore.ocdbt.dump(base).result()
     nodes = [version["root"] for version in manifest["versions"]]

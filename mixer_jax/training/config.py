@@ -207,9 +207,9 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Returns `key: old -> new` for what a running run may not change.
+    """Returns `key: old -> new` for keys that a resumed run must not change.
 
-    Paths are left out: what is there is compared instead, see `origins`.
+    Paths are left out: `origins` compares the contents instead.
     """
     old, new = (flatten(from_dict(json.loads(to_json(c)))) for c in (old, new))
     return [
@@ -225,8 +225,8 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
     """Checks that dotted `keys` exist in `config`.
 
     Raises:
-      UserError: at the first unknown key, with the near names, or if it names
-        a section of keys.
+      UserError: for the first key that is unknown (names similar keys) or is a
+        section of keys.
     """
     known = flatten(config)
     parts = {
@@ -239,7 +239,7 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             inside = [k for k in known if k.startswith(f"{key}.")]
             raise UserError(
                 f"'{key}' is a section of the config; name one of its keys, "
-                f"as {inside[0]}."
+                f"as in {inside[0]}."
             )
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         last = key.rsplit(".", 1)[-1]
@@ -319,7 +319,7 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
 
 
 def _check_pairs(flat: Mapping[str, Any]) -> None:
-    """Checks the keys whose values are pairs, each with a name first."""
+    """Checks the keys whose values are tuples of (name, value) pairs."""
     for key, kinds, example in (
         ("sharding", str, "(('text_encoder', 'fsdp'),)"),
         ("optimizer.parts", int | float, "(('text_encoder', 0.1),)"),
@@ -346,18 +346,18 @@ def sampling(data: ConfigDict) -> sampling_lib.Sampling:
 
 
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:
-    """Returns `{stage: config}`: a curriculum's stages, or the one stage.
+    """Returns `{stage: config}`: a curriculum's stages, or the single stage.
 
     Raises:
-      UserError: if the curriculum names a stage that has no config, or none.
+      UserError: if the curriculum is empty or names a stage without a config.
     """
     if "curriculum" in config:
         there = [k for k, v in config.items() if isinstance(v, ConfigDict)]
         unknown = [name for name in config.curriculum if name not in there]
         if unknown or not config.curriculum:
-            said = f"names {unknown[0]!r}" if unknown else "is empty"
+            problem = f"names {unknown[0]!r}" if unknown else "is empty"
             raise UserError(
-                f"curriculum {said}; the config has the stages "
+                f"curriculum {problem}; the config has the stages "
                 f"{', '.join(there)}."
             )
         return {stage: config[stage] for stage in config.curriculum}

@@ -66,5 +66,5 @@ def run(
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:
-    """Returns how the command's flags for a stage's keys begin."""
+    """Returns the prefix of the command's flags for a stage's keys."""
     return f"config.{stage.name}" if "curriculum" in config else "config"

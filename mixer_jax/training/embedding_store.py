@@ -126,7 +126,7 @@ def _key(
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    # The variables say what was pretrained, wherever it came from.
+    # The variables identify pretrained weights, whatever their path.
     model = config.model.copy_and_resolve_references()
     model.image.pretrained = model.text.pretrained = ""
     parts = (

@@ -82,7 +82,7 @@ def prepare(
         if free < _SPARE * need:
             raise UserError(
                 f"The features of data.cached need {need / 1e9:.2f} GB in "
-                f"{folder}, where {free / 1e9:.2f} GB are free. Make room, or "
+                f"{folder}, which has {free / 1e9:.2f} GB free. Make room, or "
                 "set another folder: the config's data.features for training, "
                 "the environment's TMPDIR for an evaluation of baselines."
             )
@@ -109,15 +109,16 @@ def prepare_of(
     what: str,
     say: Say,
 ) -> str:
-    """Makes the files of arrays that are made of rows and their images.
+    """Makes the files of arrays that are computed from rows and their images.
 
     Args:
-      folder: see `prepare`, as all that is not said here.
+      folder: see `prepare`, as for all arguments not listed here.
       shapes: of the arrays.
-      data: the rows and images.
-      make_key: hash of the data's content -> the arrays' key.
-      what: they are made of, in a sentence.
-      say: is told what is made, and how large it is, before it starts.
+      data: the identity of the rows and images.
+      make_key: maps the hash of the data's content to the arrays' key.
+      what: the source of the arrays, for messages.
+      say: called with a message about the arrays and their size before they are
+        computed.
 
     Returns:
       The hash of the data's content.
@@ -182,7 +183,7 @@ def fill(
         name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names
     }
     position, whole = 0, 0
-    for parts in _shown(make(rows), len(rows), " and ".join(names)):
+    for parts in _with_progress(make(rows), len(rows), " and ".join(names)):
         here = rows[position:][: len(parts[names[0]])]
         for name, values in parts.items():
             array = arrays[name]
@@ -202,8 +203,10 @@ def fill(
         _write_sums(folder, names[0], sums)
 
 
-def _shown(made: Iterator[Arrays], rows: int, what: str) -> Iterator[Arrays]:
-    """Yields what is made and shows how far it is."""
+def _with_progress(
+    made: Iterator[Arrays], rows: int, what: str
+) -> Iterator[Arrays]:
+    """Yields the arrays and shows the progress."""
     with progress.show(f"Making {what}", rows) as count:
         for parts in made:
             yield parts
@@ -216,9 +219,9 @@ def _check_ours(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() or path.suffix not in ours:
             raise UserError(
-                f"{folder} cannot hold the features of data.cached: there is "
-                f"{path.name}, which is none of their files. Name another "
-                "folder as the config's data.features."
+                f"{folder} cannot hold the features of data.cached: it has a "
+                f"file {path.name} that does not belong to them. Set the "
+                "config's data.features to another folder."
             )
 
 

@@ -48,7 +48,7 @@ class StoredContent:
     """
 
     def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
-        """Takes the samples that the kept arrays stand for, and their hash."""
+        """Takes the samples of the stored arrays, and their data's hash."""
         self._inputs, self._config, self.content = inputs, config, content
 
     def train_batches(self) -> grain.DatasetIterator:

@@ -32,16 +32,16 @@ _OPTION = "the config's data.max_skipped"
 
 
 class Inputs(NamedTuple):
-    """What a stage trains on.
+    """The training data of a stage.
 
     Attributes:
-      frame: rows of the training split that can be trained on.
+      frame: usable rows of the training split.
       root: the folder that their image paths are relative to.
       category_ids: sorted; a label is a position in it.
       tokenizer: of the documents' texts.
-      skipped: what was left out of the split, and why.
-      data: the identity of `frame`, if it is known.
-      split: the identity of the whole split, if it is known.
+      skipped: the dropped rows of the split, with reasons.
+      data: the identity of `frame`, if known.
+      split: the identity of the whole split, if known.
     """
 
     frame: pd.DataFrame
@@ -60,19 +60,19 @@ class Inputs(NamedTuple):
 def load(
     data: ConfigDict, workdir: str | os.PathLike = "", option: str = _OPTION
 ) -> Inputs:
-    """Reads the table (built where a source can), its images and tokenizer.
+    """Reads the table, which `data.source` can build, and the tokenizer.
 
-    Unreadable images and categories of one sample are left out, up to a share
+    Unreadable images and categories with one sample are dropped, up to a share
     of `data.max_skipped` each.
 
     Args:
-      data: the config's part `data`.
-      workdir: gets `skipped.csv`, a line for each unreadable image, if there
-        are any; "" is none.
-      option: what sets `data.max_skipped` in the command at hand.
+      data: the config's `data` section.
+      workdir: the folder for `skipped.csv`, which lists unreadable images, if
+        any; "" for no list.
+      option: the option that sets `data.max_skipped`, for the error message.
 
     Raises:
-      UserError: that names file, row and column of what is wrong.
+      UserError: names the file, row and column of the error.
     """
     keep = functools.partial(_keep, paths.make(workdir)) if workdir else None
     path = sources.ensure_table(data)

@@ -108,7 +108,7 @@ class Logs:
         if self._console.is_terminal:
             self._bar = terminal.count_bar(self._console)
             self._task = self._bar.add_task(
-                stage, total=steps, completed=first_step, said=""
+                stage, total=steps, completed=first_step, message=""
             )
 
     def __enter__(self) -> "Logs":
@@ -166,14 +166,14 @@ class Logs:
             spent = max(now - self._began, 1e-9)
             figures["graph_share"] = self._graph_seconds / spent
         self.figures(step, figures | more)
-        said = _describe(figures)
+        message = _describe(figures)
         if self._bar is not None:
-            self._bar.update(self._task, said=said)
+            self._bar.update(self._task, message=message)
             return
         if math.isfinite(rate):
             left = round((self._steps - step) * self._batch_size / rate)
-            said += f"  {left // 60}:{left % 60:02d} left"
-        self.say(f"{self._stage}: step {step}/{self._steps}  {said}")
+            message += f"  {left // 60}:{left % 60:02d} left"
+        self.say(f"{self._stage}: step {step}/{self._steps}  {message}")
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
         """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
@@ -197,11 +197,11 @@ class Logs:
 
 
 def _describe(figures: dict[str, float]) -> str:
-    """Returns the loss and the rate, leaving out what is not known yet."""
-    said = []
+    """Returns the loss and the rate as text, omitting unknown values."""
+    parts = []
     if "loss" in figures:  # A diverged loss is shown as nan.
-        said.append(f"loss {figures['loss']:.3f}")
+        parts.append(f"loss {figures['loss']:.3f}")
     rate = figures["samples_per_second"]
     if math.isfinite(rate):
-        said.append(f"{rate:,.0f} samples/s")
-    return "  ".join(said)
+        parts.append(f"{rate:,.0f} samples/s")
+    return "  ".join(parts)

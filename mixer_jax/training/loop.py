@@ -53,28 +53,28 @@ def train(
     console: terminal.Console | None = None,
     prefix: str = "config",
 ) -> TrainState | None:
-    """Trains a stage, or goes on where its workdir's last checkpoint ends.
+    """Trains a stage, resuming from the last checkpoint of its workdir.
 
-    An interrupted run that goes on ends, on the same devices, with the same
-    parameters bit for bit as one that was not: state and data iterator are
-    saved together, and a step's randomness comes from its number.
+    On the same devices, a resumed run ends with bit-for-bit the same parameters
+    as an uninterrupted one: state and data iterator are saved together, and a
+    step's randomness is derived from its number.
 
     Args:
       config: of one stage; see `config.defaults`.
       workdir: of this stage alone.
       mesh: default all devices.
-      console: where the progress goes; default standard output, of process 0
-        alone.
+      console: the output for progress; default standard output, of process 0
+        only.
       prefix: of the stage's flags, "config" or "config.STAGE".
 
     Returns:
       The last state; None if the stage was finished before.
 
     Raises:
-      UserError: for what is wrong with config, workdir or data, before any
-        compute; after a save if too many steps in a row were not finite, or
-        if a monitor fired and the config says to stop.
-      SystemExit: after a save, if the run is asked to stop; see
+      UserError: if config, workdir or data are wrong, before any compute; after
+        a save, if too many steps in a row were not finite, or if a monitor
+        fired and the config says to stop.
+      SystemExit: after a save, if the run is told to stop; see
         `processes.Preemption`.
     """
     clock = Clock()
@@ -113,7 +113,7 @@ def _train(
     """Trains a stage in a workdir that no other run uses; see `train`."""
     say = functools.partial(terminal.say, console=console)
 
-    # ---- Config, workdir and data: everything that can be wrong by itself.
+    # ---- Check config, workdir and data.
     run = setup.make(config, workdir, mesh, prefix)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
@@ -194,7 +194,7 @@ def _train(
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
-        # Outermost: what the others finish as they are left is not cut off.
+        # Outermost, so that the other contexts can finish on exit.
         processes.Preemption() as preemption,
         checkpoints,
         contextlib.closing(iterator),
@@ -280,7 +280,7 @@ def _content(
         return inputs.Pictures(run.inputs, run.config, say)
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
-    # Other runs may share it, but not while it is filled.
+    # Other runs may share the folder, but not while it is being filled.
     with ownership.hold(
         folder.parent, "--config.data.features", part=f"-{folder.name}"
     ):

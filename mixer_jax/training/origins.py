@@ -1,8 +1,8 @@
-"""What a stage was trained from, so that a resume compares content, not paths.
+"""Records a stage's inputs, so that resuming compares content, not paths.
 
-`WORKDIR/origin.json` holds hashes of the table's rows and of the images' sizes
-and bytes (see `runtime/identity.py`), of the folders that weights and tokenizer
-came from, and what identifies the stage before; and where all these were.
+`WORKDIR/origin.json` holds hashes of the table's rows, of the images' sizes and
+bytes (see `runtime/identity.py`) and of the folders of weights and tokenizer,
+the identity of the previous stage, and the paths of all of these.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Origin = dict[str, Any]
 
 
 def describe(config: ConfigDict, inputs: Inputs) -> Origin:
-    """Returns what a stage of this config and data is trained from."""
+    """Returns the origin of a stage with this config and data."""
     return _describe_data(inputs) | {
         "folders": {
             key: _hash_folder(key, places_lib.get(config, key))
@@ -36,10 +36,10 @@ def describe(config: ConfigDict, inputs: Inputs) -> Origin:
 
 
 def merge(workdir: str | os.PathLike, new: Origin) -> Origin:
-    """Returns what to note: a run that is resumed keeps what it started from.
+    """Returns the origin to store: a resumed run keeps its original one.
 
     Args:
-      workdir: whose origin was compared with `new`.
+      workdir: the run's; its origin was compared with `new`.
       new: from `describe`.
     """
     if workdir_lib.latest_step(workdir) is None:
@@ -53,14 +53,14 @@ def merge(workdir: str | os.PathLike, new: Origin) -> Origin:
 
 
 def check_names(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Checks that a run resumes from what it began with, but for its data.
+    """Checks that a run resumes with the same origin, except for its data.
 
-    That is the stage before, and the folders of weights and tokenizer. One
-    that is gone is taken for the same if its path is the noted one: what came
-    from it is in the checkpoint.
+    This covers the previous stage and the folders of weights and tokenizer. A
+    missing folder counts as unchanged if its path is the recorded one: the
+    checkpoint contains everything that was loaded from it.
 
     Raises:
-      UserError: that says what differs.
+      UserError: names the differences.
     """
     if workdir_lib.latest_step(workdir) is None:
         return
@@ -74,8 +74,8 @@ def check_names(workdir: str | os.PathLike, config: ConfigDict) -> None:
     ]
     if different:
         raise UserError(
-            f"{workdir} holds a run that began otherwise: "
-            f"{'; '.join(different)}. Give what it began with, or use another "
+            f"{workdir} holds a run with another origin: "
+            f"{'; '.join(different)}. Use the original values, or another "
             "--workdir."
         )
 
@@ -87,7 +87,7 @@ def _difference(
     new: ConfigDict,
     origin: Origin,
 ) -> str:
-    """Returns why a key's value is another than the noted one; "" if not."""
+    """Returns how a key's value differs from the recorded one, or ""."""
     was, now = places_lib.get(old, key), places_lib.get(new, key)
     if not was or not now:
         return "" if was == now else "is not the same"
@@ -99,16 +99,16 @@ def _difference(
         noted = origin.get("folders", {}).get(key, "")
         found = _hash_folder(key, now)
         if now == os.path.join(workdir, places_lib.TOKENIZER):
-            return ""  # The run's own copy.
+            return ""  # It is the run's own copy.
     if not (noted and found):
-        return "" if same else "is not there to be compared with it"
+        return "" if same else "does not exist to be compared with it"
     if key != "init_from":
         return "" if noted == found else "has other files"
     if noted["run"] != found["run"]:
         return "holds another run"
     if found["step"] == noted["step"]:
         return ""
-    if same and found["step"] > noted["step"]:  # The same run, which went on.
+    if same and found["step"] > noted["step"]:  # The same run has continued.
         return ""
     return f"is at step {found['step']}, not {noted['step']}"
 
@@ -116,16 +116,16 @@ def _difference(
 def check_data(
     workdir: str | os.PathLike, inputs: Inputs, prefix: str = "config"
 ) -> None:
-    """Checks that a run resumes on the rows and images that it began with.
+    """Checks that a run resumes on its original rows and images.
 
     Raises:
-      UserError: that says what has changed, and what would work.
+      UserError: names the change and a remedy.
     """
     if workdir_lib.latest_step(workdir) is None:
         return
     origin = workdir_lib.read_origin(workdir)
     if not origin.get("trained"):
-        return  # Of a version that noted nothing.
+        return  # An older version recorded no origin.
     change = _change(origin, _describe_data(inputs))
     if not change:
         return
@@ -133,21 +133,21 @@ def check_data(
     if listed and "can be used" in change:
         change += f" ({listed} lists the unreadable images)"
     raise UserError(
-        f"{workdir} holds a run on other data: {change}. Restore what it was "
-        "trained on, or train on what there is now in another --workdir, "
-        f"from these weights if you like: {workdir_lib.way_on(workdir, prefix)}"
+        f"{workdir} holds a run on other data: {change}. Restore its data, or "
+        "train on the current data in another --workdir, from these weights "
+        f"if you like: {workdir_lib.way_on(workdir, prefix)}"
     )
 
 
 def check_table(
     workdir: str | os.PathLike, data: ConfigDict, prefix: str = "config"
 ) -> None:
-    """Checks the table of a finished run, if it is named otherwise than then.
+    """Checks the table of a finished run if its path has changed.
 
-    Reads the table, but no image.
+    Reads the table, but no images.
 
     Raises:
-      UserError: if its rows are others.
+      UserError: if the rows differ.
     """
     origin = workdir_lib.read_origin(workdir)
     place = origin.get("places", {}).get("data.table", {})
@@ -166,7 +166,7 @@ def check_table(
 
 
 def _describe_data(inputs: Inputs) -> Origin:
-    """Returns the part of `describe` that is of rows and images."""
+    """Returns the part of the origin that identifies rows and images."""
     data, split = inputs.examine(), inputs.split
     return {
         "split": split and {"samples": split.count, "rows": split.rows},
@@ -180,7 +180,7 @@ def _describe_data(inputs: Inputs) -> Origin:
 
 
 def _change(old: Origin, new: Origin) -> str:
-    """Says how data have changed; "" if they have not."""
+    """Describes how the data have changed; "" if they have not."""
     was, now = old["trained"], new["trained"]
     count, total = now["samples"], was["samples"]
     before, after = old.get("split") or {}, new.get("split") or {}
@@ -195,16 +195,16 @@ def _change(old: Origin, new: Origin) -> str:
         was["rows"] != now["rows"]
     ):
         return (
-            "the table has other rows of this split "
-            f"({total:,} samples then, {count:,} now)"
+            "the table has other rows in this split "
+            f"({total:,} samples before, {count:,} now)"
             if count != total
-            else f"of the {count:,} samples of this split, cells or order "
+            else f"cells or the order of the {count:,} samples of this split "
             "have changed in the table"
         )
     if was["sizes"] != now["sizes"]:
         return (
-            f"the rows are the same, but of the {now['images']:,} image files "
-            "some have another size than then"
+            f"the rows are the same, but some of the {now['images']:,} image "
+            "files have another size than before"
         )
     return ""
 
@@ -212,7 +212,7 @@ def _change(old: Origin, new: Origin) -> str:
 def check_content(
     workdir: str | os.PathLike, content: str, prefix: str = "config"
 ) -> None:
-    """Checks, and notes, the hash of the images' bytes.
+    """Checks the hash of the images' bytes, or records it.
 
     Args:
       workdir: of the stage.
@@ -220,7 +220,7 @@ def check_content(
       prefix: of the stage's flags.
 
     Raises:
-      UserError: if the run was begun on images of other bytes.
+      UserError: if the run started with images of other bytes.
     """
     origin = workdir_lib.read_origin(workdir)
     noted = origin.get("content", "")
@@ -229,8 +229,8 @@ def check_content(
     if noted and workdir_lib.latest_step(workdir) is not None:
         raise UserError(
             f"{workdir} holds a run on other data: rows and sizes are the "
-            "same, but some image files have other bytes than then. Restore "
-            "the files, or train on what there is now in another --workdir, "
+            "same, but some image files have other bytes than before. Restore "
+            "the files, or train on the current ones in another --workdir, "
             "from these weights if you like: "
             f"{workdir_lib.way_on(workdir, prefix)}"
         )
@@ -246,7 +246,7 @@ def _hash_folder(key: str, name: str) -> str:
 
 
 def _identify(init_from: str) -> Mapping[str, Any]:
-    """Returns what identifies a workdir's training; {} if it has none."""
+    """Returns the identity of a workdir's training; {} if it has none."""
     step = workdir_lib.latest_step(init_from)
     if step is None:
         return {}

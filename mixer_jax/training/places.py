@@ -1,7 +1,7 @@
-"""Paths in a config, found again after a workdir and its data were moved.
+"""Finds the paths of a config after a workdir and its data were moved.
 
-A workdir notes each path as it was given, as an absolute path and relative to
-the workdir. The relative path is tried first: workdir and data move together.
+A workdir records each path as given, as an absolute path and relative to the
+workdir. The relative path is tried first: workdir and data may move together.
 """
 
 import os
@@ -14,7 +14,7 @@ from mixer_jax.data.text import MINILM
 
 TABLES = ("data.table", "evaluate.table")
 FOLDERS = ("data.tokenizer", "model.image.pretrained", "model.text.pretrained")
-KEYS = ("init_from", *TABLES, *FOLDERS)  # all that a config keeps as a path
+KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
@@ -39,12 +39,12 @@ def put(config: ConfigDict, key: str, value: str) -> None:
 def record(
     workdir: str | os.PathLike, config: ConfigDict, old: Places
 ) -> Places:
-    """Returns where the config's paths are.
+    """Returns the locations of the config's paths.
 
     Args:
       workdir: of the run.
       config: of the stage.
-      old: what was noted before; kept where a path no longer exists.
+      old: earlier locations; kept for paths that no longer exist.
     """
     places = {}
     for key in KEYS:
@@ -66,11 +66,11 @@ def record(
 def find(
     workdir: str | os.PathLike, place: dict[str, str], text: str
 ) -> str | None:
-    """Returns where a noted path is now; None if it is nowhere.
+    """Returns the current location of a recorded path; None if not found.
 
     Args:
-      workdir: the run's, wherever it is now.
-      place: what `record` noted of the path.
+      workdir: the run's current workdir.
+      place: the location from `record`.
       text: the path in the config.
     """
     found = [path for path in _candidates(workdir, place) if _exists(path)]
@@ -100,7 +100,7 @@ def _exists(path: str) -> bool:
 def is_same(
     workdir: str | os.PathLike, place: dict[str, str], text: str
 ) -> bool:
-    """Returns whether `text` names the noted path, whether or not it exists."""
+    """Returns whether `text` is the recorded path, which need not exist."""
     if "://" in text or not place:
         return text.rstrip("/") == place.get("given", "").rstrip("/")
     if os.path.normpath(text) == os.path.normpath(place["given"]):
@@ -112,9 +112,10 @@ def is_same(
 def resolve(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
-    """Replaces the paths of a workdir's config by where the files are now.
+    """Replaces the paths in a workdir's config by their current locations.
 
-    What is nowhere stays as it is; the tokenizer is then the workdir's copy.
+    Paths that are not found stay unchanged, except for the tokenizer, which
+    becomes the workdir's copy.
     """
     for key, place in places.items():
         text = get(config, key)
@@ -130,9 +131,9 @@ def resolve(
 def settle(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
-    """Replaces paths of a given config that are gone, where they were noted.
+    """Replaces missing paths of a config by their recorded locations.
 
-    A command that is repeated after a move finds its data by this.
+    With this, a command that is repeated after a move finds its data.
     """
     for key, place in places.items():
         text = get(config, key)

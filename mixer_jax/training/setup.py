@@ -59,7 +59,7 @@ def make(
     mesh: Mesh,
     prefix: str = "config",
 ) -> Setup:
-    """Checks config, workdir and data, and puts a stage together.
+    """Checks config, workdir and data, and builds the setup of a stage.
 
     Args:
       config: of the stage.
@@ -68,7 +68,7 @@ def make(
       prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: for whatever of these is wrong, before any compute.
+      UserError: if any of these is wrong, before any compute.
     """
     config_lib.check_values(config, mesh.size)
     workdir_lib.check_config(workdir, config, prefix)

@@ -47,7 +47,7 @@ def check(
     if different:
         more = f" and {len(different) - 10} more" if different[10:] else ""
         raise UserError(
-            f"The checkpoint {where} is of another shape: "
+            f"The checkpoint {where} has other shapes: "
             f"{'; '.join(different[:10])}{more}. Use the config that it was "
-            "made with, or the folder of another run."
+            "trained with, or the folder of another run."
         )

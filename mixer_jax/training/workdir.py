@@ -22,7 +22,7 @@ from mixer_jax.training import places as places_lib
 
 CONFIG = "config.json"
 CATEGORIES = "categories.json"
-ORIGIN = "origin.json"  # what it was trained from; see `origins`
+ORIGIN = "origin.json"  # see `origins`
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
@@ -96,10 +96,10 @@ def _is_origin(found: dict[str, Any]) -> bool:
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
-    """Returns the step of the last whole checkpoint, None without one.
+    """Returns the step of the last complete checkpoint; None without one.
 
     Raises:
-      UserError: if the system does not let this process look there.
+      UserError: if the folder cannot be listed.
     """
     folder = paths.make(workdir) / CHECKPOINTS
     with paths.reaching(folder):
@@ -110,7 +110,7 @@ def latest_step(workdir: str | os.PathLike) -> int | None:
             if paths.is_remote(folder):
                 raise
             raise UserError(
-                f"{workdir} cannot be looked into: {error.strerror}."
+                f"{workdir} cannot be listed: {error.strerror}."
             ) from error
         return max(
             ocp.utils.checkpoint_steps(paths.plain(folder)), default=None
@@ -143,7 +143,7 @@ def check_config(
       prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: that lists the keys that differ.
+      UserError: lists the keys that differ.
     """
     step = latest_step(workdir)
     if step is None:
@@ -152,17 +152,19 @@ def check_config(
     different = config_lib.differences(old, config)
     if not different:
         return
-    said = f"{workdir} holds a run of another config ({'; '.join(different)})."
+    message = (
+        f"{workdir} holds a run of another config ({'; '.join(different)})."
+    )
     if config.steps > old.steps:
         raise UserError(
-            f"{said} The schedule of the learning rates depends on steps, so "
-            f"this run (at step {step}) goes on with --{prefix}.steps="
-            f"{old.steps} alone. To train longer, start a new run from its "
-            "weights and proxies, with a schedule and optimizer state of its "
-            f"own: {way_on(workdir, prefix, f'steps={config.steps}')}"
+            f"{message} The learning rate schedule depends on steps, so this "
+            f"run (at step {step}) resumes only with --{prefix}.steps="
+            f"{old.steps}. To train longer, start a new run from its weights "
+            "and proxies, with a new schedule and optimizer state: "
+            f"{way_on(workdir, prefix, f'steps={config.steps}')}"
         )
     raise UserError(
-        f"{said} Use another --workdir, or delete {workdir} to start afresh."
+        f"{message} Use another --workdir, or delete {workdir} to start over."
     )
 
 
@@ -172,7 +174,7 @@ def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
     Args:
       workdir: of this run's stage.
       prefix: of the stage's flags, "config" or "config.STAGE".
-      *more: other keys of the stage, as "steps=9".
+      *more: other keys of the stage, as in "steps=9".
     """
     flags = ["--workdir=NEW"]
     _, _, stage = prefix.partition(".")
@@ -188,7 +190,7 @@ def check_categories(
     category_ids: Sequence[str],
     prefix: str = "config",
 ) -> None:
-    """Checks that `workdir` is new or of a run with these categories.
+    """Checks that `workdir` is new or its run has the same categories.
 
     Args:
       workdir: of the stage.
@@ -196,18 +198,18 @@ def check_categories(
       prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: that counts the categories that came and went.
+      UserError: gives the numbers of new and removed categories.
     """
     if latest_step(workdir) is None:
         return
     old, new = set(read_categories(workdir)), set(category_ids)
     if old != new:
         raise UserError(
-            f"The run in {workdir} was of {len(old)} categories, but the "
-            f"table now has {len(new)}: {len(new - old)} are new and "
-            f"{len(old - new)} gone. Use another --workdir, from this run's "
-            f"weights and proxies if you like ({way_on(workdir, prefix)}), or "
-            f"delete {workdir} to start afresh."
+            f"The run in {workdir} has {len(old)} categories, but the table "
+            f"now has {len(new)}: {len(new - old)} are new and "
+            f"{len(old - new)} are gone. Use another --workdir, from this "
+            f"run's weights and proxies if you like ({way_on(workdir, prefix)})"
+            f", or delete {workdir} to start over."
         )
 
 
@@ -217,17 +219,17 @@ def prepare(
     category_ids: Sequence[str],
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """Writes config, categories and origin; they were checked before.
+    """Writes config, categories and origin, which were checked before.
 
     Args:
       workdir: of the stage.
       config: of the stage.
       category_ids: in the order of their labels.
-      origin: see `origins`; where the config's paths are is added to it.
+      origin: see `origins`; the locations of the config's paths are added.
 
     Raises:
-      UserError: if the folder cannot be written to, or is not one folder for
-        all processes.
+      UserError: if the folder cannot be written, or is not shared by all
+        processes.
     """
     workdir = paths.make(workdir)
     try:
@@ -251,7 +253,7 @@ def prepare(
 
 
 def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
-    """Keeps a tokenizer's file: the model needs it wherever it is moved."""
+    """Copies a tokenizer's file to the workdir, so that they move together."""
     source = pathlib.Path(name) / _TOKENIZER_FILE
     target = workdir / places_lib.TOKENIZER / _TOKENIZER_FILE
     begun = latest_step(workdir) is not None and target.exists()
@@ -266,7 +268,7 @@ def _check_shared(workdir: paths.Path) -> None:
         return
     mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        # Those of a run that was killed.
+        # Remove drafts of a killed run.
         for left in paths.glob(workdir, f"{_MARK}*"):
             left.unlink()
         paths.write(mark, "")
@@ -290,12 +292,13 @@ def read_config(
 ) -> ConfigDict:
     """Returns the config that `workdir` was trained with.
 
-    Keys that there were not yet have their defaults, which are what was done.
+    Keys that were added since have their defaults, which reproduce the earlier
+    behavior.
 
     Args:
       workdir: of one stage.
-      resolve: whether paths are where the files are now, see `places`, or as
-        they were given.
+      resolve: whether to replace paths by their current locations (see
+        `places`), or to keep them as given.
     """
     config = config_lib.defaults()
     with config.ignore_type():
@@ -307,13 +310,13 @@ def read_config(
 
 
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
-    """Returns the config of `workdir` with the keys that there were then."""
+    """Returns the config of `workdir` with the keys of its version only."""
     path = paths.make(workdir) / CONFIG
     return config_lib.from_dict(_read(path, dict, _is_config))
 
 
 def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Returns what a stage was trained from; {} if it was not noted."""
+    """Returns the origin of a stage; {} if it was not recorded."""
     path = paths.make(workdir) / ORIGIN
     with paths.reaching(path):
         if not path.exists():
@@ -322,16 +325,16 @@ def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
-    """Notes what a stage was trained from; process 0 does it for all."""
+    """Writes the origin of a stage, in process 0 only."""
     if jax.process_index() == 0:
         text = json.dumps(origin, indent=2) + "\n"
         paths.write(paths.make(workdir) / ORIGIN, text)
 
 
 def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Replaces paths that are gone, if the run in `workdir` knows the file.
+    """Replaces missing paths if the run in `workdir` recorded the files.
 
-    Encoders whose original is gone keep the architecture that it described.
+    Encoders whose original is missing keep their saved architecture.
     """
     if latest_step(workdir) is None:
         return

@@ -76,10 +76,10 @@ def test_what_is_missing_is_said(aggregate, out):
     late = (NOON - 1) * 10**6
     refused(aggregate, [path], out, "all are later than --until", until=late)
     (out / "clicks.csv").write_text("")
-    refused(aggregate, [path], out, r"clicks\.csv is there already")
+    refused(aggregate, [path], out, r"clicks\.csv exists already")
     (out / "clicks.csv").unlink()
     (out / "queries.csv").unlink()
-    refused(aggregate, [path], out, r"neither of queries\.csv and")
+    refused(aggregate, [path], out, r"neither queries\.csv nor")
 
 
 def test_parts_may_be_elsewhere_and_go(aggregate, out, tmp_path_factory):
@@ -101,7 +101,7 @@ def test_parts_may_be_elsewhere_and_go(aggregate, out, tmp_path_factory):
     assert not (out / "clicks_later.parquet").exists()
     (out / "clicks.parquet").unlink()
     (out / "clicks.parquet").mkdir()
-    refused(aggregate, [path], out, r"clicks\.parquet is there already")
+    refused(aggregate, [path], out, r"clicks\.parquet exists already")
 
 
 def test_a_file_that_is_there_is_no_pattern(aggregate, out):
@@ -109,7 +109,7 @@ def test_a_file_that_is_there_is_no_pattern(aggregate, out):
     write(out, [f"q0,i0,{NOON + 1},1"], "events1.csv")
     figures = aggregate([path], out)
     assert (figures["files"], figures["clicks_exposures"]) == (1, 1)
-    refused(aggregate, [out / "x[1].csv"], out, r"\[\[\] stands for \[")
+    refused(aggregate, [out / "x[1].csv"], out, r"\[\[\] matches \[")
 
 
 def test_a_folder_that_beam_takes_for_a_pattern_is_refused(

@@ -25,7 +25,7 @@ def test_what_is_suspicious_is_said():
             ("cat1", "document"),
         )
     )
-    assert said[0].startswith("2 training categories have samples of one role")
+    assert said[0].startswith("2 training categories have only queries")
     assert said[1].startswith("1 category IDs differ from another only in")
     assert "('cat0 ' beside 'cat0')" in said[1]
     assert len(said) == 2

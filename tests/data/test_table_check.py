@@ -89,7 +89,7 @@ def test_notes_what_spoils_training_and_measures(path):
     assert len(notes) == 5
     assert notes[0].startswith("1 categories are in several splits")
     assert notes[1].startswith("2 samples of train are the only one")
-    assert notes[2].startswith("1 training categories have samples of one")
+    assert notes[2].startswith("1 training categories have only queries")
     assert notes[3].startswith("1 queries of test/new have no document")
 
 

@@ -104,7 +104,7 @@ def test_a_quote_that_is_open_at_the_end_is_an_error(tmp_path):
         ):
             rows = ("d1,document,,c,,train,t", f"d2,document,,c,,train,{cell}")
             path.write_text("\n".join((header, *rows)) + end)
-            with pytest.raises(UserError, match=r"line 3: .* without its end"):
+            with pytest.raises(UserError, match=r"line 3: .* unclosed quote"):
                 read(path)
         for cell in ('"a\n"', '""', "", '5" pipe', 'x"', '"a ""b"""', '"""\n"'):
             row = f"d1,document,,c,,train,{cell}"
@@ -116,7 +116,7 @@ def test_a_row_longer_than_a_batch_is_an_error(tmp_path):
     path = write(tmp_path / "t.csv", f"d,document,,{'w' * 999},c,,train")
     assert len(read(path)) == 1
     with pytest.raises(
-        UserError, match=r"more than 100 bytes.* without its end"
+        UserError, match=r"more than 100 bytes.* unclosed quote"
     ):
         read(path, block=100)
 
@@ -153,7 +153,7 @@ def test_parquet_cells_become_strings(tmp_path):
     assert got["category_id"].tolist() == ["7", "", "8"]
     assert got["group"].tolist() == ["1.5", "", "2.25"]
     frame.assign(text=[["a"], ["b"], []]).to_parquet(path)
-    with pytest.raises(UserError, match="column text: its cells are of type"):
+    with pytest.raises(UserError, match="column text: cells are of type"):
         read(path)
     frame.rename(columns={"text": "txt"}).to_parquet(path)
     with pytest.raises(UserError, match="Missing column 'text'"):

@@ -76,7 +76,7 @@ def test_what_was_cut_off_is_made_anew(fresh, moment, number, group):
     fresh.environment["CUT"] = moment
     code, said = _cut(fresh, number, group)
     assert code == 75, said
-    assert "the same command goes on" in said
+    assert "the same command again to resume" in said
     (fresh.folder / ".venv/rest").touch()
     done = fresh.run("launch/quickstart.sh")
     assert done.returncode == 0, done.stdout
@@ -119,7 +119,7 @@ def test_a_python_without_venv_is_a_sentence(fresh):
     for _ in range(2):
         done = fresh.run("launch/quickstart.sh", **broken)
         assert done.returncode == 1
-        assert "takes the package python3-venv" in " ".join(done.stdout.split())
+        assert "need the package python3-venv" in " ".join(done.stdout.split())
     assert fresh.run("launch/quickstart.sh").returncode == 0
     assert len(_asked(fresh, "-m venv")) == 3
 

@@ -195,7 +195,7 @@ def test_no_value_leaves_its_place_in_the_job_set(nasty):
 @pytest.mark.parametrize(
     ("script", "variables", "words", "said"),
     [
-        ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "neither"),
+        ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "leading"),
         ("hosts.sh", {"HOSTS": "a;id"}, ["status"], "only letters"),
         ("hosts.sh", {"HOSTS": " "}, ["status"], "names no host"),
         ("hosts.sh", {"NAME": "../.."}, ["status"], "only letters"),
@@ -208,7 +208,7 @@ def test_no_value_leaves_its_place_in_the_job_set(nasty):
         ("worker.sh", {}, ["end", "--grace=08"], "no whole number"),
         ("worker.sh", {}, ["logs", "--lines=x"], "no whole number"),
         ("worker.sh", {}, ["setup", "--extra=x"], "unknown option --extra=x"),
-        ("babysit.sh", {}, ["--stop-at=08", "ls"], "is no time"),
+        ("babysit.sh", {}, ["--stop-at=08", "ls"], "is not a time"),
         ("tpu_vm.sh", POD | {"CONFIG": "con figs/a.py"}, ["run"], "no file"),
         ("tpu_vm.sh", POD | {"CONFIG": "a:b/c.py"}, ["run"], "no file"),
     ],

@@ -119,4 +119,4 @@ def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
     assert run(folder, tmp_path / "out", "--unit") == 2
     assert "--unit is for proxies" in capsys.readouterr().err
     assert run(folder, folder) == 2
-    assert "other things" in capsys.readouterr().err
+    assert "other contents" in capsys.readouterr().err

@@ -82,5 +82,5 @@ def test_through_links_both_ways_are_tried(tmp_path):
 
 @pytest.mark.parametrize("names", [[], [1], [""], None, {"a": 1}, ""])
 def test_what_names_no_place_is_said(names):
-    with pytest.raises(ValueError, match="place"):
+    with pytest.raises(ValueError, match="paths"):
         places.load(names, pathlib.Path("x"))

@@ -203,7 +203,7 @@ def test_uploads_in_memory_are_counted(searcher, monkeypatch):
         for content in (_picture("red"), b"", b"text"):
             client.post("/search", content=content)
         assert readers[0]._held == 0
-        monkeypatch.setattr(uploads, "_AT_ONCE", 0)
+        monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
         answer = client.post("/search", content=_picture("red"))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "try again" in answer.json()["error"]

@@ -43,7 +43,7 @@ def test_an_error_of_the_user_is_its_sentence(message):
         (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Perm"),
         (OSError(errno.EROFS, "Read-only", b"b\xff"), 2, "b\\udcff: Read-only"),
         (OSError(errno.EIO, "Input/output error", "c"), 1, "c: Input/output"),
-        (KeyboardInterrupt(), 75, "Interrupted: nothing is half-written"),
+        (KeyboardInterrupt(), 75, "Interrupted. All files are intact"),
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(error, code, message, capsys):

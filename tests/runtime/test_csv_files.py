@@ -62,7 +62,7 @@ def test_a_last_cell_of_line_breaks_is_closed_or_not(tmp_path):
         assert list(csv_files.batches(path, lambda names, _: names, 1 << 10))
     for rows in ('x\n"\n', '"', 'x\n"\n\n'):
         path.write_text("a\n" + rows)
-        with pytest.raises(UserError, match="without its end"):
+        with pytest.raises(UserError, match="unclosed quote"):
             list(csv_files.batches(path, lambda names, _: names, 1 << 10))
 
 

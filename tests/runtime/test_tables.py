@@ -124,7 +124,7 @@ def test_a_row_of_another_length_is_named_by_its_line(folder, rows, at):
 
 
 @pytest.mark.parametrize("suffix", tables.SUFFIXES)
-def test_half_a_character_is_refused_by_row_and_column(tmp_path, suffix):
+def test_lone_surrogates_are_reported_by_row_and_column(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=r"column a, row 2: .*\\udcff"):
@@ -161,12 +161,12 @@ def test_other_columns_are_ignored_or_refused(tmp_path):
     path.write_text(",id,b,a,\n0,x,2,1,\n")
     assert rows_of(tables.read(path, LAYOUT)) == [("x", "1", "2")]
     exact = Layout(NAMES, exact=True)
-    with pytest.raises(UserError, match=r"Unknown column ''.*index of pandas"):
+    with pytest.raises(UserError, match=r"Unknown column ''.*pandas index"):
         tables.read(path, exact)
     more = Layout(("id",), optional=("a", "c"))
     assert rows_of(tables.read(path, more)) == [("x", "1", "")]
     path.write_text("id,a,b,a\n")
-    with pytest.raises(UserError, match="'a' is there more than once"):
+    with pytest.raises(UserError, match="Duplicate column 'a'"):
         tables.read(path, LAYOUT)
     path.write_text("id,a,B\n")
     with pytest.raises(UserError, match="column 'b'; did you mean 'B'"):
@@ -198,8 +198,8 @@ def test_a_header_alone_is_no_rows(tmp_path, end):
         (b"", "is empty"),
         (b"\n\n", "is empty"),
         (b'id,a,"b\nx,y,z\n', "wrong columns"),
-        (b'id,a,b,"c\nx,y,z\n', "line 1: .* a quote without its end"),
-        (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*without its end"),
+        (b'id,a,b,"c\nx,y,z\n', "line 1: .* an unclosed quote"),
+        (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*an unclosed quote"),
     ],
 )
 def test_what_is_no_csv_is_said(tmp_path, content, said):
@@ -209,11 +209,11 @@ def test_what_is_no_csv_is_said(tmp_path, content, said):
         tables.read(path, LAYOUT)
 
 
-def test_a_quote_without_its_end_is_named_by_its_own_line(tmp_path):
+def test_an_unclosed_quote_is_reported_with_its_own_line(tmp_path):
     path = tmp_path / "t.csv"
     rows = ['"a\nb",y,z', "", 'x,"y,z', *["x,y,z"] * 99]
     path.write_text("\n".join(("id,a,b", *rows)))
-    said = "line 5: the row has more than 100 bytes; is there a quote"
+    said = "line 5: the row has more than 100 bytes; is there an unclosed"
     with pytest.raises(UserError, match=said):
         list(tables.batches(path, LAYOUT, block=100))
 
@@ -261,13 +261,13 @@ def test_a_folder_that_is_no_whole_table_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not complete"):
         tables.read(path, layout)
     (path / "_temporary").rmdir()
-    with pytest.raises(UserError, match="is a folder; move it away"):
+    with pytest.raises(UserError, match="is a folder; move it"):
         tables.write(frame_of([]), path)
     (tmp_path / "none.parquet").mkdir()
     with pytest.raises(UserError, match="without Parquet files"):
         tables.read(tmp_path / "none.parquet", layout)
     path.rename(tmp_path / "t.csv")
-    with pytest.raises(UserError, match="only a table of Parquet files"):
+    with pytest.raises(UserError, match="only Parquet tables"):
         tables.read(tmp_path / "t.csv", layout)
 
 
@@ -302,7 +302,7 @@ def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match="no table at"):
         tables.read(tmp_path / ("t" * 5000 + ".csv"), LAYOUT)
     (tmp_path / "t.csv").symlink_to(tmp_path / "gone.csv")
-    with pytest.raises(UserError, match="but a link that leads nowhere"):
+    with pytest.raises(UserError, match="it is a broken link"):
         tables.read(tmp_path / "t.csv", LAYOUT)
     for act in (
         lambda path: tables.read(path, LAYOUT),

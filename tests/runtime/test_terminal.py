@@ -66,7 +66,7 @@ def test_bars_show_descriptions_as_they_are(text):
     with progress.show(f"1{text}", 2, console=console) as count:
         count(1)
     with terminal.count_bar(console) as bar:
-        bar.add_task(f"2{text}", total=2, said=f"3{text}")
+        bar.add_task(f"2{text}", total=2, message=f"3{text}")
     said = ESCAPES.sub("", file.getvalue())
     for place in range(1, 4):
         assert f"{place}{printable(text)}" in said

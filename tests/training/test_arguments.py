@@ -128,7 +128,7 @@ def test_a_flag_that_is_needed_is_named():
     values = flags.FlagValues()
     flags.DEFINE_string("work-dir", None, "", flag_values=values)
     flags.mark_flag_as_required("work-dir", values)
-    with pytest.raises(UserError, match=r"^--work-dir is needed\.$"):
+    with pytest.raises(UserError, match=r"^--work-dir is required\.$"):
         arguments.parse(["main"], values)
 
 

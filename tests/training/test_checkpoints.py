@@ -229,7 +229,7 @@ def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
     manager = checkpoints_lib.ocp.CheckpointManager
     monkeypatch.setattr(manager, "save", lambda *_, **__: True)
     with (
-        pytest.raises(UserError, match="there is no such folder"),
+        pytest.raises(UserError, match="the folder does not exist"),
         checkpoints_lib.Checkpoints(tmp_path) as saved,
     ):
         saved.save(3, state, {})

@@ -174,5 +174,5 @@ def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
     _, _, make = stage
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB are free"):
+    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB free"):
         make()

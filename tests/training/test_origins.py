@@ -112,10 +112,10 @@ def test_times_alone_are_never_refused(begun, times):
 def test_what_has_changed_is_said(begun):
     frame = table.read_table("d0/table.csv")
     table.write_table(frame.iloc[:-1], "d0/table.csv")
-    with pytest.raises(UserError, match=r"\(8 samples then, 7 now\)"):
+    with pytest.raises(UserError, match=r"\(8 samples before, 7 now\)"):
         resume(begun)
     table.write_table(frame.iloc[::-1], "d0/table.csv")
-    with pytest.raises(UserError, match="cells or order have changed") as said:
+    with pytest.raises(UserError, match="cells or the order of") as said:
         resume(begun)
     way = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
     assert way in str(said.value)
@@ -124,7 +124,7 @@ def test_what_has_changed_is_said(begun):
     shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
     Image.new("RGB", (99, 16)).save(image)
     with pytest.raises(
-        UserError, match=r"of the 8 image files .* another size"
+        UserError, match=r"of the 8 image files have another size"
     ):
         resume(begun)
     shutil.copy("kept", image)
@@ -191,7 +191,7 @@ def test_a_moved_stage_before_resumes_and_another_is_refused(second):
     begin("other", other)
     for wrong, reason in (
         ("other", "'other' holds another run"),
-        ("nowhere", "'nowhere' is not there to be compared"),
+        ("nowhere", "'nowhere' does not exist to be compared"),
         ("", "'' is not the same"),
     ):
         second.init_from = wrong
@@ -262,7 +262,7 @@ def test_more_steps_are_a_new_run(begun):
     )
     assert "steps: 8 -> 99" in str(said.value)
     assert str(said.value).endswith(way)
-    assert "goes on with --config.steps=8 alone" in str(said.value)
+    assert "resumes only with --config.steps=8" in str(said.value)
     with pytest.raises(UserError) as said:
         workdir.check_config("run", begun, "config.stage2")
     flags = shlex.split(str(said.value))[-4:]

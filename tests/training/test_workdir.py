@@ -56,7 +56,7 @@ def test_another_config_is_listed_by_key(started):
 
 
 def test_other_categories_are_counted(started):
-    with pytest.raises(UserError, match="2 are new and 1 gone"):
+    with pytest.raises(UserError, match="2 are new and 1 are gone"):
         workdir.check_categories(started, ["a", "c", "d"])
 
 

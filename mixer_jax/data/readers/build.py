@@ -197,7 +197,7 @@ def _with_images(
     if wanted.any() and not there[wanted].any():
         first = names[int(np.argmax(wanted))].as_py()
         raise UserError(
-            f"None of the {wanted.sum():,} image files is there, for example "
+            f"None of the {wanted.sum():,} image files exists, for example "
             f"{root / first}; have the images been unpacked?"
             f"{near_paths.hint(root / first, root)}"
         )
@@ -274,7 +274,7 @@ def _with_roles(columns: pa.Table) -> pa.Table:
 
 
 def _write(columns: pa.Table, path: Path) -> None:
-    """Writes a table whose rows keep the rules."""
+    """Writes a table whose rows satisfy `rules`."""
     columns = columns.select(list(rules.COLUMNS))
     for batch in columns.to_batches(max_chunksize=_ROWS):
         frame = batch.to_pandas()

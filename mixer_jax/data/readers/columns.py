@@ -28,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--column",
         required=True,
         action="append",
-        help="OURS=THEIRS, which column is which, as category_id=sku; may be "
-        f"repeated; ours are {', '.join(rules.COLUMNS)}",
+        help="OURS=THEIRS, the source's name of a column, as in "
+        f"category_id=sku; repeatable; ours are {', '.join(rules.COLUMNS)}",
     )
     add(
         "--image-path",
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--delimiter",
         type=_delimiter,
-        help="between cells (default: , or in .tsv a tab)",
+        help="between cells (default: a comma, or a tab for .tsv)",
     )
 
 
@@ -96,13 +96,13 @@ def read(
 
 
 def parse_columns(given: list[str]) -> dict[str, str]:
-    """Returns the source's column for each of ours that is named.
+    """Returns a mapping of our columns to the source's.
 
     Args:
-      given: as on the command line, ["text=title", "image=file"].
+      given: values of --column, as in ["text=title", "image=file"].
 
     Raises:
-      UserError: if a name is not ours, is given twice, or is missing.
+      UserError: if one of our columns is unknown, given twice, or missing.
     """
     mapping: dict[str, str] = {}
     for pair in given:
@@ -115,7 +115,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
             near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"--column names {ours!r}, which is none of "
+                f"--column names {ours!r}, which is not one of "
                 f"{', '.join(rules.COLUMNS)}{hint}"
             )
         if ours in mapping:
@@ -132,11 +132,11 @@ def parse_columns(given: list[str]) -> dict[str, str]:
 
 
 def _delimiter(text: str) -> str:
-    """Returns the character of --delimiter, which may be a tab's escape."""
+    r"""Returns the character of --delimiter, which may be given as "\t"."""
     text = "\t" if text == r"\t" else text
     if len(text) != 1 or text in '\r\n"':
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be one character, and no quote or newline"
+            f"{text!r} must be one character other than a quote or newline"
         )
     return text
 

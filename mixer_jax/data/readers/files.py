@@ -114,8 +114,8 @@ def records(
                 raise UserError(f"{path} is empty.")
     except csv_files.RecordError as error:
         raise UserError(
-            f"{path}, line {error.line}: no CSV: {error.reason}; is there a "
-            "quote without its end, or with something after it?"
+            f"{path}, line {error.line}: not CSV: {error.reason}; is there an "
+            "unclosed quote, or text after a closing quote?"
         ) from error
 
 

@@ -31,13 +31,12 @@ def read(
 ) -> Iterator[Row]:
     """Yields a row for each image, in the order of their paths.
 
-    Category is the path of the folder that an image lies in ("shoes/1234"),
-    group that of the folder around it ("shoes"). Links are followed, so that a
-    folder with two names is two categories; everything that is not read is
-    counted, see `walk`.
+    The category is the path of the image's folder ("shoes/1234"), and the group
+    that of the parent folder ("shoes"). Links are followed, so that a folder
+    with two names is two categories. Skipped entries are counted; see `walk`.
 
     Raises:
-      UserError: if there is no image in a folder; says what was left out.
+      UserError: if no folder has an image; lists what was left out.
     """
     count = 0
     for way, names in walk.walk(root, left_out):
@@ -45,7 +44,7 @@ def read(
         labels = way[1:] if options.splits else way
         for name in names:
             if Path(name).suffix.lower() not in SUFFIXES:
-                left_out["files that are no images"] += bool(labels)
+                left_out["files that are not images"] += bool(labels)
                 continue
             if not labels:
                 left_out["images that are in no folder of a category"] += 1
@@ -62,10 +61,9 @@ def read(
             yield Row(image, image, "", category, group, split=split)
     if not count:
         raise UserError(
-            f"There is no image in a folder of {root}; it should have a "
-            "folder for each category, with images "
-            f"({', '.join(sorted(SUFFIXES))}) in it. Left out: "
-            f"{left_out_text(left_out)}."
+            f"No folder in {root} has an image; it should have a folder per "
+            f"category, with images ({', '.join(sorted(SUFFIXES))}) in it. "
+            f"Left out: {left_out_text(left_out)}."
         )
 
 

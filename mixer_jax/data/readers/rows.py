@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def left_out_text(left_out: LeftOut) -> str:
-    """Returns the counts and reasons for a message, "none" without any."""
+    """Returns the counts and reasons as text, "none" if empty."""
     counts = (f"{count:,} {why}" for why, count in left_out.items() if count)
     return ", ".join(counts) or "none"
 

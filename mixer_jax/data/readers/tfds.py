@@ -129,7 +129,7 @@ def _folder(root: Path, name: str) -> Path:
 
 
 def _prepared(root: Path) -> list[Path]:
-    """Returns the folders of all prepared data sets, links followed."""
+    """Returns the folders of all prepared data sets, following links."""
     tree = walk.walk(root, LeftOut())
     return [root.joinpath(*way) for way, names in tree if _INFO in names]
 

@@ -1,4 +1,4 @@
-"""Lists a tree of folders: every entry is yielded, or counted as left out."""
+"""Walks a tree of folders; yields every entry, or counts it as left out."""
 
 import os
 import stat
@@ -9,8 +9,8 @@ from mixer_jax.data.readers.rows import LeftOut
 from mixer_jax.errors import UserError
 
 HIDDEN = "hidden files and folders"
-DANGLING = "links that lead nowhere"
-CYCLE = "links that lead back to a folder around them"
+DANGLING = "broken links"
+CYCLE = "links to a folder that contains them"
 SPECIAL = "that are neither files nor folders"  # sockets, pipes, devices
 UNREADABLE = "files and folders that cannot be read"
 NOT_UTF8 = "whose file name is not UTF-8"
@@ -23,17 +23,17 @@ def walk(
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """Yields each folder of a tree, and its files.
 
-    Links are followed: a folder that two links lead to is yielded under both
-    names. Nothing is opened but folders.
+    Links are followed: a folder with two links to it is yielded under both
+    names. Only folders are opened.
 
     Args:
       root: the topmost folder.
-      left_out: counts, by reason, what is not yielded.
+      left_out: updated with the number of skipped entries by reason.
 
     Yields:
-      `(way, names)`: the folder's path relative to `root`, in parts, and the
-      sorted names of its regular files; a folder before those inside it, and
-      folders of one folder in the order of their names.
+      `(way, names)`: the parts of the folder's path relative to `root`, and the
+      sorted names of its regular files. Parents come before their children,
+      and siblings in the order of their names.
 
     Raises:
       UserError: if `root` cannot be listed.
@@ -79,7 +79,7 @@ def _kind(entry: os.DirEntry, ancestors: _Ancestors) -> int | str:
     if entry.name.startswith("."):
         return HIDDEN
     try:
-        if entry.is_file(follow_symlinks=False):  # needs no system call
+        if entry.is_file(follow_symlinks=False):  # without a system call
             return stat.S_IFREG
         status = os.stat(entry.path)
     except OSError:

@@ -91,7 +91,7 @@ def test_a_lone_test_sample_stays_as_a_document(tmp_path):
 
 def test_images_need_not_be_looked_for(tmp_path):
     rows = [row("a"), row("b")]
-    with pytest.raises(UserError, match="None of the 2 image files is there"):
+    with pytest.raises(UserError, match="None of the 2 image files exists"):
         make(tmp_path, *rows, images=False)
     frame, _ = make(tmp_path, *rows, images=False, check_images=False)
     assert len(frame) == 2

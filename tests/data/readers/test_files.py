@@ -35,8 +35,8 @@ def test_records_of_gz_with_tabs_and_very_long_cells(tmp_path):
             "line 3: the row has 1 cells, and the header 2",
         ),
         (b"id,title\n1,\xff\n", "is not UTF-8"),
-        (b'id,title\n1,"a\n2,b\n', "line 2: no CSV: .*a quote without its end"),
-        (b'id,title\n1,"a"b\n', "line 2: no CSV"),
+        (b'id,title\n1,"a\n2,b\n', "line 2: not CSV: .*an unclosed quote"),
+        (b'id,title\n1,"a"b\n', "line 2: not CSV"),
     ],
 )
 def test_records_say_what_is_wrong(tmp_path, content, said):
