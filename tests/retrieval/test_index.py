@@ -116,7 +116,8 @@ def test_one_split_and_unreadable_images(colour_run, colours):
         index.build(run, root / "colours.csv", mesh, "nothing")
 
 
-def test_nothing_else_is_overwritten(made, tmp_path):
+def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what cannot be written is rescued there
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="other things"):
@@ -125,6 +126,7 @@ def test_nothing_else_is_overwritten(made, tmp_path):
         index.save(made, tmp_path / "mine" / "thesis.txt")
     with pytest.raises(UserError, match="cannot be written"):
         index.save(made, tmp_path / "mine" / "thesis.txt" / "index")
+    assert list(tmp_path.glob("rescued-*/index"))
     (tmp_path / "empty").mkdir()
     index.save(made, tmp_path / "empty")
     assert index.load(tmp_path / "empty").step == 4
