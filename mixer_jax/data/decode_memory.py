@@ -7,6 +7,7 @@ waits until that much is free.
 
 import collections
 import contextlib
+import ctypes
 import struct
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder needs in addition to Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
+_M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # of glibc's mallopt; bytes
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
 _COEFFICIENT = 2  # bytes per JPEG coefficient
 _TEXT, _MAX_TEXT = 1 << 20, 64 << 20  # per chunk and per PNG: Pillow's limits
@@ -90,6 +92,19 @@ class Budget:
 
 
 BUDGET = Budget(BYTES_PER_PIXEL * MAX_PIXELS)
+
+
+def _return_large_blocks() -> None:
+    """Makes the C library return a large block as soon as it is freed.
+
+    By default glibc comes to keep blocks of up to 32 MiB for the thread that
+    freed them: memory that no decode has reserved, and more with every thread.
+    """
+    with contextlib.suppress(AttributeError):  # other C libraries
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+_return_large_blocks()
 
 
 def allow(megapixels: float, option: str) -> None:

@@ -9,8 +9,10 @@ GET  /health       what is served
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
 
+import asyncio
 import errno
 import functools
+import re
 import socket
 import threading
 import time
@@ -29,6 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import faults, images
@@ -43,6 +46,7 @@ MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
 
@@ -129,8 +133,8 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     """
     if not 0 < max_megabytes <= 1000:
         raise UserError(
-            f"The largest picture is of {max_megabytes:g} megabytes; it must "
-            "be of more than 0 and at most 1000."
+            f"--max-megabytes is {max_megabytes:g}; it must be more than 0 and "
+            "at most 1000."
         )
     documents = searcher.index.documents
     page = _render(searcher.index, max_megabytes)
@@ -228,12 +232,35 @@ def refusal(content: bytes, error: images.UnreadableImageError) -> str:
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C."""
     config = uvicorn.Config(
-        app,
+        _without_cancellation(app),
         log_level="warning",
         log_config=None,  # The default closes existing handlers.
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=_GRACE,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _without_cancellation(app: ASGIApp) -> ASGIApp:
+    """Answers requests that the end of the server cancels."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        began = False
+
+        async def note(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await app(scope, receive, note)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not began:
+                said = JSONResponse({"error": "The server is stopping."}, 503)
+                await said(scope, receive, send)
+
+    return answer
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -257,8 +284,15 @@ def listen(host: str, port: int) -> socket.socket:
         reason = error.strerror
         if error.errno == errno.EADDRINUSE:
             reason = "it is in use; choose another with --port"
+        elif isinstance(error, socket.gaierror) or (
+            error.errno == errno.EADDRNOTAVAIL
+        ):
+            reason = (
+                "this machine has no such name or address; choose one with "
+                "--host, as 127.0.0.1 or 0.0.0.0"
+            )
         raise UserError(
-            f"Port {port} of {host} cannot be served: {reason}."
+            f"Port {port} of {host or repr(host)} cannot be served: {reason}."
         ) from error
 
 
@@ -269,10 +303,9 @@ def address(listener: socket.socket) -> str:
 
 
 def _read_k(text: str | int) -> int:
-    try:
-        k = int(text)
-    except ValueError:
-        k = 0
+    # int() would also take 1_0 and the digits of other scripts.
+    digits = str(text).strip()
+    k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
     if not 1 <= k <= MAX_K:
         raise HTTPException(
             400, f"k is {text!r}; it must be a number from 1 to {MAX_K}."

@@ -1,5 +1,6 @@
 """Reads the uploaded picture of a request, within memory limits."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
+_PATIENCE = 60  # seconds without a byte after which an upload ends
 _FORM = "multipart/form-data"
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
 
@@ -73,7 +75,17 @@ class Reader:
     async def _chunks(
         self, request: Request, count: "_Count"
     ) -> AsyncIterator[bytes]:
-        async for chunk in request.stream():
+        stream = request.stream()
+        while True:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    chunk = await anext(stream, None)
+            except TimeoutError as error:
+                raise HTTPException(
+                    408, f"The upload stood still for {_PATIENCE:g} seconds."
+                ) from error
+            if chunk is None:
+                return
             count.bytes += len(chunk)
             self._held += len(chunk)
             if count.bytes > self._limit:
@@ -120,7 +132,9 @@ async def _take_file(form: FormData) -> Upload:
     files = [part for part in form.values() if isinstance(part, UploadFile)]
     if not files:
         raise HTTPException(
-            400, "The form has no file; send one, as in curl -F file=@picture."
+            400,
+            "The form has no complete file; send one as curl -F file=@picture "
+            "does.",
         )
     k = form.get("k")
     return Upload(await files[0].read(), k if isinstance(k, str) else None)

@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import platform
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -264,3 +267,38 @@ def test_random_prefixes_are_pixels_or_one_error(budget, content, cut, tail):
 def test_random_headers_are_pixels_or_one_error(budget, content, place, patch):
     broken = content[:place] + patch + content[place + len(patch) :]
     decode_anything(broken, budget)
+
+
+RETAINED = """
+import concurrent.futures, io, os
+from PIL import Image
+from mixer_jax.data import images
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+contents = []
+for kind in ("PNG", "WEBP", "GIF"):
+    file = io.BytesIO()
+    Image.new("L", (3000, 3000)).save(file, kind, method=0)
+    contents.append(file.getvalue())
+images.decode(contents[0], 32)
+before = resident()
+with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    list(threads.map(lambda i: images.decode(contents[i % 3], 32), range(48)))
+    print((resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries differ"
+)
+def test_threads_keep_no_memory_of_what_they_decoded():
+    done = subprocess.run(
+        [sys.executable, "-c", RETAINED],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 64  # MiB; a decode takes about as much

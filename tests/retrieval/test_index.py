@@ -126,6 +126,7 @@ def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
         index.save(made, tmp_path / "mine" / "thesis.txt")
     with pytest.raises(UserError, match="cannot be written"):
         index.save(made, tmp_path / "mine" / "thesis.txt" / "index")
+    assert list(tmp_path.glob("rescued-*/index"))
     (tmp_path / "empty").mkdir()
     index.save(made, tmp_path / "empty")
     assert index.load(tmp_path / "empty").step == 4

@@ -1,5 +1,6 @@
 """The application over an index of coloured squares."""
 
+import asyncio
 import base64
 import io
 import re
@@ -9,10 +10,13 @@ import threading
 import jax
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -101,6 +105,9 @@ def test_what_is_wrong_is_said(client):
         ("?k=0", red, 400, "from 1 to 100"),
         ("?k=101", red, 400, "from 1 to 100"),
         ("?k=all", red, 400, "'all'"),
+        ("?k=1_0", red, 400, "'1_0'"),
+        ("?k=%D9%A3", red, 400, "from 1 to 100"),
+        ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
         answer = client.post("/search" + question, content=content)
         assert answer.status_code == status
@@ -133,7 +140,7 @@ def test_what_is_wrong_with_a_form_is_said(client):
         ({"files": {"file": ("a.pdf", b"%PDF-1.7")}}, 400, "a PDF document"),
         ({"files": {"file": ("a.png", b"")}}, 400, "empty"),
         ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
-        ({"files": {"file": (None, "text")}}, 400, "no file"),
+        ({"files": {"file": (None, "text")}}, 400, "no complete file"),
         ({"files": {"a": ("a", bytes(11_000))}}, 413, "0.01 megabytes"),
         ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
         ({"content": red, "headers": broken}, 400, "boundary"),
@@ -338,5 +345,58 @@ def test_no_such_host(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(UserError, match="not known"):
+    with pytest.raises(UserError, match=r"of nowhere .*choose one with --host"):
         server.listen("nowhere", 0)
+    with pytest.raises(UserError, match="of '' cannot"):
+        server.listen("", 0)
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_an_upload_that_stands_still_is_ended(form, monkeypatch):
+    monkeypatch.setattr(uploads, "_PATIENCE", 0.01)
+    kind = b"multipart/form-data; boundary=x" if form else b"image/png"
+    scope = {"type": "http", "headers": [(b"content-type", kind)]}
+    messages = iter([{"type": "http.request", "body": b"", "more_body": True}])
+
+    async def receive():
+        return next(messages, None) or await asyncio.Event().wait()
+
+    async def read():
+        async with reader.read(Request(scope, receive)):
+            pass
+
+    reader = uploads.Reader(1)
+    with pytest.raises(HTTPException, match="stood still") as caught:
+        asyncio.run(read())
+    assert caught.value.status_code == 408
+    assert reader._held == 0
+
+
+def test_an_upload_at_the_end_of_the_server_is_answered(
+    searcher, monkeypatch, caplog
+):
+    monkeypatch.setattr(server, "_GRACE", 0.1)
+    servers = []
+    make = uvicorn.Server
+    monkeypatch.setattr(
+        server.uvicorn,
+        "Server",
+        lambda config: servers.append(make(config)) or servers[0],
+    )
+    with server.listen("127.0.0.1", 0) as listener:
+        app = server.make_app(searcher)
+        thread = threading.Thread(target=server.run, args=(app, listener))
+        thread.start()
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(
+                b"POST /search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                b"Content-Length: 9\r\n\r\n"
+            )
+            assert b"100 Continue" in client.recv(1000)  # it is being read
+            servers[0].should_exit = True
+            with client.makefile("rb") as answer:
+                said = answer.read()
+        thread.join()
+    assert b" 503 " in said.splitlines()[0]
+    assert b"The server is stopping." in said
+    assert "Traceback" not in caplog.text
