@@ -28,7 +28,10 @@ from mixer_jax.training import (
 from mixer_jax.training import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The run's config, a file in configs/."
+    "config",
+    None,
+    "The run's config, a file in configs/.",
+    sys_argv=[""],  # else it is read here, before `run` can say what is wrong
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "Generation and shape of the pod, as in v5e:16x16."

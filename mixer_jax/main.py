@@ -20,7 +20,10 @@ from mixer_jax import paths
 from mixer_jax.training import command_line, curriculum, plan
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The run's config, a file in configs/."
+    "config",
+    None,
+    "The run's config, a file in configs/.",
+    sys_argv=[""],  # else it is read here, before `run` can say what is wrong
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run's checkpoints and logs; or gs://..."

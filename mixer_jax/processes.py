@@ -70,6 +70,17 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
             f"--process={process} is none of --processes={processes}; they "
             "count from 0."
         )
+    port = coordinator.rpartition(":")[2]
+    if coordinator and not (
+        coordinator.removesuffix(f":{port}") not in ("", coordinator)
+        and port.isascii()
+        and port.isdecimal()
+        and 0 < int(port) < 2**16
+    ):
+        raise UserError(
+            f"--coordinator is {coordinator!r}; it must be HOST:PORT, as "
+            "host0:1234, with a port from 1 to 65535."
+        )
     try:
         if coordinator:
             jax.distributed.initialize(coordinator, processes, process)

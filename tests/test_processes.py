@@ -141,6 +141,11 @@ def test_a_frozen_process_is_named_by_the_others(cache):
     [
         (("", 2, -1), "go together"),
         (("h:1", 0, 0), "go together"),
+        (("h", 2, 0), "--coordinator is 'h'; it must be HOST:PORT"),
+        (("h:", 2, 0), "must be HOST:PORT"),
+        ((":1", 2, 0), "must be HOST:PORT"),
+        (("h:port", 2, 0), "must be HOST:PORT"),
+        (("h:65536", 2, 0), "must be HOST:PORT"),
         (("h:1", 2, 2), "--process=2 is none of --processes=2"),
     ],
 )

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data import emoji, icons
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import one_line
 
 SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-medium": functools.partial(emoji.build_table, name="medium"),
@@ -37,8 +38,9 @@ def ensure_table(data: ConfigDict) -> Path:
         return path
     if not data.source:
         raise UserError(
-            f"There is no sample table at {path}. Write one with the columns "
-            "that the README's section on your own data names, or set "
+            f"There is no sample table at {one_line(str(path))}. Write one "
+            "with the columns that the README's section on your own data "
+            "names, or set "
             f"data.source to one of {known} to have it built."
         )
     if data.source not in SOURCES:

@@ -40,6 +40,13 @@ def find_stages(
     run = paths.make(run)
     with paths.reaching(run):
         if (run / workdir.CONFIG).is_file():
+            own = workdir.read_config(run).name
+            wrong = [name for name in names if name not in (run.name, own)]
+            if wrong:
+                raise UserError(
+                    f"{run} is the stage {own!r} alone and has no "
+                    f"{wrong[0]!r}; leave out --stage."
+                )
             return [run]
         configs = paths.glob(run, f"*/{workdir.CONFIG}")
     there = {path.parent.name: path.parent for path in configs}
@@ -50,7 +57,7 @@ def find_stages(
             f"{run} has no stage {missing[0]!r}; it has "
             f"{', '.join(stages) or 'none'}."
         )
-    return [there[name] for name in names or stages]
+    return [there[name] for name in dict.fromkeys(names) or stages]
 
 
 def find_models(
@@ -67,7 +74,8 @@ def find_models(
         last stage is used for a curriculum.
 
     Raises:
-      UserError: if nothing was trained there, or `others` is malformed.
+      UserError: if nothing was trained there, one of `others` is malformed, or
+        two models would have the same rows.
     """
     models = [Model(OURS, w) for w in find_stages(run, stages)]
     for other in others:
@@ -78,6 +86,16 @@ def find_models(
         if not found:
             raise UserError(f"There is no trained stage in {folder}.")
         models.append(Model(name, found[-1]))
+    rows: dict[tuple[str, str], paths.Path] = {}
+    for name, folder in models:
+        key = name, workdir.read_config(folder).name
+        if key in rows:
+            raise UserError(
+                f"The model {name!r}, {key[1]}, is given twice, by {rows[key]} "
+                f"and {folder}; give each --model=NAME=WORKDIR a name of its "
+                "own."
+            )
+        rows[key] = folder
     if not models:
         raise UserError(
             f"There is no trained stage in {run}; train one with "

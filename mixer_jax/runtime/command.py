@@ -14,6 +14,7 @@ This module imports nothing but the standard library, so that a command can be
 interrupted while its libraries are still being imported.
 """
 
+import atexit
 import contextlib
 import errno
 import os
@@ -226,6 +227,17 @@ def catch_early() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    # The first to be registered is the last to run.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    """Lets the interpreter end by itself, with the command's exit code.
+
+    It gives up the handlers while it ends; a signal would kill it then.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave(*_: object) -> NoReturn:

@@ -224,7 +224,21 @@ def _check_arguments(
     try:
         inspect.signature(make).bind(*arguments)
     except TypeError as error:
-        if arguments:
+        needed = [
+            parameter
+            for parameter in inspect.signature(make).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind
+            not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if len(needed) > 1 or any(
+            parameter.kind is parameter.KEYWORD_ONLY for parameter in needed
+        ):
+            problem = (
+                "cannot be used: get_config may need one argument at most, the "
+                "text after FILE: of --config=FILE:ARGUMENT."
+            )
+        elif arguments:
             problem = f"takes no argument; leave out ':{arguments[0]}'."
         else:
             problem = f"needs an argument, as in --config={file}:ARGUMENT."

@@ -54,3 +54,9 @@ def test_what_would_work_is_said(tmp_path):
         sources.ensure_table(data(table=path))
     with pytest.raises(UserError, match=r"'emojis'.*emoji-large"):
         sources.ensure_table(data(table=path, source="emojis"))
+
+
+def test_a_name_that_has_a_newline_stays_on_its_line(tmp_path):
+    missing = tmp_path / "none\nWrote everything.csv"
+    with pytest.raises(UserError, match=r"none\\nWrote everything\.csv"):
+        sources.ensure_table(data(table=str(missing)))

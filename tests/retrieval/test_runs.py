@@ -18,6 +18,22 @@ def test_models_of_a_run(colour_run):
     assert found == [runs.Model("mixer", two), runs.Model("image only", two)]
 
 
+def test_a_model_is_measured_once(colour_run):
+    one, two = colour_run / "stage1", colour_run / "stage2"
+    assert runs.find_stages(colour_run, ["stage1", "stage1"]) == [one]
+    assert len(runs.find_models(one, [], [f"a={one}", f"a={two}"])) == 3
+    for others in ([f"a={one}", f"a={one}"], [f"mixer={one}"]):
+        with pytest.raises(UserError, match="given twice"):
+            runs.find_models(one, [], others)
+
+
+def test_a_lone_stage_has_no_other(colour_run):
+    one = colour_run / "stage1"
+    assert runs.find_stages(one, ["stage1"]) == [one]
+    with pytest.raises(UserError, match="leave out --stage"):
+        runs.find_stages(one, ["stage2"])
+
+
 def test_wrong_names_are_said(colour_run, tmp_path):
     with pytest.raises(UserError, match="'stage3'; it has stage1, stage2"):
         runs.find_stages(colour_run, ["stage3"])

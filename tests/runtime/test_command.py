@@ -213,3 +213,20 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
     done = subprocess.run([sys.executable, "-c", code])
     assert done.returncode == 0
+
+
+def test_a_signal_while_the_interpreter_ends_changes_no_code():
+    # What a module holds is deleted when no handler is called any more.
+    script = """
+import os, signal, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.runtime import command
+command.catch_early()
+class Late:
+    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGTERM):
+        kill(own, number)
+sys.late = Late()
+sys.exit(command.run(lambda: None))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False)
+    assert ended.returncode == 0

@@ -1,5 +1,6 @@
 """How a command ends; what its flags refuse is tested with the commands."""
 
+import subprocess
 import sys
 
 import pytest
@@ -43,3 +44,16 @@ def test_arguments_that_are_no_flags_are_refused(run, capsys):
 def test_other_errors_keep_their_traceback(run):
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
+def test_a_file_of_flags_that_is_missing_is_a_sentence(command):
+    ended = subprocess.run(
+        [sys.executable, "-m", f"mixer_jax.{command}", "--flagfile=nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "nowhere" in ended.stderr
+    assert "Traceback" not in ended.stderr
