@@ -82,5 +82,5 @@ def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
     arguments = [f"--workdir={colour_run}", "--max-skipped=1"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
-    assert "no query" in said
+    assert "there is nothing to measure" in said
     assert not (colour_run / "metrics.json").exists()

@@ -228,7 +228,7 @@ def read_note(path: paths.Path) -> str:
     """Returns a note's text, "" without one; what is no text is replaced."""
     if not path.is_file():
         return ""
-    return path.read_text(encoding="utf-8", errors="replace")
+    return path.read_bytes().decode(errors="replace")
 
 
 def _curves(logs: Mapping) -> list[tuple[str, str]]:

@@ -53,7 +53,7 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     what = f"An {kind.what}"
     folder = paths.local(folder, what)
-    # Of a name that no folder can have, `os.path` says that there is none.
+    # Unlike pathlib, `os.path` reports a name that is too long as missing.
     is_folder = os.path.isdir(folder)
     if os.path.exists(folder) and not is_folder:
         raise UserError(f"{what} is a folder, but {folder} is a file.")

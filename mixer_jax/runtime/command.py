@@ -85,6 +85,9 @@ def run(work: Callable[[], None]) -> int:
     try:
         with interruptible():
             code = _run(work)
+    except SystemExit as ended:
+        code = ended.code
+        raise
     finally:
         _ended = code
     return code

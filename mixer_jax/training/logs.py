@@ -42,7 +42,7 @@ def read_lines(path: paths.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     A line that is being written, was cut or damaged is left out.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_bytes().decode(errors="replace")
     for line in text.split("\n"):
         try:
             figures = json.loads(line)

@@ -47,5 +47,5 @@ def test_a_fault_has_the_first_row_and_their_number():
 
 def test_a_column_must_be_there_once():
     rules.check_columns(rules.COLUMNS[::-1], "t.csv")
-    with pytest.raises(UserError, match="Column 'role' is there more than"):
+    with pytest.raises(UserError, match="Duplicate column 'role'"):
         rules.check_columns([*rules.COLUMNS, "role"], "t.csv")
