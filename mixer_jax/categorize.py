@@ -9,7 +9,6 @@ samples of --truth are test rows of found.csv, and never training rows.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
     add("--size", type=int, default=128, help="pixels that images are read at")
-    add(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        help="maximum share of unreadable images",
-    )
+    add("--max-skipped", type=float, default=0.01, help="unreadable share")
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)
@@ -81,8 +75,7 @@ def _categorize(given: argparse.Namespace) -> None:
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = quality.report(found, is_query, kept.get("truth"))
-    text = json.dumps(figures, indent=2) + "\n"
-    files.write_text(out / "categories.json", text)
+    quality.write(figures, out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(quality.lines(figures), changes)

@@ -8,12 +8,12 @@ there before, and no draft is left.
 import contextlib
 import shutil
 import subprocess
-import time
 
 import pytest
 
 from mixer_jax.data import images
-from mixer_jax.training import checkpoints
+from mixer_jax.errors import UserError
+from mixer_jax.training import checkpoints, loop, workdir
 from tests import every_command
 from tests.every_command import COMMANDS
 
@@ -64,6 +64,35 @@ def test_a_read_only_place_is_refused_before_the_work(
     assert said.startswith("error: ")
     assert str(out) in said
     assert "Read-only" in said
+
+
+@pytest.mark.parametrize("name", ["categorize", "sweep"])
+def test_a_read_only_folder_of_categories_is_refused_before_the_work(
+    name, inputs, disk, capsys, monkeypatch
+):
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    shop = shutil.copytree(inputs.shop, disk / "shop")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    command = COMMANDS[name]
+    with monkeypatch.context() as patch:
+        forbid(patch)
+        arguments = command.arguments(inputs._replace(shop=shop), disk)
+        assert command.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert str(shop) in said
+    assert "Read-only" in said
+
+
+def test_a_read_only_workdir_is_refused_before_the_work(
+    inputs, disk, monkeypatch
+):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    config = workdir.read_config(inputs.run / "stage1")
+    config.batch_size = 16
+    forbid(monkeypatch)
+    with pytest.raises(UserError, match=r"disk/run.*Read-only") as refused:
+        loop.train(config, disk / "run")
+    assert "--workdir" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -141,7 +170,6 @@ def test_what_was_computed_is_kept_elsewhere(
             while True:
                 file.write(bytes(512))
 
-    monkeypatch.setattr(time, "monotonic", time.monotonic)
     real = checkpoints.load_model
 
     def load_model(*arguments, **options):

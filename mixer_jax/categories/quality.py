@@ -5,6 +5,8 @@ metrics based on formal constraints" (2009). Noise counts as samples alone.
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from mixer_jax.categories.clustering import alone
 from mixer_jax.categories.find import Found
+from mixer_jax.runtime import files
 
 
 def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -115,6 +118,12 @@ def report(
         "before": shape(found.dense, is_query),
         "ways": figures,
     }
+
+
+def write(figures: dict[str, Any], folder: Path) -> None:
+    """Writes the figures of `report` to `folder/categories.json`."""
+    text = json.dumps(figures, indent=2) + "\n"
+    files.write_text(folder / "categories.json", text)
 
 
 def lines(figures: dict[str, Any]) -> str:

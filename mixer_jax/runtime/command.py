@@ -17,11 +17,13 @@ interrupted while its libraries are still being imported.
 import atexit
 import contextlib
 import errno
+import logging
 import os
 import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -43,6 +45,8 @@ _TRANSIENT = {
 }
 _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
+_interrupted = False
+_is_process = False  # whether this process is one command of ours
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,7 +80,8 @@ def run(work: Callable[[], None]) -> int:
     Raises:
       BaseException: any error unknown to `explain`, and `SystemExit`.
     """
-    global _ended
+    global _ended, _interrupted
+    _interrupted = False
     for stream in (sys.stdout, sys.stderr):
         # File names may not be valid text; print them with escapes.
         if hasattr(stream, "reconfigure"):
@@ -103,7 +108,8 @@ def _run(work: Callable[[], None]) -> int:
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
-        ending = explain(error)
+        # An error of the cleanup after an interrupt is not the reason.
+        ending = explain(KeyboardInterrupt() if _interrupted else error)
         if ending is None:
             raise
         say(ending)
@@ -173,7 +179,7 @@ def interruptible() -> Iterator[None]:
         before[number] = handler
         signal.signal(number, _interrupt)
     try:
-        with _not_ignored():
+        with _not_ignored(), _quiet():
             yield
     finally:
         for number, handler in before.items():
@@ -190,7 +196,8 @@ def _not_ignored() -> Iterator[None]:
 
     def hook(ignored: Any) -> None:
         if not issubclass(ignored.exc_type, Interrupted):
-            before(ignored)
+            if not _interrupted:
+                before(ignored)
             return
         for number in SIGNALS:
             if signal.getsignal(number) is leave:
@@ -203,13 +210,32 @@ def _not_ignored() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if not _is_process:
+            sys.unraisablehook = before
         for timer in again:
             timer.cancel()
             timer.join()
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences threads once interrupted: their work is taken away from them."""
+    before, disabled = threading.excepthook, logging.root.manager.disable
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            if not _is_process:
+                threading.excepthook = before
+                logging.disable(disabled)
+
+
 def _interrupt(*_: object) -> NoReturn:
+    global _interrupted
+    _interrupted = True
+    threading.excepthook = lambda _: None
+    logging.disable()
+    warnings.simplefilter("ignore")
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, leave)
@@ -227,6 +253,8 @@ def catch_early() -> None:
     )
     if sys.argv[:1] != ["-m"] or not is_ours:
         return
+    global _is_process
+    _is_process = True
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)

@@ -1,11 +1,14 @@
 """Whatever ends a command, its exit code and one sentence say how."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import pytest
 from hypothesis import given
@@ -89,6 +92,30 @@ def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
 
     assert command.run(work) == command.INTERRUPTED
     assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+
+
+def test_only_the_command_reports_an_interrupt(capsys):
+    """Neither threads whose work is taken away, nor a failing cleanup."""
+
+    def fail():
+        logging.getLogger("library").error("a callback has failed")
+        warnings.warn("never awaited", stacklevel=1)
+        raise RuntimeError("the event loop is closed")
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+            raise UserError("nothing can be closed any more")
+
+    hook, disabled = threading.excepthook, logging.root.manager.disable
+    assert command.run(work) == command.INTERRUPTED
+    assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+    assert threading.excepthook is hook
+    assert logging.root.manager.disable == disabled
 
 
 def test_signals_that_are_ignored_stay_so():

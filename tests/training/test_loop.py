@@ -1,11 +1,13 @@
 """A stage from its first step to its last, interrupted or not."""
 
+import contextlib
 import gc
 import io
 import json
 import multiprocessing
 import os
 import pathlib
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,8 @@ import rich.console
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import faults, images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import identity, owner_record, ownership
-from mixer_jax.training import checkpoints, loop
+from mixer_jax.runtime import command, identity, owner_record, ownership
+from mixer_jax.training import checkpoints, initialize, loop
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
 from mixer_jax.training.monitors import MonitorError
@@ -270,6 +272,36 @@ def test_a_run_resumes_on_its_content_alone(
     assert int(state.step) == 8
     assert "1 image has changed since the data was prepared" in said
     assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
+
+
+def test_an_interrupt_before_the_first_step_loses_nothing(
+    toy, tiny_config, tmp_path, monkeypatch, capsys
+):
+    """While data is checked, weights are made, and the step is compiled."""
+    undisturbed, _ = train(tiny_config, tmp_path / "undisturbed")
+    folder = tmp_path / "run"
+    for module, name in (
+        (images, "check_images"),
+        (initialize, "initial_variables"),
+        (loop.Logs, "__enter__"),
+    ):
+        with monkeypatch.context() as patch:
+            real = getattr(module, name)
+
+            def interrupt(*args, real=real, **options):
+                signal.raise_signal(signal.SIGINT)
+                return real(*args, **options)
+
+            patch.setattr(module, name, interrupt)
+            with contextlib.suppress(SystemExit):
+                code = command.run(lambda: train(tiny_config, folder))
+                assert code == command.INTERRUPTED
+                assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+        left = [path.name for path in folder.rglob("*") if path.is_file()]
+        assert not [name for name in left if "draft" in name or "owner" in name]
+    state, _ = train(tiny_config, folder)
+    equal(undisturbed.params, state.params)
+    equal(undisturbed.proxies, state.proxies)
 
 
 def test_a_restart_reads_each_image_once(

@@ -81,7 +81,7 @@ def read(
             "folder of Parquet files."
         )
     for number, (where, cells) in enumerate(records, start=1):
-        ours = {a: cells[b].strip() for a, b in mapping.items()}
+        ours = {a: cells[b].strip(" \t") for a, b in mapping.items()}
         ours.setdefault("sample_id", str(number))
         if ours.get("image"):
             ours["image"] = options.image_path.replace("{}", ours["image"])
