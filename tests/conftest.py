@@ -36,7 +36,10 @@ sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
 
 # The same examples in every run; what failed once becomes an explicit example.
 hypothesis.settings.register_profile(
-    "repeatable", derandomize=True, database=None
+    "repeatable",
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("repeatable")
 

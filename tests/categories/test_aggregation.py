@@ -111,8 +111,8 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
     assert 0 < unknown[0] <= no_query
     assert 0 < unknown[1] <= no_item
     assert figures["unknown_list"] == [
-        f'query_id "?": {unknown[0]} events',
-        f'item_id "!": {unknown[1]} events',
+        f"query_id '?': {unknown[0]} events",
+        f"item_id '!': {unknown[1]} events",
     ]
     exposures = [
         sum(row[2] for row in read(out, name))

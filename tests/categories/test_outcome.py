@@ -112,7 +112,7 @@ def test_what_is_missing_is_said(own_shop, tmp_path):
         lines = path.read_text().splitlines()
         kept = [line for line in lines if not line.startswith("q1-0")]
         path.write_text("\n".join(kept) + "\n")
-    with pytest.raises(UserError, match="has a sample 'q1-0', which is not in"):
+    with pytest.raises(UserError, match="has a sample 'q1-0' that is not in"):
         read(own_shop)
     (own_shop / "unassigned.csv").unlink()
     with pytest.raises(UserError, match=r"unassigned\.csv is missing"):

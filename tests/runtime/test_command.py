@@ -226,9 +226,9 @@ def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
                 process.send_signal(signal.SIGINT)
                 break
         said = process.stderr.read()
-    lines = [line for line in said.splitlines() if line[:1].isupper()]
     assert process.returncode == command.INTERRUPTED, said[-2000:]
-    assert lines == [command.INTERRUPTION]
+    assert said.count(command.INTERRUPTION) == 1
+    assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
 
 
