@@ -228,9 +228,7 @@ class Checkpoints:
                 others = len(self._manager.all_steps()) > 1
                 if not others:
                     raise row_files.DamagedError(
-                        error.what,
-                        "There is no other one. Delete that folder to train "
-                        "from the start.",
+                        error.what, row_files.ONLY
                     ) from error
                 if jax.process_count() > 1 and not wrong:
                     raise

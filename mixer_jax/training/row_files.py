@@ -178,12 +178,21 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
+# The remedy where no checkpoint is left to go on from.
+ONLY = "There is no other one. Delete that folder to train from the start."
+
+
 class DamagedError(UserError):
     """A checkpoint cannot be read; `what` says which and why, no remedy."""
 
     def __init__(self, what: str, remedy: str):
         super().__init__(f"{what} {remedy}")
         self.what = what
+
+
+def _has_others(where: paths.Path) -> bool:
+    names = {path.name for path in where.parent.iterdir()} - {where.name}
+    return any(name.isdecimal() for name in names)
 
 
 def damaged(where: paths.Path, reason: str) -> DamagedError:
@@ -199,5 +208,7 @@ def damaged(where: paths.Path, reason: str) -> DamagedError:
         f"The checkpoint {where} is damaged and cannot be read "
         f"({lines[0][:200]}).",
         "Delete that folder to go on from the checkpoint before it; training "
-        "sets it aside by itself.",
+        "sets it aside by itself."
+        if _has_others(where)
+        else ONLY,
     )

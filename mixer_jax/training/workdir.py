@@ -125,11 +125,23 @@ def trained_step(workdir: str | os.PathLike) -> int:
     """
     step = latest_step(workdir)
     if step is None:
+        stage = _last_trained(workdir) or "runs/quickstart/stage3"
         raise UserError(
             f"{workdir} has no checkpoint of a trained model. The workdir of "
-            "one stage is wanted, such as runs/quickstart/stage3."
+            f"one stage is wanted, such as {stage}."
         )
     return step
+
+
+def _last_trained(run: str | os.PathLike) -> paths.Path | None:
+    """Returns the last folder in `run`, by name, that has a checkpoint."""
+    folder = paths.make(run)
+    inside = folder.iterdir() if folder.is_dir() else ()
+    trained = (path for path in inside if (path / CHECKPOINTS).is_dir())
+    for path in sorted(trained, reverse=True):
+        if latest_step(path) is not None:
+            return path
+    return None
 
 
 def check_config(

@@ -1,6 +1,7 @@
 """How rows are cut into chunks, and read again in blocks."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import tensorstore
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.training import checksums, row_files, workdir
 from mixer_jax.training import state as state_lib
@@ -128,6 +130,24 @@ def test_a_damaged_checkpoint_is_said(save_run, proxies, lost):
         path.unlink()
     with pytest.raises(UserError, match=r"4 is damaged.*Delete that folder"):
         list(row_files.open_proxies(folder).blocks)
+
+
+@pytest.mark.parametrize(
+    ("other", "remedy"),
+    [
+        ("2", "Delete that folder to go on from the checkpoint before it"),
+        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from the start"),
+        ("", "no other one. Delete that folder to train from the start"),
+    ],
+)
+def test_the_remedy_names_no_checkpoint_that_is_not_there(
+    tmp_path, other, remedy
+):
+    where = tmp_path / "checkpoints" / "4"
+    where.mkdir(parents=True)
+    (where.parent / other).mkdir(exist_ok=True)
+    error = row_files.damaged(paths.make(where), "cut")
+    assert re.search(remedy, str(error))
 
 
 def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):

@@ -25,6 +25,15 @@ def test_a_folder_that_is_not_there_has_no_step(tmp_path):
     assert workdir.latest_step(tmp_path / "none") is None
 
 
+def test_a_curriculums_folder_is_answered_with_a_stage_that_is_in_it(tmp_path):
+    for stage in ("stage1", "stage2"):
+        (tmp_path / stage / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "stage3" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "stage4").write_text("")
+    with pytest.raises(UserError, match=f"such as {tmp_path}/stage2[.]$"):
+        workdir.trained_step(tmp_path)
+
+
 def test_what_is_written_is_read(started):
     assert workdir.read_config(started) == config_lib.defaults()
     assert workdir.read_categories(started) == ["a", "b"]
