@@ -101,7 +101,8 @@ def run(work: Callable[[], None]) -> int:
 def _run(work: Callable[[], None]) -> int:
     try:
         work()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where the shell closed it: >&-
+            sys.stdout.flush()
         return DONE
     except SystemExit:
         raise

@@ -35,6 +35,10 @@ class Console(rich.console.Console):
         """Returns a string as text, with control characters escaped."""
         return super().render_str(printable(text), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Leaves a `BrokenPipeError` to the command; Rich would exit with 1."""
+        raise  # Rich calls this while it handles the error.
+
     @property
     def encoding(self) -> str:
         """The encoding of the output file."""

@@ -171,6 +171,27 @@ sys.exit(command.run(work))
     assert (process.returncode, error) == (command.UNREAD, "")
 
 
+def test_output_of_a_console_that_nobody_reads_is_no_crash():
+    code = """
+import sys
+from mixer_jax.runtime import command, terminal
+def work():
+    for _ in range(100_000):
+        terminal.say("a line")
+sys.exit(command.run(work))
+"""
+    with python(code) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (command.UNREAD, "")
+
+
+def test_a_command_without_standard_output_is_done(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert command.run(lambda: print("a line")) == command.DONE
+
+
 def test_a_full_disk_behind_standard_output_is_said():
     code = """
 import sys
