@@ -256,12 +256,16 @@ class Checkpoints:
     def _check(self, missing: str) -> None:
         """Raises a `UserError` if the last checkpoint is incomplete."""
         if missing:
+            disk = "the bucket"
+            if not paths.is_remote(self._workdir):
+                free = shutil.disk_usage(self._workdir).free
+                disk = f"the disk, which has {free / 1e9:.2f} GB free"
             raise UserError(
                 f"The checkpoint {self._folder / str(self._saved)} cannot be "
                 f"read, although its save reported no error ({missing}). The "
-                "run stops, because its progress could be lost. Check the "
-                "disk, or name another folder by --workdir; the same command "
-                "resumes from the last readable checkpoint."
+                f"run stops, because its progress could be lost. Check {disk}, "
+                "or name another folder by --workdir; the same command resumes "
+                "from the last readable checkpoint."
             )
 
     def _named(self, reason: str) -> str:
