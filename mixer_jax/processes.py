@@ -241,6 +241,7 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         if kind is None and self._noticed and not self._answered:
+            command.say(command.Ending(command.INTERRUPTION, PREEMPTED))
             raise SystemExit(PREEMPTED)
 
     def reached(self) -> bool:
