@@ -97,9 +97,10 @@ def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
     assert processes.raised_by_devices(error.value) == expected
 
 
+@pytest.mark.parametrize("way", ["stop", "stop_by_hand"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_to_one_stops_all_at_the_same_step(act, count):
-    everyone = act("stop", count)
+def test_a_signal_to_one_stops_all_at_the_same_step(act, count, way):
+    everyone = act(way, count)
     assert [ended.code for ended in everyone] == [75] * count
     assert stopped_at(everyone) > 3
 
