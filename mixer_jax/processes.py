@@ -229,18 +229,25 @@ class Preemption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        # In several processes JAX's own service catches the signal.
-        if jax.process_count() == 1 and _is_main_thread():
-            for number in command.SIGNALS:
-                handler = signal.getsignal(number)
-                if number == signal.SIGTERM or handler != signal.SIG_IGN:
+        if not _is_main_thread():
+            return self
+        alone = jax.process_count() == 1
+        for number in command.SIGNALS:
+            handler = signal.getsignal(number)
+            if number == signal.SIGTERM:
+                # In several processes JAX's own service catches it.
+                if alone:
                     self._before[number] = signal.signal(number, self._notice)
+            elif handler != signal.SIG_IGN:
+                notice = self._notice if alone else self._pass_on
+                self._before[number] = signal.signal(number, notice)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         if kind is None and self._noticed and not self._answered:
+            command.say(command.Ending(command.INTERRUPTION, PREEMPTED))
             raise SystemExit(PREEMPTED)
 
     def reached(self) -> bool:
@@ -257,6 +264,11 @@ class Preemption:
         # A second signal ends the process at once.
         for number in self._before:
             signal.signal(number, command.leave)
+
+    def _pass_on(self, *_: object) -> None:
+        for number in self._before:
+            signal.signal(number, command.leave)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _is_main_thread() -> bool:

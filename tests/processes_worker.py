@@ -51,6 +51,8 @@ def main() -> None:
         together(0)
     elif _ACT.value.startswith("stop"):
         early = _ACT.value == "stop_early"
+        by_hand = _ACT.value == "stop_by_hand"
+        number = signal.SIGINT if by_hand else signal.SIGTERM
         if early and me == last:
             os.kill(os.getpid(), signal.SIGTERM)
         with processes.Preemption() as preemption:
@@ -60,7 +62,7 @@ def main() -> None:
                     raise SystemExit(processes.PREEMPTED)
                 together(step)
                 if (me, step) == (last, 3) and not early:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), number)
                 time.sleep(0.05)
     elif _ACT.value in ("die_before_save", "die_in_save"):
         state = make_state()

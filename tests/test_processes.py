@@ -12,7 +12,7 @@ import pytest
 
 from mixer_jax import processes
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import ownership
+from mixer_jax.runtime import command, ownership
 from mixer_jax.training import workdir
 from tests import several
 
@@ -97,9 +97,10 @@ def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
     assert processes.raised_by_devices(error.value) == expected
 
 
+@pytest.mark.parametrize("way", ["stop", "stop_by_hand"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_to_one_stops_all_at_the_same_step(act, count):
-    everyone = act("stop", count)
+def test_a_signal_to_one_stops_all_at_the_same_step(act, count, way):
+    everyone = act(way, count)
     assert [ended.code for ended in everyone] == [75] * count
     assert stopped_at(everyone) > 3
 
@@ -192,7 +193,7 @@ def test_a_lone_process_needs_nobody():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_signal_after_the_last_step_ends_what_would_come_next():
+def test_a_signal_after_the_last_step_ends_what_would_come_next(capsys):
     last = contextlib.ExitStack()
     preemption = last.enter_context(processes.Preemption())
     assert not preemption.reached()
@@ -200,6 +201,7 @@ def test_a_signal_after_the_last_step_ends_what_would_come_next():
     with pytest.raises(SystemExit) as ended:
         last.close()
     assert ended.value.code == processes.PREEMPTED
+    assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
 
 
 def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from mixer_jax.runtime import threads
+from mixer_jax.runtime import command, threads
 
 _BUFFER = 1  # batches that each worker keeps ready, besides those on the way
 
@@ -45,9 +45,12 @@ class WorkerBatches(grain.DatasetIterator):
         """Returns the next element; waits for its worker."""
         self._assert_not_closed()
         if self._running is None:
+            # Grain starts the processes at the first element, in threads.
             with threads.shielded():
                 self._running = self._start()
-        element = next(self._running)
+                element = next(self._running)
+        else:
+            element = next(self._running)
         self._position += 1
         return _own(element)
 
@@ -104,8 +107,8 @@ def _prepare(index: int, count: int) -> None:
     del index, count
     # Whoever stops a run signals all of its processes. The parent still wants
     # batches then, saves, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in command.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The accelerators are the parent's.
     os.environ["JAX_PLATFORMS"] = "cpu"

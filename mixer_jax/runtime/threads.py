@@ -5,6 +5,9 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import resource_tracker
+
+from mixer_jax.runtime import command
 
 
 @contextlib.contextmanager
@@ -22,23 +25,34 @@ def pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 def process_pool() -> Iterator[ProcessPoolExecutor]:
     """Yields a pool of one process per core; see `pool` and `shielded`."""
     spawn = multiprocessing.get_context("spawn")
-    with _dropping(ProcessPoolExecutor(None, spawn)) as executor:
+    with shielded():
+        executor = ProcessPoolExecutor(None, spawn, _mortal)
+    with _dropping(executor):
         yield executor
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Blocks Ctrl-C in processes that are started within the block.
+    """Blocks interrupts in threads and processes started within the block.
 
-    A terminal sends SIGINT to all processes of the group, even while they are
-    starting. The children inherit the blocked signal; this process receives it
-    after the block.
+    A terminal signals all processes of the group, and so do many supervisors,
+    even while these are starting. They inherit what is blocked; this process
+    hears it in another thread or after the block.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
     try:
+        # Python's tracker of shared memory ignores all but SIGHUP by itself,
+        # and unblocks the others here when it starts.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _mortal() -> None:
+    """Lets a process of a pool be terminated, as pools do when one dies."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.data import faults, workers
+from mixer_jax.runtime import command
 
 
 def numbers():
@@ -66,7 +67,7 @@ def test_a_worker_keeps_off_the_devices_and_says_what_is_wrong():
             "platforms": os.environ["JAX_PLATFORMS"],
             "config": jax and jax.config.jax_platforms,
             "backends": len(bridge._backends) if bridge else 0,
-            "interrupt": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+            "interrupt": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
             "parent": os.getppid(),
         }
 
@@ -126,3 +127,54 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(child)
+
+
+@pytest.mark.parametrize("number", command.SIGNALS)
+@pytest.mark.parametrize("moment", ["start", "between"])
+def test_workers_outlive_what_the_whole_group_is_told(number, moment, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import contextlib, multiprocessing, os, signal, sys, threading
+            import time
+            import grain
+            from mixer_jax.data import workers
+
+            NUMBER, MOMENT = int(sys.argv[1]), sys.argv[2]
+
+            def tell_all():
+                while len(multiprocessing.active_children()) < 2:
+                    time.sleep(0.001)
+                os.killpg(0, NUMBER)
+
+            if __name__ == "__main__":
+                told = []
+                signal.signal(NUMBER, lambda *_: told.append(1))
+                dataset = grain.MapDataset.range(7).repeat()
+                batches = workers.WorkerBatches(dataset, 2)
+                with contextlib.closing(batches):
+                    if MOMENT == "start":
+                        thread = threading.Thread(target=tell_all)
+                        thread.start()
+                    found = [next(batches)]
+                    if MOMENT == "start":
+                        thread.join()
+                    else:
+                        tell_all()
+                    found += [next(batches) for _ in range(20)]
+                assert told
+                print(found)
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script, str(int(number)), moment],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout == f"{[i % 7 for i in range(21)]}\n"
