@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 
@@ -265,6 +266,18 @@ def bucket(cloud, tmp_path, monkeypatch):
     name = f"bucket-{len(cloud.buckets)}"
     cloud.buckets[name] = {}
     return f"gs://{name}"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own, 100 kB; remount it for another size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("This user cannot mount a file system.")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 class Quarters(nn.Module):

@@ -21,7 +21,7 @@ from mixer_jax.data import check, read
 
 
 class Inputs(NamedTuple):
-    """What the commands read; none of it is written to.
+    """Read-only inputs of the commands.
 
     Attributes:
       run: of two stages of the colour model.

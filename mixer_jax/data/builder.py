@@ -196,7 +196,7 @@ def prepare(
         while found is None:
             group.mkdir(parents=True, exist_ok=True)
             _make(frame, root, group, data)
-            # What has changed was reported before.
+            # The changed images were reported before.
             found = _find(place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(

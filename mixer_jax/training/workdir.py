@@ -30,7 +30,7 @@ _TOKENIZER_FILE = "tokenizer.json"
 _MARK = ".shared-"
 
 
-# What of an origin is read by name, with the keys that each has.
+# Entries of an origin that are read by name, and the keys of each.
 _NOTED = {
     "split": ("samples", "rows"),
     "trained": ("samples", "rows", "images", "sizes"),

@@ -137,7 +137,7 @@ def test_of_two_at_once_one_waits(fresh):
             said = fresh.said(second)
     assert first.returncode == 75
     assert second.returncode == 0, said
-    # What the first has left is made anew, by the second alone.
+    # Only the second run makes the unfinished environment anew.
     assert len(_asked(fresh, "-m venv")) == 2
     assert "is up to date" in fresh.run("launch/worker.sh", "setup").stdout
 

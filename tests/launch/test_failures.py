@@ -24,7 +24,7 @@ SLICE = POD | {
 }
 HOSTS = POD | {"HOSTS": "a b"}
 NODES = POD | {"NODES": "2", "GPUS": "8"}
-# What every machine has.
+# Programs that every machine has.
 _COMMON = (
     *("awk", "bash", "cat", "date", "dirname", "env", "find", "mkdir", "mv"),
     *("printf", "ps", "python3", "readlink", "rm", "sed", "sleep", "tar"),

@@ -115,7 +115,7 @@ def test_a_pod_gets_each_word_once(nasty):
     (words,) = _words(done.stdout)
     there = shlex.split(words[-1].removeprefix("--command="))
     assert there[there.index("--") + 1 :] == [*TRAINING, *EXTRA]
-    # What names the run there is one plain word, in the status too.
+    # The run's name there is one plain word, in the status too.
     (name,) = (x for x in there if x.startswith("--name="))
     assert re.fullmatch(r"--name=my-bucket-runs-[-.\w]*", name)
 
@@ -166,7 +166,7 @@ def test_babysit_and_worker_run_each_word_once(nasty):
 
 
 def _expanded(word):
-    """What Kubernetes makes of a word of a container's command."""
+    """Expands a word of a container's command as Kubernetes does."""
     assert not re.search(r"(?<!\$)(\$\$)*\$\(", word)  # a variable
     return word.replace("$$", "$")
 

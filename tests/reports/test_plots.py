@@ -65,7 +65,7 @@ def test_curves_and_where_we_stand():
 
 
 def texts(svg):
-    """What can be read in a drawing: its words, and its label."""
+    """Returns the label and the words of a drawing."""
     root = ElementTree.fromstring(svg.replace("xlink:", ""))
     return [
         root.get("aria-label"),

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 
 import pytest
 
@@ -83,7 +82,7 @@ def test_a_process_killed_at_the_switch_has_written_all_or_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", killed)
-            # What a killed process would not do either.
+            # A killed process would not clean up either.
             patch.setattr(folders.shutil, "rmtree", lambda *_, **__: None)
             with contextlib.suppress(SystemExit):
                 write(folder, "second")
@@ -116,18 +115,6 @@ def test_a_link_to_a_folder_that_is_missing_makes_it(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "there" / "one")
     write(tmp_path / "link", "first")
     assert names(tmp_path / "there" / "one") == ["first", "mark"]
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A mount point of 100 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("This user cannot mount a file system.")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_mount_point_is_written_to(disk):

@@ -226,7 +226,7 @@ def test_pixels_are_counted_before_they_are_decoded(searcher):
         said = answer.json()["error"]
         assert "a PNG picture, but it has 14000 x 14000 pixels" in said
         assert "50 megapixels (--max-megapixels)" in said
-        # What cameras and screens make is answered.
+        # Images of the size of cameras and screens are answered.
         for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
             file = io.BytesIO()
             Image.new("RGB", size, "blue").save(file, kind)

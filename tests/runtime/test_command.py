@@ -264,7 +264,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_while_the_interpreter_ends_changes_no_code():
-    # What a module holds is deleted when no handler is called any more.
+    # Module globals are deleted when handlers are no longer called.
     script = """
 import os, signal, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]

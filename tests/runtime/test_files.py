@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
 
-# What a file may be named on this system, printable or not.
+# File names that this system allows, printable or not.
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)
@@ -20,18 +20,6 @@ NAMES = st.text(
 
 def names(folder):
     return sorted(os.listdir(folder))
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A mount point of 100 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("This user cannot mount a file system.")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""What identifies data: content, and nothing else."""
+"""Data is identified by its content alone."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a long pass over data shows meanwhile."""
+"""Progress shown during a long pass over data."""
 
 import io
 
