@@ -14,11 +14,11 @@ is). Each finds Google's application default credentials by itself.
 import contextlib
 import glob as glob_lib
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
 import secrets
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -160,23 +160,32 @@ def make_folder(path: Path) -> None:
         files.make_folder(path)
 
 
-def move_folder(source: Path, target: Path) -> None:
-    """Moves a folder, in place of one that is there."""
+def move_folder(source: Path, target: Path) -> Path:
+    """Moves a folder; returns `target`, or a free name if it is taken.
+
+    Args:
+      source: the folder.
+      target: its new path; if something is there, `target-2` and so on.
+    """
+    free = target
+    for number in itertools.count(2):
+        if not free.exists():
+            break
+        free = target.with_name(f"{target.name}-{number}")
     if not is_remote(source):
-        shutil.rmtree(target, ignore_errors=True)
-        make_folder(target.parent)
-        source.rename(target)
-        return
+        make_folder(free.parent)
+        source.rename(free)
+        return free
     import fsspec
 
-    target.rmtree(missing_ok=True)
     files = fsspec.filesystem("gcs", finalize_on_close=True)
     names = [name.removeprefix("/") for name in files.find(str(source))]
     beginning = str(source).removeprefix(_SCHEME)
     # The mark that a checkpoint is whole is one of those at its top: moved
     # first, so that nobody takes what is left for a whole one.
     for name in sorted(names, key=lambda name: name.count("/")):
-        files.mv_file(name, str(target) + name.removeprefix(beginning))
+        files.mv_file(name, str(free) + name.removeprefix(beginning))
+    return free
 
 
 def kvstore(path: Path) -> dict[str, Any]:

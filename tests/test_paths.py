@@ -76,12 +76,15 @@ def test_a_folder_is_moved(bucket, tmp_path, remote):
     for name in ("old/4/a", "old/4/deep/b", "aside/4/left"):
         paths.make_folder((root / name).parent)
         paths.write(root / name, name)
-    paths.move_folder(root / "old" / "4", root / "aside" / "4")
-    moved = root / "aside" / "4"
+    moved = paths.move_folder(root / "old" / "4", root / "aside" / "4")
+    assert moved == root / "aside" / "4-2"
     assert (moved / "a").read_text() == "old/4/a"
     assert (moved / "deep" / "b").read_text() == "old/4/deep/b"
-    assert not (moved / "left").exists()
+    assert (root / "aside" / "4" / "left").read_text() == "aside/4/left"
     assert not (root / "old" / "4").exists()
+    again = paths.move_folder(moved, root / "aside" / "4")
+    assert again == root / "aside" / "4-3"
+    assert paths.move_folder(again, root / "new" / "4") == root / "new" / "4"
 
 
 def test_a_bucket_that_can_be_used_is_left_as_it_was(bucket, cloud):

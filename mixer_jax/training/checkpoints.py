@@ -5,7 +5,8 @@
     WORKDIR/checkpoints/STEP/  model, training, proxies and iterator
 
 A checkpoint that is damaged (see `checksums`) is set aside, in
-`WORKDIR/damaged/STEP`, and a run goes on from the one before it.
+`WORKDIR/damaged/STEP`, or `STEP-2` and so on if there is one already, and a run
+goes on from the one before it.
 
 Proxies, their optimizer state and the class graph are saved as they lie in
 memory, padding rows included. Restoring reads the rows that exist and pads or
@@ -247,8 +248,8 @@ class Checkpoints:
         aside = self._workdir / workdir_lib.DAMAGED / str(step)
         if jax.process_index() == 0:
             with paths.reaching(self._workdir):
-                paths.move_folder(self._folder / str(step), aside)
-        processes.barrier("aside")
+                aside = paths.move_folder(self._folder / str(step), aside)
+        aside = paths.make(processes.gather("aside", str(aside))[0])
         self._manager.reload()
         self._saved = self._manager.latest_step()
         return aside
