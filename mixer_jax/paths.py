@@ -260,6 +260,8 @@ def reason(error: Exception) -> str:
     """Returns why something failed, on one line."""
     if isinstance(error, FileNotFoundError) and error.errno is None:
         return "there is no such bucket or object"  # as gcsfs says it
+    if isinstance(error, OSError) and error.filename is not None:
+        return files.reason(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].split(" [")[0].rstrip(".")
     # Of a long one the beginning says what failed, and the end why.

@@ -194,15 +194,15 @@ def prepare(
     try:
         found = _find(place, group, data, say)
         while found is None:
-            group.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(group)
             _make(frame, root, group, data)
             # The changed images were reported before.
             found = _find(place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(
-            f"The prepared data cannot be written to {place}: {error}. "
-            "Make room, or set the config's data.prepared to a folder "
-            "with room."
+            f"The prepared data cannot be written to {place}: "
+            f"{paths.reason(error)}. Make room, or set the config's "
+            "data.prepared to a folder with room."
         ) from error
     folder, hold, content = found
     if folder.parent == group:

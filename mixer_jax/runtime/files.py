@@ -131,6 +131,14 @@ def unwritable(
     return UserError(message)
 
 
+def reason(error: OSError) -> str:
+    """Returns why the system refused a path, which it names."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        path = pathlib.Path(os.path.realpath(error.filename))
+        return f"{_existing(path)} is not a folder"
+    return f"{error.strerror}: {os.fspath(error.filename)}"
+
+
 def check(path: str | os.PathLike, what: str) -> None:
     """Checks that a file can be written, without creating it.
 

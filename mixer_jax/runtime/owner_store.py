@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorstore
 
 from mixer_jax import paths
-from mixer_jax.runtime import owner_record
+from mixer_jax.runtime import files, owner_record
 from mixer_jax.runtime.owner_record import Record
 
 RECORD = ".owner{}.json"
@@ -115,12 +115,11 @@ class Folder:
 
     def _make(self) -> None:
         """Creates the folder; remembers which parents were missing."""
+        folder = files.resolve(self.folder)
         missing = [
-            path
-            for path in (self.folder, *self.folder.parents)
-            if not path.exists()
+            path for path in (folder, *folder.parents) if not path.exists()
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._made = self._made or missing[::-1]
 
     def _age(self, changed: float) -> float:

@@ -97,7 +97,8 @@ def prepare(
             paths.write(folder / "key.json", json.dumps(key))
     except OSError as error:
         raise UserError(
-            f"The features cannot be written to {folder}: {error}."
+            f"The features cannot be written to {folder}: "
+            f"{paths.reason(error)}."
         ) from error
 
 
@@ -133,7 +134,8 @@ def prepare_of(
         identity.write_notes(folder, notes)
     except OSError as error:
         raise UserError(
-            f"The features cannot be written to {folder}: {error}."
+            f"The features cannot be written to {folder}: "
+            f"{paths.reason(error)}."
         ) from error
     return content
 

@@ -257,8 +257,8 @@ def prepare(
             _copy_tokenizer(workdir, config.data.tokenizer)
     except paths.failures() as error:
         raise UserError(
-            f"The workdir {workdir} cannot be written to: {error}. Name "
-            "another folder by --workdir."
+            f"The workdir {workdir} cannot be written to: "
+            f"{paths.reason(error)}. Name another folder by --workdir."
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)

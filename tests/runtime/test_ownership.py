@@ -322,13 +322,26 @@ def test_a_damaged_record_is_old_or_young_like_any_other(
         assert json.loads(path.read_text())["process"] == os.getpid()
 
 
-def test_what_cannot_be_a_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/run", "link/run"])
+def test_what_cannot_be_a_folder_is_refused(tmp_path, name):
     (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
     with (
-        pytest.raises(UserError, match=r"cannot be written to.*by --out"),
-        ownership.hold(tmp_path / "file" / "run", "--out"),
+        pytest.raises(
+            UserError,
+            match=r"cannot be written to: \S+/file is not a folder.*"
+            "by --out",
+        ),
+        ownership.hold(tmp_path / name, "--out"),
     ):
         pass
+
+
+def test_a_link_to_a_missing_folder_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to("there/deep")
+    with ownership.hold(tmp_path / "link" / "run", "--workdir"):
+        assert list((tmp_path / "there" / "deep" / "run").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_two_at_once_have_one_winner(folder):

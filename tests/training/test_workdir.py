@@ -94,6 +94,13 @@ def test_a_folder_that_is_read_only_is_a_sentence(
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    path = tmp_path / workdir.CHECKPOINTS
+    path.touch()
+    with pytest.raises(UserError, match=f"{path} is not a folder[.] Name"):
+        workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+
+
 def test_features_are_on_this_machine(bucket, tmp_path):
     config = config_lib.defaults()
     assert workdir.features_folder("run", config) == Path("run/features/0")
