@@ -15,7 +15,6 @@ cuts to this mesh's number of rows; only padding is ever added or lost.
 
 import dataclasses
 import functools
-import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -33,7 +32,12 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training import checksums, completeness, row_files
+from mixer_jax.training import (
+    checksums,
+    completeness,
+    orbax_messages,
+    row_files,
+)
 from mixer_jax.training import shapes as shapes_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -43,13 +47,7 @@ PyTree = Any
 
 _ARRAYS = ("model", "training", "proxies")  # items
 
-
-def _is_new(record: logging.LogRecord) -> bool:
-    """Whether a message is not the traceback of what is raised to us too."""
-    return "_SignalingThread" not in str(record.msg)
-
-
-logging.getLogger("absl").addFilter(_is_new)
+orbax_messages.drop_repeated()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,9 +236,12 @@ class Checkpoints:
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
         """See `checksums.check`; one process reads the files, for all."""
-        wrong = ""
-        if self._looks and not paths.is_remote(self._folder):
-            wrong = checksums.check(self._folder / str(step), items)
+        wrong, folder = "", self._folder / str(step)
+        if self._looks and not paths.is_remote(folder):
+            wrong = checksums.check(folder, items)
+            # A run killed after a save has noted no checksums.
+            if not (wrong or items):
+                wrong = completeness.missing(folder, _ARRAYS)
         return processes.gather("damage", wrong)[0]
 
     def _set_aside(self, step: int) -> paths.Path:

@@ -359,6 +359,37 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert workdir.latest_step(tmp_path) == 6
 
 
+def tear_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").write_text("")
+
+
+def lose_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").unlink()
+
+
+def tear_the_index(folder):
+    path = folder / "model" / "manifest.ocdbt"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize(
+    "damage", [tear_metadata, lose_metadata, tear_the_index, cut_off]
+)
+def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
+    """Nor where a run was killed before it noted the checksums."""
+    state, mesh = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        for step in (3, 6):
+            saved.save(step, state, {"next": step})
+    folder = tmp_path / workdir.CHECKPOINTS / "6"
+    (folder / checksums.FILE).unlink()
+    damage(folder)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        saved.restore(state_lib.abstract(state, mesh), lambda text: None)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_whole_checkpoint_is_an_error(tmp_path):
     state, mesh = make_state(2)
     save(tmp_path, state)
