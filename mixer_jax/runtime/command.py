@@ -95,6 +95,8 @@ def run(work: Callable[[], None]) -> int:
         raise
     finally:
         _ended = code
+        if _is_process and code == INTERRUPTED:
+            atexit.register(_leave_objects)  # the first of these to run
     return code
 
 
@@ -270,6 +272,19 @@ def _ignore_signals() -> None:
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _leave_objects() -> NoReturn:
+    """Ends the process without deleting its objects.
+
+    If an interrupt arrives during a compilation, XLA continues it in a thread.
+    Deleting XLA's client waits for that thread, for minutes, and the thread
+    crashes when it uses the client.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 def leave(*_: object) -> NoReturn:

@@ -278,3 +278,31 @@ sys.exit(command.run(lambda: None))
 """
     ended = subprocess.run([sys.executable, "-c", script], check=False)
     assert ended.returncode == 0
+
+
+def test_an_interrupt_does_not_wait_for_a_program_that_is_compiled():
+    # XLA compiles on, in a thread that needs the devices' client.
+    script = """
+import os, signal, sys, threading
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.runtime import command
+command.catch_early()
+import jax, jax.numpy as jnp
+jax.config.update("jax_enable_compilation_cache", False)
+def chain(x):
+    for _ in range(800):
+        x = jnp.sort(jnp.sin(x))[::-1]
+    return x
+def work():
+    program = jax.jit(chain).lower(jnp.zeros(50))
+    stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    stop.start()
+    program.compile()
+code = command.run(work)
+print("unwritten", end="")
+sys.exit(code)
+"""
+    with python(script) as process:
+        output, error = process.communicate(timeout=300)
+    assert (process.returncode, error) == (75, f"{command.INTERRUPTION}\n")
+    assert output == "unwritten"
