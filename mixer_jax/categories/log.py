@@ -147,6 +147,10 @@ def _catalogue(
         (frame[key] == "", "the ID is empty."),
         (frame[key].duplicated(), "this ID stands in an earlier row too."),
     ):
+        (
+            frame[key].str.endswith("\0"),
+            "the ID ends in a NUL character, which no sample table may have.",
+        ),
         if bad.any():
             at = int(np.argmax(bad.to_numpy()))
             raise UserError(f"{_where(path, at, key)}: {problem}")

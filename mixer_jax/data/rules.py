@@ -85,6 +85,12 @@ RULES = (
     ),
     REPEATED,
     Rule(
+        "sample_id",
+        "the ID {value} ends in a NUL character, which an array of IDs cannot "
+        "store",
+        lambda rows: rows["sample_id"].str.endswith("\0"),
+    ),
+    Rule(
         "role",
         "the role is {value!r}; it must be 'query' or 'document'",
         lambda rows: ~rows["role"].isin((QUERY, DOCUMENT)),

@@ -58,6 +58,7 @@ def test_parquet_reads_as_csv_does(folder):
         ("clicks", "q0,i9,2,0", 'line 5, column "item_id": "i9" is not in'),
         ("queries", "q0,x.png", 'line 4, column "query_id": this ID stands'),
         ("queries", ",x.png", "the ID is empty"),
+        ("queries", "q9\0,x.png", "the ID ends in a NUL"),
         ("queries", "q2,", "has no image"),
         ("items", "i2,,", "no image and no text"),
         ("items", "q0,x.png,", "is the ID of a query"),
