@@ -8,6 +8,7 @@ environment need not have it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -108,7 +109,8 @@ def batches(
       block: the bytes per batch of a CSV table.
 
     Raises:
-      UserError: if the table is missing, cannot be read, or has other columns.
+      UserError: if the table is missing, cannot be read, has other columns,
+        or is written while it is read.
     """
     import pandas as pd
 
@@ -125,7 +127,7 @@ def batches(
         if is_parquet
         else csv_files.batches(path, select, block)
     )
-    start = 0
+    start, version = 0, _version(path)
     try:
         for table, done in read:
             texts = _texts(table, path, layout, start)
@@ -135,11 +137,14 @@ def batches(
             yield Batch(frame, done)
     except UserError:
         raise
+        _check_version(path, layout, version)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(
+        _check_version(path, layout, version)
             f"The {layout.name} {path} cannot be read: {error}"
         ) from error
 
+    _check_version(path, layout, version)
 
 def read(
     path: str | os.PathLike, layout: Layout, *, allow_empty: bool = False
@@ -241,10 +246,14 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     name = os.fspath(path)
     if not name:
         return [f"row {record + 1}" for record in records]
-    if _has_suffix(name, ".csv"):
-        lines = csv_files.find_lines(name, records)
-        return [f"{name}, line {line}" for line in lines]
-    return parquet_files.name_rows(Path(name), records)
+    try:
+        if _has_suffix(name, ".csv"):
+            lines = csv_files.find_lines(name, records)
+            return [f"{name}, line {line}" for line in lines]
+        return parquet_files.name_rows(Path(name), records)
+    except (LookupError, OSError, UserError, pa.ArrowException):
+        # The file has changed since, or is gone.
+        return [f"{name}, row {record + 1} as read" for record in records]
 
 
 def _is_parquet(path: Path, layout: Layout) -> bool:
@@ -273,6 +282,25 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
 
 
 def _has_suffix(path: str | os.PathLike, *suffixes: str) -> bool:
+def _version(path: Path) -> list[tuple[Path, int, int, int]]:
+    """Returns what a write changes of a table's files."""
+    found = []
+    for part in parquet_files.parts(path):
+        with contextlib.suppress(OSError):
+            stat = os.stat(part)
+            found.append((part, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _check_version(path: Path, layout: Layout, version: list) -> None:
+    """Raises a `UserError` unless a table is as it was."""
+    if _version(path) != version:
+        raise UserError(
+            f"The {layout.name} {path} changed while it was read; run the "
+            "command again once it is written."
+        )
+
+
     return os.fspath(path).lower().endswith(suffixes)
 
 
