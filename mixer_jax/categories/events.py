@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import listing, quoted
 
 COLUMNS = ("query_id", "item_id", "time", "clicked")
 SESSIONS = ("session", "session_id", "user", "user_id")  # the first one counts
@@ -126,7 +127,7 @@ def parse(cells: Sequence[Any]) -> Event:
         said = "" if clicked is None else str(clicked)
     click = _CLICKED.get(said.strip().lower())
     if click is None:
-        raise ValueError(f"clicked is {said!r}; it must be 0 or 1")
+        raise ValueError(f"clicked is {quoted(said)}; it must be 0 or 1")
     return (
         identity(query, "query_id"),
         identity(item, "item_id"),
@@ -157,7 +158,9 @@ def identity(value: Any, column: str) -> str:
         return str(value)
     if value is None or value in ("", b"") or value != value:
         raise ValueError(f"{column} is empty")
-    raise ValueError(f"{column} is {value!r}; a text or a whole number is one")
+    raise ValueError(
+        f"{column} is {quoted(value)}; a text or a whole number is one"
+    )
 
 
 def microseconds(value: Any) -> int:
@@ -180,7 +183,7 @@ def microseconds(value: Any) -> int:
             value = value.replace(tzinfo=datetime.UTC)
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"time is {'' if value is None else value!r}")
+        raise ValueError(f"time is {quoted('' if value is None else value)}")
     if not math.isfinite(value) or not _FIRST <= value <= _LAST:
         raise ValueError(
             f"time is {value:g}; in seconds since 1970 that is not between "
@@ -194,8 +197,8 @@ def _moment(text: str) -> datetime.datetime:
         return datetime.datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(
-            f"time is {text!r}; write 2026-01-31T12:00:00Z or seconds since "
-            "1970"
+            f"time is {quoted(text)}; write 2026-01-31T12:00:00Z or seconds "
+            "since 1970"
         ) from None
 
 
@@ -214,7 +217,7 @@ def _places(
     if missing:
         raise UserError(
             f"{path} has no column {missing[0]!r}; its columns are "
-            f"{', '.join(map(str, have)) or 'none'}, and {', '.join(columns)} "
+            f"{listing(have) or 'none'}, and {', '.join(columns)} "
             "are needed."
         )
     extra = next((have.index(name) for name in optional if name in have), -1)

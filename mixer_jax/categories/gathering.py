@@ -199,7 +199,7 @@ def _bad_rows(figures: dict[str, Any]) -> list[str]:
 
 def _unknown(figures: dict[str, Any]) -> list[str]:
     return [
-        f"{column} {name!r}: {-count:,} events"
+        f"{column} {text.quoted(name)}: {-count:,} events"
         for column, role in (("query_id", "queries"), ("item_id", "items"))
         for count, name in figures[f"unknown_{role}"]
     ]

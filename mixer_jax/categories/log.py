@@ -19,6 +19,7 @@ import pandas as pd
 
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import similar, tables
+from mixer_jax.runtime.text import quoted
 
 QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
@@ -69,8 +70,9 @@ def read_tables(
     both = sorted(set(query_rows["query_id"]) & set(item_rows["item_id"]))
     if both:
         raise UserError(
-            f'"{both[0]}" is the ID of a query in {queries} and of an item in '
-            f"{items}; samples need IDs that differ, so prefix one of them."
+            f"{quoted(both[0])} is the ID of a query in {queries} and of an "
+            f"item in {items}; samples need IDs that differ, so prefix one of "
+            "them."
         )
     pairs = read_columns(clicks, CLICKS)
     for column, known, file in (
@@ -82,7 +84,7 @@ def read_tables(
             at = int(np.argmax(rows < 0))
             name = pairs[column].iloc[at]
             raise UserError(
-                f'{_where(clicks, at, column)}: "{name}" is not in {file}'
+                f"{_where(clicks, at, column)}: {quoted(name)} is not in {file}"
                 f"{similar.hint(name, known)}."
             )
         pairs[column.removesuffix("_id")] = rows.astype(np.int64)
@@ -145,6 +147,10 @@ def _catalogue(
     key = columns[0]
     for bad, problem in (
         (frame[key] == "", "the ID is empty."),
+        (
+            frame[key].str.endswith("\0"),
+            "the ID ends in a NUL character, which no sample table may have.",
+        ),
         (frame[key].duplicated(), "this ID stands in an earlier row too."),
     ):
         if bad.any():
@@ -172,14 +178,15 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
     if bad.any():
         at = int(np.argmax(bad))
         raise UserError(
-            f'{_where(path, at, column)}: "{values.iloc[at]}" is not a count; '
-            "whole numbers of 0 or more are."
+            f"{_where(path, at, column)}: {quoted(values.iloc[at])} is not a "
+            "count; whole numbers of 0 or more are."
         )
     if numbers.sum() > _LARGEST:
         at = int(np.argmax(numbers))
         raise UserError(
-            f"{_where(path, at, column)}: {values.iloc[at]} is too large a "
-            f"count; all of a column must not add up to more than {_LARGEST}."
+            f"{_where(path, at, column)}: {quoted(values.iloc[at])} is too "
+            "large a count; all of a column must not add up to more than "
+            f"{_LARGEST}."
         )
     return numbers.astype(np.int64)
 

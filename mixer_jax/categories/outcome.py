@@ -17,6 +17,7 @@ from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import tables as table_files
+from mixer_jax.runtime.text import quoted
 
 UNASSIGNED, HELD_OUT = -1, -2
 
@@ -74,8 +75,8 @@ def read(
     alien = (found.keys() | left) - everyone
     if alien:
         raise UserError(
-            f"{folder} has a sample {min(alien)!r} that is not in the click "
-            f"log {log}; name the log given to categorize as --log."
+            f"{folder} has a sample {quoted(min(alien))} that is not in the "
+            f"click log {log}; name the log given to categorize as --log."
         )
     kept = found.keys() | left
     if truth is not None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import quoted
 
 
 def catalogue(log: ClickLog) -> pd.DataFrame:
@@ -46,9 +47,9 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     row = known.index.get_indexer(samples["sample_id"])
     if (row < 0).all():
         raise UserError(
-            f'The table of true categories has no sample "'
-            f'{samples["sample_id"].iloc[0]}" nor any other of the click '
-            "log; their IDs must be the same."
+            "The table of true categories has no sample "
+            f"{quoted(samples['sample_id'].iloc[0])} nor any other of the "
+            "click log; their IDs must be the same."
         )
     split = known["split"].str.split("/").str[0].to_numpy()
     category = known["category_id"].to_numpy()

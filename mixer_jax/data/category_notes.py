@@ -7,6 +7,7 @@ import pandas as pd
 
 from mixer_jax.data import rules
 from mixer_jax.runtime import similar
+from mixer_jax.runtime.text import quoted
 
 _MAX_PAIRS = 3  # pairs of IDs that a note lists
 
@@ -100,7 +101,7 @@ def sentences(
         )
     if alike:
         shown = ", ".join(
-            f"{b!r} beside {a!r}" for a, b in examples[:_MAX_PAIRS]
+            f"{quoted(b)} beside {quoted(a)}" for a, b in examples[:_MAX_PAIRS]
         )
         messages.append(
             f"{alike:,} category IDs differ from another only in whitespace, "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.runtime.tables import Layout
+from mixer_jax.runtime.text import quoted
 
 COLUMNS = (
     "sample_id",
@@ -40,7 +41,7 @@ class Rule(NamedTuple):
 
     Attributes:
       column: the column to look at.
-      message: what is wrong; {value} stands for the cell.
+      message: what is wrong; {value} stands for the cell, in quotes.
       broken: from a frame of strings to bool `[N]`, the rows that break it.
     """
 
@@ -67,14 +68,14 @@ class Fault(NamedTuple):
     def said(self, where: str) -> str:
         """Returns the sentence for people; `where` names the first row."""
         more = f" (and {self.count - 1} more rows)" if self.count > 1 else ""
-        message = self.rule.message.format(value=self.value)
+        message = self.rule.message.format(value=quoted(self.value))
         return f"{where}, column {self.rule.column}: {message}{more}."
 
 
 # The only rule that a row cannot break alone.
 REPEATED = Rule(
     "sample_id",
-    "an earlier row has the same ID {value!r}; IDs must be unique",
+    "an earlier row has the same ID {value}; IDs must be unique",
     lambda rows: rows["sample_id"].duplicated(),
 )
 RULES = (
@@ -83,10 +84,16 @@ RULES = (
         "a sample needs an ID",
         lambda rows: rows["sample_id"] == "",
     ),
+    Rule(
+        "sample_id",
+        "the ID {value} ends in a NUL character, which an array of IDs cannot "
+        "store",
+        lambda rows: rows["sample_id"].str.endswith("\0"),
+    ),
     REPEATED,
     Rule(
         "role",
-        "the role is {value!r}; it must be 'query' or 'document'",
+        "the role is {value}; it must be 'query' or 'document'",
         lambda rows: ~rows["role"].isin((QUERY, DOCUMENT)),
     ),
     Rule(
@@ -115,13 +122,12 @@ RULES = (
     ),
     Rule(
         "image",
-        "the path {value!r} must be relative to the table's folder and "
-        "inside it",
+        "the path {value} must be relative to the table's folder and inside it",
         lambda rows: rows["image"].str.contains(OUTSIDE),
     ),
     Rule(
         "split",
-        "the split is {value!r}; it must be a name or name/part, of "
+        "the split is {value}; it must be a name or name/part, of "
         "letters, digits, '_' and '-'",
         lambda rows: ~rows["split"].str.fullmatch(SPLIT),
     ),

@@ -19,13 +19,13 @@ from mixer_jax.data import rules
 from mixer_jax.data.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import tables
+from mixer_jax.runtime.text import LISTED, listing, quoted
 
 MAX_SKIPPED = "--max-skipped"  # default name of the option in messages
 MAX_SKIPPED_HELP = (
     "maximum share of samples to leave out (default: the trained "
     "config's data.max_skipped)"
 )
-LISTED = 10  # maximum number of samples listed in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +133,10 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
         split + "/"
     )
     if not rows.any():
-        have = ", ".join(sorted(frame["split"].unique()))
+        have = listing(sorted(frame["split"].unique()))
         raise UserError(
-            f"{_table(frame)} has no sample of split {split!r}; it has {have}."
+            f"{_table(frame)} has no sample of split {quoted(split)}; it has "
+            f"{have}."
         )
     return frame[rows]
 
@@ -201,7 +202,8 @@ def drop_lone(
         lone = ~(documents | answered)
     rows = np.flatnonzero(lone)
     reasons = [
-        f"category {frame['category_id'].iloc[row]!r}" for row in rows[:LISTED]
+        f"category {quoted(frame['category_id'].iloc[row])}"
+        for row in rows[:LISTED]
     ]
     skipped = skip(frame, rows, reasons, what)
     return frame[~lone], skipped.require(max_skipped, remedy, option)

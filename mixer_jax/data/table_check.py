@@ -22,10 +22,10 @@ from mixer_jax.errors import UserError
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.terminal import Console, Table
+from mixer_jax.runtime.text import LISTED, quoted
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
 _STATS = 256  # files that a thread looks for at once
-_LISTED = 10  # how many missing images are named
 _ALONE = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
@@ -258,14 +258,14 @@ class _Absent:
         there = present(self._path.parent, names, self._threads)
         missing = np.flatnonzero(~there[codes])
         self._count += len(missing)
-        for row in missing[: _LISTED - len(self._records)]:
+        for row in missing[: LISTED - len(self._records)]:
             self._records.append(int(batch.index[row]))
             self._images.append(batch["image"].iloc[row])
 
     def skipped(self, total: int) -> table.Skipped:
         where = table_files.name_records(self._path, self._records)
         examples = (
-            f"{a}: {b!r} is missing or empty."
+            f"{a}: {quoted(b)} is missing or empty."
             f"{near_paths.hint(self._path.parent / b, self._path.parent)}"
             for a, b in zip(where, self._images, strict=True)
         )

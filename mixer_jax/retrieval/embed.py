@@ -120,16 +120,8 @@ def embed_table(
       batch_size: samples embedded at once.
 
     Raises:
-      UserError: names an unreadable image, or an ID that a NumPy array cannot
-        store.
+      UserError: names an unreadable image.
     """
-    nul = frame["sample_id"].str.endswith("\0").to_numpy(bool)
-    if nul.any():
-        (where,) = table.name_rows(frame, [int(np.argmax(nul))])
-        raise UserError(
-            f"{where}, column sample_id: the ID ends in a NUL character, which "
-            "a NumPy array cannot store."
-        )
     embed = make_embedder(trained, root, mesh, batch_size)
     queries = frame[frame["role"] == table.QUERY]
     documents = frame[frame["role"] == table.DOCUMENT]

@@ -3,6 +3,7 @@
 Only needs PyArrow.
 """
 
+import errno
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import quoted
 
 ROWS = 65_536  # per batch
 _BUFFER = 1 << 20  # bytes of a column that are read at once
 _INDEX = "__index_level_"  # prefix of the columns of a pandas index
+_ENDS = (b"PAR1", b"PARE")  # of a file, and of one that is encrypted
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 # Integers of this size or more may have been rounded in these types.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
@@ -73,7 +76,7 @@ def batches(
             for batch, done in _part(path, part, select, rows):
                 yield batch, (number + done) / len(files)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{part} cannot be read: {error}") from error
+            raise UserError(_unreadable(path, part, error)) from error
 
 
 def name_rows(path: Path, rows: Sequence[int]) -> list[str]:
@@ -160,6 +163,20 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
     )
 
 
+def _unreadable(path: Path, part: Path, error: Exception) -> str:
+    """Returns why a part cannot be read."""
+    try:
+        with open(part, "rb") as file:
+            file.seek(-len(_ENDS[0]), os.SEEK_END)
+            if file.read() in _ENDS:
+                return f"{part} cannot be read: {error}"
+    except OSError as reason:
+        if reason.errno != errno.EINVAL:  # shorter than an end
+            return f"{part} cannot be read: {reason.strerror}."
+    where = f"; in the folder {path} every file must be" * (part != path)
+    return f"{part} cannot be read: it is no complete Parquet file{where}."
+
+
 def _part(
     path: Path,
     part: Path,
@@ -197,9 +214,9 @@ def _check_partition(
     other = pc.index(pc.equal(cells, value), False).as_py()
     if other >= 0:
         raise UserError(
-            f"{part}, column {name}: a cell is {cells[other].as_py()!r}, and "
-            f"the folder's name says {value!r}; move the file, or rename the "
-            "folder so that its name has no '='."
+            f"{part}, column {name}: a cell is {quoted(cells[other].as_py())}, "
+            f"and the folder's name says {quoted(value)}; move the file, or "
+            "rename the folder so that its name has no '='."
         )
 
 

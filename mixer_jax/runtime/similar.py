@@ -7,6 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mixer_jax.runtime.text import quoted
+
 # Control and format characters such as a zero-width space, variation selectors,
 # and letters that are blanks of no width.
 _INVISIBLE = (
@@ -65,8 +67,8 @@ def hint(name: str, known: Sequence[str] | pd.Series) -> str:
     other = known[alike[0]]
     if name.partition(".")[0] == other.partition(".")[0]:
         return (
-            f', which has "{other}": a program such as pandas has turned IDs '
-            "into floats; write them as integers or text, in pandas with "
+            f", which has {quoted(other)}: a program such as pandas has turned "
+            "IDs into floats; write them as integers or text, in pandas with "
             '.astype("Int64")'
         )
-    return f", which has {other!r}; use the same spelling in both"
+    return f", which has {quoted(other)}; use the same spelling in both"

@@ -8,6 +8,7 @@ environment need not have it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -22,6 +23,7 @@ from mixer_jax.errors import UserError
 from mixer_jax.runtime import csv_files, files, parquet_files
 from mixer_jax.runtime.csv_files import BLOCK
 from mixer_jax.runtime.parquet_files import ROWS
+from mixer_jax.runtime.text import LISTED, listing, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +65,8 @@ class Layout:
         if not missing and not twice and not (unknown and self.exact):
             return
         lines = [f"The {self.name} {path} has wrong columns."]
-        for name in unknown if self.exact else ():
-            lines.append(f"Unknown column {name!r}{_suggestion(name, missing)}")
+        if self.exact:
+            lines += _unknown(unknown, missing)
         for name in missing:
             hint = "" if self.exact else _suggestion(name, unknown)
             lines.append(f"Missing column {name!r}{hint}")
@@ -72,7 +74,7 @@ class Layout:
         if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
             lines.append("Is the file separated by commas?")
         elif not self.exact and missing:
-            lines.append(f"Its columns are {', '.join(map(repr, names))}.")
+            lines.append(f"Its columns are {listing(names)}.")
         exactly = "exactly " if self.exact else ""
         lines.append(f"It needs {exactly}{', '.join(self.columns)}{self.note}.")
         raise UserError("\n  ".join(lines))
@@ -108,7 +110,8 @@ def batches(
       block: the bytes per batch of a CSV table.
 
     Raises:
-      UserError: if the table is missing, cannot be read, or has other columns.
+      UserError: if the table is missing, cannot be read, has other columns,
+        or is written while it is read.
     """
     import pandas as pd
 
@@ -125,7 +128,7 @@ def batches(
         if is_parquet
         else csv_files.batches(path, select, block)
     )
-    start = 0
+    start, version = 0, _version(path)
     try:
         for table, done in read:
             texts = _texts(table, path, layout, start)
@@ -134,11 +137,14 @@ def batches(
             start += len(frame)
             yield Batch(frame, done)
     except UserError:
+        _check_version(path, layout, version)
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
+        _check_version(path, layout, version)
         raise UserError(
             f"The {layout.name} {path} cannot be read: {error}"
         ) from error
+    _check_version(path, layout, version)
 
 
 def read(
@@ -241,10 +247,14 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     name = os.fspath(path)
     if not name:
         return [f"row {record + 1}" for record in records]
-    if _has_suffix(name, ".csv"):
-        lines = csv_files.find_lines(name, records)
-        return [f"{name}, line {line}" for line in lines]
-    return parquet_files.name_rows(Path(name), records)
+    try:
+        if _has_suffix(name, ".csv"):
+            lines = csv_files.find_lines(name, records)
+            return [f"{name}, line {line}" for line in lines]
+        return parquet_files.name_rows(Path(name), records)
+    except (LookupError, OSError, UserError, pa.ArrowException):
+        # The file has changed since, or is gone.
+        return [f"{name}, row {record + 1} as read" for record in records]
 
 
 def _is_parquet(path: Path, layout: Layout) -> bool:
@@ -270,6 +280,25 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
             f"The {layout.name} {path} must be a .csv or a .parquet file."
         )
     return False
+
+
+def _version(path: Path) -> list[tuple[Path, int, int, int]]:
+    """Returns what a write changes of a table's files."""
+    found = []
+    for part in parquet_files.parts(path):
+        with contextlib.suppress(OSError):
+            stat = os.stat(part)
+            found.append((part, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _check_version(path: Path, layout: Layout, version: list) -> None:
+    """Raises a `UserError` unless a table is as it was."""
+    if _version(path) != version:
+        raise UserError(
+            f"The {layout.name} {path} changed while it was read; run the "
+            "command again once it is written."
+        )
 
 
 def _has_suffix(path: str | os.PathLike, *suffixes: str) -> bool:
@@ -305,7 +334,7 @@ def _as_arrow(table: pd.DataFrame | pa.Table, where: str) -> pa.Table:
         made = pa.Table.from_pandas(table, preserve_index=False)
     except UnicodeEncodeError as error:
         name = next(
-            f", column {column}, row {row + 1}: {cell!r}"
+            f", column {column}, row {row + 1}: {quoted(cell)}"
             for column in table
             for row, cell in enumerate(table[column])
             if isinstance(cell, str) and not _is_text(cell)
@@ -337,10 +366,25 @@ def _lines(table: pa.Table) -> Iterator[str]:
         yield csv_files.encode(pa.RecordBatch.from_arrays(texts, names))
 
 
+def _unknown(names: Sequence[str], missing: Sequence[str]) -> list[str]:
+    """Returns a line for each of the first unknown columns."""
+    lines = [
+        f"Unknown column {quoted(name)}{_suggestion(name, missing)}"
+        for name in names[:LISTED]
+    ]
+    more = len(names) - len(lines)
+    if more > 0:
+        lines.append(f"... and {more:,} more unknown columns")
+    return lines
+
+
 def _suggestion(name: str, known: Sequence[str]) -> str:
     plain = {other.strip().lower(): other for other in known}
     near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
     if near:
-        return f"; did you mean {plain[near[0]]!r}?"
-    index = not name or name.startswith("Unnamed:")
-    return "; is it a pandas index? (index=False)" if index else ""
+        return f"; did you mean {quoted(plain[near[0]])}?"
+    if name.startswith("Unnamed:"):
+        return "; is it a pandas index? (index=False)"
+    if name:
+        return ""
+    return "; is it a pandas index (index=False), or a comma at a line's end?"

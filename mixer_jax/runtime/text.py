@@ -1,6 +1,8 @@
-"""Escapes control characters of user text in messages."""
+"""Escapes and shortens user text in messages."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 # Control characters except tab and newline, line separators, characters that
 # change the direction of text, and surrogates (from file names that are not
@@ -9,6 +11,8 @@ _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
 )
+_LONGEST = 200  # characters of a cell that a message shows
+LISTED = 10  # columns, cells or rows that a message lists
 
 
 def printable(text: str) -> str:
@@ -32,3 +36,23 @@ def one_line(text: str) -> str:
     a.png\nWrote everything
     """
     return printable(text).replace("\n", r"\n")
+
+
+def quoted(cell: Any) -> str:
+    """Returns the `repr` of a cell or a name, shortened in the middle.
+
+    >>> print(quoted("cat 0"))
+    'cat 0'
+    """
+    text = cell if isinstance(cell, str) else str(cell)
+    if len(text) <= _LONGEST:
+        return repr(cell)
+    half = _LONGEST // 2
+    return f"{text[:half]!r}...{text[-half:]!r} ({len(text):,} characters)"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Returns names as `quoted`, with commas between them, ten at most."""
+    shown = ", ".join(map(quoted, names[:LISTED]))
+    more = len(names) - LISTED
+    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -49,15 +49,16 @@ def test_parquet_reads_as_csv_does(folder):
     ("table", "row", "said"),
     [
         ("clicks", "q0,i1,1,2", 'line 5, column "clicks": 2 clicks are more'),
-        ("clicks", "q0,i1,-1,0", 'column "exposures": "-1" is not a count'),
-        ("clicks", "q0,i1,2,0.5", 'column "clicks": "0.5" is not a count'),
-        ("clicks", "q0,i1,2,", 'column "clicks": "" is not a count'),
-        ("clicks", f"q0,i1,{10**20},8", 'line 5, column "exposures": 1000'),
+        ("clicks", "q0,i1,-1,0", "column \"exposures\": '-1' is not a count"),
+        ("clicks", "q0,i1,2,0.5", "column \"clicks\": '0.5' is not a count"),
+        ("clicks", "q0,i1,2,", "column \"clicks\": '' is not a count"),
+        ("clicks", f"q0,i1,{10**20},8", 'line 5, column "exposures": \'1000'),
         ("clicks", f"q0,i1,{2**53},8", "too large a count"),
-        ("clicks", "q9,i1,2,0", 'line 5, column "query_id": "q9" is not in'),
-        ("clicks", "q0,i9,2,0", 'line 5, column "item_id": "i9" is not in'),
+        ("clicks", "q9,i1,2,0", "line 5, column \"query_id\": 'q9' is not in"),
+        ("clicks", "q0,i9,2,0", "line 5, column \"item_id\": 'i9' is not in"),
         ("queries", "q0,x.png", 'line 4, column "query_id": this ID stands'),
         ("queries", ",x.png", "the ID is empty"),
+        ("queries", "q9\0,x.png", "the ID ends in a NUL"),
         ("queries", "q2,", "has no image"),
         ("items", "i2,,", "no image and no text"),
         ("items", "q0,x.png,", "is the ID of a query"),
@@ -130,7 +131,7 @@ def test_ids_that_turned_into_numbers_are_explained(folder, names):
     (folder / "clicks.csv").write_text(
         f"query_id,item_id,exposures,clicks\n{clicked},i0,1,1\n"
     )
-    with pytest.raises(UserError, match=f'"{clicked}" is not in') as error:
+    with pytest.raises(UserError, match=f"'{clicked}' is not in") as error:
         log.read_folder(folder)
     said = str(error.value)
     assert f"which has {known}" in said.replace("'", "").replace('"', "")

@@ -68,7 +68,7 @@ def test_a_foreign_truth_is_refused(samples):
     truth = pd.DataFrame(
         {"sample_id": ["z"], "category_id": ["a"], "split": ["train"]}
     )
-    with pytest.raises(UserError, match='no sample "q0"'):
+    with pytest.raises(UserError, match="no sample 'q0'"):
         tables.with_truth(samples, truth)
 
 

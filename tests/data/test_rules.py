@@ -13,7 +13,7 @@ def frame(*rows):
 
 def test_every_rule_is_broken_by_some_row():
     bad = {
-        "sample_id": [""],
+        "sample_id": ["", "a\0"],
         "role": ["x"],
         "category_id": [""],
         "image": ["", "/a", "~a", "a/../b", "..", "C:a", "\\a", "..\nx"],

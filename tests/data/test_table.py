@@ -258,3 +258,10 @@ def test_both_directions_turn_every_image_round(tmp_path):
     assert reverse.loc["reverse:d3", "split"] == "test/reverse"
     with pytest.raises(UserError, match="parts"):
         table.with_both_directions(both)
+
+
+def test_a_long_cell_makes_no_long_message(tmp_path):
+    row = f"{'s' * 9000},document,,words,c,,train"
+    with pytest.raises(UserError, match="9,000 characters") as caught:
+        read(tmp_path, row, row)
+    assert len(str(caught.value)) < 1000

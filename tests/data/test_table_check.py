@@ -110,6 +110,7 @@ def test_notes_categories_whose_ids_look_alike(path):
 BREAKS = {
     "no ID": ("sample_id", ""),
     "an ID that is there": ("sample_id", "s3"),
+    "an ID that an array would cut": ("sample_id", "\0"),
     "role": ("role", "qeury"),
     "category": ("category_id", ""),
     "image": ("image", "../x"),

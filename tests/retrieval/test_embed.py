@@ -36,13 +36,6 @@ def test_a_document_without_an_image_is_embedded(trained, colours):
     assert embedder(frame.iloc[:0]).shape == (0, 3)
 
 
-def test_an_id_that_an_array_would_cut_is_refused(trained, colours):
-    root, frame = colours
-    frame = frame.assign(sample_id=frame["sample_id"] + "\0")
-    with pytest.raises(UserError, match=r"line 2, column sample_id: .* NUL"):
-        embed.embed_table(trained, frame, root, make_mesh())
-
-
 def test_both_roles_at_once_are_refused(trained, colours):
     root, frame = colours
     with pytest.raises(UserError, match="both roles"):

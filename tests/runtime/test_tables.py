@@ -347,3 +347,52 @@ def test_a_pipe_is_no_table(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(UserError, match="is not a regular file"):
         tables.read(tmp_path / "t.csv", Layout(("id",)))
+
+
+def test_many_or_long_columns_make_no_long_message(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(",".join(f"u{i}" for i in range(20_000)) + "\n")
+    for layout in (LAYOUT, Layout(NAMES, exact=True)):
+        with pytest.raises(UserError, match="Missing column 'id'") as caught:
+            tables.read(path, layout)
+        assert "19,990 more" in str(caught.value)
+        assert len(str(caught.value)) < 2000
+    path.write_text(f"id,a,b,{'n' * 6000}\n")
+    with pytest.raises(UserError, match="6,000 characters") as e:
+        tables.read(path, Layout(NAMES, exact=True))
+    assert len(str(e.value)) < 1000
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_is_written_while_it_is_read_is_refused(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    tables.write(frame_of([("1", "2", "3")] * 100), path)
+    batches = tables.batches(path, LAYOUT, rows=10, block=100)
+    next(batches)
+    tables.write(frame_of([("1", "2", "4")] * 100), path)
+    with pytest.raises(UserError, match="changed while it was read"):
+        list(batches)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "folder"])
+def test_a_row_of_a_table_that_has_changed_has_a_name(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        file = path / "part.parquet"
+    else:
+        file = path
+    tables.write(frame_of([("1", "2", "3")]), file)
+    as_read = f"{path}, row 5 as read"
+    assert tables.name_records(path, [4])[0] in (as_read, f"{path}, row 5")
+    file.unlink()
+    assert tables.name_records(path, [4])[0] in (as_read, f"{path}, row 5")
+
+
+def test_a_folder_of_other_files_is_said(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a\.png .* every file must be"):
+        tables.read(tmp_path, LAYOUT)
+    (tmp_path / "t.parquet").write_text("id,a,b\n")
+    with pytest.raises(UserError, match="it is no complete Parquet file"):
+        tables.read(tmp_path / "t.parquet", LAYOUT)

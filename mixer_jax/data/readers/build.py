@@ -22,6 +22,7 @@ from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files, progress, tables
 from mixer_jax.runtime.terminal import Console
+from mixer_jax.runtime.text import quoted
 
 _ROWS = 65_536  # that become Python objects at once
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
@@ -223,10 +224,11 @@ def _split(columns: pa.Table) -> pa.Table:
         other = int(pairs[torn[0] + 1]) % len(kinds)
         more = f" (and {torn.size - 1} more)" if torn.size > 1 else ""
         raise UserError(
-            f"The category {names[category].as_py()!r}{more} has samples of "
-            f"the splits {kinds[one]!r} and {kinds[other]!r}; a category must "
-            "be in one, or what is measured was trained on. Without a split "
-            "of its own the set is split by a hash of the category."
+            f"The category {quoted(names[category].as_py())}{more} has "
+            f"samples of the splits {kinds[one]!r} and {kinds[other]!r}; a "
+            "category must be in one, or what is measured was trained on. "
+            "Without a split of its own the set is split by a hash of the "
+            "category."
         )
     return columns
 
@@ -280,7 +282,7 @@ def _write(columns: pa.Table, path: Path) -> None:
         frame = batch.to_pandas()
         for fault in rules.faults(frame, _RULES):
             name = frame["sample_id"].iloc[fault.row]
-            raise UserError(fault.said(f"The sample {name!r}"))
+            raise UserError(fault.said(f"The sample {quoted(name)}"))
     tables.write(columns, path, "The sample table")
 
 

@@ -11,6 +11,7 @@ from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import tables
+from mixer_jax.runtime.text import quoted
 
 _OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)
 _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -144,18 +145,18 @@ def _delimiter(text: str) -> str:
 def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
     if row.role not in ("", rules.QUERY, rules.DOCUMENT):
         raise UserError(
-            f"{where}, column {mapping['role']}: the role is {row.role!r}; it "
-            "must be 'query', 'document' or empty."
+            f"{where}, column {mapping['role']}: the role is "
+            f"{quoted(row.role)}; it must be 'query', 'document' or empty."
         )
     if row.split and not _SPLIT.fullmatch(row.split):
         raise UserError(
-            f"{where}, column {mapping['split']}: the split is {row.split!r}; "
-            "it must be of letters, digits, '_' and '-'."
+            f"{where}, column {mapping['split']}: the split is "
+            f"{quoted(row.split)}; it must be of letters, digits, '_' and '-'."
         )
     if _OUTSIDE.search(row.image):
         raise UserError(
-            f"{where}, column {mapping['image']}: the path {row.image!r} must "
-            "be relative to --root and inside it."
+            f"{where}, column {mapping['image']}: the path "
+            f"{quoted(row.image)} must be relative to --root and inside it."
         )
     if not row.sample_id:
         raise UserError(

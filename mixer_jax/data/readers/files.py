@@ -13,6 +13,7 @@ from typing import Any
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import csv_files
+from mixer_jax.runtime.text import listing
 
 _CHUNK = 1 << 20  # characters of JSON that are read at once
 _BETWEEN = re.compile(r"[\s,]*")
@@ -126,7 +127,7 @@ def _check_header(
         if name not in header:
             raise UserError(
                 f"{where}: there is no column {name!r}; there are "
-                f"{', '.join(header)}."
+                f"{listing(header)}."
             )
         if header.count(name) > 1:
             raise UserError(

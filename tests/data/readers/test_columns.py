@@ -126,7 +126,9 @@ def test_wrong_files_are_named(folder):
     args = ("--source=p.csv", *MAPPING)
     assert "There is no p.csv" in folder.refuse("columns", *args)
     write(folder, "1,A,a.jpg", name="p.csv", header="id,sku,file")
-    assert "no column 'title'; there are id" in folder.refuse("columns", *args)
+    assert "no column 'title'; there are 'id'" in folder.refuse(
+        "columns", *args
+    )
     own = f"--out={folder.root}/p.csv"
     said = folder.refuse("columns", *args, own, "--overwrite")
     assert "--out is the source itself" in said

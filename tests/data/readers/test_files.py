@@ -29,7 +29,7 @@ def test_records_of_gz_with_tabs_and_very_long_cells(tmp_path):
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"id\n1\n", r"line 1: there is no column 'title'; there are id\."),
+        (b"id\n1\n", r"line 1: there is no column 'title'; there are 'id'\."),
         (
             b"id,title\n1,a\n2\n",
             "line 3: the row has 1 cells, and the header 2",

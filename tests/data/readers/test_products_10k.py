@@ -49,7 +49,7 @@ def test_wrong_rows_are_named(folder):
     said = folder.refuse("products_10k")
     assert "train.csv, line 3, column class: a value is needed" in said
     folder.write("train.csv", "name,label\n0.jpg,1\n")
-    assert "no column 'class'; there are name, label" in folder.refuse(
+    assert "no column 'class'; there are 'name', 'label'" in folder.refuse(
         "products_10k"
     )
     (folder.root / "train.csv").unlink()
