@@ -14,9 +14,7 @@ cuts to this mesh's number of rows; only padding is ever added or lost.
 
 import dataclasses
 import functools
-import logging
 import os
-import shutil
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -32,7 +30,13 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training import checksums, completeness, row_files
+from mixer_jax.runtime import files
+from mixer_jax.training import (
+    checksums,
+    completeness,
+    failed_saves,
+    row_files,
+)
 from mixer_jax.training import shapes as shapes_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -42,13 +46,7 @@ PyTree = Any
 
 _ARRAYS = ("model", "training", "proxies")  # items
 
-
-def _is_new(record: logging.LogRecord) -> bool:
-    """Whether a message is not the traceback of what is raised to us too."""
-    return "_SignalingThread" not in str(record.msg)
-
-
-logging.getLogger("absl").addFilter(_is_new)
+failed_saves.hide_messages()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +114,7 @@ class Checkpoints:
         # Of several processes, each may see the end of a save at another time;
         # what was begun is the same for all.
         self._saved = self._manager.latest_step()
+        self._failed = False
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -136,6 +135,8 @@ class Checkpoints:
             self._fail(error)
         finally:
             missing = self._noting.finish()
+            if self._failed and self._looks:
+                failed_saves.remove_drafts(self._folder)
         self._check(missing)
 
     def due(self, step: int) -> bool:
@@ -258,8 +259,7 @@ class Checkpoints:
         if missing:
             disk = "the bucket"
             if not paths.is_remote(self._workdir):
-                free = shutil.disk_usage(self._workdir).free
-                disk = f"the disk, which has {free / 1e9:.2f} GB free"
+                disk = f"the disk, which has {files.room(self._workdir)}"
             raise UserError(
                 f"The checkpoint {self._folder / str(self._saved)} cannot be "
                 f"read, although its save reported no error ({missing}). The "
@@ -274,21 +274,10 @@ class Checkpoints:
     def _fail(self, error: Exception) -> NoReturn:
         if processes.raised_by_devices(error):
             raise error  # Another process has died while all met for a save.
+        self._failed = True
+        self._noting.finish()  # That there is no checkpoint is said here.
         reason = self._named(paths.reason(error))
-        if "No space left" in reason:
-            free = shutil.disk_usage(self._workdir).free
-            reason = f"the disk is full ({free / 1e9:.2f} GB free)"
-        kept = "There is no checkpoint yet"
-        try:
-            last = workdir_lib.latest_step(self._workdir)
-            if last is not None:
-                kept = f"The checkpoint of step {last} is whole"
-        except UserError:
-            kept = "Those before it are as they were"
-        raise UserError(
-            f"A checkpoint cannot be written to {self._folder}: {reason}. "
-            f"{kept}; mend this, and the same command goes on."
-        ) from error
+        raise failed_saves.explain(self._workdir, reason) from error
 
     def read(
         self, items: dict[str, PyTree], iterator: bool = False
