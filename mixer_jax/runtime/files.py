@@ -123,8 +123,7 @@ def unwritable(
     reason = error.strerror or str(error)
     if error.errno in command.NO_ROOM:
         with contextlib.suppress(OSError):
-            free = shutil.disk_usage(_existing(resolve(path))).free
-            reason += f" ({free / 1e9:.2f} GB free)"
+            reason += f" ({room(path)})"
     message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
     if kept is not None:
         message += f" The result was saved as {kept}; move it from there."
@@ -137,6 +136,20 @@ def reason(error: OSError) -> str:
         path = pathlib.Path(os.path.realpath(error.filename))
         return f"{_existing(path)} is not a folder"
     return f"{error.strerror}: {os.fspath(error.filename)}"
+
+
+def room(path: str | os.PathLike) -> str:
+    """Returns what is left of a path's file system, as in "0.02 GB free".
+
+    Raises:
+      OSError: if it cannot be told.
+    """
+    system = os.statvfs(_existing(resolve(path)))
+    free = f"{system.f_bavail * system.f_frsize / 1e9:.2f} GB free"
+    # A file system without a limit of files counts 0 of them.
+    if system.f_files and not system.f_favail:
+        free += ", but no more files can be made"
+    return free
 
 
 def check(path: str | os.PathLike, what: str) -> None:

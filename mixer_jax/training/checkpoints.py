@@ -16,7 +16,6 @@ cuts to this mesh's number of rows; only padding is ever added or lost.
 import dataclasses
 import functools
 import os
-import shutil
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -32,9 +31,11 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths, processes
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory
+from mixer_jax.runtime import files
 from mixer_jax.training import (
     checksums,
     completeness,
+    failed_saves,
     orbax_messages,
     row_files,
 )
@@ -48,6 +49,7 @@ PyTree = Any
 _ARRAYS = ("model", "training", "proxies")  # items
 
 orbax_messages.drop_repeated()
+failed_saves.hide_messages()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Checkpoints:
         # Of several processes, each may see the end of a save at another time;
         # what was begun is the same for all.
         self._saved = self._manager.latest_step()
+        self._failed = False
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -135,6 +138,8 @@ class Checkpoints:
             self._fail(error)
         finally:
             missing = self._noting.finish()
+            if self._failed and self._looks:
+                failed_saves.remove_drafts(self._folder)
         self._check(missing)
 
     def due(self, step: int) -> bool:
@@ -260,8 +265,7 @@ class Checkpoints:
         if missing:
             disk = "the bucket"
             if not paths.is_remote(self._workdir):
-                free = shutil.disk_usage(self._workdir).free
-                disk = f"the disk, which has {free / 1e9:.2f} GB free"
+                disk = f"the disk, which has {files.room(self._workdir)}"
             raise UserError(
                 f"The checkpoint {self._folder / str(self._saved)} cannot be "
                 f"read, although its save reported no error ({missing}). The "
@@ -276,21 +280,10 @@ class Checkpoints:
     def _fail(self, error: Exception) -> NoReturn:
         if processes.raised_by_devices(error):
             raise error  # Another process has died while all met for a save.
+        self._failed = True
+        self._noting.finish()  # That there is no checkpoint is said here.
         reason = self._named(paths.reason(error))
-        if "No space left" in reason:
-            free = shutil.disk_usage(self._workdir).free
-            reason = f"the disk is full ({free / 1e9:.2f} GB free)"
-        kept = "There is no checkpoint yet"
-        try:
-            last = workdir_lib.latest_step(self._workdir)
-            if last is not None:
-                kept = f"The checkpoint of step {last} is whole"
-        except UserError:
-            kept = "Those before it are as they were"
-        raise UserError(
-            f"A checkpoint cannot be written to {self._folder}: {reason}. "
-            f"{kept}; mend this, and the same command goes on."
-        ) from error
+        raise failed_saves.explain(self._workdir, reason) from error
 
     def read(
         self, items: dict[str, PyTree], iterator: bool = False

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from jax.sharding import Mesh
 
 from mixer_jax import paths
 from mixer_jax.runtime import files, terminal
+from mixer_jax.training.appended import Appended, Events
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -101,10 +101,8 @@ class Logs:
             return
         workdir = pathlib.Path(workdir)
         keep_until(workdir / METRICS, first_step)
-        self._file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / TENSORBOARD), purge_step=first_step + 1
-        )
+        self._file = Appended(workdir / METRICS)
+        self._board = Events(workdir / TENSORBOARD, purge_step=first_step + 1)
         if self._console.is_terminal:
             self._bar = terminal.count_bar(self._console)
             self._task = self._bar.add_task(
@@ -176,7 +174,11 @@ class Logs:
         self.say(f"{self._stage}: step {step}/{self._steps}  {message}")
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
-        """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
+        """Writes figures to the JSONL file (NaN as null) and TensorBoard.
+
+        Raises:
+          UserError: if there is no room for them.
+        """
         if self._quiet:
             return
         line: dict[str, Any] = {"step": step, "stage": self._stage}
@@ -184,9 +186,8 @@ class Logs:
             known = math.isfinite(value)
             line[name] = value if known else None
             if known:
-                self._board.add_scalar(name, value, step)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+                self._board.add(name, value, step)
+        self._file.write(json.dumps(line).encode() + b"\n")
 
     def say(self, text: str, style: str = "") -> None:
         """Prints one line, above the progress bar where there is one."""

@@ -160,3 +160,13 @@ def test_a_file_that_is_a_mount_point_is_written_to(tmp_path):
 def test_where_a_path_leads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert files.resolve("a/../b") == pathlib.Path(tmp_path / "b")
+
+
+def test_a_disk_that_can_hold_no_more_files_says_so(
+    disk, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=2", disk], check=True)
+    (disk / "last").touch()
+    with pytest.raises(UserError, match="GB free, but no more files can be"):
+        files.deliver(disk / "new", lambda draft: draft.touch(), "The new")

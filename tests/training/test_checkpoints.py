@@ -1,8 +1,11 @@
 """Saving, and restoring onto any number of devices."""
 
 import contextlib
+import gc
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -18,7 +21,7 @@ from orbax.checkpoint._src.serialization import ocdbt_utils
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints as checkpoints_lib
-from mixer_jax.training import checksums, row_files, workdir
+from mixer_jax.training import checksums, failed_saves, row_files, workdir
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.state import TrainState
 
@@ -473,3 +476,29 @@ def test_the_step_of_a_model_is_that_of_what_was_read(
 def test_a_folder_without_a_model_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no checkpoint of a trained model"):
         checkpoints_lib.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("last", [6, 9])
+def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
+    """The error comes when the next save begins, or in the end."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    failed_saves.hide_messages()
+    state, _ = make_state(1, dim=2**12)
+    noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
+    state = state.replace(proxies=noise, proxy_state=-noise)
+    # There is room for one checkpoint, but not for two.
+    subprocess.run(["mount", "-o", "remount,size=700k", disk], check=True)
+
+    def save_all():
+        with checkpoints_lib.Checkpoints(disk / "run") as checkpoints:
+            for step in range(3, last + 1, 3):
+                checkpoints.save(step, state, {})
+
+    with pytest.raises(UserError) as caught:
+        save_all()
+    gc.collect()
+    assert "the disk is full" in str(caught.value)
+    assert "checkpoint of step 3 is whole" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
+    assert names == ["3"]
