@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from mixer_jax.data import avif_size, faults
+from mixer_jax.data import avif_size, parts
 from mixer_jax.errors import UserError
 
 # Upper bound of the bytes per pixel that decoding needs, in any format.
@@ -198,7 +198,7 @@ def _per_pixel(image: Image.Image) -> int:
 
 def _declared_png(content: bytes) -> tuple[tuple[int, int], int]:
     width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
-    kinds = [kind for kind, _ in faults.png_chunks(content)]
+    kinds = [kind for kind, _ in parts.png_chunks(content)]
     stored = _OTHER if colour in (2, 4, 6) else 2 if depth == 16 else 1
     rotated = stored if any(kind in _MAY_ROTATE for kind in kinds) else 0
     plain = colour in (0, 2) and b"tRNS" not in kinds
@@ -240,8 +240,8 @@ def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
     """
     if "progressive" in image.info or "progression" in image.info:
         return True
-    for marker, start in faults.jpeg_segments(content):
-        if marker == faults.START_OF_SCAN:
+    for marker, start in parts.jpeg_segments(content):
+        if marker == parts.START_OF_SCAN:
             return content[start + 2] < len(image.layer)
     return False
 

@@ -8,10 +8,11 @@ import base64
 import binascii
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from PIL import Image, features
 
+from mixer_jax.data import parts
 from mixer_jax.errors import UserError
 
 MISSING = "missing"  # there is no file of that name
@@ -21,7 +22,7 @@ EMPTY = "empty"  # it has no bytes
 NOT_AN_IMAGE = "not an image"  # no image format begins like this
 UNSUPPORTED = "unsupported format"  # an image, but of a kind not decoded here
 NO_AREA = "no area"  # its width or height is 0
-TOO_LARGE = "too large"  # more pixels than the limit
+TOO_LARGE = "too large"  # more pixels or parts than the limit
 TRUNCATED = "truncated"  # its end is missing
 CORRUPT = "corrupt"  # it is whole, but cannot be decoded
 KINDS = (
@@ -99,7 +100,7 @@ _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
 # Tags with the places and sizes of a TIFF's strips and tiles.
 _TIFF_PARTS = (273, 279, 324, 325)
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
+_END_OF_IMAGE = bytes((0xFF, parts.END_OF_IMAGE))
 # Markers of a JPEG that begin a frame, whose header has its size.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -238,7 +239,7 @@ def _size(content: bytes, name: str) -> tuple[int, ...]:
     if name == "BMP":
         return struct.unpack_from("<ii", content, 18)
     if name == "JPEG":
-        for marker, start in jpeg_segments(content):
+        for marker, start in parts.jpeg_segments(content):
             if marker in _FRAMES:
                 return struct.unpack_from(">HH", content, start + 3)
     return ()
@@ -253,13 +254,13 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
       said: the decoder's error, for formats that do not say where they end.
     """
     if name == "JPEG":
-        for marker, start in jpeg_segments(content):
-            if marker == START_OF_SCAN:
+        for marker, start in parts.jpeg_segments(content):
+            if marker == parts.START_OF_SCAN:
                 # A thumbnail before the scan has an end of its own.
                 return content.find(_END_OF_IMAGE, start) < 0
         return True
     if name == "PNG":
-        kinds = [kind for kind, end in png_chunks(content) if end]
+        kinds = [kind for kind, end in parts.png_chunks(content) if end]
         return b"IEND" not in kinds
     if name == "GIF":
         return _gif_is_cut(content)
@@ -274,43 +275,14 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
     return any(words in said for words in ("truncated", "eof", "end of file"))
 
 
-def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields marker and place of each segment up to the first scan."""
-    place = 2
-    while place + 4 <= len(content):
-        if content[place] != 0xFF:
-            return
-        marker = content[place + 1]
-        if marker == 0xFF:  # Fill bytes may stand before a marker.
-            place += 1
-            continue
-        yield marker, place + 2
-        if marker == START_OF_SCAN:
-            return
-        place += 2 + struct.unpack_from(">H", content, place + 2)[0]
-
-
-def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Yields the kind of each chunk, and whether it is whole."""
-    place = 8
-    while place + 8 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
-        place += 12 + length
-        yield kind, place <= len(content)
-
-
 def _gif_is_cut(content: bytes) -> bool:
     """Walks a GIF's blocks to its trailer; raises IndexError before it."""
-
-    def after_colours(place: int, flags: int) -> int:
-        return place + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-
-    place = after_colours(13, content[10])
+    place = parts.after_gif_colors(13, content[10])
     while (block := content[place]) != 0x3B:
         if block == 0x21:  # an extension: its label, and parts
             place += 2
         elif block == 0x2C:  # an image: its colours, a byte, and parts
-            place = after_colours(place + 10, content[place + 9]) + 1
+            place = parts.after_gif_colors(place + 10, content[place + 9]) + 1
         else:
             return False
         while length := content[place]:
@@ -324,7 +296,7 @@ def _tiff_end(content: bytes) -> int:
     order = "<" if content.startswith(b"II") else ">"
     table = struct.unpack_from(f"{order}I", content, 4)[0]
     count = struct.unpack_from(f"{order}H", content, table)[0]
-    ends, parts = [table + 2 + 12 * count + 4], []
+    ends, pieces = [table + 2 + 12 * count + 4], []
     for entry in range(table + 2, table + 2 + 12 * count, 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", content, entry)
         size, place = _TIFF_SIZES.get(kind, 1) * length, entry + 8
@@ -334,8 +306,8 @@ def _tiff_end(content: bytes) -> int:
         if tag in _TIFF_PARTS:
             letter = "H" if kind == 3 else "I"
             numbers = f"{order}{length}{letter}"
-            parts.append(struct.unpack_from(numbers, content, place))
-    return max([*ends, *map(sum, zip(*parts, strict=True))])
+            pieces.append(struct.unpack_from(numbers, content, place))
+    return max([*ends, *map(sum, zip(*pieces, strict=True))])
 
 
 def _box_ends_outside(content: bytes) -> bool:

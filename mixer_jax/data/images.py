@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data import decode_memory, faults, near_paths, table
+from mixer_jax.data import decode_memory, faults, near_paths, parts, table
 from mixer_jax.data.decode_memory import MAX_PIXELS
 from mixer_jax.data.faults import UnreadableImageError
 from mixer_jax.runtime import progress
@@ -99,6 +99,11 @@ def decode(
         raise UnreadableImageError(
             f"{name}: {reason}.", faults.TOO_LARGE, reason
         ) from None
+    except parts.TooManyPartsError as error:
+        reason = f"{error}; save it again with an image editor"
+        raise UnreadableImageError(
+            f"{name}: {reason}.", faults.TOO_LARGE, reason
+        ) from None
     except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
         kind = faults.of_content(content, error, formats)
         reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
@@ -118,6 +123,7 @@ def _decode(
     formats: Sequence[str] | None,
 ) -> np.ndarray:
     """Decodes within the memory budget; Pillow's errors propagate."""
+    parts.check(content)
     budget, square = decode_memory.BUDGET, _BYTES * size * size
     declared = decode_memory.declared(content)
     if declared is not None:

@@ -1,0 +1,78 @@
+"""Files with very many parts are refused before they are opened."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from mixer_jax.data import faults, images, parts
+
+
+def _file(kind, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.new(mode, (64, 64), "red").save(file, kind, **options)
+    return file.getvalue()
+
+
+def _insert(content, place, part, count):
+    return content[:place] + part * count + content[place:]
+
+
+def _scans(count):
+    """Repeats the last scan of a progressive JPEG."""
+    plain = _file("jpeg", progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    return plain[:last] + plain[last:-2] * count + plain[-2:]
+
+
+def _chunk(kind, data=b""):
+    ends = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind))
+    return ends[0] + kind + data + ends[1]
+
+
+EXIF = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0" + bytes(10)
+EMPTY = b"\xff\xe5\0\2"
+HIDDEN = b"\xff\xcc\0\xff" + EMPTY * 100 + bytes(1)
+JPEG, PNG = _file("jpeg"), _file("png")
+GIF = _file("gif")
+GIF_BLOCKS = parts.after_gif_colors(13, GIF[10])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_scans(1000), "JPEG picture, but it has more than 50 scans"),
+        (_insert(JPEG, 2, EXIF, 300_000), "more than 1,000 segments"),
+        (_insert(JPEG, 2, EMPTY, 300_000), "more than 1,000 segments"),
+        (_insert(JPEG, 2, EMPTY + b"\0", 2000), "more than 1,000 segments"),
+        (_insert(JPEG, 2, HIDDEN, 100), "more than 1,000 segments"),
+        (_insert(PNG, 33, _chunk(b"abCd"), 200_000), "100,000 chunks"),
+        (_insert(GIF, GIF_BLOCKS, b"!\xfe\1a\0", 200_000), "100,000 blocks"),
+        (_insert(GIF, GIF_BLOCKS, b"x", 200_000), "100,000 blocks"),
+    ],
+    ids=["scans", "exif", "empty", "junk", "hidden", "png", "gif", "bytes"],
+)
+def test_very_many_parts_are_refused(content, said):
+    with pytest.raises(images.UnreadableImageError) as caught:
+        images.decode(content, 8)
+    assert caught.value.kind == faults.TOO_LARGE
+    described = f"a {faults.identify(content)} picture, but "
+    assert said in described + caught.value.reason
+
+
+def test_what_editors_write_is_read():
+    frames = [Image.new("P", (9, 9), i) for i in range(50)]
+    many = io.BytesIO()
+    frames[0].save(many, "gif", save_all=True, append_images=frames[1:])
+    for content in (
+        _scans(10),
+        _insert(JPEG, 2, b"\xff\xe2\xff\xff" + bytes(65533), 255),  # ICC
+        _insert(JPEG, len(JPEG), b"\xff\xda\0\2", 2000),  # a film behind it
+        _insert(JPEG, 2, b"\xff", 2000),  # fill bytes
+        _insert(PNG, 33, _chunk(b"abCd"), 5000),
+        _insert(GIF, GIF_BLOCKS, b"!\xfe" + b"\1a" * 5000 + b"\0", 1),
+        many.getvalue(),
+    ):
+        assert images.decode(content, 8).shape == (8, 8, 3)
