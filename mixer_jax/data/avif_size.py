@@ -7,11 +7,16 @@ References:
   ISO/IEC 14496-12, 8.11 (boxes); AV1 Bitstream Specification, 5.3 and 5.5.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 
 _SEQUENCE_HEADER = 1  # type of an OBU
 _FULL = 4  # bytes of a box's version and flags
+# Boxes of boxes, each with the bytes before its first one.
+_CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
+_CONTAINERS[b"meta"] = _FULL
+_TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes of an entry
 
 
 def coded_pixels(content: bytes) -> int | None:
@@ -27,6 +32,41 @@ def coded_pixels(content: bytes) -> int | None:
     except (IndexError, KeyError, ValueError, struct.error):
         return None
     return max(pixels, default=None)
+
+
+def entries(content: bytes) -> Iterator[None]:
+    """Yields once for each table entry that opening an AVIF file allocates.
+
+    An extent of an item may take no byte of the file.
+    """
+    try:
+        yield from _entries(content, 0, len(content))
+    except (IndexError, ValueError, struct.error):
+        return  # Decoders stop here as well.
+
+
+def _entries(content: bytes, place: int, end: int) -> Iterator[None]:
+    for kind, start, stop in _boxes(content[:end], place):
+        if kind in _CONTAINERS:
+            yield from _entries(content, start + _CONTAINERS[kind], stop)
+        elif kind == b"iloc":
+            yield from _extents(content[start:stop])
+        elif kind in _TABLES:
+            yield from itertools.repeat(None, (stop - start) // _ENTRY)
+        else:
+            yield
+
+
+def _extents(iloc: bytes) -> Iterator[None]:
+    """Yields once for each extent, as `_located` reads them."""
+    version, place = iloc[0], _FULL + 2
+    widths = iloc[4] >> 4, iloc[4] & 15, iloc[5] & 15 if version else 0
+    head = (6 if version == 2 else 4) + (2 if version else 0) + (iloc[5] >> 4)
+    place += 4 if version == 2 else 2
+    while place + head + 2 <= len(iloc):
+        count = struct.unpack_from(">H", iloc, place + head)[0]
+        yield from itertools.repeat(None, count)
+        place += head + 2 + count * sum(widths)
 
 
 def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:

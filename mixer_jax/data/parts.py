@@ -8,10 +8,13 @@ import re
 import struct
 from collections.abc import Iterator
 
+from mixer_jax.data import avif_size
+
 # Many times what cameras and editors write.
 _MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
 _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame
+_MAX_ENTRIES = 100_000  # of an AVIF's tables
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # Markers that Pillow takes to stand alone, without a length.
@@ -24,13 +27,15 @@ class TooManyPartsError(ValueError):
 
 
 def check(content: bytes) -> None:
-    """Raises a `TooManyPartsError` if a JPEG, PNG or GIF has too many parts."""
+    """Raises a `TooManyPartsError` if a file has too many parts."""
     if content.startswith(b"\xff\xd8\xff"):
         _check_jpeg(content)
     elif content.startswith(_PNG_START):
         _limit(png_chunks(content), _MAX_CHUNKS, "chunks")
     elif content.startswith(_GIF_START):
         _limit(_gif_blocks(content), _MAX_BLOCKS, "blocks before its picture")
+    elif content.startswith(b"ftyp", 4):
+        _limit(avif_size.entries(content), _MAX_ENTRIES, "table entries")
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
