@@ -18,7 +18,7 @@ from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.models import features
-from mixer_jax.runtime import command, files, ownership, terminal
+from mixer_jax.runtime import command, files, numbers, ownership, terminal
 from mixer_jax.runtime.tables import write
 
 
@@ -32,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
     add("--size", type=int, default=128, help="pixels that images are read at")
-    add("--max-skipped", type=float, default=0.01, help="unreadable share")
+    add(
+        "--max-skipped",
+        type=numbers.share,
+        default=0.01,
+        help="unreadable share",
+    )
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import images, table
 from mixer_jax.retrieval import embed
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, terminal
 from mixer_jax.training import checkpoints
 
 
@@ -28,8 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workdir", required=True, help="a trained stage's folder")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the .npz file to write")
-    add("--batch-size", type=int, default=256, help="samples at once")
-    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
+    add(
+        "--batch-size",
+        type=numbers.whole(1, 65536),
+        default=256,
+        help="samples at once",
+    )
+    add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _embed(given))
 

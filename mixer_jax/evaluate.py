@@ -17,7 +17,7 @@ from mixer_jax import paths
 from mixer_jax.data import table
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--training-table", default="", help="of --baselines, if moved")
     add("--out", default="", help="default WORKDIR/metrics.json")
     add("--baselines", action="store_true", help="measure what needs no model")
-    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
+    add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _evaluate(given))
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.retrieval import index
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the folder to write")
     add("--split", default="", help="whose documents; default every split's")
-    add("--batch-size", type=int, default=256, help="documents at once")
-    add("--max-skipped", type=float, help=table.MAX_SKIPPED_HELP)
+    add(
+        "--batch-size",
+        type=numbers.whole(1, 65536),
+        default=256,
+        help="documents at once",
+    )
+    add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _index(given))
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.reports import categories, run
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--truth", default="", help="categorize's --truth")
     parser.add_argument("--out", default="", help="default report/index.html")
     parser.add_argument(
-        "--max-skipped", type=float, help=table.MAX_SKIPPED_HELP
+        "--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP
     )
     given = parser.parse_args(arguments)
     if given.workdir and (given.log or given.truth):

@@ -30,7 +30,7 @@ from typing import Any
 
 from mixer_jax.categories import events
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, terminal
+from mixer_jax.runtime import command, files, numbers, terminal
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -60,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--items", default="", help="default: the table in --out")
     add("--parts", default="", help="folder of the workers' parts, removed")
     add("--longest-session", type=int, help="longer ones are left out")
-    add("--max-skipped", type=float, default=0.01, help="share of bad rows")
+    add(
+        "--max-skipped",
+        type=numbers.share,
+        default=0.01,
+        help="share of bad rows",
+    )
     given, options = _split(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(given)
     return command.run(lambda: terminal.say(_lines(_aggregate(given, options))))

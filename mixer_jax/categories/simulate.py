@@ -30,7 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, tables, terminal
+from mixer_jax.runtime import command, files, numbers, tables, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,12 +372,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="the log's folder")
     parser.add_argument("--part", help="part of the splits; 'forward' if any")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--searches", type=float, default=Simulation.searches)
+    parser.add_argument(
+        "--searches", type=numbers.number(0), default=Simulation.searches
+    )
     parser.add_argument(
         "--clicks", type=int, default=0, help="how many; then no --searches"
     )
     parser.add_argument(
-        "--wrong", type=float, help="share of the clicks that are wrong"
+        "--wrong", type=numbers.share, help="share of the clicks that are wrong"
     )
     given = parser.parse_args(arguments)
     settings = Simulation(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data import table_check
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
     add("--images", action="store_true", help="look for the image files too")
-    add("--max-skipped", type=float, default=0.01, help="share of them missing")
-    add("--threads", type=int, help="that look for images; 4 a core if unset")
+    add(
+        "--max-skipped",
+        type=numbers.share,
+        default=0.01,
+        help="share of them missing",
+    )
+    add(
+        "--threads",
+        type=numbers.whole(1, 4096),
+        help="that look for images; 4 a core if unset",
+    )
     given = parser.parse_args(arguments)
     return command.run(lambda: _check(given))
 

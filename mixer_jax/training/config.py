@@ -5,6 +5,7 @@ A file in `configs/` starts from `defaults()` and changes what its run needs.
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -290,8 +291,13 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
     for key, value in flat.items():
-        if value != value:
-            raise UserError(f"{key} is not a number; give it one.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} is {value}; give it a finite number.")
+    if not 0 <= flat["data.max_skipped"] <= 1:
+        raise UserError(
+            f"data.max_skipped is {flat['data.max_skipped']}; it is a share, "
+            "from 0 to 1."
+        )
     _check_pairs(flat)
     for key in ("data.threads", "data.workers"):
         if flat[key] < 0:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mixer_jax import paths
 from mixer_jax.data import sources, table, text
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import identity
@@ -142,9 +143,10 @@ def check_data(
 def check_table(
     workdir: str | os.PathLike, data: ConfigDict, prefix: str = "config"
 ) -> None:
-    """Checks the table of a finished run if its path has changed.
+    """Checks the table of a finished run if it may be another one.
 
-    Reads the table, but no images.
+    Reads the table, but no images, if its path has changed or a file of it is
+    newer than the origin.
 
     Raises:
       UserError: if the rows differ.
@@ -152,7 +154,8 @@ def check_table(
     origin = workdir_lib.read_origin(workdir)
     place = origin.get("places", {}).get("data.table", {})
     was = (origin.get("split") or {}).get("rows")
-    if not was or places_lib.is_same(workdir, place, data.table):
+    same = places_lib.is_same(workdir, place, data.table)
+    if not was or (same and not _is_newer(data.table, workdir)):
         return
     path = sources.ensure_table(data)
     split = table.select(table.read_table(path), data.split)
@@ -163,6 +166,16 @@ def check_table(
             "--workdir, from these weights if you like: "
             f"{workdir_lib.way_on(workdir, prefix)}"
         )
+
+
+def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
+    """Returns whether files of a table have changed since the origin."""
+    if "://" in path or paths.is_remote(workdir) or not os.path.exists(path):
+        return False
+    parts = os.scandir(path) if os.path.isdir(path) else ()
+    times = [os.path.getmtime(each) for each in (path, *parts)]
+    noted = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
+    return max(times) > noted
 
 
 def _describe_data(inputs: Inputs) -> Origin:

@@ -158,6 +158,19 @@ def test_a_resumed_run_keeps_its_origin(begun):
     assert workdir.read_origin("run") == before
 
 
+def test_an_edit_after_a_run_has_finished_is_noticed(begun):
+    frame = table.read_table(begun.data.table)
+    later = 4_000_000_000  # in the year 2096
+    os.utime(begun.data.table, (later, later))
+    origins.check_table("run", begun.data)  # a modification time alone
+    table.write_table(frame.iloc[1:], begun.data.table)
+    os.utime(begun.data.table, (later, later))
+    with pytest.raises(UserError, match="finished run on other data"):
+        origins.check_table("run", begun.data)
+    os.remove(begun.data.table)
+    origins.check_table("run", begun.data)
+
+
 def test_a_finished_run_on_another_table_is_refused(begun):
     shutil.copytree("d0", "d1")
     begun.data.table = "d1/table.csv"

@@ -1,0 +1,39 @@
+"""Types of numeric command-line options, each with its range."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(
+    minimum: int, maximum: float = math.inf
+) -> Callable[[str], int | float]:
+    """Returns the type of options that are whole numbers in a range."""
+    return lambda text: _read(text, int, minimum, maximum)
+
+
+def number(
+    minimum: float, maximum: float = math.inf
+) -> Callable[[str], int | float]:
+    """Returns the type of options that are finite numbers in a range."""
+    return lambda text: _read(text, float, minimum, maximum)
+
+
+def share(text: str) -> int | float:
+    """Reads a share, such as --max-skipped: a number from 0 to 1."""
+    return _read(text, float, 0, 1)
+
+
+def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:
+    """Raises `ArgumentTypeError` unless the text is a number in the range."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if minimum <= value <= maximum and math.isfinite(value):
+        return value
+    what = "a whole number" if kind is int else "a number"
+    to = f"from {minimum:g} to {maximum:g}"
+    if maximum == math.inf:
+        to = f"of {minimum:g} or more"
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what} {to}")

@@ -1,0 +1,69 @@
+import argparse
+import importlib
+
+import pytest
+
+from mixer_jax.runtime import numbers
+
+RUN = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
+# The arguments that each command needs before it looks at the numbers.
+NEEDED = {
+    "mixer_jax.embed": RUN,
+    "mixer_jax.index": RUN,
+    "mixer_jax.evaluate": ["--workdir=w"],
+    "mixer_jax.report": ["--workdir=w"],
+    "mixer_jax.categorize": ["--log=l", "--out=o"],
+    "mixer_jax.categories.aggregate": ["--events=e", "--out=o"],
+    "mixer_jax.data.check": ["--table=t.csv"],
+}
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1.01", "", "x"])
+@pytest.mark.parametrize("command", NEEDED)
+def test_no_command_skips_a_share_that_is_none(command, text, capsys):
+    main = importlib.import_module(command).main
+    with pytest.raises(SystemExit) as stopped:
+        main([*NEEDED[command], f"--max-skipped={text}"])
+    assert stopped.value.code == 2
+    message = f"--max-skipped: {text!r} is not a number from 0 to 1"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("mixer_jax.embed", "--batch-size"),
+        ("mixer_jax.index", "--batch-size"),
+        ("mixer_jax.data.check", "--threads"),
+    ],
+)
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "nan", "1000000000000"])
+def test_counts_that_no_machine_can_hold_are_refused(
+    command, option, text, capsys
+):
+    main = importlib.import_module(command).main
+    with pytest.raises(SystemExit) as stopped:
+        main([*NEEDED[command], f"{option}={text}"])
+    assert stopped.value.code == 2
+    assert (
+        f"{option}: {text!r} is not a whole number" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("option", ["--searches", "--wrong"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-1"])
+def test_the_simulation_takes_finite_numbers_only(option, text, capsys):
+    simulate = importlib.import_module("mixer_jax.categories.simulate")
+    with pytest.raises(SystemExit) as stopped:
+        simulate.main(["--table=t.csv", "--out=o", f"{option}={text}"])
+    assert stopped.value.code == 2
+    assert f"{option}: {text!r} is not a number" in capsys.readouterr().err
+
+
+def test_the_ends_of_a_range_belong_to_it():
+    assert numbers.share("0") == 0
+    assert numbers.share("1") == 1
+    assert numbers.whole(1)("1") == 1
+    assert numbers.number(0)("1e3") == 1000
+    with pytest.raises(argparse.ArgumentTypeError, match="number of 1 or more"):
+        numbers.whole(1)("0")
