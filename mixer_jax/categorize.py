@@ -32,12 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
     add("--size", type=int, default=128, help="pixels that images are read at")
-    add(
-        "--max-skipped",
-        type=numbers.share,
-        default=0.01,
-        help="unreadable share",
-    )
+    add("--max-skipped", type=numbers.share, default=0.01, help="of images")
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)

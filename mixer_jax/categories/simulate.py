@@ -368,19 +368,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.categories.simulate",
         description="Simulates a click log from a table's true categories.",
     )
-    parser.add_argument("--table", required=True, help="the sample table")
-    parser.add_argument("--out", required=True, help="the log's folder")
-    parser.add_argument("--part", help="part of the splits; 'forward' if any")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--searches", type=numbers.number(0), default=Simulation.searches
-    )
-    parser.add_argument(
-        "--clicks", type=int, default=0, help="how many; then no --searches"
-    )
-    parser.add_argument(
-        "--wrong", type=numbers.share, help="share of the clicks that are wrong"
-    )
+    add = parser.add_argument
+    add("--table", required=True, help="the sample table")
+    add("--out", required=True, help="the log's folder")
+    add("--part", help="part of the splits; 'forward' if any")
+    add("--seed", type=int, default=0)
+    add("--searches", type=numbers.number(0), default=Simulation.searches)
+    add("--clicks", type=int, default=0, help="how many; then no --searches")
+    add("--wrong", type=numbers.share, help="share of wrong clicks")
     given = parser.parse_args(arguments)
     settings = Simulation(
         seed=given.seed,
