@@ -27,7 +27,6 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
         ([run, "--table=no.csv", out], "no.csv"),
         ([f"--workdir={tmp_path / 'no'}", table, out], "no trained stage"),
         ([run, table, out, "--split=no"], "'no'"),
-        ([run, table, out, "--batch-size=0"], "batch size"),
     ):
         assert index.main(arguments) == 2
         assert said in capsys.readouterr().err

@@ -9,12 +9,14 @@ from mixer_jax.data import rules
 from mixer_jax.data.readers import walk
 from mixer_jax.data.readers.rows import Format, LeftOut, Row, left_out_text
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import terminal
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
 
 _OUTSIDE = re.compile(rules.OUTSIDE)
+_SPLITS = {"train", "test"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,7 @@ def read(
     Raises:
       UserError: if no folder has an image; lists what was left out.
     """
-    count = 0
+    count, topmost = 0, set()
     for way, names in walk.walk(root, left_out):
         split = way[0] if options.splits and way else ""
         labels = way[1:] if options.splits else way
@@ -57,6 +59,7 @@ def read(
                 left_out["whose path a table cannot hold"] += 1
                 continue
             count += 1
+            topmost.add(way[0].lower())
             category, group = "/".join(labels), "/".join(labels[:-1])
             yield Row(image, image, "", category, group, split=split)
     if not count:
@@ -64,6 +67,12 @@ def read(
             f"No folder in {root} has an image; it should have a folder per "
             f"category, with images ({', '.join(sorted(SUFFIXES))}) in it. "
             f"Left out: {left_out_text(left_out)}."
+        )
+    if not options.splits and topmost >= _SPLITS:
+        terminal.say(
+            f"note: {root} has folders train and test, which are read as parts "
+            "of category IDs. If they are splits, add --splits.",
+            console=terminal.Console(stderr=True),
         )
 
 

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pathlib
+import shutil
 import tempfile
 
 import hypothesis
@@ -62,6 +63,17 @@ def test_topmost_folders_may_be_splits(folder):
     folder.images("test/a/3.jpg")
     said = folder.refuse("folders", "--splits", "--overwrite")
     assert "The category 'a' has samples of the splits 'test' and" in said
+
+
+def test_folders_that_look_like_splits_are_noted(folder):
+    names = [f"{s}/a/{i}.jpg" for s in ("train", "Test") for i in (1, 2)]
+    folder.images(*names)
+    code, _, err = folder.run("folders")
+    assert code == 0
+    assert "If they are splits, add --splits." in err
+    folder.images("a/1.jpg", "a/2.jpg")
+    shutil.rmtree(folder.root / "Test")
+    assert "--splits" not in folder.run("folders", "--overwrite")[2]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX alone")
