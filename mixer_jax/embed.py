@@ -28,12 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workdir", required=True, help="a trained stage's folder")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the .npz file to write")
-    add(
-        "--batch-size",
-        type=numbers.whole(1, 65536),
-        default=256,
-        help="samples at once",
-    )
+    at_once = "samples at once"
+    add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _embed(given))

@@ -27,12 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the folder to write")
     add("--split", default="", help="whose documents; default every split's")
-    add(
-        "--batch-size",
-        type=numbers.whole(1, 65536),
-        default=256,
-        help="documents at once",
-    )
+    at_once = "documents at once"
+    add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _index(given))

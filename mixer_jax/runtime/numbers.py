@@ -24,6 +24,11 @@ def share(text: str) -> int | float:
     return _read(text, float, 0, 1)
 
 
+def batch_size(text: str) -> int | float:
+    """Reads a batch size: a whole number whose arrays fit into memory."""
+    return _read(text, int, 1, 65_536)
+
+
 def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:
     """Raises `ArgumentTypeError` unless the text is a number in the range."""
     try:

@@ -48,8 +48,7 @@ PyTree = Any
 
 _ARRAYS = ("model", "training", "proxies")  # items
 
-orbax_messages.drop_repeated()
-failed_saves.hide_messages()
+orbax_messages.hide()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from orbax.checkpoint._src.serialization import ocdbt_utils
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints as checkpoints_lib
-from mixer_jax.training import checksums, failed_saves, row_files, workdir
+from mixer_jax.training import checksums, orbax_messages, row_files, workdir
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.state import TrainState
 
@@ -482,7 +482,7 @@ def test_a_folder_without_a_model_is_an_error(tmp_path):
 def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
     """The error comes when the next save begins, or in the end."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
-    failed_saves.hide_messages()
+    orbax_messages.hide()
     state, _ = make_state(1, dim=2**12)
     noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
     state = state.replace(proxies=noise, proxy_state=-noise)

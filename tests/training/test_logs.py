@@ -7,10 +7,9 @@ import subprocess
 
 import pytest
 import rich.console
-import tensorboardX
 
 from mixer_jax.errors import UserError
-from mixer_jax.training import appended, logs
+from mixer_jax.training import logs
 
 
 def lines(folder):
@@ -103,26 +102,6 @@ def test_a_resumed_run_keeps_what_can_be_read(tmp_path):
     )
     logs.keep_until(path, 2)
     assert lines(tmp_path) == [{"step": 1}, {"step": 2}]
-
-
-def test_events_are_as_tensorboardx_writes_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs.time, "time", lambda: 1700000000.0)
-    written = []
-    for folder, board in (
-        (tmp_path / "ours", appended.Events(tmp_path / "ours", 5)),
-        (tmp_path / "theirs", tensorboardX.SummaryWriter(tmp_path / "theirs")),
-    ):
-        add = getattr(board, "add_scalar", None) or board.add
-        add("loss", 1.25, 7)
-        board.close()
-        (events,) = folder.iterdir()
-        written.append((events.name, events.read_bytes()))
-    (name, ours), (their_name, theirs) = written
-    assert name == their_name
-    # Theirs begins with the version alone; ours says where it goes on too.
-    version = len(appended._framed(b""))
-    assert ours[:version] == theirs[:version]
-    assert ours.endswith(theirs[-40:])
 
 
 def test_a_full_disk_is_said_at_once_and_leaves_whole_records(disk, capfd):
