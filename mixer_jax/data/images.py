@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import stat
@@ -23,6 +24,8 @@ from mixer_jax.runtime import threads as threads_lib
 Image.MAX_IMAGE_PIXELS = None
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
+# Their decoders open another image or start a program, whose memory is unknown.
+_UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _BYTES = decode_memory.BYTES_PER_PIXEL
 _BAND = 1 << 18  # pixels that are composited on white at once
 
@@ -80,7 +83,8 @@ def decode(
         JPEG, unless the JPEG is kept in memory unscaled, as a progressive one
         is. None for no limit.
       option: the option that sets `max_pixels`, for the error message.
-      formats: Pillow's names of the accepted formats; default all.
+      formats: Pillow's names of the accepted formats; default all but BLP, IPTC
+        and EPS.
 
     Returns:
       uint8 [S, S, 3], RGB.
@@ -153,7 +157,14 @@ def _load(
 
 
 def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=formats)
+    return Image.open(io.BytesIO(content), formats=formats or _formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns the names of the formats that are accepted by default."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _UNBOUNDED)
 
 
 def _check_pixels(

@@ -1,3 +1,4 @@
+import io
 import os
 
 import numpy as np
@@ -28,6 +29,14 @@ def test_formats_give_their_colours(kind):
     np.testing.assert_allclose(
         pixels, np.full((16, 16, 3), (200, 40, 90)), atol=6
     )
+
+
+def test_a_format_that_hides_another_image_is_refused():
+    """A BLP may hold a JPEG of any size, decoded before pixels are counted."""
+    content = encode(Image.new("P", (40, 40)), "blp")
+    assert Image.open(io.BytesIO(content)).size == (40, 40)
+    with pytest.raises(images.UnreadableImageError, match="cannot be decoded"):
+        images.decode(content, 16)
 
 
 def test_same_size_is_untouched():
