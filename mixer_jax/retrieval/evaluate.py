@@ -24,8 +24,7 @@ from mixer_jax.data import images
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import progress
-from mixer_jax.runtime.text import quoted
+from mixer_jax.runtime import progress, text
 
 Row = dict[str, Any]
 # Embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -269,8 +268,8 @@ def read(
         raise UserError(
             f"{len(both)} categories of {path} are both in the split "
             f"{settings.split!r} and in {settings.distractors!r}, such as "
-            f"{quoted(both[0])}; the evaluated categories must not be trained "
-            "on, so give each category one split."
+            f"{text.quoted(both[0])}; the evaluated categories must not be "
+            "trained on, so give each category one split."
         )
     splits = sorted(set(held.split))
     for split in splits:

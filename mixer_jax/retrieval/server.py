@@ -187,9 +187,11 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         }
 
     def picture(request: Request) -> FileResponse:
-        row = request.path_params["row"]
-        if row >= len(documents):
-            raise HTTPException(404, f"There is no document {row}.")
+        digits = request.path_params["row"]
+        # int() refuses thousands of digits.
+        row = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else -1
+        if not 0 <= row < len(documents):
+            raise HTTPException(404, f"There is no document {digits[:20]}.")
         name = documents["image"].iloc[row]
         if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
@@ -208,7 +210,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             Route("/", home),
             Route("/health", health),
             Route("/search", answer, methods=["POST"]),
-            Route("/image/{row:int}", picture),
+            Route("/image/{row}", picture),
         ],
         exception_handlers={HTTPException: _say, Exception: _apologize},
     )

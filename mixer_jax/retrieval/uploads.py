@@ -122,6 +122,10 @@ async def _read_form(
         raise HTTPException(
             400, f"The form is invalid: {error.message}"
         ) from error
+    except (LookupError, UnicodeError) as error:  # of a part's header
+        raise HTTPException(
+            400, "The form's charset is unknown or does not fit; use UTF-8."
+        ) from error
     try:
         return await _take_file(form)
     finally:

@@ -114,6 +114,26 @@ def test_what_is_wrong_is_said(client):
         assert said in answer.json()["error"]
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "none-such"])
+def test_a_form_of_an_odd_charset_is_no_failure(client, charset):
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"'
+    body = head + b"\r\n\r\n" + _picture("red") + b"\r\n--x--\r\n"
+    answer = client.post(
+        "/search", content=body, headers={"content-type": kind}
+    )
+    assert answer.status_code in (200, 400)
+    assert {"results", "error"} & set(answer.json())
+
+
+@pytest.mark.parametrize("row", ["9" * 5000, "-1", "1_0", "%D9%A3", "x", "99"])
+def test_a_picture_that_is_not_there_is_said(client, row):
+    answer = client.get(f"/image/{row}")
+    assert answer.status_code == 404
+    assert "There is no document" in answer.json()["error"]
+    assert len(answer.text) < 100
+
+
 def test_a_form_with_a_file_is_answered(client):
     files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
     answer = client.post("/search?k=2", files=files)
