@@ -18,13 +18,20 @@ from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
 from mixer_jax.models import features
-from mixer_jax.runtime import command, files, numbers, ownership, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    numbers,
+    ownership,
+    parsing,
+    terminal,
+)
 from mixer_jax.runtime.tables import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parsing.Parser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--log", required=True, help="folder of queries, items and clicks")
     add("--out", required=True, help="folder to write to, above the images")

@@ -17,12 +17,12 @@ from mixer_jax import paths
 from mixer_jax.data import table
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import command, numbers, terminal
+from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.evaluate", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument

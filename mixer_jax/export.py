@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export, export_encoders
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.export", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument

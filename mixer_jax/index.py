@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.retrieval import index
-from mixer_jax.runtime import command, numbers, terminal
+from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.index", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
 from mixer_jax.reports import categories, run
-from mixer_jax.runtime import command, numbers, terminal
+from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.report", description=__doc__.split("\n")[0]
     )
     what = parser.add_mutually_exclusive_group(required=True)

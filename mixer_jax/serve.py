@@ -16,12 +16,12 @@ from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import decode_memory
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import index as index_lib
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, parsing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.serve", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument

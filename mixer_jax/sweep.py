@@ -13,25 +13,33 @@ python -m mixer_jax.report --categories=DIR plots.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mixer_jax.categories import outcome, sweep
 from mixer_jax.data import table
 from mixer_jax.reports import granularity
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.sweep", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
     add("--categories", required=True, help="categorize's --out")
     add("--log", default="", help="categorize's --log; found there if unset")
     add("--truth", help="categorize's --truth; without it later clicks judge")
-    add("--least", type=_numbers(float), help="affinities, as in 0.35,0.45")
-    add("--neighbours", type=_numbers(int), help="numbers, as in 5,10,20")
+    add(
+        "--least",
+        type=_numbers(numbers.number(0, 1)),
+        help="affinities, as in 0.35,0.45",
+    )
+    add(
+        "--neighbours",
+        type=_numbers(numbers.whole(1)),
+        help="numbers, as in 5,10,20",
+    )
     given = parser.parse_args(arguments)
     return command.run(lambda: _sweep(given))
 
@@ -49,11 +57,11 @@ def _sweep(given: argparse.Namespace) -> None:
     terminal.say(f"Wrote {granularity.write(result, given.categories)}")
 
 
-def _numbers(kind: type):
+def _numbers(read: Callable[[str], float]) -> Callable[[str], list[float]]:
     """Parses numbers with commas between them."""
 
-    def parse(text: str) -> list:
-        return [kind(part) for part in text.split(",")]
+    def parse(text: str) -> list[float]:
+        return [read(part) for part in text.split(",")]
 
     return parse
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from mixer_jax.categories import events
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, numbers, terminal
+from mixer_jax.runtime import command, files, numbers, parsing, terminal
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -42,7 +42,7 @@ _MISSING = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.categories.aggregate",
         description=__doc__.split("\n")[0],
         epilog="What stands after -- is for Beam, as --runner=DataflowRunner.",

@@ -30,7 +30,7 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, numbers, tables, terminal
+from mixer_jax.runtime import command, files, numbers, parsing, tables, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -364,7 +364,7 @@ def write_log(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.categories.simulate",
         description="Simulates a click log from a table's true categories.",
     )

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data import table_check
-from mixer_jax.runtime import command, numbers, terminal
+from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog="python -m mixer_jax.data.check",
         description=__doc__.split("\n")[0],
     )

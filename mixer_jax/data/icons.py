@@ -28,7 +28,7 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, progress, terminal
+from mixer_jax.runtime import command, files, parsing, progress, terminal
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -114,7 +114,7 @@ def build_table(
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes icons.csv and its images into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parsing.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from mixer_jax.data import readers
 from mixer_jax.data.readers import build, rows
-from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime import command, parsing, terminal
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
     """Returns the parser of a format's options."""
     one = readers.FORMATS[name]
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         prog=f"python -m mixer_jax.data.read {name}",
         description="\n  ".join([f"{one.title}, by its files:", *one.files]),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -4,9 +4,13 @@ import argparse
 import math
 from collections.abc import Callable
 
+from mixer_jax.runtime.text import quoted
+
+_INT64 = 2**63  # no larger whole number fits into an array
+
 
 def whole(
-    minimum: int, maximum: float = math.inf
+    minimum: float, maximum: float = math.inf
 ) -> Callable[[str], int | float]:
     """Returns the type of options that are whole numbers in a range."""
     return lambda text: _read(text, int, minimum, maximum)
@@ -31,14 +35,18 @@ def batch_size(text: str) -> int | float:
 
 def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:
     """Raises `ArgumentTypeError` unless the text is a number in the range."""
+    limit = _INT64 if kind is int else math.inf
     try:
         value = kind(text)
     except ValueError:
         value = math.nan
-    if minimum <= value <= maximum and math.isfinite(value):
+    if minimum <= value <= maximum and abs(value) < limit:
         return value
     what = "a whole number" if kind is int else "a number"
     to = f"from {minimum:g} to {maximum:g}"
     if maximum == math.inf:
         to = f"of {minimum:g} or more"
-    raise argparse.ArgumentTypeError(f"{text!r} is not {what} {to}")
+    if minimum == -math.inf:
+        to = "" if kind is float else "of at most 18 digits"
+    said = f"{quoted(text)} is not {what} {to}".rstrip()
+    raise argparse.ArgumentTypeError(said)

@@ -10,7 +10,7 @@ from mixer_jax.data import rules
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import tables
+from mixer_jax.runtime import parsing, tables
 from mixer_jax.runtime.text import quoted
 
 _OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)
@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--column",
         required=True,
         action="append",
+        type=parsing.any_text,
         help="OURS=THEIRS, the source's name of a column, as in "
         f"category_id=sku; repeatable; ours are {', '.join(rules.COLUMNS)}",
     )

@@ -115,7 +115,7 @@ def test_own_splits_must_share_no_category(shop, tmp_path):
     said = shop.refuse("tfds", *OPTIONS, "--own-splits", out)
     assert "has samples of the splits 'test' and 'train'" in said
     frame, _ = shop.read(
-        "tfds", *OPTIONS, "--label=number", "--name=shop:1.0.0", out
+        "tfds", "--name=shop:1.0.0", OPTIONS[1], "--label=number", out
     )
     # Numbers are labels too; 4 and 5 are of train alone.
     assert {"0", "1", "2"} <= set(frame["category_id"])

@@ -1,0 +1,96 @@
+"""Parses the options of a command: every mistake is one sentence, code 2."""
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from mixer_jax.runtime import command, numbers
+from mixer_jax.runtime.text import one_line
+
+_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it begins with -
+
+
+def any_text(value: str) -> str:
+    """Type of options whose value may have line breaks, such as a heading."""
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses what argparse would take for something else.
+
+    An empty value is refused, since an empty path would be the current folder;
+    so is an abbreviated option, an option that is given twice unless it
+    is a list, and a value of several lines, which messages would show as lines
+    of their own.
+    """
+
+    def __init__(self, **options: Any):
+        """Takes the options of `argparse.ArgumentParser`."""
+        super().__init__(allow_abbrev=False, **options)
+        self.register("type", int, numbers.whole(-math.inf))
+        self.register("type", float, numbers.number(-math.inf))
+        self._given: set[str] = set()
+
+    def parse_known_args(
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses the arguments; an unknown option comes before missing ones."""
+        args = sys.argv[1:] if args is None else args
+        self._given.clear()
+        for place, one in enumerate(args):
+            if one == "--":
+                break
+            name = one.partition("=")[0]
+            if self._is_unknown(one, name):
+                self.error(self._no_option(name, args[max(place - 1, 0)]))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message and exits."""
+        message = one_line(message.removeprefix("argument "))
+        end = "" if message.endswith(".") else "; --help lists the options."
+        self.exit(command.WRONG, f"error: {message}{end}\n")
+
+    def _is_unknown(self, argument: str, name: str) -> bool:
+        """Returns whether argparse would take an argument for an option."""
+        return (
+            len(argument) > 1
+            and argument[0] == "-"
+            and " " not in argument
+            and name not in self._option_string_actions
+            and not _NUMBER.fullmatch(argument)
+        )
+
+    def _no_option(self, name: str, before: str) -> str:
+        known = [one for one in self._option_string_actions if one[:2] == "--"]
+        near = [one for one in known if one.startswith(f"--{name.strip('-')}")]
+        near = near or difflib.get_close_matches(name, known)
+        said = f"there is no option {name}"
+        if near:
+            return f"{said}; did you mean {' or '.join(near)}?"
+        if before in known:
+            return f"{said}; if it is the value of {before}, write {before}=..."
+        return said
+
+    def _get_values(self, action: argparse.Action, values: list[str]) -> Any:
+        """Converts an option's values, once they are checked."""
+        converted = super()._get_values(action, values)
+        if "" in values:
+            raise argparse.ArgumentError(
+                action, "it is empty; give it a value or leave it out"
+            )
+        if action.type is not any_text and any("\n" in one for one in values):
+            raise argparse.ArgumentError(
+                action, f"{''.join(values)!r} has a line break"
+            )
+        is_list = isinstance(action, argparse._AppendAction)
+        if values and action.dest in self._given and not is_list:
+            raise argparse.ArgumentError(action, "it is given twice")
+        self._given.add(action.dest)
+        return converted

@@ -1,0 +1,111 @@
+"""Options of commands: nothing is taken for something else."""
+
+import ast
+import importlib
+import pathlib
+
+import pytest
+
+import mixer_jax
+from mixer_jax.runtime import parsing
+
+ROOT = pathlib.Path(mixer_jax.__file__).parent
+# A path option of each command, with the arguments it needs beside it.
+PATHS = [
+    ("categories.simulate", ["--table=t"], "--out"),
+    ("categories.simulate", ["--out=o"], "--table"),
+    ("categories.aggregate", ["--out=o"], "--events"),
+    ("categorize", ["--out=o"], "--log"),
+    ("categorize", ["--log=l", "--out=o"], "--truth"),
+    ("data.check", [], "--table"),
+    ("data.read", ["folders"], "--root"),
+    ("data.read", ["folders", "--root=r"], "--out"),
+    ("data.icons", ["--out=o"], "--package"),
+    ("data.emoji", [], "--out"),
+    ("embed", ["--workdir=w", "--out=o"], "--table"),
+    ("evaluate", ["--workdir=w"], "--out"),
+    ("export", ["--out=o"], "--workdir"),
+    ("index", ["--workdir=w", "--table=t"], "--out"),
+    ("report", ["--workdir=w"], "--out"),
+    ("report", [], "--categories"),
+    ("serve", [], "--index"),
+    ("sweep", [], "--categories"),
+]
+
+
+def refusal(capsys, main, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize(("command", "others", "option"), PATHS)
+@pytest.mark.parametrize(
+    ("value", "reason"), [("", "it is empty"), ("a\nWrote b", "line break")]
+)
+def test_no_command_takes_a_path_that_is_none(
+    command, others, option, value, reason, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(f"mixer_jax.{command}").main
+    for given in ([f"{option}={value}"], [option, value]):
+        said = refusal(capsys, main, [*others, *given])
+        assert option in said
+        assert reason in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_has_this_parser():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) != "argparse.ArgumentParser", path
+
+
+@pytest.fixture
+def parser():
+    made = parsing.Parser()
+    made.add_argument("--workdir", required=True)
+    made.add_argument("--size", type=int, default=3)
+    made.add_argument("--rate", type=float)
+    made.add_argument("--model", action="append", default=[])
+    made.add_argument("--column", type=parsing.any_text)
+    made.add_argument("--unit", action="store_true")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--workdir=a", "--workdir=b"], "--workdir: it is given twice"),
+        (["--work=a"], "no option --work; did you mean --workdir?"),
+        (["--wrokdir=a"], "no option --wrokdir; did you mean --workdir?"),
+        (["-workdir=a"], "no option -workdir; did you mean --workdir?"),
+        (["--workdir", "-x"], "value of --workdir, write --workdir=..."),
+        (["--workdir=a", "--frob"], "no option --frob; --help lists"),
+        (["--workdir=a", "b"], "unrecognized arguments: b; --help lists"),
+        (["--workdir=a", "--size=two"], "--size: 'two' is not a whole number"),
+        (["--workdir=a", f"--size={'9' * 400}"], "is not a whole number"),
+        (["--workdir=a", "--rate=nan"], "--rate: 'nan' is not a number"),
+        (["--workdir=a", "--size="], "--size: '' is not a whole number"),
+        (["--workdir=a", "--model="], "--model: it is empty"),
+        ([], "required: --workdir"),
+    ],
+)
+def test_every_mistake_is_a_sentence(parser, given, said, capsys):
+    assert said in refusal(capsys, parser.parse_args, given)
+
+
+def test_values_are_taken_whole(parser):
+    given = parser.parse_args(
+        ["--workdir=-x=1", "--size", "-5", "--rate=-1e3", "--column=a\nb"]
+        + ["--model", "--my folder", "--model= ", "--unit", "--unit"]
+    )
+    assert (given.workdir, given.size, given.rate) == ("-x=1", -5, -1000)
+    assert (given.column, given.model) == ("a\nb", ["--my folder", " "])
+    again = parser.parse_args(["--workdir=b"])
+    assert (again.workdir, again.size) == ("b", 3)
