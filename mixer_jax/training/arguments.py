@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import one_line
 from mixer_jax.training import config as config_lib
 
 _CONFIG = "config"  # the flag's name
@@ -31,8 +32,33 @@ _WRONG = (
     TypeError,
     ValueError,
 )
-# absl's message about a missing required flag.
-_MISSING = re.compile(r"flag --([\w-]+)=None: ")
+# What absl and ml_collections say of a mistake, and what we say.
+_SENTENCES = tuple(
+    (re.compile(pattern, re.DOTALL), sentence)
+    for pattern, sentence in (
+        (r"flag --([\w-]+)=None: .*", r"--\1 is required."),
+        (r"flag (--.*): invalid literal for int.*", r"\1 is no whole number."),
+        (r"flag (--.*): could not convert string to .*", r"\1 is no number."),
+        (r"flag (--.*): \('Non-boolean .*", r"\1 is neither true nor false."),
+        (
+            r"flag (--.*): Error while parsing string: .* as tuple.*",
+            r"\1 is no list; quote its words, as in ('a', 'b').",
+        ),
+        (
+            r"flag (--.*): \S+ is not integer >= (\d+)",
+            r"\1 is too small; it must be \2 or more.",
+        ),
+        (
+            r"Unknown command line flag '(.*)'. Did you mean: (.*?),? \?",
+            r"There is no flag --\1; did you mean --\2?",
+        ),
+        (r"Unknown command line flag '(.*)'", r"There is no flag --\1."),
+        (
+            r"ERROR:: Unable to open flagfile: .*\] (.*): '(.*)'",
+            r"--flagfile=\2 cannot be read: \1.",
+        ),
+    )
+)
 
 
 def parse(
@@ -58,13 +84,20 @@ def parse(
     except UserError:
         raise
     except _WRONG as error:
-        missing = _MISSING.match(str(error))
-        message = f"--{missing[1]} is required." if missing else str(error)
-        raise UserError(message) from error
+        raise UserError(_sentence(str(error))) from error
     for name, flag in values.flag_values_dict().items():
-        if flag == "" and values[name].default is None:
+        is_key = name.startswith(f"{_CONFIG}.")
+        if flag == "" and values[name].present and not is_key:
             raise UserError(f"--{name} is empty; give it a value.")
     return left
+
+
+def _sentence(message: str) -> str:
+    """Returns a library's message about a flag in our words."""
+    for pattern, sentence in _SENTENCES:
+        if found := pattern.fullmatch(message):
+            return one_line(found.expand(sentence))
+    return one_line(message)
 
 
 def load_config(text: str) -> ConfigDict:
@@ -177,7 +210,8 @@ def _walk(
       positional argument.
 
     Raises:
-      UserError: if a flag's value is missing.
+      UserError: if a flag's value is missing; what begins with `--` is another
+        flag.
     """
     given = iter(given)
     for argument in given:
@@ -191,10 +225,15 @@ def _walk(
             yield name, value
         elif is_switch(name):
             yield name, None
-        elif (value := next(given, None)) is not None:
-            yield name, value
-        else:
+        elif (value := next(given, None)) is None:
             raise UserError(f"--{name} needs a value.")
+        elif value.startswith("--"):
+            raise UserError(
+                f"--{name} needs a value; if that is {value}, write "
+                f"--{name}={value}"
+            )
+        else:
+            yield name, value
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:

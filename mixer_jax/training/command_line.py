@@ -61,6 +61,9 @@ def _fail(message: str) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
+        for one in argv[1:]:
+            if "\n" in one:  # Messages would show it as lines of their own.
+                raise UserError(f"The argument {one!r} has a line break.")
         return arguments.parse(argv)
     except UserError as error:
         return _fail(str(error))

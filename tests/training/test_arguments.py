@@ -37,6 +37,7 @@ def parse(*given):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("host", "", "", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "", flag_values=values)
     left = arguments.parse(["main", *given], values)
     return values, left[1:]
@@ -84,6 +85,7 @@ def test_every_file_name_is_found(folder, name, argument):
 @hypothesis.settings(deadline=None, max_examples=50)
 def test_every_value_is_taken_whole(file, value, split):
     given = []
+    split = split and not value.startswith("--")
     for name in ("--workdir", "--config.data.table"):
         given += [name, value] if split else [f"{name}={value}"]
     values, left = parse(f"--config={file}", *given, "--config.steps=5")
@@ -147,8 +149,26 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config="], "--config is empty"),
         (["--config=FILE", "--workdir="], "--workdir is empty"),
         (["--config=FILE", "--workdir"], "--workdir needs a value"),
-        (["--config=FILE", "--config.steps=abc"], "--config.steps=abc"),
-        (["--config=FILE", "--config.steps="], "--config.steps="),
+        (["--config=FILE", "--workdir", "--dry-run"], "--workdir needs a val"),
+        (["--config=FILE", "--workdir", "--"], "write --workdir=--"),
+        (["--config=FILE", "--config.name", "--workdir=a"], "needs a value"),
+        (
+            ["--config=FILE", "--config.steps=abc"],
+            "--config.steps=abc is no whole number.",
+        ),
+        (
+            ["--config=FILE", "--config.steps="],
+            "--config.steps= is no whole number.",
+        ),
+        (["--config=FILE", "--config.sharding=(1,2"], "(1,2 is no list; quote"),
+        (
+            ["--config=FILE", "--config.optimizer.learning_rate=a\nb"],
+            r"learning_rate=a\nb is no number.",
+        ),
+        (["--config=FILE", "--dry-run=maybe"], "is neither true nor false."),
+        (["--config=FILE", "--host="], "--host is empty"),
+        (["--config=FILE", "--work=x"], "no flag --work; did you mean --work"),
+        (["--config=FILE", "--frob=x"], "There is no flag --frob."),
         (["--config=FILE", "--config.steps"], "--config.steps needs a value"),
         (["--config=FILE", "--config.data=5"], "section of the config"),
         (["--config=FILE", "--config.data", "5"], "section of the config"),
@@ -163,7 +183,7 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config=FILE", "--config.data.cached=maybe"], "data.cached"),
         (["--config=FILE", "--nodry-run=1"], "nodry-run"),
         (["--config=FILE", "--dry_rum"], "dry_rum"),
-        (["--config=FILE", "--flagfile=nowhere"], "nowhere"),
+        (["--config=FILE", "--flagfile=nowhere"], "nowhere cannot be read: No"),
         (["--config=FOLDER"], "is a folder"),
         (["--config=FILE.not:x"], "no config file"),
         (["--config=a\0b"], "no config file"),

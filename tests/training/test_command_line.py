@@ -57,3 +57,15 @@ def test_a_file_of_flags_that_is_missing_is_a_sentence(command):
     assert ended.returncode == 2
     assert "nowhere" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_path_of_several_lines_is_refused():
+    ended = subprocess.run(
+        [sys.executable, "-m", "mixer_jax.main", "--workdir=a\nWrote b"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    said = r"error: The argument '--workdir=a\nWrote b' has a line break."
+    assert ended.stderr == f"{said}\n"
