@@ -17,7 +17,7 @@ from mixer_jax.categories import encoding, identities, log, quality, tables
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data import images, table
-from mixer_jax.models import features
+from mixer_jax.models import factory, features
 from mixer_jax.runtime import (
     command,
     files,
@@ -55,6 +55,8 @@ def _run(given: argparse.Namespace) -> None:
 def _categorize(given: argparse.Namespace) -> None:
     out, size, text = Path(given.out), given.size, given.text_encoder
     chosen = from_flags(given)
+    factory.check_frozen("image_encoder", given.image_encoder)
+    factory.check_frozen("text_encoder", text)
     before = identities.read_previous(given.previous)
     clicks = log.read_folder(given.log)
     inside = tables.relative_to(tables.catalogue(clicks), out)

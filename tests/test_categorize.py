@@ -175,3 +175,12 @@ def test_a_second_run_in_its_folder_is_refused(run, capsys):
     assert code == 2
     assert "Another run is using" in capsys.readouterr().err
     assert not calls
+
+
+@pytest.mark.parametrize("option", ["--image-encoder", "--text-encoder"])
+def test_an_unknown_encoder_is_refused_before_the_images_are_read(
+    option, tmp_path, capsys
+):
+    given = [f"--log={tmp_path}", f"--out={tmp_path / 'out'}"]
+    assert categorize.main([*given, f"{option}=resnet50"]) == 2
+    assert "encoder named 'resnet50'; known: " in capsys.readouterr().err

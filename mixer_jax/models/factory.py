@@ -59,12 +59,13 @@ _MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
 
 
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Returns `table[name]`, or raises a UserError with the near names."""
+    """Returns `table[name]`; raises a UserError with all names, near first."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, cutoff=0.3) or table
+    near = difflib.get_close_matches(name, table, len(table) or 1, cutoff=0.3)
+    known = dict.fromkeys([*near, *table])
     raise UserError(
-        f"There is no {what} named {name!r}; known: {', '.join(near)}."
+        f"There is no {what} named {name!r}; known: {', '.join(known)}."
     )
 
 
@@ -199,6 +200,19 @@ def _pretrained_parts(config: ConfigDict) -> dict[str, str]:
     }
 
 
+def check_pretrained(config: ConfigDict) -> None:
+    """Checks that there are the weights that `config.model` starts from.
+
+    Raises:
+      UserError: if weights are unknown or missing.
+    """
+    for name in _pretrained_parts(config).values():
+        if originals.is_original(name):
+            originals.find(name)
+        elif name:
+            pretrained.find(name)
+
+
 def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
     """Returns the variables with the encoders' pretrained weights put in.
 
@@ -228,8 +242,19 @@ def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
     return variables
 
 
+def check_frozen(part: str, name: str) -> None:
+    """Checks that an encoder comes with weights.
+
+    Raises:
+      UserError: if it does not.
+    """
+    known = {key: key for key in ENCODERS[part] if key in pretrained.SOURCES}
+    choose(known, name, part.replace("_", " "))
+
+
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
     """Returns the frozen encoder and its variables with loaded weights."""
+    check_frozen("image_encoder", name)
     model = make_encoder("image_encoder", name, batch_norm="frozen")
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -238,6 +263,7 @@ def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
     """Returns the frozen encoder and its variables with loaded weights."""
+    check_frozen("text_encoder", name)
     model = make_encoder("text_encoder", name)
     tokens = jnp.zeros((1, 8), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)

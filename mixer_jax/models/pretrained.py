@@ -54,6 +54,30 @@ def package_file(package: str, name: str) -> Path:
     return path
 
 
+def find(name: str) -> tuple[Path, KeyMap]:
+    """Returns the file of pretrained weights, and what its arrays are called.
+
+    Args:
+      name: see `load`.
+
+    Raises:
+      UserError: if the name is unknown or the file is missing.
+    """
+    if name in SOURCES:
+        source = SOURCES[name]
+        return package_file(source.package, source.file), source.keys
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise UserError(f"The weights file {name} does not exist.")
+        return Path(name), bert.KEYS
+    near = difflib.get_close_matches(name, SOURCES, cutoff=0.3)
+    raise UserError(
+        f"There are no pretrained weights named {name!r}; known: "
+        f"{', '.join(dict.fromkeys([*near, *SOURCES]))}, a .safetensors file, "
+        "a folder, or OWNER/NAME on the Hugging Face hub."
+    )
+
+
 def load(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an encoder's variables with pretrained values.
 
@@ -70,16 +94,5 @@ def load(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
       UserError: if the name is unknown, the file is missing, or any array
         does not fit; all misfits are listed at once.
     """
-    if name in SOURCES:
-        source = SOURCES[name]
-        path, keys = package_file(source.package, source.file), source.keys
-    elif name.endswith(".safetensors"):
-        path, keys = Path(name), bert.KEYS
-    else:
-        near = difflib.get_close_matches(name, SOURCES, cutoff=0.3)
-        raise UserError(
-            f"There are no pretrained weights named {name!r}; known: "
-            f"{', '.join(near or SOURCES)}, a .safetensors file, a folder, or "
-            "OWNER/NAME on the Hugging Face hub."
-        )
+    path, keys = find(name)
     return keys.load(originals.read_file(path), variables, repr(name))

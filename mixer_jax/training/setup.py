@@ -73,6 +73,8 @@ def make(
     config_lib.check_values(config, mesh.size)
     workdir_lib.check_config(workdir, config, prefix)
     origins.check_names(workdir, config)
+    if not config.init_from and workdir_lib.latest_step(workdir) is None:
+        factory.check_pretrained(config.model)
     data = inputs.load(config.data, workdir)
     workdir_lib.check_categories(workdir, data.category_ids, prefix)
     origins.check_data(workdir, data, prefix)

@@ -72,7 +72,8 @@ def test_pretrained_weights_replace_the_encoders(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("image.name", "resnet5", "no image encoder.*known: resnet50"),
+        ("image.name", "resnet5", "no image encoder.*known: resnet50.*vit"),
+        ("text.name", "xy", "no text encoder.*known: .*minilm"),
         ("text.name", "bert", "no text encoder.*known: bert-base"),
         ("fusion", "concept", "no fusion.*concept_attention"),
         ("memory_norm", "dbl", "no memory_norm.*double"),

@@ -57,3 +57,6 @@ def test_unknown_encoders_are_named():
         features.text_features("minilm2", ["a"], 8)
     with pytest.raises(UserError, match="known: efficientnet-lite"):
         features.image_features("efficientnet", [], 64)
+    for name in ("resnet50", "minilm", "x", "vit {}"):
+        with pytest.raises(UserError, match=r"known: efficientnet-lite0\.$"):
+            features.image_features(name, [], 64)

@@ -65,3 +65,20 @@ def test_what_cannot_work_is_said(toy, tiny_config, tmp_path, changes, said):
     tiny_config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         make(tiny_config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nonono", "known: efficientnet-lite0, minilm"),
+        ("weights.safetensors", "weights.safetensors does not exist"),
+    ],
+)
+def test_weights_that_are_missing_are_refused_before_the_data(
+    toy, tiny_config, tmp_path, monkeypatch, name, said
+):
+    monkeypatch.setattr(setup.inputs, "load", None)
+    tiny_config.model.text.pretrained = name
+    with pytest.raises(UserError, match=said):
+        make(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
