@@ -85,11 +85,7 @@ def build_table(
     if package is None:
         source = f"`npm pack {icon_packages.ICONIFY}`, from Iconify."
         package = icon_packages.fetch(icon_packages.ICONIFY, packages)
-    elif not os.path.exists(package):
-        raise UserError(
-            f"There is no package {package}; --package names a tarball or its "
-            "folder, and npm fetches one if it is left out."
-        )
+    next(icon_packages.read_sets(package))  # before anything more is fetched
     words = icon_packages.read_tags(packages) if tags else {}
     icons, infos, left_out = _catalogue(package, words, permissive)
     icons = _catalogued(icons, left_out)

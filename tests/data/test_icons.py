@@ -298,3 +298,15 @@ def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
     assert icons.main(command) == 2
     assert "damaged" in capsys.readouterr().err
     assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
+
+
+def test_a_package_that_is_none_is_refused_before_tags_are_fetched(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(icon_packages, "fetch", None)
+    (tmp_path / "file").write_text("no package")
+    for name in ("nowhere", "file", ""):
+        out = f"--out={tmp_path / 'out'}"
+        assert icons.main([out, f"--package={tmp_path / name}"]) == 2
+        assert str(tmp_path / name) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
