@@ -255,12 +255,28 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
         raise UserError(f"The config has no key {key!r}. {hint}")
 
 
-def check_values(config: ConfigDict, num_devices: int) -> None:
+def check_values(
+    config: ConfigDict, num_devices: int, prefix: str = "config"
+) -> None:
     """Checks what one stage's config can be checked for without its data.
+
+    Args:
+      config: of the stage.
+      num_devices: that the batch is split over.
+      prefix: of the stage's flags, "config" or "config.STAGE".
 
     Raises:
       UserError: that names the key, its value and what would work.
     """
+    try:
+        _check_values(config, num_devices, prefix)
+    except UserError as error:
+        if prefix == "config":
+            raise
+        raise UserError(f"Stage {config.name}: {error}") from error
+
+
+def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
     choices = {
         "precision": ("float32", "bfloat16"),
         "model.memory_norm": ("double", "slots"),
@@ -298,7 +314,7 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
             f"data.max_skipped is {flat['data.max_skipped']}; it is a share, "
             "from 0 to 1."
         )
-    _check_pairs(flat)
+    _check_pairs(flat, prefix)
     for key in ("data.threads", "data.workers"):
         if flat[key] < 0:
             raise UserError(f"{key} is {flat[key]}; it must be 0 or more.")
@@ -324,7 +340,7 @@ def check_values(config: ConfigDict, num_devices: int) -> None:
     sampling_lib.check(sampling(config.data), config.batch_size)
 
 
-def _check_pairs(flat: Mapping[str, Any]) -> None:
+def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
     """Checks the keys whose values are tuples of (name, value) pairs."""
     for key, kinds, example in (
         ("sharding", str, "(('text_encoder', 'fsdp'),)"),
@@ -340,7 +356,7 @@ def _check_pairs(flat: Mapping[str, Any]) -> None:
             ):
                 raise UserError(
                     f"{key} has {pair!r}, which is not a pair; write the "
-                    f'pairs as --config.{key}="{example}".'
+                    f'pairs as --{prefix}.{key}="{example}".'
                 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
 from mixer_jax.models import factory
 from mixer_jax.runtime import terminal
@@ -61,8 +62,23 @@ def run(
     Raises:
       UserError: see `loop.train`.
     """
+    mesh = mesh or mesh_lib.make_mesh()
+    check_values(config, workdir, mesh)
     for stage, folder in stages(config, workdir):
         loop.train(stage, folder, mesh, console, prefix(config, stage))
+
+
+def check_values(
+    config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh
+) -> None:
+    """Checks the values of every stage that is left, before any is trained.
+
+    Raises:
+      UserError: see `config.check_values`.
+    """
+    for stage, folder in stages(config, workdir):
+        if workdir_lib.latest_step(folder) != stage.steps:
+            config_lib.check_values(stage, mesh.size, prefix(config, stage))
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:

@@ -48,6 +48,7 @@ def show(
         console.width = max(console.width, 160)
     paths.check(paths.make(workdir))
     in_curriculum = "curriculum" in config
+    curriculum.check_values(config, workdir, mesh)
     for stage, folder in curriculum.stages(config, workdir):
         start = stage.init_from or "random or pretrained weights"
         try:

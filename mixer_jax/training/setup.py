@@ -70,7 +70,7 @@ def make(
     Raises:
       UserError: if any of these is wrong, before any compute.
     """
-    config_lib.check_values(config, mesh.size)
+    config_lib.check_values(config, mesh.size, prefix)
     workdir_lib.check_config(workdir, config, prefix)
     origins.check_names(workdir, config)
     if not config.init_from and workdir_lib.latest_step(workdir) is None:

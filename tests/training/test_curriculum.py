@@ -3,11 +3,13 @@
 import io
 
 import jax
+import pytest
 import rich.console
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
-from mixer_jax.training import curriculum
+from mixer_jax.training import curriculum, plan
 from mixer_jax.training import workdir as workdir_lib
 
 
@@ -56,3 +58,26 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
     assert "finished before" not in said.getvalue()
     curriculum.run(config, tmp_path, mesh, console)
     assert said.getvalue().count("finished before") == 2
+
+
+@pytest.mark.parametrize("command", [curriculum.run, plan.show])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("head.name", "foo", "Stage stage2: head.name is 'foo'"),
+        ("sharding", ("x",), "as --config.stage2.sharding="),
+    ],
+)
+def test_a_later_stage_is_checked_before_the_first_is_trained(
+    toy, tiny_config, tmp_path, monkeypatch, command, key, value, said
+):
+    monkeypatch.setattr(curriculum.loop, "train", None)
+    monkeypatch.setattr(plan.setup, "make", None)
+    config = config_lib.curriculum(
+        stage1=tiny_config, stage2=tiny_config.copy_and_resolve_references()
+    )
+    config.stage2.update_from_flattened_dict({key: value})
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    with pytest.raises(UserError) as caught:
+        command(config, tmp_path / "run", mesh)
+    assert said in str(caught.value)
