@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--truth", help="sample table of true categories, for the figures")
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
-    add("--size", type=int, default=128, help="pixels that images are read at")
+    add(
+        "--size",
+        type=numbers.whole(8, 4096),
+        default=128,
+        help="pixels that images are read at",
+    )
     add("--max-skipped", type=numbers.share, default=0.01, help="of images")
     add("--previous", help="found.csv of the last log, whose IDs are kept")
     add_flags(parser)

@@ -59,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--queries", default="", help="default: the table in --out")
     add("--items", default="", help="default: the table in --out")
     add("--parts", default="", help="folder of the workers' parts, removed")
-    add("--longest-session", type=int, help="longer ones are left out")
+    add(
+        "--longest-session",
+        type=numbers.whole(1),
+        help="longer ones are left out",
+    )
     add(
         "--max-skipped",
         type=numbers.share,

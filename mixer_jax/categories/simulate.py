@@ -372,9 +372,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the log's folder")
     add("--part", help="part of the splits; 'forward' if any")
-    add("--seed", type=int, default=0)
+    add("--seed", type=numbers.whole(0), default=0)
     add("--searches", type=numbers.number(0), default=Simulation.searches)
-    add("--clicks", type=int, default=0, help="how many; then no --searches")
+    add(
+        "--clicks",
+        type=numbers.whole(0),
+        default=0,
+        help="how many; then no --searches",
+    )
     add("--wrong", type=numbers.share, help="share of wrong clicks")
     given = parser.parse_args(arguments)
     settings = Simulation(

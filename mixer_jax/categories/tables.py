@@ -130,11 +130,13 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         os.path.relpath(os.path.normpath(image), folder) if image else ""
         for image in frame["image"]
     ]
+    there = [os.path.abspath(image) for image in frame["image"] if image]
     outside = [path for path in inside if path.startswith(os.pardir)]
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
             f"{folder}, and a sample table names only images inside its own "
-            "folder; choose an output folder that holds the images."
+            "folder; write into one that holds the images, as with "
+            f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
     return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])

@@ -27,6 +27,7 @@ from mixer_jax.errors import UserError
 from mixer_jax.runtime import (
     command,
     files,
+    numbers,
     parsing,
     progress,
     terminal,
@@ -175,8 +176,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes medium.csv, large.csv and their images into a folder."""
     parser = parsing.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder")
-    parser.add_argument("--size", type=int, default=128, help="pixels")
-    parser.add_argument("--limit", type=int, help="only so many categories")
+    parser.add_argument(
+        "--size", type=numbers.whole(1, 4096), default=128, help="pixels"
+    )
+    parser.add_argument(
+        "--limit", type=numbers.whole(1), help="only so many categories"
+    )
     options = parser.parse_args(arguments)
     return command.run(lambda: _write(options))
 

@@ -67,3 +67,28 @@ def test_the_ends_of_a_range_belong_to_it():
     assert numbers.number(0)("1e3") == 1000
     with pytest.raises(argparse.ArgumentTypeError, match="number of 1 or more"):
         numbers.whole(1)("0")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("mixer_jax.categories.simulate", ["--table=t", "--seed=-3"]),
+        ("mixer_jax.categories.simulate", ["--table=t", "--clicks=-3"]),
+        (
+            "mixer_jax.categories.aggregate",
+            ["--events=e", "--longest-session=0"],
+        ),
+        ("mixer_jax.categorize", ["--log=l", "--size=0"]),
+        ("mixer_jax.categorize", ["--log=l", "--size=99999"]),
+        ("mixer_jax.data.emoji", ["--size=9999999"]),
+        ("mixer_jax.data.emoji", ["--limit=-1"]),
+    ],
+)
+def test_counts_out_of_range_are_refused_before_the_work(
+    command, arguments, capsys, tmp_path
+):
+    main = importlib.import_module(command).main
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, f"--out={tmp_path}"])
+    assert stopped.value.code == 2
+    assert "is not a whole number" in capsys.readouterr().err
