@@ -16,6 +16,7 @@ OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
 # Modules whose messages only these commands reach, though more import them.
 REACHED = {
     "categories.settings": {"categorize"},
+    "categories.tables": {"categorize"},
     "processes": {"main", "categories.aggregate"},
     "retrieval.index": {"serve"},
     "training.checkpoints": {"main"},
