@@ -125,6 +125,25 @@ def _numbers(
     return known
 
 
+def check_others(rows: pd.DataFrame) -> None:
+    """Refuses categories of another table that are named like found ones.
+
+    Raises:
+      UserError: names the first row; found categories would be mixed with it.
+    """
+    alike = rows["category_id"].str.fullmatch(_ID.pattern).to_numpy(bool)
+    if alike.any():
+        at = int(np.argmax(alike))
+        path = rows.attrs.get("table", "")
+        (where,) = tables.name_records(path, [int(rows.index[at])])
+        raise UserError(
+            f"{where}, column category_id: the test category "
+            f"{quoted(rows['category_id'].iloc[at])} is named like the "
+            "categories that are found, and would be mixed with one of them; "
+            "give it another name."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Changes:
     """What became of the categories since.

@@ -130,7 +130,7 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         os.path.relpath(os.path.normpath(image), folder) if image else ""
         for image in frame["image"]
     ]
-    outside = [path for path in inside if path.startswith(os.pardir)]
+    outside = [path for path in inside if path.split(os.sep)[0] == os.pardir]
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
