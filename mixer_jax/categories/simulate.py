@@ -27,7 +27,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from mixer_jax.categories.calibrate import calibrate
 from mixer_jax.categories.graph import normalize
-from mixer_jax.categories.log import read_columns
+from mixer_jax.categories.log import read_samples
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command, files, numbers, tables, terminal
@@ -292,9 +292,7 @@ def write_log(
       UserError: if the table cannot be read or has no such rows.
     """
     table, out = Path(table), Path(out)
-    frame = read_columns(
-        table, ("sample_id", "role", "image", "text", "category_id", "split")
-    )
+    frame = read_samples(table)
     if part is None:
         part = "forward" if frame["split"].str.contains("/").any() else ""
     if part:
@@ -368,13 +366,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.categories.simulate",
         description="Simulates a click log from a table's true categories.",
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, numbers.whole(0)
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the log's folder")
     add("--part", help="part of the splits; 'forward' if any")
-    add("--seed", type=int, default=0)
+    add("--seed", type=count, default=0)
     add("--searches", type=numbers.number(0), default=Simulation.searches)
-    add("--clicks", type=int, default=0, help="how many; then no --searches")
+    add("--clicks", type=count, default=0, help="how many, not --searches")
     add("--wrong", type=numbers.share, help="share of wrong clicks")
     given = parser.parse_args(arguments)
     settings = Simulation(
