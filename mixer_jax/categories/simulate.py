@@ -22,9 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from sklearn.feature_extraction.text import HashingVectorizer
 
+from mixer_jax.categories.appearance import appearance
 from mixer_jax.categories.calibrate import calibrate
 from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_samples
@@ -244,31 +243,6 @@ def _zipf(count: int, skew: float, rng: np.random.Generator) -> np.ndarray:
     """Zipf weights `[count]` of mean 1, in random order."""
     weights = np.arange(1, count + 1, dtype=np.float64) ** -skew
     return rng.permutation(weights) * count / weights.sum()
-
-
-def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
-    """What a simulated user sees at a glance: a thumbnail and words.
-
-    It is kept apart from the encoders whose features find the categories, so
-    that the clicks do not favour them.
-
-    Returns:
-      Features `[N, 768 + 512]` float32: a centred 16x16 RGB thumbnail and
-      hashed words, each of unit length.
-    """
-    thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
-    for row, path in enumerate(images):
-        with Image.open(path) as image:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            white.alpha_composite(image)
-            small = white.convert("RGB").resize((16, 16), Image.Resampling.BOX)
-        thumbnails[row] = np.asarray(small, np.float32).reshape(-1)
-    thumbnails -= thumbnails.mean(0, keepdims=True)
-    words = HashingVectorizer(n_features=512).transform(texts).toarray()
-    return np.concatenate(
-        [normalize(thumbnails), words.astype(np.float32)], axis=1
-    )
 
 
 def write_log(
