@@ -251,7 +251,7 @@ def _json(path, file, group, columns, optional):
             continue
         try:
             cells = json.loads(row)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield line, "it is no JSON object on one line"
             continue
         if not isinstance(cells, dict):

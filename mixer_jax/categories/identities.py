@@ -84,6 +84,7 @@ def read_previous(path: str | Path | None) -> Previous:
             AttributeError,
             LookupError,
             OverflowError,
+            RecursionError,
             TypeError,
             ValueError,
         ) as error:

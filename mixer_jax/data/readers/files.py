@@ -13,10 +13,13 @@ from typing import Any
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import csv_files
-from mixer_jax.runtime.text import listing
+from mixer_jax.runtime.text import listing, quoted
 
 _CHUNK = 1 << 20  # characters of JSON that are read at once
 _BETWEEN = re.compile(r"[\s,]*")
+# What Python's parser raises: also of numbers of thousands of digits, and of
+# objects in too many others.
+_NO_JSON = (ValueError, RecursionError)
 
 
 def require(one: Format, root: Path, *names: str) -> list[Path]:
@@ -141,8 +144,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: no JSON: {error.msg}.") from error
+        except _NO_JSON as error:
+            raise UserError(f"{where}: no JSON: {_reason(error)}.") from error
         if not isinstance(item, dict):
             raise UserError(f"{where}: a JSON object is expected.")
         yield where, item
@@ -178,12 +181,13 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}, {key} {number + 1}"
             try:
                 item, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
+            except _NO_JSON as error:
                 # Perhaps only its beginning has been read.
-                more = file.read(max(_CHUNK, len(text) - at))
+                torn = isinstance(error, json.JSONDecodeError)
+                more = torn and file.read(max(_CHUNK, len(text) - at))
                 if not more:
                     raise UserError(
-                        f"{where}: no JSON: {error.msg}."
+                        f"{where}: no JSON: {_reason(error)}."
                     ) from error
                 text, at = text[at:] + more, 0
                 continue
@@ -193,6 +197,24 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, item
 
 
+def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns `(where, object)` for a file of one list, read at once."""
+    with opened(path) as file:
+        try:
+            items = json.load(file)
+        except _NO_JSON as error:
+            if isinstance(error, UnicodeDecodeError):
+                raise
+            raise UserError(f"{path} is no JSON: {_reason(error)}.") from error
+    if not isinstance(items, list):
+        raise UserError(f"{path} is not a list of items.")
+    found = [(f"{path}, item {n}", one) for n, one in enumerate(items, start=1)]
+    for where, item in found:
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: a JSON object is expected.")
+    return found
+
+
 def cell(item: dict[str, Any], key: str, where: str) -> str:
     """Returns a value that must be there, as a string.
 
@@ -200,6 +222,31 @@ def cell(item: dict[str, Any], key: str, where: str) -> str:
       UserError: if it is missing, empty or no string and no number.
     """
     value = item.get(key)
-    if isinstance(value, str | int) and str(value).strip():
-        return str(value).strip()
-    raise UserError(f"{where}, column {key}: a value is needed.")
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(
+        f"{where}, column {key}: a value is needed, of letters or digits, not "
+        f"{quoted(value)}."
+    )
+
+
+def values(item: dict[str, Any], key: str, where: str) -> list[Any]:
+    """Returns a list that may be missing.
+
+    Raises:
+      UserError: if there is something else in its place.
+    """
+    value = item.get(key)
+    if value is None or isinstance(value, list):
+        return value or []
+    raise UserError(
+        f"{where}, column {key}: a list is expected, not {quoted(value)}."
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "too many brackets inside each other"
+    return getattr(error, "msg", str(error))

@@ -136,7 +136,7 @@ def _prepared(root: Path) -> list[Path]:
 
 def _version(path: Path) -> tuple[int, ...]:
     numbers = path.name.split(".")
-    return tuple(int(one) if one.isdigit() else -1 for one in numbers)
+    return tuple(int(one) if one.isdecimal() else -1 for one in numbers)
 
 
 def _string(features: Any, name: str, example: dict[str, Any]) -> str:

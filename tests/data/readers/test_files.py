@@ -122,3 +122,23 @@ def test_a_cell_is_a_string_or_a_number():
     for wrong in ({}, {"a": ""}, {"a": None}, {"a": []}):
         with pytest.raises(UserError, match="here, column a: a value"):
             files.cell(wrong, "a", "here")
+
+
+@pytest.mark.parametrize("torn", ["[" * 100_000, "9" * 5000])
+def test_json_that_python_cannot_hold_is_named(tmp_path, torn):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"images": {torn}}}')
+    with pytest.raises(UserError, match="line 1: no JSON"):
+        list(files.json_lines(path))
+    path.write_text(f'{{"images": [{{"a": {torn}}}]}}')
+    with pytest.raises(UserError, match="images 1: no JSON"):
+        list(files.json_items(path, "images"))
+    path.write_text(f"[{torn}]")
+    with pytest.raises(UserError, match="is no JSON"):
+        files.json_list(path)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, float("nan"), ["a"], {}])
+def test_a_cell_of_another_type_is_named(value):
+    with pytest.raises(UserError, match=r"a\.json, column id: a value is nee"):
+        files.cell({"id": value}, "id", "a.json")
