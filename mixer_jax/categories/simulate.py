@@ -293,7 +293,8 @@ def write_log(
         ),
     )
     files.make_folder(out)
-    step = os.path.relpath(folder, out)
+    # Without links, as `..` of a linked folder leads elsewhere.
+    step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),
         (items, "items", "item_id", ["image", "text"]),
@@ -316,7 +317,7 @@ def write_log(
     tables.write(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
-        "table": os.path.relpath(table, out),
+        "table": Path(step, table.name).as_posix(),
         "part": part,
         **dataclasses.asdict(settings),
         # In place of how many were wanted: how many there are.

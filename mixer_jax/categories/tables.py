@@ -125,12 +125,8 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
       UserError: if an image lies outside of it, where no table can name it.
     """
     folder = Path(folder).resolve()
-    # Links are kept as they are: only the path counts, not where it leads.
-    inside = [
-        os.path.relpath(os.path.normpath(image), folder) if image else ""
-        for image in frame["image"]
-    ]
-    outside = [path for path in inside if path.split(os.sep)[0] == os.pardir]
+    inside = [_way(image, folder) if image else "" for image in frame["image"]]
+    outside = [path for path in inside if _leaves(path)]
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
@@ -138,3 +134,17 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             "folder; choose an output folder that holds the images."
         )
     return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])
+
+
+def _way(image: str, folder: Path) -> str:
+    # Links are kept as they are: only the path counts, not where it leads; but
+    # the path may lead to the folder by another name.
+    way = os.path.relpath(os.path.normpath(image), folder)
+    if _leaves(way):
+        real = os.path.relpath(os.path.realpath(image), folder)
+        way = way if _leaves(real) else real
+    return way
+
+
+def _leaves(way: str) -> bool:
+    return way.split(os.sep)[0] == os.pardir

@@ -178,3 +178,13 @@ def test_negative_numbers_are_refused(table, tmp_path, option):
     with pytest.raises(SystemExit) as raised:
         simulate.main([f"--table={table}", f"--out={tmp_path / 'log'}", option])
     assert raised.value.code == 2
+
+
+def test_a_log_may_be_written_through_a_link(table, tmp_path):
+    (tmp_path / "disk" / "far" / "log").mkdir(parents=True)
+    out = tmp_path / "log"
+    out.symlink_to(tmp_path / "disk" / "far" / "log")
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
+    read = log.read_folder(out)
+    for rows in (read.queries, read.items):
+        assert all(Path(image).is_file() for image in rows["image"])

@@ -82,8 +82,12 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             "or another --out."
         )
     files.check(out, "The table")
-    # Links are kept as they are: only the path counts, not where it leads.
+    # Links are kept as they are: only the path counts, not where it leads. But
+    # `..` of a link leads elsewhere than the path says.
     way = Path(os.path.relpath(home, out.parent))
+    if os.path.realpath(out.parent / way) != os.path.realpath(home):
+        resolved = map(os.path.realpath, (home, out.parent))
+        way = Path(os.path.relpath(*resolved))
     if ".." in way.parts:
         raise UserError(
             f"A table names only images inside its own folder, and {home} is "

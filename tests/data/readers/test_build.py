@@ -186,3 +186,15 @@ def test_the_way_from_the_table_to_the_images(tmp_path):
     none = pathlib.Path("none")
     with pytest.raises(UserError, match="no folder"):
         build.check_out(none, none, out, False)
+
+
+def test_the_way_from_above_a_linked_set_is_that_of_the_folder(tmp_path):
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
+    root = tmp_path / "link"
+    for out, way in (
+        (root / ".." / "t.csv", "set/"),
+        (tmp_path / "t.csv", "link/"),
+        (root / "t.csv", ""),
+    ):
+        assert build.check_out(root, root, out, False) == way
