@@ -59,6 +59,8 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
     Raises:
       UserError: if it cannot be read; also from within the block.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} cannot be read: it is not a regular file.")
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(

@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 
 import pytest
 
@@ -142,3 +143,10 @@ def test_json_that_python_cannot_hold_is_named(tmp_path, torn):
 def test_a_cell_of_another_type_is_named(value):
     with pytest.raises(UserError, match=r"a\.json, column id: a value is nee"):
         files.cell({"id": value}, "id", "a.json")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_is_refused_in_place_of_waiting_for_it(tmp_path, make):
+    make(tmp_path / "train.csv")
+    with pytest.raises(UserError, match="it is not a regular file"):
+        list(files.records(tmp_path / "train.csv", ("id",)))
