@@ -25,7 +25,7 @@ QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
 CLICKS = ("query_id", "item_id", "exposures", "clicks")
 _COUNTS = ("exposures", "clicks")
-_LARGEST = 2**53  # A larger float64 may have lost digits.
+_LARGEST = 2**53  # A float64 of that size may have lost digits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,11 +212,11 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is not a "
             "count; whole numbers of 0 or more are."
         )
-    if numbers.sum() > _LARGEST:
+    if numbers.sum() >= _LARGEST:
         at = int(np.argmax(numbers))
         raise UserError(
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is too "
-            "large a count; all of a column must not add up to more than "
+            "large a count; all of a column must add up to less than "
             f"{_LARGEST}."
         )
     return numbers.astype(np.int64)
