@@ -130,13 +130,16 @@ def build(
     if check_images:
         columns = _with_images(columns, home, left_out, console)
     if not columns.num_rows:
-        raise UserError(f"There is no sample in {home}.")
+        raise UserError(
+            f"There is no sample in {home}; left out: "
+            f"{left_out_text(left_out)}."
+        )
     columns = _split(columns)
     columns = _taught(columns, left_out)
     if not columns.num_rows:
         raise UserError(
             f"No category in {home} has two samples to train on, and none is "
-            "of the split test."
+            f"of the split test; left out: {left_out_text(left_out)}."
         )
     columns = _with_roles(columns)
     if prefix:

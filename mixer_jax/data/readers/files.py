@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.errors import UserError
@@ -62,18 +62,39 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be read: it is not a regular file.")
     try:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(
-                path, "rt", encoding="utf-8-sig", newline=""
-            ) as file:
-                yield file
-        else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                yield file
+        with (
+            _bytes(path) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
+            yield text
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+        raise _not_utf8(path) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _bytes(path: Path) -> BinaryIO:
+    packed = path.suffix.lower() == ".gz"
+    return gzip.open(path, "rb") if packed else open(path, "rb")
+
+
+def _not_utf8(path: Path) -> UserError:
+    with _bytes(path) as file:
+        kind = csv_files.find_kind(file.peek(4))
+        if kind:
+            return UserError(
+                f"{path} is not UTF-8 text but {kind}; save it again as UTF-8."
+            )
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return UserError(
+                    f"{path} is not UTF-8 text: line {number} has bytes of "
+                    f"another encoding ({error.reason}); save it again as "
+                    "UTF-8."
+                )
+    return UserError(f"{path} is not UTF-8 text; save it again as UTF-8.")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -198,3 +198,16 @@ def test_the_way_from_above_a_linked_set_is_that_of_the_folder(tmp_path):
         (root / "t.csv", ""),
     ):
         assert build.check_out(root, root, out, False) == way
+
+
+def test_what_was_left_out_is_said_where_no_sample_remains(tmp_path):
+    left_out = LeftOut({"without a class": 3})
+    with pytest.raises(UserError, match="left out: 3 without a class"):
+        build.build([], tmp_path, tmp_path / "t.csv", left_out)
+    lone = Row("s", "", "text", _train_category())
+    with pytest.raises(UserError, match=r"3 without .*, 1 of train that are"):
+        build.build([lone], tmp_path, tmp_path / "t.csv", left_out)
+
+
+def _train_category():
+    return next(name for name in "abcdefgh" if not is_test(name))

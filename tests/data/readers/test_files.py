@@ -150,3 +150,26 @@ def test_a_pipe_is_refused_in_place_of_waiting_for_it(tmp_path, make):
     make(tmp_path / "train.csv")
     with pytest.raises(UserError, match="it is not a regular file"):
         list(files.records(tmp_path / "train.csv", ("id",)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16", "not UTF-8 text but UTF-16 text; save it again as UTF-8"),
+        ("latin-1", "not UTF-8 text: line 3 has bytes of another encoding"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, suffix, encoding, said):
+    path = tmp_path / f"a.{suffix}"
+    content = "id\n1\né\n".encode(encoding)
+    path.write_bytes(gzip.compress(content) if "gz" in suffix else content)
+    with pytest.raises(UserError, match=said):
+        list(files.records(path, ("id",)))
+
+
+def test_a_packed_file_without_its_suffix_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(b"id\n1\n"))
+    with pytest.raises(UserError, match="but a gzip file"):
+        list(files.records(path, ("id",)))
