@@ -16,6 +16,7 @@ from pathlib import Path
 from mixer_jax.categories import encoding, identities, log, quality, tables
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.settings import add_flags, from_flags
+from mixer_jax.data import found as found_table
 from mixer_jax.data import images, table
 from mixer_jax.models import factory, features
 from mixer_jax.runtime import (
@@ -64,11 +65,13 @@ def _categorize(given: argparse.Namespace) -> None:
     factory.check_frozen("text_encoder", text)
     before = identities.read_previous(given.previous)
     clicks = log.read_folder(given.log)
-    inside = tables.relative_to(tables.catalogue(clicks), out)
-    kept, skipped = images.check_images(inside, out, given.max_skipped)
-    clicks = log.keep(clicks, set(kept["sample_id"]))
     truth = table.read_table(given.truth) if given.truth else None
-    kept = kept if truth is None else tables.with_truth(kept, truth)
+    samples = tables.relative_to(tables.catalogue(clicks), out)
+    if truth is not None:
+        samples = tables.with_truth(samples, truth)
+    found_table.check(samples, truth, out)
+    kept, skipped = images.check_images(samples, out, given.max_skipped)
+    clicks = log.keep(clicks, set(kept["sample_id"]))
     shown = encoding.encode(
         clicks,
         out / "features.npz",
@@ -79,11 +82,7 @@ def _categorize(given: argparse.Namespace) -> None:
     found = find_categories(shown, clicks.clicks, chosen)
     rows, left = tables.found_rows(kept, found.combined)
     rows, changes = identities.rename(rows, left, before)
-    if truth is None or truth["split"].str.contains("/").any():
-        rows = table.with_both_directions(rows)
-    if truth is not None:
-        test = table.select(truth, "test")
-        rows = tables.with_moved(rows, test, given.truth, out)
+    rows = found_table.with_test_rows(rows, truth, out)
     table.write_table(rows, out / "found.csv")
     write(left, out / "unassigned.csv")
     changes.write(out)

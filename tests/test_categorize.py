@@ -184,3 +184,71 @@ def test_an_unknown_encoder_is_refused_before_the_images_are_read(
     given = [f"--log={tmp_path}", f"--out={tmp_path / 'out'}"]
     assert categorize.main([*given, f"{option}=resnet50"]) == 2
     assert "encoder named 'resnet50'; known: " in capsys.readouterr().err
+
+
+def _train_only(frame):
+    splits = frame["split"].str.replace("test", "train")
+    return frame.assign(split=splits)
+
+
+def _image_outside(frame):
+    image = frame["image"].where(frame["sample_id"] != "q0", "../other/0.png")
+    return frame.assign(image=image)
+
+
+def _named_as_found(frame):
+    return frame.assign(category_id="found-00001")
+
+
+def _all_test(frame):
+    splits = frame["split"].str.replace("train", "test")
+    return frame.assign(split=splits)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (_train_only, "no sample of split 'test'"),
+        (_named_as_found, "line 2, column category_id: the test category"),
+        (_all_test, "none is left to train on"),
+        (_image_outside, "must be relative to the table's folder"),
+    ],
+)
+def test_a_truth_that_fits_no_table_is_refused_before_the_work(
+    run, capsys, monkeypatch, changed, said
+):
+    root, truth, _ = run
+    changed(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
+        truth, index=False
+    )
+    monkeypatch.delattr(categorize.images, "check_images")
+    arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
+    assert categorize.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "said"),
+    [
+        ("~1.png", "q1", "must be relative to the table's folder"),
+        ("..1.png", "q1", ""),
+        ("1.png", "reverse:q2", "an earlier row has the same ID 'reverse:q2'"),
+    ],
+)
+def test_samples_that_no_table_can_hold_are_refused_before_the_work(
+    run, capsys, monkeypatch, name, query, said
+):
+    root, _, _ = run
+    (root / "data" / "images" / "1.png").rename(root / name)
+    for file, old in (("queries", "q1,"), ("clicks", "q1,")):
+        path = root / "log" / f"{file}.csv"
+        text = path.read_text().replace(f"\n{old}", f"\n{query},")
+        text = text.replace("../data/images/1.png", f"../{name}")
+        path.write_text(text)
+    items = root / "log" / "items.csv"
+    changed = items.read_text().replace("../data/images/1.png", f"../{name}")
+    items.write_text(changed)
+    if said:
+        monkeypatch.delattr(categorize.images, "check_images")
+    code = categorize.main([f"--log={root}/log", f"--out={root}"])
+    assert (code, said in capsys.readouterr().err) == (2 if said else 0, True)

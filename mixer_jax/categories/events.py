@@ -17,7 +17,6 @@ import datetime
 import gzip
 import io
 import json
-import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -138,7 +137,19 @@ def parse(cells: Sequence[Any]) -> Event:
 
 
 def _session(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return _whole(text, "session")
+
+
+def _whole(text: str, column: str) -> str:
+    """Returns a text; JSON may hold half of a character, which no table may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{column} is {quoted(text)}, with half of a character"
+        ) from None
+    return text
 
 
 def identity(value: Any, column: str) -> str:
@@ -148,7 +159,7 @@ def identity(value: Any, column: str) -> str:
       ValueError: if it is empty, or neither a text nor a whole number.
     """
     if isinstance(value, str) and value:
-        return value
+        return _whole(value, column)
     if isinstance(value, bytes) and value:  # Spark may write text as bytes.
         return value.decode()
     # pandas turns integers into floats if some are missing.
@@ -184,9 +195,10 @@ def microseconds(value: Any) -> int:
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"time is {quoted('' if value is None else value)}")
-    if not math.isfinite(value) or not _FIRST <= value <= _LAST:
+    if not _FIRST <= value <= _LAST:  # nor if it is infinite, or no number
+        shown = f"{value:g}" if abs(value) < _EXACT else "too large"
         raise ValueError(
-            f"time is {value:g}; in seconds since 1970 that is not between "
+            f"time is {shown}; in seconds since 1970 that is not between "
             "1990 and 2100"
         )
     return round(value * 1_000_000)
@@ -251,7 +263,7 @@ def _json(path, file, group, columns, optional):
             continue
         try:
             cells = json.loads(row)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield line, "it is no JSON object on one line"
             continue
         if not isinstance(cells, dict):

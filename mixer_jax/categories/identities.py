@@ -17,10 +17,12 @@ import pandas as pd
 
 from mixer_jax.categories.log import read_columns
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, tables
+from mixer_jax.runtime.text import quoted
 
 LEDGER = "identities.json"  # stands beside the table whose IDs it is about
-_ID = re.compile(r"found-(\d+)")
+_ID = re.compile(r"found-([0-9]+)")
+_LARGEST = 10**18  # Numbers are int64, and there must be room above.
 
 
 def name(number: int) -> str:
@@ -50,7 +52,8 @@ def read_previous(path: str | Path | None) -> Previous:
       path: of the table; None if there were no categories before.
 
     Raises:
-      UserError: if it has no found categories or the ledger is damaged.
+      UserError: if it has no found categories, one of too large a number or
+        two of one sample, or if the ledger is damaged.
     """
     if path is None:
         return Previous()
@@ -64,10 +67,9 @@ def read_previous(path: str | Path | None) -> Previous:
             f"{path} has no category {name(0)} or the like; --previous is a "
             "found.csv that this command wrote."
         )
-    number = number[ours].astype(np.int64)
-    known = dict(zip(frame["sample_id"][ours], number.tolist(), strict=True))
+    known = _numbers(path, frame["sample_id"][ours], number[ours])
     remembered: dict[str, int] = {}
-    highest = int(number.max())
+    highest = max(known.values())
     ledger = path.parent / LEDGER
     if ledger.is_file():
         try:
@@ -76,13 +78,71 @@ def read_previous(path: str | Path | None) -> Previous:
             for sample, given in kept["remembered"].items():
                 if sample not in known:
                     remembered[sample] = int(_ID.fullmatch(given)[1])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if max(highest, max(remembered.values(), default=0)) > _LARGEST:
+                raise ValueError("too large a number")
+        except (
+            AttributeError,
+            LookupError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise UserError(
                 f"{ledger} is not the ledger that this command wrote beside "
                 f"{path.name}; restore it, or remove it, and IDs of categories "
                 "that have vanished may be given again."
             ) from error
     return Previous(known, remembered, highest)
+
+
+def _numbers(
+    path: Path, sample_ids: pd.Series, numbers: pd.Series
+) -> dict[str, int]:
+    """Returns the number of each sample's category, given its digits."""
+    known: dict[str, int] = {}
+    given = zip(sample_ids, numbers, strict=True)
+    for row, (sample, digits) in zip(sample_ids.index, given, strict=True):
+        # Python refuses to read some thousand digits.
+        short = digits.lstrip("0")[: len(str(_LARGEST)) + 1]
+        number = int(short or "0")
+        if number > _LARGEST:
+            problem = (
+                f"the category {quoted('found-' + digits)} has too large a "
+                f"number, above {_LARGEST}"
+            )
+        elif known.setdefault(sample, number) != number:
+            problem = (
+                f"the sample {quoted(sample)} has the category {name(number)}, "
+                f"and {name(known[sample])} in an earlier row"
+            )
+        else:
+            continue
+        (where,) = tables.name_records(path, [row])
+        raise UserError(
+            f"{where}, column category_id: {problem}; --previous is a "
+            "found.csv as this command wrote it."
+        )
+    return known
+
+
+def check_others(rows: pd.DataFrame) -> None:
+    """Refuses categories of another table that are named like found ones.
+
+    Raises:
+      UserError: names the first row; found categories would be mixed with it.
+    """
+    alike = rows["category_id"].str.fullmatch(_ID.pattern).to_numpy(bool)
+    if alike.any():
+        at = int(np.argmax(alike))
+        path = rows.attrs.get("table", "")
+        (where,) = tables.name_records(path, [int(rows.index[at])])
+        raise UserError(
+            f"{where}, column category_id: the test category "
+            f"{quoted(rows['category_id'].iloc[at])} is named like the "
+            "categories that are found, and would be mixed with one of them; "
+            "give it another name."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

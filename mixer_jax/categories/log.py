@@ -25,7 +25,7 @@ QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
 CLICKS = ("query_id", "item_id", "exposures", "clicks")
 _COUNTS = ("exposures", "clicks")
-_LARGEST = 2**53  # A larger float64 may have lost digits.
+_LARGEST = 2**53  # A float64 of that size may have lost digits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +128,48 @@ def read_columns(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return tables.read(path, tables.Layout(columns, ids=ids))
 
 
+def read_samples(path: str | Path) -> pd.DataFrame:
+    """Reads what a click log can be simulated from of a sample table.
+
+    Raises:
+      UserError: see `read_columns`; also names the first row without an ID or a
+        category, with another's ID, or that is no query and no document.
+    """
+    names = ("sample_id", "role", "image", "text", "category_id", "split")
+    frame = read_columns(path, names)
+    _check_ids(path, frame["sample_id"])
+    role, category = frame["role"], frame["category_id"]
+    for column, bad, problem in (
+        (
+            role,
+            ~role.isin(("query", "document")),
+            "must be 'query' or 'document'",
+        ),
+        (category, category == "", "needs a category"),
+    ):
+        if bad.any():
+            at = int(np.argmax(bad.to_numpy()))
+            raise UserError(
+                f"{_where(path, at, column.name)}: the cell {problem}, and is "
+                f"{quoted(column.iloc[at])}."
+            )
+    return frame
+
+
+def _check_ids(path: str | Path, ids: pd.Series) -> None:
+    for bad, problem in (
+        (ids == "", "the ID is empty."),
+        (
+            ids.str.endswith("\0"),
+            "the ID ends in a NUL character, which no sample table may have.",
+        ),
+        (ids.duplicated(), "this ID stands in an earlier row too."),
+    ):
+        if bad.any():
+            at = int(np.argmax(bad.to_numpy()))
+            raise UserError(f"{_where(path, at, str(ids.name))}: {problem}")
+
+
 def _find(folder: str | Path, name: str) -> Path:
     path = tables.find(folder, name)
     if path is None:
@@ -144,18 +186,7 @@ def _catalogue(
     """Reads queries or items: IDs are unique, one of `needs` is there."""
     path = Path(path)
     frame = read_columns(path, columns)
-    key = columns[0]
-    for bad, problem in (
-        (frame[key] == "", "the ID is empty."),
-        (
-            frame[key].str.endswith("\0"),
-            "the ID ends in a NUL character, which no sample table may have.",
-        ),
-        (frame[key].duplicated(), "this ID stands in an earlier row too."),
-    ):
-        if bad.any():
-            at = int(np.argmax(bad.to_numpy()))
-            raise UserError(f"{_where(path, at, key)}: {problem}")
+    _check_ids(path, frame[columns[0]])
     empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
     if empty.any():
         raise UserError(
@@ -181,11 +212,11 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is not a "
             "count; whole numbers of 0 or more are."
         )
-    if numbers.sum() > _LARGEST:
+    if numbers.sum() >= _LARGEST:
         at = int(np.argmax(numbers))
         raise UserError(
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is too "
-            "large a count; all of a column must not add up to more than "
+            "large a count; all of a column must add up to less than "
             f"{_LARGEST}."
         )
     return numbers.astype(np.int64)

@@ -72,6 +72,11 @@ def read(
     found, left = _found(folder), _left(folder)
     samples = tables.catalogue(clicks)
     everyone = set(samples["sample_id"])
+    if both := found.keys() & left:
+        raise UserError(
+            f"The sample {quoted(min(both))} is in {folder / 'found.csv'} and "
+            "in unassigned.csv; run mixer_jax.categorize again."
+        )
     alien = (found.keys() | left) - everyone
     if alien:
         raise UserError(
@@ -151,6 +156,22 @@ def _found(folder: Path) -> dict[str, str]:
     frame = log_lib.read_columns(path, columns)
     # Not the samples turned round, nor those of true test categories.
     frame = frame[frame["split"].isin(("train", "train/forward"))]
+    for column, bad, problem in (
+        ("sample_id", frame["sample_id"].duplicated(), "is in an earlier row"),
+        ("category_id", frame["category_id"] == "", "is empty"),
+    ):
+        if bad.any():
+            at = int(np.argmax(bad.to_numpy()))
+            (where,) = table_files.name_records(path, [int(frame.index[at])])
+            raise UserError(
+                f"{where}, column {column}: {quoted(frame[column].iloc[at])} "
+                f"{problem}; restore the table that mixer_jax.categorize wrote."
+            )
+    if frame.empty:
+        raise UserError(
+            f"{path} has no row of the split train; restore the table that "
+            "mixer_jax.categorize wrote."
+        )
     return dict(zip(frame["sample_id"], frame["category_id"], strict=True))
 
 

@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from sklearn.feature_extraction.text import HashingVectorizer
 
+from mixer_jax.categories.appearance import appearance
 from mixer_jax.categories.calibrate import calibrate
 from mixer_jax.categories.graph import normalize
-from mixer_jax.categories.log import read_columns
+from mixer_jax.categories.log import read_samples
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command, files, numbers, parsing, tables, terminal
@@ -246,31 +245,6 @@ def _zipf(count: int, skew: float, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(weights) * count / weights.sum()
 
 
-def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
-    """What a simulated user sees at a glance: a thumbnail and words.
-
-    It is kept apart from the encoders whose features find the categories, so
-    that the clicks do not favour them.
-
-    Returns:
-      Features `[N, 768 + 512]` float32: a centred 16x16 RGB thumbnail and
-      hashed words, each of unit length.
-    """
-    thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
-    for row, path in enumerate(images):
-        with Image.open(path) as image:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            white.alpha_composite(image)
-            small = white.convert("RGB").resize((16, 16), Image.Resampling.BOX)
-        thumbnails[row] = np.asarray(small, np.float32).reshape(-1)
-    thumbnails -= thumbnails.mean(0, keepdims=True)
-    words = HashingVectorizer(n_features=512).transform(texts).toarray()
-    return np.concatenate(
-        [normalize(thumbnails), words.astype(np.float32)], axis=1
-    )
-
-
 def write_log(
     table: str | Path,
     out: str | Path,
@@ -292,9 +266,7 @@ def write_log(
       UserError: if the table cannot be read or has no such rows.
     """
     table, out = Path(table), Path(out)
-    frame = read_columns(
-        table, ("sample_id", "role", "image", "text", "category_id", "split")
-    )
+    frame = read_samples(table)
     if part is None:
         part = "forward" if frame["split"].str.contains("/").any() else ""
     if part:
@@ -321,7 +293,8 @@ def write_log(
         ),
     )
     files.make_folder(out)
-    step = os.path.relpath(folder, out)
+    # Without links, as `..` of a linked folder leads elsewhere.
+    step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),
         (items, "items", "item_id", ["image", "text"]),
@@ -344,7 +317,7 @@ def write_log(
     tables.write(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
-        "table": os.path.relpath(table, out),
+        "table": Path(step, table.name).as_posix(),
         "part": part,
         **dataclasses.asdict(settings),
         # In place of how many were wanted: how many there are.
@@ -368,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.categories.simulate",
         description="Simulates a click log from a table's true categories.",
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, numbers.whole(0)
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the log's folder")
     add("--part", help="part of the splits; 'forward' if any")

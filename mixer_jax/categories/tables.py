@@ -125,13 +125,9 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
       UserError: if an image lies outside of it, where no table can name it.
     """
     folder = Path(folder).resolve()
-    # Links are kept as they are: only the path counts, not where it leads.
-    inside = [
-        os.path.relpath(os.path.normpath(image), folder) if image else ""
-        for image in frame["image"]
-    ]
+    inside = [_way(image, folder) if image else "" for image in frame["image"]]
     there = [os.path.abspath(image) for image in frame["image"] if image]
-    outside = [path for path in inside if path.startswith(os.pardir)]
+    outside = [path for path in inside if _leaves(path)]
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
@@ -140,3 +136,17 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
     return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])
+
+
+def _way(image: str, folder: Path) -> str:
+    # Links are kept as they are: only the path counts, not where it leads; but
+    # the path may lead to the folder by another name.
+    way = os.path.relpath(os.path.normpath(image), folder)
+    if _leaves(way):
+        real = os.path.relpath(os.path.realpath(image), folder)
+        way = way if _leaves(real) else real
+    return way
+
+
+def _leaves(way: str) -> bool:
+    return way.split(os.sep)[0] == os.pardir

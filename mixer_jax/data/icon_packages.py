@@ -230,7 +230,7 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
 def _json(content: bytes, package: Path, name: str) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{package}: {name} is no JSON ({error}).") from error
 
 

@@ -26,6 +26,7 @@ from mixer_jax.runtime.text import LISTED, quoted
 
 _COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
 _STATS = 256  # files that a thread looks for at once
+_SHOWN = 50  # splits in the terminal's table
 _ALONE = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
@@ -93,13 +94,15 @@ class Report:
         said += category_notes.sentences(
             self.one_role, self.alike, self.alike_examples
         )
-        for name, counts in self.splits.items():
-            if name.split("/")[0] != "train" and counts.unanswered:
-                said.append(
-                    f"{counts.unanswered:,} queries of {name} have no "
-                    "document of their category there; evaluation leaves them "
-                    "out."
-                )
+        unanswered = [
+            f"{counts.unanswered:,} queries of {name} have no document of "
+            "their category there; evaluation leaves them out."
+            for name, counts in self.splits.items()
+            if name.split("/")[0] != "train" and counts.unanswered
+        ]
+        said += unanswered[:LISTED]
+        if more := len(unanswered[LISTED:]):
+            said.append(f"So have queries of {more:,} other splits.")
         if self.missing is not None and self.missing.count:
             said.append(
                 "\n  ".join([f"{self.missing}", *self.missing.examples])
@@ -112,9 +115,11 @@ class Report:
         shown.add_column("split", overflow="fold")
         for field in dataclasses.fields(SplitCounts):
             shown.add_column(field.name, justify="right", no_wrap=True)
-        for name, counts in self.splits.items():
+        for name, counts in itertools.islice(self.splits.items(), _SHOWN):
             cells = dataclasses.astuple(counts)
             shown.add_row(name, *(f"{cell:,}" for cell in cells))
+        if len(self.splits) > _SHOWN:
+            shown.add_row(f"and {len(self.splits) - _SHOWN:,} more splits")
         return shown
 
 
@@ -200,17 +205,18 @@ class _Counter:
     def add(self, batch: pd.DataFrame) -> None:
         self.samples += len(batch)
         document = (batch["role"] != rules.QUERY).to_numpy(bool)
-        textless = (batch["text"] == "").to_numpy(bool)
-        imageless = (batch["image"] == "").to_numpy(bool)
+        textless = document & (batch["text"] == "").to_numpy(bool)
+        imageless = document & (batch["image"] == "").to_numpy(bool)
         marks = _hash(batch["category_id"]) & ~np.uint64(1) | document
         codes, names = pd.factorize(batch["split"])
-        for code, name in enumerate(names):
-            here = codes == code
+        ends = np.bincount(codes).cumsum()
+        rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+        for name, here in zip(names, rows, strict=True):
             counts = self._splits.setdefault(name, SplitCounts())
-            counts.queries += int((here & ~document).sum())
-            counts.documents += int((here & document).sum())
-            counts.textless += int((here & document & textless).sum())
-            counts.imageless += int((here & document & imageless).sum())
+            counts.queries += int((~document[here]).sum())
+            counts.documents += int(document[here].sum())
+            counts.textless += int(textless[here].sum())
+            counts.imageless += int(imageless[here].sum())
             self._marks.setdefault(name, []).append(marks[here])
 
     def report(self) -> Report:
@@ -231,9 +237,10 @@ class _Counter:
             distinct.setdefault(base, []).append(marks[starts])
             sizes.setdefault(base, []).append(size)
             documents.setdefault(base, []).append(answers)
-        train = distinct.get("train", []), sizes.get("train", [])
-        lone = _lone(*train)
-        one_role = _one_role(*train, documents.get("train", []))
+        of_train = (
+            one.get("train", []) for one in (distinct, sizes, documents)
+        )
+        lone, one_role = _unfit(*of_train)
         everywhere = [np.unique(_joined(parts)) for parts in distinct.values()]
         _, times = np.unique(_joined(everywhere), return_counts=True)
         torn = int((times > 1).sum())
@@ -324,27 +331,19 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def _lone(categories: list[np.ndarray], sizes: list[np.ndarray]) -> int:
-    """Counts the categories that all parts of a split have one sample of."""
-    if not sizes:
-        return 0
-    _, place = np.unique(np.concatenate(categories), return_inverse=True)
-    total = np.bincount(place, weights=np.concatenate(sizes))
-    return int((total == 1).sum())
-
-
-def _one_role(
+def _unfit(
     categories: list[np.ndarray],
     sizes: list[np.ndarray],
     documents: list[np.ndarray],
-) -> int:
-    """Counts the categories with several samples, all of the same role."""
+) -> tuple[int, int]:
+    """Counts the categories of one sample, and of several of the same role."""
     if not sizes:
-        return 0
+        return 0, 0
     _, place = np.unique(np.concatenate(categories), return_inverse=True)
     total = np.bincount(place, weights=np.concatenate(sizes))
     shown = np.bincount(place, weights=np.concatenate(documents))
-    return int(((total > 1) & ((shown == 0) | (shown == total))).sum())
+    same = (total > 1) & ((shown == 0) | (shown == total))
+    return int((total == 1).sum()), int(same.sum())
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -156,6 +156,12 @@ def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
     return [found[number] for number in numbers]
 
 
+def find_kind(start: bytes) -> str:
+    """Returns what a file is instead of UTF-8 text; "" if no signature fits."""
+    kinds = (kind for mark, kind in _SIGNATURES if start.startswith(mark))
+    return next(kinds, "")
+
+
 def _open(path: str | os.PathLike) -> io.TextIOBase:
     # `_check_utf8` reports invalid bytes with their line.
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
@@ -165,9 +171,8 @@ def _header(path: Path, block: int) -> list[str]:
     """Returns the first record, reading at most one block."""
     with open(path, "rb") as file:
         start = file.read(block)
-    for mark, kind in _SIGNATURES:
-        if start.startswith(mark):
-            raise _not_csv(path, kind)
+    if kind := find_kind(start):
+        raise _not_csv(path, kind)
     text = start.decode("utf-8-sig", errors="replace")
     lines = io.StringIO(text, newline="")
     header = next((cells for _, cells in records(lines)), None)

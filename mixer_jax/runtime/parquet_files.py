@@ -25,6 +25,14 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
+class NotTextError(UserError):
+    """A cell is not UTF-8 text; `row` is its place in the column, from 0."""
+
+    def __init__(self, where: str, row: int):
+        super().__init__(f"{where}: a cell is not UTF-8 text.")
+        self.row = row
+
+
 def parts(path: Path) -> list[Path]:
     """Returns the files of a table in order.
 
@@ -122,9 +130,11 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
             "or numbers."
         ) from error
     except pa.ArrowInvalid as error:
-        raise UserError(f"{where}: a cell is not UTF-8 text.") from error
+        raise NotTextError(where, _find_bytes(column)) from error
     if pa.types.is_decimal(column.type):
         text = pc.replace_substring_regex(text, r"\.0+$", "")
+        # So Arrow writes a zero of many decimals.
+        text = pc.replace_substring_regex(text, r"^0E-\d+$", "0")
     return text.fill_null("")
 
 
@@ -147,6 +157,16 @@ def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
     if abs(value) >= exact:
         return row, f"{value:g} is too large a float to be exact"
     return row, f"{value:g} is a float that is not an integer"
+
+
+def _find_bytes(column: pa.Array | pa.ChunkedArray) -> int:
+    """Returns the place of the first cell that is not UTF-8."""
+    for row, cell in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        try:
+            (cell or b"").decode()
+        except UnicodeDecodeError:
+            return row
+    return 0
 
 
 def _float_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -321,9 +321,14 @@ def _texts(
                 f"{where}, column {name}: {problem}; write IDs as text or "
                 "integers."
             )
-        texts[name] = parquet_files.as_text(
-            table[name], f"{path}, column {name}"
-        )
+        column = f"column {name}"
+        try:
+            texts[name] = parquet_files.as_text(
+                table[name], f"{path}, {column}"
+            )
+        except parquet_files.NotTextError as error:
+            (where,) = name_records(path, [start + error.row])
+            raise parquet_files.NotTextError(f"{where}, {column}", 0) from error
     return texts
 
 

@@ -171,3 +171,21 @@ def test_a_file_of_no_known_kind():
         "line",
         "row",
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "cell", "said"),
+    [
+        (0, "\ud800", "query_id is .* half of a character"),
+        (1, "a\udfff", "item_id is .* half of a character"),
+        (4, "\ud800", "session is .* half of a character"),
+        (2, 10**400, "time is too large; in seconds"),
+        (2, float("nan"), "time is .*; in seconds"),
+        (2, float("-inf"), "time is .*; in seconds"),
+    ],
+)
+def test_cells_that_no_table_can_hold_are_named(place, cell, said):
+    cells = ["q", "i", 1_700_000_000, 1, None]
+    cells[place] = cell
+    with pytest.raises(ValueError, match=said):
+        events.parse(cells)

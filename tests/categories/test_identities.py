@@ -175,3 +175,38 @@ def test_what_is_no_previous_table_is_said(tmp_path):
     ledger.write_text(json.dumps(dict(highest=9, remembered={"b": "nine"})))
     with pytest.raises(UserError, match=r"identities\.json"):
         identities.read_previous(path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        (["a,found-00001", "b,found-99999999999999999999"], "line 3.*too"),
+        (["a,found-00001", f"b,found-{'9' * 6000}"], "line 3.*too large"),
+        (
+            ["a,found-00001", "a,found-00002"],
+            "line 3.*'a' has the category found-00002, and found-00001 in an",
+        ),
+        (["a,found-\u0661"], "has no category"),
+    ],
+)
+def test_previous_ids_that_cannot_be_kept_are_said(tmp_path, cells, problem):
+    path = tmp_path / "found.csv"
+    path.write_text("\n".join(["sample_id,category_id", *cells]) + "\n")
+    with pytest.raises(UserError, match=problem):
+        identities.read_previous(path)
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        '{"highest": 1e999, "remembered": {}}',
+        '{"highest": 99999999999999999999, "remembered": {}}',
+        '{"highest": 1, "remembered": {"b": "found-99999999999999999999"}}',
+    ],
+)
+def test_ledgers_of_numbers_that_are_too_large_are_said(tmp_path, ledger):
+    path = tmp_path / "found.csv"
+    path.write_text("sample_id,category_id\na,found-00001\n")
+    (tmp_path / identities.LEDGER).write_text(ledger)
+    with pytest.raises(UserError, match="is not the ledger"):
+        identities.read_previous(path)

@@ -54,6 +54,8 @@ def test_parquet_reads_as_csv_does(folder):
         ("clicks", "q0,i1,2,", "column \"clicks\": '' is not a count"),
         ("clicks", f"q0,i1,{10**20},8", 'line 5, column "exposures": \'1000'),
         ("clicks", f"q0,i1,{2**53},8", "too large a count"),
+        ("clicks", f"q0,i1,{2**53 - 8},8", "too large a count"),
+        ("clicks", f"q0,i1,{2**53 + 1},8", "too large a count"),
         ("clicks", "q9,i1,2,0", "line 5, column \"query_id\": 'q9' is not in"),
         ("clicks", "q0,i9,2,0", "line 5, column \"item_id\": 'i9' is not in"),
         ("queries", "q0,x.png", 'line 4, column "query_id": this ID stands'),

@@ -129,3 +129,29 @@ def test_a_log_beside_its_categories_is_found(own_shop):
     moved = queries["image"].str.removeprefix("../")
     queries.assign(image=moved).to_csv(own_shop / "queries.csv", index=False)
     assert outcome.read(own_shop, own_shop, known).later is None
+
+
+def test_tables_that_contradict_themselves_are_refused(own_shop):
+    path, left = own_shop / "found.csv", own_shop / "unassigned.csv"
+    frame = table.read_table(path)
+    first = table.select(frame, "train/forward").iloc[[0]]
+
+    def refuse(changed, said):
+        changed.to_csv(path, index=False)
+        with pytest.raises(UserError, match=said):
+            read(own_shop)
+
+    again = first.assign(category_id="found-00099")
+    refuse(
+        pd.concat([frame, again]),
+        f"line {len(frame) + 2}, column sample_id: .* is in an earlier row",
+    )
+    none = frame["category_id"].where(
+        frame["sample_id"] != first["sample_id"].iloc[0], ""
+    )
+    refuse(frame.assign(category_id=none), "column category_id: .*is empty")
+    refuse(frame.assign(split="test"), "has no row of the split train")
+    frame.to_csv(path, index=False)
+    pd.concat([pd.read_csv(left), first[["sample_id"]]]).to_csv(left)
+    with pytest.raises(UserError, match="and in unassigned"):
+        read(own_shop)

@@ -148,3 +148,43 @@ def test_main_says_what_is_wrong(table, tmp_path, capsys):
     assert "no queries with an image" in capsys.readouterr().err
     assert simulate.main([f"--table={tmp_path}/none.csv", out]) == 2
     assert "There is no table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "problem"),
+    [
+        ("sample_id", "forward:query:0", "stands in an earlier row too"),
+        ("sample_id", "", "the ID is empty"),
+        ("role", "Query", "must be 'query' or 'document', and is 'Query'"),
+        ("category_id", "", "needs a category"),
+    ],
+)
+def test_rows_that_no_log_can_be_made_of_are_named(
+    table, tmp_path, capsys, column, cell, problem
+):
+    frame = pd.read_csv(table, keep_default_na=False)
+    frame.loc[2, column] = cell
+    frame.to_csv(table, index=False)
+    out = tmp_path / "log"
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{table}, line 4" in said
+    assert problem in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--clicks=-1"])
+def test_negative_numbers_are_refused(table, tmp_path, option):
+    with pytest.raises(SystemExit) as raised:
+        simulate.main([f"--table={table}", f"--out={tmp_path / 'log'}", option])
+    assert raised.value.code == 2
+
+
+def test_a_log_may_be_written_through_a_link(table, tmp_path):
+    (tmp_path / "disk" / "far" / "log").mkdir(parents=True)
+    out = tmp_path / "log"
+    out.symlink_to(tmp_path / "disk" / "far" / "log")
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
+    read = log.read_folder(out)
+    for rows in (read.queries, read.items):
+        assert all(Path(image).is_file() for image in rows["image"])

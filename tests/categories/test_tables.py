@@ -87,3 +87,12 @@ def test_rows_move_with_their_images(tmp_path):
     both = tables.with_moved(frame, frame, table, tmp_path)
     wanted = [*frame["image"], "data/images/a.png", ""]
     assert both["image"].tolist() == wanted
+
+
+def test_a_folder_may_have_two_names(tmp_path):
+    (tmp_path / "disk" / "img").mkdir(parents=True)
+    (tmp_path / "mnt").symlink_to(tmp_path / "disk")
+    frame = pd.DataFrame({"image": [str(tmp_path / "mnt" / "img" / "a.png")]})
+    for folder in ("disk", "mnt"):
+        inside = tables.relative_to(frame, tmp_path / folder)
+        assert inside["image"].tolist() == ["img/a.png"]

@@ -1,4 +1,5 @@
 import gc
+import time
 import tracemalloc
 
 import numpy as np
@@ -270,3 +271,19 @@ def wide(count):
             "split": "train",
         }
     )
+
+
+def test_many_splits_are_counted_and_few_are_listed(path):
+    count = 20_000
+    frame = wide(count).assign(role=rules.QUERY, text="")
+    frame["split"] = frame["sample_id"]
+    start = time.process_time()
+    report = table_check.check(write(path, frame))
+    assert time.process_time() - start < 10
+    assert len(report.splits) == count
+    assert report.splits["s7"] == table_check.SplitCounts(
+        queries=1, categories=1, unanswered=1
+    )
+    assert report.console_table().row_count == 51
+    assert len(report.notes()) == 12
+    assert report.notes()[-1] == "So have queries of 19,990 other splits."

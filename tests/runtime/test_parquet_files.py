@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import tables
+from mixer_jax.runtime import parquet_files, tables
 from mixer_jax.runtime.tables import Layout
 
 NAMES = ("id", "a", "b")
@@ -130,3 +130,8 @@ def test_a_pipe_is_no_part(tmp_path):
     os.mkfifo(tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"b.parquet .*not a regular file"):
         tables.read(tmp_path, Layout(NAMES))
+
+
+def test_a_zero_of_many_decimals_is_a_zero():
+    column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
+    assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]

@@ -396,3 +396,25 @@ def test_a_folder_of_other_files_is_said(tmp_path):
     (tmp_path / "t.parquet").write_text("id,a,b\n")
     with pytest.raises(UserError, match="it is no complete Parquet file"):
         tables.read(tmp_path / "t.parquet", LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.string(), "dictionary"]
+)
+def test_the_row_of_a_cell_that_is_no_text_is_named(tmp_path, kind):
+    cells = pa.array([b"x", None, b"\xff"], pa.binary())
+    if kind == "dictionary":
+        cells = cells.dictionary_encode()
+    elif kind == pa.string():
+        cells = pa.Array.from_buffers(kind, 3, cells.buffers())
+    else:
+        cells = cells.cast(kind)
+    names = pa.array(["1", "2", "3"])
+    whole = pa.table({"id": names, "a": names, "b": names})
+    torn = pa.table({"id": names, "a": names, "b": cells})
+    folder = tmp_path / "t"
+    folder.mkdir()
+    pq.write_table(whole, folder / "1.parquet")
+    pq.write_table(torn, folder / "2.parquet")
+    with pytest.raises(UserError, match=r"2\.parquet, row 3, column b: a cell"):
+        tables.read(folder, LAYOUT)

@@ -85,9 +85,10 @@ def _rows(
 ) -> Iterator[Row]:
     item = files.cell(listing, "item_id", where)
     domain = str(listing.get("domain_name") or "")
-    group = _value(listing.get("product_type"))
-    text = _name(listing.get("item_name"), languages)
-    ids = [listing.get("main_image_id"), *(listing.get("other_image_id") or [])]
+    group = _value(files.values(listing, "product_type", where))
+    text = _name(files.values(listing, "item_name", where), languages)
+    more = files.values(listing, "other_image_id", where)
+    ids = [listing.get("main_image_id"), *more]
     ids = [str(one or "") for one in ids]
     unknown = sum(one not in paths for one in ids if one)
     left_out["whose image images.csv does not list"] += unknown
@@ -102,11 +103,11 @@ def _rows(
             yield Row(f"{item}/{image_id}", image, text, item, group)
 
 
-def _name(names: Any, languages: Sequence[str]) -> str:
+def _name(names: Sequence[Any], languages: Sequence[str]) -> str:
     """Returns the name in the best language that there is one in."""
     said = [
         (str(one.get("language_tag") or ""), str(one.get("value") or ""))
-        for one in names or []
+        for one in names
         if isinstance(one, dict)
     ]
     for language in languages:
@@ -116,8 +117,8 @@ def _name(names: Any, languages: Sequence[str]) -> str:
     return ""
 
 
-def _value(values: Any) -> str:
-    for one in values or []:
+def _value(values: Sequence[Any]) -> str:
+    for one in values:
         if isinstance(one, dict) and one.get("value"):
             return str(one["value"])
     return ""

@@ -37,8 +37,10 @@ def read(
             category = files.cell(item, "class_id", where)
             nested = f"{path.stem}/{category}/{name}"
             if flat is None:  # Some copies have no folder for each class.
-                beside = (root / path.stem / name).is_file()
-                flat = beside and not (root / nested).is_file()
+                if (root / nested).is_file():
+                    flat = False
+                elif (root / path.stem / name).is_file():
+                    flat = True
             image = f"{path.stem}/{name}" if flat else nested
             yield Row(image, image, "", category)
 

@@ -82,8 +82,12 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             "or another --out."
         )
     files.check(out, "The table")
-    # Links are kept as they are: only the path counts, not where it leads.
+    # Links are kept as they are: only the path counts, not where it leads. But
+    # `..` of a link leads elsewhere than the path says.
     way = Path(os.path.relpath(home, out.parent))
+    if os.path.realpath(out.parent / way) != os.path.realpath(home):
+        resolved = map(os.path.realpath, (home, out.parent))
+        way = Path(os.path.relpath(*resolved))
     if ".." in way.parts:
         raise UserError(
             f"A table names only images inside its own folder, and {home} is "
@@ -126,13 +130,16 @@ def build(
     if check_images:
         columns = _with_images(columns, home, left_out, console)
     if not columns.num_rows:
-        raise UserError(f"There is no sample in {home}.")
+        raise UserError(
+            f"There is no sample in {home}; left out: "
+            f"{left_out_text(left_out)}."
+        )
     columns = _split(columns)
     columns = _taught(columns, left_out)
     if not columns.num_rows:
         raise UserError(
             f"No category in {home} has two samples to train on, and none is "
-            "of the split test."
+            f"of the split test; left out: {left_out_text(left_out)}."
         )
     columns = _with_roles(columns)
     if prefix:

@@ -7,13 +7,13 @@ second; `list_description_inshop.json` is a list of objects with an item's
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_name", "item_id", "evaluation_status"]
 # Split and role of each status; of train the set says no role.
@@ -71,7 +71,7 @@ def _row(
     image, item, status = cells
     if status not in _STATUS:
         raise UserError(
-            f"{where}, column evaluation_status: {status!r} is none of "
+            f"{where}, column evaluation_status: {quoted(status)} is none of "
             f"{', '.join(_STATUS)}."
         )
     split, role = _STATUS[status]
@@ -82,10 +82,11 @@ def _row(
 
 
 def _count(line: str, where: str) -> int:
-    if line.isdigit() and int(line):
+    if line.isdecimal() and len(line) < 20 and int(line):
         return int(line)
     raise UserError(
-        f"{where}: the first line must be the number of images, not {line!r}."
+        f"{where}: the first line must be the number of images, not "
+        f"{quoted(line)}."
     )
 
 
@@ -94,7 +95,7 @@ def _check_header(cells: list[str], where: str) -> bool:
         return True
     raise UserError(
         f"{where}: the columns must be {' '.join(_COLUMNS)}, not "
-        f"{' '.join(cells)}."
+        f"{quoted(' '.join(cells))}."
     )
 
 
@@ -107,23 +108,15 @@ def _texts(root: Path) -> dict[str, str]:
     paths = [root / name for name in _TEXTS if (root / name).is_file()]
     if not paths:
         return {}
-    with files.opened(paths[0]) as file:
-        try:
-            items = json.load(file)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{paths[0]} is no JSON: {error}.") from error
-    if not isinstance(items, list):
-        raise UserError(f"{paths[0]} is not a list of items.")
     colours: dict[str, list[str]] = {}
     descriptions: dict[str, str] = {}
-    for number, item in enumerate(items, start=1):
-        where = f"{paths[0]}, item {number}"
-        if not isinstance(item, dict):
-            raise UserError(f"{where}: a JSON object is expected.")
+    for where, item in files.json_list(paths[0]):
         name = files.cell(item, "item", where)
-        sentences = item.get("description") or []
+        sentences = item.get("description")
         if isinstance(sentences, str):
             sentences = [sentences]
+        else:
+            sentences = files.values(item, "description", where)
         words = " ".join(str(one).strip() for one in sentences)
         descriptions[name] = descriptions.get(name) or words.strip()
         colour = str(item.get("color") or "").strip()

@@ -8,15 +8,18 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import csv_files
-from mixer_jax.runtime.text import listing
+from mixer_jax.runtime.text import listing, quoted
 
 _CHUNK = 1 << 20  # characters of JSON that are read at once
 _BETWEEN = re.compile(r"[\s,]*")
+# What Python's parser raises: also of numbers of thousands of digits, and of
+# objects in too many others.
+_NO_JSON = (ValueError, RecursionError)
 
 
 def require(one: Format, root: Path, *names: str) -> list[Path]:
@@ -56,19 +59,42 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
     Raises:
       UserError: if it cannot be read; also from within the block.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} cannot be read: it is not a regular file.")
     try:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(
-                path, "rt", encoding="utf-8-sig", newline=""
-            ) as file:
-                yield file
-        else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                yield file
+        with (
+            _bytes(path) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
+            yield text
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+        raise _not_utf8(path) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _bytes(path: Path) -> BinaryIO:
+    packed = path.suffix.lower() == ".gz"
+    return gzip.open(path, "rb") if packed else open(path, "rb")
+
+
+def _not_utf8(path: Path) -> UserError:
+    with _bytes(path) as file:
+        kind = csv_files.find_kind(file.peek(4))
+        if kind:
+            return UserError(
+                f"{path} is not UTF-8 text but {kind}; save it again as UTF-8."
+            )
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return UserError(
+                    f"{path} is not UTF-8 text: line {number} has bytes of "
+                    f"another encoding ({error.reason}); save it again as "
+                    "UTF-8."
+                )
+    return UserError(f"{path} is not UTF-8 text; save it again as UTF-8.")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -141,8 +167,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: no JSON: {error.msg}.") from error
+        except _NO_JSON as error:
+            raise UserError(f"{where}: no JSON: {_reason(error)}.") from error
         if not isinstance(item, dict):
             raise UserError(f"{where}: a JSON object is expected.")
         yield where, item
@@ -178,12 +204,13 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}, {key} {number + 1}"
             try:
                 item, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
+            except _NO_JSON as error:
                 # Perhaps only its beginning has been read.
-                more = file.read(max(_CHUNK, len(text) - at))
+                torn = isinstance(error, json.JSONDecodeError)
+                more = torn and file.read(max(_CHUNK, len(text) - at))
                 if not more:
                     raise UserError(
-                        f"{where}: no JSON: {error.msg}."
+                        f"{where}: no JSON: {_reason(error)}."
                     ) from error
                 text, at = text[at:] + more, 0
                 continue
@@ -193,6 +220,24 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, item
 
 
+def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns `(where, object)` for a file of one list, read at once."""
+    with opened(path) as file:
+        try:
+            items = json.load(file)
+        except _NO_JSON as error:
+            if isinstance(error, UnicodeDecodeError):
+                raise
+            raise UserError(f"{path} is no JSON: {_reason(error)}.") from error
+    if not isinstance(items, list):
+        raise UserError(f"{path} is not a list of items.")
+    found = [(f"{path}, item {n}", one) for n, one in enumerate(items, start=1)]
+    for where, item in found:
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: a JSON object is expected.")
+    return found
+
+
 def cell(item: dict[str, Any], key: str, where: str) -> str:
     """Returns a value that must be there, as a string.
 
@@ -200,6 +245,31 @@ def cell(item: dict[str, Any], key: str, where: str) -> str:
       UserError: if it is missing, empty or no string and no number.
     """
     value = item.get(key)
-    if isinstance(value, str | int) and str(value).strip():
-        return str(value).strip()
-    raise UserError(f"{where}, column {key}: a value is needed.")
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(
+        f"{where}, column {key}: a value is needed, of letters or digits, not "
+        f"{quoted(value)}."
+    )
+
+
+def values(item: dict[str, Any], key: str, where: str) -> list[Any]:
+    """Returns a list that may be missing.
+
+    Raises:
+      UserError: if there is something else in its place.
+    """
+    value = item.get(key)
+    if value is None or isinstance(value, list):
+        return value or []
+    raise UserError(
+        f"{where}, column {key}: a list is expected, not {quoted(value)}."
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "too many brackets inside each other"
+    return getattr(error, "msg", str(error))

@@ -41,12 +41,14 @@ def read(
       UserError: if no folder has an image; lists what was left out.
     """
     count, topmost = 0, set()
+    table = options.out.resolve()
     for way, names in walk.walk(root, left_out):
         split = way[0] if options.splits and way else ""
         labels = way[1:] if options.splits else way
         for name in names:
             if Path(name).suffix.lower() not in SUFFIXES:
-                left_out["files that are not images"] += bool(labels)
+                ours = not way and (root / name).resolve() == table
+                left_out["files that are not images"] += not ours
                 continue
             if not labels:
                 left_out["images that are in no folder of a category"] += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
+from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
 _SPLITS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
@@ -38,7 +39,7 @@ def read(
                 if cells != _COLUMNS:
                     raise UserError(
                         f"{where}: the first line must be "
-                        f"'{' '.join(_COLUMNS)}', not {line!r}."
+                        f"'{' '.join(_COLUMNS)}', not {quoted(line)}."
                     )
                 header = True
                 continue
@@ -50,7 +51,8 @@ def read(
             _, category, _, image = cells
             if not category.isdigit():
                 raise UserError(
-                    f"{where}, column class_id: {category!r} is no number."
+                    f"{where}, column class_id: {quoted(category)} is no "
+                    "number."
                 )
             group = image.split("/")[0].removesuffix("_final")
             yield Row(image, image, "", category, group, split=split)

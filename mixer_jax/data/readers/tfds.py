@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mixer_jax.data.readers import walk
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
+from mixer_jax.runtime.text import quoted
 
 _INFO = "dataset_info.json"
 # How files begin, and what they are called.
@@ -136,7 +139,7 @@ def _prepared(root: Path) -> list[Path]:
 
 def _version(path: Path) -> tuple[int, ...]:
     numbers = path.name.split(".")
-    return tuple(int(one) if one.isdigit() else -1 for one in numbers)
+    return tuple(int(one) if one.isdecimal() else -1 for one in numbers)
 
 
 def _string(features: Any, name: str, example: dict[str, Any]) -> str:
@@ -148,6 +151,11 @@ def _string(features: Any, name: str, example: dict[str, Any]) -> str:
         return features[name].int2str(int(value)) if int(value) >= 0 else ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if np.ndim(value) or isinstance(value, dict):
+        raise UserError(
+            f"The feature {name!r} has several values in an example, such as "
+            f"{quoted(value)}; a category, a text and a group are one."
+        )
     return str(value)
 
 
@@ -158,7 +166,8 @@ def _suffix(encoded: bytes) -> str:
 
 def _write(path: Path, encoded: bytes) -> None:
     """Writes a whole file, unless it is there."""
-    if path.exists() and path.stat().st_size == len(encoded):
+    same_size = path.is_file() and path.stat().st_size == len(encoded)
+    if same_size and path.read_bytes() == encoded:
         return
     files.write(
         path, lambda draft: draft.write_bytes(encoded), one_of_many=True

@@ -124,3 +124,11 @@ def test_missing_files_are_listed(folder):
     said = folder.refuse("abo")
     assert "There is no listings/metadata/listings_*.json.gz" in said
     assert "images/small/ or images/original/" in said
+
+
+@pytest.mark.parametrize("value", [5, "o1", {"value": "o1"}, True])
+@pytest.mark.parametrize("key", ["item_name", "product_type", "other_image_id"])
+def test_what_is_no_list_is_named(folder, key, value):
+    write(folder, [LISTINGS[0], LISTINGS[1] | {key: value}])
+    said = folder.refuse("abo")
+    assert f"listings_0.json.gz, line 2, column {key}: a list is" in said

@@ -50,3 +50,11 @@ def test_wrong_items_are_named(folder):
     assert "There is no train.json" in folder.refuse(
         "aliproducts", "--overwrite"
     )
+
+
+def test_a_first_image_that_is_missing_decides_nothing(folder):
+    write(folder, "train", [(n, n // 2) for n in range(6)], flat=True)
+    (folder.root / "train" / "0.jpg").unlink()
+    frame, said = folder.read("aliproducts")
+    assert frame["image"].tolist() == [f"train/{n}.jpg" for n in range(2, 6)]
+    assert "1 whose image file is missing or empty" in said

@@ -186,3 +186,28 @@ def test_the_way_from_the_table_to_the_images(tmp_path):
     none = pathlib.Path("none")
     with pytest.raises(UserError, match="no folder"):
         build.check_out(none, none, out, False)
+
+
+def test_the_way_from_above_a_linked_set_is_that_of_the_folder(tmp_path):
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
+    root = tmp_path / "link"
+    for out, way in (
+        (root / ".." / "t.csv", "set/"),
+        (tmp_path / "t.csv", "link/"),
+        (root / "t.csv", ""),
+    ):
+        assert build.check_out(root, root, out, False) == way
+
+
+def test_what_was_left_out_is_said_where_no_sample_remains(tmp_path):
+    left_out = LeftOut({"without a class": 3})
+    with pytest.raises(UserError, match="left out: 3 without a class"):
+        build.build([], tmp_path, tmp_path / "t.csv", left_out)
+    lone = Row("s", "", "text", _train_category())
+    with pytest.raises(UserError, match=r"3 without .*, 1 of train that are"):
+        build.build([lone], tmp_path, tmp_path / "t.csv", left_out)
+
+
+def _train_category():
+    return next(name for name in "abcdefgh" if not is_test(name))

@@ -85,3 +85,23 @@ def test_missing_and_torn_files(folder):
     write(folder)
     folder.write("Anno/list_description_inshop.json", '[{"item"')
     assert "is no JSON" in folder.refuse("deepfashion_inshop")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"count": "²"}, "line 1: the first line must be the number"),
+        ({"count": "9" * 5000}, "line 1: the first line must be the number"),
+        (
+            {"texts": [TEXTS[0] | {"description": 5}]},
+            "item 1, column description: a list is expected, not 5",
+        ),
+        (
+            {"texts": [TEXTS[0], TEXTS[2] | {"description": {"a": 1}}]},
+            "item 2, column description: a list is expected",
+        ),
+    ],
+)
+def test_values_of_another_type_are_named(folder, options, said):
+    write(folder, **options)
+    assert said in folder.refuse("deepfashion_inshop")

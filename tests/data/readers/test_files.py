@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 
 import pytest
 
@@ -122,3 +123,53 @@ def test_a_cell_is_a_string_or_a_number():
     for wrong in ({}, {"a": ""}, {"a": None}, {"a": []}):
         with pytest.raises(UserError, match="here, column a: a value"):
             files.cell(wrong, "a", "here")
+
+
+@pytest.mark.parametrize("torn", ["[" * 100_000, "9" * 5000])
+def test_json_that_python_cannot_hold_is_named(tmp_path, torn):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"images": {torn}}}')
+    with pytest.raises(UserError, match="line 1: no JSON"):
+        list(files.json_lines(path))
+    path.write_text(f'{{"images": [{{"a": {torn}}}]}}')
+    with pytest.raises(UserError, match="images 1: no JSON"):
+        list(files.json_items(path, "images"))
+    path.write_text(f"[{torn}]")
+    with pytest.raises(UserError, match="is no JSON"):
+        files.json_list(path)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, float("nan"), ["a"], {}])
+def test_a_cell_of_another_type_is_named(value):
+    with pytest.raises(UserError, match=r"a\.json, column id: a value is nee"):
+        files.cell({"id": value}, "id", "a.json")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_is_refused_in_place_of_waiting_for_it(tmp_path, make):
+    make(tmp_path / "train.csv")
+    with pytest.raises(UserError, match="it is not a regular file"):
+        list(files.records(tmp_path / "train.csv", ("id",)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16", "not UTF-8 text but UTF-16 text; save it again as UTF-8"),
+        ("latin-1", "not UTF-8 text: line 3 has bytes of another encoding"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, suffix, encoding, said):
+    path = tmp_path / f"a.{suffix}"
+    content = "id\n1\né\n".encode(encoding)
+    path.write_bytes(gzip.compress(content) if "gz" in suffix else content)
+    with pytest.raises(UserError, match=said):
+        list(files.records(path, ("id",)))
+
+
+def test_a_packed_file_without_its_suffix_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(b"id\n1\n"))
+    with pytest.raises(UserError, match="but a gzip file"):
+        list(files.records(path, ("id",)))

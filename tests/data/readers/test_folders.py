@@ -48,6 +48,17 @@ def test_a_folder_is_a_category_and_the_one_around_it_a_group(folder):
     assert said_again == said
 
 
+@pytest.mark.parametrize("options", [(), ("--splits",)])
+def test_files_above_the_categories_are_counted(folder, options):
+    folder.images("train/a/1.jpg", "train/a/2.jpg")
+    folder.write("readme.txt", "")
+    folder.write("1.heic", "image")
+    folder.write("train/list.csv", "")
+    for again in ((), ("--overwrite",)):
+        _, said = folder.read("folders", *options, *again)
+        assert said.endswith("left out: 3 files that are not images")
+
+
 def test_topmost_folders_may_be_splits(folder):
     names = [
         f"{s}/{c}/{i}.jpg"
@@ -156,7 +167,7 @@ def test_every_image_is_a_row_or_counted(entries):
                 continue
             made.add((*way, f"{name}.jpg"))
         left_out = rows.LeftOut()
-        options = argparse.Namespace(splits=False)
+        options = argparse.Namespace(splits=False, out=root / "table.csv")
         found = list(folders.read(root, options, left_out))
         hidden = {
             way[:depth]

@@ -7,6 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from mixer_jax.data.readers import tfds as reader
+from mixer_jax.errors import UserError
+
 LABELS = ["hat", "shoe", "größe"]
 
 
@@ -133,3 +136,21 @@ def test_own_splits_must_share_no_category(shop, tmp_path):
 def test_wrong_names_are_listed(shop, tmp_path, options, said):
     err = shop.refuse("tfds", *options, f"--out={tmp_path}/table.csv")
     assert re.search(said, err)
+
+
+def test_images_of_an_earlier_data_set_are_replaced(shop, tmp_path):
+    out = tmp_path / "mine" / "table.csv"
+    options = (*OPTIONS, f"--out={out}")
+    frame, _ = shop.read("tfds", *options)
+    image = out.parent / frame["image"][4]
+    wanted = image.read_bytes()
+    image.write_bytes(bytes(reversed(wanted)))
+    shop.read("tfds", *options, "--overwrite")
+    assert image.read_bytes() == wanted
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), {"a": 1}, [b"a", b"b"]])
+def test_a_category_of_several_values_is_refused(value):
+    features = {"label": tfds.features.Tensor(shape=(2,), dtype=np.int32)}
+    with pytest.raises(UserError, match="'label' has several values"):
+        reader._string(features, "label", {"label": value})

@@ -1,0 +1,51 @@
+"""What a simulated user sees of images and texts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from mixer_jax.categories.graph import normalize
+from mixer_jax.errors import UserError
+
+
+def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
+    """What a simulated user sees at a glance: a thumbnail and words.
+
+    It is kept apart from the encoders whose features find the categories, so
+    that the clicks do not favour them.
+
+    Returns:
+      Features `[N, 768 + 512]` float32: a centred 16x16 RGB thumbnail and
+      hashed words, each of unit length.
+
+    Raises:
+      UserError: names the first image that cannot be decoded.
+    """
+    thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
+    for row, path in enumerate(images):
+        thumbnails[row] = _thumbnail(path)
+    thumbnails -= thumbnails.mean(0, keepdims=True)
+    words = HashingVectorizer(n_features=512).transform(texts).toarray()
+    return np.concatenate(
+        [normalize(thumbnails), words.astype(np.float32)], axis=1
+    )
+
+
+def _thumbnail(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            white.alpha_composite(image)
+            small = white.convert("RGB").resize((16, 16), Image.Resampling.BOX)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type.
+        raise UserError(
+            f"The image {path} cannot be decoded: {error}; repair it, or "
+            "remove its rows from --table."
+        ) from error
+    return np.asarray(small, np.float32).reshape(-1)
