@@ -5,8 +5,10 @@ import contextlib
 import dataclasses
 import functools
 import io
+import logging
 import os
 import stat
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from mixer_jax.runtime import threads as threads_lib
 
 # Pillow's own limit does not know that a large JPEG is decoded scaled.
 Image.MAX_IMAGE_PIXELS = None
+# A file can cause thousands of messages, one for each damaged EXIF entry. What
+# keeps it from being decoded is raised.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
 # Their decoders open another image or start a program, whose memory is unknown.
