@@ -140,5 +140,7 @@ async def _take_file(form: FormData) -> Upload:
             "The form has no complete file; send one as curl -F file=@picture "
             "does.",
         )
-    k = form.get("k")
-    return Upload(await files[0].read(), k if isinstance(k, str) else None)
+    found = [k for k in form.getlist("k") if isinstance(k, str)]
+    if len(found) > 1:
+        raise HTTPException(400, "The form has more than one k; give one.")
+    return Upload(await files[0].read(), found[0] if found else None)

@@ -107,6 +107,11 @@ def test_what_is_wrong_is_said(client):
         ("?k=all", red, 400, "'all'"),
         ("?k=1_0", red, 400, "'1_0'"),
         ("?k=%D9%A3", red, 400, "from 1 to 100"),
+        ("?k=", red, 400, "k is ''"),
+        ("?k=1&k=5", red, 400, "more than one k"),
+        ("?k=5&k=5", red, 400, "more than one k"),
+        ("?K=5", red, 400, "parameter 'K'; only k is known"),
+        ("?k=5&limit=5", red, 400, "parameter 'limit'"),
         ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
         answer = client.post("/search" + question, content=content)
@@ -165,6 +170,13 @@ def test_what_is_wrong_with_a_form_is_said(client):
         ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
         ({"content": red, "headers": broken}, 400, "boundary"),
         ({"files": {"a": ("a", red)}, "data": {"k": "no"}}, 400, "'no'"),
+        ({"files": {"a": ("a", red)}, "data": {"k": ""}}, 400, "k is ''"),
+        ({"files": {"a": ("a", red)}, "data": {"k": [1, 5]}}, 400, "than one"),
+        (
+            {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
+            400,
+            "so has the form",
+        ),
     ):
         answer = client.post("/search", **arguments)
         assert (answer.status_code, said in answer.json()["error"]) == (
@@ -315,7 +327,10 @@ def test_page_and_health(client, made):
         "workdir": str(made.workdir),
         "step": 4,
     }
-    assert client.get("/nothing").json() == {"error": "Not Found"}
+    assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
+    answer = client.get("/search")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "POST a picture to search" in answer.json()["error"]
 
 
 def test_searches_do_not_hold_up_the_rest(searcher, client):
@@ -420,3 +435,14 @@ def test_an_upload_at_the_end_of_the_server_is_answered(
     assert b" 503 " in said.splitlines()[0]
     assert b"The server is stopping." in said
     assert "Traceback" not in caplog.text
+
+
+def test_a_doubled_slash_is_one(client):
+    found = client.post("/search?k=3", content=_picture("blue")).json()
+    again = client.post(
+        "http://testserver//search?k=3", content=_picture("blue")
+    )
+    assert again.json()["results"] == found["results"]
+    for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
+        answer = client.get(f"http://testserver{url}")
+        assert answer.headers["content-type"].startswith(kind)
