@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from mixer_jax.data import avif_size, parts
+from mixer_jax.data import avif_size, jpeg2000_size, parts
 from mixer_jax.errors import UserError
 
 # Upper bound of the bytes per pixel that decoding needs, in any format.
@@ -37,7 +37,6 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _ORIENTATION = 0x0112  # EXIF tag
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _ICON_START = b"\0\0\1\0"
-_JPEG2000_START = b"\xff\x4f\xff\x51"
 
 
 class Budget:
@@ -256,11 +255,17 @@ def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
     found = [0]
-    for start, offset in ((_PNG_START, 16), (_JPEG2000_START, 8)):
+    for start, count in (
+        (_PNG_START, _png_pixels),
+        (jpeg2000_size.START, jpeg2000_size.pixels),
+    ):
         place = content.find(start)
         while place >= 0:
-            with contextlib.suppress(struct.error):
-                size = struct.unpack_from(">II", content, place + offset)
-                found.append(_area(size))
+            with contextlib.suppress(struct.error, ValueError):
+                found.append(count(content, place))
             place = content.find(start, place + 1)
     return max(found)
+
+
+def _png_pixels(content: bytes, place: int) -> int:
+    return _area(struct.unpack_from(">II", content, place + 16))

@@ -180,7 +180,7 @@ def _check_pixels(
         return
     inner = ""
     if pixels > whole[0] * whole[1]:
-        inner = f" and holds an image of {_count(pixels)}"
+        inner = f" and takes the memory of {_count(pixels)}"
     raise _TooManyPixelsError(
         f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
         f"of {_count(max_pixels)}"
