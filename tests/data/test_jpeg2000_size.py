@@ -34,7 +34,7 @@ def tiled(content, size, tile):
 
 
 def styled(content, block=4, precincts=b""):
-    """Returns a file with another coding style; `block` is an exponent less 2."""
+    """Returns a file with another coding style; `block` is log2, less 2."""
     place = content.index(b"\xff\x52")
     style = bytearray(content[place : place + 14])
     style[4] |= bool(precincts)
@@ -51,6 +51,13 @@ def component_styled(content):
     )
     place = content.index(b"\xff\x93")
     return content[:place] + segment + content[place:]
+
+
+def layered(content, size, tile):
+    """Returns a file that declares 65,535 layers."""
+    place = content.index(b"\xff\x52") + 6
+    content = content[:place] + b"\xff\xff" + content[place + 2 :]
+    return tiled(content, size, tile)
 
 
 def of_components(count):
@@ -75,8 +82,11 @@ def of_components(count):
         tiled(styled(plain(), 0), (900, 900), (900, 900)),
         tiled(component_styled(plain()), (256, 256), (256, 256)),
         of_components(16_384),
+        layered(styled(plain(), 4, b"\x77"), (900, 900), (900, 900)),
+        layered(plain(), (100, 100), (10, 10)),
     ],
-    ids=["tiles", "row", "precincts", "blocks", "component", "components"],
+    ids=["tiles", "row", "precincts", "blocks", "component", "components"]
+    + ["layers", "tiled layers"],
 )
 def test_small_structures_are_refused_before_they_are_allocated(
     budget, content
@@ -97,6 +107,7 @@ def test_small_structures_are_refused_before_they_are_allocated(
         {"num_resolutions": 6},
         {"num_resolutions": 6, "codeblock_size": (32, 32)},
         {"num_resolutions": 3, "precinct_size": (128, 128)},
+        {"num_resolutions": 6, "quality_layers": [40, 20, 10, 5, 2]},
     ],
 )
 def test_a_plain_file_is_hardly_more_than_its_pixels(options):
