@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import io
@@ -28,6 +29,10 @@ Image.MAX_IMAGE_PIXELS = None
 # keeps it from being decoded is raised.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+with contextlib.suppress(AttributeError, OSError):  # other builds of Pillow
+    _core = ctypes.CDLL(Image.core.__file__)
+    _core.TIFFSetErrorHandler(None)  # libtiff prints as well
+    _core.TIFFSetWarningHandler(None)
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
 # Their decoders open another image or start a program, whose memory is unknown.
