@@ -12,6 +12,7 @@ All URLs in responses are relative, so that a proxy can add a prefix.
 import asyncio
 import errno
 import functools
+import logging
 import re
 import socket
 import threading
@@ -50,7 +51,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
 # In place of what the router says.
 _UNROUTED = {
-    "Not Found": "There is nothing at this URL; POST a picture to search.",
+    "Not Found": "There is nothing at this URL; POST a picture to search. "
+    "A proxy has to take its prefix off.",
     "Method Not Allowed": "This URL does not take this method; POST a picture "
     "to search, and GET the rest.",
 }
@@ -245,10 +247,12 @@ def refusal(content: bytes, error: images.UnreadableImageError) -> str:
 
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
         _without_cancellation(app),
-        log_level="warning",
+        log_level="error",  # Whoever sent a bad request is told, not we.
         log_config=None,  # The default closes existing handlers.
+        ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
     uvicorn.Server(config).run(sockets=[listener])
