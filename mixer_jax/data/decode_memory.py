@@ -27,6 +27,9 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder needs in addition to Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
+# Bytes per row and column of a PNG, which may have only one of either: Pillow
+# has pointers to each row, and the decoder two rows of its own.
+_LINE = 24
 _M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # of glibc's mallopt; bytes
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
 _COEFFICIENT = 2  # bytes per JPEG coefficient
@@ -206,7 +209,8 @@ def _declared_png(content: bytes) -> tuple[tuple[int, int], int]:
     per_pixel = stored + max(rotated, 1 if plain else _OTHER)
     texts = sum(kind in _COMPRESSED for kind in kinds)
     text = min(texts * _TEXT, _MAX_TEXT)
-    return (width, height), width * height * per_pixel + text + len(content)
+    peak = width * height * per_pixel + _LINE * (width + height)
+    return (width, height), peak + text + len(content)
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
