@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from mixer_jax.categories import thumbnails
 from mixer_jax.categories.calibrate import calibrate
 from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
@@ -256,19 +256,12 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
       Features `[N, 768 + 512]` float32: a centred 16x16 RGB thumbnail and
       hashed words, each of unit length.
     """
-    thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
+    looks = np.zeros((len(images), 16 * 16 * 3), np.float32)
     for row, path in enumerate(images):
-        with Image.open(path) as image:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            white.alpha_composite(image)
-            small = white.convert("RGB").resize((16, 16), Image.Resampling.BOX)
-        thumbnails[row] = np.asarray(small, np.float32).reshape(-1)
-    thumbnails -= thumbnails.mean(0, keepdims=True)
+        looks[row] = thumbnails.read(path, 16)
+    looks -= looks.mean(0, keepdims=True)
     words = HashingVectorizer(n_features=512).transform(texts).toarray()
-    return np.concatenate(
-        [normalize(thumbnails), words.astype(np.float32)], axis=1
-    )
+    return np.concatenate([normalize(looks), words.astype(np.float32)], axis=1)
 
 
 def write_log(
