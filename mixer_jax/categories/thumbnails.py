@@ -9,10 +9,6 @@ from PIL import Image
 from mixer_jax.errors import UserError
 
 _MAX_PIXELS = 200_000_000
-_HELP = (
-    "repair it or remove its row (`python -m mixer_jax.data.check "
-    "--table=TABLE --images` lists all such files)"
-)
 
 
 def read(path: Path, side: int) -> np.ndarray:
@@ -30,7 +26,8 @@ def read(path: Path, side: int) -> np.ndarray:
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(
-            f"{path}: the file cannot be decoded as a picture; {_HELP}."
+            f"{path}: the file cannot be decoded as a picture; repair it or "
+            "remove its row from the table."
         ) from error
     return np.asarray(small, np.float32).reshape(-1)
 

@@ -36,7 +36,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     path = tmp_path / "a.png"
     for content in (b"", b"text", struct.pack("<I", 1) * 99):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.png: .*--images` lists all"):
+        with pytest.raises(UserError, match=r"a\.png: .*remove its row"):
             thumbnails.read(path, 16)
     with pytest.raises(FileNotFoundError):
         thumbnails.read(tmp_path / "b.png", 16)
