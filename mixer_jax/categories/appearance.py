@@ -1,5 +1,6 @@
 """What a simulated user sees of images and texts."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from mixer_jax.categories.graph import normalize
 from mixer_jax.errors import UserError
+
+_MAX_PIXELS = 200_000_000
 
 
 def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
@@ -36,7 +39,13 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
 
 def _thumbnail(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        # The decoder's warnings; only its errors matter.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path) as image,
+        ):
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError("it has too many pixels")
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             white.alpha_composite(image)

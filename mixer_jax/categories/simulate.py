@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.categories.simulate",
         description="Simulates a click log from a table's true categories.",
     )
-    add, count = parser.add_argument, numbers.whole(0)
+    add = parser.add_argument
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the log's folder")
     add("--part", help="part of the splits; 'forward' if any")

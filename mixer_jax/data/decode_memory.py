@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from mixer_jax.data import avif_size, parts
+from mixer_jax.data import avif_size, jpeg2000_size, parts
 from mixer_jax.errors import UserError
 
 # Upper bound of the bytes per pixel that decoding needs, in any format.
@@ -27,6 +27,9 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder needs in addition to Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
+# Bytes per row and column of a PNG, which may have only one of either: Pillow
+# has pointers to each row, and the decoder two rows of its own.
+_LINE = 24
 _M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # of glibc's mallopt; bytes
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
 _COEFFICIENT = 2  # bytes per JPEG coefficient
@@ -37,7 +40,6 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _ORIENTATION = 0x0112  # EXIF tag
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _ICON_START = b"\0\0\1\0"
-_JPEG2000_START = b"\xff\x4f\xff\x51"
 
 
 class Budget:
@@ -207,7 +209,8 @@ def _declared_png(content: bytes) -> tuple[tuple[int, int], int]:
     per_pixel = stored + max(rotated, 1 if plain else _OTHER)
     texts = sum(kind in _COMPRESSED for kind in kinds)
     text = min(texts * _TEXT, _MAX_TEXT)
-    return (width, height), width * height * per_pixel + text + len(content)
+    peak = width * height * per_pixel + _LINE * (width + height)
+    return (width, height), peak + text + len(content)
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -256,11 +259,17 @@ def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
     found = [0]
-    for start, offset in ((_PNG_START, 16), (_JPEG2000_START, 8)):
+    for start, count in (
+        (_PNG_START, _png_pixels),
+        (jpeg2000_size.START, jpeg2000_size.pixels),
+    ):
         place = content.find(start)
         while place >= 0:
-            with contextlib.suppress(struct.error):
-                size = struct.unpack_from(">II", content, place + offset)
-                found.append(_area(size))
+            with contextlib.suppress(struct.error, ValueError):
+                found.append(count(content, place))
             place = content.find(start, place + 1)
     return max(found)
+
+
+def _png_pixels(content: bytes, place: int) -> int:
+    return _area(struct.unpack_from(">II", content, place + 16))

@@ -47,6 +47,8 @@ _SIGNATURES = (
     ("BMP", 0, b"BM"),
     ("TIFF", 0, b"II*\0"),
     ("TIFF", 0, b"MM\0*"),
+    ("TIFF", 0, b"II+\0"),  # BigTIFF
+    ("TIFF", 0, b"MM\0+"),
     ("AVIF", 4, b"ftypavi"),
     ("HEIF", 4, b"ftyphe"),
     ("HEIF", 4, b"ftypmif1"),
@@ -268,7 +270,7 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
         return struct.unpack_from("<I", content, 4)[0] + 8 > len(content)
     if name == "BMP":
         return struct.unpack_from("<I", content, 2)[0] > len(content)
-    if name == "TIFF":
+    if name == "TIFF" and b"*" in content[2:4]:
         return _tiff_end(content) > len(content)
     if name in _BOXED and content[:2] != b"\xff\x4f":
         return _box_ends_outside(content)

@@ -2,11 +2,14 @@
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import io
+import logging
 import os
 import stat
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +25,14 @@ from mixer_jax.runtime import threads as threads_lib
 
 # Pillow's own limit does not know that a large JPEG is decoded scaled.
 Image.MAX_IMAGE_PIXELS = None
+# A file can cause thousands of messages, one for each damaged EXIF entry. What
+# keeps it from being decoded is raised.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+with contextlib.suppress(AttributeError, OSError):  # other builds of Pillow
+    _core = ctypes.CDLL(Image.core.__file__)
+    _core.TIFFSetErrorHandler(None)  # libtiff prints as well
+    _core.TIFFSetWarningHandler(None)
 _CHUNK = 64  # files a thread takes at once
 _CHECKED = 32  # pixels of side that files are checked at
 # Their decoders open another image or start a program, whose memory is unknown.
@@ -174,7 +185,7 @@ def _check_pixels(
         return
     inner = ""
     if pixels > whole[0] * whole[1]:
-        inner = f" and holds an image of {_count(pixels)}"
+        inner = f" and takes the memory of {_count(pixels)}"
     raise _TooManyPixelsError(
         f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
         f"of {_count(max_pixels)}"

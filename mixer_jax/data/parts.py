@@ -4,6 +4,7 @@ Decoders spend time and memory on every part, even on an empty one: a JPEG of
 300 kilobytes can ask for a thousand passes over 50 megapixels.
 """
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ _MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
 _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame
 _MAX_ENTRIES = 100_000  # of an AVIF's tables
+_MAX_NUMBERS = 200_000  # of a TIFF's lists: a place and a size for each tile
+# Tags of the lists that opening a TIFF reads: of samples, strips and tiles.
+_TIFF_LISTS = (258, 273, 277, 278, 279, 322, 323, 324, 325, 338, 339)
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # Markers that Pillow takes to stand alone, without a length.
 _ALONE = {0x01, 0xC8, 0xCC, 0xD8, END_OF_IMAGE, *range(0xF0, 0xFE)}
+_TIFF_STARTS = (b"II*\0", b"II\0*", b"MM*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
 
 
@@ -36,6 +41,8 @@ def check(content: bytes) -> None:
         _limit(_gif_blocks(content), _MAX_BLOCKS, "blocks before its picture")
     elif content.startswith(b"ftyp", 4):
         _limit(avif_size.entries(content), _MAX_ENTRIES, "table entries")
+    elif content.startswith(_TIFF_STARTS):
+        _limit(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
@@ -102,6 +109,25 @@ def _gif_blocks(content: bytes) -> Iterator[int]:
             yield place
             place += 1 + length
         place += 1
+
+
+def _tiff_numbers(content: bytes) -> Iterator[None]:
+    """Yields once for each number of the lists in a TIFF's first table."""
+    order = "<" if content.startswith(b"II") else ">"
+    # In a BigTIFF, numbers have eight bytes.
+    forms = ("Q", "Q", "HHQ8x") if content[2] == 43 else ("L", "H", "HHL4x")
+    start, head, entry = (struct.Struct(order + form) for form in forms)
+    try:
+        place = start.unpack_from(content, start.size)[0]
+        count = head.unpack_from(content, place)[0]
+        for number in range(count):
+            where = place + head.size + number * entry.size
+            tag, _, length = entry.unpack_from(content, where)
+            if tag in _TIFF_LISTS:
+                most = min(length, _MAX_NUMBERS + 1)
+                yield from itertools.repeat(None, most)
+    except (struct.error, OverflowError):
+        return  # The decoder stops here as well.
 
 
 def _limit(found: Iterator, most: int, name: str) -> None:

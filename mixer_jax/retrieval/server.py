@@ -12,6 +12,7 @@ All URLs in responses are relative, so that a proxy can add a prefix.
 import asyncio
 import errno
 import functools
+import logging
 import re
 import socket
 import threading
@@ -27,7 +28,9 @@ import uvicorn
 from jax.sharding import Mesh
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
@@ -46,6 +49,13 @@ MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+# In place of what the router says.
+_UNROUTED = {
+    "Not Found": "There is nothing at this URL; POST a picture to search. "
+    "A proxy has to take its prefix off.",
+    "Method Not Allowed": "This URL does not take this method; POST a picture "
+    "to search, and GET the rest.",
+}
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
@@ -154,13 +164,16 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         )
 
     async def answer(request: Request) -> JSONResponse:
-        k = _read_k(request.query_params.get("k", DEFAULT_K))
+        asked = _queried_k(request.query_params)
         async with reader.read(request) as upload:
-            if upload.k is not None and "k" not in request.query_params:
-                k = _read_k(upload.k)
+            if asked is not None and upload.k is not None:
+                raise HTTPException(
+                    400, "The URL has a k, and so has the form; give one."
+                )
+            k = asked or (_read_k(upload.k) if upload.k is not None else 0)
             # Computing and reading files would block the event loop.
             found = await anyio.to_thread.run_sync(
-                find, upload.content, k, limiter=limiter
+                find, upload.content, k or DEFAULT_K, limiter=limiter
             )
         return JSONResponse(found)
 
@@ -212,6 +225,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             Route("/search", answer, methods=["POST"]),
             Route("/image/{row}", picture),
         ],
+        middleware=[Middleware(_with_single_slashes)],
         exception_handlers={HTTPException: _say, Exception: _apologize},
     )
     # Redirects would be absolute URLs, without a proxy's prefix.
@@ -233,10 +247,12 @@ def refusal(content: bytes, error: images.UnreadableImageError) -> str:
 
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
         _without_cancellation(app),
-        log_level="warning",
+        log_level="error",  # Whoever sent a bad request is told, not we.
         log_config=None,  # The default closes existing handlers.
+        ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
     uvicorn.Server(config).run(sockets=[listener])
@@ -261,6 +277,17 @@ def _without_cancellation(app: ASGIApp) -> ASGIApp:
             if not began:
                 said = JSONResponse({"error": "The server is stopping."}, 503)
                 await said(scope, receive, send)
+
+    return answer
+
+
+def _with_single_slashes(app: ASGIApp) -> ASGIApp:
+    """Takes //search for /search: proxies that replace a prefix send it."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = scope | {"path": re.sub("/+", "/", scope["path"])}
+        await app(scope, receive, send)
 
     return answer
 
@@ -304,13 +331,27 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _read_k(text: str | int) -> int:
+def _queried_k(query: QueryParams) -> int | None:
+    """Returns the k of a URL, None if it has none."""
+    for name in query:
+        if name != "k":
+            raise HTTPException(
+                400,
+                f"The URL has the parameter {name[:20]!r}; only k is known, as "
+                f"in search?k={DEFAULT_K}.",
+            )
+    if len(query.getlist("k")) > 1:
+        raise HTTPException(400, "The URL has more than one k; give one.")
+    return _read_k(query["k"]) if query else None
+
+
+def _read_k(text: str) -> int:
     # int() would also take 1_0 and the digits of other scripts.
-    digits = str(text).strip()
+    digits = text.strip()
     k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
     if not 1 <= k <= MAX_K:
         raise HTTPException(
-            400, f"k is {text!r}; it must be a number from 1 to {MAX_K}."
+            400, f"k is {text[:20]!r}; it must be a number from 1 to {MAX_K}."
         )
     return k
 
@@ -335,9 +376,8 @@ def _render(index: Index, max_megabytes: float) -> str:
 
 
 def _say(request: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse(
-        {"error": error.detail}, error.status_code, error.headers
-    )
+    said = _UNROUTED.get(error.detail, error.detail)
+    return JSONResponse({"error": said}, error.status_code, error.headers)
 
 
 def _apologize(request: Request, error: Exception) -> JSONResponse:

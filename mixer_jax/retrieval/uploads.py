@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
 _PATIENCE = 60  # seconds without a byte after which an upload ends
+_LONGEST = 600  # seconds that an upload may take: slow ones hold memory
 _FORM = "multipart/form-data"
+_NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
 
 
@@ -75,15 +78,17 @@ class Reader:
     async def _chunks(
         self, request: Request, count: "_Count"
     ) -> AsyncIterator[bytes]:
-        stream = request.stream()
+        stream, clock = request.stream(), asyncio.get_running_loop().time
+        end = clock() + _LONGEST
         while True:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout_at(min(clock() + _PATIENCE, end)):
                     chunk = await anext(stream, None)
             except TimeoutError as error:
-                raise HTTPException(
-                    408, f"The upload stood still for {_PATIENCE:g} seconds."
-                ) from error
+                said = f"stood still for {_PATIENCE:g} seconds"
+                if clock() >= end:
+                    said = f"took more than {_LONGEST:g} seconds"
+                raise HTTPException(408, f"The upload {said}.") from error
             if chunk is None:
                 return
             count.bytes += len(chunk)
@@ -105,10 +110,23 @@ class _Count:
     bytes = 0
 
 
+class _Parser(MultiPartParser):
+    """Takes also files that have a name in other letters alone."""
+
+    def on_headers_finished(self) -> None:
+        """Reads the headers of a part."""
+        part = self._current_part
+        # As some clients send it: filename*=utf-8''caf%C3%A9.png
+        part.content_disposition = _NAME.sub(
+            b"filename=", part.content_disposition or b""
+        )
+        super().on_headers_finished()
+
+
 async def _read_form(
     request: Request, chunks: AsyncIterator[bytes], limit: int
 ) -> Upload:
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers,
         chunks,
         max_files=1,
@@ -120,7 +138,9 @@ async def _read_form(
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(
-            400, f"The form is invalid: {error.message}"
+            400,
+            f"The form is invalid: {error.message.rstrip('.')}; send one file, "
+            "as curl -F file=@picture does.",
         ) from error
     except (LookupError, UnicodeError) as error:  # of a part's header
         raise HTTPException(
@@ -140,5 +160,7 @@ async def _take_file(form: FormData) -> Upload:
             "The form has no complete file; send one as curl -F file=@picture "
             "does.",
         )
-    k = form.get("k")
-    return Upload(await files[0].read(), k if isinstance(k, str) else None)
+    found = [k for k in form.getlist("k") if isinstance(k, str)]
+    if len(found) > 1:
+        raise HTTPException(400, "The form has more than one k; give one.")
+    return Upload(await files[0].read(), found[0] if found else None)

@@ -302,3 +302,32 @@ def test_threads_keep_no_memory_of_what_they_decoded():
         check=True,
     )
     assert int(done.stdout) < 64  # MiB; a decode takes about as much
+
+
+LINE = """
+import re, sys
+from mixer_jax.data import decode_memory, images
+
+def peak():
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmHWM:\\s*(\\d+)", file.read())[1]) << 10
+
+before = peak()
+images.decode(sys.argv[1], 8)
+print((peak() - before) / decode_memory.BUDGET.peak)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="units differ")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(12_000_000, 1), (1, 12_000_000)])
+def test_an_image_of_one_row_or_column_is_estimated(size, mode, tmp_path):
+    path = tmp_path / "line.png"
+    Image.new(mode, size).save(path)
+    done = subprocess.run(
+        [sys.executable, "-c", LINE, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.1 < float(done.stdout) < 1.02

@@ -149,3 +149,10 @@ def test_only_the_formats_that_are_accepted_are_opened():
 def test_anything_has_a_description(content):
     assert faults.describe(content)
     assert "\n" not in faults.describe(content)
+
+
+@pytest.mark.parametrize("start", [b"II+\0", b"MM\0+"])
+def test_a_big_tiff_is_a_tiff(start):
+    content = start + bytes(99)
+    assert faults.describe(content) == "a TIFF picture"
+    assert faults.of_content(content, OSError("bad")) == faults.CORRUPT

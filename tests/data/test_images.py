@@ -1,5 +1,7 @@
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -313,3 +315,49 @@ def test_the_file_that_was_meant_is_named(tmp_path):
     frame = pd.DataFrame({"sample_id": ["x"], "image": ["img\\a.png"]})
     with pytest.raises(UserError, match=r"Did you mean 'img/a\.png'"):
         images.check_images(frame, tmp_path, 0.0)
+
+
+NOISY = """
+import io, logging, struct, sys, warnings
+from PIL import Image
+from mixer_jax.data import images
+
+logging.basicConfig()
+warnings.simplefilter("default", append=True)
+table = b"".join(
+    struct.pack("<HHII", tag, 12, 9, 1 << 30) for tag in range(1, 4000)
+)
+exif = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0" + struct.pack("<H", 3999) + table
+for kind, options in (("JPEG", {"exif": exif}), ("TIFF", {})):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, kind, **options)
+    content = file.getvalue()
+    # Many samples a pixel, which Pillow logs before it raises.
+    content = content.replace(
+        struct.pack("<HHII", 277, 3, 1, 3), struct.pack("<HHII", 277, 3, 1, 99)
+    )
+    try:
+        images.decode(content, 8)
+    except images.UnreadableImageError as error:
+        print(error.kind)
+file = io.BytesIO()
+Image.new("RGB", (16, 16), "red").save(file, "TIFF", compression="tiff_deflate")
+content = bytearray(file.getvalue())
+with Image.open(file) as opened:
+    content[opened.tag_v2[273][0]] = 0  # of which libtiff prints a line
+try:
+    images.decode(bytes(content), 8)
+except images.UnreadableImageError as error:
+    print(error.kind)
+"""
+
+
+def test_a_library_says_nothing_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "corrupt\ncorrupt\n"

@@ -111,3 +111,46 @@ def test_what_editors_write_is_read():
         _file("avif"),
     ):
         assert images.decode(content, 8).shape == (8, 8, 3)
+
+
+def _tiff(count, big=False, order="<"):
+    """Returns a TIFF of one pixel, whose table lists `count` strips."""
+    mark = b"II" if order == "<" else b"MM"
+    entry = "HHQQ" if big else "HHLL"
+    head = struct.pack(
+        f"{order}{'HHHQ' if big else 'HL'}",
+        *((43, 8, 0, 16) if big else (42, 8)),
+    )
+    tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 1}
+    table = b"".join(
+        struct.pack(order + entry, tag, 4, count if tag == 273 else 1, value)
+        for tag, value in tags.items()
+    )
+    return mark + head + struct.pack(order + "HQ"[big], len(tags)) + table
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_the_strips_of_a_tiff_are_counted_before_it_is_opened(
+    big, order, monkeypatch
+):
+    monkeypatch.setattr(images, "_open", lambda *_: 1 / 0)
+    for count in (1000, 300_000):
+        content = _tiff(count, big, order)
+        if big and order == ">":  # which Pillow takes for a plain one
+            content = _tiff(count, False, order)
+        with pytest.raises(faults.UnreadableImageError) as caught:
+            images.decode(content + bytes(9_000), 8)
+        said = "200,000 table entries" in str(caught.value)
+        assert said == (count > 200_000)
+        assert (caught.value.kind == faults.TOO_LARGE) == said
+
+
+def test_a_tiff_of_many_tiles_is_read():
+    noise = Image.effect_noise((1600, 1600), 50)
+    file = io.BytesIO()
+    noise.save(file, "tiff", tiffinfo={278: 1})
+    assert images.decode(file.getvalue(), 16).shape == (16, 16, 3)
+    for cut in range(0, 300, 7):
+        with pytest.raises(faults.UnreadableImageError):
+            images.decode(file.getvalue()[:cut], 16)

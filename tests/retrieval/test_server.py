@@ -107,6 +107,11 @@ def test_what_is_wrong_is_said(client):
         ("?k=all", red, 400, "'all'"),
         ("?k=1_0", red, 400, "'1_0'"),
         ("?k=%D9%A3", red, 400, "from 1 to 100"),
+        ("?k=", red, 400, "k is ''"),
+        ("?k=1&k=5", red, 400, "more than one k"),
+        ("?k=5&k=5", red, 400, "more than one k"),
+        ("?K=5", red, 400, "parameter 'K'; only k is known"),
+        ("?k=5&limit=5", red, 400, "parameter 'limit'"),
         ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
         answer = client.post("/search" + question, content=content)
@@ -165,6 +170,13 @@ def test_what_is_wrong_with_a_form_is_said(client):
         ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
         ({"content": red, "headers": broken}, 400, "boundary"),
         ({"files": {"a": ("a", red)}, "data": {"k": "no"}}, 400, "'no'"),
+        ({"files": {"a": ("a", red)}, "data": {"k": ""}}, 400, "k is ''"),
+        ({"files": {"a": ("a", red)}, "data": {"k": [1, 5]}}, 400, "than one"),
+        (
+            {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
+            400,
+            "so has the form",
+        ),
     ):
         answer = client.post("/search", **arguments)
         assert (answer.status_code, said in answer.json()["error"]) == (
@@ -315,7 +327,10 @@ def test_page_and_health(client, made):
         "workdir": str(made.workdir),
         "step": 4,
     }
-    assert client.get("/nothing").json() == {"error": "Not Found"}
+    assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
+    answer = client.get("/search")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "POST a picture to search" in answer.json()["error"]
 
 
 def test_searches_do_not_hold_up_the_rest(searcher, client):
@@ -371,9 +386,13 @@ def test_no_such_host(monkeypatch):
         server.listen("", 0)
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("_PATIENCE", "stood still for 0.01"), ("_LONGEST", "more than 0.01")],
+)
 @pytest.mark.parametrize("form", [False, True])
-def test_an_upload_that_stands_still_is_ended(form, monkeypatch):
-    monkeypatch.setattr(uploads, "_PATIENCE", 0.01)
+def test_an_upload_that_stands_still_is_ended(form, limit, said, monkeypatch):
+    monkeypatch.setattr(uploads, limit, 0.01)
     kind = b"multipart/form-data; boundary=x" if form else b"image/png"
     scope = {"type": "http", "headers": [(b"content-type", kind)]}
     messages = iter([{"type": "http.request", "body": b"", "more_body": True}])
@@ -386,7 +405,7 @@ def test_an_upload_that_stands_still_is_ended(form, monkeypatch):
             pass
 
     reader = uploads.Reader(1)
-    with pytest.raises(HTTPException, match="stood still") as caught:
+    with pytest.raises(HTTPException, match=said) as caught:
         asyncio.run(read())
     assert caught.value.status_code == 408
     assert reader._held == 0
@@ -420,3 +439,65 @@ def test_an_upload_at_the_end_of_the_server_is_answered(
     assert b" 503 " in said.splitlines()[0]
     assert b"The server is stopping." in said
     assert "Traceback" not in caplog.text
+
+
+def test_a_doubled_slash_is_one(client):
+    found = client.post("/search?k=3", content=_picture("blue")).json()
+    again = client.post(
+        "http://testserver//search?k=3", content=_picture("blue")
+    )
+    assert again.json()["results"] == found["results"]
+    for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
+        answer = client.get(f"http://testserver{url}")
+        assert answer.headers["content-type"].startswith(kind)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"filename*=utf-8''caf%C3%A9.png",
+        b"filename=\"a\"; filename*=utf-8''caf%C3%A9.png",
+        b"filename*=utf-8''caf%C3%A9.png; filename=\"a\"",
+    ],
+)
+def test_a_file_of_a_name_in_other_letters_is_a_file(client, name):
+    body = b"--x\r\nContent-Disposition: form-data; name=file; " + name
+    body += b"\r\n\r\n" + _picture("blue") + b"\r\n--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.post("/search", content=body, headers=kind)
+    assert answer.json()["results"][0]["category_id"] == "blue"
+
+
+BAD_REQUESTS = [
+    b"no HTTP\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\n"
+    b"Upgrade: websocket\r\n\r\n",
+    b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n"
+    b"Content-Length: 5\r\n\r\nhello",
+]
+
+
+def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
+    servers = []
+    make = uvicorn.Server
+    monkeypatch.setattr(
+        server.uvicorn,
+        "Server",
+        lambda config: servers.append(make(config)) or servers[0],
+    )
+    with server.listen("127.0.0.1", 0) as listener:
+        app = server.make_app(searcher)
+        thread = threading.Thread(target=server.run, args=(app, listener))
+        thread.start()
+        for request in BAD_REQUESTS:
+            with socket.create_connection(listener.getsockname()) as client:
+                client.sendall(request)
+                with client.makefile("rb") as answer:
+                    said = answer.read()
+            assert said.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
+        servers[0].should_exit = True
+        thread.join()
+    assert b"send one file, as curl" in said
+    assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]

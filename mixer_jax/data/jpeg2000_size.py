@@ -1,0 +1,131 @@
+"""Estimates what the structures of a JPEG 2000 codestream take, as pixels.
+
+OpenJPEG allocates kilobytes for each tile, and half a kilobyte for each block,
+before it reads their data: a file of 160 bytes can declare 65,535 tiles, or
+blocks of one pixel.
+
+References:
+  ISO/IEC 15444-1, annex A (markers) and B (tiles, precincts, code-blocks).
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+START = b"\xff\x4f\xff\x51"
+# Pixels that take as much memory as a tile, and what is in it once for each
+# component, do.
+_TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
+_BYTES = 16  # that a pixel stands for, or fewer
+_STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, also those of a tile
+_COMPONENT_STYLE = 0x53
+_START_OF_TILE = 0x90
+_COPIED = (0x74, 0x75, 0x77)  # segments that every tile gets a copy of
+_WHOLE = 0xFF  # a precinct's exponents if none are given
+
+
+def pixels(content: bytes, start: int) -> int:
+    """Returns the pixels of a codestream, those of its structures included.
+
+    Args:
+      content: the file.
+      start: where in it the codestream starts.
+
+    Raises:
+      struct.error: if its header is not there.
+      ValueError: if its header is wrong.
+    """
+    width, height, *_, tile_width, tile_height = struct.unpack_from(
+        ">IIIIII", content, start + 8
+    )
+    components = struct.unpack_from(">H", content, start + 40)[0]
+    if not tile_width or not tile_height:
+        raise ValueError("a tile has no area")
+    tiles = _ceil(width, tile_width) * _ceil(height, tile_height)
+    tile = _TILE + _TILE_COMPONENT * components
+    tile += _copied_bytes(content, start) // _BYTES
+    styles = list(_styles(content, components))
+    blocks = max((_blocks(width, height, each) for each in styles), default=0)
+    # A packet for every layer, level and precinct; each takes time as well.
+    layers = max((each.layers for each in styles), default=0)
+    places = max((_places(width, height, each) for each in styles), default=0)
+    packets = layers * (places + tiles)
+    inner = (blocks * _BLOCK + packets) * components
+    return width * height + tiles * tile + inner
+
+
+def _ceil(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def _copied_bytes(content: bytes, start: int) -> int:
+    """Returns the bytes of the main header that each tile gets a copy of."""
+    place, copied = start + 2, 0
+    while place + 4 <= len(content) and content[place + 1] != _START_OF_TILE:
+        length = struct.unpack_from(">H", content, place + 2)[0]
+        copied += length if content[place + 1] in _COPIED else 0
+        place += 2 + max(length, 2)
+    return copied
+
+
+class _Style(NamedTuple):
+    """How a picture is coded.
+
+    Attributes:
+      layers: how many; 0 in the style of a component.
+      block: exponents of the sides of a block.
+      precincts: a byte for each level, the exponents of its precincts' sides.
+    """
+
+    layers: int
+    block: tuple[int, int]
+    precincts: bytes
+
+
+def _styles(content: bytes, components: int) -> Iterator[_Style]:
+    """Yields each coding style.
+
+    A style may stand in any tile's header. What looks like one is taken for
+    one, wherever it is: within data, that is unlikely.
+    """
+    for found in _STYLE.finditer(content):
+        place = found.start() + 4
+        fields, layers = place + 5, content[place + 2 : place + 4]
+        if found[0][1] == _COMPONENT_STYLE:
+            place += 1 if components < 257 else 2
+            fields, layers = place + 1, b""
+        levels, *block, _, kind = content[fields : fields + 5].ljust(5, b"\xff")
+        precincts = b""
+        if levels <= 32 and content[place] & 1:
+            precincts = content[fields + 5 : fields + 6 + levels]
+        end = found.start() + 2 + content[found.start() + 3]
+        if end == fields + 5 + len(precincts) and max(block) <= 8 and kind <= 1:
+            yield _Style(
+                int.from_bytes(layers, "big"),
+                (block[0] + 2, block[1] + 2),
+                precincts or bytes([_WHOLE]) * (levels + 1),
+            )
+
+
+def _blocks(width: int, height: int, style: _Style) -> int:
+    """Returns how many blocks a component has; a precinct has at least one."""
+    count = 0
+    for level, precinct in enumerate(style.precincts):
+        halved = 1 if level else 0  # The bands of all but the first are half.
+        wide = min(style.block[0], max((precinct & 15) - halved, 0))
+        high = min(style.block[1], max((precinct >> 4) - halved, 0))
+        scale = len(style.precincts) - 1 - level
+        across = _ceil(width, 1 << (scale + wide))
+        count += across * _ceil(height, 1 << (scale + high))
+    return count
+
+
+def _places(width: int, height: int, style: _Style) -> int:
+    """Returns how many places packets may start at, of all levels together."""
+    scales = range(len(style.precincts) - 1, -1, -1)
+    pairs = list(zip(scales, style.precincts, strict=True))
+    wide = min(scale + (precinct & 15) for scale, precinct in pairs)
+    high = min(scale + (precinct >> 4) for scale, precinct in pairs)
+    grid = _ceil(width, 1 << wide) * _ceil(height, 1 << high)
+    return grid * len(pairs)
