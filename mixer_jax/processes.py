@@ -247,8 +247,7 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         if kind is None and self._noticed and not self._answered:
-            command.say(command.Ending(command.INTERRUPTION, PREEMPTED))
-            raise SystemExit(PREEMPTED)
+            raise command.Interrupted
 
     def reached(self) -> bool:
         """Whether to stop now; all processes ask before each step."""
