@@ -2,7 +2,7 @@
 
 Exit codes of every command:
 
-    0    done
+    0    done; also a server that was asked to stop
     1    a crash, with its traceback; the same command may succeed when repeated
     2    wrong input, or a destination that cannot be written: the same command
          would fail again
