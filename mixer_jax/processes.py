@@ -258,6 +258,13 @@ class Preemption:
         # told between two would else wait for a step that is past.
         return multihost_utils.reached_preemption_sync_point(next(self._asked))
 
+    def ask(self) -> None:
+        """Lets the run stop as a signal does: with all its processes."""
+        if not self._noticed:
+            self._noticed = True
+            if jax.process_count() > 1:
+                signal.raise_signal(signal.SIGTERM)
+
     def _notice(self, *_: object) -> None:
         self._noticed = True
         # A second signal ends the process at once.
