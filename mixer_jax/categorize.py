@@ -29,6 +29,8 @@ from mixer_jax.runtime import (
 )
 from mixer_jax.runtime.tables import write
 
+_WRITTEN = ("found.csv", "unassigned.csv", "categories.json", "features.npz")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    files.check_folder(given.out, "The categories")
+    names = (*_WRITTEN, identities.LEDGER)
+    files.check_folder(given.out, "The categories", names)
     with ownership.hold(given.out, "--out"):
         _categorize(given)
 

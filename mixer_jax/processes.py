@@ -247,8 +247,7 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         if kind is None and self._noticed and not self._answered:
-            command.say(command.Ending(command.INTERRUPTION, PREEMPTED))
-            raise SystemExit(PREEMPTED)
+            raise command.Interrupted
 
     def reached(self) -> bool:
         """Whether to stop now; all processes ask before each step."""
@@ -258,6 +257,13 @@ class Preemption:
         # Numbers that go on from one stage to the next: processes that are
         # told between two would else wait for a step that is past.
         return multihost_utils.reached_preemption_sync_point(next(self._asked))
+
+    def ask(self) -> None:
+        """Lets the run stop as a signal does: with all its processes."""
+        if not self._noticed:
+            self._noticed = True
+            if jax.process_count() > 1:
+                signal.raise_signal(signal.SIGTERM)
 
     def _notice(self, *_: object) -> None:
         self._noticed = True

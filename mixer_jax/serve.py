@@ -3,8 +3,8 @@
     python -m mixer_jax.serve --index=runs/quickstart/index \
         [--host=127.0.0.1] [--port=8000]
 
-`mixer_jax/retrieval/server.py` says what it answers. Ctrl-C ends it. Port 0
-takes a free one.
+`mixer_jax/retrieval/server.py` says what it answers. Ctrl-C or SIGTERM ends it,
+with exit code 0 once it serves, and 75 before. Port 0 takes a free one.
 """
 
 import argparse
@@ -55,13 +55,13 @@ def _serve(given: argparse.Namespace) -> None:
         trained = index_lib.load_model(index, mesh)
         searcher = server.Searcher(index, trained, mesh, given.max_megapixels)
         app = server.make_app(searcher, given.max_megabytes)
-        print(
-            f"Serving {len(index.documents)} documents at "
-            f"{server.address(listener)} (Ctrl-C ends)",
-            flush=True,
-        )
         # uvicorn finishes pending responses, then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
+            print(
+                f"Serving {len(index.documents)} documents at "
+                f"{server.address(listener)} (Ctrl-C ends)",
+                flush=True,
+            )
             server.run(app, listener)
         print("Stopped.")
 

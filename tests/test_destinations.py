@@ -6,12 +6,18 @@ there before, and no draft is left.
 """
 
 import contextlib
+import importlib.util
+import os
+import pathlib
 import shutil
 import subprocess
+import sys
+import types
 
 import pytest
 
-from mixer_jax.data import images
+from mixer_jax.categories import aggregate
+from mixer_jax.data import emoji, icons, images
 from mixer_jax.errors import UserError
 from mixer_jax.training import checkpoints, loop, workdir
 from tests import every_command
@@ -189,3 +195,134 @@ def test_what_was_computed_is_kept_elsewhere(
         shutil.rmtree(kept)
     elif name in ("embed", "report"):
         assert len(kept.read_bytes()) == len(out.read_bytes())
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "categorize", "sweep"])
+def test_a_folder_in_place_of_a_file_is_refused_before_the_work(
+    name, inputs, tmp_path, capsys, monkeypatch
+):
+    command = COMMANDS[name]
+    (tmp_path / "out").mkdir()
+    out = place = tmp_path / "out" / (command.name or "none")
+    if name == "data.read":
+        out = place = tmp_path / command.name
+    if not command.name:
+        place = shutil.copytree(inputs.shop, tmp_path / "shop")
+        inputs = inputs._replace(shop=place)
+    there = {*place.rglob("*")}
+    arguments = command.arguments(inputs, out)
+    assert command.main(arguments) == 0
+    made = {*place.rglob("*")} - there if place.is_dir() else {place}
+    for file in made:
+        content = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            forbid(patch)
+            assert command.main(arguments) == 2, file
+        said = capsys.readouterr().err
+        assert str(place) in said
+        assert "draft" not in said
+        file.rmdir()
+        file.write_bytes(content)
+
+
+BUILDERS = {
+    "emoji": (emoji.main, [], ("large.csv", "ATTRIBUTION.md")),
+    "icons": (icons.main, [], ("icons.csv", "CARD.md")),
+    "aggregate": (
+        aggregate.main,
+        ["--events=none.csv"],
+        ("clicks.parquet", "clicks_later.parquet", "aggregate.json"),
+    ),
+}
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch, capsys):
+    """Runs a builder that must not begin; returns what it says."""
+
+    def work(*_, **__):
+        raise AssertionError("The work has begun.")
+
+    monkeypatch.setattr(emoji, "build_table", work)
+    monkeypatch.setattr(icons, "build_table", work)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: name if name == "apache_beam" else find(name),
+    )
+    gathering = types.ModuleType("gathering")
+    gathering.aggregate = work
+    name = "mixer_jax.categories.gathering"
+    monkeypatch.setitem(sys.modules, name, gathering)
+
+    def build(name, out):
+        main, arguments, _ = BUILDERS[name]
+        assert main([*arguments, f"--out={out}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        return said
+
+    return build
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_builders_refuse_a_bad_place_before_the_work(
+    name, build, disk, tmp_path
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(disk / "new")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for out, reason in (
+        (tmp_path / "file", "not a folder"),
+        (tmp_path / "file" / "out", "ot a "),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+        (tmp_path / "dangling", "Read-only"),
+        (disk / "new", "Read-only"),
+        (tmp_path / ("long" * 100), "File name too long"),
+    ):
+        said = build(name, out)
+        assert str(out) in said
+        assert reason in said
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_builders_refuse_other_content_in_place_of_theirs(
+    name, build, tmp_path
+):
+    for file in BUILDERS[name][2]:
+        (tmp_path / "out" / file).mkdir(parents=True)
+        assert f"{file}: it is a folder" in build(name, tmp_path / "out")
+        (tmp_path / "out" / file).rmdir()
+    if name != "aggregate":
+        (tmp_path / "out" / "images").touch()
+        said = build(name, tmp_path / "out")
+        assert f"{tmp_path}/out/images" in said
+        assert "ot a " in said  # a folder, or a directory
+
+
+def test_the_rows_of_a_pod_refuse_a_bad_place_before_the_work(disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    root = pathlib.Path(__file__).parents[1]
+    for out, reason in (
+        (disk / "rows.json", "Read-only"),
+        (tmp_path, "it is a folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mixer_jax.compile_for_tpu"]
+            + [f"--config={root}/configs/stage2.py", f"--json={out}"]
+            + ["--topology=v5e:2x2"],
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: The rows cannot be written to ")
+        assert str(out) in done.stderr
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ there before stays, and the same command resumes.
 """
 
 import inspect
+import os
 import shutil
 import signal
 import sys
@@ -13,7 +14,8 @@ import threading
 import numpy as np
 import pytest
 
-from mixer_jax import categorize
+from mixer_jax import categorize, index, serve
+from mixer_jax.retrieval import server
 from mixer_jax.runtime import command as command_lib
 from tests import every_command
 from tests.every_command import COMMANDS
@@ -106,3 +108,36 @@ def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
         shutil.rmtree(out)
     assert command.main(arguments) == 0
     assert outputs(inputs, out).keys() == wanted
+
+
+def test_a_server_is_interrupted_until_it_serves(
+    colour_run, colours, tmp_path, monkeypatch, capsys
+):
+    """Once it serves, it is asked to stop, and is done."""
+    arguments = [f"--workdir={colour_run}/stage2", f"--out={tmp_path}/index"]
+    arguments.append(f"--table={colours[0]}/colours.csv")
+    assert index.main(arguments) == 0
+    arguments = [f"--index={tmp_path}/index", "--port=0"]
+    real = server.run
+
+    def run(app, listener):
+        stop = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        stop.start()
+        real(app, listener)
+
+    monkeypatch.setattr(server, "run", run)
+    with Calls() as calls:
+        assert serve.main(arguments) == 0
+    total, codes = calls.count, []
+    for moment in MOMENTS:
+        capsys.readouterr()
+        with Calls(stop_at=1 + round(moment * (total - 1))):
+            codes.append(serve.main(arguments))
+        said, error = capsys.readouterr()
+        if said.startswith("Serving "):
+            assert (codes[-1], error) == (0, ""), moment
+            assert said.endswith("Stopped.\n")
+        else:
+            assert (codes[-1], said) == (command_lib.INTERRUPTED, ""), moment
+            assert error == f"{command_lib.INTERRUPTION}\n"
+    assert set(codes) == {0, command_lib.INTERRUPTED}

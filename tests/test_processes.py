@@ -194,14 +194,20 @@ def test_a_lone_process_needs_nobody():
 
 
 def test_a_signal_after_the_last_step_ends_what_would_come_next(capsys):
-    last = contextlib.ExitStack()
-    preemption = last.enter_context(processes.Preemption())
-    assert not preemption.reached()
-    signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        last.close()
-    assert ended.value.code == processes.PREEMPTED
+    begun = []
+
+    def work():
+        with contextlib.ExitStack() as outer:
+            # As where a second one arrives while the first ends the run.
+            outer.callback(signal.raise_signal, signal.SIGTERM)
+            with processes.Preemption() as preemption:
+                assert not preemption.reached()
+                signal.raise_signal(signal.SIGTERM)
+            begun.append("what comes next")
+
+    assert command.run(work) == processes.PREEMPTED
     assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
+    assert not begun
 
 
 def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):

@@ -39,6 +39,8 @@ _MISSING = (
     "this command with .venv-beam/bin/python."
 )
 
+_WRITTEN = ("clicks.parquet", "clicks_later.parquet", "aggregate.json")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
@@ -88,7 +90,7 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     if importlib.util.find_spec("apache_beam") is None:
         raise UserError(_MISSING)
     if "://" not in given.out:
-        files.check_folder(given.out, "The clicks table")
+        files.check_folder(given.out, "The clicks table", _WRITTEN)
     until = None
     if given.until is not None:
         try:

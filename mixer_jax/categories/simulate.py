@@ -365,7 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
-    files.check_folder(given.out, "The click log")
+    names = ["queries.csv", "items.csv", "clicks.csv"]
+    names += ["simulation.json", "SIMULATION.md"]
+    files.check_folder(given.out, "The click log", names)
     write_log(given.table, given.out, settings, given.part)
     terminal.say(
         f"Wrote a simulated click log to {given.out} (seed {given.seed})."

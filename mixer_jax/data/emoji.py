@@ -187,7 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace) -> None:
-    files.check_folder(options.out, "The drawings")
+    names = ("large.csv", "medium.csv", "ATTRIBUTION.md")
+    files.check_folder(options.out, "The drawings", names)
+    for vendor in VENDORS:
+        files.check_folder(options.out / "images" / vendor, "The drawings")
     for name in ("large", "medium"):
         path = options.out / f"{name}.csv"
         build_table(path, name, options.size, options.limit)

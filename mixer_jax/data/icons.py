@@ -139,7 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace) -> None:
-    files.check_folder(options.out, "The drawings")
+    names = ("icons.csv", "CARD.md", "ATTRIBUTION.md")
+    files.check_folder(options.out, "The drawings", names)
+    for folder in ("images", "packages"):
+        files.check_folder(options.out / folder, "The drawings")
     path = options.out / "icons.csv"
     frame = build_table(
         path,

@@ -32,7 +32,8 @@ class Kind(NamedTuple):
     Attributes:
       what: its name in messages, "index" or "export".
       mark: the file that identifies the kind.
-      names: all files and folders of this kind, including the mark.
+      names: all files and folders of this kind, including the mark; a
+        folder's has no suffix.
     """
 
     what: str
@@ -47,7 +48,8 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
       UserError: if it is a file, has other contents or cannot be written.
     """
     _check_kind(folder, kind)
-    files.check_folder(folder, f"An {kind.what}")
+    names = [name for name in kind.names if pathlib.Path(name).suffix]
+    files.check_folder(folder, f"An {kind.what}", names)
 
 
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:

@@ -2,7 +2,7 @@
 
 Exit codes of every command:
 
-    0    done
+    0    done; also a server that was asked to stop
     1    a crash, with its traceback; the same command may succeed when repeated
     2    wrong input, or a destination that cannot be written: the same command
          would fail again
@@ -47,6 +47,7 @@ _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
 _is_process = False  # whether this process is one command of ours
+_said = threading.Lock()  # held once the command's last sentence is printed
 
 
 class Interrupted(KeyboardInterrupt):
@@ -80,21 +81,24 @@ def run(work: Callable[[], None]) -> int:
     Raises:
       BaseException: any error unknown to `explain`, and `SystemExit`.
     """
-    global _ended, _interrupted
-    _interrupted = False
+    global _ended, _interrupted, _said
+    _interrupted, _said = False, threading.Lock()
     for stream in (sys.stdout, sys.stderr):
         # File names may not be valid text; print them with escapes.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    code = CRASHED
+    code = None
     try:
         with interruptible():
             code = _run(work)
     except SystemExit as ended:
-        code = ended.code
+        code = ended.code or DONE
         raise
+    except Interrupted:  # before the work began, or once it had ended
+        if code is None:
+            code = _finish(Ending(INTERRUPTION, INTERRUPTED))
     finally:
-        _ended = code
+        _ended = CRASHED if code is None else code
         if _is_process and code == INTERRUPTED:
             atexit.register(_leave_objects)  # the first of these to run
     return code
@@ -115,8 +119,18 @@ def _run(work: Callable[[], None]) -> int:
         ending = explain(KeyboardInterrupt() if _interrupted else error)
         if ending is None:
             raise
+        return _finish(ending)
+
+
+def _finish(ending: Ending) -> int:
+    """Prints the command's last sentence, unless it has one; returns the code.
+
+    An interrupt may arrive while the sentence of an error is printed.
+    """
+    _leave_at_next()
+    if _said.acquire(blocking=False):
         say(ending)
-        return ending.code
+    return ending.code
 
 
 def explain(error: BaseException) -> Ending | None:
@@ -239,10 +253,15 @@ def _interrupt(*_: object) -> NoReturn:
     threading.excepthook = lambda _: None
     logging.disable()
     warnings.simplefilter("ignore")
+    _leave_at_next()
+    raise Interrupted
+
+
+def _leave_at_next() -> None:
+    """Lets the next signal end the process, and raise nothing any more."""
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, leave)
-    raise Interrupted
 
 
 def catch_early() -> None:
@@ -287,10 +306,15 @@ def _leave_objects() -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def leave(*_: object) -> NoReturn:
-    """Signal handler that ends the process at once."""
+def leave(*_: object) -> None:
+    """Signal handler that ends the process at once.
+
+    A signal may interrupt this very handler, or the end of the command.
+    """
     if _ended is not None:
         os._exit(_ended)
+    if not _said.acquire(blocking=False):
+        return  # What has been interrupted prints it, and ends the process.
     with contextlib.suppress(OSError):
         os.write(2, f"{INTERRUPTION}\n".encode())
     os._exit(INTERRUPTED)

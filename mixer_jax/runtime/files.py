@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import command
@@ -53,6 +53,12 @@ def write(
             if target.exists():
                 shutil.copymode(target, draft)
             _replace(draft, target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            # Users know nothing of the draft.
+            if error.filename == os.fspath(draft):
+                error.filename = os.fspath(target)
+            raise
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
@@ -177,8 +183,16 @@ def check(path: str | os.PathLike, what: str) -> None:
         raise _check_failed(what, path, error) from error
 
 
-def check_folder(folder: str | os.PathLike, what: str) -> None:
-    """Checks that files can be written into a folder; see `check`."""
+def check_folder(
+    folder: str | os.PathLike, what: str, names: Iterable[str] = ()
+) -> None:
+    """Checks that files can be written into a folder; see `check`.
+
+    Args:
+      folder: it and its parents may be missing.
+      what: the subject of the error message, as in "The report".
+      names: of the files; none of them may be a folder.
+    """
     try:
         target = resolve(folder)
         there = _existing(target)
@@ -192,6 +206,8 @@ def check_folder(folder: str | os.PathLike, what: str) -> None:
         if isinstance(error, UserError):
             raise
         raise _check_failed(what, folder, error) from error
+    for name in names:
+        check(os.path.join(folder, name), what)
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:

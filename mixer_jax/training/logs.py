@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mixer_jax import paths
+from mixer_jax.errors import UserError
 from mixer_jax.runtime import files, terminal
 from mixer_jax.training.appended import Appended, Events
 
@@ -75,6 +76,13 @@ class Logs:
 
     On a terminal it draws a progress bar, elsewhere it prints a line every
     time figures are written. Only process 0 says anything.
+
+    Figures that cannot be written do not interrupt the stage, whose processes
+    have to stop and save together. No more are written then, and the context
+    raises the failure as it ends.
+
+    Attributes:
+      failure: why figures could not be written; None if they could.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class Logs:
         self._graph_seconds: float | None = None  # None: there is no graph
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
+        self.failure: UserError | OSError | None = None
         self._file = self._board = self._bar = None
         if self._quiet:
             return
@@ -125,6 +134,8 @@ class Logs:
         if self._file is not None:
             self._file.close()
             self._board.close()
+        if kind is None and self.failure is not None:
+            raise self.failure
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes the metrics of one step that is done; scalars on the host."""
@@ -174,13 +185,15 @@ class Logs:
         self.say(f"{self._stage}: step {step}/{self._steps}  {message}")
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
-        """Writes figures to the JSONL file (NaN as null) and TensorBoard.
-
-        Raises:
-          UserError: if there is no room for them.
-        """
-        if self._quiet:
+        """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
+        if self._quiet or self.failure is not None:
             return
+        try:
+            self._write(step, figures)
+        except (UserError, OSError) as error:
+            self.failure = error
+
+    def _write(self, step: int, figures: dict[str, float]) -> None:
         line: dict[str, Any] = {"step": step, "stage": self._stage}
         for name, value in figures.items():
             known = math.isfinite(value)

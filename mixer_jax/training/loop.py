@@ -206,10 +206,16 @@ def _train(
     ):
         for step in range(first, config.steps):
             clock.count(step)
+            if log.failure is not None:
+                preemption.ask()
             if preemption.reached():
-                if pending is not None:
-                    report(*pending)
-                save(step)
+                try:
+                    if pending is not None:
+                        report(*pending)
+                finally:
+                    save(step)
+                if log.failure is not None:
+                    break  # The log raises it.
                 log.say(f"{config.name}: stopped and saved at step {step}")
                 raise SystemExit(processes.PREEMPTED)
             profiler.before(step, pending)

@@ -306,3 +306,71 @@ sys.exit(code)
         output, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (75, f"{command.INTERRUPTION}\n")
     assert output == "unwritten"
+
+
+_AT_EVERY_CALL = r"""
+import os, signal, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.errors import UserError
+from mixer_jax.runtime import command
+command.catch_early()
+
+def work():
+    if sys.argv[1] == "interrupted":
+        signal.raise_signal(signal.SIGINT)
+    if sys.argv[1] == "wrong":
+        raise UserError("wrong")
+
+def end():
+    if sys.argv[1] == "early":
+        signal.raise_signal(signal.SIGTERM)
+    sys.exit(command.run(work))
+
+def signalling(moment):
+    calls = 0
+    def look(frame, event, _):
+        nonlocal calls
+        if frame.f_globals.get("__name__") != command.__name__:
+            return
+        calls += 1
+        if calls >= moment:
+            sys.setprofile(None)
+            os.write(3, b"!")
+            os.kill(os.getpid(), signal.SIGTERM)
+    return look
+
+sys.argv = sys.argv + [os.environ["KIND"]]
+sys.setprofile(signalling(int(os.environ["MOMENT"])))
+end()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "endings"),
+    [
+        ("early", {(75, f"{command.INTERRUPTION}\n")}),
+        ("interrupted", {(75, f"{command.INTERRUPTION}\n")}),
+        ("wrong", {(75, f"{command.INTERRUPTION}\n"), (2, "error: wrong\n")}),
+        ("done", {(75, f"{command.INTERRUPTION}\n"), (0, "")}),
+    ],
+)
+def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
+    """One sentence, however many signals arrive and whenever."""
+    found, moment, sent = set(), 0, True
+    while sent:
+        moment += 1
+        reader, writer = os.pipe()
+        environment = os.environ | {"KIND": kind, "MOMENT": str(moment)}
+        with python(
+            f"import os; os.dup2({writer}, 3)\n{_AT_EVERY_CALL}",
+            env=environment,
+            pass_fds=[writer],
+        ) as process:
+            os.close(writer)
+            _, error = process.communicate(timeout=60)
+        with open(reader, "rb") as sent_file:
+            sent = bool(sent_file.read())
+        found.add((process.returncode, error))
+        assert found <= endings, moment
+    assert moment > 3
+    assert found == endings

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, wherever they are to be written."""
 
+import errno
 import os
 import pathlib
 import stat
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import command, files
 
 # File names that this system allows, printable or not.
 NAMES = st.text(
@@ -170,3 +171,19 @@ def test_a_disk_that_can_hold_no_more_files_says_so(
     (disk / "last").touch()
     with pytest.raises(UserError, match="GB free, but no more files can be"):
         files.deliver(disk / "new", lambda draft: draft.touch(), "The new")
+
+
+def test_an_error_names_the_file_and_not_its_draft(tmp_path):
+    (tmp_path / "there").mkdir()
+
+    def refuse(draft):
+        raise PermissionError(errno.EACCES, "Permission denied", str(draft))
+
+    for name, writer, reason in (
+        ("there", pathlib.Path.touch, "Is a directory"),
+        ("new", refuse, "Permission denied"),
+    ):
+        with pytest.raises(OSError, match=reason) as refused:
+            files.write(tmp_path / name, writer)
+        assert refused.value.filename == str(tmp_path / name)
+        assert "draft" not in command.explain(refused.value).message

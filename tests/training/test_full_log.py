@@ -1,0 +1,54 @@
+"""A log whose disk fills up while checkpoints can be written."""
+
+import contextlib
+import json
+
+import pytest
+
+from mixer_jax import processes
+from mixer_jax.training import logs
+from mixer_jax.training import workdir as workdir_lib
+from tests import several
+
+PAGE = 4096
+
+
+def fill(disk, left):
+    """Leaves a file system with some bytes."""
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        with contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(PAGE))
+        filler.truncate(filler.tell() - left)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_log_without_room_stops_the_run_with_all_steps_saved(
+    begin, disk, tmp_path, count
+):
+    folder = tmp_path / "run" / "stage1"
+    folder.mkdir(parents=True)
+    for name in (logs.METRICS, logs.TENSORBOARD):
+        (folder / name).symlink_to(disk / name)
+    (disk / logs.TENSORBOARD).mkdir()
+    # Three lines more fill its page.
+    line = json.dumps({"step": 0, "there": "x" * 2300})
+    (disk / logs.METRICS).write_text(f"{line}\n")
+    fill(disk, PAGE)
+    said = []
+    for ended in several.finish(begin(tmp_path / "run", count)):
+        assert ended.code == processes.WRONG, ended.error
+        assert "Traceback" not in ended.error
+        said += [x for x in ended.error.splitlines() if "error: " in x]
+    assert len(said) == count
+    for sentence in said:
+        assert "The log cannot be written to " in sentence
+        assert "Make room, and the same command goes on." in sentence
+    saved = workdir_lib.latest_step(folder)
+    assert saved > len((disk / logs.METRICS).read_text().splitlines()) - 1
+    (disk / "filler").unlink()
+    for ended in several.finish(begin(tmp_path / "run", count)):
+        assert ended.code == 0, ended.error
+    lines = (disk / logs.METRICS).read_text().splitlines()
+    steps = {json.loads(line)["step"] for line in lines}
+    assert steps >= {*range(saved + 1, 13)}
