@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
+from mixer_jax.data import sources
+from mixer_jax.errors import UserError
 from mixer_jax.models import factory
 from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
@@ -61,8 +64,29 @@ def run(
     Raises:
       UserError: see `loop.train`.
     """
+    mesh = mesh or mesh_lib.make_mesh()
+    _check_all(config, paths.make(workdir), mesh)
     for stage, folder in stages(config, workdir):
         loop.train(stage, folder, mesh, console, prefix(config, stage))
+
+
+def _check_all(config: ConfigDict, workdir: paths.Path, mesh: Mesh) -> None:
+    """Checks values and tables of a curriculum's stages before the first.
+
+    Raises:
+      UserError: names the stage; without it, a mistake in the last stage would
+        be found only after the others were trained.
+    """
+    if "curriculum" not in config:
+        return
+    for name, stage in config_lib.stages(config).items():
+        if workdir_lib.latest_step(workdir / name) == stage.steps:
+            continue  # One that is finished no longer needs its table.
+        try:
+            config_lib.check_values(stage, mesh.size)
+            sources.check(stage.data)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:

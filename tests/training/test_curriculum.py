@@ -3,9 +3,11 @@
 import io
 
 import jax
+import pytest
 import rich.console
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import curriculum
 from mixer_jax.training import workdir as workdir_lib
@@ -56,3 +58,19 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
     assert "finished before" not in said.getvalue()
     curriculum.run(config, tmp_path, mesh, console)
     assert said.getvalue().count("finished before") == 2
+
+
+def test_what_is_wrong_with_a_later_stage_is_said_before_the_first(
+    toy, tiny_config, tmp_path
+):
+    first, second = (tiny_config.copy_and_resolve_references() for _ in "12")
+    config = config_lib.curriculum(stage1=first, stage2=second)
+    for key, value, said in (
+        ("optimizer.learning_rate", -1.0, "stage2.*learning_rate is -1"),
+        ("data.table", str(tmp_path / "no.csv"), "stage2.*no sample table"),
+    ):
+        wrong = config.copy_and_resolve_references()
+        wrong.stage2.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=said):
+            curriculum.run(wrong, tmp_path / "run")
+        assert workdir_lib.latest_step(tmp_path / "run" / "stage1") is None
