@@ -1,6 +1,7 @@
 """A training run of `benchmarks.chaos`, in processes of this machine."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -192,7 +193,7 @@ class Run:
         )
         (row,) = (
             row
-            for row in rows
+            for row in itertools.chain.from_iterable(rows)
             if row["split"] == "test" and row["gallery"] == "test"
         )
         return {name: row[name] for name in evaluate.MEASURES}

@@ -43,7 +43,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     out = given.out or paths.make(given.workdir) / "metrics.json"
     models = runs.find_models(given.workdir, given.stage, given.model)
     evaluate.check_out(out)
-    rows = runs.measure_models(
+    measured = runs.measure_models(
         models,
         mesh_lib.make_mesh(),
         table=given.table,
@@ -52,8 +52,9 @@ def _evaluate(given: argparse.Namespace) -> None:
         max_skipped=given.max_skipped,
         say=terminal.say,
     )
-    terminal.Console().print(*results.console_tables(evaluate.merge(out, rows)))
-    evaluate.update(out, rows)
+    for rows in measured:  # kept at once, whatever happens to the next
+        evaluate.update(out, rows)
+    terminal.Console().print(*results.console_tables(evaluate.merge(out, ())))
     terminal.say(f"Wrote {out}")
 
 

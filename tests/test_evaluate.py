@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 
 from mixer_jax import evaluate
 from mixer_jax.data import table
+from mixer_jax.errors import UserError
 from mixer_jax.retrieval.evaluate import MEASURES
+from mixer_jax.training import checkpoints
 
 
 def test_stages_and_other_models_are_measured(colour_run, capsys):
@@ -84,3 +87,42 @@ def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
     said = capsys.readouterr().err
     assert "there is nothing to measure" in said
     assert not (colour_run / "metrics.json").exists()
+
+
+def test_a_table_may_be_a_folder_of_parts(colour_run, colours):
+    root, frame = colours
+    (root / "parts").mkdir()
+    # A folder's pictures lie beside it, as those of a file do.
+    table.write_table(frame, root / "parts" / "part-0.parquet")
+    arguments = [
+        f"--workdir={colour_run}",
+        "--stage=stage2",
+        f"--table={root / 'parts'}",
+    ]
+    assert evaluate.main(arguments) == 0
+
+
+def test_a_model_without_checkpoint_is_refused_before_any_is_measured(
+    colour_run, capsys
+):
+    shutil.rmtree(colour_run / "stage2" / "checkpoints")
+    assert evaluate.main([f"--workdir={colour_run}"]) == 2
+    assert "stage2" in capsys.readouterr().err
+    assert not (colour_run / "metrics.json").exists()
+
+
+def test_what_was_measured_before_a_failure_is_kept(
+    colour_run, monkeypatch, capsys
+):
+    load = checkpoints.load_model
+
+    def damaged(folder, mesh):
+        if folder.name == "stage2":
+            raise UserError("The checkpoint of stage2 is damaged.")
+        return load(folder, mesh)
+
+    monkeypatch.setattr(checkpoints, "load_model", damaged)
+    assert evaluate.main([f"--workdir={colour_run}"]) == 2
+    assert "damaged" in capsys.readouterr().err
+    rows = json.loads((colour_run / "metrics.json").read_text())
+    assert {row["stage"] for row in rows} == {"stage1"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
 from mixer_jax.categories.clustering import alone
@@ -28,7 +29,8 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
       nmi: normalized mutual information, arithmetic mean.
     """
     found = alone(labels)
-    _, true = np.unique(np.asarray(truth).astype(str), return_inverse=True)
+    # An array of str would drop a NUL character at the end.
+    true, _ = pd.factorize(np.asarray(truth, object))
     cells = found * (true.max() + 1) + true
     _, cell, shared = np.unique(cells, return_inverse=True, return_counts=True)
     found_size = np.bincount(found)

@@ -26,6 +26,18 @@ def ensure_table(data: ConfigDict) -> Path:
     Raises:
       UserError: if there is no table and no source that would build it.
     """
+    path = check(data)
+    if not path.exists():
+        SOURCES[data.source](path)
+    return path
+
+
+def check(data: ConfigDict) -> Path:
+    """Returns the path of the run's table, without building it.
+
+    Raises:
+      UserError: if there is no table and no source that would build it.
+    """
     known = ", ".join(SOURCES)
     if not data.table:
         raise UserError(
@@ -47,5 +59,4 @@ def ensure_table(data: ConfigDict) -> Path:
         raise UserError(
             f"data.source is {data.source!r}; it must be one of {known}."
         )
-    SOURCES[data.source](path)
     return path

@@ -98,6 +98,9 @@ def make_head(
     _require(config.chunk > 0, "chunk", config.chunk, "above 0")
     _require(config.subcentres > 0, "subcentres", config.subcentres, "above 0")
     _require(config.filter > -1, "filter", config.filter, "above -1")
+    if config.margin == "arcface":
+        margin = config.margin_size
+        _require(0 <= margin < math.pi, "margin_size", margin, "in [0, pi)")
     for name in ("products", "wire"):
         _check_products(config[name], name)
     loss = softmax.Loss(

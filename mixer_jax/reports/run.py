@@ -107,7 +107,7 @@ def make_examples(
         return Examples([], "", "This run has no checkpoint to ask.")
     config = configs[done[-1]]
     path = evaluate.table_path(config)
-    if not path.is_file():
+    if not path.exists():
         return Examples(
             [],
             "",
@@ -140,7 +140,7 @@ def _set_tables(
       UserError: if a given table does not exist.
     """
     for path in filter(None, (table, training_table)):
-        if not pathlib.Path(path).is_file():
+        if not pathlib.Path(path).exists():
             raise UserError(f"There is no sample table at {path}.")
     for number, config in enumerate(configs.values()):
         config.evaluate.table = table or str(evaluate.table_path(config))
@@ -154,7 +154,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
         ("--table", [evaluate.table_path(config) for config in configs[-1:]]),
         ("--training-table", [config.data.table for config in configs]),
     ):
-        if tables and not any(pathlib.Path(path).is_file() for path in tables):
+        if tables and not any(pathlib.Path(path).exists() for path in tables):
             yield (
                 f"There is no table {tables[0]}, so the page shows no examples "
                 f"of it; if it was moved, name its new path by {option}=PATH."
@@ -167,7 +167,7 @@ def _category_samples(
     """Shows some training categories, those of the first stage's table."""
     for config in configs.values():
         path = pathlib.Path(config.data.table)
-        if path.is_file():
+        if path.exists():  # A table may be a folder.
             frame: pd.DataFrame = table_lib.read_table(path)
             frame = table_lib.select(frame, config.data.split)
             return sheets.category_samples(frame, path.parent)

@@ -47,8 +47,8 @@ class Samples(NamedTuple):
     """Samples of one role, as a ranking sees them; N rows each."""
 
     embeddings: np.ndarray  # f32 [N, D]
-    categories: np.ndarray  # str [N]
-    groups: np.ndarray  # str [N]; "" is no group
+    categories: np.ndarray  # str [N], objects: np.str_ drops a last NUL
+    groups: np.ndarray  # the same; "" is no group
     images: np.ndarray  # str [N]: digests of the image files; "" is none
 
     def merge(self, other: "Samples") -> "Samples":
@@ -82,8 +82,8 @@ def make_samples(
     """Embeds the samples of a frame, all of one role."""
     return Samples(
         embeddings=embed(frame),
-        categories=frame.category_id.to_numpy(str),
-        groups=frame.group.to_numpy(str),
+        categories=frame.category_id.to_numpy(object),
+        groups=frame.group.to_numpy(object),
         images=image_digests(frame, root),
     )
 

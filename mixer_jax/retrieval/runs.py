@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -112,7 +112,7 @@ def measure_models(
     baselines: bool = False,
     max_skipped: float | None = None,
     say: Callable[[str], None] = print,
-) -> list[evaluate.Row]:
+) -> Iterator[list[evaluate.Row]]:
     """Measures models, and the baselines with the first model's settings.
 
     Args:
@@ -127,24 +127,29 @@ def measure_models(
         model's config's.
       say: called with a message about dropped samples.
 
-    Returns:
-      The rows of `evaluate.evaluate`.
+    Yields:
+      The rows of each model or baseline as soon as it is measured, so that
+      they can be kept whatever happens to the next; see `evaluate.evaluate`.
 
     Raises:
       UserError: if a table or a checkpoint is missing or invalid.
     """
-    rows, frames = [], {}
-    ours = None
-    for number, (name, folder) in enumerate(models):
-        config = workdir.read_config(folder)
+    configs = [workdir.read_config(model.workdir) for model in models]
+    for number, (model, config) in enumerate(zip(models, configs, strict=True)):
         if table:
             config.evaluate.table = table
         if max_skipped is not None:
             config.data.max_skipped = max_skipped
         if training_table and not number:
             config.data.table = training_table
+        # What can be seen to be missing is said before anything is measured.
+        _check_tables(model.workdir, config, baselines and not number)
+        workdir.trained_step(model.workdir)
+    frames, ours = {}, None
+    for number, ((name, folder), config) in enumerate(
+        zip(models, configs, strict=True)
+    ):
         path, settings = evaluate.table_path(config), config.evaluate
-        _check_tables(folder, path, config, baselines and not number)
         key = (path, settings.split, settings.distractors)
         if key not in frames:
             frames[key], skipped = evaluate.read(
@@ -156,7 +161,7 @@ def measure_models(
             for kind in skipped:
                 say(f"{path}: {kind}")
         if baselines and not number:
-            rows += _measure_baselines(config, frames[key], mesh)
+            yield _measure_baselines(config, frames[key], mesh)
         trained = checkpoints.load_model(folder, mesh)
         embedder = embed.make_embedder(
             trained, path.parent, mesh, settings.batch_size
@@ -176,7 +181,7 @@ def measure_models(
                 f"{name}: {excluded} times a document was left out of a "
                 "ranking because it shows the query's own image."
             )
-        rows += found
+        yield found
         if name == OURS:
             ours = trained, frames[key], path.parent
     # Other fusions need what an image-only model does not have.
@@ -188,19 +193,16 @@ def measure_models(
             data.table = training_table
         _require(data.table, "the model was trained on", "--training-table")
         training = inputs.load(data, option=table_lib.MAX_SKIPPED)
-        rows += fusions.measure_fusions(
+        yield fusions.measure_fusions(
             *ours, training.frame, training.root, mesh
         )
-    return rows
 
 
 def _check_tables(
-    folder: paths.Path,
-    path: pathlib.Path,
-    config: ConfigDict,
-    baselines: bool,
+    folder: paths.Path, config: ConfigDict, baselines: bool
 ) -> None:
     """Checks that the tables exist, before anything is measured."""
+    path = evaluate.table_path(config)
     _require(path, f"{folder} is measured on", "--table")
     if baselines:
         table = config.data.table
@@ -208,7 +210,7 @@ def _check_tables(
 
 
 def _require(path: str | os.PathLike, what: str, option: str) -> None:
-    if not pathlib.Path(path).is_file():
+    if not pathlib.Path(path).exists():  # A table may be a folder.
         raise UserError(
             f"There is no sample table {path}, which {what}. If it was moved, "
             f"name its new path by {option}=PATH."

@@ -17,7 +17,7 @@ from mixer_jax.data import augment
 from mixer_jax.data import sampling as sampling_lib
 from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, margins, row_optimizers
-from mixer_jax.training import places, profile
+from mixer_jax.training import places, profile, ranges
 
 # Keys that a run may change when it goes on: none of them changes a parameter.
 FREE = (
@@ -293,31 +293,8 @@ def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
             raise UserError(
                 f"{key} is '{flat[key]}'; it can be {', '.join(allowed)}."
             )
-    for key in (
-        "steps",
-        "log_every",
-        "head.refresh",
-        "checkpoint.every",
-        "checkpoint.keep",
-        "evaluate.baseline_steps",
-        "monitors.every",
-        "optimizer.max_skipped",
-        "data.max_pixels",
-    ):
-        if flat[key] < 1:
-            raise UserError(f"{key} is {flat[key]}; it must be 1 or more.")
-    for key, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} is {value}; give it a finite number.")
-    if not 0 <= flat["data.max_skipped"] <= 1:
-        raise UserError(
-            f"data.max_skipped is {flat['data.max_skipped']}; it is a share, "
-            "from 0 to 1."
-        )
+    ranges.check(flat)
     _check_pairs(flat, prefix)
-    for key in ("data.threads", "data.workers"):
-        if flat[key] < 0:
-            raise UserError(f"{key} is {flat[key]}; it must be 0 or more.")
     augment.change(config.data.augment, config.data.augment_changes)
     profile.parse(config.profile)
     if config.data.features:
@@ -326,11 +303,6 @@ def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
         raise UserError(
             f"watchdog is {config.watchdog}; it is seconds, or 0 for never."
         )
-    for key in ("model.drop_image", "model.drop_text", "optimizer.average"):
-        if not 0 <= flat[key] < 1:
-            raise UserError(
-                f"{key} is {flat[key]}; it is a share, 0 or more and below 1."
-            )
     if config.batch_size < 1 or config.batch_size % (2 * num_devices):
         raise UserError(
             f"batch_size is {config.batch_size}; half of it are queries and "
@@ -357,6 +329,10 @@ def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
                 raise UserError(
                     f"{key} has {pair!r}, which is not a pair; write the "
                     f'pairs as --{prefix}.{key}="{example}".'
+                )
+            if key == "optimizer.parts" and not 0 <= pair[1] < math.inf:
+                raise UserError(
+                    f"{key} has {pair!r}; a multiple must be 0 or more."
                 )
 
 

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax import paths
+from mixer_jax.data import sources
+from mixer_jax.errors import UserError
 from mixer_jax.models import factory
 from mixer_jax.runtime import terminal
 from mixer_jax.training import config as config_lib
@@ -64,6 +66,8 @@ def run(
     """
     mesh = mesh or mesh_lib.make_mesh()
     check_values(config, workdir, mesh)
+    if "curriculum" in config:
+        _check_tables(config, workdir)
     for stage, folder in stages(config, workdir):
         loop.train(stage, folder, mesh, console, prefix(config, stage))
 
@@ -71,7 +75,7 @@ def run(
 def check_values(
     config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh
 ) -> None:
-    """Checks the values of every stage that is left, before any is trained.
+    """Checks the values of all unfinished stages, before any is trained.
 
     Raises:
       UserError: see `config.check_values`.
@@ -79,6 +83,17 @@ def check_values(
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) != stage.steps:
             config_lib.check_values(stage, mesh.size, prefix(config, stage))
+
+
+def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Checks that all unfinished stages have their tables; see `sources`."""
+    for stage, folder in stages(config, workdir):
+        if workdir_lib.latest_step(folder) == stage.steps:
+            continue
+        try:
+            sources.check(stage.data)
+        except UserError as error:
+            raise UserError(f"Stage {stage.name}: {error}") from error
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:

@@ -179,13 +179,11 @@ def _train(
                 log.say(f"{config.name}: warning: {alarm.text}", "yellow")
         if metrics["skipped"] > config.optimizer.max_skipped:
             raise UserError(
-                f"{config.name}: the last {int(metrics['skipped'])} steps "
-                "had a loss or gradient that is not finite; their updates "
-                f"were skipped, and the state of step {step} is saved. "
-                "Start again in another --workdir, with a lower "
-                "optimizer.learning_rate or proxies.learning_rate, or with "
-                "precision='float32'."
+                f"{_not_finite(config, metrics)}, and the state of step {step} "
+                f"is saved. {_LOWER}"
             )
+        if metrics["skipped"] and step == config.steps:
+            log.say(f"{_not_finite(config, metrics)}. {_LOWER}", "yellow")
 
     def save(step: int) -> None:
         with clock.phase(CHECKPOINT), jax.transfer_guard("allow"):
@@ -250,6 +248,22 @@ def _train(
         clock.count(config.steps)
         clock.enter(CHECKPOINT)  # which `checkpoints` waits for
     return state
+
+
+_LOWER = (
+    "Start again in another --workdir, with a lower optimizer.learning_rate or "
+    "proxies.learning_rate, or with precision='float32'."
+)
+
+
+def _not_finite(config: ConfigDict, metrics: dict) -> str:
+    """Says how many of the last steps were skipped."""
+    count = int(metrics["skipped"])
+    last = f"last {count} steps" if count > 1 else "last step"
+    return (
+        f"{config.name}: the {last} had a loss or gradient that is not "
+        "finite; their updates were skipped"
+    )
 
 
 def _rebuild_graph(

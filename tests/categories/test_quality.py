@@ -80,3 +80,9 @@ def test_report_compares_ways_over_the_known():
     blind = quality.report(found, is_query)
     assert "bcubed_f1" not in blind["ways"]["combined"]
     assert "B-cubed" not in quality.lines(blind)
+
+
+def test_true_categories_that_differ_by_a_nul_character_are_different():
+    truth = np.array(["a", "a\0"], object)
+    found = quality.against_truth(np.array([0, 0]), truth)
+    assert found["purity"] == 0.5

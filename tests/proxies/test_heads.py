@@ -35,6 +35,10 @@ def test_heads_are_hashable(name):
     [
         ({"name": "dense"}, "'dense'; it must be one of exact, knn"),
         ({"margin": "sphere"}, "'sphere'; it must be one of arcface"),
+        (
+            {"margin": "arcface", "margin_size": -0.1},
+            r"config.head.margin_size is -0.1; it must be in \[0, pi\)",
+        ),
         ({"scale": 0.0}, "config.head.scale is 0.0; it must be above 0"),
         ({"chunk": 0}, "config.head.chunk is 0"),
         ({"name": "knn", "active": 1.5}, r"config.head.active is 1.5"),

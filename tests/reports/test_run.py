@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from mixer_jax.data import table
 from mixer_jax.mesh import make_mesh
 from mixer_jax.reports import run
 
@@ -40,3 +41,22 @@ def test_without_checkpoint_or_log(colour_run, tmp_path):
     assert "no checkpoint" in html
     assert "no curves" in html
     assert "simulated" not in html
+
+
+def test_tables_may_be_folders_of_parts(colour_run, colours):
+    root, frame = colours
+    (root / "parts").mkdir()
+    table.write_table(frame, root / "parts" / "part-0.parquet")
+    (root / "colours.csv").unlink()
+    said, parts = [], str(root / "parts")
+    page = run.build(
+        colour_run,
+        make_mesh(),
+        table=parts,
+        training_table=parts,
+        say=said.append,
+    )
+    assert not said
+    html = page.read_text()
+    assert "Found first" in html
+    assert "grey paint" in html

@@ -180,3 +180,19 @@ def test_update_replaces_the_same_rows(tmp_path):
     path.write_text('{"a": 1}')
     with pytest.raises(UserError, match="not a list of measured rows"):
         evaluate.update(path, [])
+
+
+def test_ids_that_differ_by_a_nul_character_are_different(colours):
+    root, frame = colours
+    frame = frame[:2].assign(category_id=["a", "a\0"], group=["g", "g\0"])
+    made = evaluate.make_samples(
+        frame, root, lambda rows: np.eye(2, dtype=np.float32)[: len(rows)]
+    )
+    one, other = (
+        evaluate.Samples(*(column[row] for column in made))
+        for row in (slice(0, 1), slice(1, 2))
+    )
+    codes = evaluate._codes(one.categories, other.categories)
+    assert codes[0][0] != codes[1][0]
+    codes = evaluate._codes(one.groups, other.groups)
+    assert codes[0][0] != codes[1][0]

@@ -57,12 +57,13 @@ def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
         fusions, "measure_fusions", lambda *_: [{"model": "fusion"}]
     )
     said = []
-    rows = runs.measure_models(
+    measured = runs.measure_models(
         runs.find_models(colour_run / "stage1"),
         make_mesh(),
         baselines=True,
         say=said.append,
     )
+    rows = [row for found in measured for row in found]
     assert rows[0] == {"model": "baseline"}
     assert rows[-1] == {"model": "fusion"}
     forward = next(r for r in rows[1:-1] if r["split"] == "test/forward")

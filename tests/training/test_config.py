@@ -56,6 +56,27 @@ def test_sections_are_no_keys(key):
         ("data.workers", -1, "0 or more"),
         ("data.max_pixels", 0, "1 or more"),
         ("data.augment", "string", "none, light, strong"),
+        ("data.image_size", 0, "1 or more"),
+        ("data.text_length", 0, "1 or more"),
+        ("model.dim", -1, "1 or more"),
+        ("model.hidden", 0, "1 or more"),
+        ("model.slots", 0, "1 or more"),
+        ("model.dropout", 1.0, "below 1"),
+        ("model.image.drop_path", 1.0, "below 1"),
+        ("model.text.dropout", -0.1, "0 or more"),
+        ("seed", -1, "0 or more"),
+        ("seed", 2**63, "below"),
+        ("optimizer.learning_rate", -1e-3, "0 or more"),
+        ("optimizer.weight_decay", -1e-3, "0 or more"),
+        ("optimizer.warmup", 1.5, "from 0 to 1"),
+        ("optimizer.clip_norm", 0.0, "above 0"),
+        ("proxies.learning_rate", -1.0, "0 or more"),
+        ("proxies.momentum", 1.0, "below 1"),
+        ("proxies.max_norm", -1.0, "0 or more"),
+        ("proxies.imprint_samples", -1, "0 or more"),
+        ("head.margin_power", -0.5, "0 or more"),
+        ("evaluate.batch_size", 0, "1 or more"),
+        ("monitors.plateau_window", 1, "2 or more"),
     ],
 )
 def test_bad_values_are_named_with_what_would_work(key, value, said):
@@ -145,3 +166,10 @@ def test_a_curriculum_of_stages_that_are_not_there_is_said(names):
     config.curriculum = names
     with pytest.raises(UserError, match="has the stages stage1"):
         config_lib.stages(config)
+
+
+def test_a_part_cannot_climb():
+    config = config_lib.defaults()
+    config.optimizer.parts = (("encoder", -0.1),)
+    with pytest.raises(UserError, match=r"optimizer.parts has .*0 or more"):
+        config_lib.check_values(config, num_devices=8)

@@ -81,3 +81,19 @@ def test_a_later_stage_is_checked_before_the_first_is_trained(
     with pytest.raises(UserError) as caught:
         command(config, tmp_path / "run", mesh)
     assert said in str(caught.value)
+
+
+def test_what_is_wrong_with_a_later_stage_is_said_before_the_first(
+    toy, tiny_config, tmp_path
+):
+    first, second = (tiny_config.copy_and_resolve_references() for _ in "12")
+    config = config_lib.curriculum(stage1=first, stage2=second)
+    for key, value, said in (
+        ("optimizer.learning_rate", -1.0, "stage2.*learning_rate is -1"),
+        ("data.table", str(tmp_path / "no.csv"), "stage2.*no sample table"),
+    ):
+        wrong = config.copy_and_resolve_references()
+        wrong.stage2.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=said):
+            curriculum.run(wrong, tmp_path / "run")
+        assert workdir_lib.latest_step(tmp_path / "run" / "stage1") is None

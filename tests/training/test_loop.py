@@ -429,3 +429,14 @@ def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
     assert first.proxies.shape[1] == 2 * config.model.dim
     assert jnp.isfinite(first.proxies.astype(jnp.float32)).all()
     assert int(first.skipped) == 0
+
+
+def test_steps_that_were_skipped_at_the_end_are_said(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.optimizer.learning_rate = 1e38
+    tiny_config.optimizer.warmup = 0.0
+    tiny_config.steps = 6  # fewer than `max_skipped` in a row
+    _, said = train(tiny_config, tmp_path)
+    assert "the last 5 steps had a loss or gradient" in said
+    assert "lower optimizer.learning_rate" in " ".join(said.split())
