@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,16 +21,24 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import paths
-from mixer_jax.data import images, table
+from mixer_jax.data import images, rules, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, places, runs
-from mixer_jax.runtime import tables
+from mixer_jax.runtime import arrays, tables
+from mixer_jax.runtime.text import quoted
 from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
+_KINDS = {
+    "workdir": str | list,
+    "step": int,
+    "fingerprint": str,
+    "N": int,
+    "D": int,
+}
 _LAYOUT = tables.Layout(COLUMNS, exact=True)
 _COMMAND = "python -m mixer_jax.index"
 _REMEDY = (
@@ -175,28 +183,21 @@ def load(
             f"There is no index in {folder}; make one with {_COMMAND}."
         )
     try:
-        meta = json.loads(found(INDEX).read_text("utf-8"))
+        meta = _read_meta(found(INDEX))
         workdirs = places.load(meta["workdir"], folder)
-        roots = places.load(meta.get("images", "."), folder)
-        step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
-        shape = (meta["N"], meta["D"])
-        embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
+        roots = _local(places.load(meta.get("images", "."), folder))
+        embeddings = arrays.read(found(EMBEDDINGS))
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
-        if embeddings.shape != shape or len(documents) != len(embeddings):
+        _check_embeddings(embeddings, (meta["N"], meta["D"]))
+        if len(documents) != len(embeddings):
             raise ValueError("its files do not belong together")
-        if not np.isfinite(embeddings).all():
-            raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        UserError,
-    ) as error:
+        # The first version stored absolute paths, and no folder of pictures.
+        if "images" in meta:
+            _check_names(documents["image"])
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
-            f"The index in {folder} is damaged ({error}); make it again with "
-            f"{_COMMAND}."
+            f"The index in {folder} is damaged or of an unknown version "
+            f"({error}); make it again with {_COMMAND}."
         ) from error
     if workdir:
         workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
@@ -204,10 +205,53 @@ def load(
         documents=documents,
         embeddings=embeddings,
         workdir=_find_workdir(workdirs, folder),
-        step=step,
+        step=meta["step"],
         images=_find_images(roots, documents, images),
-        fingerprint=fingerprint,
+        fingerprint=meta["fingerprint"],
     )
+
+
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what `save` noted; raises `ValueError` if it is anything else."""
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{INDEX} is nested too deeply") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{INDEX} is not an object")
+    meta.setdefault("fingerprint", "")
+    for key, kind in _KINDS.items():
+        if key not in meta:
+            raise ValueError(f"{INDEX} has no {key!r}")
+        value = meta[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{key!r} of {INDEX} is {quoted(str(value))}")
+    return meta
+
+
+def _check_embeddings(embeddings: np.ndarray, shape: tuple[int, int]) -> None:
+    if embeddings.shape != shape:
+        raise ValueError("its files do not belong together")
+    if embeddings.dtype != np.float32:
+        raise ValueError(f"{EMBEDDINGS} holds {embeddings.dtype}, not float32")
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
+
+
+def _check_names(images: pd.Series) -> None:
+    """Raises a `ValueError` if a path leads out of the pictures' folder."""
+    outside = images[images.str.contains(rules.OUTSIDE)]
+    if len(outside):
+        raise ValueError(
+            f"{DOCUMENTS} has the image {quoted(outside.iloc[0])}, which is "
+            "not inside the folder of the pictures"
+        )
+
+
+def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
+    if any(map(paths.is_remote, roots)):
+        raise ValueError(f"the pictures of {INDEX} are in a bucket")
+    return roots
 
 
 def missing_images(index: Index) -> str:

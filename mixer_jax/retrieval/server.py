@@ -12,6 +12,7 @@ All URLs in responses are relative, so that a proxy can add a prefix.
 import asyncio
 import errno
 import functools
+import pathlib
 import re
 import socket
 import threading
@@ -46,6 +47,7 @@ MEGABYTE = uploads.MEGABYTE
 # What browsers show; some other decoders start programs of their own.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_HEAD = 64  # bytes that tell a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
@@ -203,7 +205,13 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
                 f"{searcher.index.images}; if the pictures were moved, start "
                 "the server with --images=FOLDER.",
             )
-        return FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
+        kind = _media_type(path)
+        if kind is None:
+            raise HTTPException(
+                404, f"The file {name} of document {row} is not a picture."
+            )
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return FileResponse(path, media_type=kind, headers=headers)
 
     app = Starlette(
         routes=[
@@ -217,6 +225,22 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     # Redirects would be absolute URLs, without a proxy's prefix.
     app.router.redirect_slashes = False
     return app
+
+
+def _media_type(path: pathlib.Path) -> str | None:
+    """Returns the media type of a picture; None for any other file.
+
+    An index made elsewhere may name any file, under any suffix.
+    """
+    try:
+        with open(path, "rb") as file:
+            name = faults.identify(file.read(_HEAD))
+    except OSError:
+        return None
+    if name in (None, "SVG"):  # Browsers run the programs of an SVG.
+        return None
+    Image.init()
+    return Image.MIME.get(name, "application/octet-stream")
 
 
 def refusal(content: bytes, error: images.UnreadableImageError) -> str:

@@ -283,3 +283,58 @@ def test_some_missing_pictures_are_counted(made, tmp_path):
     said = index.missing_images(made)
     assert said.startswith("1 of 11 pictures are missing in")
     assert made.documents.image[3] in said
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/x.png", "/etc/passwd", "a/../../b.png", "~/x.png"]
+)
+def test_pictures_outside_of_their_folder_are_refused(made, tmp_path, name):
+    made.documents.loc[2, "image"] = name
+    index.save(made, tmp_path / "index")
+    with pytest.raises(UserError, match=r"not inside the folder .* again"):
+        index.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": True},
+        {"step": 4.5},
+        {"step": float("inf")},
+        {"fingerprint": None},
+        {"fingerprint": ["x" * 5000]},
+        {"workdir": {}},
+        {"images": "gs://bucket/data"},
+        {"N": "12"},
+    ],
+)
+def test_a_damaged_field_is_said(made, tmp_path, change):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps(noted | change))
+    with pytest.raises(UserError, match=r"damaged .* again") as raised:
+        index.load(tmp_path / "index")
+    assert len(str(raised.value)) < 800
+    (key,) = change
+    if key not in ("images", "fingerprint"):  # The first version had neither.
+        del noted[key]
+        path.write_text(json.dumps(noted))
+        with pytest.raises(UserError, match=rf"no '{key}'.* again"):
+            index.load(tmp_path / "index")
+
+
+def test_an_array_that_no_index_has_is_said(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / "embeddings.npy"
+    whole = path.read_bytes()
+    (tmp_path / "index" / "index.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"damaged .* again"):
+        index.load(tmp_path / "index")
+    index.save(made, tmp_path / "index")
+    path.write_bytes(whole.replace(b"{", b"(", 1))
+    with pytest.raises(UserError, match=r"damaged .* again"):
+        index.load(tmp_path / "index")
+    np.save(path, made.embeddings.astype(np.complex64))
+    with pytest.raises(UserError, match="complex64, not float32"):
+        index.load(tmp_path / "index")
