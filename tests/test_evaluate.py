@@ -3,7 +3,7 @@
 import json
 import re
 
-from mixer_jax import evaluate
+from mixer_jax import evaluate, report
 from mixer_jax.data import table
 from mixer_jax.retrieval.evaluate import MEASURES
 
@@ -84,3 +84,21 @@ def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
     said = capsys.readouterr().err
     assert "there is nothing to measure" in said
     assert not (colour_run / "metrics.json").exists()
+
+
+def test_a_folder_of_parquet_files_is_a_table(
+    colour_run, colours, tmp_path, capsys, monkeypatch
+):
+    root, frame = colours
+    (root / "parts").mkdir()
+    for name, rows in (("a", frame[:9]), ("b", frame[9:])):
+        rows.to_parquet(root / "parts" / f"{name}.parquet", index=False)
+    monkeypatch.chdir(root / "parts")
+    for number, path in enumerate((str(root / "parts"), ".", "../parts/")):
+        out = f"--out={tmp_path / f'{number}.json'}"
+        run = [f"--workdir={colour_run}", "--stage=stage2", out]
+        tables = [f"--table={path}", f"--training-table={path}"]
+        assert evaluate.main([*run, *tables]) == 0
+        assert capsys.readouterr().err == ""
+        assert report.main([f"--workdir={colour_run}", *tables]) == 0
+        assert "no table" not in capsys.readouterr().out

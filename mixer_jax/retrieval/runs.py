@@ -144,6 +144,7 @@ def measure_models(
         if training_table and not number:
             config.data.table = training_table
         path, settings = evaluate.table_path(config), config.evaluate
+        root = table_lib.folder(path)
         _check_tables(folder, path, config, baselines and not number)
         key = (path, settings.split, settings.distractors)
         if key not in frames:
@@ -158,13 +159,11 @@ def measure_models(
         if baselines and not number:
             rows += _measure_baselines(config, frames[key], mesh)
         trained = checkpoints.load_model(folder, mesh)
-        embedder = embed.make_embedder(
-            trained, path.parent, mesh, settings.batch_size
-        )
+        embedder = embed.make_embedder(trained, root, mesh, settings.batch_size)
         found = evaluate.evaluate(
             embedder,
             frames[key],
-            path.parent,
+            root,
             settings,
             mesh,
             name,
@@ -178,7 +177,7 @@ def measure_models(
             )
         rows += found
         if name == OURS:
-            ours = trained, frames[key], path.parent
+            ours = trained, frames[key], root
     # Other fusions need what an image-only model does not have.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
         data = ours[0].config.data.copy_and_resolve_references()
@@ -208,7 +207,7 @@ def _check_tables(
 
 
 def _require(path: str | os.PathLike, what: str, option: str) -> None:
-    if not pathlib.Path(path).is_file():
+    if not os.path.exists(path):
         raise UserError(
             f"There is no sample table {path}, which {what}. If it was moved, "
             f"name its new path by {option}=PATH."
@@ -220,9 +219,9 @@ def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
     training = table_lib.select(table_lib.read_table(data.table), data.split)
     return baselines_lib.measure_baselines(
         frame,
-        path.parent,
+        table_lib.folder(path),
         training,
-        pathlib.Path(data.table).parent,
+        table_lib.folder(data.table),
         data.image_size,
         config.evaluate,
         mesh,
