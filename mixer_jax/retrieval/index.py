@@ -36,6 +36,7 @@ _KINDS = {
     "workdir": str | list,
     "step": int,
     "fingerprint": str,
+    "sizes": list,
     "N": int,
     "D": int,
 }
@@ -59,6 +60,7 @@ class Index(NamedTuple):
       step: of its checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: hash of the model's variables; "" if unknown.
+      sizes: bytes of the first pictures, at most `_MAX_TRIED`; () if unknown.
     """
 
     documents: pd.DataFrame
@@ -67,6 +69,7 @@ class Index(NamedTuple):
     step: int
     images: pathlib.Path
     fingerprint: str
+    sizes: tuple[int, ...] = ()
 
 
 def build(
@@ -127,6 +130,7 @@ def build(
         step=trained.step,
         images=path.parent,
         fingerprint=_fingerprint(trained),
+        sizes=tuple(places.sizes(path.parent, _tried(documents))),
     )
     return made, skipped
 
@@ -148,6 +152,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
         "images": places.save(index.images, folder),
         "step": index.step,
         "fingerprint": index.fingerprint,
+        "sizes": list(index.sizes),
         "N": count,
         "D": dim,
     }
@@ -204,10 +209,11 @@ def load(
     return Index(
         documents=documents,
         embeddings=embeddings,
-        workdir=_find_workdir(workdirs, folder),
+        workdir=_find_workdir(workdirs, meta["step"], folder),
         step=meta["step"],
-        images=_find_images(roots, documents, images),
+        images=_find_images(roots, documents, images, meta["sizes"]),
         fingerprint=meta["fingerprint"],
+        sizes=tuple(meta["sizes"]),
     )
 
 
@@ -219,7 +225,7 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{INDEX} is nested too deeply") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{INDEX} is not an object")
-    meta.setdefault("fingerprint", "")
+    meta = {"fingerprint": "", "sizes": []} | meta
     for key, kind in _KINDS.items():
         if key not in meta:
             raise ValueError(f"{INDEX} has no {key!r}")
@@ -255,11 +261,11 @@ def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
 
 
 def missing_images(index: Index) -> str:
-    """Returns a message about missing pictures, or ""."""
+    """Returns a message about missing or changed pictures, or ""."""
     names = [name for name in index.documents["image"] if name]
     gone = places.missing(index.images, names)
     if not gone:
-        return ""
+        return _changed_images(index)
     return (
         f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
         f"such as {gone[0]}; search still works without them. If the pictures "
@@ -267,12 +273,40 @@ def missing_images(index: Index) -> str:
     )
 
 
+def _changed_images(index: Index) -> str:
+    """Returns a message about pictures of other sizes than noted, or ""."""
+    names = _tried(index.documents)
+    pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
+    changed = [
+        name
+        for name, (now, noted) in zip(names, pairs, strict=False)
+        if now != noted
+    ]
+    if not changed:
+        return ""
+    return (
+        f"{len(changed)} of the first {len(names)} pictures in {index.images} "
+        "have other sizes than when the index was made, such as "
+        f"{quoted(changed[0])}; search still ranks the earlier ones. Name the "
+        "folder of those with --images=FOLDER, or rebuild the index with "
+        f"{_COMMAND}."
+    )
+
+
+def _tried(documents: pd.DataFrame) -> list[str]:
+    """Returns the pictures by which their folder is recognized."""
+    return [name for name in documents["image"] if name][:_MAX_TRIED]
+
+
 def _find_workdir(
-    workdirs: list[paths.Path], folder: pathlib.Path
+    workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
-    for workdir in workdirs:
-        if workdir_lib.latest_step(workdir) is not None:
-            return workdir
+    """Returns the first workdir at this step, else at any."""
+    steps = {path: workdir_lib.latest_step(path) for path in workdirs}
+    for wanted in ({step}, set(steps.values()) - {None}):
+        for workdir, latest in steps.items():
+            if latest in wanted:
+                return workdir
     looked = " or ".join(map(str, workdirs))
     raise UserError(
         f"The model of the index in {folder} is missing: there is no "
@@ -282,9 +316,15 @@ def _find_workdir(
 
 
 def _find_images(
-    roots: list[paths.Path], documents: pd.DataFrame, images: str | os.PathLike
+    roots: list[pathlib.Path],
+    documents: pd.DataFrame,
+    images: str | os.PathLike,
+    noted: list[int],
 ) -> pathlib.Path:
-    """Returns the first folder that has some of the pictures."""
+    """Returns the folder with most of the pictures, the first one of equals.
+
+    A picture of another size than noted is rather one of the same name.
+    """
     if images:
         root = paths.local(images, "A picture")
         if not root.is_dir():
@@ -293,11 +333,14 @@ def _find_images(
                 "with --images=FOLDER."
             )
         return paths.absolute(root)
-    names = [name for name in documents["image"] if name][:_MAX_TRIED]
-    for root in roots:
-        if any(os.path.isfile(root / name) for name in names):
-            return root
-    return roots[0]
+    names = _tried(documents)
+
+    def count(root: pathlib.Path) -> tuple[int, bool]:
+        sizes = places.sizes(root, names)
+        same = sum(a == b >= 0 for a, b in zip(sizes, noted, strict=False))
+        return same, max(sizes, default=-1) >= 0
+
+    return max(roots, key=count)
 
 
 def _fingerprint(trained: checkpoints.Trained) -> str:

@@ -57,6 +57,7 @@ def test_what_is_saved_comes_back(made, tmp_path):
         "images": ["../../data", str(made.images)],
         "step": 4,
         "fingerprint": made.fingerprint,
+        "sizes": list(made.sizes),
         "N": 12,
         "D": 3,
     }
@@ -338,3 +339,33 @@ def test_an_array_that_no_index_has_is_said(made, tmp_path):
     np.save(path, made.embeddings.astype(np.complex64))
     with pytest.raises(UserError, match="complex64, not float32"):
         index.load(tmp_path / "index")
+
+
+def test_other_pictures_of_the_same_names_are_not_taken(made, tmp_path):
+    (tmp_path / "there" / "data").mkdir(parents=True)
+    index.save(made, tmp_path / "index")
+    (tmp_path / "index").rename(tmp_path / "there" / "index")
+    for name in made.documents["image"]:
+        (tmp_path / "there" / "data" / name).write_bytes(b"another")
+    found = index.load(tmp_path / "there" / "index")
+    assert found.images == made.images
+    assert index.missing_images(found) == ""
+    # If they are all there is, that is said.
+    (tmp_path / "data").rename(tmp_path / "moved")
+    found = index.load(tmp_path / "there" / "index")
+    said = index.missing_images(found)
+    assert "12 of the first 12 pictures in" in said
+    assert "--images=FOLDER" in said
+    images = tmp_path / "moved"
+    found = index.load(tmp_path / "there" / "index", images=images)
+    assert index.missing_images(found) == ""
+
+
+def test_another_run_of_the_same_name_is_not_taken(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "index").rename(tmp_path / "there" / "index")
+    other = tmp_path / "there" / "run" / "stage2" / "checkpoints" / "9"
+    other.mkdir(parents=True)
+    found = index.load(tmp_path / "there" / "index")
+    assert found.workdir == made.workdir
