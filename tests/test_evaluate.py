@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 from mixer_jax import evaluate, report
 from mixer_jax.data import table
@@ -102,3 +103,27 @@ def test_a_folder_of_parquet_files_is_a_table(
         assert capsys.readouterr().err == ""
         assert report.main([f"--workdir={colour_run}", *tables]) == 0
         assert "no table" not in capsys.readouterr().out
+
+
+def test_another_table_in_the_place_of_the_runs_own_is_said(
+    colour_run, colours, tmp_path, capsys
+):
+    root, _ = colours
+    for name in (colour_run, root):
+        shutil.copytree(name, tmp_path / "copy" / name.name)
+    copied = tmp_path / "copy" / root.name / "colours.csv"
+    run = f"--workdir={tmp_path / 'copy' / colour_run.name}"
+    arguments = [run, "--stage=stage2"]
+    assert evaluate.main(arguments) == 0
+    assert "other contents" not in capsys.readouterr().out
+    lines = copied.read_text().splitlines(keepends=True)
+    copied.write_text("".join([lines[0], *reversed(lines[1:])]))
+    assert evaluate.main(arguments) == 0
+    said = "".join(capsys.readouterr().out.split())
+    wanted = f"measured on {copied}, but {root / 'colours.csv'} has other"
+    assert "".join(wanted.split()) in said
+    assert report.main([run]) == 0
+    assert "--table=PATH" in capsys.readouterr().out
+    for path in (copied, root / "colours.csv"):
+        assert evaluate.main([*arguments, f"--table={path}"]) == 0
+        assert "other contents" not in capsys.readouterr().out

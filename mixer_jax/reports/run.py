@@ -46,7 +46,7 @@ def build(
       training_table: of the first stage; "" for the one in its config.
       max_skipped: the maximum share of evaluated samples to leave out; None for
         the config's.
-      say: called with a message about each missing table.
+      say: called with a message about each missing or unclear table.
 
     Returns:
       The path of the page.
@@ -67,6 +67,10 @@ def build(
     path = paths.make(path or run / "report" / "index.html")
     paths.check_file(path, "The report")
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
+    if workdirs and not table:
+        note = runs.rival_note(workdirs[-1], configs[workdirs[-1]])
+        if note:
+            say(note)
     _set_tables(configs, table, training_table)
     logs = {
         config.name: page.read_log(folder) for folder, config in configs.items()

@@ -13,7 +13,7 @@ from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
 from mixer_jax.retrieval import embed, evaluate, fusions
-from mixer_jax.training import checkpoints, inputs, workdir
+from mixer_jax.training import checkpoints, inputs, places, workdir
 
 OURS = "mixer"  # the name of the run's own model in the rows
 
@@ -146,6 +146,8 @@ def measure_models(
         path, settings = evaluate.table_path(config), config.evaluate
         root = table_lib.folder(path)
         _check_tables(folder, path, config, baselines and not number)
+        if not table and (note := rival_note(folder, config)):
+            say(note)
         key = (path, settings.split, settings.distractors)
         if key not in frames:
             frames[key], skipped = evaluate.read(
@@ -191,6 +193,27 @@ def measure_models(
             *ours, training.frame, training.root, mesh
         )
     return rows
+
+
+def rival_note(folder: paths.Path, config: ConfigDict) -> str:
+    """Returns a message if it is unclear which table is meant, or "".
+
+    After a move, another table may lie where the run's own would be.
+
+    Args:
+      folder: the workdir of a stage.
+      config: from `workdir.read_config`.
+    """
+    path = evaluate.table_path(config)
+    key = "evaluate.table" if config.evaluate.table else "data.table"
+    place = workdir.read_origin(folder).get("places", {}).get(key, {})
+    other = places.rival(folder, place, path)
+    if not other:
+        return ""
+    return (
+        f"{folder} is measured on {path}, but {other} has other contents; "
+        "choose one with --table=PATH."
+    )
 
 
 def _check_tables(

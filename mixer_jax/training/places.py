@@ -4,6 +4,7 @@ A workdir records each path as given, as an absolute path and relative to the
 workdir. The relative path is tried first: workdir and data may move together.
 """
 
+import filecmp
 import os
 from typing import Any
 
@@ -94,6 +95,42 @@ def _exists(path: str) -> bool:
     try:
         return os.path.exists(path)
     except ValueError:
+        return False
+
+
+def rival(
+    workdir: str | os.PathLike, place: dict[str, str], path: str | os.PathLike
+) -> str:
+    """Returns another location of a path that has other contents, or "".
+
+    Args:
+      workdir: the run's current workdir.
+      place: the location from `record`; {} if there is none.
+      path: what `find` has chosen.
+    """
+    if not place or not os.path.exists(path):
+        return ""
+    for other in _candidates(workdir, place):
+        if _exists(other) and not _are_equal(other, path):
+            return other
+    return ""
+
+
+def _are_equal(one: str | os.PathLike, two: str | os.PathLike) -> bool:
+    """Returns whether two files, or the files of two folders, are equal."""
+    try:
+        if os.path.samefile(one, two):
+            return True
+        if os.path.isdir(one) != os.path.isdir(two):
+            return False
+        if not os.path.isdir(one):
+            return filecmp.cmp(one, two, shallow=False)
+        names = sorted(os.listdir(one))
+        return names == sorted(os.listdir(two)) and all(
+            _are_equal(os.path.join(one, name), os.path.join(two, name))
+            for name in names
+        )
+    except OSError:
         return False
 
 
