@@ -89,7 +89,8 @@ def test_a_sample_that_could_not_be_read_is_left_out(own_shop):
     path = own_shop / "features.npz"
     with np.load(path) as kept:
         arrays = dict(kept)
-    arrays["image"] = np.delete(arrays["image"], 2, axis=0)
+    for name in ("image", "ids"):
+        arrays[name] = np.delete(arrays[name], 2, axis=0)
     np.savez(path, **arrays)
     outside = read(own_shop)
     assert len(outside.samples) == COUNT - 1
@@ -129,3 +130,20 @@ def test_a_log_beside_its_categories_is_found(own_shop):
     moved = queries["image"].str.removeprefix("../")
     queries.assign(image=moved).to_csv(own_shop / "queries.csv", index=False)
     assert outcome.read(own_shop, own_shop, known).later is None
+
+
+@pytest.mark.parametrize("name", ["queries", "items"])
+def test_features_of_samples_in_another_order_are_not_taken(own_shop, name):
+    assert read(own_shop).features is not None
+    path = own_shop / "log" / f"{name}.csv"
+    head, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, *reversed(rows)]))
+    assert read(own_shop).features is None
+
+
+def test_features_without_ids_are_not_taken(own_shop):
+    path = own_shop / "features.npz"
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept if name != "ids"}
+    np.savez(path, **arrays)
+    assert read(own_shop).features is None
