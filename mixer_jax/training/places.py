@@ -19,6 +19,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
+_EARLIER = "earlier"  # names before a move, between NULs, which no path has
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -57,11 +58,27 @@ def record(
                 places[key] = old[key]
             continue
         places[key] = {"given": text, "absolute": os.path.abspath(text)}
+        if earlier := _earlier(old.get(key, {}), text):
+            places[key][_EARLIER] = earlier
         if not paths.is_remote(paths.make(workdir)):
             places[key]["relative"] = os.path.relpath(
                 os.path.abspath(text), os.path.abspath(workdir)
             )
     return places
+
+
+def _earlier(place: dict[str, str], text: str) -> str:
+    """Returns the names that a command may still have for a path."""
+    names = [place[key] for key in ("given", "absolute") if key in place]
+    names += place.get(_EARLIER, "").split("\0")
+    known = {"", text, os.path.abspath(text)}
+    return "\0".join(n for n in dict.fromkeys(names) if n not in known)
+
+
+def _was(place: dict[str, str], text: str) -> bool:
+    """Returns whether a path was recorded under this name before a move."""
+    names = filter(None, place.get(_EARLIER, "").split("\0"))
+    return bool(text) and os.path.normpath(text) in map(os.path.normpath, names)
 
 
 def find(
@@ -174,7 +191,8 @@ def settle(
     """
     for key, place in places.items():
         text = get(config, key)
-        if _exists(text) or not is_same(workdir, place, text):
+        known = _was(place, text) or is_same(workdir, place, text)
+        if _exists(text) or not known:
             continue
         found = find(workdir, place, text)
         copy = os.path.join(workdir, TOKENIZER)
