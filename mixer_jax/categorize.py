@@ -49,6 +49,8 @@ def _categorize(given: argparse.Namespace) -> None:
     out, size, text = Path(given.out), given.size, given.text_encoder
     chosen = from_flags(given)
     before = identities.read_previous(given.previous)
+    if before.note:
+        terminal.say(before.note)
     clicks = log.read_folder(given.log)
     inside = tables.relative_to(tables.catalogue(clicks), out)
     kept, skipped = images.check_images(inside, out, given.max_skipped)
