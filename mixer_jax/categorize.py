@@ -67,6 +67,8 @@ def _categorize(given: argparse.Namespace) -> None:
     factory.check_frozen("image_encoder", given.image_encoder)
     factory.check_frozen("text_encoder", text)
     before = identities.read_previous(given.previous)
+    if before.note:
+        terminal.say(before.note)
     clicks = log.read_folder(given.log)
     truth = table.read_table(given.truth) if given.truth else None
     samples = tables.relative_to(tables.catalogue(clicks), out)

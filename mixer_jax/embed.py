@@ -43,12 +43,11 @@ def _embed(given: argparse.Namespace) -> None:
     data = trained.config.data
     limit = given.max_skipped
     limit = data.max_skipped if limit is None else limit
+    root = table.folder(path)
     frame, skipped = images.check_images(
-        frame, path.parent, limit, max_pixels=data.max_pixels
+        frame, root, limit, max_pixels=data.max_pixels
     )
-    made = embed.embed_table(
-        trained, frame, path.parent, mesh, given.batch_size
-    )
+    made = embed.embed_table(trained, frame, root, mesh, given.batch_size)
     embed.save(made, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 
-from mixer_jax import evaluate
+from mixer_jax import evaluate, report
 from mixer_jax.data import table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval.evaluate import MEASURES
@@ -89,19 +89,6 @@ def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
     assert not (colour_run / "metrics.json").exists()
 
 
-def test_a_table_may_be_a_folder_of_parts(colour_run, colours):
-    root, frame = colours
-    (root / "parts").mkdir()
-    # A folder's pictures lie beside it, as those of a file do.
-    table.write_table(frame, root / "parts" / "part-0.parquet")
-    arguments = [
-        f"--workdir={colour_run}",
-        "--stage=stage2",
-        f"--table={root / 'parts'}",
-    ]
-    assert evaluate.main(arguments) == 0
-
-
 def test_a_model_without_checkpoint_is_refused_before_any_is_measured(
     colour_run, capsys
 ):
@@ -126,3 +113,45 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert "damaged" in capsys.readouterr().err
     rows = json.loads((colour_run / "metrics.json").read_text())
     assert {row["stage"] for row in rows} == {"stage1"}
+
+
+def test_a_folder_of_parquet_files_is_a_table(
+    colour_run, colours, tmp_path, capsys, monkeypatch
+):
+    root, frame = colours
+    (root / "parts").mkdir()
+    for name, rows in (("a", frame[:9]), ("b", frame[9:])):
+        rows.to_parquet(root / "parts" / f"{name}.parquet", index=False)
+    monkeypatch.chdir(root / "parts")
+    for number, path in enumerate((str(root / "parts"), ".", "../parts/")):
+        out = f"--out={tmp_path / f'{number}.json'}"
+        run = [f"--workdir={colour_run}", "--stage=stage2", out]
+        tables = [f"--table={path}", f"--training-table={path}"]
+        assert evaluate.main([*run, *tables]) == 0
+        assert capsys.readouterr().err == ""
+        assert report.main([f"--workdir={colour_run}", *tables]) == 0
+        assert "no table" not in capsys.readouterr().out
+
+
+def test_another_table_in_the_place_of_the_runs_own_is_said(
+    colour_run, colours, tmp_path, capsys
+):
+    root, _ = colours
+    for name in (colour_run, root):
+        shutil.copytree(name, tmp_path / "copy" / name.name)
+    copied = tmp_path / "copy" / root.name / "colours.csv"
+    run = f"--workdir={tmp_path / 'copy' / colour_run.name}"
+    arguments = [run, "--stage=stage2"]
+    assert evaluate.main(arguments) == 0
+    assert "other contents" not in capsys.readouterr().out
+    lines = copied.read_text().splitlines(keepends=True)
+    copied.write_text("".join([lines[0], *reversed(lines[1:])]))
+    assert evaluate.main(arguments) == 0
+    said = "".join(capsys.readouterr().out.split())
+    wanted = f"measured on {copied}, but {root / 'colours.csv'} has other"
+    assert "".join(wanted.split()) in said
+    assert report.main([run]) == 0
+    assert "--table=PATH" in capsys.readouterr().out
+    for path in (copied, root / "colours.csv"):
+        assert evaluate.main([*arguments, f"--table={path}"]) == 0
+        assert "other contents" not in capsys.readouterr().out

@@ -42,10 +42,11 @@ def encode(
     kept = _read(path)
     old = kept.get("notes", identity.read_notes(parts))
     notes = identity.compare_notes(old, data).notes
-    key = data.content(notes)
+    key, ids = data.content(notes), _hash_ids(log)
     if kept and str(kept["key"]) == key:
-        if not np.array_equal(kept["notes"], notes):  # Only times differ.
-            _replace(path, **kept | {"notes": notes})
+        current = {"notes": notes, "ids": ids}  # Times or IDs may differ.
+        if any(not np.array_equal(kept[a], b) for a, b in current.items()):
+            _replace(path, **kept | current)
         return _features(kept["image"], kept["text"], len(log.queries))
     begun = parts / key
     for other in parts.glob("*"):
@@ -55,9 +56,32 @@ def encode(
     identity.write_notes(parts, notes)
     image = _where_known(images, encode_images, begun / "images")
     text = _where_known(texts, encode_texts, begun / "texts")
-    _replace(path, key=np.array(key), notes=notes, image=image, text=text)
+    made = {"notes": notes, "ids": ids, "image": image, "text": text}
+    _replace(path, key=np.array(key), **made)
     shutil.rmtree(parts)
     return _features(image, text, len(log.queries))
+
+
+def read(path: str | Path, log: ClickLog) -> Features | None:
+    """Returns the features that `encode` kept of a log, if it kept any.
+
+    Args:
+      path: of the .npz file.
+      log: whose samples the features must be of, in the same order.
+    """
+    kept = _read(Path(path))
+    if not kept or not np.array_equal(kept["ids"], _hash_ids(log)):
+        return None
+    count = len(log.queries)
+    if len(kept["image"]) != len(kept["ids"]):
+        return None
+    return _features(kept["image"], kept["text"], count)
+
+
+def _hash_ids(log: ClickLog) -> np.ndarray:
+    """Returns hashes of the IDs of queries and items, uint64 [Q + I]."""
+    ids = [*log.queries["query_id"], *log.items["item_id"]]
+    return pd.util.hash_array(np.array(ids, object))
 
 
 def _replace(path: Path, **arrays: np.ndarray) -> None:
@@ -74,9 +98,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file written by `encode`; {} for other files."""
     if not path.is_file():
         return {}
+    names = ("key", "notes", "ids", "image", "text")
     with np.load(path) as kept:
-        names = ("key", "notes", "image", "text")
-        return {name: kept[name] for name in names if names[1] in kept}
+        return {name: kept[name] for name in names if {*names} <= {*kept}}
 
 
 def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:

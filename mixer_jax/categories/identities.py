@@ -38,11 +38,13 @@ class Previous:
       number: sample ID -> number of its category.
       remembered: the same of samples that had no category the last time.
       highest: the highest number that was ever given; -1 if there is none.
+      note: a message about what is missing, or "".
     """
 
     number: dict[str, int] = dataclasses.field(default_factory=dict)
     remembered: dict[str, int] = dataclasses.field(default_factory=dict)
     highest: int = -1
+    note: str = ""
 
 
 def read_previous(path: str | Path | None) -> Previous:
@@ -71,7 +73,12 @@ def read_previous(path: str | Path | None) -> Previous:
     remembered: dict[str, int] = {}
     highest = max(known.values())
     ledger = path.parent / LEDGER
+    note = (
+        f"There is no {ledger}, so IDs of categories that had vanished before "
+        "may be given again; keep it beside the table of --previous."
+    )
     if ledger.is_file():
+        note = ""
         try:
             kept = json.loads(ledger.read_text())
             highest = max(highest, int(kept["highest"]))
@@ -93,7 +100,7 @@ def read_previous(path: str | Path | None) -> Previous:
                 f"{path.name}; restore it, or remove it, and IDs of categories "
                 "that have vanished may be given again."
             ) from error
-    return Previous(known, remembered, highest)
+    return Previous(known, remembered, highest, note)
 
 
 def _numbers(

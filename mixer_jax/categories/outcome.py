@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mixer_jax.categories import encoding, tables
 from mixer_jax.categories import log as log_lib
-from mixer_jax.categories import tables
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.errors import UserError
@@ -87,8 +87,8 @@ def read(
     if truth is not None:
         samples = tables.with_truth(samples, truth)
         kept |= set(samples["sample_id"][samples["held_out"]])
-    features = _read_features(folder / "features.npz")
-    if features is not None and len(features[0]) == len(samples):
+    features = encoding.read(folder / "features.npz", clicks)
+    if features is not None:
         kept = everyone  # All images could be read.
     samples = samples[samples["sample_id"].isin(kept)].reset_index(drop=True)
     names = sorted(set(found.values()))
@@ -100,17 +100,14 @@ def read(
         for sample in samples["sample_id"]
     ]
     clicks = log_lib.keep(clicks, kept)
-    shown = None
-    if features is not None and len(features[0]) == len(samples):
-        image, text = features
-        count = len(clicks.queries)
-        shown = Features(image[:count], image[count:], text)
+    if features is None:
+        features = encoding.read(folder / "features.npz", clicks)
     return Outcome(
         clicks,
         samples,
         np.array(labels, np.int64),
         names,
-        shown,
+        features,
         None if later is None else log_lib.keep(later, kept).clicks,
     )
 
@@ -183,10 +180,3 @@ def _left(folder: Path) -> set[str]:
     layout = table_files.Layout(("sample_id",))
     frame = table_files.read(path, layout, allow_empty=True)
     return set(frame["sample_id"])
-
-
-def _read_features(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    with np.load(path) as kept:
-        return kept["image"], kept["text"]

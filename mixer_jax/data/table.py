@@ -10,6 +10,7 @@ its own.
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -106,6 +107,15 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     frame = tables.read(path, rules.LAYOUT)
     validate(frame)
     return frame
+
+
+def folder(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of a table, which image paths are relative to."""
+    path = pathlib.Path(path)
+    # A folder of Parquet files may be named "." or "..".
+    if path.name in ("", ".."):
+        path = pathlib.Path(os.path.realpath(path))
+    return path.parent
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:

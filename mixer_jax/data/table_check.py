@@ -187,7 +187,7 @@ def check(
     if absent is not None:
         report.missing = absent.skipped(counter.samples).require(
             max_skipped,
-            f"Repair these files under {path.parent}, remove their rows",
+            f"Repair these files under {table.folder(path)}, remove their rows",
         )
     return report
 
@@ -254,7 +254,7 @@ class _Absent:
     """Looks for image files, and notes the samples that miss theirs."""
 
     def __init__(self, path: Path, threads: int | None):
-        self._path = path
+        self._path, self._root = path, table.folder(path)
         self._count = 0
         self._records: list[int] = []
         self._images: list[str] = []
@@ -262,7 +262,7 @@ class _Absent:
 
     def add(self, batch: pd.DataFrame) -> None:
         codes, names = pd.factorize(batch["image"])
-        there = present(self._path.parent, names, self._threads)
+        there = present(self._root, names, self._threads)
         missing = np.flatnonzero(~there[codes])
         self._count += len(missing)
         for row in missing[: LISTED - len(self._records)]:
@@ -273,7 +273,7 @@ class _Absent:
         where = table_files.name_records(self._path, self._records)
         examples = (
             f"{a}: {quoted(b)} is missing or empty."
-            f"{near_paths.hint(self._path.parent / b, self._path.parent)}"
+            f"{near_paths.hint(self._root / b, self._root)}"
             for a, b in zip(where, self._images, strict=True)
         )
         what = "missing or empty images"

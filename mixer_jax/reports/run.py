@@ -1,7 +1,6 @@
 """Reads what a run's folder holds and writes its report."""
 
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -47,7 +46,7 @@ def build(
       training_table: of the first stage; "" for the one in its config.
       max_skipped: the maximum share of evaluated samples to leave out; None for
         the config's.
-      say: called with a message about each missing table.
+      say: called with a message about each missing or unclear table.
 
     Returns:
       The path of the page.
@@ -68,6 +67,10 @@ def build(
     path = paths.make(path or run / "report" / "index.html")
     paths.check_file(path, "The report")
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
+    if workdirs and not table:
+        note = runs.rival_note(workdirs[-1], configs[workdirs[-1]])
+        if note:
+            say(note)
     _set_tables(configs, table, training_table)
     logs = {
         config.name: page.read_log(folder) for folder, config in configs.items()
@@ -107,7 +110,7 @@ def make_examples(
         return Examples([], "", "This run has no checkpoint to ask.")
     config = configs[done[-1]]
     path = evaluate.table_path(config)
-    if not path.exists():
+    if not os.path.exists(path):
         return Examples(
             [],
             "",
@@ -118,14 +121,15 @@ def make_examples(
     limit = data.max_skipped if max_skipped is None else max_skipped
     frame, _ = evaluate.read(path, config.evaluate, limit, data.max_pixels)
     trained = checkpoints.load_model(done[-1], mesh)
+    root = table_lib.folder(path)
     embedder = embed.make_embedder(
-        trained, path.parent, mesh, config.evaluate.batch_size
+        trained, root, mesh, config.evaluate.batch_size
     )
     rankings = sheets.rank_parts(
-        embedder, frame, path.parent, config.evaluate.split, mesh
+        embedder, frame, root, config.evaluate.split, mesh
     )
     return Examples(
-        sheets.make_sheets(rankings, path.parent),
+        sheets.make_sheets(rankings, root),
         results.name(results.OURS, config.name),
         "No query of the test split could be ranked.",
     )
@@ -140,7 +144,7 @@ def _set_tables(
       UserError: if a given table does not exist.
     """
     for path in filter(None, (table, training_table)):
-        if not pathlib.Path(path).exists():
+        if not os.path.exists(path):
             raise UserError(f"There is no sample table at {path}.")
     for number, config in enumerate(configs.values()):
         config.evaluate.table = table or str(evaluate.table_path(config))
@@ -154,7 +158,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
         ("--table", [evaluate.table_path(config) for config in configs[-1:]]),
         ("--training-table", [config.data.table for config in configs]),
     ):
-        if tables and not any(pathlib.Path(path).exists() for path in tables):
+        if tables and not any(map(os.path.exists, tables)):
             yield (
                 f"There is no table {tables[0]}, so the page shows no examples "
                 f"of it; if it was moved, name its new path by {option}=PATH."
@@ -166,11 +170,11 @@ def _category_samples(
 ) -> list[tuple[str, int, list[str]]]:
     """Shows some training categories, those of the first stage's table."""
     for config in configs.values():
-        path = pathlib.Path(config.data.table)
-        if path.exists():  # A table may be a folder.
+        path = config.data.table
+        if os.path.exists(path):
             frame: pd.DataFrame = table_lib.read_table(path)
             frame = table_lib.select(frame, config.data.split)
-            return sheets.category_samples(frame, path.parent)
+            return sheets.category_samples(frame, table_lib.folder(path))
     return []
 
 
@@ -178,5 +182,5 @@ def _attribution(config: ConfigDict | None) -> str:
     """Returns the note that lies beside the evaluated table, if one does."""
     if config is None:
         return ""
-    note = evaluate.table_path(config).parent / "ATTRIBUTION.md"
-    return page.read_note(note)
+    folder = table_lib.folder(evaluate.table_path(config))
+    return page.read_note(folder / "ATTRIBUTION.md")

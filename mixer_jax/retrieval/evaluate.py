@@ -282,7 +282,7 @@ def read(
     held, lone = table_lib.drop_lone(held, max_skipped, training=False)
     frame, unreadable = images.check_images(
         frame.loc[held.index.append(others.index).sort_values()],
-        pathlib.Path(path).parent,
+        table_lib.folder(path),
         max_skipped,
         max_pixels=max_pixels,
     )

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,16 +21,25 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mixer_jax import paths
-from mixer_jax.data import images, table
+from mixer_jax.data import images, rules, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, places, runs
-from mixer_jax.runtime import tables
+from mixer_jax.runtime import arrays, tables
+from mixer_jax.runtime.text import quoted
 from mixer_jax.training import checkpoints
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
+_KINDS = {
+    "workdir": str | list,
+    "step": int,
+    "fingerprint": str,
+    "sizes": list,
+    "N": int,
+    "D": int,
+}
 _LAYOUT = tables.Layout(COLUMNS, exact=True)
 _COMMAND = "python -m mixer_jax.index"
 _REMEDY = (
@@ -51,6 +60,7 @@ class Index(NamedTuple):
       step: of its checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: hash of the model's variables; "" if unknown.
+      sizes: bytes of the first pictures, at most `_MAX_TRIED`; () if unknown.
     """
 
     documents: pd.DataFrame
@@ -59,6 +69,7 @@ class Index(NamedTuple):
     step: int
     images: pathlib.Path
     fingerprint: str
+    sizes: tuple[int, ...] = ()
 
 
 def build(
@@ -119,6 +130,7 @@ def build(
         step=trained.step,
         images=path.parent,
         fingerprint=_fingerprint(trained),
+        sizes=tuple(places.sizes(path.parent, _tried(documents))),
     )
     return made, skipped
 
@@ -140,6 +152,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
         "images": places.save(index.images, folder),
         "step": index.step,
         "fingerprint": index.fingerprint,
+        "sizes": list(index.sizes),
         "N": count,
         "D": dim,
     }
@@ -175,47 +188,84 @@ def load(
             f"There is no index in {folder}; make one with {_COMMAND}."
         )
     try:
-        meta = json.loads(found(INDEX).read_text("utf-8"))
+        meta = _read_meta(found(INDEX))
         workdirs = places.load(meta["workdir"], folder)
-        roots = places.load(meta.get("images", "."), folder)
-        step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
-        shape = (meta["N"], meta["D"])
-        embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
+        roots = _local(places.load(meta.get("images", "."), folder))
+        embeddings = arrays.read(found(EMBEDDINGS))
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
-        if embeddings.shape != shape or len(documents) != len(embeddings):
+        _check_embeddings(embeddings, (meta["N"], meta["D"]))
+        if len(documents) != len(embeddings):
             raise ValueError("its files do not belong together")
-        if not np.isfinite(embeddings).all():
-            raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        UserError,
-    ) as error:
+        # The first version stored absolute paths, and no folder of pictures.
+        if "images" in meta:
+            _check_names(documents["image"])
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
-            f"The index in {folder} is damaged ({error}); make it again with "
-            f"{_COMMAND}."
+            f"The index in {folder} is damaged or of an unknown version "
+            f"({error}); make it again with {_COMMAND}."
         ) from error
     if workdir:
         workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
     return Index(
         documents=documents,
         embeddings=embeddings,
-        workdir=_find_workdir(workdirs, folder),
-        step=step,
-        images=_find_images(roots, documents, images),
-        fingerprint=fingerprint,
+        workdir=_find_workdir(workdirs, meta["step"], folder),
+        step=meta["step"],
+        images=_find_images(roots, documents, images, meta["sizes"]),
+        fingerprint=meta["fingerprint"],
+        sizes=tuple(meta["sizes"]),
     )
 
 
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what `save` noted; raises `ValueError` if it is anything else."""
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{INDEX} is nested too deeply") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{INDEX} is not an object")
+    meta = {"fingerprint": "", "sizes": []} | meta
+    for key, kind in _KINDS.items():
+        if key not in meta:
+            raise ValueError(f"{INDEX} has no {key!r}")
+        value = meta[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{key!r} of {INDEX} is {quoted(str(value))}")
+    return meta
+
+
+def _check_embeddings(embeddings: np.ndarray, shape: tuple[int, int]) -> None:
+    if embeddings.shape != shape:
+        raise ValueError("its files do not belong together")
+    if embeddings.dtype != np.float32:
+        raise ValueError(f"{EMBEDDINGS} holds {embeddings.dtype}, not float32")
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
+
+
+def _check_names(images: pd.Series) -> None:
+    """Raises a `ValueError` if a path leads out of the pictures' folder."""
+    outside = images[images.str.contains(rules.OUTSIDE)]
+    if len(outside):
+        raise ValueError(
+            f"{DOCUMENTS} has the image {quoted(outside.iloc[0])}, which is "
+            "not inside the folder of the pictures"
+        )
+
+
+def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
+    if any(map(paths.is_remote, roots)):
+        raise ValueError(f"the pictures of {INDEX} are in a bucket")
+    return roots
+
+
 def missing_images(index: Index) -> str:
-    """Returns a message about missing pictures, or ""."""
+    """Returns a message about missing or changed pictures, or ""."""
     names = [name for name in index.documents["image"] if name]
     gone = places.missing(index.images, names)
     if not gone:
-        return ""
+        return _changed_images(index)
     return (
         f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
         f"such as {gone[0]}; search still works without them. If the pictures "
@@ -223,12 +273,40 @@ def missing_images(index: Index) -> str:
     )
 
 
+def _changed_images(index: Index) -> str:
+    """Returns a message about pictures of other sizes than noted, or ""."""
+    names = _tried(index.documents)
+    pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
+    changed = [
+        name
+        for name, (now, noted) in zip(names, pairs, strict=False)
+        if now != noted
+    ]
+    if not changed:
+        return ""
+    return (
+        f"{len(changed)} of the first {len(names)} pictures in {index.images} "
+        "have other sizes than when the index was made, such as "
+        f"{quoted(changed[0])}; search still ranks the earlier ones. Name the "
+        "folder of those with --images=FOLDER, or rebuild the index with "
+        f"{_COMMAND}."
+    )
+
+
+def _tried(documents: pd.DataFrame) -> list[str]:
+    """Returns the pictures by which their folder is recognized."""
+    return [name for name in documents["image"] if name][:_MAX_TRIED]
+
+
 def _find_workdir(
-    workdirs: list[paths.Path], folder: pathlib.Path
+    workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
-    for workdir in workdirs:
-        if workdir_lib.latest_step(workdir) is not None:
-            return workdir
+    """Returns the first workdir at this step, else at any."""
+    steps = {path: workdir_lib.latest_step(path) for path in workdirs}
+    for wanted in ({step}, set(steps.values()) - {None}):
+        for workdir, latest in steps.items():
+            if latest in wanted:
+                return workdir
     looked = " or ".join(map(str, workdirs))
     raise UserError(
         f"The model of the index in {folder} is missing: there is no "
@@ -238,9 +316,15 @@ def _find_workdir(
 
 
 def _find_images(
-    roots: list[paths.Path], documents: pd.DataFrame, images: str | os.PathLike
+    roots: list[pathlib.Path],
+    documents: pd.DataFrame,
+    images: str | os.PathLike,
+    noted: list[int],
 ) -> pathlib.Path:
-    """Returns the first folder that has some of the pictures."""
+    """Returns the folder with most of the pictures, the first one of equals.
+
+    A picture of another size than noted is rather one of the same name.
+    """
     if images:
         root = paths.local(images, "A picture")
         if not root.is_dir():
@@ -249,11 +333,14 @@ def _find_images(
                 "with --images=FOLDER."
             )
         return paths.absolute(root)
-    names = [name for name in documents["image"] if name][:_MAX_TRIED]
-    for root in roots:
-        if any(os.path.isfile(root / name) for name in names):
-            return root
-    return roots[0]
+    names = _tried(documents)
+
+    def count(root: pathlib.Path) -> tuple[int, bool]:
+        sizes = places.sizes(root, names)
+        same = sum(a == b >= 0 for a, b in zip(sizes, noted, strict=False))
+        return same, max(sizes, default=-1) >= 0
+
+    return max(roots, key=count)
 
 
 def _fingerprint(trained: checkpoints.Trained) -> str:

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from mixer_jax import paths
+from mixer_jax.runtime import identity
 
 
 def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:
@@ -77,6 +78,13 @@ def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
         if file not in there[folder]:
             gone.append(name)
     return gone
+
+
+def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:
+    """Returns the bytes of each file under `root`; -1 if there is none."""
+    return identity.stat([os.path.join(root, name) for name in names])[
+        0
+    ].tolist()
 
 
 def _files(folder: pathlib.Path, wanted: set[str]) -> set[str]:

@@ -1,7 +1,6 @@
 """Trained workdirs -> measured rows, and the baselines beside them."""
 
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
 from mixer_jax.retrieval import embed, evaluate, fusions
-from mixer_jax.training import checkpoints, inputs, workdir
+from mixer_jax.training import checkpoints, inputs, places, workdir
 
 OURS = "mixer"  # the name of the run's own model in the rows
 
@@ -150,6 +149,9 @@ def measure_models(
         zip(models, configs, strict=True)
     ):
         path, settings = evaluate.table_path(config), config.evaluate
+        root = table_lib.folder(path)
+        if not table and (note := rival_note(folder, config)):
+            say(note)
         key = (path, settings.split, settings.distractors)
         if key not in frames:
             frames[key], skipped = evaluate.read(
@@ -163,13 +165,11 @@ def measure_models(
         if baselines and not number:
             yield _measure_baselines(config, frames[key], mesh)
         trained = checkpoints.load_model(folder, mesh)
-        embedder = embed.make_embedder(
-            trained, path.parent, mesh, settings.batch_size
-        )
+        embedder = embed.make_embedder(trained, root, mesh, settings.batch_size)
         found = evaluate.evaluate(
             embedder,
             frames[key],
-            path.parent,
+            root,
             settings,
             mesh,
             name,
@@ -183,7 +183,7 @@ def measure_models(
             )
         yield found
         if name == OURS:
-            ours = trained, frames[key], path.parent
+            ours = trained, frames[key], root
     # Other fusions need what an image-only model does not have.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
         data = ours[0].config.data.copy_and_resolve_references()
@@ -198,6 +198,27 @@ def measure_models(
         )
 
 
+def rival_note(folder: paths.Path, config: ConfigDict) -> str:
+    """Returns a message if it is unclear which table is meant, or "".
+
+    After a move, another table may lie where the run's own would be.
+
+    Args:
+      folder: the workdir of a stage.
+      config: from `workdir.read_config`.
+    """
+    path = evaluate.table_path(config)
+    key = "evaluate.table" if config.evaluate.table else "data.table"
+    place = workdir.read_origin(folder).get("places", {}).get(key, {})
+    other = places.rival(folder, place, path)
+    if not other:
+        return ""
+    return (
+        f"{folder} is measured on {path}, but {other} has other contents; "
+        "choose one with --table=PATH."
+    )
+
+
 def _check_tables(
     folder: paths.Path, config: ConfigDict, baselines: bool
 ) -> None:
@@ -210,7 +231,7 @@ def _check_tables(
 
 
 def _require(path: str | os.PathLike, what: str, option: str) -> None:
-    if not pathlib.Path(path).exists():  # A table may be a folder.
+    if not os.path.exists(path):
         raise UserError(
             f"There is no sample table {path}, which {what}. If it was moved, "
             f"name its new path by {option}=PATH."
@@ -222,9 +243,9 @@ def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
     training = table_lib.select(table_lib.read_table(data.table), data.split)
     return baselines_lib.measure_baselines(
         frame,
-        path.parent,
+        table_lib.folder(path),
         training,
-        pathlib.Path(data.table).parent,
+        table_lib.folder(data.table),
         data.image_size,
         config.evaluate,
         mesh,

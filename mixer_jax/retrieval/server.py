@@ -13,6 +13,7 @@ import asyncio
 import errno
 import functools
 import logging
+import pathlib
 import re
 import socket
 import threading
@@ -56,6 +57,7 @@ _UNROUTED = {
     "Method Not Allowed": "This URL does not take this method; POST a picture "
     "to search, and GET the rest.",
 }
+_HEAD = 64  # bytes that tell a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
@@ -216,7 +218,13 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
                 f"{searcher.index.images}; if the pictures were moved, start "
                 "the server with --images=FOLDER.",
             )
-        return FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
+        kind = _media_type(path)
+        if kind is None:
+            raise HTTPException(
+                404, f"The file {name} of document {row} is not a picture."
+            )
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return FileResponse(path, media_type=kind, headers=headers)
 
     app = Starlette(
         routes=[
@@ -231,6 +239,22 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     # Redirects would be absolute URLs, without a proxy's prefix.
     app.router.redirect_slashes = False
     return app
+
+
+def _media_type(path: pathlib.Path) -> str | None:
+    """Returns the media type of a picture; None for any other file.
+
+    An index made elsewhere may name any file, under any suffix.
+    """
+    try:
+        with open(path, "rb") as file:
+            name = faults.identify(file.read(_HEAD))
+    except OSError:
+        return None
+    if name in (None, "SVG"):  # Browsers run the programs of an SVG.
+        return None
+    Image.init()
+    return Image.MIME.get(name, "application/octet-stream")
 
 
 def refusal(content: bytes, error: images.UnreadableImageError) -> str:

@@ -78,7 +78,7 @@ def load(
     path = sources.ensure_table(data)
     tokenizer = text.load(data.tokenizer, data.text_length)
     frame = table.select(table.read_table(path), data.split)
-    root = path.parent
+    root = table.folder(path)
     split = identity.examine(frame, root)
     frame, unreadable = images.check_images(
         frame,

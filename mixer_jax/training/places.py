@@ -4,6 +4,7 @@ A workdir records each path as given, as an absolute path and relative to the
 workdir. The relative path is tried first: workdir and data may move together.
 """
 
+import filecmp
 import os
 from typing import Any
 
@@ -18,6 +19,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
+_EARLIER = "earlier"  # names before a move, between NULs, which no path has
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -56,11 +58,27 @@ def record(
                 places[key] = old[key]
             continue
         places[key] = {"given": text, "absolute": os.path.abspath(text)}
+        if earlier := _earlier(old.get(key, {}), text):
+            places[key][_EARLIER] = earlier
         if not paths.is_remote(paths.make(workdir)):
             places[key]["relative"] = os.path.relpath(
                 os.path.abspath(text), os.path.abspath(workdir)
             )
     return places
+
+
+def _earlier(place: dict[str, str], text: str) -> str:
+    """Returns the names that a command may still have for a path."""
+    names = [place[key] for key in ("given", "absolute") if key in place]
+    names += place.get(_EARLIER, "").split("\0")
+    known = {"", text, os.path.abspath(text)}
+    return "\0".join(n for n in dict.fromkeys(names) if n not in known)
+
+
+def _was(place: dict[str, str], text: str) -> bool:
+    """Returns whether a path was recorded under this name before a move."""
+    names = filter(None, place.get(_EARLIER, "").split("\0"))
+    return bool(text) and os.path.normpath(text) in map(os.path.normpath, names)
 
 
 def find(
@@ -94,6 +112,42 @@ def _exists(path: str) -> bool:
     try:
         return os.path.exists(path)
     except ValueError:
+        return False
+
+
+def rival(
+    workdir: str | os.PathLike, place: dict[str, str], path: str | os.PathLike
+) -> str:
+    """Returns another location of a path that has other contents, or "".
+
+    Args:
+      workdir: the run's current workdir.
+      place: the location from `record`; {} if there is none.
+      path: what `find` has chosen.
+    """
+    if not place or not os.path.exists(path):
+        return ""
+    for other in _candidates(workdir, place):
+        if _exists(other) and not _are_equal(other, path):
+            return other
+    return ""
+
+
+def _are_equal(one: str | os.PathLike, two: str | os.PathLike) -> bool:
+    """Returns whether two files, or the files of two folders, are equal."""
+    try:
+        if os.path.samefile(one, two):
+            return True
+        if os.path.isdir(one) != os.path.isdir(two):
+            return False
+        if not os.path.isdir(one):
+            return filecmp.cmp(one, two, shallow=False)
+        names = sorted(os.listdir(one))
+        return names == sorted(os.listdir(two)) and all(
+            _are_equal(os.path.join(one, name), os.path.join(two, name))
+            for name in names
+        )
+    except OSError:
         return False
 
 
@@ -137,7 +191,8 @@ def settle(
     """
     for key, place in places.items():
         text = get(config, key)
-        if _exists(text) or not is_same(workdir, place, text):
+        known = _was(place, text) or is_same(workdir, place, text)
+        if _exists(text) or not known:
             continue
         found = find(workdir, place, text)
         copy = os.path.join(workdir, TOKENIZER)

@@ -250,7 +250,8 @@ def prepare(
             paths.write(workdir / CONFIG, config_lib.to_json(config))
             text = json.dumps(list(category_ids), indent=0) + "\n"
             paths.write(workdir / CATEGORIES, text)
-            old = read_origin(workdir).get("places", {})
+            begun = latest_step(workdir) is not None
+            old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
             noted = {"places": places, "categories": _hash(category_ids)}
             write_origin(workdir, (origin or {}) | noted)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import numpy as np
@@ -158,3 +159,22 @@ def test_equal_values_are_encoded_once(log, tmp_path):
     assert asked == [[at[0], at[1], at[3]], ["bee", "age"]]
     assert got.item_image.tolist() == [[2], [1], [3]]
     assert got.item_text.tolist() == [[1], [2], [1]]
+
+
+def test_other_ids_of_the_same_samples_are_noted(log, tmp_path):
+    calls = []
+
+    def encoder(values):
+        calls.append(values)
+        return np.ones((len(values), 2))
+
+    kept = tmp_path / "features.npz"
+    encoding.encode(log, kept, "e1", encoder, encoder)
+    items = log.items.assign(item_id=["a", "b", "c"])
+    other = dataclasses.replace(log, items=items)
+    assert encoding.read(kept, log) is not None
+    assert encoding.read(kept, other) is None
+    encoding.encode(other, kept, "e1", encoder, encoder)
+    assert len(calls) == 2
+    assert encoding.read(kept, other) is not None
+    assert encoding.read(kept, log) is None

@@ -210,3 +210,17 @@ def test_ledgers_of_numbers_that_are_too_large_are_said(tmp_path, ledger):
     (tmp_path / identities.LEDGER).write_text(ledger)
     with pytest.raises(UserError, match="is not the ledger"):
         identities.read_previous(path)
+
+
+def test_a_table_without_its_ledger_is_noted(tmp_path):
+    path = tmp_path / "moved.csv"
+    path.write_text("sample_id,category_id\na,found-00004\n")
+    before = identities.read_previous(path)
+    assert before.highest == 4
+    assert str(tmp_path / identities.LEDGER) in before.note
+    assert "--previous" in before.note
+    (tmp_path / identities.LEDGER).write_text(
+        '{"highest": 9, "remembered": {}}'
+    )
+    before = identities.read_previous(path)
+    assert (before.highest, before.note) == (9, "")

@@ -89,7 +89,8 @@ def test_a_sample_that_could_not_be_read_is_left_out(own_shop):
     path = own_shop / "features.npz"
     with np.load(path) as kept:
         arrays = dict(kept)
-    arrays["image"] = np.delete(arrays["image"], 2, axis=0)
+    for name in ("image", "ids"):
+        arrays[name] = np.delete(arrays[name], 2, axis=0)
     np.savez(path, **arrays)
     outside = read(own_shop)
     assert len(outside.samples) == COUNT - 1
@@ -155,3 +156,20 @@ def test_tables_that_contradict_themselves_are_refused(own_shop):
     pd.concat([pd.read_csv(left), first[["sample_id"]]]).to_csv(left)
     with pytest.raises(UserError, match="and in unassigned"):
         read(own_shop)
+
+
+@pytest.mark.parametrize("name", ["queries", "items"])
+def test_features_of_samples_in_another_order_are_not_taken(own_shop, name):
+    assert read(own_shop).features is not None
+    path = own_shop / "log" / f"{name}.csv"
+    head, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, *reversed(rows)]))
+    assert read(own_shop).features is None
+
+
+def test_features_without_ids_are_not_taken(own_shop):
+    path = own_shop / "features.npz"
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept if name != "ids"}
+    np.savez(path, **arrays)
+    assert read(own_shop).features is None

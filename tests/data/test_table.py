@@ -1,3 +1,6 @@
+import os
+import pathlib
+
 import pandas as pd
 import pytest
 
@@ -265,3 +268,14 @@ def test_a_long_cell_makes_no_long_message(tmp_path):
     with pytest.raises(UserError, match="9,000 characters") as caught:
         read(tmp_path, row, row)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", [".", "./", "../parts", "deep/.."])
+def test_a_folder_of_tables_lies_beside_its_images(tmp_path, monkeypatch, name):
+    (tmp_path / "parts" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "parts")
+    assert os.path.samefile(table.folder(name), tmp_path)
+    monkeypatch.chdir("deep")
+    assert os.path.samefile(table.folder(".."), tmp_path)
+    assert table.folder("a/table.csv") == pathlib.Path("a")
+    assert table.folder("table.csv") == pathlib.Path()

@@ -57,6 +57,7 @@ def test_what_is_saved_comes_back(made, tmp_path):
         "images": ["../../data", str(made.images)],
         "step": 4,
         "fingerprint": made.fingerprint,
+        "sizes": list(made.sizes),
         "N": 12,
         "D": 3,
     }
@@ -283,3 +284,88 @@ def test_some_missing_pictures_are_counted(made, tmp_path):
     said = index.missing_images(made)
     assert said.startswith("1 of 11 pictures are missing in")
     assert made.documents.image[3] in said
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/x.png", "/etc/passwd", "a/../../b.png", "~/x.png"]
+)
+def test_pictures_outside_of_their_folder_are_refused(made, tmp_path, name):
+    made.documents.loc[2, "image"] = name
+    index.save(made, tmp_path / "index")
+    with pytest.raises(UserError, match=r"not inside the folder .* again"):
+        index.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": True},
+        {"step": 4.5},
+        {"step": float("inf")},
+        {"fingerprint": None},
+        {"fingerprint": ["x" * 5000]},
+        {"workdir": {}},
+        {"images": "gs://bucket/data"},
+        {"N": "12"},
+    ],
+)
+def test_a_damaged_field_is_said(made, tmp_path, change):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps(noted | change))
+    with pytest.raises(UserError, match=r"damaged .* again") as raised:
+        index.load(tmp_path / "index")
+    assert len(str(raised.value)) < 800
+    (key,) = change
+    if key not in ("images", "fingerprint"):  # The first version had neither.
+        del noted[key]
+        path.write_text(json.dumps(noted))
+        with pytest.raises(UserError, match=rf"no '{key}'.* again"):
+            index.load(tmp_path / "index")
+
+
+def test_an_array_that_no_index_has_is_said(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / "embeddings.npy"
+    whole = path.read_bytes()
+    (tmp_path / "index" / "index.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"damaged .* again"):
+        index.load(tmp_path / "index")
+    index.save(made, tmp_path / "index")
+    path.write_bytes(whole.replace(b"{", b"(", 1))
+    with pytest.raises(UserError, match=r"damaged .* again"):
+        index.load(tmp_path / "index")
+    np.save(path, made.embeddings.astype(np.complex64))
+    with pytest.raises(UserError, match="complex64, not float32"):
+        index.load(tmp_path / "index")
+
+
+def test_other_pictures_of_the_same_names_are_not_taken(made, tmp_path):
+    (tmp_path / "there" / "data").mkdir(parents=True)
+    index.save(made, tmp_path / "index")
+    (tmp_path / "index").rename(tmp_path / "there" / "index")
+    for name in made.documents["image"]:
+        (tmp_path / "there" / "data" / name).write_bytes(b"another")
+    found = index.load(tmp_path / "there" / "index")
+    assert found.images == made.images
+    assert index.missing_images(found) == ""
+    # If they are all there is, that is said.
+    (tmp_path / "data").rename(tmp_path / "moved")
+    found = index.load(tmp_path / "there" / "index")
+    said = index.missing_images(found)
+    assert "12 of the first 12 pictures in" in said
+    assert "--images=FOLDER" in said
+    images = tmp_path / "moved"
+    found = index.load(tmp_path / "there" / "index", images=images)
+    assert index.missing_images(found) == ""
+
+
+def test_another_run_of_the_same_name_is_not_taken(made, tmp_path):
+    index.save(made, tmp_path / "index")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "index").rename(tmp_path / "there" / "index")
+    other = tmp_path / "there" / "run" / "stage2" / "checkpoints" / "9"
+    other.mkdir(parents=True)
+    found = index.load(tmp_path / "there" / "index")
+    assert found.workdir == made.workdir

@@ -501,3 +501,18 @@ def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
         thread.join()
     assert b"send one file, as curl" in said
     assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]
+
+
+def test_only_pictures_are_shown(searcher, made):
+    made.documents.loc[:3, "image"] = ["notes", "page.png", "a.svg", "bare"]
+    (made.images / "notes").write_text("not for you")
+    (made.images / "page.png").write_text("<html><script></script></html>")
+    (made.images / "a.svg").write_text("<svg><script></script></svg>")
+    (made.images / "bare").write_bytes(_picture("red", "webp"))
+    with TestClient(server.make_app(searcher)) as client:
+        for row in range(3):
+            answer = client.get(f"/image/{row}")
+            assert answer.status_code == 404
+            assert "not a picture" in answer.json()["error"]
+        shown = client.get("/image/3")
+        assert shown.headers["content-type"] == "image/webp"

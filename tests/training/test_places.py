@@ -153,3 +153,29 @@ def test_paths_in_a_bucket_are_not_looked_for():
     assert places.record("run", config, {}) == {}
     assert places.is_same("run", {"given": "gs://b/r"}, "gs://b/r/")
     assert not places.is_same("run", {"given": "gs://b/r"}, "gs://b/s")
+
+
+def test_a_command_is_repeated_more_than_once_after_moves(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old" / "data").mkdir(parents=True)
+    (tmp_path / "old" / "data" / "table.csv").touch()
+    names = ["old/data/table.csv", str(tmp_path / "old" / "data" / "table.csv")]
+    config = config_lib.defaults()
+    config.data.table = names[0]
+    noted = places.record("old/run", config, {})
+    for before, after in (("old", "new"), ("new", "newest")):
+        (tmp_path / before).rename(tmp_path / after)
+        for name in names * 2:
+            given = config_lib.defaults()
+            given.data.table = name
+            places.settle(f"{after}/run", given, noted)
+            assert given.data.table == str(
+                tmp_path / after / "data" / "table.csv"
+            )
+            noted = places.record(f"{after}/run", given, noted)
+    other = config_lib.defaults()
+    other.data.table = "other/table.csv"
+    places.settle("newest/run", other, noted)
+    assert other.data.table == "other/table.csv"

@@ -1,0 +1,49 @@
+"""Array files, whole and damaged."""
+
+import numpy as np
+import pytest
+
+from mixer_jax.runtime import arrays
+
+ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_an_array_comes_back(tmp_path, mapped):
+    np.save(tmp_path / "a.npy", ARRAY)
+    found = arrays.read(tmp_path / "a.npy", mapped=mapped)
+    np.testing.assert_array_equal(found, ARRAY)
+
+
+def _damaged(tmp_path):
+    """Yields the path of a file with one kind of damage after another."""
+    path = tmp_path / "a.npy"
+    np.save(path, ARRAY)
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        whole[:100],
+        whole[:-1],
+        whole.replace(b"{", b"(", 1),
+        whole.replace(b"(3, 4)", b"(3, 4 "),
+        whole.replace(b"(3, 4), }" + b" " * 15, b"(3000000000000000, 4), }"),
+        whole.replace(b"(3, 4), }" + b" " * 22, b"(" + b"9" * 22 + b", 4), }"),
+        b"\xff" + whole,
+    ):
+        assert content != whole
+        path.write_bytes(content)
+        yield path
+    np.save(path, np.array([object], object), allow_pickle=True)
+    yield path
+    with open(path, "wb") as file:
+        np.savez(file, ARRAY)
+    yield path
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_damaged_is_a_value_error(tmp_path, mapped):
+    for path in _damaged(tmp_path):
+        with pytest.raises(ValueError, match=r"\w"):
+            arrays.read(path, mapped=mapped)
+    with pytest.raises(OSError, match="none"):
+        arrays.read(tmp_path / "none.npy", mapped=mapped)
