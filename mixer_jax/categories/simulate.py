@@ -30,7 +30,8 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_columns
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, numbers, tables, terminal
+from mixer_jax.runtime import command, files, numbers, ownership, terminal
+from mixer_jax.runtime.tables import write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +333,7 @@ def write_log(
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
-        tables.write(written, out / f"{name}.csv")
+        write(written, out / f"{name}.csv")
     drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],
@@ -341,7 +342,7 @@ def write_log(
             "clicks": clicks["clicks"],
         }
     )
-    tables.write(drawn, out / "clicks.csv")
+    write(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
         "table": os.path.relpath(table, out),
@@ -388,7 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
     files.check_folder(given.out, "The click log")
-    write_log(given.table, given.out, settings, given.part)
+    with ownership.hold(given.out, "--out"):
+        write_log(given.table, given.out, settings, given.part)
     terminal.say(
         f"Wrote a simulated click log to {given.out} (seed {given.seed})."
     )

