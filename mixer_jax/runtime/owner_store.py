@@ -112,7 +112,9 @@ class Folder:
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):
-                self._lock_path.unlink()
+                # If the folder was moved, there may be another owner's.
+                if _is_at(file, self._lock_path):
+                    self._lock_path.unlink()
             _LOCK_FILES.discard(file)
             os.close(file)
         with contextlib.suppress(OSError):  # The folder may not be empty.

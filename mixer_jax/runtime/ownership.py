@@ -177,7 +177,7 @@ def _lock(store: Folder | Bucket) -> bool | None:
             return locked
         # A killed process keeps its lock until its memory is freed.
         there = store.read().record
-        if there is None or not there.is_of_this_machine() or there.is_alive():
+        if there is None or not there.is_seen() or there.is_alive():
             return None
         time.sleep(_POLL_DYING)
 
@@ -199,8 +199,14 @@ def _wait_until_free(
     if seen.version is None:
         return seen
     there = seen.record
-    if there is not None and there.is_of_this_machine():
-        return seen if locked or not there.is_alive() else None
+    if there is not None and there.is_seen():
+        if not there.is_alive():
+            return seen
+        if not locked:
+            return None
+        # The lock file was deleted, or the folder copied: heartbeats tell.
+    elif there is not None and there.is_of_this_machine() and locked:
+        return seen
     left = STALE - max(seen.age(), 0.0)
     if left > 0:
         who = "another run" if there is None else there

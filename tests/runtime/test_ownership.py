@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,3 +369,75 @@ def test_two_at_once_have_one_winner(folder):
     for thread in threads:
         thread.join()
     assert sorted(results) == ["refused"] * 3 + ["won"]
+
+
+def test_a_deleted_lock_file_does_not_let_a_second_run_in(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    monkeypatch.setattr(ownership, "_POLL", 0.1)
+    with ownership.hold(tmp_path, "--workdir") as owner:
+        (tmp_path / owner_store.LOCK.format("")).unlink()
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on "),
+            ownership.hold(tmp_path, "--workdir", say=lambda _: None),
+        ):
+            pass
+        owner.check()
+
+
+def test_a_copy_of_a_folder_in_use_is_free_after_a_minute(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ownership, "STALE", 0.5)
+    monkeypatch.setattr(ownership, "_POLL", 0.1)
+    with ownership.hold(tmp_path / "run", "--workdir"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with ownership.hold(tmp_path / "copy", "--workdir", say=[].append):
+            pass
+
+
+def test_the_owner_of_a_moved_folder_leaves_the_lock_at_its_old_place(tmp_path):
+    first = ownership.hold(tmp_path / "run", "--workdir")
+    first.__enter__()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with ownership.hold(tmp_path / "run", "--workdir"):
+        first.__exit__(None, None, None)
+        assert (tmp_path / "run" / owner_store.LOCK.format("")).exists()
+        with (
+            pytest.raises(UserError, match="Another run is using"),
+            ownership.hold(tmp_path / "run", "--workdir"),
+        ):
+            pass
+
+
+def test_a_living_process_of_another_container_is_not_taken_for_dead(
+    tmp_path, monkeypatch
+):
+    """Its ID means nothing here; where there are no locks, heartbeats tell."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    monkeypatch.setattr(ownership, "_POLL", 0.05)
+    boot = owner_record.make().boot.split()[0]
+    record = leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+
+    def beat(_):
+        store_of(tmp_path).beat(record)
+
+    with (
+        pytest.raises(UserError, match=f"process {2**22} on"),
+        ownership.hold(tmp_path, "--workdir", say=beat),
+    ):
+        pass
+
+
+def test_a_dead_container_of_this_machine_is_not_waited_for(
+    tmp_path, no_waiting
+):
+    boot = owner_record.make().boot.split()[0]
+    leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    with ownership.hold(tmp_path, "--workdir"):
+        pass
