@@ -15,13 +15,14 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files, owner_store, ownership
 
+_Read = TypeVar("_Read")
 _GENERATION = ".generation-"
 _POINTER = ".generation.json"
 
@@ -130,6 +131,36 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
     if generation is not None and (generation / name).exists():
         return generation / name
     return folder / name
+
+
+def read_whole(
+    folder: str | os.PathLike, kind: Kind, read: Callable[[], _Read]
+) -> _Read:
+    """Returns what `read` returns of one generation, whose files it finds.
+
+    It is called again if a writer has replaced or moved files meanwhile.
+    """
+    while True:
+        before = _versions(folder, kind)
+        try:
+            found = read()
+        except Exception:
+            if _versions(folder, kind) == before:
+                raise
+            continue
+        if _versions(folder, kind) == before:
+            return found
+
+
+def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
+    """Returns what changes when a file is replaced or moved."""
+    versions = []
+    for name in kind.names:
+        path = find(folder, name)
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            versions.append((path, status.st_ino, status.st_mtime_ns))
+    return versions
 
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:

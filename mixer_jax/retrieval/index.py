@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -169,6 +169,26 @@ def load(
       UserError: if the index is missing or damaged, or its model or `images`
         is not found.
     """
+    read = functools.partial(_read, folder)
+    documents, embeddings, meta = folders.read_whole(folder, KIND, read)
+    workdirs = places.load(meta["workdir"], folder)
+    roots = places.load(meta.get("images", "."), folder)
+    if workdir:
+        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
+    return Index(
+        documents=documents,
+        embeddings=embeddings,
+        workdir=_find_workdir(workdirs, folder),
+        step=int(meta["step"]),
+        images=_find_images(roots, documents, images),
+        fingerprint=str(meta.get("fingerprint", "")),
+    )
+
+
+def _read(
+    folder: str | os.PathLike,
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Returns the documents, their embeddings and what index.json says."""
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
         raise UserError(
@@ -176,9 +196,10 @@ def load(
         )
     try:
         meta = json.loads(found(INDEX).read_text("utf-8"))
-        workdirs = places.load(meta["workdir"], folder)
-        roots = places.load(meta.get("images", "."), folder)
-        step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
+        # Everything that `load` takes from it is checked here.
+        places.load(meta["workdir"], folder)
+        places.load(meta.get("images", "."), folder)
+        int(meta["step"])
         shape = (meta["N"], meta["D"])
         embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
@@ -198,16 +219,7 @@ def load(
             f"The index in {folder} is damaged ({error}); make it again with "
             f"{_COMMAND}."
         ) from error
-    if workdir:
-        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
-    return Index(
-        documents=documents,
-        embeddings=embeddings,
-        workdir=_find_workdir(workdirs, folder),
-        step=step,
-        images=_find_images(roots, documents, images),
-        fingerprint=fingerprint,
-    )
+    return documents, embeddings, meta
 
 
 def missing_images(index: Index) -> str:

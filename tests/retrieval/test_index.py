@@ -283,3 +283,23 @@ def test_some_missing_pictures_are_counted(made, tmp_path):
     said = index.missing_images(made)
     assert said.startswith("1 of 11 pictures are missing in")
     assert made.documents.image[3] in said
+
+
+def test_an_index_that_is_replaced_meanwhile_is_read_whole(
+    made, tmp_path, monkeypatch
+):
+    index.save(made, tmp_path / "index")
+    other = made._replace(
+        embeddings=-made.embeddings, documents=made.documents.iloc[::-1]
+    )
+    read = index.tables.read
+
+    def replace_and_read(*arguments):
+        monkeypatch.setattr(index.tables, "read", read)
+        index.save(other, tmp_path / "index")
+        return read(*arguments)
+
+    monkeypatch.setattr(index.tables, "read", replace_and_read)
+    found = index.load(tmp_path / "index")
+    np.testing.assert_array_equal(found.embeddings, other.embeddings)
+    assert list(found.documents.sample_id) == list(other.documents.sample_id)
