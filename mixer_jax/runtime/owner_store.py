@@ -97,11 +97,13 @@ class Folder:
             draft.unlink(missing_ok=True)
         return True
 
-    def beat(self, record: Record) -> None:
-        """Updates the record's modification time, if it is still this one."""
+    def beat(self, record: Record) -> bool:
+        """Updates the record's modification time; False if it is another."""
         there = self.read().record
-        if there is not None and there.token == record.token:
-            os.utime(self._path)  # by the clock of a network file system
+        if there is None or there.token != record.token:
+            return False
+        os.utime(self._path)  # by the clock of a network file system
+        return True
 
     def close(self, record: Record) -> None:
         """Removes this owner's record, then its lock."""
@@ -180,9 +182,9 @@ class Bucket:
         self._version = there.version
         return True
 
-    def beat(self, record: Record) -> None:
-        """Writes the record again, if it is still this one."""
-        self.write(record, self._version)
+    def beat(self, record: Record) -> bool:
+        """Writes the record again; False if it is another."""
+        return self.write(record, self._version)
 
     def close(self, record: Record) -> None:
         """Removes the record if it is this owner's."""

@@ -52,6 +52,7 @@ class Owner:
         """
         self._store, self._record = store, record
         self._over = threading.Event()
+        self._lost = False  # whether the last heartbeat found another record
         self._thread = threading.Thread(target=self._beat, daemon=True)
         if store is not None:
             self._thread.start()
@@ -70,12 +71,22 @@ class Owner:
             return  # The write that follows will report the error.
         if there is not None and there.token == self._record.token:
             return
-        other = "" if there is None else f": {there}"
+        folder, stops = self._store.folder, "This run stops and writes no more."
+        if there is None:
+            raise LostError(
+                f"{folder} was moved, removed or emptied while this run used "
+                f"it. {stops} To resume, name the folder's present place."
+            )
         raise LostError(
-            f"Another run has taken over {self._store.folder}{other}, because "
-            f"this run sent no heartbeat for {STALE:.0f} seconds. This run "
-            "stops without writing another checkpoint."
+            f"Another run has taken over {folder}: {there}. No heartbeat of "
+            f"this run had reached it for {STALE:.0f} seconds, or its .owner "
+            f"files were deleted. {stops}"
         )
+
+    def check_heard(self) -> None:
+        """Like `check`, but reads nothing unless a heartbeat has failed."""
+        if self._lost:
+            self.check()
 
     def close(self) -> None:
         """Stops the heartbeats and releases the folder."""
@@ -89,7 +100,7 @@ class Owner:
         while not self._over.wait(BEAT):
             # The next heartbeat may reach the storage again.
             with contextlib.suppress(*paths.failures()):
-                self._store.beat(self._record)
+                self._lost = not self._store.beat(self._record)
 
 
 @contextlib.contextmanager

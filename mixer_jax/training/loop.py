@@ -206,6 +206,7 @@ def _train(
     ):
         for step in range(first, config.steps):
             clock.count(step)
+            owner.check_heard()
             if preemption.reached():
                 if pending is not None:
                     report(*pending)

@@ -441,3 +441,22 @@ def test_a_dead_container_of_this_machine_is_not_waited_for(
     leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
     with ownership.hold(tmp_path, "--workdir"):
         pass
+
+
+def test_the_next_heartbeat_tells_who_lost_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    with ownership.hold(folder, "--workdir") as owner:
+        time.sleep(0.1)
+        owner.check_heard()
+        leave(folder, **ELSEWHERE)
+        while not owner._lost:
+            time.sleep(0.02)
+        with pytest.raises(ownership.LostError, match="process 17"):
+            owner.check_heard()
+
+
+def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
+    with ownership.hold(tmp_path / "run", "--workdir") as owner:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(ownership.LostError, match="run was moved, removed"):
+            owner.check()
