@@ -10,6 +10,7 @@ import functools
 import os
 import pathlib
 import secrets
+import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from mixer_jax.runtime.owner_record import Record
 _PREFIX = ".owner"  # of all names in the folder
 RECORD = _PREFIX + "{}.json"
 LOCK = _PREFIX + "{}"
+_LARGEST = 2**16  # bytes of a record
 
 
 def is_part(path: pathlib.Path) -> bool:
@@ -57,8 +59,7 @@ class Folder:
         """See `ownership`."""
         self._make()
         while True:
-            # Child programs do not inherit the descriptor (PEP 446).
-            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = _open_lock(self._lock_path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -77,14 +78,16 @@ class Folder:
         """Reads the stored record."""
         try:
             # Opening a file refreshes its attributes on network file systems.
-            with open(self._path, encoding="utf-8", errors="replace") as file:
+            with open(self._path, "rb", opener=_open_at_once) as file:
                 changed = os.fstat(file.fileno())
-                text = file.read()
+                is_file = stat.S_ISREG(changed.st_mode)
+                text = file.read(_LARGEST) if is_file else b""
         except FileNotFoundError:
             return Seen(None, None, lambda: 0.0)
         version = (changed.st_ino, changed.st_mtime_ns)
         age = functools.partial(self._age, changed.st_mtime)
-        return Seen(owner_record.parse(text), version, age)
+        record = owner_record.parse(text.decode(errors="replace"))
+        return Seen(record, version, age)
 
     def write(self, record: Record, version: Any) -> bool:
         """Replaces the record; ignores the version."""
@@ -217,6 +220,22 @@ def _close_lock_files() -> None:
 
 
 os.register_at_fork(after_in_child=_close_lock_files)
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    # Child programs do not inherit the descriptor (PEP 446).
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's; it can be locked, and removed if the folder is shared.
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; does not wait for the writer of what is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:
