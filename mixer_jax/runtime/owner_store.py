@@ -84,21 +84,41 @@ class Folder:
                 text = file.read(_LARGEST) if is_file else b""
         except FileNotFoundError:
             return Seen(None, None, lambda: 0.0)
-        version = (changed.st_ino, changed.st_mtime_ns)
         age = functools.partial(self._age, changed.st_mtime)
         record = owner_record.parse(text.decode(errors="replace"))
-        return Seen(record, version, age)
+        return Seen(record, _version(changed), age)
 
     def write(self, record: Record, version: Any) -> bool:
-        """Replaces the record; ignores the version."""
-        del version
+        """Writes the record if the stored version is `version`; else False.
+
+        Of several that replace the same version, one succeeds: where there are
+        no locks, two runs may start at the same time.
+        """
         draft = self.folder / f"{_PREFIX}-{record.token}"
         try:
             draft.write_text(owner_record.to_json(record), encoding="utf-8")
-            os.replace(draft, self._path)
+            if version is not None and not self._remove(version, record.token):
+                return False
+            return _link(draft, self._path)
         finally:
             draft.unlink(missing_ok=True)
-        return True
+
+    def _remove(self, version: Any, token: str) -> bool:
+        """Removes the record if it is of that version; else False."""
+        aside = self.folder / f"{_PREFIX}-{token}-old"
+        try:
+            if _version(os.stat(self._path)) != version:
+                return False
+            os.rename(self._path, aside)
+        except FileNotFoundError:
+            return False
+        try:
+            if _version(os.stat(aside)) == version:
+                return True
+            _link(aside, self._path)  # It was replaced between the two.
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
 
     def beat(self, record: Record) -> bool:
         """Updates the record's modification time; False if it is another."""
@@ -220,6 +240,24 @@ def _close_lock_files() -> None:
 
 
 os.register_at_fork(after_in_child=_close_lock_files)
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Links a file to a new name; False if the name is another file's."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # It is ours if a reply was lost and the call repeated.
+        return os.path.samefile(source, target)
+    except OSError:  # The file system has no links.
+        if target.exists():
+            return False
+        os.rename(source, target)
+    return True
 
 
 def _open_lock(path: pathlib.Path) -> int:

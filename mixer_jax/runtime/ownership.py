@@ -160,7 +160,8 @@ def _take(
         seen = store.read()
         if locked is not None:
             free = _wait_until_free(seen, locked, store, say)
-            if free is not None and store.write(record, free.version):
+            if free is not None:
+                store.write(record, free.version)
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
             store.close(record)

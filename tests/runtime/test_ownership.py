@@ -460,3 +460,44 @@ def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
         (tmp_path / "run").rename(tmp_path / "moved")
         with pytest.raises(ownership.LostError, match="run was moved, removed"):
             owner.check()
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_two_at_once_have_one_winner_without_locks(
+    tmp_path, monkeypatch, is_stale
+):
+    """All have read before one of them writes."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    if is_stale:
+        leave(tmp_path, age=ownership.STALE + 1, **ELSEWHERE)
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    wait_until_free = ownership._wait_until_free
+    barrier, done, results = threading.Barrier(3), threading.Event(), []
+
+    def wait(*arguments):
+        free = wait_until_free(*arguments)
+        barrier.wait()
+        return free
+
+    def compete():
+        try:
+            with ownership.hold(tmp_path, "--workdir"):
+                results.append("won")
+                done.wait()
+        except UserError:
+            results.append("refused")
+
+    monkeypatch.setattr(ownership, "_wait_until_free", wait)
+    threads = [threading.Thread(target=compete) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(results) < 3:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused", "refused", "won"]
+    assert not list(tmp_path.glob(".owner[.-]*"))

@@ -199,7 +199,8 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
     def lose(owner):
         seen.append(workdir_lib.latest_step(tmp_path))
         if len(seen) > 1:
-            owner._store.write(owner_record.make(), None)
+            store = owner._store
+            store.write(owner_record.make(), store.read().version)
         check(owner)
 
     monkeypatch.setattr(ownership.Owner, "check", lose)
@@ -221,7 +222,7 @@ def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
 
         def one(*arguments):
             store = owner_store.Folder(tmp_path)
-            store.write(owner_record.make(), None)
+            store.write(owner_record.make(), store.read().version)
             time.sleep(0.1)
             return step(*arguments)
 
