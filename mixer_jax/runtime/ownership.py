@@ -164,12 +164,12 @@ def _take(
                 store.write(record, free.version)
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
-            store.close(record)
             raise _refusal(store.folder, flag, seen.record)
-    except UserError:
-        raise
-    except paths.failures() as error:
+    except BaseException as error:  # as where the wait is interrupted
         store.close(record)
+        failed = isinstance(error, paths.failures())
+        if isinstance(error, UserError) or not failed:
+            raise
         raise UserError(
             f"{store.folder} cannot be written to: {paths.reason(error)}. "
             f"Name another folder by {flag}."

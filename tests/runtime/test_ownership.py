@@ -501,3 +501,18 @@ def test_two_at_once_have_one_winner_without_locks(
         thread.join()
     assert sorted(results) == ["refused", "refused", "won"]
     assert not list(tmp_path.glob(".owner[.-]*"))
+
+
+def test_an_interrupted_wait_leaves_nothing(tmp_path):
+    leave(tmp_path, **ELSEWHERE)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ownership.hold(tmp_path, "--workdir", say=interrupt),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".owner.json"]
+    assert owner_store.Folder(tmp_path).lock()
