@@ -320,8 +320,7 @@ def distractors(
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     """Writes rows to a JSON list, replacing earlier versions of them.
 
-    The file is replaced atomically: a concurrent reader sees the old list or
-    the new one. Concurrent updates of a local file wait for each other.
+    Readers see the old list or the new one; updates of a local file take turns.
 
     Returns:
       All rows of the file, with models in order of first appearance.
