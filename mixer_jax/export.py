@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import export, export_encoders
+from mixer_jax.retrieval import export, export_encoders, folders
 from mixer_jax.runtime import command, parsing, terminal
 
 
@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(given: argparse.Namespace) -> None:
     if given.unit and given.to != "files":
         raise UserError("--unit is for proxies; leave it out.")
-    terminal.say(_KINDS[given.to](given))
+    kind, write = _KINDS[given.to]
+    with folders.owned(given.out, kind):
+        said = write(given)
+    terminal.say(said)
 
 
 def _proxies(given: argparse.Namespace) -> str:
@@ -58,7 +61,10 @@ def _encoders(given: argparse.Namespace) -> str:
     return said
 
 
-_KINDS = {"files": _proxies, "huggingface": _encoders}
+_KINDS = {
+    "files": (export.KIND, _proxies),
+    "huggingface": (export_encoders.KIND, _encoders),
+}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import table
-from mixer_jax.retrieval import index
+from mixer_jax.retrieval import folders, index
 from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
@@ -35,16 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _index(given: argparse.Namespace) -> None:
-    index.check_folder(given.out)
-    made, skipped = index.build(
-        given.workdir,
-        given.table,
-        mesh_lib.make_mesh(),
-        given.split,
-        given.batch_size,
-        given.max_skipped,
-    )
-    index.save(made, given.out)
+    with folders.owned(given.out, index.KIND):
+        made, skipped = index.build(
+            given.workdir,
+            given.table,
+            mesh_lib.make_mesh(),
+            given.split,
+            given.batch_size,
+            given.max_skipped,
+        )
+        index.save(made, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     count, dim = made.embeddings.shape

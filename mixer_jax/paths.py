@@ -146,6 +146,11 @@ def deliver(path: Path, text: str, what: str) -> None:
         ) from error
 
 
+def in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
+    """See `files.in_turn`; in a bucket nothing is waited for."""
+    return contextlib.nullcontext() if is_remote(path) else files.in_turn(path)
+
+
 def check_file(path: Path, what: str) -> None:
     """Raises a `UserError` unless a file can be written; see `files.check`."""
     if is_remote(path):

@@ -18,7 +18,13 @@ from collections.abc import Callable, Sequence
 from mixer_jax.categories import outcome, sweep
 from mixer_jax.data import table
 from mixer_jax.reports import granularity
-from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime import (
+    command,
+    numbers,
+    ownership,
+    parsing,
+    terminal,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="numbers, as in 5,10,20",
     )
     given = parser.parse_args(arguments)
-    return command.run(lambda: _sweep(given))
+    return command.run(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    granularity.check_out(given.categories)
+    with ownership.hold(given.categories, "--categories"):
+        _sweep(given)
 
 
 def _sweep(given: argparse.Namespace) -> None:
-    granularity.check_out(given.categories)
     truth = table.read_table(given.truth) if given.truth else None
     log = given.log or outcome.find_log(given.categories)
     result = granularity.measure(

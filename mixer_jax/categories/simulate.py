@@ -29,7 +29,15 @@ from mixer_jax.categories.graph import normalize
 from mixer_jax.categories.log import read_samples
 from mixer_jax.categories.neighbours import cosine_top_k
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, numbers, parsing, tables, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    numbers,
+    ownership,
+    parsing,
+    terminal,
+)
+from mixer_jax.runtime.tables import write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +313,7 @@ def write_log(
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
-        tables.write(written, out / f"{name}.csv")
+        write(written, out / f"{name}.csv")
     drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],
@@ -314,7 +322,7 @@ def write_log(
             "clicks": clicks["clicks"],
         }
     )
-    tables.write(drawn, out / "clicks.csv")
+    write(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
         "table": Path(step, table.name).as_posix(),
@@ -368,7 +376,8 @@ def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
     names = ["queries.csv", "items.csv", "clicks.csv"]
     names += ["simulation.json", "SIMULATION.md"]
     files.check_folder(given.out, "The click log", names)
-    write_log(given.table, given.out, settings, given.part)
+    with ownership.hold(given.out, "--out"):
+        write_log(given.table, given.out, settings, given.part)
     terminal.say(
         f"Wrote a simulated click log to {given.out} (seed {given.seed})."
     )

@@ -28,6 +28,7 @@ from mixer_jax.runtime import (
     command,
     files,
     numbers,
+    ownership,
     parsing,
     progress,
     terminal,
@@ -191,6 +192,11 @@ def _write(options: argparse.Namespace) -> None:
     files.check_folder(options.out, "The drawings", names)
     for vendor in VENDORS:
         files.check_folder(options.out / "images" / vendor, "The drawings")
+    with ownership.hold(options.out, "--out"):
+        _build_tables(options)
+
+
+def _build_tables(options: argparse.Namespace) -> None:
     for name in ("large", "medium"):
         path = options.out / f"{name}.csv"
         build_table(path, name, options.size, options.limit)

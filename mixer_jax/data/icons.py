@@ -28,7 +28,14 @@ from mixer_jax.data import (
     table,
 )
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, files, parsing, progress, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    ownership,
+    parsing,
+    progress,
+    terminal,
+)
 
 SMALLEST, LARGEST = 64, 224  # pixels
 # Licences that ask for no more than that the authors are named.
@@ -144,14 +151,15 @@ def _write(options: argparse.Namespace) -> None:
     for folder in ("images", "packages"):
         files.check_folder(options.out / folder, "The drawings")
     path = options.out / "icons.csv"
-    frame = build_table(
-        path,
-        options.size,
-        options.package,
-        options.permissive,
-        options.limit,
-        not options.no_tags,
-    )
+    with ownership.hold(options.out, "--out"):
+        frame = build_table(
+            path,
+            options.size,
+            options.package,
+            options.permissive,
+            options.limit,
+            not options.no_tags,
+        )
     count = frame["category_id"].nunique()
     terminal.say(f"{path}: {len(frame)} samples of {count} categories")
 

@@ -320,8 +320,7 @@ def distractors(
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     """Writes rows to a JSON list, replacing earlier versions of them.
 
-    The file is replaced atomically: a concurrent reader sees the old list or
-    the new one.
+    Readers see the old list or the new one; updates of a local file take turns.
 
     Returns:
       All rows of the file, with models in order of first appearance.
@@ -331,8 +330,9 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
         written; see `files.deliver` for where the rows are saved then.
     """
     path = paths.make(path)
-    merged = merge(path, rows)
-    paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
+    with paths.in_turn(path):
+        merged = merge(path, rows)
+        paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged
 
 

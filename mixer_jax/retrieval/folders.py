@@ -15,13 +15,14 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, owner_store, ownership
 
+_Read = TypeVar("_Read")
 _GENERATION = ".generation-"
 _POINTER = ".generation.json"
 
@@ -52,12 +53,25 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     files.check_folder(folder, f"An {kind.what}", names)
 
 
+@contextlib.contextmanager
+def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
+    """Owns a folder within a block, in which a command computes and writes it.
+
+    Raises:
+      UserError: see `check`; or if another run owns the folder.
+    """
+    check(folder, kind)
+    with ownership.hold(folder, "--out"):
+        yield
+
+
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     what = f"An {kind.what}"
     folder = paths.local(folder, what)
     # Unlike pathlib, `os.path` reports a name that is too long as missing.
+    exists = os.path.exists(folder)
     is_folder = os.path.isdir(folder)
-    if os.path.exists(folder) and not is_folder:
+    if exists and not is_folder:
         raise UserError(f"{what} is a folder, but {folder} is a file.")
     if not is_folder or find(folder, kind.mark).is_file():
         return
@@ -94,11 +108,10 @@ def write(
     try:
         target = files.resolve(folder)
         with files.made(target):
-            finish(target, kind)
+            _in_turn(target, kind)
             with _draft(target) as draft:
                 writer(draft)
-                _switch(target, draft)
-            finish(target, kind)
+                _in_turn(target, kind, draft)
     except OSError as error:
         kept = None
         if rescue:
@@ -122,6 +135,36 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
     return folder / name
 
 
+def read_whole(
+    folder: str | os.PathLike, kind: Kind, read: Callable[[], _Read]
+) -> _Read:
+    """Returns what `read` returns of one generation, whose files it finds.
+
+    It is called again if a writer has replaced or moved files meanwhile.
+    """
+    while True:
+        before = _versions(folder, kind)
+        try:
+            found = read()
+        except Exception:
+            if _versions(folder, kind) == before:
+                raise
+            continue
+        if _versions(folder, kind) == before:
+            return found
+
+
+def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
+    """Returns what changes when a file is replaced or moved."""
+    versions = []
+    for name in kind.names:
+        path = find(folder, name)
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            versions.append((path, status.st_ino, status.st_mtime_ns))
+    return versions
+
+
 def finish(folder: pathlib.Path, kind: Kind) -> None:
     """Moves the current generation's files into place; removes the others."""
     generation = _pointed(folder)
@@ -140,13 +183,28 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
             shutil.rmtree(left)
 
 
+def _in_turn(
+    folder: pathlib.Path, kind: Kind, draft: pathlib.Path | None = None
+) -> None:
+    """Switches to a draft if given; no two writers switch at a time."""
+    with files.in_turn(folder / kind.mark):
+        finish(folder, kind)
+        if draft is not None:
+            _switch(folder, draft)
+            finish(folder, kind)
+            shutil.rmtree(draft, ignore_errors=True)  # `finish` finds it locked
+
+
 @contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
-    draft.mkdir()
     try:
-        with _locked(draft):
+        with contextlib.ExitStack() as stack:
+            # Another writer's `finish` removes a draft that is not locked.
+            with files.in_turn(draft):
+                draft.mkdir()
+                stack.enter_context(_locked(draft))
             yield draft
     except BaseException:
         if _pointed(folder) != draft:
@@ -178,8 +236,9 @@ def _pointed(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Returns whether an entry is a leftover of a killed writer."""
-    return path.name.startswith((_GENERATION, _POINTER, f".{_POINTER}"))
+    """Returns whether an entry is a writer's, which may have been killed."""
+    begin = (_GENERATION, _POINTER, f".{_POINTER}")
+    return path.name.startswith(begin) or owner_store.is_part(path)
 
 
 def _remove(path: pathlib.Path) -> None:

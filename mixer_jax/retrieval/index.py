@@ -182,6 +182,27 @@ def load(
       UserError: if the index is missing or damaged, or its model or `images`
         is not found.
     """
+    read = functools.partial(_read, folder)
+    documents, embeddings, meta = folders.read_whole(folder, KIND, read)
+    workdirs = places.load(meta["workdir"], folder)
+    roots = _local(places.load(meta.get("images", "."), folder))
+    if workdir:
+        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
+    return Index(
+        documents=documents,
+        embeddings=embeddings,
+        workdir=_find_workdir(workdirs, meta["step"], folder),
+        step=meta["step"],
+        images=_find_images(roots, documents, images, meta["sizes"]),
+        fingerprint=meta["fingerprint"],
+        sizes=tuple(meta["sizes"]),
+    )
+
+
+def _read(
+    folder: str | os.PathLike,
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Returns the documents, their embeddings and what index.json says."""
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
         raise UserError(
@@ -189,8 +210,9 @@ def load(
         )
     try:
         meta = _read_meta(found(INDEX))
-        workdirs = places.load(meta["workdir"], folder)
-        roots = _local(places.load(meta.get("images", "."), folder))
+        # Everything that `load` takes from it is checked here.
+        places.load(meta["workdir"], folder)
+        _local(places.load(meta.get("images", "."), folder))
         embeddings = arrays.read(found(EMBEDDINGS))
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
         _check_embeddings(embeddings, (meta["N"], meta["D"]))
@@ -204,17 +226,7 @@ def load(
             f"The index in {folder} is damaged or of an unknown version "
             f"({error}); make it again with {_COMMAND}."
         ) from error
-    if workdir:
-        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
-    return Index(
-        documents=documents,
-        embeddings=embeddings,
-        workdir=_find_workdir(workdirs, meta["step"], folder),
-        step=meta["step"],
-        images=_find_images(roots, documents, images, meta["sizes"]),
-        fingerprint=meta["fingerprint"],
-        sizes=tuple(meta["sizes"]),
-    )
+    return documents, embeddings, meta
 
 
 def _read_meta(path: pathlib.Path) -> dict[str, Any]:

@@ -241,6 +241,23 @@ def made(folder: pathlib.Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def in_turn(path: str | os.PathLike) -> Iterator[None]:
+    """Waits until no other process is in such a block for the file's folder.
+
+    For a file that is read, changed and written. The folder is created if it is
+    missing. Does nothing if the folder cannot be locked.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder = resolve(path).parent
+            stack.enter_context(made(folder))
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def settle(path: pathlib.Path) -> None:
     """Syncs a file to disk, so that it survives a power failure."""
     with open(path, "rb") as file:

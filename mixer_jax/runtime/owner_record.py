@@ -1,5 +1,6 @@
 """The record of a folder's owner, and whether its process is alive."""
 
+import contextlib
 import datetime
 import functools
 import json
@@ -18,7 +19,8 @@ class Record(NamedTuple):
 
     Attributes:
       host: the host name.
-      boot: identifies the machine's last boot; "" if unknown.
+      boot: identifies the machine's last boot, and the namespace that process
+        IDs are of, as of a container; "" if unknown.
       process: the process ID.
       ticks: the start time of the process in clock ticks; "" if unknown. It
         tells the process from a later one with the same ID.
@@ -38,10 +40,16 @@ class Record(NamedTuple):
 
     def is_of_this_machine(self) -> bool:
         """Returns whether the process runs, or ran, on this machine."""
+        host, boot = _machine()
+        boots = self.boot.split()[:1], boot.split()[:1]
+        return bool(self.boot) and self.host == host and boots[0] == boots[1]
+
+    def is_seen(self) -> bool:
+        """Returns whether `is_alive` can tell; not of other containers."""
         return bool(self.boot) and (self.host, self.boot) == _machine()
 
     def is_alive(self) -> bool:
-        """Returns whether the process, of this machine, is alive."""
+        """Returns whether the process, which can be seen, is alive."""
         return _ticks(self.process) == self.ticks and not _is_dying(
             self.process
         )
@@ -77,11 +85,13 @@ def parse(text: str) -> Record | None:
 
 @functools.cache
 def _machine() -> tuple[str, str]:
-    """Returns this host's name, and an ID of its last boot."""
+    """Returns this host's name, and an ID of its boot and namespace."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
         boot = ""
+    with contextlib.suppress(OSError):
+        boot = f"{boot.strip()} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname(), boot.strip()
 
 

@@ -10,6 +10,7 @@ import functools
 import os
 import pathlib
 import secrets
+import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,8 +20,15 @@ from mixer_jax import paths
 from mixer_jax.runtime import files, owner_record
 from mixer_jax.runtime.owner_record import Record
 
-RECORD = ".owner{}.json"
-LOCK = ".owner{}"
+_PREFIX = ".owner"  # of all names in the folder
+RECORD = _PREFIX + "{}.json"
+LOCK = _PREFIX + "{}"
+_LARGEST = 2**16  # bytes of a record
+
+
+def is_part(path: pathlib.Path) -> bool:
+    """Returns whether a file in a folder is a part of its owner's record."""
+    return path.name.startswith(_PREFIX)
 
 
 class Seen(NamedTuple):
@@ -51,8 +59,7 @@ class Folder:
         """See `ownership`."""
         self._make()
         while True:
-            # Child programs do not inherit the descriptor (PEP 446).
-            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = _open_lock(self._lock_path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -71,31 +78,55 @@ class Folder:
         """Reads the stored record."""
         try:
             # Opening a file refreshes its attributes on network file systems.
-            with open(self._path, encoding="utf-8", errors="replace") as file:
+            with open(self._path, "rb", opener=_open_at_once) as file:
                 changed = os.fstat(file.fileno())
-                text = file.read()
+                is_file = stat.S_ISREG(changed.st_mode)
+                text = file.read(_LARGEST) if is_file else b""
         except FileNotFoundError:
             return Seen(None, None, lambda: 0.0)
-        version = (changed.st_ino, changed.st_mtime_ns)
         age = functools.partial(self._age, changed.st_mtime)
-        return Seen(owner_record.parse(text), version, age)
+        record = owner_record.parse(text.decode(errors="replace"))
+        return Seen(record, _version(changed), age)
 
     def write(self, record: Record, version: Any) -> bool:
-        """Replaces the record; ignores the version."""
-        del version
-        draft = self.folder / f".owner-{record.token}"
+        """Writes the record if the stored version is `version`; else False.
+
+        Of several that replace the same version, one succeeds: where there are
+        no locks, two runs may start at the same time.
+        """
+        draft = self.folder / f"{_PREFIX}-{record.token}"
         try:
             draft.write_text(owner_record.to_json(record), encoding="utf-8")
-            os.replace(draft, self._path)
+            if version is not None and not self._remove(version, record.token):
+                return False
+            return _link(draft, self._path)
         finally:
             draft.unlink(missing_ok=True)
-        return True
 
-    def beat(self, record: Record) -> None:
-        """Updates the record's modification time, if it is still this one."""
+    def _remove(self, version: Any, token: str) -> bool:
+        """Removes the record if it is of that version; else False."""
+        aside = self.folder / f"{_PREFIX}-{token}-old"
+        try:
+            if _version(os.stat(self._path)) != version:
+                return False
+            os.rename(self._path, aside)
+        except FileNotFoundError:
+            return False
+        try:
+            if _version(os.stat(aside)) == version:
+                return True
+            _link(aside, self._path)  # It was replaced between the two.
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def beat(self, record: Record) -> bool:
+        """Updates the record's modification time; False if it is another."""
         there = self.read().record
-        if there is not None and there.token == record.token:
-            os.utime(self._path)  # by the clock of a network file system
+        if there is None or there.token != record.token:
+            return False
+        os.utime(self._path)  # by the clock of a network file system
+        return True
 
     def close(self, record: Record) -> None:
         """Removes this owner's record, then its lock."""
@@ -106,7 +137,9 @@ class Folder:
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):
-                self._lock_path.unlink()
+                # If the folder was moved, there may be another owner's.
+                if _is_at(file, self._lock_path):
+                    self._lock_path.unlink()
             _LOCK_FILES.discard(file)
             os.close(file)
         with contextlib.suppress(OSError):  # The folder may not be empty.
@@ -124,7 +157,7 @@ class Folder:
 
     def _age(self, changed: float) -> float:
         """Returns the seconds since `changed`, by the file system's clock."""
-        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
         try:
             probe.touch()
             return probe.stat().st_mtime - changed
@@ -172,9 +205,9 @@ class Bucket:
         self._version = there.version
         return True
 
-    def beat(self, record: Record) -> None:
-        """Writes the record again, if it is still this one."""
-        self.write(record, self._version)
+    def beat(self, record: Record) -> bool:
+        """Writes the record again; False if it is another."""
+        return self.write(record, self._version)
 
     def close(self, record: Record) -> None:
         """Removes the record if it is this owner's."""
@@ -186,7 +219,7 @@ class Bucket:
 
     def _age(self) -> float:
         """Returns the seconds since the record was written."""
-        probe = self.folder / f".owner-{secrets.token_hex(8)}"
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
         probe.write_bytes(b"")
         try:
             now = probe.stat().mtime
@@ -207,6 +240,40 @@ def _close_lock_files() -> None:
 
 
 os.register_at_fork(after_in_child=_close_lock_files)
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Links a file to a new name; False if the name is another file's."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # It is ours if a reply was lost and the call repeated.
+        return os.path.samefile(source, target)
+    except OSError:  # The file system has no links.
+        if target.exists():
+            return False
+        os.rename(source, target)
+    return True
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    # Child programs do not inherit the descriptor (PEP 446).
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's; it can be locked, and removed if the folder is shared.
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; does not wait for the writer of what is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

@@ -52,6 +52,7 @@ class Owner:
         """
         self._store, self._record = store, record
         self._over = threading.Event()
+        self._lost = False  # whether the last heartbeat found another record
         self._thread = threading.Thread(target=self._beat, daemon=True)
         if store is not None:
             self._thread.start()
@@ -70,12 +71,22 @@ class Owner:
             return  # The write that follows will report the error.
         if there is not None and there.token == self._record.token:
             return
-        other = "" if there is None else f": {there}"
+        folder, stops = self._store.folder, "This run stops and writes no more."
+        if there is None:
+            raise LostError(
+                f"{folder} was moved, removed or emptied while this run used "
+                f"it. {stops} To resume, name the folder's present place."
+            )
         raise LostError(
-            f"Another run has taken over {self._store.folder}{other}, because "
-            f"this run sent no heartbeat for {STALE:.0f} seconds. This run "
-            "stops without writing another checkpoint."
+            f"Another run has taken over {folder}: {there}. No heartbeat of "
+            f"this run had reached it for {STALE:.0f} seconds, or its .owner "
+            f"files were deleted. {stops}"
         )
+
+    def check_heard(self) -> None:
+        """Like `check`, but reads nothing unless a heartbeat has failed."""
+        if self._lost:
+            self.check()
 
     def close(self) -> None:
         """Stops the heartbeats and releases the folder."""
@@ -89,7 +100,7 @@ class Owner:
         while not self._over.wait(BEAT):
             # The next heartbeat may reach the storage again.
             with contextlib.suppress(*paths.failures()):
-                self._store.beat(self._record)
+                self._lost = not self._store.beat(self._record)
 
 
 @contextlib.contextmanager
@@ -149,15 +160,16 @@ def _take(
         seen = store.read()
         if locked is not None:
             free = _wait_until_free(seen, locked, store, say)
-            if free is not None and store.write(record, free.version):
+            if free is not None:
+                store.write(record, free.version)
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
-            store.close(record)
             raise _refusal(store.folder, flag, seen.record)
-    except UserError:
-        raise
-    except paths.failures() as error:
+    except BaseException as error:  # as where the wait is interrupted
         store.close(record)
+        failed = isinstance(error, paths.failures())
+        if isinstance(error, UserError) or not failed:
+            raise
         raise UserError(
             f"{store.folder} cannot be written to: {paths.reason(error)}. "
             f"Name another folder by {flag}."
@@ -177,7 +189,7 @@ def _lock(store: Folder | Bucket) -> bool | None:
             return locked
         # A killed process keeps its lock until its memory is freed.
         there = store.read().record
-        if there is None or not there.is_of_this_machine() or there.is_alive():
+        if there is None or not there.is_seen() or there.is_alive():
             return None
         time.sleep(_POLL_DYING)
 
@@ -199,8 +211,14 @@ def _wait_until_free(
     if seen.version is None:
         return seen
     there = seen.record
-    if there is not None and there.is_of_this_machine():
-        return seen if locked or not there.is_alive() else None
+    if there is not None and there.is_seen():
+        if not there.is_alive():
+            return seen
+        if not locked:
+            return None
+        # The lock file was deleted, or the folder copied: heartbeats tell.
+    elif there is not None and there.is_of_this_machine() and locked:
+        return seen
     left = STALE - max(seen.age(), 0.0)
     if left > 0:
         who = "another run" if there is None else there

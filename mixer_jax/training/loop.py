@@ -204,6 +204,7 @@ def _train(
     ):
         for step in range(first, config.steps):
             clock.count(step)
+            owner.check_heard()
             if log.failure is not None:
                 preemption.ask()
             if preemption.reached():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import jax
 import numpy as np
@@ -196,3 +198,27 @@ def test_ids_that_differ_by_a_nul_character_are_different(colours):
     assert codes[0][0] != codes[1][0]
     codes = evaluate._codes(one.groups, other.groups)
     assert codes[0][0] != codes[1][0]
+
+
+def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "metrics.json"
+    merge = evaluate.merge
+
+    def slowly(path, rows):
+        merged = merge(path, rows)
+        time.sleep(0.05)
+        return merged
+
+    monkeypatch.setattr(evaluate, "merge", slowly)
+    models = [f"model {number}" for number in range(4)]
+    threads = [
+        threading.Thread(target=evaluate.update, args=(path, [row(name, 1)]))
+        for name in models
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = json.loads(path.read_text())
+    assert sorted(one["model"] for one in found) == models
+    assert [path.name for path in path.parent.iterdir()] == ["metrics.json"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from concurrent import futures
 
 import pytest
 
@@ -178,3 +179,22 @@ def test_a_generation_that_is_being_written_stays(tmp_path):
     folders.write(tmp_path / "one", KIND, write_slowly)
     assert names(tmp_path / "one") == ["mark", "second"]
     assert json.dumps(names(tmp_path)) == '["one"]'
+
+
+def test_writers_at_once_do_not_mix_their_files(tmp_path):
+    def write_one(text):
+        def write_files(draft):
+            for name in KIND.names:
+                (draft / name).write_text(text)
+
+        folders.write(tmp_path / "one", KIND, write_files)
+
+    for _ in range(10):
+        with futures.ThreadPoolExecutor() as pool:
+            list(pool.map(write_one, "abcd"))
+        found = {
+            folders.find(tmp_path / "one", name).read_text()
+            for name in KIND.names
+        }
+        assert len(found) == 1
+        assert names(tmp_path / "one") == sorted(KIND.names)

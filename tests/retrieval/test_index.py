@@ -369,3 +369,23 @@ def test_another_run_of_the_same_name_is_not_taken(made, tmp_path):
     other.mkdir(parents=True)
     found = index.load(tmp_path / "there" / "index")
     assert found.workdir == made.workdir
+
+
+def test_an_index_that_is_replaced_meanwhile_is_read_whole(
+    made, tmp_path, monkeypatch
+):
+    index.save(made, tmp_path / "index")
+    other = made._replace(
+        embeddings=-made.embeddings, documents=made.documents.iloc[::-1]
+    )
+    read = index.tables.read
+
+    def replace_and_read(*arguments):
+        monkeypatch.setattr(index.tables, "read", read)
+        index.save(other, tmp_path / "index")
+        return read(*arguments)
+
+    monkeypatch.setattr(index.tables, "read", replace_and_read)
+    found = index.load(tmp_path / "index")
+    np.testing.assert_array_equal(found.embeddings, other.embeddings)
+    assert list(found.documents.sample_id) == list(other.documents.sample_id)

@@ -1,3 +1,7 @@
+import os
+import pathlib
+import tempfile
+
 import pytest
 
 from mixer_jax import paths
@@ -37,3 +41,38 @@ def test_the_record_of_another_owner_stays(make):
     other.close(owner_record.make())
     assert make().read().record == record
     store.close(record)
+
+
+def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
+    path = tmp_path / owner_store.RECORD.format("")
+    os.mkfifo(path)
+    assert owner_store.Folder(tmp_path).read().record is None
+    path.unlink()
+    path.touch()
+    os.truncate(path, 2**40)
+    seen = owner_store.Folder(tmp_path).read()
+    assert seen.record is None
+    assert seen.version is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
+def test_a_lock_file_of_another_user_is_locked(tmp_path):
+    def lock_as_nobody():
+        os.seteuid(65534)
+        try:
+            return owner_store.Folder(folder).lock()
+        finally:
+            os.seteuid(0)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name, "shared")
+        os.chmod(name, 0o755)
+        folder.mkdir()
+        folder.chmod(0o777)
+        root = owner_store.Folder(folder)
+        assert root.lock()
+        assert lock_as_nobody() is None
+        # The process of root is killed: its files stay.
+        owner_store._LOCK_FILES.discard(root._file)
+        os.close(root._file)
+        assert lock_as_nobody()

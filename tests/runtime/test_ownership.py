@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,3 +369,150 @@ def test_two_at_once_have_one_winner(folder):
     for thread in threads:
         thread.join()
     assert sorted(results) == ["refused"] * 3 + ["won"]
+
+
+def test_a_deleted_lock_file_does_not_let_a_second_run_in(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    monkeypatch.setattr(ownership, "_POLL", 0.1)
+    with ownership.hold(tmp_path, "--workdir") as owner:
+        (tmp_path / owner_store.LOCK.format("")).unlink()
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on "),
+            ownership.hold(tmp_path, "--workdir", say=lambda _: None),
+        ):
+            pass
+        owner.check()
+
+
+def test_a_copy_of_a_folder_in_use_is_free_after_a_minute(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ownership, "STALE", 0.5)
+    monkeypatch.setattr(ownership, "_POLL", 0.1)
+    with ownership.hold(tmp_path / "run", "--workdir"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with ownership.hold(tmp_path / "copy", "--workdir", say=[].append):
+            pass
+
+
+def test_the_owner_of_a_moved_folder_leaves_the_lock_at_its_old_place(tmp_path):
+    first = ownership.hold(tmp_path / "run", "--workdir")
+    first.__enter__()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with ownership.hold(tmp_path / "run", "--workdir"):
+        first.__exit__(None, None, None)
+        assert (tmp_path / "run" / owner_store.LOCK.format("")).exists()
+        with (
+            pytest.raises(UserError, match="Another run is using"),
+            ownership.hold(tmp_path / "run", "--workdir"),
+        ):
+            pass
+
+
+def test_a_living_process_of_another_container_is_not_taken_for_dead(
+    tmp_path, monkeypatch
+):
+    """Its ID means nothing here; where there are no locks, heartbeats tell."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    monkeypatch.setattr(ownership, "_POLL", 0.05)
+    boot = owner_record.make().boot.split()[0]
+    record = leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+
+    def beat(_):
+        store_of(tmp_path).beat(record)
+
+    with (
+        pytest.raises(UserError, match=f"process {2**22} on"),
+        ownership.hold(tmp_path, "--workdir", say=beat),
+    ):
+        pass
+
+
+def test_a_dead_container_of_this_machine_is_not_waited_for(
+    tmp_path, no_waiting
+):
+    boot = owner_record.make().boot.split()[0]
+    leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    with ownership.hold(tmp_path, "--workdir"):
+        pass
+
+
+def test_the_next_heartbeat_tells_who_lost_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT", 0.02)
+    with ownership.hold(folder, "--workdir") as owner:
+        time.sleep(0.1)
+        owner.check_heard()
+        leave(folder, **ELSEWHERE)
+        while not owner._lost:
+            time.sleep(0.02)
+        with pytest.raises(ownership.LostError, match="process 17"):
+            owner.check_heard()
+
+
+def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
+    with ownership.hold(tmp_path / "run", "--workdir") as owner:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(ownership.LostError, match="run was moved, removed"):
+            owner.check()
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_two_at_once_have_one_winner_without_locks(
+    tmp_path, monkeypatch, is_stale
+):
+    """All have read before one of them writes."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    if is_stale:
+        leave(tmp_path, age=ownership.STALE + 1, **ELSEWHERE)
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    wait_until_free = ownership._wait_until_free
+    barrier, done, results = threading.Barrier(3), threading.Event(), []
+
+    def wait(*arguments):
+        free = wait_until_free(*arguments)
+        barrier.wait()
+        return free
+
+    def compete():
+        try:
+            with ownership.hold(tmp_path, "--workdir"):
+                results.append("won")
+                done.wait()
+        except UserError:
+            results.append("refused")
+
+    monkeypatch.setattr(ownership, "_wait_until_free", wait)
+    threads = [threading.Thread(target=compete) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(results) < 3:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused", "refused", "won"]
+    assert not list(tmp_path.glob(".owner[.-]*"))
+
+
+def test_an_interrupted_wait_leaves_nothing(tmp_path):
+    leave(tmp_path, **ELSEWHERE)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ownership.hold(tmp_path, "--workdir", say=interrupt),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".owner.json"]
+    assert owner_store.Folder(tmp_path).lock()

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,13 @@ import rich.console
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import faults, images, table
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import command, identity, owner_record, ownership
+from mixer_jax.runtime import (
+    command,
+    identity,
+    owner_record,
+    owner_store,
+    ownership,
+)
 from mixer_jax.training import checkpoints, initialize, loop
 from mixer_jax.training import step as step_lib
 from mixer_jax.training import workdir as workdir_lib
@@ -192,13 +199,39 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
     def lose(owner):
         seen.append(workdir_lib.latest_step(tmp_path))
         if len(seen) > 1:
-            owner._store.write(owner_record.make(), None)
+            store = owner._store
+            store.write(owner_record.make(), store.read().version)
         check(owner)
 
     monkeypatch.setattr(ownership.Owner, "check", lose)
     with pytest.raises(ownership.LostError, match=r"taken over .*: process"):
         train(tiny_config, tmp_path)
     assert workdir_lib.latest_step(tmp_path) == 3
+
+
+def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
+    toy, tiny_config, tmp_path, monkeypatch
+):
+    """The log is its successor's by then."""
+    tiny_config.checkpoint.every = tiny_config.steps
+    monkeypatch.setattr(ownership, "BEAT", 0.01)
+    make_step = loop.abstract_step.make_step
+
+    def lose_then_step(run):
+        step = make_step(run)
+
+        def one(*arguments):
+            store = owner_store.Folder(tmp_path)
+            store.write(owner_record.make(), store.read().version)
+            time.sleep(0.1)
+            return step(*arguments)
+
+        return one
+
+    monkeypatch.setattr(loop.abstract_step, "make_step", lose_then_step)
+    with pytest.raises(ownership.LostError, match=r"taken over .*: process"):
+        train(tiny_config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_features_that_another_run_makes_are_left_alone(

@@ -1,0 +1,32 @@
+"""A command is refused a folder that another one is writing to."""
+
+import importlib
+
+import pytest
+
+from mixer_jax.runtime import ownership
+
+COMMANDS = {
+    "index": ["--workdir=run", "--table=table.csv", "--out={}"],
+    "export": ["--workdir=run", "--out={}"],
+    "export huggingface": ["--workdir=run", "--to=huggingface", "--out={}"],
+    "categorize": ["--log=log", "--out={}"],
+    "sweep": ["--categories={}"],
+    "categories.simulate": ["--table=table.csv", "--out={}"],
+    "data.emoji": ["--out={}"],
+    "data.icons": ["--out={}"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
+    module = importlib.import_module(f"mixer_jax.{name.split()[0]}")
+    arguments = [given.format(tmp_path / "out") for given in COMMANDS[name]]
+    with ownership.hold(tmp_path / "out", "--out"):
+        before = sorted((tmp_path / "out").iterdir())
+        assert module.main(arguments) == 2
+        assert sorted((tmp_path / "out").iterdir()) == before
+    said = capsys.readouterr().err
+    flag = arguments[-1].partition("=")[0]
+    assert f"Another run is using {tmp_path / 'out'}: process" in said
+    assert f"by {flag}, or wait" in said
