@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from mixer_jax.runtime import files
 
 _GENERATION = ".generation-"
 _POINTER = ".generation.json"
+_NAME = re.compile(re.escape(_GENERATION) + "[0-9a-f]+")
 
 
 class Kind(NamedTuple):
@@ -38,6 +40,13 @@ class Kind(NamedTuple):
     what: str
     mark: str
     names: tuple[str, ...]
+
+
+class _Pointed(NamedTuple):
+    """What a pointer file names."""
+
+    folder: pathlib.Path  # of the generation
+    names: tuple[str, ...]  # of its files and folders, moved or not
 
 
 def check(folder: str | os.PathLike, kind: Kind) -> None:
@@ -92,11 +101,15 @@ def write(
     try:
         target = files.resolve(folder)
         with files.made(target):
-            finish(target, kind)
+            with _alone(target):
+                finish(target, kind)
             with _draft(target) as draft:
                 writer(draft)
-                _switch(target, draft)
-            finish(target, kind)
+                with _alone(target):
+                    finish(target, kind)  # of another writer
+                    _switch(target, draft)
+            with _alone(target):
+                finish(target, kind)
     except OSError as error:
         kept = None
         if rescue:
@@ -114,42 +127,62 @@ def write(
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
     """Returns the path of a file of the latest generation."""
     folder = pathlib.Path(folder)
-    generation = _pointed(folder)
-    if generation is not None and (generation / name).exists():
-        return generation / name
-    return folder / name
+    pointed = _pointed(folder)
+    if pointed is None:
+        return folder / name
+    inside = pointed.folder / name
+    # A file of the generation that is not in its folder has been moved.
+    moved = name in pointed.names and not inside.exists()
+    return folder / name if moved else inside
 
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:
     """Moves the current generation's files into place; removes the others."""
-    generation = _pointed(folder)
-    if generation is not None:
-        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+    pointed = _pointed(folder)
+    if pointed is not None:
         for name in kind.names:
-            if name not in pointer["names"]:
+            if name not in pointed.names:
                 _remove(folder / name)
-            elif (generation / name).exists():
-                if not (generation / name).is_file():
+            elif (pointed.folder / name).exists():
+                if (folder / name).is_dir() or (pointed.folder / name).is_dir():
                     _remove(folder / name)
-                os.replace(generation / name, folder / name)
+                os.replace(pointed.folder / name, folder / name)
         (folder / _POINTER).unlink()
+        shutil.rmtree(pointed.folder, ignore_errors=True)
     for left in folder.glob(f"{_GENERATION}*"):
         with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left)
 
 
 @contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time change which generation is the latest."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # The file system may have no locks.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
-    draft.mkdir()
-    try:
-        with _locked(draft):
+    with contextlib.ExitStack() as held:
+        with _alone(folder):
+            draft.mkdir()
+            # Some file systems have no locks; drafts of killed processes stay.
+            with contextlib.suppress(OSError):
+                held.enter_context(_locked(draft))
+        try:
             yield draft
-    except BaseException:
-        if _pointed(folder) != draft:
-            shutil.rmtree(draft, ignore_errors=True)
-        raise
+        except BaseException:
+            pointed = _pointed(folder)
+            if pointed is None or pointed.folder != draft:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
 
 
 def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
@@ -161,17 +194,34 @@ def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
     files.write_text(folder / _POINTER, json.dumps(pointer) + "\n")
 
 
-def _pointed(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder named by the pointer file; None without one."""
+def _pointed(folder: pathlib.Path) -> _Pointed | None:
+    """Returns the generation named by the pointer file; None without one.
+
+    Raises:
+      UserError: if the pointer is damaged, or its generation is missing.
+    """
+    path = folder / _POINTER
     try:
-        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
-        return folder / pointer["generation"]
+        text = path.read_text(encoding="utf-8")
+        pointer = json.loads(text)
+        name, names = pointer["generation"], pointer["names"]
+        # Anything else is not ours to be read, moved or removed.
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ValueError(f"{name!r} is not a generation")
+        if not (isinstance(names, list) and set(map(type, names)) <= {str}):
+            raise ValueError(f"{names!r} is not a list of names")
+        if not (folder / name).is_dir():
+            # It may have been finished since the pointer was read.
+            if path.read_text(encoding="utf-8") != text:
+                return _pointed(folder)
+            raise ValueError(f"there is no folder {name}")
+        return _Pointed(folder / name, tuple(names))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder / _POINTER} is damaged ({error}); remove it, and create "
-            f"{folder} again."
+            f"{path} is damaged ({error}); remove it, and create {folder} "
+            "again."
         ) from error
 
 
