@@ -66,13 +66,16 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     is_folder = os.path.isdir(folder)
     if os.path.exists(folder) and not is_folder:
         raise UserError(f"{what} is a folder, but {folder} is a file.")
-    if not is_folder or find(folder, kind.mark).is_file():
+    if not is_folder:
         return
-    if any(not _is_ours(path) for path in folder.iterdir()):
-        raise UserError(
-            f"{folder} has other contents than an {kind.what}; choose another "
-            "folder, or empty this one."
-        )
+    with steady(folder):
+        if find(folder, kind.mark).is_file():
+            return
+        if any(not _is_ours(path) for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} has other contents than an {kind.what}; choose "
+                "another folder, or empty this one."
+            )
 
 
 def write(
@@ -101,14 +104,14 @@ def write(
     try:
         target = files.resolve(folder)
         with files.made(target):
-            with _alone(target):
+            with _turn(target):
                 finish(target, kind)
             with _draft(target) as draft:
                 writer(draft)
-                with _alone(target):
+                with _turn(target):
                     finish(target, kind)  # of another writer
                     _switch(target, draft)
-            with _alone(target):
+            with _turn(target):
                 finish(target, kind)
     except OSError as error:
         kept = None
@@ -155,15 +158,24 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time change which generation is the latest."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # The file system may have no locks.
-            fcntl.flock(handle, fcntl.LOCK_EX)
+def steady(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps the latest generation from being replaced while it is read."""
+    with _turn(folder, fcntl.LOCK_SH):
         yield
-    finally:
-        os.close(handle)
+
+
+@contextlib.contextmanager
+def _turn(
+    folder: str | os.PathLike, kind: int = fcntl.LOCK_EX
+) -> Iterator[None]:
+    """Lets one process at a time change which generation is the latest."""
+    with contextlib.ExitStack() as held:
+        # Without locks, as on some file systems, the last writer counts.
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, kind)
+        yield
 
 
 @contextlib.contextmanager
@@ -171,7 +183,7 @@ def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
     with contextlib.ExitStack() as held:
-        with _alone(folder):
+        with _turn(folder):
             draft.mkdir()
             # Some file systems have no locks; drafts of killed processes stay.
             with contextlib.suppress(OSError):

@@ -61,6 +61,17 @@ class Index(NamedTuple):
     fingerprint: str
 
 
+class _Read(NamedTuple):
+    """The content of an index's files; see `Index`."""
+
+    documents: pd.DataFrame
+    embeddings: np.ndarray
+    workdirs: list[paths.Path]  # where the model may be now
+    step: int
+    roots: list[paths.Path]  # where the pictures may be now
+    fingerprint: str
+
+
 def build(
     run: str | os.PathLike,
     path: str | os.PathLike,
@@ -169,6 +180,23 @@ def load(
       UserError: if the index is missing or damaged, or its model or `images`
         is not found.
     """
+    with folders.steady(folder):
+        read = _read(folder)
+    workdirs = read.workdirs
+    if workdir:
+        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
+    return Index(
+        documents=read.documents,
+        embeddings=read.embeddings,
+        workdir=_find_workdir(workdirs, folder),
+        step=read.step,
+        images=_find_images(read.roots, read.documents, images),
+        fingerprint=read.fingerprint,
+    )
+
+
+def _read(folder: str | os.PathLike) -> _Read:
+    """Returns what the files of an index hold."""
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
         raise UserError(
@@ -198,16 +226,7 @@ def load(
             f"The index in {folder} is damaged ({error}); make it again with "
             f"{_COMMAND}."
         ) from error
-    if workdir:
-        workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
-    return Index(
-        documents=documents,
-        embeddings=embeddings,
-        workdir=_find_workdir(workdirs, folder),
-        step=step,
-        images=_find_images(roots, documents, images),
-        fingerprint=fingerprint,
-    )
+    return _Read(documents, embeddings, workdirs, step, roots, fingerprint)
 
 
 def missing_images(index: Index) -> str:

@@ -230,3 +230,15 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     for text in ("first", "second"):
         write(tmp_path / "one", text)
         assert names(tmp_path / "one") == sorted([text, "mark"])
+
+
+def test_a_generation_stays_while_it_is_read(tmp_path):
+    write(tmp_path / "one", "first")
+    with ThreadPoolExecutor() as pool:
+        with folders.steady(tmp_path / "one"):
+            written = pool.submit(write, tmp_path / "one", "second")
+            with pytest.raises(TimeoutError):
+                written.result(timeout=0.3)
+            assert folders.find(tmp_path / "one", "first").exists()
+        written.result()
+    assert names(tmp_path / "one") == ["mark", "second"]
