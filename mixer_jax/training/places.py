@@ -5,6 +5,7 @@ workdir. The relative path is tried first: workdir and data may move together.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -109,6 +110,11 @@ def is_same(
     return os.path.realpath(text) in noted
 
 
+def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields the places of paths that a config has."""
+    return (each for each in places.items() if each[0] in KEYS)
+
+
 def resolve(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
@@ -117,7 +123,7 @@ def resolve(
     Paths that are not found stay unchanged, except for the tokenizer, which
     becomes the workdir's copy.
     """
-    for key, place in places.items():
+    for key, place in _known(places):
         text = get(config, key)
         if text != place["given"]:
             continue
@@ -135,7 +141,7 @@ def settle(
 
     With this, a command that is repeated after a move finds its data.
     """
-    for key, place in places.items():
+    for key, place in _known(places):
         text = get(config, key)
         if _exists(text) or not is_same(workdir, place, text):
             continue
