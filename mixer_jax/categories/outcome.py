@@ -16,6 +16,7 @@ from mixer_jax.categories import tables
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import arrays
 from mixer_jax.runtime import tables as table_files
 from mixer_jax.runtime.text import quoted
 
@@ -165,7 +166,8 @@ def _left(folder: Path) -> set[str]:
 
 
 def _read_features(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    if not path.is_file():
+    try:
+        with arrays.reading(path) as file, np.load(file) as kept:
+            return kept["image"], kept["text"]
+    except (FileNotFoundError, arrays.DamagedError):
         return None
-    with np.load(path) as kept:
-        return kept["image"], kept["text"]

@@ -3,7 +3,7 @@
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents of these rows; see `COLUMNS`
 INDEX/index.json      the model: its workdir, step and fingerprint; the folder
-                      of the pictures; N and D
+                      of the pictures; N and D; checksums of the other files
 
 Workdir and pictures are found again after a move; see `places`.
 """
@@ -24,8 +24,8 @@ from mixer_jax import paths
 from mixer_jax.data import images, table
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, places, runs
-from mixer_jax.runtime import tables
-from mixer_jax.training import checkpoints
+from mixer_jax.runtime import arrays, tables
+from mixer_jax.training import checkpoints, checksums
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
@@ -158,7 +158,9 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
         tables.write(index.documents, draft / DOCUMENTS)
-        (draft / INDEX).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        sums = checksums.find(draft, (EMBEDDINGS, DOCUMENTS))
+        text = json.dumps(meta | {"checksums": sums}, indent=2) + "\n"
+        (draft / INDEX).write_text(text, "utf-8")
 
     folders.write(folder, KIND, save_files, rescue=True)
 
@@ -208,7 +210,11 @@ def _read(folder: str | os.PathLike) -> _Read:
         roots = places.load(meta.get("images", "."), folder)
         step, fingerprint = int(meta["step"]), str(meta.get("fingerprint", ""))
         shape = (meta["N"], meta["D"])
-        embeddings = np.load(found(EMBEDDINGS), allow_pickle=False)
+        _compare(folder, meta.get("checksums", {}))
+        with arrays.reading(found(EMBEDDINGS)) as file:
+            embeddings = np.load(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError("the array is shorter than its file")
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
         if embeddings.shape != shape or len(documents) != len(embeddings):
             raise ValueError("its files do not belong together")
@@ -216,10 +222,12 @@ def _read(folder: str | os.PathLike) -> _Read:
             raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
     except (
         OSError,
-        EOFError,
         ValueError,
         KeyError,
+        AttributeError,
         TypeError,
+        OverflowError,
+        RecursionError,
         UserError,
     ) as error:
         raise UserError(
@@ -227,6 +235,16 @@ def _read(folder: str | os.PathLike) -> _Read:
             f"{_COMMAND}."
         ) from error
     return _Read(documents, embeddings, workdirs, step, roots, fingerprint)
+
+
+def _compare(folder: str | os.PathLike, noted: dict[str, list[int]]) -> None:
+    """Raises a `ValueError` if a file differs from its checksum."""
+    for name, sums in noted.items():
+        if name not in KIND.names:
+            raise ValueError(f"there is no file {name!r} in an index")
+        place = folders.find(folder, name).parent
+        if checksums.find(place, (name,))[name] != sums:
+            raise ValueError(f"{name} differs from its checksum")
 
 
 def missing_images(index: Index) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, progress, threads
+from mixer_jax.runtime import arrays, files, progress, threads
 
 NOTES = "images.npy"  # in the folder of data derived from the images
 
@@ -214,10 +214,11 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
 def read_notes(folder: Path) -> np.ndarray:
     """Returns the notes in a folder; an array without rows if missing."""
     try:
-        notes = np.load(folder / NOTES, allow_pickle=False)
+        with arrays.reading(folder / NOTES) as file:
+            notes = np.load(file, allow_pickle=False)
         if notes.dtype == _NOTE and notes.ndim == 1:
             return notes
-    except (OSError, ValueError, EOFError):
+    except (OSError, arrays.DamagedError):
         pass
     return np.zeros(0, _NOTE)
 

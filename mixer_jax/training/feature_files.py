@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax import paths
 from mixer_jax.errors import UserError
+from mixer_jax.runtime import arrays as arrays_lib
 from mixer_jax.runtime import identity, progress
 from mixer_jax.runtime import threads as threads_lib
 
@@ -229,8 +230,9 @@ def _check_ours(folder: Path) -> None:
 
 def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with arrays_lib.reading(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, arrays_lib.DamagedError):
         return False
     size = array.offset + array.nbytes
     return (array.shape, array.dtype) == (shape, dtype) and (

@@ -158,3 +158,25 @@ def test_equal_values_are_encoded_once(log, tmp_path):
     assert asked == [[at[0], at[1], at[3]], ["bee", "age"]]
     assert got.item_image.tolist() == [[2], [1], [3]]
     assert got.item_text.tolist() == [[1], [2], [1]]
+
+
+def test_damaged_files_are_encoded_again(log, tmp_path, monkeypatch):
+    kept = tmp_path / "out" / "features.npz"
+
+    def images(paths):
+        return np.array([[ord(path[-1])] for path in paths])
+
+    def encode(texts=lambda t: np.array([[len(x)] for x in t])):
+        return encoding.encode(log, kept, "e", images, texts)
+
+    whole = encode()
+    content = kept.read_bytes()
+    for damaged in (b"", b"x", content[:-40], content[:40]):
+        kept.write_bytes(damaged)
+        assert encode().item_image.tolist() == whole.item_image.tolist()
+    kept.unlink()
+    with pytest.raises(ZeroDivisionError):
+        encode(lambda texts: 1 / 0)
+    (part,) = kept.parent.glob(".features.npz.parts/*/images-0.npz")
+    part.write_bytes(part.read_bytes()[:40])
+    assert encode().item_image.tolist() == whole.item_image.tolist()

@@ -129,3 +129,9 @@ def test_a_log_beside_its_categories_is_found(own_shop):
     moved = queries["image"].str.removeprefix("../")
     queries.assign(image=moved).to_csv(own_shop / "queries.csv", index=False)
     assert outcome.read(own_shop, own_shop, known).later is None
+
+
+def test_damaged_features_are_none(own_shop):
+    path = own_shop / "features.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert read(own_shop).features is None
