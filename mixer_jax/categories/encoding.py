@@ -1,5 +1,6 @@
 """Features of all that a log shows, kept on disk: encoding takes most time."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import pandas as pd
 
 from mixer_jax.categories.graph import Features
 from mixer_jax.categories.log import ClickLog
-from mixer_jax.runtime import files, identity, progress
+from mixer_jax.runtime import arrays, files, identity, progress
 
 _PART = 16384  # images or texts that are kept at once: a minute or two
 
@@ -95,12 +96,16 @@ def _replace(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file written by `encode`; {} for other files."""
-    if not path.is_file():
+    """Returns the arrays of a file written by `encode`; {} for other files.
+
+    One that is damaged is such a file too.
+    """
+    try:
+        with arrays.reading(path) as file, np.load(file) as kept:
+            names = ("key", "notes", "ids", "image", "text")
+            return {name: kept[name] for name in names if {*names} <= {*kept}}
+    except (FileNotFoundError, arrays.DamagedError):
         return {}
-    names = ("key", "notes", "ids", "image", "text")
-    with np.load(path) as kept:
-        return {name: kept[name] for name in names if {*names} <= {*kept}}
 
 
 def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
@@ -141,15 +146,23 @@ def _where_known(
         for start in range(0, len(different), _PART):
             part = parts.with_name(f"{parts.name}-{start}.npz")
             these = different[start : start + _PART].tolist()
-            if not part.is_file():
-                _replace(part, encoded=encoder(these))
-            with np.load(part) as kept:
-                encoded.append(kept["encoded"])
+            encoded.append(_read_part(part, functools.partial(encoder, these)))
             count(len(these))
     encoded = np.concatenate(encoded)
     rows = np.zeros((len(values), encoded.shape[1]), np.float32)
     rows[known] = encoded[which]
     return rows
+
+
+def _read_part(path: Path, encode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns a part; encodes and keeps it if it is missing or damaged."""
+    try:
+        with arrays.reading(path) as file, np.load(file) as kept:
+            return kept["encoded"]
+    except (FileNotFoundError, arrays.DamagedError):
+        encoded = encode()
+        _replace(path, encoded=encoded)
+        return encoded
 
 
 def _features(image: np.ndarray, text: np.ndarray, queries: int) -> Features:

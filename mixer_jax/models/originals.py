@@ -305,11 +305,12 @@ def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
     """
     said = json.dumps(family.write(config), indent=2) + "\n"
     (folder / CONFIG).write_text(said, "utf-8")
-    save_file(
-        family.keys.store(variables),
-        folder / _WEIGHTS[0],
-        metadata={"format": "pt"},
-    )
+    weights = folder / _WEIGHTS[0]
+    weights.touch()
+    mode = weights.stat().st_mode
+    save_file(family.keys.store(variables), weights, metadata={"format": "pt"})
+    # It replaces the file by one that only its owner can read.
+    weights.chmod(mode)
     if hasattr(config, "mean"):
         pixels = {
             "do_normalize": True,

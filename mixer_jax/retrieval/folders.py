@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from mixer_jax.runtime import files, owner_store, ownership
 _Read = TypeVar("_Read")
 _GENERATION = ".generation-"
 _POINTER = ".generation.json"
+_NAME = re.compile(re.escape(_GENERATION) + "[0-9a-f]+")
 
 
 class Kind(NamedTuple):
@@ -33,13 +35,19 @@ class Kind(NamedTuple):
     Attributes:
       what: its name in messages, "index" or "export".
       mark: the file that identifies the kind.
-      names: all files and folders of this kind, including the mark; a
-        folder's has no suffix.
+      names: all files and folders of this kind, including the mark.
     """
 
     what: str
     mark: str
     names: tuple[str, ...]
+
+
+class _Pointed(NamedTuple):
+    """What a pointer file names."""
+
+    folder: pathlib.Path  # of the generation
+    names: tuple[str, ...]  # of its files and folders, moved or not
 
 
 def check(folder: str | os.PathLike, kind: Kind) -> None:
@@ -49,8 +57,7 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
       UserError: if it is a file, has other contents or cannot be written.
     """
     _check_kind(folder, kind)
-    names = [name for name in kind.names if pathlib.Path(name).suffix]
-    files.check_folder(folder, f"An {kind.what}", names)
+    files.check_folder(folder, f"An {kind.what}")
 
 
 @contextlib.contextmanager
@@ -73,13 +80,16 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     is_folder = os.path.isdir(folder)
     if exists and not is_folder:
         raise UserError(f"{what} is a folder, but {folder} is a file.")
-    if not is_folder or find(folder, kind.mark).is_file():
+    if not is_folder:
         return
-    if any(not _is_ours(path) for path in folder.iterdir()):
-        raise UserError(
-            f"{folder} has other contents than an {kind.what}; choose another "
-            "folder, or empty this one."
-        )
+    with steady(folder):
+        if find(folder, kind.mark).is_file():
+            return
+        if any(not _is_ours(path) for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} has other contents than an {kind.what}; choose "
+                "another folder, or empty this one."
+            )
 
 
 def write(
@@ -108,10 +118,15 @@ def write(
     try:
         target = files.resolve(folder)
         with files.made(target):
-            _in_turn(target, kind)
+            with _turn(target):
+                finish(target, kind)
             with _draft(target) as draft:
                 writer(draft)
-                _in_turn(target, kind, draft)
+                with _turn(target):
+                    finish(target, kind)  # of another writer
+                    _switch(target, draft)
+            with _turn(target):
+                finish(target, kind)
     except OSError as error:
         kept = None
         if rescue:
@@ -129,10 +144,13 @@ def write(
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
     """Returns the path of a file of the latest generation."""
     folder = pathlib.Path(folder)
-    generation = _pointed(folder)
-    if generation is not None and (generation / name).exists():
-        return generation / name
-    return folder / name
+    pointed = _pointed(folder)
+    if pointed is None:
+        return folder / name
+    inside = pointed.folder / name
+    # A file of the generation that is not in its folder has been moved.
+    moved = name in pointed.names and not inside.exists()
+    return folder / name if moved else inside
 
 
 def read_whole(
@@ -167,49 +185,60 @@ def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:
     """Moves the current generation's files into place; removes the others."""
-    generation = _pointed(folder)
-    if generation is not None:
-        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+    pointed = _pointed(folder)
+    if pointed is not None:
         for name in kind.names:
-            if name not in pointer["names"]:
+            if name not in pointed.names:
                 _remove(folder / name)
-            elif (generation / name).exists():
-                if not (generation / name).is_file():
+            elif (pointed.folder / name).exists():
+                if (folder / name).is_dir() or (pointed.folder / name).is_dir():
                     _remove(folder / name)
-                os.replace(generation / name, folder / name)
+                os.replace(pointed.folder / name, folder / name)
         (folder / _POINTER).unlink()
+        shutil.rmtree(pointed.folder, ignore_errors=True)
     for left in folder.glob(f"{_GENERATION}*"):
         with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left)
 
 
-def _in_turn(
-    folder: pathlib.Path, kind: Kind, draft: pathlib.Path | None = None
-) -> None:
-    """Switches to a draft if given; no two writers switch at a time."""
-    with files.in_turn(folder / kind.mark):
-        finish(folder, kind)
-        if draft is not None:
-            _switch(folder, draft)
-            finish(folder, kind)
-            shutil.rmtree(draft, ignore_errors=True)  # `finish` finds it locked
+@contextlib.contextmanager
+def steady(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps the latest generation from being replaced while it is read."""
+    with _turn(folder, fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def _turn(
+    folder: str | os.PathLike, kind: int = fcntl.LOCK_EX
+) -> Iterator[None]:
+    """Lets one process at a time change which generation is the latest."""
+    with contextlib.ExitStack() as held:
+        # Without locks, as on some file systems, the last writer counts.
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, kind)
+        yield
 
 
 @contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
-    try:
-        with contextlib.ExitStack() as stack:
-            # Another writer's `finish` removes a draft that is not locked.
-            with files.in_turn(draft):
-                draft.mkdir()
-                stack.enter_context(_locked(draft))
+    with contextlib.ExitStack() as held:
+        with _turn(folder):
+            draft.mkdir()
+            # Some file systems have no locks; drafts of killed processes stay.
+            with contextlib.suppress(OSError):
+                held.enter_context(_locked(draft))
+        try:
             yield draft
-    except BaseException:
-        if _pointed(folder) != draft:
-            shutil.rmtree(draft, ignore_errors=True)
-        raise
+        except BaseException:
+            pointed = _pointed(folder)
+            if pointed is None or pointed.folder != draft:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
 
 
 def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
@@ -221,17 +250,34 @@ def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
     files.write_text(folder / _POINTER, json.dumps(pointer) + "\n")
 
 
-def _pointed(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder named by the pointer file; None without one."""
+def _pointed(folder: pathlib.Path) -> _Pointed | None:
+    """Returns the generation named by the pointer file; None without one.
+
+    Raises:
+      UserError: if the pointer is damaged, or its generation is missing.
+    """
+    path = folder / _POINTER
     try:
-        pointer = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
-        return folder / pointer["generation"]
+        text = path.read_text(encoding="utf-8")
+        pointer = json.loads(text)
+        name, names = pointer["generation"], pointer["names"]
+        # Anything else is not ours to be read, moved or removed.
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ValueError(f"{name!r} is not a generation")
+        if not (isinstance(names, list) and set(map(type, names)) <= {str}):
+            raise ValueError(f"{names!r} is not a list of names")
+        if not (folder / name).is_dir():
+            # It may have been finished since the pointer was read.
+            if path.read_text(encoding="utf-8") != text:
+                return _pointed(folder)
+            raise ValueError(f"there is no folder {name}")
+        return _Pointed(folder / name, tuple(names))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder / _POINTER} is damaged ({error}); remove it, and create "
-            f"{folder} again."
+            f"{path} is damaged ({error}); remove it, and create {folder} "
+            "again."
         ) from error
 
 

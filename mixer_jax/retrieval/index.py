@@ -3,7 +3,7 @@
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents of these rows; see `COLUMNS`
 INDEX/index.json      the model: its workdir, step and fingerprint; the folder
-                      of the pictures; N and D
+                      of the pictures; N and D; checksums of the other files
 
 Workdir and pictures are found again after a move; see `places`.
 """
@@ -26,7 +26,7 @@ from mixer_jax.errors import UserError
 from mixer_jax.retrieval import embed, folders, places, runs
 from mixer_jax.runtime import arrays, tables
 from mixer_jax.runtime.text import quoted
-from mixer_jax.training import checkpoints
+from mixer_jax.training import checkpoints, checksums
 from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
@@ -37,6 +37,7 @@ _KINDS = {
     "step": int,
     "fingerprint": str,
     "sizes": list,
+    "checksums": dict,
     "N": int,
     "D": int,
 }
@@ -160,7 +161,9 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     def save_files(draft: pathlib.Path) -> None:
         np.save(draft / EMBEDDINGS, index.embeddings)
         tables.write(index.documents, draft / DOCUMENTS)
-        (draft / INDEX).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        sums = checksums.find(draft, (EMBEDDINGS, DOCUMENTS))
+        text = json.dumps(meta | {"checksums": sums}, indent=2) + "\n"
+        (draft / INDEX).write_text(text, "utf-8")
 
     folders.write(folder, KIND, save_files, rescue=True)
 
@@ -213,6 +216,7 @@ def _read(
         # Everything that `load` takes from it is checked here.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
+        _compare(folder, meta["checksums"])
         embeddings = arrays.read(found(EMBEDDINGS))
         documents = tables.read(found(DOCUMENTS), _LAYOUT)
         _check_embeddings(embeddings, (meta["N"], meta["D"]))
@@ -237,7 +241,7 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{INDEX} is nested too deeply") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{INDEX} is not an object")
-    meta = {"fingerprint": "", "sizes": []} | meta
+    meta = {"fingerprint": "", "sizes": [], "checksums": {}} | meta
     for key, kind in _KINDS.items():
         if key not in meta:
             raise ValueError(f"{INDEX} has no {key!r}")
@@ -270,6 +274,16 @@ def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
     if any(map(paths.is_remote, roots)):
         raise ValueError(f"the pictures of {INDEX} are in a bucket")
     return roots
+
+
+def _compare(folder: str | os.PathLike, noted: dict[str, list[int]]) -> None:
+    """Raises a `ValueError` if a file differs from its checksum."""
+    for name, sums in noted.items():
+        if name not in KIND.names:
+            raise ValueError(f"there is no file {name!r} in an index")
+        place = folders.find(folder, name).parent
+        if checksums.find(place, (name,))[name] != sums:
+            raise ValueError(f"{name} differs from its checksum")
 
 
 def missing_images(index: Index) -> str:

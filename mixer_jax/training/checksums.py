@@ -12,7 +12,7 @@ import contextlib
 import json
 import threading
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mixer_jax import paths
@@ -27,7 +27,7 @@ _POLL_REMOTE = 10.0  # seconds; in a bucket, each check is a request
 
 def note(folder: Path) -> None:
     """Writes the checksums of a folder that nobody changes any more."""
-    sums = _sums(folder, _files(folder))
+    sums = find(folder, _files(folder))
     paths.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
 
 
@@ -45,29 +45,45 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
     try:
         noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
         noted = {
-            name: [int(size), int(total)]
+            _checked(name): [int(size), int(total)]
             for name, (size, total) in noted.items()
-            if not items or name.partition("/")[0] in items
         }
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError) as error:
         return f"{FILE} cannot be read: {error}"
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, OverflowError):
+        noted = {}
+    if not noted:
         return f"{FILE} holds no checksums"
+    if items:
+        parts = {name: name.partition("/")[0] for name in noted}
+        noted = {name: noted[name] for name in noted if parts[name] in items}
     try:
         # Sizes first: they cost nothing.
         for name, (size, _) in noted.items():
             there = (folder / name).stat().st_size
             if there != size:
                 return f"{name} has {there} of {size} bytes"
-        now = _sums(folder, list(noted))
+        now = find(folder, list(noted))
     except FileNotFoundError as error:
         return f"{Path(error.filename).relative_to(folder)} is missing"
     except OSError as error:
         return f"a file cannot be read: {error}"
     wrong = [name for name in noted if now[name] != noted[name]]
     return f"{wrong[0]} differs from its checksum" if wrong else ""
+
+
+def _checked(name: str) -> str:
+    """Returns the name of a file in a folder, as `_files` gives them.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or b"\0" in name.encode():
+        raise ValueError(f"{name!r} is not a file in its folder")
+    return name
 
 
 class Noting:
@@ -145,8 +161,8 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def _sums(folder: Path, names: list[str]) -> dict[str, list[int]]:
-    """Returns `{name: [size, CRC-32]}`."""
+def find(folder: Path, names: Sequence[str]) -> dict[str, list[int]]:
+    """Returns `{name: [size, CRC-32]}` of files in a folder."""
     with threads_lib.pool(_THREADS) as pool:
         found = pool.map(lambda name: _sum(folder / name), names)
         return dict(zip(names, found, strict=True))

@@ -6,6 +6,7 @@ workdir. The relative path is tried first: workdir and data may move together.
 
 import filecmp
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -163,6 +164,11 @@ def is_same(
     return os.path.realpath(text) in noted
 
 
+def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields the places of paths that a config has."""
+    return (each for each in places.items() if each[0] in KEYS)
+
+
 def resolve(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
@@ -171,7 +177,7 @@ def resolve(
     Paths that are not found stay unchanged, except for the tokenizer, which
     becomes the workdir's copy.
     """
-    for key, place in places.items():
+    for key, place in _known(places):
         text = get(config, key)
         if text != place["given"]:
             continue
@@ -189,7 +195,7 @@ def settle(
 
     With this, a command that is repeated after a move finds its data.
     """
-    for key, place in places.items():
+    for key, place in _known(places):
         text = get(config, key)
         known = _was(place, text) or is_same(workdir, place, text)
         if _exists(text) or not known:

@@ -19,6 +19,7 @@ from mixer_jax.data import text as text_lib
 from mixer_jax.errors import UserError
 from mixer_jax.training import config as config_lib
 from mixer_jax.training import places as places_lib
+from mixer_jax.training import wellformed
 
 CONFIG = "config.json"
 CATEGORIES = "categories.json"
@@ -28,16 +29,6 @@ DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
 _TOKENIZER_FILE = "tokenizer.json"
 _MARK = ".shared-"
-
-
-# Entries of an origin that are read by name, and the keys of each.
-_NOTED = {
-    "split": ("samples", "rows"),
-    "trained": ("samples", "rows", "images", "sizes"),
-    "folders": (),
-    "init_from": ("run", "step"),
-    "places": (),
-}
 
 
 def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
@@ -59,39 +50,6 @@ def _damaged(path: paths.Path, error: Exception) -> UserError:
     return UserError(
         f"{path} is missing or damaged ({error}). Restore it from a copy, "
         "or train again in another folder."
-    )
-
-
-def _is_config(found: dict[str, Any]) -> bool:
-    """Returns whether what is a section of a config is one here too."""
-    default = config_lib.defaults()
-
-    def fits(value: Any, like: Any) -> bool:
-        if not isinstance(like, ConfigDict):
-            return not isinstance(value, dict)
-        return isinstance(value, dict) and all(
-            fits(value[key], like[key]) for key in value if key in like
-        )
-
-    return fits(found, default)
-
-
-def _is_categories(found: list[Any]) -> bool:
-    return all(isinstance(name, str) for name in found) and len(
-        set(found)
-    ) == len(found)
-
-
-def _is_origin(found: dict[str, Any]) -> bool:
-    for name, keys in _NOTED.items():
-        part = found.get(name) or {}
-        if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
-            return False
-    return all(
-        isinstance(place, dict)
-        and place.keys() >= {"given", "absolute"}
-        and all(isinstance(path, str) for path in place.values())
-        for place in (found.get("places") or {}).values()
     )
 
 
@@ -325,7 +283,7 @@ def read_config(
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
     """Returns the config of `workdir` with the keys of its version only."""
     path = paths.make(workdir) / CONFIG
-    return config_lib.from_dict(_read(path, dict, _is_config))
+    return config_lib.from_dict(_read(path, dict, wellformed.is_config))
 
 
 def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -334,7 +292,7 @@ def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
     with paths.reaching(path):
         if not path.exists():
             return {}
-    return _read(path, dict, _is_origin)
+    return _read(path, dict, wellformed.is_origin)
 
 
 def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
@@ -368,7 +326,7 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
       UserError: if they are not those that it was trained on.
     """
     path = paths.make(workdir) / CATEGORIES
-    found = _read(path, list, _is_categories)
+    found = _read(path, list, wellformed.is_categories)
     noted = read_origin(workdir).get("categories")
     if noted and noted != _hash(found):
         raise _damaged(path, ValueError("it was changed after the training"))

@@ -178,3 +178,25 @@ def test_other_ids_of_the_same_samples_are_noted(log, tmp_path):
     assert len(calls) == 2
     assert encoding.read(kept, other) is not None
     assert encoding.read(kept, log) is None
+
+
+def test_damaged_files_are_encoded_again(log, tmp_path, monkeypatch):
+    kept = tmp_path / "out" / "features.npz"
+
+    def images(paths):
+        return np.array([[ord(path[-1])] for path in paths])
+
+    def encode(texts=lambda t: np.array([[len(x)] for x in t])):
+        return encoding.encode(log, kept, "e", images, texts)
+
+    whole = encode()
+    content = kept.read_bytes()
+    for damaged in (b"", b"x", content[:-40], content[:40]):
+        kept.write_bytes(damaged)
+        assert encode().item_image.tolist() == whole.item_image.tolist()
+    kept.unlink()
+    with pytest.raises(ZeroDivisionError):
+        encode(lambda texts: 1 / 0)
+    (part,) = kept.parent.glob(".features.npz.parts/*/images-0.npz")
+    part.write_bytes(part.read_bytes()[:40])
+    assert encode().item_image.tolist() == whole.item_image.tolist()

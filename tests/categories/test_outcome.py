@@ -173,3 +173,9 @@ def test_features_without_ids_are_not_taken(own_shop):
         arrays = {name: kept[name] for name in kept if name != "ids"}
     np.savez(path, **arrays)
     assert read(own_shop).features is None
+
+
+def test_damaged_features_are_none(own_shop):
+    path = own_shop / "features.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert read(own_shop).features is None

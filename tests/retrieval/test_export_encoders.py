@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -120,3 +121,17 @@ def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
     assert "--unit is for proxies" in capsys.readouterr().err
     assert run(folder, folder) == 2
     assert "other contents" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_all_files_have_the_permissions_of_new_ones(save_run, tmp_path, umask):
+    folder, _ = save_run()
+    before = os.umask(umask)
+    try:
+        assert run(folder, tmp_path / "out") == 0
+    finally:
+        os.umask(before)
+    written = [path for path in tmp_path.glob("out/**/*") if path.is_file()]
+    assert len(written) == 6
+    modes = {path.stat().st_mode & 0o777 for path in written}
+    assert modes == {0o666 & ~umask}

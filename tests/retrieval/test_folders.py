@@ -1,9 +1,11 @@
 """A folder's next generation takes effect whole, or the last one stays."""
 
 import contextlib
+import errno
 import json
 import os
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -198,3 +200,65 @@ def test_writers_at_once_do_not_mix_their_files(tmp_path):
         }
         assert len(found) == 1
         assert names(tmp_path / "one") == sorted(KIND.names)
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        {"generation": "../other", "names": ["mark"]},
+        {"generation": ".generation-ab12", "names": ["mark"]},
+        {"generation": ".generation-ab12"},
+        {"generation": ".generation-ab12", "names": 5},
+        {"generation": "long" * 100, "names": ["mark"]},
+    ],
+)
+def test_a_pointer_to_what_is_no_generation_takes_nothing(tmp_path, pointer):
+    for name in ("one", "other"):
+        write(tmp_path / name, "first")
+    (tmp_path / "one" / ".generation.json").write_text(json.dumps(pointer))
+    for act in (folders.find, write):
+        with pytest.raises(UserError, match=r"generation\.json is damaged"):
+            act(tmp_path / "one", "mark")
+    assert names(tmp_path / "other") == ["first", "mark"]
+
+
+def test_a_name_that_the_next_generation_lacks_is_gone_at_the_switch(
+    tmp_path, monkeypatch
+):
+    write(tmp_path / "one", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_remove", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(tmp_path / "one", "second")
+    assert folders.find(tmp_path / "one", "mark").read_text() == "second"
+    assert not folders.find(tmp_path / "one", "first").exists()
+
+
+def test_many_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        texts = ["first", "second"] * 40
+        list(pool.map(write, [tmp_path / "one"] * len(texts), texts))
+    last = folders.find(tmp_path / "one", "mark").read_text()
+    assert names(tmp_path / "one") == sorted([last, "mark"])
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+    def no_lock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", no_lock)
+    for text in ("first", "second"):
+        write(tmp_path / "one", text)
+        assert names(tmp_path / "one") == sorted([text, "mark"])
+
+
+def test_a_generation_stays_while_it_is_read(tmp_path):
+    write(tmp_path / "one", "first")
+    with ThreadPoolExecutor() as pool:
+        with folders.steady(tmp_path / "one"):
+            written = pool.submit(write, tmp_path / "one", "second")
+            with pytest.raises(TimeoutError):
+                written.result(timeout=0.3)
+            assert folders.find(tmp_path / "one", "first").exists()
+        written.result()
+    assert names(tmp_path / "one") == ["mark", "second"]

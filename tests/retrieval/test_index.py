@@ -52,6 +52,7 @@ def test_what_is_saved_comes_back(made, tmp_path):
     np.testing.assert_array_equal(found.embeddings, made.embeddings)
     assert found[2:] == made[2:]
     said = json.loads((folder / "index.json").read_text())
+    assert list(said.pop("checksums")) == ["embeddings.npy", "documents.csv"]
     assert said == {
         "workdir": ["../../run/stage2", str(made.workdir)],
         "images": ["../../data", str(made.images)],
@@ -144,10 +145,43 @@ def test_a_damaged_index_is_said(made, tmp_path):
                 index.load(tmp_path / "index")
 
 
+def _without_checksums(folder):
+    """Makes an index one of an older version."""
+    said = json.loads((folder / "index.json").read_text())
+    del said["checksums"]
+    (folder / "index.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "documents.csv"])
+def test_a_flipped_bit_is_found(made, tmp_path, name):
+    index.save(made, tmp_path / "index")
+    path = tmp_path / "index" / name
+    content = path.read_bytes()
+    for byte in (8, 30, len(content) // 2, -2):
+        flipped = bytearray(content)
+        flipped[byte] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=f"{name} differs from its check"):
+            index.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_damaged_header_of_an_older_index_is_said(made, tmp_path, bit):
+    index.save(made, tmp_path / "index")
+    _without_checksums(tmp_path / "index")
+    path = tmp_path / "index" / "embeddings.npy"
+    content = bytearray(path.read_bytes())
+    content[8] ^= 1 << bit  # of the header's length
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        index.load(tmp_path / "index")
+
+
 def test_parts_of_different_indices_are_said(made, tmp_path):
     with pytest.raises(UserError, match="no index in"):
         index.load(tmp_path / "index")
     index.save(made, tmp_path / "index")
+    _without_checksums(tmp_path / "index")
     embeddings = tmp_path / "index" / "embeddings.npy"
     for array, said in (
         (made.embeddings[:5], "belong together"),
@@ -156,7 +190,9 @@ def test_parts_of_different_indices_are_said(made, tmp_path):
         np.save(embeddings, array)
         with pytest.raises(UserError, match=said):
             index.load(tmp_path / "index")
-    for text in ("[]", "{", '{"workdir": null}', '{"step": 4}'):
+    endless = '{"workdir": "w", "step": 1e999}'
+    deep = "[" * 100_000
+    for text in ("[]", "{", '{"workdir": null}', '{"step": 4}', endless, deep):
         (tmp_path / "index" / "index.json").write_text(text)
         with pytest.raises(UserError, match="damaged"):
             index.load(tmp_path / "index")
@@ -255,7 +291,7 @@ def test_an_older_index_with_absolute_paths_is_read(made, tmp_path):
     index.save(made, tmp_path / "index")
     path = tmp_path / "index" / "index.json"
     said = json.loads(path.read_text())
-    del said["images"], said["fingerprint"]
+    del said["images"], said["fingerprint"], said["checksums"]
     path.write_text(json.dumps(said | {"workdir": str(made.workdir)}))
     absolute = [str(made.images / name) for name in made.documents["image"]]
     documents = made.documents.assign(image=absolute)

@@ -50,7 +50,20 @@ def test_a_folder_that_never_comes_is_not_waited_for(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "3", '{"a": 3}', '{"a": [1]}', "[" * 9**6]
+    "text",
+    [
+        "[]",
+        "{}",
+        "3",
+        '{"a": 3}',
+        '{"a": [1]}',
+        '{"a": [1e999, 2]}',
+        '{"/a": [1, 2]}',
+        '{"../a": [1, 2]}',
+        '{"a\\u0000b": [1, 2]}',
+        '{"\\ud800": [1, 2]}',
+        "[" * 9**6,
+    ],
 )
 def test_checksums_of_another_form_are_damaged(folder, text):
     (folder / checksums.FILE).write_text(text)

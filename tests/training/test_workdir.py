@@ -151,6 +151,14 @@ def test_json_of_another_kind_is_damaged_too(started, name, content):
     [
         (workdir.CONFIG, {"model": 3}),
         (workdir.CONFIG, {"steps": {"a": 3}}),
+        (workdir.CONFIG, {"steps": "3"}),
+        (workdir.CONFIG, {"data": {"table": None}}),
+        (workdir.CONFIG, {"data": {"table": 5}}),
+        (workdir.CONFIG, {"data": {"table": "a\0b"}}),
+        (workdir.CONFIG, {"data": {"table": "\ud800"}}),
+        (workdir.CONFIG, {"data": {"ta.le": "a"}}),
+        (workdir.ORIGIN, {"places": None}),
+        (workdir.ORIGIN, {"places": ""}),
         (workdir.ORIGIN, {"places": [1]}),
         (workdir.ORIGIN, {"places": {"data.table": "a"}}),
         (workdir.ORIGIN, {"places": {"data.table": {"given": "a"}}}),
@@ -170,3 +178,10 @@ def test_categories_are_those_of_the_training(started, content):
     (started / workdir.CATEGORIES).write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"categories.json is missing or dam"):
         workdir.read_categories(started)
+
+
+def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
+    place = {"given": "a", "absolute": "/a"}
+    origin = json.dumps({"places": {"data.tab`e": place}})
+    (started / workdir.ORIGIN).write_text(origin)
+    assert workdir.read_config(started)
