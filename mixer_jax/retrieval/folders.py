@@ -47,11 +47,11 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
       UserError: if it is a file, has other contents or cannot be written.
     """
     _check_kind(folder, kind)
-    files.check_folder(folder, f"An {kind.what}")
+    files.check_folder(folder, f"The {kind.what}")
 
 
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
-    what = f"An {kind.what}"
+    what = f"The {kind.what}"
     folder = paths.local(folder, what)
     # Unlike pathlib, `os.path` reports a name that is too long as missing.
     is_folder = os.path.isdir(folder)
@@ -61,8 +61,8 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
         return
     if any(not _is_ours(path) for path in folder.iterdir()):
         raise UserError(
-            f"{folder} has other contents than an {kind.what}; choose another "
-            "folder, or empty this one."
+            f"{folder} has contents other than the {kind.what}'s files; choose "
+            "another folder, or empty this one."
         )
 
 
