@@ -5,7 +5,8 @@
 #
 # Makes .venv unless it is there, checks the style, then runs all tests, slow
 # ones too. PyTorch is installed for the originals that they compare with,
-# Apache Beam for what runs on it and, on Linux with x86-64, the TPU's compiler.
+# Apache Beam for what runs on it, Sphinx for the documentation and, on Linux
+# with x86-64, the TPU's compiler.
 # --dry-run prints every command and runs none. Ctrl-C or SIGTERM ends all
 # started processes (exit code 75).
 
@@ -42,6 +43,9 @@ install_all_apart() {
   pids+=($!)
   # Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
   install_apart apache-beam==2.77.0 &
+  pids+=($!)
+  # For the documentation alone.
+  install_apart furo==2025.12.19 myst-parser==5.2.0 sphinx==9.0.4 &
   pids+=($!)
   for pid in "${pids[@]}"; do wait "$pid" || code=1; done
   return "$code"

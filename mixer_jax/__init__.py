@@ -1,6 +1,25 @@
-"""Image to multi-modal retrieval: from click logs to ranked answers."""
+"""Image to multi-modal retrieval: from click logs to ranked answers.
 
+    import mixer_jax
+
+    model = mixer_jax.load("runs/quickstart")
+    queries = model.embed_queries(["photo.jpg"])
+    documents = model.embed_documents(["shoe.jpg", None], [None, "a red shoe"])
+    cosines = queries @ documents.T
+
+The functions are imported when they are first used: importing the package is
+fast and starts no device.
+"""
+
+import importlib
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixer_jax.api import find_categories, train
+    from mixer_jax.errors import UserError
+    from mixer_jax.retrieval.model import Model, load
+    from mixer_jax.retrieval.zero_shot import from_encoders
 
 # True while Python locates the module of `python -m`: from here on, signals
 # interrupt a command of this package.
@@ -9,3 +28,34 @@ if sys.argv[:1] == ["-m"]:
 
     command.catch_early()
     del command
+
+# The module of each public name.
+_MODULES = {
+    "Model": "mixer_jax.retrieval.model",
+    "UserError": "mixer_jax.errors",
+    "find_categories": "mixer_jax.api",
+    "from_encoders": "mixer_jax.retrieval.zero_shot",
+    "load": "mixer_jax.retrieval.model",
+    "train": "mixer_jax.api",
+}
+__all__ = [
+    "Model",
+    "UserError",
+    "find_categories",
+    "from_encoders",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

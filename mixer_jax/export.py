@@ -1,13 +1,16 @@
-"""Exports a trained stage's proxies and the category IDs of their rows.
+"""Exports a trained model, its proxies or its encoders.
 
-    python -m mixer_jax.export --workdir=runs/quickstart/stage3 \
-        --out=runs/quickstart/proxies [--to=huggingface]
+    python -m mixer_jax.export --workdir=runs/quickstart \
+        --out=runs/quickstart/bundle [--to=bundle]
 
-The workdir is a stage's, or a curriculum's, whose last stage is taken. The
-folder gets `proxies.npy` (float32, one row a category), `categories.json` (the
-IDs in the rows' order) and `export.json`; an export that is there already is
-replaced. `--to=huggingface` exports the encoders instead, each a folder that
-transformers loads.
+The workdir is a stage's, or a curriculum's, whose last stage is exported. An
+older export in the folder is replaced. --to chooses what is written:
+
+bundle       the model, for `mixer_jax.load` and for every command: a folder
+             that can be moved and needs nothing else
+proxies      proxies.npy (float32, one row per category) and categories.json
+             (the category IDs of the rows)
+huggingface  the encoders, each a folder that transformers loads
 """
 
 import argparse
@@ -15,7 +18,13 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import export, export_encoders, folders
+from mixer_jax.retrieval import (
+    bundle,
+    export,
+    export_encoders,
+    folders,
+    model,
+)
 from mixer_jax.runtime import command, parsing, terminal
 
 
@@ -27,19 +36,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--workdir", required=True, help="a trained stage's or curriculum's")
     add("--out", required=True, help="the folder to write")
-    add("--unit", action="store_true", help="scale every row to length 1")
-    add("--to", choices=list(_KINDS), default="files", help="what to write")
+    add("--to", choices=list(_KINDS), default="bundle", help="what to write")
+    add("--unit", action="store_true", help="scale proxies to length 1")
     given = parser.parse_args(arguments)
     return command.run(lambda: _export(given))
 
 
 def _export(given: argparse.Namespace) -> None:
-    if given.unit and given.to != "files":
-        raise UserError("--unit is for proxies; leave it out.")
+    if given.unit and given.to != "proxies":
+        raise UserError("--unit needs --to=proxies.")
     kind, write = _KINDS[given.to]
     with folders.owned(given.out, kind):
-        said = write(given)
-    terminal.say(said)
+        message = write(given)
+    terminal.say(message)
+
+
+def _bundle(given: argparse.Namespace) -> str:
+    trained, measures = model.load_measured(given.workdir)
+    mark = bundle.write(trained, given.out, measures)
+    return (
+        f"Wrote the model of step {trained.step} of {given.workdir}, "
+        f"fingerprint {mark}, to {given.out}"
+    )
 
 
 def _proxies(given: argparse.Namespace) -> str:
@@ -52,17 +70,18 @@ def _proxies(given: argparse.Namespace) -> str:
 
 def _encoders(given: argparse.Namespace) -> str:
     made = export_encoders.write(given.workdir, given.out)
-    said = (
+    message = (
         f"Wrote {' and '.join(made.parts)} of step {made.step} of "
         f"{made.workdir} to {given.out}"
     )
     if made.without:
-        said += f"; transformers has no {' and no '.join(made.without)}"
-    return said
+        message += f"; transformers has no {' and no '.join(made.without)}"
+    return message
 
 
 _KINDS = {
-    "files": (export.KIND, _proxies),
+    "bundle": (bundle.KIND, _bundle),
+    "proxies": (export.KIND, _proxies),
     "huggingface": (export_encoders.KIND, _encoders),
 }
 

@@ -42,14 +42,6 @@ def build(root: pathlib.Path, with_truth: bool = True) -> None:
     shutil.move(root / "later" / "clicks.csv", root / "log/clicks_later.csv")
     shutil.rmtree(root / "later")
 
-    def image_features(name, paths, size):
-        pixels = [np.asarray(Image.open(path)).ravel() for path in paths]
-        return np.stack(pixels).astype(np.float32)
-
-    def text_features(name, texts, length):
-        words = np.random.default_rng(1).normal(size=(CATEGORIES, 8))
-        return words[[int(t.split()[1]) for t in texts]].astype(np.float32)
-
     arguments = [f"--log={root}/log", f"--out={root}"]
     if with_truth:
         arguments.append(f"--truth={truth}")
@@ -59,3 +51,13 @@ def build(root: pathlib.Path, with_truth: bool = True) -> None:
         mock.patch.object(encoders, "text_features", text_features),
     ):
         assert categorize.main(arguments) == 0
+
+
+def image_features(name, paths, size):
+    pixels = [np.asarray(Image.open(path)).ravel() for path in paths]
+    return np.stack(pixels).astype(np.float32)
+
+
+def text_features(name, texts, length):
+    words = np.random.default_rng(1).normal(size=(CATEGORIES, 8))
+    return words[[int(t.split()[1]) for t in texts]].astype(np.float32)

@@ -1,16 +1,17 @@
-"""The command on a run of a small model that sees colours."""
+"""The command on a run of a small model that sees colors."""
 
 import json
 import shutil
 
 import numpy as np
 
+import mixer_jax
 from mixer_jax import export
 
 
 def test_the_last_stage_is_exported(colour_run, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = [f"--workdir={colour_run}", f"--out={out}"]
+    arguments = [f"--workdir={colour_run}", f"--out={out}", "--to=proxies"]
     assert export.main(arguments) == 0
     said = capsys.readouterr().out
     assert "proxies of 2 categories, 3 numbers each, of step 4" in said
@@ -34,14 +35,33 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
     shutil.copy(stage / "config.json", empty)
 
     def check(arguments, said):
-        assert export.main(arguments) == 2
-        assert said in capsys.readouterr().err
+        for kind in ("proxies", "bundle"):
+            assert export.main([*arguments, f"--to={kind}"]) == 2
+            assert said in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     check([run, f"--out={tmp_path / 'file'}"], "is a file")
-    check([run, f"--out={colour_run}"], "other contents")
+    check([run, f"--out={colour_run}"], "has contents other than")
     check([run, f"--out={tmp_path / 'file' / 'out'}"], "cannot be written")
     check([f"--workdir={tmp_path / 'no'}", out], "no trained stage")
     check([f"--workdir={empty}", out], "no checkpoint")
-    shutil.rmtree(stage / "checkpoints" / "4" / "proxies" / "d")
+    assert export.main([run, out, "--unit"]) == 2
+    assert "--unit needs --to=proxies" in capsys.readouterr().err
+    for item in ("proxies", "model"):
+        shutil.rmtree(stage / "checkpoints" / "4" / item / "d")
     check([run, out], "is damaged")
+
+
+def test_the_default_is_a_bundle(colour_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert export.main([f"--workdir={colour_run}", f"--out={out}"]) == 0
+    message = capsys.readouterr().out
+    model = mixer_jax.load(out)
+    assert model.fingerprint in message
+    assert "model of step 4" in message
+    # Neither kind replaces the other.
+    for kind, said in (("proxies", "export"), ("huggingface", "export")):
+        arguments = [f"--workdir={colour_run}", f"--out={out}", f"--to={kind}"]
+        assert export.main(arguments) == 2
+        assert f"contents other than the {said}" in capsys.readouterr().err
+    assert mixer_jax.load(out).fingerprint == model.fingerprint

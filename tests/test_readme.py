@@ -1,4 +1,4 @@
-"""Every command of the README runs, in a folder laid out like a clone."""
+"""Every command of README and docs runs, in a folder laid out like a clone."""
 
 import json
 import os
@@ -15,9 +15,19 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+import mixer_jax
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PAGES = [
+    page.read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md"))
+]
+BLOCKS = [
+    block
+    for page in (README, *PAGES)
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+]
 # Enough to show that a command works; what it says stays as it is otherwise.
 SHORTER = {
     "launch/quickstart.sh": " --smoke",
@@ -32,7 +42,8 @@ SHORTER = {
 
 
 def _commands(word):
-    return next(b for b in BLOCKS if word in b).strip().splitlines()
+    """Returns the commands of the longest block that has a word."""
+    return max((b for b in BLOCKS if word in b), key=len).strip().splitlines()
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +164,9 @@ def _own_data(folder):
 def test_every_block_is_run_here():
     words = ["quickstart.sh", "own_data.py", "categorize"]
     words += ["mixer_jax.serve", "stage1", "test.sh"]
-    assert len(BLOCKS) == len(words)
-    for word in words:
-        assert _commands(word)
+    run = [command for word in words for command in _commands(word)]
+    for block in BLOCKS:
+        assert set(block.strip().splitlines()) <= set(run)
 
 
 @pytest.mark.slow
@@ -167,6 +178,15 @@ def test_quickstart(clone):
     rows = pd.read_json(clone / "runs/smoke/metrics.json")
     assert {"mixer", "linear map", "image only"} <= set(rows.model)
     assert (clone / "runs/smoke/categories.json").is_file()
+    (five_lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for name in ("photo.png", "shoe.png"):
+        _draw(clone / name, 10, 1)
+    script = clone / "five_lines.py"
+    script.write_text(
+        five_lines.replace("runs/quickstart", "runs/smoke")
+        + "assert cosines.shape == (1, 2), cosines\n"
+    )
+    _run(f".venv/bin/python {script}", clone)
     # Its stages are there: no other test has to train them for a search.
     index, serve = (
         command.replace("runs/quickstart", "runs/smoke")
@@ -186,6 +206,18 @@ def test_your_own_data(clone):
         assert len(arrays["query_ids"]) == len(samples) / 2
         lengths = np.linalg.norm(arrays["document_embeddings"], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    model = mixer_jax.load(clone / "runs/mydata/bundle")
+    documents = [s for s in samples if s["role"] == "document"]
+    found = model.embed_documents(
+        [clone / "mydata" / sample["image"] for sample in documents],
+        [sample["text"] for sample in documents],
+    )
+    with np.load(clone / "runs/mydata/embeddings.npz") as arrays:
+        assert list(arrays["document_ids"]) == [
+            sample["sample_id"] for sample in documents
+        ]
+        cosines = (found * arrays["document_embeddings"]).sum(1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
     exported = clone / "runs/mydata/proxies"
     ids = json.loads((exported / "categories.json").read_text("utf-8"))
     assert set(ids) == {f"c{category}" for category in range(4, 14)}

@@ -13,6 +13,7 @@ Image paths are relative to the folder of the table that names them.
 import dataclasses
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,14 +58,40 @@ def read_folder(folder: str | Path) -> ClickLog:
     )
 
 
-def read_tables(
-    queries: str | Path, items: str | Path, clicks: str | Path
-) -> ClickLog:
+class _Frame(NamedTuple):
+    """A table in memory, and its name in messages."""
+
+    rows: pd.DataFrame
+    name: str
+
+    def __str__(self) -> str:
+        """Returns the name."""
+        return self.name
+
+
+Source = str | Path | pd.DataFrame
+
+
+def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     """Reads and validates the three tables of a click log.
+
+    Args:
+      queries: a path, or a frame, whose image paths are relative to the working
+        directory; likewise the others.
+      items: the catalogue.
+      clicks: the counts of each query and item.
 
     Raises:
       UserError: names file, row and column of the first thing that is wrong.
     """
+    queries, items, clicks = (
+        _Frame(table, name) if isinstance(table, pd.DataFrame) else table
+        for table, name in (
+            (queries, "queries"),
+            (items, "items"),
+            (clicks, "clicks"),
+        )
+    )
     query_rows = _catalogue(queries, QUERIES, needs=("image",))
     item_rows = _catalogue(items, ITEMS, needs=("image", "text"))
     both = sorted(set(query_rows["query_id"]) & set(item_rows["item_id"]))
@@ -118,12 +145,16 @@ def keep(log: ClickLog, kept: set[str]) -> ClickLog:
     return ClickLog(*tables, clicks.reset_index(drop=True), log.duplicates)
 
 
-def read_columns(path: str | Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_columns(
+    path: str | Path | _Frame, columns: tuple[str, ...]
+) -> pd.DataFrame:
     """Reads `columns` of a CSV or Parquet table as text; "" where empty.
 
     Raises:
       UserError: if the file is missing, unreadable, empty or lacks a column.
     """
+    if isinstance(path, _Frame):
+        return _columns_of(path, columns)
     ids = tuple(name for name in columns if name.endswith("_id"))
     return tables.read(path, tables.Layout(columns, ids=ids))
 
@@ -170,6 +201,27 @@ def _check_ids(path: str | Path, ids: pd.Series) -> None:
             raise UserError(f"{_where(path, at, str(ids.name))}: {problem}")
 
 
+def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Returns columns of a table in memory as text; "" where missing."""
+    missing = [name for name in columns if name not in table.rows]
+    if missing:
+        raise UserError(
+            f"The table {table} has no column {missing[0]}; it needs "
+            f"{', '.join(columns)}."
+        )
+    if table.rows.empty:
+        raise UserError(f"The table {table} has no rows.")
+    found = table.rows[list(columns)].reset_index(drop=True)
+    for name in columns:
+        if name.endswith("_id") and pd.api.types.is_float_dtype(found[name]):
+            raise UserError(
+                f"Column {name} of the table {table} holds floats; IDs must be "
+                "strings or integers."
+            )
+    empty = found.isna()
+    return found.astype(str).mask(empty, "")
+
+
 def _find(folder: str | Path, name: str) -> Path:
     path = tables.find(folder, name)
     if path is None:
@@ -184,7 +236,6 @@ def _catalogue(
     path: str | Path, columns: tuple[str, ...], needs: tuple[str, ...]
 ) -> pd.DataFrame:
     """Reads queries or items: IDs are unique, one of `needs` is there."""
-    path = Path(path)
     frame = read_columns(path, columns)
     _check_ids(path, frame[columns[0]])
     empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
@@ -193,7 +244,9 @@ def _catalogue(
             f"{_where(path, int(np.argmax(empty)), needs[0])}: the row has no "
             f"{' and no '.join(needs)}, so nothing can be learned from it."
         )
-    folder = path.resolve().parent
+    folder = Path.cwd()
+    if not isinstance(path, _Frame):
+        folder = Path(path).resolve().parent
     frame["image"] = [
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]
@@ -201,7 +254,9 @@ def _catalogue(
     return frame
 
 
-def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
+def _counts(
+    path: str | Path | _Frame, values: pd.Series, column: str
+) -> np.ndarray:
     """Whole numbers of 0 or more."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     with np.errstate(invalid="ignore"):
@@ -222,7 +277,9 @@ def _counts(path: str | Path, values: pd.Series, column: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _where(path: str | Path, row: int, column: str) -> str:
+def _where(path: str | Path | _Frame, row: int, column: str) -> str:
     """Names a cell as an editor shows it: the header is line 1 of a CSV."""
+    if isinstance(path, _Frame):
+        return f'{path}, row {row}, column "{column}"'
     (where,) = tables.name_records(path, [row])
     return f'{where}, column "{column}"'

@@ -206,6 +206,28 @@ def _reason(error: Exception, content: bytes, kind: str) -> str:
     return str(error) or repr(error)
 
 
+def fit(image: Image.Image, size: int) -> np.ndarray:
+    """Returns an open image as a square, scaled like `decode` does.
+
+    Args:
+      image: any PIL image; it is closed.
+      size: S, the side of the square in pixels.
+
+    Returns:
+      uint8 [S, S, 3], RGB.
+
+    Raises:
+      UnreadableImageError: if the image cannot be read or converted.
+    """
+    try:
+        return _square(_upright(image), size)
+    except Exception as error:
+        reason = f"cannot be converted to RGB ({error or repr(error)})"
+        raise UnreadableImageError(
+            f"an image: {reason}.", faults.UNSUPPORTED, reason
+        ) from error
+
+
 def blank(size: int) -> np.ndarray:
     """Returns the white square that stands for no image, uint8 [S, S, 3]."""
     return np.full((size, size, 3), 255, np.uint8)

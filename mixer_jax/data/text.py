@@ -52,6 +52,17 @@ class Tokenizer:
                 mask[row, : len(ids)] = True
         return tokens, mask
 
+    def to_json(self) -> str:
+        """Returns the content of a tokenizer.json from which `load` reads it.
+
+        The content is the same whatever the length.
+        """
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.no_truncation()
+        # `load` reads the padding token from here.
+        backend.enable_padding(pad_id=self._pad)
+        return backend.to_str()
+
     def count_cut(self, texts: Sequence[str]) -> int:
         """Returns how many of the texts are longer than `length` tokens."""
         return sum(bool(one.overflowing) for one in self._encode(texts))

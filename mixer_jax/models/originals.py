@@ -136,6 +136,18 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
     return f"{kind} {json.dumps(dataclasses.asdict(config))}"
 
 
+def read_config(name: str) -> dict[str, Any]:
+    """Returns the config.json of an original.
+
+    Args:
+      name: a folder, or a name on the hub.
+
+    Raises:
+      UserError: if it cannot be had or read.
+    """
+    return _json(find(name) / CONFIG)
+
+
 def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
     """Takes over what the original's pictures are made of."""
     there = "image_mean" in said and "image_std" in said
@@ -276,6 +288,22 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
         )
 
 
+def write_file(
+    path: Path, tensors: Mapping[str, np.ndarray], framework: str
+) -> None:
+    """Writes a new safetensors file, readable by whom the umask allows.
+
+    Args:
+      path: of the file.
+      tensors: by their names.
+      framework: whose naming it is, for the file's metadata.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": framework})
+    path.chmod(mode)  # safetensors lets only the owner read it
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(path.read_text("utf-8"))
@@ -305,12 +333,7 @@ def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
     """
     said = json.dumps(family.write(config), indent=2) + "\n"
     (folder / CONFIG).write_text(said, "utf-8")
-    weights = folder / _WEIGHTS[0]
-    weights.touch()
-    mode = weights.stat().st_mode
-    save_file(family.keys.store(variables), weights, metadata={"format": "pt"})
-    # It replaces the file by one that only its owner can read.
-    weights.chmod(mode)
+    write_file(folder / _WEIGHTS[0], family.keys.store(variables), "pt")
     if hasattr(config, "mean"):
         pixels = {
             "do_normalize": True,

@@ -169,7 +169,7 @@ def render(
         results=results.make_results(rows, split) if rows else None,
         bars=results.make_bars(rows, split),
         part_results=[results.make_results(rows, part) for part in parts],
-        measures=results.MEASURES,
+        measures=results.DEFINITIONS,
         baselines_missing=all(r["model"] == results.OURS for r in rows),
         sheets=sheets,
         sheets_model=sheets_model,

@@ -4,45 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from mixer_jax.retrieval.metrics import DEFINITIONS
 from mixer_jax.retrieval.runs import OURS
 from mixer_jax.runtime import terminal
 
-# (key, heading, explanation) of each measure.
-MEASURES = (
-    (
-        "identical_at_1",
-        "Identical@1",
-        "Share of queries whose first document is of their category.",
-    ),
-    (
-        "identical_at_5",
-        "Identical@5",
-        "Share of queries with a document of their category among the first "
-        "five.",
-    ),
-    (
-        "relevance_at_1",
-        "Relevance@1",
-        "Share of queries whose first document is of their group, a coarser "
-        "label; only where the data has groups.",
-    ),
-    (
-        "map",
-        "MAP",
-        "Mean over queries of the average precision over the whole ranking.",
-    ),
-    (
-        "map_at_r",
-        "MAP@R",
-        "The same, cut at R, the number of the query's relevant documents.",
-    ),
-    (
-        "mrr",
-        "MRR",
-        "Mean of one over the position of the first document of the query's "
-        "category.",
-    ),
-)
 GALLERIES = {
     "test": "Test gallery",
     "test+distractors": "With distractors",
@@ -120,7 +85,7 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
     galleries = [g for g in GALLERIES if any(r["gallery"] == g for r in rows)]
     measures = [
         (key, title)
-        for key, title, _ in MEASURES
+        for key, title, _ in DEFINITIONS
         if any(row.get(key) is not None for row in rows)
     ]
     values: dict[tuple[str, str], dict] = {}

@@ -2,8 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from mixer_jax.data import pipeline, table, text
 from mixer_jax.errors import UserError
 from mixer_jax.runtime import files, progress
 from mixer_jax.training.checkpoints import Trained
+
+T = TypeVar("T")
 
 
 class Embeddings(NamedTuple):
@@ -87,17 +89,14 @@ def make_embedder(
             process_count=jax.process_count(),
         )
         result = np.zeros((len(frame), trained.config.model.dim), np.float32)
-        pending = None
         what = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
+        encoded = (
+            forwards[role](variables, mesh_lib.put_batch(batch, mesh))
+            for batch in batches
+        )
         with progress.show(f"Embedding {what}", len(frame)) as count:
-            for batch in batches:
-                # Fetch one batch late, so that reading and computing overlap.
-                done, pending = (
-                    pending,
-                    forwards[role](variables, mesh_lib.put_batch(batch, mesh)),
-                )
-                count(_store(result, done))
-            count(_store(result, pending))
+            for embeddings, index in one_behind(encoded):
+                count(_store(result, embeddings, index))
         return result
 
     return embed
@@ -162,11 +161,22 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
     files.deliver(path, save_arrays, "The embeddings")
 
 
-def _store(result: np.ndarray, done: tuple[jax.Array, jax.Array] | None) -> int:
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yields each item after the next one was made.
+
+    Where an item is a computation in progress, the next one is thereby prepared
+    while the devices are busy.
+    """
+    previous = []
+    for item in items:
+        yield from previous
+        previous = [item]
+    yield from previous
+
+
+def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:
     """Stores a batch's embeddings in their rows; returns the row count."""
-    if done is None:
-        return 0
-    embeddings, index = jax.device_get(done)
+    embeddings, index = jax.device_get((embeddings, index))
     there = index >= 0
     result[index[there]] = embeddings[there]
     return int(there.sum())

@@ -35,7 +35,8 @@ class Kind(NamedTuple):
     Attributes:
       what: its name in messages, "index" or "export".
       mark: the file that identifies the kind.
-      names: all files and folders of this kind, including the mark.
+      names: all files and folders of this kind, including the mark; the names
+        of folders have no suffix.
     """
 
     what: str
@@ -57,7 +58,8 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
       UserError: if it is a file, has other contents or cannot be written.
     """
     _check_kind(folder, kind)
-    files.check_folder(folder, f"An {kind.what}")
+    names = [name for name in kind.names if pathlib.Path(name).suffix]
+    files.check_folder(folder, f"The {kind.what}", names)
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
 
 
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
-    what = f"An {kind.what}"
+    what = f"The {kind.what}"
     folder = paths.local(folder, what)
     # Unlike pathlib, `os.path` reports a name that is too long as missing.
     exists = os.path.exists(folder)
@@ -87,8 +89,8 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
             return
         if any(not _is_ours(path) for path in folder.iterdir()):
             raise UserError(
-                f"{folder} has other contents than an {kind.what}; choose "
-                "another folder, or empty this one."
+                f"{folder} has contents other than the {kind.what}'s files; "
+                "choose another folder, or empty this one."
             )
 
 

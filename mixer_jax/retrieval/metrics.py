@@ -9,6 +9,43 @@ from typing import NamedTuple
 
 import numpy as np
 
+# (key, heading, explanation) of each measure.
+DEFINITIONS = (
+    (
+        "identical_at_1",
+        "Identical@1",
+        "Share of queries whose first document is of their category.",
+    ),
+    (
+        "identical_at_5",
+        "Identical@5",
+        "Share of queries with a document of their category among the first "
+        "five.",
+    ),
+    (
+        "relevance_at_1",
+        "Relevance@1",
+        "Share of queries whose first document is of their group, a coarser "
+        "label; only where the data has groups.",
+    ),
+    (
+        "map",
+        "MAP",
+        "Mean over queries of the average precision over the whole ranking.",
+    ),
+    (
+        "map_at_r",
+        "MAP@R",
+        "The same, cut at R, the number of the query's relevant documents.",
+    ),
+    (
+        "mrr",
+        "MRR",
+        "Mean of one over the position of the first document of the query's "
+        "category.",
+    ),
+)
+
 
 class Mean(NamedTuple):
     """A mean in two parts, so that the parts of blocks can be added."""

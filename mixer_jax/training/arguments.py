@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from mixer_jax import configs
 from mixer_jax.errors import UserError
 from mixer_jax.runtime.text import one_line
 from mixer_jax.training import config as config_lib
@@ -239,7 +241,8 @@ def _walk(
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
     """Returns the file and arguments of `FILE` or `FILE:ARGUMENT`.
 
-    Both may contain colons: the longest name of an existing file is used.
+    Both may contain colons: the longest name of an existing file is used, else
+    the name of a config of the package, such as `own_data`.
     """
     if not text:
         raise UserError(
@@ -250,11 +253,27 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
         file = ":".join(parts[:count])
         if "\0" not in file and os.path.isfile(file):
             return file, (":".join(parts[count:]),) * (count < len(parts))
+    packaged = _packaged()
+    if parts[0] in packaged:
+        return packaged[parts[0]], (":".join(parts[1:]),) * (len(parts) > 1)
     file = text.rpartition(":")[0] or text
     if os.path.isdir(file):
         raise UserError(f"{file} is a folder; --config must name a file.")
     other = f" or {text}" if file != text else ""
-    raise UserError(f"There is no config file {file}{other}.")
+    raise UserError(
+        f"There is no config file {file}{other}. Without a path, there are "
+        f"{', '.join(packaged)}."
+    )
+
+
+def _packaged() -> dict[str, str]:
+    """Returns the files of the configs that need no path, by their names."""
+    folder = pathlib.Path(configs.__file__).parent
+    return {
+        path.stem: str(path)
+        for path in sorted(folder.glob("[a-z]*.py"))
+        if path.stem != "common"
+    }
 
 
 def _check_arguments(

@@ -29,6 +29,17 @@ def test_texts_without_letters_have_no_token(tokenizer):
     assert tokenizer([])[0].shape == (0, 8)
 
 
+def test_its_json_gives_the_same_tokenizer(tmp_path, tokenizer):
+    texts = ["Red apple", "", "a red apple and a green pear on a plate"]
+    content = tokenizer.to_json()
+    assert text.load("minilm", 3).to_json() == content
+    (tmp_path / "tokenizer.json").write_text(content)
+    again = text.load(str(tmp_path), 8)
+    assert again.to_json() == content
+    for ours, theirs in zip(again(texts), tokenizer(texts), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_long_texts_are_cut_and_counted(tokenizer):
     long = "word " * 2000
     tokens, mask = tokenizer([long, "one two three four five six"])

@@ -118,9 +118,9 @@ def test_an_encoder_without_original_is_named(save_run, tmp_path, capsys):
 def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
     folder, _ = save_run()
     assert run(folder, tmp_path / "out", "--unit") == 2
-    assert "--unit is for proxies" in capsys.readouterr().err
+    assert "--unit needs --to=proxies" in capsys.readouterr().err
     assert run(folder, folder) == 2
-    assert "other contents" in capsys.readouterr().err
+    assert "has contents other than" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])

@@ -152,7 +152,7 @@ def test_other_things_are_not_replaced(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"index is a folder, but .* is a file"):
         write(tmp_path / "file", "first")
-    with pytest.raises(UserError, match="other contents than an index"):
+    with pytest.raises(UserError, match="contents other than the index"):
         write(tmp_path, "first")
     with pytest.raises(UserError, match=r"written to .*Not a directory"):
         write(tmp_path / "file" / "below", "first")

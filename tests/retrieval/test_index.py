@@ -122,7 +122,7 @@ def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # What cannot be written is kept there.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(UserError, match="other contents"):
+    with pytest.raises(UserError, match="has contents other than"):
         index.save(made, tmp_path / "mine")
     with pytest.raises(UserError, match="is a file"):
         index.save(made, tmp_path / "mine" / "thesis.txt")

@@ -1,0 +1,87 @@
+"""What the reference stages share: sizes, encoders, and a laptop's version.
+
+A config of your own can start from it:
+
+    from mixer_jax.configs import common
+
+    def get_config(arg: str = ""):
+        config = common.reference("mine", arg)
+        config.data.table = "mine/table.csv"
+        return config
+"""
+
+from ml_collections import ConfigDict
+
+from mixer_jax.errors import UserError
+from mixer_jax.training.config import defaults
+
+RUNLOCAL = "runlocal"  # the argument that makes a stage fit a laptop
+
+
+def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
+    """Returns what every reference stage has: ResNet-50 and BERT-base.
+
+    Args:
+      name: the stage's name, and that of its file and workdir.
+      arg: "" or `RUNLOCAL`, as in `--config=configs/stage1.py:runlocal`.
+      after: the stage before, whose parameters this one starts from.
+
+    Raises:
+      UserError: if `arg` is something else.
+    """
+    if arg not in ("", RUNLOCAL):
+        raise UserError(f"configs/{name}.py takes :{RUNLOCAL}, not :{arg}.")
+    config = defaults()
+    config.name = name
+    config.batch_size = 1024
+    config.model.image.name = "resnet50"
+    config.model.text.name = "bert-base"
+    config.head.products = config.head.wire = "bfloat16"
+    config.checkpoint.every = 1000
+    if after:
+        suffix = f":{arg}" if arg else ""
+        config.init_from = f"runs/{'local/' if arg else ''}{after}"
+        config.init_command = (
+            f"python -m mixer_jax.main --config=configs/{after}.py{suffix} "
+            f"--workdir={config.init_from}"
+        )
+    return config
+
+
+def large(config: ConfigDict) -> None:
+    """Sets what the stages on the large data share."""
+    config.steps = 20_000
+    config.data.table = "data/large/table.csv"
+    config.data.source = "emoji-large"
+    config.head.graph_products = "bfloat16"
+    config.head.name = "knn"
+    config.head.active = 0.5
+    config.proxies.init = "imprint"
+
+
+def shrink(config: ConfigDict, arg: str) -> ConfigDict:
+    """Returns the config, made small enough for a laptop if `arg` says so."""
+    if arg != RUNLOCAL:
+        return config
+    config.steps = 12
+    config.batch_size = 32
+    config.log_every = 2
+    table = "large" if config.init_from else "medium"
+    config.data.table = f"runs/local/data/{table}.csv"
+    config.data.image_size = 64
+    config.data.text_length = 16
+    config.model.dim = 64
+    config.model.hidden = 128
+    config.model.slots = 16
+    config.model.image.name = "efficientnet-lite0"
+    config.model.image.batch_norm = "frozen"
+    config.model.text.name = "minilm"
+    if config.init_from:
+        config.head.active = 0.1
+        config.head.refresh = 6
+    else:
+        config.model.image.pretrained = "efficientnet-lite0"
+        config.model.text.pretrained = "minilm"
+    config.checkpoint.every = 6
+    config.monitors.every = 4
+    return config

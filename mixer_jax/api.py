@@ -1,0 +1,124 @@
+"""The public functions that span several folders; see `mixer_jax`."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import pandas as pd
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.categories import encoding, find, log, tables
+from mixer_jax.categories.settings import Settings
+from mixer_jax.data import images
+from mixer_jax.errors import UserError
+from mixer_jax.models import features
+from mixer_jax.retrieval.model import Model, load
+from mixer_jax.runtime import similar
+from mixer_jax.training import arguments, curriculum
+
+_TEXT_LENGTH = 32  # tokens; longer texts are cut
+
+
+def train(
+    config: ConfigDict | str | os.PathLike,
+    workdir: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Trains a stage or a curriculum, and returns the model.
+
+    The same call resumes an interrupted run; a finished one is only loaded.
+
+    Args:
+      config: a config, as `training.config.defaults` returns it, or the path
+        of a config file, such as "configs/stage1.py:runlocal".
+      workdir: the folder of checkpoints and logs.
+      mesh: the devices to use; by default all.
+
+    Raises:
+      UserError: if config, data or workdir are invalid, before any compute.
+      SystemExit: after a save, if SIGTERM or SIGINT told the run to stop.
+    """
+    if not isinstance(config, ConfigDict):
+        config = arguments.load_config(os.fspath(config))
+    curriculum.run(config, workdir, mesh)
+    return load(workdir, mesh=mesh)
+
+
+def find_categories(
+    queries: log.Source,
+    items: log.Source,
+    clicks: log.Source,
+    *,
+    image_encoder: str = "efficientnet-lite0",
+    text_encoder: str = "minilm",
+    image_size: int = 128,
+    max_skipped: float = 0.01,
+    cache: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Finds the categories of a click log.
+
+    Args:
+      queries: columns query_id and image; a frame, or the path of a table.
+        Image paths are relative to the table's folder, or for a frame to the
+        working directory.
+      items: columns item_id, image and text; likewise.
+      clicks: columns query_id, item_id, exposures and clicks; likewise.
+      image_encoder: the frozen encoder of the images.
+      text_encoder: the frozen encoder of the texts.
+      image_size: the side that images are scaled to, in pixels.
+      max_skipped: the maximum share of unreadable images.
+      cache: a folder that keeps the encoders' output for the next call.
+      mesh: the devices that search for neighbors; by default all.
+      **settings: fields of `categories.settings.Settings`.
+
+    Returns:
+      One row per sample, queries first: sample_id, role ("query" or
+      "document"), image (an absolute path), text, group and category_id, which
+      is "" for samples that no other sample matches.
+
+    Raises:
+      UserError: if a table or a setting is invalid, or too many images cannot
+        be read.
+    """
+    chosen = _settings(settings)
+    clicked = log.read_tables(queries, items, clicks)
+    samples = tables.catalogue(clicked)
+    samples, _ = images.check_images(
+        samples, "/", max_skipped, option="max_skipped"
+    )
+    clicked = log.keep(clicked, set(samples["sample_id"]))
+    with tempfile.TemporaryDirectory() as temporary:
+        shown = encoding.encode(
+            clicked,
+            pathlib.Path(cache or temporary) / "features.npz",
+            f"{image_encoder} {image_size} {text_encoder}",
+            lambda paths: features.image_features(
+                image_encoder, paths, image_size
+            ),
+            lambda texts: features.text_features(
+                text_encoder, texts, length=_TEXT_LENGTH
+            ),
+        )
+    found = find.find_categories(shown, clicked.clicks, chosen, mesh)
+    rows, _ = tables.found_rows(samples, found.combined)
+    ids = dict(zip(rows["sample_id"], rows["category_id"], strict=True))
+    return samples.reset_index(drop=True).assign(
+        category_id=[ids.get(name, "") for name in samples["sample_id"]]
+    )
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise UserError(
+            f"There is no setting {unknown[0]!r}"
+            f"{similar.hint(unknown[0], names)}; there are {', '.join(names)}."
+        )
+    return Settings(**given).check()

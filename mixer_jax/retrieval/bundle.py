@@ -1,0 +1,268 @@
+"""A model bundle: a portable folder with everything that inference needs.
+
+    BUNDLE/config.json        format, fingerprint, step, and the stage's config
+                              without its paths
+    BUNDLE/model.safetensors  parameters and batch statistics, float32
+    BUNDLE/tokenizer.json     the tokenizer
+    BUNDLE/README.md          the model card
+
+It names no path of the machine that wrote it, and needs neither the training
+data nor a connection.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax.data import text
+from mixer_jax.errors import UserError
+from mixer_jax.models import factory, originals, zero_shot
+from mixer_jax.retrieval import folders, model_card
+from mixer_jax.training import config as config_lib
+from mixer_jax.training import places
+from mixer_jax.training.checkpoints import Trained
+
+FORMAT = 1  # increases with each change that older versions cannot read
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TOKENIZER, CARD = "tokenizer.json", "README.md"
+KIND = folders.Kind("bundle", WEIGHTS, (CONFIG, WEIGHTS, TOKENIZER, CARD))
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Errors of reading a bundle whose files are not as they were written.
+_DAMAGE = (
+    AttributeError,
+    KeyError,
+    OSError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+# Config keys that the embeddings depend on.
+_DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
+# Keys within these that matter in training only.
+_TRAINING = ("dropout", "drop_", "remat", "pretrained")
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises a `UserError` unless `folder` is new, empty or a bundle."""
+    folders.check(folder, KIND)
+
+
+def write(
+    trained: Trained,
+    folder: str | os.PathLike,
+    measures: list[Mapping[str, Any]] = (),
+) -> str:
+    """Writes a bundle atomically; replaces an older one.
+
+    Args:
+      trained: the model.
+      folder: the folder to write.
+      measures: rows of `retrieval.evaluate` for the model card.
+
+    Returns:
+      The fingerprint.
+
+    Raises:
+      UserError: if the folder has other contents or cannot be written.
+    """
+    config = _portable(trained.config)
+    tokenizer = _tokenizer_json(trained.config)
+    tensors = _flatten(trained.variables)
+    mark = _digest(config, tokenizer, tensors)
+    meta = {
+        "format": FORMAT,
+        "fingerprint": mark,
+        "step": trained.step,
+        "categories": len(trained.category_ids),
+        "config": config.to_dict(),
+    }
+    card = model_card.render(meta, config, measures)
+
+    def save(draft: pathlib.Path) -> None:
+        text_files = {
+            CONFIG: json.dumps(meta, indent=2) + "\n",
+            TOKENIZER: tokenizer,
+            CARD: card,
+        }
+        for name, content in text_files.items():
+            (draft / name).write_text(content, "utf-8")
+        originals.write_file(draft / WEIGHTS, tensors, "mixer_jax")
+
+    folders.write(folder, KIND, save)
+    return mark
+
+
+def find(name: str | os.PathLike) -> pathlib.Path | None:
+    """Returns the folder of a bundle; None if `name` is something else.
+
+    Args:
+      name: a folder, or the name of a bundle on the Hugging Face hub, which is
+        downloaded if need be.
+
+    Raises:
+      UserError: if there is no such folder and no such name on the hub.
+    """
+    folder = pathlib.Path(name)
+    if os.path.isdir(folder):
+        return folder if _is_bundle(folder) else None
+    if os.path.exists(folder) or not _HUB_NAME.fullmatch(os.fspath(name)):
+        return None
+    # Imported here because few programs need it.
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return pathlib.Path(
+            snapshot_download(os.fspath(name), allow_patterns=[*KIND.names])
+        )
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise UserError(
+            f"There is no folder {os.fspath(name)}, and no bundle of that name "
+            f"on the Hugging Face hub can be downloaded ({reason})."
+        ) from error
+
+
+def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
+    """Reads a bundle.
+
+    Args:
+      folder: the bundle.
+      mesh: the devices that get the variables; by default all.
+
+    Raises:
+      UserError: if it is incomplete, damaged, or of a newer format.
+    """
+    folder = pathlib.Path(folder)
+    meta = _read_meta(folder)
+    try:
+        config = config_lib.defaults()
+        with config.ignore_type():
+            config.update(config_lib.from_dict(meta["config"]))
+        tensors = load_file(folders.find(folder, WEIGHTS))
+        tokenizer = folders.find(folder, TOKENIZER).read_text("utf-8")
+        if (
+            _digest(_portable(config), tokenizer, tensors)
+            != meta["fingerprint"]
+        ):
+            raise ValueError("its files differ from its fingerprint")
+        step = int(meta["step"])
+    except _DAMAGE as error:
+        raise _damaged(folder, error) from error
+    config.data.tokenizer = str(
+        folders.find(folder, TOKENIZER).resolve().parent
+    )
+    layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
+    model = zero_shot.make_model(config.model)
+    if model is None:
+        model = factory.make_model(config.model, jnp.dtype(config.precision))
+    return Trained(
+        config=config,
+        model=model,
+        variables=jax.device_put(_unflatten(tensors), layout),
+        category_ids=[],
+        step=step,
+    )
+
+
+def fingerprint(trained: Trained) -> str:
+    """Returns a hash of what the embeddings of a model depend on.
+
+    These are weights, tokenizer, and the config keys that define the model.
+    """
+    return _digest(
+        _portable(trained.config),
+        _tokenizer_json(trained.config),
+        _flatten(trained.variables),
+    )
+
+
+def _is_bundle(folder: pathlib.Path) -> bool:
+    if folders.find(folder, WEIGHTS).is_file():
+        return True
+    try:
+        meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(meta, dict) and "fingerprint" in meta
+
+
+def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    path = folders.find(folder, CONFIG)
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+        version = meta["format"]
+        if not isinstance(version, int) or version < 1:
+            raise ValueError(f"its format is {version!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
+    if version > FORMAT:
+        raise UserError(
+            f"The bundle {folder} has format {version}, which is newer than "
+            f"the latest that this version of mixer_jax reads, {FORMAT}; "
+            "install a newer version."
+        )
+    return meta
+
+
+def _damaged(folder: pathlib.Path, error: Exception) -> UserError:
+    return UserError(
+        f"The bundle {folder} is damaged ({error!r}); copy it again, or export "
+        "it again with `python -m mixer_jax.export`."
+    )
+
+
+def _portable(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a stage's config without paths of this machine."""
+    config = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    keys = (*places.KEYS, "init_command", "data.prepared", "data.features")
+    for key in keys:
+        places.put(config, key, "")
+    return config
+
+
+def _tokenizer_json(config: ConfigDict) -> str:
+    return text.load(config.data.tokenizer, config.data.text_length).to_json()
+
+
+def _flatten(variables: Any) -> dict[str, np.ndarray]:
+    flat = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
+    return {name: np.asarray(array) for name, array in flat.items()}
+
+
+def _unflatten(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree = traverse_util.unflatten_dict(dict(tensors), sep="/")
+    return {"batch_stats": {}, **tree}
+
+
+def _digest(
+    config: ConfigDict, tokenizer: str, tensors: Mapping[str, np.ndarray]
+) -> str:
+    flat = config_lib.flatten(config)
+    defining = {
+        key: value
+        for key, value in flat.items()
+        if key.startswith(_DEFINING)
+        and not key.rsplit(".", 1)[-1].startswith(_TRAINING)
+    }
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(defining, sort_keys=True).encode())
+    digest.update(hashlib.sha256(tokenizer.encode()).digest())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,380 @@
+"""A trained or zero-shot model in Python: pictures and texts -> embeddings."""
+
+import functools
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
+from mixer_jax.data import images as images_lib
+from mixer_jax.data import pictures, table, text
+from mixer_jax.errors import UserError
+from mixer_jax.models import zero_shot
+from mixer_jax.models.fusion import FUSIONS
+from mixer_jax.retrieval import bundle, embed, evaluate, runs
+from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.training import checkpoints
+from mixer_jax.training.checkpoints import Trained
+
+Batch = dict[str, np.ndarray]
+
+METRICS = "metrics.json"
+
+
+class Model:
+    """Embeds queries and documents into one space, as unit vectors.
+
+    Attributes:
+      config: the config that it was trained with.
+      dim: D, the length of an embedding.
+      image_size: S; pictures are scaled to S x S pixels.
+      fingerprint: a hash of weights, tokenizer and architecture: models with
+        equal fingerprints give equal embeddings.
+      ignores_text: why texts are not used; "" if they are.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        mesh: Mesh | None = None,
+        *,
+        ignores_text: str = "",
+    ):
+        """Puts the variables on the devices of `mesh`, by default all."""
+        self._mesh = mesh or mesh_lib.make_mesh()
+        self._trained = trained
+        self._tokenizer = text.load(
+            trained.config.data.tokenizer, trained.config.data.text_length
+        )
+        self._variables = jax.device_put(
+            trained.variables, mesh_lib.replicated(self._mesh)
+        )
+        self._encode = {
+            role: jax.jit(
+                functools.partial(trained.model.apply, method=f"encode_{role}"),
+                out_shardings=mesh_lib.replicated(self._mesh),
+            )
+            for role in (table.QUERY, table.DOCUMENT)
+        }
+        fusion = trained.config.model.fusion
+        if not ignores_text and not _uses_text(fusion):
+            ignores_text = f"its fusion, {fusion!r}, reads no text"
+        self.ignores_text = ignores_text
+
+    def __repr__(self) -> str:
+        """Returns the encoders and sizes."""
+        model = self.config.model
+        text_encoder = None if self.ignores_text else model.text.name
+        return (
+            f"Model(image={model.image.name!r}, text={text_encoder!r}, "
+            f"dim={self.dim}, image_size={self.image_size})"
+        )
+
+    @property
+    def config(self) -> Any:
+        """The config that the model was trained with."""
+        return self._trained.config
+
+    @property
+    def dim(self) -> int:
+        """D, the length of an embedding."""
+        return self.config.model.dim
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square that pictures are scaled to, in pixels."""
+        return self.config.data.image_size
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights, tokenizer and architecture."""
+        return bundle.fingerprint(self._trained)
+
+    def embed_queries(
+        self,
+        images: Sequence[pictures.Picture],
+        *,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Embeds query pictures.
+
+        Args:
+          images: N pictures: paths, bytes of image files, PIL images, or
+            arrays; see `data.pictures.to_pixels`.
+          batch_size: the maximum number of pictures embedded at once.
+
+        Returns:
+          f32 `[N, D]`, unit rows, in the order of `images`.
+
+        Raises:
+          UserError: names the first picture that cannot be read.
+        """
+        images = pictures.check_list(images, "images")
+        missing = [row for row, one in enumerate(images) if one is None]
+        if missing:
+            raise UserError(
+                f"images[{missing[0]}] is None, but a query is a picture."
+            )
+
+        def load(rows: slice) -> Batch:
+            return {"image": self._load_pixels(images[rows], rows.start)}
+
+        return self._embed(table.QUERY, len(images), load, batch_size)
+
+    def embed_documents(
+        self,
+        images: Sequence[pictures.Picture | None] | None = None,
+        texts: Sequence[str | None] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Embeds documents, each a picture, a text or both.
+
+        Args:
+          images: N pictures as in `embed_queries`, None for a document without
+            one; or None if no document has one.
+          texts: N texts, None or "" for a document without one; or None if no
+            document has one.
+          batch_size: the maximum number of documents embedded at once.
+
+        Returns:
+          f32 `[N, D]`, unit rows, in the given order.
+
+        Raises:
+          UserError: names the first document that cannot be embedded.
+        """
+        images, texts = _align(images, texts)
+        if self.ignores_text:
+            self._require_images(images, texts)
+            texts = [""] * len(texts)
+        _require_content(images, texts)
+
+        def load(rows: slice) -> Batch:
+            tokens, mask = self._tokenizer(texts[rows])
+            return {
+                "image": self._load_pixels(images[rows], rows.start),
+                "has_image": np.array([x is not None for x in images[rows]]),
+                "tokens": tokens,
+                "token_mask": mask,
+            }
+
+        return self._embed(table.DOCUMENT, len(images), load, batch_size)
+
+    def evaluate(
+        self,
+        path: str | os.PathLike,
+        *,
+        split: str | None = None,
+        distractors: str | None = None,
+        max_skipped: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Measures the retrieval of documents by queries of a sample table.
+
+        Args:
+          path: the sample table.
+          split: the split to measure, with its parts; by default the config's,
+            "test".
+          distractors: the split whose documents join the gallery; "" for none;
+            by default the config's, "train".
+          max_skipped: the maximum share of unreadable pictures; by default the
+            config's.
+
+        Returns:
+          One row per part and gallery: `identical_at_1`, `identical_at_5`,
+          `relevance_at_1`, `map`, `map_at_r` and `mrr`, from 0 to 1, and
+          counts; see `retrieval.evaluate`.
+
+        Raises:
+          UserError: if the table is missing or invalid, or the split has no
+            query with a document of its category.
+        """
+        data, settings = (
+            self.config.data,
+            self.config.evaluate.copy_and_resolve_references(),
+        )
+        if split is not None:
+            settings.split = split
+        if distractors is not None:
+            settings.distractors = distractors
+        limit = data.max_skipped if max_skipped is None else max_skipped
+        path = pathlib.Path(path)
+        frame, skipped = evaluate.read(path, settings, limit, data.max_pixels)
+        for kind in skipped:
+            warnings.warn(f"{path}: {kind}", stacklevel=2)
+        embedder = embed.make_embedder(
+            self._trained, path.parent, self._mesh, settings.batch_size
+        )
+        return evaluate.evaluate(
+            embedder,
+            frame,
+            path.parent,
+            settings,
+            self._mesh,
+            runs.OURS,
+            self.config.name,
+        )
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the model as a bundle, which `load` reads; see `bundle`."""
+        bundle.write(self._trained, folder)
+
+    def _require_images(self, images: list, texts: list[str]) -> None:
+        """Checks documents of a model that does not use their texts."""
+        without = [row for row, one in enumerate(images) if one is None]
+        if without:
+            raise UserError(
+                f"Document {without[0]} has no picture, and this model cannot "
+                f"embed its text: {self.ignores_text}."
+            )
+        if any(texts):
+            warnings.warn(
+                f"The texts are not used: {self.ignores_text}.", stacklevel=3
+            )
+
+    def _load_pixels(self, images: Sequence, start: int) -> np.ndarray:
+        """Decodes pictures in threads, uint8 `[N, S, S, 3]`; None is white."""
+
+        def load(row: int) -> np.ndarray:
+            if images[row] is None:
+                return images_lib.blank(self.image_size)
+            try:
+                return pictures.to_pixels(
+                    images[row], self.image_size, self.config.data.max_pixels
+                )
+            except UserError as error:
+                raise UserError(f"images[{start + row}]: {error}") from error
+
+        with threads_lib.pool(max(self.config.data.threads, 1)) as pool:
+            return np.stack(list(pool.map(load, range(len(images)))))
+
+    def _embed(
+        self,
+        role: str,
+        count: int,
+        load: Callable[[slice], Batch],
+        batch_size: int,
+    ) -> np.ndarray:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be positive.")
+
+        def batches() -> Iterator[tuple[slice, jax.Array]]:
+            for start in range(0, count, batch_size):
+                rows = slice(start, min(start + batch_size, count))
+                size = _padded_size(rows.stop - start, batch_size, self._mesh)
+                batch = mesh_lib.put_batch(_pad(load(rows), size), self._mesh)
+                yield rows, self._encode[role](self._variables, batch)
+
+        found = np.zeros((count, self.dim), np.float32)
+        for rows, embeddings in embed.one_behind(batches()):
+            found[rows] = jax.device_get(embeddings)[: rows.stop - rows.start]
+        return found
+
+
+def load(model: str | os.PathLike, *, mesh: Mesh | None = None) -> Model:
+    """Loads a model.
+
+    Args:
+      model: a bundle; the workdir of a stage; the workdir of a curriculum, for
+        its last stage; or the name of a bundle on the Hugging Face hub.
+      mesh: the devices to use, see `mesh.make_mesh`; by default all.
+
+    Raises:
+      UserError: if there is no model, or it is damaged.
+    """
+    mesh = mesh or mesh_lib.make_mesh()
+    return Model(load_trained(model, mesh), mesh)
+
+
+def load_trained(model: str | os.PathLike, mesh: Mesh) -> Trained:
+    """Loads config, model and variables; see `load`."""
+    folder = bundle.find(model)
+    if folder is not None:
+        return bundle.read(folder, mesh)
+    workdir = paths.absolute(runs.find_models(model)[-1].workdir)
+    return checkpoints.load_model(workdir, mesh)
+
+
+def load_measured(
+    workdir: str | os.PathLike, mesh: Mesh | None = None
+) -> tuple[Trained, list[evaluate.Row]]:
+    """Loads the last stage of a run, and what was measured of it.
+
+    Args:
+      workdir: of a stage or a curriculum.
+      mesh: the devices that get the variables; by default all.
+
+    Returns:
+      The model, and its rows of the metrics.json beside it.
+
+    Raises:
+      UserError: if there is no model, or a file is damaged.
+    """
+    folder = paths.absolute(runs.find_models(workdir)[-1].workdir)
+    trained = checkpoints.load_model(folder, mesh)
+    rows = [
+        row
+        for place in dict.fromkeys((folder, paths.make(workdir)))
+        for row in evaluate.merge(place / METRICS, ())
+        if row["model"] == runs.OURS and row["stage"] == trained.config.name
+    ]
+    return trained, rows
+
+
+def _uses_text(fusion: str) -> bool:
+    if fusion in zero_shot.NAMES:
+        return fusion == zero_shot.CLIP
+    return FUSIONS[fusion].uses_text
+
+
+def _align(
+    images: Sequence | None, texts: Sequence[str | None] | None
+) -> tuple[list, list[str]]:
+    """Returns images and texts of equal length; fills in what is missing."""
+    if images is None and texts is None:
+        raise UserError("Documents need images, texts or both.")
+    if isinstance(texts, str):
+        raise UserError("texts is a single text; put it into a list.")
+    if images is not None:
+        images = list(pictures.check_list(images, "images"))
+    if texts is not None:
+        texts = list(texts)
+        for row, one in enumerate(texts):
+            if one is not None and not isinstance(one, str):
+                raise UserError(
+                    f"texts[{row}] is a {type(one).__name__}, not a string."
+                )
+    images = [None] * len(texts) if images is None else images
+    texts = [""] * len(images) if texts is None else [x or "" for x in texts]
+    if len(images) != len(texts):
+        raise UserError(
+            f"There are {len(images)} images but {len(texts)} texts; give one "
+            "of each per document, None where a document has none."
+        )
+    return images, texts
+
+
+def _require_content(images: list, texts: list[str]) -> None:
+    for row, (image, one) in enumerate(zip(images, texts, strict=True)):
+        if image is None and not one.strip():
+            raise UserError(f"Document {row} has neither a picture nor a text.")
+
+
+def _padded_size(count: int, batch_size: int, mesh: Mesh) -> int:
+    """Returns the next power of two, so that few shapes are compiled."""
+    size = min(1 << (count - 1).bit_length(), batch_size)
+    return mesh_lib.padded_rows(size, mesh)
+
+
+def _pad(batch: Batch, rows: int) -> Batch:
+    def pad(array: np.ndarray) -> np.ndarray:
+        widths = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
+        return np.pad(array, widths)
+
+    return {name: pad(array) for name, array in batch.items()}

@@ -1,0 +1,137 @@
+"""The model card of a bundle: what the model is, how good, and who may use it.
+
+The front matter and sections are those of the Hugging Face hub.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from ml_collections import ConfigDict
+
+from mixer_jax.retrieval.metrics import DEFINITIONS
+
+# Keys of a row that are shown as they are.
+_COLUMNS = ["stage", "split", "gallery", "queries", "documents"]
+_TEMPLATE = jinja2.Environment(
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+).from_string("""\
+---
+library_name: mixer_jax
+pipeline_tag: image-feature-extraction
+license: unknown  # the license of the weights: fill in
+tags: [image-retrieval, multi-modal-retrieval, mixer]
+---
+
+# {{ name }}
+
+Embeds a query, which is an image, and a document, which is an image, a text or
+both, into one space of {{ model.dim }} dimensions. The cosine of two embeddings
+says how likely the query shows what the document offers.
+
+```python
+import mixer_jax
+
+model = mixer_jax.load("PATH/OF/THIS/FOLDER")
+queries = model.embed_queries(["photo.jpg"])
+documents = model.embed_documents(["shoe.jpg"], ["a red shoe"])
+cosines = queries @ documents.T
+```
+
+## Model
+
+| | |
+|---|---|
+| image encoder | {{ model.image.name }} |
+| text encoder | {{ "none" if reads_no_text else model.text.name }} |
+| fusion | {{ model.fusion }} |
+| image size | {{ data.image_size }} x {{ data.image_size }} pixels |
+| text length | {{ data.text_length }} tokens |
+| precision | {{ precision }} |
+| fingerprint | `{{ meta.fingerprint }}` |
+
+## Training
+
+{% if meta.categories %}
+Trained for {{ "{:,}".format(meta.step) }} steps of {{ batch_size }} samples to
+classify queries and documents by {{ "{:,}".format(meta.categories) }}
+categories ({{ head.name }} softmax over proxies, {{ head.margin }} margin
+{{ head.margin_size }}, scale {{ head.scale }}).
+{% else %}
+Published weights of the encoders, without any training.
+{% endif %}
+
+## Training data
+
+Describe the data and its license here.
+
+## Measures
+
+{% if rows %}
+On categories that were not trained on; each query ranks all documents of a
+gallery.
+
+| {{ (columns + titles) | join(" | ") }} |
+|{% for _ in columns + titles %}---|{% endfor %}
+
+{% for row in rows %}
+| {{ (row.cells + row.figures) | join(" | ") }} |
+{% endfor %}
+
+{% for title, definition in definitions %}
+- **{{ title }}**: {{ definition }}
+{% endfor %}
+{% else %}
+None; `python -m mixer_jax.evaluate` measures the model.
+{% endif %}
+
+## Intended use and limits
+
+Search of a catalog by picture. A similar embedding is no proof that two
+pictures show the same thing; categories and styles that differ from the
+training data may be embedded poorly.
+
+## Citation
+
+The method is that of *Mixer* (arXiv 2305.03972). The equations and settings are
+mixer_jax's own reading of it.
+""")
+
+
+def render(
+    meta: Mapping[str, Any],
+    config: ConfigDict,
+    measures: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Returns the model card, in Markdown.
+
+    Args:
+      meta: `fingerprint`, `step` and `categories`; see `bundle`.
+      config: of the stage.
+      measures: rows of `retrieval.evaluate`.
+    """
+    rows = [
+        {
+            "cells": [row[name] for name in _COLUMNS],
+            "figures": [_percent(row.get(key)) for key, _, _ in DEFINITIONS],
+        }
+        for row in measures
+    ]
+    return _TEMPLATE.render(
+        name=f"{config.name} ({config.model.fusion})",
+        meta=meta,
+        model=config.model,
+        reads_no_text=config.model.fusion in ("image_only", "mean_patches"),
+        data=config.data,
+        head=config.head,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        rows=rows,
+        columns=_COLUMNS,
+        titles=[title for _, title, _ in DEFINITIONS],
+        definitions=[(title, why) for _, title, why in DEFINITIONS],
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"

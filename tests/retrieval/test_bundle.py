@@ -1,0 +1,222 @@
+"""Bundles of a small model that sees colors, and of zero-shot models."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mixer_jax
+from mixer_jax.errors import UserError
+from mixer_jax.retrieval import bundle, model
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def made(trained, tmp_path):
+    bundle.write(trained, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def change_config(folder, **values):
+    path = folder / bundle.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_it_gives_the_same_embeddings_after_a_move(made, colour_run, tmp_path):
+    wanted = mixer_jax.load(colour_run)
+    queries, documents = (
+        wanted.embed_queries(PICTURES),
+        wanted.embed_documents(PICTURES, ["a text"] * 5),
+    )
+    shutil.move(made, tmp_path / "moved to")
+    shutil.rmtree(colour_run)
+    shutil.rmtree(tmp_path / "data")
+    found = mixer_jax.load(tmp_path / "moved to")
+    assert found.fingerprint == wanted.fingerprint
+    np.testing.assert_array_equal(found.embed_queries(PICTURES), queries)
+    np.testing.assert_array_equal(
+        found.embed_documents(PICTURES, ["a text"] * 5), documents
+    )
+
+
+def test_it_names_no_path_of_this_machine(made, tmp_path):
+    here = os.path.realpath(tmp_path)
+    names = [path.name for path in made.iterdir()]
+    assert sorted(names) == sorted(bundle.KIND.names)
+    for path in made.iterdir():
+        content = path.read_bytes()
+        for place in (here, str(tmp_path), os.getcwd(), sys.prefix):
+            assert place.encode() not in content, (path, place)
+
+
+def test_whom_the_umask_allows_can_read_it(trained, tmp_path):
+    before = os.umask(0o027)
+    try:
+        bundle.write(trained, tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "bundle").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o640, path
+
+
+def test_it_can_be_written_again_from_itself(made, tmp_path):
+    loaded = mixer_jax.load(made)
+    loaded.save(tmp_path / "again")
+    for name in (bundle.CONFIG, bundle.TOKENIZER, bundle.WEIGHTS):
+        first, second = (
+            json.loads((folder / name).read_text())
+            if name != bundle.WEIGHTS
+            else (folder / name).read_bytes()
+            for folder in (made, tmp_path / "again")
+        )
+        if name == bundle.CONFIG:
+            first.pop("categories"), second.pop("categories")
+        assert first == second
+
+
+def test_the_fingerprint_is_of_what_embeddings_depend_on(trained):
+    mark = bundle.fingerprint(trained)
+    config = trained.config.copy_and_resolve_references()
+    config.data.table = "elsewhere.csv"
+    config.batch_size = 4
+    config.model.text.dropout = 0.9
+    assert bundle.fingerprint(_with(trained, config=config)) == mark
+    for key, value in (("image_size", 16), ("text_length", 4)):
+        other = trained.config.copy_and_resolve_references()
+        other.data[key] = value
+        assert bundle.fingerprint(_with(trained, config=other)) != mark
+    scaled = {"params": {"scale": trained.variables["params"]["scale"] * 2}}
+    assert bundle.fingerprint(_with(trained, variables=scaled)) != mark
+
+
+def _with(trained, **changes):
+    import dataclasses
+
+    return dataclasses.replace(trained, **changes)
+
+
+def test_a_newer_format_is_refused(made):
+    change_config(made, format=bundle.FORMAT + 1)
+    with pytest.raises(UserError, match="install a newer version"):
+        mixer_jax.load(made)
+
+
+@pytest.mark.parametrize("name", bundle.KIND.names[:3])
+def test_damage_is_noticed(made, name):
+    content = (made / name).read_bytes()
+    for damaged in (b"", content[:-9], content[: len(content) // 2], None):
+        (made / name).unlink(missing_ok=True)
+        if damaged is not None:
+            (made / name).write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            mixer_jax.load(made)
+    (made / name).write_bytes(content)
+    mixer_jax.load(made)
+
+
+def test_changed_weights_are_noticed(made):
+    path = made / bundle.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="differ from its fingerprint"):
+        mixer_jax.load(made)
+
+
+def test_a_foreign_config_is_damage(made):
+    for values in (
+        {"format": 0},
+        {"format": "1"},
+        {"config": 3},
+        {"step": "x"},
+    ):
+        kept = (made / bundle.CONFIG).read_text()
+        change_config(made, **values)
+        with pytest.raises(UserError, match="is damaged"):
+            mixer_jax.load(made)
+        (made / bundle.CONFIG).write_text(kept)
+
+
+def test_a_folder_with_other_contents_is_kept(trained, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep me")
+    with pytest.raises(UserError, match="contents other than the bundle"):
+        bundle.write(trained, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
+
+
+def test_the_card_has_the_measures_of_the_stage(colour_run, tmp_path):
+    row = dict(
+        model="mixer",
+        stage="stage2",
+        split="test",
+        gallery="test",
+        queries=8,
+        documents=9,
+        identical_at_1=0.4567,
+        relevance_at_1=None,
+    )
+    rows = [row, row | {"model": "other", "identical_at_1": 0.9}]
+    (colour_run / "metrics.json").write_text(json.dumps(rows))
+    trained, measures = model.load_measured(colour_run)
+    bundle.write(trained, tmp_path / "bundle", measures)
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "| stage2 | test | test | 8 | 9 | 45.7% | - | - |" in card
+    assert "90.0%" not in card
+    assert "license: unknown" in card
+    assert "arXiv 2305.03972" in card
+
+
+def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path):
+    with pytest.raises(UserError, match="There is no folder nobody/nothing"):
+        mixer_jax.load("nobody/nothing")
+
+
+def _embed_as_nobody(folder, pictures):
+    """Embeds queries in a process of another user, if this one is root."""
+    # The interpreter may be readable by root alone: import before.
+    program = (
+        "import os, sys, jax, numpy as np, mixer_jax; "
+        "jax.devices(), mixer_jax.load; "
+        "os.getuid() or (os.setgid(65534), os.setuid(65534)); "
+        f"model = mixer_jax.load({str(folder)!r}); "
+        f"pictures = np.load({str(pictures)!r}); "
+        "sys.stdout.buffer.write(model.embed_queries(pictures).tobytes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd="/",
+        env={
+            "PYTHONPATH": str(pathlib.Path(mixer_jax.__file__).parents[1]),
+            "HF_HUB_OFFLINE": "1",
+            "JAX_PLATFORMS": "cpu",
+            "HOME": "/nonexistent",
+        },
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, np.float32).reshape(len(PICTURES), -1)
+
+
+@pytest.mark.slow
+def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
+    """A real model: exported, copied, its origin deleted, loaded elsewhere."""
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    source = mixer_jax.from_encoders(image_size=64)
+    source.save(tmp_path / "origin")
+    pictures, copy = tmp_path / "pictures.npy", tmp_path / "other" / "copy"
+    np.save(pictures, PICTURES)
+    wanted = _embed_as_nobody(tmp_path / "origin", pictures)
+    np.testing.assert_allclose(
+        wanted, source.embed_queries(PICTURES), atol=1e-5
+    )
+    shutil.copytree(tmp_path / "origin", copy)
+    shutil.rmtree(tmp_path / "origin")
+    np.testing.assert_array_equal(_embed_as_nobody(copy, pictures), wanted)
