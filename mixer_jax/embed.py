@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.data import images, table
-from mixer_jax.retrieval import embed
+from mixer_jax.retrieval import embed, runs
 from mixer_jax.runtime import command, numbers, parsing, terminal
-from mixer_jax.training import checkpoints
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.embed", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="a trained stage's folder")
+    add("--workdir", required=True, help="of a trained stage, or a bundle")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the .npz file to write")
     at_once = "samples at once"
@@ -39,7 +39,7 @@ def _embed(given: argparse.Namespace) -> None:
     embed.check_path(given.out)
     path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
     frame = table.read_table(path)
-    trained = checkpoints.load_model(given.workdir, mesh)
+    trained = runs.load(paths.make(given.workdir), mesh)
     data = trained.config.data
     limit = given.max_skipped
     limit = data.max_skipped if limit is None else limit

@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.evaluate", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="a curriculum's folder or a stage's")
+    add(
+        "--workdir",
+        required=True,
+        help="of a stage or curriculum, or a bundle",
+    )
     repeated = {"action": "append", "default": []}
     add("--stage", **repeated, help="stage to measure, repeatable; default all")
     add("--model", **repeated, help="NAME=WORKDIR of another model, repeatable")

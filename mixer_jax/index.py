@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.index", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="a trained stage's or curriculum's")
+    add("--workdir", required=True, help="of a run, or a bundle")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the folder to write")
     add("--split", default="", help="whose documents; default every split's")

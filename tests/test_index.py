@@ -23,7 +23,7 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
     table = f"--table={colours[0] / 'colours.csv'}"
     out = f"--out={tmp_path / 'index'}"
     for arguments, said in (
-        ([run, table, f"--out={colours[0]}"], "other contents"),
+        ([run, table, f"--out={colours[0]}"], "has contents other than"),
         ([run, "--table=no.csv", out], "no.csv"),
         ([f"--workdir={tmp_path / 'no'}", table, out], "no trained stage"),
         ([run, table, out, "--split=no"], "'no'"),

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mixer_jax import mesh as mesh_lib
+from mixer_jax import paths
 from mixer_jax.data import text
 from mixer_jax.errors import UserError
 from mixer_jax.models import factory, originals, zero_shot
@@ -119,7 +120,7 @@ def find(name: str | os.PathLike) -> pathlib.Path | None:
     """
     folder = pathlib.Path(name)
     if os.path.isdir(folder):
-        return folder if _is_bundle(folder) else None
+        return folder if is_bundle(folder) else None
     if os.path.exists(folder) or not _HUB_NAME.fullmatch(os.fspath(name)):
         return None
     # Imported here because few programs need it.
@@ -148,24 +149,14 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       UserError: if it is incomplete, damaged, or of a newer format.
     """
     folder = pathlib.Path(folder)
-    meta = _read_meta(folder)
+    config, step, mark = _read_config(folder)
     try:
-        config = config_lib.defaults()
-        with config.ignore_type():
-            config.update(config_lib.from_dict(meta["config"]))
         tensors = load_file(folders.find(folder, WEIGHTS))
         tokenizer = folders.find(folder, TOKENIZER).read_text("utf-8")
-        if (
-            _digest(_portable(config), tokenizer, tensors)
-            != meta["fingerprint"]
-        ):
+        if _digest(_portable(config), tokenizer, tensors) != mark:
             raise ValueError("its files differ from its fingerprint")
-        step = int(meta["step"])
     except _DAMAGE as error:
         raise _damaged(folder, error) from error
-    config.data.tokenizer = str(
-        folders.find(folder, TOKENIZER).resolve().parent
-    )
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
     model = zero_shot.make_model(config.model)
     if model is None:
@@ -191,7 +182,21 @@ def fingerprint(trained: Trained) -> str:
     )
 
 
-def _is_bundle(folder: pathlib.Path) -> bool:
+def read_config(folder: str | os.PathLike) -> ConfigDict:
+    """Returns the config of a bundle; its tokenizer is the bundle's."""
+    return _read_config(pathlib.Path(folder))[0]
+
+
+def read_step(folder: str | os.PathLike) -> int:
+    """Returns the step that the model of a bundle was saved at."""
+    return _read_config(pathlib.Path(folder))[1]
+
+
+def is_bundle(folder: str | os.PathLike) -> bool:
+    """Returns whether a folder is a bundle, even a damaged one."""
+    if paths.is_remote(paths.make(folder)):
+        return False
+    folder = pathlib.Path(folder)
     if folders.find(folder, WEIGHTS).is_file():
         return True
     try:
@@ -199,6 +204,21 @@ def _is_bundle(folder: pathlib.Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(meta, dict) and "fingerprint" in meta
+
+
+def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
+    """Returns config, step and fingerprint of a bundle."""
+    meta = _read_meta(folder)
+    try:
+        config = config_lib.defaults()
+        with config.ignore_type():
+            config.update(config_lib.from_dict(meta["config"]))
+        config.data.tokenizer = str(
+            folders.find(folder, TOKENIZER).resolve().parent
+        )
+        return config, int(meta["step"]), str(meta["fingerprint"])
+    except _DAMAGE as error:
+        raise _damaged(folder, error) from error
 
 
 def _read_meta(folder: pathlib.Path) -> dict[str, Any]:

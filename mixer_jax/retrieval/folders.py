@@ -276,6 +276,8 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
         return _Pointed(folder / name, tuple(names))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it, and create {folder} "

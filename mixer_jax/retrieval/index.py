@@ -9,13 +9,11 @@ Workdir and pictures are found again after a move; see `places`.
 """
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
@@ -23,11 +21,10 @@ from jax.sharding import Mesh
 from mixer_jax import paths
 from mixer_jax.data import images, rules, table
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import embed, folders, places, runs
+from mixer_jax.retrieval import bundle, embed, folders, places, runs
 from mixer_jax.runtime import arrays, tables
 from mixer_jax.runtime.text import quoted
 from mixer_jax.training import checkpoints, checksums
-from mixer_jax.training import workdir as workdir_lib
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
@@ -110,7 +107,7 @@ def build(
     if frame.empty:
         where = f"split {split!r} of {path}" if split else path
         raise UserError(f"There is no document in {where}.")
-    trained = checkpoints.load_model(workdir, mesh)
+    trained = runs.load(workdir, mesh)
     data = trained.config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
     frame, skipped = images.check_images(
@@ -130,7 +127,7 @@ def build(
         workdir=workdir,
         step=trained.step,
         images=path.parent,
-        fingerprint=_fingerprint(trained),
+        fingerprint=bundle.fingerprint(trained),
         sizes=tuple(places.sizes(path.parent, _tried(documents))),
     )
     return made, skipped
@@ -328,7 +325,7 @@ def _find_workdir(
     workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
     """Returns the first workdir at this step, else at any."""
-    steps = {path: workdir_lib.latest_step(path) for path in workdirs}
+    steps = {path: runs.latest_step(path) for path in workdirs}
     for wanted in ({step}, set(steps.values()) - {None}):
         for workdir, latest in steps.items():
             if latest in wanted:
@@ -369,33 +366,21 @@ def _find_images(
     return max(roots, key=count)
 
 
-def _fingerprint(trained: checkpoints.Trained) -> str:
-    """Returns a hash of a model's variables."""
-    digest = hashlib.blake2b(digest_size=16)
-    leaves = jax.tree_util.tree_leaves_with_path(trained.variables)
-    for path, leaf in leaves:
-        array = jax.device_get(leaf)
-        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
-        digest.update(name.encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
     """Loads the model that made an index.
 
     Raises:
       UserError: if its workdir now has no checkpoint, or another one.
     """
-    step = workdir_lib.latest_step(index.workdir)
+    step = runs.latest_step(index.workdir)
     if step != index.step:
         now = "none" if step is None else f"that of step {step}"
         raise UserError(
             f"The index was built with the checkpoint of step {index.step} in "
             f"{index.workdir}, which now has {now}; {_REMEDY}"
         )
-    trained = checkpoints.load_model(index.workdir, mesh)
-    same = index.fingerprint in ("", _fingerprint(trained))
+    trained = runs.load(index.workdir, mesh)
+    same = index.fingerprint in ("", bundle.fingerprint(trained))
     if trained.config.model.dim != index.embeddings.shape[1] or not same:
         raise UserError(
             "The index was built with another model than the current one in "

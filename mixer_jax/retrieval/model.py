@@ -20,7 +20,6 @@ from mixer_jax.models import zero_shot
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.retrieval import bundle, embed, evaluate, runs
 from mixer_jax.runtime import threads as threads_lib
-from mixer_jax.training import checkpoints
 from mixer_jax.training.checkpoints import Trained
 
 Batch = dict[str, np.ndarray]
@@ -295,10 +294,9 @@ def load(model: str | os.PathLike, *, mesh: Mesh | None = None) -> Model:
 def load_trained(model: str | os.PathLike, mesh: Mesh) -> Trained:
     """Loads config, model and variables; see `load`."""
     folder = bundle.find(model)
-    if folder is not None:
-        return bundle.read(folder, mesh)
-    workdir = paths.absolute(runs.find_models(model)[-1].workdir)
-    return checkpoints.load_model(workdir, mesh)
+    if folder is None:
+        folder = paths.absolute(runs.find_models(model)[-1].workdir)
+    return runs.load(folder, mesh)
 
 
 def load_measured(
@@ -317,7 +315,7 @@ def load_measured(
       UserError: if there is no model, or a file is damaged.
     """
     folder = paths.absolute(runs.find_models(workdir)[-1].workdir)
-    trained = checkpoints.load_model(folder, mesh)
+    trained = runs.load(folder, mesh)
     rows = [
         row
         for place in dict.fromkeys((folder, paths.make(workdir)))

@@ -11,7 +11,7 @@ from mixer_jax import paths
 from mixer_jax.data import table as table_lib
 from mixer_jax.errors import UserError
 from mixer_jax.retrieval import baselines as baselines_lib
-from mixer_jax.retrieval import embed, evaluate, fusions
+from mixer_jax.retrieval import bundle, embed, evaluate, fusions
 from mixer_jax.training import checkpoints, inputs, places, workdir
 
 OURS = "mixer"  # the name of the run's own model in the rows
@@ -38,8 +38,8 @@ def find_stages(
     """
     run = paths.make(run)
     with paths.reaching(run):
-        if (run / workdir.CONFIG).is_file():
-            own = workdir.read_config(run).name
+        if bundle.is_bundle(run) or (run / workdir.CONFIG).is_file():
+            own = read_config(run).name
             wrong = [name for name in names if name not in (run.name, own)]
             if wrong:
                 raise UserError(
@@ -87,7 +87,7 @@ def find_models(
         models.append(Model(name, found[-1]))
     rows: dict[tuple[str, str], paths.Path] = {}
     for name, folder in models:
-        key = name, workdir.read_config(folder).name
+        key = name, read_config(folder).name
         if key in rows:
             raise UserError(
                 f"The model {name!r}, {key[1]}, is given twice, by {rows[key]} "
@@ -101,6 +101,31 @@ def find_models(
             "python -m mixer_jax.main."
         )
     return models
+
+
+def read_config(folder: paths.Path) -> ConfigDict:
+    """Returns the config of a stage's workdir, or of a bundle."""
+    if bundle.is_bundle(folder):
+        return bundle.read_config(folder)
+    return workdir.read_config(folder)
+
+
+def latest_step(folder: paths.Path) -> int | None:
+    """Returns the step of a workdir's or a bundle's model; None without one."""
+    if bundle.is_bundle(folder):
+        return bundle.read_step(folder)
+    return workdir.latest_step(folder)
+
+
+def load(folder: paths.Path, mesh: Mesh | None = None) -> checkpoints.Trained:
+    """Loads the model of a stage's workdir, or of a bundle.
+
+    Raises:
+      UserError: if there is no model, or it is damaged.
+    """
+    if bundle.is_bundle(folder):
+        return bundle.read(folder, mesh)
+    return checkpoints.load_model(folder, mesh)
 
 
 def measure_models(
@@ -133,7 +158,7 @@ def measure_models(
     Raises:
       UserError: if a table or a checkpoint is missing or invalid.
     """
-    configs = [workdir.read_config(model.workdir) for model in models]
+    configs = [read_config(model.workdir) for model in models]
     for number, (model, config) in enumerate(zip(models, configs, strict=True)):
         if table:
             config.evaluate.table = table
@@ -141,9 +166,15 @@ def measure_models(
             config.data.max_skipped = max_skipped
         if training_table and not number:
             config.data.table = training_table
+        if not table and bundle.is_bundle(model.workdir):
+            raise UserError(
+                f"{model.workdir} is a bundle, which names no sample table; "
+                "name one with --table=PATH."
+            )
         # What can be seen to be missing is said before anything is measured.
         _check_tables(model.workdir, config, baselines and not number)
-        workdir.trained_step(model.workdir)
+        if not bundle.is_bundle(model.workdir):
+            workdir.trained_step(model.workdir)
     frames, ours = {}, None
     for number, ((name, folder), config) in enumerate(
         zip(models, configs, strict=True)
@@ -164,7 +195,7 @@ def measure_models(
                 say(f"{path}: {kind}")
         if baselines and not number:
             yield _measure_baselines(config, frames[key], mesh)
-        trained = checkpoints.load_model(folder, mesh)
+        trained = load(folder, mesh)
         embedder = embed.make_embedder(trained, root, mesh, settings.batch_size)
         found = evaluate.evaluate(
             embedder,

@@ -9,7 +9,6 @@ GET  /health       what is served
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
 
-import asyncio
 import errno
 import functools
 import logging
@@ -35,12 +34,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mixer_jax import mesh as mesh_lib
 from mixer_jax.data import faults, images
 from mixer_jax.errors import UserError
-from mixer_jax.retrieval import search, uploads
+from mixer_jax.retrieval import middleware, search, uploads
 from mixer_jax.retrieval.index import Index
 from mixer_jax.training.checkpoints import Trained
 
@@ -273,47 +271,13 @@ def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
-        _without_cancellation(app),
+        middleware.without_cancellation(app),
         log_level="error",  # Whoever sent a bad request is told, not we.
         log_config=None,  # The default closes existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _without_cancellation(app: ASGIApp) -> ASGIApp:
-    """Answers requests that the end of the server cancels."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
-
-        async def note(message: Message) -> None:
-            nonlocal began
-            began = True
-            await send(message)
-
-        try:
-            await app(scope, receive, note)
-        except asyncio.CancelledError:
-            if scope["type"] != "http":
-                raise
-            if not began:
-                said = JSONResponse({"error": "The server is stopping."}, 503)
-                await said(scope, receive, send)
-
-    return answer
-
-
-def _with_single_slashes(app: ASGIApp) -> ASGIApp:
-    """Takes //search for /search: proxies that replace a prefix send it."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = scope | {"path": re.sub("/+", "/", scope["path"])}
-        await app(scope, receive, send)
-
-    return answer
 
 
 def listen(host: str, port: int) -> socket.socket:

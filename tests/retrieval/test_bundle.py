@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import mixer_jax
+from mixer_jax import embed, evaluate, index
 from mixer_jax.errors import UserError
+from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import bundle, model
+from mixer_jax.retrieval import index as index_lib
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 
@@ -207,8 +210,9 @@ def _embed_as_nobody(folder, pictures):
 @pytest.mark.slow
 def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
     """A real model: exported, copied, its origin deleted, loaded elsewhere."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o777 == 0o700:  # by pytest
+            folder.chmod(0o755)
     source = mixer_jax.from_encoders(image_size=64)
     source.save(tmp_path / "origin")
     pictures, copy = tmp_path / "pictures.npy", tmp_path / "other" / "copy"
@@ -220,3 +224,31 @@ def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
     shutil.copytree(tmp_path / "origin", copy)
     shutil.rmtree(tmp_path / "origin")
     np.testing.assert_array_equal(_embed_as_nobody(copy, pictures), wanted)
+
+
+def test_every_command_that_takes_a_model_takes_a_bundle(
+    made, colours, colour_run, tmp_path, capsys
+):
+    root, _ = colours
+    table, results = f"--table={root / 'colours.csv'}", {}
+    for name, folder in (("ours", made), ("theirs", colour_run / "stage2")):
+        out = tmp_path / name
+        model = [f"--workdir={folder}", table]
+        assert embed.main([*model, f"--out={out}.npz"]) == 0
+        assert index.main([*model, f"--out={out}"]) == 0
+        assert evaluate.main([*model, f"--out={out}.json"]) == 0
+        with np.load(f"{out}.npz") as arrays:
+            results[name] = [arrays["document_embeddings"]]
+        results[name].append(np.load(out / "embeddings.npy"))
+        rows = json.loads(pathlib.Path(f"{out}.json").read_text())
+        results[name].append([row["map"] for row in rows])
+    for ours, theirs in zip(*results.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # An index is served with either, wherever its model is now.
+    made.rename(tmp_path / "moved")
+    shutil.rmtree(colour_run)
+    for name in ("ours", "theirs"):
+        found = index_lib.load(tmp_path / name, tmp_path / "moved")
+        index_lib.load_model(found, make_mesh())
+    assert evaluate.main([f"--workdir={tmp_path / 'moved'}"]) == 2
+    assert "with --table=PATH" in capsys.readouterr().err
