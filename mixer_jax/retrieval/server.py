@@ -231,7 +231,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             Route("/search", answer, methods=["POST"]),
             Route("/image/{row}", picture),
         ],
-        middleware=[Middleware(_with_single_slashes)],
+        middleware=[Middleware(middleware.with_single_slashes)],
         exception_handlers={HTTPException: _say, Exception: _apologize},
     )
     # Redirects would be absolute URLs, without a proxy's prefix.
