@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import mesh as meshes
 
 _CHUNK = 4096  # rows drawn at once
 

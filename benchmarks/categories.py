@@ -30,7 +30,7 @@ import rich.console
 import rich.table
 
 from mixer_jax.categories import settings
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 Row = dict[str, Any]

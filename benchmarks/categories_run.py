@@ -19,10 +19,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import machine, memory
-from mixer_jax.categories import find, graph, log, quality, simulate, tables
+from mixer_jax.categories import find, log, tables
+from mixer_jax.categories.evidence import graph
+from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import from_flags
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table
+from mixer_jax.demo import simulate
+from mixer_jax.runtime.errors import UserError
 
 LARGEST = 200  # samples of a category
 _SKEW = 2.0  # exponent of the sizes
@@ -143,7 +146,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     def f1(labels: np.ndarray) -> float:
         known = truth != ""
-        return quality.against_truth(labels[known], truth[known])["bcubed_f1"]
+        return against_truth.against_truth(labels[known], truth[known])[
+            "bcubed_f1"
+        ]
 
     settings = from_flags(argparse.Namespace(**job))
     memory.resident(peak=False)

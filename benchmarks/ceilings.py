@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
+from mixer_jax.runtime import mesh as meshes
 
 # Sides of the square factors and MiB of the array that is moved, of all
 # devices together: far above any cache, and a second or two in all.

@@ -1,6 +1,6 @@
 """Kills a training run again and again, and compares what it comes to.
 
-    python -m mixer_jax.data.emoji --out=runs/chaos --limit=400
+    python -m mixer_jax.demo.emoji --out=runs/chaos --limit=400
     python -m benchmarks.chaos --data=runs/chaos [--kills=50] [--devices=4] \
         [--processes=1,2,4] [--steps=60] [--seed=0] [--seeds=3] [--json=FILE]
 
@@ -37,8 +37,8 @@ from typing import Any
 
 from benchmarks import chaos_main, chaos_run
 from benchmarks.chaos_run import Place, Run
-from mixer_jax import processes
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import processes
+from mixer_jax.runtime.errors import UserError
 
 STATES = ("starting", "training", "saving")  # that a run is killed in
 # Seconds, at most, until a run is killed: after its start, or its first step.

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax import main
-from mixer_jax.models import bert, factory
-from mixer_jax.training import command_line
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert
+from mixer_jax.training.config import command_line
 
 NAME = "tiny"
 

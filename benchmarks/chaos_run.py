@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
+from mixer_jax.experiments import measure
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.training import checkpoints, logs, row_files, workdir
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import checkpoints, row_files, workdir
+from mixer_jax.training.watch import logs
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
@@ -187,7 +189,7 @@ class Run:
 
     def measures(self) -> dict[str, float]:
         """Measures the last stage on categories that were not trained on."""
-        rows = runs.measure_models(
+        rows = measure.measure_models(
             runs.find_models(self.workdir, STAGES[-1:]),
             meshes.make_mesh(jax.devices()[:1]),
         )

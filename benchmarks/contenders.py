@@ -25,10 +25,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks.arrays import Arrays
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import heads, interface, row_optimizers
-from mixer_jax.training import config as configs
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import keys as configs
 
 HEADS = ("dense", "exact", "sampled", "knn", "topk")
 SHARED = ("sampled", "knn")  # heads that have an active share

@@ -27,7 +27,7 @@ import rich.table
 from jax import lax
 
 from benchmarks import machine, printing
-from mixer_jax.models.convolutions import convolve, depthwise
+from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")

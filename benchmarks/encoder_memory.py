@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from benchmarks import encoder_sides, memory, partial_fc_torch
-from mixer_jax import mesh as meshes
+from mixer_jax.runtime import mesh as meshes
 
 OURS, PEER = SIDES = ("ours", "peer")
 

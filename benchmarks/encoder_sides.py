@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks import partial_fc_torch
-from mixer_jax.models import bert, resnet, swin, vit
+from mixer_jax.models.encoders import bert, resnet, swin, vit
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 

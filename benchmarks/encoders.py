@@ -37,9 +37,9 @@ from benchmarks import (
     printing,
 )
 from benchmarks.encoder_sides import PASSES, Problem
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
 from mixer_jax.models.factory import choose
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
 
 WARM_UP = 2  # passes of each side before the first round
 PAUSE = 0.02  # seconds before a pass: another library's threads fall asleep

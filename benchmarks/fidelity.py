@@ -32,11 +32,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import contenders
-from mixer_jax import mesh as meshes
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.retrieval import evaluate, fusions
-from mixer_jax.training import checkpoints, inputs
+from mixer_jax.data.tables import table
+from mixer_jax.experiments import fusions
+from mixer_jax.retrieval import evaluate
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import inputs
+from mixer_jax.training.checkpoint import checkpoints
 
 Row = dict[str, Any]
 

@@ -42,8 +42,8 @@ from benchmarks import (
     partial_fc_torch,
     printing,
 )
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
 
 WARM_UP = 2  # steps of each head before the first round
 PAUSE = 0.02  # seconds before a step: another library's threads fall asleep

@@ -27,8 +27,8 @@ import rich.table
 
 from benchmarks import input_sides, machine, partial_fc_torch, printing
 from benchmarks.input_sides import Problem
-from mixer_jax.data import augment
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import augment
+from mixer_jax.runtime.errors import UserError
 
 _COUNTS = ("size", "images", "rows", "batch", "batches", "workers", "rounds")
 

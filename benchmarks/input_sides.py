@@ -19,7 +19,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mixer_jax.data import builder, images, pipeline, table, text
+from mixer_jax.data import builder
+from mixer_jax.data.images import decoding
+from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.tables import table
 
 BARE, TORCH = "bare", "torch DataLoader"
 FILES, PREPARED = "files", "array_record"
@@ -103,7 +106,7 @@ def bare(data: Data) -> float:
 
     def decode(chunk: list[pathlib.Path]) -> None:
         for path in chunk:
-            images.decode(path, problem.size)
+            decoding.decode(path, problem.size)
 
     start = time.perf_counter()
     with ThreadPoolExecutor(problem.workers) as pool:
@@ -152,7 +155,7 @@ class TorchImages:
         import torch
 
         number %= len(self._paths)
-        pixels = images.decode(self._paths[number], self._size)
+        pixels = decoding.decode(self._paths[number], self._size)
         return torch.from_numpy(pixels.copy()), number // 2 % _CATEGORIES
 
 

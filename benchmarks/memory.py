@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from benchmarks import contenders, partial_fc_torch
 from benchmarks.arrays import make_arrays
-from mixer_jax import mesh as meshes
+from mixer_jax.runtime import mesh as meshes
 
 STEPS = 3
 ROOT = pathlib.Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from benchmarks.contenders import (
     Problem,
     work,
 )
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 NAME = "pytorch_partial_fc"
 

@@ -31,15 +31,11 @@ import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
-from mixer_jax.training import (
-    abstract_pod,
-    abstract_step,
-    program_costs,
-    setup,
-)
-from mixer_jax.training import config as configs
+from mixer_jax.compiled import abstract_pod, program_costs
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import abstract_step, setup
+from mixer_jax.training.config import keys as configs
 
 Row = dict[str, Any]
 

@@ -12,8 +12,8 @@ A config of your own can start from it:
 
 from ml_collections import ConfigDict
 
-from mixer_jax.errors import UserError
-from mixer_jax.training.config import defaults
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config.keys import defaults
 
 RUNLOCAL = "runlocal"  # the argument that makes a stage fit a laptop
 

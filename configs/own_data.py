@@ -11,7 +11,7 @@ of the encoders by `optimizer.parts`.
 
 from ml_collections import ConfigDict
 
-from mixer_jax.training.config import defaults
+from mixer_jax.training.config.keys import defaults
 
 
 def get_config() -> ConfigDict:

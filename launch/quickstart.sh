@@ -35,10 +35,10 @@ python=$venv/bin/python
 make_environment
 
 say "1/6 Drawing the emoji of two vendors"
-run "$python" -m mixer_jax.data.emoji --out="$run/data" ${few[@]+"${few[@]}"}
+run "$python" -m mixer_jax.demo.emoji --out="$run/data" ${few[@]+"${few[@]}"}
 
 say "2/6 Simulating a shop's click log"
-run "$python" -m mixer_jax.categories.simulate \
+run "$python" -m mixer_jax.demo.simulate \
   --table="$run/data/medium.csv" --out="$run/log"
 
 say "3/6 Finding categories in the log and the catalogue"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixer_jax.api import find_categories, train
-    from mixer_jax.errors import UserError
     from mixer_jax.retrieval.model import Model, load
     from mixer_jax.retrieval.zero_shot import from_encoders
+    from mixer_jax.runtime.errors import UserError
 
 # True while Python locates the module of `python -m`: from here on, signals
 # interrupt a command of this package.
@@ -32,7 +32,7 @@ if sys.argv[:1] == ["-m"]:
 # The module of each public name.
 _MODULES = {
     "Model": "mixer_jax.retrieval.model",
-    "UserError": "mixer_jax.errors",
+    "UserError": "mixer_jax.runtime.errors",
     "find_categories": "mixer_jax.api",
     "from_encoders": "mixer_jax.retrieval.zero_shot",
     "load": "mixer_jax.retrieval.model",

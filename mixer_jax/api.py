@@ -10,14 +10,16 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.categories import encoding, find, log, tables
+from mixer_jax.categories import find, log, tables
+from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.settings import Settings
-from mixer_jax.data import images
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import decoding
 from mixer_jax.models import features
 from mixer_jax.retrieval.model import Model, load
 from mixer_jax.runtime import similar
-from mixer_jax.training import arguments, curriculum
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import curriculum
+from mixer_jax.training.config import arguments
 
 _TEXT_LENGTH = 32  # tokens; longer texts are cut
 
@@ -89,7 +91,7 @@ def find_categories(
     chosen = _settings(settings)
     clicked = log.read_tables(queries, items, clicks)
     samples = tables.catalogue(clicked)
-    samples, _ = images.check_images(
+    samples, _ = decoding.check_images(
         samples, "/", max_skipped, option="max_skipped"
     )
     clicked = log.keep(clicked, set(samples["sample_id"]))

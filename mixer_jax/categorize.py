@@ -13,21 +13,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixer_jax.categories import encoding, identities, log, quality, tables
+from mixer_jax.categories import identities, log, tables
+from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.find import find_categories
+from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import add_flags, from_flags
-from mixer_jax.data import found as found_table
-from mixer_jax.data import images, table
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import found as found_table
+from mixer_jax.data.tables import table
 from mixer_jax.models import factory, features
-from mixer_jax.runtime import (
-    command,
-    files,
-    numbers,
-    ownership,
-    parsing,
-    terminal,
-)
-from mixer_jax.runtime.tables import write
+from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.tabular.tables import write
 
 _WRITTEN = ("found.csv", "unassigned.csv", "categories.json", "features.npz")
 
@@ -57,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> None:
     names = (*_WRITTEN, identities.LEDGER)
     files.check_folder(given.out, "The categories", names)
-    with ownership.hold(given.out, "--out"):
+    with folder_lock.hold(given.out, "--out"):
         _categorize(given)
 
 
@@ -75,7 +72,7 @@ def _categorize(given: argparse.Namespace) -> None:
     if truth is not None:
         samples = tables.with_truth(samples, truth)
     found_table.check(samples, truth, out)
-    kept, skipped = images.check_images(samples, out, given.max_skipped)
+    kept, skipped = decoding.check_images(samples, out, given.max_skipped)
     clicks = log.keep(clicks, set(kept["sample_id"]))
     shown = encoding.encode(
         clicks,
@@ -92,11 +89,11 @@ def _categorize(given: argparse.Namespace) -> None:
     write(left, out / "unassigned.csv")
     changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
-    figures = quality.report(found, is_query, kept.get("truth"))
-    quality.write(figures, out)
+    figures = against_truth.report(found, is_query, kept.get("truth"))
+    against_truth.write(figures, out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
-    terminal.say(quality.lines(figures), changes)
+    terminal.say(against_truth.lines(figures), changes)
 
 
 if __name__ == "__main__":

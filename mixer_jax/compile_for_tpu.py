@@ -17,15 +17,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from mixer_jax.compiled import abstract_pod
 from mixer_jax.reports import programs
 from mixer_jax.runtime import files, terminal
-from mixer_jax.training import (
-    abstract_pod,
-    command_line,
-    curriculum,
-    inputs,
-)
-from mixer_jax.training import config as config_lib
+from mixer_jax.training import curriculum, inputs
+from mixer_jax.training.config import command_line
+from mixer_jax.training.config import keys as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

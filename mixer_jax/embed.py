@@ -12,11 +12,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import images, table
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
-from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime import command, numbers, parsing, paths, terminal
+from mixer_jax.runtime import mesh as mesh_lib
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _embed(given: argparse.Namespace) -> None:
     limit = given.max_skipped
     limit = data.max_skipped if limit is None else limit
     root = table.folder(path)
-    frame, skipped = images.check_images(
+    frame, skipped = decoding.check_images(
         frame, root, limit, max_pixels=data.max_pixels
     )
     made = embed.embed_table(trained, frame, root, mesh, given.batch_size)

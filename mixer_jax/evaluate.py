@@ -12,12 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import table
+from mixer_jax.data.tables import table
+from mixer_jax.experiments import measure
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime import command, numbers, parsing, paths, terminal
+from mixer_jax.runtime import mesh as mesh_lib
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     out = given.out or paths.make(given.workdir) / "metrics.json"
     models = runs.find_models(given.workdir, given.stage, given.model)
     evaluate.check_out(out)
-    measured = runs.measure_models(
+    measured = measure.measure_models(
         models,
         mesh_lib.make_mesh(),
         table=given.table,

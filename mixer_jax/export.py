@@ -17,15 +17,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.errors import UserError
-from mixer_jax.retrieval import (
-    bundle,
-    export,
-    export_encoders,
-    folders,
-    model,
-)
+from mixer_jax.retrieval import bundle, export, export_encoders, folders, model
 from mixer_jax.runtime import command, parsing, terminal
+from mixer_jax.runtime.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,10 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import table
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval import folders, index
 from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime import mesh as mesh_lib
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

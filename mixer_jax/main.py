@@ -15,9 +15,10 @@ under Slurm), start each with `--coordinator=HOST:PORT --processes=N
 from absl import flags
 from ml_collections import config_flags
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.training import command_line, curriculum, plan
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths
+from mixer_jax.training import curriculum, plan
+from mixer_jax.training.config import command_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -3,7 +3,7 @@
     python -m mixer_jax.serve --index=runs/quickstart/index \
         [--host=127.0.0.1] [--port=8000]
 
-`mixer_jax/retrieval/server.py` says what it answers. Ctrl-C or SIGTERM ends it,
+`mixer_jax/service/server.py` says what it answers. Ctrl-C or SIGTERM ends it,
 with exit code 0 once it serves, and 75 before. Port 0 takes a free one.
 """
 
@@ -12,11 +12,11 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import decode_memory
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import memory
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime import command, parsing
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +40,13 @@ def _serve(given: argparse.Namespace) -> None:
     try:
         import python_multipart  # noqa: F401  (starlette needs it for forms)
 
-        from mixer_jax.retrieval import server
+        from mixer_jax.service import server
     except ImportError as error:
         raise UserError(
             f"Serving needs the package {error.name}, which is not installed; "
             "run `pip install 'mixer_jax[serve]'`."
         ) from error
-    decode_memory.allow(given.max_megapixels, "--max-megapixels")
+    memory.allow(given.max_megapixels, "--max-megapixels")
     index = index_lib.load(given.index, given.workdir, given.images)
     if message := index_lib.missing_images(index):
         print(f"warning: {message}", file=sys.stderr)

@@ -16,15 +16,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mixer_jax.categories import outcome, sweep
-from mixer_jax.data import table
-from mixer_jax.reports import granularity
-from mixer_jax.runtime import (
-    command,
-    numbers,
-    ownership,
-    parsing,
-    terminal,
-)
+from mixer_jax.data.tables import table
+from mixer_jax.experiments import granularity
+from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime.ownership import folder_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> None:
     granularity.check_out(given.categories)
-    with ownership.hold(given.categories, "--categories"):
+    with folder_lock.hold(given.categories, "--categories"):
         _sweep(given)
 
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mixer_jax.data import faults
+from mixer_jax.data.images import faults
 
 SIDE = 128  # of the files that are too large where 64 x 64 pixels are allowed
 ALLOWED = 64 * 64

@@ -24,12 +24,13 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from mixer_jax.data import table
-from mixer_jax.mesh import make_mesh
-from mixer_jax.models import bert, factory
-from mixer_jax.training import checkpoints, workdir
-from mixer_jax.training import config as config_lib
+from mixer_jax.data.tables import table
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert
+from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
+from mixer_jax.training.checkpoint import checkpoints, workdir
+from mixer_jax.training.config import keys as config_lib
 from tests import several
 
 # Where launch/test.sh puts PyTorch, which no command of ours needs.

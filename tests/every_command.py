@@ -7,17 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mixer_jax import (
-    categorize,
-    embed,
-    evaluate,
-    export,
-    index,
-    report,
-    sweep,
-)
-from mixer_jax.categories import simulate
+from mixer_jax import categorize, embed, evaluate, export, index, report, sweep
 from mixer_jax.data import check, read
+from mixer_jax.demo import simulate
 
 
 class Inputs(NamedTuple):

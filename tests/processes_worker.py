@@ -7,15 +7,15 @@ import time
 
 from absl import flags
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import processes
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import ownership
-from mixer_jax.training import command_line
-from mixer_jax.training.checkpoints import Checkpoints
-from mixer_jax.training.clock import Clock
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import processes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints
+from mixer_jax.training.config import command_line
 from mixer_jax.training.state import TrainState
-from mixer_jax.training.watchdog import Watchdog
+from mixer_jax.training.watch.clock import Clock
+from mixer_jax.training.watch.watchdog import Watchdog
 
 _ACT = flags.DEFINE_string("act", None, "What to do.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where to save.")
@@ -77,7 +77,9 @@ def main() -> None:
                 state = double(state)
             checkpoints.save(2, state, {})
     elif _ACT.value == "own":
-        with ownership.hold(_FOLDER.value, "--workdir", together=True) as owner:
+        with folder_lock.hold(
+            _FOLDER.value, "--workdir", together=True
+        ) as owner:
             state = make_state()
             with Checkpoints(_FOLDER.value) as checkpoints:
                 owner.check()

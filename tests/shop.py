@@ -9,8 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from mixer_jax import categorize
-from mixer_jax.categories import simulate
-from mixer_jax.data import table
+from mixer_jax.data.tables import table
+from mixer_jax.demo import simulate
 
 CATEGORIES, QUERIES, ITEMS = 60, 2, 2  # how many, and of each
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mixer_jax import embed, evaluate, export, index, report
-from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.retrieval import runs
+from mixer_jax.runtime.mesh import make_mesh
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from mixer_jax import categorize
-from mixer_jax.categories import simulate
-from mixer_jax.data import table
-from mixer_jax.runtime import ownership
+from mixer_jax.data.tables import table
+from mixer_jax.demo import simulate
+from mixer_jax.runtime.ownership import folder_lock
 
 COUNT = 60
 
@@ -170,7 +170,7 @@ def test_other_methods(run, method, capsys):
 
 def test_a_second_run_in_its_folder_is_refused(run, capsys):
     root, _, calls = run
-    with ownership.hold(root / "out", "--out"):
+    with folder_lock.hold(root / "out", "--out"):
         code = categorize.main([f"--log={root}/log", f"--out={root}/out"])
     assert code == 2
     assert "Another run is using" in capsys.readouterr().err

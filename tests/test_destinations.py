@@ -17,9 +17,11 @@ import types
 import pytest
 
 from mixer_jax.categories import aggregate
-from mixer_jax.data import emoji, icons, images
-from mixer_jax.errors import UserError
-from mixer_jax.training import checkpoints, loop, workdir
+from mixer_jax.data.images import decoding
+from mixer_jax.demo import emoji, icons
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import loop
+from mixer_jax.training.checkpoint import checkpoints, workdir
 from tests import every_command
 from tests.every_command import COMMANDS
 
@@ -48,7 +50,7 @@ def forbid(patch):
         raise AssertionError("The work has begun.")
 
     patch.setattr(checkpoints, "load_model", work)
-    patch.setattr(images, "check_images", work)
+    patch.setattr(decoding, "check_images", work)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -256,7 +258,7 @@ def build(tmp_path, monkeypatch, capsys):
     )
     gathering = types.ModuleType("gathering")
     gathering.aggregate = work
-    name = "mixer_jax.categories.gathering"
+    name = "mixer_jax.categories.clicks.gathering"
     monkeypatch.setitem(sys.modules, name, gathering)
 
     def build(name, out):

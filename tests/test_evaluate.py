@@ -5,10 +5,10 @@ import re
 import shutil
 
 from mixer_jax import evaluate, report
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval.evaluate import MEASURES
-from mixer_jax.training import checkpoints
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import checkpoints
 
 
 def test_stages_and_other_models_are_measured(colour_run, capsys):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from mixer_jax import categorize, index, serve
-from mixer_jax.retrieval import server
 from mixer_jax.runtime import command as command_lib
+from mixer_jax.service import server
 from tests import every_command
 from tests.every_command import COMMANDS
 

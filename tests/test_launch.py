@@ -29,8 +29,8 @@ def test_dry_run_prints_commands_and_runs_none(script):
     if "quickstart" in script:
         modules = [x.split(" -m ")[1].split()[0] for x in commands[-6:]]
         assert modules == [
-            "mixer_jax.data.emoji",
-            "mixer_jax.categories.simulate",
+            "mixer_jax.demo.emoji",
+            "mixer_jax.demo.simulate",
             "mixer_jax.categorize",
             "mixer_jax.main",
             "mixer_jax.evaluate",

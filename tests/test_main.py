@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.training import checkpoints
+from mixer_jax.training.checkpoint import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "mixer_jax.main")
@@ -186,6 +186,6 @@ def pairs(one, other):
 
 
 def proxies(folder, dim):
-    from mixer_jax import mesh as mesh_lib
+    from mixer_jax.runtime import mesh as mesh_lib
 
     return checkpoints.load_proxies(folder, dim, mesh_lib.make_mesh())

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from mixer_jax.runtime import ownership
+from mixer_jax.runtime.ownership import folder_lock
 
 COMMANDS = {
     "index": ["--workdir=run", "--table=table.csv", "--out={}"],
@@ -22,7 +22,7 @@ COMMANDS = {
 def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
     module = importlib.import_module(f"mixer_jax.{name.split()[0]}")
     arguments = [given.format(tmp_path / "out") for given in COMMANDS[name]]
-    with ownership.hold(tmp_path / "out", "--out"):
+    with folder_lock.hold(tmp_path / "out", "--out"):
         before = sorted((tmp_path / "out").iterdir())
         assert module.main(arguments) == 2
         assert sorted((tmp_path / "out").iterdir()) == before

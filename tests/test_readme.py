@@ -252,7 +252,7 @@ def test_categories_of_a_click_log(clone):
 def test_reference_model_in_little(clone):
     # As many as stage 2's active set needs; the tables are then there already.
     few = "--limit=400 --size=64 --out=runs/local/data"
-    _run(f".venv/bin/python -m mixer_jax.data.emoji {few}", clone)
+    _run(f".venv/bin/python -m mixer_jax.demo.emoji {few}", clone)
     for command in _commands("stage1"):
         assert "loss" in _run(command, clone)
 

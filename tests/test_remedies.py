@@ -17,17 +17,18 @@ OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
 REACHED = {
     "categories.settings": {"categorize"},
     "categories.tables": {"categorize"},
-    "processes": {"main", "categories.aggregate"},
+    "runtime.processes": {"main", "categories.aggregate"},
     "retrieval.index": {"serve"},
-    "training.checkpoints": {"main"},
-    "training.config": {"main", "compile_for_tpu"},
+    "training.checkpoint.checkpoints": {"main"},
+    "training.config.keys": {"main", "compile_for_tpu"},
     "training.inputs": {"main"},
     "training.loop": {"main"},
     "training.origins": {"main"},
-    "training.workdir": {"main"},
+    "training.checkpoint.workdir": {"main"},
     "retrieval.runs": {"evaluate"},
+    "experiments.measure": {"evaluate"},
     "retrieval.evaluate": {"evaluate"},
-    "data.icon_packages": {"data.icons"},
+    "demo.icon_packages": {"demo.icons"},
 }
 # A command that is named with its option.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
@@ -162,7 +163,7 @@ def test_messages_name_options_at_all():
 
 def test_keys_that_a_resumed_run_refuses_are_no_remedy_there():
     """What helps a run that goes on must be a key that it may change."""
-    from mixer_jax.training import config
+    from mixer_jax.training.config import keys
 
     for key in ("data.max_skipped", "data.features", "data.prepared"):
-        assert key.startswith(config.FREE)
+        assert key.startswith(keys.FREE)

@@ -10,8 +10,8 @@ import urllib.request
 import pytest
 
 from mixer_jax import index, serve
-from mixer_jax.data import decode_memory
-from mixer_jax.retrieval import server
+from mixer_jax.data.images import memory
+from mixer_jax.service import server
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
 )
 def test_missing_packages_are_named(monkeypatch, capsys, package):
     for name in list(sys.modules):
-        if name.startswith((package, "mixer_jax.retrieval.server")):
+        if name.startswith((package, "mixer_jax.service.server")):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("mixer_jax.retrieval.server")
+    monkeypatch.delattr("mixer_jax.service.server")
     monkeypatch.setitem(sys.modules, package, None)
     assert serve.main(["--index=no"]) == 2
     said = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_missing_packages_are_named(monkeypatch, capsys, package):
 def test_what_was_moved_is_named(made, tmp_path, monkeypatch, capsys):
     served = []
     monkeypatch.setattr(server, "run", lambda app, _: served.append(app))
-    monkeypatch.setattr(decode_memory, "BUDGET", decode_memory.Budget(1))
+    monkeypatch.setattr(memory, "BUDGET", memory.Budget(1))
     (tmp_path / "run").rename(tmp_path / "model")
     (tmp_path / "data").rename(tmp_path / "pictures")
     arguments = [f"--index={made}", "--port=0", "--max-megapixels=2"]
@@ -103,4 +103,4 @@ def test_what_was_moved_is_named(made, tmp_path, monkeypatch, capsys):
     assert serve.main(arguments) == 0
     assert capsys.readouterr().err == ""
     assert len(served) == 2
-    assert decode_memory.BUDGET.total == 2_000_000 * 24
+    assert memory.BUDGET.total == 2_000_000 * 24

@@ -1,7 +1,7 @@
 import json
 
 from mixer_jax import sweep
-from mixer_jax.reports import granularity
+from mixer_jax.experiments import granularity
 
 
 def test_a_grid_is_written(own_shop, capsys, monkeypatch):

@@ -4,9 +4,10 @@
         --out=LOG [--until=2026-06-01] [-- --runner=FlinkRunner ...]
 
 LOG is the folder of the tables of queries and items
-(mixer_jax/categories/log.py); mixer_jax/categories/events.py says what events
-look like. Writes clicks.parquet into LOG and, with --until, the later events'
-clicks_later.parquet, which judges categories found from the earlier ones;
+(mixer_jax/categories/log.py); mixer_jax/categories/clicks/events.py says what
+events look like. Writes clicks.parquet into LOG and, with --until, the later
+events' clicks_later.parquet, which judges categories found from the earlier
+ones;
 aggregate.json has the counts.
 
 An event that stands twice (session, query, item and time are the same) counts
@@ -28,9 +29,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mixer_jax.categories import events
-from mixer_jax.errors import UserError
+from mixer_jax.categories.clicks import events
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime.errors import UserError
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -99,7 +100,7 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
             raise UserError(f"--until: {error}.") from error
     # Beam warns of what it does without; runners on a cluster have more to say.
     logging.disable(logging.WARNING)
-    from mixer_jax.categories import gathering
+    from mixer_jax.categories.clicks import gathering
 
     if options:
         logging.disable(logging.NOTSET)

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax.categories import affinity, clustering, graph, knee
-from mixer_jax.categories.contents import join_copies, same_contents
-from mixer_jax.categories.kmeans import kmeans
-from mixer_jax.categories.merging import merge
+from mixer_jax.categories.clustering import knee, methods
+from mixer_jax.categories.clustering.contents import join_copies, same_contents
+from mixer_jax.categories.clustering.kmeans import kmeans
+from mixer_jax.categories.clustering.merging import merge
+from mixer_jax.categories.evidence import affinity, graph
 from mixer_jax.categories.settings import Settings
 
 # Neighbours are those of this share of the affinity at the knee or more: most
@@ -109,7 +110,7 @@ def group(
     else:
         dense = _cluster(settings, pairs, evidence.affinity, nodes)
     phase("splitting")
-    whole = clustering.split(
+    whole = methods.split(
         dense,
         pairs.first,
         pairs.second,
@@ -184,7 +185,7 @@ def _cluster(
     if settings.method == "hdbscan":
         # What is less would not stay together.
         given["floor"] = min(settings.cohesion, settings.least)
-    return getattr(clustering, settings.method)(
+    return getattr(methods, settings.method)(
         pairs.first, pairs.second, value, nodes, **given
     )
 
@@ -194,13 +195,13 @@ def _join_copies(
 ) -> tuple[np.ndarray, int]:
     """Labels `[N]` with copies of one content in one cluster, and the joins."""
     same = same_contents(pairs, features)
-    labels = clustering.alone(labels)
+    labels = methods.alone(labels)
     is_query = np.arange(len(labels)) < len(features.query_image)
     joined = join_copies(
         labels, is_query, pairs.first[same], pairs.second[same]
     )
     count = len(np.unique(labels)) - len(np.unique(joined))
-    return clustering.without_single(joined), count
+    return methods.without_single(joined), count
 
 
 def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:

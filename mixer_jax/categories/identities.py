@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.categories.log import read_columns
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, tables
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
 LEDGER = "identities.json"  # stands beside the table whose IDs it is about

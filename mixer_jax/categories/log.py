@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import similar, tables
+from mixer_jax.runtime import similar
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
 QUERIES = ("query_id", "image")

@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 
-from mixer_jax.categories.affinity import Trust
-from mixer_jax.categories.merging import Merging
-from mixer_jax.errors import UserError
+from mixer_jax.categories.clustering.merging import Merging
+from mixer_jax.categories.evidence.affinity import Trust
+from mixer_jax.runtime.errors import UserError
 
 METHODS = ("dbscan", "hdbscan", "components", "kmeans")
 

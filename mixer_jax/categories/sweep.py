@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.categories.find import find_categories, group, weigh_pairs
-from mixer_jax.categories.graph import Features
 from mixer_jax.categories.settings import Settings
 
 # Affinities from which two samples are neighbours; DBSCAN's eps is 1 less it.

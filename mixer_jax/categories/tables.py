@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.categories.log import ClickLog
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 

@@ -18,11 +18,11 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mixer_jax import paths
-from mixer_jax.data import generations, table
-from mixer_jax.data.pipeline import FileSource
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import identity, progress, terminal
+from mixer_jax.data import generations
+from mixer_jax.data.stream.pipeline import FileSource
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity, paths, progress, terminal
+from mixer_jax.runtime.errors import UserError
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")

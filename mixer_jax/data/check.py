@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.data import table_check
+from mixer_jax.data.tables import validation
 from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(given: argparse.Namespace) -> None:
-    report = table_check.check(
+    report = validation.check(
         given.table,
         images=given.images,
         max_skipped=given.max_skipped,

@@ -11,15 +11,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mixer_jax.data.text import MINILM
-from mixer_jax.errors import UserError
-from mixer_jax.models import (
+from mixer_jax.data.stream.text import MINILM
+from mixer_jax.models import concept_memory
+from mixer_jax.models.encoders import (
     bert,
     clip,
-    concept_memory,
     efficientnet,
-    originals,
-    pretrained,
     resnet,
     siglip,
     swin,
@@ -27,6 +24,8 @@ from mixer_jax.models import (
 )
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import Mixer, align
+from mixer_jax.models.weights import originals, pretrained
+from mixer_jax.runtime.errors import UserError
 
 
 def _encoders(

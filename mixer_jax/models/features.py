@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.data import images, text
+from mixer_jax.data.images import decoding
+from mixer_jax.data.stream import text
 from mixer_jax.models import factory
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
@@ -88,7 +89,7 @@ def image_features(
     ):
 
         def decode(rows):
-            return [pool.submit(images.decode, p, size) for p in paths[rows]]
+            return [pool.submit(decoding.decode, p, size) for p in paths[rows]]
 
         slices = list(_batches(len(paths), batch_size))
         pending = [decode(rows) for rows in slices[:1]]

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mixer_jax.models import factory, originals
-from mixer_jax.models.key_map import KeyMap
+from mixer_jax.models import factory
+from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.towers import normalize
+from mixer_jax.models.weights import originals
 
 Batch = dict[str, Any]
 

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import (
     active_set,
     class_graph,
@@ -23,6 +21,8 @@ from mixer_jax.proxies import (
     softmax,
 )
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ Everything here costs O(B K log(B K) + M log M), whatever C is.
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.mesh import AXIS
+from mixer_jax.runtime.mesh import AXIS
 
 _NONE = jnp.iinfo(jnp.int32).max  # sorts behind every row
 _WEIGHT = 4096  # of a nearest neighbour; the r-th has 1 / r of it

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.mesh import AXIS
 from mixer_jax.proxies import nearest
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
+from mixer_jax.runtime.mesh import AXIS
 
 _QUERIES, _ROWS = 1024, 4096  # cosines at a time: 16 MiB
 _SPARE = 8  # candidates beyond K that narrow products bring to the f32 check

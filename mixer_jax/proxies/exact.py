@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import interface, softmax
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import mesh as meshes
 
 
 @dataclasses.dataclass(frozen=True)

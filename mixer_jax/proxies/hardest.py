@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.mesh import AXIS
 from mixer_jax.proxies import nearest, softmax
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime.mesh import AXIS
 
 
 def negatives(

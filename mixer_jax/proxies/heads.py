@@ -5,9 +5,9 @@ import math
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import active, exact, interface, margins, softmax
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
 
 
 def _exact(config, loss, mesh, num_categories):

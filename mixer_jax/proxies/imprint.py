@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
-from mixer_jax.mesh import AXIS
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.mesh import AXIS
 
 
 def init(num_categories: int, dim: int, mesh: Mesh) -> jax.Array:

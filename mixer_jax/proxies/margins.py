@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 Margin = Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax.mesh import AXIS
 from mixer_jax.proxies import nearest
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime.mesh import AXIS
 
 _ROWS = 4096  # proxies scored at once
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mixer_jax.errors import UserError
 from mixer_jax.proxies.interface import RowOptimizer
+from mixer_jax.runtime.errors import UserError
 
 
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as meshes
+from mixer_jax.runtime import mesh as meshes
 
 TINY = 1e-12  # smallest squared norm that is divided by
 

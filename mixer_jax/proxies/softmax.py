@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.mesh import AXIS
 from mixer_jax.proxies import interface, margins
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
+from mixer_jax.runtime.mesh import AXIS
 
 ABSENT = -1  # the target of a sample whose category another device has
 SPECS = interface.HeadStep(

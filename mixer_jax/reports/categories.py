@@ -9,13 +9,15 @@ import markupsafe
 import numpy as np
 import pandas as pd
 
-from mixer_jax import paths
-from mixer_jax.categories import agreement, outcome, quality, silhouette
+from mixer_jax.categories import outcome
 from mixer_jax.categories.outcome import Outcome
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.reports import granularity, page, plots, templates, worst
+from mixer_jax.categories.quality import against_truth, agreement, silhouette
+from mixer_jax.data.tables import table
+from mixer_jax.experiments import granularity
+from mixer_jax.reports import page, plots, templates, worst
 from mixer_jax.reports.results import percent
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
 
 _RARE = 0.1  # share of the items that count as rarely shown
 
@@ -66,7 +68,7 @@ def measure(found: Outcome) -> dict[str, Any]:
     """Measures categories: the values of the template, figures as text."""
     counted = found.labels != outcome.HELD_OUT
     is_query = (found.samples["role"] == table.QUERY).to_numpy()
-    shape = quality.shape(found.labels[counted], is_query[counted])
+    shape = against_truth.shape(found.labels[counted], is_query[counted])
     silhouettes = None
     if found.features is not None:
         silhouettes = silhouette.silhouettes(found.features, found.labels)
@@ -206,8 +208,8 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
                 dots=False,
             )
         ),
-        "gini_items": f"{quality.gini(items):.2f}",
-        "gini_categories": f"{quality.gini(grouped):.2f}",
+        "gini_items": f"{against_truth.gini(items):.2f}",
+        "gini_categories": f"{against_truth.gini(grouped):.2f}",
         "never": f"{(items == 0).sum():,}",
         "rare": f"{rare.sum():,}",
         "rare_most": f"{int(items[rare].max()):,}",

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import markupsafe
 import numpy as np
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
 from mixer_jax.reports import plots, results, templates
 from mixer_jax.reports.sheets import Sheet
-from mixer_jax.training import logs
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.watch import logs
 
 # Figures of metrics.jsonl that monitors write: caption, key of the threshold.
 MONITORS = {

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from mixer_jax.compiled.abstract_pod import Row
 from mixer_jax.runtime import terminal
-from mixer_jax.training.abstract_pod import Row
 
 
 def console_table(rows: Sequence[Row]) -> terminal.Table:

@@ -8,12 +8,12 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
-from mixer_jax.data import table as table_lib
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table as table_lib
 from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
-from mixer_jax.training import checkpoints, workdir
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import checkpoints, workdir
 
 
 class Examples(NamedTuple):

@@ -12,7 +12,8 @@ import pandas as pd
 from jax.sharding import Mesh
 from PIL import Image
 
-from mixer_jax.data import images, table
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval import evaluate
 
 PIXELS = 80  # side of a thumbnail
@@ -54,7 +55,7 @@ class Sheet(NamedTuple):
 def thumbnail(path: str | os.PathLike, pixels: int = PIXELS) -> str:
     """Returns an image as a `data:` URI of a small WebP, on white."""
     buffer = io.BytesIO()
-    image = Image.fromarray(images.decode(path, pixels))
+    image = Image.fromarray(decoding.decode(path, pixels))
     image.save(buffer, format="WEBP", quality=82, method=6)
     code = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f"data:image/webp;base64,{code}"

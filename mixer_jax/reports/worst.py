@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data import table
+from mixer_jax.data.tables import table
 from mixer_jax.reports import sheets
 
 SHOWN = 12  # pictures of one category

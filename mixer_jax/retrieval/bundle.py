@@ -27,15 +27,16 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import text
-from mixer_jax.errors import UserError
-from mixer_jax.models import factory, originals, zero_shot
+from mixer_jax.data.stream import text
+from mixer_jax.models import factory, zero_shot
+from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, model_card
-from mixer_jax.training import config as config_lib
-from mixer_jax.training import places
-from mixer_jax.training.checkpoints import Trained
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint.checkpoints import Trained
+from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import places
 
 FORMAT = 1  # increases with each change that older versions cannot read
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import pipeline, table, text
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, progress
-from mixer_jax.training.checkpoints import Trained
+from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import files, paths, progress
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint.checkpoints import Trained
 
 T = TypeVar("T")
 

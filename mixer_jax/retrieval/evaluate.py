@@ -19,12 +19,11 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
-from mixer_jax.data import images
-from mixer_jax.data import table as table_lib
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import progress, text
+from mixer_jax.runtime import paths, progress, text
+from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
 # Embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -68,7 +67,7 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
     """
 
     def digest(path: str) -> str:
-        data = images.read(pathlib.Path(root) / path)
+        data = decoding.read(pathlib.Path(root) / path)
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
     names = progress.track(set(frame.image) - {""}, "Comparing image files")
@@ -241,7 +240,7 @@ def read(
     path: str | os.PathLike,
     settings: ConfigDict,
     max_skipped: float,
-    max_pixels: int = images.MAX_PIXELS,
+    max_pixels: int = decoding.MAX_PIXELS,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
     """Reads and checks the rows of a sample table for an evaluation.
 
@@ -280,7 +279,7 @@ def read(
                     "is nothing to measure."
                 )
     held, lone = table_lib.drop_lone(held, max_skipped, training=False)
-    frame, unreadable = images.check_images(
+    frame, unreadable = decoding.check_images(
         frame.loc[held.index.append(others.index).sort_values()],
         table_lib.folder(path),
         max_skipped,

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import folders, runs
-from mixer_jax.training import row_files
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import row_files
+from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 PROXIES, CATEGORIES, EXPORT = "proxies.npy", "categories.json", "export.json"
 KIND = folders.Kind("export", EXPORT, (PROXIES, CATEGORIES, EXPORT))

@@ -13,11 +13,12 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
-from mixer_jax.models import factory, originals
+from mixer_jax.models import factory
+from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, runs
-from mixer_jax.training import checkpoints
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import checkpoints
 
 ENCODERS = "encoders.json"
 KIND = folders.Kind("export", ENCODERS, (*factory.FAMILIES, ENCODERS))

@@ -19,9 +19,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, owner_store, ownership
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock, owner_store
 
 _Read = TypeVar("_Read")
 _GENERATION = ".generation-"
@@ -70,7 +70,7 @@ def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
       UserError: see `check`; or if another run owns the folder.
     """
     check(folder, kind)
-    with ownership.hold(folder, "--out"):
+    with folder_lock.hold(folder, "--out"):
         yield
 
 

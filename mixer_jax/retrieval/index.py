@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax import paths
-from mixer_jax.data import images, rules, table
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
-from mixer_jax.runtime import arrays, tables
+from mixer_jax.runtime import arrays, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
-from mixer_jax.training import checkpoints, checksums
+from mixer_jax.training.checkpoint import checkpoints, checksums
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
@@ -110,7 +111,7 @@ def build(
     trained = runs.load(workdir, mesh)
     data = trained.config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
-    frame, skipped = images.check_images(
+    frame, skipped = decoding.check_images(
         frame, path.parent, limit, max_pixels=data.max_pixels
     )
     embedder = embed.make_embedder(trained, path.parent, mesh, batch_size)

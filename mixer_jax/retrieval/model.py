@@ -11,16 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import images as images_lib
-from mixer_jax.data import pictures, table, text
-from mixer_jax.errors import UserError
+from mixer_jax.data.images import decoding as images_lib
+from mixer_jax.data.images import pictures
+from mixer_jax.data.stream import text
+from mixer_jax.data.tables import table
 from mixer_jax.models import zero_shot
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.retrieval import bundle, embed, evaluate, runs
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths
 from mixer_jax.runtime import threads as threads_lib
-from mixer_jax.training.checkpoints import Trained
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint.checkpoints import Trained
 
 Batch = dict[str, np.ndarray]
 

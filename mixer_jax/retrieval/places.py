@@ -10,8 +10,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from mixer_jax import paths
-from mixer_jax.runtime import identity
+from mixer_jax.runtime import identity, paths
 
 
 def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:

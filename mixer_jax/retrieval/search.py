@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mixer_jax.mesh import AXIS, rows
+from mixer_jax.runtime.mesh import AXIS, rows
 
 DOCUMENT_BLOCK = 1024  # rows scored at once on a device
 QUERY_BLOCK = 128  # queries of one call

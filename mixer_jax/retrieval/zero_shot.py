@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mixer_jax.models import factory, originals, zero_shot
+from mixer_jax.models import factory, zero_shot
+from mixer_jax.models.weights import originals
 from mixer_jax.retrieval.model import Model
-from mixer_jax.training import config as config_lib
-from mixer_jax.training.checkpoints import Trained
+from mixer_jax.training.checkpoint.checkpoints import Trained
+from mixer_jax.training.config import keys as config_lib
 
 _DEFAULT_SIZE = 224  # pixels, for encoders that take any
 _DEFAULT_LENGTH = 64  # tokens

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 DONE, CRASHED, WRONG, HUNG, INTERRUPTED = 0, 1, 2, 70, 75
 UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE

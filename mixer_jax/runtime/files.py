@@ -17,8 +17,8 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
-from mixer_jax.errors import UserError
 from mixer_jax.runtime import command
+from mixer_jax.runtime.errors import UserError
 
 Writer = Callable[[pathlib.Path], object]
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mixer_jax.errors import UserError
 from mixer_jax.runtime import arrays, files, progress, threads
+from mixer_jax.runtime.errors import UserError
 
 NOTES = "images.npy"  # in the folder of data derived from the images
 

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.training import feature_store, setup
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.training import setup
 from mixer_jax.training import step as step_lib
+from mixer_jax.training.cache import feature_store
 
 PyTree = Any
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.data import sources
-from mixer_jax.errors import UserError
+from mixer_jax.demo import sources
 from mixer_jax.models import factory
-from mixer_jax.runtime import terminal
-from mixer_jax.training import config as config_lib
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths, terminal
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import loop
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.config import keys as config_lib
 
 
 def stages(

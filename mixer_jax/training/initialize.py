@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import table
-from mixer_jax.mesh import AXIS
+from mixer_jax.data.tables import table
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
 from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import progress, terminal
-from mixer_jax.training import checkpoints
+from mixer_jax.runtime.mesh import AXIS
 from mixer_jax.training import state as state_lib
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.inputs import Content
 from mixer_jax.training.setup import Setup
 from mixer_jax.training.state import TrainState

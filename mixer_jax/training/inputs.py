@@ -12,20 +12,16 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
-from mixer_jax.data import (
-    augment,
-    builder,
-    images,
-    pipeline,
-    sources,
-    table,
-    text,
-)
-from mixer_jax.errors import UserError
+from mixer_jax.data import builder
+from mixer_jax.data.images import augment, decoding
+from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.tables import table
+from mixer_jax.demo import sources
 from mixer_jax.proxies import margins
-from mixer_jax.runtime import identity, tables
-from mixer_jax.training import config as config_lib
+from mixer_jax.runtime import identity, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
+from mixer_jax.training.config import keys as config_lib
 
 SKIPPED = "skipped.csv"  # in the workdir
 _OPTION = "the config's data.max_skipped"
@@ -80,7 +76,7 @@ def load(
     frame = table.select(table.read_table(path), data.split)
     root = table.folder(path)
     split = identity.examine(frame, root)
-    frame, unreadable = images.check_images(
+    frame, unreadable = decoding.check_images(
         frame,
         root,
         data.max_skipped,

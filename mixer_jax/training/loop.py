@@ -10,26 +10,26 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths, processes
-from mixer_jax.data import category_notes
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import ownership, terminal
+from mixer_jax.data.tables import category_notes
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths, processes, terminal
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training import (
     abstract_step,
-    embedding_store,
-    feature_store,
     initialize,
     inputs,
     origins,
     parameter_table,
-    profile,
     setup,
 )
 from mixer_jax.training import step as step_lib
-from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.checkpoints import Checkpoints, is_whole
-from mixer_jax.training.clock import (
+from mixer_jax.training.cache import embedding_store, feature_store
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints, is_whole
+from mixer_jax.training.state import TrainState
+from mixer_jax.training.watch import profile
+from mixer_jax.training.watch.clock import (
     CHECKPOINT,
     COMPILE,
     GRAPH,
@@ -38,12 +38,16 @@ from mixer_jax.training.clock import (
     STEP,
     Clock,
 )
-from mixer_jax.training.logs import METRICS, TENSORBOARD, Logs, memory_used
-from mixer_jax.training.monitors import Monitors
-from mixer_jax.training.profile import Profiler
-from mixer_jax.training.spool import Spool
-from mixer_jax.training.state import TrainState
-from mixer_jax.training.watchdog import Watchdog
+from mixer_jax.training.watch.logs import (
+    METRICS,
+    TENSORBOARD,
+    Logs,
+    memory_used,
+)
+from mixer_jax.training.watch.monitors import Monitors
+from mixer_jax.training.watch.profile import Profiler
+from mixer_jax.training.watch.spool import Spool
+from mixer_jax.training.watch.watchdog import Watchdog
 
 
 def train(
@@ -97,7 +101,7 @@ def train(
             f"{workdir}."
         )
         return None
-    with ownership.hold(workdir, "--workdir", together=True) as owner:
+    with folder_lock.hold(workdir, "--workdir", together=True) as owner:
         return _train(config, workdir, mesh, console, clock, owner, prefix)
 
 
@@ -107,7 +111,7 @@ def _train(
     mesh: Mesh,
     console: terminal.Console,
     clock: Clock,
-    owner: ownership.Owner,
+    owner: folder_lock.Owner,
     prefix: str,
 ) -> TrainState:
     """Trains a stage in a workdir that no other run uses; see `train`."""
@@ -302,7 +306,7 @@ def _content(
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
     # Other runs may share the folder, but not while it is being filled.
-    with ownership.hold(
+    with folder_lock.hold(
         folder.parent, "--config.data.features", part=f"-{folder.name}"
     ):
         return store.make(

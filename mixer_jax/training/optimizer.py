@@ -11,7 +11,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 PyTree = Any
 

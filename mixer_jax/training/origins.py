@@ -13,13 +13,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
-from mixer_jax.data import sources, table, text
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import identity
-from mixer_jax.training import config as config_lib
-from mixer_jax.training import places as places_lib
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.data.stream import text
+from mixer_jax.data.tables import table
+from mixer_jax.demo import sources
+from mixer_jax.runtime import identity, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import places as places_lib
 from mixer_jax.training.inputs import Inputs
 
 Origin = dict[str, Any]

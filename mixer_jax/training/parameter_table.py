@@ -5,8 +5,7 @@ import math
 
 import jax
 
-from mixer_jax import paths
-from mixer_jax.runtime import terminal
+from mixer_jax.runtime import paths, terminal
 from mixer_jax.training import setup
 
 PARAMETERS = "parameters.txt"

@@ -6,9 +6,8 @@ import time
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import paths
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import terminal
+from mixer_jax.runtime import paths, terminal
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import (
     abstract_step,
     curriculum,
@@ -16,8 +15,8 @@ from mixer_jax.training import (
     parameter_table,
     setup,
 )
-from mixer_jax.training import config as config_lib
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.config import keys as config_lib
 
 
 def show(

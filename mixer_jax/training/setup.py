@@ -12,16 +12,17 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.proxies.interface import Head, RowOptimizer
-from mixer_jax.training import config as config_lib
-from mixer_jax.training import feature_store, inputs, origins, sharding
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import inputs, origins, sharding
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.cache import feature_store
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.config import keys as config_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 
 PyTree = Any
 Rules = tuple[tuple[str, str], ...]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies.interface import RowOptimizer
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import sharding
 from mixer_jax.training.optimizer import merge, pick, split
 from mixer_jax.training.sharding import Rules

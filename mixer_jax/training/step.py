@@ -10,13 +10,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import recall
 from mixer_jax.proxies.interface import Head, RowOptimizer
-from mixer_jax.training import monitors, sharding
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import sharding
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.state import TrainState
+from mixer_jax.training.watch import monitors
 
 PyTree = Any
 Metrics = dict[str, jax.Array]

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import chaos, chaos_run
 from benchmarks.chaos_run import Place, Run
-from mixer_jax import processes
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import processes
+from mixer_jax.runtime.errors import UserError
 
 # Takes the steps that are missing, in a file of one loss a line; the loss of
 # step 5 is what the third argument says.

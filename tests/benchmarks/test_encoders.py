@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import encoder_memory, encoder_sides, encoders, partial_fc_torch
-from mixer_jax.models import bert, resnet, swin, vit
+from mixer_jax.models.encoders import bert, resnet, swin, vit
 
 KEYS = (
     "model",

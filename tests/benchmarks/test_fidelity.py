@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import fidelity
-from mixer_jax.training import checkpoints
+from mixer_jax.training.checkpoint import checkpoints
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import arrays as arrays_lib
 from benchmarks import ceilings, contenders, heads, partial_fc_torch
-from mixer_jax import mesh as meshes
+from mixer_jax.runtime import mesh as meshes
 
 KEYS = (
     "head",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import input_pipeline, input_sides, partial_fc_torch
-from mixer_jax.data import images
+from mixer_jax.data.images import decoding
 from tests import broken_files
 
 KEYS = (
@@ -103,15 +103,15 @@ def data(tmp_path):
 
 
 def test_all_sides_decode_the_same(data, monkeypatch):
-    wanted = {images.decode(path, 8).tobytes() for path in data.paths}
+    wanted = {decoding.decode(path, 8).tobytes() for path in data.paths}
     assert len(wanted) == 8
-    decode, seen = images.decode, []
+    decode, seen = decoding.decode, []
 
     def spy(*arguments):
         seen.append(decode(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(images, "decode", spy)
+    monkeypatch.setattr(decoding, "decode", spy)
     for source in data.sources:
         for run in (
             lambda: input_sides.bare(data),
@@ -129,7 +129,7 @@ def test_what_torch_is_given(data):
     given = input_sides.TorchImages(data.paths, 8, 20)
     assert len(given) == 20
     pixels, label = given[11]
-    np.testing.assert_array_equal(pixels, images.decode(data.paths[3], 8))
+    np.testing.assert_array_equal(pixels, decoding.decode(data.paths[3], 8))
     assert label == 1
 
 

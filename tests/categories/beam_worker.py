@@ -7,8 +7,8 @@ import sys
 # An environment of Beam's own, and the machines of a cluster, lack these.
 sys.modules.update(dict.fromkeys(("jax", "scipy", "sklearn")))
 
-from mixer_jax.categories import gathering  # noqa: E402
-from mixer_jax.errors import UserError  # noqa: E402
+from mixer_jax.categories.clicks import gathering  # noqa: E402
+from mixer_jax.runtime.errors import UserError  # noqa: E402
 
 logging.getLogger("apache_beam").setLevel(logging.ERROR)
 answers = sys.stdout

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixer_jax.categories import find, graph, quality, simulate
+from mixer_jax.categories import find
 from mixer_jax.categories import settings as settings_lib
+from mixer_jax.categories.evidence import graph
+from mixer_jax.categories.quality import against_truth
+from mixer_jax.demo import simulate
 
 
 def _blobs(sizes, noise, seed=0, width=32):
@@ -37,7 +40,9 @@ def _find(queries, items, features, searches, **settings):
     found = find.find_categories(features, clicks, settings)
     truth = np.concatenate([queries, items])
     return found, {
-        name: quality.against_truth(getattr(found, name), truth)["bcubed_f1"]
+        name: against_truth.against_truth(getattr(found, name), truth)[
+            "bcubed_f1"
+        ]
         for name in ("combined", "clicks_alone", "content_alone")
     }
 
@@ -120,7 +125,7 @@ def test_what_is_left_out_is_near_the_best_of_a_sweep():
     def f1(least):
         settings = settings_lib.Settings(least=least)
         found = find.group(features, *weighed, settings)
-        return quality.against_truth(found.combined, truth)["bcubed_f1"]
+        return against_truth.against_truth(found.combined, truth)["bcubed_f1"]
 
     grid = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.9)
     sweep = [f1(least) for least in grid]

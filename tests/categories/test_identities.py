@@ -6,7 +6,7 @@ import pytest
 
 from mixer_jax.categories import identities
 from mixer_jax.categories.identities import Previous, extend, name
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 
 def _extend(now, before=None, highest=None, **remembered):

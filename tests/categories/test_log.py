@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from mixer_jax.categories import log
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 TABLES = {
     "queries": "query_id,image\nq0,q0.png\nq1,q1.png\n",

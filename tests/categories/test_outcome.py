@@ -4,8 +4,8 @@ import pytest
 
 from mixer_jax.categories import log as log_lib
 from mixer_jax.categories import outcome
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
 from tests.shop import CATEGORIES, ITEMS, QUERIES
 
 COUNT = CATEGORIES * (QUERIES + ITEMS)

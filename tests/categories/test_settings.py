@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from mixer_jax.categories import settings
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 
 def _parse(*arguments):

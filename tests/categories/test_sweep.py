@@ -1,7 +1,7 @@
 import numpy as np
 
 from mixer_jax.categories import find, outcome, sweep
-from mixer_jax.categories.quality import shape
+from mixer_jax.categories.quality.against_truth import shape
 from mixer_jax.categories.settings import Settings
 
 

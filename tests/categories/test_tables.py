@@ -4,7 +4,7 @@ import pytest
 
 from mixer_jax.categories import tables
 from mixer_jax.categories.log import ClickLog
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 
 @pytest.fixture

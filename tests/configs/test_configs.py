@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from mixer_jax.errors import UserError
-from mixer_jax.training import config as config_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import keys as config_lib
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 STAGES = ("stage1", "stage2", "stage3")

@@ -40,7 +40,7 @@ def flags(data):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    command = ["-m", "mixer_jax.data.emoji", "--limit=48", "--size=32"]
+    command = ["-m", "mixer_jax.demo.emoji", "--limit=48", "--size=32"]
     command = [sys.executable, *command, f"--out={folder}"]
     subprocess.run(command, check=True, capture_output=True)
     return folder

@@ -14,15 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixer_jax.data import (
-    builder,
-    generations,
-    pipeline,
-    table,
-    text,
-)
-from mixer_jax.errors import UserError
+from mixer_jax.data import builder, generations
+from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
+from mixer_jax.runtime.errors import UserError
 
 
 @pytest.fixture

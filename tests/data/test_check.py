@@ -1,6 +1,7 @@
 import pandas as pd
 
-from mixer_jax.data import check, rules
+from mixer_jax.data import check
+from mixer_jax.data.tables import rules
 
 ROWS = [
     ("q", "query", "q.png", "", "c", "", "train"),

@@ -2,7 +2,8 @@ import os
 import subprocess
 import sys
 
-from mixer_jax.data import read, table
+from mixer_jax.data import read
+from mixer_jax.data.tables import table
 
 
 def folder(root):

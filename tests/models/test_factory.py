@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training.config import defaults
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config.keys import defaults
 
 
 @pytest.fixture

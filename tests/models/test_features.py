@@ -4,8 +4,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime.errors import UserError
 
 
 def test_text_similarities_are_the_published_ones():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.models.bert import Bert, BertConfig
+from mixer_jax.models.encoders.bert import Bert, BertConfig
+from mixer_jax.models.encoders.layers import ConvNorm
 from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.models.layers import ConvNorm
 from mixer_jax.models.towers import Mixer, align, drop_parts, normalize
+from mixer_jax.runtime import mesh as mesh_lib
 
 
 class TinyEncoder(nn.Module):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mixer_jax.models import clip, factory, zero_shot
-from mixer_jax.training import config as config_lib
+from mixer_jax.models import factory, zero_shot
+from mixer_jax.models.encoders import clip
+from mixer_jax.training.config import keys as config_lib
 from tests.models import parity
 
 torch = pytest.importorskip("torch")

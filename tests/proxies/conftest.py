@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import heads, interface
-from mixer_jax.training import config as configs
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.training.config import keys as configs
 
 
 @pytest.fixture

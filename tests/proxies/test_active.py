@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import row_optimizers
+from mixer_jax.runtime.errors import UserError
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
 HALF = {"active": 0.52, "neighbours": 4}

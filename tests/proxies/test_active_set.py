@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import active_set
+from mixer_jax.runtime import mesh as meshes
 
 START = 100  # the device's first category
 

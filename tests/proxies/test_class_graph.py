@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import class_graph, row_optimizers
+from mixer_jax.runtime import mesh as meshes
 
 
 def test_graph_is_numpy_s(problem, make_head):

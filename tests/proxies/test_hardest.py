@@ -1,8 +1,8 @@
 import jax
 import numpy as np
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import hardest, margins, softmax
+from mixer_jax.runtime import mesh as meshes
 
 
 def test_each_sample_s_nearest_over_all_devices_and_no_more(problem, mesh):

@@ -1,10 +1,10 @@
 import jax
 import pytest
 
-from mixer_jax import mesh as meshes
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import active, exact, heads
-from mixer_jax.training import config as configs
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import keys as configs
 
 
 def make(num_categories=40, batch_size=8, **changes):

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import imprint, rows
+from mixer_jax.runtime import mesh as meshes
 
 
 def test_proxies_are_the_mean_directions(mesh):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import row_optimizers, rows
+from mixer_jax.runtime import mesh as meshes
 
 
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)

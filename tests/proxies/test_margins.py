@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.proxies import margins
+from mixer_jax.runtime.errors import UserError
 
 ANGLES = np.linspace(0.01, np.pi - 0.01, 400)
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import heads, row_optimizers
-from mixer_jax.training import config as configs
+from mixer_jax.runtime import mesh as meshes
+from mixer_jax.training.config import keys as configs
 
 CATEGORIES, DIM, BATCH, CHUNK = 8192, 16, 32, 256
 COLLECTIVES = (

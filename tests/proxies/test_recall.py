@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as meshes
 from mixer_jax.proxies import recall
+from mixer_jax.runtime import mesh as meshes
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])

@@ -6,8 +6,9 @@ import re
 import pandas as pd
 import pytest
 
-from mixer_jax.errors import UserError
-from mixer_jax.reports import categories, granularity
+from mixer_jax.experiments import granularity
+from mixer_jax.reports import categories
+from mixer_jax.runtime.errors import UserError
 from tests.reports.test_page import loads
 
 SWEEP = {

@@ -9,9 +9,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from mixer_jax.errors import UserError
 from mixer_jax.reports import page
 from mixer_jax.reports.sheets import Hit, Sheet, Strip
+from mixer_jax.runtime.errors import UserError
 
 WAY = {
     "bcubed_f1": 0.84,

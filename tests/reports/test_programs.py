@@ -4,8 +4,8 @@ import io
 
 import rich.console
 
+from mixer_jax.compiled.abstract_pod import Row
 from mixer_jax.reports import programs
-from mixer_jax.training.abstract_pod import Row
 
 STEP = Row(
     stage="stage2",

@@ -3,9 +3,9 @@
 import json
 import shutil
 
-from mixer_jax.data import table
-from mixer_jax.mesh import make_mesh
+from mixer_jax.data.tables import table
 from mixer_jax.reports import run
+from mixer_jax.runtime.mesh import make_mesh
 
 
 def test_a_whole_run(colour_run, colours):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_jax.data import table
-from mixer_jax.mesh import make_mesh
+from mixer_jax.data.tables import table
 from mixer_jax.reports import sheets
+from mixer_jax.runtime.mesh import make_mesh
 
 
 def embed_by_colour(wrong=()):

@@ -12,10 +12,10 @@ import pytest
 
 import mixer_jax
 from mixer_jax import embed, evaluate, index
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import bundle, model
 from mixer_jax.retrieval import index as index_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 

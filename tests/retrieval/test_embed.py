@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import embed
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
 
 
 def test_rows_are_in_the_tables_order(trained, colours, num_devices):

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
 
 SETTINGS = ConfigDict({"split": "test", "distractors": "train"})
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export
-from mixer_jax.training import config as config_lib
-from mixer_jax.training import row_files, workdir
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoint import row_files, workdir
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints
+from mixer_jax.training.config import keys as config_lib
 
 COUNT, DIM = 13, 4
 IDS = [f"c{i}" for i in range(COUNT - 1)] + ["é\n"]

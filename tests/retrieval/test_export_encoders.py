@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from mixer_jax import export
-from mixer_jax.models import bert, factory, originals, resnet
-from mixer_jax.training import config as config_lib
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert, resnet
+from mixer_jax.models.weights import originals
 from mixer_jax.training import state as state_lib
-from mixer_jax.training import workdir
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoint import workdir
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints
+from mixer_jax.training.config import keys as config_lib
 
 SIZES = {
     "image": resnet.ResNetConfig(blocks=(1, 1), widths=(8, 12), stem=4),

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import folders
+from mixer_jax.runtime.errors import UserError
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
 

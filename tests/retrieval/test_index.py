@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
+from mixer_jax.data.tables import table
 from mixer_jax.retrieval import index
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
 
 
 @pytest.fixture

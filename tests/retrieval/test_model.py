@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import mixer_jax
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import embed
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
 
 RED, BLUE = np.zeros((2, 8, 8, 3), np.uint8)
 RED[..., 0] = BLUE[..., 2] = 255

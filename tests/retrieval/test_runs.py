@@ -1,10 +1,9 @@
-"""Which workdirs a command measures, and their rows."""
+"""Which models a command takes."""
 
 import pytest
 
-from mixer_jax.errors import UserError
-from mixer_jax.mesh import make_mesh
-from mixer_jax.retrieval import baselines, fusions, runs
+from mixer_jax.retrieval import runs
+from mixer_jax.runtime.errors import UserError
 
 
 def test_models_of_a_run(colour_run):
@@ -43,29 +42,3 @@ def test_wrong_names_are_said(colour_run, tmp_path):
         runs.find_models(colour_run, [], [f"x={tmp_path / 'no'}"])
     with pytest.raises(UserError, match="no trained stage"):
         runs.find_models(tmp_path / "no")
-
-
-def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
-    root, _ = colours
-    # A document that shows a query's own image.
-    own = (root / "red_query_forward.png").read_bytes()
-    (root / "red_document_forward.png").write_bytes(own)
-    monkeypatch.setattr(
-        baselines, "measure_baselines", lambda *_: [{"model": "baseline"}]
-    )
-    monkeypatch.setattr(
-        fusions, "measure_fusions", lambda *_: [{"model": "fusion"}]
-    )
-    said = []
-    measured = runs.measure_models(
-        runs.find_models(colour_run / "stage1"),
-        make_mesh(),
-        baselines=True,
-        say=said.append,
-    )
-    rows = [row for found in measured for row in found]
-    assert rows[0] == {"model": "baseline"}
-    assert rows[-1] == {"model": "fusion"}
-    forward = next(r for r in rows[1:-1] if r["split"] == "test/forward")
-    assert (forward["excluded"], forward["queries"]) == (1, 3)
-    assert any("own image" in line for line in said)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.mesh import make_mesh
 from mixer_jax.retrieval import search
+from mixer_jax.runtime.mesh import make_mesh
 
 
 def naive_ranking(queries, documents, query_images, images):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import mixer_jax
-from mixer_jax.errors import UserError
 from mixer_jax.models import features
+from mixer_jax.runtime.errors import UserError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 

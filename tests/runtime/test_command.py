@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer_jax.errors import UserError
 from mixer_jax.runtime import command
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_jax.errors import UserError
 from mixer_jax.runtime import command, files
+from mixer_jax.runtime.errors import UserError
 
 # File names that this system allows, printable or not.
 NAMES = st.text(

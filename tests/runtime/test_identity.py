@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
+from mixer_jax.runtime.errors import UserError
 
 texts = st.lists(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=5

@@ -53,7 +53,7 @@ def test_counts_that_no_machine_can_hold_are_refused(
 @pytest.mark.parametrize("option", ["--searches", "--wrong"])
 @pytest.mark.parametrize("text", ["nan", "inf", "-1"])
 def test_the_simulation_takes_finite_numbers_only(option, text, capsys):
-    simulate = importlib.import_module("mixer_jax.categories.simulate")
+    simulate = importlib.import_module("mixer_jax.demo.simulate")
     with pytest.raises(SystemExit) as stopped:
         simulate.main(["--table=t.csv", "--out=o", f"{option}={text}"])
     assert stopped.value.code == 2
@@ -72,16 +72,16 @@ def test_the_ends_of_a_range_belong_to_it():
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        ("mixer_jax.categories.simulate", ["--table=t", "--seed=-3"]),
-        ("mixer_jax.categories.simulate", ["--table=t", "--clicks=-3"]),
+        ("mixer_jax.demo.simulate", ["--table=t", "--seed=-3"]),
+        ("mixer_jax.demo.simulate", ["--table=t", "--clicks=-3"]),
         (
             "mixer_jax.categories.aggregate",
             ["--events=e", "--longest-session=0"],
         ),
         ("mixer_jax.categorize", ["--log=l", "--size=0"]),
         ("mixer_jax.categorize", ["--log=l", "--size=99999"]),
-        ("mixer_jax.data.emoji", ["--size=9999999"]),
-        ("mixer_jax.data.emoji", ["--limit=-1"]),
+        ("mixer_jax.demo.emoji", ["--size=9999999"]),
+        ("mixer_jax.demo.emoji", ["--limit=-1"]),
     ],
 )
 def test_counts_out_of_range_are_refused_before_the_work(

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line, printable
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.data import table
+from mixer_jax.data.tables import table
 from mixer_jax.models import factory
-from mixer_jax.training import config as config_lib
+from mixer_jax.training.config import keys as config_lib
 
 CATEGORIES = 12
 

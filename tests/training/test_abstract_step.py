@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from mixer_jax import mesh as mesh_lib
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import abstract_step, setup
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import rich.console
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import paths
-from mixer_jax.errors import UserError
 from mixer_jax.retrieval import export, runs
-from mixer_jax.training import checkpoints, curriculum, plan
-from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.logs import METRICS, TENSORBOARD
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import curriculum, plan
+from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.watch.logs import METRICS, TENSORBOARD
 from tests import fake_gcs, several
 
 STAGES = ("stage1", "stage2", "stage3")

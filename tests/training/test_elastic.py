@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import rich.console
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.training import initialize, inputs, row_files, setup
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.training import initialize, inputs, setup
 from mixer_jax.training import state as state_lib
-from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoint import row_files
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints
 
 COUNT = 13  # which no number of devices but one divides
 

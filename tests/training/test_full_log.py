@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from mixer_jax import processes
-from mixer_jax.training import logs
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.runtime import processes
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.watch import logs
 from tests import several
 
 PAGE = 4096

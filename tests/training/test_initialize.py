@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import pipeline, table
+from mixer_jax.data.stream import pipeline
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import initialize, inputs, setup
-from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.checkpoint.checkpoints import Checkpoints
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.training import feature_store, inputs
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import inputs
+from mixer_jax.training.cache import feature_store
 
 
 def test_counts(tiny_config):

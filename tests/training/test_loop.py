@@ -17,20 +17,17 @@ import pandas as pd
 import pytest
 import rich.console
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.data import faults, images, table
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import (
-    command,
-    identity,
-    owner_record,
-    owner_store,
-    ownership,
-)
-from mixer_jax.training import checkpoints, initialize, loop
+from mixer_jax.data.images import decoding, faults
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import command, identity
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock, owner_record, owner_store
+from mixer_jax.training import initialize, loop
 from mixer_jax.training import step as step_lib
-from mixer_jax.training import workdir as workdir_lib
-from mixer_jax.training.monitors import MonitorError
+from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+from mixer_jax.training.watch.monitors import MonitorError
 from tests import broken_files
 
 
@@ -178,13 +175,13 @@ def test_what_cannot_be_a_workdir_is_refused_before_any_data(
 def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
     workdir = tmp_path / "run"
     with (
-        ownership.hold(workdir, "--workdir"),
+        folder_lock.hold(workdir, "--workdir"),
         pytest.raises(UserError, match=f"process {os.getpid()} on .*--workdir"),
     ):
         train(tiny_config, workdir)
     assert not workdir.exists()  # The second has written nothing.
     train(tiny_config, workdir)
-    with ownership.hold(workdir, "--workdir"):
+    with folder_lock.hold(workdir, "--workdir"):
         _, said = train(tiny_config, workdir)
     assert "finished before" in said
 
@@ -194,7 +191,7 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
 ):
     """The first save, at 3, is its own; another run comes before the next."""
     seen = []
-    check = ownership.Owner.check
+    check = folder_lock.Owner.check
 
     def lose(owner):
         seen.append(workdir_lib.latest_step(tmp_path))
@@ -203,8 +200,8 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
             store.write(owner_record.make(), store.read().version)
         check(owner)
 
-    monkeypatch.setattr(ownership.Owner, "check", lose)
-    with pytest.raises(ownership.LostError, match=r"taken over .*: process"):
+    monkeypatch.setattr(folder_lock.Owner, "check", lose)
+    with pytest.raises(folder_lock.LostError, match=r"taken over .*: process"):
         train(tiny_config, tmp_path)
     assert workdir_lib.latest_step(tmp_path) == 3
 
@@ -214,7 +211,7 @@ def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
 ):
     """The log is its successor's by then."""
     tiny_config.checkpoint.every = tiny_config.steps
-    monkeypatch.setattr(ownership, "BEAT", 0.01)
+    monkeypatch.setattr(folder_lock, "BEAT", 0.01)
     make_step = loop.abstract_step.make_step
 
     def lose_then_step(run):
@@ -229,7 +226,7 @@ def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
         return one
 
     monkeypatch.setattr(loop.abstract_step, "make_step", lose_then_step)
-    with pytest.raises(ownership.LostError, match=r"taken over .*: process"):
+    with pytest.raises(folder_lock.LostError, match=r"taken over .*: process"):
         train(tiny_config, tmp_path)
     assert not (tmp_path / "metrics.jsonl").read_text()
 
@@ -243,7 +240,7 @@ def test_features_that_another_run_makes_are_left_alone(
     tiny_config.optimizer.parts = (("encoder", 0.0),)
     tiny_config.data.features = str(tmp_path / "features")
     with (
-        ownership.hold(tmp_path / "features", "--out", part="-0"),
+        folder_lock.hold(tmp_path / "features", "--out", part="-0"),
         pytest.raises(UserError, match=r"by --config\.data\.features"),
     ):
         train(tiny_config, tmp_path / "run")
@@ -313,7 +310,7 @@ def test_an_interrupt_before_the_first_step_loses_nothing(
     undisturbed, _ = train(tiny_config, tmp_path / "undisturbed")
     folder = tmp_path / "run"
     for module, name in (
-        (images, "check_images"),
+        (decoding, "check_images"),
         (initialize, "initial_variables"),
         (loop.Logs, "__enter__"),
     ):
@@ -345,7 +342,7 @@ def test_a_restart_reads_each_image_once(
     with pytest.raises(KilledError):
         train(tiny_config, folder)
     steps.kill_at = None
-    read, real = [], images.read
+    read, real = [], decoding.read
 
     def count(path):
         read.append(str(path))
@@ -355,7 +352,7 @@ def test_a_restart_reads_each_image_once(
         assert not paths
         return np.zeros((0, 16), np.uint8)
 
-    monkeypatch.setattr(images, "read", count)
+    monkeypatch.setattr(decoding, "read", count)
     monkeypatch.setattr(identity, "_read_digests", look)
     train(tiny_config, folder)
     path = pathlib.Path(tiny_config.data.table)

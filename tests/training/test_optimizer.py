@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from mixer_jax.errors import UserError
 from mixer_jax.models import factory
-from mixer_jax.training import config as config_lib
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training.config import keys as config_lib
 
 
 def params():

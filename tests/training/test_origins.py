@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixer_jax.data import table
-from mixer_jax.errors import UserError
-from mixer_jax.training import inputs, origins, workdir
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import inputs, origins
+from mixer_jax.training.checkpoint import workdir
 
 QUICK = settings(
     max_examples=12,

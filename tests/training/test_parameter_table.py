@@ -4,7 +4,7 @@ import re
 
 import jax
 
-from mixer_jax import mesh as mesh_lib
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import parameter_table, setup
 
 

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import setup
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 
 def make(config, folder, num_devices=2):

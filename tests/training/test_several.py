@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax import processes
-from mixer_jax.training import checkpoints
-from mixer_jax.training import workdir as workdir_lib
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import processes
+from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import workdir as workdir_lib
 from tests import several
 
 STAGES = ("stage1", "stage2", "stage3")

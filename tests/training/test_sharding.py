@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import mesh as mesh_lib
-from mixer_jax.errors import UserError
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import sharding
 
 BIG = 2**12

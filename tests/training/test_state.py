@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import optax
 
-from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.row_optimizers import sgd
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import state as state_lib
 
 

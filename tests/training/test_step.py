@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from mixer_jax import mesh as mesh_lib
 from mixer_jax.proxies import heads
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.row_optimizers import sgd
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import sharding
 from mixer_jax.training import state as state_lib

@@ -4,7 +4,7 @@ import conftest as toy
 
 from mixer_jax import main
 from mixer_jax.models import factory
-from mixer_jax.training import command_line
+from mixer_jax.training.config import command_line
 
 factory.make_model = toy.make_model
 factory.init_variables = toy.init_variables

@@ -14,7 +14,7 @@ from mixer_jax.data.readers import (
     tfds,
 )
 from mixer_jax.data.readers.rows import Format
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 FORMATS: dict[str, Format] = {
     "abo": abo.FORMAT,

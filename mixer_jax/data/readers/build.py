@@ -16,11 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixer_jax.data import near_paths, rules, table_check
 from mixer_jax.data.readers import roles
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import files, progress, tables
+from mixer_jax.data.tables import near_paths, rules, validation
+from mixer_jax.runtime import files, progress
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.terminal import Console
 from mixer_jax.runtime.text import quoted
 
@@ -198,7 +199,7 @@ def _with_images(
     with progress.show(what, len(names), console=console) as count:
         for start in range(0, len(names), _ROWS):
             some = names.slice(start, _ROWS).to_pylist()
-            found.append(table_check.present(root, some))
+            found.append(validation.present(root, some))
             count(len(some))
     there = np.concatenate(found) if found else np.zeros(0, bool)
     wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data import rules
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import parsing, tables
+from mixer_jax.data.tables import rules
+from mixer_jax.runtime import parsing
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
 _OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_name", "item_id", "evaluation_status"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mixer_jax.data.readers.rows import Format
-from mixer_jax.errors import UserError
-from mixer_jax.runtime import csv_files
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import csv_files
 from mixer_jax.runtime.text import listing, quoted
 
 _CHUNK = 1 << 20  # characters of JSON that are read at once

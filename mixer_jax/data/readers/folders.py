@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data import rules
 from mixer_jax.data.readers import walk
 from mixer_jax.data.readers.rows import Format, LeftOut, Row, left_out_text
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import rules
 from mixer_jax.runtime import terminal
+from mixer_jax.runtime.errors import UserError
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

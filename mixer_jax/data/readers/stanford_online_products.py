@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_id", "class_id", "super_class_id", "path"]

@@ -13,8 +13,8 @@ import numpy as np
 
 from mixer_jax.data.readers import walk
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
-from mixer_jax.errors import UserError
 from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _INFO = "dataset_info.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixer_jax.data.readers.rows import LeftOut
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 HIDDEN = "hidden files and folders"
 DANGLING = "broken links"

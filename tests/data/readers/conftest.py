@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from mixer_jax.data import read, table
+from mixer_jax.data import read
+from mixer_jax.data.tables import table
 
 
 class Folder:

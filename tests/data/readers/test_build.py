@@ -2,10 +2,10 @@ import pathlib
 
 import pytest
 
-from mixer_jax.data import table
 from mixer_jax.data.readers import build
 from mixer_jax.data.readers.rows import LeftOut, Row, is_test
-from mixer_jax.errors import UserError
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
 
 TRAIN = next(f"c{i}" for i in range(99) if not is_test(f"c{i}"))
 TEST = next(f"c{i}" for i in range(99) if is_test(f"c{i}"))

@@ -3,7 +3,7 @@ import pytest
 
 from mixer_jax.data import read as read_lib
 from mixer_jax.data.readers import columns
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 MAPPING = (
     "--column=sample_id=id",

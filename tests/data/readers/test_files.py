@@ -6,7 +6,7 @@ import pytest
 
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 
 def test_records_take_a_bom_crlf_quotes_and_blank_lines(tmp_path):

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from mixer_jax.data.readers import tfds as reader
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 LABELS = ["hat", "shoe", "größe"]
 

@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from mixer_jax.data.readers import rows, walk
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 
 
 def tree(root):

@@ -1,0 +1,1 @@
+"""Click events in, the clicks table of a click log out, on Apache Beam."""

@@ -1,0 +1,321 @@
+"""Click events as a shop logs them: files of rows -> checked events.
+
+A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
+
+  query_id, item_id   as in the tables of the click log
+  time                ISO 8601 (UTC if it names no zone) or seconds since 1970
+  clicked             0 for an item that was shown, 1 for one that was clicked
+  session or user     optional: who saw it
+
+Others are not read. Nothing here needs more than PyArrow: the machines of a
+cluster that read events have little else.
+"""
+
+import contextlib
+import csv
+import datetime
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import listing, quoted
+
+COLUMNS = ("query_id", "item_id", "time", "clicked")
+SESSIONS = ("session", "session_id", "user", "user_id")  # the first one counts
+KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+
+# query, item, time in microseconds since 1970, clicked, session ("" is none).
+Event = tuple[str, str, int, int, str]
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+# Beyond these, seconds are something else: milliseconds, a row's number.
+_FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
+_CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+_EXACT = 2**53  # floats of this size or more may have been rounded
+_BATCH = 16384  # rows of a Parquet file in memory at once
+# What readers raise where a file is cut or is not what its name says.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    csv.Error,
+    zlib.error,
+    pa.ArrowException,
+)
+
+
+def kind(path: str) -> str:
+    """Returns the suffix that says how a file is read.
+
+    Raises:
+      UserError: if it is none of `KINDS`.
+    """
+    name = path.lower().removesuffix(".gz")
+    for suffix in KINDS:
+        if name.endswith(suffix):
+            return suffix
+    raise UserError(
+        f"{path} is of no kind that is read; name files that end in "
+        f"{', '.join(KINDS)}, all but the last also with .gz."
+    )
+
+
+def row_groups(path: str, file: BinaryIO) -> list[int]:
+    """Returns the parts of a file that can be read by themselves.
+
+    A Parquet file has its row groups; any other is one whole, part 0, so that
+    a large log should be in many of them.
+
+    Raises:
+      UserError: if the file is not what its name says.
+    """
+    if kind(path) != ".parquet":
+        return [0]
+    with _explained(path):
+        return list(range(pq.ParquetFile(file).num_row_groups))
+
+
+def read(
+    path: str,
+    file: BinaryIO,
+    group: int = 0,
+    columns: Sequence[str] = COLUMNS,
+    optional: Sequence[str] = SESSIONS,
+) -> Iterator[tuple[int, list[Any] | str]]:
+    """Yields the rows of a part of a file.
+
+    Args:
+      path: of the file; its suffix decides.
+      file: opened for its bytes, packed as they are.
+      group: of `row_groups`.
+      columns: that every row must have.
+      optional: of these, the first one that the file has is read too.
+
+    Yields:
+      The line (for Parquet, the row, from 1) and the row's cells, the optional
+      one last (None without one); or in their place what is wrong with it.
+
+    Raises:
+      UserError: if the file is damaged or lacks a column.
+    """
+    rows = {".csv": _csv, ".parquet": _parquet}.get(kind(path), _json)
+    if path.lower().endswith(".gz"):
+        file = gzip.GzipFile(fileobj=file)
+    with _explained(path):
+        yield from rows(path, file, group, tuple(columns), tuple(optional))
+
+
+def parse(cells: Sequence[Any]) -> Event:
+    """Returns the event of a row's cells: `COLUMNS` and the session.
+
+    Raises:
+      ValueError: says what is wrong.
+    """
+    query, item, time, clicked, session = cells
+    said = clicked
+    if not isinstance(clicked, str):
+        said = "" if clicked is None else str(clicked)
+    click = _CLICKED.get(said.strip().lower())
+    if click is None:
+        raise ValueError(f"clicked is {quoted(said)}; it must be 0 or 1")
+    return (
+        identity(query, "query_id"),
+        identity(item, "item_id"),
+        microseconds(time),
+        click,
+        "" if session is None else _session(session),
+    )
+
+
+def _session(value: Any) -> str:
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return _whole(text, "session")
+
+
+def _whole(text: str, column: str) -> str:
+    """Returns a text; JSON may hold half of a character, which no table may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{column} is {quoted(text)}, with half of a character"
+        ) from None
+    return text
+
+
+def identity(value: Any, column: str) -> str:
+    """Returns an ID as text.
+
+    Raises:
+      ValueError: if it is empty, or neither a text nor a whole number.
+    """
+    if isinstance(value, str) and value:
+        return _whole(value, column)
+    if isinstance(value, bytes) and value:  # Spark may write text as bytes.
+        return value.decode()
+    # pandas turns integers into floats if some are missing.
+    if isinstance(value, float) and abs(value) < _EXACT:
+        value = int(value) if value.is_integer() else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value in ("", b"") or value != value:
+        raise ValueError(f"{column} is empty")
+    raise ValueError(
+        f"{column} is {quoted(value)}; a text or a whole number is one"
+    )
+
+
+def microseconds(value: Any) -> int:
+    """Returns a time as microseconds since 1970.
+
+    Args:
+      value: ISO 8601 text, a datetime (both UTC if they name no zone), or
+        seconds since 1970 as text or number.
+
+    Raises:
+      ValueError: if it is none of them, or seconds before 1990 or after 2100.
+    """
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = _moment(value)
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=datetime.UTC)
+        return (value - _EPOCH) // _MICROSECOND
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"time is {quoted('' if value is None else value)}")
+    if not _FIRST <= value <= _LAST:  # nor if it is infinite, or no number
+        shown = f"{value:g}" if abs(value) < _EXACT else "too large"
+        raise ValueError(
+            f"time is {shown}; in seconds since 1970 that is not between "
+            "1990 and 2100"
+        )
+    return round(value * 1_000_000)
+
+
+def _moment(text: str) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f"time is {quoted(text)}; write 2026-01-31T12:00:00Z or seconds "
+            "since 1970"
+        ) from None
+
+
+def _places(
+    path: str,
+    have: Sequence[str],
+    columns: Sequence[str],
+    optional: Sequence[str],
+) -> list[int]:
+    """Returns where the columns stand; -1 for an optional one that is not."""
+    have = list(have)
+    twice = [name for name in (*columns, *optional) if have.count(name) > 1]
+    if twice:
+        raise UserError(f'{path} has the column "{twice[0]}" more than once.')
+    missing = [name for name in columns if name not in have]
+    if missing:
+        raise UserError(
+            f"{path} has no column {missing[0]!r}; its columns are "
+            f"{listing(have) or 'none'}, and {', '.join(columns)} "
+            "are needed."
+        )
+    extra = next((have.index(name) for name in optional if name in have), -1)
+    return [have.index(name) for name in columns] + [extra]
+
+
+def _csv(path, file, group, columns, optional):
+    del group
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    csv.field_size_limit(sys.maxsize)  # by default only 128 KiB
+    reader = csv.reader(text, strict=True)
+    header = next(reader, [])
+    places = _places(path, header, columns, optional)
+    line = reader.line_num + 1
+    for cells in reader:
+        if len(cells) == len(header):
+            yield line, [cells[p] if p >= 0 else None for p in places]
+        elif cells:
+            yield (
+                line,
+                f"it has {len(cells)} cells, the header {len(header)}",
+            )
+        line = reader.line_num + 1
+
+
+def _json(path, file, group, columns, optional):
+    del path, group
+    text = io.TextIOWrapper(file, encoding="utf-8-sig")
+    for line, row in enumerate(text, 1):
+        if not row.strip():
+            continue
+        try:
+            cells = json.loads(row)
+        except (ValueError, RecursionError):
+            yield line, "it is no JSON object on one line"
+            continue
+        if not isinstance(cells, dict):
+            yield line, "it is no JSON object on one line"
+            continue
+        missing = [name for name in columns if name not in cells]
+        if missing:
+            yield line, f"{missing[0]} is missing"
+            continue
+        extra = next((cells[name] for name in optional if name in cells), None)
+        yield line, [cells[name] for name in columns] + [extra]
+
+
+def _parquet(path, file, group, columns, optional):
+    table = pq.ParquetFile(file)
+    names = table.schema_arrow.names
+    places = _places(path, names, columns, optional)
+    wanted = [names[p] for p in places if p >= 0]
+    metadata = table.metadata
+    row = 1 + sum(metadata.row_group(g).num_rows for g in range(group))
+    # A worker has one thread; Arrow's could outlive Python with the file.
+    batches = table.iter_batches(_BATCH, [group], wanted, use_threads=False)
+    for batch in batches:
+        values = [_values(batch.column(name)) for name in wanted]
+        if places[-1] < 0:
+            values.append([None] * len(batch))
+        for cells in zip(*values, strict=True):
+            yield row, list(cells)
+            row += 1
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        # Without a zone it is UTC, and Python knows no nanoseconds.
+        column = column.cast(pa.timestamp("us"), safe=False)
+    return column.to_pylist()
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turns what readers raise of a damaged file into a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read to its end: {reason}"
+        ) from error
+
+
+def row_name(path: str) -> str:
+    """Returns what a row's number counts in a file of this kind."""
+    return "row" if kind(path) == ".parquet" else "line"

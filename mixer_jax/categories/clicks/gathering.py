@@ -1,0 +1,270 @@
+"""Runs the Beam pipeline of click events and puts its parts together."""
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.internal import cloudpickle
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    StandardOptions,
+)
+
+from mixer_jax.categories.clicks import beam_pipeline, event_counts, events
+from mixer_jax.runtime import errors, text
+from mixer_jax.runtime import files as files_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import parquet_files, tables
+
+# In this process, with as many workers as --direct_num_workers says. Beam's own
+# default would download a program.
+_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+_ORDER = [("query_id", "ascending"), ("item_id", "ascending")]
+
+
+def aggregate(
+    files: Sequence[str],
+    out: str | os.PathLike,
+    *,
+    queries: str = "",
+    items: str = "",
+    parts: str = "",
+    until: int | None = None,
+    longest_session: int | None = None,
+    max_skipped: float = 0.01,
+    options: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes the clicks table of a click log.
+
+    Args:
+      files: names or patterns of event files, anywhere that Beam reads; the
+        name of an existing file is taken literally.
+      out: the click log's folder, on this machine.
+      queries: the table of queries; "" is the one in `out`.
+      items: likewise.
+      parts: the folder of the workers' parts, which are removed; "" is `out`.
+      until: microseconds since 1970; events from then on go into a table of
+        their own. None puts all into one.
+      longest_session: events of longer sessions are left out, as a program's;
+        None leaves none out.
+      max_skipped: the largest share of the events that may be bad rows, and of
+        unknown IDs.
+      options: of the Beam pipeline.
+
+    Returns:
+      The counts, as in aggregate.json.
+
+    Raises:
+      UserError: if something is missing or damaged, or too much is left out.
+    """
+    out = Path(out)
+    for name in ("clicks.csv", "clicks.parquet", "clicks_later.parquet"):
+        there = out / name  # A Parquet file is replaced.
+        if there.is_dir() or (there.suffix == ".csv" and there.exists()):
+            raise UserError(
+                f"{there} exists already, and a click log has one table of "
+                "clicks; move it, or name another folder as --out."
+            )
+    place = f"{parts.rstrip('/') or out}/parts-{secrets.token_hex(4)}"
+    _check_place(place)
+    job = beam_pipeline.Job(
+        files=match(files),
+        queries=_files(queries or _table(out, "queries")),
+        items=_files(items or _table(out, "items")),
+        parts=place,
+        until=until,
+        longest_session=longest_session,
+    )
+    try:
+        _run(job, options)
+        figures = _figures(place)
+        clicks = _gather(place, beam_pipeline.CLICKS)
+        later = _gather(place, beam_pipeline.LATER)
+    finally:
+        if FileSystems.exists(place):
+            FileSystems.delete([place])
+    check(figures, max_skipped)
+    if not len(clicks):
+        raise UserError(
+            "No event is left for the clicks table"
+            + (": all are later than --until." if len(later) else ".")
+        )
+    tables.write(clicks, out / "clicks.parquet", "The clicks table")
+    (out / "clicks_later.parquet").unlink(missing_ok=True)
+    if until is not None:
+        tables.write(later, out / "clicks_later.parquet")
+    said = {
+        "files": len(job.files),
+        "until_microseconds": until,
+        "clicks_pairs": len(clicks),
+        "clicks_later_pairs": len(later),
+        **{name: figures[name] for name in _COUNTS},
+        "bad_row_list": _bad_rows(figures),
+        "unknown_list": _unknown(figures),
+    }
+    text = json.dumps(said, indent=2) + "\n"
+    files_lib.write_text(out / "aggregate.json", text)
+    return said
+
+
+def match(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the event files of some names or patterns, each once, sorted.
+
+    Raises:
+      UserError: if a pattern fits none, or one is of no kind that is read.
+    """
+    files = set()
+    for pattern in patterns:
+        try:
+            if FileSystems.exists(pattern):
+                files.add(pattern)
+                continue
+            (found,) = FileSystems.match([pattern])
+        except (beam.io.filesystem.BeamIOError, ValueError) as error:
+            raise UserError(
+                f"{pattern} cannot be looked up: {error}"
+            ) from error
+        if not found.metadata_list:
+            raise UserError(
+                f"There is no file of events {pattern}."
+                + " In a pattern, [[] matches [." * ("[" in pattern)
+            )
+        files |= {entry.path for entry in found.metadata_list}
+    for path in files:
+        events.kind(path)
+    return tuple(sorted(files))
+
+
+def check(figures: dict[str, Any], max_skipped: float) -> None:
+    """Refuses damaged files, and more than a share of bad or unknown rows.
+
+    Raises:
+      UserError: says what is wrong, and names the first of it.
+    """
+    broken = [said for (said,) in figures["broken_files"]]
+    if broken:
+        raise UserError("\n  ".join(["These files cannot be used:", *broken]))
+    total = sum(figures[name] for name in _ALL)
+    if not total:
+        raise UserError("The files hold no events.")
+    for names, what, listed in (
+        (("bad_rows",), "are bad rows", _bad_rows(figures)),
+        (
+            ("events_of_unknown_queries", "events_of_unknown_items"),
+            "name an ID that is not in the tables of queries and items",
+            _unknown(figures),
+        ),
+    ):
+        count = sum(figures[name] for name in names)
+        if count > max_skipped * total:
+            raise UserError(
+                "\n  ".join(
+                    [
+                        f"{count:,} of {total:,} events {what}, a share of "
+                        f"{count / total:.3g}; --max-skipped allows "
+                        f"{max_skipped:g}.",
+                        *listed,
+                    ]
+                )
+            )
+
+
+# What all read events are: left out for one reason each, or counted.
+_ALL = (
+    "bad_rows",
+    "copies",
+    "events_of_long_sessions",
+    "events_of_unknown_queries",
+    "events_of_unknown_items",
+    "clicks_exposures",
+    "clicks_later_exposures",
+)
+_COUNTS = (*_ALL, "clicks_clicks", "clicks_later_clicks")
+_LISTS = ("broken_files", "bad_row_list", "unknown_queries", "unknown_items")
+
+
+def _bad_rows(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{path}, {events.row_name(path)} {row}: {problem}."
+        for path, row, problem in figures["bad_row_list"]
+    ]
+
+
+def _unknown(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{column} {text.quoted(name)}: {-count:,} events"
+        for column, role in (("query_id", "queries"), ("item_id", "items"))
+        for count, name in figures[f"unknown_{role}"]
+    ]
+
+
+def _run(job: beam_pipeline.Job, options: Sequence[str]) -> None:
+    # The machines of a cluster then need nothing of ours to be installed.
+    for module in (text, errors, event_counts, events, beam_pipeline):
+        cloudpickle.register_pickle_by_value(module)
+    given = PipelineOptions(list(options))
+    standard = given.view_as(StandardOptions)
+    standard.runner = standard.runner or _RUNNER
+    with beam.Pipeline(options=given) as pipeline:
+        beam_pipeline.build(pipeline, job)
+
+
+def _figures(place: str) -> dict[str, Any]:
+    """Reads the counts that a pipeline has written; all are there."""
+    figures: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
+    figures |= {name: [] for name in _LISTS}
+    for path in _parts(place, f"{beam_pipeline.SAID}-*.json"):
+        with FileSystems.open(path) as file:
+            figures.update(map(json.loads, file.read().splitlines()))
+    return figures
+
+
+def _gather(place: str, name: str) -> pa.Table:
+    """Reads a table that a pipeline has written; its rows are in order."""
+    found = []
+    # "clicks-*" is no beginning of "clicks_later-...".
+    for path in _parts(place, f"{name}-*.parquet"):
+        with FileSystems.open(path) as file:
+            # Other threads of Arrow's would hold the file, and abort the
+            # process if they let go of it when Python has ended.
+            found.append(pq.ParquetFile(file).read(use_threads=False))
+    return pa.concat_tables(found).sort_by(_ORDER)
+
+
+def _check_place(place: str) -> None:
+    """Rejects a folder whose path Beam would parse as a pattern."""
+    if set(place) & set("[*?"):
+        raise UserError(
+            f"Beam cannot write to {os.path.dirname(place)}: its path has a [, "
+            "* or ?. Name another folder for the workers' parts as --parts."
+        )
+
+
+def _parts(place: str, pattern: str) -> list[str]:
+    (found,) = FileSystems.match([f"{place}/{pattern}"])
+    return [entry.path for entry in found.metadata_list]
+
+
+def _table(folder: Path, name: str) -> str:
+    """Returns the path of a table in a click log's folder."""
+    path = tables.find(folder, name)
+    if path is None:
+        raise UserError(
+            f"The click log {folder} has neither {name}.csv nor "
+            f"{name}.parquet; add one of them, or name a table as --{name}."
+        )
+    return str(path)
+
+
+def _files(table: str) -> tuple[str, ...]:
+    """Returns the files of a table: one, or the parts of a folder."""
+    if not os.path.isdir(table):
+        return (table,)
+    return tuple(map(str, parquet_files.parts(Path(table))))

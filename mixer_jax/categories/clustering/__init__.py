@@ -1,0 +1,1 @@
+"""A graph of affinities in, clusters out; and merging them."""

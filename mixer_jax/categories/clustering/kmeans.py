@@ -1,0 +1,54 @@
+"""k-means of unit vectors by exact search: centres are split over the mesh."""
+
+import numpy as np
+from jax.sharding import Mesh
+
+from mixer_jax.categories.clustering.methods import without_single
+from mixer_jax.categories.evidence.graph import normalize
+from mixer_jax.categories.neighbors.exact_search import cosine_top_k
+
+
+def kmeans(
+    rows: np.ndarray,
+    k: int,
+    *,
+    rounds: int = 5,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """Clusters unit vectors around k mean directions.
+
+    Dhillon and Modha, "Concept Decompositions for Large Sparse Text Data Using
+    Clustering" (2001). It begins with k of the rows, drawn at random.
+
+    Args:
+      rows: `[N, C]` float32 of unit length; zeros where nothing is known.
+      k: how many clusters; at most as many as there are known rows.
+      rounds: times that the centres are moved, at most.
+      seed: of the draw.
+      mesh: the devices that search; all by default.
+
+    Returns:
+      Labels `[N]` int64 from 0; -1 for samples that are unknown or alone.
+    """
+    known = np.flatnonzero(rows.any(axis=1))
+    labels = np.full(len(rows), -1, np.int64)
+    if not len(known):
+        return labels
+    told = rows[known]
+    rng = np.random.default_rng(seed)
+    begin = rng.permutation(len(known))[: max(k, 1)]
+    centres = told[np.sort(begin)]
+    nearest = np.full(len(known), -1, np.int64)
+    for _ in range(rounds):
+        before = nearest
+        nearest = cosine_top_k(told, centres, 1, mesh=mesh)[0][:, 0]
+        if (nearest == before).all():
+            break
+        # A centre that nobody is nearest to stays where it is.
+        order = np.argsort(nearest, kind="stable")
+        held, start = np.unique(nearest[order], return_index=True)
+        centres = centres.copy()
+        centres[held] = normalize(np.add.reduceat(told[order], start, axis=0))
+    labels[known] = nearest
+    return without_single(labels)

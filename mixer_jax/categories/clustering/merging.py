@@ -1,0 +1,152 @@
+"""Merges category IDs that are one: by clicks pooled over them, by content.
+
+A pair of samples may have been shown too rarely to say anything while their
+clusters were shown together often, so evidence is summed over clusters and
+asked again. A sample that DBSCAN left alone takes part as a cluster of one:
+that is how rarely shown items find their category.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import expit
+
+from mixer_jax.categories.clustering.methods import alone, join, without_single
+from mixer_jax.categories.evidence.affinity import (
+    Evidence,
+    beside_best,
+    log_odds,
+)
+from mixer_jax.categories.evidence.graph import QUERY_ITEM, Pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Merging:
+    """When two clusters are one.
+
+    Attributes:
+      rounds: merges build on each other at most this often.
+      clicks: affinity from pooled clicks and mean content that merges.
+      content: mean affinity over the pairs two clusters could have that
+        merges, unless pooled clicks speak against it.
+    """
+
+    rounds: int = 3
+    clicks: float = 0.5
+    content: float = 0.5
+
+
+def merge(
+    labels: np.ndarray,
+    pairs: Pairs,
+    evidence: Evidence,
+    neighbours: int,
+    settings: Merging,
+    most: int = 0,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Merges clusters that are each other's best match.
+
+    Args:
+      labels: `[N]` int, -1 is noise.
+      pairs: P pairs of samples.
+      evidence: of those pairs.
+      neighbours: k of `build_pairs`: a sample has no more pairs by content.
+      settings: see `Merging`.
+      most: samples that a merger may have; 0 is any number.
+
+    Returns:
+      New labels `[N]`, -1 for samples that are still alone, and how many
+      merges clicks and content made.
+    """
+    labels = alone(labels)
+    made = {"clicks": 0, "content": 0}
+    for _ in range(settings.rounds):
+        count = sum(made.values())
+        for name, score in (
+            ("clicks", _pooled_clicks),
+            ("content", _mean_content),
+        ):
+            a, b, value = score(labels, pairs, evidence, neighbours)
+            chosen = _mutual_best(
+                a, b, value, labels.max() + 1, getattr(settings, name)
+            )
+            a, b = a[chosen], b[chosen]
+            if most:
+                small = _size_if_joined(labels, a, b) <= most
+                a, b = a[small], b[small]
+            labels = join(labels, a, b)
+            made[name] += len(a)
+        if sum(made.values()) == count:
+            break
+    return without_single(labels), made
+
+
+def _pooled_clicks(
+    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cluster pairs that were shown together, and their affinity."""
+    del neighbours  # Every shown pair is known.
+    shown = (pairs.kind == QUERY_ITEM) & (pairs.exposures > 0)
+    a, b, group = _groups(labels, pairs.where(shown))
+    exposures = np.bincount(group, pairs.exposures[shown])
+    clicks = np.bincount(group, pairs.clicks[shown])
+    content = np.bincount(group, evidence.content[shown]) / np.bincount(group)
+    wrong_a, wrong_b = evidence.rates.wrong
+    rate = (clicks + wrong_a) / (exposures + wrong_a + wrong_b)
+    sure = expit(log_odds(exposures, clicks, evidence.rates) + content)
+    # A cluster's clicks within itself are among what a match is measured by.
+    nodes = labels.max() + 1
+    sure *= beside_best(rate, a, b, nodes)
+    sure *= beside_best(sure, a, b, nodes)
+    other = a != b
+    return a[other], b[other], sure[other]
+
+
+def _mean_content(
+    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cluster pairs of like content, and their mean affinity."""
+    a, b, group = _groups(labels, pairs)
+    silent = pairs.exposures == 0
+    total = np.bincount(group, np.where(silent, evidence.affinity, 0.0))
+    exposures = np.bincount(group, pairs.exposures)
+    clicks = np.bincount(group, pairs.clicks)
+    size = np.bincount(labels)
+    small = np.minimum(size[a], size[b])
+    possible = np.minimum(size[a] * size[b], neighbours * small)
+    against = (exposures > 0) & (
+        log_odds(exposures, clicks, evidence.rates) < 0
+    )
+    value = np.where(against, 0.0, total / possible)
+    other = a != b
+    return a[other], b[other], value[other]
+
+
+def _groups(
+    labels: np.ndarray, pairs: Pairs
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cluster pairs (a <= b) and for each pair of samples which it is."""
+    first, second = labels[pairs.first], labels[pairs.second]
+    nodes = labels.max() + 1
+    codes = np.minimum(first, second) * nodes + np.maximum(first, second)
+    codes, group = np.unique(codes, return_inverse=True)
+    return codes // nodes, codes % nodes, group
+
+
+def _mutual_best(
+    a: np.ndarray, b: np.ndarray, value: np.ndarray, nodes: int, least: float
+) -> np.ndarray:
+    """Mask of the pairs that are the best of both sides and good enough."""
+    best = np.zeros(nodes)
+    np.maximum.at(best, a, value)
+    np.maximum.at(best, b, value)
+    return (value >= least) & (value == best[a]) & (value == best[b])
+
+
+def _size_if_joined(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """Samples `[P]` of what each pair of clusters would be part of."""
+    size = np.bincount(labels)
+    joined = join(np.arange(len(size)), a, b)
+    return np.bincount(joined, size)[joined[a]]

@@ -1,0 +1,1 @@
+"""Clicks, pictures and texts in, a sparse graph of affinities out."""

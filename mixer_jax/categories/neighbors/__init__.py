@@ -1,0 +1,1 @@
+"""Exact nearest neighbors by cosine, with the rows split over the mesh."""

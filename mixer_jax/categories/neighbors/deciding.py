@@ -1,0 +1,88 @@
+"""Deciding: which rows of the shortlisted groups are the nearest."""
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax.categories.neighbors import short_factors
+from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
+from mixer_jax.runtime.mesh import AXIS
+
+# Numbers of whole rows that are gathered at once to be scored: what a CPU's
+# cache holds, what an accelerator's memory has room for.
+_SCORED = {"cpu": 2**20}
+_SCORED_ELSEWHERE = 2**26
+
+
+def decide(
+    placed: Placed,
+    lists: Shortlist,
+    error_Q: jax.Array,
+    row_QxC: jax.Array,
+    k: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores the rows of listed groups whole.
+
+    Args:
+      placed: the rows that groups are of.
+      lists: each device's of the rows asked for.
+      error_Q: f32, how far rounding moved the factors of a row and of those
+        that it met, at most.
+      row_QxC: f32, the rows asked for.
+      k: how many are wanted.
+
+    Returns:
+      The k nearest int32 `[Q, k]`, their cosines f32 `[Q, k]`, and bool `[Q]`:
+      whether no other group can hold a nearer one.
+    """
+    width = row_QxC.shape[1]
+    whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
+    groups = placed.block // GROUP
+    lists = lists.of_all_devices()
+    # In order, so that of equal cosines the lower row comes first.
+    group_QxG = _rising(lists.group[:, :-1])
+
+    def score(asked):
+        row_C, group_G = asked
+        mine_G, slot_G = placed.holder(group_G // groups)
+        near_GxRxC = whole_NxRxC.at[slot_G * groups + group_G % groups].get(
+            mode="clip"
+        )
+        cosine_N = jnp.matmul(
+            near_GxRxC.reshape(-1, width),
+            row_C,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        place_GxR = group_G[:, None] * GROUP + jnp.arange(GROUP)[None, :]
+        real_GxR = (mine_G & (group_G >= 0))[:, None]
+        real_GxR &= place_GxR < placed.count
+        cosine_N = jnp.where(real_GxR.reshape(-1), cosine_N, -jnp.inf)
+        return cosine_N, place_GxR.reshape(-1)
+
+    # A power of two that divides the rows, so that none is left over.
+    scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
+    at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
+    at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
+    cosine_QxN, place_QxN = jax.lax.map(
+        score, (row_QxC, group_QxG), batch_size=at_once
+    )
+    # Each row is scored by the one device that holds it.
+    cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
+    cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
+    near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
+    # The last of each, but as the least: where a slice follows `top_k`, XLA
+    # sorts all that it chooses from.
+    bound_Q = lists.most.min(1) + error_Q + 2 * short_factors.rounding(width)
+    return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
+
+
+def _rising(name_NxM: jax.Array) -> jax.Array:
+    """Sorts int32 rows of -1 to 2^30, much faster on CPUs than `jnp.sort`."""
+    # Their bits above those of 1.0 make floats of the same order.
+    one = 0x3F800000
+    order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
+    # One more than is wanted: XLA makes a sort of it where all are.
+    spare = jnp.full((len(order), 1), -jnp.inf)
+    falling, _ = jax.lax.top_k(
+        jnp.concatenate([-order, spare], axis=1), order.shape[1]
+    )
+    return jax.lax.bitcast_convert_type(-falling, jnp.int32) - one

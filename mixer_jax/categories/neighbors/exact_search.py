@@ -1,0 +1,345 @@
+"""Exact nearest neighbours by cosine; the rows are split over the mesh.
+
+The same code serves a laptop and a pod. Rows are searched for in blocks, and a
+block in two steps:
+
+1. *Screening* (`screening.py`) meets all others with short factors: the leading
+   principal dimensions, rounded to bfloat16 where the processor multiplies
+   that faster. Each row gets a shortlist of groups.
+2. *Deciding* (`deciding.py`) scores the rows of these groups with the whole
+   f32 vectors.
+
+What a short factor leaves out is bounded (Cauchy-Schwarz), so for each row it
+is checked that no other group can hold a nearer one. The few rows that fail
+this check are searched for again with whole factors, then among more groups:
+the answer is exact whatever was screened with.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from mixer_jax.categories.neighbors import screening, short_factors
+from mixer_jax.categories.neighbors.answers import Answer, nothing
+from mixer_jax.categories.neighbors.copies import Copies
+from mixer_jax.categories.neighbors.deciding import decide
+from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
+from mixer_jax.runtime.mesh import AXIS, make_mesh
+from mixer_jax.runtime.mesh import rows as split_rows
+
+_SPARE = 22  # groups that are scored beside k
+_MORE = 4  # times as many groups for rows that were in doubt
+_EXPANDED = 1024  # rows whose copies are listed at once
+
+
+def cosine_top_k(
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    *,
+    same: bool = False,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of `gallery` nearest to each of `rows`, exactly.
+
+    Args:
+      rows: `[N, C]` float32 of unit length, or zeros.
+      gallery: `[M, C]` float32 of unit length, or zeros.
+      k: neighbours a row; fewer where the gallery is smaller.
+      same: both are the same set, and a row is not its own neighbour.
+      mesh: the devices that the gallery is split over; all by default. The
+        result does not depend on it.
+
+    Returns:
+      `(index [N, k] int64, cosine [N, k] float32)`, nearest first; of equal
+      cosines the lower index.
+
+    Raises:
+      ValueError: if a row is not finite or the widths differ.
+    """
+    return _top_k(rows, gallery, k, mesh, same=same, back=False)[0]
+
+
+def mutual_top_k(
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """`cosine_top_k` of `rows` in `gallery`, and of `gallery` in `rows`.
+
+    Each pair of rows is multiplied once for both.
+    """
+    forth, back = _top_k(rows, gallery, k, mesh, same=False, back=True)
+    return forth, back
+
+
+def _top_k(
+    rows: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    mesh: Mesh | None,
+    *,
+    same: bool,
+    back: bool,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`cosine_top_k`, and then that of the gallery if it is wanted back."""
+    for name, x in (("rows", rows), ("gallery", gallery)):
+        if not np.isfinite(x).all():
+            bad = int(np.argmin(np.isfinite(x).all(axis=1)))
+            raise ValueError(f"Row {bad} of the {name} is not finite.")
+    if rows.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"Rows of shape {rows.shape} cannot be compared with a gallery of "
+            f"shape {gallery.shape}."
+        )
+    forth_k = max(min(k, len(gallery) - int(same)), 0)
+    back_k = min(k, len(rows))
+    if not len(rows) or not len(gallery) or not forth_k:
+        return [nothing(len(rows), forth_k), nothing(len(gallery), back_k)]
+    # Equal rows have equal neighbours. A shop's placeholder picture may stand
+    # in the catalogue ten thousand times: it is searched for, and found, once.
+    in_gallery = Copies(gallery)
+    in_rows = in_gallery if same else Copies(rows)
+    rows = _take(rows, in_rows.first)
+    answers = _search(
+        rows,
+        None if same else _take(gallery, in_gallery.first),
+        forth_k + int(same),
+        back_k if back else None,
+        make_mesh() if mesh is None else mesh,
+    )
+    ways = ((in_rows, in_gallery, forth_k), (in_gallery, in_rows, back_k))
+    return [
+        _expand(answer, asked, among, k, same)
+        for answer, (asked, among, k) in zip(answers, ways, strict=False)
+    ]
+
+
+def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The chosen rows as float32, without a copy if they are all."""
+    whole = len(chosen) == len(rows)
+    return np.asarray(rows if whole else rows[chosen], np.float32)
+
+
+def _expand(
+    answer: Answer, asked: Copies, among: Copies, k: int, same: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The neighbours of all rows, given those of rows that differ."""
+    index, cosine = nothing(len(asked.code), k)
+    for start in range(0, len(index), _EXPANDED):
+        these = np.arange(start, min(start + _EXPANDED, len(index)))
+        code = asked.code[these]
+        own = these if same else None
+        index[these], cosine[these] = among.expand(
+            answer.index[code], answer.cosine[code], k, own
+        )
+    return index, cosine
+
+
+def _search(
+    rows: np.ndarray,
+    gallery: np.ndarray | None,
+    k: int,
+    back_k: int | None,
+    mesh: Mesh,
+) -> list[Answer]:
+    """Searches for rows that differ.
+
+    Args:
+      rows: f32 `[N, C]`.
+      gallery: f32 `[M, C]`; None if the rows meet each other.
+      k: neighbours of each row; fewer where there are fewer.
+      back_k: likewise of the gallery's rows; None if these are not wanted.
+      mesh: the devices to use.
+
+    Returns:
+      The answer for the rows, then that for the gallery's.
+    """
+    same = gallery is None
+    gallery = rows if same else gallery
+    place = partial(
+        screening.place,
+        mesh=mesh,
+        basis=short_factors.principal(rows, gallery),
+        dtype=short_factors.fast_dtype(),
+    )
+    placed = place(gallery)
+    forth = Answer(rows, min(k, len(gallery)))
+    if same:
+        _both_ways(placed, placed, forth, forth)
+        _resolve(placed, forth)
+        return [forth]
+    if back_k is None:
+        _one_way(placed, forth, np.arange(len(rows)), _kept(placed, forth))
+        _resolve(placed, forth)
+        return [forth]
+    asked = place(rows)
+    back = Answer(gallery, min(back_k, len(rows)))
+    lists = _both_ways(placed, asked, forth, back)
+    _resolve(placed, forth)
+    for number, these, row_QxC in back.blocks(placed.block):
+        back.put(
+            these,
+            _look_up(asked, lists, placed.error, row_QxC, number, k=back.k),
+        )
+    _resolve(asked, back)
+    return [forth, back]
+
+
+def _kept(placed: Placed, answer: Answer, times: int = 1) -> int:
+    """How many groups of the placed rows are scored."""
+    return min(times * (answer.k + _SPARE), -(-int(placed.count) // GROUP))
+
+
+def _both_ways(
+    placed: Placed, asked: Placed, forth: Answer, back: Answer
+) -> Shortlist:
+    """Searches for the rows asked for; what the placed rows met comes back."""
+    lists = jax.jit(
+        Shortlist.empty,
+        static_argnums=(0, 1),
+        out_shardings=split_rows(placed.mesh),
+    )(len(placed.whole), _kept(asked, back))
+    for number, these, row_QxC in forth.blocks(asked.block):
+        lists, *found = _meet(
+            placed,
+            lists,
+            row_QxC,
+            number,
+            asked.count,
+            k=forth.k,
+            kept=_kept(placed, forth),
+            tile=asked.tile,
+            same=asked is placed,
+        )
+        forth.put(these, found)
+    return lists
+
+
+def _one_way(
+    placed: Placed, answer: Answer, chosen: np.ndarray, kept: int
+) -> None:
+    """Searches for the chosen rows."""
+    block, tile = screening.block_and_tile(len(chosen))
+    for number, these, row_QxC in answer.blocks(block, chosen):
+        _, *found = _meet(
+            placed,
+            None,
+            row_QxC,
+            number,
+            len(chosen),
+            k=answer.k,
+            kept=kept,
+            tile=tile,
+            same=False,
+        )
+        answer.put(these, found)
+
+
+def _resolve(placed: Placed, answer: Answer) -> None:
+    """Searches again for rows in doubt, until there are none."""
+    left = answer.in_doubt()
+    if len(left):
+        placed = placed.replace(
+            short=placed.whole, basis=None, error=jnp.float32(0)
+        )
+    times = 1
+    while len(left):
+        _one_way(placed, answer, left, _kept(placed, answer, times))
+        left = answer.in_doubt()
+        times *= _MORE
+
+
+_SPLIT, _WHOLE = PartitionSpec(AXIS), PartitionSpec()
+
+
+@partial(
+    jax.jit,
+    static_argnames=("k", "kept", "tile", "same"),
+    donate_argnames="theirs",
+)
+def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
+    """Finds the k nearest of a block of rows.
+
+    Args:
+      placed: the rows to search in.
+      theirs: lists of the placed rows, or None (see `screening.screen`).
+      row_QxC: f32, the rows to search for.
+      number: which block of their set they are.
+      count: how many rows are searched for in all.
+      k: neighbours that are wanted.
+      kept: groups that are scored to find them.
+      tile: see `screening.screen`.
+      same: see `screening.screen`.
+
+    Returns:
+      The lists, having met these rows; placed rows int32 `[Q, k]`, cosines f32
+      `[Q, k]`, and bool `[Q]`: whether these are surely the nearest.
+    """
+
+    def local(placed, theirs, row_QxC, number, count):
+        short_QxS, error_Q = short_factors.shorten(
+            row_QxC, placed.basis, placed.short.dtype
+        )
+        lists = Shortlist.empty(len(row_QxC), kept)
+        if same:
+            mine, slot = placed.holder(number)
+            lists = theirs.block(slot, len(row_QxC)).only_if(mine)
+        lists, theirs = screening.screen(
+            placed,
+            short_QxS,
+            tile,
+            number,
+            lists,
+            theirs,
+            count=count,
+            same=same,
+        )
+        error_Q += placed.error
+        return theirs, *decide(placed, lists, error_Q, row_QxC, k)
+
+    split = None if theirs is None else _SPLIT
+    return jax.shard_map(
+        local,
+        mesh=placed.mesh,
+        in_specs=(placed.specs(), split, _WHOLE, _WHOLE, _WHOLE),
+        out_specs=(split, _WHOLE, _WHOLE, _WHOLE),
+        # The loops start from constants and what is gathered is equal on all
+        # devices; the checker would want both annotated.
+        check_vma=False,
+    )(placed, theirs, row_QxC, jnp.int32(number), jnp.int32(count))
+
+
+@partial(jax.jit, static_argnames="k")
+def _look_up(placed, lists, error, row_QxC, number, *, k):
+    """Finds the k nearest of a block of rows whose lists are complete.
+
+    Args:
+      placed: the rows to search in.
+      lists: of all rows that are searched for, by blocks, as they are placed.
+      error: f32 `[]`, how far rounding moved these, at most.
+      row_QxC: f32, the rows to search for.
+      number: which block of their set they are.
+      k: neighbours that are wanted.
+
+    Returns:
+      As `_meet`, without lists.
+    """
+
+    def local(placed, lists, error, row_QxC, number):
+        mine, slot = placed.holder(number)
+        lists = lists.block(slot, len(row_QxC)).only_if(mine)
+        return decide(placed, lists, error + placed.error, row_QxC, k)
+
+    return jax.shard_map(
+        local,
+        mesh=placed.mesh,
+        in_specs=(placed.specs(), _SPLIT, _WHOLE, _WHOLE, _WHOLE),
+        out_specs=_WHOLE,
+        check_vma=False,
+    )(placed, lists, error, row_QxC, jnp.int32(number))

@@ -1,0 +1,290 @@
+"""Screening: which groups of rows may hold a row's nearest.
+
+All pairs of rows are multiplied, but with short factors (`short_factors.py`),
+and a group of rows is known by its largest product alone: neither the products
+nor their sorting ever become large. Each row keeps a shortlist of groups. One
+product serves both of its rows, so that two sets are searched in both
+directions, and a set in itself, with half of the products.
+
+Rows are split over the mesh in blocks that are dealt out in turn, so that of
+any run of blocks each device holds its part.
+"""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from mixer_jax.categories.neighbors import short_factors
+from mixer_jax.runtime.mesh import AXIS, rows
+
+GROUP = 8  # rows that one maximum stands for
+_TILE = 1024  # rows multiplied at once by as many: their products fit a cache
+_BLOCK = 8192  # rows met at once; sorting takes its time by the row and block
+
+
+class Placed(flax.struct.PyTreeNode):
+    """Rows, split over the mesh; N_pad is a multiple of the blocks.
+
+    Attributes:
+      whole: f32 `[N_pad, C]`, unit rows in the order of the devices that hold
+        them: block b is on device b mod D.
+      short: `[N_pad, S]`, what screening multiplies.
+      error: f32 `[]`, the largest distance between a row and its rounding.
+      basis: f32 `[C, S - 1]`, the principal dimensions; None if all are kept.
+      count: int32 `[]`, the number of true rows.
+      block: rows of a block.
+      tile: rows of it that are multiplied at once.
+      mesh: the mesh that holds the rows.
+    """
+
+    whole: jax.Array
+    short: jax.Array
+    error: jax.Array
+    basis: jax.Array | None
+    count: jax.Array
+    block: int = flax.struct.field(pytree_node=False)
+    tile: int = flax.struct.field(pytree_node=False)
+    mesh: Mesh = flax.struct.field(pytree_node=False)
+
+    def specs(self) -> "Placed":
+        """How each array is split."""
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        return self.replace(
+            whole=split,
+            short=split,
+            error=whole,
+            basis=None if self.basis is None else whole,
+            count=whole,
+        )
+
+    def holder(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Whether this device holds a block, and as which of its own."""
+        devices = self.mesh.size
+        return block % devices == jax.lax.axis_index(AXIS), block // devices
+
+
+def block_and_tile(count: int, devices: int = 1) -> tuple[int, int]:
+    """How many of `count` rows make a block, and a tile of it."""
+    local = -(-count // devices)
+    blocks = -(-local // _BLOCK)
+    tiles = -(-local // (blocks * _TILE))
+    tile = -(-local // (blocks * tiles * GROUP)) * GROUP
+    return tile * tiles, tile
+
+
+def place(
+    whole: np.ndarray,
+    mesh: Mesh,
+    basis: np.ndarray | None,
+    dtype: jnp.dtype,
+) -> Placed:
+    """Splits unit rows f32 `[N, C]` over the mesh."""
+    count, width = whole.shape
+    block, tile = block_and_tile(count, mesh.size)
+    mine = -(-count // (mesh.size * block)) * block  # rows that a device holds
+    total = mine * mesh.size
+    whole = np.pad(whole, ((0, total - count), (0, 0)))
+    dealt = whole.reshape(-1, mesh.size, block, width)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        device = index[0].indices(total)[0] // mine
+        return dealt[:, device].reshape(mine, width)
+
+    held = jax.make_array_from_callback((total, width), rows(mesh), part)
+    basis = None if basis is None else jnp.asarray(basis)
+    short, error = jax.jit(short_factors.shorten, static_argnames="dtype")(
+        held, basis, dtype=dtype
+    )
+    return Placed(
+        whole=held,
+        short=short,
+        error=error.max(),
+        basis=basis,
+        count=jnp.int32(count),
+        block=block,
+        tile=tile,
+        mesh=mesh,
+    )
+
+
+class Shortlist(flax.struct.PyTreeNode):
+    """The groups with the largest products that each of N rows has met.
+
+    Attributes:
+      most: f32 `[N, K + 1]`, falling: the groups' largest products. The last
+        group is not kept: its product is the largest of all that were left.
+      group: int32 `[N, K + 1]`, whose they are; -1 where there are fewer.
+    """
+
+    most: jax.Array
+    group: jax.Array
+
+    @classmethod
+    def empty(cls, count: int, kept: int) -> "Shortlist":
+        """Lists of `count` rows that have met no group yet."""
+        shape = (count, kept + 1)
+        return cls(
+            jnp.full(shape, -jnp.inf, jnp.float32),
+            jnp.full(shape, -1, jnp.int32),
+        )
+
+    def offer(
+        self, most_NxG: jax.Array, first: jax.Array, real_G: jax.Array
+    ) -> "Shortlist":
+        """Keeps the largest of these and of those before.
+
+        Args:
+          most_NxG: f32, largest products with G groups.
+          first: int32 `[]`, the number of the first of them.
+          real_G: bool, which are to be regarded.
+        """
+        size = self.most.shape[1]
+        most_NxG = jnp.where(real_G[None, :], most_NxG, -jnp.inf)
+        most, place = jax.lax.top_k(
+            jnp.concatenate([self.most, most_NxG], axis=1), size
+        )
+        # Numbers are reckoned: to join them like the products takes as long.
+        before = jnp.take_along_axis(
+            self.group, jnp.minimum(place, size - 1), axis=1
+        )
+        return Shortlist(
+            most, jnp.where(place < size, before, first + place - size)
+        )
+
+    def block(self, slot: jax.Array, size: int) -> "Shortlist":
+        """The lists of one block of rows."""
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, slot * size, size), self
+        )
+
+    def with_block(self, slot: jax.Array, lists: "Shortlist") -> "Shortlist":
+        """These with one block of rows replaced."""
+        return jax.tree.map(
+            lambda x, y: jax.lax.dynamic_update_slice_in_dim(
+                x, y, slot * len(y), 0
+            ),
+            self,
+            lists,
+        )
+
+    def only_if(self, condition: jax.Array) -> "Shortlist":
+        """These, or empty ones."""
+        return Shortlist(
+            jnp.where(condition, self.most, -jnp.inf),
+            jnp.where(condition, self.group, -1),
+        )
+
+    def of_all_devices(self) -> "Shortlist":
+        """The largest that any device knows of."""
+        if jax.lax.axis_size(AXIS) == 1:
+            return self
+        gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
+        most, place = jax.lax.top_k(gather(self.most), self.most.shape[1])
+        group = jnp.take_along_axis(gather(self.group), place, axis=1)
+        return Shortlist(most, group)
+
+
+def screen(
+    placed: Placed,
+    short_QxS: jax.Array,
+    tile: int,
+    number: jax.Array,
+    asked: Shortlist,
+    theirs: Shortlist | None,
+    *,
+    count: jax.Array,
+    same: bool,
+) -> tuple[Shortlist, Shortlist | None]:
+    """Lets a block of rows meet the placed rows of this device.
+
+    Args:
+      placed: the rows to be met.
+      short_QxS: factors of the rows asked for.
+      tile: how many of these are multiplied at once.
+      number: int32 `[]`, which block of their set they are.
+      asked: their lists `[Q, K + 1]` so far.
+      theirs: the lists of this device's placed rows, which meet the rows asked
+        for as well; None if those are not wanted.
+      count: int32 `[]`, the number of true rows that are asked for in all.
+      same: both are one set, and blocks are asked for in turn: those before
+        this one have met it.
+
+    Returns:
+      Both lists, of all that was met up to now.
+    """
+    group_G = jnp.arange(placed.block // GROUP)
+    group_H = jnp.arange(len(short_QxS) // GROUP)
+    first_asked = number * len(group_H)
+
+    def visit(slot, lists):
+        asked, theirs = lists
+        block = slot * placed.mesh.size + jax.lax.axis_index(AXIS)
+        short_BxS = jax.lax.dynamic_slice_in_dim(
+            placed.short, slot * placed.block, placed.block
+        )
+        forth_QxG, back_BxH = _maxima(
+            short_QxS, tile, short_BxS, placed.tile, theirs is not None
+        )
+        first = block * len(group_G)
+        real_G = (first + group_G) * GROUP < placed.count
+        if same:
+            real_G &= block >= number
+        asked = asked.offer(forth_QxG, first, real_G)
+        if theirs is not None:
+            real_H = (first_asked + group_H) * GROUP < count
+            if same:
+                real_H &= block > number
+            lists = theirs.block(slot, placed.block)
+            lists = lists.offer(back_BxH, first_asked, real_H)
+            theirs = theirs.with_block(slot, lists)
+        return asked, theirs
+
+    first_slot = number // placed.mesh.size if same else 0
+    slots = len(placed.short) // placed.block
+    return jax.lax.fori_loop(first_slot, slots, visit, (asked, theirs))
+
+
+def _maxima(
+    row_QxS: jax.Array,
+    row_tile: int,
+    other_BxS: jax.Array,
+    other_tile: int,
+    both: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Largest products of each row with groups of the others, and back.
+
+    Returns:
+      f32 `[Q, B / 8]`, and f32 `[B, Q / 8]` or None.
+    """
+    rows, others = len(row_QxS), len(other_BxS)
+    forth_QxG = jnp.zeros((rows, others // GROUP), jnp.float32)
+    back_BxH = jnp.zeros((others, rows // GROUP), jnp.float32) if both else None
+    tiles = others // other_tile
+
+    def meet(number, maxima):
+        forth_QxG, back_BxH = maxima
+        row = number // tiles * row_tile
+        other = number % tiles * other_tile
+        product_UxT = short_factors.products(
+            jax.lax.dynamic_slice_in_dim(other_BxS, other, other_tile),
+            jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
+        )
+        # Rows side by side: maxima are taken of whole vectors, then turned.
+        most_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
+        forth_QxG = jax.lax.dynamic_update_slice(
+            forth_QxG, most_TxG, (row, other // GROUP)
+        )
+        if both:
+            most_UxH = product_UxT.reshape(other_tile, -1, GROUP).max(2)
+            back_BxH = jax.lax.dynamic_update_slice(
+                back_BxH, most_UxH, (other, row // GROUP)
+            )
+        return forth_QxG, back_BxH
+
+    return jax.lax.fori_loop(
+        0, rows // row_tile * tiles, meet, (forth_QxG, back_BxH)
+    )

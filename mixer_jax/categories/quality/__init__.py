@@ -1,0 +1,1 @@
+"""Measures of found categories, with and without the truth."""

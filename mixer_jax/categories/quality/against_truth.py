@@ -1,0 +1,155 @@
+"""How good are found categories? The only reader of the truth but simulation.
+
+Measures of Amigo et al., "A comparison of extrinsic clustering evaluation
+metrics based on formal constraints" (2009). Noise counts as samples alone.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import normalized_mutual_info_score
+
+from mixer_jax.categories.clustering.methods import alone
+from mixer_jax.categories.find import Found
+from mixer_jax.runtime import files
+
+
+def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Compares found labels `[N]` (-1 is noise) with true categories `[N]`.
+
+    Returns:
+      purity: share of samples in the category that leads their cluster.
+      bcubed_precision, bcubed_recall: averaged over samples, the share of a
+        sample's cluster that is of its category, and of its category that is
+        in its cluster (itself counted); bcubed_f1: their harmonic mean.
+      nmi: normalized mutual information, arithmetic mean.
+    """
+    found = alone(labels)
+    # An array of str would drop a NUL character at the end.
+    true, _ = pd.factorize(np.asarray(truth, object))
+    cells = found * (true.max() + 1) + true
+    _, cell, shared = np.unique(cells, return_inverse=True, return_counts=True)
+    found_size = np.bincount(found)
+    true_size = np.bincount(true)
+    together = shared[cell]
+    precision = float(np.mean(together / found_size[found]))
+    recall = float(np.mean(together / true_size[true]))
+    leading = np.zeros(len(found_size), np.int64)
+    np.maximum.at(leading, found, together)
+    return {
+        "purity": float(leading.sum() / len(found)),
+        "bcubed_precision": precision,
+        "bcubed_recall": recall,
+        "bcubed_f1": 2 * precision * recall / (precision + recall),
+        "nmi": float(normalized_mutual_info_score(true, found)),
+    }
+
+
+def shape(labels: np.ndarray, is_query: np.ndarray) -> dict[str, Any]:
+    """Describes clusters without a truth.
+
+    Args:
+      labels: `[N]` int, -1 is noise.
+      is_query: `[N]` bool.
+
+    Returns:
+      categories, noise_share, both_roles (share of categories that have a
+      query and an item), sizes (histogram: size -> categories), largest, and
+      gini, the skew of the sizes (0: all equal, towards 1: few hold all).
+    """
+    labels = np.asarray(labels)
+    kept = labels >= 0
+    sizes = np.bincount(labels[kept])
+    queries = np.bincount(labels[kept & is_query], minlength=len(sizes))
+    real = sizes > 0
+    sizes, queries = sizes[real], queries[real]
+    both = (queries > 0) & (queries < sizes)
+    values, times = np.unique(sizes, return_counts=True)
+    return {
+        "categories": len(sizes),
+        "noise_share": float(1.0 - kept.mean()),
+        "both_roles": float(both.mean()) if len(sizes) else 0.0,
+        "sizes": {str(v): int(t) for v, t in zip(values, times, strict=True)},
+        "largest": int(sizes.max(initial=0)),
+        "gini": gini(sizes),
+    }
+
+
+def report(
+    found: Found, is_query: np.ndarray, truth: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The figures of found categories, beside those of simpler ways.
+
+    Args:
+      found: labels `[N]` of each way.
+      is_query: `[N]` bool.
+      truth: `[N]` true categories, "" where unknown; None if all are.
+
+    Returns:
+      samples, chosen (settings that were read off the data, and `curve`, what
+      off), merges (by what), rates (of clicks), before (`shape` of what the
+      method found, before splitting and merging) and ways: name -> `shape` and,
+      over the samples whose truth is known, `against_truth`. With a truth there
+      is one way more, "every sample alone": where true categories are small its
+      F1 is far from 0, so it is what the others have to be compared with.
+    """
+    ways = {
+        "combined": found.combined,
+        "clicks alone": found.clicks_alone,
+        "content alone": found.content_alone,
+    }
+    if truth is not None:
+        ways["every sample alone"] = np.full(len(is_query), -1)
+        known = np.asarray(truth) != ""
+    figures = {}
+    for name, labels in ways.items():
+        measured = {}
+        if truth is not None:
+            measured = against_truth(labels[known], truth[known])
+        figures[name] = {**measured, **shape(labels, is_query)}
+    return {
+        "samples": len(is_query),
+        "chosen": found.chosen,
+        "curve": found.curve,
+        "merges": found.merges,
+        "rates": dataclasses.asdict(found.rates),
+        "before": shape(found.dense, is_query),
+        "ways": figures,
+    }
+
+
+def write(figures: dict[str, Any], folder: Path) -> None:
+    """Writes the figures of `report` to `folder/categories.json`."""
+    text = json.dumps(figures, indent=2) + "\n"
+    files.write_text(folder / "categories.json", text)
+
+
+def lines(figures: dict[str, Any]) -> str:
+    """The `report` in a few lines for a terminal."""
+    chosen = [f"{name} {value:g}" for name, value in figures["chosen"].items()]
+    said = [f"Chosen from the data: {', '.join(chosen)}"] if chosen else []
+    for name, way in figures["ways"].items():
+        line = (
+            f"{name:18} {way['categories']:6} categories, "
+            f"{way['noise_share']:6.1%} of samples without one"
+        )
+        if "bcubed_f1" in way:
+            line += f", B-cubed F1 {way['bcubed_f1']:.3f}"
+        said.append(line)
+    return "\n".join(said)
+
+
+def gini(sizes: np.ndarray) -> float:
+    """Gini coefficient of counts: 0 if all are equal; 0 of no counts."""
+    sizes = np.sort(np.asarray(sizes, np.float64))
+    if not sizes.sum():
+        return 0.0
+    rank = np.arange(1, len(sizes) + 1)
+    return float(
+        2 * (rank * sizes).sum() / (len(sizes) * sizes.sum())
+        - (len(sizes) + 1) / len(sizes)
+    )

@@ -1,0 +1,1 @@
+"""Compiles a stage for a TPU pod without one, and reads its costs."""

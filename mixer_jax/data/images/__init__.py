@@ -1,0 +1,1 @@
+"""Image files in, square RGB pixels out, within memory limits."""

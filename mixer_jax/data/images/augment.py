@@ -1,0 +1,266 @@
+"""Random changes of a training image, so that no pixel is learned by heart.
+
+The image is not mirrored unless asked: a mirrored text or logo is another
+thing.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from mixer_jax.data.images import background
+from mixer_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Strength:
+    """How far each change may go; probabilities are marked as such."""
+
+    scale: tuple[float, float]  # of the image on its canvas; > 1 crops
+    shift: float  # share of the side, each direction
+    stretch: float  # of width against height, log scale
+    rotate: float  # degrees, each direction
+    brightness: float  # factors of 1 - x to 1 + x, as for the next two
+    contrast: float
+    saturation: float
+    hue: float  # share of the colour circle, each direction
+    jitter: float  # probability of the four above and the next
+    grey: float  # probability, of jittered images
+    blur: float  # probability
+    blur_radius: float  # pixels of a 128 pixel image, at most
+    erase: float  # probability
+    erase_area: float  # share of the image, at most
+    flip: float = 0.0  # probability
+    background: float = 0.0  # probability, of pictures on white
+
+
+STRENGTHS = {
+    "light": Strength(
+        scale=(0.85, 1.15),
+        shift=0.05,
+        stretch=0.05,
+        rotate=5.0,
+        brightness=0.15,
+        contrast=0.15,
+        saturation=0.15,
+        hue=0.02,
+        jitter=0.8,
+        grey=0.0,
+        blur=0.0,
+        blur_radius=0.0,
+        erase=0.0,
+        erase_area=0.0,
+    ),
+    "strong": Strength(
+        scale=(0.6, 1.3),
+        shift=0.1,
+        stretch=0.15,
+        rotate=15.0,
+        brightness=0.35,
+        contrast=0.35,
+        saturation=0.5,
+        hue=0.08,
+        jitter=0.9,
+        grey=0.1,
+        blur=0.15,
+        blur_radius=1.5,
+        erase=0.25,
+        erase_area=0.15,
+    ),
+}
+# For drawings and the like, which say the same seen in a mirror.
+STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
+# For catalogues photographed on white, whose queries are not.
+STRENGTHS["catalogue"] = dataclasses.replace(
+    STRENGTHS["strong"], background=0.5
+)
+_SHARES = ("jitter", "grey", "blur", "erase", "erase_area", "flip")
+_SHARES += ("background", "brightness", "contrast", "saturation")
+NAMES = ("none", *STRENGTHS)
+_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
+)
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+def augment(
+    image: np.ndarray, rng: np.random.Generator, strength: str | Strength
+) -> np.ndarray:
+    """Returns a randomly changed copy of an image: a pure function of both.
+
+    Args:
+      image: uint8 [S, S, 3], RGB on white.
+      rng: the only source of chance.
+      strength: one of `NAMES`, or a `Strength`.
+
+    Returns:
+      uint8 [S, S, 3]; what moves in from outside is white.
+
+    Raises:
+      UserError: if there is no such strength.
+    """
+    if strength == "none":
+        return image
+    how = get_strength(strength)
+    size = image.shape[0]
+    picture = _move(Image.fromarray(image), rng, how)
+    # Nothing is drawn for what cannot happen: other strengths are as before.
+    if how.background and rng.random() < how.background:
+        picture = Image.fromarray(background.replace(np.array(picture), rng))
+    if rng.random() < how.blur:
+        radius = rng.uniform(0.0, how.blur_radius) * size / 128
+        picture = picture.filter(ImageFilter.GaussianBlur(radius))
+    pixels = np.array(picture)
+    if rng.random() < how.jitter:
+        pixels = _colour(pixels, rng, how)
+    if rng.random() < how.erase:
+        _erase(pixels, rng, how)
+    return pixels
+
+
+def get_strength(strength: str | Strength) -> Strength:
+    """Returns the strength of that name.
+
+    Raises:
+      UserError: if there is none; names those there are.
+    """
+    if isinstance(strength, Strength):
+        return strength
+    if strength not in STRENGTHS:
+        raise UserError(
+            f"data.augment is {strength!r}; it must be one of "
+            f"{', '.join(NAMES)}."
+        )
+    return STRENGTHS[strength]
+
+
+def change(
+    strength: str | Strength, changes: Iterable[tuple[str, Any]]
+) -> str | Strength:
+    """Returns a strength with some of its fields changed.
+
+    Args:
+      strength: one of `NAMES`, or a `Strength`.
+      changes: (field, value) pairs; those of "none" make a change of nothing.
+
+    Raises:
+      UserError: if there is no such strength or field, or the value is none
+        for it.
+    """
+    changes = tuple(changes)
+    if not changes:
+        return strength if strength == "none" else get_strength(strength)
+    if strength == "none":
+        raise UserError(
+            "data.augment is 'none', so that data.augment_changes has nothing "
+            "to change; leave it empty."
+        )
+    strength = get_strength(strength)
+    fields = dataclasses.asdict(strength)
+    for pair in changes:
+        if len(pair) != 2 or pair[0] not in fields:
+            name = str(pair[0]) if pair else ""
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise UserError(
+                f"data.augment_changes has {pair!r}, which is no pair of a "
+                f"value and one of {', '.join(fields)}{hint}"
+            )
+        name, value = pair
+        fields[name] = _checked(name, value)
+    return Strength(**fields)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Returns a field's value, if it is one."""
+    if name == "scale":
+        wanted = "two numbers above 0, the smaller first"
+        right = (
+            isinstance(value, tuple | list)
+            and len(value) == 2
+            and all(map(_is_number, value))
+            and 0 < value[0] <= value[1]
+        )
+        value = tuple(value) if right else value
+    elif name in _SHARES:
+        wanted = "a number from 0 to 1"
+        right = _is_number(value) and 0 <= value <= 1
+    else:
+        wanted = "a number, 0 or more"
+        right = _is_number(value) and value >= 0
+    if not right:
+        raise UserError(
+            f"data.augment_changes sets {name} to {value!r}; it must be "
+            f"{wanted}."
+        )
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _move(
+    picture: Image.Image, rng: np.random.Generator, how: Strength
+) -> Image.Image:
+    """Scales, stretches, rotates, shifts and perhaps mirrors, in one go."""
+    size = picture.width
+    scale = np.exp(rng.uniform(*np.log(how.scale)))
+    stretch = np.exp(rng.uniform(-how.stretch, how.stretch) / 2)
+    angle = np.radians(rng.uniform(-how.rotate, how.rotate))
+    shift = rng.uniform(-how.shift, how.shift, 2) * size
+    mirror = -1.0 if rng.random() < how.flip else 1.0
+    cos, sin = np.cos(angle), np.sin(angle)
+    # PIL wants the map from new to old, and a pixel's centre is at a half.
+    a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
+    d, e = -sin * stretch / scale, cos * stretch / scale
+    centre = size / 2
+    x, y = centre + shift[0], centre + shift[1]
+    matrix = (a, b, centre - a * x - b * y, d, e, centre - d * x - e * y)
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=(255, 255, 255),
+    )
+
+
+def _colour(
+    pixels: np.ndarray, rng: np.random.Generator, how: Strength
+) -> np.ndarray:
+    """Changes hue, saturation, contrast and brightness by one matrix."""
+    turn = rng.uniform(-how.hue, how.hue) * 2 * np.pi
+    saturation, contrast, brightness = (
+        rng.uniform(1 - most, 1 + most)
+        for most in (how.saturation, how.contrast, how.brightness)
+    )
+    chroma = 0.0 if rng.random() < how.grey else saturation
+    cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
+    # In YIQ the hue is an angle, the saturation a radius; the luma stays.
+    change = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    matrix = contrast * brightness * (_FROM_YIQ @ change @ _TO_YIQ)
+    # A sixteenth of the pixels tells the mean as well as all of them.
+    mean = (pixels[::4, ::4].mean((0, 1)) @ _TO_YIQ[0]).item()
+    offset = brightness * (1 - contrast) * mean + 0.5
+    changed = pixels.astype(np.float32) @ matrix.T.astype(np.float32)
+    return np.clip(changed + np.float32(offset), 0, 255).astype(np.uint8)
+
+
+def _erase(pixels: np.ndarray, rng: np.random.Generator, how: Strength) -> None:
+    """Paints a rectangle of one random colour into the image."""
+    size = pixels.shape[0]
+    area = rng.uniform(0.02, how.erase_area) * size * size
+    ratio = np.exp(rng.uniform(-0.7, 0.7))
+    height = int(np.clip(np.sqrt(area * ratio), 1, size))
+    width = int(np.clip(np.sqrt(area / ratio), 1, size))
+    top = rng.integers(size - height + 1)
+    left = rng.integers(size - width + 1)
+    colour = rng.integers(0, 256, 3, dtype=np.uint8)
+    pixels[top : top + height, left : left + width] = colour

@@ -1,0 +1,392 @@
+"""Image files -> square RGB pixels, and a check of all files beforehand."""
+
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import io
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mixer_jax.data.images import faults, memory, parts
+from mixer_jax.data.images.faults import UnreadableImageError
+from mixer_jax.data.images.memory import MAX_PIXELS
+from mixer_jax.data.tables import near_paths, table
+from mixer_jax.runtime import progress
+from mixer_jax.runtime import threads as threads_lib
+
+# Pillow's own limit does not know that a large JPEG is decoded scaled.
+Image.MAX_IMAGE_PIXELS = None
+# A file can cause thousands of messages, one for each damaged EXIF entry. What
+# keeps it from being decoded is raised.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+with contextlib.suppress(AttributeError, OSError):  # other builds of Pillow
+    _core = ctypes.CDLL(Image.core.__file__)
+    _core.TIFFSetErrorHandler(None)  # libtiff prints as well
+    _core.TIFFSetWarningHandler(None)
+_CHUNK = 64  # files a thread takes at once
+_CHECKED = 32  # pixels of side that files are checked at
+# Their decoders open another image or start a program, whose memory is unknown.
+_UNBOUNDED = {"BLP", "IPTC", "EPS"}
+_BYTES = memory.BYTES_PER_PIXEL
+_BAND = 1 << 18  # pixels that are composited on white at once
+
+
+def read(path: str | os.PathLike) -> bytes:
+    """Returns the bytes of an image file; never blocks on a pipe.
+
+    Raises:
+      UnreadableImageError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_unblocked) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImageError(
+                    f"{path}: neither a file nor a folder.",
+                    faults.UNREADABLE,
+                )
+            return file.read()
+    except UnreadableImageError:
+        raise
+    except (OSError, ValueError) as error:
+        kind = faults.of_system(error)
+        reason = getattr(error, "strerror", None) or str(error)
+        if kind == faults.MISSING:
+            reason = "the file is missing"
+        elif kind == faults.FOLDER:
+            reason = "it is a folder"
+        raise UnreadableImageError(f"{path}: {reason}.", kind) from error
+
+
+def _open_unblocked(path: str, flags: int) -> int:
+    """Opens a file; for a pipe, without waiting for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def decode(
+    source: str | os.PathLike | bytes,
+    size: int,
+    max_pixels: int | None = MAX_PIXELS,
+    *,
+    option: str = "",
+    formats: Sequence[str] = (),
+) -> np.ndarray:
+    """Decodes an image to a square: rotated per EXIF, uncropped, on white.
+
+    An animation gives its first frame. A JPEG is decoded at the nearest smaller
+    scale of 1, 1/2, 1/4 and 1/8, which is much faster. All threads of a process
+    share `decode_memory.BUDGET`: a decode waits until its memory is free.
+
+    Args:
+      source: a path, or the bytes of a PNG, JPEG, WebP ... file.
+      size: S, the side of the square in pixels; the longer side of the image
+        is scaled to it and the rest is white.
+      max_pixels: the maximum number of decoded pixels. It applies to the scaled
+        JPEG, unless the JPEG is kept in memory unscaled, as a progressive one
+        is. None for no limit.
+      option: the option that sets `max_pixels`, for the error message.
+      formats: Pillow's names of the accepted formats; default all but BLP, IPTC
+        and EPS.
+
+    Returns:
+      uint8 [S, S, 3], RGB.
+
+    Raises:
+      UnreadableImageError: if the file is missing or cannot be decoded.
+    """
+    if isinstance(source, bytes):
+        name, content = "an image", source
+    else:
+        name, content = str(source), read(source)
+    try:
+        return _decode(content, size, max_pixels, tuple(formats) or None)
+    except _TooManyPixelsError as error:
+        reason = f"{error}{f' ({option})' if option else ''}; scale it down"
+        raise UnreadableImageError(
+            f"{name}: {reason}.", faults.TOO_LARGE, reason
+        ) from None
+    except parts.TooManyPartsError as error:
+        reason = f"{error}; save it again with an image editor"
+        raise UnreadableImageError(
+            f"{name}: {reason}.", faults.TOO_LARGE, reason
+        ) from None
+    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
+        kind = faults.of_content(content, error, formats)
+        reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
+        raise UnreadableImageError(
+            f"{name}: {reason}.", kind, reason
+        ) from error
+
+
+class _TooManyPixelsError(ValueError):
+    """An image has more pixels than the limit."""
+
+
+def _decode(
+    content: bytes,
+    size: int,
+    max_pixels: int | None,
+    formats: Sequence[str] | None,
+) -> np.ndarray:
+    """Decodes within the memory budget; Pillow's errors propagate."""
+    parts.check(content)
+    budget, square = memory.BUDGET, _BYTES * size * size
+    declared = memory.declared(content)
+    if declared is not None:
+        whole, peak = declared
+        _check_pixels(whole, whole[0] * whole[1], max_pixels)
+        with budget.reserve(peak + square):
+            return _load(_open(content, formats), size, whole)
+    image = _open(content, formats)
+    whole = image.size
+    image.draft("RGB", (size, size))
+    pixels, peak = memory.estimate(image, content, whole)
+    _check_pixels(whole, pixels, max_pixels)
+    with budget.reserve(peak + square):
+        try:
+            return _load(image, size, image.size)
+        finally:
+            del image  # and with it the decoder's memory
+
+
+def _load(
+    image: Image.Image, size: int, declared: tuple[int, int]
+) -> np.ndarray:
+    with contextlib.closing(image):
+        if image.width * image.height > declared[0] * declared[1]:
+            raise ValueError("the header has conflicting sizes")
+        return _square(_upright(image), size)
+
+
+def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=formats or _formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns the names of the formats that are accepted by default."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _UNBOUNDED)
+
+
+def _check_pixels(
+    whole: tuple[int, int], pixels: int, max_pixels: int | None
+) -> None:
+    if not max_pixels or pixels <= max_pixels:
+        return
+    inner = ""
+    if pixels > whole[0] * whole[1]:
+        inner = f" and takes the memory of {_count(pixels)}"
+    raise _TooManyPixelsError(
+        f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
+        f"of {_count(max_pixels)}"
+    )
+
+
+def _count(pixels: int) -> str:
+    if pixels < 1_000_000:
+        return f"{pixels} pixels"
+    return f"{pixels / 1e6:.6g} megapixels"
+
+
+def _reason(error: Exception, content: bytes, kind: str) -> str:
+    if kind in (faults.NOT_AN_IMAGE, faults.UNSUPPORTED):
+        return f"it is {faults.describe(content)}"
+    if isinstance(error, UnidentifiedImageError):
+        return "the header cannot be read"
+    return str(error) or repr(error)
+
+
+def fit(image: Image.Image, size: int) -> np.ndarray:
+    """Returns an open image as a square, scaled like `decode` does.
+
+    Args:
+      image: any PIL image; it is closed.
+      size: S, the side of the square in pixels.
+
+    Returns:
+      uint8 [S, S, 3], RGB.
+
+    Raises:
+      UnreadableImageError: if the image cannot be read or converted.
+    """
+    try:
+        return _square(_upright(image), size)
+    except Exception as error:
+        reason = f"cannot be converted to RGB ({error or repr(error)})"
+        raise UnreadableImageError(
+            f"an image: {reason}.", faults.UNSUPPORTED, reason
+        ) from error
+
+
+def blank(size: int) -> np.ndarray:
+    """Returns the white square that stands for no image, uint8 [S, S, 3]."""
+    return np.full((size, size, 3), 255, np.uint8)
+
+
+def check_images(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    max_skipped: float,
+    threads: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    option: str = table.MAX_SKIPPED,
+    pixels_option: str = "",
+    keep: Callable[[pd.DataFrame], str] | None = None,
+) -> tuple[pd.DataFrame, table.Skipped]:
+    """Decodes every image of a frame once and drops rows that fail.
+
+    Args:
+      frame: rows of a sample table.
+      root: the folder that the paths are relative to.
+      max_skipped: the largest share of the rows that may be left out.
+      threads: decoding threads; default one per core.
+      max_pixels: see `decode`.
+      option: the option that sets `max_skipped`, for the error message.
+      pixels_option: the option that sets `max_pixels`; see `decode`.
+      keep: called with the dropped rows, if any, before anything is raised: a
+        frame of `sample_id`, `image`, `kind`, `reason` and `row` (of the table,
+        from 1). Returns the path of the list it wrote.
+
+    Returns:
+      The kept rows, and the number of dropped ones for each of `faults.KINDS`.
+
+    Raises:
+      UserError: above `max_skipped`; lists the first ten, each with its row,
+        path and reason.
+    """
+    root = Path(root)
+    codes, paths = pd.factorize(frame["image"])
+    paths = [root / path if path else None for path in paths]
+    found = _find_faults(paths, max_pixels, pixels_option, threads)
+    bad = np.array([fault is not None for fault in found], bool)[codes]
+    rows = np.flatnonzero(bad)
+    errors = [found[codes[row]] for row in rows]
+    reasons = [str(error) for error in errors]
+    counts = collections.Counter(error.kind for error in errors)
+    listed = [
+        _with_hint(found[code], paths[code], root)
+        for code in codes[rows[: table.LISTED]]
+    ]
+    skipped = table.skip(frame, rows, listed, "unreadable images")
+    skipped = dataclasses.replace(
+        skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
+    )
+    if keep is not None and errors:
+        listed = frame.iloc[rows][["sample_id", "image"]].assign(
+            kind=[error.kind for error in errors],
+            reason=reasons,
+            row=frame.index[rows] + 1,
+        )
+        skipped = dataclasses.replace(skipped, listing=keep(listed))
+    remedy = f"Repair these files under {root}, remove their rows"
+    return frame[~bad], skipped.require(max_skipped, remedy, option)
+
+
+def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
+    """Returns an error's message with a hint at a similar path."""
+    is_missing = error.kind == faults.MISSING
+    return str(error) + (near_paths.hint(path, root) if is_missing else "")
+
+
+def _find_faults(
+    paths: Sequence[Path | None],
+    max_pixels: int,
+    option: str,
+    threads: int | None,
+) -> list[UnreadableImageError | None]:
+    """Returns what is wrong with each file, None if nothing is.
+
+    The file is decoded to its last byte, however small: what is cut off later
+    on is seen here.
+    """
+
+    def fault(path: Path | None) -> UnreadableImageError | None:
+        try:
+            if path is not None:
+                decode(path, _CHECKED, max_pixels, option=option)
+        except UnreadableImageError as error:
+            # Without the bytes, which the frames of its traceback hold.
+            return UnreadableImageError(str(error), error.kind)
+        return None
+
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    with threads_lib.pool(threads or os.cpu_count()) as pool:
+        done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
+        found = []
+        with progress.show("Checking the images", len(paths)) as count:
+            for chunk in done:
+                found += chunk
+                count(len(chunk))
+        return found
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if not memory.is_rotated(image):
+        return image
+    upright = ImageOps.exif_transpose(image)
+    image.close()  # frees its pixels
+    return upright
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    """Scales the longer side to `size` and centres the rest on white."""
+    image = _on_white(image)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize(
+            (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
+        )
+    if image.mode == "L":  # is scaled in a third of the time
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    if width == height:
+        return pixels
+    square = blank(size)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Returns the image in mode RGB or L; closes the original if converted."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels are not supported")
+    image.load()
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    if rows >= height:
+        return _band_on_white(image)
+    # Convert in bands: a large image leaves no memory for several copies.
+    canvas = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        canvas.paste(_band_on_white(band), (0, top))
+    image.close()
+    return canvas
+
+
+def _band_on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits a pixel, which convert() would clip instead of scale.
+        pixels = np.asarray(image, np.int64) >> 8
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(canvas, image)
+    return image.convert("RGB")

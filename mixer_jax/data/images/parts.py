@@ -1,0 +1,136 @@
+"""Walks over the parts of image files, and limits how many there are.
+
+Decoders spend time and memory on every part, even on an empty one: a JPEG of
+300 kilobytes can ask for a thousand passes over 50 megapixels.
+"""
+
+import itertools
+import re
+import struct
+from collections.abc import Iterator
+
+from mixer_jax.data.images import avif
+
+# Many times what cameras and editors write.
+_MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
+_MAX_CHUNKS = 100_000  # of a PNG
+_MAX_BLOCKS = 100_000  # of a GIF, before its first frame
+_MAX_ENTRIES = 100_000  # of an AVIF's tables
+_MAX_NUMBERS = 200_000  # of a TIFF's lists: a place and a size for each tile
+# Tags of the lists that opening a TIFF reads: of samples, strips and tiles.
+_TIFF_LISTS = (258, 273, 277, 278, 279, 322, 323, 324, 325, 338, 339)
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+# Markers that Pillow takes to stand alone, without a length.
+_ALONE = {0x01, 0xC8, 0xCC, 0xD8, END_OF_IMAGE, *range(0xF0, 0xFE)}
+_TIFF_STARTS = (b"II*\0", b"II\0*", b"MM*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
+
+
+class TooManyPartsError(ValueError):
+    """A file has more parts than any picture needs."""
+
+
+def check(content: bytes) -> None:
+    """Raises a `TooManyPartsError` if a file has too many parts."""
+    if content.startswith(b"\xff\xd8\xff"):
+        _check_jpeg(content)
+    elif content.startswith(_PNG_START):
+        _limit(png_chunks(content), _MAX_CHUNKS, "chunks")
+    elif content.startswith(_GIF_START):
+        _limit(_gif_blocks(content), _MAX_BLOCKS, "blocks before its picture")
+    elif content.startswith(b"ftyp", 4):
+        _limit(avif.entries(content), _MAX_ENTRIES, "table entries")
+    elif content.startswith(_TIFF_STARTS):
+        _limit(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
+
+
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yields marker and place of each segment up to the first scan."""
+    for marker, start in _jpeg_markers(content):
+        yield marker, start
+        if marker == START_OF_SCAN:
+            return
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yields the kind of each chunk, and whether it is whole."""
+    place = 8
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        place += 12 + length
+        yield kind, place <= len(content)
+
+
+def after_gif_colors(place: int, flags: int) -> int:
+    """Returns where a GIF's color table at `place` ends."""
+    return place + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+
+
+def _check_jpeg(content: bytes) -> None:
+    scans = 0
+    for segments, (marker, _) in enumerate(_jpeg_markers(content), 1):
+        if marker == END_OF_IMAGE and scans:
+            return
+        scans += marker == START_OF_SCAN
+        for count, most, name in (
+            (scans, _MAX_SCANS, "scans"),
+            (segments, _MAX_SEGMENTS, "segments"),
+        ):
+            if count > most:
+                raise TooManyPartsError(f"it has more than {most:,} {name}")
+
+
+def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yields each marker and the place after it; junk is passed over."""
+    place, scanned = 2, False
+    while found := _MARKER.search(content, place):
+        marker, place = found[0][1], found.end()
+        if marker in _ALONE and not (scanned and marker == 0xCC):
+            yield marker, place
+            continue
+        if place + 2 > len(content):
+            return
+        yield marker, place
+        scanned |= marker == START_OF_SCAN
+        place += max(struct.unpack_from(">H", content, place)[0], 2)
+
+
+def _gif_blocks(content: bytes) -> Iterator[int]:
+    """Yields the place of each extension, and of each part of one."""
+    place = after_gif_colors(13, content[10]) if len(content) > 10 else 13
+    while content[place : place + 1] not in (b"", b",", b";"):
+        yield place
+        if content[place] != ord("!"):
+            place += 1
+            continue
+        place += 2
+        while place < len(content) and (length := content[place]):
+            yield place
+            place += 1 + length
+        place += 1
+
+
+def _tiff_numbers(content: bytes) -> Iterator[None]:
+    """Yields once for each number of the lists in a TIFF's first table."""
+    order = "<" if content.startswith(b"II") else ">"
+    # In a BigTIFF, numbers have eight bytes.
+    forms = ("Q", "Q", "HHQ8x") if content[2] == 43 else ("L", "H", "HHL4x")
+    start, head, entry = (struct.Struct(order + form) for form in forms)
+    try:
+        place = start.unpack_from(content, start.size)[0]
+        count = head.unpack_from(content, place)[0]
+        for number in range(count):
+            where = place + head.size + number * entry.size
+            tag, _, length = entry.unpack_from(content, where)
+            if tag in _TIFF_LISTS:
+                most = min(length, _MAX_NUMBERS + 1)
+                yield from itertools.repeat(None, most)
+    except (struct.error, OverflowError):
+        return  # The decoder stops here as well.
+
+
+def _limit(found: Iterator, most: int, name: str) -> None:
+    for count, _ in enumerate(found, 1):
+        if count > most:
+            raise TooManyPartsError(f"it has more than {most:,} {name}")

@@ -1,0 +1,99 @@
+"""Pictures as a Python program holds them -> square RGB pixels."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from mixer_jax.data.images import decoding
+from mixer_jax.data.images.memory import MAX_PIXELS
+from mixer_jax.runtime.errors import UserError
+
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | jax.Array
+
+_ACCEPTED = (
+    "a path, the bytes of an image file, a PIL image, or an array [H, W], "
+    "[H, W, 3] or [H, W, 4] of uint8 or of floats from 0 to 1"
+)
+
+
+def to_pixels(
+    picture: Picture, size: int, max_pixels: int | None = MAX_PIXELS
+) -> np.ndarray:
+    """Returns a picture as a square, scaled like `images.decode` does.
+
+    Args:
+      picture: a path, the bytes of an image file, a PIL image, or an array
+        `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` of uint8 or of floats
+        from 0 to 1; channels are gray, RGB or RGBA.
+      size: S, the side of the square in pixels.
+      max_pixels: the maximum number of decoded pixels; None for no limit.
+
+    Returns:
+      uint8 `[S, S, 3]`, RGB.
+
+    Raises:
+      UnreadableImageError: if a file or its bytes cannot be decoded.
+      UserError: if the picture is of another type, shape or range.
+    """
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return decoding.decode(bytes(picture), size, max_pixels)
+    if isinstance(picture, str | os.PathLike):
+        return decoding.decode(picture, size, max_pixels)
+    if isinstance(picture, np.ndarray | jax.Array):
+        picture = _from_array(np.asarray(picture))
+    if not isinstance(picture, Image.Image):
+        raise UserError(
+            f"A {type(picture).__name__} is not a picture; give {_ACCEPTED}."
+        )
+    return decoding.fit(picture.copy(), size)
+
+
+def check_list(pictures: Any, name: str) -> Sequence[Picture | None]:
+    """Returns `pictures` as a sequence.
+
+    Args:
+      pictures: a list, a tuple, or an array with one picture per row.
+      name: of the argument, for the error message.
+
+    Raises:
+      UserError: if it is a single picture, or no sequence.
+    """
+    is_array = isinstance(pictures, np.ndarray | jax.Array)
+    single = isinstance(pictures, str | bytes | os.PathLike | Image.Image)
+    if single or (is_array and pictures.ndim < 4):
+        raise UserError(
+            f"{name} is a single picture; put it into a list: {name}=[picture]."
+        )
+    try:
+        return list(pictures)
+    except TypeError:
+        raise UserError(
+            f"{name} is a {type(pictures).__name__}; give a list of pictures."
+        ) from None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
+        raise UserError(
+            f"An array of shape {array.shape} is not a picture; give "
+            f"{_ACCEPTED}."
+        )
+    if array.ndim == 3 and channels == 1:
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UserError(
+                f"A picture of floats has values from {array.min():g} to "
+                f"{array.max():g}; scale them to 0 to 1."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"An array of {array.dtype} is not a picture; give {_ACCEPTED}."
+        )
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,1 @@
+"""Rows of a sample table in, batches of arrays out."""

@@ -1,0 +1,349 @@
+"""Rows of a sample table -> batches of arrays, read by Grain.
+
+Training reads two streams, queries and documents, in the order of `sampling`.
+Each is endless and cut into global batches, of which a process takes one block:
+put side by side in the order of the processes they are the same global batch,
+row by row, for any number of processes, threads or worker processes, and a
+position says it all.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+import pandas as pd
+from grain.experimental import ZipMapDataset
+
+from mixer_jax.data.images import augment as augmentation
+from mixer_jax.data.images import decoding
+from mixer_jax.data.stream import sampling as sampling_lib
+from mixer_jax.data.stream import workers as workers_lib
+from mixer_jax.data.stream.sampling import Sampling
+from mixer_jax.data.stream.text import Tokenizer
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
+
+_BUFFER = 2  # batches read ahead, besides one for each thread
+
+
+class Source(Protocol):
+    """The content of a frame's rows, by position."""
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns the encoded image, b"" if there is none, and the text."""
+
+    def name(self, row: int) -> str:
+        """Returns what errors call a row's image."""
+
+
+class FileSource:
+    """A frame's content, read from its image files."""
+
+    def __init__(self, frame: pd.DataFrame, root: str | os.PathLike):
+        """Reads `frame`'s paths relative to `root`."""
+        self._root = Path(root)
+        self._images = frame["image"].tolist()
+        self._texts = frame["text"].tolist()
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns the bytes of row `row`'s image, b"" if none, and its text.
+
+        Raises:
+          UnreadableImageError: if the file cannot be read.
+        """
+        path = self._images[row]
+        content = decoding.read(self._root / path) if path else b""
+        return content, self._texts[row]
+
+    def name(self, row: int) -> str:
+        """Returns the path of row `row`'s image."""
+        return self._images[row]
+
+
+class Rows:
+    """Some rows of another source."""
+
+    def __init__(self, source: Source, rows: Sequence[int]):
+        """Row i is the source's row `rows[i]`."""
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> tuple[bytes, str]:
+        """Returns what the source has at that row."""
+        return self._source[self._rows[row]]
+
+    def name(self, row: int) -> str:
+        """Returns what the source calls that row's image."""
+        return self._source.name(self._rows[row])
+
+
+def train_batches(
+    frame: pd.DataFrame,
+    source: Source,
+    category_ids: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    image_size: int,
+    batch_size: int,
+    augment: str | augmentation.Strength = "strong",
+    sampling: Sampling = sampling_lib.EACH,
+    seed: int = 0,
+    threads: int = 2,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns the endless training batches of one process.
+
+    Args:
+      frame: the rows of the training split; both roles must occur.
+      source: the content of `frame`'s rows.
+      category_ids: see `table.category_index`; labels are positions in it.
+      tokenizer: for the documents' texts.
+      image_size: S, pixels.
+      batch_size: B, over all processes; half queries, half documents.
+      augment: strength, see `augment.NAMES`.
+      sampling: how samples are drawn.
+      seed: the only source of chance.
+      threads: decoding threads; 0 decodes in the caller's.
+      workers: processes that decode in place of the threads; 0 is none.
+      process_index: which of the processes this is.
+      process_count: n, how many read together.
+
+    Returns:
+      An iterator with `get_state()` (a small JSON-able dict) and
+      `set_state(state)`. Bh below is B / 2 / n:
+      `{"query": {"image" uint8 [Bh, S, S, 3], "label" int32 [Bh]},
+      "document": {"image" uint8 [Bh, S, S, 3], "has_image" bool [Bh],
+      "tokens" int32 [Bh, L], "token_mask" bool [Bh, L], "label" int32 [Bh]}}`.
+
+    Raises:
+      UserError: if the batch cannot be split or sampled so, a role has no
+        sample, or there is no such strength of augmentation.
+    """
+    if augment != "none":
+        augment = augmentation.get_strength(augment)
+
+    def load(row, role, rng):
+        sample = _load(source, row, role, image_size)
+        if rng is not None:
+            pixels = augmentation.augment(sample["image"], rng, augment)
+            sample["image"] = pixels
+        return sample
+
+    return train_stream(
+        frame,
+        category_ids,
+        load,
+        lambda samples: _stack(samples, tokenizer),
+        batch_size=batch_size,
+        random=augment != "none",
+        sampling=sampling,
+        seed=seed,
+        threads=threads,
+        workers=workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def train_stream(
+    frame: pd.DataFrame,
+    category_ids: Sequence[str],
+    load: Callable[[int, str, np.random.Generator | None], dict],
+    stack: Callable[[Sequence[dict]], dict],
+    *,
+    batch_size: int,
+    random: bool = True,
+    sampling: Sampling = sampling_lib.EACH,
+    seed: int = 0,
+    threads: int = 2,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns the endless training batches of any content of the rows.
+
+    Args:
+      frame: the rows of the training split; both roles must occur.
+      category_ids: see `table.category_index`; labels are positions in it.
+      load: (row, role, source of chance) -> a sample without its label.
+      stack: samples of one role -> their batch.
+      batch_size: B, over all processes; half queries, half documents.
+      random: whether `load` needs a source of chance; else it is given None.
+      sampling: how samples are drawn.
+      seed: the only source of chance.
+      threads: that load; 0 loads in the caller's.
+      workers: processes that load in place of the threads; 0 is none. All
+        that is given goes to each of them.
+      process_index: which of the processes this is.
+      process_count: n, how many read together.
+
+    Returns:
+      An iterator as `train_batches` returns it, over
+      `{"query": batch, "document": batch}`.
+
+    Raises:
+      UserError: if the batch cannot be split or sampled so, or a role has no
+        sample.
+    """
+    if batch_size < 1 or batch_size % (2 * process_count):
+        raise UserError(
+            f"batch_size is {batch_size}; it must be a multiple of "
+            f"{2 * process_count}: queries and documents for each of "
+            f"{process_count} process(es)."
+        )
+    local = batch_size // 2 // process_count
+    label = table.labels(frame, category_ids)
+    rows = {
+        role: np.flatnonzero(frame["role"] == role)
+        for role in (table.QUERY, table.DOCUMENT)
+    }
+    for role, own in rows.items():
+        if not own.size:
+            raise UserError(f"There is no {role} to train on.")
+    streams = []
+    drawn = sampling_lib.streams(sampling, rows, label, batch_size, seed)
+    for role, stream in drawn.items():
+
+        def labelled(row, rng=None, role=role):
+            return load(row, role, rng) | {"label": label[row]}
+
+        stream = stream.random_map(labelled) if random else stream.map(labelled)
+        stream = _block(stream, batch_size // 2, process_index, process_count)
+        streams.append(stream.batch(local, drop_remainder=True, batch_fn=stack))
+    batches = ZipMapDataset(streams).map(
+        lambda pair: {"query": pair[0], "document": pair[1]}
+    )
+    if workers:
+        return workers_lib.WorkerBatches(batches, workers)
+    return iter(batches.to_iter_dataset(_read_options(threads)))
+
+
+def evaluation_batches(
+    frame: pd.DataFrame,
+    source: Source,
+    role: str,
+    tokenizer: Tokenizer,
+    *,
+    image_size: int,
+    batch_size: int,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict]:
+    """Returns all rows of one role once, in order, in padded batches.
+
+    Args:
+      frame: rows of a sample table.
+      source: the content of `frame`'s rows.
+      role: "query" or "document".
+      tokenizer: for the documents' texts.
+      image_size: S, pixels.
+      batch_size: B, over all processes.
+      threads: decoding threads; 0 decodes in the caller's.
+      process_index: which of the processes this is.
+      process_count: n, how many read together; all get as many batches, whose
+        rows side by side are in order.
+
+    Returns:
+      Batches as in training, of one role, without labels:
+      `{role: {...}, "mask" bool [B / n], "index" int32 [B / n]}`. `mask` is
+      False on padding; `index` is the position in `frame`, -1 on padding.
+
+    Raises:
+      UserError: if the batch cannot be split.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"The batch size {batch_size} must be a multiple of the number "
+            f"of processes, {process_count}."
+        )
+    rows = np.flatnonzero(frame["role"] == role)
+    rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
+    if not rows.size:
+        return iter(())
+
+    def load(row):
+        sample = _load(source, row, role, image_size)
+        return sample | {"index": np.int32(row)}
+
+    def stack(samples):
+        index = np.stack([sample.pop("index") for sample in samples])
+        batch = _stack(samples, tokenizer)
+        return {role: batch, "mask": index >= 0, "index": index}
+
+    samples = grain.MapDataset.source(rows.tolist()).map(load)
+    return iter(
+        _block(samples, batch_size, process_index, process_count)
+        .batch(batch_size // process_count, batch_fn=stack)
+        .to_iter_dataset(_read_options(threads))
+    )
+
+
+def _block(
+    dataset: grain.MapDataset, batch_size: int, index: int, count: int
+) -> grain.MapDataset:
+    """Returns one process's block of each global batch: its rows in order.
+
+    Args:
+      dataset: whose every `batch_size` elements are a global batch.
+      batch_size: a multiple of `count`.
+      index: which of the blocks is taken.
+      count: blocks of a batch.
+    """
+    if count == 1:
+        return dataset
+    size = batch_size // count
+
+    def element(place: int) -> Any:
+        return dataset[place // size * batch_size + index * size + place % size]
+
+    return grain.MapDataset.range(len(dataset) // count).map(element)
+
+
+def _load(source: Source, row: int, role: str, size: int) -> dict:
+    """Reads one row; row -1 is padding, without image or text."""
+    content, text = source[row] if row >= 0 else (b"", "")
+    try:
+        # Its pixels were counted when the files were checked.
+        pixels = decoding.decode(content, size, None) if content else None
+    except decoding.UnreadableImageError as error:
+        raise decoding.UnreadableImageError(
+            f"{source.name(row)}: {error}", error.kind
+        ) from error
+    sample = {"image": decoding.blank(size) if pixels is None else pixels}
+    if role == table.DOCUMENT:
+        sample |= {"has_image": np.bool_(pixels is not None), "text": text}
+    return sample
+
+
+def _stack(samples: Sequence[dict], tokenizer: Tokenizer) -> dict:
+    """Stacks samples into a batch; texts become tokens and their mask."""
+    batch = {
+        name: np.stack([sample[name] for sample in samples])
+        for name in samples[0]
+        if name != "text"
+    }
+    if "text" in samples[0]:
+        tokens, mask = tokenizer([sample["text"] for sample in samples])
+        batch |= {"tokens": tokens, "token_mask": mask}
+    return batch
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    buffer = threads + _BUFFER if threads else 0
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)

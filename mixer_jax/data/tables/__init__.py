@@ -1,0 +1,1 @@
+"""The sample table: its rules, reading it, and checking it."""

@@ -1,0 +1,121 @@
+"""Warns about suspicious categories of a table before training."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.tables import rules
+from mixer_jax.runtime import similar
+from mixer_jax.runtime.text import quoted
+
+_MAX_PAIRS = 3  # pairs of IDs that a note lists
+
+
+def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
+    """Returns warnings about the categories of a frame.
+
+    Args:
+      frame: training rows of a sample table.
+      category_ids: the distinct category IDs of the frame.
+    """
+    index = pd.Index(category_ids)
+    label = index.get_indexer(frame["category_id"])
+    query = (frame["role"] == rules.QUERY).to_numpy(bool)
+    asked = np.bincount(label[query], minlength=len(index)) > 0
+    answered = np.bincount(label[~query], minlength=len(index)) > 0
+    alike = similar.pairs(category_ids)
+    return tuple(sentences(int((asked != answered).sum()), len(alike), alike))
+
+
+class Alike:
+    """Finds category IDs that look alike, with two hashes per category."""
+
+    def __init__(self):
+        self._keys = self._names = np.zeros(0, np.uint64)
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+
+    def add(self, categories: pd.Series) -> None:
+        """Adds the categories of some rows."""
+        names = pd.Series(categories.unique(), dtype=object)
+        self._parts.append((_hash_keys(names), _hash(names)))
+        self._waiting += len(names)
+        # `_join` removes repeated categories.
+        if self._waiting > max(len(self._keys), 1 << 20):
+            self._join()
+
+    def count(self) -> int:
+        """Returns how many IDs look like an earlier one."""
+        self._join()
+        return len(self._suspects())
+
+    def examples(
+        self, batches: Iterable[pd.DataFrame], limit: int = 10
+    ) -> tuple[tuple[str, str], ...]:
+        """Returns the first pairs of such IDs, from a second pass."""
+        suspects = self._suspects()
+        first: dict[int, str] = {}
+        pairs: dict[str, str] = {}
+        for batch in batches:
+            names = pd.Series(batch["category_id"].unique(), dtype=object)
+            hashes = _hash_keys(names)
+            for row in np.flatnonzero(np.isin(hashes, suspects)):
+                name = names[row]
+                earlier = first.setdefault(int(hashes[row]), name)
+                if earlier != name:
+                    pairs.setdefault(name, earlier)
+            if len(pairs) >= limit:
+                break
+        return tuple((b, a) for a, b in pairs.items())[:limit]
+
+    def _join(self) -> None:
+        parts = [(self._keys, self._names), *self._parts]
+        keys, names = (np.concatenate(one) for one in zip(*parts, strict=True))
+        order = np.lexsort((names, keys))
+        keys, names = keys[order], names[order]
+        new = np.ones(len(keys), bool)
+        new[1:] = (keys[1:] != keys[:-1]) | (names[1:] != names[:-1])
+        self._keys, self._names = keys[new], names[new]
+        self._parts, self._waiting = [], 0
+
+    def _suspects(self) -> np.ndarray:
+        return self._keys[1:][self._keys[1:] == self._keys[:-1]]
+
+
+def sentences(
+    one_role: int, alike: int, examples: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Returns one sentence per warning.
+
+    Args:
+      one_role: the number of training categories with one role only.
+      alike: the number of category IDs that look like an earlier one.
+      examples: pairs of such IDs.
+    """
+    messages = []
+    if one_role:
+        messages.append(
+            f"{one_role:,} training categories have only queries or only "
+            "documents; training matches none of their queries with a document."
+        )
+    if alike:
+        shown = ", ".join(
+            f"{quoted(b)} beside {quoted(a)}" for a, b in examples[:_MAX_PAIRS]
+        )
+        messages.append(
+            f"{alike:,} category IDs differ from another only in whitespace, "
+            "invisible characters, case, Unicode normal form or a number's "
+            f"zeros ({shown}); they are trained as different categories."
+        )
+    return messages
+
+
+def _hash_keys(names: pd.Series) -> np.ndarray:
+    keys = similar.keys(names.tolist()).to_pylist()
+    return _hash(pd.Series(keys, dtype=object))
+
+
+def _hash(names: pd.Series) -> np.ndarray:
+    """Returns a hash of each string, uint64 `[N]`, equal across runs."""
+    return pd.util.hash_array(names.to_numpy(object), categorize=False)

@@ -1,0 +1,279 @@
+"""The sample table: the one contract between all commands.
+
+A sample is a query (an image) or a document (an image and a text, either of
+which may be missing). A table is a CSV or Parquet file with the columns of
+`COLUMNS`; every cell is a string and "" means missing. A split is `name` or
+`name/part`: training takes all parts together, evaluation ranks each part on
+its own.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.tables import rules
+from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.text import LISTED, listing, quoted
+
+MAX_SKIPPED = "--max-skipped"  # default name of the option in messages
+MAX_SKIPPED_HELP = (
+    "maximum share of samples to leave out (default: the trained "
+    "config's data.max_skipped)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Samples that were left out, and why.
+
+    Attributes:
+      what: the kind of the samples, a plural.
+      count: how many were left out.
+      total: how many there were.
+      examples: the first ten, each a line that names row and reason.
+      kinds: how many are of each kind, where there are kinds.
+      listing: where all of them are listed; "" is nowhere.
+    """
+
+    what: str
+    count: int
+    total: int
+    examples: tuple[str, ...] = ()
+    kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    listing: str = ""
+
+    def __str__(self) -> str:
+        said = f"{self.count} of {self.total} samples skipped: {self.what}"
+        kinds = [f"{n} {kind}" for kind, n in self.kinds.items() if n]
+        if kinds:
+            said += f" ({', '.join(kinds)})"
+        return said + (f"; {self.listing} lists them" if self.listing else "")
+
+    @property
+    def share(self) -> float:
+        """The share of the samples that were left out."""
+        return self.count / max(self.total, 1)
+
+    def _next_share(self) -> float:
+        """Returns the share rounded up to three decimals."""
+        return min(math.ceil(self.share * 1000) / 1000, 1.0)
+
+    def require(
+        self, max_skipped: float, remedy: str, option: str = MAX_SKIPPED
+    ) -> "Skipped":
+        """Returns itself, or raises if more than `max_skipped` was skipped.
+
+        Args:
+          max_skipped: the maximum share of skipped samples.
+          remedy: other remedies, a clause to end with ", or raise ...".
+          option: the option that sets `max_skipped`, for the error message.
+
+        Raises:
+          UserError: lists the first ten samples and the remedy.
+        """
+        if self.share <= max_skipped:
+            return self
+        lines = "\n  ".join(self.examples)
+        more = self.count - len(self.examples)
+        tail = f"\n  ... and {more} more." if more > 0 else ""
+        raise UserError(
+            f"{self}. That is a share of {self.share:.3g}; {option} "
+            f"allows {max_skipped:.3g}.\n  {lines}{tail}\n{remedy}, or raise "
+            f"{option} to {self._next_share():g}."
+        )
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads and checks a sample table.
+
+    Args:
+      path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
+        Parquet files.
+
+    Returns:
+      A frame with the columns of `COLUMNS`, all strings, and rows 0 to N-1.
+
+    Raises:
+      UserError: names the file, row and column of the error. A CSV row is named
+        by the line it starts on; the header is line 1.
+    """
+    frame = tables.read(path, rules.LAYOUT)
+    validate(frame)
+    return frame
+
+
+def folder(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of a table, which image paths are relative to."""
+    path = pathlib.Path(path)
+    # A folder of Parquet files may be named "." or "..".
+    if path.name in ("", ".."):
+        path = pathlib.Path(os.path.realpath(path))
+    return path.parent
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Checks a frame and writes it whole or not at all, by its suffix."""
+    rules.check_columns(frame.columns, path)
+    validate(frame)
+    tables.write(frame.loc[:, list(COLUMNS)], path, "The sample table")
+
+
+def validate(frame: pd.DataFrame) -> None:
+    """Raises a `UserError` naming the first row that breaks the contract."""
+    if frame.empty:
+        raise UserError(f"{_table(frame)} has no rows, only a header.")
+    for fault in rules.faults(frame):
+        raise UserError(fault.said(name_rows(frame, [fault.row])[0]))
+
+
+def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Returns the rows of a split, its parts included, in the table's order.
+
+    Raises:
+      UserError: if the split has no row; names the splits there are.
+    """
+    rows = (frame["split"] == split) | frame["split"].str.startswith(
+        split + "/"
+    )
+    if not rows.any():
+        have = listing(sorted(frame["split"].unique()))
+        raise UserError(
+            f"{_table(frame)} has no sample of split {quoted(split)}; it has "
+            f"{have}."
+        )
+    return frame[rows]
+
+
+def parts(frame: pd.DataFrame, split: str) -> list[str]:
+    """Returns the sorted part names of a split; "" is the part without one."""
+    names = select(frame, split)["split"].unique()
+    return sorted(name[len(split) + 1 :] for name in names)
+
+
+def category_index(frame: pd.DataFrame) -> list[str]:
+    """Returns the sorted category IDs of a frame; a label is a position."""
+    return sorted(frame["category_id"].unique())
+
+
+def labels(frame: pd.DataFrame, category_ids: Sequence[str]) -> np.ndarray:
+    """Returns each row's position in `category_ids`, int32 [N]; -1 if none."""
+    index = pd.Index(category_ids)
+    return index.get_indexer(frame["category_id"]).astype(np.int32)
+
+
+def drop_lone(
+    frame: pd.DataFrame,
+    max_skipped: float,
+    *,
+    training: bool = True,
+    option: str = MAX_SKIPPED,
+) -> tuple[pd.DataFrame, Skipped]:
+    """Drops the samples without a match.
+
+    In training, this is the only sample of a category. In evaluation, it is a
+    query whose category has no document in the query's part; documents stay,
+    because they are valid distractors.
+
+    Args:
+      frame: the rows of one split; see `select`.
+      max_skipped: the maximum share of dropped rows.
+      training: whether the rule for training applies.
+      option: the option that sets `max_skipped`, for the error message.
+
+    Returns:
+      The kept rows, and the dropped ones.
+
+    Raises:
+      UserError: above `max_skipped`; lists the first ten.
+    """
+    if training:
+        what = "the only sample of their category"
+        remedy = (
+            "Give each of these categories a second sample, merge it with "
+            "another"
+        )
+        lone = ~frame["category_id"].duplicated(keep=False)
+    else:
+        what = "queries of a category without a document in their part"
+        remedy = (
+            "Add a document of each of these categories to the same split "
+            "and part, remove the queries"
+        )
+        pairs = pd.MultiIndex.from_frame(frame[["split", "category_id"]])
+        documents = frame["role"] == DOCUMENT
+        answered = pd.Series(pairs.isin(pairs[documents]), index=frame.index)
+        lone = ~(documents | answered)
+    rows = np.flatnonzero(lone)
+    reasons = [
+        f"category {quoted(frame['category_id'].iloc[row])}"
+        for row in rows[:LISTED]
+    ]
+    skipped = skip(frame, rows, reasons, what)
+    return frame[~lone], skipped.require(max_skipped, remedy, option)
+
+
+def skip(
+    frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
+) -> Skipped:
+    """Describes rows, given by position, that are about to be left out."""
+    rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
+    names = name_rows(frame, rows[:LISTED])
+    examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
+    return Skipped(what, len(rows), len(frame), tuple(examples))
+
+
+def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds each sample with its role turned round.
+
+    A document with an image also serves as a query. A query also serves as a
+    document, with the text of its category's first document that has one.
+
+    Args:
+      frame: a table whose splits have no parts.
+
+    Returns:
+      The given rows with split `name/forward`, then the turned ones with IDs
+      `reverse:ID` and split `name/reverse`.
+
+    Raises:
+      UserError: if a split has parts already.
+    """
+    if frame["split"].str.contains("/").any():
+        raise UserError(
+            f"{_table(frame)} has splits with parts; directions cannot be "
+            "added to them."
+        )
+    query = frame["role"] == QUERY
+    titled = frame[~query & (frame["text"] != "")]
+    texts = titled.drop_duplicates("category_id").set_index("category_id")
+    borrowed = frame["category_id"].map(texts["text"]).fillna("")
+    turned = frame.assign(
+        sample_id="reverse:" + frame["sample_id"],
+        role=np.where(query, DOCUMENT, QUERY),
+        text=borrowed.where(query, ""),
+        split=frame["split"] + "/reverse",
+    )
+    turned = turned[frame["image"] != ""]
+    frame = frame.assign(split=frame["split"] + "/forward")
+    both = pd.concat([frame, turned], ignore_index=True)
+    # These rows are not the lines of any file.
+    both.attrs.clear()
+    return both
+
+
+def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
+    """Says where rows, given by position, stand: file and line if known."""
+    records = [int(frame.index[row]) for row in rows]
+    return tables.name_records(frame.attrs.get("table", ""), records)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    path = frame.attrs.get("table", "")
+    return f"The sample table {path}".rstrip()

@@ -1,0 +1,400 @@
+"""Checks a sample table that is too large for memory, batch by batch.
+
+The rules are those of `table.validate`. Memory is sixteen bytes per row (twice
+that at the end, for counting), for hashes of its ID and of its category; and
+sixteen bytes per category, to find IDs that look alike. IDs with equal hashes
+are compared in a second pass. Categories with equal hashes would be counted as
+one; for ten million categories, the probability is five in a million.
+"""
+
+import dataclasses
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.tables import (
+    category_notes,
+    near_paths,
+    rules,
+    streaming,
+    table,
+)
+from mixer_jax.runtime import progress
+from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.terminal import Console, Table
+from mixer_jax.runtime.text import LISTED, quoted
+
+_COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
+_STATS = 256  # files that a thread looks for at once
+_SHOWN = 50  # splits in the terminal's table
+_ALONE = [rule for rule in rules.RULES if rule is not rules.REPEATED]
+
+
+@dataclasses.dataclass
+class SplitCounts:
+    """What a split holds, parts apart.
+
+    Attributes:
+      queries: how many there are.
+      documents: how many there are.
+      textless: documents without a text.
+      imageless: documents without an image.
+      categories: how many there are.
+      unanswered: queries without a document of their category in the split.
+    """
+
+    queries: int = 0
+    documents: int = 0
+    textless: int = 0
+    imageless: int = 0
+    categories: int = 0
+    unanswered: int = 0
+
+
+@dataclasses.dataclass
+class Report:
+    """A summary of a sample table.
+
+    Attributes:
+      samples: the number of samples.
+      categories: the number of categories.
+      lone: samples of train that are the only one of their category.
+      one_role: categories of train whose samples, two or more, are all
+        queries or all documents.
+      alike: categories whose ID looks like an earlier category's.
+      alike_examples: the first ten such pairs of IDs.
+      torn: categories that are in several splits, the parts of one aside.
+      splits: the counts of each split, by name.
+      missing: the samples whose image is missing or empty; None if not asked.
+    """
+
+    samples: int
+    categories: int
+    lone: int
+    torn: int
+    splits: dict[str, SplitCounts]
+    missing: table.Skipped | None = None
+    one_role: int = 0
+    alike: int = 0
+    alike_examples: tuple[tuple[str, str], ...] = ()
+
+    def notes(self) -> list[str]:
+        """Returns what to know before training, a sentence each."""
+        said = []
+        if self.torn:
+            said.append(
+                f"{self.torn:,} categories are in several splits; what is "
+                "measured on them was trained on."
+            )
+        if self.lone:
+            said.append(
+                f"{self.lone:,} samples of train are the only one of their "
+                "category; training leaves them out."
+            )
+        said += category_notes.sentences(
+            self.one_role, self.alike, self.alike_examples
+        )
+        unanswered = [
+            f"{counts.unanswered:,} queries of {name} have no document of "
+            "their category there; evaluation leaves them out."
+            for name, counts in self.splits.items()
+            if name.split("/")[0] != "train" and counts.unanswered
+        ]
+        said += unanswered[:LISTED]
+        if more := len(unanswered[LISTED:]):
+            said.append(f"So have queries of {more:,} other splits.")
+        if self.missing is not None and self.missing.count:
+            lines = [str(self.missing), *self.missing.examples]
+            said.append("\n  ".join(lines))
+        return said
+
+    def console_table(self) -> Table:
+        """Returns the splits' counts for a terminal."""
+        shown = Table(box=None, pad_edge=False)
+        shown.add_column("split", overflow="fold")
+        for field in dataclasses.fields(SplitCounts):
+            shown.add_column(field.name, justify="right", no_wrap=True)
+        for name, counts in itertools.islice(self.splits.items(), _SHOWN):
+            cells = dataclasses.astuple(counts)
+            shown.add_row(name, *(f"{cell:,}" for cell in cells))
+        if len(self.splits) > _SHOWN:
+            shown.add_row(f"and {len(self.splits) - _SHOWN:,} more splits")
+        return shown
+
+
+def check(
+    path: str | os.PathLike,
+    *,
+    images: bool = False,
+    max_skipped: float = 0.01,
+    rows: int = streaming.ROWS,
+    block: int = streaming.BLOCK,
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Checks a table and counts what it holds.
+
+    Args:
+      path: a `.csv` or `.parquet` file.
+      images: whether to look for the image files as well.
+      max_skipped: the largest share of samples whose image may be missing.
+      rows: how many make a batch of Parquet.
+      block: how many bytes of CSV make a batch.
+      threads: those that look for images; default four a core, they wait.
+      console: where progress is shown; nowhere if None.
+
+    Raises:
+      UserError: names each rule that is broken, with the first row that breaks
+        it; or the first ten missing images, above `max_skipped`.
+    """
+    path = Path(path)
+    console = console or Console(quiet=True)
+    counter, found, ids = _Counter(), {}, []
+    names = category_notes.Alike()
+    absent = _Absent(path, threads) if images else None
+
+    def read(what: str) -> Iterator[pd.DataFrame]:
+        done = 0.0
+        with progress.show(what, 1.0, console=console) as count:
+            for batch in streaming.batches(path, rows, block):
+                yield batch.rows
+                count(batch.done - done)
+                done = batch.done
+
+    for batch in read("Checking the table"):
+        for fault in rules.faults(batch, _ALONE):
+            _add(found, fault, int(batch.index[0]))
+        ids.append(_hash(batch["sample_id"]))
+        names.add(batch["category_id"])
+        counter.add(batch)
+        if absent is not None:
+            absent.add(batch)
+    if not counter.samples:
+        raise UserError(f"The sample table {path} has no rows, only a header.")
+    suspects = _twice(ids)
+    for start in range(0, len(suspects), _COMPARED):
+        part = suspects[start : start + _COMPARED]
+        for fault in _repeated(read("Comparing IDs"), part):
+            _add(found, fault, 0)
+    if found:
+        raise UserError(_said(found, path))
+    report = counter.report()
+    report.alike = names.count()
+    if report.alike:
+        batches = read("Comparing categories")
+        report.alike_examples = names.examples(batches)
+    if absent is not None:
+        report.missing = absent.skipped(counter.samples).require(
+            max_skipped,
+            f"Repair these files under {table.folder(path)}, remove their rows",
+        )
+    return report
+
+
+class _Counter:
+    """Counts samples and categories."""
+
+    def __init__(self):
+        self.samples = 0
+        self._splits: dict[str, SplitCounts] = {}
+        # Of each split a number a sample: the hash of its category, with a
+        # last bit that is 1 for a document.
+        self._marks: dict[str, list[np.ndarray]] = {}
+
+    def add(self, batch: pd.DataFrame) -> None:
+        self.samples += len(batch)
+        document = (batch["role"] != rules.QUERY).to_numpy(bool)
+        textless = document & (batch["text"] == "").to_numpy(bool)
+        imageless = document & (batch["image"] == "").to_numpy(bool)
+        marks = _hash(batch["category_id"]) & ~np.uint64(1) | document
+        codes, names = pd.factorize(batch["split"])
+        ends = np.bincount(codes).cumsum()
+        rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+        for name, here in zip(names, rows, strict=True):
+            counts = self._splits.setdefault(name, SplitCounts())
+            counts.queries += int((~document[here]).sum())
+            counts.documents += int(document[here].sum())
+            counts.textless += int(textless[here].sum())
+            counts.imageless += int(imageless[here].sum())
+            self._marks.setdefault(name, []).append(marks[here])
+
+    def report(self) -> Report:
+        distinct: dict[str, list[np.ndarray]] = {}
+        sizes: dict[str, list[np.ndarray]] = {}
+        documents: dict[str, list[np.ndarray]] = {}
+        for name, counts in sorted(self._splits.items()):
+            marks = _joined(self._marks.pop(name))
+            marks.sort()
+            document = (marks & np.uint64(1)).astype(bool)
+            marks >>= np.uint64(1)
+            starts = np.flatnonzero(np.diff(marks, prepend=~marks[:1]))
+            size = np.diff(starts, append=len(marks))
+            answers = np.add.reduceat(document, starts, dtype=np.int64)
+            counts.categories = len(starts)
+            counts.unanswered = int(size[answers == 0].sum())
+            base = name.split("/")[0]
+            distinct.setdefault(base, []).append(marks[starts])
+            sizes.setdefault(base, []).append(size)
+            documents.setdefault(base, []).append(answers)
+        of_train = (
+            one.get("train", []) for one in (distinct, sizes, documents)
+        )
+        lone, one_role = _unfit(*of_train)
+        everywhere = [np.unique(_joined(parts)) for parts in distinct.values()]
+        _, times = np.unique(_joined(everywhere), return_counts=True)
+        torn = int((times > 1).sum())
+        splits = dict(sorted(self._splits.items()))
+        return Report(
+            self.samples, len(times), lone, torn, splits, one_role=one_role
+        )
+
+
+class _Absent:
+    """Looks for image files, and notes the samples that miss theirs."""
+
+    def __init__(self, path: Path, threads: int | None):
+        self._path, self._root = path, table.folder(path)
+        self._count = 0
+        self._records: list[int] = []
+        self._images: list[str] = []
+        self._threads = threads
+
+    def add(self, batch: pd.DataFrame) -> None:
+        codes, names = pd.factorize(batch["image"])
+        there = present(self._root, names, self._threads)
+        missing = np.flatnonzero(~there[codes])
+        self._count += len(missing)
+        for row in missing[: LISTED - len(self._records)]:
+            self._records.append(int(batch.index[row]))
+            self._images.append(batch["image"].iloc[row])
+
+    def skipped(self, total: int) -> table.Skipped:
+        where = streaming.name_records(self._path, self._records)
+        examples = (
+            f"{a}: {quoted(b)} is missing or empty."
+            f"{near_paths.hint(self._root / b, self._root)}"
+            for a, b in zip(where, self._images, strict=True)
+        )
+        what = "missing or empty images"
+        return table.Skipped(what, self._count, total, tuple(examples))
+
+
+def present(
+    root: str | os.PathLike, paths: Sequence[str], threads: int | None = None
+) -> np.ndarray:
+    """Says which image files are there and not empty; "" asks for none.
+
+    Args:
+      root: the folder that the paths are relative to.
+      paths: N paths.
+      threads: how many look; default four a core, as they mostly wait.
+
+    Returns:
+      bool `[N]`.
+    """
+    root = os.fspath(root)
+
+    def look(part: Sequence[str]) -> list[bool]:
+        return [
+            _is_file(os.path.join(root, one)) if one else True for one in part
+        ]
+
+    paths = list(paths)
+    parts = [paths[i : i + _STATS] for i in range(0, len(paths), _STATS)]
+    with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
+        found = itertools.chain.from_iterable(pool.map(look, parts))
+        return np.fromiter(found, bool, len(paths))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        status = os.stat(path)
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
+    except (OSError, ValueError):  # A null byte in a path is a ValueError.
+        return False
+
+
+def _hash(cells: pd.Series) -> np.ndarray:
+    """Returns a hash of each string, uint64 `[N]`, the same in every run."""
+    return pd.util.hash_array(cells.to_numpy(object), categorize=False)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the parts in one array; empties the list as it goes."""
+    joined = np.empty(sum(map(len, parts)), np.uint64)
+    end = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined
+
+
+def _unfit(
+    categories: list[np.ndarray],
+    sizes: list[np.ndarray],
+    documents: list[np.ndarray],
+) -> tuple[int, int]:
+    """Counts the categories of one sample, and of several of the same role."""
+    if not sizes:
+        return 0, 0
+    _, place = np.unique(np.concatenate(categories), return_inverse=True)
+    total = np.bincount(place, weights=np.concatenate(sizes))
+    shown = np.bincount(place, weights=np.concatenate(documents))
+    same = (total > 1) & ((shown == 0) | (shown == total))
+    return int((total == 1).sum()), int(same.sum())
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Says which hashes are among some that are in order, bool `[N]`."""
+    if not len(known):
+        return np.zeros(len(hashes), bool)
+    at = np.searchsorted(known, hashes)
+    return known[np.minimum(at, len(known) - 1)] == hashes
+
+
+def _twice(ids: list[np.ndarray]) -> np.ndarray:
+    """Returns the hashes that several IDs have, in order; empties the list."""
+    hashes = _joined(ids)
+    hashes.sort()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+
+def _repeated(
+    batches: Iterable[pd.DataFrame], suspects: np.ndarray
+) -> Iterator[rules.Fault]:
+    """Yields each ID, of those of these hashes, that an earlier row has."""
+    seen: set[str] = set()
+    for batch in batches:
+        hashes = _hash(batch["sample_id"])
+        for row in np.flatnonzero(_among(hashes, suspects)):
+            name = batch["sample_id"].iloc[row]
+            if name in seen:
+                record = int(batch.index[row])
+                yield rules.Fault(rules.REPEATED, record, name, 1)
+            seen.add(name)
+
+
+def _add(
+    found: dict[rules.Rule, rules.Fault], fault: rules.Fault, start: int
+) -> None:
+    """Adds a batch's fault to those of the batches before it."""
+    fault = fault._replace(row=fault.row + start)
+    if before := found.get(fault.rule):
+        first = min(before, fault, key=lambda one: one.row)
+        fault = first._replace(count=before.count + fault.count)
+    found[fault.rule] = fault
+
+
+def _said(found: dict[rules.Rule, rules.Fault], path: Path) -> str:
+    """Returns a line for each rule that is broken, in the rules' order."""
+    broken = [found[rule] for rule in rules.RULES if rule in found]
+    where = streaming.name_records(path, [fault.row for fault in broken])
+    lines = (a.said(b) for a, b in zip(broken, where, strict=True))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The demonstration: emoji, icons, and a simulated click log."""

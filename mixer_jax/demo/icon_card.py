@@ -1,0 +1,220 @@
+"""The papers of the icon table: CARD.md and ATTRIBUTION.md, next to it."""
+
+import dataclasses
+import numbers
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mixer_jax.data.tables import table
+from mixer_jax.demo import icon_names
+from mixer_jax.runtime import files
+
+_CARD = """\
+# The icons: {rows:,} samples of {categories:,} categories
+
+{name} is a sample table; its images are {size} x {size} pixels, on white.
+
+| split | categories | queries | documents |
+|---|---|---|---|
+{splits}
+
+## Source
+
+{source}
+
+Each of its sets has its own licence: ATTRIBUTION.md lists set, author, licence
+and number of samples.{only}
+
+- Category: an icon's name without its style, that is without the prefixes and
+  suffixes that its set lists and without trailing words such as `outline` or
+  `bold`. Words that may mean a thing as well (`line` in `chart-line`) count as
+  style only where more than a twentieth of the set's names end in them.
+- Roles: a hash of category and vendor draws who asks and who answers. The
+  queries and the documents of a category are of different vendors. {unasked:,}
+  categories of one vendor have documents only: nobody asks for them.
+- Text of a document: the name in words; other names of the icon in its set,
+  and tags of its set's own package if they were fetched; the icon's label.
+- Group: the label that most sets give the category ("arrows"), else the kind
+  of its sets where that says what is shown ("logos"), else empty.
+- Split: test categories are those whose name without skin tone has a SHA-1
+  that ends in 0 as a decimal number. They are never trained on.
+
+## What was left out
+
+| icons | number |
+|---|---|
+{left_out}
+{faults}
+## What to know before trusting a figure
+
+- The name is the label. "apple" is a fruit and a brand, a two-letter code is a
+  flag, a currency and a file type; home and house are two categories.
+- Sets that copy each other count as one vendor. In the test categories all
+  sets of one author do as well; in the training categories they do not, so
+  there the two sides may be one author's drawing in two styles.
+- No picture is in both splits to the pixel. Vendors do copy each other with
+  small changes, though, and a drawing may have two names.
+- A logo is a logo: vendors that draw the same brand draw nearly the same
+  picture, so categories of the group "logos" are easier than the others.
+- {emoji:,} samples are of sets of emoji, and the split is by name, not by code
+  point: what was trained on them must not be measured on the test categories
+  of the emoji tables, which show Twemoji and OpenMoji. To prevent it, drop
+  the rows of these sets, by the start of their `sample_id`, before training
+  (and raise `data.max_skipped` for the few samples that this leaves alone):
+{emoji_sets}
+
+## How to train on it
+
+Set `data.table` to the path of {name}; or set `data.source = "icons"` and
+`data.table` to a path where there is no file yet, and the table is built
+there, 96 pixels wide. Training then prepares the rows of its split as
+array_record files, by the TFDS builder that serves every sample table:
+
+```python
+from mixer_jax.data import builder, table
+
+frame = table.select(table.read_table("{name}"), "train")
+content = builder.prepare(frame, root=".")  # the table's folder
+encoded_image, text = content[0]
+```
+"""
+_ATTRIBUTION = """\
+# Attribution
+
+The pictures in `images/` are renderings of others' work, {size} pixels wide;
+what has no colour of its own was drawn in dark grey. Each set lies in the
+folder of its prefix.
+
+| prefix | set | author | licence | samples |
+|---|---|---|---|---|
+{sets}
+"""
+_LISTED = 10  # icons that cannot be drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """How a table was made.
+
+    Attributes:
+      table: name of its file.
+      source: what was read, a sentence.
+      size: side of the images, pixels.
+      permissive: whether only permissive licences were taken.
+      left_out: numbers of icons left out, by the reason.
+      faults: a line for each icon that cannot be drawn.
+    """
+
+    table: str
+    source: str
+    size: int
+    permissive: bool
+    left_out: dict[str, int]
+    faults: list[str]
+
+
+def write(
+    root: Path,
+    frame: pd.DataFrame,
+    infos: dict[str, dict[str, Any]],
+    build: Build,
+) -> None:
+    """Writes CARD.md and ATTRIBUTION.md into a folder.
+
+    Args:
+      root: the folder of the table.
+      frame: the table.
+      infos: Iconify's `info` of each set, by prefix.
+      build: how the table was made.
+    """
+    _write(root / "CARD.md", _card(frame, build))
+    _write(root / "ATTRIBUTION.md", _attribution(frame, infos, build.size))
+
+
+def _card(frame: pd.DataFrame, build: Build) -> str:
+    splits = [
+        (
+            name,
+            rows["category_id"].nunique(),
+            (rows["role"] == table.QUERY).sum(),
+            (rows["role"] == table.DOCUMENT).sum(),
+        )
+        for name, rows in frame.groupby("split")
+    ]
+    emoji = [
+        prefix
+        for prefix in sorted(set(_prefixes(frame)))
+        if icon_names.is_emoji(prefix)
+    ]
+    faults = "".join(f"- {fault}\n" for fault in build.faults[:_LISTED])
+    return _CARD.format(
+        rows=len(frame),
+        categories=frame["category_id"].nunique(),
+        name=build.table,
+        size=build.size,
+        source=build.source,
+        only=" Only permissive licences were taken." * build.permissive,
+        splits=_lines(splits),
+        left_out=_lines(build.left_out.items()),
+        faults=f"\nThe first that cannot be drawn:\n\n{faults}" * bool(faults),
+        unasked=frame["category_id"].nunique()
+        - frame["category_id"][frame["role"] == table.QUERY].nunique(),
+        emoji=_prefixes(frame).isin(emoji).sum(),
+        emoji_sets=textwrap.fill(
+            ", ".join(f"`{prefix}:`" for prefix in emoji) or "none",
+            width=79,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        ),
+    )
+
+
+def _attribution(
+    frame: pd.DataFrame, infos: dict[str, dict[str, Any]], size: int
+) -> str:
+    counts = _prefixes(frame).value_counts()
+    sets = [
+        (
+            prefix,
+            infos[prefix]["name"],
+            _link(infos[prefix]["author"]["name"], infos[prefix]["author"]),
+            _link(_licence(infos[prefix]), infos[prefix]["license"]),
+            count,
+        )
+        for prefix, count in sorted(counts.items())
+    ]
+    return _ATTRIBUTION.format(size=size, sets=_lines(sets))
+
+
+def _prefixes(frame: pd.DataFrame) -> pd.Series:
+    return frame["sample_id"].str.partition(":")[0]
+
+
+def _licence(info: dict[str, Any]) -> str:
+    return info["license"].get("spdx") or info["license"]["title"]
+
+
+def _link(words: str, entry: dict[str, str]) -> str:
+    return f"[{words}]({entry['url']})" if entry.get("url") else words
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> str:
+    """Returns the rows of a Markdown table."""
+    return "\n".join(
+        "| " + " | ".join(_cell(value) for value in row) + " |" for row in rows
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|")
+
+
+def _write(path: Path, text: str) -> None:
+    files.write_text(path, text)

@@ -1,0 +1,155 @@
+"""SVG icons -> PNG files, by processes that keep what is drawn already."""
+
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mixer_jax.data.images import decoding
+from mixer_jax.runtime import files, threads
+from mixer_jax.runtime.errors import UserError
+
+_INK = "#222222"  # what `currentColor` is
+_FAINTEST = 240  # a picture without a darker pixel is blank on white
+_CHUNK = 64  # icons a process takes at once
+_FEW = 500  # a fresh interpreter a core pays only above
+
+
+class Drawing(NamedTuple):
+    """What became of one icon.
+
+    Attributes:
+      digest: of its pixels; b"" if it has no file.
+      fault: why it could not be drawn; "" if it was, or is blank on white.
+    """
+
+    digest: bytes
+    fault: str = ""
+
+
+def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
+    """Returns an icon as an SVG document.
+
+    Args:
+      icon: Iconify's data of it.
+      box: its set's left, top, width and height, where it has none itself.
+    """
+    left, top, width, height = (
+        icon.get(key, box[key]) for key in ("left", "top", "width", "height")
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'color="{_INK}" viewBox="{left} {top} {width} {height}">'
+        f"{icon.get('body', '')}</svg>"
+    )
+
+
+def file_key(document: str) -> str:
+    """Returns a short hash of a document, for its file's name.
+
+    A file that is named by its drawing is the right one wherever it is found,
+    whichever version of the package it was drawn from.
+    """
+    return hashlib.sha1(document.encode()).hexdigest()[:8]
+
+
+def draw(
+    batches: Iterable[list[tuple[str, Path]]], size: int, total: int
+) -> Iterator[Drawing]:
+    """Draws SVG documents to PNG files, on white.
+
+    Files that are there in this size already are kept. The next batch is not
+    asked for before the last is drawn, so memory holds one at a time.
+
+    Args:
+      batches: lists of documents, each with its path; folders are made.
+      size: side of the square pictures, pixels.
+      total: how many documents there are about, in all batches.
+
+    Yields:
+      The drawings of the documents, in their order.
+
+    Raises:
+      UserError: if the renderer is not installed.
+    """
+    one = functools.partial(_draw, _renderer(), size)
+    if total < _FEW:
+        for batch in batches:
+            _make_folders(batch)
+            yield from map(one, batch)
+        return
+    # The renderer holds Python's lock, so threads would draw one by one.
+    with threads.process_pool() as pool:
+        for batch in batches:
+            _make_folders(batch)
+            with threads.shielded():
+                drawn = pool.map(one, batch, chunksize=_CHUNK)
+            yield from drawn
+
+
+def _renderer() -> Callable[..., bytes]:
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise UserError(
+            "The icons are drawn by the package resvg_py, which is not "
+            'installed; run `pip install "mixer_jax[demo]"`.'
+        ) from error
+    return resvg_py.svg_to_bytes
+
+
+def _make_folders(batch: list[tuple[str, Path]]) -> None:
+    for folder in {path.parent for _, path in batch}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _draw(
+    svg_to_bytes: Callable[..., bytes], size: int, job: tuple[str, Path]
+) -> Drawing:
+    document, path = job
+    pixels = _kept(path, size)
+    if pixels is None:
+        try:
+            content = svg_to_bytes(
+                svg_string=document,
+                width=size,
+                height=size,
+                skip_system_fonts=True,
+            )
+        except ValueError as error:
+            return Drawing(b"", str(error))
+        pixels = decoding.decode(bytes(content), size)
+        if pixels.min() >= _FAINTEST:
+            return Drawing(b"")
+        _save(pixels, path)
+    return Drawing(hashlib.sha1(pixels.tobytes()).digest())
+
+
+def _kept(path: Path, size: int) -> np.ndarray | None:
+    """Returns the pixels of a file that is whole and of this size."""
+    try:
+        with Image.open(path) as image:
+            if image.size != (size, size):
+                return None
+        return decoding.decode(path, size)
+    except (OSError, decoding.UnreadableImageError):
+        return None
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    # Most icons have one colour, and one channel is a third of the file.
+    grey = (pixels == pixels[..., :1]).all()
+    image = Image.fromarray(pixels[..., 0] if grey else pixels)
+    content = io.BytesIO()
+    image.save(content, "png", compress_level=6)
+    files.write(
+        path,
+        lambda draft: draft.write_bytes(content.getvalue()),
+        one_of_many=True,
+    )

@@ -1,0 +1,370 @@
+"""The largest table: icons of one name, drawn by several vendors, match.
+
+The name is the label, as a catalogue's titles are: a long tail, with honest
+noise ("apple" is a fruit and a brand; home and house are two categories). In
+every category some vendors draw the queries and others the documents, so no
+set answers its own queries. A tenth as many categories again are documents
+only, as a shop has goods that nobody has asked for.
+
+    python -m mixer_jax.demo.icons --out=DIR [--size=96] [--permissive]
+        [--package=FILE.tgz or folder] [--limit=N] [--no-tags]
+"""
+
+import argparse
+import collections
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.tables import table
+from mixer_jax.demo import icon_card, icon_drawing, icon_names, icon_packages
+from mixer_jax.runtime import command, files, parsing, progress, terminal
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
+
+SMALLEST, LARGEST = 64, 224  # pixels
+# Licences that ask for no more than that the authors are named.
+PERMISSIVE = frozenset(
+    {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0"}
+    | {"CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0", "Unlicense"}
+)
+# Of Iconify's kinds of sets, those that say what is drawn, not on what grid.
+_KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
+_TAGS = 8  # other words that a text has at most
+_UNASKED = 0.1  # categories without queries, as a share of the others
+_COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
+
+
+def build_table(
+    path: Path,
+    size: int = 96,
+    package: Path | None = None,
+    permissive: bool = False,
+    limit: int | None = None,
+    tags: bool = True,
+) -> pd.DataFrame:
+    """Draws the icons next to a table, then writes the table.
+
+    The table is written last, so where there is one its images are complete.
+    Packages and drawings that are there already are kept.
+
+    Args:
+      path: of the table.
+      size: side of the square images, pixels.
+      package: the @iconify/json package, a tarball or its folder; fetched by
+        npm if None.
+      permissive: leaves out sets whose licence is not in `PERMISSIVE`.
+      limit: takes only that many categories.
+      tags: fetches what people call the icons of some sets, for the texts.
+
+    Returns:
+      The table.
+
+    Raises:
+      UserError: if the size is out of range, npm or the renderer is missing,
+        or a package cannot be fetched or read.
+    """
+    if not SMALLEST <= size <= LARGEST:
+        raise UserError(
+            f"The size is {size} pixels; it must be from {SMALLEST} to "
+            f"{LARGEST}."
+        )
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit is {limit} categories; give 1 or more.")
+    path = Path(path)
+    root, packages = path.parent, path.parent / "packages"
+    source = f"The package {package}."
+    if package is None:
+        source = f"`npm pack {icon_packages.ICONIFY}`, from Iconify."
+        package = icon_packages.fetch(icon_packages.ICONIFY, packages)
+    next(icon_packages.read_sets(package))  # before anything more is fetched
+    words = icon_packages.read_tags(packages) if tags else {}
+    icons, infos, left_out = _catalogue(package, words, permissive)
+    icons = _catalogued(icons, left_out)
+    if limit is not None:
+        chosen = icon_names.shuffled(icons["category"].unique())[:limit]
+        icons = icons[icons["category"].isin(chosen)]
+    icons, faults = _draw(icons, package, root, size, left_out)
+    icons = _distinct(icons, left_out)
+    icons = _comparable(icons, left_out)
+    frame = _frame(icons)
+    icon_card.write(
+        root,
+        frame,
+        infos,
+        icon_card.Build(
+            table=path.name,
+            source=source,
+            size=size,
+            permissive=permissive,
+            left_out=left_out,
+            faults=faults,
+        ),
+    )
+    table.write_table(frame, path)
+    return frame
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes icons.csv and its images into a folder."""
+    parser = parsing.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument(
+        "--permissive",
+        action="store_true",
+        help="only sets whose licence asks for no more than attribution",
+    )
+    parser.add_argument(
+        "--package",
+        type=Path,
+        help="the @iconify/json tarball or its folder; npm fetches it if unset",
+    )
+    parser.add_argument("--limit", type=int, help="only so many categories")
+    parser.add_argument(
+        "--no-tags",
+        action="store_true",
+        help="fetch no further packages for the documents' texts",
+    )
+    options = parser.parse_args(arguments)
+    return command.run(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    names = ("icons.csv", "CARD.md", "ATTRIBUTION.md")
+    files.check_folder(options.out, "The drawings", names)
+    for folder in ("images", "packages"):
+        files.check_folder(options.out / folder, "The drawings")
+    path = options.out / "icons.csv"
+    with folder_lock.hold(options.out, "--out"):
+        frame = build_table(
+            path,
+            options.size,
+            options.package,
+            options.permissive,
+            options.limit,
+            not options.no_tags,
+        )
+    count = frame["category_id"].nunique()
+    terminal.say(f"{path}: {len(frame)} samples of {count} categories")
+
+
+def _catalogue(
+    package: Path, tags: dict[str, dict[str, list[str]]], permissive: bool
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], dict[str, int]]:
+    """Returns the icons, their sets' infos, and counts of those left out."""
+    rows, infos = [], {}
+    left_out = {"hidden by their set": 0, "of a licence that asks more": 0}
+    for one in icon_packages.read_sets(package):
+        names = {k for k, icon in one.icons.items() if not icon.get("hidden")}
+        left_out["hidden by their set"] += len(one.icons) - len(names)
+        if permissive and one.info["license"].get("spdx") not in PERMISSIVE:
+            left_out["of a licence that asks more"] += len(names)
+            continue
+        infos[one.prefix] = one.info
+        rows += _rows(one, names, tags.get(one.prefix, {}))
+    return pd.DataFrame(rows, columns=_COLUMNS, dtype=str), infos, left_out
+
+
+def _rows(
+    one: icon_packages.IconSet, names: set[str], tags: dict[str, list[str]]
+) -> Iterator[tuple[str, ...]]:
+    """Yields a set's icons, a row of `_COLUMNS` each."""
+    style = icon_names.affixes(names, one.prefixes, one.suffixes)
+    categories = {
+        name: icon_names.category(one.prefix, name, names, style)
+        for name in (*sorted(names), *one.aliases)
+    }
+    labels = {
+        name: icon_names.group(label)
+        for label, members in one.categories.items()
+        for name in members
+    }
+    also = collections.defaultdict(list)
+    for alias, entry in one.aliases.items():
+        # One that is turned or mirrored is another drawing.
+        if {"parent"} <= entry.keys() <= {"parent", "hidden"}:
+            words = categories[alias].removeprefix(f"{one.prefix}-")
+            also[entry["parent"]].append(words)
+    kind = one.info.get("category", "")
+    kind = icon_names.group(kind) if kind in _KINDS else ""
+    for name in sorted(names):
+        key = categories[name]
+        label = labels.get(name, "")
+        human = tags.get(name, tags.get(key, []))
+        text = _text(key, [*also[name], *human], label or kind)
+        vendor = icon_names.vendor(one.prefix, one.info["author"]["name"], key)
+        yield one.prefix, name, key, vendor, label, kind, text
+
+
+def _text(key: str, others: list[str], group: str) -> str:
+    """Joins what is said of an icon: "home, house, building, places"."""
+    name, *plain = (
+        " ".join(words.replace("-", " ").lower().split())
+        for words in (key, *others)
+    )
+    more = [words for words in dict.fromkeys(plain) if words not in ("", name)]
+    said = dict.fromkeys([name, *more[:_TAGS], group])
+    return ", ".join(filter(None, said))
+
+
+def _catalogued(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """Returns the icons of the categories that the table may have.
+
+    They get the column `asked`: whether two vendors or more draw the category,
+    so that one can ask and another answer. Of those that one vendor draws more
+    than once, the first by hash are taken.
+    """
+    vendors = icons.groupby("category")["vendor"].nunique()
+    asked = vendors.index[vendors > 1]
+    if asked.empty:
+        raise _nothing_to_match()
+    sizes = icons["category"].value_counts()
+    alone = sizes.index[sizes > 1].difference(asked)
+    unasked = icon_names.shuffled(alone)[: round(_UNASKED * len(asked))]
+    kept = icons["category"].isin(asked.union(unasked))
+    left_out["of a category of one vendor"] = int((~kept).sum())
+    return icons[kept].assign(asked=icons["category"].isin(asked))
+
+
+def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """Returns the icons of the categories that can still be matched.
+
+    Those that are asked for need two vendors, the others two pictures.
+    """
+    groups = icons.groupby("category")
+    vendors = icons["category"].map(groups["vendor"].nunique())
+    pictures = icons["category"].map(groups.size())
+    kept = vendors.where(icons["asked"], pictures) > 1
+    left_out["of a category that these left too small"] = int((~kept).sum())
+    if not icons["asked"][kept].any():
+        raise _nothing_to_match()
+    return icons[kept]
+
+
+def _nothing_to_match() -> UserError:
+    return UserError(
+        "The package has no name that two vendors draw, so there would be no "
+        "category to match."
+    )
+
+
+def _draw(
+    icons: pd.DataFrame,
+    package: Path,
+    root: Path,
+    size: int,
+    left_out: dict[str, int],
+) -> tuple[pd.DataFrame, list[str]]:
+    """Draws icons; returns those with a picture, and the others' faults.
+
+    The icons get the columns `image`, a path below `root`, and `digest`.
+    """
+    wanted = dict(iter(icons.groupby("set", sort=False)))
+    parts: list[pd.DataFrame] = []
+
+    def batches() -> Iterator[list[tuple[str, Path]]]:
+        # The drawings are too many to hold, so the sets are read once more.
+        for one in icon_packages.read_sets(package):
+            if one.prefix not in wanted:
+                continue
+            part = wanted[one.prefix]
+            svgs = [
+                icon_drawing.svg(one.icons[name], one.box)
+                for name in part["name"]
+            ]
+            paths = [
+                _image(one.prefix, name, icon_drawing.file_key(document))
+                for name, document in zip(part["name"], svgs, strict=True)
+            ]
+            parts.append(part.assign(image=paths))
+            yield [(a, root / b) for a, b in zip(svgs, paths, strict=True)]
+
+    drawings = list(
+        progress.track(
+            icon_drawing.draw(batches(), size, len(icons)),
+            "Drawing the icons",
+            len(icons),
+        )
+    )
+    drawn = pd.concat(parts).assign(
+        digest=[drawing.digest for drawing in drawings],
+        fault=[drawing.fault for drawing in drawings],
+    )
+    drawn = drawn.sort_values(["category", "set", "name"])
+    faulty, there = drawn["fault"] != "", drawn["digest"] != b""
+    left_out["blank on white"] = int((~there & ~faulty).sum())
+    left_out["that cannot be drawn"] = int(faulty.sum())
+    named = drawn["set"] + ":" + drawn["name"] + ": " + drawn["fault"]
+    return drawn[there], named[faulty].tolist()
+
+
+def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """Returns the icons that no other one answers to the pixel.
+
+    A category keeps one of equal pictures, and a picture that a test category
+    shows is kept out of all training categories.
+    """
+    again = icons.duplicated(["category", "digest"])
+    left_out["of the same pixels as another of the category"] = int(again.sum())
+    icons = icons[~again]
+    test = _is_test(icons)
+    seen = ~test & icons["digest"].isin(icons["digest"][test])
+    left_out["of training, of the same pixels as one of test"] = int(seen.sum())
+    return icons[~seen]
+
+
+def _is_test(icons: pd.DataFrame) -> pd.Series:
+    keys = icons["category"]
+    test = {key: icon_names.is_test(key) for key in keys.unique()}
+    return keys.map(test).astype(bool)
+
+
+def _image(prefix: str, name: str, key: str) -> str:
+    # Sixteen folders a set keep the largest ones to about two thousand files.
+    return f"images/{prefix}/{key[0]}/{name}-{key}.png"
+
+
+def _frame(icons: pd.DataFrame) -> pd.DataFrame:
+    vendors = icons.groupby("category")["vendor"].unique()
+    asking = {
+        (key, vendor)
+        for key, names in vendors.items()
+        for vendor in icon_names.query_vendors(key, names)
+    }
+    pairs = zip(icons["category"], icons["vendor"], strict=True)
+    query = np.array([pair in asking for pair in pairs])
+    groups = _groups(icons)
+    return pd.DataFrame(
+        {
+            "sample_id": icons["set"] + ":" + icons["name"],
+            "role": np.where(query, table.QUERY, table.DOCUMENT),
+            "image": icons["image"],
+            "text": icons["text"].where(~query, ""),
+            "category_id": icons["category"],
+            "group": [groups.get(key, "") for key in icons["category"]],
+            "split": np.where(_is_test(icons), "test", "train"),
+        }
+    ).reset_index(drop=True)
+
+
+def _groups(icons: pd.DataFrame) -> dict[str, str]:
+    """Returns the label that most sets give a category, else their kind."""
+    groups = {}
+    for column in ("kind", "label"):
+        said = icons[icons[column] != ""]
+        votes = said.groupby(["category", column])["set"].nunique()
+        most = votes.reset_index().sort_values(
+            ["category", "set", column], ascending=[True, False, True]
+        )
+        first = most.drop_duplicates("category").set_index("category")[column]
+        groups |= first.to_dict()
+    return groups
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Where tables come from: each source builds a table that is missing."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mixer_jax.demo import emoji, icons
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import one_line
+
+SOURCES: dict[str, Callable[[Path], object]] = {
+    "emoji-medium": functools.partial(emoji.build_table, name="medium"),
+    "emoji-large": functools.partial(emoji.build_table, name="large"),
+    "icons": icons.build_table,
+}
+
+
+def ensure_table(data: ConfigDict) -> Path:
+    """Returns the path of the run's table; builds it if it is missing.
+
+    Args:
+      data: the part `data` of a run's config; reads `table` and `source`.
+
+    Raises:
+      UserError: if there is no table and no source that would build it.
+    """
+    path = check(data)
+    if not path.exists():
+        SOURCES[data.source](path)
+    return path
+
+
+def check(data: ConfigDict) -> Path:
+    """Returns the path of the run's table, without building it.
+
+    Raises:
+      UserError: if there is no table and no source that would build it.
+    """
+    known = ", ".join(SOURCES)
+    if not data.table:
+        raise UserError(
+            "data.table is empty; set it in the config to the path of a sample "
+            f"table, and data.source to one of {known} to have the table built "
+            "there."
+        )
+    path = Path(data.table)
+    if path.exists():
+        return path
+    if not data.source:
+        raise UserError(
+            f"There is no sample table at {one_line(str(path))}. Write one "
+            "with the columns that the README's section on your own data "
+            "names, or set "
+            f"data.source to one of {known} to have it built."
+        )
+    if data.source not in SOURCES:
+        raise UserError(
+            f"data.source is {data.source!r}; it must be one of {known}."
+        )
+    return path

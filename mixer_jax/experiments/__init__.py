@@ -1,0 +1,1 @@
+"""The evidence: baselines, fusions compared, granularity of categories."""

@@ -1,0 +1,282 @@
+"""What another fusion would do: baselines on a trained model's encoders.
+
+The encoders stay as the model has them; towers, fusion and proxies are made
+anew and trained on patches and token vectors that are computed once. So the
+fusions compared have the same encoders, and these were fine-tuned for ours.
+"""
+
+import functools
+import os
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data.stream import text
+from mixer_jax.data.tables import table
+from mixer_jax.models import factory
+from mixer_jax.proxies import heads, imprint, row_optimizers
+from mixer_jax.proxies import rows as rows_lib
+from mixer_jax.retrieval import evaluate
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import progress, terminal
+from mixer_jax.training import inputs
+from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import state as state_lib
+from mixer_jax.training import step as step_lib
+from mixer_jax.training.cache import feature_store
+from mixer_jax.training.checkpoint.checkpoints import Trained
+
+FUSIONS = {"image only": "image_only", "average fusion": "average"}
+BATCH = 256  # half queries, half documents
+LEARNING_RATE = 1e-3
+SEEDS = 3  # trainings of each, whose measures are averaged
+MOST = 20_000  # training samples of a role; more are thinned out by chance
+
+
+def measure_fusions(
+    trained: Trained,
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    training: pd.DataFrame,
+    training_root: str | os.PathLike,
+    mesh: Mesh,
+) -> list[evaluate.Row]:
+    """Trains and measures the model with each of the other `FUSIONS`.
+
+    Args:
+      trained: the model whose encoders are taken.
+      frame: what is measured, see `evaluate.read`.
+      root: its images' folder.
+      training: the checked training split.
+      training_root: its images' folder.
+      mesh: of training and search.
+
+    Returns:
+      The rows of `evaluate.evaluate`, means over `SEEDS` trainings; their
+      `stage` is "", and their seconds leave out encoding and training.
+    """
+    rng = np.random.default_rng(trained.config.seed)
+    training = _thin(with_paths(training, training_root), rng)
+    frame = with_paths(frame, root)
+    both = pd.concat([frame, training]).assign(
+        place=np.arange(len(frame) + len(training))
+    )
+    frame, training = both[: len(frame)], both[len(frame) :]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        encoded = encode(trained, both, folder, mesh)
+        for name, fusion in FUSIONS.items():
+            config = make_config(trained.config, fusion)
+            runs = []
+            for _ in range(SEEDS):
+                fitted = train(config, encoded, training, rng, mesh)
+                runs.append(
+                    evaluate.evaluate(
+                        fitted.embed, frame, root, config.evaluate, mesh, name
+                    )
+                )
+                config.seed += 1
+            rows += [_mean(same) for same in zip(*runs, strict=True)]
+    return rows
+
+
+def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
+    """Averages the measures that rows, otherwise alike, all have."""
+    measures = {
+        name: float(np.mean([row[name] for row in rows]))
+        for name in (*evaluate.MEASURES, "seconds")
+        if rows[0][name] is not None  # relevance needs groups
+    }
+    return rows[0] | measures
+
+
+def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
+    """Adds the column `path`: the image's whole path, "" where none is."""
+    root = pathlib.Path(root).absolute()
+    return frame.assign(path=[str(root / x) if x else "" for x in frame.image])
+
+
+def encode(
+    trained: Trained, frame: pd.DataFrame, folder: str | os.PathLike, mesh: Mesh
+) -> feature_store.FeatureStore:
+    """Runs the trained encoders once over each image and text of a table.
+
+    Args:
+      trained: the model.
+      frame: samples with the column `path`, see `with_paths`.
+      folder: where the features are kept.
+      mesh: batches are split over it.
+    """
+    config = trained.config
+    samples = inputs.Inputs(
+        frame=frame.assign(image=frame.path),
+        root=pathlib.Path("/"),
+        category_ids=[],
+        tokenizer=text.load(config.data.tokenizer, config.data.text_length),
+        skipped=(),
+    )
+    return feature_store.make(
+        folder,
+        samples,
+        config,
+        trained.model,
+        trained.variables,
+        mesh,
+        terminal.Console(quiet=True),
+    )
+
+
+class Fitted(NamedTuple):
+    """Towers, fusion and proxies, trained on features.
+
+    Attributes:
+      embed: embeds samples of one role, which have the column `place`.
+      proxies: `[C_pad, n D]`.
+      category_ids: of the proxies' rows.
+    """
+
+    embed: evaluate.Embed
+    proxies: jax.Array
+    category_ids: list[str]
+
+
+def train(
+    config: ConfigDict,
+    encoded: feature_store.FeatureStore,
+    training: pd.DataFrame,
+    rng: np.random.Generator,
+    mesh: Mesh,
+) -> Fitted:
+    """Trains towers, fusion and proxies, all of them new.
+
+    Args:
+      config: as of a stage: model, head, optimizer, `steps`, `batch_size`.
+      encoded: the features of all samples.
+      training: samples with the column `place`, their row in `encoded`.
+      rng: draws the batches.
+      mesh: of the training.
+    """
+    queries = training[training.role == table.QUERY]
+    documents = training[training.role == table.DOCUMENT]
+    ids = table.category_index(training)
+    labels = {
+        "query": table.labels(queries, ids),
+        "document": table.labels(documents, ids),
+    }
+    batch_size = config.batch_size
+    model = factory.make_model(config.model, jnp.dtype(config.precision))
+    key = jax.random.key(config.seed)
+    params = _init_towers(model, config, key)
+
+    @functools.partial(jax.jit, static_argnames="role")
+    def apply(params: Any, batch: Any, role: str) -> jax.Array:
+        return model.apply({"params": params}, batch, method=f"encode_{role}")
+
+    def embed(params: Any, frame: pd.DataFrame) -> np.ndarray:
+        """Embeds samples of one role."""
+        found, role = [], frame.role.iloc[0]
+        for start in range(0, len(frame), batch_size):
+            places = frame.place.to_numpy()[start : start + batch_size]
+            padded = np.pad(
+                places, (0, batch_size - len(places)), constant_values=-1
+            )
+            out = apply(params, encoded.batch(padded, role), role)
+            found.append(np.asarray(out)[: len(places)])
+        return np.concatenate(found)
+
+    proxies = rows_lib.init_proxies(
+        key,
+        len(ids),
+        config.model.dim,
+        mesh,
+        config.head.subcentres,
+        row_optimizers.rows_dtype(config.proxies),
+    )
+    sums = imprint.init(len(ids), config.model.dim, mesh)
+    for role, frame in (("query", queries), ("document", documents)):
+        count = mesh_lib.padded_rows(len(frame), mesh)
+        arrays = {
+            "embeddings": np.resize(
+                embed(params, frame), (count, config.model.dim)
+            ),
+            "labels": np.resize(labels[role], count),
+            "mask": np.arange(count) < len(frame),
+        }
+        arrays = mesh_lib.put_batch(arrays, mesh)
+        sums = imprint.add(sums, **arrays, mesh=mesh)
+    proxies = imprint.finish(sums, proxies)
+    head = heads.make_head(config.head, mesh, len(ids), batch_size)
+    rates = optimizer_lib.multiples(
+        params, config.optimizer.parts, config.optimizer.layer_decay
+    )
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
+    row_optimizer = row_optimizers.make_optimizer(config.proxies)
+    state = state_lib.create(
+        rates,
+        optimizer,
+        row_optimizer,
+        {"params": params},
+        proxies,
+        head.build_graph(proxies),
+        mesh,
+    )
+    step = step_lib.make_train_step(
+        config, model, head, optimizer, row_optimizer, rates, state, mesh
+    )
+    what = f"Training with fusion {config.model.fusion}"
+    for number in progress.track(range(config.steps), what):
+        if number and number % config.head.refresh == 0:
+            state = state.replace(graph=head.build_graph(state.proxies))
+        q = rng.integers(len(queries), size=batch_size // 2)
+        d = rng.integers(len(documents), size=batch_size // 2)
+        batch = {}
+        for role, frame, rows in (
+            (table.QUERY, queries, q),
+            (table.DOCUMENT, documents, d),
+        ):
+            batch[role] = encoded.batch(frame.place.to_numpy()[rows], role)
+            batch[role]["label"] = labels[role][rows]
+        state, _ = step(state, mesh_lib.put_batch(batch, mesh))
+    params = jax.device_get(state.params)
+    return Fitted(lambda frame: embed(params, frame), state.proxies, ids)
+
+
+def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
+    """Returns new parameters of all but the encoders."""
+
+    # Under jit, what nobody asks for, the encoders' pass, is not computed.
+    @jax.jit
+    def init(key: jax.Array) -> Any:
+        params = factory.init_variables(model, config, key)["params"]
+        return {
+            k: v for k, v in params.items() if k not in feature_store.ENCODERS
+        }
+
+    return init(key)
+
+
+def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
+    """Returns a model's config with another fusion, all of it trained."""
+    config = config.copy_and_resolve_references()
+    config.model.fusion = fusion
+    config.steps = config.evaluate.baseline_steps
+    config.batch_size = BATCH
+    config.head.name = "exact"
+    config.optimizer.parts = ()
+    config.optimizer.learning_rate = LEARNING_RATE
+    return config
+
+
+def _thin(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Keeps at most `MOST` samples of each role, by chance."""
+    order = rng.permutation(len(frame))
+    roles = frame.iloc[order].groupby("role", sort=False)
+    return frame.iloc[np.sort(order[roles.cumcount().to_numpy() < MOST])]

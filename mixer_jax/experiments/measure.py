@@ -1,0 +1,150 @@
+"""Trained models -> measured rows, and the baselines beside them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data.tables import table as table_lib
+from mixer_jax.experiments import baselines as baselines_lib
+from mixer_jax.experiments import fusions
+from mixer_jax.retrieval import bundle, embed, evaluate, runs
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import inputs
+from mixer_jax.training.checkpoint import workdir
+
+
+def measure_models(
+    models: Sequence[runs.Model],
+    mesh: Mesh,
+    table: str = "",
+    training_table: str = "",
+    baselines: bool = False,
+    max_skipped: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[list[evaluate.Row]]:
+    """Measures models, and the baselines with the first model's settings.
+
+    Args:
+      models: see `find_models`.
+      mesh: the devices for embedding and search.
+      table: the sample table; "" for the one in each model's config.
+      training_table: the first model's training table, for the baselines; ""
+        for the one in its config.
+      baselines: whether to measure those of `baselines.py` first, and those of
+        `fusions.py` last.
+      max_skipped: the maximum share of samples to leave out; None for each
+        model's config's.
+      say: called with a message about dropped samples.
+
+    Yields:
+      The rows of each model or baseline as soon as it is measured, so that
+      they can be kept whatever happens to the next; see `evaluate.evaluate`.
+
+    Raises:
+      UserError: if a table or a checkpoint is missing or invalid.
+    """
+    configs = [runs.read_config(model.workdir) for model in models]
+    for number, (model, config) in enumerate(zip(models, configs, strict=True)):
+        if table:
+            config.evaluate.table = table
+        if max_skipped is not None:
+            config.data.max_skipped = max_skipped
+        if training_table and not number:
+            config.data.table = training_table
+        if not table and bundle.is_bundle(model.workdir):
+            raise UserError(
+                f"{model.workdir} is a bundle, which names no sample table; "
+                "name one with --table=PATH."
+            )
+        # What can be seen to be missing is said before anything is measured.
+        _check_tables(model.workdir, config, baselines and not number)
+        if not bundle.is_bundle(model.workdir):
+            workdir.trained_step(model.workdir)
+    frames, ours = {}, None
+    for number, ((name, folder), config) in enumerate(
+        zip(models, configs, strict=True)
+    ):
+        path, settings = evaluate.table_path(config), config.evaluate
+        root = table_lib.folder(path)
+        if not table and (note := runs.rival_note(folder, config)):
+            say(note)
+        key = (path, settings.split, settings.distractors)
+        if key not in frames:
+            frames[key], skipped = evaluate.read(
+                path,
+                settings,
+                config.data.max_skipped,
+                config.data.max_pixels,
+            )
+            for kind in skipped:
+                say(f"{path}: {kind}")
+        if baselines and not number:
+            yield _measure_baselines(config, frames[key], mesh)
+        trained = runs.load(folder, mesh)
+        embedder = embed.make_embedder(trained, root, mesh, settings.batch_size)
+        found = evaluate.evaluate(
+            embedder,
+            frames[key],
+            root,
+            settings,
+            mesh,
+            name,
+            config.name,
+        )
+        excluded = sum(row["excluded"] for row in found[:2])
+        if excluded:
+            say(
+                f"{name}: {excluded} times a document was left out of a "
+                "ranking because it shows the query's own image."
+            )
+        yield found
+        if name == runs.OURS:
+            ours = trained, frames[key], root
+    # Other fusions need what an image-only model does not have.
+    if baselines and ours and ours[0].config.model.fusion != "image_only":
+        data = ours[0].config.data.copy_and_resolve_references()
+        if max_skipped is not None:
+            data.max_skipped = max_skipped
+        if training_table:
+            data.table = training_table
+        _require(data.table, "the model was trained on", "--training-table")
+        training = inputs.load(data, option=table_lib.MAX_SKIPPED)
+        yield fusions.measure_fusions(
+            *ours, training.frame, training.root, mesh
+        )
+
+
+def _check_tables(
+    folder: paths.Path, config: ConfigDict, baselines: bool
+) -> None:
+    """Checks that the tables exist, before anything is measured."""
+    path = evaluate.table_path(config)
+    _require(path, f"{folder} is measured on", "--table")
+    if baselines:
+        table = config.data.table
+        _require(table, f"{folder} was trained on", "--training-table")
+
+
+def _require(path: str | os.PathLike, what: str, option: str) -> None:
+    if not os.path.exists(path):
+        raise UserError(
+            f"There is no sample table {path}, which {what}. If it was moved, "
+            f"name its new path by {option}=PATH."
+        )
+
+
+def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
+    data, path = config.data, evaluate.table_path(config)
+    training = table_lib.select(table_lib.read_table(data.table), data.split)
+    return baselines_lib.measure_baselines(
+        frame,
+        table_lib.folder(path),
+        training,
+        table_lib.folder(data.table),
+        data.image_size,
+        config.evaluate,
+        mesh,
+    )

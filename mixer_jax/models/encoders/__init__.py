@@ -1,0 +1,1 @@
+"""Image and text encoders, equal to their published originals."""

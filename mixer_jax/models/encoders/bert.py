@@ -1,0 +1,254 @@
+"""BERT (Devlin et al., arXiv 1810.04805): post-norm, exact GELU.
+
+RoBERTa (Liu et al., arXiv 1907.11692) and XLM-RoBERTa (Conneau et al., arXiv
+1911.02116) are the same but for their sizes and where positions begin.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.kernels import activations, attention
+from mixer_jax.runtime.errors import UserError
+
+# Kinds, as `model_type` calls them, and the class of each original.
+_KINDS = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Sizes of one member of the family."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    vocabulary: int = 30522
+    positions: int = 512  # longest text, in tokens
+    types: int = 2  # only the first is used
+    kind: str = "bert"  # or "roberta", "xlm-roberta"
+    padding: int = 0  # token that fills up texts
+    epsilon: float = 1e-12  # of the norms
+
+    @property
+    def first_position(self) -> int:
+        """Where positions begin: RoBERTa's come after the padding's."""
+        return 0 if self.kind == "bert" else self.padding + 1
+
+
+CONFIGS = {
+    "bert-base": BertConfig(),
+    "bert-large": BertConfig(width=1024, layers=24, heads=16, hidden=4096),
+    "minilm": BertConfig(width=384, layers=6, hidden=1536),
+    "roberta-base": BertConfig(
+        vocabulary=50265, types=1, kind="roberta", padding=1, epsilon=1e-5
+    ),
+    "xlm-roberta-base": BertConfig(
+        vocabulary=250002, types=1, kind="xlm-roberta", padding=1, epsilon=1e-5
+    ),
+}
+
+KEYS = KeyMap(
+    pairs=(
+        (r"(word|position)_embedding", r"embeddings.\1_embeddings.weight"),
+        (r"type_embedding", r"embeddings.token_type_embeddings.weight"),
+        (r"embedding_norm", r"embeddings.LayerNorm"),
+        (
+            r"layer(\d+)/(query|key|value)",
+            r"encoder.layer.\1.attention.self.\2",
+        ),
+        (r"layer(\d+)/output", r"encoder.layer.\1.attention.output.dense"),
+        (r"layer(\d+)/norm1", r"encoder.layer.\1.attention.output.LayerNorm"),
+        (r"layer(\d+)/expand", r"encoder.layer.\1.intermediate.dense"),
+        (r"layer(\d+)/project", r"encoder.layer.\1.output.dense"),
+        (r"layer(\d+)/norm2", r"encoder.layer.\1.output.LayerNorm"),
+    ),
+    # Heads of tasks, and counters that old files keep.
+    ignored=r"(pooler|cls|lm_head|classifier|qa_outputs)\..*"
+    r"|embeddings\.(position|token_type)_ids",
+    prefix="bert.",
+)
+# Of both RoBERTa and XLM-RoBERTa.
+ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
+
+# What can stand in an original's config; the first where nothing does.
+_SUPPORTED = {
+    "model_type": tuple(_KINDS),
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+_SIZES = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "types": "type_vocab_size",
+    "padding": "pad_token_id",
+    "epsilon": "layer_norm_eps",
+}
+
+
+def from_original(config: Mapping[str, Any]) -> BertConfig:
+    """Reads the config of an original.
+
+    Args:
+      config: its config.json; model_type bert, roberta or xlm-roberta.
+
+    Raises:
+      UserError: if it asks for what this file has not.
+    """
+    for key, known in _SUPPORTED.items():
+        if (value := config.get(key, known[0])) not in known:
+            raise UserError(
+                f"The config has {key} = {value!r}; a BERT here can have "
+                f"{', '.join(map(repr, known))}."
+            )
+    kind = config.get("model_type", "bert")
+    # The originals' own defaults.
+    default = BertConfig(kind=kind, padding=0 if kind == "bert" else 1)
+    if kind == "roberta":
+        default = dataclasses.replace(default, vocabulary=50265)
+    given = {ours: config.get(theirs) for ours, theirs in _SIZES.items()}
+    found = dataclasses.replace(
+        default, **{name: x for name, x in given.items() if x is not None}
+    )
+    if found.width % found.heads:
+        raise UserError(
+            f"The config has hidden_size = {found.width}, which its "
+            f"num_attention_heads = {found.heads} do not divide."
+        )
+    rows = config.get("max_position_embeddings", 512)
+    return dataclasses.replace(found, positions=rows - found.first_position)
+
+
+def to_original(config: BertConfig) -> dict[str, Any]:
+    """Returns the config.json with which the original loads our weights."""
+    return {
+        "architectures": [_KINDS[config.kind]],
+        "model_type": config.kind,
+        "hidden_act": "gelu",
+        "max_position_embeddings": config.positions + config.first_position,
+        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+    }
+
+
+class _Layer(nn.Module):
+    config: BertConfig
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxLxC, bias_Bx1x1xL, train):
+        config = self.config
+        batch, length, width = x_BxLxC.shape
+
+        def dense(features, name):
+            return nn.Dense(
+                features,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.02),
+                name=name,
+            )
+
+        def norm(name):
+            return nn.LayerNorm(config.epsilon, dtype=self.dtype, name=name)
+
+        def dropout(x):
+            return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+        def heads(name):
+            x = dense(width, name)(x_BxLxC)
+            return x.reshape(batch, length, config.heads, -1)
+
+        query, key, value = (heads(n) for n in ("query", "key", "value"))
+        rng = self.make_rng("dropout") if train and self.dropout else None
+        x = attention.attend(
+            *(query, key, value, bias_Bx1x1xL, self.dropout, rng)
+        )
+        x = dense(width, "output")(x.reshape(batch, length, width))
+        x = norm("norm1")(x_BxLxC + dropout(x))
+        y = activations.gelu(dense(config.hidden, "expand")(x))
+        return norm("norm2")(x + dropout(dense(width, "project")(y)))
+
+
+class Bert(nn.Module):
+    """Tokens to contextual token vectors, the original's last hidden state.
+
+    Attributes:
+      config: the member's sizes.
+      dropout: of the weights and of every sublayer's output.
+      dtype: of the computation; parameters, softmax and norms' statistics are
+        float32.
+      remat: compute each layer again in the backward pass, to spare memory.
+    """
+
+    config: BertConfig
+    dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BxL: jax.Array,
+        mask_BxL: jax.Array,
+        train: bool = False,
+    ) -> jax.Array:
+        """Encodes texts.
+
+        Args:
+          tokens_BxL: int32 [B, L], L at most `config.positions`.
+          mask_BxL: bool [B, L], False on padding; padding never influences
+            the other tokens. A row without any token is finite but means
+            nothing.
+          train: turns dropout on (needs the "dropout" stream).
+
+        Returns:
+          [B, L, width].
+        """
+        config = self.config
+        if tokens_BxL.shape[1] > config.positions:
+            raise ValueError(
+                f"A text has {tokens_BxL.shape[1]} tokens; there is room for "
+                f"{config.positions}."
+            )
+
+        def table(name, rows):
+            init = nn.initializers.normal(0.02)
+            shape = (rows, config.width)
+            return self.param(name, init, shape, jnp.float32)
+
+        words = table("word_embedding", config.vocabulary)
+        rows = config.positions + config.first_position
+        positions = table("position_embedding", rows)
+        types = table("type_embedding", config.types)
+        places = positions[None, : tokens_BxL.shape[1]]
+        if config.kind != "bert":
+            # Padding, by the mask or by its token, is not counted.
+            counted = mask_BxL & (tokens_BxL != config.padding)
+            places = positions[counted.cumsum(1) * counted + config.padding]
+        x = words[tokens_BxL] + types[None, :1] + places
+        x = nn.LayerNorm(
+            config.epsilon, dtype=self.dtype, name="embedding_norm"
+        )(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        bias = jnp.where(mask_BxL, 0.0, -1e9)[:, None, None]
+        # Argument 3 is `train`; 0 is the layer itself.
+        layer = nn.remat(_Layer, static_argnums=3) if self.remat else _Layer
+        for index in range(config.layers):
+            x = layer(config, self.dropout, self.dtype, name=f"layer{index}")(
+                x, bias, train
+            )
+        return x

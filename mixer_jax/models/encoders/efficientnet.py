@@ -1,0 +1,188 @@
+"""EfficientNet-Lite (Tan & Le, arXiv 1905.11946, "Lite" variants).
+
+No squeeze-and-excitation, ReLU6, and a stem and head of fixed width. Layer
+sizes of Lite0 are those of the published ImageNet weights, which
+`pretrained.py` reads.
+"""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.encoders.layers import ConvNorm
+from mixer_jax.models.kernels.activations import relu6
+
+# Repeats, kernel size, stride of the first, expansion, channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig:
+    """Sizes of one member of the family."""
+
+    width: float = 1.0  # of all channels but the stem's and the head's
+    depth: float = 1.0  # of the repeats of all stages but the first and last
+    size: int = 224  # pixels of side that its weights are trained for
+    mean: tuple[float, ...] = (127.0, 127.0, 127.0)  # of pixels in 0..255
+    std: tuple[float, ...] = (128.0, 128.0, 128.0)
+
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """Returns the rows of `_STAGES`, scaled."""
+        return [
+            (
+                repeats
+                if index in (0, len(_STAGES) - 1)
+                else math.ceil(repeats * self.depth),
+                *sizes,
+                _scaled(channels, self.width),
+            )
+            for index, (repeats, *sizes, channels) in enumerate(_STAGES)
+        ]
+
+
+def _scaled(channels: int, width: float) -> int:
+    """The nearest multiple of 8, or the next if that loses over a tenth."""
+    wanted = channels * width
+    nearest = max(8, int(wanted + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * wanted else nearest + 8
+
+
+CONFIGS = {
+    "efficientnet-lite0": EfficientNetConfig(),
+    "efficientnet-lite1": EfficientNetConfig(1.0, 1.1, 240),
+    "efficientnet-lite2": EfficientNetConfig(1.1, 1.2, 260),
+    "efficientnet-lite3": EfficientNetConfig(1.2, 1.4, 280),
+    "efficientnet-lite4": EfficientNetConfig(1.4, 1.8, 300),
+}
+
+# As the PyTorch files of the published weights call them. The first block has
+# no expansion, but counts its norms like the others.
+KEYS = KeyMap(
+    pairs=(
+        (r"stem/kernel", r"_conv_stem.weight"),
+        (r"stem", r"_bn0"),
+        (r"block(\d+)/(\w+)/kernel", r"_blocks.\1._\2_conv.weight"),
+        (r"block(\d+)/expand", r"_blocks.\1._bn0"),
+        (r"block(\d+)/depthwise", r"_blocks.\1._bn1"),
+        (r"block(\d+)/project", r"_blocks.\1._bn2"),
+        (r"head/kernel", r"_conv_head.weight"),
+        (r"head", r"_bn1"),
+        (r"classifier", r"_fc"),
+    ),
+    ignored=r".*\.num_batches_tracked|_fc\..*",
+)
+
+
+class InvertedResidual(nn.Module):
+    """Expand with 1x1, filter each channel, project with 1x1."""
+
+    size: int
+    stride: int
+    expansion: int
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, batch_stats: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H / stride, W / stride, F]."""
+        wide = x_BxHxWxC.shape[-1] * self.expansion
+        x = x_BxHxWxC
+        if self.expansion > 1:
+            x = ConvNorm(
+                wide, activation=relu6, dtype=self.dtype, name="expand"
+            )(x, batch_stats)
+        x = ConvNorm(
+            wide,
+            self.size,
+            self.stride,
+            depthwise=True,
+            activation=relu6,
+            dtype=self.dtype,
+            name="depthwise",
+        )(x, batch_stats)
+        x = ConvNorm(self.features, dtype=self.dtype, name="project")(
+            x, batch_stats
+        )
+        return x + x_BxHxWxC if x.shape == x_BxHxWxC.shape else x
+
+
+class EfficientNet(nn.Module):
+    """Images to patches, the cells of the map after the 1280-wide head.
+
+    Attributes:
+      config: the member's sizes.
+      batch_norm: "train" uses and updates batch statistics while training;
+        "frozen" always uses the running ones.
+      classes: adds a classifier of this many logits; 0 for none.
+      dtype: of the computation; parameters are float32.
+      remat: compute each block again in the backward pass, to spare memory.
+    """
+
+    config: EfficientNetConfig
+    batch_norm: str = "train"
+    classes: int = 0
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWx3: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Encodes images.
+
+        Args:
+          images_BxHxWx3: uint8 or float pixels in 0..255; 32 pixels of side
+            make one patch.
+          train: whether a training step runs.
+
+        Returns:
+          Patches [B, P, 1280], or logits [B, classes] with a classifier.
+        """
+        batch_stats = train and self.batch_norm == "train"
+        mean, std = (
+            jnp.array(v)[None, None, None]
+            for v in (self.config.mean, self.config.std)
+        )
+        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
+        x = ConvNorm(32, 3, 2, activation=relu6, dtype=self.dtype, name="stem")(
+            x, batch_stats
+        )
+        # Argument 2 is `batch_stats`; 0 is the block itself.
+        block = InvertedResidual
+        if self.remat:
+            block = nn.remat(block, static_argnums=2)
+        index = 0
+        for repeats, size, stride, expansion, features in self.config.stages():
+            for repeat in range(repeats):
+                x = block(
+                    size,
+                    1 if repeat else stride,
+                    expansion,
+                    features,
+                    dtype=self.dtype,
+                    name=f"block{index}",
+                )(x, batch_stats)
+                index += 1
+        x = ConvNorm(1280, activation=relu6, dtype=self.dtype, name="head")(
+            x, batch_stats
+        )
+        patches = x.reshape(x.shape[0], -1, x.shape[-1])
+        if not self.classes:
+            return patches
+        return nn.Dense(self.classes, name="classifier")(patches.mean(1))
+
+
+EfficientNetLite0 = partial(EfficientNet, CONFIGS["efficientnet-lite0"])

@@ -1,0 +1,131 @@
+"""Our variables <-> the tensors of files in the naming of their originals."""
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from mixer_jax.runtime.errors import UserError
+
+PyTree = Any
+
+# What our leaves are called there.
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Axes of our kernels in the order of theirs: dense [in, out] is [out, in]
+# there, and convolutions [H, W, in, out] are [out, in, H, W].
+_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyMap:
+    """How a family's tensors are called in its original's files.
+
+    Attributes:
+      pairs: `(ours, theirs)`: a regular expression of a whole path, and the
+        template of the name. A path is that of a layer, `layer3/query`, whose
+        `kernel`, `scale`, `bias`, `mean` and `var` follow theirs' naming and
+        layout; or of a lone parameter, `word_embedding`, which is the same
+        there.
+      ignored: a regular expression of whole names that files may have and we
+        do not need.
+      prefix: what names may begin with, as a model with a task's head.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    ignored: str = "(?!)"
+    prefix: str = ""
+
+    def name(self, path: tuple[str, ...]) -> str:
+        """Returns the name there of a leaf, by its path with the collection.
+
+        Raises:
+          KeyError: if the map has none for it.
+        """
+        _, *layer, leaf = path
+        whole = "/".join([*layer, leaf])
+        for ours, theirs in _compiled(self.pairs):
+            if found := ours.fullmatch(whole):
+                return found.expand(theirs)
+            if (found := ours.fullmatch("/".join(layer))) and leaf in _LEAVES:
+                return f"{found.expand(theirs)}.{_LEAVES[leaf]}"
+        raise KeyError(f"The key map has no pair for {whole}.")
+
+    def load(
+        self, tensors: Mapping[str, np.ndarray], variables: PyTree, what: str
+    ) -> PyTree:
+        """Returns variables with the values of a file.
+
+        Args:
+          tensors: the file's, by their names.
+          variables: `{"params": ..., "batch_stats": ...}`; gives the paths,
+            shapes and dtypes, and is not changed.
+          what: of which file, for errors.
+
+        Raises:
+          UserError: if tensors are missing, left over or of another shape; it
+            lists all of them, with near names.
+        """
+        rest = {
+            name.removeprefix(self.prefix): x for name, x in tensors.items()
+        }
+        names = list(rest)
+        loaded, misfits = {}, []
+        for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+            name = self.name(path)
+            tensor = rest.pop(name, None)
+            if tensor is None:
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f" (it has {near[0]})" if near else ""
+                misfits.append(f"{name} is missing from the file{hint}")
+                continue
+            if path[-1] == "kernel":
+                axes = np.argsort(_AXES.get(tensor.ndim, range(tensor.ndim)))
+                tensor = np.transpose(tensor, axes)
+            if tensor.shape != leaf.shape:
+                misfits.append(
+                    f"{name} has shape {tensor.shape} in the file and "
+                    f"{leaf.shape} in the model"
+                )
+                continue
+            loaded[path] = jax.numpy.asarray(tensor, leaf.dtype)
+        misfits += [
+            f"{name} is not in the model"
+            for name in rest
+            if not re.fullmatch(self.ignored, name)
+        ]
+        if misfits:
+            raise UserError(
+                f"The pretrained weights {what} do not fit the model: "
+                + "; ".join(misfits)
+                + "."
+            )
+        return traverse_util.unflatten_dict(loaded)
+
+    def store(self, variables: PyTree) -> dict[str, np.ndarray]:
+        """Returns the tensors of variables, as `load` takes them."""
+        tensors = {}
+        for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+            tensor = np.asarray(leaf)
+            if path[-1] == "kernel":
+                tensor = np.transpose(tensor, _AXES[tensor.ndim])
+            tensors[self.name(path)] = np.ascontiguousarray(tensor)
+        return tensors
+
+
+@functools.cache
+def _compiled(
+    pairs: tuple[tuple[str, str], ...],
+) -> tuple[tuple[re.Pattern, str], ...]:
+    return tuple((re.compile(ours), theirs) for ours, theirs in pairs)

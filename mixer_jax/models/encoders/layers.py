@@ -1,0 +1,85 @@
+"""A convolution with batch normalisation and activation, as one layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from mixer_jax.models.kernels.channel_sums import add_bias, normalize_batch
+from mixer_jax.models.kernels.convolutions import convolve, depthwise
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch normalisation, activation.
+
+    With running statistics the normalisation is folded into the kernel, so it
+    costs nothing a pixel. Statistics and parameters are float32.
+
+    Attributes:
+      features: channels out; a depthwise layer keeps the channels in.
+      size: of the kernel.
+      stride: of both axes.
+      depthwise: one filter a channel.
+      padding: "SAME" (TensorFlow's) or pixels on each side.
+      activation: applied last; None for none.
+      momentum: of the running statistics.
+      epsilon: added to the variance.
+      dtype: of the computation.
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    padding: str | int = "SAME"
+    activation: object = None
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, batch_stats: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H', W', F].
+
+        Args:
+          x_BxHxWxC: the feature map.
+          batch_stats: normalise by this batch and update the running
+            statistics; otherwise use the running statistics.
+        """
+        channels = 1 if self.depthwise else x_BxHxWxC.shape[-1]
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+            if not self.depthwise
+            else nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+            (self.size, self.size, channels, self.features),
+            jnp.float32,
+        )
+        scale = self.param("scale", self.scale_init, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
+
+        def conv(kernel):
+            x, kernel = x_BxHxWxC.astype(self.dtype), kernel.astype(self.dtype)
+            if self.depthwise:
+                return depthwise(x, kernel, self.stride)
+            return convolve(x, kernel, self.stride, self.padding)
+
+        if batch_stats:
+            x, batch_mean, batch_var = normalize_batch(
+                conv(kernel), scale, bias, self.epsilon
+            )
+            if not self.is_initializing():
+                # As PyTorch does it, what is kept estimates the variance of
+                # all data: the batch's own is biased towards its mean.
+                count = x.size // x.shape[-1]
+                unbiased = batch_var * (count / max(count - 1, 1))
+                for running, now in ((mean, batch_mean), (var, unbiased)):
+                    running.value += (1 - self.momentum) * (now - running.value)
+        else:
+            factor = scale * lax.rsqrt(var.value + self.epsilon)
+            x = conv(kernel * factor[None, None, None])
+            x = add_bias(x, bias - mean.value * factor)
+        return x if self.activation is None else self.activation(x)

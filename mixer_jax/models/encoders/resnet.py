@@ -1,0 +1,215 @@
+"""ResNet v1.5 (He et al., arXiv 1512.03385; the stride sits in the 3x3)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.encoders.layers import ConvNorm
+from mixer_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes of one member of the family; tuples have an entry a stage."""
+
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    stem: int = 64  # channels of the first convolution
+    bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1 instead of two 3x3
+    # ImageNet's channel means and deviations, on pixels in 0..255.
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+
+_BASIC = ResNetConfig(widths=(64, 128, 256, 512), bottleneck=False)
+CONFIGS = {
+    "resnet18": dataclasses.replace(_BASIC, blocks=(2, 2, 2, 2)),
+    "resnet34": _BASIC,
+    "resnet50": ResNetConfig(),
+    "resnet101": ResNetConfig(blocks=(3, 4, 23, 3)),
+}
+
+_BLOCK, _BLOCK_THERE = (
+    r"stage(\d+)_block(\d+)/",
+    r"encoder.stages.\1.layers.\2.",
+)
+KEYS = KeyMap(
+    pairs=(
+        ("stem/kernel", "embedder.embedder.convolution.weight"),
+        ("stem", "embedder.embedder.normalization"),
+        (
+            _BLOCK + "shortcut/kernel",
+            _BLOCK_THERE + "shortcut.convolution.weight",
+        ),
+        (_BLOCK + "shortcut", _BLOCK_THERE + "shortcut.normalization"),
+        (
+            _BLOCK + r"conv(\d)/kernel",
+            _BLOCK_THERE + r"layer.\3.convolution.weight",
+        ),
+        (_BLOCK + r"conv(\d)", _BLOCK_THERE + r"layer.\3.normalization"),
+    ),
+    ignored=r".*\.num_batches_tracked|classifier\..*",
+    prefix="resnet.",
+)
+
+# What we read only one value of.
+_FIXED = {
+    "model_type": "resnet",
+    "num_channels": 3,
+    "hidden_act": "relu",
+    "downsample_in_first_stage": False,
+    "downsample_in_bottleneck": False,
+}
+_LAYER_TYPES = {"basic": False, "bottleneck": True}
+
+
+def from_original(config: Mapping[str, Any]) -> ResNetConfig:
+    """Reads the original's config.json.
+
+    Raises:
+      UserError: for a value that we do not support.
+    """
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"The ResNet's config has {key} = {config[key]!r}; "
+                f"supported: {value!r}."
+            )
+    layer_type = config.get("layer_type", "bottleneck")
+    if layer_type not in _LAYER_TYPES:
+        raise UserError(
+            f"The ResNet's config has layer_type = {layer_type!r}; "
+            f"supported: {', '.join(_LAYER_TYPES)}."
+        )
+    default = ResNetConfig()
+    return ResNetConfig(
+        blocks=tuple(config.get("depths", default.blocks)),
+        widths=tuple(config.get("hidden_sizes", default.widths)),
+        stem=config.get("embedding_size", default.stem),
+        bottleneck=_LAYER_TYPES[layer_type],
+    )
+
+
+def to_original(config: ResNetConfig) -> dict[str, Any]:
+    """Returns a config.json that the original loads."""
+    return {
+        "architectures": ["ResNetModel"],
+        **_FIXED,
+        "depths": list(config.blocks),
+        "hidden_sizes": list(config.widths),
+        "embedding_size": config.stem,
+        "layer_type": "bottleneck" if config.bottleneck else "basic",
+    }
+
+
+class _Block(nn.Module):
+    width: int
+    stride: int
+    bottleneck: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC, batch_stats):
+        def layer(features, size, stride, name, **options):
+            return ConvNorm(
+                features,
+                size,
+                stride,
+                padding=size // 2,
+                momentum=0.9,
+                epsilon=1e-5,
+                dtype=self.dtype,
+                name=name,
+                **options,
+            )
+
+        # A block starts as the identity: the last scale is zero.
+        last = {"scale_init": nn.initializers.zeros}
+        width = self.width
+        if self.bottleneck:
+            plan = (
+                (width // 4, 1, 1, {"activation": nn.relu}),
+                (width // 4, 3, self.stride, {"activation": nn.relu}),
+                (width, 1, 1, last),
+            )
+        else:
+            plan = (
+                (width, 3, self.stride, {"activation": nn.relu}),
+                (width, 3, 1, last),
+            )
+        x = x_BxHxWxC
+        for index, (features, size, stride, options) in enumerate(plan):
+            name = f"conv{index}"
+            x = layer(features, size, stride, name, **options)(x, batch_stats)
+        if self.stride > 1 or x_BxHxWxC.shape[-1] != width:
+            x_BxHxWxC = layer(width, 1, self.stride, "shortcut")(
+                x_BxHxWxC, batch_stats
+            )
+        return nn.relu(x + x_BxHxWxC)
+
+
+class ResNet(nn.Module):
+    """Images to patches, the cells of the last feature map.
+
+    Attributes:
+      config: the member's sizes.
+      batch_norm: "train" uses and updates batch statistics while training;
+        "frozen" always uses the running ones.
+      dtype: of the computation; parameters are float32.
+      remat: computes the blocks again for the gradient instead of keeping
+        their insides.
+    """
+
+    config: ResNetConfig
+    batch_norm: str = "train"
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWx3: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Encodes images.
+
+        Args:
+          images_BxHxWx3: uint8 or float pixels in 0..255; with four stages,
+            32 pixels of side make one patch.
+          train: whether a training step runs.
+
+        Returns:
+          Patches [B, P, C].
+        """
+        config = self.config
+        batch_stats = train and self.batch_norm == "train"
+        mean, std = (
+            jnp.array(v)[None, None, None] for v in (config.mean, config.std)
+        )
+        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
+        x = ConvNorm(
+            config.stem,
+            7,
+            2,
+            padding=3,
+            activation=nn.relu,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            name="stem",
+        )(x, batch_stats)
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
+        for stage, blocks in enumerate(config.blocks):
+            for index in range(blocks):
+                x = block(
+                    config.widths[stage],
+                    2 if stage and not index else 1,
+                    config.bottleneck,
+                    self.dtype,
+                    name=f"stage{stage}_block{index}",
+                )(x, batch_stats)
+        return x.reshape(x.shape[0], -1, x.shape[-1])

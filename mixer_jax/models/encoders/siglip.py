@@ -1,0 +1,147 @@
+"""SigLIP's towers (Zhai et al., arXiv 2303.15343), without their heads.
+
+Its texts were trained with padding as part of them. Here padding has no
+influence, as in all our text encoders, so a padded text's vectors differ from
+those of the original without a mask.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders.key_map import KeyMap
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipVisionConfig(transformer.ImageConfig):
+    """Sizes of one member's image tower."""
+
+    activation: str = "gelu_pytorch_tanh"
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipTextConfig(transformer.TextConfig):
+    """Sizes of one member's text tower."""
+
+    activation: str = "gelu_pytorch_tanh"
+
+
+_LARGE = {"width": 1024, "layers": 24, "heads": 16, "hidden": 4096}
+_SO400M = {"width": 1152, "layers": 27, "heads": 16, "hidden": 4304}
+VISION_CONFIGS = {
+    "siglip-b16": SiglipVisionConfig(),
+    "siglip-l16": SiglipVisionConfig(**_LARGE, image_size=256),
+    "siglip-so400m": SiglipVisionConfig(**_SO400M, patch=14, image_size=384),
+}
+TEXT_CONFIGS = {
+    "siglip-b16": SiglipTextConfig(),
+    "siglip-l16": SiglipTextConfig(**_LARGE),
+    "siglip-so400m": SiglipTextConfig(**_SO400M),
+}
+
+# Files may hold one tower or both.
+_IGNORED = r"(.*\.)?position_ids|logit_(scale|bias)|(head|classifier)\..*"
+VISION_KEYS = KeyMap(
+    pairs=(
+        *transformer.LAYER_PAIRS,
+        (r"patch_embedding", r"embeddings.patch_embedding"),
+        (r"norm", r"post_layernorm"),
+    ),
+    ignored=rf"{_IGNORED}|text_model\..*",
+    prefix="vision_model.",
+)
+TEXT_KEYS = KeyMap(
+    pairs=transformer.TEXT_PAIRS,
+    ignored=rf"{_IGNORED}|vision_model\..*",
+    prefix="text_model.",
+)
+
+
+def vision_from_original(config: Mapping[str, Any]) -> SiglipVisionConfig:
+    """Reads the config.json of a SigLIP, or of its image tower.
+
+    Raises:
+      UserError: for a value that we do not support.
+    """
+    return transformer.from_original(
+        SiglipVisionConfig, config.get("vision_config", config), num_channels=3
+    )
+
+
+def text_from_original(config: Mapping[str, Any]) -> SiglipTextConfig:
+    """Reads the config.json of a SigLIP, or of its text tower.
+
+    Raises:
+      UserError: for a value that we do not support.
+    """
+    return transformer.from_original(
+        SiglipTextConfig, config.get("text_config", config)
+    )
+
+
+def vision_to_original(config: SiglipVisionConfig) -> dict[str, Any]:
+    """Returns the config.json of transformers' SiglipVisionModel."""
+    return transformer.to_original(
+        config,
+        "siglip_vision_model",
+        "SiglipVisionModel",
+        vision_use_head=False,
+    )
+
+
+def text_to_original(config: SiglipTextConfig) -> dict[str, Any]:
+    """Returns the config.json of transformers' SiglipTextModel."""
+    return transformer.to_original(
+        config, "siglip_text_model", "SiglipTextModel"
+    )
+
+
+class SiglipVision(nn.Module):
+    """Images to patches; there is no CLS token.
+
+    Attributes:
+      config: the member's sizes.
+      dtype: of the computation; parameters, softmax and norms' statistics are
+        float32.
+      remat: keep no layer's inside for the backward pass.
+    """
+
+    config: SiglipVisionConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWx3: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Encodes images.
+
+        Args:
+          images_BxHxWx3: uint8 or float pixels in 0..255, of any size.
+          train: changes nothing; there is no dropout.
+
+        Returns:
+          [B, P, width]; a patch for `config.patch` pixels of height and
+          width.
+        """
+        config = self.config
+        x = patches.PatchEmbedding(
+            config, dtype=self.dtype, name="patch_embedding"
+        )(images_BxHxWx3)
+        positions = self.param(
+            "position_embedding",
+            transformer.INIT,
+            (config.patches, config.width),
+        )
+        x = patches.add_positions(x, positions)
+        x = transformer.layers(config, x, dtype=self.dtype, remat=self.remat)
+        return transformer.norm(config, self.dtype, "norm")(x)
+
+
+class SiglipText(transformer.TextTransformer):
+    """SigLIP's text tower: tokens see all tokens."""

@@ -1,0 +1,315 @@
+"""Swin Transformer (Liu et al., arXiv 2103.14030): attention in windows."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.kernels import activations, attention
+from mixer_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SwinConfig:
+    """Sizes of one member of the family; tuples have an entry a stage."""
+
+    width: int = 96  # of the first stage; each later one doubles it
+    blocks: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    patch: int = 4  # pixels a side
+    window: int = 7  # patches a side
+    mlp_ratio: float = 4.0
+    # ImageNet's channel means and deviations, on pixels in 0..255.
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+
+CONFIGS = {
+    "swin-t": SwinConfig(),
+    "swin-s": SwinConfig(blocks=(2, 2, 18, 2)),
+    "swin-b": SwinConfig(width=128, blocks=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+}
+
+_STAGE, _STAGE_THERE = r"stage(\d+)_", r"encoder.layers.\1."
+_BLOCK, _BLOCK_THERE = _STAGE + r"block(\d+)/", _STAGE_THERE + r"blocks.\2."
+KEYS = KeyMap(
+    pairs=(
+        ("patch_embedding", "embeddings.patch_embeddings.projection"),
+        ("patch_norm", "embeddings.norm"),
+        (_BLOCK + "norm1", _BLOCK_THERE + "layernorm_before"),
+        (
+            _BLOCK + "(query|key|value|relative_position_bias_table)",
+            _BLOCK_THERE + r"attention.self.\3",
+        ),
+        (_BLOCK + "output", _BLOCK_THERE + "attention.output.dense"),
+        (_BLOCK + "norm2", _BLOCK_THERE + "layernorm_after"),
+        (_BLOCK + "expand", _BLOCK_THERE + "intermediate.dense"),
+        (_BLOCK + "project", _BLOCK_THERE + "output.dense"),
+        (_STAGE + "merge/(norm|reduction)", _STAGE_THERE + r"downsample.\2"),
+        ("norm", "layernorm"),
+    ),
+    ignored=(
+        r".*\.relative_position_index|embeddings\.mask_token"
+        r"|(classifier|decoder)\..*"
+    ),
+    prefix="swin.",
+)
+
+# What the original calls our fields, and what we read only one value of.
+_FIELDS = {
+    "width": "embed_dim",
+    "blocks": "depths",
+    "heads": "num_heads",
+    "patch": "patch_size",
+    "window": "window_size",
+    "mlp_ratio": "mlp_ratio",
+}
+_FIXED = {
+    "model_type": "swin",
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
+    "layer_norm_eps": 1e-5,
+}
+
+
+def from_original(config: Mapping[str, Any]) -> SwinConfig:
+    """Reads the original's config.json.
+
+    Raises:
+      UserError: for a value that we do not support.
+    """
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"The Swin's config has {key} = {config[key]!r}; "
+                f"supported: {value!r}."
+            )
+    sizes = {o: config[t] for o, t in _FIELDS.items() if t in config}
+    for name in ("patch", "window"):
+        if not isinstance(sizes.get(name, 1), int):
+            raise UserError(
+                f"The Swin's config has {_FIELDS[name]} = {sizes[name]!r}; "
+                "supported: one number for both sides."
+            )
+    for name in ("blocks", "heads"):
+        if name in sizes:
+            sizes[name] = tuple(sizes[name])
+    return SwinConfig(**sizes)
+
+
+def to_original(config: SwinConfig) -> dict[str, Any]:
+    """Returns a config.json that the original loads."""
+    sizes = {t: getattr(config, o) for o, t in _FIELDS.items()}
+    for key in ("depths", "num_heads"):
+        sizes[key] = list(sizes[key])
+    return {"architectures": ["SwinModel"], **_FIXED, **sizes}
+
+
+def _pad(x_BxHxWxC, side):
+    """Adds zeros after both sides, to whole cells of `side`."""
+    _, height, width, _ = x_BxHxWxC.shape
+    return jnp.pad(
+        x_BxHxWxC, ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
+    )
+
+
+def _cells(x_BxHxWxC, side):
+    """Cuts into [B, H / side, W / side, side, side, C]."""
+    batch, height, width, channels = x_BxHxWxC.shape
+    rows, cols = height // side, width // side
+    x = x_BxHxWxC.reshape(batch, rows, side, cols, side, channels)
+    return x.swapaxes(2, 3)
+
+
+def _window_and_shift(height, width, window, odd):
+    """Returns the sides of the windows and the shift of an odd block.
+
+    A map that is no larger than a window is cut into windows of its shorter
+    side, which nothing can be shifted between.
+    """
+    if min(height, width) <= window:
+        return min(height, width), 0
+    return window, window // 2 if odd else 0
+
+
+def _bias_rows(window, table_window):
+    """Rows of the table of biases for every pair of a window: [L, L]."""
+    place = np.stack(np.mgrid[:window, :window], -1).reshape(-1, 2)
+    offset = place[:, None] - place[None] + table_window - 1
+    return offset[..., 0] * (2 * table_window - 1) + offset[..., 1]
+
+
+def _shift_mask(height, width, window, shift):
+    """Hides what a cyclic shift brought from the other side of the map.
+
+    Returns:
+      f32 [W, 1, L, L] for W windows of L patches, added to their logits.
+    """
+
+    def region(size):
+        place = np.arange(size)
+        return (place >= size - window) * 1 + (place >= size - shift)
+
+    regions = region(height)[:, None] * 3 + region(width)[None]
+    cells = _cells(regions[None, :, :, None], window)
+    regions_WxL = cells.reshape(-1, window * window)
+    hidden = regions_WxL[:, :, None] != regions_WxL[:, None]
+    return np.where(hidden, -100.0, 0.0).astype(np.float32)[:, None]
+
+
+def _norm(dtype, name):
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
+
+
+def _dense(features, dtype, name, **options):
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(0.02),
+        name=name,
+        **options,
+    )
+
+
+class _Block(nn.Module):
+    config: SwinConfig
+    heads: int
+    odd: bool
+    drop_path: float
+    dtype: jnp.dtype
+
+    def attend(self, x_BxHxWxC):
+        config = self.config
+        batch, height, width, channels = x_BxHxWxC.shape
+        window, shift = _window_and_shift(
+            height, width, config.window, self.odd
+        )
+        # Like the original, patches attend to the padding too.
+        x = _pad(x_BxHxWxC, window)
+        padded = x.shape
+        if shift:
+            x = jnp.roll(x, (-shift, -shift), (1, 2))
+        x = _cells(x, window)
+        cells = x.shape
+        x_BxWxLxC = x.reshape(batch, -1, window * window, channels)
+
+        def heads(name):
+            x = _dense(channels, self.dtype, name)(x_BxWxLxC)
+            return x.reshape(*x.shape[:-1], self.heads, -1)
+
+        query, key, value = (heads(n) for n in ("query", "key", "value"))
+        table = self.param(
+            "relative_position_bias_table",
+            nn.initializers.normal(0.02),
+            ((2 * config.window - 1) ** 2, self.heads),
+            jnp.float32,
+        )
+        bias_LxLxN = table[_bias_rows(window, config.window)]
+        bias = bias_LxLxN.transpose(2, 0, 1)[None]
+        if shift:
+            bias += _shift_mask(padded[1], padded[2], window, shift)
+        x = attention.attend(query, key, value, bias[None])
+        x = _dense(channels, self.dtype, "output")(x.reshape(x_BxWxLxC.shape))
+
+        x = x.reshape(cells).swapaxes(2, 3).reshape(padded)
+        if shift:
+            x = jnp.roll(x, (shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC, train):
+        channels = x_BxHxWxC.shape[-1]
+        hidden = int(channels * self.config.mlp_ratio)
+        x = self.attend(_norm(self.dtype, "norm1")(x_BxHxWxC))
+        # Whole images skip it. Like the original's, the second sublayer is
+        # never skipped.
+        x = nn.Dropout(self.drop_path, (1, 2, 3), not train)(x)
+        x += x_BxHxWxC
+        y = _dense(hidden, self.dtype, "expand")(_norm(self.dtype, "norm2")(x))
+        y = activations.gelu(y)
+        return x + _dense(channels, self.dtype, "project")(y)
+
+
+class _Merge(nn.Module):
+    """Four neighbours become one patch of twice the channels."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC):
+        channels = x_BxHxWxC.shape[-1]
+        # The original's order: columns outer, rows inner.
+        x = _cells(_pad(x_BxHxWxC, 2), 2).swapaxes(3, 4)
+        x = _norm(self.dtype, "norm")(x.reshape(*x.shape[:3], -1))
+        return _dense(2 * channels, self.dtype, "reduction", use_bias=False)(x)
+
+
+class Swin(nn.Module):
+    """Images to patches, the cells of the last stage's map.
+
+    Attributes:
+      config: the member's sizes.
+      drop_path: how often an image skips the attention of the last block
+        while training; it rises to that from 0 in the first.
+      dtype: of the computation; parameters, softmax and norms' statistics are
+        float32.
+      remat: computes the blocks again for the gradient instead of keeping
+        their insides.
+    """
+
+    config: SwinConfig
+    drop_path: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWx3: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Encodes images.
+
+        Args:
+          images_BxHxWx3: uint8 or float pixels in 0..255; with four stages,
+            patches are of 32 pixels a side, the last ones padded.
+          train: turns stochastic depth on (needs the "dropout" stream).
+
+        Returns:
+          Patches [B, P, C].
+        """
+        config = self.config
+        mean, std = (
+            jnp.array(v)[None, None, None] for v in (config.mean, config.std)
+        )
+        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
+        x = nn.DenseGeneral(
+            config.width,
+            (-3, -2, -1),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.02),
+            name="patch_embedding",
+        )(_cells(_pad(x, config.patch), config.patch))
+        x = _norm(self.dtype, "patch_norm")(x)
+
+        block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
+        rates = np.linspace(0, self.drop_path, sum(config.blocks)).tolist()
+        for stage, blocks in enumerate(config.blocks):
+            if stage:
+                x = _Merge(self.dtype, name=f"stage{stage - 1}_merge")(x)
+            for index in range(blocks):
+                x = block(
+                    config,
+                    config.heads[stage],
+                    index % 2 == 1,
+                    rates.pop(0),
+                    self.dtype,
+                    name=f"stage{stage}_block{index}",
+                )(x, train)
+        x = _norm(self.dtype, "norm")(x)
+        return x.reshape(x.shape[0], -1, x.shape[-1])

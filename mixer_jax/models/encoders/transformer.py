@@ -1,0 +1,290 @@
+"""Pre-norm transformers: what ViT, CLIP and SigLIP share.
+
+The layer is that of Dosovitskiy et al. (arXiv 2010.11929) for images and of
+Radford et al. (arXiv 2103.00020) for texts. Sizes that an original's
+config.json leaves out have transformers' defaults, which the configs' own
+defaults repeat.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mixer_jax.models.kernels import activations, attention
+from mixer_jax.runtime.errors import UserError
+
+# By their names in config.json.
+ACTIVATIONS = {
+    "gelu": activations.gelu,
+    "gelu_pytorch_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+INIT = nn.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of a stack of layers."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    activation: str = "gelu"  # a key of `ACTIVATIONS`
+    epsilon: float = 1e-6  # of the norms
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig(Config):
+    """Sizes of an image encoder, and the scale of its pixels."""
+
+    patch: int = 16  # pixels of a patch's side
+    image_size: int = 224  # of the stored position embeddings
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)  # of pixels in 0..255
+    std: tuple[float, ...] = (127.5, 127.5, 127.5)
+
+    @property
+    def patches(self) -> int:
+        """Patches with a stored position."""
+        return (self.image_size // self.patch) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(Config):
+    """Sizes of a text encoder."""
+
+    vocabulary: int = 32000
+    positions: int = 64  # longest text, in tokens
+
+
+_AnyConfig = TypeVar("_AnyConfig", bound=Config)
+
+_NAMES = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "patch": "patch_size",
+    "image_size": "image_size",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+
+
+def from_original(
+    kind: type[_AnyConfig], config: Mapping[str, Any], **only: Any
+) -> _AnyConfig:
+    """Reads a config.json of transformers.
+
+    Args:
+      kind: of the result.
+      config: the file's content; what it leaves out is `kind`'s default.
+      **only: the one supported value of further keys.
+
+    Raises:
+      UserError: for a value that we do not support.
+    """
+
+    def refuse(key, supported):
+        raise UserError(
+            f"The original's config has {key} = {config[key]!r}; "
+            f"supported: {supported}."
+        )
+
+    for key, value in only.items():
+        if config.get(key, value) != value:
+            refuse(key, repr(value))
+    names = {field.name for field in dataclasses.fields(kind)}
+    sizes = {
+        ours: config[theirs]
+        for ours, theirs in _NAMES.items()
+        if ours in names and theirs in config
+    }
+    if sizes.get("activation", kind.activation) not in ACTIVATIONS:
+        refuse("hidden_act", ", ".join(ACTIVATIONS))
+    for ours in {"patch", "image_size"} & sizes.keys():
+        if isinstance(sizes[ours], list | tuple):
+            height, width = sizes[ours]
+            if height != width:
+                refuse(_NAMES[ours], "squares")
+            sizes[ours] = height
+    return kind(**sizes)
+
+
+def to_original(
+    config: Config, model_type: str, architecture: str, **more: Any
+) -> dict[str, Any]:
+    """Returns a config.json of transformers; what `from_original` reads."""
+    sizes = {
+        theirs: getattr(config, ours)
+        for ours, theirs in _NAMES.items()
+        if hasattr(config, ours)
+    }
+    names = {"model_type": model_type, "architectures": [architecture]}
+    return names | sizes | more
+
+
+# What CLIP and SigLIP call alike.
+LAYER_PAIRS = (
+    (r"layer(\d+)/query", r"encoder.layers.\1.self_attn.q_proj"),
+    (r"layer(\d+)/key", r"encoder.layers.\1.self_attn.k_proj"),
+    (r"layer(\d+)/value", r"encoder.layers.\1.self_attn.v_proj"),
+    (r"layer(\d+)/output", r"encoder.layers.\1.self_attn.out_proj"),
+    (r"layer(\d+)/norm([12])", r"encoder.layers.\1.layer_norm\2"),
+    (r"layer(\d+)/expand", r"encoder.layers.\1.mlp.fc1"),
+    (r"layer(\d+)/project", r"encoder.layers.\1.mlp.fc2"),
+    (r"position_embedding", r"embeddings.position_embedding.weight"),
+)
+TEXT_PAIRS = (
+    *LAYER_PAIRS,
+    (r"word_embedding", r"embeddings.token_embedding.weight"),
+    (r"norm", r"final_layer_norm"),
+)
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP, each added to its input.
+
+    Attributes:
+      config: sizes.
+      dropout: of the attention's weights and both outputs; 0 for none.
+      dtype: of the computation; softmax and statistics are float32.
+    """
+
+    config: Config
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_BxLxC: jax.Array, bias_Bx1xLxL: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, L, C] -> [B, L, C].
+
+        Args:
+          x_BxLxC: the tokens.
+          bias_Bx1xLxL: float32, added to the attention's logits; axes may
+            be 1.
+        """
+        config = self.config
+        batch, length, width = x_BxLxC.shape
+
+        def dense(features, name):
+            return nn.Dense(
+                features, dtype=self.dtype, kernel_init=INIT, name=name
+            )
+
+        def dropout(x):
+            return nn.Dropout(self.dropout, deterministic=not self.dropout)(x)
+
+        def heads(name):
+            y = dense(width, name)(x)
+            return y.reshape(batch, length, config.heads, -1)
+
+        x = norm(config, self.dtype, "norm1")(x_BxLxC)
+        query, key, value = (heads(n) for n in ("query", "key", "value"))
+        rng = self.make_rng("dropout") if self.dropout else None
+        y = attention.attend(
+            *(query, key, value, bias_Bx1xLxL, self.dropout, rng)
+        )
+        y = dense(width, "output")(y.reshape(batch, length, width))
+        x_BxLxC = x_BxLxC + dropout(y)
+        x = norm(config, self.dtype, "norm2")(x_BxLxC)
+        x = dense(config.hidden, "expand")(x)
+        x = ACTIVATIONS[config.activation](x)
+        return x_BxLxC + dropout(dense(width, "project")(x))
+
+
+def norm(config: Config, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """Returns a norm over channels for the module that calls."""
+    return nn.LayerNorm(epsilon=config.epsilon, dtype=dtype, name=name)
+
+
+def layers(
+    config: Config,
+    x_BxLxC: jax.Array,
+    bias_Bx1xLxL: jax.Array | None = None,
+    dropout: float = 0.0,
+    dtype: jnp.dtype = jnp.float32,
+    remat: bool = False,
+) -> jax.Array:
+    """Applies `layer0`, `layer1`, ... of the module that calls.
+
+    Args:
+      config: sizes.
+      x_BxLxC: the tokens.
+      bias_Bx1xLxL: see `Layer`.
+      dropout: of this call.
+      dtype: of the computation.
+      remat: compute a layer's inside again in the backward pass, instead of
+        keeping it.
+
+    Returns:
+      [B, L, C], not normalised.
+    """
+    layer = nn.remat(Layer) if remat else Layer
+    for index in range(config.layers):
+        x_BxLxC = layer(config, dropout, dtype, name=f"layer{index}")(
+            x_BxLxC, bias_Bx1xLxL
+        )
+    return x_BxLxC
+
+
+class TextTransformer(nn.Module):
+    """Tokens to contextual token vectors.
+
+    Attributes:
+      config: the member's sizes.
+      dtype: of the computation; parameters, softmax and norms' statistics are
+        float32.
+      remat: keep no layer's inside for the backward pass.
+      causal: whether tokens see only those before them.
+    """
+
+    config: TextConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    causal: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BxL: jax.Array,
+        mask_BxL: jax.Array,
+        train: bool = False,
+    ) -> jax.Array:
+        """Encodes texts.
+
+        Args:
+          tokens_BxL: int32 [B, L], L at most `config.positions`.
+          mask_BxL: bool [B, L], False on padding; padding never influences
+            the other tokens. A row without any token is finite but means
+            nothing.
+          train: changes nothing; there is no dropout.
+
+        Returns:
+          [B, L, width].
+        """
+        config, length = self.config, tokens_BxL.shape[1]
+        words, positions = (
+            self.param(name, INIT, (rows, config.width), jnp.float32)
+            for name, rows in (
+                ("word_embedding", config.vocabulary),
+                ("position_embedding", config.positions),
+            )
+        )
+        x = words[tokens_BxL] + positions[None, :length]
+        mask = mask_BxL[:, None, None]
+        if self.causal:
+            mask = mask & jnp.tri(length, dtype=bool)[None, None]
+        bias = jnp.where(mask, 0.0, -1e9)
+        x = x.astype(self.dtype)
+        x = layers(config, x, bias, dtype=self.dtype, remat=self.remat)
+        return norm(config, self.dtype, "norm")(x)

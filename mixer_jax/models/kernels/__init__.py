@@ -1,0 +1,1 @@
+"""Operations in forms that are fast on CPUs too."""

@@ -1,0 +1,1 @@
+"""Published weights in, variables of our encoders out."""

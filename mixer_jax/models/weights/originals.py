@@ -1,0 +1,345 @@
+"""Encoders as their originals keep them: a folder, or a name on the hub.
+
+    FOLDER/config.json               decides the architecture
+    FOLDER/model.safetensors         or its parts, or pytorch_model.bin
+    FOLDER/preprocessor_config.json  mean and deviation of the pixels
+
+A config names such an encoder by its family and sizes,
+`resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model needs those
+files no longer.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mixer_jax.models.encoders import bert, clip, resnet, siglip, swin, vit
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.weights import torch_pickle
+from mixer_jax.runtime.errors import UserError
+
+PyTree = Any
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Family(NamedTuple):
+    """What is known of an architecture.
+
+    Attributes:
+      module: the encoder; takes `config`, of the type `sizes`.
+      sizes: a frozen dataclass.
+      keys: names of the original's tensors.
+      read: the original's config.json -> our config.
+      write: our config -> the original's config.json.
+    """
+
+    module: type[nn.Module]
+    sizes: type
+    keys: KeyMap
+    read: Callable[[Mapping[str, Any]], Any]
+    write: Callable[[Any], dict[str, Any]]
+
+
+def _family(
+    file: ModuleType,
+    module: type[nn.Module],
+    sizes: type,
+    tower: str = "",
+) -> Family:
+    """Takes a family from its file, which may have two towers."""
+    keys = getattr(file, f"{tower.upper()}KEYS")
+    read = getattr(file, f"{tower}from_original")
+    return Family(
+        module, sizes, keys, read, getattr(file, f"{tower}to_original")
+    )
+
+
+_CLIP = _family(clip, clip.ClipVision, clip.ClipVisionConfig, "vision_")
+_CLIP_TEXT = _family(clip, clip.ClipText, clip.ClipTextConfig, "text_")
+_SIGLIP = _family(
+    siglip, siglip.SiglipVision, siglip.SiglipVisionConfig, "vision_"
+)
+_SIGLIP_TEXT = _family(
+    siglip, siglip.SiglipText, siglip.SiglipTextConfig, "text_"
+)
+_BERT = _family(bert, bert.Bert, bert.BertConfig)
+_ROBERTA = _BERT._replace(keys=bert.ROBERTA_KEYS)
+
+# By the `model_type` of config.json.
+IMAGE_FAMILIES = {
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "resnet": _family(resnet, resnet.ResNet, resnet.ResNetConfig),
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "swin": _family(swin, swin.Swin, swin.SwinConfig),
+    "vit": _family(vit, vit.ViT, vit.ViTConfig),
+}
+TEXT_FAMILIES = {
+    "bert": _BERT,
+    "clip": _CLIP_TEXT,
+    "clip_text_model": _CLIP_TEXT,
+    "roberta": _ROBERTA,
+    "siglip": _SIGLIP_TEXT,
+    "siglip_text_model": _SIGLIP_TEXT,
+    "xlm-roberta": _ROBERTA,
+}
+
+
+def is_original(name: str) -> bool:
+    """Whether `name` is a folder, or may be a name on the hub."""
+    if not name or name.endswith(".safetensors"):
+        return False
+    return Path(name).is_dir() or bool(_HUB_NAME.fullmatch(name))
+
+
+def describe(name: str, families: Mapping[str, Family]) -> str:
+    """Returns the family and sizes of an original, as a config names them.
+
+    Args:
+      name: a folder, or a name on the hub.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
+
+    Raises:
+      UserError: if it cannot be had, or is of another family.
+    """
+    folder = find(name)
+    said = _json(folder / CONFIG)
+    kind = said.get("model_type")
+    if kind not in families:
+        raise UserError(
+            f"{folder / CONFIG} is of the model_type {kind!r}; known here: "
+            f"{', '.join(sorted(families))}."
+        )
+    try:
+        config = families[kind].read(said)
+    except KeyError as error:
+        raise UserError(
+            f"{folder / CONFIG} does not say {error.args[0]!r}, which a "
+            f"{kind} needs."
+        ) from error
+    pixels = folder / PREPROCESSOR
+    if hasattr(config, "mean") and pixels.is_file():
+        config = _with_pixels(config, _json(pixels))
+    return f"{kind} {json.dumps(dataclasses.asdict(config))}"
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Returns the config.json of an original.
+
+    Args:
+      name: a folder, or a name on the hub.
+
+    Raises:
+      UserError: if it cannot be had or read.
+    """
+    return _json(find(name) / CONFIG)
+
+
+def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
+    """Takes over what the original's pictures are made of."""
+    there = "image_mean" in said and "image_std" in said
+    if not there or not said.get("do_normalize", True):
+        return config
+    return dataclasses.replace(
+        config,
+        mean=tuple(round(255 * x, 6) for x in said["image_mean"]),
+        std=tuple(round(255 * x, 6) for x in said["image_std"]),
+    )
+
+
+def is_description(name: str) -> bool:
+    """Whether a name in a config is one that `describe` has made."""
+    return " {" in name
+
+
+def parse(name: str, families: Mapping[str, Family]) -> tuple[Family, Any]:
+    """Returns the family and config that `describe` has described.
+
+    Raises:
+      UserError: if it is not what `describe` makes.
+    """
+    kind, _, sizes = name.partition(" ")
+    try:
+        family = families[kind]
+        config = family.sizes(**_tuples(json.loads(sizes)))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"The encoder {name!r} is no family and its sizes ({error}); name "
+            "one, or set pretrained to a folder or a name on the hub."
+        ) from error
+    return family, config
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    if isinstance(value, dict):
+        return {key: _tuples(x) for key, x in value.items()}
+    return value
+
+
+def find(name: str) -> Path:
+    """Returns the folder of an original; the hub's client gets it if need be.
+
+    Raises:
+      UserError: if it cannot be had; says what would work.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    # Imported here because only few runs need it.
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*_FILES]))
+        if not list(folder.glob("*.safetensors")):
+            more = [*_FILES, "pytorch_model*.bin"]
+            folder = Path(snapshot_download(name, allow_patterns=more))
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        said = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"{name!r} is no folder here, and not a name on the Hugging Face "
+            f"hub that is cached or can be downloaded now ({said[0]})."
+        ) from error
+    return folder
+
+
+def load(
+    name: str, families: Mapping[str, Family], variables: PyTree
+) -> PyTree:
+    """Returns an encoder's variables with the values of an original.
+
+    Args:
+      name: a folder, or a name on the hub.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
+      variables: the encoder's own; see `key_map.KeyMap.load`.
+
+    Raises:
+      UserError: if files are missing or damaged, or do not fit.
+    """
+    folder = find(name)
+    family, _ = parse(describe(name, families), families)
+    return family.keys.load(read(folder), variables, repr(name))
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a folder, whole or in parts.
+
+    Raises:
+      UserError: if a file is missing or damaged.
+    """
+    for file in _WEIGHTS:
+        if (folder / file).is_file():
+            return _renamed(read_file(folder / file))
+        index = folder / f"{file}.index.json"
+        if index.is_file():
+            parts = sorted(set(_json(index).get("weight_map", {}).values()))
+            return _renamed(
+                {
+                    name: tensor
+                    for part in parts
+                    for name, tensor in read_file(folder / part).items()
+                }
+            )
+    raise UserError(
+        f"{folder} has no weights; it needs {' or '.join(_WEIGHTS)}."
+    )
+
+
+def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gives the norms of old files, such as the first BERT's, today's names."""
+    today = {"gamma": "weight", "beta": "bias"}
+    return {
+        ".".join([*layer, today.get(leaf, leaf)]): tensor
+        for (*layer, leaf), tensor in (
+            (name.split("."), tensor) for name, tensor in tensors.items()
+        )
+    }
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a safetensors file, or of one of `torch.save`.
+
+    Raises:
+      UserError: if it is missing, damaged, or no file of tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist.")
+    if path.suffix != ".safetensors":
+        return torch_pickle.read(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"The weights file {path} is damaged: {error}.") from (
+            error
+        )
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, np.ndarray], framework: str
+) -> None:
+    """Writes a new safetensors file, readable by whom the umask allows.
+
+    Args:
+      path: of the file.
+      tensors: by their names.
+      framework: whose naming it is, for the file's metadata.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": framework})
+    path.chmod(mode)  # safetensors lets only the owner read it
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{path} cannot be read: it holds no keys and values.")
+    return said
+
+
+def family_of(
+    encoder: nn.Module, families: Mapping[str, Family]
+) -> Family | None:
+    """Returns an encoder's family, None if transformers has no such thing."""
+    found = (f for f in families.values() if isinstance(encoder, f.module))
+    return next(found, None)
+
+
+def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
+    """Writes an encoder as its original would be.
+
+    Args:
+      folder: that exists.
+      family: of the encoder.
+      config: its sizes.
+      variables: its own.
+    """
+    said = json.dumps(family.write(config), indent=2) + "\n"
+    (folder / CONFIG).write_text(said, "utf-8")
+    write_file(folder / _WEIGHTS[0], family.keys.store(variables), "pt")
+    if hasattr(config, "mean"):
+        pixels = {
+            "do_normalize": True,
+            "image_mean": [x / 255 for x in config.mean],
+            "image_std": [x / 255 for x in config.std],
+        }
+        text = json.dumps(pixels, indent=2) + "\n"
+        (folder / PREPROCESSOR).write_text(text, "utf-8")

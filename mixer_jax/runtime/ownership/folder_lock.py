@@ -1,0 +1,247 @@
+"""Exclusive use of a folder: a second run is rejected.
+
+    with ownership.hold(workdir, "--workdir") as owner:
+        ...
+        owner.check()  # before a write that would harm another owner's files
+
+    FOLDER/.owner       locked by the owner's process, on this machine
+    FOLDER/.owner.json  the owner: its host, process, start and token
+
+Processes of one machine exclude each other by a file lock, which the kernel
+releases when a process dies: a restart on the same machine never waits. Across
+machines locks may not work (network file systems, buckets), so the owner
+updates its record every few seconds. A record of another machine that was not
+updated for a minute, by the storage's clock, is stale and is replaced.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+from mixer_jax.runtime import paths, processes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import owner_record
+from mixer_jax.runtime.ownership.owner_record import Record
+from mixer_jax.runtime.ownership.owner_store import Bucket, Folder, Seen
+
+BEAT = 10.0  # seconds between two heartbeats
+STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
+
+_POLL = 1.0  # seconds between two reads of a record that may be stale
+_POLL_DYING = 0.05  # seconds between two checks of a process being killed
+
+
+class LostError(UserError):
+    """Another run has taken over the folder."""
+
+
+class Owner:
+    """The owner of a folder within a `hold` block."""
+
+    def __init__(self, store: Folder | Bucket | None, record: Record):
+        """Starts the heartbeats if there is a store.
+
+        Args:
+          store: the record's storage; None in processes other than 0.
+          record: of this process.
+        """
+        self._store, self._record = store, record
+        self._over = threading.Event()
+        self._lost = False  # whether the last heartbeat found another record
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        if store is not None:
+            self._thread.start()
+
+    def check(self) -> None:
+        """Checks that no other run has taken over the folder.
+
+        Raises:
+          LostError: names the other run.
+        """
+        if self._store is None:
+            return
+        try:
+            there = self._store.read().record
+        except paths.failures():
+            return  # The write that follows will report the error.
+        if there is not None and there.token == self._record.token:
+            return
+        folder, stops = self._store.folder, "This run stops and writes no more."
+        if there is None:
+            raise LostError(
+                f"{folder} was moved, removed or emptied while this run used "
+                f"it. {stops} To resume, name the folder's present place."
+            )
+        raise LostError(
+            f"Another run has taken over {folder}: {there}. No heartbeat of "
+            f"this run had reached it for {STALE:.0f} seconds, or its .owner "
+            f"files were deleted. {stops}"
+        )
+
+    def check_heard(self) -> None:
+        """Like `check`, but reads nothing unless a heartbeat has failed."""
+        if self._lost:
+            self.check()
+
+    def close(self) -> None:
+        """Stops the heartbeats and releases the folder."""
+        if self._store is None:
+            return
+        self._over.set()
+        self._thread.join()
+        self._store.close(self._record)
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            # The next heartbeat may reach the storage again.
+            with contextlib.suppress(*paths.failures()):
+                self._lost = not self._store.beat(self._record)
+
+
+@contextlib.contextmanager
+def hold(
+    folder: str | os.PathLike,
+    flag: str,
+    *,
+    part: str = "",
+    together: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Owner]:
+    """Owns a folder within a block; creates it if it is missing.
+
+    Args:
+      folder: local or in a bucket.
+      flag: the flag that sets the folder, for error messages.
+      part: the part of the folder to own; several runs can own one part each.
+      together: whether several processes form one run. If so, process 0 takes
+        the folder, and all processes succeed or fail alike.
+      say: called with a message if it takes up to a minute to find out whether
+        the owner is alive; prints to standard error by default.
+
+    Raises:
+      UserError: if another run owns the folder (names its host, process and
+        start) or it cannot be written to.
+    """
+    folder = paths.make(folder)
+    record = owner_record.make()
+    store, problem = None, ""
+    if not together or jax.process_index() == 0:
+        store = (Bucket if paths.is_remote(folder) else Folder)(folder, part)
+        try:
+            _take(store, record, flag, say or _print)
+        except UserError as error:
+            problem = str(error)
+    if together:
+        problem = processes.gather("owner", problem)[0]
+    if problem:
+        raise UserError(problem)
+    owner = Owner(store, record)
+    try:
+        with processes.leaving(owner.close):
+            yield owner
+    finally:
+        owner.close()
+
+
+def _take(
+    store: Folder | Bucket,
+    record: Record,
+    flag: str,
+    say: Callable[[str], None],
+) -> None:
+    """Writes the record, unless another run owns the folder."""
+    try:
+        locked = _lock(store)
+        seen = store.read()
+        if locked is not None:
+            free = _wait_until_free(seen, locked, store, say)
+            if free is not None:
+                store.write(record, free.version)
+                seen = store.read()
+        if seen.record is None or seen.record.token != record.token:
+            raise _refusal(store.folder, flag, seen.record)
+    except BaseException as error:  # as where the wait is interrupted
+        store.close(record)
+        failed = isinstance(error, paths.failures())
+        if isinstance(error, UserError) or not failed:
+            raise
+        raise UserError(
+            f"{store.folder} cannot be written to: {paths.reason(error)}. "
+            f"Name another folder by {flag}."
+        ) from error
+
+
+def _lock(store: Folder | Bucket) -> bool | None:
+    """Locks a folder.
+
+    Returns:
+      None if another process holds the lock, False if locks are not supported.
+    """
+    deadline = time.monotonic() + STALE
+    while True:
+        locked = store.lock()
+        if locked is not None or time.monotonic() > deadline:
+            return locked
+        # A killed process keeps its lock until its memory is freed.
+        there = store.read().record
+        if there is None or not there.is_seen() or there.is_alive():
+            return None
+        time.sleep(_POLL_DYING)
+
+
+def _wait_until_free(
+    seen: Seen,
+    locked: bool,
+    store: Folder | Bucket,
+    say: Callable[[str], None],
+) -> Seen | None:
+    """Returns the record to replace; None if its owner is alive.
+
+    Args:
+      seen: the stored record.
+      locked: whether this process has locked the folder.
+      store: of the record.
+      say: see `hold`.
+    """
+    if seen.version is None:
+        return seen
+    there = seen.record
+    if there is not None and there.is_seen():
+        if not there.is_alive():
+            return seen
+        if not locked:
+            return None
+        # The lock file was deleted, or the folder copied: heartbeats tell.
+    elif there is not None and there.is_of_this_machine() and locked:
+        return seen
+    left = STALE - max(seen.age(), 0.0)
+    if left > 0:
+        who = "another run" if there is None else there
+        say(
+            f"{store.folder} was last used by {who}. Waiting at most "
+            f"{left:.0f} s to see whether that run is alive."
+        )
+    end = time.monotonic() + left
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(_POLL, left))
+        now = store.read()
+        if now.version != seen.version:
+            return now if now.version is None else None
+    return seen
+
+
+def _refusal(folder: paths.Path, flag: str, there: Record | None) -> UserError:
+    who = "" if there is None else f": {there}"
+    return UserError(
+        f"Another run is using {folder}{who}. Name another folder by {flag}, "
+        "or wait until that run has ended."
+    )
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr)

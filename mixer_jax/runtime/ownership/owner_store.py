@@ -1,0 +1,283 @@
+"""Stores the record of a folder's owner in the folder itself.
+
+If the file system has locks, the folder is locked as well. An object in a
+bucket is replaced only if it is still the version that was read.
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorstore
+
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.ownership import owner_record
+from mixer_jax.runtime.ownership.owner_record import Record
+
+_PREFIX = ".owner"  # of all names in the folder
+RECORD = _PREFIX + "{}.json"
+LOCK = _PREFIX + "{}"
+_LARGEST = 2**16  # bytes of a record
+
+
+def is_part(path: pathlib.Path) -> bool:
+    """Returns whether a file in a folder is a part of its owner's record."""
+    return path.name.startswith(_PREFIX)
+
+
+class Seen(NamedTuple):
+    """A stored record at the time of reading.
+
+    Attributes:
+      record: None if it is missing or invalid.
+      version: changes with every heartbeat; None if the record is missing.
+      age: returns the seconds since the last heartbeat, by the storage's clock.
+    """
+
+    record: Record | None
+    version: Any
+    age: Callable[[], float]
+
+
+class Folder:
+    """The record of a local folder, or of one on a network file system."""
+
+    def __init__(self, folder: pathlib.Path, part: str = ""):
+        self.folder = folder
+        self._path = folder / RECORD.format(part)
+        self._lock_path = folder / LOCK.format(part)
+        self._file: int | None = None
+        self._made: list[pathlib.Path] = []
+
+    def lock(self) -> bool | None:
+        """See `ownership`."""
+        self._make()
+        while True:
+            file = _open_lock(self._lock_path)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                return None
+            except OSError:
+                os.close(file)
+                return False
+            if _is_at(file, self._lock_path):
+                _LOCK_FILES.add(file)
+                self._file = file
+                return True
+            os.close(file)  # The previous owner has removed the lock file.
+
+    def read(self) -> Seen:
+        """Reads the stored record."""
+        try:
+            # Opening a file refreshes its attributes on network file systems.
+            with open(self._path, "rb", opener=_open_at_once) as file:
+                changed = os.fstat(file.fileno())
+                is_file = stat.S_ISREG(changed.st_mode)
+                text = file.read(_LARGEST) if is_file else b""
+        except FileNotFoundError:
+            return Seen(None, None, lambda: 0.0)
+        age = functools.partial(self._age, changed.st_mtime)
+        record = owner_record.parse(text.decode(errors="replace"))
+        return Seen(record, _version(changed), age)
+
+    def write(self, record: Record, version: Any) -> bool:
+        """Writes the record if the stored version is `version`; else False.
+
+        Of several that replace the same version, one succeeds: where there are
+        no locks, two runs may start at the same time.
+        """
+        draft = self.folder / f"{_PREFIX}-{record.token}"
+        try:
+            draft.write_text(owner_record.to_json(record), encoding="utf-8")
+            if version is not None and not self._remove(version, record.token):
+                return False
+            return _link(draft, self._path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _remove(self, version: Any, token: str) -> bool:
+        """Removes the record if it is of that version; else False."""
+        aside = self.folder / f"{_PREFIX}-{token}-old"
+        try:
+            if _version(os.stat(self._path)) != version:
+                return False
+            os.rename(self._path, aside)
+        except FileNotFoundError:
+            return False
+        try:
+            if _version(os.stat(aside)) == version:
+                return True
+            _link(aside, self._path)  # It was replaced between the two.
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def beat(self, record: Record) -> bool:
+        """Updates the record's modification time; False if it is another."""
+        there = self.read().record
+        if there is None or there.token != record.token:
+            return False
+        os.utime(self._path)  # by the clock of a network file system
+        return True
+
+    def close(self, record: Record) -> None:
+        """Removes this owner's record, then its lock."""
+        with contextlib.suppress(OSError):
+            there = self.read().record
+            if there is not None and there.token == record.token:
+                self._path.unlink()
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                # If the folder was moved, there may be another owner's.
+                if _is_at(file, self._lock_path):
+                    self._lock_path.unlink()
+            _LOCK_FILES.discard(file)
+            os.close(file)
+        with contextlib.suppress(OSError):  # The folder may not be empty.
+            while self._made:
+                self._made.pop().rmdir()
+
+    def _make(self) -> None:
+        """Creates the folder; remembers which parents were missing."""
+        folder = files.resolve(self.folder)
+        missing = [
+            path for path in (folder, *folder.parents) if not path.exists()
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._made = self._made or missing[::-1]
+
+    def _age(self, changed: float) -> float:
+        """Returns the seconds since `changed`, by the file system's clock."""
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - changed
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+class Bucket:
+    """The record of a folder in a bucket, which has conditional writes."""
+
+    def __init__(self, folder: paths.Path, part: str = ""):
+        self.folder = folder
+        self._name = RECORD.format(part)
+        self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
+        self._version: bytes | None = None  # of this owner's last write
+        self._no_record: bytes | None = None  # if there is no record
+
+    def lock(self) -> bool:
+        """See `ownership`: buckets have no locks."""
+        return False
+
+    def read(self) -> Seen:
+        """Reads the stored record."""
+        found = self._store.read(self._name).result()
+        if found.state != "value":
+            self._no_record = found.stamp.generation
+            return Seen(None, None, lambda: 0.0)
+        text = found.value.decode(errors="replace")
+        return Seen(owner_record.parse(text), found.stamp.generation, self._age)
+
+    def write(self, record: Record, version: bytes | None) -> bool:
+        """Writes the record if the stored version is `version`; else False."""
+        stamp = self._store.write(
+            self._name,
+            owner_record.to_json(record).encode(),
+            if_equal=version or self._no_record,
+        ).result()
+        if stamp.generation:
+            self._version = stamp.generation
+            return True
+        # If a reply was lost and the write retried, the stored record is ours.
+        there = self.read()
+        if there.record is None or there.record.token != record.token:
+            return False
+        self._version = there.version
+        return True
+
+    def beat(self, record: Record) -> bool:
+        """Writes the record again; False if it is another."""
+        return self.write(record, self._version)
+
+    def close(self, record: Record) -> None:
+        """Removes the record if it is this owner's."""
+        if self._version is None:
+            return
+        del record
+        with contextlib.suppress(*paths.failures()):
+            self._store.write(self._name, None, if_equal=self._version).result()
+
+    def _age(self) -> float:
+        """Returns the seconds since the record was written."""
+        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
+        probe.write_bytes(b"")
+        try:
+            now = probe.stat().mtime
+            return now - (self.folder / self._name).stat().mtime
+        finally:
+            probe.unlink()
+
+
+_LOCK_FILES: set[int] = set()  # locked by this process
+
+
+def _close_lock_files() -> None:
+    """Closes the lock files in a child, which must not keep the locks."""
+    for file in _LOCK_FILES:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _LOCK_FILES.clear()
+
+
+os.register_at_fork(after_in_child=_close_lock_files)
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
+    """Links a file to a new name; False if the name is another file's."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # It is ours if a reply was lost and the call repeated.
+        return os.path.samefile(source, target)
+    except OSError:  # The file system has no links.
+        if target.exists():
+            return False
+        os.rename(source, target)
+    return True
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    # Child programs do not inherit the descriptor (PEP 446).
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's; it can be locked, and removed if the folder is shared.
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; does not wait for the writer of what is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,342 @@
+"""Files of a run, on this machine or in a bucket: the place that knows which.
+
+A local path is a `pathlib.Path`. One in Google Cloud Storage, as in
+`gs://BUCKET/runs/stage2`, is an `epath.Path`, which has the same methods but
+for `absolute` and `resolve`, which are wrong there. An object in a bucket
+appears whole when it is written, and nothing can be added to it; folders are
+no more than beginnings of names, so that nobody needs to make them.
+
+Three libraries reach a bucket: gcsfs (behind epath), TensorStore (the arrays of
+checkpoints) and google-cloud-storage (which Orbax asks what kind of bucket it
+is). Each finds Google's application default credentials by itself.
+"""
+
+import contextlib
+import glob as glob_lib
+import importlib.util
+import itertools
+import os
+import pathlib
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import platformdirs
+import tensorstore
+from etils import epath
+
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
+
+Path = pathlib.Path | epath.Path
+
+_SCHEME = "gs://"
+_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # folder names; see `plain`
+_PLAIN_OBJECT = re.compile(r"[A-Za-z0-9._/=,@~:-]*")  # see `check`
+_OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
+
+
+def make(name: str | os.PathLike) -> Path:
+    """Returns the path of that name.
+
+    Raises:
+      UserError: if it is elsewhere than on this machine or in a bucket of
+        Google Cloud Storage, or in a bucket and the extra `gcs` is missing,
+        or its name is not UTF-8.
+    """
+    text = os.fspath(name)
+    _check_text(text)
+    if "://" not in text:
+        return pathlib.Path(text)
+    bucket = text.removeprefix(_SCHEME).strip("/")
+    if not (text.startswith(_SCHEME) and bucket):
+        raise UserError(
+            f"{text} is neither a local path nor one in a bucket of Google "
+            "Cloud Storage, as gs://BUCKET/runs/stage1 is."
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(
+            f"{text} is in a bucket, which needs some more packages: "
+            'pip install "mixer_jax[gcs]"'
+        )
+    # It would take another way to the bucket where TensorFlow is installed.
+    os.environ["EPATH_USE_TF"] = "false"
+    from fsspec.config import conf
+
+    # Others write there too: what was listed once is not so for ever.
+    conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return epath.Path(text)
+
+
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
+            "of a run; rename the folder."
+        ) from error
+
+
+def is_remote(path: Path) -> bool:
+    """Returns whether a path that `make` has made is in a bucket."""
+    return isinstance(path, epath.Path)
+
+
+def absolute(path: Path) -> Path:
+    """Returns the path as it is named from everywhere on this machine."""
+    return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
+
+
+def local(name: str | os.PathLike, what: str) -> pathlib.Path:
+    """Returns the path of what can only be on this machine.
+
+    Args:
+      name: of the path.
+      what: is there, for the sentence: "An index".
+
+    Raises:
+      UserError: if it is not.
+    """
+    if "://" in os.fspath(name):
+        raise UserError(
+            f"{what} is kept on this machine, so {name} cannot be its place; "
+            "name a local one."
+        )
+    return pathlib.Path(name)
+
+
+def glob(folder: Path, pattern: str) -> list[Path]:
+    """Returns the entries of a folder that match a pattern.
+
+    Special characters in the folder's own name are taken literally.
+    """
+    if is_remote(folder):
+        folder = epath.Path(glob_lib.escape(os.fspath(folder)))
+    return list(folder.glob(pattern))
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a whole file or none of it."""
+    if is_remote(path):
+        path.write_bytes(text.encode())
+        return
+    files.write_text(path, text)
+
+
+def deliver(path: Path, text: str, what: str) -> None:
+    """Writes a text that took long to compute; see `files.deliver`.
+
+    Raises:
+      UserError: if it cannot be written; names the file where it was saved
+        instead, if any.
+    """
+    if not is_remote(path):
+        files.deliver(path, files.text_writer(text), what)
+        return
+    try:
+        write(path, text)
+    except failures() as error:
+        kept = files.rescue(path.name, files.text_writer(text))
+        raise UserError(
+            f"{what} cannot be written to {path}: {reason(error)}."
+            + (f" The result was saved as {kept}." if kept else "")
+        ) from error
+
+
+def in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
+    """See `files.in_turn`; in a bucket nothing is waited for."""
+    return contextlib.nullcontext() if is_remote(path) else files.in_turn(path)
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raises a `UserError` unless a file can be written; see `files.check`."""
+    if is_remote(path):
+        check(path.parent)
+    else:
+        files.check(path, what)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those that it is in, where they are missing."""
+    if not is_remote(path):
+        files.make_folder(path)
+
+
+def move_folder(source: Path, target: Path) -> Path:
+    """Moves a folder; returns `target`, or a free name if it is taken.
+
+    Args:
+      source: the folder.
+      target: its new path; if something is there, `target-2` and so on.
+    """
+    free = target
+    for number in itertools.count(2):
+        if not free.exists():
+            break
+        free = target.with_name(f"{target.name}-{number}")
+    if not is_remote(source):
+        make_folder(free.parent)
+        source.rename(free)
+        return free
+    import fsspec
+
+    files = fsspec.filesystem("gcs", finalize_on_close=True)
+    names = [name.removeprefix("/") for name in files.find(str(source))]
+    beginning = str(source).removeprefix(_SCHEME)
+    # The mark that a checkpoint is whole is one of those at its top: moved
+    # first, so that nobody takes what is left for a whole one.
+    for name in sorted(names, key=lambda name: name.count("/")):
+        files.mv_file(name, str(free) + name.removeprefix(beginning))
+    return free
+
+
+def kvstore(path: Path) -> dict[str, Any]:
+    """Returns TensorStore's specification of a folder."""
+    if is_remote(path):
+        _, _, bucket, *folders = path.parts
+        inside = "".join(f"{folder}/" for folder in folders)
+        return {"driver": "gcs", "bucket": bucket, "path": inside}
+    return {"driver": "file", "path": f"{absolute(path)}/"}
+
+
+def plain(path: Path) -> Path:
+    """Returns a path to a folder without characters special to libraries.
+
+    Orbax and TFDS parse `[`, `*` and `?` in a folder's name as a pattern, and
+    TensorStore parses a backslash as a slash. If the name of a local folder has
+    such characters, the result is `/proc/self/fd/N` of a file descriptor that
+    stays open; it is valid in this process only.
+
+    Args:
+      path: of a folder; returned unchanged if it does not exist.
+
+    Raises:
+      UserError: if this system has no `/proc/self/fd`.
+    """
+    if is_remote(path):
+        return path
+    path = absolute(path)
+    if _PLAIN.fullmatch(str(path)) or not path.is_dir():
+        return path
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    status = os.fstat(file)
+    known = _OPEN.setdefault((status.st_dev, status.st_ino), file)
+    if known != file:
+        os.close(file)
+    name = pathlib.Path(f"/proc/self/fd/{known}")
+    if not name.is_dir():
+        raise UserError(
+            f"{path} has characters that are parsed as a pattern; use only "
+            "letters, digits, spaces and any of ._-=+,@~ in the folder's name."
+        )
+    return name
+
+
+def cache(path: Path) -> pathlib.Path:
+    """Returns the local folder for what cannot be in a bucket's folder."""
+    return platformdirs.user_cache_path("mixer_jax").joinpath(
+        "gs", *path.parts[2:]
+    )
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Returns what reading and writing raise where they fail."""
+    if "gcsfs" not in sys.modules:
+        return (OSError, ValueError)
+    import aiohttp
+    from gcsfs.retry import HttpError
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    return (
+        OSError,
+        ValueError,  # TensorStore's
+        HttpError,
+        aiohttp.ClientError,
+        GoogleAPIError,
+        GoogleAuthError,
+    )
+
+
+def reason(error: Exception) -> str:
+    """Returns why something failed, on one line."""
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "there is no such bucket or object"  # as gcsfs says it
+    if isinstance(error, OSError) and error.filename is not None:
+        return files.reason(error)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0].split(" [")[0].rstrip(".")
+    # Of a long one the beginning says what failed, and the end why.
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
+
+
+@contextlib.contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Says in a sentence that a bucket cannot be reached.
+
+    Raises:
+      UserError: in place of what the block raises where `path` is in a bucket.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except failures() as error:
+        if not is_remote(path):
+            raise
+        raise UserError(
+            f"{path} cannot be reached: {reason(error)}."
+        ) from error
+
+
+def check(path: Path) -> None:
+    """Checks that a bucket is there and this process may write to it.
+
+    A folder's name may only have characters that all libraries treat alike: no
+    wildcards, spaces or characters that are special in URLs.
+
+    A local path is not checked.
+
+    Raises:
+      UserError: if it is not so.
+    """
+    if not is_remote(path):
+        return
+    if not _PLAIN_OBJECT.fullmatch(str(path)):
+        raise UserError(
+            f"{path} cannot be used: a name in a bucket may only have ASCII "
+            "letters, digits and any of ._-=,@~: in it. Name another folder in "
+            "the bucket."
+        )
+    from google.api_core.exceptions import NotFound
+    from google.cloud import storage
+
+    bucket = path.parts[2]
+    try:
+        storage.Client().get_bucket(bucket)
+    except NotFound as error:
+        raise UserError(
+            f"There is no bucket {_SCHEME}{bucket}, where {path} should be; "
+            "make it, or name another."
+        ) from error
+    except failures() as error:
+        raise UserError(
+            f"The bucket {_SCHEME}{bucket} cannot be looked at, which needs "
+            "credentials with the roles Storage Object Admin and Storage "
+            f"Legacy Bucket Reader: {reason(error)}."
+        ) from error
+    mark = path / f".{secrets.token_hex(8)}"
+    try:
+        # Written through one of the libraries and removed through another.
+        tensorstore.KvStore.open(kvstore(path)).result().write(
+            mark.name, b""
+        ).result()
+        mark.unlink()
+    except failures() as error:
+        raise UserError(
+            f"{path} cannot be written to, which needs credentials with the "
+            f"role Storage Object Admin: {reason(error)}."
+        ) from error

@@ -1,0 +1,1 @@
+"""Tables in CSV and Parquet files: one reader, one writer."""

@@ -1,0 +1,1 @@
+"""An index over HTTP: the application and its page."""

@@ -1,0 +1,375 @@
+"""Serves an index over HTTP: a search page, and a JSON API.
+
+GET  /             the page
+POST /search?k=12  an image's bytes, or a form with a file -> the k nearest
+                   documents
+GET  /image/ROW    a document's picture
+GET  /health       what is served
+
+All URLs in responses are relative, so that a proxy can add a prefix.
+"""
+
+import errno
+import functools
+import logging
+import pathlib
+import re
+import socket
+import threading
+import time
+from importlib import resources
+from typing import Any
+
+import anyio
+import jax
+import jinja2
+import numpy as np
+import uvicorn
+from jax.sharding import Mesh
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.routing import Route
+
+from mixer_jax.data.images import decoding, faults
+from mixer_jax.retrieval import search
+from mixer_jax.retrieval.index import Index
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import middleware, uploads
+from mixer_jax.training.checkpoint.checkpoints import Trained
+
+MAX_K, DEFAULT_K = 100, 12
+MAX_MEGAPIXELS = 50.0
+MEGABYTE = uploads.MEGABYTE
+# What browsers show; some other decoders start programs of their own.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+# In place of what the router says.
+_UNROUTED = {
+    "Not Found": "There is nothing at this URL; POST a picture to search. "
+    "A proxy has to take its prefix off.",
+    "Method Not Allowed": "This URL does not take this method; POST a picture "
+    "to search, and GET the rest.",
+}
+_HEAD = 64  # bytes that tell a picture's format
+_GRACE = 5  # seconds to finish open requests at shutdown
+_MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
+
+
+class Searcher:
+    """Answers a picture with the documents nearest to it.
+
+    Everything is compiled when it is made, so that the first answer takes no
+    longer than the next. It may be asked from several threads.
+
+    Attributes:
+      index: what is searched.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        trained: Trained,
+        mesh: Mesh,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ):
+        """Compiles the search.
+
+        Args:
+          index: the documents.
+          trained: the model that embedded them.
+          mesh: the documents' rows are split over it.
+          max_megapixels: the maximum size of a decoded picture.
+        """
+        self.index = index
+        self._max_pixels = int(max_megapixels * 1e6)
+        self._size = trained.config.data.image_size
+        self._gallery = search.make_gallery(index.embeddings, mesh)
+        whole = mesh_lib.replicated(mesh)
+        self._variables = jax.device_put(trained.variables, whole)
+        encode = functools.partial(trained.model.apply, method="encode_query")
+        self._encode = jax.jit(encode, out_shardings=whole)
+        self._lock = threading.Lock()
+        self._find(decoding.blank(self._size))
+
+    def search(self, content: bytes, k: int) -> list[tuple[int, float]]:
+        """Finds the documents nearest to a picture.
+
+        Args:
+          content: the bytes of an image file.
+          k: how many documents, at most `MAX_K`.
+
+        Returns:
+          Rows of the index and their cosines, the nearest first; fewer than k
+          if the index has fewer.
+
+        Raises:
+          UnreadableImageError: if the content is not a picture.
+        """
+        Image.init()
+        pixels = decoding.decode(
+            content,
+            self._size,
+            self._max_pixels,
+            option="--max-megapixels",
+            formats=[name for name in _FORMATS if name in Image.OPEN],
+        )
+        cosines, rows = self._find(pixels)
+        found = zip(rows.tolist(), cosines.tolist(), strict=True)
+        return [(row, cosine) for row, cosine in found if row >= 0][:k]
+
+    def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `MAX_K` cosines and rows; one k is compiled for all."""
+        with self._lock:
+            query = {"image": pixels[None]}
+            embedding = jax.device_get(self._encode(self._variables, query))
+            cosines, rows = search.top_k(self._gallery, embedding, MAX_K)
+        return cosines[0], rows[0]
+
+
+def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
+    """Returns the application.
+
+    Args:
+      searcher: answers the searches.
+      max_megabytes: the largest picture that is taken.
+
+    Raises:
+      UserError: if no picture could be that small, or be held.
+    """
+    if not 0 < max_megabytes <= 1000:
+        raise UserError(
+            f"--max-megabytes is {max_megabytes:g}; it must be more than 0 and "
+            "at most 1000."
+        )
+    documents = searcher.index.documents
+    page = _render(searcher.index, max_megabytes)
+    reader = uploads.Reader(max_megabytes)
+    limiter = anyio.CapacityLimiter(_MAX_SEARCHES)
+
+    async def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(page)
+
+    async def health(request: Request) -> JSONResponse:
+        return JSONResponse(
+            {
+                "documents": len(documents),
+                "workdir": str(searcher.index.workdir),
+                "step": searcher.index.step,
+            }
+        )
+
+    async def answer(request: Request) -> JSONResponse:
+        asked = _queried_k(request.query_params)
+        async with reader.read(request) as upload:
+            if asked is not None and upload.k is not None:
+                raise HTTPException(
+                    400, "The URL has a k, and so has the form; give one."
+                )
+            k = asked or (_read_k(upload.k) if upload.k is not None else 0)
+            # Computing and reading files would block the event loop.
+            found = await anyio.to_thread.run_sync(
+                find, upload.content, k or DEFAULT_K, limiter=limiter
+            )
+        return JSONResponse(found)
+
+    def find(content: bytes, k: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        try:
+            found = searcher.search(content, k)
+        except decoding.UnreadableImageError as error:
+            raise HTTPException(400, refusal(content, error)) from error
+        seconds = time.perf_counter() - start
+        return {
+            "results": [_result(row, cosine) for row, cosine in found],
+            "milliseconds": round(1000 * seconds, 1),
+        }
+
+    def _result(row: int, cosine: float) -> dict[str, Any]:
+        document = documents.iloc[row]
+        return {
+            "sample_id": document["sample_id"],
+            "text": document["text"],
+            "category_id": document["category_id"],
+            "score": cosine,
+            "image": f"image/{row}" if document["image"] else None,
+        }
+
+    def picture(request: Request) -> FileResponse:
+        digits = request.path_params["row"]
+        # int() refuses thousands of digits.
+        row = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else -1
+        if not 0 <= row < len(documents):
+            raise HTTPException(404, f"There is no document {digits[:20]}.")
+        name = documents["image"].iloc[row]
+        if not name:
+            raise HTTPException(404, f"Document {row} has no picture.")
+        path = searcher.index.images / name
+        if not path.is_file():
+            raise HTTPException(
+                404,
+                f"The picture {name} of document {row} is missing in "
+                f"{searcher.index.images}; if the pictures were moved, start "
+                "the server with --images=FOLDER.",
+            )
+        kind = _media_type(path)
+        if kind is None:
+            raise HTTPException(
+                404, f"The file {name} of document {row} is not a picture."
+            )
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return FileResponse(path, media_type=kind, headers=headers)
+
+    app = Starlette(
+        routes=[
+            Route("/", home),
+            Route("/health", health),
+            Route("/search", answer, methods=["POST"]),
+            Route("/image/{row}", picture),
+        ],
+        middleware=[Middleware(middleware.with_single_slashes)],
+        exception_handlers={HTTPException: _say, Exception: _apologize},
+    )
+    # Redirects would be absolute URLs, without a proxy's prefix.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _media_type(path: pathlib.Path) -> str | None:
+    """Returns the media type of a picture; None for any other file.
+
+    An index made elsewhere may name any file, under any suffix.
+    """
+    try:
+        with open(path, "rb") as file:
+            name = faults.identify(file.read(_HEAD))
+    except OSError:
+        return None
+    if name in (None, "SVG"):  # Browsers run the programs of an SVG.
+        return None
+    Image.init()
+    return Image.MIME.get(name, "application/octet-stream")
+
+
+def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
+    """Returns why a picture is rejected, for the client."""
+    what = faults.describe(content)
+    if error.kind == faults.TOO_LARGE:
+        return f"This is {what}, but {error.reason}."
+    if error.kind in (faults.TRUNCATED, faults.CORRUPT):
+        return f"This is {what} that cannot be read: it is {error.kind}."
+    if error.kind == faults.NO_AREA:
+        return f"This is {what} that cannot be read: it has {error.kind}."
+    return f"This is {what}; {_SUPPORTED}."
+
+
+def run(app: Starlette, listener: socket.socket) -> None:
+    """Serves the application until Ctrl-C."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        middleware.without_cancellation(app),
+        log_level="error",  # Whoever sent a bad request is told, not we.
+        log_config=None,  # The default closes existing handlers.
+        ws="none",
+        timeout_graceful_shutdown=_GRACE,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes a port; who comes before anything is served has to wait.
+
+    Args:
+      host: a name or an address of this machine.
+      port: 0 is any that is free.
+
+    Raises:
+      UserError: if that cannot be had.
+    """
+    try:
+        if not 0 <= port <= 65535:
+            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+        (family, *_, where), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )
+        return socket.create_server(where, family=family)
+    except OSError as error:
+        reason = error.strerror
+        if error.errno == errno.EADDRINUSE:
+            reason = "it is in use; choose another with --port"
+        elif isinstance(error, socket.gaierror) or (
+            error.errno == errno.EADDRNOTAVAIL
+        ):
+            reason = (
+                "this machine has no such name or address; choose one with "
+                "--host, as 127.0.0.1 or 0.0.0.0"
+            )
+        raise UserError(
+            f"Port {port} of {host or repr(host)} cannot be served: {reason}."
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """Returns the URL of what is served at a port."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _queried_k(query: QueryParams) -> int | None:
+    """Returns the k of a URL, None if it has none."""
+    for name in query:
+        if name != "k":
+            raise HTTPException(
+                400,
+                f"The URL has the parameter {name[:20]!r}; only k is known, as "
+                f"in search?k={DEFAULT_K}.",
+            )
+    if len(query.getlist("k")) > 1:
+        raise HTTPException(400, "The URL has more than one k; give one.")
+    return _read_k(query["k"]) if query else None
+
+
+def _read_k(text: str) -> int:
+    # int() would also take 1_0 and the digits of other scripts.
+    digits = text.strip()
+    k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
+    if not 1 <= k <= MAX_K:
+        raise HTTPException(
+            400, f"k is {text[:20]!r}; it must be a number from 1 to {MAX_K}."
+        )
+    return k
+
+
+def _render(index: Index, max_megabytes: float) -> str:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = resources.files(__package__).joinpath("page.html")
+    return environment.from_string(template.read_text("utf-8")).render(
+        count=len(index.documents),
+        step=index.step,
+        workdir=index.workdir,
+        limit=int(max_megabytes * MEGABYTE),
+        limit_text=f"{max_megabytes:g} MB",
+        default_k=DEFAULT_K,
+        max_k=MAX_K,
+    )
+
+
+def _say(request: Request, error: HTTPException) -> JSONResponse:
+    said = _UNROUTED.get(error.detail, error.detail)
+    return JSONResponse({"error": said}, error.status_code, error.headers)
+
+
+def _apologize(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(
+        {"error": "The search failed; the server's console says why."}, 500
+    )

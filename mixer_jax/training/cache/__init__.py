@@ -1,0 +1,1 @@
+"""Outputs of frozen model parts, computed once and kept on disk."""

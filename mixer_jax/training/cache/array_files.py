@@ -1,0 +1,304 @@
+"""Arrays that take long to make, kept in a folder and proven whole.
+
+    FOLDER/key.json   what the arrays were made of and by
+    FOLDER/done.json  the checksum of every block that is whole
+    FOLDER/NAME.npy   the arrays
+
+A block is some consecutive rows of the arrays that are made together. Its
+checksum is noted when it is whole, and compared whenever the folder is opened:
+what was not noted is made, and what differs is made again.
+"""
+
+import json
+import math
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mixer_jax.runtime import arrays as arrays_lib
+from mixer_jax.runtime import identity, paths, progress
+from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[tuple[int, ...], str]]  # {array: (shape, dtype)}
+Say = Callable[[str], None]
+
+BLOCK = 2**26  # bytes, about
+_SPARE = 1.1  # of the arrays' size, what a disk must have free
+_LARGE = 10**9  # bytes; to compare more takes so long that it is said
+_THREADS = 4  # that read and sum; neither holds Python's lock
+
+
+def prepare(
+    folder: Path, shapes: Shapes, key: str, what: str, say: Say
+) -> None:
+    """Makes the files of the arrays, unless those of the same key are there.
+
+    A file that is missing or of another size is made anew: it is zero, which
+    `fill` finds out.
+
+    Args:
+      folder: of the arrays.
+      shapes: of the arrays.
+      key: of what they are made of and by; a folder of another is emptied.
+      what: they are made of, in a sentence.
+      say: is told what is made, and how large it is, before it starts.
+
+    Raises:
+      UserError: if the disk has no room, with both figures, or cannot be
+        written, or the folder holds anything else.
+    """
+    missing = shapes
+    try:
+        if json.loads((folder / "key.json").read_text()) == key:
+            missing = {
+                name: shape
+                for name, shape in shapes.items()
+                if not _is_whole(folder / f"{name}.npy", *shape)
+            }
+            for name in missing:
+                say(f"{folder / name}.npy is missing or cut off")
+            if not missing:
+                return
+    except (OSError, ValueError):
+        missing = shapes
+    need = sum(
+        math.prod(shape) * np.dtype(dtype).itemsize
+        for shape, dtype in missing.values()
+    )
+    try:
+        if missing is shapes:
+            _check_ours(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        free = shutil.disk_usage(folder).free
+        if free < _SPARE * need:
+            raise UserError(
+                f"The features of data.cached need {need / 1e9:.2f} GB in "
+                f"{folder}, which has {free / 1e9:.2f} GB free. Make room, or "
+                "set another folder: the config's data.features for training, "
+                "the environment's TMPDIR for an evaluation of baselines."
+            )
+        for name, (shape, dtype) in missing.items():
+            np.lib.format.open_memmap(
+                folder / f"{name}.npy", "w+", dtype, shape
+            ).flush()
+        if missing is shapes:
+            say(f"encoding {what} once, {need / 1e9:.2f} GB in {folder}")
+            paths.write(folder / "done.json", "{}")
+            # Last: now the files can be used.
+            paths.write(folder / "key.json", json.dumps(key))
+    except OSError as error:
+        raise UserError(
+            f"The features cannot be written to {folder}: "
+            f"{paths.reason(error)}."
+        ) from error
+
+
+def prepare_of(
+    folder: Path,
+    shapes: Shapes,
+    data: identity.Data,
+    make_key: Callable[[str], str],
+    what: str,
+    say: Say,
+) -> str:
+    """Makes the files of arrays that are computed from rows and their images.
+
+    Args:
+      folder: see `prepare`, as for all arguments not listed here.
+      shapes: of the arrays.
+      data: the identity of the rows and images.
+      make_key: maps the hash of the data's content to the arrays' key.
+      what: the source of the arrays, for messages.
+      say: called with a message about the arrays and their size before they are
+        computed.
+
+    Returns:
+      The hash of the data's content.
+
+    Raises:
+      UserError: see `prepare`; or if an image is missing.
+    """
+    notes = identity.compare(folder, data.require()).notes
+    content = data.content(notes)
+    prepare(folder, shapes, make_key(content), what, say)
+    try:
+        identity.write_notes(folder, notes)
+    except OSError as error:
+        raise UserError(
+            f"The features cannot be written to {folder}: "
+            f"{paths.reason(error)}."
+        ) from error
+    return content
+
+
+def fill(
+    folder: Path,
+    names: Sequence[str],
+    count: int,
+    make: Callable[[np.ndarray], Iterator[Arrays]],
+    say: Say,
+) -> None:
+    """Makes the rows that are missing or damaged.
+
+    All processes make the same rows, those that any of them lacks.
+
+    Args:
+      folder: that `prepare` has made.
+      names: of the arrays that are made together, row by row.
+      count: of their rows.
+      make: rows int [n], rising -> their parts of the arrays, in order, some
+        at a time.
+      say: is told what is damaged, and what is compared if that takes long.
+    """
+    kept = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
+    step = max(BLOCK // sum(array[:1].nbytes for array in kept), 1)
+    starts = range(0, count, step)
+    sums = _read_sums(folder, names[0], len(starts), say)
+    files = " and ".join(f"{folder / name}.npy" for name in names)
+    wrong = _wrong(kept, starts, step, count, sums, files, say)
+    if wrong:
+        rows = sum(min(step, count - starts[block]) for block in wrong)
+        say(
+            f"{len(wrong)} of {len(starts)} blocks of {files} are damaged; "
+            f"their {rows:,} rows are made again"
+        )
+    missing = np.array([known is None for known in sums], bool)
+    missing[wrong] = True
+    if jax.process_count() > 1:
+        missing = multihost_utils.process_allgather(missing).any(0)
+    if not missing.any():
+        return
+    blocks = np.flatnonzero(missing)
+    rows = np.concatenate(
+        [np.arange(starts[b], min(starts[b] + step, count)) for b in blocks]
+    )
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names
+    }
+    position, whole = 0, 0
+    for parts in _with_progress(make(rows), len(rows), " and ".join(names)):
+        here = rows[position:][: len(parts[names[0]])]
+        for name, values in parts.items():
+            array = arrays[name]
+            array[here] = values[: len(here)].view(array.dtype)
+        position += len(here)
+        # Blocks before the one that the next row is in are whole.
+        first = whole
+        next_row = rows[position] if position < len(rows) else math.inf
+        while whole < len(blocks) and starts[blocks[whole]] + step <= next_row:
+            whole += 1
+        if whole == first:
+            continue
+        for array in arrays.values():
+            array.flush()
+        for block in blocks[first:whole]:
+            sums[block] = _sum(kept, starts[block], step)
+        _write_sums(folder, names[0], sums)
+
+
+def _with_progress(
+    made: Iterator[Arrays], rows: int, what: str
+) -> Iterator[Arrays]:
+    """Yields the arrays and shows the progress."""
+    with progress.show(f"Making {what}", rows) as count:
+        for parts in made:
+            yield parts
+            count(len(next(iter(parts.values()))))
+
+
+def _check_ours(folder: Path) -> None:
+    """Checks that nothing but such files would be lost with a folder."""
+    ours = (".npy", ".json", ".draft")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() or path.suffix not in ours:
+            raise UserError(
+                f"{folder} cannot hold the features of data.cached: it has a "
+                f"file {path.name} that does not belong to them. Set the "
+                "config's data.features to another folder."
+            )
+
+
+def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    try:
+        array = arrays_lib.read(path, mapped=True)
+    except (OSError, ValueError):
+        return False
+    size = array.offset + array.nbytes
+    return (array.shape, array.dtype) == (shape, dtype) and (
+        path.stat().st_size == size
+    )
+
+
+def _wrong(
+    arrays: Sequence[np.memmap],
+    starts: range,
+    step: int,
+    count: int,
+    sums: Sequence[int | None],
+    files: str,
+    say: Say,
+) -> list[int]:
+    """Returns the blocks whose checksums are not those that were noted."""
+    blocks = [b for b, known in enumerate(sums) if known is not None]
+    rows = sum(min(step, count - starts[block]) for block in blocks)
+    size = rows * sum(array[:1].nbytes for array in arrays)
+    if size >= _LARGE:
+        say(f"comparing {size / 1e9:.2f} GB of {files} with their checksums")
+    begin = time.perf_counter()
+    with threads_lib.pool(_THREADS) as pool:
+        found = pool.map(lambda b: _sum(arrays, starts[b], step), blocks)
+        wrong = [
+            b for b, now in zip(blocks, found, strict=True) if now != sums[b]
+        ]
+    if size >= _LARGE:
+        seconds = time.perf_counter() - begin
+        say(f"compared in {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s")
+    return wrong
+
+
+def _sum(arrays: Sequence[np.memmap], start: int, rows: int) -> int | None:
+    """Returns the checksum of a block; None if the disk cannot read it."""
+    total = 0
+    for array in arrays:
+        size = array[:1].nbytes
+        try:
+            # Not through the map: there a broken disk ends the process.
+            with open(array.filename, "rb") as file:
+                file.seek(array.offset + start * size)
+                total = zlib.crc32(file.read(rows * size), total)
+        except OSError:
+            return None
+    return total
+
+
+def _read_sums(
+    folder: Path, name: str, blocks: int, say: Say
+) -> list[int | None]:
+    """Returns each block's checksum, None where it was not noted."""
+    path = folder / "done.json"
+    try:
+        sums = json.loads(path.read_text()).get(name, [None] * blocks)
+        if isinstance(sums, list) and len(sums) == blocks:
+            return sums
+    except (OSError, ValueError, AttributeError):
+        pass
+    say(f"{path} is damaged; {folder / name}.npy is made again")
+    return [None] * blocks
+
+
+def _write_sums(folder: Path, name: str, sums: list[int | None]) -> None:
+    path = folder / "done.json"
+    try:
+        noted = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        noted = {}
+    paths.write(path, json.dumps(noted | {name: sums}))

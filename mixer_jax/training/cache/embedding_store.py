@@ -1,0 +1,185 @@
+"""What a frozen model makes of a stage's samples, for proxies alone.
+
+    FOLDER/query.npy     f32 [queries, D], unit embeddings
+    FOLDER/document.npy  f32 [documents, D]
+
+Where nothing but the proxies is trained, a sample's embedding is all that a
+step needs of it: D numbers, where `feature_store` keeps patches and tokens.
+What is kept is made, found again and mended as there.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data.stream import pipeline
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity, terminal
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.training.cache import array_files
+from mixer_jax.training.cache.feature_store import StoredContent
+from mixer_jax.training.inputs import Inputs
+
+PyTree = Any
+Batch = dict[str, np.ndarray]
+
+ROLES = (table.QUERY, table.DOCUMENT)
+
+
+class EmbeddingStore(StoredContent):
+    """The embeddings of a frame's rows; see `make`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
+        """Opens the arrays of a folder that is complete."""
+        super().__init__(inputs, config, content)
+        self._arrays = {
+            role: np.load(folder / f"{role}.npy", mmap_mode="r")
+            for role in ROLES
+        }
+        roles = inputs.frame["role"]
+        self._place = roles.groupby(roles).cumcount().to_numpy()
+
+    def batch(self, rows: np.ndarray, role: str) -> Batch:
+        """Returns what `Mixer` takes in place of samples.
+
+        Args:
+          rows: int [B], positions in the frame, of this role; -1 is an empty
+            sample.
+          role: "query" or "document".
+
+        Returns:
+          `embedding`, f32 [B, D].
+        """
+        rows = np.asarray(rows)
+        found = self._arrays[role][np.where(rows >= 0, self._place[rows], 0)]
+        found[rows < 0] = 0
+        return {"embedding": found}
+
+
+def make(
+    folder: str | os.PathLike,
+    inputs: Inputs,
+    config: ConfigDict,
+    model: nn.Module,
+    variables: PyTree,
+    mesh: Mesh,
+    console: terminal.Console | None = None,
+) -> EmbeddingStore:
+    """Embeds every sample of a frame once, unless it is done.
+
+    Args and errors are those of `feature_store.make`; of the variables all
+    are used.
+    """
+    folder = Path(folder)
+    rows = {
+        role: np.flatnonzero(inputs.frame["role"] == role) for role in ROLES
+    }
+    console = console or terminal.Console()
+
+    def say(text: str) -> None:
+        terminal.say(f"{config.name}: {text}", console=console)
+
+    content = array_files.prepare_of(
+        folder,
+        {
+            role: ((len(rows[role]), config.model.dim), "float32")
+            for role in ROLES
+        },
+        inputs.examine(),
+        functools.partial(_key, inputs, config, variables),
+        " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
+        say,
+    )
+    for role in ROLES:
+        array_files.fill(
+            folder,
+            (role,),
+            len(rows[role]),
+            functools.partial(
+                _embed, role, rows[role], inputs, config, model, variables, mesh
+            ),
+            say,
+        )
+    return EmbeddingStore(folder, inputs, config, content)
+
+
+def _key(
+    inputs: Inputs, config: ConfigDict, variables: PyTree, content: str
+) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    # The variables identify pretrained weights, whatever their path.
+    model = config.model.copy_and_resolve_references()
+    model.image.pretrained = model.text.pretrained = ""
+    parts = (
+        "embeddings",
+        array_files.BLOCK,
+        config.data.image_size,
+        config.data.text_length,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
+        config.precision,
+        model.to_json_best_effort(),
+        content,
+    )
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()
+
+
+def _embed(
+    role: str,
+    of_role: np.ndarray,
+    inputs: Inputs,
+    config: ConfigDict,
+    model: nn.Module,
+    variables: PyTree,
+    mesh: Mesh,
+    rows: np.ndarray,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Embeds some rows of the frame's rows of a role, in order."""
+
+    # Every process gets all rows.
+    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+    def embed(variables: PyTree, batch: PyTree):
+        out = model.apply(variables, batch, method=f"encode_{role}")
+        return out.astype(jnp.float32)
+
+    frame = inputs.frame.iloc[of_role[rows]]
+    batches = pipeline.evaluation_batches(
+        frame,
+        pipeline.FileSource(frame, inputs.root),
+        role,
+        inputs.tokenizer,
+        image_size=config.data.image_size,
+        batch_size=mesh_lib.padded_rows(config.evaluate.batch_size, mesh),
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    pending = None
+    for batch in batches:
+        arrays = mesh_lib.put_batch(batch[role], mesh)
+        # Fetched one batch late, so that reading and computing overlap.
+        done, pending = pending, embed(variables, arrays)
+        if done is not None:
+            yield {role: np.asarray(done)}
+    if pending is not None:
+        yield {role: np.asarray(pending)}

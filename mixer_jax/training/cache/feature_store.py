@@ -1,0 +1,354 @@
+"""What frozen encoders make of a stage's samples, computed once and kept.
+
+    FOLDER/patches.npy  bf16 [images, P, Ci], as uint16
+    FOLDER/vectors.npy  bf16 [texts, L, Ct], as uint16
+    FOLDER/mask.npy     bool [texts, L]
+
+Each image and text occurs once, however many samples show it. The arrays are
+memory-mapped: a step reads its batch's rows and no more. A store whose making
+was interrupted is completed, and one that is damaged mended; one of other
+samples or encoders is replaced. See `feature_files` for how it is known.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mixer_jax.data.stream import pipeline
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity, terminal
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.training.cache import array_files
+from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.inputs import Inputs
+
+PyTree = Any
+Batch = dict[str, np.ndarray]
+
+ENCODERS = ("image_encoder", "text_encoder")
+_FORMAT = 2  # of the folder
+
+
+class StoredContent:
+    """Samples whose arrays are kept, as an `inputs.Content`.
+
+    Subclasses have `batch(rows, role)`, which reads some.
+    """
+
+    def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
+        """Takes the samples of the stored arrays, and their data's hash."""
+        self._inputs, self._config, self.content = inputs, config, content
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Returns this process's endless training batches."""
+        config = self._config
+
+        def load(row: int, role: str, rng: None) -> dict:
+            del rng  # What is kept cannot be augmented.
+            return {"row": row, "role": role}
+
+        def stack(samples: Sequence[dict]) -> Batch:
+            rows = np.array([sample["row"] for sample in samples])
+            label = np.array([sample["label"] for sample in samples])
+            return self.batch(rows, samples[0]["role"]) | {"label": label}
+
+        return pipeline.train_stream(
+            self._inputs.frame,
+            self._inputs.category_ids,
+            load,
+            stack,
+            batch_size=config.batch_size,
+            random=False,
+            sampling=config_lib.sampling(config.data),
+            seed=config.seed,
+            # Worker processes would gain nothing: nothing is decoded.
+            threads=config.data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluation_batches(
+        self, role: str, batch_size: int, rows: np.ndarray
+    ) -> Iterator[dict]:
+        """Returns some rows of one role once; see `inputs.Content`."""
+        role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
+        rows = np.asarray(rows)[role_rows]
+        rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
+        size = batch_size // jax.process_count()
+        first = jax.process_index() * size
+        for start in range(first, len(rows), batch_size):
+            some = rows[start : start + size]
+            yield {
+                role: self.batch(some, role),
+                "mask": some >= 0,
+                "index": some,
+            }
+
+
+class FeatureStore(StoredContent):
+    """The features of a frame's rows; see `make`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        config: ConfigDict,
+        content: str = "",
+    ):
+        """Opens the arrays of a folder that is complete."""
+        super().__init__(inputs, config, content)
+        self._patches, self._vectors, self._mask = (
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("patches", "vectors", "mask")
+        )
+        self._image = _places(inputs.frame["image"])
+        self._text = _places(inputs.frame["text"])
+        if self._text.max(initial=-1) >= len(self._vectors):
+            self._text[:] = -1  # The model reads no text.
+
+    def batch(self, rows: np.ndarray, role: str) -> Batch:
+        """Returns what `Mixer` takes in place of images and texts.
+
+        Args:
+          rows: int [B], positions in the frame; -1 is an empty sample.
+          role: "query" or "document".
+
+        Returns:
+          bf16 `patches` [B, P, Ci]; of documents also `has_image` bool [B],
+          `token_vectors` bf16 [B, L, Ct] and `token_mask` bool [B, L].
+        """
+        rows = np.asarray(rows)
+        image = np.where(rows >= 0, self._image[rows], -1)
+        batch = {"patches": _take(self._patches, image)}
+        if role == table.DOCUMENT:
+            text = np.where(rows >= 0, self._text[rows], -1)
+            mask = self._mask[np.maximum(text, 0)] & (text >= 0)[:, None]
+            batch |= {
+                "has_image": image >= 0,
+                "token_vectors": _take(self._vectors, text),
+                "token_mask": mask,
+            }
+        return batch
+
+
+def make(
+    folder: str | os.PathLike,
+    inputs: Inputs,
+    config: ConfigDict,
+    model: nn.Module,
+    variables: PyTree,
+    mesh: Mesh,
+    console: terminal.Console | None = None,
+) -> FeatureStore:
+    """Encodes every image and text of a frame once, unless it is done.
+
+    Args:
+      folder: of the store.
+      inputs: the frame, the folder of its images and the tokenizer.
+      config: of the stage.
+      model: the towers, whose encoders are taken.
+      variables: `params` and `batch_stats` of the model.
+      mesh: batches are split over it.
+      console: is told the size before it starts, and what is damaged;
+        default standard output.
+
+    Raises:
+      UserError: if the disk has no room, with both figures, or cannot be
+        written, or an image cannot be read.
+    """
+    folder = Path(folder)
+    encoders = {
+        collection: {k: v for k, v in tree.items() if k in ENCODERS}
+        for collection, tree in variables.items()
+    }
+    images = _first(inputs.frame, "image")
+    texts = _first(inputs.frame, "text")
+    files = _files(len(images), len(texts), config, model, encoders)
+    console = console or terminal.Console()
+
+    def say(text: str) -> None:
+        terminal.say(f"{config.name}: {text}", console=console)
+
+    content = array_files.prepare_of(
+        folder,
+        files,
+        inputs.examine(),
+        functools.partial(_key, inputs, config, encoders),
+        f"{len(images):,} images and {len(texts):,} texts",
+        say,
+    )
+    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
+    array_files.fill(
+        folder,
+        ("patches",),
+        len(images),
+        lambda rows: _encode_images(
+            inputs, images[rows], config, model, encoders, mesh, step
+        ),
+        say,
+    )
+    if "text_encoder" in encoders["params"]:
+        array_files.fill(
+            folder,
+            ("vectors", "mask"),
+            len(texts),
+            lambda rows: _encode_texts(
+                inputs, texts[rows], model, encoders, mesh, step
+            ),
+            say,
+        )
+    return FeatureStore(folder, inputs, config, content)
+
+
+def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """Returns the first row of each of a column's values but ""."""
+    values = frame[column]
+    return np.flatnonzero((values != "") & ~values.duplicated())
+
+
+def _places(values: pd.Series) -> np.ndarray:
+    """Returns each row's place among the first rows of values; "" is -1."""
+    codes, uniques = pd.factorize(values)
+    if "" in uniques:
+        empty = list(uniques).index("")
+        codes = np.where(codes == empty, -1, codes - (codes > empty))
+    return codes.astype(np.int64)
+
+
+def _key(
+    inputs: Inputs, config: ConfigDict, encoders: PyTree, content: str
+) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoders):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    parts = (
+        _FORMAT,
+        array_files.BLOCK,
+        config.data.image_size,
+        config.data.text_length,
+        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
+        config.precision,
+        config.model.image.name,
+        config.model.text.name,
+        content,
+    )
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()
+
+
+def _files(
+    images: int,
+    texts: int,
+    config: ConfigDict,
+    model: nn.Module,
+    encoders: PyTree,
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns `{file: (shape, dtype)}`; empty files have one row of zeros."""
+    size, length = config.data.image_size, config.data.text_length
+    pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+
+    def shape(method: str, *arguments: Any) -> tuple[int, ...]:
+        out = jax.eval_shape(
+            lambda v, *x: model.apply(v, *x, method=method),
+            encoders,
+            *arguments,
+        )
+        return out.shape[1:]
+
+    files = {
+        "patches": (
+            (max(images, 1), *shape("encode_images", pixels)),
+            "uint16",
+        ),
+        "vectors": ((1, length, 1), "uint16"),
+        "mask": ((max(texts, 1), length), "bool"),
+    }
+    if "text_encoder" in encoders["params"]:
+        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        mask = jax.ShapeDtypeStruct((1, length), bool)
+        vectors = shape("encode_texts", tokens, mask)
+        files["vectors"] = ((max(texts, 1), *vectors), "uint16")
+    return files
+
+
+def _encode_images(
+    inputs: Inputs,
+    rows: np.ndarray,
+    config: ConfigDict,
+    model: nn.Module,
+    encoders: PyTree,
+    mesh: Mesh,
+    step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    # Every process gets all rows.
+    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+    def encode(encoders: PyTree, images: jax.Array):
+        out = model.apply(encoders, images, method="encode_images")
+        return out.astype(jnp.bfloat16)
+
+    frame = inputs.frame.iloc[rows].assign(role=table.QUERY)
+    batches = pipeline.evaluation_batches(
+        frame,
+        pipeline.FileSource(frame, inputs.root),
+        table.QUERY,
+        inputs.tokenizer,
+        image_size=config.data.image_size,
+        batch_size=step,
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    pending = None
+    for batch in batches:
+        pixels = mesh_lib.put_batch(batch[table.QUERY]["image"], mesh)
+        # Fetched one batch late, so that reading and computing overlap.
+        done, pending = pending, encode(encoders, pixels)
+        if done is not None:
+            yield {"patches": np.asarray(done)}
+    if pending is not None:
+        yield {"patches": np.asarray(pending)}
+
+
+def _encode_texts(
+    inputs: Inputs,
+    rows: np.ndarray,
+    model: nn.Module,
+    encoders: PyTree,
+    mesh: Mesh,
+    step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    whole = mesh_lib.replicated(mesh)
+
+    @functools.partial(jax.jit, out_shardings=whole)
+    def encode(encoders: PyTree, tokens: jax.Array, mask: jax.Array):
+        out = model.apply(encoders, tokens, mask, method="encode_texts")
+        return out.astype(jnp.bfloat16)
+
+    texts = inputs.frame["text"].to_numpy()[rows]
+    for start in range(0, len(texts), step):
+        some = list(texts[start : start + step])
+        tokens, mask = inputs.tokenizer(some + [""] * (step - len(some)))
+        arrays = jax.device_put((tokens, mask), mesh_lib.rows(mesh))
+        vectors = np.asarray(encode(encoders, *arrays))
+        yield {"vectors": vectors[: len(some)], "mask": mask[: len(some)]}
+
+
+def _take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns rows of an array as bf16; place -1 gives zeros."""
+    rows = array[np.maximum(places, 0)]
+    rows[places < 0] = 0
+    return rows.view(jnp.bfloat16)

@@ -1,0 +1,41 @@
+"""Explains a failed save of a checkpoint, and removes its partial files."""
+
+import shutil
+
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import workdir as workdir_lib
+
+_DRAFTS = "*.orbax-checkpoint-tmp"
+
+
+def explain(workdir: paths.Path, reason: str) -> UserError:
+    """Returns the error to raise for a checkpoint that could not be saved.
+
+    It names the last complete checkpoint.
+
+    Args:
+      workdir: the run's workdir.
+      reason: why the checkpoint cannot be written.
+    """
+    if "No space left" in reason:
+        reason = f"the disk is full ({files.room(workdir)})"
+    kept = "There is no checkpoint yet"
+    try:
+        last = workdir_lib.latest_step(workdir)
+        if last is not None:
+            kept = f"The checkpoint of step {last} is whole"
+    except UserError:
+        kept = "Those before it are as they were"
+    return UserError(
+        "A checkpoint cannot be written to "
+        f"{workdir / workdir_lib.CHECKPOINTS}: {reason}. {kept}; mend this, "
+        "and the same command goes on."
+    )
+
+
+def remove_drafts(folder: paths.Path) -> None:
+    """Removes partially written checkpoints, which may fill the disk."""
+    if not paths.is_remote(folder):
+        for left in paths.glob(folder, _DRAFTS):
+            shutil.rmtree(left, ignore_errors=True)

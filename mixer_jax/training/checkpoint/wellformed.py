@@ -1,0 +1,66 @@
+"""Whether the JSON of a workdir's files is as training has written it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mixer_jax.training.config import keys as config_lib
+
+# Entries of an origin that are read by name, and the keys of each.
+_NOTED = {
+    "split": ("samples", "rows"),
+    "trained": ("samples", "rows", "images", "sizes"),
+    "folders": (),
+    "init_from": ("run", "step"),
+    "places": (),
+}
+
+
+def is_config(found: dict[str, Any]) -> bool:
+    """Returns whether sections and values are of the types they are here."""
+    default = config_lib.defaults()
+
+    def fits(value: Any, like: Any) -> bool:
+        if not isinstance(like, ConfigDict):
+            # Lists are JSON's tuples, and whole numbers may be floats.
+            kinds = {tuple: {list}, float: {int, float}}
+            return type(value) in kinds.get(type(like), {type(like)}) and (
+                not isinstance(value, str) or _is_text(value)
+            )
+        return isinstance(value, dict) and all(
+            "." not in key and (key not in like or fits(value[key], like[key]))
+            for key in value
+        )
+
+    return fits(found, default)
+
+
+def _is_text(value: str) -> bool:
+    """Returns whether a string may be a path or a name."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def is_categories(found: list[Any]) -> bool:
+    """Returns whether a list holds category ids, each once."""
+    return all(isinstance(name, str) for name in found) and len(
+        set(found)
+    ) == len(found)
+
+
+def is_origin(found: dict[str, Any]) -> bool:
+    """Returns whether what is read by name of an origin is as it is written."""
+    for name, keys in _NOTED.items():
+        part = found.get(name, {})
+        if part is None and keys:
+            continue  # It was not noted.
+        if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
+            return False
+    return all(
+        isinstance(place, dict)
+        and place.keys() >= {"given", "absolute"}
+        and all(isinstance(p, str) and _is_text(p) for p in place.values())
+        for place in found.get("places", {}).values()
+    )

@@ -1,0 +1,358 @@
+"""A run's folder: whose it is, before anything is computed in it."""
+
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import shlex
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from mixer_jax.data.stream import text as text_lib
+from mixer_jax.runtime import paths, processes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import wellformed
+from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import places as places_lib
+
+CONFIG = "config.json"
+CATEGORIES = "categories.json"
+ORIGIN = "origin.json"  # see `origins`
+CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"  # checkpoints that could not be read
+FEATURES = "features"
+_TOKENIZER_FILE = "tokenizer.json"
+_MARK = ".shared-"
+
+
+def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
+    """Returns what a file of the workdir holds.
+
+    Raises:
+      UserError: if it is missing, no JSON, of another type, or not ours.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, kind) or not is_ours(found):
+            raise ValueError("it is not what training writes there")
+        return found
+    except (*paths.failures(), RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: paths.Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is missing or damaged ({error}). Restore it from a copy, "
+        "or train again in another folder."
+    )
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
+    """Returns the step of the last complete checkpoint; None without one.
+
+    Raises:
+      UserError: if the folder cannot be listed.
+    """
+    folder = paths.make(workdir) / CHECKPOINTS
+    with paths.reaching(folder):
+        try:
+            if not folder.is_dir():
+                return None
+        except OSError as error:
+            if paths.is_remote(folder):
+                raise
+            raise UserError(
+                f"{workdir} cannot be listed: {error.strerror}."
+            ) from error
+        return max(
+            ocp.utils.checkpoint_steps(paths.plain(folder)), default=None
+        )
+
+
+def trained_step(workdir: str | os.PathLike) -> int:
+    """Returns the step of the last whole checkpoint.
+
+    Raises:
+      UserError: if there is none.
+    """
+    step = latest_step(workdir)
+    if step is None:
+        stage = _last_trained(workdir) or "runs/quickstart/stage3"
+        raise UserError(
+            f"{workdir} has no checkpoint of a trained model. The workdir of "
+            f"one stage is wanted, such as {stage}."
+        )
+    return step
+
+
+def _last_trained(run: str | os.PathLike) -> paths.Path | None:
+    """Returns the last folder in `run`, by name, that has a checkpoint."""
+    folder = paths.make(run)
+    inside = folder.iterdir() if folder.is_dir() else ()
+    trained = (path for path in inside if (path / CHECKPOINTS).is_dir())
+    for path in sorted(trained, reverse=True):
+        if latest_step(path) is not None:
+            return path
+    return None
+
+
+def check_config(
+    workdir: str | os.PathLike, config: ConfigDict, prefix: str = "config"
+) -> None:
+    """Checks that `workdir` is new or belongs to a run of this config.
+
+    Args:
+      workdir: of the stage.
+      config: of the stage.
+      prefix: of the stage's flags, "config" or "config.STAGE".
+
+    Raises:
+      UserError: lists the keys that differ.
+    """
+    step = latest_step(workdir)
+    if step is None:
+        return
+    old = read_config(workdir)
+    different = config_lib.differences(old, config)
+    if not different:
+        return
+    message = (
+        f"{workdir} holds a run of another config ({'; '.join(different)})."
+    )
+    if config.steps > old.steps:
+        raise UserError(
+            f"{message} The learning rate schedule depends on steps, so this "
+            f"run (at step {step}) resumes only with --{prefix}.steps="
+            f"{old.steps}. To train longer, start a new run from its weights "
+            "and proxies, with a new schedule and optimizer state: "
+            f"{way_on(workdir, prefix, f'steps={config.steps}')}"
+        )
+    raise UserError(
+        f"{message} Use another --workdir, or delete {workdir} to start over."
+    )
+
+
+def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
+    """Returns the flags of a new run that starts from this one.
+
+    Args:
+      workdir: of this run's stage.
+      prefix: of the stage's flags, "config" or "config.STAGE".
+      *more: other keys of the stage, as in "steps=9".
+    """
+    flags = ["--workdir=NEW"]
+    _, _, stage = prefix.partition(".")
+    if stage:  # Alone: the stages before it are done.
+        flags.append(f"--config.curriculum=('{stage}',)")
+    flags.append(f"--{prefix}.init_from={paths.absolute(paths.make(workdir))}")
+    flags += [f"--{prefix}.{key}" for key in more]
+    return " ".join(map(shlex.quote, flags))
+
+
+def check_categories(
+    workdir: str | os.PathLike,
+    category_ids: Sequence[str],
+    prefix: str = "config",
+) -> None:
+    """Checks that `workdir` is new or its run has the same categories.
+
+    Args:
+      workdir: of the stage.
+      category_ids: of the data.
+      prefix: of the stage's flags, "config" or "config.STAGE".
+
+    Raises:
+      UserError: gives the numbers of new and removed categories.
+    """
+    if latest_step(workdir) is None:
+        return
+    old, new = set(read_categories(workdir)), set(category_ids)
+    if old != new:
+        raise UserError(
+            f"The run in {workdir} has {len(old)} categories, but the table "
+            f"now has {len(new)}: {len(new - old)} are new and "
+            f"{len(old - new)} are gone. Use another --workdir, from this "
+            f"run's weights and proxies if you like ({way_on(workdir, prefix)})"
+            f", or delete {workdir} to start over."
+        )
+
+
+def prepare(
+    workdir: str | os.PathLike,
+    config: ConfigDict,
+    category_ids: Sequence[str],
+    origin: dict[str, Any] | None = None,
+) -> None:
+    """Writes config, categories and origin, which were checked before.
+
+    Args:
+      workdir: of the stage.
+      config: of the stage.
+      category_ids: in the order of their labels.
+      origin: see `origins`; the locations of the config's paths are added.
+
+    Raises:
+      UserError: if the folder cannot be written, or is not shared by all
+        processes.
+    """
+    workdir = paths.make(workdir)
+    try:
+        if jax.process_index() == 0:
+            paths.make_folder(workdir / CHECKPOINTS)
+            paths.write(workdir / CONFIG, config_lib.to_json(config))
+            text = json.dumps(list(category_ids), indent=0) + "\n"
+            paths.write(workdir / CATEGORIES, text)
+            begun = latest_step(workdir) is not None
+            old = read_origin(workdir).get("places", {}) if begun else {}
+            places = places_lib.record(workdir, config, old)
+            noted = {"places": places, "categories": _hash(category_ids)}
+            write_origin(workdir, (origin or {}) | noted)
+            _copy_tokenizer(workdir, config.data.tokenizer)
+    except paths.failures() as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written to: "
+            f"{paths.reason(error)}. Name another folder by --workdir."
+        ) from error
+    with paths.reaching(workdir):
+        _check_shared(workdir)
+
+
+def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
+    """Copies a tokenizer's file to the workdir, so that they move together."""
+    source = pathlib.Path(name) / _TOKENIZER_FILE
+    target = workdir / places_lib.TOKENIZER / _TOKENIZER_FILE
+    begun = latest_step(workdir) is not None and target.exists()
+    if name != text_lib.MINILM and source.is_file() and not begun:
+        paths.make_folder(target.parent)
+        paths.write(target, source.read_text(encoding="utf-8"))
+
+
+def _check_shared(workdir: paths.Path) -> None:
+    """Checks that all processes see one folder, not one each of that name."""
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
+    if jax.process_index() == 0:
+        # Remove drafts of a killed run.
+        for left in paths.glob(workdir, f"{_MARK}*"):
+            left.unlink()
+        paths.write(mark, "")
+    mark = workdir / processes.gather("mark", mark.name)[0]
+    seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
+    if jax.process_index() == 0:
+        mark.unlink()
+    blind = [index for index, (sees, _) in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(
+            f"The workdir {workdir} of process {blind[0]} (on "
+            f"{seen[blind[0]][1]}) is not that of process 0 (on {seen[0][1]}): "
+            "a local folder is another one on every host, and a checkpoint "
+            "needs one that all of them share. Use a bucket, as in "
+            "--workdir=gs://BUCKET/runs/stage1, or a network file system."
+        )
+
+
+def read_config(
+    workdir: str | os.PathLike, *, resolve: bool = True
+) -> ConfigDict:
+    """Returns the config that `workdir` was trained with.
+
+    Keys that were added since have their defaults, which reproduce the earlier
+    behavior.
+
+    Args:
+      workdir: of one stage.
+      resolve: whether to replace paths by their current locations (see
+        `places`), or to keep them as given.
+    """
+    config = config_lib.defaults()
+    with config.ignore_type():
+        config.update(read_saved(workdir))
+    if resolve:
+        places = read_origin(workdir).get("places", {})
+        places_lib.resolve(workdir, config, places)
+    return config
+
+
+def read_saved(workdir: str | os.PathLike) -> ConfigDict:
+    """Returns the config of `workdir` with the keys of its version only."""
+    path = paths.make(workdir) / CONFIG
+    return config_lib.from_dict(_read(path, dict, wellformed.is_config))
+
+
+def read_origin(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns the origin of a stage; {} if it was not recorded."""
+    path = paths.make(workdir) / ORIGIN
+    with paths.reaching(path):
+        if not path.exists():
+            return {}
+    return _read(path, dict, wellformed.is_origin)
+
+
+def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
+    """Writes the origin of a stage, in process 0 only."""
+    if jax.process_index() == 0:
+        text = json.dumps(origin, indent=2) + "\n"
+        paths.write(paths.make(workdir) / ORIGIN, text)
+
+
+def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Replaces missing paths if the run in `workdir` recorded the files.
+
+    Encoders whose original is missing keep their saved architecture.
+    """
+    if latest_step(workdir) is None:
+        return
+    places = read_origin(workdir).get("places", {})
+    saved = read_config(workdir, resolve=False)
+    places_lib.settle(workdir, config, places)
+    for part in ("image", "text"):
+        encoder, place = config.model[part], f"model.{part}.pretrained"
+        gone = not os.path.exists(encoder.pretrained)
+        if place in places and gone and encoder.pretrained:
+            encoder.name = saved.model[part].name
+
+
+def read_categories(workdir: str | os.PathLike) -> list[str]:
+    """Returns the category ids of `workdir`, in the order of their labels.
+
+    Raises:
+      UserError: if they are not those that it was trained on.
+    """
+    path = paths.make(workdir) / CATEGORIES
+    found = _read(path, list, wellformed.is_categories)
+    noted = read_origin(workdir).get("categories")
+    if noted and noted != _hash(found):
+        raise _damaged(path, ValueError("it was changed after the training"))
+    return found
+
+
+def _hash(category_ids: Sequence[str]) -> str:
+    """Returns what tells lists of category ids apart, and their orders."""
+    text = json.dumps(list(category_ids))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def features_folder(
+    workdir: str | os.PathLike, config: ConfigDict
+) -> pathlib.Path:
+    """Returns this process's folder for what `data.cached` keeps.
+
+    It is on this machine, because what is in it is memory-mapped: the one that
+    `data.features` names, else in the workdir, else, of a workdir in a bucket,
+    in the machine's cache.
+    """
+    workdir = paths.make(workdir)
+    if config.data.features:
+        folder = pathlib.Path(config.data.features)
+    elif paths.is_remote(workdir):
+        folder = paths.cache(workdir) / FEATURES
+    else:
+        folder = workdir / FEATURES
+    return folder / str(jax.process_index())

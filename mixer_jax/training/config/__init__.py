@@ -1,0 +1,1 @@
+"""Config keys, command-line flags, and the paths in a config."""

@@ -1,0 +1,71 @@
+"""Flags of commands: errors are one sentence and exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from mixer_jax.runtime import command, processes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import arguments
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "HOST:PORT of process 0, where several cannot find each other by "
+    "themselves.",
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "How many processes there are.", 0
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", -1, "Which of them this is, from 0.", -1
+)
+
+
+def run(main: Callable[[], None], together: bool = False) -> None:
+    """Parses the flags and runs `main`; prints errors that a user can fix.
+
+    A config flag must be named `config`. Exit codes are those of
+    `runtime.command`.
+
+    Args:
+      main: the command's body.
+      together: whether several processes may run the command as one.
+    """
+
+    def work() -> None:
+        if together:
+            processes.start(
+                _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+            )
+            processes.run(main)
+        else:
+            main()
+
+    def checked(argv: Sequence[str]) -> int:
+        if argv[1:]:
+            _fail(f"Unknown argument '{argv[1]}'; flags start with --.")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        return command.run(work)
+
+    app.run(checked, flags_parser=_parse)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(processes.WRONG)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        for one in argv[1:]:
+            if "\n" in one:  # Messages would show it as lines of their own.
+                raise UserError(f"The argument {one!r} has a line break.")
+        return arguments.parse(argv)
+    except UserError as error:
+        return _fail(str(error))
+    except SystemExit:
+        # absl exits with an error code after printing --help.
+        raise SystemExit(command.DONE) from None

@@ -1,0 +1,370 @@
+"""Every key of a run's config, its default, and what it means.
+
+A file in `configs/` starts from `defaults()` and changes what its run needs.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from mixer_jax.data.images import augment
+from mixer_jax.data.stream import sampling as sampling_lib
+from mixer_jax.proxies import heads, margins, row_optimizers
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import places, ranges
+from mixer_jax.training.watch import profile
+
+# Keys that a run may change when it goes on: none of them changes a parameter.
+FREE = (
+    "name",
+    "init_command",
+    "log_every",
+    "watchdog",
+    "profile",
+    "sharding",
+    "data.features",
+    "data.max_skipped",
+    "data.prepared",
+    "data.source",
+    "data.threads",
+    "data.workers",
+    "checkpoint.",
+    "monitors.",
+    "evaluate.",
+)
+
+
+def defaults() -> ConfigDict:
+    """Returns the config of one stage, with every key that exists."""
+    config = ConfigDict()
+    config.seed = 0  # the only source of randomness
+    config.name = "stage1"  # the stage's name in logs and metrics
+    config.init_from = ""  # workdir of the stage before; "" starts afresh
+    config.init_command = ""  # how to make it, said when it is missing
+    config.steps = 1000
+    config.batch_size = 128  # global; half queries, half documents
+    config.precision = "bfloat16"  # compute type; parameters stay float32
+    config.log_every = 20  # steps
+    config.watchdog = 3600.0  # seconds of standstill that end the run; 0: never
+    config.profile = ""  # "FIRST:LAST" steps to capture; SIGUSR1 asks for five
+
+    # (pattern, rule) pairs: how the parameters whose paths have a pattern lie
+    # on the devices; see training/sharding.py. () is: whole on each.
+    config.sharding = ()
+
+    data = config.data = ConfigDict()
+    data.table = ""  # path of the sample table
+    data.source = ""  # builds the table when it is missing; see data/sources.py
+    data.split = "train"  # also takes its parts, "train/..."
+    data.prepared = ""  # array_record folder; "" is next to the table
+    data.image_size = 224  # pixels, both sides
+    data.text_length = 32  # tokens; longer texts are cut
+    # "minilm", a folder or a hub name; "" is that of the text encoder where
+    # it is one of those, else "minilm".
+    data.tokenizer = ""
+    # Encode each sample once: what frozen encoders make of it, or, where the
+    # whole model is frozen and the proxies train alone, its embedding.
+    data.cached = False
+    # Local folder for that; "" is in the workdir or, if that is in a bucket,
+    # in this machine's cache.
+    data.features = ""
+    data.augment = "strong"  # none, light, strong, mirrored, catalogue
+    # (field, value) pairs that change it, as (("flip", 0.5),); the fields are
+    # those of data/augment.py's `Strength`.
+    data.augment_changes = ()
+    data.sampler = "uniform"  # uniform, tempered, balanced: data/sampling.py
+    data.temperature = 1.0  # tempered: 1 by frequency; more: rare ones oftener
+    data.samples_per_category = 4  # balanced: in a batch, of either role
+    data.threads = 2  # decoding threads
+    data.workers = 0  # processes that decode in place of the threads; 0: none
+    data.max_skipped = 0.01  # share of unreadable images or lone samples
+    data.max_pixels = 200_000_000  # of an image; more is not decoded
+
+    model = config.model = ConfigDict()
+    model.dim = 256  # D, of embeddings and proxies
+    model.hidden = 512  # width of the transformation layers
+    model.dropout = 0.0  # in the transformation layers
+    model.drop_image = 0.0  # share of documents that train without their image
+    model.drop_text = 0.0  # share that train without their text
+    model.fusion = "concept_attention"
+    model.slots = 64  # S, of the concept memory
+    model.memory_norm = "double"  # double, slots
+    model.image = ConfigDict()
+    model.image.name = "resnet50"
+    # "" is random; a name of models/pretrained.py; or a folder or hub name,
+    # whose config.json then decides the encoder (models/originals.py).
+    model.image.pretrained = ""
+    model.image.batch_norm = "train"  # train, frozen (running statistics)
+    model.image.dropout = 0.0  # of those that have it, while training
+    model.image.drop_path = 0.1  # swin: share of images that skip a block
+    model.image.remat = False  # computes again in place of keeping: memory
+    model.text = ConfigDict()
+    model.text.name = "bert-base"
+    model.text.pretrained = ""
+    model.text.dropout = 0.1  # in the text encoder, while training
+    model.text.remat = False
+
+    head = config.head = ConfigDict()
+    head.name = "exact"  # exact, sampled, knn, topk
+    head.margin = "cosface"  # cosface, arcface, normface
+    head.scale = 32.0
+    head.margin_size = 0.25
+    head.margin_power = 0.0  # by which margins fall with frequency; LDAM: 0.25
+    head.subcentres = 1  # proxies of a category; the nearest counts
+    head.filter = 1.0  # negatives of a higher cosine are left out; 1 is none
+    head.products = "float32"  # factors of matrix products: float32, bfloat16
+    head.wire = "float32"  # embeddings between devices: float32, bfloat16
+    head.chunk = 2048  # proxies scored at once, a device; GPUs want 65536
+    head.active = 0.1  # all but exact: share of the proxies in the active set
+    head.uniform = 0.2  # knn, topk: share of the active set drawn at random
+    # all but exact: a random row counts for all that it is drawn from, so that
+    # the softmax's sum is that of all proxies in the mean.
+    head.importance = False
+    head.neighbours = 32  # knn: K of the class graph; topk: k of a sample
+    head.refresh = 500  # knn: steps between rebuilds of the class graph
+    head.graph_products = "float32"  # that find it; cosines are checked in f32
+
+    proxies = config.proxies = ConfigDict()
+    proxies.init = "random"  # random, imprint (each category's mean)
+    proxies.imprint_samples = 0  # of a category and role, at most; 0 is all
+    proxies.learning_rate = 0.1  # peak; same schedule as the optimizer's
+    proxies.optimizer = "sgd"  # sgd, adagrad, adam, sgd_bf16
+    proxies.momentum = 0.9  # sgd
+    proxies.weight_decay = 0.0
+    proxies.max_norm = 0.0  # longer rows are scaled back to it; 0 is never
+
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-3  # peak of the schedule
+    optimizer.warmup = 0.05  # share of the steps
+    optimizer.weight_decay = 1e-4
+    optimizer.clip_norm = 1.0
+    # (pattern, multiple) pairs: the first regular expression found in a
+    # parameter's path sets its learning rate; a multiple of 0 freezes it.
+    optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
+    # An encoder's rate falls by this from each layer to the one below; 1: not.
+    optimizer.layer_decay = 1.0
+    # Decay of the parameters' running average, which is what is used then:
+    # 0.999 is that of about 1,000 steps; 0 is none.
+    optimizer.average = 0.0
+    optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
+
+    checkpoint = config.checkpoint = ConfigDict()
+    checkpoint.every = 200  # steps
+    checkpoint.keep = 2
+
+    monitors = config.monitors = ConfigDict()
+    monitors.every = 100  # steps
+    monitors.on_failure = "warn"  # warn, raise (after a save)
+    monitors.max_proxy_cosine = 0.5  # mean off-diagonal
+    monitors.min_effective_rank = 0.1  # share of the largest possible
+    monitors.max_norm_ratio = 10.0  # largest / median proxy norm
+    monitors.min_concept_variance = 1e-6
+    monitors.min_slot_entropy = 0.05  # share of log(S)
+    monitors.min_active_recall = 0.5  # of the ten hardest negatives
+    monitors.plateau_window = 200  # steps the loss slope is taken over
+    monitors.min_loss_drop = 0.01  # share of the loss, over that window
+
+    evaluate = config.evaluate = ConfigDict()
+    evaluate.table = ""  # "" is data.table
+    evaluate.split = "test"
+    evaluate.distractors = "train"  # split that joins the gallery
+    evaluate.batch_size = 256
+    evaluate.baseline_steps = 200  # of each other fusion's training
+    return config
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `{dotted key: value}` of the leaves of a (nested) config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as indented JSON; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any]) -> ConfigDict:
+    """Returns the config of parsed JSON: lists become tuples again."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: restore(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return tuple(restore(v) for v in value)
+        return value
+
+    return ConfigDict(restore(values))
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns `key: old -> new` for keys that a resumed run must not change.
+
+    Paths are left out: `origins` compares the contents instead.
+    """
+    old, new = (flatten(from_dict(json.loads(to_json(c)))) for c in (old, new))
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if not key.startswith(FREE)
+        and key not in places.KEYS
+        and old.get(key) != new.get(key)
+    ]
+
+
+def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
+    """Checks that dotted `keys` exist in `config`.
+
+    Raises:
+      UserError: for the first key that is unknown (names similar keys) or is a
+        section of keys.
+    """
+    known = flatten(config)
+    parts = {
+        k.rsplit(".", n)[0] for k in known for n in range(k.count(".") + 1)
+    }
+    for key in keys:
+        if key in known:
+            continue
+        if key in parts:
+            inside = [k for k in known if k.startswith(f"{key}.")]
+            raise UserError(
+                f"'{key}' is a section of the config; name one of its keys, "
+                f"as in {inside[0]}."
+            )
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        last = key.rsplit(".", 1)[-1]
+        near += [
+            k for k in known if k not in near and k.rsplit(".", 1)[-1] == last
+        ][:3]
+        hint = (
+            f"Near names: {', '.join(near)}."
+            if near
+            else f"The top level has: {', '.join(sorted(config))}."
+        )
+        raise UserError(f"The config has no key {key!r}. {hint}")
+
+
+def check_values(
+    config: ConfigDict, num_devices: int, prefix: str = "config"
+) -> None:
+    """Checks what one stage's config can be checked for without its data.
+
+    Args:
+      config: of the stage.
+      num_devices: that the batch is split over.
+      prefix: of the stage's flags, "config" or "config.STAGE".
+
+    Raises:
+      UserError: that names the key, its value and what would work.
+    """
+    try:
+        _check_values(config, num_devices, prefix)
+    except UserError as error:
+        if prefix == "config":
+            raise
+        raise UserError(f"Stage {config.name}: {error}") from error
+
+
+def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
+    choices = {
+        "precision": ("float32", "bfloat16"),
+        "model.memory_norm": ("double", "slots"),
+        "model.image.batch_norm": ("train", "frozen"),
+        "head.name": tuple(heads.HEADS),
+        "head.margin": tuple(margins.MARGINS),
+        "proxies.optimizer": tuple(row_optimizers.OPTIMIZERS),
+        "proxies.init": ("random", "imprint"),
+        "monitors.on_failure": ("warn", "raise"),
+    }
+    flat = flatten(config)
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            raise UserError(
+                f"{key} is '{flat[key]}'; it can be {', '.join(allowed)}."
+            )
+    ranges.check(flat)
+    _check_pairs(flat, prefix)
+    augment.change(config.data.augment, config.data.augment_changes)
+    profile.parse(config.profile)
+    if config.data.features:
+        paths.local(config.data.features, "data.features")
+    if config.watchdog < 0:
+        raise UserError(
+            f"watchdog is {config.watchdog}; it is seconds, or 0 for never."
+        )
+    if config.batch_size < 1 or config.batch_size % (2 * num_devices):
+        raise UserError(
+            f"batch_size is {config.batch_size}; half of it are queries and "
+            f"half documents, each split over {num_devices} devices, so it "
+            f"must be a multiple of {2 * num_devices}."
+        )
+    sampling_lib.check(sampling(config.data), config.batch_size)
+
+
+def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
+    """Checks the keys whose values are tuples of (name, value) pairs."""
+    for key, kinds, example in (
+        ("sharding", str, "(('text_encoder', 'fsdp'),)"),
+        ("optimizer.parts", int | float, "(('text_encoder', 0.1),)"),
+        ("data.augment_changes", object, "(('flip', 0.5),)"),
+    ):
+        for pair in flat[key]:
+            if (
+                not isinstance(pair, tuple | list)
+                or len(pair) != 2
+                or not isinstance(pair[0], str)
+                or not isinstance(pair[1], kinds)
+            ):
+                raise UserError(
+                    f"{key} has {pair!r}, which is not a pair; write the "
+                    f'pairs as --{prefix}.{key}="{example}".'
+                )
+            if key == "optimizer.parts" and not 0 <= pair[1] < math.inf:
+                raise UserError(
+                    f"{key} has {pair!r}; a multiple must be 0 or more."
+                )
+
+
+def sampling(data: ConfigDict) -> sampling_lib.Sampling:
+    """Returns how samples are drawn, of the config's part `data`."""
+    return sampling_lib.Sampling(
+        data.sampler, data.temperature, data.samples_per_category
+    )
+
+
+def stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Returns `{stage: config}`: a curriculum's stages, or the single stage.
+
+    Raises:
+      UserError: if the curriculum is empty or names a stage without a config.
+    """
+    if "curriculum" in config:
+        there = [k for k, v in config.items() if isinstance(v, ConfigDict)]
+        unknown = [name for name in config.curriculum if name not in there]
+        if unknown or not config.curriculum:
+            problem = f"names {unknown[0]!r}" if unknown else "is empty"
+            raise UserError(
+                f"curriculum {problem}; the config has the stages "
+                f"{', '.join(there)}."
+            )
+        return {stage: config[stage] for stage in config.curriculum}
+    return {config.name: config}
+
+
+def curriculum(**stage_configs: ConfigDict) -> ConfigDict:
+    """Returns a config whose stages run in the order that they are given."""
+    config = ml_collections.ConfigDict(stage_configs)
+    config.curriculum = tuple(stage_configs)
+    return config

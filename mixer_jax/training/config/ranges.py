@@ -1,0 +1,95 @@
+"""Which numbers the keys of a config may have."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixer_jax.runtime.errors import UserError
+
+# Least value, first value that is too large, and the keys.
+_RANGES: tuple[tuple[float, float, Sequence[str]], ...] = (
+    (
+        1,
+        math.inf,
+        (
+            "steps",
+            "log_every",
+            "head.refresh",
+            "checkpoint.every",
+            "checkpoint.keep",
+            "evaluate.batch_size",
+            "evaluate.baseline_steps",
+            "monitors.every",
+            "optimizer.max_skipped",
+            "data.image_size",
+            "data.text_length",
+            "data.max_pixels",
+            "model.dim",
+            "model.hidden",
+            "model.slots",
+        ),
+    ),
+    (2, math.inf, ("monitors.plateau_window",)),  # a slope needs two losses
+    (
+        0,
+        math.inf,
+        (
+            "data.threads",
+            "data.workers",
+            "head.margin_power",
+            "optimizer.learning_rate",
+            "optimizer.weight_decay",
+            "proxies.imprint_samples",
+            "proxies.learning_rate",
+            "proxies.max_norm",
+            "proxies.weight_decay",
+        ),
+    ),
+    (0, 2**63, ("seed",)),
+)
+_SHARES = (  # of which 1 would leave nothing, or divide by zero
+    "model.dropout",
+    "model.drop_image",
+    "model.drop_text",
+    "model.image.dropout",
+    "model.image.drop_path",
+    "model.text.dropout",
+    "optimizer.average",
+    "proxies.momentum",
+)
+
+
+def check(flat: Mapping[str, Any]) -> None:
+    """Checks the numbers of one stage's config, given by dotted key.
+
+    Raises:
+      UserError: that names the key, its value and what would work.
+    """
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} is {value}; give it a finite number.")
+    for least, end, keys in _RANGES:
+        for key in keys:
+            if flat[key] < least:
+                raise UserError(
+                    f"{key} is {flat[key]}; it must be {least} or more."
+                )
+            if flat[key] >= end:
+                raise UserError(
+                    f"{key} is {flat[key]}; it must be below {end}."
+                )
+    for key in _SHARES:
+        if not 0 <= flat[key] < 1:
+            raise UserError(
+                f"{key} is {flat[key]}; it is a share, 0 or more and below 1."
+            )
+    for key in ("data.max_skipped", "optimizer.warmup"):
+        if not 0 <= flat[key] <= 1:
+            raise UserError(
+                f"{key} is {flat[key]}; it is a share, from 0 to 1."
+            )
+    if flat["optimizer.clip_norm"] <= 0:
+        raise UserError(
+            f"optimizer.clip_norm is {flat['optimizer.clip_norm']}; it must be "
+            "above 0, and 1e9 is as good as no limit."
+        )

@@ -1,0 +1,1 @@
+"""Logs, monitors, profiles, and the watchdog of a run."""

@@ -1,0 +1,220 @@
+"""What a run says: a progress line, `metrics.jsonl` and TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mixer_jax.runtime import files, paths, terminal
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.watch.appended import Appended, Events
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+def keep_until(path: pathlib.Path, step: int) -> None:
+    """Drops the lines after `step`, which the run is about to write again.
+
+    A line that a killed run left unfinished, or that was damaged, is dropped
+    too.
+    """
+    if not path.exists():
+        return
+    kept = [
+        line + "\n"
+        for line, figures in read_lines(path)
+        if figures["step"] <= step
+    ]
+    files.write_text(path, "".join(kept))
+
+
+def read_lines(path: paths.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the lines of a `metrics.jsonl` and their figures.
+
+    A line that is being written, was cut or damaged is left out.
+    """
+    text = path.read_bytes().decode(errors="replace")
+    for line in text.split("\n"):
+        try:
+            figures = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(figures, dict) and isinstance(figures.get("step"), int):
+            yield line, figures
+
+
+def memory_used(mesh: Mesh) -> dict[str, float]:
+    """Returns the memory of this process's fullest device, where it tells.
+
+    Returns:
+      `memory_gb` and `memory_peak_gb`, in units of 10^9 bytes; nothing on
+      devices that do not count, such as CPUs.
+    """
+    known = [device.memory_stats() for device in mesh.local_devices]
+    known = [stats for stats in known if stats]
+    if not known:
+        return {}
+    names = {"memory_gb": "bytes_in_use", "memory_peak_gb": "peak_bytes_in_use"}
+    return {
+        name: max(stats.get(key, 0) for stats in known) / 1e9
+        for name, key in names.items()
+    }
+
+
+class Logs:
+    """Writes one stage's figures; a context manager.
+
+    On a terminal it draws a progress bar, elsewhere it prints a line every
+    time figures are written. Only process 0 says anything.
+
+    Figures that cannot be written do not interrupt the stage, whose processes
+    have to stop and save together. No more are written then, and the context
+    raises the failure as it ends.
+
+    Attributes:
+      failure: why figures could not be written; None if they could.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        stage: str,
+        first_step: int,
+        steps: int,
+        batch_size: int,
+        console: terminal.Console | None = None,
+    ):
+        self._console = console or terminal.Console()
+        self._stage = stage
+        self._steps = steps
+        self._batch_size = batch_size
+        self._step = first_step
+        self._marked: tuple[int, float] | None = None
+        self._began: float | None = None
+        self._graph_seconds: float | None = None  # None: there is no graph
+        self._sums: dict[str, list[float]] = {}
+        self._quiet = jax.process_index() != 0
+        self.failure: UserError | OSError | None = None
+        self._file = self._board = self._bar = None
+        if self._quiet:
+            return
+        workdir = pathlib.Path(workdir)
+        keep_until(workdir / METRICS, first_step)
+        self._file = Appended(workdir / METRICS)
+        self._board = Events(workdir / TENSORBOARD, purge_step=first_step + 1)
+        if self._console.is_terminal:
+            self._bar = terminal.count_bar(self._console)
+            self._task = self._bar.add_task(
+                stage, total=steps, completed=first_step, message=""
+            )
+
+    def __enter__(self) -> "Logs":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+        if kind is None and self.failure is not None:
+            raise self.failure
+
+    def step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of one step that is done; scalars on the host."""
+        self._step = step
+        if self._marked is None:  # The first step is mostly compilation.
+            self._began = time.monotonic()
+            self._marked = (step, self._began)
+        for name, value in metrics.items():
+            self._sums.setdefault(name, []).append(float(value))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def graph(self, step: int, seconds: float) -> None:
+        """Takes how long the class graph's rebuild before a step took."""
+        self.figures(step, {"graph_seconds": seconds})
+        if self._began is None:
+            seconds = 0.0  # mostly compilation, as the first step
+        self._graph_seconds = (self._graph_seconds or 0.0) + seconds
+
+    def write(self, **more: float) -> None:
+        """Writes the means since the last call, with the rate and `more`.
+
+        Once the class graph was rebuilt, also `graph_share`: the share of this
+        process's time since its first step that went into rebuilds.
+        """
+        step, now = self._step, time.monotonic()
+        done, since = self._marked
+        self._marked = (step, now)
+        rate = (step - done) * self._batch_size / max(now - since, 1e-9)
+        rate = rate or math.nan
+        figures = {k: float(np.mean(v)) for k, v in self._sums.items()}
+        self._sums = {}
+        if self._quiet:
+            return
+        figures |= {"samples_per_second": rate}
+        if self._graph_seconds is not None:
+            spent = max(now - self._began, 1e-9)
+            figures["graph_share"] = self._graph_seconds / spent
+        self.figures(step, figures | more)
+        message = _describe(figures)
+        if self._bar is not None:
+            self._bar.update(self._task, message=message)
+            return
+        if math.isfinite(rate):
+            left = round((self._steps - step) * self._batch_size / rate)
+            message += f"  {left // 60}:{left % 60:02d} left"
+        self.say(f"{self._stage}: step {step}/{self._steps}  {message}")
+
+    def figures(self, step: int, figures: dict[str, float]) -> None:
+        """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
+        if self._quiet or self.failure is not None:
+            return
+        try:
+            self._write(step, figures)
+        except (UserError, OSError) as error:
+            self.failure = error
+
+    def _write(self, step: int, figures: dict[str, float]) -> None:
+        line: dict[str, Any] = {"step": step, "stage": self._stage}
+        for name, value in figures.items():
+            known = math.isfinite(value)
+            line[name] = value if known else None
+            if known:
+                self._board.add(name, value, step)
+        self._file.write(json.dumps(line).encode() + b"\n")
+
+    def say(self, text: str, style: str = "") -> None:
+        """Prints one line, above the progress bar where there is one."""
+        if not self._quiet:
+            self._console.print(
+                text, style=style, highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def _describe(figures: dict[str, float]) -> str:
+    """Returns the loss and the rate as text, omitting unknown values."""
+    parts = []
+    if "loss" in figures:  # A diverged loss is shown as nan.
+        parts.append(f"loss {figures['loss']:.3f}")
+    rate = figures["samples_per_second"]
+    if math.isfinite(rate):
+        parts.append(f"{rate:,.0f} samples/s")
+    return "  ".join(parts)

@@ -1,0 +1,79 @@
+"""Profiles of some steps, asked for by the config or by a signal."""
+
+import pathlib
+import re
+import signal
+import threading
+from typing import Any
+
+import jax
+
+from mixer_jax.runtime.errors import UserError
+
+_STEPS = 5  # that a signal asks for
+
+
+def parse(steps: str) -> range:
+    """Reads `config.profile`: "FIRST:LAST", or "" for none.
+
+    Raises:
+      UserError: if it is anything else.
+    """
+    if not steps:
+        return range(0)
+    found = re.fullmatch(r"(\d+):(\d+)", steps)
+    if not found or int(found[1]) > int(found[2]):
+        raise UserError(
+            f"profile is '{steps}'; it must be FIRST:LAST, the first and the "
+            "last step of a capture, as in 100:105."
+        )
+    return range(int(found[1]), int(found[2]) + 1)
+
+
+class Profiler:
+    """Captures what host and device do in some steps; a context manager.
+
+    SIGUSR1 asks for the next five. The captures are what TensorBoard's
+    profile plugin and Perfetto read, under `FOLDER/plugins/profile`.
+    """
+
+    def __init__(self, folder: pathlib.Path, steps: range):
+        """Will capture `steps` into `folder`, of this process."""
+        self._folder, self._steps = folder, steps
+        self._asked = self._running = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Profiler":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGUSR1, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGUSR1, self._before)
+        self._stop()
+
+    def before(self, step: int, last: Any = None) -> None:
+        """Starts or ends a capture, between two steps.
+
+        Args:
+          step: that is about to be taken.
+          last: arrays of the step before; a capture ends when they are there.
+        """
+        if self._asked:
+            self._asked = False
+            self._steps = range(step, step + _STEPS)
+        if self._running and step not in self._steps:
+            jax.block_until_ready(last)
+            self._stop()
+        elif not self._running and step in self._steps:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True

@@ -1,0 +1,121 @@
+"""Files that grow while a run goes on, of a workdir in a bucket.
+
+Nothing can be added to an object in a bucket. So a run adds to files in a local
+folder, the spool, and what has changed is copied to the bucket as a whole: some
+of it before each checkpoint, the rest every half minute and in the end.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+
+from mixer_jax.runtime import paths
+
+_EVERY = 30.0  # seconds
+
+
+class Spool:
+    """A local folder that stands for a workdir; a context manager.
+
+    Of a local workdir it is the workdir itself, and nothing is copied.
+
+    Attributes:
+      folder: where to write.
+    """
+
+    def __init__(
+        self,
+        workdir: paths.Path,
+        grown: Sequence[str] = (),
+        say: Callable[[str], None] = print,
+    ):
+        """Makes the folder.
+
+        Args:
+          workdir: of the run.
+          grown: names of the files that a run goes on adding to; those that
+            the workdir has are copied from it.
+          say: is told what could not be copied.
+
+        Raises:
+          UserError: if the workdir cannot be reached.
+        """
+        self._workdir, self._say = workdir, say
+        self._remote = paths.is_remote(workdir)
+        self.folder = workdir
+        if not self._remote:
+            return
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mixer_jax-"))
+        for name in grown:
+            with (
+                paths.reaching(workdir),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                content = (workdir / name).read_bytes()
+                (self.folder / name).write_bytes(content)
+        self._sent: dict[str, tuple[int, int]] = {}  # {name: (size, time)}
+        self._locks: dict[str, threading.Lock] = {}
+        self._failed = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Spool":
+        if self._remote:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._remote:
+            return
+        self._over.set()
+        self._thread.join()
+        if self._send_all():
+            shutil.rmtree(self.folder)
+        else:
+            self._say(f"What could not be copied is in {self.folder}.")
+
+    def send(self, name: str) -> bool:
+        """Copies a file now, if it is there and has changed.
+
+        Returns:
+          Whether the workdir has it as it is; if not, that was said.
+        """
+        if not self._remote:
+            return True
+        path = self.folder / name
+        with self._locks.setdefault(name, threading.Lock()):
+            if not path.exists():
+                return True
+            about = path.stat()
+            # Looked at before it is read: what is added meanwhile comes later.
+            state = (about.st_size, about.st_mtime_ns)
+            if self._sent.get(name) == state:
+                return True
+            try:
+                (self._workdir / name).write_bytes(path.read_bytes())
+            except paths.failures() as error:
+                if not self._failed:
+                    self._say(
+                        f"{self._workdir / name} cannot be written for now: "
+                        f"{paths.reason(error)}."
+                    )
+                self._failed = True
+                return False
+            self._sent[name] = state
+            self._failed = False
+            return True
+
+    def _send_all(self) -> bool:
+        names = [
+            str(path.relative_to(self.folder))
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        ]
+        return all([self.send(name) for name in names])
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY):
+            self._send_all()

@@ -1,0 +1,191 @@
+import datetime
+import gzip
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mixer_jax.categories.clicks import events
+from mixer_jax.runtime.errors import UserError
+
+HEADER = "time,item_id,query_id,clicked,place,session\n"
+NOON = 1_767_268_800  # 2026-01-01T12:00:00Z
+
+
+def read(name, text, group=0):
+    data = text if isinstance(text, bytes) else text.encode()
+    return list(events.read(name, io.BytesIO(data), group))
+
+
+def test_csv_names_lines_and_takes_columns_in_any_order():
+    text = HEADER + f'{NOON},"a\nb",q,1,7,s\n{NOON},i,q\n\n{NOON},i,q,0,7,\n'
+    (first, wrong, last) = read("a/b.CSV", text)
+    assert first == (2, ["q", "a\nb", str(NOON), "1", "s"])
+    assert wrong == (4, "it has 3 cells, the header 6")
+    assert last[0] == 6
+    assert events.parse(first[1]) == ("q", "a\nb", NOON * 10**6, 1, "s")
+
+
+def test_json_lines():
+    whole = {"query_id": 3, "item_id": "i", "time": NOON, "clicked": True}
+    rows = [
+        json.dumps(whole),
+        "",
+        "{",
+        "[1]",
+        json.dumps({"query_id": "q", "item_id": "i", "time": NOON}),
+        json.dumps(whole | {"clicked": 0, "user": 9}),
+    ]
+    found = read("x.jsonl", "\n".join(rows))
+    assert [line for line, _ in found] == [1, 3, 4, 5, 6]
+    assert events.parse(found[0][1]) == ("3", "i", NOON * 10**6, 1, "")
+    assert [cells for _, cells in found[1:3]] == [
+        "it is no JSON object on one line"
+    ] * 2
+    assert found[3][1] == "clicked is missing"
+    assert events.parse(found[4][1])[3:] == (0, "9")
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_parquet_reads_row_groups_and_timestamps(zone):
+    noon = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+    table = pa.table(
+        {
+            "query_id": ["q0", "q1", "q2"],
+            "item_id": pa.array([1, 2, None], pa.int64()),
+            "time": pa.array([noon] * 3, pa.timestamp("ns", zone or "UTC")),
+            "clicked": [0, 1, 1],
+            "rank": [5, 6, 7],
+        }
+    )
+    if zone is None:
+        table = table.set_column(
+            2, "time", table["time"].cast(pa.timestamp("ns"))
+        )
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=2)
+    assert events.row_groups("x.parquet", io.BytesIO(file.getvalue())) == [0, 1]
+    first = read("x.parquet", file.getvalue(), 0)
+    last = read("x.parquet", file.getvalue(), 1)
+    assert [row for row, _ in first + last] == [1, 2, 3]
+    assert events.parse(first[1][1]) == ("q1", "2", NOON * 10**6, 1, "")
+    with pytest.raises(ValueError, match="item_id is empty"):
+        events.parse(last[0][1])
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        NOON,
+        float(NOON),
+        str(NOON),
+        "2026-01-01T12:00:00",
+        "2026-01-01 12:00:00Z",
+        "2026-01-01T13:00:00+01:00",
+        datetime.datetime(2026, 1, 1, 12),
+    ],
+)
+def test_a_time_may_be_written_in_many_ways(time):
+    assert events.microseconds(time) == NOON * 10**6
+
+
+def test_fractions_of_a_second_are_kept():
+    assert events.microseconds(f"{NOON}.000001") == NOON * 10**6 + 1
+    assert events.microseconds("2026-01-01T12:00:00.25Z") == NOON * 10**6 + (
+        250_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["", "i", NOON, 1, ""], "query_id is empty"),
+        (["q", None, NOON, 1, ""], "item_id is empty"),
+        (["q", 1.5, NOON, 1, ""], r"item_id is 1\.5"),
+        (["q", "i", "noon", 1, ""], "time is 'noon'; write 2026"),
+        (["q", "i", NOON * 1000, 1, ""], "not between 1990 and 2100"),
+        (["q", "i", "nan", 1, ""], "not between 1990 and 2100"),
+        (["q", "i", None, 1, ""], "time is ''"),
+        (["q", "i", True, 1, ""], "time is True"),
+        (["q", "i", NOON, 2, ""], "clicked is '2'; it must be 0 or 1"),
+        (["q", "i", NOON, None, ""], "clicked is ''"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(cells, said):
+    with pytest.raises(ValueError, match=said):
+        events.parse(cells)
+
+
+def test_ids_of_other_programs_are_texts():
+    """Spark writes texts as bytes, and pandas integers as floats."""
+    cells = ["q", 12.0, NOON, 1, b"\xc3\xa9"]
+    assert events.parse(cells) == ("q", "12", NOON * 10**6, 1, "é")
+    assert events.identity(b"\xc3\xa9", "item_id") == "é"
+    for wrong, said in (
+        (b"", "is empty"),
+        (float("nan"), "is empty"),
+        (2.0**53, "a text or a whole number is one"),
+        (b"\xff", "invalid start byte"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            events.identity(wrong, "item_id")
+
+
+def test_columns_that_are_there_twice_and_long_cells():
+    with pytest.raises(UserError, match='column "item_id" more than once'):
+        read("a.csv", "query_id,item_id,item_id,time,clicked\n")
+    name = "q" * 200_000
+    rows = read("a.csv", f"query_id,item_id,time,clicked\n{name},i,{NOON},1\n")
+    assert rows == [(2, [name, "i", f"{NOON}", "1", None])]
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(UserError, match=r"a\.csv has no column 'clicked'; its"):
+        read("a.csv", "query_id,item_id,time\n")
+    with pytest.raises(UserError, match="its columns are none"):
+        read("a.csv", "")
+    file = io.BytesIO()
+    pq.write_table(pa.table({"query_id": ["q"]}), file)
+    with pytest.raises(UserError, match="no column 'item_id'"):
+        read("a.parquet", file.getvalue())
+
+
+def test_damaged_files_are_named():
+    packed = gzip.compress((HEADER + f"{NOON},i,q,1,7,s\n" * 2000).encode())
+    assert len(read("b.csv.gz", packed)) == 2000
+    with pytest.raises(UserError, match=r"b\.csv\.gz cannot be read to its"):
+        read("b.csv.gz", packed[:-40])
+    with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
+        events.row_groups("b.parquet", io.BytesIO(b"nothing"))
+    with pytest.raises(UserError, match=r"b\.csv cannot be read"):
+        read("b.csv", HEADER.encode() + b"\xff,i,q,1,7,s\n")
+
+
+def test_a_file_of_no_known_kind():
+    assert events.kind("gs://b/x.NDJSON.gz") == ".ndjson"
+    with pytest.raises(UserError, match=r"x\.avro is of no kind"):
+        events.kind("x.avro")
+    assert (events.row_name("a.csv.gz"), events.row_name("a.parquet")) == (
+        "line",
+        "row",
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "cell", "said"),
+    [
+        (0, "\ud800", "query_id is .* half of a character"),
+        (1, "a\udfff", "item_id is .* half of a character"),
+        (4, "\ud800", "session is .* half of a character"),
+        (2, 10**400, "time is too large; in seconds"),
+        (2, float("nan"), "time is .*; in seconds"),
+        (2, float("-inf"), "time is .*; in seconds"),
+    ],
+)
+def test_cells_that_no_table_can_hold_are_named(place, cell, said):
+    cells = ["q", "i", 1_700_000_000, 1, None]
+    cells[place] = cell
+    with pytest.raises(ValueError, match=said):
+        events.parse(cells)

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from mixer_jax.categories.clustering.knee import find_knee
+
+
+def _pairs_of(values):
+    """A pair of its own for each affinity."""
+    first = 2 * np.arange(len(values))
+    return first, first + 1, np.asarray(values, float), 2 * len(values)
+
+
+def test_finds_the_end_of_the_low_part():
+    # Nine in ten samples have a match of 0.8 or more, the others far less.
+    values = np.append(np.linspace(1.0, 0.8, 900), np.linspace(0.3, 0.0, 100))
+    found = find_knee(*_pairs_of(values))
+    assert 0.7 < found.least <= 0.82
+    assert len(found.share) == len(found.affinity) == 101
+    assert list(found.affinity) == sorted(found.affinity, reverse=True)
+
+
+def test_looks_at_the_kth_neighbour():
+    # Triangles: the second-best of each is 0.4.
+    count = 50
+    node = 3 * np.arange(count)
+    first = np.concatenate([node, node, node + 1])
+    second = np.concatenate([node + 1, node + 2, node + 2])
+    value = np.repeat([0.9, 0.4, 0.4], count)
+    value[-5:] = 0.1
+    nearest = find_knee(first, second, value, 3 * count, k=1)
+    assert nearest.affinity[0] == 0.9
+    second_best = find_knee(first, second, value, 3 * count, k=2)
+    assert second_best.affinity[0] == 0.4
+    assert second_best.affinity[-1] == pytest.approx(0.1)
+    assert second_best.least == pytest.approx(0.4)
+
+
+def test_nothing_to_read():
+    none = np.zeros(0, np.int64)
+    found = find_knee(none, none, np.zeros(0), 4)
+    assert found.least == 1.0
+    assert found.share == ()
+    flat = find_knee(*_pairs_of([0.5] * 9))
+    assert flat.least == 0.5

@@ -1,0 +1,370 @@
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mixer_jax.data.images import decoding, faults
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
+from tests import broken_files
+from tests.broken_files import encode
+
+
+def frame_of(paths):
+    rows = [
+        (f"s{i}", "query", path, "", "c", "", "train")
+        for i, path in enumerate(paths)
+    ]
+    return pd.DataFrame(rows, columns=table.COLUMNS)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_formats_give_their_colours(kind):
+    image = Image.new("RGB", (40, 40), (200, 40, 90))
+    pixels = decoding.decode(encode(image, kind), 16)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(
+        pixels, np.full((16, 16, 3), (200, 40, 90)), atol=6
+    )
+
+
+def test_a_format_that_hides_another_image_is_refused():
+    """A BLP may hold a JPEG of any size, decoded before pixels are counted."""
+    content = encode(Image.new("P", (40, 40)), "blp")
+    assert Image.open(io.BytesIO(content)).size == (40, 40)
+    with pytest.raises(
+        decoding.UnreadableImageError, match="cannot be decoded"
+    ):
+        decoding.decode(content, 16)
+
+
+def test_same_size_is_untouched():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    got = decoding.decode(encode(Image.fromarray(pixels)), 8)
+    np.testing.assert_array_equal(got, pixels)
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (1000, 10), (3, 2)])
+def test_the_whole_image_is_kept_on_white(size):
+    image = Image.new("RGB", size, (0, 0, 255))
+    pixels = decoding.decode(encode(image), 20)
+    blue = (pixels[..., 0] < 128).sum()
+    width, height = size
+    short = max(1, round(20 * min(size) / max(size)))
+    assert blue == 20 * short
+    assert pixels[9:11, 9:11, 0].min() < 128  # centred
+    corner = (0, 10) if width > height else (10, 0)
+    assert pixels[corner].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_becomes_white(mode):
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 2, 4))
+    pixels = decoding.decode(encode(image.convert(mode)), 4)
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+    assert pixels[0, 3].tolist() == [255, 255, 255]
+
+
+def test_half_transparent_is_mixed_with_white():
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    pixels = decoding.decode(encode(image), 4)
+    np.testing.assert_allclose(pixels[0, 0], [255, 127, 127], atol=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    image = Image.new("RGB", (8, 8), "white").convert(mode)
+    kind = "jpeg" if mode == "CMYK" else "png"
+    pixels = decoding.decode(encode(image, kind), 8)
+    assert pixels.min() > 250
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    image = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    assert decoding.decode(encode(image), 4)[0, 0].tolist() == [128] * 3
+
+
+def test_exif_rotation_is_undone():
+    image = Image.new("RGB", (32, 32), "white")
+    image.paste((0, 0, 0), (0, 0, 32, 16))  # black above
+    exif = image.getexif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    pixels = decoding.decode(encode(image, "jpeg", exif=exif), 32)
+    assert pixels[16, 28].max() < 40  # black on the right
+    assert pixels[16, 4].min() > 215
+
+
+def test_large_jpeg_is_scaled_truly():
+    image = Image.new("RGB", (1600, 1200), "white")
+    image.paste((255, 0, 0), (0, 0, 800, 1200))
+    pixels = decoding.decode(encode(image, "jpeg"), 32)
+    assert pixels[:4].min() == 255  # the letterbox
+    np.testing.assert_allclose(pixels[16, 4], [255, 0, 0], atol=8)
+    np.testing.assert_allclose(pixels[16, 28], 255, atol=8)
+
+
+def smooth(height, width):
+    """A picture that survives scaling: no two corners are alike."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pixels = np.stack([255 * x, 255 * y, 255 * (1 - x)], -1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def test_cmyk_is_the_plain_picture():
+    image = smooth(32, 32)
+    plain = decoding.decode(encode(image), 32)
+    printed = decoding.decode(encode(image.convert("CMYK"), "jpeg"), 32)
+    np.testing.assert_allclose(printed.astype(int), plain, atol=12)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_sixteen_bits_are_the_plain_picture(kind):
+    grey = np.asarray(smooth(32, 32).convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    plain = decoding.decode(encode(Image.fromarray(grey)), 32)
+    np.testing.assert_array_equal(
+        decoding.decode(encode(deep, kind), 32), plain
+    )
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_an_animation_is_its_first_frame(kind):
+    frames = [Image.new("RGB", (16, 16), c) for c in ("red", "blue", "lime")]
+    content = encode(
+        frames[0],
+        kind,
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if kind == "webp" else {}),
+    )
+    pixels = decoding.decode(content, 16)
+    np.testing.assert_array_equal(
+        pixels, decoding.decode(encode(frames[0]), 16)
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, lambda x: np.rot90(x, -1)),
+        (7, lambda x: x[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda x: np.rot90(x)),
+    ],
+)
+def test_every_exif_orientation_is_undone(orientation, turn):
+    image = smooth(16, 24)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    pixels = decoding.decode(encode(image, exif=exif), 24)
+    turned = turn(np.asarray(image))
+    plain = decoding.decode(encode(Image.fromarray(turned)), 24)
+    np.testing.assert_array_equal(pixels, plain)
+
+
+def test_palette_and_alpha_are_the_plain_picture():
+    image = smooth(32, 32).convert("P", palette=Image.Palette.ADAPTIVE)
+    plain = decoding.decode(encode(image.convert("RGB")), 32)
+    np.testing.assert_array_equal(decoding.decode(encode(image), 32), plain)
+    opaque = image.convert("RGBA")
+    np.testing.assert_array_equal(decoding.decode(encode(opaque), 32), plain)
+
+
+def test_a_hundred_megapixels_are_decoded_scaled():
+    image = smooth(50, 50).convert("L")
+    large = image.resize((10_000, 10_000), Image.Resampling.BILINEAR)
+    # 1,250 x 1,250 pixels are decoded.
+    pixels = decoding.decode(encode(large, "jpeg"), 32, 2_000_000)
+    plain = decoding.decode(encode(large.reduce(100)), 32)
+    np.testing.assert_allclose(pixels.astype(int), plain, atol=4)
+    with pytest.raises(decoding.UnreadableImageError) as caught:
+        decoding.decode(
+            encode(large.reduce(5), "jpeg", progressive=True), 32, 4e6 - 1
+        )
+    assert caught.value.kind == faults.TOO_LARGE
+    assert "2000 x 2000" in str(caught.value)
+
+
+def test_a_huge_png_is_the_plain_picture():
+    large = smooth(3, 4).resize((4000, 3000), Image.Resampling.BICUBIC)
+    pixels = decoding.decode(encode(large, compress_level=1), 64)
+    plain = decoding.decode(encode(large.reduce(10)), 64)
+    np.testing.assert_allclose(pixels.astype(int), plain, atol=3)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    content = broken_files.png_header(20_000, 20_000)
+    content += broken_files.png_chunk(b"IDAT", b"")
+    with pytest.raises(decoding.UnreadableImageError, match="20000 x 20000"):
+        decoding.decode(content, 32)
+    with pytest.raises(decoding.UnreadableImageError) as caught:
+        decoding.decode(encode(smooth(9, 9)), 9, 80)
+    assert caught.value.kind == faults.TOO_LARGE
+    assert "the limit of 80 pixels; scale it down" in str(caught.value)
+    with pytest.raises(decoding.UnreadableImageError, match=r"\(--option\)"):
+        decoding.decode(encode(smooth(9, 9)), 9, 80, option="--option")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_corrupt_bytes_are_one_kind_of_error(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    content = encode(Image.fromarray(noise), kind)
+    for bad in (b"", b"no image", content[: len(content) // 2]):
+        with pytest.raises(decoding.UnreadableImageError):
+            decoding.decode(bad, 16)
+
+
+def test_errors_name_the_path(tmp_path):
+    with pytest.raises(UserError, match=r"none\.png: the file is missing"):
+        decoding.decode(tmp_path / "none.png", 16)
+    path = tmp_path / "bad.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"bad\.png: cannot be decoded"):
+        decoding.decode(path, 16)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_check_leaves_out_what_fails(tmp_path, threads):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    good = encode(Image.fromarray(noise))
+    paths = [f"{i}.png" for i in range(200)]
+    for path in paths:
+        (tmp_path / path).write_bytes(good)
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "150.png").write_bytes(good[:-60])
+    # A document without an image, and a file that two rows share.
+    frame = frame_of([*paths, "", "3.png"])
+    kept, skipped = decoding.check_images(frame, tmp_path, 0.02, threads)
+    assert kept.index.tolist() == [i for i in range(201) if i not in (3, 150)]
+    assert (skipped.count, skipped.total) == (3, 202)
+    assert "row 4: " in skipped.examples[0]
+    assert "3.png: the file is missing" in skipped.examples[0]
+    assert "150.png: cannot be decoded" in skipped.examples[1]
+    assert skipped.kinds[faults.MISSING] == 2  # samples, not files
+    assert str(skipped) == (
+        "3 of 202 samples skipped: unreadable images (2 missing, 1 truncated)"
+    )
+
+
+def test_all_that_is_left_out_is_given_away(tmp_path):
+    (tmp_path / "good.png").write_bytes(encode(Image.new("RGB", (4, 4))))
+    (tmp_path / "empty.png").touch()
+    frame = frame_of(["good.png", "empty.png", "none.png", "empty.png"])
+    given = []
+
+    def keep(listed):
+        given.append(listed)
+        return "list.csv"
+
+    with pytest.raises(UserError, match=r"list\.csv lists them"):
+        decoding.check_images(frame, tmp_path, 0.5, keep=keep)
+    kept, skipped = decoding.check_images(frame, tmp_path, 0.75, keep=keep)
+    assert kept["image"].tolist() == ["good.png"]
+    assert skipped.listing == "list.csv"
+    for listed in given:
+        assert listed["row"].tolist() == [2, 3, 4]
+        assert listed["sample_id"].tolist() == ["s1", "s2", "s3"]
+        assert listed["kind"].tolist() == ["empty", "missing", "empty"]
+        assert "none.png: the file is missing" in listed["reason"].iloc[1]
+    # Nothing to list.
+    decoding.check_images(frame[:1], tmp_path, 0.0, keep=given.append)
+    assert len(given) == 2
+
+
+def test_check_above_the_share_lists_the_first_ten(tmp_path):
+    frame = frame_of([f"{i}.png" for i in range(12)])
+    with pytest.raises(UserError) as caught:
+        decoding.check_images(frame, tmp_path, 0.5)
+    message = str(caught.value)
+    assert "12 of 12 samples" in message
+    assert "9.png" in message
+    assert "10.png" not in message
+    assert "2 more" in message
+
+
+@pytest.mark.parametrize("size", [(64, 40), (30, 200)])
+def test_grey_is_the_plain_picture(size):
+    """It is scaled before it becomes RGB: to the same pixels."""
+    rng = np.random.default_rng(0)
+    grey = Image.fromarray(
+        rng.integers(0, 256, size=size[::-1]).astype(np.uint8)
+    )
+    for side in (24, 128):
+        np.testing.assert_array_equal(
+            decoding.decode(encode(grey, "PNG"), side),
+            decoding.decode(encode(grey.convert("RGB"), "PNG"), side),
+        )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="neither a file") as caught:
+        decoding.read(tmp_path / "a.png")
+    assert caught.value.kind == faults.UNREADABLE
+    with pytest.raises(UserError, match="a folder"):
+        decoding.read(tmp_path)
+
+
+def test_the_file_that_was_meant_is_named(tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").write_bytes(b"")
+    frame = pd.DataFrame({"sample_id": ["x"], "image": ["img\\a.png"]})
+    with pytest.raises(UserError, match=r"Did you mean 'img/a\.png'"):
+        decoding.check_images(frame, tmp_path, 0.0)
+
+
+NOISY = """
+import io, logging, struct, sys, warnings
+from PIL import Image
+from mixer_jax.data import images
+
+logging.basicConfig()
+warnings.simplefilter("default", append=True)
+table = b"".join(
+    struct.pack("<HHII", tag, 12, 9, 1 << 30) for tag in range(1, 4000)
+)
+exif = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0" + struct.pack("<H", 3999) + table
+for kind, options in (("JPEG", {"exif": exif}), ("TIFF", {})):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, kind, **options)
+    content = file.getvalue()
+    # Many samples a pixel, which Pillow logs before it raises.
+    content = content.replace(
+        struct.pack("<HHII", 277, 3, 1, 3), struct.pack("<HHII", 277, 3, 1, 99)
+    )
+    try:
+        images.decode(content, 8)
+    except images.UnreadableImageError as error:
+        print(error.kind)
+file = io.BytesIO()
+Image.new("RGB", (16, 16), "red").save(file, "TIFF", compression="tiff_deflate")
+content = bytearray(file.getvalue())
+with Image.open(file) as opened:
+    content[opened.tag_v2[273][0]] = 0  # of which libtiff prints a line
+try:
+    images.decode(bytes(content), 8)
+except images.UnreadableImageError as error:
+    print(error.kind)
+"""
+
+
+def test_a_library_says_nothing_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "corrupt\ncorrupt\n"

@@ -1,0 +1,84 @@
+"""Every way to hold a picture in Python gives the same pixels."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixer_jax.data.images import decoding, pictures
+from mixer_jax.runtime.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_all_forms_of_a_picture_give_the_same_pixels(tmp_path):
+    image = Image.fromarray(PIXELS)
+    (tmp_path / "a.png").write_bytes(png(image))
+    for form in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        png(image),
+        bytearray(png(image)),
+        image,
+        PIXELS,
+        jnp.asarray(PIXELS),
+        PIXELS.astype(np.float32) / 255,
+        PIXELS.astype(np.float64) / 255,
+        np.concatenate([PIXELS, np.full((8, 8, 1), 255, np.uint8)], 2),
+    ):
+        np.testing.assert_array_equal(pictures.to_pixels(form, 8), PIXELS)
+
+
+def test_gray_arrays_with_and_without_a_channel():
+    gray = PIXELS[..., 0]
+    wanted = np.repeat(gray[..., None], 3, 2)
+    for form in (gray, gray[..., None]):
+        np.testing.assert_array_equal(pictures.to_pixels(form, 8), wanted)
+
+
+def test_an_array_is_scaled_like_its_file():
+    tall = np.random.default_rng(1).integers(0, 256, (40, 17, 3), np.uint8)
+    wanted = decoding.decode(png(Image.fromarray(tall)), 16)
+    np.testing.assert_array_equal(pictures.to_pixels(tall, 16), wanted)
+
+
+def test_a_pil_image_stays_usable():
+    image = Image.fromarray(PIXELS).convert("RGBA")
+    pictures.to_pixels(image, 4)
+    assert image.getpixel((0, 0))[:3] == tuple(PIXELS[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (3, "A int is not a picture"),
+        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\)"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)"),
+        (np.zeros((8, 8, 3), np.int64), "array of int64"),
+        (np.full((8, 8, 3), 255.0), "scale them to 0 to 1"),
+        (np.full((8, 8), np.nan), "scale them to 0 to 1"),
+        (b"no image", "not an image"),
+        ("no/such.png", "the file is missing"),
+    ],
+)
+def test_other_things_are_refused(picture, message):
+    with pytest.raises(UserError, match=message):
+        pictures.to_pixels(picture, 8)
+
+
+def test_a_single_picture_is_not_a_list():
+    for one in ("a.png", b"...", Image.fromarray(PIXELS), PIXELS):
+        with pytest.raises(UserError, match="put it into a list"):
+            pictures.check_list(one, "images")
+    with pytest.raises(UserError, match="images is a int"):
+        pictures.check_list(3, "images")
+    assert len(pictures.check_list(PIXELS[None], "images")) == 1

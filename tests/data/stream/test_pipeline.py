@@ -1,0 +1,328 @@
+import contextlib
+import json
+
+import grain
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mixer_jax.data import builder
+from mixer_jax.data.images import decoding
+from mixer_jax.data.stream import pipeline, sampling, text
+from mixer_jax.data.tables import table
+from mixer_jax.runtime.errors import UserError
+
+QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
+# Every sampler, for what holds of all.
+SAMPLERS = [
+    sampling.Sampling(name, temperature=3.0, samples=2)
+    for name in sampling.NAMES
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return text.load("minilm", LENGTH)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Rows whose image's red value is their number; d0 none, d1 no text."""
+    root = tmp_path_factory.mktemp("data")
+    rows = []
+    for i in range(QUERIES + DOCUMENTS):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(root / f"{i}.png")
+        role = table.QUERY if i < QUERIES else table.DOCUMENT
+        image = "" if i == QUERIES else f"{i}.png"
+        words = "" if i in (*range(QUERIES), QUERIES + 1) else f"thing {i}"
+        row = (f"s{i}", role, image, words, f"c{i % 5}", "", "train")
+        rows.append(row)
+    # Roles are mixed, so a row's position is not its number.
+    frame = pd.DataFrame(rows, columns=table.COLUMNS).sample(
+        frac=1, random_state=0
+    )
+    return frame, pipeline.FileSource(frame, root)
+
+
+def batches(data, tokenizer, count=None, **options):
+    frame, source = data
+    options = {
+        "image_size": SIZE,
+        "batch_size": 8,
+        "augment": "none",
+        "threads": 2,
+    } | options
+    iterator = pipeline.train_batches(
+        frame, source, table.category_index(frame), tokenizer, **options
+    )
+    if count is None:
+        return iterator
+    return [next(iterator) for _ in range(count)]
+
+
+def numbers(batch):
+    """The rows that a batch of one role holds."""
+    red = batch["image"][:, 0, 0, 0].tolist()
+    return [QUERIES if one == 255 else one for one in red]
+
+
+def side_by_side(parts):
+    """Joins what processes have of a batch, in their order."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_shapes_and_types(data, tokenizer):
+    (batch,) = batches(data, tokenizer, 1)
+    assert jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), batch) == {
+        "query": {"image": ((4, 16, 16, 3), "uint8"), "label": ((4,), "int32")},
+        "document": {
+            "image": ((4, 16, 16, 3), "uint8"),
+            "has_image": ((4,), "bool"),
+            "tokens": ((4, LENGTH), "int32"),
+            "token_mask": ((4, LENGTH), "bool"),
+            "label": ((4,), "int32"),
+        },
+    }
+
+
+def test_a_row_keeps_its_label_text_and_gaps(data, tokenizer):
+    seen = set()
+    for batch in batches(data, tokenizer, 12):
+        documents = batch["document"]
+        rows = numbers(documents)
+        seen |= set(rows)
+        assert documents["label"].tolist() == [row % 5 for row in rows]
+        assert documents["has_image"].tolist() == [
+            row != QUERIES for row in rows
+        ]
+        want = ["" if row == QUERIES + 1 else f"thing {row}" for row in rows]
+        tokens, mask = tokenizer(want)
+        np.testing.assert_array_equal(documents["tokens"], tokens)
+        np.testing.assert_array_equal(documents["token_mask"], mask)
+        query = batch["query"]
+        assert query["label"].tolist() == [r % 5 for r in numbers(query)]
+    assert seen == set(range(QUERIES, QUERIES + DOCUMENTS))
+
+
+@pytest.mark.parametrize(
+    ("role", "first", "count"),
+    [("query", 0, QUERIES), ("document", QUERIES, DOCUMENTS)],
+)
+def test_every_sample_once_an_epoch_in_a_new_order(
+    data, tokenizer, role, first, count
+):
+    got = batches(data, tokenizer, 3 * count // 4 + 1)
+    rows = np.concatenate([numbers(batch[role]) for batch in got])
+    epochs = [rows[i * count : (i + 1) * count] for i in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(first, first + count))
+    assert any(epochs[0] != epochs[1])
+    assert any(epochs[1] != epochs[2])
+
+
+def test_the_two_streams_are_shuffled_independently(tokenizer, tmp_path):
+    rows = []
+    for i in range(64):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        for role in (table.QUERY, table.DOCUMENT):
+            row = (f"{role}{i}", role, f"{i}.png", "", f"c{i}", "", "train")
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    data = frame, pipeline.FileSource(frame, tmp_path)
+    got = batches(data, tokenizer, 8, batch_size=32)
+    query = np.concatenate([numbers(b["query"]) for b in got])
+    document = np.concatenate([numbers(b["document"]) for b in got])
+    assert (query == document).mean() < 0.2
+    # Nor is one the other's next epoch.
+    assert (query[64:] == document[:64]).mean() < 0.2
+    assert (query[:64] == document[64:]).mean() < 0.2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_deterministic_whatever_the_threads(data, tokenizer, threads, sampler):
+    options = {"augment": "strong", "seed": 5, "sampling": sampler}
+    want = batches(data, tokenizer, 6, threads=2, **options)
+    got = batches(data, tokenizer, 6, threads=threads, **options)
+    assert_equal(got, want)
+    other = batches(data, tokenizer, 6, **options | {"seed": 6})
+    assert numbers(other[0]["query"]) != numbers(want[0]["query"])
+
+
+def test_augmentation_is_new_every_epoch(tokenizer, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    rows = [
+        ("q", "query", "a.png", "", "c", "", "train"),
+        ("d", "document", "a.png", "", "c", "", "train"),
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    data = frame, pipeline.FileSource(frame, tmp_path)
+    got = batches(data, tokenizer, 3, batch_size=2, augment="light")
+    pixels = [b[role]["image"] for b in got for role in ("query", "document")]
+    assert len({image.tobytes() for image in pixels}) == 6
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("stop", [0, 1, 4, 9])
+def test_resumed_equals_uninterrupted(data, tokenizer, stop, sampler):
+    options = {"augment": "strong", "sampling": sampler}
+    want = batches(data, tokenizer, 14, **options)
+    iterator = batches(data, tokenizer, **options)
+    for _ in range(stop):
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    fresh = batches(data, tokenizer, **options)
+    fresh.set_state(state)
+    assert_equal([next(fresh) for _ in range(14 - stop)], want[stop:])
+    # An iterator that has run already can be set back, too.
+    iterator.set_state(state)
+    if stop < 14:
+        assert_equal(next(iterator), want[stop])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_global_batch(data, tokenizer, count, sampler):
+    options = {"augment": "strong", "sampling": sampler}
+    whole = batches(data, tokenizer, 8, **options)
+    parts = [
+        batches(
+            data,
+            tokenizer,
+            8,
+            process_index=index,
+            process_count=count,
+            **options,
+        )
+        for index in range(count)
+    ]
+    for step, batch in enumerate(whole):
+        assert_equal(side_by_side(part[step] for part in parts), batch)
+
+
+def test_workers_make_the_same_batches(data, tokenizer, tmp_path):
+    frame, source = data
+    prepared = builder.prepare(frame, source._root, tmp_path)
+    options = {"augment": "catalogue", "sampling": SAMPLERS[1]}
+    want = batches(data, tokenizer, 9, **options)
+    for count, stop in ((1, 2), (2, 5)):
+        # Half of the processes' part each, read from either source.
+        part = {"process_index": 1, "process_count": 2}
+        with contextlib.closing(
+            batches(
+                (frame, prepared if count == 2 else source),
+                tokenizer,
+                workers=count,
+                **part,
+                **options,
+            )
+        ) as iterator:
+            iterator.set_state({"next_index": stop})
+            got = [next(iterator) for _ in range(4)]
+        for batch, whole in zip(got, want[stop : stop + 4], strict=True):
+            assert_equal(batch, jax.tree.map(lambda leaf: leaf[2:], whole))
+
+
+def test_a_prepared_image_that_breaks_is_named(data, tokenizer, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    rows = [
+        ("q7", "query", "a.png", "", "c", "", "train"),
+        ("d", "document", "", "words", "c", "", "train"),
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    source = builder.prepare(frame, tmp_path)
+    with pytest.raises(decoding.UnreadableImageError, match="q7"):
+        batches((frame, source), tokenizer, 1, batch_size=2)
+
+
+def test_what_cannot_be_batched_is_said(data, tokenizer):
+    with pytest.raises(UserError, match="multiple of 6"):
+        batches(data, tokenizer, process_count=3)
+    with pytest.raises(UserError, match="light, strong"):
+        batches(data, tokenizer, augment="string")
+    frame, source = data
+    queries = frame[frame["role"] == table.QUERY]
+    with pytest.raises(UserError, match="no document"):
+        batches((queries, source), tokenizer)
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_an_image_that_breaks_later_is_named(tokenizer, tmp_path, content):
+    rows = [
+        ("q", "query", "a.png", "", "c", "", "train"),
+        ("d", "document", "", "words", "c", "", "train"),
+    ]
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+    data = frame, pipeline.FileSource(frame, tmp_path)
+    with pytest.raises(decoding.UnreadableImageError, match=r"a\.png"):
+        batches(data, tokenizer, 1, batch_size=2)
+
+
+def evaluate(data, tokenizer, role, **options):
+    frame, source = data
+    options = {"image_size": SIZE, "batch_size": 4} | options
+    return list(
+        pipeline.evaluation_batches(frame, source, role, tokenizer, **options)
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_evaluation_visits_each_row_once_in_order(data, tokenizer, threads):
+    frame, _ = data
+    got = evaluate(data, tokenizer, "document", threads=threads)
+    assert len(got) == 4
+    assert all(batch["mask"].shape == (4,) for batch in got)
+    mask = np.concatenate([batch["mask"] for batch in got])
+    index = np.concatenate([batch["index"] for batch in got])
+    assert mask.tolist() == [True] * DOCUMENTS + [False] * 2
+    assert index.dtype == np.int32
+    rows = np.flatnonzero(frame["role"] == "document")
+    assert index.tolist() == [*rows, -1, -1]
+    found = np.concatenate([numbers(batch["document"]) for batch in got])
+    names = frame["sample_id"].iloc[rows]
+    assert [f"s{number}" for number in found[mask]] == names.tolist()
+    assert set(got[0]) == {"document", "mask", "index"}
+    assert set(got[0]["document"]) == {
+        "image",
+        "has_image",
+        "tokens",
+        "token_mask",
+    }
+
+
+def test_evaluation_of_queries_has_images_only(data, tokenizer):
+    got = evaluate(data, tokenizer, "query", batch_size=8)
+    assert set(got[0]["query"]) == {"image"}
+    assert sum(batch["mask"].sum() for batch in got) == QUERIES
+
+
+def test_evaluation_processes_take_as_many_batches(data, tokenizer):
+    whole = evaluate(data, tokenizer, "query")
+    parts = [
+        evaluate(data, tokenizer, "query", process_index=index, process_count=2)
+        for index in range(2)
+    ]
+    assert [len(part) for part in parts] == [len(whole)] * 2
+    for step, batch in enumerate(whole):
+        assert_equal(side_by_side(part[step] for part in parts), batch)
+    with pytest.raises(UserError, match="multiple"):
+        evaluate(data, tokenizer, "query", batch_size=3, process_count=2)
+
+
+def test_evaluation_of_no_rows_is_no_batch(data, tokenizer):
+    frame, source = data
+    queries = frame[frame["role"] == table.QUERY]
+    assert evaluate((queries, source), tokenizer, "document") == []
+
+
+def test_the_iterator_is_grains(data, tokenizer):
+    assert isinstance(batches(data, tokenizer), grain.DatasetIterator)

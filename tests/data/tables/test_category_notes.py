@@ -1,0 +1,51 @@
+import pandas as pd
+
+from mixer_jax.data.tables import category_notes, table
+
+
+def frame(*rows):
+    return pd.DataFrame(rows, columns=["category_id", "role"])
+
+
+def notes(made):
+    return category_notes.notes(made, table.category_index(made))
+
+
+def test_categories_of_both_roles_and_other_names_are_no_news():
+    both = [(name, role) for name in "ab" for role in ("query", "document")]
+    assert notes(frame(*both)) == ()
+
+
+def test_what_is_suspicious_is_said():
+    said = notes(
+        frame(
+            ("cat0", "query"),
+            ("cat0 ", "document"),
+            ("cat1", "query"),
+            ("cat1", "document"),
+        )
+    )
+    assert said[0].startswith("2 training categories have only queries")
+    assert said[1].startswith("1 category IDs differ from another only in")
+    assert "('cat0 ' beside 'cat0')" in said[1]
+    assert len(said) == 2
+
+
+def test_ids_that_look_alike_are_found_over_many_batches():
+    names = [f"{i}" for i in range(300)] + ["0299", "7.0", "x", "7.00"]
+    batches = [
+        pd.DataFrame({"category_id": names[i : i + 7]})
+        for i in range(0, 304, 7)
+    ]
+    alike = category_notes.Alike()
+    for batch in batches * 2:
+        alike.add(batch["category_id"])
+        alike._join()
+    assert alike.count() == 3
+    assert alike.examples(batches) == (
+        ("299", "0299"),
+        ("7", "7.0"),
+        ("7", "7.00"),
+    )
+    assert alike.examples(batches, limit=1) == (("299", "0299"),)
+    assert category_notes.Alike().count() == 0

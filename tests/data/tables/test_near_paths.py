@@ -1,0 +1,72 @@
+import pathlib
+import tempfile
+import unicodedata
+import urllib.parse
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from mixer_jax.data.tables import near_paths
+
+NFC, NFD = (
+    unicodedata.normalize(form, "Gr\u00f6\u00dfe") for form in ("NFC", "NFD")
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "about"),
+    [
+        (f"{NFD}/a.png", f"{NFC}/a.png", "normal form"),
+        (f"img/{NFC}.png", f"img/{NFD}.png", "normal form"),
+        ("img/a.png", "img\\a.png", "need '/'"),
+        ("img/a.png", "IMG/A.PNG", ""),
+        ("img/a.png", "img/a.jpg", ""),
+        ("img/a.png", " img/a.png ", ""),
+        ("img/a b.png", "img/a%20b.png", "URL"),
+        ("img/a.png", "img%2Fa.png", "URL"),
+    ],
+)
+def test_small_mistakes_are_found(tmp_path, there, asked, about):
+    path = tmp_path / there
+    path.parent.mkdir()
+    path.touch()
+    said = near_paths.hint(tmp_path / asked, tmp_path)
+    assert said.startswith(f" Did you mean {there!r}?")
+    assert about in said
+
+
+@pytest.mark.parametrize("asked", ["b.png", "img", "a\0b", "../a.png/x", "."])
+def test_nothing_alike_gives_no_hint(tmp_path, asked):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "a.png").touch()
+    assert near_paths.hint(tmp_path / asked, tmp_path) == ""
+
+
+PARTS = st.text(
+    st.characters(exclude_categories=("C", "Z"), exclude_characters="/\\%"),
+    min_size=1,
+    max_size=10,
+).filter(lambda name: name not in (".", ".."))
+MISTAKES = (
+    lambda name: unicodedata.normalize("NFC", name),
+    lambda name: unicodedata.normalize("NFD", name),
+    lambda name: name.replace("/", "\\"),
+    lambda name: f"{name} ",
+    urllib.parse.quote,
+)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(
+    st.lists(PARTS, min_size=2, max_size=3), st.sampled_from(MISTAKES)
+)
+def test_any_name_with_one_mistake_is_found(parts, mistake):
+    with tempfile.TemporaryDirectory() as root:
+        path = pathlib.Path(root, *parts)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        name = "/".join(parts)
+        asked = pathlib.Path(root, mistake(name))
+        hypothesis.assume(not asked.exists())
+        assert repr(name) in near_paths.hint(asked, root)

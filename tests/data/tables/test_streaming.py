@@ -1,0 +1,160 @@
+import pandas as pd
+import pytest
+
+from mixer_jax.data.tables import rules, streaming, table
+from mixer_jax.runtime.errors import UserError
+
+HEADER = ",".join(rules.COLUMNS)
+ROWS = [
+    f'd{i},document,,"line {i}\nline, ""{i}"" größe",c{i // 3},,train'
+    for i in range(50)
+]
+
+
+def write(path, *rows, header=HEADER, end="\n"):
+    path.write_bytes((end.join((header, *rows)) + end).encode())
+    return path
+
+
+def read(path, **sizes):
+    return [batch.rows for batch in streaming.batches(path, **sizes)]
+
+
+@pytest.fixture
+def both(tmp_path):
+    """The same table as CSV and as Parquet."""
+    path = write(tmp_path / "t.csv", *ROWS)
+    table.write_table(table.read_table(path), tmp_path / "t.parquet")
+    return path, tmp_path / "t.parquet"
+
+
+def test_batches_are_the_table(both):
+    want = table.read_table(both[0])
+    assert want["text"][7] == 'line 7\nline, "7" größe'
+    for path, sizes in zip(both, ({"block": 300}, {"rows": 7}), strict=True):
+        batches = read(path, **sizes)
+        assert len(batches) > 5
+        frame = pd.concat(batches)
+        assert list(frame.index) == list(range(50))
+        pd.testing.assert_frame_equal(frame, want, check_index_type=False)
+        done = [one.done for one in streaming.batches(path, **sizes)]
+        assert done == sorted(done)
+        assert done[-1] == 1.0
+
+
+def test_a_bom_crlf_blank_lines_and_other_orders(tmp_path):
+    header = "\ufeff" + ",".join(reversed(rules.COLUMNS))
+    rows = ("train,,c,,a.png,query,q1", "", "train,,c,,b.png,query,q2", "", "")
+    path = write(tmp_path / "t.csv", *rows, header=header, end="\r\n")
+    (frame,) = read(path)
+    assert tuple(frame.columns) == rules.COLUMNS
+    assert frame["sample_id"].tolist() == ["q1", "q2"]
+    assert streaming.name_records(path, [1, 0]) == [
+        f"{path}, line 4",
+        f"{path}, line 2",
+    ]
+
+
+def test_records_of_parquet_and_of_no_file_are_rows():
+    assert streaming.name_records("t.parquet", [4]) == ["t.parquet, row 5"]
+    assert streaming.name_records("", [4]) == ["row 5"]
+
+
+def test_empty_cells_stay_empty_and_words_for_missing_stay_words(tmp_path):
+    path = write(tmp_path / "t.csv", 'd,document,"",NA,007,null,train')
+    (frame,) = read(path)
+    assert frame.loc[0].tolist()[2:6] == ["", "NA", "007", "null"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("x,document,,a", "line 4: the row has fewer cells than its header, 4"),
+        ("x,document,,a,c,,train,", "more cells than its header, 8 instead"),
+    ],
+)
+def test_rows_of_another_length_are_named_by_line(tmp_path, row, said):
+    for at in (1, 40):  # in the first batch, and in a later one
+        rows = [*ROWS[:at], row, *ROWS[at:]]
+        path = write(tmp_path / "t.csv", *rows)
+        with pytest.raises(UserError) as caught:
+            read(path, block=300)
+        assert said.replace("line 4", f"line {2 * at + 2}") in str(caught.value)
+
+
+def test_a_quote_without_its_end_is_an_error(tmp_path):
+    path = write(
+        tmp_path / "t.csv", *ROWS[:3], 'x,document,,"a,c,,train', *ROWS
+    )
+    with pytest.raises(UserError, match=r"t\.csv"):
+        read(path, block=300)
+    with pytest.raises(UserError, match=r"t\.csv"):
+        read(path)
+
+
+def test_a_quote_that_is_open_at_the_end_is_an_error(tmp_path):
+    header = "sample_id,role,image,category_id,group,split,text"
+    path = tmp_path / "t.csv"
+    for end in ("\n", ""):
+        for cell in (
+            '"a\nd3,document,,c,,train,x',
+            '"',
+            '"a ""b"" c',
+            '"größe',
+        ):
+            rows = ("d1,document,,c,,train,t", f"d2,document,,c,,train,{cell}")
+            path.write_text("\n".join((header, *rows)) + end)
+            with pytest.raises(UserError, match=r"line 3: .* unclosed quote"):
+                read(path)
+        for cell in ('"a\n"', '""', "", '5" pipe', 'x"', '"a ""b"""', '"""\n"'):
+            row = f"d1,document,,c,,train,{cell}"
+            path.write_text(f"{header}\n{row}{end}")
+            assert len(read(path)[0]) == 1
+
+
+def test_a_row_longer_than_a_batch_is_an_error(tmp_path):
+    path = write(tmp_path / "t.csv", f"d,document,,{'w' * 999},c,,train")
+    assert len(read(path)) == 1
+    with pytest.raises(
+        UserError, match=r"more than 100 bytes.* unclosed quote"
+    ):
+        read(path, block=100)
+
+
+def test_wrong_bytes_are_named(tmp_path):
+    path = write(tmp_path / "t.csv", *ROWS)
+    path.write_bytes(path.read_bytes() + b"d\xff,document,,t,c,,train\n")
+    for sizes in ({}, {"block": 300}):
+        with pytest.raises(
+            UserError, match=r"t\.csv cannot be read: line 102 "
+        ):
+            read(path, **sizes)
+
+
+def test_parquet_cells_become_strings(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame = pd.DataFrame(
+        {
+            "sample_id": [1, 2, 3],
+            "role": pd.Categorical(["document"] * 3),
+            "image": [None] * 3,
+            "text": ["a", None, ""],
+            "category_id": pd.array([7, None, 8], dtype="Int64"),
+            "group": [1.5, float("nan"), 2.25],
+            "split": "train",
+        },
+        index=[5, 7, 9],
+    )
+    frame.to_parquet(path)
+    got = pd.concat(read(path, rows=2))
+    assert got["sample_id"].tolist() == ["1", "2", "3"]
+    assert set(got["role"]) == {"document"}
+    assert got["text"].tolist() == ["a", "", ""]
+    assert got["category_id"].tolist() == ["7", "", "8"]
+    assert got["group"].tolist() == ["1.5", "", "2.25"]
+    frame.assign(text=[["a"], ["b"], []]).to_parquet(path)
+    with pytest.raises(UserError, match="column text: cells are of type"):
+        read(path)
+    frame.rename(columns={"text": "txt"}).to_parquet(path)
+    with pytest.raises(UserError, match="Missing column 'text'"):
+        read(path)

@@ -1,0 +1,289 @@
+import gc
+import time
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mixer_jax.data.tables import rules, streaming, table, validation
+from mixer_jax.runtime.errors import UserError
+
+SMALL = {"rows": 4, "block": 400}
+
+
+def rows(count, start=0):
+    """Rows of three samples a category, two texts of which span lines."""
+    return pd.DataFrame(
+        [
+            (
+                f"s{i}",
+                rules.QUERY if i % 3 == 0 else rules.DOCUMENT,
+                f"{i}.png",
+                "" if i % 3 == 0 else "a text\nof two lines, " * (i % 3 - 1),
+                f"c{i // 3}",
+                "",
+                "train" if i // 3 % 2 else "test/new",
+            )
+            for i in range(start, start + count)
+        ],
+        columns=rules.COLUMNS,
+        dtype=str,
+    )
+
+
+def write(path, frame):
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(params=["t.csv", "t.parquet"])
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+def test_counts_what_a_table_holds(path):
+    frame = rows(60)
+    frame.loc[59, "image"] = ""
+    write(path, frame)
+    report = validation.check(path, **SMALL)
+    assert report == validation.check(path)
+    assert (report.samples, report.categories) == (60, 20)
+    assert list(report.splits) == ["test/new", "train"]
+    assert report.splits["train"] == validation.SplitCounts(
+        queries=10,
+        documents=20,
+        textless=10,
+        imageless=1,
+        categories=10,
+        unanswered=0,
+    )
+    assert (report.lone, report.torn, report.notes()) == (0, 0, [])
+
+
+def test_notes_what_spoils_training_and_measures(path):
+    frame = rows(60)
+    frame.loc[len(frame)] = ["x", "query", "x", "", "alone", "", "train"]
+    frame.loc[len(frame)] = ["y", "query", "y", "", "nobody", "", "test/new"]
+    frame.loc[len(frame)] = ["z", "query", "z", "", "c0", "", "train"]
+    frame.loc[len(frame)] = ["w", "query", "w", "", "c0", "", "test/old"]
+    # Parts of train are trained on together.
+    for i in "tu":
+        frame.loc[len(frame)] = [i, "query", i, "", "two", "", f"train/{i}"]
+    write(path, frame)
+    report = validation.check(path, **SMALL)
+    # z is alone in train too; c0 is in test/new, test/old and train.
+    assert (report.lone, report.torn) == (2, 1)
+    unanswered = {a: b.unanswered for a, b in report.splits.items()}
+    assert unanswered == {
+        "test/new": 1,
+        "test/old": 1,
+        "train": 2,
+        "train/t": 1,
+        "train/u": 1,
+    }
+    notes = report.notes()
+    assert len(notes) == 5
+    assert notes[0].startswith("1 categories are in several splits")
+    assert notes[1].startswith("2 samples of train are the only one")
+    assert notes[2].startswith("1 training categories have only queries")
+    assert notes[3].startswith("1 queries of test/new have no document")
+
+
+def test_notes_categories_whose_ids_look_alike(path):
+    frame = rows(60)
+    frame.loc[50:, "category_id"] += " "
+    frame.loc[3, "category_id"] = "C1"
+    write(path, frame)
+    report = validation.check(path, **SMALL)
+    assert report == validation.check(path)
+    # c17 to c19 of the last rows; only c16 is in two versions, and c1.
+    assert report.alike == 2
+    assert report.alike_examples == (("C1", "c1"), ("c16", "c16 "))
+    (note,) = [note for note in report.notes() if "differ from" in note]
+    assert "'c1' beside 'C1', 'c16 ' beside 'c16'" in note
+
+
+BREAKS = {
+    "no ID": ("sample_id", ""),
+    "an ID that is there": ("sample_id", "s3"),
+    "an ID that an array would cut": ("sample_id", "\0"),
+    "role": ("role", "qeury"),
+    "category": ("category_id", ""),
+    "image": ("image", "../x"),
+    "split": ("split", "a b"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+@pytest.mark.parametrize("at", [5, 41, (20, 41, 59)])
+def test_says_what_validate_says(path, what, at):
+    column, value = BREAKS[what]
+    frame = rows(60)
+    frame.loc[np.atleast_1d(at), column] = value
+    write(path, frame)
+    with pytest.raises(UserError) as whole:
+        table.read_table(path)
+    with pytest.raises(UserError) as streamed:
+        validation.check(path, **SMALL)
+    assert str(streamed.value).split("\n")[0] == str(whole.value)
+    assert ("more rows" in str(whole.value)) == (at == (20, 41, 59))
+
+
+def test_all_broken_rules_are_listed_in_their_order(path):
+    frame = rows(60)
+    frame.loc[50, "role"] = "x"
+    frame.loc[10, "split"] = "a b"
+    frame.loc[30, "sample_id"] = "s7"
+    write(path, frame)
+    with pytest.raises(UserError) as caught:
+        validation.check(path, **SMALL)
+    lines = str(caught.value).split("\n")
+    named = [line.split("column ")[1].split(":")[0] for line in lines]
+    assert named == ["sample_id", "role", "split"]
+    if path.suffix == ".parquet":
+        assert lines[0].startswith(f"{path}, row 31, column sample_id")
+
+
+def test_many_repeated_ids_are_counted_in_several_readings(path, monkeypatch):
+    monkeypatch.setattr(validation, "_COMPARED", 3)
+    frame = pd.concat([rows(30), rows(30)], ignore_index=True)
+    write(path, frame)
+    with pytest.raises(UserError) as whole:
+        table.read_table(path)
+    with pytest.raises(UserError) as streamed:
+        validation.check(path, **SMALL)
+    assert str(streamed.value) == str(whole.value)
+    assert "'s0'" in str(whole.value)
+    assert "(and 29 more rows)" in str(whole.value)
+
+
+def test_equal_hashes_of_other_ids_are_no_fault(path, monkeypatch):
+    def hashes(cells):
+        return np.array([len(cell) for cell in cells], np.uint64)
+
+    monkeypatch.setattr(validation, "_hash", hashes)
+    write(path, rows(60))
+    assert validation.check(path, **SMALL).samples == 60
+    frame = rows(60)
+    frame.loc[50, "sample_id"] = "s44"
+    write(path, frame)
+    with pytest.raises(
+        UserError, match="the same ID 's44'; IDs must be unique"
+    ):
+        validation.check(path, **SMALL)
+
+
+def test_missing_and_empty_images_are_counted(path):
+    frame = rows(60)
+    frame.loc[59, "image"] = ""
+    write(path, frame)
+    for i in range(58):
+        (path.parent / f"{i}.png").write_bytes(b"image")
+    (path.parent / "8.PNG").write_bytes(b"image")
+    (path.parent / "7.png").write_bytes(b"")
+    (path.parent / "8.png").unlink()
+    report = validation.check(path, images=True, max_skipped=0.05, **SMALL)
+    missing = report.missing
+    assert (missing.count, missing.total) == (3, 60)
+    assert "'7.png' is missing or empty" in missing.examples[0]
+    assert missing.examples[1].endswith("Did you mean '8.PNG'?")
+    where = ", row 8:" if path.suffix == ".parquet" else ", line 11:"
+    assert where in missing.examples[0]
+    assert "3 of 60 samples skipped" in report.notes()[-1]
+    for threads in (1, 8):
+        with pytest.raises(UserError, match=r"3 of 60 samples .* 0.0499"):
+            validation.check(
+                path, images=True, max_skipped=0.0499, threads=threads, **SMALL
+            )
+    assert validation.check(path, **SMALL).missing is None
+
+
+def test_only_ten_missing_images_are_named(path):
+    write(path, rows(60))
+    with pytest.raises(UserError) as caught:
+        validation.check(path, images=True, max_skipped=0.5, **SMALL)
+    assert str(caught.value).count("is missing or empty") == 10
+    assert "50 more" in str(caught.value)
+
+
+def test_present_takes_any_path(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    got = validation.present(tmp_path, ["a", "", "b", "a\0b", "."] * 200)
+    assert got.tolist()[:4] == [True, True, False, False]
+    assert len(got) == 1000
+
+
+def test_an_empty_table_is_an_error(path):
+    write(path, rows(0))
+    with pytest.raises(UserError, match="has no rows, only a header"):
+        validation.check(path)
+    with pytest.raises(UserError, match="no sample table at"):
+        validation.check(path.parent / "none.csv")
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """Batches that are gone before the next: pandas ties some in cycles."""
+    batches = streaming.batches
+
+    def sweep(*args):
+        for batch in batches(*args):
+            yield batch
+            gc.collect()
+
+    gc.freeze()  # What is there already need not be looked at.
+    monkeypatch.setattr(streaming, "batches", sweep)
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_memory_grows_by_few_bytes_a_row(tmp_path, suffix, swept):
+    peaks = []
+    for count in (2_000, 12_000):
+        path = write(tmp_path / f"{count}.{suffix}", wide(count))
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        report = validation.check(path, rows=500, block=100_000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert report.samples == count
+        assert pa.total_allocated_bytes() - before < 1_000_000
+    # A row has 300 bytes; 16 of them stay, more for a moment at the end.
+    assert peaks[1] - peaks[0] < 10_000 * 64
+
+
+def wide(count):
+    i = pd.Series(range(count)).astype(str)
+    return pd.DataFrame(
+        {
+            "sample_id": "s" + i,
+            "role": rules.DOCUMENT,
+            "image": "i/" + i + ".png",
+            "text": ("text " + i).str.ljust(250, "."),
+            "category_id": "c" + i.str[:-1],
+            "group": "",
+            "split": "train",
+        }
+    )
+
+
+def test_many_splits_are_counted_and_few_are_listed(path):
+    count = 20_000
+    frame = wide(count).assign(role=rules.QUERY, text="")
+    frame["split"] = frame["sample_id"]
+    start = time.process_time()
+    report = validation.check(write(path, frame))
+    assert time.process_time() - start < 10
+    assert len(report.splits) == count
+    assert report.splits["s7"] == validation.SplitCounts(
+        queries=1, categories=1, unanswered=1
+    )
+    assert report.console_table().row_count == 51
+    assert len(report.notes()) == 12
+    assert report.notes()[-1] == "So have queries of 19,990 other splits."

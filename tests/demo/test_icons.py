@@ -1,0 +1,307 @@
+import hashlib
+
+import pandas as pd
+import pytest
+
+from mixer_jax.data import builder
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import table
+from mixer_jax.demo import icon_drawing, icon_names, icon_packages, icons
+from mixer_jax.runtime.errors import UserError
+
+
+@pytest.fixture
+def build(tmp_path, icon_package):
+    """Builds the table of the tiny package, without fetching anything."""
+
+    def build(folder="out", size=64, **keys):
+        keys = {"package": icon_package, "tags": False} | keys
+        path = tmp_path / folder / "icons.csv"
+        frame = icons.build_table(path, size, **keys)
+        pd.testing.assert_frame_equal(frame, table.read_table(path))
+        return frame, path.parent
+
+    return build
+
+
+@pytest.fixture
+def vendors(icon_sets):
+    """Who drew each sample, by its ID."""
+
+    def vendor(row):
+        prefix = row.sample_id.partition(":")[0]
+        author = next(
+            one["info"]["author"]["name"]
+            for one in icon_sets
+            if one["prefix"] == prefix
+        )
+        return icon_names.vendor(prefix, author, row.category_id)
+
+    return lambda frame: [vendor(row) for row in frame.itertuples()]
+
+
+def test_every_icon_of_a_shared_name_is_one_sample(build):
+    frame, _ = build()
+    of = frame.groupby("category_id")["sample_id"].apply(set)
+    assert of["home"] == {
+        "alpha:home",
+        "alpha:home-outline",
+        "beta:bold-home",
+        "beta:thin-home",
+        "gamma:home",
+    }
+    # Dan's star has Ann's pixels; the twins had nothing else.
+    assert of["star"] == {"alpha:star", "beta:bold-star"}
+    assert "twin" not in of
+    # Ann's ghost is blank and her torn icon broken.
+    assert {"ghost", "torn", "alone", "gone"}.isdisjoint(of.index)
+    assert of["moon"] == {"ic:baseline-moon", "mdi:moon", "gamma:moon"}
+    assert len(of) == 3 + 30 + 1
+
+
+def test_a_category_of_one_vendor_has_documents_only(build):
+    frame, root = build()
+    # Two copies are one vendor.
+    sun = frame[frame["category_id"] == "sun"]
+    assert set(sun["sample_id"]) == {"ic:baseline-sun", "mdi:sun"}
+    assert set(sun["role"]) == {table.DOCUMENT}
+    assert "1\n  categories of one vendor" in (root / "CARD.md").read_text()
+
+
+def test_few_categories_have_documents_only(
+    build, icon_sets, pack_icons, tmp_path
+):
+    body = icon_sets[0]["icons"]["home"]["body"]
+    for k in range(20):
+        for style, side in (("", 2), ("-outline", 3)):
+            icon = {"body": body.replace("M1 1h20", f"M{k} 1h{side}")}
+            icon_sets[0]["icons"][f"only{k}{style}"] = icon
+    frame, _ = build(package=pack_icons(tmp_path / "p.tgz", icon_sets))
+    roles = frame.groupby("category_id")["role"].agg(set)
+    assert (roles == {table.DOCUMENT}).sum() == round(0.1 * 36)
+    assert (roles == {table.DOCUMENT, table.QUERY}).sum() == 33
+
+
+def test_queries_and_documents_are_of_different_vendors(build, vendors):
+    frame, _ = build()
+    frame = frame.assign(vendor=vendors(frame))
+    for _, rows in frame[frame["category_id"] != "sun"].groupby("category_id"):
+        asks = set(rows[rows["role"] == table.QUERY]["vendor"])
+        answers = set(rows[rows["role"] == table.DOCUMENT]["vendor"])
+        assert asks
+        assert answers
+        assert not asks & answers
+    # No vendor has one role everywhere.
+    roles = frame.groupby("vendor")["role"].nunique()
+    assert roles["alpha"] == roles["beta"] == 2
+
+
+def test_the_split_is_by_category_and_the_stated_rule(build):
+    frame, _ = build()
+    for row in frame.itertuples():
+        digest = hashlib.sha1(row.category_id.encode()).hexdigest()
+        test = int(digest, 16) % 10 == 0
+        assert row.split == ("test" if test else "train")
+    assert set(frame["split"]) == {"train", "test"}
+
+
+def test_texts_have_names_aliases_and_labels(build, monkeypatch):
+    tags = {
+        "alpha": {"home-outline": ["Living  space", "home"], "star": ["best"]},
+        "beta": {"home": ["hut"]},
+    }
+    monkeypatch.setattr(icon_packages, "read_tags", lambda folder: tags)
+    monkeypatch.setattr(
+        icon_names, "query_vendors", lambda key, names: {"gamma"}
+    )
+    frame, _ = build(tags=True)
+    text = frame.set_index("sample_id")["text"]
+    assert text["alpha:home"] == "home, house, places"
+    assert text["alpha:home-outline"] == "home, living space, places"
+    assert text["beta:bold-home"] == "home, hut, buildings"
+    assert text["alpha:star"] == "star, best, shapes"
+    assert text["mdi:moon"] == "moon"
+    assert text["gamma:home"] == ""
+
+
+def test_a_text_has_so_many_tags():
+    text = icons._text("a", [f"tag {k}" for k in range(20)], "label")
+    assert text.split(", ") == ["a", *(f"tag {k}" for k in range(8)), "label"]
+
+
+def test_a_category_has_the_label_of_most_sets(build):
+    frame, _ = build()
+    groups = frame.groupby("category_id")["group"].agg(set)
+    assert groups["home"] == {"places"}  # Of two sets, "Buildings" of one.
+    assert groups["star"] == {"shapes"}
+    assert groups["moon"] == {""}  # "UI 24px" says nothing of the thing.
+
+
+def test_a_kind_of_set_is_a_group_where_no_set_has_a_label(
+    build, icon_sets, pack_icons, tmp_path
+):
+    for one in icon_sets:
+        one["info"]["category"] = "Logos"
+        one.pop("categories", None)
+    path = pack_icons(tmp_path / "logos.tgz", icon_sets)
+    frame, _ = build(package=path)
+    assert set(frame["group"]) == {"logos"}
+
+
+def test_only_permissive_licences_on_demand(build):
+    frame, root = build(permissive=True)
+    assert not frame["sample_id"].str.startswith("gamma:").any()
+    moon = frame[frame["category_id"] == "moon"]
+    assert set(moon["role"]) == {table.DOCUMENT}  # One vendor is left.
+    card = (root / "CARD.md").read_text()
+    assert "| of a licence that asks more | 2 |" in card
+    assert "GPL" not in (root / "ATTRIBUTION.md").read_text()
+    everything, root = build("all")
+    assert everything["sample_id"].str.startswith("gamma:").any()
+    assert "GPL-3.0-only" in (root / "ATTRIBUTION.md").read_text()
+
+
+def test_what_is_left_out_is_counted(build):
+    _, root = build()
+    card = (root / "CARD.md").read_text()
+    for line in (
+        "hidden by their set | 1",
+        # gone (beta), home-outline-copy, alone.
+        "of a category of one vendor | 3",
+        "blank on white | 1",
+        "that cannot be drawn | 1",
+        "of the same pixels as another of the category | 2",
+        "of training, of the same pixels as one of test | 0",
+        # What is left of ghost, torn and twin.
+        "of a category that these left too small | 3",
+    ):
+        assert f"| {line} |" in card
+    assert "alpha:torn: " in card
+
+
+def test_no_picture_is_in_both_splits(build, icon_sets, pack_icons, tmp_path):
+    alpha, beta = icon_sets[0]["icons"], icon_sets[1]["icons"]
+    words = [word for word in beta if word in alpha and "-" not in word]
+    test = next(word for word in words if icon_names.is_test(word))
+    train = next(word for word in words if not icon_names.is_test(word))
+    alpha[train] = dict(beta[test])
+    icon_sets[2]["icons"][train] = {"body": alpha["alone"]["body"]}
+    frame, root = build(package=pack_icons(tmp_path / "p.tgz", icon_sets))
+    ids = set(frame["sample_id"])
+    assert {f"alpha:{test}", f"beta:{test}", f"beta:{train}"} <= ids
+    assert f"alpha:{train}" not in ids
+    line = "| of training, of the same pixels as one of test | 1 |"
+    assert line in (root / "CARD.md").read_text()
+
+
+def test_pictures_are_whole_and_of_the_size(build):
+    frame, root = build(size=80)
+    kept, skipped = decoding.check_images(frame, root, 0.0)
+    assert len(kept) == len(frame)
+    assert skipped.count == 0
+    for name in frame["image"]:
+        with decoding.Image.open(root / name) as image:
+            assert image.size == (80, 80)
+    assert not list(root.rglob("*.[0-9]*"))
+
+
+def test_an_interrupted_build_goes_on(build, monkeypatch, tmp_path):
+    want, _ = build("whole")
+    draw_one, calls = icon_drawing._draw, []
+
+    def interrupted(*job):
+        calls.append(job)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return draw_one(*job)
+
+    monkeypatch.setattr(icon_drawing, "_draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    out = tmp_path / "out"
+    assert not (out / "icons.csv").exists()
+    before = {f: f.stat().st_mtime_ns for f in out.rglob("*.png")}
+    assert 30 < len(before) < 40
+    frame, _ = build()
+    pd.testing.assert_frame_equal(frame, want)
+    assert before == {f: f.stat().st_mtime_ns for f in before}
+
+
+def test_a_changed_drawing_is_drawn_again(
+    build, icon_sets, pack_icons, tmp_path
+):
+    first, root = build()
+    body = icon_sets[1]["icons"]["bold-home"]
+    body["body"] = body["body"].replace("M1 1", "M2 1")
+    other = pack_icons(tmp_path / "other.tgz", icon_sets)
+    second, _ = build(package=other)
+    changed = first["image"] != second["image"]
+    assert first[changed]["sample_id"].tolist() == ["beta:bold-home"]
+    for frame in (first, second):
+        path = root / frame[changed]["image"].item()
+        assert path.is_file()
+
+
+def test_a_limit_takes_so_many_categories(build):
+    frame, _ = build(limit=5)
+    everything, _ = build("all")
+    chosen = set(frame["category_id"])
+    assert 3 <= len(chosen) <= 5  # Some are lost while drawing.
+    rows = everything[everything["category_id"].isin(chosen)]
+    pd.testing.assert_frame_equal(frame, rows.reset_index(drop=True))
+
+
+def test_the_prepared_content_is_the_files(build):
+    frame, root = build(limit=8)
+    train = table.select(frame, "train")
+    source = builder.prepare(train, root)
+    for row in range(len(train)):
+        path = root / train["image"].iloc[row]
+        assert source[row] == (path.read_bytes(), train["text"].iloc[row])
+
+
+@pytest.mark.parametrize("size", [63, 225, 0, -1])
+def test_a_size_out_of_range_is_named(build, size):
+    with pytest.raises(UserError, match=rf"{size} pixels.*64 to 224"):
+        build(size=size)
+
+
+def test_a_limit_below_one_is_named(build):
+    with pytest.raises(UserError, match="limit is 0"):
+        build(limit=0)
+
+
+def test_a_package_without_shared_names_is_named(
+    build, icon_sets, pack_icons, tmp_path
+):
+    path = pack_icons(tmp_path / "one.tgz", icon_sets[:1])
+    with pytest.raises(UserError, match="no name that two vendors"):
+        build(package=path)
+    assert not (tmp_path / "out/icons.csv").exists()
+
+
+def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
+    command = [
+        f"--out={tmp_path / 'out'}",
+        f"--package={icon_package}",
+        "--size=64",
+        "--no-tags",
+    ]
+    assert icons.main(command) == 0
+    assert "icons.csv: 72 samples of 34 categories" in capsys.readouterr().out
+    icon_package.write_bytes(icon_package.read_bytes()[:300])
+    assert icons.main(command) == 2
+    assert "damaged" in capsys.readouterr().err
+    assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
+
+
+def test_a_package_that_is_none_is_refused_before_tags_are_fetched(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(icon_packages, "fetch", None)
+    (tmp_path / "file").write_text("no package")
+    for name in ("nowhere", "file", ""):
+        out = f"--out={tmp_path / 'out'}"
+        assert icons.main([out, f"--package={tmp_path / name}"]) == 2
+        assert str(tmp_path / name) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

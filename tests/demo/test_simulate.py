@@ -1,0 +1,191 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mixer_jax.categories import log
+from mixer_jax.demo import simulate
+
+SETTINGS = simulate.Simulation(searches=50.0)
+
+
+def _clicks(settings=SETTINGS, count=200, **features):
+    names = [f"c{i}" for i in range(count)]
+    return simulate.simulate(names, names, settings, **features)
+
+
+def test_is_a_log():
+    clicks = _clicks()
+    assert (clicks["clicks"] <= clicks["exposures"]).all()
+    assert (clicks["exposures"] > 0).all()
+    assert not clicks.duplicated(["query", "item"]).any()
+
+
+def test_is_deterministic_by_seed():
+    pd.testing.assert_frame_equal(_clicks(), _clicks())
+    other = _clicks(dataclasses.replace(SETTINGS, seed=1))
+    assert not _clicks().equals(other)
+
+
+def test_right_items_are_clicked_more_but_not_only():
+    clicks = _clicks()
+    right = clicks["query"] == clicks["item"]
+    rate = clicks["clicks"].sum() / clicks["exposures"].sum()
+    own = clicks[right].sum()
+    other = clicks[~right].sum()
+    assert own["clicks"] / own["exposures"] > 2 * rate
+    assert 0 < other["clicks"] / other["exposures"] < rate
+
+
+def test_some_items_are_rarely_or_never_shown():
+    few = dataclasses.replace(SETTINGS, never_shown=0.2, rarely_shown=0.2)
+    shown = _clicks(few).groupby("item")["exposures"].sum()
+    shown = shown.reindex(range(200), fill_value=0).to_numpy()
+    assert 40 <= (shown == 0).sum() <= 50
+    assert np.sort(shown)[40:80].mean() < 0.2 * np.sort(shown)[80:].mean()
+
+
+def test_frequency_is_skewed_by_zipf():
+    seen = _clicks().groupby("query")["exposures"].sum()
+    flat = _clicks(dataclasses.replace(SETTINGS, query_skew=0.0))
+    flat = flat.groupby("query")["exposures"].sum()
+    assert seen.max() > 10 * seen.median()
+    assert flat.max() < 2 * flat.median()
+
+
+def test_wrong_clicks_go_to_what_looks_alike():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(200, 8))
+    clicks = _clicks(query_features=base, item_features=base)
+    wrong = clicks[clicks["query"] != clicks["item"]]
+    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+    cosine = (unit[wrong["query"]] * unit[wrong["item"]]).sum(1)
+    near = cosine > 0.5
+    rate = wrong["clicks"] / wrong["exposures"]
+    assert rate[near].mean() > 1.5 * rate[~near].mean()
+
+
+def test_position_bias_lowers_clicks_down_the_page():
+    kind = np.ones(8)
+    even = simulate._search(
+        4000,
+        kind,
+        np.arange(8.0)[::-1] * 50,
+        np.full(8, 0.6),
+        SETTINGS,
+        np.random.default_rng(0),
+    )
+    rates = even[1] / even[0]
+    wanted = 0.6 * (1.0 + np.arange(8)) ** -SETTINGS.position_bias
+    np.testing.assert_allclose(rates, wanted, atol=0.03)
+
+
+@pytest.fixture
+def table(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for i in range(6):
+        image = Image.new("RGB", (8, 8), (40 * i, 255 - 40 * i, 0))
+        image.save(folder / f"{i}.png")
+        for role in ("query", "document"):
+            for part in ("forward", "reverse"):
+                text = f"name {i}" if role == "document" else ""
+                sample = f"{part}:{role}:{i}"
+                rows.append((sample, role, f"{i}.png", text, f"c{i}", "", part))
+    columns = [
+        "sample_id",
+        "role",
+        "image",
+        "text",
+        "category_id",
+        "group",
+        "split",
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["split"] = "train/" + frame["split"]
+    path = folder / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
+    out = tmp_path / "log"
+    arguments = [f"--table={table}", f"--out={out}", "--seed=3"]
+    assert simulate.main(arguments) == 0
+    assert "simulated" in capsys.readouterr().out
+    read = log.read_folder(out)
+    assert len(read.queries) == len(read.items) == 6
+    assert read.queries["query_id"].str.startswith("forward:").all()
+    assert Path(read.queries["image"][0]).is_file()
+    assert read.items["text"].tolist() == [f"name {i}" for i in range(6)]
+    note = json.loads((out / "simulation.json").read_text())
+    assert note["simulation"] is True
+    assert note["seed"] == 3
+    for name in ("exposures", "clicks"):
+        assert note[name] == read.clicks[name].sum() > 0
+    assert "simulated" in (out / "SIMULATION.md").read_text()
+    # The truth is nowhere in what the clustering reads.
+    for path in out.glob("*.csv"):
+        assert "category" not in path.read_text()
+
+
+def test_a_table_whose_splits_have_no_parts_is_taken_whole(table, tmp_path):
+    frame = pd.read_csv(table, keep_default_na=False)
+    frame["split"] = "train"
+    frame.to_csv(table, index=False)
+    out = tmp_path / "log"
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
+    assert len(log.read_folder(out).queries) == 12
+
+
+def test_main_says_what_is_wrong(table, tmp_path, capsys):
+    out = f"--out={tmp_path / 'log'}"
+    assert simulate.main([f"--table={table}", out, "--part=sideways"]) == 2
+    assert "no queries with an image" in capsys.readouterr().err
+    assert simulate.main([f"--table={tmp_path}/none.csv", out]) == 2
+    assert "There is no table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "problem"),
+    [
+        ("sample_id", "forward:query:0", "stands in an earlier row too"),
+        ("sample_id", "", "the ID is empty"),
+        ("role", "Query", "must be 'query' or 'document', and is 'Query'"),
+        ("category_id", "", "needs a category"),
+    ],
+)
+def test_rows_that_no_log_can_be_made_of_are_named(
+    table, tmp_path, capsys, column, cell, problem
+):
+    frame = pd.read_csv(table, keep_default_na=False)
+    frame.loc[2, column] = cell
+    frame.to_csv(table, index=False)
+    out = tmp_path / "log"
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{table}, line 4" in said
+    assert problem in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--clicks=-1"])
+def test_negative_numbers_are_refused(table, tmp_path, option):
+    with pytest.raises(SystemExit) as raised:
+        simulate.main([f"--table={table}", f"--out={tmp_path / 'log'}", option])
+    assert raised.value.code == 2
+
+
+def test_a_log_may_be_written_through_a_link(table, tmp_path):
+    (tmp_path / "disk" / "far" / "log").mkdir(parents=True)
+    out = tmp_path / "log"
+    out.symlink_to(tmp_path / "disk" / "far" / "log")
+    assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
+    read = log.read_folder(out)
+    for rows in (read.queries, read.items):
+        assert all(Path(image).is_file() for image in rows["image"])

@@ -1,0 +1,64 @@
+import pytest
+
+from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import table
+from mixer_jax.demo import sources
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config.keys import defaults
+
+
+def data(**keys):
+    config = defaults().data
+    config.update(keys)
+    return config
+
+
+def test_a_table_that_exists_is_left_alone(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("mine")
+    config = data(table=str(path), source="emoji-medium")
+    assert sources.ensure_table(config) == path
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["emoji-medium", "emoji-large"])
+def test_a_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
+    frames = sources.emoji.frames
+    monkeypatch.setattr(sources.emoji, "frames", lambda limit: frames(3))
+    path = tmp_path / "folder" / "t.csv"
+    config = data(table=str(path), source=name)
+    assert sources.ensure_table(config) == path
+    want = frames(3)[name.removeprefix("emoji-")]
+    got = table.read_table(path)
+    assert got["sample_id"].tolist() == want["sample_id"].tolist()
+
+
+def test_the_icons_are_built_from_their_package(
+    tmp_path, monkeypatch, icon_package
+):
+    packages = sources.icons.icon_packages
+    monkeypatch.setattr(packages, "fetch", lambda *keys: icon_package)
+    monkeypatch.setattr(packages, "read_tags", lambda folder: {})
+    path = tmp_path / "folder" / "t.csv"
+    config = data(table=str(path), source="icons")
+    assert sources.ensure_table(config) == path
+    frame = table.read_table(path)
+    assert frame["category_id"].nunique() == 34
+    with decoding.Image.open(path.parent / frame["image"][0]) as image:
+        assert image.size == (96, 96)
+
+
+def test_what_would_work_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"data\.table is empty"):
+        sources.ensure_table(data())
+    path = str(tmp_path / "none.csv")
+    with pytest.raises(UserError, match=r"none\.csv.*emoji-medium"):
+        sources.ensure_table(data(table=path))
+    with pytest.raises(UserError, match=r"'emojis'.*emoji-large"):
+        sources.ensure_table(data(table=path, source="emojis"))
+
+
+def test_a_name_that_has_a_newline_stays_on_its_line(tmp_path):
+    missing = tmp_path / "none\nWrote everything.csv"
+    with pytest.raises(UserError, match=r"none\\nWrote everything\.csv"):
+        sources.ensure_table(data(table=str(missing)))

@@ -1,0 +1,80 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixer_jax.data.tables import table
+from mixer_jax.experiments import fusions
+from mixer_jax.retrieval import evaluate
+from mixer_jax.runtime.mesh import make_mesh
+
+
+@pytest.fixture
+def trained(tiny_towers, monkeypatch):
+    monkeypatch.setattr(fusions, "BATCH", 16)
+    tiny_towers.config.evaluate.baseline_steps = 20
+    return tiny_towers
+
+
+def test_every_fusion_is_trained_and_measured(trained, colours):
+    root, frame = colours
+    training = table.select(frame, "train")
+    rows = fusions.measure_fusions(
+        trained, frame, root, training, root, make_mesh()
+    )
+    assert {row["model"] for row in rows} == set(fusions.FUSIONS)
+    for row in rows:
+        assert set(evaluate.MEASURES) < set(row)
+        assert row["stage"] == ""
+    # Colours alone tell these categories apart.
+    best = {
+        row["model"]: row["identical_at_1"]
+        for row in rows
+        if row["split"] == "test" and row["gallery"] == "test"
+    }
+    assert best["image only"] == 1.0
+
+
+def test_the_measures_are_means_over_seeds(trained, colours, monkeypatch):
+    root, frame = colours
+    training = table.select(frame, "train")
+    monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
+    seeds, found = [], []
+
+    def train(config, *_):
+        seeds.append(config.seed)
+        return fusions.Fitted(lambda frame: None, None, [])
+
+    def measure(embed, frame, root, settings, mesh, name):
+        found.append(float(len(found)))
+        measures = dict.fromkeys((*evaluate.MEASURES, "seconds"), found[-1])
+        return [measures | {"relevance_at_1": None}]  # a table of no groups
+
+    monkeypatch.setattr(fusions, "train", train)
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+    (row,) = fusions.measure_fusions(
+        trained, frame, root, training, root, make_mesh()
+    )
+    assert seeds == [0, 1, 2]
+    assert row.pop("relevance_at_1") is None
+    assert set(row.values()) == {1.0}
+
+
+def test_text_matters_to_the_average_alone(trained, colours, tmp_path):
+    root, frame = colours
+    frame = fusions.with_paths(frame, root)
+    silent = frame[frame.role == table.DOCUMENT].assign(text="")
+    both = pd.concat([frame, silent])
+    both = both.assign(place=np.arange(len(both)))
+    frame, silent = both[: len(frame)], both[len(frame) :]
+    documents = frame[frame.role == table.DOCUMENT]
+    encoded = fusions.encode(trained, both, tmp_path / "features", make_mesh())
+    for fusion, reads_text in (("image_only", False), ("average", True)):
+        fitted = fusions.train(
+            fusions.make_config(trained.config, fusion),
+            encoded,
+            table.select(frame, "train"),
+            np.random.default_rng(0),
+            make_mesh(),
+        )
+        moved = np.abs(fitted.embed(documents) - fitted.embed(silent)).max()
+        assert (moved > 1e-3) == reads_text

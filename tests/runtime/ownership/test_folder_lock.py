@@ -1,0 +1,524 @@
+"""One run at a time in a folder."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock, owner_record, owner_store
+
+# Holds a folder until it is killed, without importing what takes long.
+HOLDER = """
+import subprocess, sys, time
+sys.path.insert(0, {root!r})
+from mixer_jax.runtime import ownership
+with ownership.hold(sys.argv[1], "--workdir"):
+    child = subprocess.Popen(["sleep", "60"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def folder(request, tmp_path):
+    """A folder that is not there yet, on this machine or in a bucket."""
+    if request.param == "folder":
+        return tmp_path / "new" / "run"
+    return paths.make(f"{request.getfixturevalue('bucket')}/run")
+
+
+def store_of(folder):
+    kind = owner_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    return kind(folder)
+
+
+def leave(folder, age=0.0, **changes):
+    """Leaves the record that another run would, some seconds ago."""
+    record = owner_record.make()._replace(**changes)
+    if paths.is_remote(folder):
+        store = store_of(folder)
+        assert store.write(record, store.read().version)
+    else:
+        paths.make_folder(folder)
+        path = folder / owner_store.RECORD.format("")
+        path.write_text(owner_record.to_json(record))
+        then = time.time() - age
+        os.utime(path, (then, then))
+    return record
+
+
+ELSEWHERE = {"host": "elsewhere", "boot": "another", "process": 17}
+
+
+def test_a_second_run_is_refused_and_the_first_is_named(folder):
+    with folder_lock.hold(folder, "--workdir") as owner:
+        owner.check()
+        with (
+            pytest.raises(UserError, match="--workdir") as caught,
+            folder_lock.hold(folder, "--workdir"),
+        ):
+            pass
+        owner.check()
+    name, _ = owner_record._machine()
+    assert f"process {os.getpid()} on {name}, since 20" in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_nothing_is_left_behind(folder):
+    for _ in range(2):
+        with folder_lock.hold(folder, "--workdir"):
+            assert folder.is_dir()
+        assert not folder.exists()
+
+
+def test_what_was_written_stays(tmp_path):
+    with folder_lock.hold(tmp_path / "run", "--workdir"):
+        (tmp_path / "run" / "config.json").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [
+        "config.json"
+    ]
+
+
+def test_a_failure_gives_the_folder_up(folder):
+    with (
+        pytest.raises(ZeroDivisionError),
+        folder_lock.hold(folder, "--workdir"),
+    ):
+        raise ZeroDivisionError
+    with folder_lock.hold(folder, "--workdir"):
+        pass
+
+
+def test_parts_of_a_folder_have_owners_of_their_own(tmp_path):
+    with (
+        folder_lock.hold(tmp_path, "--workdir", part="-0"),
+        folder_lock.hold(tmp_path, "--workdir", part="-1"),
+        pytest.raises(UserError),
+        folder_lock.hold(tmp_path, "--workdir", part="-1"),
+    ):
+        pass
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Fails where anything would wait."""
+
+    def wait(_):
+        raise AssertionError("This waits.")
+
+    monkeypatch.setattr(folder_lock.time, "sleep", wait)
+
+
+def start_holder(folder):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(root=root), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(holder.stdout.readline())
+    return holder, child
+
+
+def test_a_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
+    """Not even for what the killed process has started and left."""
+    holder, child = start_holder(tmp_path)
+    try:
+        with (
+            pytest.raises(UserError, match=f"process {holder.pid} "),
+            folder_lock.hold(tmp_path, "--workdir"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        os.kill(child, 0)  # It lives.
+        assert (tmp_path / owner_store.RECORD.format("")).exists()
+        with folder_lock.hold(tmp_path, "--workdir"):
+            pass
+    finally:
+        holder.kill()
+        os.kill(child, signal.SIGKILL)
+        holder.communicate()
+
+
+def test_a_process_that_is_being_killed_is_waited_for(tmp_path, monkeypatch):
+    """Its lock goes when its memory is freed, which may take seconds."""
+    monkeypatch.setattr(owner_record, "_is_dying", lambda _: True)
+    first = folder_lock.hold(tmp_path, "--workdir")
+    first.__enter__()
+    threading.Timer(0.2, first.__exit__, (None, None, None)).start()
+    with folder_lock.hold(tmp_path, "--workdir"):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_fork_does_not_keep_the_lock(tmp_path):
+    context = multiprocessing.get_context("fork")
+    over = context.Event()
+    first = folder_lock.hold(tmp_path, "--workdir")
+    first.__enter__()
+    child = context.Process(target=over.wait)
+    child.start()
+    first.__exit__(None, None, None)
+    try:
+        with folder_lock.hold(tmp_path, "--workdir"):
+            pass
+    finally:
+        over.set()
+        child.join()
+
+
+def test_the_dead_of_this_machine_are_not_waited_for(folder, no_waiting):
+    leave(folder, process=2**22, ticks="1")
+    with folder_lock.hold(folder, "--workdir"):
+        pass
+
+
+def test_a_process_id_that_is_used_again_is_another_process(folder, no_waiting):
+    leave(folder, ticks="1")
+    with folder_lock.hold(folder, "--workdir"):
+        pass
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_where_there_are_no_locks_the_living_are_found(
+    tmp_path, monkeypatch, locks
+):
+    """A record alone counts as much as a lock, if its process lives."""
+    if not locks:
+
+        def flock(*_):
+            raise OSError("There are no locks here.")
+
+        monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    with (
+        folder_lock.hold(tmp_path, "--workdir"),
+        pytest.raises(UserError, match="Another run is using"),
+        folder_lock.hold(tmp_path, "--workdir"),
+    ):
+        pass
+
+
+def test_an_old_record_of_another_machine_is_replaced(tmp_path, no_waiting):
+    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+    with folder_lock.hold(tmp_path, "--workdir") as owner:
+        owner.check()
+
+
+def test_age_is_told_by_the_storage(tmp_path, monkeypatch, no_waiting):
+    """This machine's clock may be wrong by an hour."""
+    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    with folder_lock.hold(tmp_path, "--workdir"):
+        pass
+
+
+def test_a_young_record_is_waited_for_but_no_longer_than_a_minute(
+    folder, monkeypatch
+):
+    assert folder_lock.STALE == 60
+    monkeypatch.setattr(folder_lock, "STALE", 4.0)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.1)
+    leave(folder, **ELSEWHERE)
+    said = []
+    with folder_lock.hold(folder, "--workdir", say=said.append) as owner:
+        owner.check()
+    (sentence,) = said
+    assert "process 17 on elsewhere" in sentence
+    assert "at most 4 s" in sentence
+
+
+def test_a_heartbeat_within_the_wait_refuses_the_second(folder, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_POLL", 0.05)
+    record = leave(folder, **ELSEWHERE)
+
+    def beat(_):
+        store = store_of(folder)
+        store._version = store.read().version
+        store.beat(record)
+
+    with (
+        pytest.raises(UserError, match="process 17 on elsewhere, since"),
+        folder_lock.hold(folder, "--workdir", say=beat),
+    ):
+        pass
+    assert store_of(folder).read().record == record
+
+
+def test_a_run_that_ends_within_the_wait_leaves_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_POLL", 0.05)
+    record = leave(folder, **ELSEWHERE)
+
+    def end(_):
+        store = store_of(folder)
+        store._version = store.read().version
+        store.close(record)
+
+    with folder_lock.hold(folder, "--workdir", say=end) as owner:
+        owner.check()
+
+
+def test_heartbeats_change_the_record(folder, monkeypatch):
+    monkeypatch.setattr(folder_lock, "BEAT", 0.02)
+    with folder_lock.hold(folder, "--workdir") as owner:
+        first = store_of(folder).read().version
+        while store_of(folder).read().version == first:
+            time.sleep(0.02)
+        owner.check()
+
+
+def test_who_lost_the_folder_stops_and_leaves_the_other_alone(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(folder_lock, "BEAT", 0.02)
+    with folder_lock.hold(folder, "--workdir") as owner:
+        other = leave(folder, **ELSEWHERE)
+        with pytest.raises(
+            folder_lock.LostError,
+            match=r"taken over .* process 17 on elsewhere",
+        ):
+            owner.check()
+        time.sleep(0.1)  # Heartbeats must not take it back.
+    assert store_of(folder).read().record == other
+
+
+def test_a_folder_that_was_removed_is_lost(tmp_path):
+    with folder_lock.hold(tmp_path, "--workdir") as owner:
+        (tmp_path / owner_store.RECORD.format("")).unlink()
+        with pytest.raises(folder_lock.LostError):
+            owner.check()
+
+
+WRONG_KINDS = json.dumps({name: [1] for name in owner_record.Record._fields})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"host": 1}',
+        b"\0",
+        b"\x87\xff",
+        b"[" * 100_000,
+        WRONG_KINDS.encode(),
+    ],
+    ids=lambda text: text[:8].hex(),
+)
+def test_a_damaged_record_is_old_or_young_like_any_other(
+    tmp_path, no_waiting, text
+):
+    leave(tmp_path)
+    path = tmp_path / owner_store.RECORD.format("")
+    path.write_bytes(text)
+    os.utime(path, (1, 1))
+    with folder_lock.hold(tmp_path, "--workdir"):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "link/run"])
+def test_what_cannot_be_a_folder_is_refused(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    with (
+        pytest.raises(
+            UserError,
+            match=r"cannot be written to: \S+/file is not a folder.*"
+            "by --out",
+        ),
+        folder_lock.hold(tmp_path / name, "--out"),
+    ):
+        pass
+
+
+def test_a_link_to_a_missing_folder_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to("there/deep")
+    with folder_lock.hold(tmp_path / "link" / "run", "--workdir"):
+        assert list((tmp_path / "there" / "deep" / "run").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_two_at_once_have_one_winner(folder):
+    """Many threads stand for processes: a file's lock is not a process's."""
+    ready = threading.Barrier(4)
+    results = []
+
+    def compete():
+        ready.wait()
+        try:
+            with folder_lock.hold(folder, "--workdir"):
+                results.append("won")
+                done.wait()
+        except UserError:
+            results.append("refused")
+
+    done = threading.Event()
+    threads = [threading.Thread(target=compete) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(results) < 4:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused"] * 3 + ["won"]
+
+
+def test_a_deleted_lock_file_does_not_let_a_second_run_in(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(folder_lock, "BEAT", 0.02)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.1)
+    with folder_lock.hold(tmp_path, "--workdir") as owner:
+        (tmp_path / owner_store.LOCK.format("")).unlink()
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on "),
+            folder_lock.hold(tmp_path, "--workdir", say=lambda _: None),
+        ):
+            pass
+        owner.check()
+
+
+def test_a_copy_of_a_folder_in_use_is_free_after_a_minute(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(folder_lock, "STALE", 0.5)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.1)
+    with folder_lock.hold(tmp_path / "run", "--workdir"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with folder_lock.hold(tmp_path / "copy", "--workdir", say=[].append):
+            pass
+
+
+def test_the_owner_of_a_moved_folder_leaves_the_lock_at_its_old_place(tmp_path):
+    first = folder_lock.hold(tmp_path / "run", "--workdir")
+    first.__enter__()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with folder_lock.hold(tmp_path / "run", "--workdir"):
+        first.__exit__(None, None, None)
+        assert (tmp_path / "run" / owner_store.LOCK.format("")).exists()
+        with (
+            pytest.raises(UserError, match="Another run is using"),
+            folder_lock.hold(tmp_path / "run", "--workdir"),
+        ):
+            pass
+
+
+def test_a_living_process_of_another_container_is_not_taken_for_dead(
+    tmp_path, monkeypatch
+):
+    """Its ID means nothing here; where there are no locks, heartbeats tell."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.05)
+    boot = owner_record.make().boot.split()[0]
+    record = leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+
+    def beat(_):
+        store_of(tmp_path).beat(record)
+
+    with (
+        pytest.raises(UserError, match=f"process {2**22} on"),
+        folder_lock.hold(tmp_path, "--workdir", say=beat),
+    ):
+        pass
+
+
+def test_a_dead_container_of_this_machine_is_not_waited_for(
+    tmp_path, no_waiting
+):
+    boot = owner_record.make().boot.split()[0]
+    leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    with folder_lock.hold(tmp_path, "--workdir"):
+        pass
+
+
+def test_the_next_heartbeat_tells_who_lost_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(folder_lock, "BEAT", 0.02)
+    with folder_lock.hold(folder, "--workdir") as owner:
+        time.sleep(0.1)
+        owner.check_heard()
+        leave(folder, **ELSEWHERE)
+        while not owner._lost:
+            time.sleep(0.02)
+        with pytest.raises(folder_lock.LostError, match="process 17"):
+            owner.check_heard()
+
+
+def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
+    with folder_lock.hold(tmp_path / "run", "--workdir") as owner:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(
+            folder_lock.LostError, match="run was moved, removed"
+        ):
+            owner.check()
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_two_at_once_have_one_winner_without_locks(
+    tmp_path, monkeypatch, is_stale
+):
+    """All have read before one of them writes."""
+
+    def flock(*_):
+        raise OSError("There are no locks here.")
+
+    if is_stale:
+        leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+    monkeypatch.setattr(owner_store.fcntl, "flock", flock)
+    wait_until_free = folder_lock._wait_until_free
+    barrier, done, results = threading.Barrier(3), threading.Event(), []
+
+    def wait(*arguments):
+        free = wait_until_free(*arguments)
+        barrier.wait()
+        return free
+
+    def compete():
+        try:
+            with folder_lock.hold(tmp_path, "--workdir"):
+                results.append("won")
+                done.wait()
+        except UserError:
+            results.append("refused")
+
+    monkeypatch.setattr(folder_lock, "_wait_until_free", wait)
+    threads = [threading.Thread(target=compete) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(results) < 3:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused", "refused", "won"]
+    assert not list(tmp_path.glob(".owner[.-]*"))
+
+
+def test_an_interrupted_wait_leaves_nothing(tmp_path):
+    leave(tmp_path, **ELSEWHERE)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        folder_lock.hold(tmp_path, "--workdir", say=interrupt),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".owner.json"]
+    assert owner_store.Folder(tmp_path).lock()

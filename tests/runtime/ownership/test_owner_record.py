@@ -1,0 +1,59 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mixer_jax.runtime.ownership import owner_record
+
+
+def test_a_record_is_read_back():
+    record = owner_record.make()
+    assert owner_record.parse(owner_record.to_json(record)) == record
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", "{", '{"host": "a"}', "[" * 9]
+)
+def test_other_texts_are_no_record(text):
+    assert owner_record.parse(text) is None
+
+
+def test_a_field_of_another_kind_makes_no_record():
+    record = owner_record.make()._replace(process="17")
+    assert owner_record.parse(owner_record.to_json(record)) is None
+
+
+def test_each_record_has_its_own_token():
+    one, other = owner_record.make(), owner_record.make()
+    assert one.token != other.token
+    assert one._replace(token="") == other._replace(token="", start=one.start)
+
+
+def test_this_process_is_alive_and_of_this_machine():
+    record = owner_record.make()
+    assert record.process == os.getpid()
+    assert record.is_of_this_machine()
+    assert record.is_alive()
+
+
+@pytest.mark.parametrize("change", [{"host": "other"}, {"boot": "other"}])
+def test_another_machine_or_boot_is_told_apart(change):
+    assert not owner_record.make()._replace(**change).is_of_this_machine()
+
+
+def test_a_later_process_of_the_same_id_is_another():
+    assert not owner_record.make()._replace(ticks="1").is_alive()
+
+
+def test_a_process_that_has_ended_is_not_alive():
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    ) as process:
+        record = owner_record.make()._replace(
+            process=process.pid, ticks=owner_record._ticks(process.pid)
+        )
+        assert record.is_alive()
+        process.kill()
+        process.wait()
+        assert not record.is_alive()

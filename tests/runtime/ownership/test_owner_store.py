@@ -1,0 +1,78 @@
+import os
+import pathlib
+import tempfile
+
+import pytest
+
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.ownership import owner_record, owner_store
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def make(request, tmp_path):
+    """Returns a function that makes a store of the same folder."""
+    if request.param == "folder":
+        return lambda: owner_store.Folder(tmp_path / "new" / "run")
+    folder = paths.make(f"{request.getfixturevalue('bucket')}/run")
+    return lambda: owner_store.Bucket(folder)
+
+
+def test_what_is_written_is_read(make):
+    store, record = make(), owner_record.make()
+    store.lock()
+    assert store.read().record is None
+    assert store.write(record, store.read().version)
+    assert store.read().record == record
+    store.close(record)
+
+
+def test_a_closed_record_is_gone(make):
+    store, record = make(), owner_record.make()
+    store.lock()
+    store.write(record, store.read().version)
+    store.close(record)
+    assert make().read().record is None
+
+
+def test_the_record_of_another_owner_stays(make):
+    store, other, record = make(), make(), owner_record.make()
+    store.lock()
+    assert store.write(record, store.read().version)
+    other.close(owner_record.make())
+    assert make().read().record == record
+    store.close(record)
+
+
+def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
+    path = tmp_path / owner_store.RECORD.format("")
+    os.mkfifo(path)
+    assert owner_store.Folder(tmp_path).read().record is None
+    path.unlink()
+    path.touch()
+    os.truncate(path, 2**40)
+    seen = owner_store.Folder(tmp_path).read()
+    assert seen.record is None
+    assert seen.version is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
+def test_a_lock_file_of_another_user_is_locked(tmp_path):
+    def lock_as_nobody():
+        os.seteuid(65534)
+        try:
+            return owner_store.Folder(folder).lock()
+        finally:
+            os.seteuid(0)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name, "shared")
+        os.chmod(name, 0o755)
+        folder.mkdir()
+        folder.chmod(0o777)
+        root = owner_store.Folder(folder)
+        assert root.lock()
+        assert lock_as_nobody() is None
+        # The process of root is killed: its files stay.
+        owner_store._LOCK_FILES.discard(root._file)
+        os.close(root._file)
+        assert lock_as_nobody()

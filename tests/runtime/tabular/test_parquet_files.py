@@ -1,0 +1,137 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import parquet_files, tables
+from mixer_jax.runtime.tabular.tables import Layout
+
+NAMES = ("id", "a", "b")
+
+
+def frame_of(rows):
+    return pd.DataFrame(rows, columns=list(NAMES), dtype=object)
+
+
+def rows_of(frame):
+    return list(frame.itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (np.array([12.0, np.nan, -3.0]), ["12", "", "-3"]),
+        (np.array([1234567890123456.0]), ["1234567890123456"]),
+        (np.array([7.0], np.float32), ["7"]),
+        (pd.array([12, None], "Int64"), ["12", ""]),
+        (pd.Categorical([b"a", None, b"b"]), ["a", "", "b"]),
+        (pd.Categorical([1.0, 2.0]), ["1", "2"]),
+        ([None, None], ["", ""]),
+        (pa.array([b"a"], pa.large_binary()), ["a"]),
+        (pa.array(["a"], pa.string_view()), ["a"]),
+        (pa.array([1200], pa.int64()).cast(pa.decimal128(30, 2)), ["1200"]),
+    ],
+)
+def test_ids_of_parquet_are_texts(tmp_path, values, texts):
+    path = tmp_path / "t.parquet"
+    if not isinstance(values, pa.Array):
+        values = pa.array(values, from_pandas=True)
+    pq.write_table(pa.table({"id": values}), path)
+    assert tables.read(path, Layout(("id",), ids=("id",)))["id"].tolist() == (
+        texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array([1.0, 2.5]), "row 2, column id: 2.5 is a float that"),
+        (np.array([1.0, np.nan, np.inf]), "row 3, column id: inf is too large"),
+        (np.array([2.0**53]), "row 1, column id: .* too large a float"),
+        (np.array([2**24], np.float32), "too large a float"),
+        ([[1], [2]], "column id: cells are of type"),
+        ([b"\xff"], "column id: a cell is not UTF-8 text"),
+    ],
+)
+def test_ids_that_lost_digits_are_refused(tmp_path, values, said):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": pa.array(values)}), path)
+    with pytest.raises(UserError, match=said):
+        tables.read(path, Layout(("id",), ids=("id",)))
+
+
+def test_numbers_that_are_no_ids_may_be_fractions(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1.5, 2.0, 1e20]}), path)
+    assert tables.read(path, Layout(("a",)))["a"].tolist() == [
+        "1.5",
+        "2",
+        "1e+20",
+    ]
+
+
+def test_indices_of_pandas_are_no_columns_unless_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame = frame_of([("1", "2", "3"), ("4", "5", "6")])
+    frame.set_index("id").to_parquet(path)
+    assert rows_of(tables.read(path, Layout(NAMES, exact=True))) == rows_of(
+        frame
+    )
+    frame.set_axis([7, 9]).to_parquet(path)
+    assert rows_of(tables.read(path, Layout(NAMES, exact=True))) == rows_of(
+        frame
+    )
+
+
+def test_wrong_bytes_in_a_parquet_text_are_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    wrong = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"id": wrong}), path)
+    with pytest.raises(UserError, match="column id: a cell is not UTF-8"):
+        tables.read(path, Layout(("id",)))
+
+
+def test_partitions_are_columns(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame = frame_of(
+        [("1", "x y/z", "a"), ("2", "x y/z", "b"), ("3", None, "")]
+    )
+    frame.to_parquet(path, partition_cols=["a"])
+    (path / "loop").symlink_to(path)
+    found = tables.read(path, Layout(NAMES, exact=True))
+    assert sorted(rows_of(found)) == [
+        ("1", "x y/z", "a"),
+        ("2", "x y/z", "b"),
+        ("3", "", ""),
+    ]
+
+
+def test_a_partition_and_a_column_must_agree(tmp_path):
+    folder = tmp_path / "t" / "b=x"
+    folder.mkdir(parents=True)
+    frame = frame_of([("1", "2", "x"), ("3", "4", "x")])
+    frame["b"] = "x"
+    frame.to_parquet(folder / "part.parquet")
+    assert len(tables.read(tmp_path / "t", Layout(NAMES))) == 2
+    frame.loc[1, "b"] = "y"
+    frame.to_parquet(folder / "part.parquet")
+    with pytest.raises(
+        UserError, match=r"column b: a cell is 'y', .* says 'x'"
+    ):
+        tables.read(tmp_path / "t", Layout(NAMES))
+
+
+def test_a_pipe_is_no_part(tmp_path):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b.parquet .*not a regular file"):
+        tables.read(tmp_path, Layout(NAMES))
+
+
+def test_a_zero_of_many_decimals_is_a_zero():
+    column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
+    assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]

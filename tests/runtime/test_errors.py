@@ -1,0 +1,32 @@
+"""Every command says what is wrong in one sentence, and exits with 2."""
+
+import pytest
+
+from mixer_jax import embed, evaluate, index, report
+from mixer_jax.runtime.errors import UserError
+
+COMMANDS = {
+    embed: ("--workdir", "--table=t.csv", "--out=e.npz"),
+    evaluate: ("--workdir",),
+    index: ("--workdir", "--table=t.csv", "--out=i"),
+    report: ("--workdir",),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
+def test_a_run_that_is_not_there_is_said(
+    command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    option, *more = COMMANDS[command]
+    assert command.main([f"{option}=nowhere", *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "nowhere" in said or "t.csv" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_catch_it_as_a_value_error():
+    with pytest.raises(ValueError, match="what would work"):
+        raise UserError("what would work")

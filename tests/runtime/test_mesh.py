@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax.runtime import mesh as mesh_lib
+
+
+def test_batch_is_split_and_whole(num_devices):
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    batch = {"x": np.arange(16).reshape(8, 2), "y": np.arange(8)}
+    placed = mesh_lib.put_batch(batch, mesh)
+    for name, array in placed.items():
+        np.testing.assert_array_equal(array, batch[name])
+        assert array.sharding == mesh_lib.rows(mesh)
+        assert array.addressable_shards[0].data.shape[0] == 8 // num_devices
+
+
+def test_batch_that_does_not_split_is_refused():
+    mesh = mesh_lib.make_mesh(jax.devices()[:4])
+    with pytest.raises(ValueError, match=r"\(6,\) .* 4 local devices"):
+        mesh_lib.put_batch(np.arange(6), mesh)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 4), (4, 4), (5, 8)])
+def test_padded_rows(count, rows):
+    mesh = mesh_lib.make_mesh(jax.devices()[:4])
+    assert mesh_lib.padded_rows(count, mesh) == rows
+
+
+def test_replicated_arrays_are_whole_on_every_device():
+    mesh = mesh_lib.make_mesh()
+    array = jax.device_put(np.arange(5), mesh_lib.replicated(mesh))
+    assert {s.data.shape for s in array.addressable_shards} == {(5,)}

@@ -1,0 +1,155 @@
+"""What is said and done of paths in buckets and on this machine."""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+import tensorstore
+
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+
+
+def test_local_paths_are_those_of_pathlib(tmp_path):
+    path = paths.make(str(tmp_path))
+    assert path == tmp_path
+    assert not paths.is_remote(path)
+    assert paths.absolute(paths.make("runs")) == pathlib.Path.cwd() / "runs"
+    paths.check(path / "none")
+
+
+def test_a_bucket_keeps_its_name(bucket):
+    path = paths.make(f"{bucket}/runs//stage1/")
+    assert paths.is_remote(path)
+    assert str(path) == f"{bucket}/runs/stage1"
+    assert paths.absolute(path) is path
+    assert paths.make(path) == path
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs:///"])
+def test_other_places_are_refused(name):
+    with pytest.raises(UserError, match="gs://BUCKET/runs/stage1"):
+        paths.make(name)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r'pip install "mixer_jax\[gcs\]"'):
+        paths.make("gs://bucket/run")
+
+
+def test_what_must_be_local_says_so(tmp_path):
+    assert paths.local(str(tmp_path), "An index") == tmp_path
+    with pytest.raises(UserError, match="An index is kept on this machine"):
+        paths.local("gs://bucket/index", "An index")
+
+
+def test_files_are_written_found_and_read(bucket):
+    run = paths.make(bucket) / "run"
+    paths.make_folder(run)
+    large = np.random.default_rng(0).bytes(7_000_000)  # in two parts
+    (run / "large").write_bytes(large)
+    for number in range(12):
+        paths.write(run / f"s{number}" / "config.json", f'"é{number}"')
+    assert (run / "large").read_bytes() == large
+    found = {path.parent.name for path in run.glob("*/config.json")}
+    assert found == {f"s{number}" for number in range(12)}
+    text = (run / "s7" / "config.json").read_text(encoding="utf-8")
+    assert text == '"é7"'
+
+
+def test_what_others_write_is_seen(bucket):
+    """Also where a list was looked at before."""
+    run = paths.make(bucket) / "run"
+    paths.write(run / "a", "")
+    assert [path.name for path in run.iterdir()] == ["a"]
+    store = tensorstore.KvStore.open(paths.kvstore(run)).result()
+    store.write("b", b"1").result()
+    assert (run / "b").exists()
+    assert [path.name for path in run.iterdir()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_folder_is_moved(bucket, tmp_path, remote):
+    root = paths.make(bucket if remote else tmp_path)
+    for name in ("old/4/a", "old/4/deep/b", "aside/4/left"):
+        paths.make_folder((root / name).parent)
+        paths.write(root / name, name)
+    moved = paths.move_folder(root / "old" / "4", root / "aside" / "4")
+    assert moved == root / "aside" / "4-2"
+    assert (moved / "a").read_text() == "old/4/a"
+    assert (moved / "deep" / "b").read_text() == "old/4/deep/b"
+    assert (root / "aside" / "4" / "left").read_text() == "aside/4/left"
+    assert not (root / "old" / "4").exists()
+    again = paths.move_folder(moved, root / "aside" / "4")
+    assert again == root / "aside" / "4-3"
+    assert paths.move_folder(again, root / "new" / "4") == root / "new" / "4"
+
+
+def test_a_bucket_that_can_be_used_is_left_as_it_was(bucket, cloud):
+    paths.check(paths.make(f"{bucket}/run"))
+    assert cloud.buckets[bucket.removeprefix("gs://")] == {}
+
+
+def test_a_bucket_that_cannot_be_used_is_a_sentence(bucket, cloud):
+    with pytest.raises(UserError, match="There is no bucket gs://nowhere,"):
+        paths.check(paths.make("gs://nowhere/run"))
+    cloud.frozen.add(bucket.removeprefix("gs://"))
+    with pytest.raises(UserError, match="/run cannot be written to") as caught:
+        paths.check(paths.make(f"{bucket}/run"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_bucket_answers_is_a_sentence(bucket):
+    path = paths.make(bucket) / "run"
+    with (
+        pytest.raises(UserError, match="run cannot be reached: "),
+        paths.reaching(path),
+    ):
+        path.read_bytes()
+    with pytest.raises(FileNotFoundError), paths.reaching(pathlib.Path("x")):
+        pathlib.Path("x").read_bytes()
+
+
+def test_the_cache_has_a_folder_for_each(bucket, tmp_path):
+    folder = paths.cache(paths.make(f"{bucket}/runs/stage2"))
+    name = bucket.removeprefix("gs://")
+    place = tmp_path / "cache" / "mixer_jax" / "gs" / name
+    assert folder == place / "runs" / "stage2"
+
+
+@pytest.mark.parametrize("sign", [*"[]*?#% &+\n\x01\\", "é"])
+def test_a_name_that_a_bucket_would_lose_is_refused(bucket, cloud, sign):
+    with pytest.raises(UserError, match="Name another folder in the bucket"):
+        paths.check(paths.make(f"{bucket}/a{sign}b/run"))
+    assert not cloud.buckets[bucket.removeprefix("gs://")]
+
+
+def test_plain_names_stay_as_they_are(tmp_path, bucket):
+    for path in (tmp_path / "a b", paths.make(f"{bucket}/b[1]")):
+        paths.make_folder(path)
+        assert paths.plain(path) == path
+    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # not there
+
+
+def test_another_name_leads_to_the_same_folder(tmp_path):
+    folder = tmp_path / "b[1]"
+    folder.mkdir()
+    name = paths.plain(folder)
+    assert name == paths.plain(folder)
+    assert name.samefile(folder)
+    assert not set("[]*?\\") & set(str(name))
+    # A folder of that name that is made later is another one.
+    folder.rmdir()
+    folder.mkdir()
+    assert paths.plain(folder).samefile(folder)
+
+
+def test_a_system_without_other_names_refuses(tmp_path, monkeypatch):
+    (tmp_path / "b[1]").mkdir()
+    monkeypatch.setattr(
+        paths.pathlib.Path, "is_dir", lambda path: "[" in str(path)
+    )
+    with pytest.raises(UserError, match="parsed as a pattern"):
+        paths.plain(tmp_path / "b[1]")

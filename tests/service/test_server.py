@@ -1,0 +1,519 @@
+"""The application over an index of coloured squares."""
+
+import asyncio
+import base64
+import io
+import re
+import socket
+import threading
+
+import jax
+import numpy as np
+import pytest
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from mixer_jax.data.images import decoding
+from mixer_jax.retrieval import index
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.service import server, uploads
+from tests import broken_files
+
+
+@pytest.fixture
+def made(colour_run, colours):
+    path = colours[0] / "colours.csv"
+    return index.build(colour_run, path, make_mesh(), batch_size=8)[0]
+
+
+@pytest.fixture
+def searcher(made):
+    mesh = make_mesh()
+    return server.Searcher(made, index.load_model(made, mesh), mesh)
+
+
+@pytest.fixture
+def client(searcher):
+    with TestClient(server.make_app(searcher, max_megabytes=0.01)) as client:
+        yield client
+
+
+def _picture(colour, kind="png"):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), colour).save(file, kind)
+    return file.getvalue()
+
+
+def test_answers_do_not_depend_on_the_devices(made, num_devices):
+    mesh = make_mesh(jax.devices()[:num_devices])
+    trained = index.load_model(made, mesh)
+    found = server.Searcher(made, trained, mesh).search(_picture("red"), 100)
+    rows, cosines = zip(*found, strict=True)
+    assert set(made.documents.category_id[list(rows[:2])]) == {"red"}
+    assert sorted(rows) == list(range(12))
+    assert list(cosines) == sorted(cosines, reverse=True)
+    expected = made.embeddings @ np.array([1, -1, -1]) / np.sqrt(3)
+    np.testing.assert_allclose(cosines, expected[list(rows)], atol=1e-5)
+
+
+def test_a_picture_is_answered(client):
+    answer = client.post("/search?k=3", content=_picture("blue"))
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["milliseconds"] > 0
+    assert len(found["results"]) == 3
+    first = found["results"][0]
+    assert set(first) == {
+        "sample_id",
+        "text",
+        "category_id",
+        "score",
+        "image",
+    }
+    assert (first["category_id"], first["text"]) == ("blue", "blue paint")
+    assert first["score"] > 0.9
+    shown = client.get(first["image"])
+    assert shown.headers["content-type"] == "image/png"
+    assert decoding.decode(shown.content, 8)[..., 2].mean() > 200
+
+
+def test_every_common_kind_of_picture_is_read(client):
+    for kind in ("jpeg", "webp", "gif", "bmp"):
+        answer = client.post("/search", content=_picture("blue", kind))
+        assert len(answer.json()["results"]) == server.DEFAULT_K
+
+
+def test_what_is_wrong_is_said(client):
+    red = _picture("red")
+    for question, content, status, said in (
+        ("", b"", 400, "empty"),
+        ("", b"no picture", 400, "plain text; a PNG, JPEG"),
+        ("", red[:-30], 400, "a PNG picture that cannot be read: it is trunca"),
+        ("", b"%!PS-Adobe-3.0 EPSF-3.0\n", 400, "a PostScript file; a PNG"),
+        ("", b"\0\0\0\x18ftypheic\0\0", 400, "a HEIC (HEIF) picture; a PNG"),
+        ("", _picture("red", "tiff"), 400, "a TIFF picture; a PNG"),
+        ("", base64.b64encode(red), 400, "base64 text instead of the PNG"),
+        ("", b"<!doctype html><p>", 400, "an HTML page; a PNG"),
+        ("", bytes(10_001), 413, "larger than 0.01 megabytes"),
+        ("?k=0", red, 400, "from 1 to 100"),
+        ("?k=101", red, 400, "from 1 to 100"),
+        ("?k=all", red, 400, "'all'"),
+        ("?k=1_0", red, 400, "'1_0'"),
+        ("?k=%D9%A3", red, 400, "from 1 to 100"),
+        ("?k=", red, 400, "k is ''"),
+        ("?k=1&k=5", red, 400, "more than one k"),
+        ("?k=5&k=5", red, 400, "more than one k"),
+        ("?K=5", red, 400, "parameter 'K'; only k is known"),
+        ("?k=5&limit=5", red, 400, "parameter 'limit'"),
+        ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
+    ):
+        answer = client.post("/search" + question, content=content)
+        assert answer.status_code == status
+        assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "none-such"])
+def test_a_form_of_an_odd_charset_is_no_failure(client, charset):
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"'
+    body = head + b"\r\n\r\n" + _picture("red") + b"\r\n--x--\r\n"
+    answer = client.post(
+        "/search", content=body, headers={"content-type": kind}
+    )
+    assert answer.status_code in (200, 400)
+    assert {"results", "error"} & set(answer.json())
+
+
+@pytest.mark.parametrize("row", ["9" * 5000, "-1", "1_0", "%D9%A3", "x", "99"])
+def test_a_picture_that_is_not_there_is_said(client, row):
+    answer = client.get(f"/image/{row}")
+    assert answer.status_code == 404
+    assert "There is no document" in answer.json()["error"]
+    assert len(answer.text) < 100
+
+
+def test_a_form_with_a_file_is_answered(client):
+    files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
+    answer = client.post("/search?k=2", files=files)
+    assert answer.status_code == 200
+    first = answer.json()["results"][0]
+    assert first["category_id"] == "blue"
+    plain = client.post("/search?k=2", content=_picture("blue"))
+    assert answer.json()["results"] == plain.json()["results"]
+    answer = client.post("/search", files=files, data={"k": "3"})
+    assert len(answer.json()["results"]) == 3
+    # As curl sends --data-binary.
+    answer = client.post(
+        "/search",
+        content=_picture("blue"),
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.json()["results"][0] == first
+
+
+def test_what_is_wrong_with_a_form_is_said(client):
+    red = _picture("red")
+    broken = {"content-type": "multipart/form-data"}
+    for arguments, status, said in (
+        ({"files": {"file": ("a.pdf", b"%PDF-1.7")}}, 400, "a PDF document"),
+        ({"files": {"file": ("a.png", b"")}}, 400, "empty"),
+        ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
+        ({"files": {"file": (None, "text")}}, 400, "no complete file"),
+        ({"files": {"a": ("a", bytes(11_000))}}, 413, "0.01 megabytes"),
+        ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
+        ({"content": red, "headers": broken}, 400, "boundary"),
+        ({"files": {"a": ("a", red)}, "data": {"k": "no"}}, 400, "'no'"),
+        ({"files": {"a": ("a", red)}, "data": {"k": ""}}, 400, "k is ''"),
+        ({"files": {"a": ("a", red)}, "data": {"k": [1, 5]}}, 400, "than one"),
+        (
+            {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
+            400,
+            "so has the form",
+        ),
+    ):
+        answer = client.post("/search", **arguments)
+        assert (answer.status_code, said in answer.json()["error"]) == (
+            status,
+            True,
+        ), answer.json()
+
+
+BOUNDARY = b"--x"
+PARTS = st.sampled_from(
+    [
+        BOUNDARY,
+        BOUNDARY + b"--",
+        b"\r\n",
+        b"\r\n\r\n",
+        b'Content-Disposition: form-data; name="file"; filename="a.png"',
+        b'Content-Disposition: form-data; name="k"',
+        b"Content-Disposition: form-data",
+        b"Content-Type: image/png",
+        b"Content-Transfer-Encoding: base64",
+        b"5",
+        _picture("red"),
+    ]
+)
+HEADERS = st.sampled_from(
+    ["multipart/form-data; boundary=x", "multipart/form-data; boundary="]
+    + ["multipart/form-data; boundary=x; charset=utf-16", "MULTIPART/FORM-DATA"]
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    body=st.one_of(
+        st.lists(st.one_of(PARTS, st.binary(max_size=9))).map(b"".join),
+        st.lists(PARTS, max_size=6).map(b"\r\n".join),
+    ),
+    header=HEADERS,
+    length=st.sampled_from(["", "1", "x", "-1", "²"]),
+)
+def test_random_forms_are_answered_or_refused(client, body, header, length):
+    headers = {"content-type": header}
+    if length:
+        headers["content-length"] = length.encode()
+    answer = client.post("/search", content=body, headers=headers)
+    assert answer.status_code in (200, 400, 413)
+    assert ("results" if answer.is_success else "error") in answer.json()
+
+
+def test_uploads_in_memory_are_counted(searcher, monkeypatch):
+    readers = []
+
+    class Reader(uploads.Reader):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            readers.append(self)
+
+    monkeypatch.setattr(uploads, "Reader", Reader)
+    with TestClient(server.make_app(searcher)) as client:
+        for content in (_picture("red"), b"", b"text"):
+            client.post("/search", content=content)
+        assert readers[0]._held == 0
+        monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
+        answer = client.post("/search", content=_picture("red"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "try again" in answer.json()["error"]
+        assert readers[0]._held == 0
+
+
+def test_pixels_are_counted_before_they_are_decoded(searcher):
+    bomb = broken_files.png_header(14_000, 14_000)
+    bomb += broken_files.png_chunk(b"IDAT", b"")
+    with TestClient(server.make_app(searcher)) as client:
+        answer = client.post("/search", content=bomb)
+        assert answer.status_code == 400
+        said = answer.json()["error"]
+        assert "a PNG picture, but it has 14000 x 14000 pixels" in said
+        assert "50 megapixels (--max-megapixels)" in said
+        # Images of the size of cameras and screens are answered.
+        for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
+            file = io.BytesIO()
+            Image.new("RGB", size, "blue").save(file, kind)
+            answer = client.post("/search?k=1", content=file.getvalue())
+            assert answer.json()["results"][0]["category_id"] == "blue"
+
+
+@pytest.mark.parametrize("prefix", ["", "/shop", "/a/b c"])
+def test_a_prefix_changes_nothing(searcher, prefix):
+    app = server.make_app(searcher)
+    if prefix:
+        app = Starlette(routes=[Mount(prefix, app)])
+    with TestClient(app) as client:
+        page = client.get(f"{prefix}/")
+        for reference in re.findall(
+            r'(?:src|href|action)="([^"]*)"', page.text
+        ):
+            assert reference.startswith("data:")
+        assert "${HERE}search" in page.text
+        found = client.post(f"{prefix}/search", content=_picture("blue"))
+        image = found.json()["results"][0]["image"]
+        assert "//" not in image
+        for base in (found.url, page.url):
+            shown = client.get(base.join(image))
+            assert shown.headers["content-type"] == "image/png"
+        # The page may be asked for without the slash at its end.
+        if prefix:
+            assert client.get(prefix).url.path == page.url.path
+        answer = client.get(f"{prefix}/search/", follow_redirects=False)
+        assert answer.status_code == 404
+
+
+def test_an_upload_that_hides_its_size_is_cut_off(client):
+    chunks = (bytes(1000) for _ in range(20))
+    answer = client.post("/search", content=chunks)
+    assert answer.status_code == 413
+
+
+def test_documents_without_a_picture(searcher, made):
+    made.documents.loc[0, "image"] = ""
+    made.documents.loc[1, "image"] = "gone.png"
+    with TestClient(server.make_app(searcher)) as client:
+        for row, said in (
+            (0, "has no picture"),
+            (1, "gone.png of document 1 is missing in"),
+            (1, "--images=FOLDER"),
+            (12, "no document 12"),
+        ):
+            answer = client.get(f"/image/{row}")
+            assert answer.status_code == 404
+            assert said in answer.json()["error"]
+        answer = client.post("/search", content=_picture("red"))
+        shown = {r["sample_id"]: r["image"] for r in answer.json()["results"]}
+        assert shown[made.documents.sample_id[0]] is None
+
+
+def test_page_and_health(client, made):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "</html>" in page.text
+    assert "12 documents" in page.text
+    # Nothing is fetched from elsewhere.
+    assert "://" not in page.text
+    assert client.get("/health").json() == {
+        "documents": 12,
+        "workdir": str(made.workdir),
+        "step": 4,
+    }
+    assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
+    answer = client.get("/search")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "POST a picture to search" in answer.json()["error"]
+
+
+def test_searches_do_not_hold_up_the_rest(searcher, client):
+    started = []
+
+    def ask():
+        started.append(client.post("/search", content=_picture("red")))
+
+    with searcher._lock:
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        assert client.get("/health").status_code == 200
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in started] == [200] * 3
+
+
+def test_a_fault_of_our_own_is_no_silence(searcher, monkeypatch):
+    monkeypatch.setattr(searcher, "search", lambda *_: 1 / 0)
+    app = server.make_app(searcher)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.post("/search", content=b"x")
+    assert answer.status_code == 500
+    assert "failed" in answer.json()["error"]
+
+
+def test_a_wrong_limit_is_said():
+    for megabytes in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="at most 1000"):
+            server.make_app(None, megabytes)
+
+
+def test_a_port_is_taken_once():
+    with server.listen("127.0.0.1", 0) as listener:
+        url = server.address(listener)
+        assert url.startswith("http://127.0.0.1:")
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(UserError, match="in use"):
+            server.listen("127.0.0.1", port)
+    with pytest.raises(UserError, match="from 0 to 65535"):
+        server.listen("127.0.0.1", 70000)
+
+
+def test_no_such_host(monkeypatch):
+    def fail(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(UserError, match=r"of nowhere .*choose one with --host"):
+        server.listen("nowhere", 0)
+    with pytest.raises(UserError, match="of '' cannot"):
+        server.listen("", 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("_PATIENCE", "stood still for 0.01"), ("_LONGEST", "more than 0.01")],
+)
+@pytest.mark.parametrize("form", [False, True])
+def test_an_upload_that_stands_still_is_ended(form, limit, said, monkeypatch):
+    monkeypatch.setattr(uploads, limit, 0.01)
+    kind = b"multipart/form-data; boundary=x" if form else b"image/png"
+    scope = {"type": "http", "headers": [(b"content-type", kind)]}
+    messages = iter([{"type": "http.request", "body": b"", "more_body": True}])
+
+    async def receive():
+        return next(messages, None) or await asyncio.Event().wait()
+
+    async def read():
+        async with reader.read(Request(scope, receive)):
+            pass
+
+    reader = uploads.Reader(1)
+    with pytest.raises(HTTPException, match=said) as caught:
+        asyncio.run(read())
+    assert caught.value.status_code == 408
+    assert reader._held == 0
+
+
+def test_an_upload_at_the_end_of_the_server_is_answered(
+    searcher, monkeypatch, caplog
+):
+    monkeypatch.setattr(server, "_GRACE", 0.1)
+    servers = []
+    make = uvicorn.Server
+    monkeypatch.setattr(
+        server.uvicorn,
+        "Server",
+        lambda config: servers.append(make(config)) or servers[0],
+    )
+    with server.listen("127.0.0.1", 0) as listener:
+        app = server.make_app(searcher)
+        thread = threading.Thread(target=server.run, args=(app, listener))
+        thread.start()
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(
+                b"POST /search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                b"Content-Length: 9\r\n\r\n"
+            )
+            assert b"100 Continue" in client.recv(1000)  # it is being read
+            servers[0].should_exit = True
+            with client.makefile("rb") as answer:
+                said = answer.read()
+        thread.join()
+    assert b" 503 " in said.splitlines()[0]
+    assert b"The server is stopping." in said
+    assert "Traceback" not in caplog.text
+
+
+def test_a_doubled_slash_is_one(client):
+    found = client.post("/search?k=3", content=_picture("blue")).json()
+    again = client.post(
+        "http://testserver//search?k=3", content=_picture("blue")
+    )
+    assert again.json()["results"] == found["results"]
+    for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
+        answer = client.get(f"http://testserver{url}")
+        assert answer.headers["content-type"].startswith(kind)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"filename*=utf-8''caf%C3%A9.png",
+        b"filename=\"a\"; filename*=utf-8''caf%C3%A9.png",
+        b"filename*=utf-8''caf%C3%A9.png; filename=\"a\"",
+    ],
+)
+def test_a_file_of_a_name_in_other_letters_is_a_file(client, name):
+    body = b"--x\r\nContent-Disposition: form-data; name=file; " + name
+    body += b"\r\n\r\n" + _picture("blue") + b"\r\n--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.post("/search", content=body, headers=kind)
+    assert answer.json()["results"][0]["category_id"] == "blue"
+
+
+BAD_REQUESTS = [
+    b"no HTTP\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\n"
+    b"Upgrade: websocket\r\n\r\n",
+    b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n"
+    b"Content-Length: 5\r\n\r\nhello",
+]
+
+
+def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
+    servers = []
+    make = uvicorn.Server
+    monkeypatch.setattr(
+        server.uvicorn,
+        "Server",
+        lambda config: servers.append(make(config)) or servers[0],
+    )
+    with server.listen("127.0.0.1", 0) as listener:
+        app = server.make_app(searcher)
+        thread = threading.Thread(target=server.run, args=(app, listener))
+        thread.start()
+        for request in BAD_REQUESTS:
+            with socket.create_connection(listener.getsockname()) as client:
+                client.sendall(request)
+                with client.makefile("rb") as answer:
+                    said = answer.read()
+            assert said.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
+        servers[0].should_exit = True
+        thread.join()
+    assert b"send one file, as curl" in said
+    assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]
+
+
+def test_only_pictures_are_shown(searcher, made):
+    made.documents.loc[:3, "image"] = ["notes", "page.png", "a.svg", "bare"]
+    (made.images / "notes").write_text("not for you")
+    (made.images / "page.png").write_text("<html><script></script></html>")
+    (made.images / "a.svg").write_text("<svg><script></script></svg>")
+    (made.images / "bare").write_bytes(_picture("red", "webp"))
+    with TestClient(server.make_app(searcher)) as client:
+        for row in range(3):
+            answer = client.get(f"/image/{row}")
+            assert answer.status_code == 404
+            assert "not a picture" in answer.json()["error"]
+        shown = client.get("/image/3")
+        assert shown.headers["content-type"] == "image/webp"

@@ -1,0 +1,75 @@
+import asyncio
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from mixer_jax.service import uploads
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    b"picture\r\n--x--\r\n"
+)
+FORM_TYPE = {"content-type": "multipart/form-data; boundary=x"}
+
+
+def read(reader, chunks, headers=(), held=None):
+    """Reads a request of chunks; calls `held` while the upload is in memory."""
+    raw = [(k.encode(), v.encode()) for k, v in dict(headers).items()]
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": True}
+        for chunk in chunks
+    ]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+    queue = iter(messages)
+
+    async def receive():
+        return next(queue)
+
+    async def run():
+        request = Request({"type": "http", "headers": raw}, receive)
+        async with reader.read(request) as upload:
+            if held is not None:
+                held()
+            return upload
+
+    return asyncio.run(run())
+
+
+def test_a_body_is_the_picture():
+    upload = read(uploads.Reader(1), [b"pic", b"ture"])
+    assert upload == uploads.Upload(b"picture", None)
+
+
+@pytest.mark.parametrize("size", [1, 7, len(FORM)])
+def test_a_form_has_a_picture_and_k(size):
+    chunks = [FORM[i : i + size] for i in range(0, len(FORM), size)]
+    upload = read(uploads.Reader(1), chunks, FORM_TYPE)
+    assert upload == uploads.Upload(b"picture", "3")
+
+
+def test_bytes_are_held_until_the_end():
+    reader, seen = uploads.Reader(1), []
+    read(reader, [b"picture"], held=lambda: seen.append(reader._held))
+    assert seen == [7]
+    assert reader._held == 0
+
+
+@pytest.mark.parametrize(
+    ("chunks", "headers", "status"),
+    [
+        ([], {}, 400),
+        ([b"x" * 600] * 2, {}, 413),
+        ([], {"content-length": "1001"}, 413),
+        ([b"--x--\r\n"], FORM_TYPE, 400),
+        ([b"no form"], FORM_TYPE, 400),
+        ([FORM[:-30]], FORM_TYPE, 400),
+    ],
+)
+def test_a_bad_upload_is_refused_and_let_go(chunks, headers, status):
+    reader = uploads.Reader(0.001)
+    with pytest.raises(HTTPException) as caught:
+        read(reader, chunks, headers)
+    assert caught.value.status_code == status
+    assert reader._held == 0

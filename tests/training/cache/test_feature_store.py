@@ -1,0 +1,269 @@
+"""Features that are kept stand for the samples that they were made of."""
+
+import io
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import initialize, inputs, loop, setup
+from mixer_jax.training.cache import array_files, feature_store
+from mixer_jax.training.checkpoint import checkpoints
+
+FROZEN = (("image_encoder|text_encoder", 0.0),)
+
+
+@pytest.fixture
+def cached_config(toy, tiny_config, tmp_path):
+    """A stage that keeps features, on a table with gaps."""
+    path = toy.write_table(tmp_path / "table")
+    frame = table.read_table(path)
+    documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
+    frame.loc[documents[0], "text"] = ""
+    frame.loc[documents[1], "image"] = ""
+    table.write_table(frame, path)
+    tiny_config.data.table = str(path)
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = FROZEN
+    tiny_config.evaluate.batch_size = 8
+    return tiny_config
+
+
+@pytest.fixture
+def stage(cached_config, tmp_path):
+    """(run, variables, make): `make()` makes the store."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    run = setup.make(cached_config, tmp_path / "stage", mesh)
+    variables = initialize.initial_variables(run)
+
+    def make(variables=variables, said=None):
+        return feature_store.make(
+            tmp_path / "features",
+            run.inputs,
+            run.config,
+            run.model,
+            variables,
+            mesh,
+            rich.console.Console(file=said or io.StringIO(), width=200),
+        )
+
+    return run, variables, make
+
+
+def test_features_stand_for_the_samples(stage):
+    run, variables, make = stage
+    store = make()
+    pictures = inputs.Pictures(run.inputs, run.config)
+    rows = np.arange(len(run.inputs.frame))
+    for role in (table.QUERY, table.DOCUMENT):
+        for kept, read in zip(
+            store.evaluation_batches(role, 10, rows),
+            pictures.evaluation_batches(role, 10, rows),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(kept["index"], read["index"])
+            np.testing.assert_array_equal(kept["mask"], read["mask"])
+            for name in {"has_image", "token_mask"} & set(read[role]):
+                np.testing.assert_array_equal(
+                    kept[role][name], read[role][name]
+                )
+            one, other = (
+                run.model.apply(variables, x[role], method=f"encode_{role}")
+                for x in (kept, read)
+            )
+            mask = kept["mask"]  # Of padding there is no embedding.
+            np.testing.assert_allclose(one[mask], other[mask], atol=0.02)
+
+
+def test_training_batches_are_the_same_samples(stage):
+    run, _, make = stage
+    kept = make().train_batches()
+    read = inputs.Pictures(run.inputs, run.config).train_batches()
+    for _ in range(5):
+        one, other = next(kept), next(read)
+        for role in (table.QUERY, table.DOCUMENT):
+            np.testing.assert_array_equal(
+                one[role]["label"], other[role]["label"]
+            )
+        np.testing.assert_array_equal(
+            one["document"]["token_mask"], other["document"]["token_mask"]
+        )
+
+
+def test_what_is_there_is_kept_and_what_is_missing_made(
+    stage, tmp_path, monkeypatch
+):
+    _, variables, make = stage
+    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
+    first = make()
+    rows = np.arange(48)
+    whole = first.batch(rows, table.DOCUMENT)
+    folder = tmp_path / "features"
+
+    encoded = []
+    encode = feature_store._encode_images
+
+    def spy(inputs, rows, *rest):
+        encoded.append(len(rows))
+        return encode(inputs, rows, *rest)
+
+    monkeypatch.setattr(feature_store, "_encode_images", spy)
+    said = io.StringIO()
+    make(said=said)
+    assert not encoded
+    assert not said.getvalue()
+
+    # As if it had been killed after 16 of 47 images.
+    patches = np.load(folder / "patches.npy", mmap_mode="r+")
+    patches[16:] = 0
+    patches.flush()
+    done = json.loads((folder / "done.json").read_text())
+    done["patches"][2:] = [None] * 4
+    (folder / "done.json").write_text(json.dumps(done))
+    again = make().batch(rows, table.DOCUMENT)
+    assert encoded == [31]
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+    # Other encoders.
+    other = jax.tree.map(lambda x: x + 0.5, variables)
+    changed = make(other, said).batch(rows, table.DOCUMENT)
+    assert encoded == [31, 47]
+    assert "encoding 47 images and 12 texts" in said.getvalue()
+    assert np.any(changed["patches"] != whole["patches"])
+
+
+def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
+    _, _, make = stage
+    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
+    rows = np.arange(48)
+    whole = make().batch(rows, table.DOCUMENT)
+    for name, row in (("patches", 20), ("vectors", 3)):
+        array = np.load(tmp_path / "features" / f"{name}.npy", mmap_mode="r+")
+        array[row] ^= 1
+        array.flush()
+    said = io.StringIO()
+    again = make(said=said).batch(rows, table.DOCUMENT)
+    assert "patches.npy are damaged; their 8 rows" in said.getvalue()
+    assert "mask.npy are damaged; their 1 rows" in said.getvalue()
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
+    run, variables, _ = stage
+
+    def make(num_devices):
+        mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+        return feature_store.make(
+            tmp_path / str(num_devices),
+            run.inputs,
+            run.config,
+            run.model,
+            jax.device_put(
+                jax.device_get(variables), mesh_lib.replicated(mesh)
+            ),
+            mesh,
+            rich.console.Console(quiet=True),
+        )
+
+    def check(one, other):
+        for role in (table.QUERY, table.DOCUMENT):
+            assert one[role].keys() == other[role].keys()
+            for name, values in one[role].items():
+                if values.dtype == jnp.bfloat16:  # one rounding of 8 bits
+                    np.testing.assert_allclose(
+                        np.float32(values),
+                        np.float32(other[role][name]),
+                        rtol=2**-7,
+                        atol=1e-6,
+                    )
+                else:
+                    np.testing.assert_array_equal(values, other[role][name])
+
+    rows = np.arange(len(run.inputs.frame))
+    alone = make(1)
+    wanted = {r: alone.batch(rows, r) for r in (table.QUERY, table.DOCUMENT)}
+    # Other rows are further apart than that.
+    moved = jax.tree.map(lambda x: np.roll(x, 1, 0), wanted)
+    with pytest.raises(AssertionError):
+        check(moved, wanted)
+    batches = alone.train_batches()
+    drawn = [next(batches) for _ in range(3)]
+    for num_devices in (4, 8):
+        store = make(num_devices)
+        check({r: store.batch(rows, r) for r in wanted}, wanted)
+        for batch, want in zip(store.train_batches(), drawn, strict=False):
+            check(batch, want)
+
+
+def test_a_model_that_reads_no_text_has_none_kept(stage):
+    run, variables, make = stage
+    params = {
+        name: part
+        for name, part in variables["params"].items()
+        if name != "text_encoder"
+    }
+    store = make(variables | {"params": params})
+    documents = np.flatnonzero(run.inputs.frame["role"] == table.DOCUMENT)
+    batch = store.batch(documents, table.DOCUMENT)
+    assert not batch["token_mask"].any()
+    assert not batch["token_vectors"].any()
+    assert batch["patches"].any()
+
+
+def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+    _, _, make = stage
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB free"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.augment": "light"}, "data.augment"),
+        ({"optimizer.parts": (("image_encoder", 0.0),)}, "text_encoder"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(cached_config, tmp_path, changes, said):
+    cached_config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=said):
+        setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
+
+
+def test_a_stage_on_features_goes_on_where_it_ended(cached_config, tmp_path):
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    cached_config.proxies.init = "imprint"
+
+    def train(folder):
+        console = rich.console.Console(file=io.StringIO())
+        return loop.train(cached_config, tmp_path / folder, mesh, console)
+
+    whole = train("whole")
+    save = checkpoints.Checkpoints.save
+
+    def die(self, step, *args, **kwargs):
+        save(self, step, *args, **kwargs)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train("parts")
+    resumed = train("parts")
+    for name in ("params", "proxies", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(resumed, name),
+            getattr(whole, name),
+        )

@@ -1,0 +1,509 @@
+"""Saving, and restoring onto any number of devices."""
+
+import contextlib
+import gc
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies
+from orbax.checkpoint._src.serialization import ocdbt_utils
+
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import state as state_lib
+from mixer_jax.training.checkpoint import checkpoints as checkpoints_lib
+from mixer_jax.training.checkpoint import (
+    checksums,
+    orbax_messages,
+    row_files,
+    workdir,
+)
+from mixer_jax.training.state import TrainState
+
+COUNT, DIM = 10, 4
+
+
+def make_state(num_devices, dim=DIM, step=3):
+    """A state of ten categories; row i of the proxies is i + 1, padding 0."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    rows = mesh_lib.padded_rows(COUNT, mesh)
+    proxies = np.arange(1.0, rows + 1, dtype=np.float32)[:, None]
+    proxies = np.where(proxies <= COUNT, proxies, 0) * np.ones((1, dim))
+    proxies = proxies.astype(np.float32)
+    state = TrainState(
+        step=jnp.int32(step),
+        skipped=jnp.int32(1),
+        params={"layer": {"kernel": np.full((2, dim), 7.0, np.float32)}},
+        batch_stats={"mean": np.full((3,), 5.0, np.float32)},
+        opt_state=(
+            optax.EmptyState(),
+            optax.TraceState({"mu": np.full((2,), 6.0, np.float32)}),
+        ),
+        proxies=proxies,
+        proxy_state=-proxies,
+        graph=np.ones((rows, 2), np.int32),
+    )
+    return jax.device_put(state, state_lib.shardings(state, mesh)), mesh
+
+
+def save(folder, state, step=3, position=None):
+    with checkpoints_lib.Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, state, position or {"next": 17})
+
+
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_objects_of_a_bucket_are_as_large_as_wanted(
+    bucket, cloud, monkeypatch, size
+):
+    monkeypatch.setattr(row_files, "OBJECT", size)
+    monkeypatch.setattr(row_files, "CHUNK", 2**12)
+    monkeypatch.setattr(row_files, "SMALLEST", 1)
+    state, mesh = make_state(1, dim=1024)
+    # What can be compressed is kept in the list of chunks.
+    noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
+    state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
+    save(f"{bucket}/run", state)
+    with checkpoints_lib.Checkpoints(f"{bucket}/run") as checkpoints:
+        found, _ = checkpoints.restore(state_lib.abstract(state, mesh))
+    np.testing.assert_array_equal(found.proxies, state.proxies)
+    objects = cloud.buckets[bucket.removeprefix("gs://")]
+    data = [name for name in objects if "/3/proxies/ocdbt" in name]
+    # Ten rows, a chunk each, and lists of what is where.
+    assert len(data) >= 12 if size == 1 else len(data) < 6
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 8])
+@pytest.mark.parametrize("before", [1, 8])
+def test_restores_onto_any_number_of_devices(tmp_path, before, after):
+    state, _ = make_state(before)
+    save(tmp_path, state)
+    wanted, mesh = make_state(after)
+    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+        found, position = checkpoints.restore(state_lib.abstract(wanted, mesh))
+    assert position == {"next": 17}
+    assert found.proxies.shape == wanted.proxies.shape
+    for field in ("proxies", "proxy_state"):
+        np.testing.assert_array_equal(
+            getattr(found, field), getattr(wanted, field)
+        )
+    np.testing.assert_array_equal(found.graph[:COUNT], wanted.graph[:COUNT])
+    for field in ("step", "skipped", "params", "batch_stats", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            getattr(found, field),
+            getattr(wanted, field),
+        )
+    for got, want in zip(
+        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+    ):
+        assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+
+
+def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
+    state, mesh = make_state(2)
+    frozen = {"kernel": np.full((2, 3), 9.0, np.float32)}
+    average = {"layer": {"kernel": np.full((2, DIM), 8.0, np.float32)}}
+    state = state.replace(
+        params=state.params | {"frozen": frozen}, average=average
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state)
+    abstract = state_lib.abstract(state, mesh)
+    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(abstract)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    used = checkpoints_lib.load_variables(
+        tmp_path,
+        {"params": abstract.params, "batch_stats": abstract.batch_stats},
+    )
+    expected = average | {"frozen": frozen}
+    jax.tree.map(np.testing.assert_array_equal, used["params"], expected)
+
+
+@contextlib.contextmanager
+def folder_named(name):
+    """A new folder, of any name that the system allows."""
+    with tempfile.TemporaryDirectory() as root:
+        # What the pattern of a name may fit, instead or too.
+        for other in ("1", "a", "b1", "x"):
+            (pathlib.Path(root) / other).mkdir()
+        yield pathlib.Path(root) / name
+
+
+NAMES = strategies.text(
+    strategies.characters(exclude_characters="/\0", codec="utf-8"),
+    min_size=1,
+    max_size=60,
+).filter(lambda name: name not in (".", ".."))
+PATTERNS = strategies.text("[]*?{}!-\\%#:~$'\" \n.ab1", min_size=1, max_size=8)
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(NAMES | PATTERNS)
+@hypothesis.example("b[1]")
+@hypothesis.example("[v2]")
+@hypothesis.example("**")
+@hypothesis.example("?")
+@hypothesis.example("a\\b")
+@hypothesis.example("a\\")
+@hypothesis.example("gs:")
+def test_a_workdir_of_any_name_is_saved_and_read(name):
+    hypothesis.assume(name.strip(".") or len(name) > 2)
+    state, mesh = make_state(1)
+    with folder_named(name) as folder:
+        save(folder, state)
+        assert workdir.latest_step(folder) == 3
+        with checkpoints_lib.Checkpoints(folder) as saved:
+            found, position = saved.restore(state_lib.abstract(state, mesh))
+        assert position == {"next": 17}
+        np.testing.assert_array_equal(found.proxies, state.proxies)
+        ids = [str(row) for row in range(COUNT)]
+        workdir.paths.write(
+            folder / workdir.CATEGORIES, workdir.json.dumps(ids)
+        )
+        blocks = row_files.open_proxies(folder).blocks
+        np.testing.assert_array_equal(
+            np.concatenate(list(blocks)), state.proxies[:COUNT]
+        )
+        # Nothing lies anywhere else.
+        others = [path for path in folder.parent.iterdir() if path != folder]
+        assert not [path for other in others for path in other.iterdir()]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not UTF-8"):
+        checkpoints_lib.Checkpoints(tmp_path / "\udcff")
+
+
+def test_what_fails_names_the_folder_as_it_was_named(tmp_path):
+    folder = tmp_path / "b[1]"
+    state, mesh = make_state(1)
+    save(folder, state)
+    checkpoint = folder / workdir.CHECKPOINTS / "3"
+    (checkpoint / checksums.FILE).unlink()
+    shutil.rmtree(checkpoint / "proxies" / "d")
+    with (
+        checkpoints_lib.Checkpoints(folder) as saved,
+        pytest.raises(UserError) as caught,
+    ):
+        saved.restore(state_lib.abstract(state, mesh))
+    assert str(folder) in str(caught.value)
+    assert "/proc/self" not in str(caught.value)
+
+
+@pytest.fixture
+def loses_files(monkeypatch):
+    """Orbax merges nothing, as where it finds no files to merge."""
+
+    async def merge(*_, **__):
+        pass
+
+    monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge)
+
+
+def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
+    state, _ = make_state(1)
+    with (
+        pytest.raises(UserError, match=r"checkpoints/3 cannot be read.*model"),
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+    ):
+        assert saved.save(3, state, {})
+
+
+def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
+    tmp_path, loses_files
+):
+    state, _ = make_state(1)
+    with checkpoints_lib.Checkpoints(tmp_path) as saved:
+        saved.save(3, state, {})
+        with pytest.raises(UserError, match="checkpoints/3 cannot be read"):
+            saved.save(6, state, {})
+    assert workdir.latest_step(tmp_path) == 3
+
+
+def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
+    state, _ = make_state(1)
+    manager = checkpoints_lib.ocp.CheckpointManager
+    monkeypatch.setattr(manager, "save", lambda *_, **__: True)
+    with (
+        pytest.raises(UserError, match="the folder does not exist"),
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+    ):
+        saved.save(3, state, {})
+
+
+def test_saves_when_due_and_keeps_the_last(tmp_path):
+    state, _ = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:
+        due = [saved.save(step, state, {}) for step in range(1, 8)]
+        assert saved.save(7, state, {}, force=True)
+        assert not saved.save(7, state, {}, force=True)  # there already
+    assert due == [False, True] * 3 + [False]
+    assert workdir.latest_step(tmp_path) == 7
+    kept = sorted(p.name for p in (tmp_path / workdir.CHECKPOINTS).iterdir())
+    assert kept == ["6", "7"]
+
+
+def test_a_checkpoint_stays_until_it_has_its_checksums(tmp_path, monkeypatch):
+    there, note = [], checksums.note
+
+    def slowly(folder):
+        time.sleep(0.3)
+        there.append((folder.name, folder.is_dir()))
+        note(folder)
+
+    monkeypatch.setattr(checksums, "note", slowly)
+    state, _ = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=1) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, state, {})
+    assert there == [("1", True), ("2", True), ("3", True)]
+
+
+def test_another_shape_lists_the_paths(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    wanted, mesh = make_state(2, dim=5)
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(
+            UserError,
+            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) wanted",
+        ),
+    ):
+        checkpoints.restore(state_lib.abstract(wanted, mesh))
+
+
+def test_another_tree_lists_the_paths(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    wanted, mesh = make_state(2)
+    wanted = wanted.replace(params={"other": wanted.params["layer"]})
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError) as caught,
+    ):
+        checkpoints.restore(state_lib.abstract(wanted, mesh))
+    assert "params/layer/kernel: (2, 4) saved, absent" in str(caught.value)
+    assert "params/other/kernel: absent saved, (2, 4)" in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    # One array on one device: of several reads that fail, Orbax waits for the
+    # first alone, and the others complain when nobody listens.
+    state, mesh = make_state(1)
+    save(tmp_path, state)
+    folder = tmp_path / workdir.CHECKPOINTS / "3"
+    for name in ("d", "ocdbt.process_0"):
+        shutil.rmtree(folder / "proxies" / name)
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"3 is damaged.*Delete that folder"),
+    ):
+        checkpoints.restore(state_lib.abstract(state, mesh))
+
+
+def largest(folder):
+    """The largest file of the proxies."""
+    files = (path for path in (folder / "proxies").rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder):
+    """Changes one bit in the middle of a file."""
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_a_file(folder):
+    (folder / "iterator" / "metadata").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip_a_bit, "differs from its checksum"),
+        (cut_off, "bytes"),
+        (lose_a_file, "is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path, damage, said
+):
+    state, mesh = make_state(4)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        for step in (3, 6):
+            saved.save(step, state, {"next": step})
+    damage(tmp_path / workdir.CHECKPOINTS / "6")
+    heard = []
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        found, position = saved.restore(
+            state_lib.abstract(state, mesh), heard.append
+        )
+        assert position == {"next": 3}
+        np.testing.assert_array_equal(found.proxies, state.proxies)
+        # The run goes on over what was set aside.
+        assert saved.save(6, state, {"next": 7})
+    (sentence,) = heard
+    assert said in sentence
+    assert f"It is set aside in {tmp_path / workdir.DAMAGED / '6'}" in sentence
+    assert (tmp_path / workdir.DAMAGED / "6" / "proxies").is_dir()
+    assert workdir.latest_step(tmp_path) == 6
+
+
+def tear_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").write_text("")
+
+
+def lose_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").unlink()
+
+
+def tear_the_index(folder):
+    path = folder / "model" / "manifest.ocdbt"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize(
+    "damage", [tear_metadata, lose_metadata, tear_the_index, cut_off]
+)
+def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
+    """Nor where a run was killed before it noted the checksums."""
+    state, mesh = make_state(2)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        for step in (3, 6):
+            saved.save(step, state, {"next": step})
+    folder = tmp_path / workdir.CHECKPOINTS / "6"
+    (folder / checksums.FILE).unlink()
+    damage(folder)
+    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
+        saved.restore(state_lib.abstract(state, mesh), lambda text: None)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_whole_checkpoint_is_an_error(tmp_path):
+    state, mesh = make_state(2)
+    save(tmp_path, state)
+    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    with (
+        checkpoints_lib.Checkpoints(tmp_path) as saved,
+        pytest.raises(
+            UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
+        ),
+    ):
+        saved.restore(state_lib.abstract(state, mesh))
+    assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
+
+
+def test_half_a_checkpoint_does_not_count(tmp_path):
+    save(tmp_path, make_state(2)[0])
+    folder = tmp_path / workdir.CHECKPOINTS
+    (folder / "6.orbax-checkpoint-tmp").mkdir()
+    assert workdir.latest_step(tmp_path) == 3
+
+
+def test_proxies_alone(tmp_path, tiny_config):
+    save(tmp_path, make_state(8)[0])
+    workdir.prepare(tmp_path, tiny_config, [str(i) for i in range(COUNT)])
+    wanted, mesh = make_state(4)
+    found = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+    np.testing.assert_array_equal(found, wanted.proxies)
+
+
+def test_load_model(tmp_path, toy, tiny_config):
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
+    variables = toy.init_variables(model, tiny_config, jax.random.key(3))
+    state = make_state(2)[0].replace(
+        params=variables["params"], batch_stats=variables["batch_stats"]
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state, step=5)
+    workdir.prepare(tmp_path, tiny_config, ["a", "b"])
+    trained = checkpoints_lib.load_model(tmp_path)
+    assert (trained.step, trained.category_ids) == (5, ["a", "b"])
+    assert trained.config == tiny_config
+    jax.tree.map(
+        np.testing.assert_array_equal, trained.variables, dict(variables)
+    )
+
+
+def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
+    state, mesh = make_state(2)
+    save(tmp_path, state)
+    workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
+    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
+        checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+
+
+def test_the_step_of_a_model_is_that_of_what_was_read(
+    tmp_path, toy, tiny_config, monkeypatch
+):
+    """A run in training saves another checkpoint while it is being read."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
+    variables = toy.init_variables(model, tiny_config, jax.random.key(3))
+    state = make_state(2)[0].replace(
+        params=variables["params"], batch_stats=variables["batch_stats"]
+    )
+    state = jax.device_put(state, state_lib.shardings(state, mesh))
+    save(tmp_path, state, step=5)
+    workdir.prepare(tmp_path, tiny_config, ["a", "b"])
+    real = workdir.trained_step
+
+    def trained_step(folder):
+        step = real(folder)
+        save(tmp_path, state, step=6)
+        return step
+
+    monkeypatch.setattr(workdir, "trained_step", trained_step)
+    assert checkpoints_lib.load_model(tmp_path).step == 6
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint of a trained model"):
+        checkpoints_lib.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("last", [6, 9])
+def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
+    """The error comes when the next save begins, or in the end."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    orbax_messages.hide()
+    state, _ = make_state(1, dim=2**12)
+    noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
+    state = state.replace(proxies=noise, proxy_state=-noise)
+    # There is room for one checkpoint, but not for two.
+    subprocess.run(["mount", "-o", "remount,size=700k", disk], check=True)
+
+    def save_all():
+        with checkpoints_lib.Checkpoints(disk / "run") as checkpoints:
+            for step in range(3, last + 1, 3):
+                checkpoints.save(step, state, {})
+
+    with pytest.raises(UserError) as caught:
+        save_all()
+    gc.collect()
+    assert "the disk is full" in str(caught.value)
+    assert "checkpoint of step 3 is whole" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
+    assert names == ["3"]

@@ -1,0 +1,78 @@
+import pytest
+
+from mixer_jax.training.checkpoint import checksums
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "step" / "part").mkdir(parents=True)
+    (tmp_path / "step" / "a").write_bytes(b"alpha")
+    (tmp_path / "step" / "part" / "b").write_bytes(b"beta" * 1000)
+    return tmp_path / "step"
+
+
+def test_what_is_whole_has_nothing_wrong(folder):
+    checksums.note(folder)
+    assert checksums.check(folder) == ""
+
+
+def test_what_was_not_noted_is_not_compared(folder):
+    assert checksums.check(folder) == ""
+
+
+def test_it_says_what_is_wrong(folder):
+    checksums.note(folder)
+    path = folder / "part" / "b"
+    path.write_bytes(b"beta" * 999 + b"bety")
+    assert checksums.check(folder) == "part/b differs from its checksum"
+    path.write_bytes(b"beta")
+    assert checksums.check(folder) == "part/b has 4 of 4000 bytes"
+    path.unlink()
+    assert checksums.check(folder) == "part/b is missing"
+    (folder / checksums.FILE).write_text("{")
+    assert checksums.FILE in checksums.check(folder)
+
+
+def test_a_folder_is_noted_once_it_is_there(folder):
+    noting = checksums.Noting()
+    hidden = folder.rename(folder.with_name("step.tmp"))
+    noting.begin(folder)
+    assert not (hidden / checksums.FILE).exists()
+    hidden.rename(folder)
+    noting.finish()
+    assert (folder / checksums.FILE).exists()
+
+
+def test_a_folder_that_never_comes_is_not_waited_for(folder):
+    noting = checksums.Noting()
+    noting.begin(folder.with_name("other"))
+    noting.finish()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "3",
+        '{"a": 3}',
+        '{"a": [1]}',
+        '{"a": [1e999, 2]}',
+        '{"/a": [1, 2]}',
+        '{"../a": [1, 2]}',
+        '{"a\\u0000b": [1, 2]}',
+        '{"\\ud800": [1, 2]}',
+        "[" * 9**6,
+    ],
+)
+def test_checksums_of_another_form_are_damaged(folder, text):
+    (folder / checksums.FILE).write_text(text)
+    assert checksums.check(folder).startswith(checksums.FILE)
+
+
+def test_the_items_that_are_read_are_compared(folder):
+    checksums.note(folder)
+    (folder / "a").write_bytes(b"alphb")
+    assert checksums.check(folder, ["part"]) == ""
+    (folder / "part" / "b").write_bytes(b"beta")
+    assert checksums.check(folder, ["part"]) == "part/b has 4 of 4000 bytes"

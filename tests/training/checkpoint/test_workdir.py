@@ -1,0 +1,187 @@
+"""Whose a workdir is."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import workdir
+from mixer_jax.training.config import keys as config_lib
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A workdir with a checkpoint, as far as this module can tell."""
+    workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
+    return tmp_path
+
+
+def test_a_folder_that_is_not_there_has_no_step(tmp_path):
+    assert workdir.latest_step(tmp_path / "none") is None
+
+
+def test_a_curriculums_folder_is_answered_with_a_stage_that_is_in_it(tmp_path):
+    for stage in ("stage1", "stage2"):
+        (tmp_path / stage / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "stage3" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "stage4").write_text("")
+    with pytest.raises(UserError, match=f"such as {tmp_path}/stage2[.]$"):
+        workdir.trained_step(tmp_path)
+
+
+def test_what_is_written_is_read(started):
+    assert workdir.read_config(started) == config_lib.defaults()
+    assert workdir.read_categories(started) == ["a", "b"]
+    workdir.check_config(started, config_lib.defaults())
+    workdir.check_categories(started, ["a", "b"])
+
+
+def test_keys_that_came_later_have_their_defaults(started):
+    path = started / workdir.CONFIG
+    saved = json.loads(path.read_text())
+    del saved["watchdog"], saved["head"]["importance"]
+    saved["head"]["scale"] = 9
+    path.write_text(json.dumps(saved))
+    config = config_lib.defaults()
+    config.head.scale = 9.0
+    assert workdir.read_config(started) == config
+    workdir.check_config(started, config)
+
+
+def test_another_config_is_listed_by_key(started):
+    config = config_lib.defaults()
+    config.head.margin_size = 0.5
+    config.log_every = 1
+    with pytest.raises(
+        UserError, match=r"another config \(head.margin_size: 0.25 -> 0.5\)"
+    ) as caught:
+        workdir.check_config(started, config)
+    assert "--workdir" in str(caught.value)
+
+
+def test_other_categories_are_counted(started):
+    with pytest.raises(UserError, match="2 are new and 1 are gone"):
+        workdir.check_categories(started, ["a", "c", "d"])
+
+
+def test_a_run_without_a_checkpoint_may_change(tmp_path):
+    workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    config = config_lib.defaults()
+    config.seed = 5
+    workdir.check_config(tmp_path, config)
+    workdir.check_categories(tmp_path, ["c"])
+
+
+@pytest.mark.parametrize("refuses", ["make_folder", "write"])
+def test_a_folder_that_is_read_only_is_a_sentence(
+    tmp_path, monkeypatch, refuses
+):
+    """Where it is new, and where a run has been in it before."""
+
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(workdir.paths, refuses, refuse)
+    with pytest.raises(
+        UserError, match=r"cannot be written to: .*Read-only.* by --workdir"
+    ) as caught:
+        workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    path = tmp_path / workdir.CHECKPOINTS
+    path.touch()
+    with pytest.raises(UserError, match=f"{path} is not a folder[.] Name"):
+        workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+
+
+def test_features_are_on_this_machine(bucket, tmp_path):
+    config = config_lib.defaults()
+    assert workdir.features_folder("run", config) == Path("run/features/0")
+    cache = workdir.features_folder(f"{bucket}/run", config)
+    assert cache.is_relative_to(tmp_path / "cache")
+    config.data.features = "there"
+    for place in ("run", f"{bucket}/run"):
+        assert workdir.features_folder(place, config) == Path("there/0")
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_damaged_file_is_named(started, content):
+    path = started / workdir.CONFIG
+    path.unlink()
+    if content:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"config.json is missing or damaged"):
+        workdir.check_config(started, config_lib.defaults())
+
+
+def test_marks_of_runs_that_were_killed_are_removed(
+    tmp_path, bucket, monkeypatch
+):
+    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(workdir.processes, "gather", lambda _, x: [x, x])
+    for folder in (tmp_path / "run", paths.make(f"{bucket}/run")):
+        paths.make_folder(folder)
+        paths.write(folder / ".shared-1", "")
+        workdir.prepare(folder, config_lib.defaults(), ["a", "b"])
+        names = {path.name for path in folder.iterdir()}
+        assert names - {"checkpoints"} == {
+            "config.json",
+            "categories.json",
+            "origin.json",
+        }
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "[" * 100_000])
+@pytest.mark.parametrize("name", [workdir.CONFIG, workdir.ORIGIN])
+def test_json_of_another_kind_is_damaged_too(started, name, content):
+    (started / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
+        workdir.read_config(started)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (workdir.CONFIG, {"model": 3}),
+        (workdir.CONFIG, {"steps": {"a": 3}}),
+        (workdir.CONFIG, {"steps": "3"}),
+        (workdir.CONFIG, {"data": {"table": None}}),
+        (workdir.CONFIG, {"data": {"table": 5}}),
+        (workdir.CONFIG, {"data": {"table": "a\0b"}}),
+        (workdir.CONFIG, {"data": {"table": "\ud800"}}),
+        (workdir.CONFIG, {"data": {"ta.le": "a"}}),
+        (workdir.ORIGIN, {"places": None}),
+        (workdir.ORIGIN, {"places": ""}),
+        (workdir.ORIGIN, {"places": [1]}),
+        (workdir.ORIGIN, {"places": {"data.table": "a"}}),
+        (workdir.ORIGIN, {"places": {"data.table": {"given": "a"}}}),
+        (workdir.ORIGIN, {"trained": {"samples": 3}}),
+    ],
+)
+def test_what_lacks_its_parts_is_damaged(started, name, content):
+    (started / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
+        workdir.read_config(started)
+
+
+@pytest.mark.parametrize(
+    "content", [["a"], ["b", "a"], ["a", "a"], [1, 2], {"a": 1, "b": 2}, 7]
+)
+def test_categories_are_those_of_the_training(started, content):
+    (started / workdir.CATEGORIES).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"categories.json is missing or dam"):
+        workdir.read_categories(started)
+
+
+def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
+    place = {"given": "a", "absolute": "/a"}
+    origin = json.dumps({"places": {"data.tab`e": place}})
+    (started / workdir.ORIGIN).write_text(origin)
+    assert workdir.read_config(started)

@@ -1,0 +1,71 @@
+"""How a command ends; what its flags refuse is tested with the commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.config import command_line
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a command's main with some arguments left over by the flags."""
+
+    def run(main, *left):
+        monkeypatch.setattr(
+            command_line.app,
+            "run",
+            lambda checked, flags_parser: sys.exit(checked(["command", *left])),
+        )
+        command_line.run(main)
+
+    return run
+
+
+def test_what_a_user_can_mend_is_one_sentence(run, capsys):
+    def main():
+        raise UserError("The table is empty.")
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: The table is empty.\n"
+
+
+def test_arguments_that_are_no_flags_are_refused(run, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: None, "train")
+    assert caught.value.code == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(run):
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
+def test_a_file_of_flags_that_is_missing_is_a_sentence(command):
+    ended = subprocess.run(
+        [sys.executable, "-m", f"mixer_jax.{command}", "--flagfile=nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "nowhere" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_path_of_several_lines_is_refused():
+    ended = subprocess.run(
+        [sys.executable, "-m", "mixer_jax.main", "--workdir=a\nWrote b"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    said = r"error: The argument '--workdir=a\nWrote b' has a line break."
+    assert ended.stderr == f"{said}\n"

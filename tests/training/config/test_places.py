@@ -1,0 +1,182 @@
+"""A run and its data, moved together."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from mixer_jax import embed, evaluate, export, index, report
+from mixer_jax.models import factory
+from mixer_jax.training.checkpoint import workdir
+from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import places
+
+
+@pytest.fixture
+def moved(colour_run, colours, tmp_path, monkeypatch):
+    """The run with its data, both elsewhere; its paths were relative."""
+    root, _ = colours
+    monkeypatch.chdir(tmp_path)
+    for stage in ("stage1", "stage2"):
+        folder = colour_run / stage
+        config = workdir.read_config(folder)
+        config.data.table = "data/colours.csv"
+        workdir.prepare(folder, config, ["grey", "white"])
+    (tmp_path / "new").mkdir()
+    shutil.move(root, tmp_path / "new" / "data")
+    shutil.move(colour_run, tmp_path / "new" / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "new"
+
+
+def commands(moved, out):
+    run, table = moved / "run", moved / "data" / "colours.csv"
+    stage = f"--workdir={run / 'stage2'}"
+    return {
+        "evaluate": lambda: evaluate.main([f"--workdir={run}"]),
+        "report": lambda: report.main([f"--workdir={run}"]),
+        "embed": lambda: embed.main(
+            [stage, f"--table={table}", f"--out={out}/e.npz"]
+        ),
+        "export": lambda: export.main([stage, f"--out={out}/proxies"]),
+        "index": lambda: index.main(
+            [stage, f"--table={table}", f"--out={out}/index"]
+        ),
+    }
+
+
+def test_every_command_works_after_a_move(moved, tmp_path, capsys):
+    for name, command in commands(moved, tmp_path).items():
+        assert command() == 0, name
+    said = capsys.readouterr()
+    assert "There is no table" not in said.out + said.err
+    html = (moved / "run" / "report" / "index.html").read_text()
+    assert "Found first" in html
+    assert "grey paint" in html
+
+
+def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
+    shutil.move(moved / "data", tmp_path / "away")
+    table = f"{tmp_path / 'away'}/colours.csv"
+    run = moved / "run"
+    assert evaluate.main([f"--workdir={run}"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no sample table" in said
+    assert "--table=PATH" in said
+    given = [f"--workdir={run}", f"--table={table}"]
+    assert evaluate.main(given) == 0
+    assert evaluate.main([*given, "--baselines"]) == 2
+    assert "--training-table=PATH" in capsys.readouterr().err
+    assert report.main([f"--workdir={run}"]) == 0
+    said = capsys.readouterr().out
+    assert "--table=PATH" in said
+    assert "--training-table=PATH" in said
+    given = [
+        f"--workdir={run}",
+        f"--table={table}",
+        f"--training-table={table}",
+    ]
+    assert report.main(given) == 0
+    assert "There is no table" not in capsys.readouterr().out
+    assert "grey paint" in (run / "report" / "index.html").read_text()
+    assert report.main([f"--workdir={run}", "--table=no.csv"]) == 2
+
+
+def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
+    """What was noted counts, not what happens to be in the current folder."""
+    (moved.parent / "elsewhere" / "data").mkdir()
+    (moved.parent / "elsewhere" / "data" / "colours.csv").write_text("other")
+    config = workdir.read_config(moved / "run" / "stage1")
+    assert config.data.table == str(moved / "data" / "colours.csv")
+
+
+def test_a_workdir_that_is_moved_alone(colour_run, colours, tmp_path):
+    shutil.move(colour_run, tmp_path / "deep" / "er")
+    config = workdir.read_config(tmp_path / "deep" / "er" / "stage1")
+    assert config.data.table == str(colours[0] / "colours.csv")
+
+
+def test_a_workdir_reached_through_a_link(moved, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "link").symlink_to(moved / "run" / "stage1")
+    config = workdir.read_config(tmp_path / "a" / "b" / "link")
+    assert os.path.samefile(config.data.table, moved / "data" / "colours.csv")
+
+
+def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer.json").write_text('{"größe": 1}')
+    monkeypatch.chdir(tmp_path)
+    config = config_lib.defaults()
+    config.data.tokenizer = "words"
+    workdir.prepare("run", config, ["a"])
+    assert workdir.read_config("run").data.tokenizer == "words"
+    shutil.rmtree("words")
+    shutil.move("run", "moved")
+    folder = workdir.read_config("moved").data.tokenizer
+    assert folder == os.path.join("moved", "tokenizer")
+    with open(f"{folder}/tokenizer.json", encoding="utf-8") as file:
+        assert json.load(file) == {"größe": 1}
+
+
+def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
+    for name in ("old/data", "old/encoder"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "old/data/t.csv").write_text("")
+    monkeypatch.chdir(tmp_path / "old")
+    config = config_lib.defaults()
+    config.data.table = "data/t.csv"
+    config.model.image.pretrained = "encoder"
+    config.model.image.name = "described"
+    workdir.prepare("run", config, ["a"])
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    (tmp_path / "new" / "encoder").rmdir()
+    monkeypatch.chdir(tmp_path)
+    given = config.copy_and_resolve_references()
+    given.model.image.name = "resnet50"
+    workdir.settle("new/run", given)
+    assert given.data.table == str(tmp_path / "new/data/t.csv")
+    # Its weights are in the checkpoint, its sizes in the workdir's config.
+    assert given.model.image.name == "described"
+    factory.resolve(given)
+    # Another path that does not exist is left as it was given.
+    given.data.table = "other/t.csv"
+    workdir.settle("new/run", given)
+    assert given.data.table == "other/t.csv"
+
+
+def test_paths_in_a_bucket_are_not_looked_for():
+    config = config_lib.defaults()
+    config.init_from = "gs://bucket/run"
+    assert places.record("run", config, {}) == {}
+    assert places.is_same("run", {"given": "gs://b/r"}, "gs://b/r/")
+    assert not places.is_same("run", {"given": "gs://b/r"}, "gs://b/s")
+
+
+def test_a_command_is_repeated_more_than_once_after_moves(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old" / "data").mkdir(parents=True)
+    (tmp_path / "old" / "data" / "table.csv").touch()
+    names = ["old/data/table.csv", str(tmp_path / "old" / "data" / "table.csv")]
+    config = config_lib.defaults()
+    config.data.table = names[0]
+    noted = places.record("old/run", config, {})
+    for before, after in (("old", "new"), ("new", "newest")):
+        (tmp_path / before).rename(tmp_path / after)
+        for name in names * 2:
+            given = config_lib.defaults()
+            given.data.table = name
+            places.settle(f"{after}/run", given, noted)
+            assert given.data.table == str(
+                tmp_path / after / "data" / "table.csv"
+            )
+            noted = places.record(f"{after}/run", given, noted)
+    other = config_lib.defaults()
+    other.data.table = "other/table.csv"
+    places.settle("newest/run", other, noted)
+    assert other.data.table == "other/table.csv"

@@ -1,0 +1,83 @@
+"""Files that grow reach the bucket, and are never lost."""
+
+import pytest
+
+from mixer_jax.runtime import paths
+from mixer_jax.training.watch.spool import Spool
+
+NAME = "metrics.jsonl"
+
+
+@pytest.fixture
+def workdir(bucket):
+    return paths.make(bucket) / "run"
+
+
+def add(spool, text):
+    with open(spool.folder / NAME, "a") as file:
+        file.write(text)
+
+
+def test_a_local_workdir_is_its_own_spool(tmp_path):
+    with Spool(tmp_path, [NAME]) as spool:
+        assert spool.folder == tmp_path
+        add(spool, "one\n")
+        assert spool.send(NAME)
+    assert (tmp_path / NAME).read_text() == "one\n"
+
+
+def test_what_has_grown_is_sent(workdir):
+    with Spool(workdir, [NAME]) as spool:
+        assert spool.send(NAME)  # There is none yet.
+        add(spool, "one\n")
+        assert not (workdir / NAME).exists()
+        assert spool.send(NAME)
+        assert (workdir / NAME).read_text() == "one\n"
+        add(spool, "two\n")
+        (spool.folder / "deep").mkdir()
+        (spool.folder / "deep" / "events").write_bytes(b"\0")
+    assert (workdir / NAME).read_text() == "one\ntwo\n"
+    assert (workdir / "deep" / "events").read_bytes() == b"\0"
+    assert not spool.folder.exists()
+
+
+def test_it_goes_on_with_what_is_there(workdir):
+    paths.write(workdir / NAME, "one\n")
+    with Spool(workdir, [NAME]) as spool:
+        add(spool, "two\n")
+    assert (workdir / NAME).read_text() == "one\ntwo\n"
+
+
+def test_what_has_not_changed_is_not_sent(workdir, cloud):
+    with Spool(workdir, [NAME]) as spool:
+        add(spool, "one\n")
+        spool.send(NAME)
+        objects = cloud.buckets[workdir.parts[2]]
+        before = objects[f"run/{NAME}"].generation
+        spool.send(NAME)
+        assert objects[f"run/{NAME}"].generation == before
+
+
+def test_all_is_sent_every_now_and_then(workdir, monkeypatch):
+    monkeypatch.setattr("mixer_jax.training.watch.spool._EVERY", 0.01)
+    with Spool(workdir) as spool:
+        add(spool, "one\n")
+        while not (workdir / NAME).exists():
+            pass
+
+
+def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
+    said = []
+    with Spool(workdir, say=said.append) as spool:
+        cloud.frozen.add(workdir.parts[2])
+        add(spool, "one\n")
+        assert not spool.send(NAME)
+        assert not spool.send(NAME)
+        (once,) = said
+        assert f"{workdir / NAME} cannot be written for now: Forbidden" in once
+        cloud.frozen.remove(workdir.parts[2])
+        assert spool.send(NAME)
+        add(spool, "two\n")
+        cloud.frozen.add(workdir.parts[2])
+    assert said[-1] == f"What could not be copied is in {spool.folder}."
+    assert (spool.folder / NAME).read_text() == "one\ntwo\n"
