@@ -12,9 +12,9 @@ COMMANDS = {
     "export huggingface": ["--workdir=run", "--to=huggingface", "--out={}"],
     "categorize": ["--log=log", "--out={}"],
     "sweep": ["--categories={}"],
-    "categories.simulate": ["--table=table.csv", "--out={}"],
-    "data.emoji": ["--out={}"],
-    "data.icons": ["--out={}"],
+    "demo.simulate": ["--table=table.csv", "--out={}"],
+    "demo.emoji": ["--out={}"],
+    "demo.icons": ["--out={}"],
 }
 
 

@@ -124,7 +124,7 @@ def options(command, monkeypatch):
         strings = {o for one in parsers for o in one._option_string_actions}
         return {option.lstrip("-") for option in strings}
     if found:
-        shared = "training.command_line"
+        shared = "training.config.command_line"
         return found | {
             node.args[0].value
             for node in ast.walk(TREES[shared])

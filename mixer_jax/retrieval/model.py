@@ -108,7 +108,7 @@ class Model:
 
         Args:
           images: N pictures: paths, bytes of image files, PIL images, or
-            arrays; see `data.pictures.to_pixels`.
+            arrays; see `data.images.pictures.to_pixels`.
           batch_size: the maximum number of pictures embedded at once.
 
         Returns:

@@ -31,7 +31,7 @@ def from_encoders(
     the mean of their patches, and `ignores_text` says why.
 
     Args:
-      image: a name of `models.pretrained`, a folder in the layout of
+      image: a name of `models.weights.pretrained`, a folder in the layout of
         transformers, or a name on the Hugging Face hub.
       text: likewise; None for images alone.
       image_size: S, the side that images are scaled to, in pixels; by default

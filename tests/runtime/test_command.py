@@ -226,7 +226,7 @@ sys.exit(command.run(lambda: print("b\udcff \u2019")))
 COMMANDS = (
     *("main", "compile_for_tpu", "categorize", "embed", "evaluate", "export"),
     *("index", "report", "serve", "sweep", "data.check", "data.read"),
-    *("data.emoji", "data.icons", "categories.simulate"),
+    *("demo.emoji", "demo.icons", "demo.simulate"),
     "categories.aggregate",
 )
 

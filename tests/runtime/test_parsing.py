@@ -12,16 +12,16 @@ from mixer_jax.runtime import parsing
 ROOT = pathlib.Path(mixer_jax.__file__).parent
 # A path option of each command, with the arguments it needs beside it.
 PATHS = [
-    ("categories.simulate", ["--table=t"], "--out"),
-    ("categories.simulate", ["--out=o"], "--table"),
+    ("demo.simulate", ["--table=t"], "--out"),
+    ("demo.simulate", ["--out=o"], "--table"),
     ("categories.aggregate", ["--out=o"], "--events"),
     ("categorize", ["--out=o"], "--log"),
     ("categorize", ["--log=l", "--out=o"], "--truth"),
     ("data.check", [], "--table"),
     ("data.read", ["folders"], "--root"),
     ("data.read", ["folders", "--root=r"], "--out"),
-    ("data.icons", ["--out=o"], "--package"),
-    ("data.emoji", [], "--out"),
+    ("demo.icons", ["--out=o"], "--package"),
+    ("demo.emoji", [], "--out"),
     ("embed", ["--workdir=w", "--out=o"], "--table"),
     ("evaluate", ["--workdir=w"], "--out"),
     ("export", ["--out=o"], "--workdir"),
