@@ -60,7 +60,7 @@ def defaults() -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table
-    data.source = ""  # builds the table when it is missing; see data/sources.py
+    data.source = ""  # builds the table when it is missing; see demo/sources.py
     data.split = "train"  # also takes its parts, "train/..."
     data.prepared = ""  # array_record folder; "" is next to the table
     data.image_size = 224  # pixels, both sides
@@ -76,9 +76,9 @@ def defaults() -> ConfigDict:
     data.features = ""
     data.augment = "strong"  # none, light, strong, mirrored, catalogue
     # (field, value) pairs that change it, as (("flip", 0.5),); the fields are
-    # those of data/augment.py's `Strength`.
+    # those of data/images/augment.py's `Strength`.
     data.augment_changes = ()
-    data.sampler = "uniform"  # uniform, tempered, balanced: data/sampling.py
+    data.sampler = "uniform"  # uniform, tempered, balanced: data/stream/sampling.py
     data.temperature = 1.0  # tempered: 1 by frequency; more: rare ones oftener
     data.samples_per_category = 4  # balanced: in a batch, of either role
     data.threads = 2  # decoding threads
@@ -97,8 +97,8 @@ def defaults() -> ConfigDict:
     model.memory_norm = "double"  # double, slots
     model.image = ConfigDict()
     model.image.name = "resnet50"
-    # "" is random; a name of models/pretrained.py; or a folder or hub name,
-    # whose config.json then decides the encoder (models/originals.py).
+    # "" is random; a name of models/weights/pretrained.py; or a folder or hub name,
+    # whose config.json then decides the encoder (models/weights/originals.py).
     model.image.pretrained = ""
     model.image.batch_norm = "train"  # train, frozen (running statistics)
     model.image.dropout = 0.0  # of those that have it, while training
