@@ -35,8 +35,8 @@ def train(
     The same call resumes an interrupted run; a finished one is only loaded.
 
     Args:
-      config: a config, as `training.config.keys.defaults` returns it, or the path
-        of a config file, such as "configs/stage1.py:runlocal".
+      config: a config, as `training.config.keys.defaults` returns it, or the
+        path of a config file, such as "configs/stage1.py:runlocal".
       workdir: the folder of checkpoints and logs.
       mesh: the devices to use; by default all.
 

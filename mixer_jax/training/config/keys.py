@@ -45,137 +45,137 @@ def defaults() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # the only source of randomness
     config.name = "stage1"  # the stage's name in logs and metrics
-    config.init_from = ""  # workdir of the stage before; "" starts afresh
-    config.init_command = ""  # how to make it, said when it is missing
-    config.steps = 1000
+    config.init_from = ""  # workdir of the previous stage; "" for none
+    config.init_command = ""  # command that trains init_from, for messages
+    config.steps = 1000  # training steps
     config.batch_size = 128  # global; half queries, half documents
-    config.precision = "bfloat16"  # compute type; parameters stay float32
+    config.precision = "bfloat16"  # of computations; parameters are float32
     config.log_every = 20  # steps
-    config.watchdog = 3600.0  # seconds of standstill that end the run; 0: never
-    config.profile = ""  # "FIRST:LAST" steps to capture; SIGUSR1 asks for five
+    config.watchdog = 3600.0  # seconds without progress that end it; 0: never
+    config.profile = ""  # "FIRST:LAST" steps to profile; SIGUSR1 profiles five
 
-    # (pattern, rule) pairs: how the parameters whose paths have a pattern lie
-    # on the devices; see training/sharding.py. () is: whole on each.
+    # (pattern, rule) pairs that set how parameters whose path matches are laid
+    # out on the devices; see training/sharding.py. () replicates all of them.
     config.sharding = ()
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table
-    data.source = ""  # builds the table when it is missing; see demo/sources.py
-    data.split = "train"  # also takes its parts, "train/..."
+    data.source = ""  # builds a missing table; see demo/sources.py
+    data.split = "train"  # includes its parts, "train/..."
     data.prepared = ""  # array_record folder; "" is next to the table
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
-    # "minilm", a folder or a hub name; "" is that of the text encoder where
-    # it is one of those, else "minilm".
+    # "minilm", a folder or a hub name; "" is the text encoder's own tokenizer
+    # if its weights come from a folder or the hub, else "minilm".
     data.tokenizer = ""
-    # Encode each sample once: what frozen encoders make of it, or, where the
-    # whole model is frozen and the proxies train alone, its embedding.
+    # Encode each sample once and keep the output of frozen encoders or, if only
+    # the proxies are trained, the embeddings.
     data.cached = False
-    # Local folder for that; "" is in the workdir or, if that is in a bucket,
-    # in this machine's cache.
+    # Local folder for cached outputs; "" is in the workdir or, if that is in a
+    # bucket, in this machine's cache.
     data.features = ""
     data.augment = "strong"  # none, light, strong, mirrored, catalogue
-    # (field, value) pairs that change it, as (("flip", 0.5),); the fields are
-    # those of data/images/augment.py's `Strength`.
+    # (field, value) pairs that change the augmentation, as in (("flip", 0.5),);
+    # the fields are those of `Strength` in data/images/augment.py.
     data.augment_changes = ()
-    data.sampler = "uniform"  # uniform, tempered, balanced: data/stream/sampling.py
-    data.temperature = 1.0  # tempered: 1 by frequency; more: rare ones oftener
-    data.samples_per_category = 4  # balanced: in a batch, of either role
+    data.sampler = "uniform"  # uniform, tempered, balanced; see data/stream
+    data.temperature = 1.0  # tempered: above 1, rare categories appear more
+    data.samples_per_category = 4  # balanced: per batch, of either role
     data.threads = 2  # decoding threads
-    data.workers = 0  # processes that decode in place of the threads; 0: none
+    data.workers = 0  # decoding processes instead of threads; 0 for none
     data.max_skipped = 0.01  # share of unreadable images or lone samples
-    data.max_pixels = 200_000_000  # of an image; more is not decoded
+    data.max_pixels = 200_000_000  # larger images are not decoded
 
     model = config.model = ConfigDict()
     model.dim = 256  # D, of embeddings and proxies
     model.hidden = 512  # width of the transformation layers
     model.dropout = 0.0  # in the transformation layers
-    model.drop_image = 0.0  # share of documents that train without their image
-    model.drop_text = 0.0  # share that train without their text
-    model.fusion = "concept_attention"
+    model.drop_image = 0.0  # share of documents trained without their image
+    model.drop_text = 0.0  # share of documents trained without their text
+    model.fusion = "concept_attention"  # or another name in models/fusion.py
     model.slots = 64  # S, of the concept memory
     model.memory_norm = "double"  # double, slots
     model.image = ConfigDict()
-    model.image.name = "resnet50"
-    # "" is random; a name of models/weights/pretrained.py; or a folder or hub name,
-    # whose config.json then decides the encoder (models/weights/originals.py).
+    model.image.name = "resnet50"  # the image encoder
+    # "" for random weights; a name in models/weights/pretrained.py; or a folder
+    # or hub name, whose config.json then determines the encoder.
     model.image.pretrained = ""
     model.image.batch_norm = "train"  # train, frozen (running statistics)
-    model.image.dropout = 0.0  # of those that have it, while training
+    model.image.dropout = 0.0  # for encoders that have dropout
     model.image.drop_path = 0.1  # swin: share of images that skip a block
-    model.image.remat = False  # computes again in place of keeping: memory
+    model.image.remat = False  # recompute activations to save memory
     model.text = ConfigDict()
-    model.text.name = "bert-base"
-    model.text.pretrained = ""
-    model.text.dropout = 0.1  # in the text encoder, while training
-    model.text.remat = False
+    model.text.name = "bert-base"  # the text encoder
+    model.text.pretrained = ""  # like model.image.pretrained
+    model.text.dropout = 0.1  # in the text encoder
+    model.text.remat = False  # recompute activations to save memory
 
     head = config.head = ConfigDict()
     head.name = "exact"  # exact, sampled, knn, topk
     head.margin = "cosface"  # cosface, arcface, normface
-    head.scale = 32.0
-    head.margin_size = 0.25
-    head.margin_power = 0.0  # by which margins fall with frequency; LDAM: 0.25
-    head.subcentres = 1  # proxies of a category; the nearest counts
-    head.filter = 1.0  # negatives of a higher cosine are left out; 1 is none
+    head.scale = 32.0  # of the cosines, before the softmax
+    head.margin_size = 0.25  # cosface: of the cosine; arcface: radians
+    head.margin_power = 0.0  # decrease of margins with frequency; LDAM: 0.25
+    head.subcentres = 1  # proxies per category; the nearest one counts
+    head.filter = 1.0  # ignore negatives with a higher cosine; 1 for none
     head.products = "float32"  # factors of matrix products: float32, bfloat16
     head.wire = "float32"  # embeddings between devices: float32, bfloat16
-    head.chunk = 2048  # proxies scored at once, a device; GPUs want 65536
-    head.active = 0.1  # all but exact: share of the proxies in the active set
+    head.chunk = 2048  # proxies scored at once per device; 65536 suits GPUs
+    head.active = 0.1  # sampled, knn, topk: share of proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
-    # all but exact: a random row counts for all that it is drawn from, so that
-    # the softmax's sum is that of all proxies in the mean.
+    # sampled, knn, topk: weight random rows so that the expected softmax sum is
+    # that over all proxies.
     head.importance = False
-    head.neighbours = 32  # knn: K of the class graph; topk: k of a sample
+    head.neighbours = 32  # knn: K of the class graph; topk: k per sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
-    head.graph_products = "float32"  # that find it; cosines are checked in f32
+    head.graph_products = "float32"  # when building it; checked in float32
 
     proxies = config.proxies = ConfigDict()
-    proxies.init = "random"  # random, imprint (each category's mean)
-    proxies.imprint_samples = 0  # of a category and role, at most; 0 is all
+    proxies.init = "random"  # random, imprint (each category's mean embedding)
+    proxies.imprint_samples = 0  # maximum per category and role; 0 for all
     proxies.learning_rate = 0.1  # peak; same schedule as the optimizer's
     proxies.optimizer = "sgd"  # sgd, adagrad, adam, sgd_bf16
     proxies.momentum = 0.9  # sgd
-    proxies.weight_decay = 0.0
-    proxies.max_norm = 0.0  # longer rows are scaled back to it; 0 is never
+    proxies.weight_decay = 0.0  # affects norms only: cosines ignore them
+    proxies.max_norm = 0.0  # longer rows are scaled back to it; 0 for no limit
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3  # peak of the schedule
     optimizer.warmup = 0.05  # share of the steps
-    optimizer.weight_decay = 1e-4
-    optimizer.clip_norm = 1.0
+    optimizer.weight_decay = 1e-4  # AdamW
+    optimizer.clip_norm = 1.0  # maximum global gradient norm
     # (pattern, multiple) pairs: the first regular expression found in a
-    # parameter's path sets its learning rate; a multiple of 0 freezes it.
+    # parameter's path scales its learning rate; 0 freezes the parameter.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
-    # An encoder's rate falls by this from each layer to the one below; 1: not.
+    # Factor of an encoder's learning rate from each layer to the one below.
     optimizer.layer_decay = 1.0
-    # Decay of the parameters' running average, which is what is used then:
-    # 0.999 is that of about 1,000 steps; 0 is none.
+    # Decay of the running average of parameters that is used for inference;
+    # 0.999 averages over about 1,000 steps, 0 uses the parameters themselves.
     optimizer.average = 0.0
     optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 200  # steps
-    checkpoint.keep = 2
+    checkpoint.keep = 2  # latest checkpoints
 
     monitors = config.monitors = ConfigDict()
     monitors.every = 100  # steps
     monitors.on_failure = "warn"  # warn, raise (after a save)
     monitors.max_proxy_cosine = 0.5  # mean off-diagonal
-    monitors.min_effective_rank = 0.1  # share of the largest possible
-    monitors.max_norm_ratio = 10.0  # largest / median proxy norm
-    monitors.min_concept_variance = 1e-6
+    monitors.min_effective_rank = 0.1  # share of the maximum
+    monitors.max_norm_ratio = 10.0  # largest to median proxy norm
+    monitors.min_concept_variance = 1e-6  # of concept vectors in a batch
     monitors.min_slot_entropy = 0.05  # share of log(S)
     monitors.min_active_recall = 0.5  # of the ten hardest negatives
-    monitors.plateau_window = 200  # steps the loss slope is taken over
+    monitors.plateau_window = 200  # steps over which the loss must decrease
     monitors.min_loss_drop = 0.01  # share of the loss, over that window
 
     evaluate = config.evaluate = ConfigDict()
     evaluate.table = ""  # "" is data.table
-    evaluate.split = "test"
-    evaluate.distractors = "train"  # split that joins the gallery
-    evaluate.batch_size = 256
-    evaluate.baseline_steps = 200  # of each other fusion's training
+    evaluate.split = "test"  # includes its parts, "test/..."
+    evaluate.distractors = "train"  # split whose documents join the gallery
+    evaluate.batch_size = 256  # samples embedded at once
+    evaluate.baseline_steps = 200  # training steps of each other fusion
     return config
 
 
