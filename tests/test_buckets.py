@@ -50,7 +50,8 @@ def test_embeddings_index_and_proxies_are_written_here(
     stage = f"--workdir={run}/stage2"
     assert embed.main([stage, table, f"--out={tmp_path / 'made.npz'}"]) == 0
     assert index.main([stage, table, f"--out={tmp_path / 'index'}"]) == 0
-    assert export.main([stage, f"--out={tmp_path / 'proxies'}"]) == 0
+    proxies = [stage, f"--out={tmp_path / 'proxies'}", "--to=proxies"]
+    assert export.main(proxies) == 0
     made = index_lib.load(tmp_path / "index")
     assert str(made.workdir) == f"{run}/stage2"
     assert index_lib.load_model(made, make_mesh()).step == 4

@@ -140,12 +140,26 @@ def hold(
         problem = processes.gather("owner", problem)[0]
     if problem:
         raise UserError(problem)
-    owner = Owner(store, record)
+    owner = None
     try:
+        owner = Owner(store, record)
         with processes.leaving(owner.close):
             yield owner
     finally:
+        try:
+            _release(owner, store, record)
+        except BaseException:  # An interrupt, after which no other is raised.
+            _release(owner, store, record)
+            raise
+
+
+def _release(
+    owner: Owner | None, store: Folder | Bucket | None, record: Record
+) -> None:
+    if owner is not None:
         owner.close()
+    elif store is not None:  # It was interrupted before the heartbeats.
+        store.close(record)
 
 
 def _take(

@@ -130,21 +130,27 @@ class Folder:
 
     def close(self, record: Record) -> None:
         """Removes this owner's record, then its lock."""
-        with contextlib.suppress(OSError):
-            there = self.read().record
-            if there is not None and there.token == record.token:
-                self._path.unlink()
-        file, self._file = self._file, None
-        if file is not None:
+        try:
             with contextlib.suppress(OSError):
-                # If the folder was moved, there may be another owner's.
-                if _is_at(file, self._lock_path):
-                    self._lock_path.unlink()
-            _LOCK_FILES.discard(file)
-            os.close(file)
+                there = self.read().record
+                if there is not None and there.token == record.token:
+                    self._path.unlink()
+        finally:
+            self._unlock()
         with contextlib.suppress(OSError):  # The folder may not be empty.
             while self._made:
                 self._made.pop().rmdir()
+
+    def _unlock(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with contextlib.suppress(OSError):
+            # If the folder was moved, there may be another owner's.
+            if _is_at(file, self._lock_path):
+                self._lock_path.unlink()
+        _LOCK_FILES.discard(file)
+        os.close(file)
 
     def _make(self) -> None:
         """Creates the folder; remembers which parents were missing."""
