@@ -75,7 +75,8 @@ there, 96 pixels wide. Training then prepares the rows of its split as
 array_record files, by the TFDS builder that serves every sample table:
 
 ```python
-from mixer_jax.data import builder, table
+from mixer_jax.data import builder
+from mixer_jax.data.tables import table
 
 frame = table.select(table.read_table("{name}"), "train")
 content = builder.prepare(frame, root=".")  # the table's folder

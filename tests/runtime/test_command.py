@@ -311,7 +311,7 @@ sys.exit(code)
 _AT_EVERY_CALL = r"""
 import os, signal, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
-from mixer_jax.errors import UserError
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime import command
 command.catch_early()
 

@@ -327,7 +327,7 @@ def test_the_file_that_was_meant_is_named(tmp_path):
 NOISY = """
 import io, logging, struct, sys, warnings
 from PIL import Image
-from mixer_jax.data import images
+from mixer_jax.data.images import decoding as images
 
 logging.basicConfig()
 warnings.simplefilter("default", append=True)

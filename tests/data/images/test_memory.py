@@ -272,7 +272,7 @@ def test_random_headers_are_pixels_or_one_error(budget, content, place, patch):
 RETAINED = """
 import concurrent.futures, io, os
 from PIL import Image
-from mixer_jax.data import images
+from mixer_jax.data.images import decoding as images
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -306,7 +306,8 @@ def test_threads_keep_no_memory_of_what_they_decoded():
 
 LINE = """
 import re, sys
-from mixer_jax.data import decode_memory, images
+from mixer_jax.data.images import decoding as images
+from mixer_jax.data.images import memory as decode_memory
 
 def peak():
     with open("/proc/self/status") as file:

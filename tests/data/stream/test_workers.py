@@ -103,7 +103,7 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
             """
             import multiprocessing, time
             import grain
-            from mixer_jax.data import workers
+            from mixer_jax.data.stream import workers
 
             if __name__ == "__main__":
                 dataset = grain.MapDataset.range(7).repeat()
@@ -140,7 +140,7 @@ def test_workers_outlive_what_the_whole_group_is_told(number, moment, tmp_path):
             import contextlib, multiprocessing, os, signal, sys, threading
             import time
             import grain
-            from mixer_jax.data import workers
+            from mixer_jax.data.stream import workers
 
             NUMBER, MOMENT = int(sys.argv[1]), sys.argv[2]
 

@@ -20,8 +20,8 @@ from mixer_jax.runtime.ownership import folder_lock, owner_record, owner_store
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, {root!r})
-from mixer_jax.runtime import ownership
-with ownership.hold(sys.argv[1], "--workdir"):
+from mixer_jax.runtime.ownership import folder_lock
+with folder_lock.hold(sys.argv[1], "--workdir"):
     child = subprocess.Popen(["sleep", "60"])
     print(child.pid, flush=True)
     time.sleep(60)

@@ -326,7 +326,7 @@ def test_arrow_tables_are_written_without_pandas(tmp_path):
     """Beam's environment has PyArrow, but need not have pandas."""
     code = (
         "import pyarrow as pa\n"
-        "from mixer_jax.runtime import tables\n"
+        "from mixer_jax.runtime.tabular import tables\n"
         "for name in ('t.csv', 't.parquet'):\n"
         "    tables.write(pa.table({'id': ['a,b']}), name)\n"
     )
