@@ -331,7 +331,7 @@ def test_arrow_tables_are_written_without_pandas(tmp_path):
         "    tables.write(pa.table({'id': ['a,b']}), name)\n"
     )
     (tmp_path / "pandas.py").write_text("raise ImportError\n")
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
