@@ -23,10 +23,12 @@ from mixer_jax.training import (
     parameter_table,
     setup,
 )
+from mixer_jax.training import start as start_lib
 from mixer_jax.training import step as step_lib
 from mixer_jax.training.cache import embedding_store, feature_store
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints, is_whole
+from mixer_jax.training.start import Start
 from mixer_jax.training.state import TrainState
 from mixer_jax.training.watch import profile
 from mixer_jax.training.watch.clock import (
@@ -89,9 +91,9 @@ def train(
     workdir = paths.make(workdir)
     mesh = mesh or mesh_lib.make_mesh()
     paths.check(workdir)
-    setup.check_start(config, workdir, prefix)
-    # One that is damaged is set aside below, and its steps done again.
-    finished = workdir_lib.latest_step(workdir) == config.steps
+    start_lib.check(config, workdir, prefix)
+    finished = start_lib.decide(config, workdir) is Start.FINISHED
+    # A damaged checkpoint is set aside below, and its steps are trained again.
     if finished and is_whole(workdir, config.steps):
         workdir_lib.check_config(workdir, config, prefix)
         origins.check_names(workdir, config)
@@ -118,10 +120,11 @@ def _train(
     say = functools.partial(terminal.say, console=console)
 
     # ---- Check config, workdir and data.
+    start = start_lib.decide(config, workdir)
     run = setup.make(config, workdir, mesh, prefix)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
-    if jax.process_index() == 0 and workdir_lib.latest_step(workdir) is None:
+    if jax.process_index() == 0 and not start.has_checkpoint:
         notes += category_notes.notes(run.inputs.frame, run.inputs.category_ids)
     for note in notes:
         say(f"{config.name}: {note}")
@@ -144,11 +147,11 @@ def _train(
         workdir, config.checkpoint.every, config.checkpoint.keep
     )
     state = position = None
-    if checkpoints.latest_step() is None:
-        variables = initialize.initial_variables(run)
-    else:
+    if start.has_checkpoint:
         state, position = checkpoints.restore(run.state, say)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
+    else:
+        variables = initialize.initial_variables(run)
     content = _content(run, workdir, variables, console)
     origins.check_content(workdir, content.content, prefix)
     iterator = content.train_batches()

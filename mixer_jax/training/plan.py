@@ -15,6 +15,7 @@ from mixer_jax.training import (
     parameter_table,
     setup,
 )
+from mixer_jax.training import start as start_lib
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import keys as config_lib
 
@@ -49,9 +50,9 @@ def show(
     in_curriculum = "curriculum" in config
     curriculum.check_values(config, workdir, mesh)
     for stage, folder in curriculum.stages(config, workdir):
-        start = stage.init_from or "random or pretrained weights"
+        start = start_lib.describe(stage, folder)
         try:
-            setup.check_start(stage, folder, curriculum.prefix(config, stage))
+            start_lib.check(stage, folder, curriculum.prefix(config, stage))
         except UserError as error:
             if not in_curriculum:
                 start = str(error)

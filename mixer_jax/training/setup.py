@@ -19,6 +19,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs, origins, sharding
 from mixer_jax.training import optimizer as optimizer_lib
+from mixer_jax.training import start as start_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.cache import feature_store
 from mixer_jax.training.checkpoint import workdir as workdir_lib
@@ -74,7 +75,7 @@ def make(
     config_lib.check_values(config, mesh.size, prefix)
     workdir_lib.check_config(workdir, config, prefix)
     origins.check_names(workdir, config)
-    if not config.init_from and workdir_lib.latest_step(workdir) is None:
+    if start_lib.decide(config, workdir) is start_lib.Start.PRETRAINED:
         factory.check_pretrained(config.model)
     data = inputs.load(config.data, workdir)
     workdir_lib.check_categories(workdir, data.category_ids, prefix)
@@ -140,30 +141,6 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
         optimizer=optimizer,
         row_optimizer=row_optimizer,
         state=state_lib.abstract(state, mesh, config.sharding),
-    )
-
-
-def check_start(
-    config: ConfigDict, workdir: str | os.PathLike, prefix: str = "config"
-) -> None:
-    """Checks that the stage before has left a checkpoint, if one is needed.
-
-    Raises:
-      UserError: that says what to run first.
-    """
-    if (
-        not config.init_from
-        or workdir_lib.latest_step(workdir) is not None
-        or workdir_lib.latest_step(config.init_from) is not None
-    ):
-        return
-    command = config.init_command or (
-        f"python -m mixer_jax.main --config=CONFIG --workdir={config.init_from}"
-    )
-    raise UserError(
-        f"{config.name} starts from {config.init_from}, where there is no "
-        f"checkpoint yet. Run first:\n  {command}\nor name the folder of "
-        f"another run by --{prefix}.init_from=DIR."
     )
 
 

@@ -6,36 +6,11 @@ import pytest
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import setup
-from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 
 def make(config, folder, num_devices=2):
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     return setup.make(config, folder, mesh)
-
-
-def test_the_stage_before_is_asked_for(tiny_config, tmp_path):
-    tiny_config.name = "stage2"
-    tiny_config.init_from = str(tmp_path / "stage1")
-    tiny_config.init_command = "python -m mixer_jax.main --config=stage1.py"
-    with pytest.raises(UserError) as caught:
-        setup.check_start(tiny_config, tmp_path / "stage2")
-    said = str(caught.value)
-    assert "stage2 starts from" in said
-    assert "Run first:\n  python -m mixer_jax.main --config=stage1.py" in said
-
-
-@pytest.mark.parametrize("there", ["stage1", "stage2"])
-def test_a_checkpoint_here_or_there_is_enough(
-    tiny_config, tmp_path, monkeypatch, there
-):
-    tiny_config.init_from = str(tmp_path / "stage1")
-    monkeypatch.setattr(
-        workdir_lib,
-        "latest_step",
-        lambda folder: 3 if str(folder).endswith(there) else None,
-    )
-    setup.check_start(tiny_config, tmp_path / "stage2")
 
 
 def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
