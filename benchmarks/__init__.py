@@ -1,1 +1,1 @@
-"""Side-by-side measurements: each a command that prints a table and JSON."""
+"""Side-by-side benchmarks: commands that print a table and write JSON."""

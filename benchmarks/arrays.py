@@ -1,7 +1,7 @@
-"""Arrays for measurements, filled a chunk at a time.
+"""Random arrays for measurements, filled chunk by chunk.
 
-`jax.random.normal` of a whole `[C, D]` needs several arrays of that size for a
-moment, more than the step that is to be measured may need.
+`jax.random.normal` of a whole `[C, D]` temporarily needs several arrays of that
+size, possibly more than the step to be measured.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.runtime import mesh as meshes
 
-_CHUNK = 4096  # rows drawn at once
+_CHUNK = 4096  # rows drawn at a time
 
 
 @dataclasses.dataclass
 class Arrays:
-    """What a step works on, passed along from head to head.
+    """Arguments of a step, which all heads share.
 
     Attributes:
       proxies: f32 `[C_pad, D]`, unit rows; those of padding are zero.
-      momentum: f32 `[C_pad, D]`, zero at first.
+      momentum: f32 `[C_pad, D]`, initially zero.
       embeddings: f32 `[B, D]`.
       labels: int32 `[B]`.
       graph: int32 `[C_pad, K]`, random, or None.
@@ -41,15 +41,15 @@ def make_arrays(
 ) -> Arrays:
     """Makes the arrays of one measurement, split over the mesh.
 
-    The class graph is random: K other categories of each, seldom one twice
-    where categories are many. What a step costs does not depend on which they
-    are, and the true graph of a million categories takes an hour on a CPU.
+    The class graph is random: each category has K others, rarely repeated
+    if C is large. The cost of a step does not depend on which they are, and
+    the true graph of a million categories takes an hour on a CPU.
 
     Args:
       classes: C.
       dim: D.
       batch: B.
-      neighbours: K of the class graph; 0 makes none.
+      neighbours: K of the class graph; 0 for no graph.
       mesh: the mesh that rows are split over.
     """
     padded = meshes.padded_rows(classes, mesh)
@@ -87,7 +87,7 @@ def _fill(
     number: int,
     mesh: Mesh,
 ) -> jax.Array:
-    """Fills an array of `number` rows by `draw(key, row numbers)`."""
+    """Returns an array of `number` rows, filled by `draw(key, row numbers)`."""
     local = number // mesh.size
     size = min(local, _CHUNK)
     one = jax.eval_shape(draw, key, jnp.arange(size))
@@ -97,7 +97,7 @@ def _fill(
         key = jax.random.fold_in(key, device)
 
         def write(index, array):
-            # The last chunk begins early enough to be whole.
+            # The last chunk may overlap the one before it.
             start = jnp.minimum(index * size, local - size)
             rows = device * local + start + jnp.arange(size)
             drawn = draw(jax.random.fold_in(key, index), rows)

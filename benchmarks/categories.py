@@ -1,18 +1,19 @@
-"""Times the finding of categories at several sizes, and measures its memory.
+"""Measures time and memory of category discovery at several sizes.
 
     python -m benchmarks.categories --samples=50000,200000 --json=rows.json
     python -m benchmarks.categories --log=runs/quickstart/log \
         --features=runs/quickstart/features.npz \
         --truth=runs/quickstart/data/medium.csv --sweep=0.2,0.3,0.4,0.5
 
-Samples are made up (`categories_run.py`): categories with a long tail, features
-as wide as the encoders' whose power falls from dimension to dimension, and a
-simulated log. With --log they are a real catalogue's, of cached features. Each
-size has a process of its own. The table and the JSON give the seconds of each
-phase, the peak of the memory that is resident, features included, and B-cubed
-F1 beside what clicks or content find alone; the last column says by which power
-of the number of samples the time grew since the row before. --sweep clusters
-again at each threshold, to compare with the one that was chosen.
+Samples are synthetic (`categories_run.py`): categories with a long tail,
+features as wide as the encoders' whose variance decreases with the dimension,
+and a simulated log. With --log, a real catalog with cached features is used
+instead. Each size runs in its own process. The table and the JSON give the
+seconds of each phase, the peak resident memory including the features, and
+B-cubed F1, also for clicks alone and content alone; the last column is the
+exponent of the time's growth with the number of samples since the previous row.
+--sweep repeats the clustering at each threshold, for comparison with the one
+that was chosen.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = rich.console.Console()
-    console.width = max(console.width, 160)  # a log is as wide as it needs
+    console.width = max(console.width, 160)  # also in a log file
     console.print(table(rows))
     for row in rows:
         for least, f1 in row["sweep"].items():
@@ -79,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(given: argparse.Namespace) -> list[Row]:
-    """Measures what the command line asks for; returns a row for each size.
+    """Runs the measurements of the command line; returns a row per size.
 
     Raises:
-      UserError: if it asks for what cannot be.
+      UserError: if an argument is invalid.
     """
     job = vars(given) | {"sweep": _numbers(given.sweep, "--sweep")}
     settings.from_flags(given)
@@ -105,7 +106,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
     for size in sizes:
         row = _run(job | {"samples": int(size)})
         rows.append(row | {"growth": _power(row, rows[-1]) if rows else None})
-        # At once: a large size takes long, and may not fit.
+        # Write after each size: large ones take long and may not fit.
         if given.json:
             text = json.dumps(rows, indent=1)
             pathlib.Path(given.json).write_text(text + "\n")
@@ -120,7 +121,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 
 
 def _power(row: Row, before: Row) -> float | None:
-    """By which power of the samples the seconds grew."""
+    """Returns the exponent of the time's growth with the samples, if any."""
     times = row["samples"] / before["samples"]
     if times == 1:
         return None
@@ -129,7 +130,7 @@ def _power(row: Row, before: Row) -> float | None:
 
 
 def _run(job: dict[str, Any]) -> Row:
-    """Measures one size in a process of its own, whose memory is its alone."""
+    """Measures one size in its own process, to isolate its memory."""
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.categories_run", json.dumps(job)],
@@ -148,7 +149,7 @@ def _run(job: dict[str, Any]) -> Row:
 
 
 def table(rows: list[Row]) -> rich.table.Table:
-    """The rows for a terminal."""
+    """Formats the rows as a table."""
     shown = rich.table.Table(box=rich.box.MARKDOWN)
     phases = list(rows[0]["seconds"])
     for name in (

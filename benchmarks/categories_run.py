@@ -1,10 +1,10 @@
-"""Finds the categories of one catalogue and log; a process of `categories.py`.
+"""Finds the categories of one catalog and log; a process of `categories.py`.
 
-The catalogue is made up. Sizes of categories follow a power law, so that most
-are small and a few are large. A sample's features lie around its category's;
-their power falls with the dimension, as that of trained encoders does, and the
-two roles lie apart. The log is the simulation's, whose look-alikes are what is
-near in the leading dimensions.
+Synthetic catalogs have category sizes that follow a power law, so that most
+categories are small and a few are large. Features are distributed around the
+center of their category; their variance decreases with the dimension, as with
+trained encoders, and the two roles have an offset. The log is simulated;
+look-alikes are samples that are near in the leading dimensions.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from mixer_jax.data.tables import table
 from mixer_jax.demo import simulate
 from mixer_jax.runtime.errors import UserError
 
-LARGEST = 200  # samples of a category
-_SKEW = 2.0  # exponent of the sizes
-_FALL = 0.5  # a dimension's deviation is its number to the power of -this
-_IMAGE_NOISE, _TEXT_NOISE = 0.7, 0.5  # beside the categories' own spread
-_APART = 1.0  # what lies between the roles, beside the same
-_SEEN = 64  # dimensions that a simulated user sees
+LARGEST = 200  # maximum samples per category
+_SKEW = 2.0  # exponent of the category sizes
+_FALL = 0.5  # dimension i has standard deviation i ** -_FALL
+_IMAGE_NOISE, _TEXT_NOISE = 0.7, 0.5  # relative to the spread of the centers
+_APART = 1.0  # offset between the roles, relative to the same
+_SEEN = 64  # dimensions that determine look-alikes
 
 Catalogue = tuple[graph.Features, pd.DataFrame, np.ndarray]
 
@@ -44,25 +44,26 @@ def made_up(
     widths: tuple[int, int],
     seed: int = 0,
 ) -> Catalogue:
-    """Makes a catalogue and its log.
+    """Makes a synthetic catalog and its log.
 
     Args:
-      samples: how many queries and items, about half of each.
-      clicks: of the log, about.
-      wrong: the share of them that is wrong.
-      widths: of a picture's features and of a text's.
-      seed: of all that is drawn.
+      samples: number of queries and items together, about half of each.
+      clicks: approximate number of clicks in the log.
+      wrong: share of wrong clicks.
+      widths: of image features and of text features.
+      seed: of all random draws.
 
     Returns:
-      Features, clicks and the true category `[samples]`, queries first.
+      Features, clicks and the true categories `[samples]`, queries first.
     """
     rng = np.random.default_rng(seed)
     sizes = np.arange(2, LARGEST + 1)
     chance = sizes**-_SKEW
-    # More than enough, as each has two or more.
+    # This is more than enough, because each category has at least two samples.
     drawn = rng.choice(sizes, samples, p=chance / chance.sum())
     category = np.repeat(np.arange(samples), drawn)[:samples]
-    # A category's first is a query, its second an item; the rest as it falls.
+    # The first sample of a category is a query, the second an item; the role
+    # of the others is random.
     place = np.arange(samples) - np.searchsorted(category, category)
     is_query = np.where(place < 2, place == 0, rng.random(samples) < 0.5)
     queries, items = category[is_query], category[~is_query]
@@ -102,10 +103,10 @@ def _around(
 
 
 def kept(folder: str, features: str, truth: str) -> Catalogue:
-    """Reads a log, the features that `categorize` kept of it, and its truth.
+    """Reads a log, its features cached by `categorize`, and its true labels.
 
     Raises:
-      UserError: if they do not belong together.
+      UserError: if the features do not belong to the log.
     """
     read = log.read_folder(folder)
     with np.load(features) as found:

@@ -1,4 +1,4 @@
-"""What the machine can do at best: matrix products and memory traffic."""
+"""Measured limits of the machine: matrix products and memory traffic."""
 
 import time
 from collections.abc import Callable
@@ -9,26 +9,26 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime import mesh as meshes
 
-# Sides of the square factors and MiB of the array that is moved, of all
-# devices together: far above any cache, and a second or two in all.
+# Sides of the square factors and MiB of the array that is copied, for all
+# devices together: far larger than any cache, and a second or two in total.
 SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 MIB = {"cpu": 512, "gpu": 4096, "tpu": 2048}
 REPEATS = 8
 
 
 def measure(mesh: Mesh) -> dict[str, float]:
-    """Measures the ceilings of all devices of the mesh together.
+    """Measures the limits of all devices of the mesh together.
 
-    Each device multiplies square matrices of its own at the default precision,
-    f32 (which on recent GPUs means TF32 factors) and bf16, both summed and
-    kept in f32, because CPUs are twice as slow at results in bf16. Traffic
-    counts what is read and what is written: of a copy into another array, and
-    of a pass that changes an array where it lies, as an optimizer does. The
-    latter is faster on CPUs, which read a line before they write to it.
+    Each device multiplies its own square matrices at the default precision, in
+    f32 (on recent GPUs, with TF32 factors) and bf16. Both have sums and results
+    in f32, because CPUs are half as fast with results in bf16. Traffic is bytes
+    read plus bytes written, by a copy into another array and by an in-place
+    update, as in an optimizer. The latter is faster on CPUs, which read a cache
+    line before they write to it.
 
     Returns:
       `f32_flops_per_s`, `bf16_flops_per_s`, `copy_bytes_per_s`,
-      `in_place_bytes_per_s`, and `bytes_per_s`, the higher of the two.
+      `in_place_bytes_per_s`, and `bytes_per_s`, the higher of the last two.
     """
     platform = mesh.devices.flat[0].platform
     side = round(SIDE[platform] / mesh.size ** (1 / 3))
@@ -46,7 +46,7 @@ def measure(mesh: Mesh) -> dict[str, float]:
     rows = MIB[platform] * 2**20 // 4 // 1024 // mesh.size * mesh.size
     x = _ones((rows, 1024), jnp.float32, mesh)
     out = _ones((rows, 1024), jnp.float32, mesh)
-    # A factor, because a bare copy may be one device's or thread's alone.
+    # The factor matters: a plain copy may run on one device or thread only.
     copy = jax.jit(lambda out, x: 2 * x, donate_argnums=0, keep_unused=True)
     found["copy_bytes_per_s"] = 2 * x.nbytes / _best(copy, out, x)
     moved = 2 * x.nbytes
@@ -67,9 +67,10 @@ def _ones(shape, dtype, mesh):
 
 
 def _best(step: Callable, out: jax.Array, *given: jax.Array) -> float:
-    """Seconds of the fastest call, each of which takes over the last result.
+    """Returns the seconds of the fastest call.
 
-    So no call has to ask for memory that has not been touched yet.
+    Each call is given the previous result to reuse, so that no call has to
+    allocate untouched memory.
     """
     seconds = []
     for _ in range(REPEATS + 1):

@@ -1,25 +1,25 @@
-"""Kills a training run again and again, and compares what it comes to.
+"""Kills a training run repeatedly and compares it with an undisturbed run.
 
     python -m mixer_jax.demo.emoji --out=runs/chaos --limit=400
     python -m benchmarks.chaos --data=runs/chaos [--kills=50] [--devices=4] \
         [--processes=1,2,4] [--steps=60] [--seed=0] [--seeds=3] [--json=FILE]
 
-One run of the quickstart's three stages is left alone. Another of the same
-config gets SIGKILL or SIGTERM at random moments, in one or in all of its
-processes, and is started again by the same command with another number of
-processes and, where `--devices` names several, of devices. Then:
+One run of the quickstart's three stages is undisturbed. In another run with the
+same config, one or all processes get SIGKILL or SIGTERM at random moments, and
+the run is resumed by the same command with a random number of processes and, if
+`--devices` lists several numbers, of devices. Then:
 
-- With one number of devices, parameters, proxies and every loss on the way
-  have to be the same, bit for bit.
-- With several, and all proxies active, the first step after each restart has
-  to have the loss that the first of them gives from the same checkpoint, and
-  the measures at the end have to lie within those of `--seeds` runs that were
-  left alone.
-- Every step is logged once, and nothing unfinished is left in the folder.
+- With a single number of devices, the parameters, the proxies and all losses
+  must be equal, bit for bit.
+- With several numbers, all proxies are active. The first loss after each
+  restart must be the one that the first number of devices gives from the same
+  checkpoint, and the final metrics must lie within those of `--seeds`
+  undisturbed runs.
+- Every step must be logged once, and no unfinished files may be left.
 
-The processes share this machine; the encoders are tiny, see `chaos_main`. One
-process is coordinated too: then sums over devices are formed in one order,
-whoever has the devices.
+The processes share this machine; the encoders are tiny, see `chaos_main`. A
+single process uses the coordinator too, so that the order of sums over devices
+does not depend on the number of processes.
 """
 
 import argparse
@@ -40,8 +40,8 @@ from benchmarks.chaos_run import Place, Run
 from mixer_jax.runtime import processes
 from mixer_jax.runtime.errors import UserError
 
-STATES = ("starting", "training", "saving")  # that a run is killed in
-# Seconds, at most, until a run is killed: after its start, or its first step.
+STATES = ("starting", "training", "saving")  # states in which a run is killed
+# Maximum seconds until a run is killed, after its start or its first step.
 _STARTING = 8.0
 _TRAINING = 4.0
 
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Runs both, and compares them."""
+    """Trains both runs and returns the figures of their comparison."""
     devices = [int(n) for n in given.devices.split(",")]
     counts = [int(n) for n in given.processes.split(",")]
 
-    # Which rows are active is drawn on each device, for its own rows.
+    # Active rows are drawn per device, so they depend on the number of devices.
     more = ["head.active=1.0"] if len(devices) > 1 else []
 
     def run(name: str, seed: int = 0) -> Run:
@@ -126,12 +126,12 @@ def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
 
 
 class Torment:
-    """Starts a run, kills it, and so on, until all kills are spent.
+    """Starts and kills a run repeatedly, then lets it finish.
 
     Attributes:
-      kills: what was sent, and in which state of the run.
-      codes: exit codes of all processes, and how often.
-      first: relative differences of the losses of first steps after restarts.
+      kills: number of kills per signal and state of the run.
+      codes: number of processes per exit code.
+      first: relative differences of the first losses after restarts.
     """
 
     def __init__(
@@ -143,15 +143,15 @@ class Torment:
         counts: Sequence[int],
         seed: int,
     ):
-        """Will torment `run`, whose like `whole` was left alone.
+        """Prepares to kill `run`; nothing is started.
 
         Args:
-          run: is started and killed.
-          whole: has trained undisturbed.
+          run: the run to start and kill.
+          whole: the finished undisturbed run.
           spare: trains single steps on the first of `devices`.
-          devices: how many there may be, in all.
-          counts: how many processes there may be.
-          seed: of all that is by chance.
+          devices: possible total numbers of devices.
+          counts: possible numbers of processes.
+          seed: of all random choices.
         """
         self.kills, self.codes = Counter(), Counter()
         self.first: list[float] = []
@@ -160,10 +160,10 @@ class Torment:
         self._rng = random.Random(seed)
 
     def run(self, kills: int) -> None:
-        """Kills so often, then lets the run end.
+        """Kills the run `kills` times, then lets it finish.
 
         Raises:
-          UserError: if it fails where nobody killed it.
+          UserError: if the run fails without being killed.
         """
         while True:
             first, before = self._run.next(), self._run.losses()
@@ -181,7 +181,7 @@ class Torment:
             print(f"{number} kills; next: {self._run.next()}", flush=True)
 
     def _start(self, kill: bool) -> list[int]:
-        """Starts the run, kills it if asked to; returns the exit codes."""
+        """Starts the run and kills it if `kill`; returns the exit codes."""
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         begun = self._run.start(count, devices)
@@ -195,10 +195,11 @@ class Torment:
             return chaos_run.wait(begun)
 
     def _wait(self, begun: list[subprocess.Popen], state: str) -> str:
-        """Waits for a moment of that state; "" if the run ended before.
+        """Waits until a random moment in the given state.
 
         Returns:
-          The state that it is in: "training" where no save was seen in time.
+          The state that was reached: "training" if no checkpoint was being
+          written in time, "" if the run ended before.
         """
         written, since = self._run.written(), time.monotonic()
         going_on = state == "starting"
@@ -216,7 +217,7 @@ class Torment:
         return "training" if state == "saving" else state
 
     def _copy(self, first: Place, before: dict[Place, float]) -> Run | None:
-        """Keeps the run as it is, where its next loss is not known yet."""
+        """Returns a copy of the run if its next loss is unknown, else None."""
         if len(self._devices) == 1 or first == Place(0, 1) or first in before:
             return None
         shutil.rmtree(self._spare.folder)
@@ -226,7 +227,7 @@ class Torment:
     def _check(
         self, first: Place, before: dict[Place, float], copy: Run | None
     ) -> None:
-        """Compares the first loss after a restart with what it has to be."""
+        """Compares the first loss after a restart with the expected one."""
         now = self._run.losses()
         if first not in now:
             return

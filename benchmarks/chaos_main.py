@@ -1,7 +1,7 @@
-"""`mixer_jax.main` with encoders named `tiny`, which compile at once.
+"""`mixer_jax.main` with additional encoders named `tiny` that compile quickly.
 
-What `benchmarks.chaos` kills is a run of them: the towers, the heads, the data
-and all that is saved are as they always are.
+`benchmarks.chaos` trains these encoders; the towers, the heads, the data and
+the checkpoints are the usual ones.
 """
 
 from functools import partial
@@ -19,21 +19,21 @@ NAME = "tiny"
 
 
 class Patches(nn.Module):
-    """Embeds an image as patches of 4 x 4 pixels, as ViT begins."""
+    """An image encoder of 4 x 4 patch embeddings, the first layer of a ViT."""
 
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Returns f32 `[B, P, 16]` of uint8 images `[B, H, W, 3]`."""
+        """Returns `[B, P, 16]` for uint8 images `[B, H, W, 3]`."""
         x = images.astype(self.dtype) / 128 - 1
         x = nn.Conv(16, (4, 4), (4, 4), dtype=self.dtype)(x)
         return nn.relu(x).reshape(len(x), -1, 16)
 
 
 def register() -> None:
-    """Makes the tiny encoders known by their name."""
+    """Registers the tiny encoders under their name."""
     config = bert.BertConfig(width=16, layers=1, heads=2, hidden=32)
     factory.IMAGE_ENCODERS[NAME] = Patches
     factory.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)

@@ -1,4 +1,4 @@
-"""A training run of `benchmarks.chaos`, in processes of this machine."""
+"""Training run of `benchmarks.chaos`, in processes on this machine."""
 
 import contextlib
 import itertools
@@ -25,20 +25,20 @@ from mixer_jax.training.watch import logs
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
-_FOLDER = "run"  # in the folder that the processes run in
+_FOLDER = "run"  # in the processes' working directory
 _THREADS = 8
-_GRACE = 10.0  # seconds that processes have to end after another did
+_GRACE = 10.0  # seconds until the others are killed after a process ends
 
 
 class Place(NamedTuple):
-    """A step of a stage, which is an index into `STAGES`."""
+    """A step of a stage; `stage` is an index into `STAGES`."""
 
     stage: int
     step: int
 
 
 class Run:
-    """A run of the quickstart's curriculum, in little."""
+    """A scaled-down run of the quickstart's curriculum."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Run:
         seed: int,
         more: Sequence[str] = (),
     ):
-        """Makes the folder; nothing is started.
+        """Makes the folder without starting the run.
 
         Args:
-          folder: for all that the run makes.
+          folder: for all output of the run.
           data: folder of `medium.csv` and `large.csv`.
-          steps: of each stage.
-          seed: of the first stage; the others have their own.
-          more: `key=value` settings of each stage.
+          steps: per stage.
+          seed: determines a different seed for each stage.
+          more: additional `key=value` settings of each stage.
         """
         folder.mkdir(exist_ok=True)
         self.folder, self.workdir = folder, folder / _FOLDER
@@ -91,7 +91,7 @@ class Run:
             ]
 
     def start(self, count: int, devices: int) -> list[subprocess.Popen]:
-        """Starts `count` processes of `devices` devices in all."""
+        """Starts `count` processes with `devices` devices in total."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -100,10 +100,10 @@ class Run:
             "JAX_NUM_CPU_DEVICES": str(devices // count),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Programs run for a moment, and are compiled at every start.
+            # Programs run briefly, but may be compiled at every start.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            # Threads of a process, else as many as its devices or the cores:
-            # they decide in which order a matrix product adds up.
+            # Fix the number of threads, which determines the order of sums in
+            # matrix products; it would depend on the devices and cores.
             "NPROC": str(_THREADS),
             "PYTHONPATH": str(ROOT),
         }
@@ -138,7 +138,7 @@ class Run:
             raise self.fail("A run that was left alone has failed:")
 
     def rows(self) -> list[tuple[Place, float]]:
-        """Returns the losses in the order of the log, as often as logged."""
+        """Returns the losses in the order of the log, including repetitions."""
         found = []
         for index, stage in enumerate(STAGES):
             path = self.workdir / stage / logs.METRICS
@@ -147,7 +147,7 @@ class Run:
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    break  # It is being written.
+                    break  # The line is still being written.
                 if "loss" in row:
                     found.append((Place(index, row["step"]), row["loss"]))
         return found
@@ -157,14 +157,14 @@ class Run:
         return dict(self.rows())
 
     def written(self) -> int:
-        """Returns when a loss was last logged, in nanoseconds; 0: never."""
+        """Returns the time of the last logged loss in ns, or 0 without any."""
         paths = (self.workdir / stage / logs.METRICS for stage in STAGES)
         return max(
             (p.stat().st_mtime_ns for p in paths if p.exists()), default=0
         )
 
     def next(self) -> Place:
-        """Returns the step that a start would begin with."""
+        """Returns the step at which the run would start or resume."""
         for index in reversed(range(len(STAGES))):
             step = workdir.latest_step(self.workdir / STAGES[index])
             if step == self._steps:
@@ -174,12 +174,12 @@ class Run:
         return Place(0, 1)
 
     def saving(self) -> bool:
-        """Returns whether a checkpoint is being written, or was."""
+        """Returns whether an unfinished checkpoint exists."""
         folders = (self.workdir / s / workdir.CHECKPOINTS for s in STAGES)
         return any(any(folder.glob("*tmp*")) for folder in folders)
 
     def unfinished(self) -> list[str]:
-        """Returns the names of files and folders that are not finished."""
+        """Returns the names of unfinished files and folders."""
         names = (path.name for path in self.workdir.rglob("*"))
         return [
             name
@@ -188,7 +188,7 @@ class Run:
         ]
 
     def measures(self) -> dict[str, float]:
-        """Measures the last stage on categories that were not trained on."""
+        """Evaluates the last stage on held-out categories."""
         rows = measure.measure_models(
             runs.find_models(self.workdir, STAGES[-1:]),
             meshes.make_mesh(jax.devices()[:1]),
@@ -201,7 +201,7 @@ class Run:
         return {name: row[name] for name in evaluate.MEASURES}
 
     def fail(self, what: str) -> UserError:
-        """Returns an error with the end of what the run has said."""
+        """Returns an error with the end of the run's log."""
         said = self._log.read_text().splitlines()[-30:]
         return UserError("\n".join([what, *said]))
 
@@ -226,8 +226,9 @@ def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
 def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
     """Waits for a run's processes; returns their exit codes.
 
-    Those that stay when one has ended are killed after a while, as a launcher
-    does: where one dies before all have met, JAX waits for it five minutes.
+    When a process has ended, the others are killed after a grace period, as a
+    launcher would do: if one dies before all have connected, JAX waits for it
+    for five minutes.
     """
     since = None
     while None in (codes := [process.poll() for process in begun]):
@@ -240,7 +241,7 @@ def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
 
 
 def compare(one: Run, other: Run) -> dict[str, Any]:
-    """Compares the last checkpoints' parameters and proxies."""
+    """Compares parameters and proxies in the last checkpoints of two runs."""
     mesh = meshes.make_mesh(jax.devices()[:1])
     folders = [run.workdir / STAGES[-1] for run in (one, other)]
     trained = [checkpoints.load_model(folder, mesh) for folder in folders]

@@ -1,16 +1,16 @@
-"""The heads that are compared, and what one step of each must do at least.
+"""Contenders of the head benchmark, and the minimum work of their steps.
 
-`dense` is what one writes without this project: all logits `[B, C]`, one
-`jax.value_and_grad`, one dense optax update. It has the heads' loss, CosFace,
-and their optimizer, SGD with momentum, so that with the same arrays `dense`
-and `exact` give the same numbers.
+`dense` is the baseline without this project: all logits `[B, C]`, one
+`jax.value_and_grad`, one dense optax update. It uses the heads' loss, CosFace,
+and their optimizer, SGD with momentum, so that `dense` and `exact` give the
+same results on the same arrays.
 
-Useful work, for R rows that are scored with gradients (C of `dense` and
-`exact`, the active rows of the others): `6 B R D` operations, which are the
-logits and the two gradients, however often a head scores a row; `topk` scores
-all C rows to find the nearest, `2 B C D` more. The least traffic: R rows of
-proxies and momentum read and written, `4 R D` numbers, and the embeddings and
-their gradient, `2 B D`; `topk` reads the other C - R proxies too.
+Useful work, for R rows that are scored with gradients (C for `dense` and
+`exact`, the active rows for the others): `6 B R D` operations for the logits
+and the two gradients, however often a head scores a row; `topk` needs `2 B C D`
+more to score all C rows. Minimum traffic: R rows of proxies and momentum are
+read and written, `4 R D` numbers, plus the embeddings and their gradient,
+`2 B D`; `topk` also reads the other C - R proxies.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import keys as configs
 
 HEADS = ("dense", "exact", "sampled", "knn", "topk")
-SHARED = ("sampled", "knn")  # heads that have an active share
-FIXED = {"margin": "cosface", "subcentres": 1}  # what `dense` can do
+SHARED = ("sampled", "knn")  # heads with an active share
+FIXED = {"margin": "cosface", "subcentres": 1}  # settings `dense` implements
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What all contenders of one measurement have in common.
+    """Sizes and settings common to all contenders of one measurement.
 
     Attributes:
       classes: C.
@@ -57,7 +57,8 @@ class Problem:
         """Returns `config.head` with the overrides and `changes`.
 
         Raises:
-          UserError: if there is no such key, or it has another type.
+          UserError: if a key does not exist, or its value has the wrong type
+            or is not supported by all contenders.
         """
         config = configs.defaults()
         for key, value in (dict(self.overrides) | changes).items():
@@ -85,13 +86,12 @@ class Contender:
     Attributes:
       head: its name.
       active: share of the rows that it scores with gradients.
-      rows: how many these are.
-      flops: useful operations of a step.
-      traffic: least bytes of a step.
-      run: does a step on the arrays, in place, with a key; returns the loss
-        and the embeddings' gradient.
-      compile: compiles the step for arrays of these shapes; then `run` takes
-        no time for it.
+      rows: number of rows that it scores with gradients.
+      flops: useful operations per step.
+      traffic: minimum bytes per step.
+      run: performs a step on the arrays, in place, with a key; returns the
+        loss and the embeddings' gradient.
+      compile: compiles the step ahead of time, for arrays of these shapes.
     """
 
     head: str
@@ -104,12 +104,12 @@ class Contender:
 
 
 def work(problem: Problem, rows: int, searched: int = 0) -> dict[str, int]:
-    """Returns `flops` and `traffic` of a step; see this module's head.
+    """Returns `flops` and `traffic` of a step; see the module's docstring.
 
     Args:
       problem: the sizes.
       rows: R, scored with gradients.
-      searched: rows that are scored to find them.
+      searched: rows that are scored to find these.
     """
     batch, dim = problem.batch, problem.dim
     others = max(searched - rows, 0)
@@ -120,7 +120,7 @@ def work(problem: Problem, rows: int, searched: int = 0) -> dict[str, int]:
 
 
 def neighbours(problem: Problem, mesh: Mesh, names: tuple[str, ...]) -> int:
-    """Returns K of the class graph that the heads need; 0 if none does."""
+    """Returns K of the heads' class graph; 0 if no head needs a graph."""
     if "knn" not in names:
         return 0
     return make_head(problem, mesh, "knn", 1.0).graph_shape.shape[1]
@@ -145,10 +145,10 @@ def make_contender(
       problem: sizes and settings.
       mesh: the mesh that the arrays are split over.
       name: one of HEADS.
-      active: share of the rows, for those that have one.
+      active: share of active rows, for the heads in SHARED.
 
     Raises:
-      UserError: if there is no such head or it cannot have these settings.
+      UserError: if there is no such head or its settings are invalid.
     """
     rows, searched, graph = problem.classes, 0, None
     if name == "dense":
@@ -166,7 +166,7 @@ def make_contender(
     proxies = jax.ShapeDtypeStruct(
         (padded, problem.dim), jnp.float32, sharding=split
     )
-    # The momentum is one array; the optimizer may wrap it.
+    # The momentum is one array, but the optimizer's state may wrap it.
     wrapping = jax.tree.structure(jax.eval_shape(optimizer.init, proxies))
 
     @functools.partial(
@@ -277,10 +277,10 @@ def _head_step(head, optimizer):
 def parse_overrides(
     arguments: list[str],
 ) -> tuple[tuple[str, Any], ...]:
-    """Reads `--head.key=value` arguments.
+    """Parses `--head.key=value` arguments.
 
     Raises:
-      UserError: if one is something else, or a value has the wrong type.
+      UserError: if an argument has another form, or a value the wrong type.
     """
     defaults: Mapping[str, Any] = configs.defaults().head
     pairs = []

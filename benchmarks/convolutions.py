@@ -1,14 +1,14 @@
-"""Times our convolutions beside XLA's own.
+"""Times our convolutions against XLA's.
 
     python -m benchmarks.convolutions --size=128 --batch=32 --rounds=9 \
         --json=convolutions.json
 
-The depthwise layers of EfficientNet-Lite0 and the 3x3 and 7x7 layers of
-ResNet-50, each shape once, as they are at --size pixels; f32, forward and
-forward+backward (the gradients of map and kernel). One process times both in
-rounds, one pass of each. The table and the JSON give milliseconds of the median
-pass and how many times faster ours is; the last row of each kind and pass is
-the sum over its layers. On accelerators ours are XLA's.
+Measures each shape of the depthwise layers of EfficientNet-Lite0 and of the 3x3
+and 7x7 layers of ResNet-50 once, for images of --size pixels, in f32, forward
+and forward+backward (gradients of feature map and kernel). One process times
+both sides in rounds of one pass each. The table and the JSON give the
+milliseconds of the median pass and the speedup of ours; the last row of each
+kind and pass is the sum over its layers. On accelerators, ours call XLA's.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")
-LEAST = 32  # pixels of side: the last maps have one cell
+LEAST = 32  # pixels per side: the last feature maps have one cell
 WARM_UP = 1
 
 
@@ -40,12 +40,12 @@ class Layer:
     """A convolution, with "SAME" padding or `kernel // 2` on each side.
 
     Attributes:
-      kind: of `KINDS`.
-      scale: pixels of the image to a cell of the map that it reads.
-      channels: of that map.
-      features: channels out.
+      kind: one of `KINDS`.
+      scale: image pixels per cell of the input feature map, along an axis.
+      channels: of the input.
+      features: output channels.
       kernel: side of the kernel.
-      stride: of both axes.
+      stride: along both axes.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Layer:
     stride: int
 
     def name(self, size: int) -> str:
-        """What it is at `size` pixels: "32x32x64 -> 64, 3x3/1"."""
+        """Returns a description at `size` pixels: "32x32x64 -> 64, 3x3/1"."""
         side = size // self.scale
         return (
             f"{side}x{side}x{self.channels} -> {self.features}, "
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     chosen: Sequence[Layer], size: int, batch: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Measures layers; returns the table's rows, sums included."""
+    """Measures layers; returns the table's rows, including sums."""
     described = machine.describe(jax.devices()[:1])
     common = {"size": size, "batch": batch, "rounds": rounds, **described}
     rows = []
@@ -151,7 +151,7 @@ def measure(
 
 
 def sides(layer: Layer, name: str) -> dict[str, Callable]:
-    """Returns a pass of ours and of XLA's, `(map, kernel, gradient)`."""
+    """Returns the functions `(map, kernel, gradient)` of ours and of XLA's."""
     if layer.kind == DEPTHWISE:
         ours = partial(depthwise, stride=layer.stride)
         padding, groups = "SAME", layer.channels
@@ -182,7 +182,7 @@ def sides(layer: Layer, name: str) -> dict[str, Callable]:
 
 
 def inputs(layer: Layer, size: int, batch: int) -> tuple[jax.Array, ...]:
-    """Returns a random map, kernel and gradient of what comes out."""
+    """Returns a random feature map, kernel and gradient of the output."""
     keys = jax.random.split(jax.random.key(0), 3)
     side = size // layer.scale
     into = 1 if layer.kind == DEPTHWISE else layer.channels
@@ -204,7 +204,7 @@ def inputs(layer: Layer, size: int, batch: int) -> tuple[jax.Array, ...]:
 def _time(
     layer: Layer, name: str, size: int, batch: int, rounds: int
 ) -> tuple[float, float]:
-    """Median seconds of a pass of ours and of XLA's, in alternation."""
+    """Returns median seconds of a pass of ours and of XLA's, alternating."""
     given = inputs(layer, size, batch)
     both = {side: jax.jit(run) for side, run in sides(layer, name).items()}
     seconds = {side: [] for side in both}
@@ -218,7 +218,7 @@ def _time(
 
 
 def table(rows: list[dict[str, Any]]) -> rich.table.Table:
-    """Lays the rows out for a console."""
+    """Formats the rows as a table."""
     shown = rich.table.Table(
         title=f"Batch {rows[0]['batch']}, {rows[0]['size']} pixels",
         box=rich.box.SIMPLE,

@@ -1,7 +1,7 @@
-"""The peak memory of one encoder's pass, measured in a process of its own.
+"""Peak memory of one encoder's pass, measured in its own process.
 
-As in `memory.py`: what the weights, the inputs and three passes need over the
-interpreter, libraries, the backend and the compiled pass.
+As in `memory.py`, it is the memory of the weights, the inputs and three passes,
+without the interpreter, libraries, the backend and the compiled pass.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ OURS, PEER = SIDES = ("ours", "peer")
 
 
 def measure(problem: encoder_sides.Problem, name: str, side: str) -> float:
-    """Runs a pass in a process of its own; returns its peak in MB.
+    """Runs a pass in a separate process; returns its peak in MB.
 
     Raises:
       RuntimeError: if the process failed.
@@ -44,7 +44,7 @@ def measure(problem: encoder_sides.Problem, name: str, side: str) -> float:
 
 
 def run(problem: dict[str, Any], name: str, side: str) -> float:
-    """Runs the passes here; the part of the other process."""
+    """Runs the passes, in the measured process; returns the peak in MB."""
     problem = encoder_sides.Problem(**problem)
     if side == PEER:
         encoder_sides.original(problem)

@@ -1,9 +1,9 @@
-"""An encoder of ours and its original in PyTorch, as contenders.
+"""Contenders of the encoder benchmark: ours and the originals in PyTorch.
 
 Both have the same random weights and read the same inputs, in f32. A pass is
 `forward`, in evaluation mode and without gradients, or `forward+backward`, the
-gradient of all parameters of the outputs' mean square: without dropout, but
-batch norms use the statistics of the batch, as in training.
+gradient of the outputs' mean square with respect to all parameters. The latter
+has no dropout, but batch norms use the statistics of the batch, as in training.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What both sides are given.
+    """Encoder and input sizes of both contenders.
 
     Attributes:
       model: a key of `MODELS`.
-      batch: images or texts of a batch.
-      size: an image's side in pixels, or a text's tokens.
+      batch: images or texts per batch.
+      size: side of an image in pixels, or tokens per text.
     """
 
     model: str
@@ -50,12 +50,12 @@ class Problem:
 
     @property
     def family(self) -> ModuleType:
-        """The file of the encoder."""
+        """The module of the encoder."""
         return MODELS[self.model][0]
 
     @property
     def config(self) -> Any:
-        """Sizes of the encoder."""
+        """The encoder's config."""
         return self.family.CONFIGS[self.model]
 
     @property
@@ -65,11 +65,11 @@ class Problem:
 
     @property
     def items(self) -> int:
-        """What a pass is through with: images, or tokens."""
+        """The number of images or tokens per pass."""
         return self.batch * (self.size if self.is_text else 1)
 
     def inputs(self) -> tuple[np.ndarray, ...]:
-        """Returns uint8 images, or tokens and a mask without any padding."""
+        """Returns uint8 images, or tokens and a mask without padding."""
         rng = np.random.default_rng(0)
         if self.is_text:
             shape, most = (self.batch, self.size), self.config.vocabulary
@@ -84,7 +84,7 @@ class Ours:
 
     Attributes:
       variables: None until `place`.
-      flops: floating point operations of each pass that is compiled.
+      flops: floating point operations of each compiled pass.
     """
 
     def __init__(self, problem: Problem):
@@ -106,15 +106,15 @@ class Ours:
             self._compiled[name] = step.lower(
                 self._shapes, self._inputs
             ).compile()
-        # Of the program as traced: libraries' calls are opaque afterwards.
-        # A CPU's client counts them, a GPU's does not.
+        # Count FLOPs before compilation, which may insert opaque library
+        # calls, and on the CPU, because the GPU client does not count them.
         inputs = jax.eval_shape(lambda: self._inputs)
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             counted = step.lower(self._shapes, inputs).cost_analysis()
         self.flops[name] = counted["flops"]
 
     def place(self, tensors: dict[str, np.ndarray] | None = None) -> None:
-        """Takes over weights of the original; any, if there are none."""
+        """Loads the original's weights, or constant weights if None."""
         if tensors is None:
             self.variables = jax.tree.map(
                 lambda x: jnp.full(x.shape, 0.01, x.dtype), self._shapes
@@ -160,7 +160,7 @@ def original(problem: Problem) -> tuple[type, Any]:
 
 
 class Peer:
-    """The original, on the GPU if torch has one."""
+    """The original, on the GPU if torch finds one."""
 
     def __init__(self, problem: Problem):
         import torch
@@ -180,7 +180,7 @@ class Peer:
             name: torch.from_numpy(x).to(self._device)
             for name, x in self._named_inputs(problem).items()
         }
-        # Position embeddings of another size than the image's are resized.
+        # Position embeddings have to be resized for other image sizes.
         stored = getattr(problem.config, "image_size", problem.size)
         if not problem.is_text and stored != problem.size:
             self._inputs["interpolate_pos_encoding"] = True
@@ -196,7 +196,7 @@ class Peer:
         return {"pixel_values": np.ascontiguousarray(pixels)}
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Returns the weights, by their names in its files."""
+        """Returns the weights by their names in the original's checkpoints."""
         import transformers
 
         transformers.utils.logging.disable_progress_bar()

@@ -1,17 +1,17 @@
-"""Times our encoders beside their originals in PyTorch.
+"""Times our encoders against their originals in PyTorch.
 
     python -m benchmarks.encoders --models=resnet50,vit-s,bert-base \
         --size=128 --batch=32 --rounds=5 --json=encoders.json
 
 One process times both sides of each row, in rounds: a round runs one pass of
-ours and one of the original (`encoder_sides.py`), so that whatever else the
-machine does meets both alike. --size is an image's side in pixels or a text's
-tokens. The table and the JSON give images or tokens a second, of the median
-pass; its quartiles; how many times faster ours is; the share of the machine's
-rate in f32 matrix products (`ceilings.py`) that ours makes use of; and the peak
-memory, of a process that runs that pass alone (`encoder_memory.py`).
+ours and one of the original (`encoder_sides.py`), so that other load on the
+machine affects both alike. --size is the side of an image in pixels or the
+tokens of a text. The table and the JSON give images or tokens per second of the
+median pass; the quartiles of the passes; the speedup of ours; the share that
+ours reaches of the machine's f32 matrix product rate (`ceilings.py`); and the
+peak memory of a process that runs only this pass (`encoder_memory.py`).
 
-Ours scales its uint8 pixels, the original is given them scaled.
+Ours scales uint8 pixels itself; the original is given scaled pixels.
 """
 
 import argparse
@@ -42,16 +42,16 @@ from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 
 WARM_UP = 2  # passes of each side before the first round
-PAUSE = 0.02  # seconds before a pass: another library's threads fall asleep
-LEAST_IMAGE = 32  # pixels of side, one cell of a ResNet's last map
+PAUSE = 0.02  # seconds before a pass, to let the other library's threads sleep
+LEAST_IMAGE = 32  # pixels per side, one cell of a ResNet's last feature map
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    # Both libraries share a GPU.
+    # Both libraries share the GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Else torch's idle threads spin into our passes; has to be said before
-    # torch is loaded.
+    # Otherwise torch's idle threads keep spinning during our passes. This must
+    # be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = _parser().parse_args(arguments)
     try:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(given: argparse.Namespace) -> list[Problem]:
-    """Checks the command line; returns what it asks for."""
+    """Checks the command line; returns the problems to measure."""
     if not partial_fc_torch.available():
         raise UserError(
             "The originals need torch; install it with `pip install torch`."
@@ -128,9 +128,9 @@ def measure(
     """Measures both passes of an encoder; returns the table's rows.
 
     Args:
-      problem: the encoder and what it reads.
-      rounds: passes of each side.
-      limit: FLOP/s of the machine, see `peak`.
+      problem: the encoder and its input sizes.
+      rounds: passes per side.
+      limit: FLOP/s of the machine, from `peak`.
     """
     memories = {
         name: {
@@ -156,7 +156,7 @@ def measure(
 def _time(
     sides: dict[str, Any], name: str, rounds: int
 ) -> dict[str, list[float]]:
-    """Returns seconds of each side's passes, in alternating rounds."""
+    """Returns the seconds of each side's passes, in alternating rounds."""
     times = {side: [] for side in sides}
     for index in range(-WARM_UP, rounds):
         for side, one in sides.items():
@@ -213,7 +213,7 @@ def _quartiles(seconds: list[float]) -> list[float]:
 
 
 def table(rows: list[dict[str, Any]]) -> rich.table.Table:
-    """Lays the rows out for a console."""
+    """Formats the rows as a table."""
     shown = rich.table.Table(
         title=f"Batch {rows[0]['batch']}, size {rows[0]['size']}",
         box=rich.box.SIMPLE,

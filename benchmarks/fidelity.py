@@ -1,16 +1,16 @@
-"""Measures what a cheaper head costs in accuracy, on real data.
+"""Measures the accuracy loss of cheaper heads on real data.
 
     python -m benchmarks.fidelity --workdir=runs/quickstart/stage3 \
         [--table=icons/icons.csv] --active=0.1 --seeds=3 --json=fidelity.json
 
-Takes the encoders of a trained stage, encodes a table once (its own, or another
-one), and trains new towers, fusion and proxies on these features with each head
-in turn: `exact`, and with the same active share `knn`, `knn, stale` (its graph
-is the one of the imprinted proxies and is never rebuilt), `topk` and `sampled`.
-A seed gives all heads the same start and the same batches. Measured are
-Identical@1 on the categories that were held out, alone and among the training
-categories' documents, and the share of training samples whose nearest proxy is
-their own.
+Encodes a sample table once (the stage's own, or another one) with the encoders
+of a trained stage, and trains new towers, fusion and proxies on these features
+with each head in turn: `exact`, and with the same active share `knn`,
+`knn, stale` (whose graph is built from the imprinted proxies and never
+rebuilt), `topk` and `sampled`. All heads have the same initialization and the
+same batches for a given seed. The metrics are Identical@1 on held-out
+categories, without and with the training categories' documents as distractors,
+and the share of training samples whose nearest proxy is their own.
 """
 
 import argparse
@@ -49,7 +49,7 @@ HEADS = {
     "topk": {"name": "topk"},
     "sampled": {"name": "sampled"},
 }
-# Unless the command line has others.
+# Defaults, which the command line overrides.
 SETTINGS = {"neighbours": 16, "refresh": 25, "scale": 32.0, "margin_size": 0.25}
 MEASURES = ("identical_at_1", "with_distractors", "training_top_1", "mrr")
 
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     given: argparse.Namespace, overrides: Mapping[str, Any], mesh: Mesh
 ) -> list[Row]:
-    """Trains every head with every seed; returns a row for each."""
+    """Trains every head with every seed; returns a row for each training."""
     names = given.heads.split("/")
     for name in names:
         if name not in HEADS:
@@ -143,7 +143,7 @@ def measure(
 def _samples(
     trained: checkpoints.Trained,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pathlib.Path]:
-    """Returns what is measured, what is trained on, and the former's root."""
+    """Returns evaluation samples, training samples, and the former's root."""
     path = evaluate.table_path(trained.config)
     frame, _ = evaluate.read(
         path, trained.config.evaluate, trained.config.data.max_skipped

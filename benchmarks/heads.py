@@ -1,20 +1,20 @@
-"""Times one step of every head, side by side, and measures its memory.
+"""Measures time and memory of one training step of every head.
 
     python -m benchmarks.heads --classes=100000 --dim=256 --batch=256 \
         --active=0.1,0.01 --heads=dense,exact,sampled,knn,topk --rounds=10 \
         --json=heads.json [--peers] [--graph] [--head.chunk=4096 ...]
 
-One process times all of them, in rounds: each round runs one step of every
-head in turn, on the same arrays, so that whatever else the machine does meets
-all alike. The table and the JSON give the median step and its quartiles; the
-peak memory, of a process that runs that head alone (`memory.py`); useful
-operations and least traffic a second (`contenders.py`) and their shares of what
-the machine was measured to reach in the same run (`ceilings.py`); and how many
-times faster than `dense`, the step without this project, a head is.
+One process times all heads in rounds: each round runs one step of every head in
+turn, on the same arrays, so that other load on the machine affects all alike.
+The table and the JSON give the median step and its quartiles; the peak memory
+of a process that runs only this head (`memory.py`); useful operations and
+minimum traffic per second (`contenders.py`) and their shares of the machine's
+limits as measured in the same run (`ceilings.py`); and the speedup over
+`dense`, the step without this project.
 
-Heads with an active share (sampled, knn) have a row for each; `topk` takes its
-settings from --head.active and --head.neighbours. The class graph is random,
-as the step's cost does not depend on it; --graph times the building of one.
+Heads with an active share (sampled, knn) have a row for each share; `topk` is
+set by --head.active and --head.neighbours. The class graph is random, as a
+step's cost does not depend on it; --graph times `build_graph`.
 """
 
 import argparse
@@ -46,15 +46,15 @@ from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 
 WARM_UP = 2  # steps of each head before the first round
-PAUSE = 0.02  # seconds before a step: another library's threads fall asleep
+PAUSE = 0.02  # seconds before a step, to let the other library's threads sleep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    # Heads that do not fit are found by trying; see `memory.py`.
+    # Leave memory to the processes that try whether a head fits (`memory.py`).
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Else torch's idle threads spin, into the next head's step and, where a
-    # core is not free, into their own; has to be said before torch is loaded.
+    # Otherwise torch's idle threads keep spinning during the next step and, if
+    # no core is free, slow down torch's own. Set this before importing torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given, more = _parser().parse_known_args(arguments)
     try:
@@ -98,10 +98,10 @@ def _parser() -> argparse.ArgumentParser:
 def measure(
     given: argparse.Namespace, overrides: tuple[tuple[str, Any], ...]
 ) -> list[dict[str, Any]]:
-    """Measures what the command line asks for; returns the table's rows.
+    """Runs the measurements of the command line; returns the table's rows.
 
     Raises:
-      UserError: if it asks for what cannot be.
+      UserError: if an argument is invalid.
     """
     names, shares = _check(given)
     problem = contenders.Problem(
@@ -136,7 +136,7 @@ def measure(
     times = _time(
         problem, mesh, [one for one in field if memories[one]], given.rounds
     )
-    # Again, lest something else kept the machine busy the first time.
+    # Measure twice, in case other load slowed down the first measurement.
     again = ceilings.measure(mesh)
     limits = {name: max(limits[name], again[name]) for name in limits}
     common = {"ceilings": limits, **machine.describe(list(mesh.devices.flat))}
@@ -158,7 +158,7 @@ def measure(
 
 
 def _check(given: argparse.Namespace) -> tuple[list[str], list[float]]:
-    """Checks the command line; returns its heads and shares."""
+    """Checks the command line; returns its heads and active shares."""
     names = [name for name in given.heads.split(",") if name]
     unknown = [name for name in names if name not in contenders.HEADS]
     if unknown or not names:
@@ -199,7 +199,7 @@ def _time(
     field: list[contenders.Contender],
     rounds: int,
 ) -> dict[contenders.Contender, list[float]]:
-    """Returns milliseconds of each contender's steps, in alternating rounds."""
+    """Returns the ms of each contender's steps, in alternating rounds."""
     k = contenders.neighbours(problem, mesh, tuple(o.head for o in field))
     arrays = arrays_lib.make_arrays(
         problem.classes, problem.dim, problem.batch, k, mesh
@@ -212,7 +212,7 @@ def _time(
             time.sleep(PAUSE)
             start = time.perf_counter()
             jax.block_until_ready(one.run(arrays, key))
-            # The loss is ready before the arrays may be.
+            # The loss may be ready before the updated arrays.
             jax.block_until_ready((arrays.proxies, arrays.momentum))
             if index >= 0:
                 times[one].append(1e3 * (time.perf_counter() - start))
@@ -222,7 +222,7 @@ def _time(
 def _time_graph(
     problem: contenders.Problem, mesh: Mesh, classes: int
 ) -> dict[str, float]:
-    """Times `build_graph` of knn on this many classes, the median of three."""
+    """Returns the median time of three calls of knn's `build_graph`."""
     problem = dataclasses.replace(problem, classes=classes)
     head = contenders.make_head(problem, mesh, "knn", 1.0)
     arrays = arrays_lib.make_arrays(
@@ -247,7 +247,7 @@ def _time_graph(
 
 
 def _row(problem, one, mesh, times, dense, peak, limits) -> dict[str, Any]:
-    """A row of the JSON; what could not be measured is None."""
+    """Returns a row of the JSON; figures that were not measured are None."""
     row = {
         "head": one.head,
         "classes": problem.classes,
@@ -286,7 +286,7 @@ def _row(problem, one, mesh, times, dense, peak, limits) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> rich.table.Table:
-    """Lays the rows out for a console."""
+    """Formats the rows as a table."""
     first = rows[0]
     shown = rich.table.Table(
         title=f"{first['classes']:,} classes, dim {first['dim']}, "

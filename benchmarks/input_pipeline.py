@@ -1,14 +1,15 @@
-"""Times our input pipeline beside the bare work and beside PyTorch's loader.
+"""Times our input pipeline against bare decoding and PyTorch's loader.
 
     python -m benchmarks.input_pipeline --stored=400,1000 --size=224 \
         --workers=2 --rounds=5 --json=input_pipeline.json
 
-The bare work decodes and resizes the same files in as many threads and does
-nothing else: it is the limit, and `ratio` is to it. Rounds alternate between
-all sides, so that whatever else the machine does meets all alike; each starts
-anew and is timed once it runs. A rate is that of the median round, a ratio the
-median of the rounds' ratios. Ours with augmentation is no like with like, and
-shown for what it costs. Without torch its loader is left out.
+Bare decoding reads, decodes and resizes the same files in as many threads and
+does nothing else: it is the limit, and the reference of `ratio`. Rounds
+alternate between all contenders, so that other load on the machine affects all
+alike; each round starts afresh and is timed after startup. Rates are those of
+the median round, ratios the median of the rounds' ratios. Our pipeline with
+augmentation does more work than the others and is included to show its cost.
+PyTorch's loader is left out if torch is not installed.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(given: argparse.Namespace) -> list[Problem]:
-    """Checks the command line; returns what it asks for."""
+    """Checks the command line; returns the problems to measure."""
     for name in _COUNTS:
         if (value := getattr(given, name)) < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more.")
@@ -118,19 +119,19 @@ def _check(given: argparse.Namespace) -> list[Problem]:
 def measure(
     problem: Problem, strength: str, rounds: int
 ) -> list[dict[str, Any]]:
-    """Measures all sides on pictures of one size; returns the table's rows.
+    """Measures all contenders on images of one size; returns table rows.
 
     Args:
-      problem: what all sides are given.
-      strength: of the augmentation with which ours is shown too.
-      rounds: of each side.
+      problem: settings of all contenders.
+      strength: of the augmentation to run ours with as well.
+      rounds: per contender.
     """
     torch = partial_fc_torch.available()
     with tempfile.TemporaryDirectory() as folder:
         data = input_sides.Data(problem, pathlib.Path(folder))
         sides = input_sides.contenders(data, torch, strength)
         times = {side: [] for side in sides}
-        sides[input_sides.BARE, input_sides.FILES]()  # the files are in memory
+        sides[input_sides.BARE, input_sides.FILES]()  # warms the page cache
         for _ in range(rounds):
             for side, run in sides.items():
                 times[side].append(run())
@@ -167,7 +168,7 @@ def measure(
 
 
 def table(rows: list[dict[str, Any]]) -> rich.table.Table:
-    """Lays the rows out for a console."""
+    """Formats the rows as a table."""
     shown = rich.table.Table(
         title=(
             f"{rows[0]['format']} to {rows[0]['decoded_size']} pixels, "

@@ -1,8 +1,8 @@
-"""Our input pipeline, the bare work, and PyTorch's loader, as contenders.
+"""Contenders of the input benchmark: ours, bare decoding and PyTorch's loader.
 
-All of them decode the same pictures to squares of S pixels by
-`images.decode`, `workers` at once. Ours also reads the roles in their order,
-tokenizes titles and stacks batches; PyTorch's shuffles and stacks.
+All of them decode the same images to squares of S pixels with
+`decoding.decode`, `workers` at a time. Ours also shuffles each role, tokenizes
+titles and stacks batches; PyTorch's shuffles and stacks.
 """
 
 import collections
@@ -27,25 +27,25 @@ from mixer_jax.data.tables import table
 BARE, TORCH = "bare", "torch DataLoader"
 FILES, PREPARED = "files", "array_record"
 FORMATS = ("jpeg", "png")
-_CHUNK = 8  # pictures that a thread of the bare loop takes at once
+_CHUNK = 8  # images per task of the bare loop
 _CATEGORIES = 16
 _TEXT_LENGTH = 16  # tokens
-_READ_AHEAD = 5  # batches a thread or worker, at most, that any side is ahead
+_READ_AHEAD = 5  # maximum batches per thread or worker that a side prefetches
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What all sides are given.
+    """Settings common to all contenders.
 
     Attributes:
-      stored: side of the pictures as they are stored, pixels.
-      size: S, of the decoded squares.
+      stored: side of the stored images, pixels.
+      size: S, side of the decoded squares, pixels.
       format: of the files, one of `FORMATS`.
-      images: how many there are.
-      rows: of the table, which shows them over and over.
+      images: number of distinct images.
+      rows: of the table, which repeats the images.
       batch: B, half queries and half documents.
-      workers: threads, or processes.
-      batches: that a round reads.
+      workers: number of threads or processes.
+      batches: per round.
     """
 
     stored: int
@@ -59,16 +59,16 @@ class Problem:
 
 
 class Data:
-    """The pictures, in files and prepared, and the table of them."""
+    """The images, as files and prepared, and their sample table."""
 
     def __init__(self, problem: Problem, folder: pathlib.Path):
-        """Writes them into a folder."""
+        """Writes the images to a folder."""
         self.problem, self.folder = problem, folder
         names = [f"{i}.{problem.format}" for i in range(problem.images)]
         for number, name in enumerate(names):
             picture(problem.stored, number).save(folder / name, quality=90)
         rows = []
-        # Grain shuffles a few rows more slowly than many.
+        # Grain shuffles small tables more slowly than large ones.
         for number in range(max(problem.images, problem.rows)):
             name = names[number % problem.images]
             role = (table.QUERY, table.DOCUMENT)[number % 2]
@@ -86,7 +86,7 @@ class Data:
 
 
 def picture(side: int, seed: int) -> Image.Image:
-    """Returns a picture that compresses about as a photograph does."""
+    """Returns a random image that compresses about as well as a photograph."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (12, 12, 3), np.uint8)
     smooth = Image.fromarray(small).resize(
@@ -98,7 +98,7 @@ def picture(side: int, seed: int) -> Image.Image:
 
 
 def bare(data: Data) -> float:
-    """Returns the seconds that a round's pictures take without any pipeline."""
+    """Returns the seconds of a round that only decodes, without a pipeline."""
     problem = data.problem
     count = problem.batch * problem.batches
     paths = [data.paths[i % len(data.paths)] for i in range(count)]
@@ -115,13 +115,13 @@ def bare(data: Data) -> float:
 
 
 def ours(data: Data, source: str, processes: bool, augment: str) -> float:
-    """Returns the seconds that a round takes our pipeline, once it runs.
+    """Returns the seconds of a round of our pipeline, after its startup.
 
     Args:
-      data: of the problem.
+      data: images and table to read.
       source: one of `Data.sources`.
-      processes: whether worker processes decode, in place of threads.
-      augment: see `data.augment`.
+      processes: whether worker processes decode instead of threads.
+      augment: strength of the augmentation, as in `config.data.augment`.
     """
     problem = data.problem
     iterator = pipeline.train_batches(
@@ -140,18 +140,18 @@ def ours(data: Data, source: str, processes: bool, augment: str) -> float:
 
 
 class TorchImages:
-    """A dataset as PyTorch wants it: a picture and its label by number."""
+    """A map-style PyTorch dataset of images and their labels."""
 
     def __init__(self, paths: list[pathlib.Path], size: int, count: int):
-        """Takes the files, over and over until they are `count`."""
+        """Repeats the files until there are `count` images."""
         self._paths, self._size, self._count = paths, size, count
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of images."""
         return self._count
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
-        """Returns a decoded picture, uint8 [S, S, 3], and its label."""
+        """Returns a decoded image, uint8 `[S, S, 3]`, and its label."""
         import torch
 
         number %= len(self._paths)
@@ -160,11 +160,11 @@ class TorchImages:
 
 
 def peer(data: Data) -> float:
-    """Returns the seconds that a round takes PyTorch's loader, once it runs."""
+    """Returns the seconds of a round of PyTorch's loader, after its startup."""
     import torch.utils.data
 
     problem = data.problem
-    # More than is read: the last batches would find idle workers.
+    # More batches than are read, so that no worker runs out of work.
     batches = problem.batches + 2 * _READ_AHEAD * problem.workers
     loader = torch.utils.data.DataLoader(
         TorchImages(data.paths, problem.size, problem.batch * batches),
@@ -177,7 +177,7 @@ def peer(data: Data) -> float:
 
 
 def _time(iterator: Iterator, problem: Problem) -> float:
-    """Times a round's batches, after those that may have been read ahead."""
+    """Times a round's batches, after those that may have been prefetched."""
     for _ in range(_READ_AHEAD * problem.workers):
         next(iterator)
     start = time.perf_counter()
@@ -189,12 +189,13 @@ def _time(iterator: Iterator, problem: Problem) -> float:
 def contenders(
     data: Data, torch: bool, augment: str
 ) -> dict[tuple[str, str], Callable[[], float]]:
-    """Returns what takes part: (pipeline, source) -> seconds of a round.
+    """Returns the contenders: (pipeline, source) -> seconds of a round.
 
     Args:
-      data: of the problem.
-      torch: whether PyTorch's loader does.
-      augment: strength with which ours runs too; "none" is without.
+      data: images and table to read.
+      torch: whether to include PyTorch's loader.
+      augment: strength of the augmentation to run ours with as well; "none"
+        only runs it without.
     """
     found = {(BARE, FILES): functools.partial(bare, data)}
     for strength in dict.fromkeys(("none", augment)):

@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Description of the machine and the software of a measurement."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ import jax
 
 
 def describe(devices: list[jax.Device]) -> dict[str, Any]:
-    """Returns `machine`, one line, and `versions`, of what did the work."""
+    """Returns `machine`, a one-line description, and `versions` of packages."""
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = _cpu_model()
@@ -32,7 +32,7 @@ def _version(name: str) -> str | None:
 
 
 def _cores() -> int:
-    """Cores that this process may use, where the system says."""
+    """Returns the cores available to this process, or all if unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,11 +1,11 @@
-"""The peak memory of one contender, measured in a process of its own.
+"""Peak memory of one contender, measured in its own process.
 
-On a CPU it is the process's largest resident set while the arrays are made and
-three steps run, less what is resident before: the interpreter, libraries, the
-backend and the compiled step. Compiling is done before, so that what the
-compiler needs for a moment does not count; the arrays are filled a chunk at a
-time, so that making them is not the peak. On an accelerator it is what the
-allocator reports, of the device that needs most.
+On a CPU, this is the maximum resident set while the arrays are made and three
+steps run, minus the resident set before: the interpreter, libraries, the
+backend and the compiled step. The step is compiled before, so that the
+compiler's temporary memory does not count, and the arrays are filled chunk by
+chunk, so that making them is not the peak. On an accelerator, it is the
+allocator's figure for the device that needs most.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ _CLEAR = pathlib.Path("/proc/self/clear_refs")
 def measure(
     problem: contenders.Problem, name: str, active: float
 ) -> dict[str, float] | None:
-    """Runs `name` in a process of its own.
+    """Measures the contender `name` in its own process.
 
     Returns:
-      `peak_mb`, which the arrays and the steps need, and `runtime_mb`, which
-      was in use before; None if the memory was not enough.
+      `peak_mb`, needed by the arrays and the steps, and `runtime_mb`, in use
+      before them; None if there was not enough memory.
 
     Raises:
       RuntimeError: if the process failed for another reason.
@@ -49,7 +49,7 @@ def measure(
     )
     environment = os.environ | {
         "PYTHONPATH": path,
-        # Else what is in use would be all that there is.
+        # With preallocation, all memory would count as in use.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
     if jax.config.jax_num_cpu_devices > 0:
@@ -63,7 +63,7 @@ def measure(
     )
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    # The kernel ends a process that asks for too much by signal 9.
+    # The kernel's OOM killer sends signal 9.
     wanted = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
     if done.returncode == -9 or any(w in done.stderr for w in wanted):
         return None
@@ -73,7 +73,7 @@ def measure(
 
 
 def _main(job: dict) -> dict[str, float]:
-    """Runs three steps of one contender; the part of the other process."""
+    """Runs three steps of one contender, in the measured process."""
     name, active = job.pop("head"), job.pop("active")
     job["overrides"] = tuple((key, value) for key, value in job["overrides"])
     problem = contenders.Problem(**job)
@@ -101,7 +101,7 @@ def _main(job: dict) -> dict[str, float]:
 
 
 def _in_use(mesh: Mesh, peak: bool = False) -> int:
-    """Bytes in use: now, which forgets earlier peaks, or the peak since."""
+    """Returns the bytes in use, or their peak; on CPUs, see `resident`."""
     kept = [device.memory_stats() for device in mesh.local_devices]
     if mesh.devices.flat[0].platform == "cpu" or None in kept:
         return resident(peak)
@@ -119,10 +119,10 @@ def _torch_in_use(device: str, peak: bool = False) -> int:
 
 
 def resident(peak: bool) -> int:
-    """Bytes of the process that are resident: now, or at most since then.
+    """Returns the process's resident bytes and resets the peak, or the peak.
 
-    Linux's own high-water mark is read rather than `ru_maxrss`, because that
-    begins with what the parent had, and because it can be set back.
+    On Linux, this reads the kernel's high-water mark, because it can be reset
+    and because `ru_maxrss` starts from the parent's peak.
     """
     if not peak:
         with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ def resident(peak: bool) -> int:
         name = "VmHWM" if peak else "VmRSS"
         found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
         return int(found[1]) * 1024
-    except OSError:  # not Linux: peak before and peak after
+    except OSError:  # not Linux: the peak in both cases
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return highest * (1 if sys.platform == "darwin" else 1024)
 

@@ -1,11 +1,11 @@
-"""A PartialFC step in plain PyTorch, to compare with.
+"""PartialFC step in plain PyTorch, for comparison.
 
-Written from the description in An et al., "Killing Two Birds with One Stone:
+It follows the description in An et al., "Killing Two Birds with One Stone:
 Efficient and Robust Training of Face Recognition CNNs by Partial FC", arXiv
-2203.15565: the categories of the batch and uniform random others, up to the
-active share, are gathered with their momentum; a softmax with a CosFace margin
-over them; SGD with momentum on the gathered rows, which are scattered back.
-On one device, in f32.
+2203.15565. It gathers the categories of the batch and uniform random others, up
+to the active share, with their momentum, computes a softmax with a CosFace
+margin over them, applies SGD with momentum to the gathered rows, and scatters
+them back. It runs on one device, in f32.
 """
 
 import importlib.util
@@ -25,24 +25,24 @@ NAME = "pytorch_partial_fc"
 
 
 def available() -> bool:
-    """Whether torch can be imported."""
+    """Returns whether torch is installed."""
     return importlib.util.find_spec("torch") is not None
 
 
 def device() -> str:
-    """Where it runs: "cuda" or "cpu"."""
+    """Returns the device of the step: "cuda" or "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class PartialFC:
-    """The proxies, their momentum, and the step.
+    """A PartialFC head: proxies, their momentum, and the step.
 
     Attributes:
       proxies: torch f32 `[C, D]`.
       momentum: torch f32 `[C, D]`.
-      active: M, rows of a step.
+      active: M, active rows per step.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PartialFC:
         import torch
 
         self.proxies, self.active = proxies, active
-        # Written, not only reserved: pages nobody wrote would not count.
+        # Fill explicitly: untouched pages would not count as resident memory.
         self.momentum = torch.empty_like(proxies).fill_(0.0)
         self._scale, self._margin = scale, margin
         self._learning_rate, self._decay = learning_rate, decay
@@ -65,8 +65,8 @@ class PartialFC:
     def sample(self, labels: Any) -> Any:
         """Returns the active rows, int64 `[M]`, sorted.
 
-        Every row draws a number, positives one above all others; the M highest
-        are active.
+        Every row draws a random score, and positives get a higher one; the M
+        rows with the highest scores are active.
         """
         import torch
 
@@ -79,7 +79,7 @@ class PartialFC:
         return highest.sort().values
 
     def step(self, embeddings: Any, labels: Any) -> tuple[Any, Any]:
-        """Updates the active rows.
+        """Computes the loss and its gradients, and updates the active rows.
 
         Args:
           embeddings: torch f32 `[B, D]`.
@@ -111,9 +111,9 @@ class PartialFC:
 
 
 def make_contender(problem: Problem, active: float) -> Contender:
-    """Makes the peer of `sampled`, with arrays of its own.
+    """Makes the counterpart of `sampled`, with its own arrays.
 
-    They are made by the first step. It runs on a GPU where torch has one.
+    The first step allocates the arrays, on a GPU if torch finds one.
 
     Raises:
       UserError: if the active set is too small to hold a batch's positives.
@@ -131,7 +131,7 @@ def make_contender(problem: Problem, active: float) -> Contender:
         import torch
 
         place = device()
-        # What JAX multiplies f32 matrices with on a GPU by default: TF32.
+        # Use TF32, JAX's default for products of f32 matrices on GPUs.
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(0)
         proxies = torch.empty(problem.classes, problem.dim, device=place)

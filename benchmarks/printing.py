@@ -1,4 +1,4 @@
-"""How a benchmark ends: its table, what it ran on, and the rows as JSON."""
+"""Output of a benchmark: its table, the machine, and the rows as JSON."""
 
 import json
 import pathlib
@@ -15,9 +15,9 @@ def show(
 
     Args:
       table: of the rows.
-      rows: each with what `machine.describe` returns.
-      width: characters that the table needs; a log is as wide as that.
-      path: of the JSON; "" writes none.
+      rows: each including the result of `machine.describe`.
+      width: minimum width of the output in characters, also in a log file.
+      path: of the JSON file; "" writes none.
     """
     console = rich.console.Console()
     console.width = max(console.width, width)

@@ -1,18 +1,17 @@
-"""How a training step grows with the devices that share it, from its program.
+"""Predicts how a training step scales with devices, from its program.
 
     python -m benchmarks.scaling --config=configs/stage2.py \
         [--devices=1,2,4,8] [--topologies=v5e:2x2,v5e:4x4,...] \
         [--categories=1000000] [--batch=1024] [--json=scaling.json]
 
 Compiles the step for 1, 2, 4 and 8 devices of this machine's CPU, and with the
-TPU's own compiler for pods from 4 to 256 chips; nothing is run. *Strong*: the
-same step on more devices. *Weak*: batch and categories grow with them; those
-that are given are for the fewest devices of the series.
+TPU compiler for pods of 4 to 256 chips; nothing is run. *Strong* scaling is the
+same step on more devices. In *weak* scaling, batch and categories grow with the
+devices; the given sizes are for the fewest devices of the series.
 
-Efficiency is predicted from the rooflines of TPU programs alone: the fewest
-chips' time over n times (strong: per share of the work) that of n chips. What
-fake devices show is how often they meet and how much they send, not how long
-it takes.
+Efficiency is predicted only from the rooflines of TPU programs, relative to the
+fewest chips of a series; see `add_efficiency`. Programs for CPU devices only
+show the number of collectives and the bytes they transfer, not times.
 """
 
 import argparse
@@ -66,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(given: argparse.Namespace) -> list[Row]:
-    """Compiles every step; returns a row for each."""
+    """Compiles every step; returns a row for each program."""
     config = load_config(given.config)
     counts = [int(count) for count in given.devices.split(",") if count]
-    # Of use only before the first device is asked for; whoever has asked
-    # already has as many as there are.
+    # The settings only apply before JAX initializes its backends; otherwise
+    # use the existing devices.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", max([1, *counts]))
@@ -98,7 +97,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
                 )
                 rows.append({"series": series, "kind": kind, **row})
                 add_efficiency(rows)
-                if given.json:  # a pod's step takes minutes: keep each
+                if given.json:  # save each row: compilation takes minutes
                     text = json.dumps(rows, indent=1) + "\n"
                     pathlib.Path(given.json).write_text(text)
                 print(f"{series}, {name}: compiled", file=sys.stderr)
@@ -106,10 +105,10 @@ def measure(given: argparse.Namespace) -> list[Row]:
 
 
 def load_config(path: str) -> ConfigDict:
-    """Returns the config of `FILE` or `FILE:ARGUMENT`.
+    """Returns the config from `FILE` or `FILE:ARGUMENT`.
 
     Raises:
-      UserError: if there is no such file, or it is of several stages.
+      UserError: if there is no such file, or it has several stages.
     """
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
@@ -126,7 +125,7 @@ def load_config(path: str) -> ConfigDict:
 def _compile(
     config: ConfigDict, categories: int, batch: int, name: str, mesh: Mesh
 ) -> Row:
-    """Compiles one step; its figures are of one device."""
+    """Compiles one step; returns its figures per device."""
     config = config.copy_and_resolve_references()
     config.batch_size = batch
     configs.check_values(config, mesh.size)
@@ -162,10 +161,10 @@ def _compile(
 
 
 def add_efficiency(rows: list[Row]) -> None:
-    """Adds `efficiency` to the rows of pods, each against its series' first.
+    """Adds `efficiency` to the rows of pods, relative to their series' first.
 
-    Strong: `t_1 n_1 / (t n)`; weak: `t_1 / t`; with roofline times t and n
-    chips.
+    Strong scaling: `t_1 n_1 / (t n)`; weak scaling: `t_1 / t`; with roofline
+    times t and n chips.
     """
     first = {}
     for row in rows:

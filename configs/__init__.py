@@ -1,1 +1,1 @@
-"""Configs that can be named without a path, and what they share."""
+"""Configs that can be named without a path, and their shared settings."""

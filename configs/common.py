@@ -1,6 +1,6 @@
-"""What the reference stages share: sizes, encoders, and a laptop's version.
+"""Settings shared by the reference stages, and a version for laptops.
 
-A config of your own can start from it:
+Your own config can start from them:
 
     from mixer_jax.configs import common
 
@@ -19,15 +19,15 @@ RUNLOCAL = "runlocal"  # the argument that makes a stage fit a laptop
 
 
 def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
-    """Returns what every reference stage has: ResNet-50 and BERT-base.
+    """Returns the settings of all reference stages: ResNet-50 and BERT-base.
 
     Args:
-      name: the stage's name, and that of its file and workdir.
+      name: the name of the stage, its file and its workdir.
       arg: "" or `RUNLOCAL`, as in `--config=configs/stage1.py:runlocal`.
-      after: the stage before, whose parameters this one starts from.
+      after: the previous stage, whose parameters this one starts from.
 
     Raises:
-      UserError: if `arg` is something else.
+      UserError: if `arg` is anything else.
     """
     if arg not in ("", RUNLOCAL):
         raise UserError(f"configs/{name}.py takes :{RUNLOCAL}, not :{arg}.")
@@ -49,7 +49,7 @@ def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
 
 
 def large(config: ConfigDict) -> None:
-    """Sets what the stages on the large data share."""
+    """Applies the settings shared by the stages on the large data."""
     config.steps = 20_000
     config.data.table = "data/large/table.csv"
     config.data.source = "emoji-large"
@@ -60,7 +60,7 @@ def large(config: ConfigDict) -> None:
 
 
 def shrink(config: ConfigDict, arg: str) -> ConfigDict:
-    """Returns the config, made small enough for a laptop if `arg` says so."""
+    """Returns the config; makes it fit a laptop if `arg` is `RUNLOCAL`."""
     if arg != RUNLOCAL:
         return config
     config.steps = 12

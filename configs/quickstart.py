@@ -1,15 +1,15 @@
-"""The quickstart: three stages in a row, on emoji, in minutes on two cores.
+"""The quickstart: three stages of training on emoji, in minutes on two cores.
 
     python -m mixer_jax.main --config=configs/quickstart.py \
         --workdir=runs/quickstart
 
-`launch/quickstart.sh` runs it, after it has drawn the emoji and found their
-categories in a simulated click log. Query images are one vendor's drawings,
-documents the other's with the name, in both directions. The encoders,
-EfficientNet-Lite0 and MiniLM, come pretrained. Stage 2 trains from features
-that are kept, 330 MB. Expect losses of about 2, 2 and 3 at the ends of the
-stages: 3 in the last, because it sees augmented images. `:smoke` takes a few
-steps on the few emoji that `launch/quickstart.sh --smoke` draws.
+`launch/quickstart.sh` runs it after drawing the emoji and finding their
+categories in a simulated click log. Queries are one vendor's drawings, and
+documents are the other vendor's drawings with their names, in both directions.
+The encoders, EfficientNet-Lite0 and MiniLM, are pretrained. Stage 2 trains on
+cached encoder features (330 MB). Expect losses of about 2, 2 and 3 at the ends
+of the stages; the last is higher because its images are augmented. `:smoke`
+runs a few steps on the few emoji that `launch/quickstart.sh --smoke` draws.
 """
 
 from ml_collections import ConfigDict
@@ -19,10 +19,10 @@ from mixer_jax.training.config import keys as config_lib
 
 
 def stage(run: str, table: str) -> ConfigDict:
-    """What the stages share: a run's folder and a table in it."""
+    """Returns the shared settings, for a run's folder and a table in it."""
     config = config_lib.defaults()
     config.batch_size = 128
-    config.precision = "float32"  # what CPUs are fastest at
+    config.precision = "float32"  # fastest on CPUs
     config.log_every = 10
     config.data.table = f"{run}/{table}"
     config.data.image_size = 112
@@ -43,8 +43,9 @@ def stage(run: str, table: str) -> ConfigDict:
     config.proxies.init = "imprint"
     config.proxies.imprint_samples = 1
     config.proxies.learning_rate = 1.0
-    # What stays as it is costs most to train and gains least: the first half
-    # of the image encoder, all of it but dense kernels, the text encoder.
+    # Freeze the parameters that cost most to train and gain least: the first
+    # half of the image encoder, the rest of it except dense kernels, and the
+    # text encoder.
     config.optimizer.parts = (
         ("image_encoder/(stem|block[0-7]/|.*(depthwise|scale|bias))", 0.0),
         ("image_encoder", 0.5),
@@ -68,14 +69,14 @@ def get_config(arg: str = "") -> ConfigDict:
     stage1.model.text.pretrained = "minilm"
 
     stage2 = stage(run, "data/large.csv")
-    stage2.seed = 1  # another order of the samples than before
+    stage2.seed = 1  # a different order of the samples
     stage2.steps = 300
     stage2.batch_size = 256
     stage2.data.cached = True
     stage2.data.augment = "none"
     stage2.head.name = "knn"
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    # Towers that fit the training categories too well find them everywhere.
+    # Regularize: overfitted towers find the training categories everywhere.
     stage2.optimizer.weight_decay = 1.0
     stage2.checkpoint.every = 150
 
@@ -98,7 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
             config.steps = 4
             config.batch_size = 16
             config.data.image_size = 64
-            config.data.max_skipped = 1.0  # of so few, many may be alone
+            config.data.max_skipped = 1.0  # with so few emoji, many are lone
             config.head.active = 1.0
             config.head.refresh = 2
             config.log_every = 1

@@ -1,18 +1,19 @@
-"""Stage 1: both towers end to end, on medium data.
+"""Stage 1: trains both towers end to end, on the medium data.
 
     python -m mixer_jax.main --config=configs/stage1.py --workdir=runs/stage1
 
-The reference: ResNet-50 and BERT-base at 224 pixels, from random weights
-unless `model.image.pretrained` or `model.text.pretrained` is set. Needs
+The reference uses ResNet-50 and BERT-base at 224 pixels, from random weights
+unless `model.image.pretrained` or `model.text.pretrained` is set. It needs
 `data/medium/table.csv`; if that is missing, the demonstration's emoji without
-skin tones are drawn there. Meant for accelerators, over all of which the batch
-is split.
+skin tones are drawn there. It is meant for accelerators, and splits the batch
+over all of them.
 
     python -m mixer_jax.main --config=configs/stage1.py:runlocal \
         --workdir=runs/local/stage1
 
-A minute on a laptop's CPU: pretrained EfficientNet-Lite0 and MiniLM at 64
-pixels, a dozen steps. The loss starts at about 22 and begins to fall.
+Takes a minute on a laptop's CPU: a dozen steps with pretrained
+EfficientNet-Lite0 and MiniLM at 64 pixels. The loss starts at about 22 and
+begins to fall.
 """
 
 from ml_collections import ConfigDict

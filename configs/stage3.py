@@ -1,16 +1,15 @@
-"""Stage 3: everything fine-tuned together, on the large data.
+"""Stage 3: fine-tunes all parameters together, on the large data.
 
     python -m mixer_jax.main --config=configs/stage3.py --workdir=runs/stage3
 
-Starts from `runs/stage2` (see configs/stage2.py): its parameters, and its
-proxies row by row. Learning rates are small, those of the encoders smaller
-still.
+Starts from the parameters and proxies of `runs/stage2` (see configs/stage2.py).
+The learning rates are small, and those of the encoders smaller still.
 
     python -m mixer_jax.main --config=configs/stage3.py:runlocal \
         --workdir=runs/local/stage3
 
-A minute on a laptop's CPU, after stage 2's :runlocal. The loss is about 15 from
-its first step on; a dozen steps do not change it.
+Takes a minute on a laptop's CPU after stage 2's :runlocal. The loss is about 15
+from the first step on; a dozen steps do not change it.
 """
 
 from ml_collections import ConfigDict

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Keeps a command on this host going until it finishes.
+# Restarts a command on this host until it finishes.
 #
 #   launch/babysit.sh [--workdir=DIR] [--max-restarts=10] [--backoff=10]
 #                     [--stop-on=CODE] [--stop-at=TIME] [--dry-run] COMMAND...
 #
-# Starts COMMAND again when it is pre-empted after a save (exit code 75) and
-# when it fails in any other way, but not after 0 (finished) or 2 (wrong input),
-# nor after the --stop-on code, nor once it is --stop-at, in seconds since 1970.
-# It gives up after --max-restarts in a row without progress: a later checkpoint
-# in --workdir, which may be gs://...; without a workdir, a 75. --backoff is the
-# seconds before the first restart; each waits twice as long as the one before.
-# SIGTERM, SIGINT, SIGQUIT and SIGHUP are sent to COMMAND as SIGTERM, once, and
-# end the loop; SIGUSR1 is passed on; the exit code is COMMAND's. SIGTERM also
-# ends a babysitter started by nohup or in the background of a script. --dry-run
-# prints COMMAND and does not run it.
+# Starts COMMAND again when it is preempted after a save (exit code 75) and when
+# it fails in any other way, but not after 0 (finished), 2 (wrong input) or the
+# --stop-on code, nor from --stop-at on, a time in seconds since 1970. It gives
+# up after --max-restarts in a row without progress. Progress is a later
+# checkpoint in --workdir, which may be gs://...; without a workdir, exit code
+# 75. --backoff is the number of seconds before the first restart; each wait is
+# twice as long as the one before. On SIGTERM, SIGINT, SIGQUIT and SIGHUP, it
+# sends SIGTERM to COMMAND, once, and ends; SIGUSR1 is passed on. The exit code
+# is COMMAND's. SIGTERM also ends a babysitter started by nohup or in the
+# background of a script. --dry-run prints COMMAND and does not run it.
 #
 #   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
 #     -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
@@ -49,7 +49,7 @@ done
 if ((!$#)); then
   reject "which COMMAND? As in launch/babysit.sh launch/hosts.sh run."
 fi
-cd "$OLDPWD" # COMMAND's paths are the caller's.
+cd "$OLDPWD" # COMMAND's paths are relative to the caller's folder.
 if [[ -z $(type -P "$1") ]]; then
   reject "there is no program $1 to run, seen from $PWD."
 fi

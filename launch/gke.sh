@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A run on a TPU slice of a GKE cluster, as a JobSet; kubectl points at it.
+# Runs the training on a TPU slice of the GKE cluster that kubectl points at.
 #
 #   launch/gke.sh render|apply [--spot] [-- --config.KEY=VALUE ...]
 #   launch/gke.sh status|delete
 #   launch/gke.sh logs [--worker=0] [--lines=100] [--follow]
 #
-# render prints launch/gke/jobset.yaml filled in, apply sends it to the cluster,
-# which restarts the run after pre-emptions and failures (--max-restarts=10 of
-# the latter) and ends it at once if its input is wrong. To change a run, delete
-# it and apply it again: it goes on. --dry-run prints every command and runs
-# none.
+# render prints launch/gke/jobset.yaml, a JobSet, with all values filled in.
+# apply sends it to the cluster, which restarts the run after every preemption
+# and after at most --max-restarts=10 failures, and ends it at once if its input
+# is wrong. To change a run, delete it and apply it again; it resumes. --dry-run
+# prints every command and runs none.
 #
-# In the environment: NAME, ACCELERATOR, TOPOLOGY, IMAGE, CONFIG, WORKDIR and
-# DATA (gs://...); whatever is missing is explained. Also: NAMESPACE,
-# SERVICE_ACCOUNT, and CHIPS_PER_HOST where the node pool's machines are of
-# another size than GKE's default for the slice.
+# Environment variables: NAME, ACCELERATOR, TOPOLOGY, IMAGE, CONFIG, WORKDIR and
+# DATA (gs://...); an error explains missing ones. Optional: NAMESPACE,
+# SERVICE_ACCOUNT, and CHIPS_PER_HOST if the machines of the node pool do not
+# have GKE's default size for the slice.
 
 # shellcheck disable=SC2034,SC2153 # Variables are checked and used by name.
 set -euo pipefail
@@ -68,7 +68,7 @@ case $command in
 esac
 check_needs
 
-# Checks that a variable is of the form $2; $3 says so in words.
+# Checks that the variable $1 matches the pattern $2; $3 describes it.
 check() {
   if [[ ! ${!1} =~ $2 ]]; then reject "$1=${!1}: $3"; fi
 }
@@ -83,7 +83,7 @@ fi
 count_hosts() {
   local all chips
   all=$((${TOPOLOGY//x/*}))
-  # A host has 4 chips; of v5e and v6e, one host can also be the whole slice.
+  # A host has 4 chips; for v5e and v6e, one host may also be the whole slice.
   # https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
   chips=4
   case $ACCELERATOR in

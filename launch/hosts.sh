@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# A run on several hosts that ssh reaches, GPU or CPU; the first coordinates.
+# Runs the training on several hosts, GPU or CPU, over ssh.
 #
 #   HOSTS="a b c" CONFIG=configs/stage2.py WORKDIR=gs://my-bucket/runs/stage2 \
 #     launch/hosts.sh run [--dry-run] [-- --config.KEY=VALUE ...]
 #   HOSTS="a b c" launch/hosts.sh status|logs|profile|stop
 #
-# run starts a process on every host, unless they run, follows them until they
-# end, and ends as they do: launch/babysit.sh launch/hosts.sh run goes on after
-# failures. SIGTERM or Ctrl-C makes them save and end. status says how each
-# host is, logs [--host=HOST] shows a host's log, profile has each capture one,
-# stop saves and ends the run. --dry-run prints every command and runs none.
+# run starts a process on every host unless they are running, follows them until
+# they end, and exits with the run's code; launch/babysit.sh launch/hosts.sh run
+# restarts it after failures. SIGTERM or Ctrl-C makes the processes save and
+# end. status prints the state of each host, logs [--host=HOST] shows a host's
+# log, profile makes every host capture a profile, stop saves and ends the run.
+# --dry-run prints every command and runs none.
 #
-# The project, with its .venv, is in the same folder on every host: DIRECTORY,
-# by default where it is here. WORKDIR is gs://... or a folder that all hosts
-# share, as over NFS; the training checks that. Also: PORT=8476, of the
-# coordinator; NAME=run, to keep two runs apart; SSH_OPTIONS="-p 2222".
+# The first of HOSTS is the coordinator. The project, with its .venv, must be in
+# the same folder on every host: DIRECTORY, by default the folder on this one.
+# WORKDIR is gs://... or a folder that all hosts share, as over NFS; the
+# training checks this. Optional: PORT=8476, the coordinator's port; NAME=run,
+# to tell several runs apart; SSH_OPTIONS="-p 2222".
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -25,8 +27,8 @@ source "$root/launch/restarts.sh"
 
 known="--host=HOST, --poll=SECONDS, "
 one_host=""
-poll=15 # seconds between looks at the hosts
-most_unknown=40 # looks in a row that do not reach all hosts
+poll=15 # seconds between checks of the hosts
+most_unknown=40 # checks in a row that may fail to reach all hosts
 command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
@@ -57,7 +59,7 @@ if [[ $command == run ]]; then
   need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
 fi
 check_needs
-read -r -d '' -a hosts <<<"$HOSTS" || true # It returns 1 at the end of input.
+read -r -d '' -a hosts <<<"$HOSTS" || true # read returns 1 at the end of input.
 count=${#hosts[@]}
 if ((!count)); then reject "HOSTS names no host."; fi
 for host in "${hosts[@]}" ${one_host:+"$one_host"}; do
@@ -83,7 +85,7 @@ worker() {
       "--name=${NAME:-run}.$host" "$@")"
 }
 
-# Starts the process of $host, which is number $index.
+# Starts process $index on $host.
 start() {
   local training=("$venv/bin/python" -m mixer_jax.main "--config=$CONFIG"
     "--workdir=$WORKDIR")
@@ -95,7 +97,7 @@ start() {
 }
 
 # Runs a command for all hosts, in parallel unless this is a dry run. Returns 0
-# on success, 2 if any host reports wrong input, and else 1.
+# on success, 2 if any host reports wrong input, and 1 otherwise.
 everywhere() {
   local pids=() pid code=0 ended
   for index in "${!hosts[@]}"; do
@@ -118,15 +120,15 @@ everywhere() {
   return "$code"
 }
 
-# Prints the state of the run on all hosts. It runs in a subshell that ignores
-# Ctrl-C, which would lose the output.
+# Prints the state of the run on all hosts. Runs in a subshell that ignores
+# Ctrl-C, so that the output is not lost.
 look() {
   trap '' INT
   (everywhere worker status || true) 2>/dev/null | verdict "$count"
 }
 
-# Ends the run on all hosts once one has failed, since they wait for it, and
-# lets $now be what it is then: of two failures, it may be the other's.
+# Ends the run on all hosts once one has failed, since the others wait for it.
+# Updates $now, because another host's failure may take precedence.
 settle() {
   local settled
   if [[ $now != "exited "* || $now == "exited 0" ]]; then return; fi
@@ -135,7 +137,7 @@ settle() {
   if [[ $settled == "exited "* ]]; then now=$settled; fi
 }
 
-# Waits until the run ends on all hosts, and exits as it did.
+# Waits until the run ends on all hosts, and exits with its code.
 follow() {
   local now unknown=0 asked=false
   while true; do

@@ -3,12 +3,11 @@
 #
 #   launch/quickstart.sh [--dry-run] [--smoke]
 #
-# Makes .venv, draws the emoji, simulates a click log, finds categories in it,
-# trains the three stages, measures them on categories that were not trained
-# on, and writes runs/quickstart/report/index.html. Run it again to
-# resume after Ctrl-C or SIGTERM (exit code 75). --dry-run
-# prints every command and runs none. --smoke runs a minimal version in
-# runs/smoke, only to show that it works.
+# Creates .venv, draws the emoji, simulates a click log, finds categories in it,
+# trains the three stages, evaluates them on unseen categories, and writes
+# runs/quickstart/report/index.html. Run it again to resume after Ctrl-C or
+# SIGTERM (exit code 75). --dry-run prints every command and runs none. --smoke
+# runs a minimal version in runs/smoke, only to show that it works.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh

@@ -1,24 +1,24 @@
 # shellcheck shell=bash
 #
-# Sourced by the scripts that start a run again after it ended.
+# Sourced by the scripts that restart a run after it ended.
 #
-# A run's exit code says what to do: 0, it finished, and 2, its input is wrong,
-# end it; 75, pre-empted with its state saved, and anything else start it again.
-# The restarts are counted, and each waits twice as long as the one before;
-# progress resets both. Progress is a later step among the checkpoints of the
-# workdir, all that a restart goes on from; where no workdir is known, a 75.
+# A run's exit code decides: after 0 (finished) or 2 (wrong input) it stays
+# ended; after 75 (preempted, state saved) or any other code it is restarted.
+# Restarts are counted, and each waits twice as long as the one before; progress
+# resets both. Progress is a checkpoint of a later step in the workdir, since
+# restarts resume from it; if the workdir is unknown, it is exit code 75.
 
-workdir="" # whose checkpoints show progress
+workdir="" # its checkpoints show progress
 max_restarts=10 # in a row without progress
 backoff=10 # seconds before the first restart
-longest=600 # seconds before any restart
+longest=600 # maximum seconds before a restart
 
 restarts=0
 reached=0
 
 note() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
 
-# Reads an option of every script that starts runs again.
+# Reads the options shared by the scripts that restart runs.
 # shellcheck disable=SC2034 # Those scripts use it.
 known_restarts="--max-restarts=N, --backoff=SECONDS, "
 read_restart_option() {
@@ -30,13 +30,13 @@ read_restart_option() {
   check_number "$1"
 }
 
-# Prints the step that a workdir's last checkpoint was saved at; of a
-# curriculum's, the sum over its stages, each in a folder of its own.
+# Prints the step of a workdir's last checkpoint. For a curriculum, which has a
+# folder per stage, it is the sum over the stages.
 latest_step() {
   local folder=${1%/} paths
   trap '' INT # Ctrl-C must not end this subshell.
   if [[ $folder == gs://* ]]; then
-    # Two commands: where one matches nothing, it prints an error alone.
+    # Two commands, because gcloud lists nothing if one pattern fails.
     paths=$(
       gcloud storage ls "$folder/checkpoints/" 2>/dev/null || true
       gcloud storage ls "$folder/*/checkpoints/" 2>/dev/null || true
@@ -46,7 +46,7 @@ latest_step() {
   fi
   awk -F/ '
     { sub(/\/$/, ""); $0 = $0 }
-    # One that is being saved has another name, or no number.
+    # A checkpoint that is being saved has a name that is not a number.
     $NF ~ /^[0-9]+$/ {
       stage = $0
       sub(/\/[0-9]+$/, "", stage)
@@ -56,9 +56,9 @@ latest_step() {
   ' <<<"$paths"
 }
 
-# shellcheck disable=SC2034,SC2154 # supervise.sh has them.
+# shellcheck disable=SC2034,SC2154 # Defined in supervise.sh.
 pause() {
-  local code stop_signal=TERM # Not those of the run.
+  local code stop_signal=TERM # Shadow those of the run.
   if ! $told_to_stop; then supervise sleep "$1"; fi
 }
 
@@ -72,7 +72,7 @@ meaning() {
   esac
 }
 
-# Remembers how far the run is before it is first started.
+# Remembers the last step before the run is first started.
 remember_step() {
   local reason=""
   if [[ $workdir == gs://* ]]; then
@@ -100,8 +100,8 @@ progressed() {
   note "It reached step $step."
 }
 
-# Takes the exit code of a run that ended, and what ran. Exits with that code
-# if it is not to be started again; else returns when it is time to.
+# Handles the end of a run; $1 is its exit code, $2 names what ran. Exits with
+# that code if it is not to be restarted; otherwise returns after the wait.
 restart_or_exit() {
   local code=$1 what=${2:-The run} seconds
   note "$what ended with exit code $code: $(meaning "$code")."
@@ -121,10 +121,10 @@ restart_or_exit() {
   if $told_to_stop; then exit "$code"; fi
 }
 
-# Reads what worker.sh says of each of $1 hosts, and prints how the run on all
-# of them is: running, unknown (not all could be asked), absent, exited CODE or
-# stopped CODE. One host that fails is enough to fail it: the others then wait
-# for that one. But while some still save after a 75, it is running.
+# Reads the status lines of worker.sh on $1 hosts, and prints the state of the
+# whole run: running, unknown (not all hosts answered), absent, exited CODE or
+# stopped CODE. The run has failed once one host has, since the others wait for
+# it. While some hosts are still saving after a 75, it is running.
 verdict() {
   awk -v hosts="$1" '
     $1 != "worker" { next }

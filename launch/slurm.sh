@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# A run on the nodes of a Slurm cluster, which is requeued until it finishes.
+# Runs the training on a Slurm cluster, and requeues it until it finishes.
 #
 #   NODES=4 GPUS=8 CONFIG=configs/stage2.py WORKDIR=/nfs/runs/stage2 \
 #     launch/slurm.sh [--dry-run] [-- --config.KEY=VALUE ...]
 #
-# Called by hand it checks what it is given and hands itself to sbatch; there it
-# starts the training with srun, a process for each of the GPUS of a node (0 and
-# one process for CPU), which find each other through Slurm. Before the time
-# limit they get SIGTERM, save, and end with exit code 75: then the job goes
-# back into the queue. Other failures are restarted in place, --max-restarts in
-# a row without progress. The project's folder, and WORKDIR if it is not
-# gs://..., are folders that all nodes share. Also: NAME, of the job; TIME, its
-# limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu". --dry-run prints
-# every command and runs none.
+# Called by hand, it checks its input and submits itself to sbatch. In the job,
+# it starts the training with srun, one process for each of a node's GPUS (if
+# GPUS=0, one process on the CPU); the processes find each other through Slurm.
+# Before the time limit they get SIGTERM, save, and end with exit code 75, and
+# the job is requeued. Other failures are restarted in place, at most
+# --max-restarts in a row without progress. All nodes must share the project's
+# folder, and WORKDIR unless it is in a bucket. Optional: NAME, the job's name;
+# TIME, its limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu". --dry-run
+# prints every command and runs none.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -28,7 +28,7 @@ source "$launch/environment.sh"
 source "$root/launch/restarts.sh"
 
 known=$known_restarts
-before=300 # seconds that a save may take; SIGTERM comes that long before
+before=300 # seconds from SIGTERM to the time limit, to save
 restart_options=()
 while (($#)); do
   case $1 in
@@ -73,13 +73,13 @@ if ! $in_job; then
   exit
 fi
 
-# A job that has reached its limit is only requeued if it ends by itself.
+# At its time limit, a job can only be requeued if it ends by itself.
 time_is_up=""
 if [[ ${SLURM_JOB_END_TIME:-} =~ ^[0-9]+$ ]]; then
   time_is_up=$((SLURM_JOB_END_TIME - before))
 fi
 code=0
-# The first process to end leaves the others time to save; then they end too.
+# After the first process ends, srun gives the others time to save.
 watched=(launch/babysit.sh "--workdir=$WORKDIR" --stop-on=75
   ${time_is_up:+"--stop-at=$time_is_up"}
   ${restart_options[@]+"${restart_options[@]}"} --

@@ -2,7 +2,7 @@
 #
 # Sourced by environment.sh: runs commands as children that end with the script.
 #
-# Bash keeps signals ignored that are ignored when a script starts: SIGHUP under
+# Bash cannot trap signals that were ignored when a script started: SIGHUP under
 # nohup, SIGINT in the background of another script. SIGTERM always stops it.
 
 told_to_stop=false
@@ -14,8 +14,8 @@ missed="" # a signal that arrived before the child's ID was known
 
 # Runs a command as $child, so that this script can forward signals to it, and
 # sets $code to its exit code. The command has its own process group: a terminal
-# sends Ctrl-C to the whole group, so that a run would get two signals, and the
-# second one ends it without a save.
+# sends Ctrl-C to a whole group, so a run in this group would get two signals,
+# and the second one would end it without a save.
 supervise() {
   asked_to_end=false missed=""
   set -m
@@ -66,13 +66,13 @@ supervise_runs() {
   stop_on_signals
 }
 
-# Runs a function whose commands share its process group, and end with it.
+# Runs a function; its commands stay in its process group and end with it.
 as_one_group() {
   supervised=false
   "$@"
 }
 
-# Runs a command that a signal to this script ends; returns its exit code.
+# Runs a command that ends on a signal to this script; returns its exit code.
 guarded() {
   local code=0
   supervise "$@"

@@ -3,12 +3,12 @@
 #
 #   launch/test.sh [--dry-run]
 #
-# Makes .venv unless it is there, checks the style, then runs all tests, slow
-# ones too. PyTorch is installed for the originals that they compare with,
-# Apache Beam for what runs on it, Sphinx for the documentation and, on Linux
-# with x86-64, the TPU's compiler.
-# --dry-run prints every command and runs none. Ctrl-C or SIGTERM ends all
-# started processes (exit code 75).
+# Creates .venv unless it exists, checks the style, then runs all tests,
+# including slow ones. Also installs PyTorch, for the reference implementations
+# that tests compare with; Apache Beam, for the pipelines; Sphinx, for the
+# documentation; and on Linux with x86-64, the TPU compiler. --dry-run prints
+# every command and runs none. Ctrl-C or SIGTERM ends all started processes
+# (exit code 75).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -17,8 +17,8 @@ read_options "$@"
 
 make_environment
 
-# Installs the package $1 into a separate folder, created atomically. The other
-# arguments are options for pip.
+# Installs the package $1 into a separate folder, atomically. The remaining
+# arguments are passed to pip.
 install_apart() {
   local package=$1
   shift
@@ -32,19 +32,20 @@ install_apart() {
 # In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
-  # Installed in .venv, it makes JAX look for a TPU in every command, and print
-  # that there is none.
+  # In .venv, it would make JAX look for a TPU in every command, and print that
+  # there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
     install_apart "$libtpu" --no-deps &
     pids+=($!)
   fi
-  # Installed in .venv, every command would import it.
+  # In .venv, every command would import it.
   install_apart torch==2.13.0 &
   pids+=($!)
-  # Its pins hold back pillow, protobuf, pyarrow and python-dateutil.
+  # In .venv, its pins would hold back pillow, protobuf, pyarrow and
+  # python-dateutil.
   install_apart apache-beam==2.77.0 &
   pids+=($!)
-  # For the documentation alone.
+  # Only needed for the documentation.
   install_apart furo==2025.12.19 myst-parser==5.2.0 sphinx==9.0.4 &
   pids+=($!)
   for pid in "${pids[@]}"; do wait "$pid" || code=1; done
@@ -64,9 +65,9 @@ run "$venv/bin/ruff" check .
 run "$venv/bin/ruff" format --check .
 
 say "Running the tests"
-# Three keep two cores busy: many tests wait for processes that they started. In
-# their own order, the longest files do not come last, when the other cores have
-# nothing left to do.
+# Three workers keep two cores busy, because many tests wait for processes that
+# they started. Keep pytest's order of the files: reordering would put the
+# longest files last, while the other cores are idle.
 stop_signal=INT # On SIGINT, pytest ends the processes of the tests.
 run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
   --no-loadscope-reorder

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on a TPU VM pod, which is asked for as a queued resource.
+# Runs the training on a TPU VM pod, requested as a queued resource.
 #
 #   launch/tpu_vm.sh create [--spot | --reserved]
 #   launch/tpu_vm.sh setup
@@ -8,18 +8,19 @@
 #   launch/tpu_vm.sh status|profile|stop|delete
 #   launch/tpu_vm.sh logs [--worker=0] [--lines=100] [--follow]
 #
-# create asks for the pod, setup copies the project to every host and installs
-# it there, run starts the training on all of them and leaves it running.
-# babysit does all three as they are needed, and again after a pre-emption or a
-# failure, until the run finishes (0) or its input is wrong (2); --max-restarts
-# and --backoff are those of babysit.sh. A signal ends it after the current
-# step, a second one at once; run and pod are left unchanged (75). stop makes
-# the run save and end, profile makes every host capture a profile, delete
-# deletes the pod. --dry-run prints every command and runs none.
+# create requests the pod, setup copies the project to every host and installs
+# it there, run starts the training on all hosts and leaves it running. babysit
+# does all three as needed, and again after a preemption or a failure, until the
+# run finishes (0) or its input is wrong (2); --max-restarts and --backoff are
+# those of babysit.sh. A signal ends babysit after its current action, a second
+# one at once; the run and the pod are left unchanged (75). stop makes the run
+# save and end, profile makes every host capture a profile, delete deletes the
+# pod. --dry-run prints every command and runs none.
 #
-# In the environment: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG, WORKDIR
-# (gs://...); whatever is missing is explained. DATA=gs://... is copied into
-# data/ on every host. CREATE_OPTIONS and SSH_OPTIONS go to gcloud as they are.
+# Environment variables: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG,
+# WORKDIR (gs://...); an error explains those that are missing. DATA=gs://... is
+# copied into data/ on every host. CREATE_OPTIONS and SSH_OPTIONS are passed to
+# gcloud.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -33,8 +34,8 @@ known+=$known_restarts
 tier=()
 worker=0
 logs=()
-poll=60 # seconds between looks
-most_unknown=30 # looks in a row that do not reach all hosts
+poll=60 # seconds between checks of the pod
+most_unknown=30 # checks in a row that may fail to reach all hosts
 command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
@@ -101,7 +102,7 @@ ssh_options=(${words[@]+"${words[@]}"})
 need_program gcloud "see https://cloud.google.com/sdk/docs/install"
 place=("--project=$PROJECT" "--zone=$ZONE" --quiet)
 
-# Prints a command in a dry run, and otherwise runs it without a word.
+# Prints a command in a dry run; otherwise runs it without printing it.
 ask() {
   if $dry_run; then run "$@"; else "$@"; fi
 }
@@ -131,7 +132,7 @@ delete() {
   run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force
 }
 
-# Copies what is here, committed or not, so that what you see is what runs.
+# Copies the local files, including changes that are not committed.
 setup() {
   local archive=runs/launch/$NAME.tgz folders=(mixer_jax configs launch)
   if ! $dry_run; then make_folder runs/launch; fi
@@ -153,8 +154,8 @@ start() {
     }
 }
 
-# Sets $state to the queued resource's, ABSENT without one, UNKNOWN if gcloud
-# could not tell, for the $reason that it gave.
+# Sets $state to the state of the queued resource: ABSENT if there is none,
+# UNKNOWN if gcloud failed, with its message in $reason.
 find_state() {
   local errors=runs/launch/$NAME.errors
   local describe=(gcloud compute tpus queued-resources describe "$NAME"
@@ -173,8 +174,8 @@ find_state() {
   fi
 }
 
-# Prints the state of the run on all hosts, from worker.sh. It runs in a
-# subshell that ignores Ctrl-C, which would lose the output.
+# Prints the state of the run on all hosts, from worker.sh. Runs in a subshell
+# that ignores Ctrl-C, so that the output is not lost.
 look() {
   local hosts
   trap '' INT
@@ -184,13 +185,13 @@ look() {
 }
 
 status_command() {
-  # shellcheck disable=SC2016 # The host is to fill in its name.
+  # shellcheck disable=SC2016 # Expanded on the host.
   printf 'if [ -d mixer_jax/launch ]; then cd mixer_jax && %s; else %s; fi' \
     "$(quoted launch/worker.sh status "--name=$run_name")" \
     'echo "worker $(uname -n) absent"'
 }
 
-# Does something that may fail; a failure counts as one of the run.
+# Runs an action; its failure is handled like a failure of the run.
 attempt() {
   local code
   supervise as_one_group "$@"
@@ -211,8 +212,8 @@ restart() {
   start
 }
 
-# Ends the run on all hosts once one has failed, since they wait for it, and
-# lets $now be what it is then: of two failures, it may be the other's.
+# Ends the run on all hosts once one has failed, since the others wait for it.
+# Updates $now, because another host's failure may take precedence.
 settle() {
   local settled code
   if [[ $now == "exited 0" ]]; then return; fi
@@ -221,7 +222,7 @@ settle() {
   if [[ $settled == exited* || $settled == stopped* ]]; then now=$settled; fi
 }
 
-# One look at the run on a pod that is there.
+# Checks the run on an active pod once, and acts on its state.
 tend() {
   local now
   now=$(look)
@@ -240,7 +241,7 @@ tend() {
   if [[ $now == running ]]; then
     started=true
   elif [[ $now == absent ]] || ! $started; then
-    # What has ended did so before this loop began.
+    # A run that has ended did so before this loop began.
     if attempt setup_and_start; then started=true; fi
   else
     if [[ $now != stopped* ]]; then settle; fi
@@ -257,7 +258,7 @@ babysit() {
   local before="" known_once=false
   started=false seen="" unknown=0
   supervise_runs
-  stop_signal=0 # A command begun on some hosts is finished on all.
+  stop_signal=0 # Let a command that began on some hosts finish on all.
   remember_step
   until $told_to_stop; do
     find_state
@@ -266,19 +267,19 @@ babysit() {
     case $state in
       ACTIVE) tend ;;
       ABSENT) attempt create || true ;;
-      SUSPENDED) attempt delete || true ;; # Pre-empted; its name is not free.
+      SUSPENDED) attempt delete || true ;; # Preempted; it still has the name.
       FAILED)
         restart_or_exit 1 "The request for the pod"
         attempt delete || true
         ;;
       UNKNOWN)
         note "$reason"
-        # Once it was known, this is an outage, which passes; the run goes on.
+        # If the state was known before, this is a temporary outage.
         if ! $known_once; then
           restart_or_exit 1 "Asking for the pod's state"
         fi
         ;;
-    esac # In all other states there is nothing to do but wait.
+    esac # In all other states, wait.
     if [[ $state != UNKNOWN ]]; then known_once=true; fi
     pause "$poll"
   done

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# One host's part of a run on several: starts and watches its process.
+# Starts and watches the process of one host in a run on several hosts.
 #
 #   launch/worker.sh setup [--extra=tpu] [--data=gs://...]
 #   launch/worker.sh start [--name=NAME] -- COMMAND...
 #   launch/worker.sh status|profile|stop|end [--name=NAME]
 #   launch/worker.sh logs [--name=NAME] [--lines=100] [--follow]
 #
-# tpu_vm.sh and hosts.sh run it on every host. setup makes .venv, with a Python
-# of its own where the host's is too old, and copies the data into data/. start
-# leaves COMMAND behind with its output in runs/launch/NAME/log; NAME is
-# run unless given. status prints "worker HOST:NAME" and running, exited CODE,
-# stopped CODE, lost (it ended with nobody there to see it, as in a reboot) or
+# tpu_vm.sh and hosts.sh run it on every host. setup creates .venv, installs a
+# newer Python if the host's is too old, and copies the data into data/. start
+# runs COMMAND in the background with its output in runs/launch/NAME/log; NAME
+# is run unless given. status prints "worker HOST:NAME" and running, exited
+# CODE, stopped CODE, lost (its exit code was not recorded, as in a reboot) or
 # absent. stop sends SIGTERM, so that the run saves, and SIGKILL after
-# --grace=600 seconds; end does the same, to start the run again. profile sends
-# SIGUSR1. --dry-run prints every command and runs none.
+# --grace=600 seconds; end does the same, but does not mark the run as stopped.
+# profile sends SIGUSR1. --dry-run prints every command and runs none.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
-# Brings a Python where the host has none that is new enough.
+# Installs Python on hosts whose own is too old.
 uv=uv==0.13.9
-wanted_python=3.11 # the one that requirements.txt is pinned for
+wanted_python=3.11 # the version that requirements.txt is pinned for
 known="--name=NAME, --extra=tpu, --data=gs://..., --grace=SECONDS, --lines=N, "
 known+="--follow, "
 
@@ -51,11 +51,11 @@ while (($#)); do
 done
 state=runs/launch/$name
 
-# When a process began, nothing if it is gone. Numbers of processes come again;
-# together with this they do not.
+# Prints when a process began; nothing if it has ended. Process IDs are reused,
+# but not with the same start time.
 began() { LC_ALL=C ps -o lstart= -p "$1" 2>/dev/null || true; }
 
-# Sets $pid, and is true, while the process runs that a file of the state names.
+# Sets $pid to the process in the state file $1; succeeds if it is running.
 alive() { # FILE
   local since
   pid=""
@@ -73,7 +73,7 @@ named() { # PID FILE
   printf '%s\n%s\n' "$1" "$(began "$1")" | write "$state/$2"
 }
 
-write() { # a whole file or none of it
+write() { # FILE; atomically, from standard input
   cat >"$1.draft" && mv "$1.draft" "$1"
 }
 
@@ -92,7 +92,8 @@ setup() {
   fi
 }
 
-# Runs in the background, and outlives the session that started it.
+# Runs a command in the background and records its exit code; outlives the
+# session that started it.
 attend() {
   local code=0 child
   trap '' HUP INT QUIT
@@ -136,13 +137,13 @@ start() {
 
 status() {
   local ended=exited said
-  # A process is gone a moment before its attendant has written its exit code.
+  # The attendant writes the exit code a moment after the process has ended.
   for _ in {1..600}; do
     if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
     if ! alive attendant; then break; fi
     sleep 0.05
   done
-  # Now, as it may have been stopped since this began to look.
+  # Check only now, because the run may be stopped during the loop.
   if [[ -f $state/stopped ]]; then ended=stopped; fi
   if running; then
     said=running

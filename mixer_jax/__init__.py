@@ -1,4 +1,4 @@
-"""Image to multi-modal retrieval: from click logs to ranked answers.
+"""Image to multi-modal retrieval: from click logs to ranked documents.
 
     import mixer_jax
 
@@ -7,8 +7,8 @@
     documents = model.embed_documents(["shoe.jpg", None], [None, "a red shoe"])
     cosines = queries @ documents.T
 
-The functions are imported when they are first used: importing the package is
-fast and starts no device.
+Public names are imported on first use, so that importing the package is fast
+and initializes no device.
 """
 
 import importlib
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mixer_jax.retrieval.zero_shot import from_encoders
     from mixer_jax.runtime.errors import UserError
 
-# True while Python locates the module of `python -m`: from here on, signals
-# interrupt a command of this package.
+# `sys.argv` is ["-m"] while Python locates the module of `python -m`. Signals
+# interrupt a command of this package from here on.
 if sys.argv[:1] == ["-m"]:
     from mixer_jax.runtime import command
 
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used."""
+    """Imports a public name on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""The public functions that span several folders; see `mixer_jax`."""
+"""Public functions that combine several subpackages; see `mixer_jax`."""
 
 import dataclasses
 import os
@@ -30,19 +30,22 @@ def train(
     *,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Trains a stage or a curriculum, and returns the model.
+    """Trains a stage or a curriculum and returns the model.
 
-    The same call resumes an interrupted run; a finished one is only loaded.
+    Repeating the call resumes an interrupted run; a finished run is only
+    loaded.
 
     Args:
-      config: a config, as `training.config.keys.defaults` returns it, or the
+      config: a config, as returned by `training.config.keys.defaults`, or the
         path of a config file, such as "configs/stage1.py:runlocal".
       workdir: the folder of checkpoints and logs.
       mesh: the devices to use; by default all.
 
     Raises:
-      UserError: if config, data or workdir are invalid, before any compute.
-      SystemExit: after a save, if SIGTERM or SIGINT told the run to stop.
+      UserError: if the config, the data or the workdir is invalid; raised
+        before any computation.
+      SystemExit: if SIGTERM or SIGINT stopped the run; raised after a
+        checkpoint is saved.
     """
     if not isinstance(config, ConfigDict):
         config = arguments.load_config(os.fspath(config))
@@ -66,23 +69,24 @@ def find_categories(
     """Finds the categories of a click log.
 
     Args:
-      queries: columns query_id and image; a frame, or the path of a table.
-        Image paths are relative to the table's folder, or for a frame to the
-        working directory.
-      items: columns item_id, image and text; likewise.
-      clicks: columns query_id, item_id, exposures and clicks; likewise.
-      image_encoder: the frozen encoder of the images.
-      text_encoder: the frozen encoder of the texts.
+      queries: a frame, or the path of a table, with the columns query_id and
+        image. Image paths are relative to the table's folder, or to the
+        working directory for a frame.
+      items: likewise, with the columns item_id, image and text.
+      clicks: likewise, with the columns query_id, item_id, exposures and
+        clicks.
+      image_encoder: the name of the frozen image encoder.
+      text_encoder: the name of the frozen text encoder.
       image_size: the side that images are scaled to, in pixels.
       max_skipped: the maximum share of unreadable images.
-      cache: a folder that keeps the encoders' output for the next call.
+      cache: a folder that stores the encoders' output for later calls.
       mesh: the devices that search for neighbors; by default all.
       **settings: fields of `categories.settings.Settings`.
 
     Returns:
       One row per sample, queries first: sample_id, role ("query" or
       "document"), image (an absolute path), text, group and category_id, which
-      is "" for samples that no other sample matches.
+      is "" for samples that share a category with no other sample.
 
     Raises:
       UserError: if a table or a setting is invalid, or too many images cannot

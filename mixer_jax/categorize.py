@@ -1,11 +1,11 @@
-"""Finds the categories of a click log and writes a sample table of them.
+"""Finds the categories of a click log and writes a sample table with them.
 
     python -m mixer_jax.categorize --log=runs/quickstart/log \
         --out=runs/quickstart --truth=runs/quickstart/data/medium.csv
 
-Writes found.csv, unassigned.csv, categories.json (quality and choices made),
-identities.json (what became of the IDs of --previous) and a cache. The test
-samples of --truth are test rows of found.csv, and never training rows.
+Writes found.csv, unassigned.csv, categories.json (quality and chosen settings),
+identities.json (changes to the IDs of --previous) and a cache. The test samples
+of --truth become test rows of found.csv, never training rows.
 """
 
 import argparse

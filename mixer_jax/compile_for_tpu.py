@@ -4,9 +4,9 @@
         --topology=v5e:16x16 [--categories=100000000] [--json=FILE] \
         [--config.any.key=value]
 
-Prints what the step, and the build of the class graph, take of each chip:
-memory, FLOPs, bytes, collectives, and the shortest time these allow. Without
-`--categories` the config's data says how many there are.
+Prints the cost per chip of the training step and of building the class graph:
+memory, FLOPs, bytes moved, collectives, and the lower bound on time that they
+imply. Without `--categories`, the config's data determines their number.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "The run's config, a file in configs/.",
-    sys_argv=[""],  # else it is read here, before `run` can say what is wrong
+    sys_argv=[""],  # defer reading to `run`, which reports errors
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "Generation and shape of the pod, as in v5e:16x16."
@@ -42,7 +42,7 @@ flags.mark_flags_as_required(["config", "topology"])
 
 def main() -> None:
     """Compiles every stage of the config."""
-    # The pod is abstract; what else JAX does here needs no accelerator.
+    # The pod is abstract, so JAX needs no accelerator here.
     jax.config.update("jax_platforms", "cpu")
     topology, file = _TOPOLOGY.value, pathlib.Path(_JSON.value or "rows.json")
     if _JSON.value:

@@ -3,8 +3,9 @@
     python -m mixer_jax.embed --workdir=runs/quickstart/stage3 \
         --table=mine.csv --out=mine.npz
 
-The `.npz` holds `query_ids`, `query_embeddings`, `document_ids` and
-`document_embeddings`: strings, and unit rows in float32, in the table's order.
+The `.npz` file holds `query_ids` and `document_ids` (strings), and
+`query_embeddings` and `document_embeddings` (float32, unit rows), in the
+table's order.
 """
 
 import argparse

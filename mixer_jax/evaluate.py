@@ -1,11 +1,11 @@
-"""Measures trained models on the categories they were not trained on.
+"""Evaluates trained models on categories they were not trained on.
 
     python -m mixer_jax.evaluate --workdir=runs/quickstart [--baselines] \
         [--stage=stage3] [--model="image only=runs/image_only"]
 
-The workdir is a curriculum's or a stage's. `--stage` and `--model` may be
-repeated. Rows are added to its `metrics.json`, replacing rows of the same
-model, stage, split and gallery.
+The workdir is that of a curriculum or a stage. `--stage` and `--model` may be
+repeated. Rows are added to the workdir's `metrics.json`, replacing rows of the
+same model, stage, split and gallery.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         max_skipped=given.max_skipped,
         say=terminal.say,
     )
-    for rows in measured:  # kept at once, whatever happens to the next
+    for rows in measured:  # saved one by one, in case a later model fails
         evaluate.update(out, rows)
     terminal.Console().print(*results.console_tables(evaluate.merge(out, ())))
     terminal.say(f"Wrote {out}")

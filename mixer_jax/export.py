@@ -3,14 +3,14 @@
     python -m mixer_jax.export --workdir=runs/quickstart \
         --out=runs/quickstart/bundle [--to=bundle]
 
-The workdir is a stage's, or a curriculum's, whose last stage is exported. An
-older export in the folder is replaced. --to chooses what is written:
+The workdir is that of a stage, or of a curriculum, whose last stage is
+exported. An older export in the folder is replaced. --to selects the format:
 
-bundle       the model, for `mixer_jax.load` and for every command: a folder
-             that can be moved and needs nothing else
+bundle       the model, for `mixer_jax.load` and for every command, in a
+             portable, self-contained folder
 proxies      proxies.npy (float32, one row per category) and categories.json
              (the category IDs of the rows)
-huggingface  the encoders, each a folder that transformers loads
+huggingface  the encoders, each in a folder that transformers can load
 """
 
 import argparse

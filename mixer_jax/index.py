@@ -1,10 +1,10 @@
-"""Embeds a sample table's documents into an index that can be searched.
+"""Builds a search index from the documents of a sample table.
 
     python -m mixer_jax.index --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
-The workdir is a stage's, or a curriculum's, whose last stage is taken. An
-index that is there already is replaced. `python -m mixer_jax.serve` searches.
+The workdir is that of a stage, or of a curriculum, whose last stage is used. An
+existing index is replaced. Search the index with `python -m mixer_jax.serve`.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Trains a stage, or a curriculum of stages; resumes what was interrupted.
+"""Trains a stage or a curriculum of stages; resumes an interrupted run.
 
     python -m mixer_jax.main --config=configs/stage2.py:runlocal \
         --workdir=runs/local/stage2 [--config.any.key=value] [--dry-run]
 
 The same command resumes from the last checkpoint, even if workdir and data were
-moved: only their content is compared. `--dry-run` checks the config and
-the data, compiles the step and prints what would be trained; with
-`--categories=N` it needs no data. Several processes are one run; where they do
-not find each other by themselves (they do on TPU VM pods, GKE's TPU slices and
-under Slurm), start each with `--coordinator=HOST:PORT --processes=N
---process=I`. SIGTERM or Ctrl-C saves and ends with code 75.
+moved: only their content is compared. `--dry-run` checks the config and the
+data, compiles the step and prints the training plan; with `--categories=N` it
+needs no data. Several processes can share a run. They find each other on TPU VM
+pods, on GKE's TPU slices and under Slurm; elsewhere, start each one with
+`--coordinator=HOST:PORT --processes=N --process=I`. SIGTERM or Ctrl-C saves a
+checkpoint and exits with code 75.
 """
 
 from absl import flags
@@ -24,7 +24,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "The run's config, a file in configs/.",
-    sys_argv=[""],  # else it is read here, before `run` can say what is wrong
+    sys_argv=[""],  # defer reading to `run`, which reports errors
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run's checkpoints and logs; or gs://..."

@@ -1,12 +1,13 @@
-"""Writes a report: one HTML page that needs no network.
+"""Writes a report as a single, self-contained HTML page.
 
     python -m mixer_jax.report --workdir=runs/quickstart
     python -m mixer_jax.report --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
 
-For a run, it shows the contents of its folder: measures, examples by the last
-stage's model, curves, monitors and the quality of the categories. For the
-output of categorize, it shows the quality of the categories and the worst ones.
+For a run, the page shows the contents of its folder: metrics, examples found by
+the last stage's model, training curves, monitors and the quality of the
+categories. For the output of categorize, it shows the quality of the categories
+and the worst ones.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""Serves an index: a page to search with by picture, and answers in JSON.
+"""Serves an index over HTTP: a page for search by picture, and a JSON API.
 
     python -m mixer_jax.serve --index=runs/quickstart/index \
         [--host=127.0.0.1] [--port=8000]
 
-`mixer_jax/service/server.py` says what it answers. Ctrl-C or SIGTERM ends it,
-with exit code 0 once it serves, and 75 before. Port 0 takes a free one.
+`mixer_jax/service/server.py` documents the API. Ctrl-C or SIGTERM stops the
+server, with exit code 0 once it is serving and 75 before. Port 0 selects a free
+port.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Measures which granularity of categories teaches retrieval best.
+"""Measures which granularity of categories is best for training retrieval.
 
     python -m mixer_jax.sweep --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
 
 --categories is the output folder DIR of categorize, whose features are reused.
 Categories are found for a grid of --least, the minimum affinity of two
-neighbours (DBSCAN's eps is 1 - least), and --neighbours, the number of samples
-compared. Each grid point is measured by training a linear map of frozen
+neighbors (DBSCAN's eps is 1 - least), and --neighbours, the number of neighbors
+per sample. Each grid point is measured by training a linear map of frozen
 features on its categories. Writes DIR/sweep.json, which
 python -m mixer_jax.report --categories=DIR plots.
 """
@@ -64,7 +64,7 @@ def _sweep(given: argparse.Namespace) -> None:
 
 
 def _numbers(read: Callable[[str], float]) -> Callable[[str], list[float]]:
-    """Parses numbers with commas between them."""
+    """Returns a parser of comma-separated numbers."""
 
     def parse(text: str) -> list[float]:
         return [read(part) for part in text.split(",")]

@@ -1,1 +1,1 @@
-"""Click log and catalogue in, category IDs out."""
+"""Category discovery: category IDs from a click log and a catalogue."""

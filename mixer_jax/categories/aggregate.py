@@ -3,19 +3,19 @@
     python -m mixer_jax.categories.aggregate --events="events/*.parquet" \
         --out=LOG [--until=2026-06-01] [-- --runner=FlinkRunner ...]
 
-LOG is the folder of the tables of queries and items
-(mixer_jax/categories/log.py); mixer_jax/categories/clicks/events.py says what
-events look like. Writes clicks.parquet into LOG and, with --until, the later
-events' clicks_later.parquet, which judges categories found from the earlier
-ones;
-aggregate.json has the counts.
+LOG is the folder with the tables of queries and items
+(mixer_jax/categories/log.py); mixer_jax/categories/clicks/events.py describes
+the format of events. Writes clicks.parquet to LOG and, with --until, the clicks
+of later events to clicks_later.parquet, for evaluating categories found from
+the earlier events. The counts are in aggregate.json.
 
-An event that stands twice (session, query, item and time are the same) counts
-once; those of unknown IDs are left out. What stands after -- is for Beam, which
-runs in this process unless a runner is named. A runner on other machines needs
---events, --queries, --items and --parts where its workers reach them.
+Duplicate events (same session, query, item and time) count once; events with
+unknown IDs are left out. Arguments after -- are passed to Beam, which runs in
+this process unless a runner is given. For a runner on other machines, --events,
+--queries, --items and --parts must be paths that its workers can reach.
 
-Beam holds back other packages, so it has an environment of its own:
+Beam restricts the versions of other packages, so install it in an environment
+of its own:
 
     python -m venv .venv-beam
     .venv-beam/bin/pip install "apache-beam>=2.77,<3"
@@ -98,7 +98,8 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
             until = events.microseconds(given.until)
         except ValueError as error:
             raise UserError(f"--until: {error}.") from error
-    # Beam warns of what it does without; runners on a cluster have more to say.
+    # Silence Beam's warnings about missing optional packages. With options for
+    # Beam, such as a cluster's runner, its log is enabled again below.
     logging.disable(logging.WARNING)
     from mixer_jax.categories.clicks import gathering
 
@@ -118,7 +119,7 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
 
 def _lines(figures: dict[str, Any]) -> str:
-    """What was counted, for a terminal."""
+    """Formats the counts for a terminal."""
     said = [
         f"clicks: {figures['clicks_pairs']:,} pairs, "
         f"{figures['clicks_exposures']:,} exposures, "

@@ -1,6 +1,6 @@
 """Finds the categories of a click log: graph, clusters, splitting, merging.
 
-Nothing here takes a truth: categories are found from clicks and content alone.
+True categories are never used: only clicks and content.
 """
 
 import dataclasses
@@ -17,27 +17,27 @@ from mixer_jax.categories.clustering.merging import merge
 from mixer_jax.categories.evidence import affinity, graph
 from mixer_jax.categories.settings import Settings
 
-# Neighbours are those of this share of the affinity at the knee or more: most
-# samples' nearest is nearer than the knee, but not all that belong to them are.
+# The threshold as a fraction of the affinity at the knee. Most samples' nearest
+# neighbor is closer than the knee, but not all members of their category are.
 _OF_KNEE = 0.55
-# What a threshold that is chosen from the data may be. An affinity is nearly a
-# probability, so what is far from even odds would be a misreading.
+# Bounds of a threshold chosen from the data. An affinity is nearly a
+# probability, so a threshold far from 0.5 is implausible.
 _BOUNDS = (0.4, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Categories, and those of two simpler ways.
+    """Found categories, and two baselines.
 
     Attributes:
       combined: labels `[Q + I]` int64, queries first; -1 is noise.
-      clicks_alone, content_alone: the same from half of the evidence.
-      dense: the same as the method left it, before splitting and merging.
-      merges: how many merges copies, clicks and content made in `combined`.
-      rates: the click rates that the log taught.
-      chosen: what was chosen from the data: the settings' names -> values.
-      curve: of the k-distances that `least` was read from, see `knee`; empty
-        if it was given.
+      clicks_alone, content_alone: likewise, from half of the evidence.
+      dense: likewise, by the method itself, before splitting and merging.
+      merges: number of merges by copies, clicks and content in `combined`.
+      rates: the click rates fitted to the log.
+      chosen: settings chosen from the data: name -> value.
+      curve: the k-distance curve from which `least` was chosen, see `knee`;
+        empty if it was not.
     """
 
     combined: np.ndarray
@@ -59,16 +59,17 @@ def find_categories(
     mesh: Mesh | None = None,
     phase: Callable[[str], None] = lambda name: None,
 ) -> Found:
-    """Finds categories of Q queries and I items.
+    """Finds the categories of Q queries and I items.
 
     Args:
-      features: what the samples show.
+      features: features of the samples.
       clicks: columns query, item (rows of the features), exposures, clicks;
-        each pair stands once.
+        pairs are unique.
       settings: see `Settings`.
-      mesh: the devices that neighbours are searched on; all by default.
-      phase: called with the name of what begins: neighbours, evidence,
-        clusters, splitting, merging and, for comparison, halves.
+      mesh: devices for the neighbor search; all by default.
+      phase: called with the name of each phase as it begins: "neighbours",
+        "evidence", "clusters", "splitting", "merging" and, for the baselines,
+        "halves".
 
     Raises:
       UserError: if a setting is out of range.
@@ -85,7 +86,7 @@ def weigh_pairs(
     mesh: Mesh | None = None,
     phase: Callable[[str], None] = lambda name: None,
 ) -> tuple[graph.Pairs, affinity.Evidence]:
-    """The half of `find_categories` that no clustering setting changes."""
+    """Runs the part of `find_categories` that ignores clustering settings."""
     phase("neighbours")
     clicks = clicks[clicks["exposures"] > 0]
     pairs = graph.build_pairs(features, clicks, settings.neighbours, mesh)
@@ -101,7 +102,7 @@ def group(
     mesh: Mesh | None = None,
     phase: Callable[[str], None] = lambda name: None,
 ) -> Found:
-    """The half of `find_categories` that follows `weigh_pairs`."""
+    """Runs the part of `find_categories` that follows `weigh_pairs`."""
     phase("clusters")
     nodes = features.samples
     settings, chosen, curve = _choose(settings, pairs, evidence, nodes)
@@ -151,7 +152,7 @@ def _choose(
     evidence: affinity.Evidence,
     nodes: int,
 ) -> tuple[Settings, dict[str, float], dict[str, tuple[float, ...]]]:
-    """Settings without gaps, what filled them, and the curve it came from."""
+    """Returns complete settings, the values chosen, and the curve used."""
     chosen: dict[str, float] = {}
     curve: dict[str, tuple[float, ...]] = {}
     if settings.method == "kmeans":
@@ -178,12 +179,12 @@ def _choose(
 def _cluster(
     settings: Settings, pairs: graph.Pairs, value: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Labels `[N]` by one of the methods that take a graph."""
+    """Returns labels `[N]` by one of the graph-based methods."""
     given = {"least": settings.least}
     if settings.method != "components":
         given["min_samples"] = settings.min_samples
     if settings.method == "hdbscan":
-        # What is less would not stay together.
+        # `split` would separate weaker pairs again.
         given["floor"] = min(settings.cohesion, settings.least)
     return getattr(methods, settings.method)(
         pairs.first, pairs.second, value, nodes, **given
@@ -193,7 +194,7 @@ def _cluster(
 def _join_copies(
     labels: np.ndarray, pairs: graph.Pairs, features: graph.Features
 ) -> tuple[np.ndarray, int]:
-    """Labels `[N]` with copies of one content in one cluster, and the joins."""
+    """Joins clusters of copies; returns labels `[N]` and how many joined."""
     same = same_contents(pairs, features)
     labels = methods.alone(labels)
     is_query = np.arange(len(labels)) < len(features.query_image)
@@ -205,10 +206,10 @@ def _join_copies(
 
 
 def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:
-    """1 for pairs that content alone would join, 0 for others, `[P]`.
+    """Returns 1 for pairs that content alone would join, else 0, `[P]`.
 
     A query and an item are joined if each is the other's nearest by margin;
-    two samples of one role if their cosine is `least` or more.
+    two samples of one role are joined if their cosine is at least `least`.
     """
     across = pairs.kind == graph.QUERY_ITEM
     margin = np.where(across, pairs.content[:, 1], np.nan)

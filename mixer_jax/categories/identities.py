@@ -1,9 +1,9 @@
-"""Keeps category IDs from one day to the next: a new log extends the old IDs.
+"""Keeps category IDs stable from one log to the next.
 
-A category keeps the ID of the old category that it shares most samples with.
-So the larger part of a split keeps the ID, and a merger has the ID of its
-larger part. What is new has a number that was never given before, not even to
-a category that has vanished since.
+A category keeps the ID of the old category with which it shares the most
+samples. Thus the larger part of a split keeps the ID, and a merged category has
+the ID of its larger part. A new category gets a number that was never used
+before, not even by a category that has since vanished.
 """
 
 import dataclasses
@@ -21,25 +21,25 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
-LEDGER = "identities.json"  # stands beside the table whose IDs it is about
+LEDGER = "identities.json"  # beside the table whose IDs it records
 _ID = re.compile(r"found-([0-9]+)")
-_LARGEST = 10**18  # Numbers are int64, and there must be room above.
+_LARGEST = 10**18  # fits int64, with room for new numbers
 
 
 def name(number: int) -> str:
-    """The category ID of a number."""
+    """Returns the category ID of a number."""
     return f"found-{number:05d}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Previous:
-    """The IDs that were given before.
+    """Previously assigned IDs.
 
     Attributes:
       number: sample ID -> number of its category.
-      remembered: the same of samples that had no category the last time.
-      highest: the highest number that was ever given; -1 if there is none.
-      note: a message about what is missing, or "".
+      remembered: likewise, for samples that had no category last time.
+      highest: the highest number ever assigned; -1 if there is none.
+      note: a message about a missing ledger, or "".
     """
 
     number: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -49,21 +49,21 @@ class Previous:
 
 
 def read_previous(path: str | Path | None) -> Previous:
-    """Reads the IDs of a table of found categories, and its ledger.
+    """Reads the IDs in a table of found categories and in its ledger.
 
     Args:
-      path: of the table; None if there were no categories before.
+      path: path of the table; None if there are no previous categories.
 
     Raises:
-      UserError: if it has no found categories, one of too large a number or
-        two of one sample, or if the ledger is damaged.
+      UserError: if the table has no found categories, a number is too large, a
+        sample has two categories, or the ledger is damaged.
     """
     if path is None:
         return Previous()
     path = Path(path)
     frame = read_columns(path, ("sample_id", "category_id"))
     number = frame["category_id"].str.extract(f"^{_ID.pattern}$")[0]
-    # Turned rows are the same samples again; test rows have true categories.
+    # Reversed rows repeat the samples; test rows have true categories.
     ours = number.notna() & ~frame["sample_id"].str.startswith("reverse:")
     if not ours.any():
         raise UserError(
@@ -107,11 +107,11 @@ def read_previous(path: str | Path | None) -> Previous:
 def _numbers(
     path: Path, sample_ids: pd.Series, numbers: pd.Series
 ) -> dict[str, int]:
-    """Returns the number of each sample's category, given its digits."""
+    """Returns the category number of each sample, parsed from its digits."""
     known: dict[str, int] = {}
     given = zip(sample_ids, numbers, strict=True)
     for row, (sample, digits) in zip(sample_ids.index, given, strict=True):
-        # Python refuses to read some thousand digits.
+        # int() rejects strings of several thousand digits.
         short = digits.lstrip("0")[: len(str(_LARGEST)) + 1]
         number = int(short or "0")
         if number > _LARGEST:
@@ -135,10 +135,11 @@ def _numbers(
 
 
 def check_others(rows: pd.DataFrame) -> None:
-    """Refuses categories of another table that are named like found ones.
+    """Rejects categories of another table that are named like found ones.
 
     Raises:
-      UserError: names the first row; found categories would be mixed with it.
+      UserError: naming the first such row, whose category would be mixed with a
+        found one.
     """
     alike = rows["category_id"].str.fullmatch(_ID.pattern).to_numpy(bool)
     if alike.any():
@@ -155,19 +156,19 @@ def check_others(rows: pd.DataFrame) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What became of the categories since.
+    """Changes of the categories since the last time.
 
     Attributes:
-      kept: number of IDs that were there the last time and still are.
-      appeared: IDs of categories that hold no sample of an old one.
-      returned: IDs that were there before the last time, and are again.
-      vanished: IDs none of whose samples has a category any more.
-      merged: old ID -> the ID that took most of its samples over.
-      split: old ID -> the new IDs that were mostly its samples.
+      kept: number of IDs that existed last time and still do.
+      appeared: IDs of categories without a sample of any old category.
+      returned: IDs that were absent last time but existed before.
+      vanished: IDs whose samples no longer have any category.
+      merged: old ID -> ID of the category that has most of its samples.
+      split: old ID -> new IDs of categories that overlap with it most.
       moved: sample ID -> (old ID, new ID or ""), where they differ.
-      remembered: sample ID -> its last ID, of samples that have none now, or
-        that the log does not have: their category gets it if they return.
-      highest: the highest number ever given.
+      remembered: sample ID -> last ID, for samples that have no category now or
+        are not in the log; their category inherits it if they return.
+      highest: the highest number ever assigned.
     """
 
     kept: int
@@ -181,12 +182,12 @@ class Changes:
     highest: int
 
     def write(self, folder: str | Path) -> None:
-        """Writes the report, which is the next log's ledger as well."""
+        """Writes the report, which is also the ledger for the next log."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
         files.write_text(Path(folder) / LEDGER, text + "\n")
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Returns a one-line summary for a terminal."""
         parts = sum(map(len, self.split.values()))
         return (
             f"IDs: {self.kept} kept, {len(self.appeared)} appeared, "
@@ -202,13 +203,13 @@ def extend(
     """Numbers categories so that old ones keep their numbers.
 
     Args:
-      sample_ids: of N samples, unique.
-      labels: int `[N]`, the category of each; -1 is none.
-      previous: the numbers given before.
+      sample_ids: N unique sample IDs.
+      labels: int `[N]`, category of each sample; -1 is none.
+      previous: the previously assigned numbers.
 
     Returns:
-      int64 `[N]`, the number of each sample's category, -1 for none; and what
-      changed.
+      `(number, changes)`: int64 `[N]`, number of each sample's category, -1 for
+      none; and the changes.
     """
     labels = np.asarray(labels, np.int64)
     last = previous.remembered | previous.number
@@ -219,7 +220,7 @@ def extend(
     was = shared.index.get_level_values(0).to_numpy(np.int64)
     now = shared.index.get_level_values(1).to_numpy(np.int64)
     count = shared.to_numpy()
-    # The largest overlap first; of equal ones the older ID, then the label.
+    # Largest overlap first; ties go to the older ID, then to the lower label.
     order = np.lexsort((now, was, -count))
     number: dict[int, int] = {}
     taken: set[int] = set()
@@ -234,7 +235,7 @@ def extend(
             number[label] = highest
     table = np.full(labels.max(initial=-1) + 2, -1, np.int64)
     table[list(number)] = list(number.values())
-    out = table[labels]  # -1 reads the last, which is -1
+    out = table[labels]  # label -1 reads the last entry, -1
     leads = _Leads(
         _leading(was[order], now[order]), _leading(now[order], was[order])
     )
@@ -242,14 +243,14 @@ def extend(
 
 
 class _Leads(NamedTuple):
-    """Which shares most samples with which."""
+    """Old and new categories with the largest overlap."""
 
     now: dict[int, int]  # old number -> label
     was: dict[int, int]  # label -> old number
 
 
 def _leading(of: np.ndarray, which: np.ndarray) -> dict[int, int]:
-    """The first `which` of each `of`: its largest, as they are ordered."""
+    """Returns the first `which` of each `of`: the one with most overlap."""
     return dict(zip(of[::-1].tolist(), which[::-1].tolist(), strict=True))
 
 
@@ -261,7 +262,7 @@ def _changes(
     leads: _Leads,
     highest: int,
 ) -> Changes:
-    """Says what became of each category; see `Changes`."""
+    """Returns what became of each category; see `Changes`."""
     before, after = set(previous.number.values()), set(number.values())
     gone = sorted(before - after)
     split: dict[str, list[str]] = {}
@@ -300,15 +301,15 @@ def _changes(
 def rename(
     rows: pd.DataFrame, left: pd.DataFrame, previous: Previous
 ) -> tuple[pd.DataFrame, Changes]:
-    """Gives the categories of a table their lasting IDs.
+    """Gives the categories of a table stable IDs.
 
     Args:
-      rows: columns sample_id and category_id, any names.
-      left: column sample_id: what has no category.
-      previous: the numbers given before.
+      rows: columns sample_id and category_id, with any category names.
+      left: column sample_id, the samples without a category.
+      previous: the previously assigned numbers.
 
     Returns:
-      The rows with other category IDs, and what changed.
+      `(rows, changes)`: the rows with stable category IDs, and the changes.
     """
     codes, _ = pd.factorize(rows["category_id"])
     labels = np.concatenate([codes, np.full(len(left), -1)])

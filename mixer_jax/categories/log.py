@@ -1,7 +1,7 @@
-"""Reads a click log: queries, items and how often one was clicked for another.
+"""Reads a click log: queries, items, and the clicks of each query on items.
 
-A log is three tables, each a CSV file, a Parquet file or a folder of Parquet
-files:
+A log consists of three tables, each a CSV file, a Parquet file or a folder of
+Parquet files:
 
   queries  query_id, image
   items    item_id, image, text          (image or text may be "", not both)
@@ -27,7 +27,7 @@ QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
 CLICKS = ("query_id", "item_id", "exposures", "clicks")
 _COUNTS = ("exposures", "clicks")
-_LARGEST = 2**53  # A float64 of that size may have lost digits.
+_LARGEST = 2**53  # float64 holds all whole numbers below this exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ClickLog:
       queries: columns query_id, image (an absolute path).
       items: columns item_id, image (an absolute path or ""), text.
       clicks: columns query (int64, row of `queries`), item (int64, row of
-        `items`), exposures, clicks (int64); each pair stands once.
-      duplicates: number of click rows that were added to another of their pair.
+        `items`), exposures, clicks (int64); pairs are unique.
+      duplicates: number of click rows added to another row of the same pair.
     """
 
     queries: pd.DataFrame
@@ -52,7 +52,7 @@ def read_folder(folder: str | Path) -> ClickLog:
     """Reads queries, items and clicks (.csv or .parquet) from one folder.
 
     Raises:
-      UserError: if a table is missing or `read_tables` refuses it.
+      UserError: if a table is missing or invalid, see `read_tables`.
     """
     return read_tables(
         *(_find(folder, name) for name in ("queries", "items", "clicks"))
@@ -60,7 +60,7 @@ def read_folder(folder: str | Path) -> ClickLog:
 
 
 class _Frame(NamedTuple):
-    """A table in memory, and its name in messages."""
+    """An in-memory table and its name for messages."""
 
     rows: pd.DataFrame
     name: str
@@ -77,13 +77,13 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     """Reads and validates the three tables of a click log.
 
     Args:
-      queries: a path, or a frame, whose image paths are relative to the working
-        directory; likewise the others.
-      items: the catalogue.
-      clicks: the counts of each query and item.
+      queries: a path, or a frame whose image paths are relative to the working
+        directory.
+      items: likewise, the catalogue.
+      clicks: likewise, the counts of each query and item.
 
     Raises:
-      UserError: names file, row and column of the first thing that is wrong.
+      UserError: naming the file, row and column of the first error.
     """
     queries, items, clicks = (
         _Frame(table, name) if isinstance(table, pd.DataFrame) else table
@@ -133,7 +133,7 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
 
 
 def keep(log: ClickLog, kept: set[str]) -> ClickLog:
-    """The log of these samples only, with the clicks among them."""
+    """Returns the log of the `kept` samples, with the clicks among them."""
     tables, clicks = [], log.clicks
     for rows, key, column in (
         (log.queries, "query_id", "query"),
@@ -149,7 +149,7 @@ def keep(log: ClickLog, kept: set[str]) -> ClickLog:
 def read_columns(
     path: str | Path | _Frame, columns: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Reads `columns` of a CSV or Parquet table as text; "" where empty.
+    """Reads `columns` of a CSV or Parquet table as text; empty cells are "".
 
     Raises:
       UserError: if the file is missing, unreadable, empty or lacks a column.
@@ -161,11 +161,12 @@ def read_columns(
 
 
 def read_samples(path: str | Path) -> pd.DataFrame:
-    """Reads what a click log can be simulated from of a sample table.
+    """Reads the columns of a sample table needed to simulate a click log.
 
     Raises:
-      UserError: see `read_columns`; also names the first row without an ID or a
-        category, with another's ID, or that is no query and no document.
+      UserError: see `read_columns`; also naming the first row with a missing,
+        invalid or duplicate ID, without a category, or with a role other than
+        query and document.
     """
     names = ("sample_id", "role", "image", "text", "category_id", "split")
     frame = read_columns(path, names)
@@ -203,7 +204,7 @@ def _check_ids(path: str | Path, ids: pd.Series) -> None:
 
 
 def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Returns columns of a table in memory as text; "" where missing."""
+    """Returns columns of an in-memory table as text; missing values are ""."""
     missing = [name for name in columns if name not in table.rows]
     if missing:
         raise UserError(
@@ -236,7 +237,7 @@ def _find(folder: str | Path, name: str) -> Path:
 def _catalogue(
     path: str | Path, columns: tuple[str, ...], needs: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Reads queries or items: IDs are unique, one of `needs` is there."""
+    """Reads queries or items with unique IDs and at least one of `needs`."""
     frame = read_columns(path, columns)
     _check_ids(path, frame[columns[0]])
     empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
@@ -258,7 +259,7 @@ def _catalogue(
 def _counts(
     path: str | Path | _Frame, values: pd.Series, column: str
 ) -> np.ndarray:
-    """Whole numbers of 0 or more."""
+    """Returns counts as int64, checked to be whole numbers of 0 or more."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     with np.errstate(invalid="ignore"):
         bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
@@ -279,7 +280,7 @@ def _counts(
 
 
 def _where(path: str | Path | _Frame, row: int, column: str) -> str:
-    """Names a cell as an editor shows it: the header is line 1 of a CSV."""
+    """Names a cell as an editor would: the header of a CSV is line 1."""
     if isinstance(path, _Frame):
         return f'{path}, row {row}, column "{column}"'
     (where,) = tables.name_records(path, [row])

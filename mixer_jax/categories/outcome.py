@@ -1,8 +1,8 @@
-"""Reads back what categorize wrote: who is in which category.
+"""Reads the results of categorize: the category of each sample.
 
-Labels are numbers of `Outcome.names`; a sample without a category is
-`UNASSIGNED`. A sample of a true test category was `HELD_OUT` by categorize: the
-category that clicks gave it is nobody's to see, so no figure counts it.
+Labels are indices into `Outcome.names`; samples without a category are
+`UNASSIGNED`. Samples of true test categories are `HELD_OUT`: categorize does
+not write the categories that clicks gave them, so no metric counts them.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Outcome:
     """The samples of a log and their categories.
 
     Attributes:
-      log: of the samples that categorize could read; its clicks are among them.
-      samples: `[Q + I]` rows of `tables.catalogue`, queries first; with a truth
-        the columns of `tables.with_truth` too.
+      log: the samples that categorize could read, and the clicks among them.
+      samples: `[Q + I]` rows of `tables.catalogue`, queries first; with true
+        categories, also the columns of `tables.with_truth`.
       labels: `[Q + I]` int64.
-      names: category IDs, by label.
-      features: of those samples; None if there are none that fit.
-      later: later clicks, as `log.clicks`; None if none were set aside.
+      names: category IDs, indexed by label.
+      features: features of these samples; None if there are no matching ones.
+      later: later clicks, like `log.clicks`; None if none were set aside.
     """
 
     log: ClickLog
@@ -61,12 +61,12 @@ def read(
     """Reads the categories of a log.
 
     Args:
-      folder: where categorize wrote to.
+      folder: the output folder of categorize.
       log: the folder of the click log that it read.
-      truth: the table of true categories that it was given, if it was.
+      truth: the table of true categories that it was given, if any.
 
     Raises:
-      UserError: if something is missing, or is of another log.
+      UserError: if something is missing or belongs to another log.
     """
     folder, log = Path(folder), Path(log)
     clicks, later = log_lib.read_folder(log), _read_later(log)
@@ -114,13 +114,13 @@ def read(
 
 
 def find_log(folder: str | Path) -> Path:
-    """Returns where the click log of categories most likely is.
+    """Returns the likely folder of the click log that categories are from.
 
     Args:
-      folder: where categorize wrote to.
+      folder: the output folder of categorize.
 
     Raises:
-      UserError: if there is no log in it, nor in its folder `log`.
+      UserError: if there is no log in it or in its subfolder `log`.
     """
     folder = Path(folder)
     for place in (folder / "log", folder):
@@ -133,7 +133,7 @@ def find_log(folder: str | Path) -> Path:
 
 
 def _read_later(log: Path) -> ClickLog | None:
-    """Reads the clicks that aggregate has set aside, if it has."""
+    """Reads the clicks that aggregate has set aside, if any."""
     later = table_files.find(log, "clicks_later")
     if later is None:
         return None
@@ -143,7 +143,7 @@ def _read_later(log: Path) -> ClickLog | None:
 
 
 def _found(folder: Path) -> dict[str, str]:
-    """Returns the category of each sample that was found one for."""
+    """Returns the found category of each sample that has one."""
     path = folder / "found.csv"
     if not path.is_file():
         raise UserError(
@@ -152,7 +152,7 @@ def _found(folder: Path) -> dict[str, str]:
         )
     columns = ("sample_id", "category_id", "split")
     frame = log_lib.read_columns(path, columns)
-    # Not the samples turned round, nor those of true test categories.
+    # Skip reversed samples and samples of true test categories.
     frame = frame[frame["split"].isin(("train", "train/forward"))]
     for column, bad, problem in (
         ("sample_id", frame["sample_id"].duplicated(), "is in an earlier row"),
@@ -174,7 +174,7 @@ def _found(folder: Path) -> dict[str, str]:
 
 
 def _left(folder: Path) -> set[str]:
-    """Returns the samples that no category was found for."""
+    """Returns the samples for which no category was found."""
     path = folder / "unassigned.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing; run mixer_jax.categorize again.")

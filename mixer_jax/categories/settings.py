@@ -1,4 +1,4 @@
-"""How categories are found, and the flags that say it."""
+"""Settings for finding categories, and their command-line flags."""
 
 import argparse
 import dataclasses
@@ -12,25 +12,25 @@ METHODS = ("dbscan", "hdbscan", "components", "kmeans")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How categories are found; the defaults suit any log.
+    """Settings for finding categories; the defaults suit any log.
 
     Attributes:
-      method: how the first clusters are made, one of `METHODS`.
-      neighbours: k, of each sample by content within each role.
-      least: affinity from which two samples are neighbours (DBSCAN's eps is 1
-        less it). None reads it off the data, see `knee`.
-      cohesion: mean affinity from which parts of a cluster stay one.
-      min_samples: of DBSCAN and HDBSCAN; 2 lets a category have two samples.
-      k: clusters of k-means; 0 is one for each `mean_size` samples.
-      mean_size: samples of a cluster of k-means.
-      max_size: samples that a category may have; 0 is any number. Copies of
-        one content stay together.
-      clicks_least: affinity from which two samples are neighbours where clicks
-        alone are used.
-      content_least: cosine from which two samples of one role are neighbours
-        where content alone is used; nearer than most variants of a drawing.
-      trust: how clicks and content are weighed.
-      merging: when two clusters are one.
+      method: method for the initial clusters, one of `METHODS`.
+      neighbours: k, neighbors per sample by content within each role.
+      least: affinity threshold for two samples to be neighbors (DBSCAN's eps =
+        1 - least). None chooses it from the data, see `knee`.
+      cohesion: mean affinity threshold for parts of a cluster to stay together.
+      min_samples: for DBSCAN and HDBSCAN; 2 allows categories of two samples.
+      k: number of k-means clusters; 0 means one per `mean_size` samples.
+      mean_size: mean number of samples per k-means cluster.
+      max_size: maximum number of samples per category; 0 for no limit. Copies
+        of the same content stay together regardless.
+      clicks_least: affinity threshold for two samples to be neighbors when only
+        clicks are used.
+      content_least: cosine threshold for two samples of one role to be
+        neighbors when only content is used; above most variants of a drawing.
+      trust: weights of clicks and content.
+      merging: thresholds for merging two clusters.
     """
 
     method: str = "dbscan"
@@ -47,7 +47,7 @@ class Settings:
     merging: Merging = dataclasses.field(default_factory=Merging)
 
     def check(self) -> "Settings":
-        """Returns these settings.
+        """Validates and returns these settings.
 
         Raises:
           UserError: if a value is out of range.
@@ -75,7 +75,7 @@ class Settings:
         return self
 
 
-# Settings that a command takes as flags, and what is said of them.
+# Settings available as flags, and their help texts.
 _FLAGS = {
     "method": f"how the first clusters are made: {', '.join(METHODS)}",
     "least": "affinity of neighbours, in (0, 1]; chosen from the data if unset",
@@ -100,7 +100,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(given: argparse.Namespace) -> Settings:
-    """The settings that the flags say.
+    """Returns the settings given by the flags.
 
     Raises:
       UserError: if a value is out of range.

@@ -1,4 +1,4 @@
-"""Finds categories at many granularities, to see which one serves best."""
+"""Finds categories at several granularities, to see which works best."""
 
 import dataclasses
 import time
@@ -11,7 +11,7 @@ from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.categories.find import find_categories, group, weigh_pairs
 from mixer_jax.categories.settings import Settings
 
-# Affinities from which two samples are neighbours; DBSCAN's eps is 1 less it.
+# Affinity thresholds for neighbors; DBSCAN's eps = 1 - threshold.
 LEAST = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
 NEIGHBOURS = (5, 10, 20)  # k
 
@@ -23,7 +23,7 @@ class Point:
     Attributes:
       least, neighbours: the settings.
       labels: `[Q + I]` int64, -1 for no category.
-      seconds: that finding them took.
+      seconds: time to find them.
     """
 
     least: float
@@ -42,11 +42,11 @@ def sweep(
     """Yields the categories of each pair of settings.
 
     Args:
-      features: of Q queries and I items.
+      features: features of Q queries and I items.
       clicks: as for `find_categories`.
-      least: affinities to try.
-      neighbours: k to try.
-      settings: the others; the defaults if None.
+      least: affinity thresholds to try.
+      neighbours: values of k to try.
+      settings: all other settings; the defaults if None.
     """
     settings = settings or Settings()
     for k in neighbours:
@@ -69,7 +69,7 @@ def sweep(
 def find_point(
     features: Features, clicks: pd.DataFrame, settings: Settings
 ) -> Point:
-    """Finds the categories of one setting; arguments as for `sweep`."""
+    """Finds categories with the given settings; arguments as for `sweep`."""
     start = time.perf_counter()
     found = find_categories(features, clicks, settings)
     least = settings.least

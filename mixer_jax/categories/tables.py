@@ -1,4 +1,4 @@
-"""Writes found categories as rows of a sample table."""
+"""Converts found categories into rows of a sample table."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from mixer_jax.runtime.text import quoted
 
 
 def catalogue(log: ClickLog) -> pd.DataFrame:
-    """All samples of a log, queries first, as the clustering numbers them.
+    """Returns all samples of a log, queries first, as clustering orders them.
 
     Returns:
       Columns sample_id, role, image (absolute or ""), text, group ("").
@@ -30,7 +30,7 @@ def catalogue(log: ClickLog) -> pd.DataFrame:
 
 
 def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Adds what a sample table knows of the samples: never read by clustering.
+    """Adds true categories from a sample table; clustering never reads them.
 
     Args:
       samples: rows of `catalogue`.
@@ -41,7 +41,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
       whether the sample's true split is test).
 
     Raises:
-      UserError: if the table knows none of the samples.
+      UserError: if the table has none of the samples.
     """
     known = truth.set_index("sample_id")
     row = known.index.get_indexer(samples["sample_id"])
@@ -62,7 +62,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
 def found_rows(
     samples: pd.DataFrame, labels: np.ndarray
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training rows of the found categories, and what stays without one.
+    """Returns training rows of the found categories, and unassigned samples.
 
     Args:
       samples: N rows of `catalogue`, or of `with_truth`, whose held-out samples
@@ -70,8 +70,9 @@ def found_rows(
       labels: `[N]` int, -1 is noise.
 
     Returns:
-      `(rows, unassigned)`: samples with category_id "found-00000" and split
-      "train", two or more of each; the others, with the column reason.
+      `(rows, unassigned)`: samples with a category_id such as "found-00000" and
+      split "train", at least two per category; and the others, with the column
+      reason.
 
     Raises:
       UserError: if no category has two samples.
@@ -102,16 +103,16 @@ def with_moved(
     table: str | Path,
     folder: str | Path,
 ) -> pd.DataFrame:
-    """Adds rows of another table to those of a table that stands in `folder`.
+    """Appends rows of another table to those of a table in `folder`.
 
     Args:
-      rows: whose image paths are relative to `folder`.
-      more: rows of `table`, whose image paths are relative to its own folder.
+      rows: rows with image paths relative to `folder`.
+      more: rows of `table`, with image paths relative to its own folder.
       table: the path of the other table.
-      folder: where the rows will stand.
+      folder: the folder that the resulting table is for.
 
     Raises:
-      UserError: if an image lies outside of `folder`.
+      UserError: if an image lies outside `folder`.
     """
     home = Path(table).resolve().parent
     images = [str(home / image) if image else "" for image in more["image"]]
@@ -119,10 +120,10 @@ def with_moved(
 
 
 def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
-    """Image paths relative to the folder that the table will stand in.
+    """Makes image paths relative to the folder that the table is for.
 
     Raises:
-      UserError: if an image lies outside of it, where no table can name it.
+      UserError: if an image lies outside it, where a table cannot refer to it.
     """
     folder = Path(folder).resolve()
     inside = [_way(image, folder) if image else "" for image in frame["image"]]
@@ -139,8 +140,8 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
 
 
 def _way(image: str, folder: Path) -> str:
-    # Links are kept as they are: only the path counts, not where it leads; but
-    # the path may lead to the folder by another name.
+    # Keep symbolic links where the path itself is inside the folder; resolve
+    # them otherwise, as the path may reach the folder by another name.
     way = os.path.relpath(os.path.normpath(image), folder)
     if _leaves(way):
         real = os.path.relpath(os.path.realpath(image), folder)

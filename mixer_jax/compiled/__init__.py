@@ -1,1 +1,1 @@
-"""Compiles a stage for a TPU pod without one, and reads its costs."""
+"""Ahead-of-time compilation for TPU pods, and the programs' costs."""

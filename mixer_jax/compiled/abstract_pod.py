@@ -1,8 +1,8 @@
-"""Compiles a stage for a TPU pod that is not there, and reads what it takes.
+"""Compilation of a stage for a TPU pod without TPUs, and its costs.
 
-The TPU compiler comes with the package libtpu and needs no TPU: it is given
-the shapes and layouts that a run would have, and makes the programs that the
-run would run. No array is made.
+The TPU compiler in the package libtpu needs no TPU: given the shapes and
+layouts of a run, it produces the programs that the run would execute. No
+arrays are allocated.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ PyTree = Any
 
 
 class Chip(NamedTuple):
-    """What a chip can do.
+    """Peak figures of a chip.
 
     Attributes:
       capacity: of its memory (HBM), bytes.
-      flops: a second, in bfloat16, which is also how the TPU multiplies
-        float32 unless it is asked for more.
-      bandwidth: of its memory, bytes a second.
-      links: bytes a second that all its links to other chips receive.
+      flops: per second, in bfloat16, which is also the TPU's default precision
+        for products of float32.
+      bandwidth: of its memory, bytes per second.
+      links: bytes per second received over all links to other chips.
     """
 
     capacity: float
@@ -42,9 +42,9 @@ class Chip(NamedTuple):
     links: float
 
 
-# By JAX's name of the device. The figures are Google's, published at
-# https://docs.cloud.google.com/tpu/docs/v5e (and /v5p, /v6e), where the links
-# are given in both directions: 400, 1200 and 800 GB/s.
+# By JAX's `device_kind`. The figures are Google's, published at
+# https://docs.cloud.google.com/tpu/docs/v5e (and /v5p, /v6e), which gives the
+# bidirectional bandwidth of the links: 400, 1200 and 800 GB/s.
 CHIPS = {
     "TPU v5 lite": Chip(16e9, 197e12, 819e9, 200e9),
     "TPU v5": Chip(95e9, 459e12, 2765e9, 600e9),
@@ -55,36 +55,36 @@ _EXAMPLES = "v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:4x4x4, v6e:16x16"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one program takes; all figures are of one chip and one run.
+    """Costs of one program, for one chip and one run.
 
     Attributes:
-      stage: of the config.
+      stage: the config's name.
       head: the head's name.
       program: "step", or "graph", which builds the class graph.
       topology: of the pod.
       chips: in the pod.
       categories: C.
       batch_size: B.
-      beside: bytes of the state that lie in memory without being the
-        program's; of the step there are none.
-      arguments: bytes of the state, and the batch.
+      beside: bytes of the state that occupy memory during the program without
+        being its arguments; 0 for the step.
+      arguments: bytes of the program's arguments.
       temporaries: bytes that the program needs while it runs.
       outputs: bytes of its results.
-      aliased: bytes of results that take their arguments' place.
+      aliased: bytes of results that reuse the memory of arguments.
       total: beside + arguments + temporaries + outputs - aliased.
       capacity: of the chip's memory, bytes.
       flops: matrix products in loops count as often as they run, other
         operations in loops once.
-      bytes: that memory is read and written; in loops as often as they run.
-      collectives: `{kind: {number, bytes}}`; the bytes that a chip receives.
-      collective_bytes: of all of them.
-      unknown_loops: loops that count as one round all the same, as their
-        number of rounds depends on data.
-      compute_ms: flops at the chip's peak.
-      memory_ms: bytes at its memory's bandwidth.
-      collective_ms: collective bytes at the bandwidth of all its links.
-      roofline_ms: the longest of the three; no run is faster.
-      compile_seconds: on the machine that this ran on.
+      bytes: read from and written to memory; in loops as often as they run.
+      collectives: `{kind: {number, bytes}}`, with the bytes a chip receives.
+      collective_bytes: total of all kinds.
+      unknown_loops: loops that count as one iteration, because their trip
+        count could not be read.
+      compute_ms: time of flops at the chip's peak.
+      memory_ms: time of bytes at its memory's bandwidth.
+      collective_ms: time of collective_bytes at the bandwidth of all links.
+      roofline_ms: the maximum of the three, a lower bound of the time.
+      compile_seconds: compile time on this machine.
     """
 
     stage: str
@@ -114,7 +114,7 @@ class Row:
 
 
 def make_mesh(topology: str) -> Mesh:
-    """Returns the mesh over the abstract devices of a pod.
+    """Returns a mesh over the abstract devices of a pod.
 
     Args:
       topology: generation and shape, as in "v5e:16x16".
@@ -122,11 +122,11 @@ def make_mesh(topology: str) -> Mesh:
     Raises:
       UserError: if there is no such topology, or no libtpu.
     """
-    # Without these libtpu looks for the TPU that this machine is, and prints
-    # that it is none.
+    # Without these, libtpu looks for TPUs on this machine and prints that
+    # there are none.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    # A TPU is for one process at a time; a compiler is not.
+    # libtpu allows one process at a time, which compiling does not need.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         pod = topologies.get_topology_desc(topology, platform="tpu")
@@ -158,17 +158,17 @@ def compile_stage(
     """Compiles a stage's training step, and the build of its class graph.
 
     Args:
-      config: of the stage, whose values `config.check_values` has checked.
+      config: of the stage, already checked by `config.check_values`.
       num_categories: C.
       mesh: from `make_mesh`.
-      topology: its name.
+      topology: name of the pod's topology.
 
     Returns:
-      A row for the step and, where the head has a class graph, one for it.
+      A row for the step and, if the head has a class graph, one for its build.
 
     Raises:
-      UserError: for what is wrong with the config, or if a program needs more
-        memory than a chip has.
+      UserError: if the config is invalid, or a program needs more memory than
+        a chip has.
     """
     run = setup.assemble(config, num_categories, mesh)
     batch = abstract_step.make_batch(run)
@@ -186,8 +186,8 @@ def compile_stage(
     rows = [measure("step", 0, train_step, run.state, batch)]
     if run.head.graph_shape is not None:
         build = jax.jit(run.head.build_graph, out_shardings=mesh_lib.rows(mesh))
-        # The step's arguments stay, but for the batch, the proxies, which
-        # are the builder's own argument, and the graph that it replaces.
+        # All arguments of the step stay in memory, except the batch, the
+        # proxies (an argument of this program) and the graph it replaces.
         beside = rows[0].arguments - sum(
             _local_bytes(tree)
             for tree in (batch, run.state.proxies, run.state.graph)
@@ -197,7 +197,7 @@ def compile_stage(
 
 
 def _local_bytes(tree: PyTree) -> int:
-    """Returns the bytes of a device's part, without a layout's padding."""
+    """Returns the bytes of a device's part, without padding of the layout."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -212,7 +212,7 @@ def _measure(
     function: Any,
     *arguments: PyTree,
 ) -> Row:
-    """Compiles a jitted function for the mesh and reads what it takes."""
+    """Compiles a jitted function for the mesh and returns its costs."""
     start = time.monotonic()
     kind = mesh.devices.flat[0].device_kind
     try:

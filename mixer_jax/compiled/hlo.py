@@ -1,4 +1,4 @@
-"""Compiled programs, read from their HLO text: computations and loops."""
+"""Parser of the HLO text of compiled programs: computations and loops."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ class Array(NamedTuple):
 
     Attributes:
       shape: of this device's part.
-      size: bytes, without the padding of a layout.
-      in_memory: whether it lies in HBM, not in the chip's own memory.
+      size: bytes, without padding of the layout.
+      in_memory: whether it is in HBM rather than in on-chip memory.
     """
 
     shape: tuple[int, ...]
@@ -29,14 +29,14 @@ class Array(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation."""
+    """One instruction of a computation."""
 
     computation: str
     name: str
     opcode: str
     arrays: tuple[Array, ...]  # of its result
-    argument: str  # what its parentheses hold
-    operands: tuple[str, ...]  # the names in it
+    argument: str  # the text in its parentheses
+    operands: tuple[str, ...]  # the names in `argument`
     attributes: str
 
     @property
@@ -46,11 +46,11 @@ class Instruction:
 
     @property
     def in_memory(self) -> int:
-        """Bytes of the result that lie in HBM."""
+        """Bytes of the result that are in HBM."""
         return sum(a.size for a in self.arrays if a.in_memory)
 
     def names(self, attribute: str) -> str | None:
-        """Returns the computation that an attribute names."""
+        """Returns the name of an attribute's computation, or None."""
         found = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
         return found and found[1]
 
@@ -59,7 +59,7 @@ class Program:
     """A module's computations, each `{name: instruction}`, and their roots."""
 
     def __init__(self, text: str):
-        """Reads an optimized module, from `jax.stages.Compiled.as_text`."""
+        """Parses an optimized module, from `jax.stages.Compiled.as_text`."""
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, Instruction] = {}
         self.entry = current = ""
@@ -81,22 +81,22 @@ class Program:
                     self._users.setdefault(key, []).append(one)
 
     def operand(self, one: Instruction, place: int) -> Instruction:
-        """Returns the instruction whose result is an operand."""
+        """Returns the instruction that computes the operand at `place`."""
         return self.computations[one.computation][one.operands[place]]
 
     def operands(self, one: Instruction) -> list[Instruction]:
-        """Returns all of them."""
+        """Returns the instructions that compute all operands."""
         return [self.operand(one, i) for i in range(len(one.operands))]
 
     def users(self, one: Instruction) -> list[Instruction]:
-        """Returns the instructions that have a result as an operand."""
+        """Returns the instructions that have `one` as an operand."""
         return self._users.get((one.computation, one.name), [])
 
     def runs(self) -> Iterator[tuple[Instruction, int]]:
-        """Yields each instruction that runs by itself, and how often.
+        """Yields each instruction outside fusions, and how often it runs.
 
-        Those of a fusion run as one, which is yielded. Of a conditional all
-        branches are; of a loop whose rounds are not known, one round is.
+        A fusion is yielded as one instruction. All branches of a conditional
+        count; loops with an unknown trip count run once.
         """
         todo = [(self.entry, 1)]
         while todo:
@@ -116,10 +116,10 @@ class Program:
                     todo += [(branch, times) for branch in named]
 
     def rounds(self, loop: Instruction) -> int | None:
-        """Returns how often `for i in range(n)` runs; None for other loops."""
+        """Returns the trip count of `for i in range(n)`, None if unknown."""
         noted = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
-        )  # By the CPU's compiler, not by the TPU's.
+        )  # Written by the CPU compiler, but not by the TPU compiler.
         if noted:
             return int(noted[1])
         test = self.roots[loop.names("condition")]
@@ -163,7 +163,7 @@ def _parse(computation: str, line: str, match: re.Match) -> Instruction:
 
 
 def _closes(text: str, start: int) -> int:
-    """Returns the place behind the end of the parenthesis at `start`."""
+    """Returns the index after the match of the parenthesis at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
@@ -178,7 +178,7 @@ def _arrays(text: str) -> tuple[Array, ...]:
         shape = tuple(int(n) for n in dimensions.split(",") if n)
         bits = re.search(r"\d+", dtype)
         size = max(1, int(bits[0]) // 8) if bits else 1
-        # S(n) is another memory: the chip's own, or that of its flags.
+        # S(n) marks another memory space: on-chip memory or that of flags.
         there = "S(" not in layout
         found.append(Array(shape, size * math.prod(shape), there))
     return tuple(found)

@@ -1,8 +1,8 @@
-"""What a compiled program does on one device, in one run.
+"""Costs of one run of a compiled program on one device.
 
-XLA's own cost analysis counts the body of a loop once and what stays on the
-chip as if it came from memory. Here bodies count as often as they run, and
-bytes only where memory (HBM) is read or written.
+XLA's own cost analysis counts the body of a loop once, and counts values in
+on-chip memory like memory traffic. Here, a loop's body counts as often as it
+runs, and bytes count only where memory (HBM) is read or written.
 """
 
 import itertools
@@ -33,15 +33,15 @@ _FREE = (
     "while",
 )
 _SLICES = ("dynamic-slice", "gather", "slice")
-_UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # the update's operand
+_UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # index of the update
 
 
 class Collective(NamedTuple):
-    """The collectives of one kind.
+    """Counts of the collectives of one kind.
 
     Attributes:
       number: how many run.
-      bytes: what a chip receives by them, with ring algorithms.
+      bytes: that a chip receives through them, with ring algorithms.
     """
 
     number: int
@@ -49,15 +49,15 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What a device does in one run of a program.
+    """Costs of one run of a program on one device.
 
     Attributes:
-      repeated_flops: of the matrix products and convolutions in loops, beyond
-        each loop's first round, which XLA's cost analysis has already.
+      repeated_flops: FLOPs of matrix products and convolutions in loops, except
+        each loop's first iteration, which XLA's cost analysis includes.
       bytes: read from and written to memory.
       collectives: by kind; those that do not occur are left out.
-      unknown_loops: loops that are counted as one round, because how many
-        they run could not be read.
+      unknown_loops: loops that are counted as one iteration, because their
+        trip count could not be read.
     """
 
     repeated_flops: float
@@ -67,11 +67,11 @@ class Costs(NamedTuple):
 
 
 def count(text: str, num_devices: int) -> Costs:
-    """Counts what a program does.
+    """Counts the costs of a program.
 
     Args:
       text: of the optimized module, from `jax.stages.Compiled.as_text`.
-      num_devices: that take part in a collective which lists no groups.
+      num_devices: participants of collectives without replica groups.
     """
     program = Program(text)
     flops, moved, unknown = 0.0, 0, 0
@@ -93,7 +93,7 @@ def count(text: str, num_devices: int) -> Costs:
 def _collective(one: Instruction, num_devices: int) -> tuple[str | None, int]:
     """Returns a collective's kind, and the bytes that a chip receives."""
     kind = one.opcode.removesuffix("-start")
-    # A reduce-scatter is compiled to a fusion of that name, too.
+    # A reduce-scatter may also be compiled to a fusion of this name.
     fused = (one.names("calls") or "").startswith("%all-reduce-scatter")
     if one.opcode == "fusion" and fused:
         kind = "reduce-scatter"
@@ -156,7 +156,7 @@ def _traffic(program: Program, one: Instruction) -> int:
 
 
 def _read(program: Program, computation: str, place: int) -> int:
-    """Returns the bytes that a fused computation reads of an operand."""
+    """Returns the bytes that a fused computation reads from an operand."""
     for one in program.computations[computation].values():
         if one.opcode == "parameter" and int(one.argument) == place:
             return _used(program, one)
@@ -170,7 +170,7 @@ def _used(program: Program, value: Instruction) -> int:
         if user.opcode in _SLICES and first:
             total += user.size
         elif user.opcode == "dynamic-update-slice" and first:
-            pass  # In place: only what is written counts.
+            pass  # Updated in place: only the write counts.
         elif user.opcode == "scatter" and first:
             total += program.operand(user, -1).size
         elif user.opcode == "bitcast":
@@ -222,9 +222,9 @@ def _convolution_flops(
     right: tuple[int, ...],
     out: tuple[int, ...],
 ) -> float:
-    """Returns a convolution's FLOPs; positions in padding do not count.
+    """Returns a convolution's FLOPs, excluding positions in padding.
 
-    The TPU compiler writes a batch of matrix products as one convolution,
+    The TPU compiler represents batched matrix products as one convolution
     whose window is as large as the batch and mostly padding.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)

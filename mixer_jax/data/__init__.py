@@ -1,1 +1,1 @@
-"""Sample table in, batches out."""
+"""Sample tables, readers of public data sets, and input pipelines."""

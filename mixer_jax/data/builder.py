@@ -1,7 +1,7 @@
-"""Sample table -> array_record files, by a TensorFlow Datasets builder.
+"""TensorFlow Datasets builder that writes sample tables as array_record files.
 
-One file that is read at random positions replaces thousands of small image
-files. TensorFlow itself is not needed: array_record is read without it.
+A few files with random access replace thousands of small image files. Reading
+array_record files does not need TensorFlow.
 """
 
 import contextlib
@@ -29,26 +29,32 @@ _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Asks no bucket for what is known of a table: nobody else has it."""
+    """Dataset info without the lookup in TFDS's bucket of public data."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing; the original also leaves an empty folder in /tmp."""
+        """Does nothing; the base method also leaves an empty folder in /tmp."""
 
 
 class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes a table's rows, in order, one TFDS split for each split.
+    """Builder that writes a table's rows in order, one TFDS split per split.
 
-    The parts of a split share its TFDS split; images stay encoded.
+    All parts of a split go into one TFDS split. Images stay encoded.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, frame: pd.DataFrame, root: os.PathLike, **kwargs):
-        """Takes the rows to write and the folder of their images."""
+        """Initializes the builder.
+
+        Args:
+          frame: the rows to write.
+          root: the folder that the image paths are relative to.
+          **kwargs: passed to the TFDS builder; `data_dir` is required.
+        """
         self._frame = frame
         self._root = root
         kwargs["data_dir"] = paths.plain(Path(kwargs["data_dir"]))
-        self.digests: dict[str, np.ndarray] = {}  # of the images written
+        self.digests: dict[str, np.ndarray] = {}  # image path -> digest
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -62,7 +68,7 @@ class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterable]:
-        del dl_manager  # Everything is here already.
+        del dl_manager  # Nothing is downloaded.
         names = _split_names(self._frame)
         return {
             name: self._generate_examples(np.flatnonzero(names == name))
@@ -119,7 +125,7 @@ class PreparedSource:
         self._open()
 
     def _open(self) -> None:
-        # TFDS would take as long for a record as a small image takes.
+        # Skip TFDS's decoding: it costs as much as decoding a small image.
         folder = paths.plain(self._folder)
         splits = tfds.builder_from_directory(folder).as_data_source(
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
@@ -148,12 +154,12 @@ class PreparedSource:
         return len(self._records)
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
-        """Returns row `row`'s encoded image, b"" if none, and its text."""
+        """Returns a row's encoded image (b"" if it has none) and text."""
         image, text = self._read(row, "image", "text")
         return image, text.decode()
 
     def name(self, row: int) -> str:
-        """Returns the ID of row `row`'s sample."""
+        """Returns the name of a row's image for error messages."""
         (sample_id,) = self._read(row, "sample_id")
         return f"sample {sample_id.decode()}"
 
@@ -168,14 +174,14 @@ def prepare(
 ) -> PreparedSource:
     """Writes a frame's samples as array_record files, unless they exist.
 
-    Each table and split has a folder in `prepared`, with one folder per content
-    named by the identity of the rows and images. A new one is created
-    atomically and replaces older ones that no process reads.
+    Each combination of table and splits has a folder in `prepared`, with a
+    subfolder per version, named by the identity of the rows and images. A new
+    version is created atomically and replaces older ones that are not in use.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
-      prepared: the folder for the files; default `root/prepared`.
+      prepared: the folder for the files; `root/prepared` if empty.
       data: the identity of the rows; computed if None.
       say: called with a message about changed images; prints to standard error
         by default.
@@ -196,7 +202,7 @@ def prepare(
         while found is None:
             paths.make_folder(group)
             _make(frame, root, group, data)
-            # The changed images were reported before.
+            # Changed images have already been reported.
             found = _find(place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(
@@ -214,9 +220,9 @@ def prepare(
 def _find(
     place: Path, group: Path, data: identity.Data, say: Callable[[str], None]
 ) -> tuple[Path, generations.Hold, str] | None:
-    """Returns the held folder of this content, and the content's hash.
+    """Returns the folder with this content, its lock and the content's hash.
 
-    The folder may belong to a table that was moved or renamed.
+    The folder may belong to a table that has since been moved or renamed.
     """
     groups = sorted(place.iterdir()) if place.is_dir() else []
     for other in sorted(groups, key=lambda other: other != group):
@@ -263,7 +269,7 @@ def _make(
         try:
             partial.rename(folder)
         except OSError:
-            # Another process was faster, or the existing folder is outdated.
+            # Another process was faster, or the existing folder is stale.
             if not folder.is_dir():
                 raise
             _, changed, known = identity.compare(folder, data)
@@ -272,18 +278,18 @@ def _make(
 
 
 def _remove_older(folder: Path) -> None:
-    """Removes the group's other folders, unless a process reads them."""
+    """Removes the group's other folders, unless they are in use."""
     for other in folder.parent.iterdir():
         if other != folder and _GENERATION.fullmatch(other.name):
             generations.remove_unused(other)
 
 
 def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
-    """Returns the name of the folder of a table and its splits.
+    """Returns the folder name of a table and its splits.
 
     Args:
-      frame: the rows; `attrs` has the table's path.
-      root: the table's root; "" if the folder is beside the table.
+      frame: the rows; `attrs["table"]` is the table's path.
+      root: the table's root; "" if the folder is next to the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = "-".join(sorted(set(_split_names(frame))))
@@ -307,7 +313,7 @@ def _write(
     folder.mkdir()
     builder = SampleTable(frame, root, data_dir=folder)
     tfds.disable_progress_bar()
-    # It says that it downloads, which is not so; we show our own progress.
+    # TFDS prints that it downloads, which is wrong; progress is shown anyway.
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         builder.download_and_prepare(
             download_dir=folder / "downloads", download_config=config

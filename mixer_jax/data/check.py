@@ -1,9 +1,9 @@
-"""Checks a sample table of any size, and says what it holds.
+"""Checks a sample table of any size and summarizes its contents.
 
     python -m mixer_jax.data.check --table=mydata/table.csv [--images]
 
-It reads the table batch by batch, so memory grows by some bytes a row only.
-All rules that are broken are listed; exit code 2 says that there are such.
+The table is read batch by batch, so memory grows by only a few bytes per row.
+All broken rules are listed; if there are any, the exit code is 2.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Versioned folders: a new one replaces old ones that no process reads.
+"""Versioned folders: a new version replaces old ones that are not in use.
 
 A reader holds a shared lock on the folder itself, which the kernel releases
 when the process ends. Removing a folder needs the exclusive lock; if the file
@@ -22,7 +22,7 @@ _STALE = 24 * 3600  # seconds until another host's draft counts as stale
 
 
 class Hold:
-    """Keeps a folder from being removed while this object exists."""
+    """A shared lock that protects a folder from removal while it exists."""
 
     def __init__(self, descriptor: int):
         """Takes ownership of the locked folder's file descriptor."""
@@ -34,7 +34,7 @@ class Hold:
 
 
 def hold(folder: Path) -> Hold | None:
-    """Keeps a folder from being removed; None if it does not exist."""
+    """Returns a lock that protects a folder, or None if it does not exist."""
     descriptor = _open(folder)
     if descriptor is None:
         return None
@@ -47,7 +47,7 @@ def hold(folder: Path) -> Hold | None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Removes a folder unless a process holds it; True if it was removed."""
+    """Removes a folder unless it is in use; returns whether it was removed."""
     descriptor = _open(folder)
     if descriptor is None:
         return False
@@ -55,7 +55,7 @@ def remove_unused(folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_same(descriptor, folder):
             return False
-        # Rename first: no reader must find a partly removed folder.
+        # Rename first, so that no reader finds a partly removed folder.
         doomed = Path(tempfile.mkdtemp(prefix=_prefix(), dir=folder.parent))
         folder.rename(doomed / folder.name)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -73,7 +73,7 @@ def draft(parent: Path) -> Iterator[Path]:
     Stale drafts of killed processes are removed first.
 
     Raises:
-      OSError: if the folder cannot be made.
+      OSError: if the folder cannot be created.
     """
     for left in parent.iterdir():
         if left.name.startswith(_DRAFT) and _may_be_abandoned(left):
@@ -100,7 +100,7 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
 
 
 def _may_be_abandoned(folder: Path) -> bool:
-    """Returns whether a draft is old, or this host's and thus lockable."""
+    """Returns whether a draft is stale, or of this host, where locks work."""
     if folder.name.startswith(_prefix()):
         return True
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Turns a public data set's own files into a sample table.
+"""Converts a public data set's files into a sample table.
 
     python -m mixer_jax.data.read FORMAT --root=DIR [--out=DIR/table.csv]
 
-Without a FORMAT it lists those there are; docs/datasets has a page for each.
+Without a FORMAT, it lists the known ones; docs/datasets has a page for each.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from mixer_jax.runtime import command, parsing, terminal
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
-    """Returns the parser of a format's options."""
+    """Returns the argument parser of a format."""
     one = readers.FORMATS[name]
     parser = parsing.Parser(
         prog=f"python -m mixer_jax.data.read {name}",

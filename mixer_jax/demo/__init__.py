@@ -1,1 +1,1 @@
-"""The demonstration: emoji, icons, and a simulated click log."""
+"""Demo data: emoji, icons and a simulated click log."""

@@ -1,4 +1,4 @@
-"""What a simulated user sees of images and texts."""
+"""Simple features of images and texts, as seen by a simulated user."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ _MAX_PIXELS = 200_000_000
 
 
 def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
-    """What a simulated user sees at a glance: a thumbnail and words.
+    """Returns features of a user's first impression: a thumbnail and words.
 
-    It is kept apart from the encoders whose features find the categories, so
-    that the clicks do not favour them.
+    The features are independent of the encoders that are used to find the
+    categories, so that the clicks do not favor these encoders.
 
     Returns:
-      Features `[N, 768 + 512]` float32: a centred 16x16 RGB thumbnail and
+      Features `[N, 768 + 512]` float32: a centered 16x16 RGB thumbnail and
       hashed words, each of unit length.
 
     Raises:
-      UserError: names the first image that cannot be decoded.
+      UserError: if an image cannot be decoded; names the first one.
     """
     thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
     for row, path in enumerate(images):
@@ -39,7 +39,7 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
 
 def _thumbnail(path: Path) -> np.ndarray:
     try:
-        # The decoder's warnings; only its errors matter.
+        # Ignore the decoder's warnings; only its errors matter.
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(path) as image,

@@ -1,7 +1,7 @@
-"""Brings a simulated log to a wanted number of clicks and share of wrong ones.
+"""Calibration of simulated logs to given numbers of right and wrong clicks.
 
-A click that is dropped at random is one that the user was less attracted to
-make, so the log stays one that `simulate` could have drawn.
+Dropping clicks at random is equivalent to lower attractions, so the result is
+still a log that `simulate` could have drawn.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pandas as pd
 
 from mixer_jax.runtime.errors import UserError
 
-_PILOT = 4.0  # searches a query image, from which the clicks of more are told
+_PILOT = 4.0  # searches per query image, to estimate the clicks per search
 _SURPLUS = 1.1
 
 
@@ -23,19 +23,19 @@ def calibrate(
     wrong: float | None,
     seed: int,
 ) -> pd.DataFrame:
-    """Draws a log and drops clicks until their numbers are as wanted.
+    """Draws a log and drops clicks at random to reach the wanted numbers.
 
     Args:
-      draw: mean number of searches with a query image -> a log with the columns
-        exposures and clicks.
-      is_right: a log -> bool for each row.
-      searches: where no number of clicks is given.
-      clicks: how many there shall be, about; 0 leaves it to the searches.
-      wrong: the share of them that shall be wrong; None leaves it.
-      seed: of what is dropped.
+      draw: maps the mean number of searches per query image to a log with the
+        columns exposures and clicks.
+      is_right: maps a log to a bool for each row.
+      searches: mean number of searches per query image, used if `clicks` is 0.
+      clicks: approximate number of clicks; 0 to use `searches`.
+      wrong: share of the clicks that are wrong; None for no change.
+      seed: seed for the dropped clicks.
 
     Raises:
-      UserError: if the numbers cannot be had.
+      UserError: if the wanted numbers cannot be reached.
     """
     if clicks < 0 or (wrong is not None and not 0 <= wrong < 1):
         raise UserError(
@@ -58,7 +58,7 @@ def calibrate(
     right = is_right(log)
     had = _counts(log, right)
     if not clicks:
-        # As many as there can be of such a share.
+        # Keep as many clicks as this share allows.
         limits = had / np.maximum([1 - wrong, wrong], 1e-9)
         wanted = limits[[1 - wrong > 0, wrong > 0]].min() * np.array(
             [1 - wrong, wrong]
@@ -70,6 +70,6 @@ def calibrate(
 
 
 def _counts(log: pd.DataFrame, right: np.ndarray) -> np.ndarray:
-    """Right and wrong clicks, f64 `[2]`."""
+    """Returns the numbers of right and wrong clicks, f64 `[2]`."""
     clicks = log["clicks"].to_numpy()
     return np.array([clicks[right].sum(), clicks[~right].sum()], np.float64)

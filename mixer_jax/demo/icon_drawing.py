@@ -1,4 +1,4 @@
-"""SVG icons -> PNG files, by processes that keep what is drawn already."""
+"""Drawing of SVG icons to PNG files, in parallel processes."""
 
 import functools
 import hashlib
@@ -14,18 +14,18 @@ from mixer_jax.data.images import decoding
 from mixer_jax.runtime import files, threads
 from mixer_jax.runtime.errors import UserError
 
-_INK = "#222222"  # what `currentColor` is
-_FAINTEST = 240  # a picture without a darker pixel is blank on white
-_CHUNK = 64  # icons a process takes at once
-_FEW = 500  # a fresh interpreter a core pays only above
+_INK = "#222222"  # value of `currentColor`
+_FAINTEST = 240  # pictures without a darker pixel count as blank
+_CHUNK = 64  # icons per task of a process
+_FEW = 500  # with fewer icons, starting processes does not pay off
 
 
 class Drawing(NamedTuple):
-    """What became of one icon.
+    """Result of drawing one icon.
 
     Attributes:
-      digest: of its pixels; b"" if it has no file.
-      fault: why it could not be drawn; "" if it was, or is blank on white.
+      digest: digest of the pixels; b"" if no file was written.
+      fault: why drawing failed; "" if it succeeded or the picture is blank.
     """
 
     digest: bytes
@@ -36,8 +36,8 @@ def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
     """Returns an icon as an SVG document.
 
     Args:
-      icon: Iconify's data of it.
-      box: its set's left, top, width and height, where it has none itself.
+      icon: Iconify's data of the icon.
+      box: the set's left, top, width and height, used if the icon has none.
     """
     left, top, width, height = (
         icon.get(key, box[key]) for key in ("left", "top", "width", "height")
@@ -51,10 +51,10 @@ def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
 
 
 def file_key(document: str) -> str:
-    """Returns a short hash of a document, for its file's name.
+    """Returns a short hash of an SVG document, for its file's name.
 
-    A file that is named by its drawing is the right one wherever it is found,
-    whichever version of the package it was drawn from.
+    A file with this name can be reused, whichever version of the package it was
+    drawn from.
     """
     return hashlib.sha1(document.encode()).hexdigest()[:8]
 
@@ -64,16 +64,16 @@ def draw(
 ) -> Iterator[Drawing]:
     """Draws SVG documents to PNG files, on white.
 
-    Files that are there in this size already are kept. The next batch is not
-    asked for before the last is drawn, so memory holds one at a time.
+    Existing files of this size are kept. Each batch is requested only after the
+    previous one has been drawn, so only one is in memory.
 
     Args:
-      batches: lists of documents, each with its path; folders are made.
-      size: side of the square pictures, pixels.
-      total: how many documents there are about, in all batches.
+      batches: lists of pairs of document and path; missing folders are created.
+      size: side of the square pictures in pixels.
+      total: approximate number of documents in all batches.
 
     Yields:
-      The drawings of the documents, in their order.
+      The drawings, in the order of the documents.
 
     Raises:
       UserError: if the renderer is not installed.
@@ -84,7 +84,7 @@ def draw(
             _make_folders(batch)
             yield from map(one, batch)
         return
-    # The renderer holds Python's lock, so threads would draw one by one.
+    # The renderer holds the GIL, so threads would not run in parallel.
     with threads.process_pool() as pool:
         for batch in batches:
             _make_folders(batch)
@@ -132,7 +132,7 @@ def _draw(
 
 
 def _kept(path: Path, size: int) -> np.ndarray | None:
-    """Returns the pixels of a file that is whole and of this size."""
+    """Returns the pixels of a file; None unless it is intact and of `size`."""
     try:
         with Image.open(path) as image:
             if image.size != (size, size):
@@ -143,7 +143,7 @@ def _kept(path: Path, size: int) -> np.ndarray | None:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    # Most icons have one colour, and one channel is a third of the file.
+    # Most icons are gray, and one channel takes a third of the space.
     grey = (pixels == pixels[..., :1]).all()
     image = Image.fromarray(pixels[..., 0] if grey else pixels)
     content = io.BytesIO()

@@ -1,8 +1,8 @@
-"""Icon names -> categories: the thing that is drawn, without its style.
+"""Categories of icons: the subject in an icon's name, without its style.
 
-Iconify's names carry the style of the drawing as prefixes and suffixes. Most
-sets list theirs; the others are read off the names: a word that may mean a
-style or a thing ("line" in `chart-line`) is a style where many of the set's
+Iconify's names contain the style of the drawing as prefixes and suffixes. Most
+sets list theirs; the others are inferred from the names: a word that may mean a
+style or a thing ("line" in `chart-line`) counts as a style if many of the set's
 names end in it.
 """
 
@@ -12,21 +12,21 @@ import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-# Words at the end of a name that mean a style in any set.
+# Words at the end of a name that always mean a style.
 _STYLES = frozenset(
     {"duotone", "filled", "outline", "outlined", "solid", "two-tone", "twotone"}
 )
-# Words and sizes that mean a style only where they are common.
+# Words and sizes that mean a style only in sets in which they are common.
 _DOUBTFUL = frozenset(
     {"bold", "broken", "dark", "fill", "flat", "light", "line", "linear", "o"}
     | {"regular", "round", "rounded", "sharp", "thin"}
     | {"10", "12", "14", "16", "18", "20", "24", "28", "32", "48", "96"}
 )
 _COMMON = 0.05  # share of a set's names
-# Copies and forks of one set under several authors, and their other sets. Of
-# the names that two of them share, most show the same drawing: reicon and
-# solar 95 of 100, temaki and map 77, temaki and pinhead 72 (cosine of the ink
-# on 24 x 24 pixels above 0.985); logos aside, no other two authors exceed half.
+# Copies and forks of one set by several authors, and these authors' other sets.
+# Most names that two of them share show the same drawing: 95% for reicon and
+# solar, 77% for temaki and map, 72% for temaki and pinhead (cosine of the ink
+# on 24 x 24 pixels above 0.985). Logos aside, no other two authors exceed 50%.
 _COPIES = {
     "ionicons": ("famicons", "ion"),
     "lucide": ("feather", "lucide", "meteor-icons"),
@@ -35,7 +35,7 @@ _COPIES = {
     "solar": ("reicon", "solar"),
     "temaki": ("map", "pinhead", "temaki"),
 }
-# One author's issues of the same drawings.
+# Versions of the same drawings by one author.
 _ISSUES = {
     "cryptocurrency": ("cryptocurrency",),
     "fluent-emoji": ("fluent-emoji",),
@@ -51,7 +51,7 @@ _EMOJI = (
     "streamline-emojis",
     "twemoji",
 )
-# Labels of sets that say nothing of the thing.
+# Labels of sets that do not describe the subject.
 _EMPTY_LABELS = frozenset(
     {"base", "common", "core", "essential", "extras openmoji"}
     | {"extras unicode", "general", "misc", "newicons", "other", "others"}
@@ -62,11 +62,11 @@ _SKIN = "-skin-tone"
 
 
 class Affixes(NamedTuple):
-    """What one set puts around its names.
+    """Style prefixes and suffixes of the names in one set.
 
     Attributes:
-      prefixes: with the hyphen after them, longest first.
-      suffixes: with the hyphen before them, longest first.
+      prefixes: prefixes with the hyphen after them, longest first.
+      suffixes: suffixes with the hyphen before them, longest first.
     """
 
     prefixes: tuple[str, ...]
@@ -76,12 +76,12 @@ class Affixes(NamedTuple):
 def affixes(
     names: Collection[str], prefixes: Iterable[str], suffixes: Iterable[str]
 ) -> Affixes:
-    """Finds what is style in the names of one set.
+    """Returns the style prefixes and suffixes of one set.
 
     Args:
-      names: of all the set's icons.
-      prefixes: that the set lists, without hyphens; "" stands for none.
-      suffixes: likewise.
+      names: names of all icons of the set.
+      prefixes: prefixes that the set lists, without hyphens; "" means none.
+      suffixes: suffixes, likewise.
     """
     last = collections.Counter(name.rpartition("-")[2] for name in names)
     common = {word for word in _DOUBTFUL if last[word] > _COMMON * len(names)}
@@ -99,14 +99,14 @@ def category(
     """Returns the category of an icon: its name without its style.
 
     Args:
-      prefix: of the icon's set.
-      name: of the icon.
-      names: of all the set's icons.
-      style: of the set, from `affixes`.
+      prefix: the prefix of the icon's set.
+      name: the icon's name.
+      names: names of all icons of the set.
+      style: the set's prefixes and suffixes, from `affixes`.
 
     Returns:
-      Words joined by hyphens; never "", as a style alone stays itself. Skin
-      tones are no style; they are named as Unicode does.
+      Words joined by hyphens; never "", as a name that is only a style is kept.
+      Skin tones are not a style; they have Unicode's names.
     """
     if is_emoji(prefix):
         for tone in _TONES:
@@ -125,10 +125,11 @@ def category(
 
 
 def group(label: str) -> str:
-    """Returns a set's label for some of its icons as plain words.
+    """Returns a set's label for a group of its icons as plain words.
 
-    The sets spell one label in many ways, `Food & Drink`, `Food / Drink` and
-    `FoodDrink` among them. A label that says nothing of the thing is "".
+    The sets spell the same label in many ways, such as `Food & Drink`,
+    `Food / Drink` and `FoodDrink`. Labels that do not describe the subject
+    become "".
     """
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
     words = re.findall(r"[a-z0-9]+", apart.lower())
@@ -137,16 +138,16 @@ def group(label: str) -> str:
 
 
 def is_emoji(prefix: str) -> bool:
-    """Whether a set is one of emoji."""
+    """Returns whether a set consists of emoji."""
     return _in_family(prefix, _EMOJI)
 
 
 def vendor(prefix: str, author: str, category_id: str) -> str:
-    """Returns who drew a set, as far as a category is concerned.
+    """Returns the vendor of a set's icons in a category.
 
-    Sets that copy each other are one vendor. In the test categories all sets
-    of one author are, too: an author's second set often shows the drawings of
-    the first in another style, and a style must not answer for another.
+    Sets that copy each other are one vendor. In test categories, all sets of
+    one author are one vendor too: an author's second set often shows the
+    drawings of the first in another style, and these must not match each other.
     """
     issues = {} if is_test(category_id) else _ISSUES
     for name, prefixes in (_COPIES | issues).items():
@@ -156,27 +157,27 @@ def vendor(prefix: str, author: str, category_id: str) -> str:
 
 
 def base_key(category_id: str) -> str:
-    """Returns a category without its skin tones; a tone alone stays itself."""
+    """Returns a category without its skin tones; a lone tone is unchanged."""
     return re.sub(f"-({'|'.join(_TONES)}){_SKIN}", "", category_id)
 
 
 def is_test(category_id: str) -> bool:
-    """Whether a category is one of the tenth that is never trained on."""
+    """Returns whether a category is one of the 10% held out for testing."""
     return _hash(base_key(category_id)) % 10 == 0
 
 
 def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
     """Returns the half of a category's vendors whose icons are queries.
 
-    It is drawn by hash, so it stays when other categories come or go. Of an
-    odd number the documents have the larger half.
+    The half is drawn by hash, so it does not depend on other categories. If the
+    number is odd, the documents get the larger half.
     """
     drawn = sorted(set(vendors), key=lambda name: _hash(category_id, name))
     return set(drawn[: len(drawn) // 2])
 
 
 def shuffled(category_ids: Iterable[str]) -> list[str]:
-    """Returns categories in an order that favours no part of the alphabet."""
+    """Returns categories in a pseudorandom order, that of their hashes."""
     return sorted(category_ids, key=_hash)
 
 
@@ -185,7 +186,7 @@ def _hash(*words: str) -> int:
 
 
 def _in_family(prefix: str, prefixes: Iterable[str]) -> bool:
-    """Whether a set, or the one that it is a style of, is listed."""
+    """Returns whether a set, or the set that it is a style of, is listed."""
     return any(
         prefix == listed or prefix.startswith(f"{listed}-")
         for listed in prefixes

@@ -1,4 +1,4 @@
-"""The npm packages of the icon set: fetched once, read without unpacking."""
+"""Fetches the icons' npm packages and reads them without unpacking."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 ICONIFY = "@iconify/json@2.2.535"
-# Each package's sha512, as its registry entry states it.
+# Each package's SHA-512, as stated by the registry.
 _CHECKSUMS = {
     ICONIFY: (
         "nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMN"
@@ -52,12 +52,13 @@ class IconSet(NamedTuple):
     Attributes:
       prefix: the set's ID.
       info: name, author, license, category ... of the set.
-      icons: icon data by name: body, and size and visibility if not the set's.
+      icons: icon data by name: body, and size and visibility if they differ
+        from the set's.
       aliases: icon data by name, each with the name of its `parent`.
       categories: names of icons by category.
-      prefixes: of the icons' names, without hyphens.
-      suffixes: likewise.
-      box: the set's own left, top, width and height.
+      prefixes: prefixes of the icons' names, without hyphens.
+      suffixes: suffixes, likewise.
+      box: the set's default left, top, width and height.
     """
 
     prefix: str
@@ -71,14 +72,14 @@ class IconSet(NamedTuple):
 
 
 def fetch(spec: str, folder: Path) -> Path:
-    """Returns the tarball of a package, fetched unless it is in `folder`.
+    """Returns the tarball of a package; fetches it if not in `folder`.
 
     Args:
       spec: one of the pinned packages, `name@version`.
-      folder: where the tarball is kept.
+      folder: the folder for the tarball.
 
     Raises:
-      UserError: if npm is missing or fails, or the checksum is another one.
+      UserError: if npm is missing or fails, or the checksum is wrong.
     """
     path = folder / f"{_file_name(spec)}.tgz"
     if path.is_file() and _checksum(path) == _CHECKSUMS[spec]:
@@ -118,11 +119,11 @@ def read_sets(package: Path) -> Iterator[IconSet]:
     """Yields the sets of a package, in the order of its files.
 
     Args:
-      package: a tarball as npm packs it, or a folder with its content.
+      package: a tarball from `npm pack`, or a folder with its content.
 
     Raises:
-      UserError: if the package is missing, damaged or incomplete, or a set
-        is not as Iconify writes it.
+      UserError: if the package is missing, damaged or incomplete, or a set is
+        not in Iconify's format.
     """
     listed, found = None, set()
     for name, content in _files(package):
@@ -144,15 +145,15 @@ def read_sets(package: Path) -> Iterator[IconSet]:
 
 
 def read_tags(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Fetches what people call the icons of some sets.
+    """Fetches the tags of the icons of some sets.
 
-    Those of Material Design Icons are among the aliases of its Iconify set.
+    The tags of Material Design Icons are among its Iconify set's aliases.
 
     Args:
-      folder: where the packages are kept.
+      folder: the folder for the packages.
 
     Returns:
-      Tags by the prefix of a set and the name of an icon without its style.
+      Tags by a set's prefix and an icon's name without its style.
 
     Raises:
       UserError: if a package cannot be fetched or read.
@@ -192,7 +193,7 @@ def _read_tag_file(package: Path, wanted: str) -> Any:
 
 
 def _phosphor(module: str) -> dict[str, list[str]]:
-    """Reads the tags out of Phosphor's module, which has them as source."""
+    """Reads the tags from the source code of Phosphor's module."""
     icons = re.findall(
         r'\n    name: "([^"]+)".*?\n    tags: \[(.*?)\]', module, re.DOTALL
     )
@@ -200,14 +201,14 @@ def _phosphor(module: str) -> dict[str, list[str]]:
         name: [
             tag
             for tag in re.findall(r'"([^"]*)"', tags)
-            if not tag.startswith("*")  # "*new*" says nothing of the icon.
+            if not tag.startswith("*")  # "*new*" is not a tag.
         ]
         for name, tags in icons
     }
 
 
 def _files(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields name and content of a package's files of data."""
+    """Yields the name and content of each data file of a package."""
     if package.is_dir():
         for path in sorted([*package.glob("*.json"), *package.glob("json/*")]):
             yield path.relative_to(package).as_posix(), path.read_bytes()
@@ -241,7 +242,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
         if not all("body" in icon for icon in data["icons"].values()):
             raise KeyError("body")
         for word in (data["prefix"], *data["icons"]):
-            # They become names of files.
+            # These words become file names.
             if not _NAME.fullmatch(word):
                 raise ValueError(f"{word!r} is no name")
         return IconSet(

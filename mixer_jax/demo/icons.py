@@ -1,10 +1,10 @@
-"""The largest table: icons of one name, drawn by several vendors, match.
+"""Builds the icon table, whose categories are drawn by several vendors.
 
-The name is the label, as a catalogue's titles are: a long tail, with honest
-noise ("apple" is a fruit and a brand; home and house are two categories). In
-every category some vendors draw the queries and others the documents, so no
-set answers its own queries. A tenth as many categories again are documents
-only, as a shop has goods that nobody has asked for.
+The icon's name is the label. As with titles in a product catalog, the category
+sizes have a long tail and the labels are noisy ("apple" is a fruit and a brand;
+home and house are two categories). In every category, queries and documents
+come from different vendors, so no set answers its own queries. A further 10% of
+categories have only documents, like products that nobody searches for.
 
     python -m mixer_jax.demo.icons --out=DIR [--size=96] [--permissive]
         [--package=FILE.tgz or folder] [--limit=N] [--no-tags]
@@ -27,14 +27,14 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 
 SMALLEST, LARGEST = 64, 224  # pixels
-# Licences that ask for no more than that the authors are named.
+# Licenses that require at most attribution.
 PERMISSIVE = frozenset(
     {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0"}
     | {"CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0", "Unlicense"}
 )
-# Of Iconify's kinds of sets, those that say what is drawn, not on what grid.
+# Iconify's kinds of sets that describe the subject, not the drawing grid.
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
-_TAGS = 8  # other words that a text has at most
+_TAGS = 8  # maximum number of other names in a text
 _UNASKED = 0.1  # categories without queries, as a share of the others
 _COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
 
@@ -49,17 +49,17 @@ def build_table(
 ) -> pd.DataFrame:
     """Draws the icons next to a table, then writes the table.
 
-    The table is written last, so where there is one its images are complete.
-    Packages and drawings that are there already are kept.
+    The table is written last, so if it exists its images are complete.
+    Existing packages and drawings are kept.
 
     Args:
-      path: of the table.
-      size: side of the square images, pixels.
+      path: path of the table.
+      size: side of the square images in pixels.
       package: the @iconify/json package, a tarball or its folder; fetched by
         npm if None.
-      permissive: leaves out sets whose licence is not in `PERMISSIVE`.
-      limit: takes only that many categories.
-      tags: fetches what people call the icons of some sets, for the texts.
+      permissive: whether to leave out sets with licenses not in `PERMISSIVE`.
+      limit: maximum number of categories; None for all.
+      tags: whether to fetch tags for the icons of some sets, for the texts.
 
     Returns:
       The table.
@@ -81,7 +81,7 @@ def build_table(
     if package is None:
         source = f"`npm pack {icon_packages.ICONIFY}`, from Iconify."
         package = icon_packages.fetch(icon_packages.ICONIFY, packages)
-    next(icon_packages.read_sets(package))  # before anything more is fetched
+    next(icon_packages.read_sets(package))  # check it before fetching more
     words = icon_packages.read_tags(packages) if tags else {}
     icons, infos, left_out = _catalogue(package, words, permissive)
     icons = _catalogued(icons, left_out)
@@ -156,7 +156,7 @@ def _write(options: argparse.Namespace) -> None:
 def _catalogue(
     package: Path, tags: dict[str, dict[str, list[str]]], permissive: bool
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], dict[str, int]]:
-    """Returns the icons, their sets' infos, and counts of those left out."""
+    """Returns the icons, their sets' infos and the counts of icons left out."""
     rows, infos = [], {}
     left_out = {"hidden by their set": 0, "of a licence that asks more": 0}
     for one in icon_packages.read_sets(package):
@@ -173,7 +173,7 @@ def _catalogue(
 def _rows(
     one: icon_packages.IconSet, names: set[str], tags: dict[str, list[str]]
 ) -> Iterator[tuple[str, ...]]:
-    """Yields a set's icons, a row of `_COLUMNS` each."""
+    """Yields a row of `_COLUMNS` for each icon of a set."""
     style = icon_names.affixes(names, one.prefixes, one.suffixes)
     categories = {
         name: icon_names.category(one.prefix, name, names, style)
@@ -186,7 +186,7 @@ def _rows(
     }
     also = collections.defaultdict(list)
     for alias, entry in one.aliases.items():
-        # One that is turned or mirrored is another drawing.
+        # A rotated or mirrored alias is a different drawing.
         if {"parent"} <= entry.keys() <= {"parent", "hidden"}:
             words = categories[alias].removeprefix(f"{one.prefix}-")
             also[entry["parent"]].append(words)
@@ -202,7 +202,7 @@ def _rows(
 
 
 def _text(key: str, others: list[str], group: str) -> str:
-    """Joins what is said of an icon: "home, house, building, places"."""
+    """Joins an icon's names and group: "home, house, building, places"."""
     name, *plain = (
         " ".join(words.replace("-", " ").lower().split())
         for words in (key, *others)
@@ -213,11 +213,11 @@ def _text(key: str, others: list[str], group: str) -> str:
 
 
 def _catalogued(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Returns the icons of the categories that the table may have.
+    """Selects the icons of categories that the table can use.
 
-    They get the column `asked`: whether two vendors or more draw the category,
-    so that one can ask and another answer. Of those that one vendor draws more
-    than once, the first by hash are taken.
+    Adds the column `asked`: whether at least two vendors draw the category, so
+    that it can have both queries and documents. Of the categories that a single
+    vendor draws more than once, the first by hash are kept.
     """
     vendors = icons.groupby("category")["vendor"].nunique()
     asked = vendors.index[vendors > 1]
@@ -232,9 +232,9 @@ def _catalogued(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 
 def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Returns the icons of the categories that can still be matched.
+    """Selects the icons of the categories that can still be matched.
 
-    Those that are asked for need two vendors, the others two pictures.
+    Categories with queries need two vendors, the others two pictures.
     """
     groups = icons.groupby("category")
     vendors = icons["category"].map(groups["vendor"].nunique())
@@ -260,15 +260,15 @@ def _draw(
     size: int,
     left_out: dict[str, int],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Draws icons; returns those with a picture, and the others' faults.
+    """Draws icons; returns those with a picture, and the list of faults.
 
-    The icons get the columns `image`, a path below `root`, and `digest`.
+    Adds the columns `image`, a path below `root`, and `digest`.
     """
     wanted = dict(iter(icons.groupby("set", sort=False)))
     parts: list[pd.DataFrame] = []
 
     def batches() -> Iterator[list[tuple[str, Path]]]:
-        # The drawings are too many to hold, so the sets are read once more.
+        # Read the sets again, as all drawings together need too much memory.
         for one in icon_packages.read_sets(package):
             if one.prefix not in wanted:
                 continue
@@ -304,10 +304,10 @@ def _draw(
 
 
 def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Returns the icons that no other one answers to the pixel.
+    """Removes icons whose pixels equal those of another.
 
-    A category keeps one of equal pictures, and a picture that a test category
-    shows is kept out of all training categories.
+    Each category keeps one of several identical pictures, and training
+    categories lose the pictures that also appear in test categories.
     """
     again = icons.duplicated(["category", "digest"])
     left_out["of the same pixels as another of the category"] = int(again.sum())
@@ -325,7 +325,7 @@ def _is_test(icons: pd.DataFrame) -> pd.Series:
 
 
 def _image(prefix: str, name: str, key: str) -> str:
-    # Sixteen folders a set keep the largest ones to about two thousand files.
+    # With sixteen folders per set, none has more than about 2,000 files.
     return f"images/{prefix}/{key[0]}/{name}-{key}.png"
 
 
@@ -353,7 +353,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns the label that most sets give a category, else their kind."""
+    """Returns each category's most frequent label, else its sets' kind."""
     groups = {}
     for column in ("kind", "label"):
         said = icons[icons[column] != ""]

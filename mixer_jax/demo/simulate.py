@@ -1,15 +1,15 @@
-"""Simulates a click log from known categories: no user made these clicks.
+"""Simulates a click log from known categories; no user made these clicks.
 
     python -m mixer_jax.demo.simulate --table=data/medium.csv --out=log
 
-For every query image a search engine keeps a pool of items: the right ones,
+For every query image, a search engine keeps a pool of items: right ones,
 look-alikes and strangers. Each search shows a page of the pool in a noisy order
-of relevance; the user looks at rank r with probability 1 / (1 + r)^bias and
-clicks what was looked at by its attraction, which is drawn once for each pair:
-high for right items, lower for look-alikes the less they look alike, lowest for
-strangers. Query frequency and item exposure follow Zipf's law, and some items
-are shown rarely or never. Everything that is written says that it is a
-simulation.
+of relevance. The user looks at rank r with probability 1 / (1 + r)^bias and
+then clicks with a probability, the attraction, that is drawn once for each
+pair: high for right items, lower for look-alikes, depending on their
+similarity, and lowest for strangers. Query frequency and item exposure follow
+Zipf's law, and some items are shown rarely or never. The output states that it
+is simulated.
 """
 
 import argparse
@@ -36,30 +36,30 @@ from mixer_jax.runtime.tabular.tables import write
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """The habits of the simulated engine and its users."""
+    """Settings of the simulated search engine and its users."""
 
     seed: int = 0
-    searches: float = 60.0  # mean number of searches with a query image
+    searches: float = 60.0  # mean number of searches per query image
     query_skew: float = 1.0  # Zipf exponent of the queries' frequency
     item_skew: float = 0.7  # Zipf exponent of the items' exposure as strangers
     never_shown: float = 0.03  # share of the items
     rarely_shown: float = 0.1  # share of the items
-    rare: float = 0.05  # a rarely shown item's exposure, beside another's
-    page: int = 8  # results a search shows
-    right: int = 16  # right items in a pool, at most
-    lookalikes: int = 12  # in a pool
-    strangers: int = 12  # in a pool
-    recall: float = 0.8  # chance that a search finds a right item
-    finds_lookalike: float = 0.5  # chance that it finds a look-alike
-    finds_stranger: float = 0.3
-    order_noise: float = 1.0  # of the ranking, beside relevance 2, 1, 0
-    position_bias: float = 0.8  # eta: rank r is looked at by 1 / (1 + r)^eta
+    rare: float = 0.05  # relative exposure of a rarely shown item
+    page: int = 8  # results per search
+    right: int = 16  # maximum number of right items in a pool
+    lookalikes: int = 12  # maximum number in a pool
+    strangers: int = 12  # maximum number in a pool
+    recall: float = 0.8  # probability that a search finds a right item
+    finds_lookalike: float = 0.5  # probability that it finds a look-alike
+    finds_stranger: float = 0.3  # probability that it finds a stranger
+    order_noise: float = 1.0  # Gumbel scale; relevance is 2, 1 or 0
+    position_bias: float = 0.8  # exponent of 1 / (1 + rank)
     right_click: float = 0.5  # mean attraction of right items
-    lookalike_click: float = 0.15  # ... of the closest look-alikes
-    stranger_click: float = 0.02
-    agreement: float = 4.0  # a + b of the Beta law of a pair's attraction
-    clicks: int = 0  # in the log, about; it sets the searches. 0: see searches
-    wrong: float | None = None  # share of the clicks that are wrong
+    lookalike_click: float = 0.15  # mean attraction of the closest look-alikes
+    stranger_click: float = 0.02  # mean attraction of strangers
+    agreement: float = 4.0  # a + b of the Beta distribution of attractions
+    clicks: int = 0  # approximate number of clicks; 0 to use `searches`
+    wrong: float | None = None  # share of the clicks; None: as simulated
 
 
 def simulate(
@@ -75,15 +75,15 @@ def simulate(
       query_category: true category of each query, length Q.
       item_category: true category of each item, length I.
       settings: see `Simulation`.
-      query_features: `[Q, C]` float; with `item_features` they say what looks
-        alike. Without them look-alikes are drawn at random.
+      query_features: `[Q, C]` float; together with `item_features` determines
+        the look-alikes. Without features they are drawn at random.
       item_features: `[I, C]` float.
 
     Returns:
       Columns query, item (rows), exposures, clicks (int64), in that order.
 
     Raises:
-      UserError: if the wanted clicks cannot be had.
+      UserError: if the wanted clicks cannot be reached.
     """
     query_category = np.asarray(query_category)
     item_category = np.asarray(item_category)
@@ -125,13 +125,13 @@ def _look_alikes(
     query_features: np.ndarray | None,
     item_features: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items that look like each query `[Q, L]`, and how much, from 0 to 1."""
+    """Returns each query's look-alikes `[Q, L]` and similarities in 0..1."""
     if query_features is None or item_features is None:
         rng = np.random.default_rng([settings.seed, 2])
         size = (num_queries, min(settings.lookalikes, num_items))
         likeness = np.sort(rng.random(size, np.float32), axis=1)[:, ::-1]
         return rng.integers(num_items, size=size), likeness
-    # Right items are dropped later, so look for more than are needed.
+    # Right items are dropped later, so search for more than needed.
     alike, likeness = cosine_top_k(
         normalize(query_features),
         normalize(item_features),
@@ -147,7 +147,7 @@ def _draw(
     likeness: np.ndarray,
     settings: Simulation,
 ) -> pd.DataFrame:
-    """`simulate` by the number of searches."""
+    """Simulates clicks with the mean number of searches in `settings`."""
     rng = np.random.default_rng(settings.seed)
     num_queries, num_items = len(query_category), len(item_category)
     searches = rng.poisson(
@@ -198,8 +198,8 @@ def _draw(
             kinds,
         )
         mean[kinds[0] : kinds[0] + kinds[1]] *= closeness
-        # Drawn, so that some look-alikes mislead and some right items please
-        # few.
+        # Random, so that some look-alikes are attractive and some right items
+        # are not.
         attraction = rng.beta(
             settings.agreement * mean + 1e-6,
             settings.agreement * (1 - mean) + 1e-6,
@@ -242,7 +242,7 @@ def _search(
 
 
 def _zipf(count: int, skew: float, rng: np.random.Generator) -> np.ndarray:
-    """Zipf weights `[count]` of mean 1, in random order."""
+    """Returns Zipf weights `[count]` of mean 1, in random order."""
     weights = np.arange(1, count + 1, dtype=np.float64) ** -skew
     return rng.permutation(weights) * count / weights.sum()
 
@@ -253,16 +253,16 @@ def write_log(
     settings: Simulation,
     part: str | None = None,
 ) -> None:
-    """Simulates the log of a sample table and writes it as three CSV files.
+    """Simulates a click log for a sample table and writes it to a folder.
 
     Args:
-      table: a sample table whose categories are the truth.
+      table: a sample table with the true categories.
       out: the folder for queries.csv, items.csv, clicks.csv, simulation.json
         and SIMULATION.md.
       settings: see `Simulation`.
-      part: the part of the splits to take; "" takes every row. If None, it is
-        "forward" where the splits have parts, so that no image is both a
-        query's and an item's.
+      part: the part of the splits to use; "" uses every row. None means
+        "forward" if the splits have parts, so that no image belongs to both a
+        query and an item.
 
     Raises:
       UserError: if the table cannot be read or has no such rows.
@@ -281,7 +281,7 @@ def write_log(
             f"{table} has no {'queries' if queries.empty else 'documents'} "
             f'with an image in part "{part}"; choose another with --part.'
         )
-    # A user who looks for a category knows its name.
+    # Assume that users know the name of the category that they search for.
     names = items.groupby("category_id")["text"].first()
     wanted = names.reindex(queries["category_id"]).fillna("")
     folder = table.parent
@@ -295,7 +295,7 @@ def write_log(
         ),
     )
     files.make_folder(out)
-    # Without links, as `..` of a linked folder leads elsewhere.
+    # Resolve links first: `..` of a linked folder leads elsewhere.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),
@@ -322,7 +322,7 @@ def write_log(
         "table": Path(step, table.name).as_posix(),
         "part": part,
         **dataclasses.asdict(settings),
-        # In place of how many were wanted: how many there are.
+        # Actual number of clicks, overriding the wanted number above.
         "exposures": int(clicks["exposures"].sum()),
         "clicks": int(clicks["clicks"].sum()),
     }

@@ -1,4 +1,4 @@
-"""Where tables come from: each source builds a table that is missing."""
+"""Sources of sample tables, which build a table if it is missing."""
 
 import functools
 from collections.abc import Callable
@@ -21,10 +21,10 @@ def ensure_table(data: ConfigDict) -> Path:
     """Returns the path of the run's table; builds it if it is missing.
 
     Args:
-      data: the part `data` of a run's config; reads `table` and `source`.
+      data: `data` of a run's config; `table` and `source` are read.
 
     Raises:
-      UserError: if there is no table and no source that would build it.
+      UserError: if there is neither a table nor a source to build it.
     """
     path = check(data)
     if not path.exists():
@@ -36,7 +36,7 @@ def check(data: ConfigDict) -> Path:
     """Returns the path of the run's table, without building it.
 
     Raises:
-      UserError: if there is no table and no source that would build it.
+      UserError: if there is neither a table nor a source to build it.
     """
     known = ", ".join(SOURCES)
     if not data.table:

@@ -1,1 +1,1 @@
-"""The evidence: baselines, fusions compared, granularity of categories."""
+"""Experiments: baselines, comparison of fusions, category granularity."""

@@ -1,9 +1,9 @@
-"""What the models are compared with: frozen encoders, plain or linearly mapped.
+"""Baselines: frozen encoders, plain or with a trained linear map.
 
 - `frozen encoders`: the cosine of EfficientNet-Lite0's mean-pooled patches of
   the query's and of the document's image. Nothing is trained.
-- `linear map`: one affine map a tower on frozen features (a query's image; a
-  document's image and text, side by side), trained with symmetric InfoNCE on
+- `linear map`: one affine map per tower on frozen features (a query's image; a
+  document's image and text, concatenated), trained with symmetric InfoNCE on
   the training pairs. Hyper-parameters are the defaults of `LinearMap`, the same
   for every data set.
 """
@@ -38,30 +38,30 @@ TEXT_LENGTH = 64  # tokens; longer texts are cut
 class LinearMap:
     """Hyper-parameters of the linear map."""
 
-    dim: int = 256  # D, of the common space
+    dim: int = 256  # D, dimension of the common space
     steps: int = 400
-    batch_size: int = 512  # pairs; cut to the number of pairs
-    learning_rate: float = 1e-3  # peak, then a cosine to zero
+    batch_size: int = 512  # pairs; at most the number of training pairs
+    learning_rate: float = 1e-3  # initial; cosine decay to zero
     weight_decay: float = 1e-2
     temperature: float = 0.05
     seed: int = 0
 
 
 class Features(NamedTuple):
-    """Frozen features of files and texts, by what they are features of."""
+    """Frozen features, keyed by image path and by text."""
 
     images: dict[str, np.ndarray]  # path -> f32 [Ci]
     texts: dict[str, np.ndarray]  # text -> f32 [Ct]
 
     def query(self, frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
-        """Returns the image features `[N, Ci]`; 0 where there is no image."""
+        """Returns image features `[N, Ci]`; zeros without an image."""
         paths = _paths(frame, root)
         return _look_up(self.images, paths)
 
     def document(
         self, frame: pd.DataFrame, root: str | os.PathLike
     ) -> np.ndarray:
-        """Returns image and text features side by side `[N, Ci + Ct]`."""
+        """Returns concatenated image and text features `[N, Ci + Ct]`."""
         texts = _look_up(self.texts, list(frame["text"]))
         return np.concatenate([self.query(frame, root), texts], axis=1)
 
@@ -76,25 +76,25 @@ def measure_baselines(
     mesh: Mesh,
     linear: LinearMap | None = None,
 ) -> list[evaluate.Row]:
-    """Measures both baselines as models are measured.
+    """Evaluates both baselines in the same way as models.
 
     Args:
-      frame: what is measured, see `evaluate.read`.
-      root: its images' folder.
-      training: the training split that the linear map learns.
-      training_root: its images' folder.
-      image_size: pixels, as the models see them.
+      frame: the samples to evaluate on, see `evaluate.read`.
+      root: the folder of their images.
+      training: the training split for the linear map.
+      training_root: the folder of its images.
+      image_size: the side of the encoders' input, in pixels, as for the models.
       settings: a config's `evaluate`.
-      mesh: where documents are searched.
+      mesh: the devices that search the documents.
       linear: hyper-parameters; the defaults if None.
 
     Returns:
-      The rows of `evaluate.evaluate`; their seconds are of ranking only, and
+      The rows of `evaluate.evaluate`; their seconds cover ranking only, and
       `stage` is "".
 
     Raises:
-      UserError: if there are no training pairs or the encoders' weights are
-        not installed.
+      UserError: if there are fewer than two training pairs or the encoders'
+        weights are not installed.
     """
     linear = linear or LinearMap()
     queries, documents = training_pairs(training, linear.seed)
@@ -131,11 +131,11 @@ def measure_baselines(
 def frozen_features(
     frames: list[tuple[pd.DataFrame, str | os.PathLike]], image_size: int
 ) -> Features:
-    """Computes the features of all images and texts of some tables, once each.
+    """Computes the features of each image and text of some tables once.
 
     Args:
       frames: sample tables and the folders of their images.
-      image_size: pixels, both sides.
+      image_size: the side of the encoders' input, in pixels.
     """
     paths = sorted({p for f, root in frames for p in _paths(f, root)} - {""})
     texts = sorted({t for f, _ in frames for t in f["text"]} - {""})
@@ -150,11 +150,11 @@ def frozen_features(
 def training_pairs(
     frame: pd.DataFrame, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs each query with one document of its category and part, by chance.
+    """Pairs each query with a random document of its category and part.
 
     Returns:
-      Positions in `frame` of the queries and of their documents, int `[N]`;
-      queries that have no document with another image are left out.
+      Positions in `frame` of the queries and of their documents, int `[N]`
+      each; queries that have no document with another image are left out.
     """
     shuffled = frame.assign(place=np.arange(len(frame))).sample(
         frac=1.0, random_state=seed
@@ -178,16 +178,20 @@ def symmetric_infonce(
     label_B: jax.Array,
     temperature: float,
 ) -> jax.Array:
-    """Mean of the two cross entropies of pairs against the batch.
+    """Returns the symmetric InfoNCE loss of a batch of pairs.
 
-    Radford et al., "Learning transferable visual models" (arXiv 2103.00020),
-    figure 3; other pairs of the same category are no negatives here.
+    It is the mean of the cross entropies of queries and of documents. Other
+    pairs of the same category are not used as negatives.
 
     Args:
       query_BxD: unit rows.
       document_BxD: unit rows; row i belongs to query i.
       label_B: categories.
-      temperature: what the cosines are divided by.
+      temperature: the divisor of the cosines.
+
+    References:
+      Radford et al., "Learning transferable visual models" (arXiv 2103.00020),
+      figure 3.
     """
     logits = query_BxD @ document_BxD.T / temperature
     same = label_B[:, None] == label_B[None, :]
@@ -211,7 +215,7 @@ def train_linear_map(
     labels: np.ndarray,
     settings: LinearMap,
 ) -> dict[str, dict[str, jax.Array]]:
-    """Trains one affine map a tower on pairs of frozen features.
+    """Trains one affine map per tower on pairs of frozen features.
 
     Args:
       query: f32 `[N, Fq]`.
@@ -230,8 +234,8 @@ def train_linear_map(
         [rng.permutation(len(labels)) for _ in range(epochs)]
     )
     batches = order[:needed].reshape(settings.steps, batch_size)
-    # The columns that both towers have start alike, as a random projection: at
-    # the start the cosines are about those of the frozen features.
+    # Both towers start from one random projection of the columns they share, so
+    # that initial cosines approximate those of the frozen features.
     width = max(query.shape[1], document.shape[1])
     kernel = rng.normal(size=(width, settings.dim)).astype(np.float32)
     kernel /= np.sqrt(settings.dim)
@@ -242,7 +246,7 @@ def train_linear_map(
         return {"kernel": kernel[:width], "bias": bias}
 
     params = {"query": start(query), "document": start(document)}
-    # Features are positive: about their mean the towers learn much faster.
+    # Features are positive; centering them makes training much faster.
     centres = {"query": query.mean(0), "document": document.mean(0)}
     params = _fit(
         params,

@@ -1,8 +1,8 @@
-"""What another fusion would do: baselines on a trained model's encoders.
+"""Baselines with other fusions, on a trained model's encoders.
 
-The encoders stay as the model has them; towers, fusion and proxies are made
-anew and trained on patches and token vectors that are computed once. So the
-fusions compared have the same encoders, and these were fine-tuned for ours.
+The model's encoders stay frozen; new towers, fusion and proxies are trained on
+patches and token vectors that are computed once. All fusions thus share the
+same encoders, which were fine-tuned for the model's own fusion.
 """
 
 import functools
@@ -37,8 +37,8 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 FUSIONS = {"image only": "image_only", "average fusion": "average"}
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
-SEEDS = 3  # trainings of each, whose measures are averaged
-MOST = 20_000  # training samples of a role; more are thinned out by chance
+SEEDS = 3  # training runs per fusion, whose metrics are averaged
+MOST = 20_000  # maximum training samples per role, drawn at random
 
 
 def measure_fusions(
@@ -49,19 +49,19 @@ def measure_fusions(
     training_root: str | os.PathLike,
     mesh: Mesh,
 ) -> list[evaluate.Row]:
-    """Trains and measures the model with each of the other `FUSIONS`.
+    """Trains and evaluates the model with each of `FUSIONS`.
 
     Args:
-      trained: the model whose encoders are taken.
-      frame: what is measured, see `evaluate.read`.
-      root: its images' folder.
+      trained: the model whose encoders are used.
+      frame: the samples to evaluate on, see `evaluate.read`.
+      root: the folder of their images.
       training: the checked training split.
-      training_root: its images' folder.
-      mesh: of training and search.
+      training_root: the folder of its images.
+      mesh: the devices for training and search.
 
     Returns:
-      The rows of `evaluate.evaluate`, means over `SEEDS` trainings; their
-      `stage` is "", and their seconds leave out encoding and training.
+      The rows of `evaluate.evaluate`, averaged over `SEEDS` training runs;
+      their `stage` is "", and their seconds exclude encoding and training.
     """
     rng = np.random.default_rng(trained.config.seed)
     training = _thin(with_paths(training, training_root), rng)
@@ -89,17 +89,17 @@ def measure_fusions(
 
 
 def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
-    """Averages the measures that rows, otherwise alike, all have."""
+    """Averages the metrics of rows that are otherwise equal."""
     measures = {
         name: float(np.mean([row[name] for row in rows]))
         for name in (*evaluate.MEASURES, "seconds")
-        if rows[0][name] is not None  # relevance needs groups
+        if rows[0][name] is not None  # relevance is None without groups
     }
     return rows[0] | measures
 
 
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
-    """Adds the column `path`: the image's whole path, "" where none is."""
+    """Adds a column `path`: the image's absolute path, "" without one."""
     root = pathlib.Path(root).absolute()
     return frame.assign(path=[str(root / x) if x else "" for x in frame.image])
 
@@ -107,13 +107,13 @@ def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
 def encode(
     trained: Trained, frame: pd.DataFrame, folder: str | os.PathLike, mesh: Mesh
 ) -> feature_store.FeatureStore:
-    """Runs the trained encoders once over each image and text of a table.
+    """Computes the encoders' features of each image and text of a table.
 
     Args:
       trained: the model.
       frame: samples with the column `path`, see `with_paths`.
-      folder: where the features are kept.
-      mesh: batches are split over it.
+      folder: the folder to store the features in.
+      mesh: the devices that batches are split over.
     """
     config = trained.config
     samples = inputs.Inputs(
@@ -138,9 +138,9 @@ class Fitted(NamedTuple):
     """Towers, fusion and proxies, trained on features.
 
     Attributes:
-      embed: embeds samples of one role, which have the column `place`.
+      embed: embeds samples of one role; they need the column `place`.
       proxies: `[C_pad, n D]`.
-      category_ids: of the proxies' rows.
+      category_ids: the category IDs of the proxies' rows.
     """
 
     embed: evaluate.Embed
@@ -155,14 +155,14 @@ def train(
     rng: np.random.Generator,
     mesh: Mesh,
 ) -> Fitted:
-    """Trains towers, fusion and proxies, all of them new.
+    """Trains new towers, a new fusion and new proxies.
 
     Args:
-      config: as of a stage: model, head, optimizer, `steps`, `batch_size`.
+      config: a stage's config: model, head, optimizer, `steps`, `batch_size`.
       encoded: the features of all samples.
       training: samples with the column `place`, their row in `encoded`.
       rng: draws the batches.
-      mesh: of the training.
+      mesh: the devices to train on.
     """
     queries = training[training.role == table.QUERY]
     documents = training[training.role == table.DOCUMENT]
@@ -250,9 +250,9 @@ def train(
 
 
 def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
-    """Returns new parameters of all but the encoders."""
+    """Returns new parameters for everything except the encoders."""
 
-    # Under jit, what nobody asks for, the encoders' pass, is not computed.
+    # Under jit, the encoders' forward pass is unused and thus eliminated.
     @jax.jit
     def init(key: jax.Array) -> Any:
         params = factory.init_variables(model, config, key)["params"]
@@ -264,7 +264,7 @@ def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
 
 
 def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
-    """Returns a model's config with another fusion, all of it trained."""
+    """Returns a model's config with another fusion, for `train`."""
     config = config.copy_and_resolve_references()
     config.model.fusion = fusion
     config.steps = config.evaluate.baseline_steps
@@ -276,7 +276,7 @@ def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
 
 
 def _thin(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Keeps at most `MOST` samples of each role, by chance."""
+    """Keeps at most `MOST` random samples of each role."""
     order = rng.permutation(len(frame))
     roles = frame.iloc[order].groupby("role", sort=False)
     return frame.iloc[np.sort(order[roles.cumcount().to_numpy() < MOST])]

@@ -1,9 +1,9 @@
-"""Measures how the granularity of categories decides how well they teach.
+"""Effect of the granularity of categories on retrieval quality.
 
-The finest categories are pure and say little; the coarsest say much that is
-wrong. What counts is what a model learns from them, so on each one's categories
-a linear map of frozen features is trained, which takes seconds, and asked about
-samples that it has not seen.
+The finest categories are pure but carry little information; the coarsest carry
+much that is wrong. The criterion is what a model learns from them. So a linear
+map of frozen features is trained on the categories of each granularity, which
+takes seconds, and evaluated with queries that it was not trained on.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ from mixer_jax.runtime.errors import UserError
 
 TRUTH = "held-out true categories"
 LATER = "later clicks"
-_MOST = 2000  # queries that are asked, at most
-_BLOCK = 256  # of them at once, so that memory stays bounded
+_MOST = 2000  # maximum number of queries to evaluate
+_BLOCK = 256  # queries scored at once, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
-    """Queries and items that no map is trained on, and the right answers.
+    """Queries to evaluate on, the items they search, and the right answers.
 
     Attributes:
-      of: `TRUTH` or `LATER`.
-      queries: `[T]` rows of the samples.
-      items: `[G]` rows of the samples that are searched.
-      right: `[T]` sets of rows that are right.
+      of: the source of the right answers, `TRUTH` or `LATER`.
+      queries: `[T]` int, rows of the samples; no map is trained on them.
+      items: `[G]` int, rows of the samples that are searched.
+      right: `[T]` sets of rows, the right answers to each query.
       trained: `[Q + I]` bool, the samples that may be trained on.
     """
 
@@ -57,7 +57,7 @@ class Shown:
 
     Attributes:
       image: `[Q + I, C]` f32.
-      text: `[I, T]` f32, of the items.
+      text: `[I, T]` f32, for the items only.
     """
 
     image: np.ndarray
@@ -65,7 +65,7 @@ class Shown:
 
     @classmethod
     def of(cls, features: Features) -> "Shown":
-        """Makes them of the features that categories are found with."""
+        """Returns the normalized features that categories are found with."""
         image = [features.query_image, features.item_image]
         return cls(
             normalize(np.concatenate(image)), normalize(features.item_text)
@@ -73,12 +73,12 @@ class Shown:
 
     @property
     def is_query(self) -> np.ndarray:
-        """Bool `[Q + I]`."""
+        """Whether each sample is a query, bool `[Q + I]`."""
         rows = np.arange(len(self.image))
         return rows < len(self.image) - len(self.text)
 
     def document(self, rows: np.ndarray) -> np.ndarray:
-        """Image and text of some items side by side `[N, C + T]`."""
+        """Returns concatenated image and text of some items, `[N, C + T]`."""
         text = self.text[rows - (len(self.image) - len(self.text))]
         return np.concatenate([self.image[rows], text], axis=1)
 
@@ -89,23 +89,23 @@ def measure(
     neighbours: Sequence[int] = sweep.NEIGHBOURS,
     linear: baselines.LinearMap | None = None,
 ) -> dict[str, Any]:
-    """Measures the categories of a grid of settings.
+    """Evaluates the categories of a grid of settings.
 
     Args:
-      outcome: of a log; its samples have the true categories if there are any.
-      least: affinities to try.
-      neighbours: k to try.
+      outcome: the samples of a log, with their true categories if known.
+      least: affinity thresholds to try.
+      neighbours: numbers of neighbors, k, to try.
       linear: hyper-parameters of the map; the defaults if None.
 
     Returns:
-      exam, what retrieval was measured on; queries and items, how many;
-      true_categories, the figure of a map that was trained on the truth, None
-      without one; used, a line of what categorize would use; and points, a
-      line a setting: least, neighbours, identical_at_1, categories,
-      noise_share, seconds, and with a truth bcubed_f1.
+      exam, `TRUTH` or `LATER`; queries and items, their numbers;
+      true_categories, Identical@1 of a map that is trained on the truth, None
+      without one; used, the figures of categorize's default settings; and
+      points, the figures of each setting: least, neighbours, identical_at_1,
+      categories, noise_share, seconds, and with a truth bcubed_f1.
 
     Raises:
-      UserError: if there are no features, or nothing to measure on.
+      UserError: if there are no features, or nothing to evaluate on.
     """
     if outcome.features is None:
         raise UserError(
@@ -153,14 +153,16 @@ def measure(
 
 
 def make_exam(outcome: Outcome) -> Exam:
-    """Chooses what a map is asked: of held-out categories, or later clicks.
+    """Chooses queries and right answers to evaluate maps on.
 
-    With a truth, the held-out queries that have a held-out item of their
-    category. Without one, a tenth of the queries that were clicked for later,
-    drawn by a hash of their IDs; any of those items is right.
+    If true categories are held out, these are the held-out queries that have a
+    held-out item of their category. Otherwise, they are a tenth of the queries
+    with later clicks, drawn by a hash of their IDs; the items of these clicks
+    are right.
 
     Raises:
-      UserError: if there is neither.
+      UserError: if there are neither held-out categories nor later clicks, or
+        no queries in them.
     """
     samples = outcome.samples
     is_query = (samples["role"] == table.QUERY).to_numpy()
@@ -202,7 +204,7 @@ def make_exam(outcome: Outcome) -> Exam:
 def identical_at_1(
     shown: Shown, labels: np.ndarray, exam: Exam, linear: baselines.LinearMap
 ) -> float | None:
-    """Trains the linear map on categories and asks it.
+    """Returns Identical@1 of a linear map that is trained on categories.
 
     Args:
       shown: the frozen features.
@@ -241,12 +243,12 @@ def identical_at_1(
 def pairs(
     labels: np.ndarray, is_query: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws an item of its category for each query that has one.
+    """Draws a random item of its category for each query that has one.
 
     Args:
       labels: `[N]` int, negative for none.
       is_query: `[N]` bool.
-      seed: of the draw.
+      seed: the random seed.
 
     Returns:
       Rows of the queries and of their items, int `[P]` each.
@@ -262,7 +264,7 @@ def pairs(
 
 
 def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
-    """Writes sweep.json, which the report draws."""
+    """Writes sweep.json, which the report plots."""
     path = paths.make(folder) / "sweep.json"
     paths.deliver(path, json.dumps(result, indent=2) + "\n", "The sweep")
     return path
@@ -274,7 +276,7 @@ def check_out(folder: str | os.PathLike) -> None:
 
 
 def lines(result: dict[str, Any]) -> str:
-    """The points in a table for a terminal, the best first."""
+    """Returns the points as a table for a terminal, the best first."""
     header = f"{'least':>5} {'neighbours':>10}"
     said = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]
@@ -291,5 +293,5 @@ def lines(result: dict[str, Any]) -> str:
 
 
 def _is_drawn(name: str) -> bool:
-    """One query in ten, the same ones in every log."""
+    """Returns whether a query is drawn: one in ten, by a hash of its ID."""
     return int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10 == 0

@@ -1,4 +1,4 @@
-"""Trained models -> measured rows, and the baselines beside them."""
+"""Evaluation of trained models and of the baselines."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,23 +25,23 @@ def measure_models(
     max_skipped: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Iterator[list[evaluate.Row]]:
-    """Measures models, and the baselines with the first model's settings.
+    """Evaluates models, and the baselines with the first model's settings.
 
     Args:
-      models: see `find_models`.
+      models: see `runs.find_models`.
       mesh: the devices for embedding and search.
       table: the sample table; "" for the one in each model's config.
       training_table: the first model's training table, for the baselines; ""
         for the one in its config.
-      baselines: whether to measure those of `baselines.py` first, and those of
+      baselines: whether to evaluate those of `baselines.py` first and those of
         `fusions.py` last.
       max_skipped: the maximum share of samples to leave out; None for each
         model's config's.
       say: called with a message about dropped samples.
 
     Yields:
-      The rows of each model or baseline as soon as it is measured, so that
-      they can be kept whatever happens to the next; see `evaluate.evaluate`.
+      The rows of each model or baseline as soon as it is evaluated, so that
+      they can be saved even if a later one fails; see `evaluate.evaluate`.
 
     Raises:
       UserError: if a table or a checkpoint is missing or invalid.
@@ -59,7 +59,7 @@ def measure_models(
                 f"{model.workdir} is a bundle, which names no sample table; "
                 "name one with --table=PATH."
             )
-        # What can be seen to be missing is said before anything is measured.
+        # Report what is missing before anything is evaluated.
         _check_tables(model.workdir, config, baselines and not number)
         if not bundle.is_bundle(model.workdir):
             workdir.trained_step(model.workdir)
@@ -103,7 +103,7 @@ def measure_models(
         yield found
         if name == runs.OURS:
             ours = trained, frames[key], root
-    # Other fusions need what an image-only model does not have.
+    # The other fusions need a text encoder, which an image-only model lacks.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
         data = ours[0].config.data.copy_and_resolve_references()
         if max_skipped is not None:
@@ -120,7 +120,7 @@ def measure_models(
 def _check_tables(
     folder: paths.Path, config: ConfigDict, baselines: bool
 ) -> None:
-    """Checks that the tables exist, before anything is measured."""
+    """Checks that the tables exist."""
     path = evaluate.table_path(config)
     _require(path, f"{folder} is measured on", "--table")
     if baselines:

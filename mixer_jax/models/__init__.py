@@ -1,1 +1,1 @@
-"""Batches in, embeddings out: encoders, concept memory, fusion, towers."""
+"""The models: encoders, concept memory, fusions and towers."""

@@ -1,4 +1,4 @@
-"""What a document's text says, read from a small learned memory.
+"""Concept vectors of texts, read from a small learned memory.
 
 External attention (Guo et al., arXiv 2105.02358) over the text's tokens.
 """
@@ -11,19 +11,19 @@ NORMS = ("double", "slots")
 
 
 class ConceptMemory(nn.Module):
-    """Token vectors to one concept vector a text.
+    """Maps the token vectors of each text to one concept vector.
 
     With tokens t [L, Ct], memories M_k [Ct, S] and M_v [S, D]:
     a = norm(t M_k), concept = mean over real tokens of a M_v + t W_t. The
-    second term goes past the memory, as residual connections go past external
-    attention's blocks: the memory alone learns slowly to tell texts apart.
+    second term bypasses the memory, like the residual connections around
+    external attention: the memory alone learns slowly to tell texts apart.
 
     Attributes:
-      slots: S.
-      dim: D.
+      slots: S, the number of memory slots.
+      dim: D, the size of a concept vector.
       norm: "double" is softmax over tokens, then L1 over slots; "slots" is
         softmax over slots.
-      dtype: of the products; the normalisation is float32.
+      dtype: dtype of the products; the normalization is float32.
     """
 
     slots: int
@@ -42,15 +42,15 @@ class ConceptMemory(nn.Module):
           mask_BxL: bool, False on padding.
 
         Returns:
-          Concept vectors f32 [B, D], zero where a text has no token; and the
-          attention f32 [B, L, S], whose rows sum to 1, or 0 on padding.
+          Concept vectors f32 [B, D], zero for texts without tokens, and the
+          attention f32 [B, L, S], whose rows sum to 1, or to 0 on padding.
         """
         logits_BxLxS = nn.Dense(
             self.slots,
             use_bias=False,
             dtype=self.dtype,
-            # Wide logits: near-uniform attention reads the same concept from
-            # every text, and learns slowly to do anything else.
+            # Start with large logits: near-uniform attention reads the same
+            # concept from every text, and is slow to learn anything else.
             kernel_init=nn.initializers.variance_scaling(
                 16.0, "fan_in", "normal"
             ),
@@ -66,14 +66,14 @@ class ConceptMemory(nn.Module):
         else:
             attention = nn.softmax(logits_BxLxS, axis=2) * mask_BxLx1
         count_Bx1 = jnp.maximum(mask_BxL.sum(1, keepdims=True), 1)
-        # The mean over tokens commutes with both maps; taken first it is
+        # The mean over tokens commutes with both maps; taking it first is
         # cheaper.
         read_BxS = attention.sum(1) / count_Bx1
         concept_BxD = nn.Dense(
             self.dim,
             use_bias=False,
             dtype=self.dtype,
-            # A read is a weighted mean of rows of M_v, so they set its scale.
+            # A read is a weighted mean of rows of M_v, so these set its scale.
             kernel_init=nn.initializers.normal(1.0),
             name="values",
         )(read_BxS)

@@ -1,4 +1,4 @@
-"""Names and configs -> models and their first variables."""
+"""Models and their initial variables, built from names and configs."""
 
 import difflib
 import inspect
@@ -47,7 +47,7 @@ TEXT_ENCODERS = {
     **_encoders(clip.ClipText, clip.TEXT_CONFIGS),
     **_encoders(siglip.SiglipText, siglip.TEXT_CONFIGS),
 }
-# By the parts of the parameters that they are.
+# Keys are the names of the encoders' subtrees in the parameters.
 ENCODERS = {"image_encoder": IMAGE_ENCODERS, "text_encoder": TEXT_ENCODERS}
 FAMILIES = {
     "image_encoder": originals.IMAGE_FAMILIES,
@@ -58,7 +58,11 @@ _MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
 
 
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Returns `table[name]`; raises a UserError with all names, near first."""
+    """Returns `table[name]`.
+
+    Raises:
+      UserError: if the name is unknown; lists all names, the closest first.
+    """
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, len(table) or 1, cutoff=0.3)
@@ -69,14 +73,14 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def resolve(config: ConfigDict) -> None:
-    """Names the encoders of a stage's config as their originals say.
+    """Sets a stage config's encoder names from their originals, in place.
 
-    Where `pretrained` is a folder or a name on the hub, its config.json
-    decides the architecture, whatever `name` was; and its tokenizer is taken
+    If `pretrained` is a folder or a name on the hub, its config.json
+    determines the architecture and replaces `name`; its tokenizer is used
     unless `data.tokenizer` names one.
 
     Raises:
-      UserError: if an original cannot be had or is of no known family.
+      UserError: if an original cannot be found or is of an unknown family.
     """
     for part, name in _pretrained_parts(config.model).items():
         if originals.is_original(name):
@@ -89,15 +93,15 @@ def resolve(config: ConfigDict) -> None:
 
 
 def make_encoder(part: str, name: str, **options: Any) -> nn.Module:
-    """Makes an encoder.
+    """Returns an encoder.
 
     Args:
       part: "image_encoder" or "text_encoder".
-      name: of one that is known, or from `originals.describe`.
-      **options: its fields; what it does not have is left out.
+      name: a key of `ENCODERS[part]`, or a name from `originals.describe`.
+      **options: fields of the encoder; fields that it lacks are ignored.
 
     Raises:
-      UserError: for a name that does not exist.
+      UserError: if the name is unknown.
     """
     if originals.is_description(name):
         family, sizes = originals.parse(name, FAMILIES[part])
@@ -113,13 +117,13 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
 
     Args:
       config: `config.model` of a run.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
 
     Returns:
-      The module, without a text encoder where the fusion reads no text.
+      The module, without a text encoder if the fusion does not use the text.
 
     Raises:
-      UserError: for a name that does not exist.
+      UserError: if a name is unknown.
     """
     fusion = choose(FUSIONS, config.fusion, "fusion")
     batch_norm = choose(
@@ -157,18 +161,18 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
 
 
 def init_variables(model: Mixer, config: ConfigDict, key: jax.Array) -> dict:
-    """Makes random variables; traceable.
+    """Returns random initial variables; can be traced by `jax.jit`.
 
     Args:
-      model: from `make_model`.
-      config: of the whole run; `data` gives image size and text length.
-      key: of the random values.
+      model: the module from `make_model`.
+      config: the whole run's config; `data` gives image size and text length.
+      key: the random key.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32; both towers start as
-      the same map of the image where the fusion allows it (`towers.align`).
+      the same map of the image if the fusion allows it (`towers.align`).
       Encoders that `load_pretrained` will fill are zero until then: drawing
-      them only to drop them costs a CPU 15 seconds of compilation.
+      values that are then replaced costs 15 seconds of compilation on a CPU.
     """
     size, length = config.data.image_size, config.data.text_length
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -200,7 +204,7 @@ def _pretrained_parts(config: ConfigDict) -> dict[str, str]:
 
 
 def check_pretrained(config: ConfigDict) -> None:
-    """Checks that there are the weights that `config.model` starts from.
+    """Checks that the pretrained weights named in `config.model` exist.
 
     Raises:
       UserError: if weights are unknown or missing.
@@ -213,12 +217,12 @@ def check_pretrained(config: ConfigDict) -> None:
 
 
 def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
-    """Returns the variables with the encoders' pretrained weights put in.
+    """Returns the variables with the encoders' pretrained weights.
 
     Args:
-      variables: from `init_variables`; not changed.
-      config: `config.model`; an encoder whose `pretrained` is "" stays as it
-        is.
+      variables: the variables from `init_variables`; not modified.
+      config: `config.model`; encoders whose `pretrained` is "" keep their
+        values.
 
     Raises:
       UserError: if weights are unknown, missing or do not fit.
@@ -242,17 +246,17 @@ def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
 
 
 def check_frozen(part: str, name: str) -> None:
-    """Checks that an encoder comes with weights.
+    """Checks that a package provides weights for an encoder.
 
     Raises:
-      UserError: if it does not.
+      UserError: if none does.
     """
     known = {key: key for key in ENCODERS[part] if key in pretrained.SOURCES}
     choose(known, name, part.replace("_", " "))
 
 
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
-    """Returns the frozen encoder and its variables with loaded weights."""
+    """Returns a frozen encoder and its pretrained variables."""
     check_frozen("image_encoder", name)
     model = make_encoder("image_encoder", name, batch_norm="frozen")
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -261,7 +265,7 @@ def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
 
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
-    """Returns the frozen encoder and its variables with loaded weights."""
+    """Returns a frozen encoder and its pretrained variables."""
     check_frozen("text_encoder", name)
     model = make_encoder("text_encoder", name)
     tokens = jnp.zeros((1, 8), jnp.int32)

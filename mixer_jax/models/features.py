@@ -1,4 +1,4 @@
-"""Features of frozen pretrained encoders, for whole lists at once."""
+"""Features of images and texts from frozen pretrained encoders."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from mixer_jax.models import factory
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-_PIECE = 8  # images that a CPU encodes at a time
+_PIECE = 8  # images encoded at a time on CPU
 
 
 def _batches(count: int, batch_size: int):
@@ -29,10 +29,10 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
-    """Applies a function to a batch; on a CPU, to a few of its rows at a time.
+    """Applies a function to a batch, on CPU to a few rows at a time.
 
-    The activations of a few stay in the processor's cache; those of all are
-    fresh memory in every call, which the system has to find.
+    The activations of a few rows stay in the cache; those of a whole batch
+    need newly allocated memory in every call.
     """
     if jax.default_backend() != "cpu":
         return function(batch)
@@ -43,7 +43,7 @@ def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames="model")
 def _mean_patch(model, variables, image_BxSxSx3):
-    """Features f32 `[B, C]` of images."""
+    """Returns the mean patch of each image, f32 `[B, C]`."""
     return _in_pieces(
         lambda image: model.apply(variables, image).astype(jnp.float32).mean(1),
         image_BxSxSx3,
@@ -52,7 +52,7 @@ def _mean_patch(model, variables, image_BxSxSx3):
 
 @partial(jax.jit, static_argnames="model")
 def _mean_token(model, variables, token_BxL, mask_BxL):
-    """Features f32 `[B, C]` of texts; zeros where the mask is."""
+    """Returns the mean token of each text, f32 `[B, C]`; 0 without tokens."""
     out_BxLxC = model.apply(variables, token_BxL, mask_BxL)
     weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
     total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)
@@ -66,20 +66,20 @@ def image_features(
     batch_size: int = 128,
     threads: int = 2,
 ) -> np.ndarray:
-    """Mean patch of each image.
+    """Returns the mean patch of each image.
 
     Args:
       name: pretrained image encoder, such as "efficientnet-lite0".
       paths: image files.
-      size: pixels of a side that images are brought to.
-      batch_size: images encoded at once.
-      threads: that decode images while the encoder runs.
+      size: side of the encoder's square input images, in pixels.
+      batch_size: number of images per batch.
+      threads: number of threads that decode images while the encoder runs.
 
     Returns:
-      f32 [N, C], not normalised.
+      f32 [N, C], not normalized.
 
     Raises:
-      UserError: for an unknown name or an unreadable image.
+      UserError: if the name is unknown or an image cannot be read.
     """
     model, variables = factory.pretrained_image_encoder(name, size)
     features = []
@@ -107,19 +107,19 @@ def image_features(
 def text_features(
     name: str, texts: Sequence[str], length: int, batch_size: int = 256
 ) -> np.ndarray:
-    """Mean token of each text; an empty text gives zeros.
+    """Returns the mean token of each text, zeros for an empty text.
 
     Args:
       name: pretrained text encoder, such as "minilm"; also its tokenizer.
       texts: any strings.
-      length: tokens that a text is cut to.
-      batch_size: texts encoded at once.
+      length: maximum number of tokens; longer texts are truncated.
+      batch_size: number of texts per batch.
 
     Returns:
-      f32 [N, Ct], not normalised.
+      f32 [N, Ct], not normalized.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: if the name is unknown.
     """
     model, variables = factory.pretrained_text_encoder(name)
     if not len(texts):
@@ -127,7 +127,7 @@ def text_features(
     different, which = np.unique(np.asarray(texts), return_inverse=True)
     tokens, mask = text.load(name, length)(different.tolist())
 
-    # Texts of like length go together: else most would be encoded for padding.
+    # Batch texts of similar length, so that little padding is encoded.
     lengths = mask.sum(1)
     order = np.argsort(lengths, kind="stable")
     features = []

@@ -1,9 +1,9 @@
-"""How a document's image and text become one vector.
+"""Fusions of a document's image and text into one vector.
 
 Every fusion is a module with the fields `dim` and `dtype`, called with
 patches [B, P, Ci], a concept vector [B, D] that is zero without text, and the
-masks has_image and has_text, bool [B]. It returns [B, D]. A document that has
-only one of the two gets that one alone; masks keep all shapes static.
+masks has_image and has_text, bool [B]. It returns [B, D]. A missing image or
+text is masked out, so that all shapes stay static.
 """
 
 import jax
@@ -14,7 +14,7 @@ FUSIONS: dict[str, type[nn.Module]] = {}
 
 
 def register(name: str):
-    """Class decorator: makes a fusion known to configs under `name`."""
+    """Returns a class decorator that registers a fusion under `name`."""
 
     def add(fusion: type[nn.Module]) -> type[nn.Module]:
         FUSIONS[name] = fusion
@@ -24,16 +24,16 @@ def register(name: str):
 
 
 class _Fusion(nn.Module):
-    """Fields and pieces that fusions share.
+    """Base class with the fields and the projection that fusions share.
 
     Attributes:
-      dim: D.
-      dtype: of the products.
+      dim: D, the size of the result.
+      dtype: dtype of the products.
     """
 
     # Class attributes, not fields: they hold for every instance.
-    uses_text = True  # False spares the text encoder
-    adds_to_image = True  # the result is the projected image plus a change
+    uses_text = True  # if False, the model needs no text encoder
+    adds_to_image = True  # the result is the projected image plus other terms
 
     dim: int
     dtype: jnp.dtype = jnp.float32
@@ -46,13 +46,13 @@ class _Fusion(nn.Module):
 
 @register("concept_attention")
 class ConceptAttention(_Fusion):
-    """The concept asks, the patches answer; the image leads.
+    """Attention of the concept vector to the patches, added to the image.
 
-    w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight a patch x_p;
+    w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight per patch x_p;
     v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
-    Without text w is uniform. W_v starts at zero and W_c small, so the image
-    leads: a random text term is a name tag by which training categories are
-    learned by heart.
+    Without text, w is uniform. W_v is initialized to zero and W_c to small
+    values, so that the image dominates at first: a random text term lets the
+    model memorize the training categories.
     """
 
     @nn.compact
@@ -68,7 +68,7 @@ class ConceptAttention(_Fusion):
         )
         logits_BxP *= self.dim**-0.5 * has_text_B[:, None]
         weights_BxP = nn.softmax(logits_BxP).astype(self.dtype)
-        # Attention and W_v commute, so one patch is projected, not P.
+        # Attention and W_v commute: project the weighted mean, not P patches.
         answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
         image_BxD = self.project(patches_BxPxC.mean(1), "image")
         image_BxD += self.project(
@@ -86,7 +86,7 @@ class ConceptAttention(_Fusion):
 
 @register("average")
 class Average(_Fusion):
-    """Mean of what is there: mean_p(x_p) W_p and W_c c."""
+    """Mean of the terms present, mean_p(x_p) W_p and W_c c."""
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
@@ -102,7 +102,7 @@ class Average(_Fusion):
 
 @register("concat")
 class Concat(_Fusion):
-    """An MLP of image and text vectors side by side; zeros where missing."""
+    """MLP of the concatenated image and text vectors; zeros where missing."""
 
     adds_to_image = False
 
@@ -124,7 +124,7 @@ class Concat(_Fusion):
 
 @register("image_only")
 class ImageOnly(_Fusion):
-    """mean_p(x_p) W_p; a baseline that never reads the text."""
+    """Baseline mean_p(x_p) W_p, which ignores the text."""
 
     uses_text = False
 

@@ -1,4 +1,4 @@
-"""The two towers: a query image or a document -> one embedding.
+"""The two towers, which embed query images and documents.
 
 Method of Mixer (arXiv 2305.03972); the equations are this project's reading.
 """
@@ -17,29 +17,32 @@ Batch = dict[str, Any]
 
 
 def normalize(x_BxD: jax.Array) -> jax.Array:
-    """Unit rows in float32; a zero row stays zero, its gradient finite."""
+    """Scales rows to unit length in float32; zero rows stay zero.
+
+    The gradient is finite for zero rows too.
+    """
     x_BxD = x_BxD.astype(jnp.float32)
     square = jnp.square(x_BxD).sum(-1, keepdims=True)
     return x_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
-    # a0, b0, a1, b1, ...: unlike a concatenation it moves nothing between
-    # devices when both are split over them by rows.
+    # Unlike concatenation, the order a0, b0, a1, b1, ... moves no data between
+    # devices when both arrays are sharded by rows.
     both = jnp.stack([first, second], 1)
     return both.reshape(-1, *first.shape[1:])
 
 
 class TransformationLayers(nn.Module):
-    """One tower's own layers: x W + MLP(norm(x)).
+    """The layers of one tower: x W + MLP(norm(x)).
 
-    The MLP's last layer starts at zero, so the tower starts linear.
+    The MLP's last layer is initialized to zero, so the tower starts linear.
 
     Attributes:
-      dim: D, of the output.
+      dim: D, the output size.
       hidden: width of the MLP.
-      dropout: after the MLP's activation.
-      dtype: of the computation.
+      dropout: dropout rate after the MLP's activation.
+      dtype: dtype of the computation.
     """
 
     dim: int
@@ -49,7 +52,7 @@ class TransformationLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxC: jax.Array, train: bool = False) -> jax.Array:
-        """[B, C] -> [B, D]; dropout, while training, needs its stream."""
+        """Maps [B, C] to [B, D]; dropout in training needs its RNG stream."""
         linear = nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name="linear"
         )(x_BxC)
@@ -65,15 +68,16 @@ class TransformationLayers(nn.Module):
 
 
 def align(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes both towers start as the same linear map of the image.
+    """Initializes both towers to the same linear map of the image.
 
-    The document tower gets the query tower's map as its fusion's projection
-    of the image, and the identity after it. What a pretrained encoder already
-    knows to be alike is then near from the first step on; towers that start
-    apart have to find a common space first, and never generalise as well.
+    The query tower's map is copied to the image projection of the document
+    tower's fusion, and the document tower's own map becomes the identity.
+    Images that a pretrained encoder finds similar are then close from the
+    first step on; towers with different initial maps have to find a common
+    space first, and never generalize as well.
 
     Args:
-      params: of a `Mixer` whose fusion adds to a projected image.
+      params: parameters of a `Mixer` whose fusion adds to a projected image.
 
     Returns:
       The same tree with `fusion/image` and `document_layers/linear` replaced.
@@ -94,20 +98,23 @@ def drop_parts(
     drop_text: float,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Hides the text of some documents, and the image of some others.
+    """Hides the text of some documents and the image of some others.
 
-    Alone, each has to find the category by itself: the text is learned where
-    the image would answer already, and shops' documents lack one or the other.
+    Each modality then has to identify the category on its own: otherwise the
+    model could ignore the text wherever the image suffices, and real documents
+    may lack either.
 
     Args:
       has_image: bool [B].
       token_mask: bool [B, L].
-      drop_image: share of the images hidden, of documents that keep a text.
-      drop_text: share of the texts hidden, of documents that have an image.
-      key: of the chance.
+      drop_image: probability of hiding the image of a document that keeps its
+        text.
+      drop_text: probability of hiding the text of a document with an image.
+      key: the random key.
 
     Returns:
-      The same two; no document loses the only thing that it has.
+      The new `has_image` and `token_mask`; every document keeps at least one
+      of the modalities that it has.
     """
     text_key, image_key = jax.random.split(key)
     shape = has_image.shape
@@ -120,22 +127,22 @@ def drop_parts(
 
 
 class Mixer(nn.Module):
-    """Query and document towers around shared encoders.
+    """Query and document towers with shared encoders.
 
     Attributes:
       image_encoder: uint8 or float images [B, H, W, 3] -> [B, P, Ci], called
         with `train`.
       text_encoder: tokens and mask [B, L] -> [B, L, Ct], called with
         `train`; None for a fusion that reads no text.
-      dim: D, of embeddings and concept vectors.
+      dim: D, the size of embeddings and concept vectors.
       hidden: width of the transformation layers.
-      dropout: in the transformation layers.
+      dropout: dropout rate in the transformation layers.
       fusion_name: a key of `fusion.FUSIONS`.
-      slots: S, of the concept memory.
-      memory_norm: of the concept memory.
-      drop_image: while training, see `drop_parts`.
-      drop_text: while training, see `drop_parts`.
-      dtype: of the computation; parameters and embeddings are float32.
+      slots: S, the number of slots of the concept memory.
+      memory_norm: the normalization of the concept memory.
+      drop_image: see `drop_parts`; only in training.
+      drop_text: see `drop_parts`; only in training.
+      dtype: dtype of the computation; parameters and embeddings are float32.
     """
 
     image_encoder: nn.Module
@@ -151,7 +158,7 @@ class Mixer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        """Names the parts; freezing and learning rates go by these names."""
+        """Creates submodules; freezing and learning rates use their names."""
         self.query_layers = self._layers()
         self.document_layers = self._layers()
         self.fusion = FUSIONS[self.fusion_name](self.dim, self.dtype)
@@ -168,24 +175,24 @@ class Mixer(nn.Module):
     def __call__(
         self, batch: Batch, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Embeds a training batch; all images pass the encoder together.
+        """Embeds a training batch; encodes all its images in one call.
 
         Args:
-          batch: as the data pipeline makes it: `query` with `image`
+          batch: a batch of the data pipeline: `query` with `image`
             [Bh, S, S, 3]; `document` with `image`, `has_image` [Bh], `tokens`
-            and `token_mask` [Bh, L]. In place of both `image`s there may be
-            `patches` [Bh, P, Ci], and in place of `tokens` there may be
-            `token_vectors` [Bh, L, Ct]: what `encode_images` and
-            `encode_texts` gave before. Or both have nothing but `embedding`
-            [Bh, D], what `encode_query` and `encode_document` gave.
-          train: batch statistics (where the encoder wants them), dropout and
-            `drop_parts` (the "dropout" stream).
+            and `token_mask` [Bh, L]. Both `image`s may be replaced by
+            `patches` [Bh, P, Ci], and `tokens` by `token_vectors`
+            [Bh, L, Ct], the outputs of `encode_images` and `encode_texts`.
+            Alternatively both hold only `embedding` [Bh, D], the output of
+            `encode_query` and `encode_document`.
+          train: turns on batch statistics (if the encoder uses them), dropout
+            and `drop_parts`; the last two need the "dropout" RNG stream.
 
         Returns:
           f32 `query` and `document` [Bh, D] of unit length; `concept`
-          [Bh, D] and `slots` [Bh, S], the mean attention of a text's tokens,
-          both zero where there is no text, and absent where `embedding`s
-          were given.
+          [Bh, D] and `slots` [Bh, S], the mean attention of a text's tokens.
+          The last two are zero without text, and absent if the batch holds
+          `embedding`s.
         """
         query, document = batch["query"], batch["document"]
         if "embedding" in query:
@@ -227,17 +234,17 @@ class Mixer(nn.Module):
     def encode_images(
         self, images: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Images [B, H, W, 3] -> patches [B, P, Ci]."""
+        """Encodes images [B, H, W, 3] as patches [B, P, Ci]."""
         return self.image_encoder(images, train=train)
 
     def encode_texts(
         self, tokens: jax.Array, token_mask: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Tokens and mask [B, L] -> token vectors [B, L, Ct]."""
+        """Encodes tokens and mask [B, L] as token vectors [B, L, Ct]."""
         return self.text_encoder(tokens, token_mask, train=train)
 
     def encode_query(self, query: Batch, train: bool = False) -> jax.Array:
-        """The queries of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the queries of a batch as unit vectors, f32 [B, D]."""
         if "embedding" in query:
             return query["embedding"]
         return self._query(self._patches(query, train), train)
@@ -245,7 +252,7 @@ class Mixer(nn.Module):
     def encode_document(
         self, document: Batch, train: bool = False
     ) -> jax.Array:
-        """The documents of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the documents of a batch as unit vectors, f32 [B, D]."""
         if "embedding" in document:
             return document["embedding"]
         mask = document["token_mask"]

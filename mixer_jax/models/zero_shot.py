@@ -1,4 +1,4 @@
-"""Published encoders as two towers, without any training."""
+"""Zero-shot models: published encoders as two towers, without training."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ _CLIP_KEYS = KeyMap(
 
 
 def make_model(config: ConfigDict) -> nn.Module | None:
-    """Returns the module of `config.model`; None if it is no zero-shot model.
+    """Returns the module of `config.model`, or None if it is not zero-shot.
 
     Raises:
       UserError: if an encoder is unknown.
@@ -53,7 +53,7 @@ def load_variables(
       model: the module.
       config: `config.model`, whose `pretrained` names are loaded.
       size: S, the side of the images in pixels.
-      length: L, tokens of a text.
+      length: L, the number of tokens per text.
 
     Raises:
       UserError: if weights are missing or do not fit.
@@ -86,7 +86,7 @@ def load_variables(
 
 
 class MeanPatches(nn.Module):
-    """Embeds an image as the mean of its patches, and reads no text.
+    """Embeds an image as the mean of its patches and ignores the text.
 
     Queries and documents with the same image get the same embedding.
 
@@ -99,33 +99,34 @@ class MeanPatches(nn.Module):
     text_encoder: None = None
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] -> unit embeddings f32 [B, D]."""
+        """Embeds images [B, H, W, 3] as unit vectors, f32 [B, D]."""
         patches_BxPxD = self.image_encoder(images)
         return normalize(patches_BxPxD.astype(jnp.float32).mean(1))
 
     def encode_query(self, query: Batch) -> jax.Array:
-        """The queries of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the queries of a batch as unit vectors, f32 [B, D]."""
         return self(query["image"])
 
     def encode_document(self, document: Batch) -> jax.Array:
-        """The documents of a batch -> f32 [B, D], unit or, imageless, zero."""
+        """Embeds documents as unit vectors, f32 [B, D]; zero without image."""
         return jnp.where(
             document["has_image"][:, None], self(document["image"]), 0
         )
 
 
 class Clip(nn.Module):
-    """CLIP's own common space: pooled towers and their projections.
+    """CLIP with its pooling and projections to the common space.
 
-    A document with an image and a text gets the mean direction of both.
+    The embedding of a document with an image and a text is their normalized
+    sum.
 
     References: Radford et al., arXiv 2103.00020, section 2.4.
 
     Attributes:
       image_encoder: images [B, H, W, 3] -> [B, 1 + P, Ci], CLS first.
       text_encoder: tokens and mask [B, L] -> [B, L, Ct], causal.
-      dim: D, of the projections.
-      epsilon: of the norm of the CLS vector.
+      dim: D, the output size of the projections.
+      epsilon: epsilon of the layer norm of the CLS vector.
     """
 
     image_encoder: nn.Module
@@ -134,26 +135,26 @@ class Clip(nn.Module):
     epsilon: float = 1e-5
 
     def setup(self):
-        """Names the parts by the parameters' paths."""
+        """Creates the submodules; `_CLIP_KEYS` refers to their names."""
         self.post_norm = nn.LayerNorm(epsilon=self.epsilon)
         self.image_projection = nn.Dense(self.dim, use_bias=False)
         self.text_projection = nn.Dense(self.dim, use_bias=False)
 
     def __call__(self, document: Batch) -> jax.Array:
-        """The documents of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the documents of a batch as unit vectors, f32 [B, D]."""
         return self.encode_document(document)
 
     def encode_images(self, images: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] -> unit embeddings f32 [B, D]."""
+        """Embeds images [B, H, W, 3] as unit vectors, f32 [B, D]."""
         cls_BxC = self.image_encoder(images)[:, 0].astype(jnp.float32)
         return normalize(self.image_projection(self.post_norm(cls_BxC)))
 
     def encode_texts(
         self, tokens: jax.Array, token_mask: jax.Array
     ) -> jax.Array:
-        """Tokens and mask [B, L] -> unit embeddings f32 [B, D].
+        """Embeds tokens and mask [B, L] as unit vectors, f32 [B, D].
 
-        The vector of the last token, which has seen all others, is projected.
+        Projects the vector of the last token, which attends to all others.
         """
         vectors_BxLxC = self.text_encoder(tokens, token_mask)
         last = jnp.maximum(token_mask.sum(1) - 1, 0)
@@ -163,11 +164,11 @@ class Clip(nn.Module):
         )
 
     def encode_query(self, query: Batch) -> jax.Array:
-        """The queries of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the queries of a batch as unit vectors, f32 [B, D]."""
         return self.encode_images(query["image"])
 
     def encode_document(self, document: Batch) -> jax.Array:
-        """The documents of a batch -> unit embeddings f32 [B, D]."""
+        """Embeds the documents of a batch as unit vectors, f32 [B, D]."""
         has_image = document["has_image"][:, None]
         has_text = document["token_mask"].any(1, keepdims=True)
         image = self.encode_images(document["image"])

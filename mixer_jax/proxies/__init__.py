@@ -1,1 +1,1 @@
-"""Embeddings and labels in, loss out: margins, heads, sparse updates."""
+"""Classification heads over proxies: margins, losses and sparse updates."""

@@ -1,8 +1,8 @@
-"""Heads that compare with an active set: `sampled`, `knn` and `topk`.
+"""Heads that score an active set of rows: `sampled`, `knn` and `topk`.
 
-They differ in where the hard negatives come from: nowhere, the class graph,
-or the current proxies. A step reads and writes the active rows only, of
-proxies and moments, and is the exact softmax over them.
+They differ in the source of hard negatives: none, the class graph, or the
+current proxies. A step computes the exact softmax over the active rows, and
+reads and writes only these rows of the proxies and moments.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Positives and uniform random rows; an `interface.Head`.
+    """A head over positives and uniform random rows; an `interface.Head`.
 
     An et al., "Killing Two Birds with One Stone: Efficient and Robust
     Training of Face Recognition CNNs by Partial FC", arXiv 2203.15565.
@@ -36,12 +36,12 @@ class Sampled:
       loss: settings of the softmax.
       mesh: the mesh that the batch and the proxies are split over.
       num_categories: C.
-      active: M, active rows a device.
-      uniform: how many of them are drawn at random, at least.
-      importance: whether a random row counts in the softmax's sum for all the
-        rows that it stands for, so that the sum is right in the mean (Bengio
-        and Senecal, "Quick Training of Probabilistic Neural Nets by Importance
-        Sampling", AISTATS 2003).
+      active: M, active rows per device.
+      uniform: minimum number of them that are drawn at random.
+      importance: whether random rows are weighted in the softmax's sum by the
+        number of rows that each represents, which makes the sum unbiased
+        (Bengio and Senecal, "Quick Training of Probabilistic Neural Nets by
+        Importance Sampling", AISTATS 2003).
     """
 
     loss: softmax.Loss
@@ -53,15 +53,15 @@ class Sampled:
 
     @property
     def rows(self) -> int:
-        """The proxies' rows on each device, padding included."""
+        """Rows of the proxies on each device, including padding."""
         padded = meshes.padded_rows(self.num_categories, self.mesh)
         return padded // self.mesh.size
 
     def check(self, batch_size: int) -> None:
-        """Checks that no batch of this size can lose a positive.
+        """Checks that every positive of a batch of this size can be active.
 
         Raises:
-          UserError: if a device may own more positives than it may activate.
+          UserError: if a device may own more positives than active rows.
         """
         needed = min(batch_size, self.rows)
         if self.active < needed:
@@ -83,7 +83,7 @@ class Sampled:
     def near(
         self, proxies: jax.Array, batch: softmax.Batch, graph: interface.Graph
     ) -> jax.Array:
-        """Finds what is hard for each sample; runs inside `jax.shard_map`.
+        """Finds hard negatives of each sample, inside `jax.shard_map`.
 
         Args:
           proxies: `[R, n D]`, this device's rows.
@@ -91,8 +91,8 @@ class Sampled:
           graph: this device's rows of the class graph, or None.
 
         Returns:
-          int32 `[B, K]`, categories by falling cosine; those below 0 are none.
-          Of other devices' categories there may be any or none.
+          int32 `[B, K]`, categories by decreasing cosine; negative entries are
+          ignored. Categories of other devices may be included or missing.
         """
         return jnp.zeros((len(batch.labels), 0), jnp.int32)
 
@@ -155,7 +155,7 @@ class Sampled:
                     found == batch.labels - start, target, softmax.ABSENT
                 ),
                 learning_rate,
-                # A key of its own: the selection has split this one in two.
+                # A separate key: the selection has already used this one.
                 jax.random.fold_in(key, 2),
                 stand_for if self.importance else None,
             )
@@ -178,7 +178,7 @@ class Sampled:
         )
 
     def _select(self, proxies, batch, graph, key):
-        """This device's active rows, and how many each stands for."""
+        """Returns this device's active rows and their weights."""
         self.check(len(batch.labels))
         start, count = rows_lib.own(self.num_categories, self.rows)
         return active_set.select(
@@ -194,15 +194,16 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True)
 class Knn(Sampled):
-    """Adds the neighbours of the batch's categories in the class graph.
+    """A head that adds the graph neighbors of the batch's categories.
 
     The KNN softmax of Song et al., "Large-Scale Training System for
     100-Million Classification at Alibaba", KDD 2020, with an active set of
     fixed size.
 
     Attributes:
-      neighbours: K, of the class graph.
-      graph_products: dtype of the factors of the products that find it.
+      neighbours: K, neighbors per category in the class graph.
+      graph_products: dtype of the factors of the matrix products that build
+        the graph.
     """
 
     neighbours: int
@@ -210,7 +211,7 @@ class Knn(Sampled):
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct:
-        """int32 `[C_pad, K]`, split by rows."""
+        """The graph's int32 `[C_pad, K]`, split by rows."""
         return jax.ShapeDtypeStruct(
             (self.rows * self.mesh.size, self.neighbours),
             jnp.int32,
@@ -235,20 +236,20 @@ class Knn(Sampled):
         )(proxies)
 
     def near(self, proxies, batch, graph) -> jax.Array:
-        """Looks the labels' neighbours up; see `Sampled.near`."""
+        """Looks up the labels' neighbors; see `Sampled.near`."""
         start, _ = rows_lib.own(self.num_categories, self.rows)
         return active_set.neighbours(graph, batch.labels, start)
 
 
 @dataclasses.dataclass(frozen=True)
 class TopK(Sampled):
-    """Adds each sample's nearest negatives among the current proxies.
+    """A head that adds each sample's nearest negatives among all proxies.
 
-    Every step scores all C proxies; loss, gradients and update are of the
-    active rows only.
+    Every step scores all C proxies; the loss, the gradients and the update
+    cover the active rows only.
 
     Attributes:
-      neighbours: k, nearest negatives of a sample.
+      neighbours: k, nearest negatives per sample.
     """
 
     neighbours: int

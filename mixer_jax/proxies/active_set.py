@@ -1,6 +1,6 @@
-"""The active set: M rows of a device that a step compares with.
+"""Selection of the active set: the M rows per device that a step scores.
 
-Everything here costs O(B K log(B K) + M log M), whatever C is.
+All functions cost O(B K log(B K) + M log M), independent of C.
 """
 
 import jax
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 from mixer_jax.runtime.mesh import AXIS
 
-_NONE = jnp.iinfo(jnp.int32).max  # sorts behind every row
-_WEIGHT = 4096  # of a nearest neighbour; the r-th has 1 / r of it
+_NONE = jnp.iinfo(jnp.int32).max  # sorts after every row
+_WEIGHT = 4096  # weight of the nearest neighbor; the r-th has 1 / r of it
 
 
 def neighbours(
     graph: jax.Array, labels: jax.Array, start: jax.Array
 ) -> jax.Array:
-    """Looks the labels' neighbours up, each where its row is.
+    """Looks up the labels' neighbors on the devices that hold their rows.
 
-    Call it inside `jax.shard_map` over the mesh axis.
+    Call this inside `jax.shard_map` over the mesh axis.
 
     Args:
       graph: int32 `[R, K]`, this device's rows of the class graph.
@@ -42,35 +42,35 @@ def select(
     size: int,
     uniform: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Selects a device's rows: positives, neighbours, and random ones.
+    """Selects a device's rows: positives, neighbors and random rows.
 
-    Positives are always in. Neighbours follow by how near they are and to how
-    many samples, up to `size - uniform` rows with the positives. The rest is
-    drawn uniformly from all other real rows, evenly spread: a graph that has
-    grown stale shows hard negatives of yesterday only.
+    Positives are always included. Neighbors follow, ranked by their weights
+    summed over the samples, until there are `size - uniform` rows including
+    the positives. The rest is a stratified uniform sample of all other real
+    rows, because a stale graph misses the current hard negatives.
 
     Args:
-      key: a PRNG key, another one on each device.
+      key: a PRNG key, different on each device.
       labels: int32 `[B]`, of the whole batch.
-      neighbours: int32 `[B, K]`, categories by falling cosine; entries below
-        0 are ignored.
+      neighbours: int32 `[B, K]`, categories by decreasing cosine; negative
+        entries are ignored.
       start: int32 scalar, the category of the device's first row.
-      count: int32 scalar, the device's real rows.
-      size: M, at least as large as the number of positives there can be, and
-        at most the device's rows, padding included.
-      uniform: the least rows to draw at random, as far as positives allow.
+      count: int32 scalar, the device's number of real rows.
+      size: M, at least the maximum number of positives and at most the
+        device's rows, including padding.
+      uniform: minimum rows to draw at random, as far as positives allow.
 
     Returns:
-      int32 `[M]`, row numbers on this device, sorted and unique; those of
-      padding, from `count` on, only after all real ones are in. And f32 `[M]`,
-      how many rows each stands for: a random one for its share of all that
-      were neither positives nor taken neighbours, the others for themselves.
+      int32 `[M]`, row numbers on this device, sorted and unique; rows of
+      padding, from `count` on, are included only after all real ones. And f32
+      `[M]`, the weights: a random row represents its share of all rows that
+      are neither positives nor selected neighbors; all others have weight 1.
     """
     taken, number = _nearest(labels, neighbours, start, count, size, uniform)
     real = jnp.minimum(size, count)
     share = (count - number) / jnp.maximum(real - number, 1)
     others = _spread(key, count - number, real - number, size)
-    # The v-th row that is not taken: as many rows before it as are taken.
+    # Map v to the v-th row not taken: add the number of taken rows before it.
     before = jnp.where(taken < _NONE, taken - jnp.arange(len(taken)), _NONE)
     others += jnp.searchsorted(before, others, side="right")
     order = jnp.arange(size)
@@ -84,16 +84,16 @@ def select(
 
 
 def _nearest(labels, neighbours, start, count, size, uniform):
-    """Positives and the best neighbours: int32 `[<= M]` sorted, and how many.
+    """Returns positives and the best neighbors, and their number.
 
-    Behind that number stands _NONE.
+    The rows are int32 `[<= M]`, sorted and padded at the end with _NONE.
     """
     batch, k = neighbours.shape
     rows = jnp.concatenate([labels, neighbours.reshape(-1)]) - start
     rows = jnp.where((rows >= 0) & (rows < count), rows, _NONE)
     order = jnp.arange(len(rows))
     weight = jnp.where(order < batch, 0, _WEIGHT // (1 + (order - batch) % k))
-    # Equal rows become runs; a positive comes first in its run.
+    # Equal rows become runs; a positive is the first of its run.
     rows, order, weight = jax.lax.sort((rows, order, weight), num_keys=2)
     first = jnp.concatenate([jnp.array([True]), rows[1:] != rows[:-1]])
     run = jnp.cumsum(first) - 1
@@ -113,11 +113,11 @@ def _nearest(labels, neighbours, start, count, size, uniform):
 
 
 def _spread(key, width, number, size):
-    """Draws `number` distinct numbers below `width`: int32 `[size]`.
+    """Draws `number` distinct integers below `width`, int32 `[size]`.
 
-    One from each of `number` strata, whose width differs by one at most, all
-    turned by one random offset: each number is as likely as any other. What
-    stands behind `number` means nothing.
+    One integer is drawn from each of `number` strata whose widths differ by at
+    most one, and all are rotated by one random offset, so that every integer
+    is equally likely. Entries from `number` on are arbitrary.
     """
     stratum_key, offset_key = jax.random.split(key)
     order = jnp.arange(size)

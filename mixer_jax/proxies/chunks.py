@@ -1,4 +1,4 @@
-"""Loops over long arrays in chunks whose size need not divide the length."""
+"""Chunked loops over long arrays; the size need not divide the length."""
 
 import dataclasses
 import math
@@ -16,18 +16,18 @@ _BLOCK = 128  # rows
 class Chunks:
     """Chunks of equal size that cover `length` rows.
 
-    The last chunk begins early enough to be whole, so nothing is copied to
-    pad it. A row that the chunk before had already is not *fresh*: readers
-    mask it, and `write` leaves it alone.
+    The last chunk overlaps the one before it if necessary, so that no padding
+    is copied. Rows that were already in the previous chunk are not *fresh*:
+    readers mask them, and `write` does not change them.
 
-    Chunks are whole multiples of 128 rows where `most` allows: processors
-    compute on blocks of rows, and a ragged edge costs as much as a whole one.
+    Chunk sizes are multiples of 128 rows where `most` allows: processors
+    compute on blocks of rows, and a partial block costs as much as a full one.
 
     Attributes:
       length: rows to cover.
-      most: the most rows of a chunk.
+      most: maximum rows per chunk.
       rows: int32 `[length]`, sorted and unique: the rows of longer arrays that
-        are covered; None is all of them.
+        are covered; None covers all of them.
     """
 
     length: int
@@ -36,13 +36,13 @@ class Chunks:
 
     @property
     def number(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         whole = self.most // _BLOCK * _BLOCK
         return math.ceil(self.length / (whole or self.most))
 
     @property
     def size(self) -> int:
-        """Rows of every chunk."""
+        """The number of rows per chunk."""
         size = math.ceil(self.length / self.number)
         if self.most >= _BLOCK:
             size = math.ceil(size / _BLOCK) * _BLOCK
@@ -50,26 +50,26 @@ class Chunks:
 
     @property
     def indices(self) -> jax.Array:
-        """Every chunk's index, to scan over."""
+        """The indices of all chunks, to scan over."""
         return jnp.arange(self.number)
 
     def start(self, index: jax.Array) -> jax.Array:
-        """Where a chunk begins."""
+        """Returns the position of a chunk's first row."""
         return jnp.minimum(index * self.size, self.length - self.size)
 
     def positions(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A chunk's rows: positions int32 `[size]`, fresh bool `[size]`."""
+        """Returns positions int32 `[size]` and fresh bool `[size]` of rows."""
         positions = self.start(index) + jnp.arange(self.size)
         return positions, positions >= index * self.size
 
     def read(self, index: jax.Array, tree: Any) -> Any:
-        """Takes a chunk of every leaf `[length or more, ...]`."""
+        """Reads a chunk of every leaf `[length or more, ...]`."""
         if self.rows is not None:
             return rows_lib.take(tree, self.cut(index, self.rows))
         return jax.tree.map(lambda x: self.cut(index, x), tree)
 
     def write(self, index: jax.Array, tree: Any, part: Any) -> Any:
-        """Puts a chunk's fresh rows into every leaf `[length or more, ...]`."""
+        """Writes a chunk's fresh rows to all leaves `[length or more, ...]`."""
         _, fresh = self.positions(index)
 
         def keep(old, new):
@@ -88,5 +88,5 @@ class Chunks:
         )
 
     def cut(self, index: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns a chunk of `[length, ...]`, which has a row for each row."""
+        """Returns a chunk of `x [length, ...]`, indexed by position."""
         return jax.lax.dynamic_slice_in_dim(x, self.start(index), self.size)

@@ -8,8 +8,8 @@ from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
 from mixer_jax.runtime.mesh import AXIS
 
-_QUERIES, _ROWS = 1024, 4096  # cosines at a time: 16 MiB
-_SPARE = 8  # candidates beyond K that narrow products bring to the f32 check
+_QUERIES, _ROWS = 1024, 4096  # block of cosines: 16 MiB
+_SPARE = 8  # candidates beyond K that are rescored in f32
 
 
 def build(
@@ -21,26 +21,28 @@ def build(
 ) -> jax.Array:
     """Finds the K nearest other categories of every category.
 
-    Call it inside `jax.shard_map` over the mesh axis. The devices stand in a
-    ring; each keeps its own rows and hands a copy of its neighbour's around,
-    so that after n hops every row has met every other. Memory is about four
-    times the device's part of the proxies (its unit rows, those that visit,
-    those that arrive, a copy), its part of the graph, and a block of cosines.
+    Call this inside `jax.shard_map` over the mesh axis. The devices form a
+    ring: each keeps its own rows as queries and passes on the rows that visit
+    it, so that every pair of rows has been compared after as many hops as
+    there are devices. Memory is about four times the device's part of the
+    proxies (its unit rows, the visiting rows, the arriving rows, a copy), plus
+    its part of the graph and a block of cosines.
 
-    The result is exact with f32 products. Narrower ones only choose K + 8
-    candidates of each device's rows, whose cosines are then taken in f32: what
-    can go wrong is that rounding hides a neighbour behind 8 false ones.
+    The result is exact with f32 products. Narrower products only select K + 8
+    candidates among each device's rows, which are then rescored in f32: a
+    neighbor is missed only if rounding ranks it behind 8 false ones.
 
     Args:
       proxies: `[R, n D]`, this device's rows.
       num_categories: C.
       k: K, below C.
-      subcentres: n; two categories are as near as their nearest sub-centres.
-      products: dtype of the factors of the products that choose.
+      subcentres: n; the cosine of two categories is the maximum over their
+        sub-centers.
+      products: dtype of the factors of the matrix products.
 
     Returns:
-      int32 `[R, K]`, categories by falling cosine, never the row's own; what
-      stands in rows of padding means nothing.
+      int32 `[R, K]`, categories by decreasing cosine, without the row's own.
+      Rows of padding have arbitrary values.
     """
     size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     length = proxies.shape[0]
@@ -98,7 +100,7 @@ def _checked(
     rows: jax.Array,
     first: jax.Array,
 ) -> nearest.Nearest:
-    """Takes the candidates' cosines again, in f32."""
+    """Recomputes the candidates' cosines in f32."""
     cosines, ids = candidates
     some = rows[jnp.maximum(ids - first, 0)]
     some = some.reshape(*ids.shape, *queries.shape[1:])

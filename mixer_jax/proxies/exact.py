@@ -1,4 +1,4 @@
-"""The exact head: every sample against every proxy."""
+"""The exact head: the softmax over all categories."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from mixer_jax.runtime import mesh as meshes
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """The softmax over all categories; an `interface.Head`.
+    """A head with the softmax over all categories; an `interface.Head`.
 
-    The proxies are updated chunk by chunk where they lie.
+    The proxies are updated in place, chunk by chunk.
 
     Attributes:
       loss: settings of the softmax.

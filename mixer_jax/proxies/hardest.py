@@ -1,4 +1,4 @@
-"""The hardest negatives of a batch among all current proxies."""
+"""Search for the hardest negatives of a batch among all current proxies."""
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,22 @@ def negatives(
 ) -> jax.Array:
     """Finds which of this device's rows are among each sample's k nearest.
 
-    Call it inside `jax.shard_map` over the mesh axis. Each device scores its
-    own rows; then each merges the candidates of its part of the batch and
-    sends back how near one must be. So B k numbers leave a device, not n B k.
+    Call this inside `jax.shard_map` over the mesh axis. Each device scores its
+    own rows, then merges all candidates' cosines for its part of the batch and
+    sends back the threshold of each sample. A device thus sends B k numbers
+    instead of n B k.
 
     Args:
       proxies: `[R, n D]`, this device's rows.
-      batch: the whole batch; the samples' own categories are no negatives.
+      batch: the whole batch; samples' own categories are excluded.
       num_categories: C.
-      k: nearest negatives of a sample, over all devices.
-      loss: settings; `chunk`, `subcentres` and `products` count here.
+      k: nearest negatives per sample, over all devices.
+      loss: settings; only `chunk` and `products` are used.
       approximate: see `nearest.extend`.
 
     Returns:
-      int32 `[B, min(k, R)]`, this device's categories by falling cosine;
-      -1 where a sample's k nearest are elsewhere.
+      int32 `[B, min(k, R)]`, this device's categories by decreasing cosine;
+      -1 for candidates that are not among a sample's k nearest.
     """
     start, count = rows_lib.own(num_categories, len(proxies))
     found = nearest.none(len(batch.z), min(k, len(proxies)))
@@ -52,5 +53,5 @@ def negatives(
     parts = parts.reshape(parts.shape[0], -1)
     least = jax.lax.top_k(parts, min(k, parts.shape[1]))[0][:, -1]
     least = jax.lax.all_gather(least, AXIS, tiled=True)
-    # Rows that were never met are -1 and -inf.
+    # Unfilled entries already have id -1 and cosine -inf.
     return jnp.where(cosines >= least[:, None], ids, -1)

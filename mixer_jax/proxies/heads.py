@@ -1,4 +1,4 @@
-"""The heads by name."""
+"""Construction of heads by name."""
 
 import math
 
@@ -71,16 +71,16 @@ HEADS = {"exact": _exact, "knn": _knn, "sampled": _sampled, "topk": _topk}
 def make_head(
     config: ConfigDict, mesh: Mesh, num_categories: int, batch_size: int
 ) -> interface.Head:
-    """Returns the head that `config`, a run's `config.head`, describes.
+    """Returns the head described by `config`, a run's `config.head`.
 
     Args:
       config: name, margin, scale and the settings of that head.
       mesh: the mesh that the batch and the proxies are split over.
       num_categories: C.
-      batch_size: the most embeddings of a step, over all devices.
+      batch_size: maximum embeddings per step, over all devices.
 
     Raises:
-      UserError: if a name is unknown, a value is out of its range, there are
+      UserError: if a name is unknown, a value is out of range, there are
         fewer than two categories, or the active set is too small to hold
         every positive of a batch.
     """

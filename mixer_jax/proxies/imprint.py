@@ -1,4 +1,4 @@
-"""Imprinting: proxies start as their categories' mean embeddings.
+"""Imprinting: initialization of proxies with their categories' means.
 
 Qi et al., "Low-Shot Learning with Imprinted Weights", arXiv 1712.07136::
 
@@ -20,7 +20,7 @@ from mixer_jax.runtime.mesh import AXIS
 
 
 def init(num_categories: int, dim: int, mesh: Mesh) -> jax.Array:
-    """Returns the sums over no samples, f32 `[C_pad, D]`, split by rows."""
+    """Returns the initial sums, zero f32 `[C_pad, D]`, split by rows."""
     rows = meshes.padded_rows(num_categories, mesh)
     return jnp.zeros((rows, dim), device=meshes.rows(mesh))
 
@@ -36,10 +36,10 @@ def add(
     """Adds a batch's unit embeddings to the sums of their categories.
 
     Args:
-      sums: f32 `[C_pad, D]`, of the batches before; donated.
+      sums: f32 `[C_pad, D]`, of the previous batches; donated.
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]` in `[0, C)`, split likewise.
-      mask: bool `[B]`, split likewise; False where the batch is padded.
+      mask: bool `[B]`, split likewise; False for padding of the batch.
       mesh: the mesh that all of them are split over.
 
     Returns:
@@ -63,16 +63,16 @@ def add(
 
 @functools.partial(jax.jit, donate_argnames="proxies")
 def finish(sums: jax.Array, proxies: jax.Array) -> jax.Array:
-    """Turns the proxies of the categories that were seen to their means.
+    """Sets the proxies of categories with samples to their mean directions.
 
     Args:
       sums: f32 `[C_pad, D]`, of all batches.
-      proxies: `[C_pad, n D]`, kept where no sample was seen; donated.
+      proxies: `[C_pad, n D]`, kept for categories without samples; donated.
 
     Returns:
-      `[C_pad, n D]`; the centres that were seen are unit vectors. Of a
-      category's n sub-centres the first becomes the mean; the others, random,
-      take what is far from it.
+      `[C_pad, n D]`; the means are unit vectors. Only the first of a
+      category's n sub-centers becomes the mean; the others stay random, to
+      attract samples that are far from it.
     """
     seen = jnp.any(sums != 0, -1, keepdims=True)
     dim = sums.shape[1]

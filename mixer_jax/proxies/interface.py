@@ -1,13 +1,13 @@
-"""What a head and a row optimizer are: read this before the other modules.
+"""Interfaces of heads and row optimizers; read this module first.
 
-Shapes: B batch, C categories, C_pad their rows padded to a multiple of the
-devices, D embedding, K neighbours, M active rows a device, n devices.
+Shapes: B batch, C categories, C_pad categories padded to a multiple of the
+devices, D embedding, K neighbors, M active rows per device, n devices.
 
-A training step differentiates the model itself (`jax.vjp`) and hands the
-embeddings to the head, which returns their gradient and has by then updated
-the proxies. So a head may pick rows by the embeddings, may fuse the update of
-a block of rows with the pass that makes its gradient, and never has to build
-a gradient of the size of the proxies::
+A training step differentiates only the model (`jax.vjp`) and passes the
+embeddings to the head, which updates the proxies and returns the embeddings'
+gradient. A head can therefore select rows by the embeddings, fuse the update
+of a block of rows with the computation of its gradient, and avoid a gradient
+of the size of the proxies::
 
     head = heads.make_head(config.head, mesh, num_categories, batch_size)
     optimizer = row_optimizers.sgd(momentum=0.9)
@@ -36,14 +36,14 @@ Graph = jax.Array | None  # int32 [C_pad, K], or None for heads without one
 
 
 class RowOptimizer(NamedTuple):
-    """An optimizer that sees some of the rows at a time.
+    """An optimizer that is applied to some of the rows at a time.
 
     Attributes:
       init: `proxies [R, D] -> moments`, a pytree whose leaves have R rows.
       update: `(gradients f32 [R, D], moments, rows [R, D], learning_rate, key)
-        -> (rows, moments)`, for any R, row by row. It returns rows, not the
-        difference to them, so that rounding and norms are its own affair.
-        The PRNG key is for those that round by chance.
+        -> (rows, moments)`, for any R, independently for each row. It returns
+        the new rows rather than their changes, so that it controls rounding
+        and norms. The PRNG key is for stochastic rounding.
     """
 
     init: Callable[[jax.Array], Moments]
@@ -54,13 +54,14 @@ class RowOptimizer(NamedTuple):
 
 
 class HeadStep(NamedTuple):
-    """What one step of a head leaves.
+    """The result of one step of a head.
 
     Attributes:
       loss: f32 scalar, the mean over the batch.
-      d_embeddings: f32 `[B, D]`, the loss's gradient, split like the batch.
-      proxies: f32 `[C_pad, D]`, after the update.
-      moments: the optimizer's rows, after the update.
+      d_embeddings: `[B, D]`, the loss's gradient, with the dtype and the
+        sharding of the embeddings.
+      proxies: f32 or bf16 `[C_pad, n D]`, after the update.
+      moments: the optimizer's moments, after the update.
       metrics: f32 scalars: `loss`; `accuracy`, the share of samples nearer to
         their own proxy than to any other active one; `target_cosine`, the mean
         cosine to the own proxy; `negative_cosine`, the mean cosine to the
@@ -75,24 +76,24 @@ class HeadStep(NamedTuple):
 
 
 class Head(Protocol):
-    """Embeddings and labels in, loss out, proxies updated.
+    """A head, which computes the loss of embeddings and updates the proxies.
 
     Heads are frozen dataclasses of static settings: hashable, without arrays.
-    Embeddings need not be normalized; gradients run through the normalization
-    of both sides.
+    Embeddings need not be normalized; gradients include the normalization of
+    embeddings and proxies.
     """
 
     def check(self, batch_size: int) -> None:
-        """Raises UserError if a batch of this size could lose a positive."""
+        """Raises UserError if a positive of such a batch could be inactive."""
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct | None:
-        """The graph's shape, dtype and sharding, to restore it into."""
+        """The graph's shape, dtype and sharding, for restoring a checkpoint."""
 
     def build_graph(self, proxies: jax.Array) -> Graph:
         """Builds the class graph of the proxies `[C_pad, D]`.
 
-        It is jitted; every call of one head runs the same program.
+        This is jitted; all calls of a head run the same program.
         """
 
     def select(
@@ -103,14 +104,14 @@ class Head(Protocol):
         graph: Graph,
         key: jax.Array,
     ) -> jax.Array:
-        """Returns the rows that `step` compares with, given the same key.
+        """Returns the rows that `step` activates, given the same key.
 
-        For those who watch: a step selects by itself.
+        This is for monitoring: `step` selects its rows itself.
 
         Returns:
-          int32 `[n * M]`, split over the devices: each one's M row numbers
+          int32 `[n * M]`, split over the devices: M row numbers per device
           within its own part of the proxies, sorted and unique. Rows of
-          padding come last and only where a device has no other left.
+          padding come last and only where a device has no other rows left.
         """
 
     def step(
@@ -127,19 +128,19 @@ class Head(Protocol):
     ) -> HeadStep:
         """Computes the loss and its gradients, and updates the active rows.
 
-        Traceable; call it inside a jitted step that donates proxies and
-        moments, which are then updated in place.
+        The method is traceable; call it inside a jitted step that donates
+        proxies and moments, which are then updated in place.
 
         Args:
           optimizer: updates the active rows.
           proxies: f32 or bf16 `[C_pad, D]`, split over the mesh by rows;
-            with sub-centres `[C_pad, n D]`, a category's side by side.
-          moments: `optimizer.init(proxies)`, or what a step before returned.
+            with sub-centers `[C_pad, n D]`, those of a category side by side.
+          moments: `optimizer.init(proxies)`, or the previous step's result.
           embeddings: `[B, D]`, split over the mesh by rows.
           labels: int32 `[B]` in `[0, C)`, split like the embeddings.
-          graph: what `build_graph` returned.
-          key: a PRNG key of this step's own.
-          learning_rate: f32 scalar, of this step.
-          margins: f32 `[B]`, each sample's own margin size, split like the
-            embeddings; None is the config's for all.
+          graph: the result of `build_graph`.
+          key: a PRNG key, different for each step.
+          learning_rate: f32 scalar, for this step.
+          margins: f32 `[B]`, margin sizes per sample, split like the
+            embeddings; None uses the config's size for all.
         """

@@ -1,4 +1,4 @@
-"""The nearest rows of each query, streaming, in bounded memory."""
+"""Streaming search for the nearest rows of each query, in bounded memory."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from mixer_jax.proxies.chunks import Chunks
 
 Nearest = tuple[jax.Array, jax.Array]  # cosines f32, ids int32, both [Q, K]
 
-_GROUP = 32  # columns that one maximum stands for
+_GROUP = 32  # columns per maximum in `top_k`
 
 
 def none(queries: int, k: int) -> Nearest:
-    """Returns the nearest of no rows: ids -1, below every cosine."""
+    """Returns the initial result of a search: ids -1 and cosines -inf."""
     return jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), -1)
 
 
@@ -28,23 +28,25 @@ def extend(
     approximate: bool = False,
     are_unit: bool = False,
 ) -> Nearest:
-    """Looks for nearer ones among more rows.
+    """Updates each query's nearest rows by searching more rows.
 
     Args:
-      nearest: each query's K nearest so far, falling; ties keep the earlier.
-      queries: f32 `[Q, m, D]`, m unit vectors a query, whose nearest counts.
-      own: int32 `[Q]`, the id that is no neighbour of the query.
-      rows: `[R, n D]`, the n sub-centres of each id side by side.
-      first: int32 scalar, the id of the first row; the others count on.
+      nearest: each query's K nearest so far, by decreasing cosine; on ties the
+        earlier one is kept.
+      queries: f32 `[Q, m, D]`, m unit vectors per query; a query's cosine to a
+        row is the maximum over all pairs of their vectors.
+      own: int32 `[Q]`, the id to exclude for each query.
+      rows: `[R, n D]`, the n sub-centers of each id side by side.
+      first: int32 scalar, the id of the first row; ids are consecutive.
       count: int32 scalar; rows from there on are padding.
-      chunk: the most rows that are scored at once.
+      chunk: maximum rows to score at once.
       products: dtype of the factors; sums are f32.
-      approximate: whether a chunk's nearest may be those of
-        `lax.approx_max_k`, which a TPU finds without writing the cosines.
-      are_unit: whether the rows' vectors have length 1 already.
+      approximate: whether to use `lax.approx_max_k` within a chunk, which a
+        TPU computes without writing the cosines to memory.
+      are_unit: whether the rows' vectors already have unit length.
 
     Returns:
-      Each query's K nearest, falling.
+      Each query's K nearest, by decreasing cosine.
     """
     chunks = Chunks(rows.shape[0], chunk)
     size, dim = nearest[0].shape[1], queries.shape[-1]
@@ -78,10 +80,11 @@ def extend(
 
 
 def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """`lax.top_k` of f32 `[Q, N]`, sorting far less where N is much above k.
+    """Computes `lax.top_k` of f32 `[Q, N]`, faster where N is much above k.
 
-    The k largest lie in the k groups of columns whose maxima are largest; ties
-    fall as in `lax.top_k`, to the lower column.
+    Only the k groups of columns with the largest maxima are sorted, as they
+    contain the k largest values. Ties go to the lower column, as in
+    `lax.top_k`.
     """
     queries, width = values.shape
     groups = width // _GROUP
@@ -97,6 +100,6 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def keep(cosines: jax.Array, ids: jax.Array, k: int) -> Nearest:
-    """Keeps the k nearest of the candidates `[Q, N]`, falling."""
+    """Returns the k nearest candidates of `[Q, N]`, by decreasing cosine."""
     cosines, positions = jax.lax.top_k(cosines, k)
     return cosines, jnp.take_along_axis(ids, positions, 1)

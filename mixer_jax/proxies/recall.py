@@ -1,4 +1,4 @@
-"""How many of the negatives that matter the active set has."""
+"""Recall of the nearest negatives in the active set."""
 
 import functools
 
@@ -10,7 +10,7 @@ from mixer_jax.proxies import nearest
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.runtime.mesh import AXIS
 
-_ROWS = 4096  # proxies scored at once
+_ROWS = 4096  # proxies scored at a time
 
 
 @functools.partial(jax.jit, static_argnames=("num_categories", "mesh", "k"))
@@ -23,18 +23,18 @@ def active_recall(
     mesh: Mesh,
     k: int = 10,
 ) -> jax.Array:
-    """Measures the share of the true nearest negatives that were active.
+    """Returns the share of the true nearest negatives that are active.
 
-    It scores every proxy, so it is meant for a probe batch now and then.
+    This scores every proxy, so it is meant for an occasional probe batch.
 
     Args:
-      active: int32 `[n * M]`, what the head's `select` returned.
+      active: int32 `[n * M]`, the result of the head's `select`.
       proxies: `[C_pad, n D]`, split over the mesh by rows.
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]`, split likewise.
       num_categories: C.
       mesh: the mesh that all of them are split over.
-      k: how many of a sample's nearest negatives count.
+      k: nearest negatives per sample to look for.
 
     Returns:
       f32 scalar in [0, 1].
@@ -50,7 +50,7 @@ def active_recall(
         found = nearest.extend(
             found, z[:, None, :], labels, proxies, start, count, _ROWS
         )
-        # Every device's k nearest, side by side; the k nearest of those.
+        # Merge the k nearest of all devices into the global k nearest.
         cosines, ids = jax.lax.all_gather(found, AXIS, axis=1, tiled=True)
         _, ids = nearest.keep(cosines, ids, k)
         place = jnp.searchsorted(active, ids - start)

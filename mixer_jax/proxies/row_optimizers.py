@@ -1,12 +1,12 @@
-"""Optimizers for rows of which each step touches only some.
+"""Optimizers for sparse updates, in which each step touches only some rows.
 
-All of them treat a resting row alike: it keeps its weights and its moments;
-its clock stands still. So a row moves as it would in a run that has only the
-steps in which the row was active, and where all rows are active each equals
-its optax namesake. The price is that a row wakes with the moments it fell
-asleep with. A gradient's `weight_decay * w` is added as in
-`optax.add_decayed_weights` before the optimizer; as cosines do not see norms,
-only the norm of a proxy feels it.
+Inactive rows keep their weights, moments and step counts. A row is therefore
+updated as in a run with only the steps in which it was active, and with all
+rows active each optimizer equals its optax counterpart. The drawback is that
+the moments of a row are stale when it becomes active again. `weight_decay * w`
+is added to the gradient, as by `optax.add_decayed_weights` before the
+optimizer; since cosines do not depend on norms, it only affects the norm of a
+proxy.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from mixer_jax.runtime.errors import UserError
 
 
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
-    """Returns SGD with momentum; `optax.sgd`.
+    """Returns SGD with momentum, equal to `optax.sgd`.
 
       v <- g + weight_decay * w + momentum * v
       w <- w - learning_rate * v
 
     Args:
-      momentum: decay of the velocity; at 0 no velocity is kept.
-      weight_decay: see the module.
+      momentum: decay of the velocity; with 0 no velocity is kept.
+      weight_decay: see the module's docstring.
     """
 
     def init(rows):
@@ -44,17 +44,18 @@ def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
 
 
 def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
-    """Returns Adagrad; `optax.adagrad`.
+    """Returns Adagrad, equal to `optax.adagrad`.
 
       a <- a + g^2
       w <- w - learning_rate * g / sqrt(a + 1e-7)
 
-    Duchi et al., JMLR 12 (2011). Rates fall with how often a row was active,
-    not with the step: rare categories keep learning.
+    Duchi et al., JMLR 12 (2011). The effective learning rate decreases with
+    the updates of a row rather than with the step, so that rare categories
+    keep learning.
 
     Args:
-      weight_decay: see the module.
-      initial: what the sums of squares start from.
+      weight_decay: see the module's docstring.
+      initial: initial value of the sums of squares.
     """
 
     def init(rows):
@@ -75,16 +76,16 @@ def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
 def adam(
     weight_decay: float = 0.0, b1: float = 0.9, b2: float = 0.999
 ) -> RowOptimizer:
-    """Returns Adam; `optax.adam`, with a count of steps for each row.
+    """Returns Adam, equal to `optax.adam` except for a step count per row.
 
       m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
       w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + 1e-8)
 
     Kingma and Ba, arXiv 1412.6980. t counts the steps in which the row was
-    active, so that the first of them is as well corrected as any row's.
+    active, so that the bias correction is right from the first of them.
 
     Args:
-      weight_decay: see the module.
+      weight_decay: see the module's docstring.
       b1: decay of the mean gradient.
       b2: decay of the mean square.
     """
@@ -108,15 +109,15 @@ def adam(
 
 
 def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
-    """Returns SGD without momentum on bf16 rows, rounded by chance.
+    """Returns SGD without momentum on bf16 rows, with stochastic rounding.
 
-    A sixth of the memory of f32 rows with Adam, a quarter of SGD with
-    momentum. Steps below half a unit of the last place, which rounding to
-    nearest would lose for ever, are taken as often as they should: the mean of
-    the rounded rows is the exact row (Gupta et al., arXiv 1502.02551).
+    It needs a sixth of the memory of f32 rows with Adam and a quarter of SGD
+    with momentum. Updates below half a unit in the last place, which rounding
+    to nearest would always discard, take effect on average: the expected
+    rounded row is the exact row (Gupta et al., arXiv 1502.02551).
 
     Args:
-      weight_decay: see the module.
+      weight_decay: see the module's docstring.
     """
 
     def update(gradients, moments, rows, learning_rate, key):
@@ -128,14 +129,14 @@ def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
 
 
 def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Rounds f32 to one of the two nearest bf16; the mean is exact.
+    """Rounds f32 to bf16 stochastically; the expected value is exact.
 
     Args:
       x: f32, of any shape.
       key: a PRNG key.
 
     Returns:
-      bf16 of the same shape; not finite stays not finite.
+      bf16 of the same shape; non-finite values stay non-finite.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
@@ -146,14 +147,14 @@ def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def cap_norms(optimizer: RowOptimizer, most: float) -> RowOptimizer:
-    """Scales rows whose norm passes `most` back to it, after each update.
+    """Wraps an optimizer to limit the norms of rows after each update.
 
-    A cosine's gradient is at right angles to its row, so every step makes the
-    row longer, and what is longer turns more slowly.
+    The gradient of a cosine is orthogonal to the row, so every step lengthens
+    the row, and longer rows change direction more slowly.
 
     Args:
-      optimizer: whose updates are capped.
-      most: the largest norm.
+      optimizer: the optimizer to wrap.
+      most: maximum norm.
     """
 
     def update(gradients, moments, rows, learning_rate, key):
@@ -178,10 +179,10 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict], RowOptimizer]] = {
 
 
 def make_optimizer(config: ConfigDict) -> RowOptimizer:
-    """Returns the row optimizer that `config`, a run's `proxies`, describes.
+    """Returns the row optimizer described by `config`, a run's `proxies`.
 
     Raises:
-      UserError: if there is none of that name.
+      UserError: if there is no optimizer of that name.
     """
     if config.optimizer not in OPTIMIZERS:
         raise UserError(

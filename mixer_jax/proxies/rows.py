@@ -1,9 +1,9 @@
-"""The rows of the proxies: how they start, and a device's view of its part.
+"""Initialization of the proxies, and access to a device's rows of them.
 
 Row i of the proxies is category i. Every device holds the same number of
-consecutive rows; what is left over at the end is padding, zero and never
-scored. `own`, `own_key`, `take` and `put` run inside `jax.shard_map` over the
-mesh axis.
+consecutive rows; the surplus rows at the end are padding, which is zero and
+never scored. `own`, `own_key`, `take` and `put` run inside `jax.shard_map` over
+the mesh axis.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime import mesh as meshes
 
-TINY = 1e-12  # smallest squared norm that is divided by
+TINY = 1e-12  # lower limit of squared norms
 
 
 def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -36,14 +36,14 @@ def d_unit(
 def product(
     formula: str, left: jax.Array, right: jax.Array, dtype: str
 ) -> jax.Array:
-    """Multiplies matrices with factors of a dtype; sums are f32.
+    """Multiplies matrices with factors cast to a dtype; sums are f32.
 
     Args:
-      formula: of `jnp.einsum`.
+      formula: subscripts for `jnp.einsum`.
       left: the first factor.
-      right: the second.
-      dtype: "float32" is that on every machine, also where the default is
-        less; "bfloat16" is faster.
+      right: the second factor.
+      dtype: of the factors; "float32" gives full precision even where JAX's
+        default is lower, "bfloat16" is faster.
     """
     exact = dtype == "float32"
     return jnp.einsum(
@@ -63,14 +63,14 @@ def init_proxies(
     subcentres: int = 1,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """Draws random unit proxies, the same for every number of devices.
+    """Draws random unit proxies, independent of the number of devices.
 
     Args:
       key: a PRNG key.
       num_categories: C.
       dim: D.
       mesh: the mesh that the rows are split over.
-      subcentres: n, unit vectors of a category.
+      subcentres: n, unit vectors per category.
       dtype: of the result.
 
     Returns:
@@ -80,8 +80,8 @@ def init_proxies(
 
     @functools.partial(jax.jit, out_shardings=meshes.rows(mesh))
     def init(key):
-        # The default generator numbers its draws from the first row on, so
-        # rows of padding at the end change none of those before.
+        # The default generator counts draws from the first row, so padding at
+        # the end does not change the rows before it.
         centres, _ = unit(jax.random.normal(key, (rows * subcentres, dim)))
         proxies = centres.reshape(rows, subcentres * dim).astype(dtype)
         return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
@@ -90,22 +90,22 @@ def init_proxies(
 
 
 def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
-    """Where this device's rows begin, and how many of them are real.
+    """Returns where this device's rows begin and how many are real.
 
     Args:
       num_categories: C.
-      rows: rows that every device holds, padding included.
+      rows: rows per device, including padding.
 
     Returns:
-      int32 scalars: the category of the first row; the count of real rows,
-      which come before those of padding.
+      int32 scalars: the category of the first row; the number of real rows,
+      which come before the padding.
     """
     start = jax.lax.axis_index(meshes.AXIS) * rows
     return start, jnp.clip(num_categories - start, 0, rows)
 
 
 def own_key(key: jax.Array) -> jax.Array:
-    """Returns a PRNG key of this device's own, given one of all."""
+    """Derives a different PRNG key on each device from a common one."""
     return jax.random.fold_in(key, jax.lax.axis_index(meshes.AXIS))
 
 

@@ -1,22 +1,22 @@
-"""The softmax with a margin over rows that are split over the devices.
+"""Softmax with a margin over rows that are split over the devices.
 
-Two passes over chunks of a device's rows make the loss, its gradients and the
-update of the rows; neither the rows' gradient `[R, D]` nor the
-logits `[B, R]` ever exist. With cosines `c_j = z . w_j` of unit vectors,
+Two passes over chunks of a device's rows compute the loss, its gradients and
+the update of the rows; neither the rows' gradient `[R, D]` nor the logits
+`[B, R]` are ever materialized. With cosines `c_j = z . w_j` of unit vectors,
 scale s, margin m and y the sample's own category,
 
   L = mean_b [ log( e^{s m(c_y)} + sum_{j != y} e^{s c_j} ) - s m(c_y) ].
 
 The first pass keeps a running maximum and sum of the negatives (arXiv
-1805.02867), and under the same maximum the sum of the rows that pull at the
-embeddings (as FlashAttention's, arXiv 2205.14135). What pulls at the rows needs
-the normalizer: the second pass scores the chunks again.
+1805.02867) and, relative to the same maximum, the weighted sum of rows that
+gives the embeddings' gradient (as in FlashAttention, arXiv 2205.14135). The
+rows' gradient needs the normalizer, so the second pass scores the chunks again.
 
-With n sub-centres a category's cosine is that to the nearest of its n unit
-vectors (Deng et al., "Sub-center ArcFace", ECCV 2020), which alone learns.
-With filtering, a negative whose cosine is above a bound is left out: it may be
-the same thing under another ID (as PartialFC's inter-class filtering, arXiv
-2203.15565, but out of the sum rather than with a logit of zero).
+With n sub-centers, a category's cosine is that of the nearest of its n unit
+vectors (Deng et al., "Sub-center ArcFace", ECCV 2020), the only one that gets a
+gradient. With filtering, negatives whose cosine is above a threshold are left
+out, as they may be the same object under another ID (similar to PartialFC's
+inter-class filtering, arXiv 2203.15565, which sets their logits to zero).
 """
 
 from typing import Any, NamedTuple
@@ -29,16 +29,16 @@ from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
 from mixer_jax.runtime.mesh import AXIS
 
-ABSENT = -1  # the target of a sample whose category another device has
+ABSENT = -1  # target of a sample whose category is on another device
 SPECS = interface.HeadStep(
     loss=jax.P(),
     d_embeddings=jax.P(AXIS),
     proxies=jax.P(AXIS),
     moments=jax.P(AXIS),
     metrics=jax.P(),
-)  # how `update`'s result leaves `jax.shard_map`
+)  # of the result of `update` in `jax.shard_map`
 
-_LOWEST = -1e30  # a masked logit; finite, so that differences stay numbers
+_LOWEST = -1e30  # a masked logit; finite, so that differences are not NaN
 
 
 class Loss(NamedTuple):
@@ -46,13 +46,13 @@ class Loss(NamedTuple):
 
     Attributes:
       margin: function of the target cosine and the margin's size.
-      size: of the margin, where samples do not bring their own.
-      scale: s, what cosines are multiplied with.
-      chunk: the most rows that are scored at once, on a device.
-      subcentres: n, proxies of a category.
-      filter: negatives above this cosine are left out; 1 and above is none.
+      size: of the margin, for samples without their own.
+      scale: s, the factor of the cosines.
+      chunk: maximum rows per device to score at once.
+      subcentres: n, proxies per category.
+      filter: negatives above this cosine are left out; at 1 and above, none.
       products: dtype of the factors of matrix products; sums are f32.
-      wire: dtype of embeddings and their gradients between devices.
+      wire: dtype in which devices exchange embeddings and their gradients.
     """
 
     margin: margins.Margin
@@ -66,13 +66,13 @@ class Loss(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The whole batch as every device sees it; `gather` makes it.
+    """The whole batch on every device; the result of `gather`.
 
     Attributes:
       z: f32 `[B, D]`, unit embeddings.
       labels: int32 `[B]`.
       margins: f32 `[B]`, or None.
-      own: `[B / n, D]`, this device's part as it was given.
+      own: `[B / n, D]`, this device's embeddings, not normalized.
     """
 
     z: jax.Array
@@ -87,13 +87,13 @@ def gather(
     labels: jax.Array,
     sizes: jax.Array | None = None,
 ) -> Batch:
-    """Gathers the batch on every device; call it inside `jax.shard_map`.
+    """Gathers the batch on every device; call this inside `jax.shard_map`.
 
     Args:
       loss: static settings.
       embeddings: `[B / n, D]`, this device's part of the batch.
       labels: int32 `[B / n]`.
-      sizes: f32 `[B / n]`, margins of the samples' own, or None.
+      sizes: f32 `[B / n]`, margin sizes per sample, or None.
     """
     unit, _ = rows_lib.unit(embeddings)
     z, labels, sizes = jax.lax.all_gather(
@@ -117,37 +117,36 @@ def update(
 ) -> interface.HeadStep:
     """Computes the loss over all devices' rows, and updates the rows.
 
-    Call it inside `jax.shard_map` over the mesh axis. The softmax's maximum
-    and sums are reduced once each, and the embeddings' gradient is reduced to
-    its own part of the batch once.
+    Call this inside `jax.shard_map` over the mesh axis. It reduces the
+    softmax's maximum, its sums and the embeddings' gradient once each over
+    the devices; each device keeps the gradient of its part of the batch.
 
     Args:
       loss: static settings.
       optimizer: updates the rows, chunk by chunk.
       rows: `[R, n D]`, this device's rows.
-      moments: the optimizer's rows, leaves `[R, ...]`.
-      active: int32 `[M]`, sorted and unique: the rows that take part; None is
+      moments: the optimizer's moments, leaves `[R, ...]`.
+      active: int32 `[M]`, sorted and unique: the active rows; None activates
         all of them.
-      count: int32 scalar; of those that take part, all from there on are
-        padding.
+      count: int32 scalar; active rows from this position on are padding.
       batch: from `gather`.
-      target: int32 `[B]`: for each sample of the whole batch the position of
-        its category among the rows that take part, or ABSENT.
+      target: int32 `[B]`: for each sample of the whole batch, the position of
+        its category among the active rows, or ABSENT.
       learning_rate: f32 scalar.
-      key: a PRNG key of this device's own, for the optimizer.
-      stand_for: f32 `[M]`, how many negatives each active row counts for; None
-        is one each.
+      key: a PRNG key, different on each device, for the optimizer.
+      stand_for: f32 `[M]`, the weights of the active rows as negatives; None
+        weights each with 1.
 
     Returns:
-      The step, with `d_embeddings` of this device's part of the batch, and
-      `rows` in the place of the proxies.
+      The step, with `d_embeddings` for this device's part of the batch and
+      this device's updated rows as `proxies`.
     """
     z = batch.z
     length = len(rows if active is None else active)
     chunks = Chunks(length, loss.chunk, active)
 
     def score(index, cosines, axis):
-        """Logits of negatives, and where a chunk's rows, on `axis`, are own."""
+        """Returns negatives' logits and a mask of own rows; rows on `axis`."""
         columns, fresh = chunks.positions(index)
         real = jnp.expand_dims(fresh & (columns < count), 1 - axis)
         columns = jnp.expand_dims(columns, 1 - axis)
@@ -158,10 +157,10 @@ def update(
         return jnp.where(negative, loss.scale * cosines, _LOWEST), own
 
     def count_all(index, weights, axis):
-        """Lets the rows of a chunk, on `axis`, count for what they stand for.
+        """Multiplies exponentials by the weights of the rows on `axis`.
 
-        `weights` are exponentials. They are multiplied rather than the logits
-        raised, so that the peak stays that of true cosines.
+        Adding the log weights to the logits instead would change the peak,
+        which is that of the true cosines.
         """
         if stand_for is None:
             return weights
@@ -184,12 +183,12 @@ def update(
         reduce, _varying((*start, jnp.zeros(z.shape))), chunks.indices
     )
 
-    # A device without a negative counted masked logits; they vanish here.
+    # Without negatives, `total` only counts masked logits: scaled to 0 here.
     highest = jax.lax.pmax(peak, AXIS)
     own, own_cosine = _own(rows, active, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
-        # Gathered arrays are not known to be equal everywhere; sums are.
+        # shard_map treats psum results, unlike gathered ones, as replicated.
         sums["size"] = jnp.where(target == ABSENT, 0.0, batch.margins)
     sums = jax.lax.psum(sums, AXIS)
     cosine, size = sums["cosine"], sums.get("size", loss.size)
@@ -199,7 +198,7 @@ def update(
     negatives = highest + jnp.log(sums["total"])
     excess = negatives - loss.scale * margin
     normalizer = jnp.logaddexp(negatives, loss.scale * margin)
-    share = loss.scale / target.shape[0]  # of a cosine in the mean loss
+    share = loss.scale / target.shape[0]  # factor of the cosines' gradients
     d_cosine = -share * slope * jax.nn.sigmoid(excess)
     value = jnp.mean(jax.nn.softplus(excess))
 
@@ -241,41 +240,41 @@ def update(
 
 
 class _Centres:
-    """The unit centres of a chunk of rows, and how the batch sees them.
+    """The unit centers of a chunk of rows, and products with the batch.
 
-    Either pass lays its cosines out as the product after it reads them, so
-    that none is transposed: `by_sample`, then `pull_samples`; `by_row`, then
-    `pull_rows`. With sub-centres the second pulls only the nearest, which the
-    first has found.
+    Each pass computes its cosines in the layout of the product that follows,
+    to avoid transposition: `by_sample`, then `pull_samples`; `by_row`, then
+    `pull_rows`. With sub-centers, the second function uses the nearest centers
+    that the first has found.
     """
 
     def __init__(self, part: jax.Array, loss: Loss):
-        """Takes rows `[c, n D]`."""
+        """Normalizes the rows `[c, n D]`."""
         self._loss = loss
         self._unit, self._norm = rows_lib.unit(
             part.reshape(len(part) * loss.subcentres, -1)
         )
 
     def by_sample(self, z: jax.Array) -> jax.Array:
-        """Returns the cosines `[B, c]` to each row's nearest centre."""
+        """Returns the cosines `[B, c]` to each row's nearest center."""
         return self._nearest(self._product("bd,cd->bc", z, self._unit), 1)
 
     def by_row(self, z: jax.Array) -> jax.Array:
-        """Returns the cosines `[c, B]` to each row's nearest centre."""
+        """Returns the cosines `[c, B]` to each row's nearest center."""
         return self._nearest(self._product("cd,bd->cb", self._unit, z), 0)
 
     def pull_samples(self, weights: jax.Array) -> jax.Array:
-        """Returns the sum `[B, D]` of the centres by weights `[B, c]`."""
+        """Returns the sums `[B, D]` of centers with weights `[B, c]`."""
         return self._product("bc,cd->bd", self._spread(weights, 1), self._unit)
 
     def pull_rows(self, d_cosines: jax.Array, z: jax.Array) -> jax.Array:
-        """Returns the rows' gradient `[c, n D]` of the cosines' `[c, B]`."""
+        """Returns the rows' gradient `[c, n D]` from the cosines' `[c, B]`."""
         gradient = self._product("cb,bd->cd", self._spread(d_cosines, 0), z)
         gradient = rows_lib.d_unit(self._unit, self._norm, gradient)
         return gradient.reshape(len(d_cosines), -1)
 
     def _nearest(self, cosines: jax.Array, axis: int) -> jax.Array:
-        """Reduces the axis of the centres to their rows."""
+        """Reduces the centers on an axis to the nearest one per row."""
         n = self._loss.subcentres
         if n == 1:
             return cosines
@@ -287,7 +286,7 @@ class _Centres:
         return jnp.max(cosines, axis + 1)
 
     def _spread(self, weights: jax.Array, axis: int) -> jax.Array:
-        """Gives each row's weight to its nearest centre; `_nearest` undone."""
+        """Assigns each row's weight to its nearest center."""
         if self._loss.subcentres == 1:
             return weights
         spread = jnp.expand_dims(weights, axis + 1) * self._is_nearest
@@ -305,7 +304,7 @@ def _own(
     z: jax.Array,
     loss: Loss,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns each sample's own centre `[B, D]` and cosine, 0 where absent."""
+    """Returns each sample's own center `[B, D]` and cosine, 0 where absent."""
     place = jnp.maximum(target, 0)
     own = rows[place if active is None else active[place]]
     own, _ = rows_lib.unit(own.reshape(len(target), loss.subcentres, -1))
@@ -320,15 +319,15 @@ def _own(
 
 
 def _sum_own_part(dz: jax.Array, wire: str) -> jax.Array:
-    """Sums `[B, D]` over the devices, f32; each keeps its part `[B / n, D]`."""
+    """Sums `[B, D]` over devices in f32; each keeps its part `[B / n, D]`."""
     if wire == "float32":
         return jax.lax.psum_scatter(dz, AXIS, tiled=True)
-    # A narrow reduction would also add narrowly: send, widen, then add.
+    # A reduction of narrow values would also sum them in that precision.
     parts = dz.reshape(jax.lax.axis_size(AXIS), -1, dz.shape[-1])
     parts = jax.lax.all_to_all(parts.astype(wire), AXIS, 0, 0)
     return jnp.sum(parts.astype(jnp.float32), 0)
 
 
 def _varying(tree: Any) -> Any:
-    """Marks constants as what differs between devices, as loops carry it."""
+    """Marks constants as varying over devices, as scan requires of carries."""
     return jax.lax.pcast(tree, AXIS, to="varying")

@@ -1,1 +1,1 @@
-"""What people look at: pages, contact sheets, plots."""
+"""Reports: HTML pages, contact sheets and plots."""

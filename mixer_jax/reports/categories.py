@@ -1,4 +1,4 @@
-"""What categorize wrote -> one HTML page about the quality of categories."""
+"""HTML report on the quality of the categories that categorize found."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 
-_RARE = 0.1  # share of the items that count as rarely shown
+_RARE = 0.1  # share of the items that counts as rarely shown
 
 
 def build(
@@ -28,21 +28,22 @@ def build(
     truth: str | os.PathLike = "",
     path: str | os.PathLike = "",
 ) -> paths.Path:
-    """Writes the report of categories.
+    """Writes the report on found categories.
 
-    What cannot be measured is left out of the page with a line that says so.
+    Sections that cannot be computed are replaced by a note on the page.
 
     Args:
-      folder: where categorize wrote to.
-      log: the click log that it read; "" looks for it in `folder`.
-      truth: the table of true categories that it was given; "" is none.
-      path: of the page; "" is `folder/report/index.html`.
+      folder: the output folder of categorize.
+      log: the click log that categorize read; "" to look for it in `folder`.
+      truth: the table of true categories given to categorize; "" for none.
+      path: the path of the page; "" for `folder/report/index.html`.
 
     Returns:
-      Where the page is.
+      The path of the page.
 
     Raises:
-      UserError: if there are no categories, or log or truth are of others.
+      UserError: if there are no categories, or they do not match the log or
+        the truth.
     """
     folder = paths.local(folder, "What categorize wrote")
     if not folder.is_dir():
@@ -65,7 +66,7 @@ def build(
 
 
 def measure(found: Outcome) -> dict[str, Any]:
-    """Measures categories: the values of the template, figures as text."""
+    """Returns the values of the template, with figures formatted as text."""
     counted = found.labels != outcome.HELD_OUT
     is_query = (found.samples["role"] == table.QUERY).to_numpy()
     shape = against_truth.shape(found.labels[counted], is_query[counted])
@@ -100,11 +101,11 @@ def measure(found: Outcome) -> dict[str, Any]:
 
 
 def binned(sizes: Mapping[int, int], most: int = 12) -> dict[int | str, int]:
-    """Joins sizes from where a histogram would have too many bars.
+    """Bins sizes if a histogram of them would have too many bars.
 
     Args:
       sizes: `{size: count}`, sizes of 1 or more.
-      most: bars up to which it stays as it is.
+      most: the maximum number of sizes to leave unbinned.
 
     Returns:
       `{size or "from-to": count}`; ranges end at powers of two.
@@ -120,7 +121,7 @@ def binned(sizes: Mapping[int, int], most: int = 12) -> dict[int | str, int]:
 
 
 def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Draws what `granularity.measure` found; None if there is nothing."""
+    """Plots the result of `granularity.measure`; None if it has no points."""
     if not sweep or not sweep.get("points"):
         return None
     points, used = sweep["points"], sweep["used"]
@@ -165,7 +166,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _agreements(found: Outcome) -> list[dict[str, Any]]:
-    """Returns a bar for the log's clicks, and two for later ones if any."""
+    """Returns one bar for the log's clicks, and up to two for later ones."""
     logs = [("clicks of the log", found.log.clicks)]
     if found.later is not None:
         new = agreement.new_pairs(found.later, found.log.clicks)
@@ -220,7 +221,7 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
 def _worst(
     found: Outcome, silhouettes: silhouette.Silhouettes | None
 ) -> dict[str, Any]:
-    """Returns the sheets of the worst categories, and by what they are."""
+    """Returns the sheets of the worst categories, and their criterion."""
     labels, count = found.labels, len(found.names)
     sizes = np.bincount(labels[labels >= 0], minlength=count)
     inside, every = agreement.of_categories(
@@ -266,7 +267,7 @@ def _setting(point: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chance(share: float, count: int) -> str:
-    """Twice the standard error of a share of so many, in percent points."""
+    """Returns two standard errors of a share of `count`, in percent points."""
     return f"{200 * np.sqrt(share * (1 - share) / count):.1f}"
 
 
@@ -283,7 +284,7 @@ def _svg(text: str) -> markupsafe.Markup:
 
 
 def _attribution(folder: pathlib.Path, found: Outcome) -> str:
-    """Returns the note on whose pictures these are, if one lies above them."""
+    """Returns the pictures' ATTRIBUTION.md from a folder above them, or ""."""
     folder = pathlib.Path(os.path.abspath(folder))
     image = next(filter(None, found.samples["image"]), "")
     for above in pathlib.Path(image).parents:

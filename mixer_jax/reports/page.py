@@ -1,4 +1,4 @@
-"""A run's folder -> one HTML page that needs nothing else."""
+"""The self-contained HTML page of a run's report."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch import logs
 
-# Figures of metrics.jsonl that monitors write: caption, key of the threshold.
+# Monitors' figures in metrics.jsonl: caption, and config key of the threshold.
 MONITORS = {
     "proxy_cosine": ("Mean cosine between proxies", "max_proxy_cosine"),
     "effective_rank": (
@@ -37,7 +37,7 @@ MONITORS = {
     ),
 }
 # Figures of a way to find categories: heading, whether it is a share, whether
-# more is better (None: neither), and what it is.
+# higher is better (None: neither), and an explanation.
 WAY = {
     "bcubed_f1": (
         "B-cubed F1",
@@ -85,15 +85,15 @@ WAY = {
 
 
 def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of `metrics.json`; none if the run has no such file."""
+    """Returns the rows of `metrics.json`; [] if the run has no such file."""
     return read_json(paths.make(run) / "metrics.json", list) or []
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Returns `{way: figures}` of the found categories, our way first.
 
-    Empty if the run has no `categories.json` of quality figures: a stage's
-    own file of that name is a list of category ids.
+    It is empty if the run has no `categories.json` with quality figures; a
+    stage's own file of that name is a list of category IDs.
     """
     path = paths.make(run) / "categories.json"
     figures = read_json(path, dict | list)
@@ -109,7 +109,7 @@ def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
 def read_log(workdir: str | os.PathLike) -> dict[str, list]:
     """Returns `{figure: (steps, values)}` of a stage's `metrics.jsonl`.
 
-    A last line that is being written, or was cut, is left out.
+    An incomplete last line is left out.
     """
     path = paths.make(workdir) / "metrics.jsonl"
     series: dict[str, tuple[list, list]] = {}
@@ -138,24 +138,24 @@ def render(
     attribution: str = "",
     simulated: bool = False,
 ) -> str:
-    """Puts the page together; what is missing is said in its place.
+    """Renders the page, with a note in place of each missing section.
 
     Args:
-      title: of the page.
-      rows: of `metrics.json`.
+      title: the title of the page.
+      rows: the rows of `metrics.json`.
       logs: `{stage: series}`, see `read_log`.
       limits: the config's `monitors`.
       ways: see `read_ways`.
       sheets: see `sheets.make_sheets`.
-      sheets_model: the name of the model whose answers they show.
-      sheets_missing: said if there are none.
+      sheets_model: the name of the model whose rankings they show.
+      sheets_missing: the note to show if there are no sheets.
       category_samples: see `sheets.category_samples`.
       split: the split of the headline.
-      attribution: whose pictures are shown, under which licences.
-      simulated: whether the click log is a simulation, which is then said.
+      attribution: the sources and licenses of the pictures.
+      simulated: whether to note that the click log is a simulation.
 
     Returns:
-      HTML that refers to nothing outside itself.
+      Self-contained HTML.
     """
     logs, limits, ways = logs or {}, limits or {}, ways or {}
     parts = sorted({row["split"] for row in rows} - {split})
@@ -189,24 +189,24 @@ def render(
 
 
 def write(path: str | os.PathLike, html: str) -> paths.Path:
-    """Writes the page, whole or not at all."""
+    """Writes the page atomically and returns its path."""
     path = paths.make(path)
     paths.deliver(path, html, "The report")
     return path
 
 
 def plain(text: str) -> list[str]:
-    """Returns the paragraphs and points of a Markdown note, marks removed."""
+    """Returns paragraphs and list items of a Markdown note, without markup."""
     text = re.sub(r"\n(?![-*\n])\s*", " ", text.replace("`", "").strip())
     lines = (line.strip(" -*") for line in text.splitlines())
     return [line for line in lines if line]
 
 
 def read_json(path: paths.Path, kind: type) -> Any:
-    """Returns what a JSON file holds; None if there is no such file.
+    """Returns the contents of a JSON file; None if there is no such file.
 
     Raises:
-      UserError: if it is damaged or not of that kind.
+      UserError: if it is damaged or its contents are not of type `kind`.
     """
     if not path.exists():
         return None
@@ -225,14 +225,14 @@ def is_simulation(note: paths.Path) -> bool:
 
 
 def read_note(path: paths.Path) -> str:
-    """Returns a note's text, "" without one; what is no text is replaced."""
+    """Returns a note's text, or ""; replaces bytes that are not UTF-8."""
     if not path.is_file():
         return ""
     return path.read_bytes().decode(errors="replace")
 
 
 def _curves(logs: Mapping) -> list[tuple[str, str]]:
-    """Returns captions and drawings: a loss a stage, all learning rates."""
+    """Returns captions and plots of each stage's loss and learning rates."""
     stages = list(logs)
     panels = [
         (f"Loss, {stage}", {stage: series["loss"]})
@@ -273,7 +273,7 @@ def _draw(
 
 
 class Ways(NamedTuple):
-    """The table of the ways that categories were found."""
+    """Table of the ways to find categories."""
 
     headings: list[str]
     measures: list[tuple[str, str]]  # heading and explanation
@@ -281,7 +281,7 @@ class Ways(NamedTuple):
 
 
 def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
-    """Returns the table of the figures of `read_ways`; None if of none."""
+    """Returns the table of the figures of `read_ways`; None if empty."""
     if not ways:
         return None
     keys = [
@@ -293,7 +293,7 @@ def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
             return results.percent(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
-    # A way that puts nothing together is there to compare with, not to win.
+    # A way that forms no categories is only a reference and cannot be best.
     found = [way for way in ways.values() if way.get("categories") != 0]
     best = {
         key: text(key, max((way.get(key) or 0.0 for way in found), default=0.0))

@@ -1,7 +1,7 @@
 """Small line plots and histograms as inline SVG that follows the page's theme.
 
-Matplotlib draws with placeholder colours that are replaced by CSS variables,
-so that one drawing serves a light and a dark page; words stay words.
+Matplotlib draws with placeholder colors that are replaced by CSS variables, so
+that one drawing works on light and dark pages. Text remains text.
 """
 
 import io
@@ -19,16 +19,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mixer_jax.runtime.text import printable
 
-# Placeholder colour -> CSS variable of page.css.
+# Placeholder color -> CSS variable of page.css.
 _INK = {"#010101": "--ink-soft", "#020202": "--line"}
 _SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305")
 _COLOURS = _INK | {
     colour: f"--series-{number + 1}" for number, colour in enumerate(_SERIES)
 }
 _STYLE = {
-    "svg.fonttype": "none",  # words stay words
-    "svg.hashsalt": "mixer",  # the same drawing has the same bytes
-    "text.parse_math": False,  # "$" is a dollar sign.
+    "svg.fonttype": "none",  # keeps text as text
+    "svg.hashsalt": "mixer",  # makes the output deterministic
+    "text.parse_math": False,  # "$" is a dollar sign
     "font.size": 8.5,
     "axes.edgecolor": "#020202",
     "axes.labelcolor": "#010101",
@@ -47,7 +47,7 @@ _STYLE = {
     "ytick.major.size": 0,
     "xtick.major.size": 3,
 }
-POINTS = 400  # more points than this cannot be told apart on a page
+POINTS = 400  # maximum number of points that can be told apart on a page
 
 
 def lines(
@@ -61,10 +61,10 @@ def lines(
 
     Args:
       series: `{name: (steps, values)}`; values that are not finite are gaps.
-      title: read aloud in place of the drawing.
-      limit: a dashed horizontal line, where a monitor fires.
-      colours: `{name: number of the palette's colour}`; default in order.
-      width: inches; the words are of one size in a panel of this width.
+      title: the label of the drawing for screen readers.
+      limit: the threshold of a monitor, drawn as a dashed horizontal line.
+      colours: `{name: number of the palette's color}`; by default in order.
+      width: inches; text has its nominal size if displayed at this width.
 
     Returns:
       An `<svg>` element.
@@ -100,11 +100,11 @@ def curves(
 
     Args:
       series: `{name: (x, y)}`; values that are not finite are gaps.
-      title: read aloud in place of the drawing.
-      labels: of the horizontal and of the vertical axis.
-      level: a dashed horizontal line, to compare with.
-      place: a dashed vertical line, where we stand.
-      dots: whether the points are measured ones, each to be seen.
+      title: the label of the drawing for screen readers.
+      labels: the labels of the horizontal and the vertical axis.
+      level: a reference value, drawn as a dashed horizontal line.
+      place: the current setting, drawn as a dashed vertical line.
+      dots: whether to mark each point.
 
     Returns:
       An `<svg>` element.
@@ -127,12 +127,12 @@ def curves(
 
 
 def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
-    """Draws how many things there are of each size, as bars.
+    """Draws the number of things of each size as bars.
 
     Args:
       sizes: `{size or range of sizes: count}`.
-      title: read aloud in place of the drawing.
-      label: of the horizontal axis.
+      title: the label of the drawing for screen readers.
+      label: the label of the horizontal axis.
 
     Returns:
       An `<svg>` element.
@@ -150,7 +150,7 @@ def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
 
 
 def _panel(width: float) -> tuple[Figure, Axes]:
-    # Not pyplot: it would keep every figure.
+    # Not pyplot, which would keep every figure in memory.
     figure = Figure(figsize=(width, 2.2), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
@@ -159,7 +159,7 @@ def _panel(width: float) -> tuple[Figure, Axes]:
 
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Averages neighbours where there are more points than can be seen."""
+    """Averages neighboring points if there are more than `POINTS`."""
     width = -(-len(steps) // POINTS)
     if width <= 1:
         return steps, values
@@ -183,12 +183,12 @@ def _short(value: float, _: int) -> str:
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # Text is not converted to paths: browsers have fallback fonts.
+        # Text is not converted to paths, and browsers have fallback fonts.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # A style element would hold for the whole page.
+    # A style element would apply to the whole page.
     for name in ("metadata", "style"):
         text = re.sub(rf"<{name}.*?</{name}>", "", text, flags=re.DOTALL)
     text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text)

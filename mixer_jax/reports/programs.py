@@ -1,4 +1,4 @@
-"""The table of what compiled programs take of a chip."""
+"""The table of the cost per chip of compiled programs."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from mixer_jax.runtime import terminal
 
 
 def console_table(rows: Sequence[Row]) -> terminal.Table:
-    """Returns the table of one stage's programs, one a column."""
+    """Returns the table of one stage's programs, one per column."""
     first = rows[0]
     table = terminal.Table(
         title=(

@@ -1,4 +1,4 @@
-"""The rows of metrics.json -> the tables and bars of the page."""
+"""Tables and bars made from the rows of metrics.json."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ GALLERIES = {
 
 
 class Cell(NamedTuple):
-    """One figure of the table; `best` of its column."""
+    """One figure of a table, and whether it is the best of its column."""
 
     text: str
     best: bool
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 class Results(NamedTuple):
-    """One split's table; columns are measures within galleries."""
+    """One split's table, with a column for each gallery and metric."""
 
     split: str
     galleries: tuple[tuple[str, str, str], ...]  # key, title, size
@@ -40,7 +40,7 @@ class Results(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One model's Identical@1 in each gallery, percent."""
+    """One model's Identical@1 in each gallery, in percent."""
 
     name: str
     ours: bool
@@ -48,19 +48,19 @@ class Bar(NamedTuple):
 
 
 def percent(value: float | None) -> str:
-    """Returns a share as percent with one decimal; a dash for None."""
+    """Returns a share in percent with one decimal; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"  # noqa: RUF001
 
 
 def name(model: str, stage: str) -> str:
-    """Returns what a model is called on the page."""
+    """Returns a model's name on the page."""
     return f"{model}, {stage}" if model == OURS and stage else model
 
 
 def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
-    """Says how many queries rank how many documents in a gallery.
+    """Returns a gallery's numbers of queries and documents as text.
 
-    The parts of a split are ranked by themselves, each in a gallery of its own.
+    Each part of a split is ranked separately, in its own gallery.
     """
     rows = [row for row in rows if row["gallery"] == gallery]
     whole = [row for row in rows if row["split"] == split][-1]
@@ -78,7 +78,7 @@ def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
 
 
 def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
-    """Puts one split's rows into a table, comparisons first."""
+    """Returns the table of one split's rows, baselines first."""
     sizes = partial(size, rows, split)
     rows = [row for row in rows if row["split"] == split]
     rows = sorted(rows, key=lambda row: row["model"] == OURS)
@@ -109,7 +109,7 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
             tuple(
                 Cell(
                     percent(line.get(column)),
-                    # Figures that read the same are equally good.
+                    # Figures that are displayed alike are equally good.
                     line.get(column) is not None
                     and percent(line[column]) == percent(best[column]),
                 )
@@ -127,7 +127,7 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
 
 
 def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
-    """Returns the bars of Identical@1, comparisons first."""
+    """Returns the bars of Identical@1, baselines first."""
     values: dict[tuple[str, str], dict] = {}
     for row in sorted(rows, key=lambda row: row["model"] == OURS):
         if row["split"] == split:
@@ -145,7 +145,7 @@ def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
-    """Returns the two figures to begin with: ours beside the best other."""
+    """Returns the headline figures: ours and the best other per gallery."""
     tiles = []
     for gallery in GALLERIES:
         here = [
@@ -173,7 +173,7 @@ def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
 
 
 def console_tables(rows: Sequence[dict[str, Any]]) -> list[terminal.Table]:
-    """Returns a table a gallery, for a terminal: whole splits, in percent."""
+    """Returns terminal tables in percent, one per whole split and gallery."""
     tables = []
     for split in sorted(
         {row["split"] for row in rows if "/" not in row["split"]}

@@ -1,4 +1,4 @@
-"""Reads what a run's folder holds and writes its report."""
+"""Reads a run's folder and writes its report."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from mixer_jax.training.checkpoint import checkpoints, workdir
 
 
 class Examples(NamedTuple):
-    """The contact sheets, or why there are none."""
+    """The contact sheets, or the reason why there are none."""
 
     sheets: list[sheets.Sheet]
     model: str
@@ -41,9 +41,10 @@ def build(
     Args:
       run: the run's folder.
       mesh: the devices on which the last stage's model embeds the examples.
-      path: of the page; "" for `run/report/index.html`.
+      path: the path of the page; "" for `run/report/index.html`.
       table: the evaluated table; "" for the one in the stages' configs.
-      training_table: of the first stage; "" for the one in its config.
+      training_table: the training table of the first stage; "" for the one in
+        its config.
       max_skipped: the maximum share of evaluated samples to leave out; None for
         the config's.
       say: called with a message about each missing or unclear table.
@@ -104,7 +105,7 @@ def make_examples(
     mesh: Mesh,
     max_skipped: float | None = None,
 ) -> Examples:
-    """Makes the contact sheets of the last stage that has a checkpoint."""
+    """Returns the contact sheets of the last stage that has a checkpoint."""
     done = [w for w in workdirs if workdir.latest_step(w) is not None]
     if not done:
         return Examples([], "", "This run has no checkpoint to ask.")
@@ -168,7 +169,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
 def _category_samples(
     configs: dict[paths.Path, ConfigDict],
 ) -> list[tuple[str, int, list[str]]]:
-    """Shows some training categories, those of the first stage's table."""
+    """Returns sample categories of the first training table that exists."""
     for config in configs.values():
         path = config.data.table
         if os.path.exists(path):
@@ -179,7 +180,7 @@ def _category_samples(
 
 
 def _attribution(config: ConfigDict | None) -> str:
-    """Returns the note that lies beside the evaluated table, if one does."""
+    """Returns the ATTRIBUTION.md beside the evaluated table, or ""."""
     if config is None:
         return ""
     folder = table_lib.folder(evaluate.table_path(config))

@@ -1,4 +1,4 @@
-"""Contact sheets: queries with the five documents found for them."""
+"""Contact sheets: queries with their five top-ranked documents."""
 
 import base64
 import io
@@ -22,20 +22,20 @@ PIXELS = 80  # side of a thumbnail
 class Hit(NamedTuple):
     """One document of a ranking."""
 
-    image: str  # data URI; "" is no image
+    image: str  # data URI; "" for none
     name: str  # its text, or its category
     score: float  # cosine with the query
     right: bool  # of the query's category
 
 
 class Strip(NamedTuple):
-    """One query and what was found for it."""
+    """One query and its top-ranked documents."""
 
     image: str  # data URI
     name: str  # of its category
-    part: str  # of the split; "" is none
+    part: str  # of the split; "" for none
     position: int  # of the first right document, from 1
-    documents: int  # in its gallery
+    documents: int  # number in its gallery
     hits: tuple[Hit, ...]
 
     @property
@@ -45,7 +45,7 @@ class Strip(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Strips that belong together."""
+    """A titled group of strips."""
 
     title: str
     note: str
@@ -53,7 +53,7 @@ class Sheet(NamedTuple):
 
 
 def thumbnail(path: str | os.PathLike, pixels: int = PIXELS) -> str:
-    """Returns an image as a `data:` URI of a small WebP, on white."""
+    """Returns an image as the `data:` URI of a small WebP on white."""
     buffer = io.BytesIO()
     image = Image.fromarray(decoding.decode(path, pixels))
     image.save(buffer, format="WEBP", quality=82, method=6)
@@ -67,7 +67,7 @@ class Ranked(NamedTuple):
     queries: pd.DataFrame  # [Q]
     documents: pd.DataFrame  # [N]
     part: str
-    top: np.ndarray  # int32 [Q, 5], rows of `documents`; -1 is none
+    top: np.ndarray  # int32 [Q, 5], rows of `documents`; -1 for none
     scores: np.ndarray  # f32 [Q, 5]
     position: np.ndarray  # int32 [Q], of the first right document, from 1
 
@@ -115,14 +115,14 @@ def make_sheets(
     worst: int = 6,
     seed: int = 0,
 ) -> list[Sheet]:
-    """Chooses queries that show what a model does, and what it does not.
+    """Chooses queries that show a model's successes and failures.
 
     Args:
-      rankings: one a part of the split.
+      rankings: one per part of the split.
       root: the folder of the images.
-      count: how many right ones and how many wrong ones, drawn at random.
-      worst: how many of those whose right document stands last.
-      seed: of the draw.
+      count: the number of right and of wrong queries to draw at random, each.
+      worst: the number of queries whose right document is ranked lowest.
+      seed: the random seed.
 
     Returns:
       The sheets that are not empty: right, wrong, worst.
@@ -169,7 +169,7 @@ def make_strip(
     root: str | os.PathLike,
     shrink: Callable[[pathlib.Path], str] = thumbnail,
 ) -> Strip:
-    """Returns one query of a ranking with its first documents."""
+    """Returns one query of a ranking with its top documents."""
     query = ranked.queries.iloc[row]
     of_category = ranked.documents[
         ranked.documents["category_id"] == query["category_id"]
@@ -208,14 +208,14 @@ def category_samples(
     shown: int = 10,
     seed: int = 0,
 ) -> list[tuple[str, int, list[str]]]:
-    """Shows some categories of a table: the largest, and others by chance.
+    """Returns samples of the largest categories and of random others.
 
     Args:
       frame: a sample table.
       root: the folder of its images.
-      count: how many categories; a third of them are the largest.
-      shown: how many different images of each, at most.
-      seed: of the draw.
+      count: the number of categories, of which a third are the largest.
+      shown: the maximum number of different images per category.
+      seed: the random seed.
 
     Returns:
       Name, number of samples and thumbnails (data URIs) of each category.

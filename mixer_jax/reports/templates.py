@@ -1,4 +1,4 @@
-"""Fills in the pages' templates: one HTML file that needs nothing else."""
+"""Renders page templates to self-contained HTML."""
 
 from importlib import resources
 from typing import Any
@@ -13,11 +13,11 @@ def render(name: str, **values: Any) -> str:
     """Returns a page.
 
     Args:
-      name: of the template, a file of this package.
-      **values: what the template shows; all texts are escaped.
+      name: the name of the template, a file of this package.
+      **values: the values of the template; all strings are escaped.
 
     Raises:
-      jinja2.UndefinedError: if the template asks for another value.
+      jinja2.UndefinedError: if the template needs another value.
     """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
@@ -32,7 +32,7 @@ def render(name: str, **values: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Escapes characters of a text that cannot be encoded as UTF-8."""
+    """Escapes characters of a string that cannot be encoded as UTF-8."""
     return printable(value) if type(value) is str else value
 
 

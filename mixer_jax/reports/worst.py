@@ -10,40 +10,41 @@ import pandas as pd
 from mixer_jax.data.tables import table
 from mixer_jax.reports import sheets
 
-SHOWN = 12  # pictures of one category
+SHOWN = 12  # maximum number of pictures per category
 
 
 class Picture(NamedTuple):
     """One sample of a category."""
 
-    image: str  # data URI; "" is no image
+    image: str  # data URI; "" for none
     name: str  # its text, or its ID
     query: bool
-    right: bool | None  # of the leading true category; None is unknown
+    right: bool | None  # of the leading true category; None if unknown
 
 
 class Sheet(NamedTuple):
-    """One category: what is said of it, and its samples."""
+    """One category: its description and its samples."""
 
     category: str  # ID
-    said: tuple[str, ...]
+    said: tuple[str, ...]  # the description's items
     pictures: tuple[Picture, ...]
-    more: int  # samples that are not shown
+    more: int  # number of samples that are not shown
 
 
 class Purity(NamedTuple):
-    """Which true category leads each found one."""
+    """The leading true category of each found one, and its share."""
 
     leading: pd.Series  # label -> true category
     share: pd.Series  # label -> share of its known samples that are of it
 
 
 def purity(labels: np.ndarray, truth: np.ndarray) -> Purity:
-    """Measures each category of `[N]` labels against the truth.
+    """Returns the purity of each found category.
 
     Args:
-      labels: int, negative for no category.
-      truth: true categories, "" where unknown; those are not counted.
+      labels: int `[N]`, found categories; negative for none.
+      truth: str `[N]`, true categories; "" for unknown ones, which are not
+        counted.
     """
     known = (labels >= 0) & (truth != "")
     frame = pd.DataFrame({"label": labels[known], "truth": truth[known]})
@@ -57,12 +58,12 @@ def purity(labels: np.ndarray, truth: np.ndarray) -> Purity:
 
 
 def choose(score: pd.Series, sizes: np.ndarray, count: int = 20) -> list[int]:
-    """Returns the labels of the lowest scores, the larger one first if equal.
+    """Returns the labels with the lowest scores; larger ones first if tied.
 
     Args:
-      score: label -> score; those that are not finite are left out.
-      sizes: `[C]`, samples of each category.
-      count: how many at most.
+      score: label -> score; scores that are not finite are left out.
+      sizes: `[C]`, the number of samples of each category.
+      count: the maximum number of labels.
     """
     labels = score.index[np.isfinite(score)].to_numpy()
     order = np.lexsort((labels, -sizes[labels], score[labels]))
@@ -78,16 +79,16 @@ def make(
     leading: str | None = None,
     shrink: Callable[[pathlib.Path], str] = sheets.thumbnail,
 ) -> Sheet:
-    """Makes the contact sheet of a category.
+    """Returns the contact sheet of a category.
 
     Args:
-      label: which one.
+      label: the label of the category.
       category: its ID.
-      said: what is said of it.
+      said: its description, shown beside the ID.
       samples: `[N]` rows with sample_id, role, image (absolute), text and,
         for `leading`, truth.
       labels: `[N]` int.
-      leading: the true category that leads it; None marks nothing.
+      leading: its leading true category; None to mark no sample as right.
       shrink: image file -> data URI.
     """
     members = samples[labels == label]

@@ -1,1 +1,1 @@
-"""Embeddings in, ranked answers and their measures out."""
+"""Inference with trained models: embedding, search, metrics and export."""

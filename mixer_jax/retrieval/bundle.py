@@ -6,8 +6,8 @@
     BUNDLE/tokenizer.json     the tokenizer
     BUNDLE/README.md          the model card
 
-It names no path of the machine that wrote it, and needs neither the training
-data nor a connection.
+A bundle contains no path of the machine that wrote it, and loading it needs
+neither the training data nor a network connection.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ TOKENIZER, CARD = "tokenizer.json", "README.md"
 KIND = folders.Kind("bundle", WEIGHTS, (CONFIG, WEIGHTS, TOKENIZER, CARD))
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# Errors of reading a bundle whose files are not as they were written.
+# Errors raised by reading a bundle with damaged files.
 _DAMAGE = (
     AttributeError,
     KeyError,
@@ -55,7 +55,7 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Keys within these that matter in training only.
+# Keys among these that affect training only.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 
@@ -69,7 +69,7 @@ def write(
     folder: str | os.PathLike,
     measures: list[Mapping[str, Any]] = (),
 ) -> str:
-    """Writes a bundle atomically; replaces an older one.
+    """Writes a bundle atomically, replacing an older one.
 
     Args:
       trained: the model.
@@ -110,11 +110,11 @@ def write(
 
 
 def find(name: str | os.PathLike) -> pathlib.Path | None:
-    """Returns the folder of a bundle; None if `name` is something else.
+    """Returns the folder of a bundle, or None if `name` is not a bundle.
 
     Args:
       name: a folder, or the name of a bundle on the Hugging Face hub, which is
-        downloaded if need be.
+        downloaded if necessary.
 
     Raises:
       UserError: if there is no such folder and no such name on the hub.
@@ -144,7 +144,7 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 
     Args:
       folder: the bundle.
-      mesh: the devices that get the variables; by default all.
+      mesh: the devices to place the variables on; by default all.
 
     Raises:
       UserError: if it is incomplete, damaged, or of a newer format.
@@ -172,9 +172,10 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 
 
 def fingerprint(trained: Trained) -> str:
-    """Returns a hash of what the embeddings of a model depend on.
+    """Returns a hash of everything that a model's embeddings depend on.
 
-    These are weights, tokenizer, and the config keys that define the model.
+    It covers the weights, the tokenizer and the config keys that define the
+    model.
     """
     return _digest(
         _portable(trained.config),
@@ -184,7 +185,7 @@ def fingerprint(trained: Trained) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> ConfigDict:
-    """Returns the config of a bundle; its tokenizer is the bundle's."""
+    """Returns the config of a bundle, with the tokenizer in the bundle."""
     return _read_config(pathlib.Path(folder))[0]
 
 

@@ -1,4 +1,4 @@
-"""A trained model and a sample table -> embeddings."""
+"""Embedding of sample tables with a trained model."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Embeddings(NamedTuple):
-    """The embeddings of a table; unit rows, in the table's order."""
+    """Embeddings of a table, as unit rows in the table's order."""
 
     query_ids: np.ndarray  # str [Q]
     query_embeddings: np.ndarray  # f32 [Q, D]
@@ -35,17 +35,17 @@ def make_embedder(
     mesh: Mesh,
     batch_size: int = 256,
 ) -> Callable[[pd.DataFrame], np.ndarray]:
-    """Returns a function from a frame of one role to its embeddings.
+    """Returns a function that embeds samples of one role.
 
     Args:
       trained: the config, model and variables of a workdir.
       root: the folder that the frames' image paths are relative to.
-      mesh: batches are split over it.
+      mesh: the devices that batches are split over.
       batch_size: samples embedded at once; rounded up to the mesh's size.
 
     Returns:
-      A function from a frame of N rows to f32 `[N, D]`; raises `UserError` for
-      an unreadable image or a frame with both roles.
+      A function that maps a frame of N rows to f32 `[N, D]`. It raises a
+      `UserError` for an unreadable image or a frame with both roles.
 
     Raises:
       UserError: if the batch size is not positive.
@@ -115,11 +115,11 @@ def embed_table(
       trained: the config, model and variables of a workdir.
       frame: a sample table; labels and splits are ignored.
       root: the table's folder.
-      mesh: batches are split over it.
+      mesh: the devices that batches are split over.
       batch_size: samples embedded at once.
 
     Raises:
-      UserError: names an unreadable image.
+      UserError: if an image is unreadable; names the image.
     """
     embed = make_embedder(trained, root, mesh, batch_size)
     queries = frame[frame["role"] == table.QUERY]
@@ -162,9 +162,9 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
 
 def one_behind(items: Iterable[T]) -> Iterator[T]:
-    """Yields each item after the next one was made.
+    """Yields each item after the next one has been created.
 
-    Where an item is a computation in progress, the next one is thereby prepared
+    If items are asynchronous computations, the host thus prepares the next one
     while the devices are busy.
     """
     previous = []

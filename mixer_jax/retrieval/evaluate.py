@@ -1,9 +1,9 @@
-"""Measures of one way to embed samples, on categories it was not trained on.
+"""Evaluation of an embedding function on categories it was not trained on.
 
-Each part of the test split (`test/forward`, ...) is a retrieval task of its
-own: its queries rank its documents, alone (gallery `test`) and among the
-documents of the same part of the distractors' split (`test+distractors`). The
-row of the whole split is the mean of its parts' rows.
+Each part of the test split (`test/forward`, ...) is a separate retrieval task:
+its queries rank its documents, alone (gallery `test`) and together with the
+documents of the same part of the distractor split (`test+distractors`). The row
+of the whole split is the mean of the rows of its parts.
 """
 
 import hashlib
@@ -37,29 +37,29 @@ MEASURES = (
     "map_at_r",
     "mrr",
 )
-KEY = ("model", "stage", "split", "gallery")  # what makes a row the same row
-RANKED = 5  # documents looked at from the top
-BLOCK = 1024  # queries whose rankings are held at once
+KEY = ("model", "stage", "split", "gallery")  # identifies a row
+RANKED = 5  # top documents kept per query
+BLOCK = 1024  # queries ranked at once
 
 
 class Samples(NamedTuple):
-    """Samples of one role, as a ranking sees them; N rows each."""
+    """Samples of one role, reduced to what ranking needs; N rows each."""
 
     embeddings: np.ndarray  # f32 [N, D]
-    categories: np.ndarray  # str [N], objects: np.str_ drops a last NUL
-    groups: np.ndarray  # the same; "" is no group
-    images: np.ndarray  # str [N]: digests of the image files; "" is none
+    categories: np.ndarray  # str [N], objects: np.str_ drops a final NUL
+    groups: np.ndarray  # likewise; "" for no group
+    images: np.ndarray  # str [N]: digests of the image files; "" for none
 
     def merge(self, other: "Samples") -> "Samples":
-        """Returns the rows of both."""
+        """Returns the rows of both, concatenated."""
         return Samples(*map(np.concatenate, zip(self, other, strict=True)))
 
 
 def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
-    """Names each image by its content: equal files have equal names.
+    """Returns a digest of each image file; equal files have equal digests.
 
     Args:
-      frame: rows of a sample table, N of them.
+      frame: N rows of a sample table.
       root: the folder that the column `image` is relative to.
 
     Returns:
@@ -88,10 +88,10 @@ def make_samples(
 
 
 class Block(NamedTuple):
-    """The rankings of some queries; B of them."""
+    """Rankings of a block of B queries."""
 
-    rows: slice  # which queries
-    top: np.ndarray  # int32 [B, RANKED], document rows; -1 is none
+    rows: slice  # of the queries
+    top: np.ndarray  # int32 [B, RANKED], document rows; -1 for none
     scores: np.ndarray  # f32 [B, RANKED], cosines
     positions: np.ndarray  # int32 [B, R], see `search.positions`
 
@@ -99,13 +99,12 @@ class Block(NamedTuple):
 def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
     """Ranks all documents for every query, a block of queries at a time.
 
-    A document that shows the query's own image is not part of that query's
-    ranking.
+    Documents with the query's own image are excluded from its ranking.
 
     Args:
       queries: at least one.
       documents: at least one.
-      mesh: where the documents are searched.
+      mesh: the devices that search the documents.
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     image_q, image_d = _codes(queries.images, documents.images)
@@ -140,12 +139,12 @@ def _with_progress(
 def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     """Measures the rankings of all documents for every query; see `rank`.
 
-    A query without a document of its category is not counted.
+    Queries without a document of their category are not counted.
 
     Returns:
-      `MEASURES` (None where no query counts), `queries` (how many count),
-      `documents`, and `excluded` (how many times a document was withheld from
-      a query whose image it shows).
+      `MEASURES` (None if no query is counted), `queries` (the number counted),
+      `documents` (their number) and `excluded` (how often a document was
+      excluded because it shows the query's own image).
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     group_q, group_d = _codes(queries.groups, documents.groups)
@@ -194,18 +193,17 @@ def evaluate(
     """Measures one model on all parts and galleries of a sample table.
 
     Args:
-      embed: the model.
+      embed: embeds samples with the model.
       frame: a checked sample table, see `read`.
       root: the table's folder.
       settings: a config's `evaluate`: `split` and `distractors`.
-      mesh: where the documents are searched.
+      mesh: the devices that search the documents.
       model: the model's name in the rows.
-      stage: the stage that it was trained to; "" if it has none.
+      stage: the last stage of its training; "" if it has none.
 
     Returns:
       Rows of `model, stage, split, gallery, queries, documents`, the
       `MEASURES`, `seconds` (of embedding and ranking) and `excluded`.
-
     """
     rows = []
     for part in table_lib.parts(frame, settings.split):
@@ -232,7 +230,7 @@ def evaluate(
 
 
 def table_path(config: ConfigDict) -> pathlib.Path:
-    """Returns the sample table that a config's model is measured on."""
+    """Returns the sample table that a config's model is evaluated on."""
     return pathlib.Path(config.evaluate.table or config.data.table)
 
 
@@ -248,11 +246,11 @@ def read(
       path: the sample table.
       settings: a config's `evaluate`: `split` and `distractors`.
       max_skipped: the maximum share of samples to leave out.
-      max_pixels: the maximum pixels of an image; see `images.decode`.
+      max_pixels: the maximum pixels of an image; see `decoding.decode`.
 
     Returns:
       The usable rows of the test split and of the distractors' documents, and
-      the dropped rows.
+      descriptions of the dropped rows.
 
     Raises:
       UserError: if the table is invalid, too many samples are unusable, the
@@ -308,7 +306,7 @@ def _check_answerable(
 def distractors(
     frame: pd.DataFrame, settings: ConfigDict, part: str = ""
 ) -> pd.DataFrame:
-    """Returns the documents that join the gallery of one part, or of all."""
+    """Returns the distractor documents of one part, or of all parts."""
     name = settings.distractors
     chosen = frame.split == _part(name, part)
     if not part:
@@ -317,9 +315,9 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Writes rows to a JSON list, replacing earlier versions of them.
+    """Adds rows to a JSON list, replacing earlier rows with the same `KEY`.
 
-    Readers see the old list or the new one; updates of a local file take turns.
+    The file is replaced atomically; updates of a local file are serialized.
 
     Returns:
       All rows of the file, with models in order of first appearance.
@@ -366,7 +364,7 @@ def _part(split: str, part: str) -> str:
 
 
 def _codes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Numbers the strings of two arrays alike, from 0; "" is -1."""
+    """Returns integer codes shared by the strings of two arrays; "" is -1."""
     names, codes = np.unique(np.concatenate([left, right]), return_inverse=True)
     codes = codes.astype(np.int32) - int(names[0] == "")
     return codes[: len(left)], codes[len(left) :]
@@ -375,7 +373,7 @@ def _codes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
 def _padded(
     rows: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
-    """Returns `rows[first:last]` of each query, -1 behind: int32 `[Q, R]`."""
+    """Returns each query's `rows[first:last]`, padded by -1, as `[Q, R]`."""
     place = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
     inside = place < last[:, None]
     place = np.minimum(place, len(rows) - 1)
@@ -383,7 +381,7 @@ def _padded(
 
 
 def _means(rows: list[Row], split: str) -> list[Row]:
-    """Returns a gallery's mean over parts: none if the split has no parts."""
+    """Returns each gallery's mean over parts; [] if there are no parts."""
     means = []
     for gallery in dict.fromkeys(row["gallery"] for row in rows):
         parts = [row for row in rows if row["gallery"] == gallery]

@@ -1,10 +1,10 @@
-"""A stage's proxies and the categories they stand for, as plain files.
+"""Export of a stage's proxies and their category IDs as plain files.
 
-FOLDER/proxies.npy      f32 [C, D], without rows of padding
+FOLDER/proxies.npy      f32 [C, D], without padding
 FOLDER/categories.json  the C category IDs, in the order of the rows
-FOLDER/export.json      workdir, step, C, D, dtype, and what the rows are
+FOLDER/export.json      workdir, step, C, D, dtype, a description of the rows
 
-A category of n sub-centres has n D numbers in its row, one after the other.
+With n sub-centers per category, a row is their concatenation, n D numbers.
 """
 
 import json
@@ -22,16 +22,16 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 PROXIES, CATEGORIES, EXPORT = "proxies.npy", "categories.json", "export.json"
 KIND = folders.Kind("export", EXPORT, (PROXIES, CATEGORIES, EXPORT))
-_SHORTEST = 1e-6  # rows that are shorter have no direction
+_SHORTEST = 1e-6  # rows shorter than this have no meaningful direction
 
 
 class Export(NamedTuple):
-    """What was written, and of what."""
+    """Contents and origin of an export."""
 
     workdir: paths.Path  # of the stage, absolute
     step: int  # of its checkpoint
     count: int  # C
-    subcentres: int  # n, of a category
+    subcentres: int  # n, per category
     dim: int  # D
 
 
@@ -43,20 +43,20 @@ def check_folder(folder: str | os.PathLike) -> None:
 def write(
     run: str | os.PathLike, folder: str | os.PathLike, unit: bool = False
 ) -> Export:
-    """Writes the proxies of a run's last stage; an older export is replaced.
+    """Writes the proxies of a run's last stage; replaces an older export.
 
-    They pass in blocks, so that they may be larger than the memory; no device
-    is used.
+    Proxies are copied in blocks, so they may exceed the host's memory; no
+    accelerator is used.
 
     Args:
-      run: a stage's workdir, or a curriculum's, whose last stage is taken.
-      folder: to be written, whole or not at all.
-      unit: scales every proxy to length 1, as training does before it
-        compares; otherwise they are as trained.
+      run: the workdir of a stage, or of a curriculum, whose last stage is used.
+      folder: the folder to write atomically.
+      unit: whether to scale every proxy to length 1, as training does before
+        computing cosines; otherwise proxies are written as trained.
 
     Raises:
       UserError: if there is no checkpoint, it is damaged, a proxy is not
-        finite, or the folder holds anything else or cannot be written.
+        finite, or the folder has other contents or cannot be written.
     """
     check_folder(folder)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
@@ -90,8 +90,8 @@ def write(
     }
 
     def write_files(draft: pathlib.Path) -> None:
-        # Written as a stream: through a memory map, a disk that gets full
-        # ends the process instead of raising an error.
+        # Not through a memory map: there, a full disk kills the process instead
+        # of raising an error.
         with open(draft / PROXIES, "wb") as file:
             np.lib.format.write_array_header_1_0(
                 file,
@@ -120,6 +120,6 @@ def write(
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Scales rows to length 1; what is shorter than counts stays short."""
+    """Scales rows to length 1, or less if shorter than `_SHORTEST`."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.maximum(length, _SHORTEST)

@@ -1,11 +1,11 @@
-"""A stage's encoders, in the files of their originals.
+"""Export of a stage's encoders in the file layout of their originals.
 
 FOLDER/image_encoder/  config.json, model.safetensors, preprocessor_config.json
 FOLDER/text_encoder/   config.json, model.safetensors
-FOLDER/encoders.json   workdir, step, and which encoders there are
+FOLDER/encoders.json   workdir, step, and the exported encoders
 
-Either loads with transformers' `AutoModel.from_pretrained`, and with
-`model.image.pretrained` or `model.text.pretrained` in a config of ours.
+Each loads with transformers' `AutoModel.from_pretrained`, and by setting
+`model.image.pretrained` or `model.text.pretrained` in a config.
 """
 
 import json
@@ -25,24 +25,24 @@ KIND = folders.Kind("export", ENCODERS, (*factory.FAMILIES, ENCODERS))
 
 
 class Export(NamedTuple):
-    """What was written, and of what."""
+    """Contents and origin of an export."""
 
     workdir: paths.Path  # of the stage, absolute
     step: int  # of its checkpoint
     parts: tuple[str, ...]  # the encoders' folders
-    without: tuple[str, ...]  # encoders that have no original
+    without: tuple[str, ...]  # encoders that transformers does not have
 
 
 def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
     """Writes the encoders of a run's last stage; replaces an older export.
 
     Args:
-      run: a stage's workdir, or a curriculum's, whose last stage is taken.
-      folder: to be written, whole or not at all.
+      run: the workdir of a stage, or of a curriculum, whose last stage is used.
+      folder: the folder to write atomically.
 
     Raises:
       UserError: if there is no checkpoint, it is damaged, no encoder has an
-        original, or the folder holds anything else or cannot be written.
+        original, or the folder has other contents or cannot be written.
     """
     folders.check(folder, KIND)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 
 class _Pointed(NamedTuple):
-    """What a pointer file names."""
+    """Contents of a pointer file."""
 
     folder: pathlib.Path  # of the generation
     names: tuple[str, ...]  # of its files and folders, moved or not
@@ -64,10 +64,10 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
-    """Owns a folder within a block, in which a command computes and writes it.
+    """Holds a folder for a command while it computes and writes the contents.
 
     Raises:
-      UserError: see `check`; or if another run owns the folder.
+      UserError: if `check` fails, or another run owns the folder.
     """
     check(folder, kind)
     with folder_lock.hold(folder, "--out"):
@@ -105,7 +105,7 @@ def write(
 
     Args:
       folder: see `check`.
-      kind: of the folder.
+      kind: the kind of the folder.
       writer: called with the path of an empty folder; writes files and folders
         of the kind's names there.
       rescue: whether to save the files elsewhere if the folder cannot be
@@ -115,7 +115,7 @@ def write(
       UserError: if the folder has other contents or cannot be written; names
         the folder where the files were saved instead, if any.
     """
-    # `check` has tested the folder; if it is full by now, rescue the files.
+    # `check` has tested writing; if the disk is full by now, rescue the files.
     _check_kind(folder, kind)
     try:
         target = files.resolve(folder)
@@ -125,7 +125,7 @@ def write(
             with _draft(target) as draft:
                 writer(draft)
                 with _turn(target):
-                    finish(target, kind)  # of another writer
+                    finish(target, kind)  # another writer's moves
                     _switch(target, draft)
             with _turn(target):
                 finish(target, kind)
@@ -158,9 +158,10 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
 def read_whole(
     folder: str | os.PathLike, kind: Kind, read: Callable[[], _Read]
 ) -> _Read:
-    """Returns what `read` returns of one generation, whose files it finds.
+    """Returns the result of `read`, all of it from one generation.
 
-    It is called again if a writer has replaced or moved files meanwhile.
+    `read` looks up files with `find`. It is called again if a writer replaces
+    or moves files meanwhile.
     """
     while True:
         before = _versions(folder, kind)
@@ -175,7 +176,7 @@ def read_whole(
 
 
 def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
-    """Returns what changes when a file is replaced or moved."""
+    """Returns values that change when a file is replaced or moved."""
     versions = []
     for name in kind.names:
         path = find(folder, name)
@@ -214,9 +215,9 @@ def steady(folder: str | os.PathLike) -> Iterator[None]:
 def _turn(
     folder: str | os.PathLike, kind: int = fcntl.LOCK_EX
 ) -> Iterator[None]:
-    """Lets one process at a time change which generation is the latest."""
+    """Holds the lock that guards which generation is the latest."""
     with contextlib.ExitStack() as held:
-        # Without locks, as on some file systems, the last writer counts.
+        # Some file systems have no locks; there, the last writer wins.
         with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             held.callback(os.close, handle)
@@ -263,7 +264,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
         text = path.read_text(encoding="utf-8")
         pointer = json.loads(text)
         name, names = pointer["generation"], pointer["names"]
-        # Anything else is not ours to be read, moved or removed.
+        # Never read, move or remove files that are not ours.
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise ValueError(f"{name!r} is not a generation")
         if not (isinstance(names, list) and set(map(type, names)) <= {str}):
@@ -286,7 +287,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Returns whether an entry is a writer's, which may have been killed."""
+    """Returns whether a writer, possibly killed since, made this entry."""
     begin = (_GENERATION, _POINTER, f".{_POINTER}")
     return path.name.startswith(begin) or owner_store.is_part(path)
 

@@ -1,11 +1,11 @@
 """An index: a table's documents and their embeddings, stored in a folder.
 
 INDEX/embeddings.npy  f32 [N, D], unit rows
-INDEX/documents.csv   the documents of these rows; see `COLUMNS`
+INDEX/documents.csv   the documents, in the same order; see `COLUMNS`
 INDEX/index.json      the model: its workdir, step and fingerprint; the folder
                       of the pictures; N and D; checksums of the other files
 
-Workdir and pictures are found again after a move; see `places`.
+The workdir and the pictures are found again after a move; see `places`.
 """
 
 import functools
@@ -55,11 +55,12 @@ class Index(NamedTuple):
       documents: N rows with the columns of `COLUMNS`, all strings; an image
         is a path relative to `images`, or "".
       embeddings: f32 `[N, D]`, unit rows.
-      workdir: of the model's stage, absolute.
-      step: of its checkpoint.
+      workdir: the workdir of the model's stage, absolute.
+      step: the step of its checkpoint.
       images: the folder of the pictures, absolute.
-      fingerprint: hash of the model's variables; "" if unknown.
-      sizes: bytes of the first pictures, at most `_MAX_TRIED`; () if unknown.
+      fingerprint: `bundle.fingerprint` of the model; "" if unknown.
+      sizes: file sizes in bytes of the first `_MAX_TRIED` pictures; () if
+        unknown.
     """
 
     documents: pd.DataFrame
@@ -82,16 +83,16 @@ def build(
     """Embeds the documents of a sample table.
 
     Args:
-      run: a stage's workdir, or a curriculum's, to use its last stage.
+      run: the workdir of a stage, or of a curriculum, whose last stage is used.
       path: the sample table.
-      mesh: batches are split over it.
+      mesh: the devices that batches are split over.
       split: the split of the documents, with all parts; "" for all splits.
       batch_size: documents embedded at once.
       max_skipped: the maximum share of documents with an unreadable image; None
         for the trained config's.
 
     Returns:
-      The index, and the documents dropped because of unreadable images.
+      The index, and a description of the documents with unreadable images.
 
     Raises:
       UserError: if the model or the table is missing or invalid, there are no
@@ -140,10 +141,10 @@ def check_folder(folder: str | os.PathLike) -> None:
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
-    """Writes the index, whole or not at all; an older one is replaced.
+    """Writes the index atomically, replacing an older one.
 
     Raises:
-      UserError: if the folder holds anything else or cannot be written.
+      UserError: if the folder has other contents or cannot be written.
     """
     count, dim = index.embeddings.shape
     meta = {
@@ -203,7 +204,7 @@ def load(
 def _read(
     folder: str | os.PathLike,
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
-    """Returns the documents, their embeddings and what index.json says."""
+    """Returns documents, embeddings and the contents of index.json."""
     found = functools.partial(folders.find, folder)
     if not found(INDEX).is_file():
         raise UserError(
@@ -211,7 +212,7 @@ def _read(
         )
     try:
         meta = _read_meta(found(INDEX))
-        # Everything that `load` takes from it is checked here.
+        # Check everything that `load` uses.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
         _compare(folder, meta["checksums"])
@@ -232,7 +233,7 @@ def _read(
 
 
 def _read_meta(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what `save` noted; raises `ValueError` if it is anything else."""
+    """Returns the contents of index.json; raises `ValueError` if malformed."""
     try:
         meta = json.loads(path.read_text("utf-8"))
     except RecursionError as error:
@@ -259,7 +260,7 @@ def _check_embeddings(embeddings: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 def _check_names(images: pd.Series) -> None:
-    """Raises a `ValueError` if a path leads out of the pictures' folder."""
+    """Raises a `ValueError` if a path is outside the pictures' folder."""
     outside = images[images.str.contains(rules.OUTSIDE)]
     if len(outside):
         raise ValueError(
@@ -298,7 +299,7 @@ def missing_images(index: Index) -> str:
 
 
 def _changed_images(index: Index) -> str:
-    """Returns a message about pictures of other sizes than noted, or ""."""
+    """Returns a message about pictures whose file sizes changed, or ""."""
     names = _tried(index.documents)
     pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
     changed = [
@@ -325,7 +326,7 @@ def _tried(documents: pd.DataFrame) -> list[str]:
 def _find_workdir(
     workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
-    """Returns the first workdir at this step, else at any."""
+    """Returns the first workdir at this step, else the first at any step."""
     steps = {path: runs.latest_step(path) for path in workdirs}
     for wanted in ({step}, set(steps.values()) - {None}):
         for workdir, latest in steps.items():
@@ -345,9 +346,10 @@ def _find_images(
     images: str | os.PathLike,
     noted: list[int],
 ) -> pathlib.Path:
-    """Returns the folder with most of the pictures, the first one of equals.
+    """Returns the folder with the most pictures, the first one if tied.
 
-    A picture of another size than noted is rather one of the same name.
+    A picture counts only if its file size is unchanged, since different
+    pictures may share a name.
     """
     if images:
         root = paths.local(images, "A picture")
@@ -371,7 +373,7 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
     """Loads the model that made an index.
 
     Raises:
-      UserError: if its workdir now has no checkpoint, or another one.
+      UserError: if its workdir now has no checkpoint, or that of another model.
     """
     step = runs.latest_step(index.workdir)
     if step != index.step:

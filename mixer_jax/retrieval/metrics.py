@@ -1,8 +1,7 @@
-"""The measures of a ranking, as sums and counts over queries.
+"""Ranking metrics, as sums and counts over queries.
 
-A query is answerable if its gallery holds a document of its category. Those
-that are not are left out of every measure by a mask: no ranking could serve
-them.
+A query is answerable if its gallery has a document of its category. A mask
+excludes unanswerable queries from every metric, as no ranking could serve them.
 """
 
 from typing import NamedTuple
@@ -48,7 +47,7 @@ DEFINITIONS = (
 
 
 class Mean(NamedTuple):
-    """A mean in two parts, so that the parts of blocks can be added."""
+    """A mean as a sum and a count, so that blocks can be merged."""
 
     total: float = 0.0
     count: int = 0
@@ -77,7 +76,7 @@ def identical_at(
         first; -1 where there is no document.
       labels: int `[Q]`, the queries' categories, from 0.
       mask: bool `[Q]`, the queries to count.
-      k: how many documents to look at.
+      k: the number of documents to consider.
 
     Raises:
       ValueError: if fewer than k columns are given.
@@ -89,17 +88,17 @@ def identical_at(
 def relevance_at(
     found: np.ndarray, groups: np.ndarray, mask: np.ndarray, k: int
 ) -> Mean:
-    """Relevance@k: share of the top k of the query's group, over queries.
+    """Relevance@k: mean share of the top k that are of the query's group.
 
-    Where a gallery holds fewer than k documents the share is of those there
-    are. Queries without a group are not counted.
+    If a gallery has fewer than k documents, the share is over all of them.
+    Queries without a group are not counted.
 
     Args:
       found: int `[Q, >= k]`, the groups of the nearest documents: -1 for a
         document without a group, -2 where there is no document.
       groups: int `[Q]`, the queries' groups; -1 for none.
       mask: bool `[Q]`, the queries to count.
-      k: how many documents to look at.
+      k: the number of documents to consider.
 
     Raises:
       ValueError: if fewer than k columns are given.
@@ -112,14 +111,14 @@ def relevance_at(
 
 
 def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
-    """MAP: average precision over the whole ranking, over queries.
+    """MAP: mean over queries of the average precision of the whole ranking.
 
     A query's average precision is the mean, over its relevant documents, of
-    the precision at the position where each one stands.
+    the precision at each one's position.
 
     Args:
-      positions: int `[Q, R]`, from 1, where the relevant documents stand in
-        the whole ranking, in any order; 0 is padding.
+      positions: int `[Q, R]`, positions of the relevant documents in the whole
+        ranking, from 1 and in any order; 0 is padding.
       mask: bool `[Q]`, the queries to count.
     """
     return _average_precision(positions, mask, cut=False)
@@ -128,10 +127,13 @@ def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
 def mean_average_precision_at_r(
     positions: np.ndarray, mask: np.ndarray
 ) -> Mean:
-    """MAP@R: the same, cut at R, the query's number of relevant documents.
+    """MAP@R: MAP cut at R, the query's number of relevant documents.
 
-    Musgrave et al., "A metric learning reality check", section 3.2
-    (arXiv 2003.08505). Arguments as for `mean_average_precision`.
+    Arguments as for `mean_average_precision`.
+
+    References:
+      Musgrave et al., "A metric learning reality check", section 3.2
+      (arXiv 2003.08505).
     """
     return _average_precision(positions, mask, cut=True)
 

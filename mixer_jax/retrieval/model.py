@@ -1,4 +1,4 @@
-"""A trained or zero-shot model in Python: pictures and texts -> embeddings."""
+"""Python interface to trained and zero-shot models."""
 
 import functools
 import os
@@ -38,7 +38,7 @@ class Model:
       image_size: S; pictures are scaled to S x S pixels.
       fingerprint: a hash of weights, tokenizer and architecture: models with
         equal fingerprints give equal embeddings.
-      ignores_text: why texts are not used; "" if they are.
+      ignores_text: the reason why texts are ignored; "" if they are used.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Model:
         self.ignores_text = ignores_text
 
     def __repr__(self) -> str:
-        """Returns the encoders and sizes."""
+        """Returns a summary of encoders and sizes."""
         model = self.config.model
         text_encoder = None if self.ignores_text else model.text.name
         return (
@@ -115,7 +115,7 @@ class Model:
           f32 `[N, D]`, unit rows, in the order of `images`.
 
         Raises:
-          UserError: names the first picture that cannot be read.
+          UserError: if a picture cannot be read; names the first one.
         """
         images = pictures.check_list(images, "images")
         missing = [row for row, one in enumerate(images) if one is None]
@@ -149,7 +149,7 @@ class Model:
           f32 `[N, D]`, unit rows, in the given order.
 
         Raises:
-          UserError: names the first document that cannot be embedded.
+          UserError: if a document cannot be embedded; names the first one.
         """
         images, texts = _align(images, texts)
         if self.ignores_text:
@@ -176,7 +176,7 @@ class Model:
         distractors: str | None = None,
         max_skipped: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Measures the retrieval of documents by queries of a sample table.
+        """Evaluates retrieval of documents by queries of a sample table.
 
         Args:
           path: the sample table.
@@ -227,7 +227,7 @@ class Model:
         bundle.write(self._trained, folder)
 
     def _require_images(self, images: list, texts: list[str]) -> None:
-        """Checks documents of a model that does not use their texts."""
+        """Checks documents for a model that ignores their texts."""
         without = [row for row, one in enumerate(images) if one is None]
         if without:
             raise UserError(
@@ -240,7 +240,7 @@ class Model:
             )
 
     def _load_pixels(self, images: Sequence, start: int) -> np.ndarray:
-        """Decodes pictures in threads, uint8 `[N, S, S, 3]`; None is white."""
+        """Decodes pictures in threads: uint8 `[N, S, S, 3]`, white for None."""
 
         def load(row: int) -> np.ndarray:
             if images[row] is None:
@@ -284,7 +284,7 @@ def load(model: str | os.PathLike, *, mesh: Mesh | None = None) -> Model:
     Args:
       model: a bundle; the workdir of a stage; the workdir of a curriculum, for
         its last stage; or the name of a bundle on the Hugging Face hub.
-      mesh: the devices to use, see `mesh.make_mesh`; by default all.
+      mesh: the devices to use, see `runtime.mesh.make_mesh`; by default all.
 
     Raises:
       UserError: if there is no model, or it is damaged.
@@ -304,14 +304,14 @@ def load_trained(model: str | os.PathLike, mesh: Mesh) -> Trained:
 def load_measured(
     workdir: str | os.PathLike, mesh: Mesh | None = None
 ) -> tuple[Trained, list[evaluate.Row]]:
-    """Loads the last stage of a run, and what was measured of it.
+    """Loads the model of a run's last stage, and its evaluation rows.
 
     Args:
-      workdir: of a stage or a curriculum.
-      mesh: the devices that get the variables; by default all.
+      workdir: the workdir of a stage or a curriculum.
+      mesh: the devices to place the variables on; by default all.
 
     Returns:
-      The model, and its rows of the metrics.json beside it.
+      The model, and its rows in metrics.json of the stage and of `workdir`.
 
     Raises:
       UserError: if there is no model, or a file is damaged.
@@ -336,7 +336,7 @@ def _uses_text(fusion: str) -> bool:
 def _align(
     images: Sequence | None, texts: Sequence[str | None] | None
 ) -> tuple[list, list[str]]:
-    """Returns images and texts of equal length; fills in what is missing."""
+    """Returns images and texts of equal length, filling in missing ones."""
     if images is None and texts is None:
         raise UserError("Documents need images, texts or both.")
     if isinstance(texts, str):
@@ -367,7 +367,7 @@ def _require_content(images: list, texts: list[str]) -> None:
 
 
 def _padded_size(count: int, batch_size: int, mesh: Mesh) -> int:
-    """Returns the next power of two, so that few shapes are compiled."""
+    """Rounds up to a power of two, so that few shapes are compiled."""
     size = min(1 << (count - 1).bit_length(), batch_size)
     return mesh_lib.padded_rows(size, mesh)
 

@@ -1,6 +1,6 @@
-"""The model card of a bundle: what the model is, how good, and who may use it.
+"""The model card of a bundle: architecture, training, metrics and limits.
 
-The front matter and sections are those of the Hugging Face hub.
+The front matter and the sections follow the Hugging Face hub.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.retrieval.metrics import DEFINITIONS
 
-# Keys of a row that are shown as they are.
+# Row keys whose values are shown unchanged.
 _COLUMNS = ["stage", "split", "gallery", "queries", "documents"]
 _TEMPLATE = jinja2.Environment(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -103,11 +103,11 @@ def render(
     config: ConfigDict,
     measures: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Returns the model card, in Markdown.
+    """Returns the model card as Markdown.
 
     Args:
       meta: `fingerprint`, `step` and `categories`; see `bundle`.
-      config: of the stage.
+      config: the config of the stage.
       measures: rows of `retrieval.evaluate`.
     """
     rows = [

@@ -53,7 +53,7 @@ def load(
             found[paths.make(name)] = None
             continue
         for resolve in (os.path.abspath, os.path.realpath):
-            # Resolve links first, because `..` of a link differs.
+            # Resolve links first: `..` after a link leads to another folder.
             path = os.path.normpath(os.path.join(resolve(folder), name))
             found[pathlib.Path(path)] = None
     return list(found)
@@ -80,7 +80,7 @@ def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
 
 
 def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:
-    """Returns the bytes of each file under `root`; -1 if there is none."""
+    """Returns the size in bytes of each file under `root`; -1 if missing."""
     return identity.stat([os.path.join(root, name) for name in names])[
         0
     ].tolist()

@@ -1,4 +1,4 @@
-"""The models of a run: its stages' workdirs, or a bundle."""
+"""Models of a run: the workdirs of its stages, or a bundle."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ OURS = "mixer"  # the name of the run's own model in the rows
 
 
 class Model(NamedTuple):
-    """A trained workdir and the name of its rows."""
+    """A trained workdir and the model name in its rows."""
 
     name: str
     workdir: paths.Path
@@ -26,14 +26,14 @@ class Model(NamedTuple):
 def find_stages(
     run: str | os.PathLike, names: Iterable[str] = ()
 ) -> list[paths.Path]:
-    """Returns the workdirs of a run: its stages', or its own if it is one.
+    """Returns the workdirs of a run's stages, or `run` itself if it is one.
 
     Args:
-      run: a curriculum's folder or a stage's.
-      names: of the stages that are wanted; all there are if empty.
+      run: the folder of a curriculum or a stage, or a bundle.
+      names: the names of the stages to return; all if empty.
 
     Raises:
-      UserError: if a stage that is wanted is not there.
+      UserError: if one of `names` does not exist.
     """
     run = paths.make(run)
     with paths.reaching(run):
@@ -66,13 +66,13 @@ def find_models(
     """Returns the models to measure.
 
     Args:
-      run: a curriculum's folder or a stage's.
+      run: the folder of a curriculum or a stage, or a bundle.
       stages: stages of the curriculum; all if empty.
       others: further models as `NAME=WORKDIR`, where the name has no `=`; the
         last stage is used for a curriculum.
 
     Raises:
-      UserError: if nothing was trained there, one of `others` is malformed, or
+      UserError: if a run has no trained stage, one of `others` is malformed, or
         two models would have the same rows.
     """
     models = [Model(OURS, w) for w in find_stages(run, stages)]
@@ -110,7 +110,7 @@ def read_config(folder: paths.Path) -> ConfigDict:
 
 
 def latest_step(folder: paths.Path) -> int | None:
-    """Returns the step of a workdir's or a bundle's model; None without one."""
+    """Returns the step of the model in a workdir or bundle; None if none."""
     if bundle.is_bundle(folder):
         return bundle.read_step(folder)
     return workdir.latest_step(folder)
@@ -130,11 +130,11 @@ def load(folder: paths.Path, mesh: Mesh | None = None) -> checkpoints.Trained:
 def rival_note(folder: paths.Path, config: ConfigDict) -> str:
     """Returns a message if it is unclear which table is meant, or "".
 
-    After a move, another table may lie where the run's own would be.
+    After a move, another table may be where the run's own is expected.
 
     Args:
       folder: the workdir of a stage.
-      config: from `workdir.read_config`.
+      config: its config, from `workdir.read_config`.
     """
     path = evaluate.table_path(config)
     key = "evaluate.table" if config.evaluate.table else "data.table"

@@ -1,9 +1,9 @@
-"""Exact cosine search over documents whose rows are split over the mesh.
+"""Exact cosine search over documents whose rows are sharded over a mesh.
 
-Documents are scored in blocks of a fixed number of rows, whatever the number
-of devices, so a score has the same bits on one device and on eight, and ties
-(broken by the lower document row) fall the same way everywhere. Nothing larger
-than `[queries of a block, documents of a block]` is ever held.
+Documents are scored in blocks of a fixed number of rows, independent of the
+number of devices. Scores are therefore bitwise equal on one device and on
+eight, and ties (broken by the lower document row) are resolved identically.
+Scores are only held for one block of queries and one block of documents.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mixer_jax.runtime.mesh import AXIS, rows
 
-DOCUMENT_BLOCK = 1024  # rows scored at once on a device
-QUERY_BLOCK = 128  # queries of one call
-RELEVANT_BLOCK = 16  # relevant documents ranked at once, for each query
+DOCUMENT_BLOCK = 1024  # rows scored at once per device
+QUERY_BLOCK = 128  # queries per call
+RELEVANT_BLOCK = 16  # relevant documents ranked at once per query
 
 
 class Gallery(flax.struct.PyTreeNode):
     """The documents of a search.
 
     Attributes:
-      documents: f32 `[N_pad, D]`, unit rows, split over the mesh.
-      images: int32 `[N_pad]`, which image each document shows; -1 is none.
-      count: int32 `[]`, the number of true rows.
-      block: rows that are scored at once.
+      documents: f32 `[N_pad, D]`, unit rows, sharded over the mesh.
+      images: int32 `[N_pad]`, the number of each document's image; -1 for none.
+      count: int32 `[]`, the number of rows without padding.
+      block: rows scored at once per device.
       mesh: the mesh that holds the rows.
     """
 
@@ -46,13 +46,13 @@ def make_gallery(
     images: np.ndarray | None = None,
     block: int = DOCUMENT_BLOCK,
 ) -> Gallery:
-    """Normalizes the documents and splits their rows over the mesh.
+    """Normalizes the documents and shards their rows over the mesh.
 
     Args:
-      documents: f32 `[N, D]`, one embedding a row.
-      mesh: the mesh to split the rows over.
-      images: int32 `[N]`, equal numbers for equal images, -1 for no image. A
-        query never meets the documents that show the query's own image.
+      documents: f32 `[N, D]`, one embedding per row.
+      mesh: the mesh to shard the rows over.
+      images: int32 `[N]`, equal numbers for equal images, -1 for no image.
+        Documents with a query's own image are excluded from its results.
       block: rows scored at once; results do not depend on the mesh, but may
         differ in the last bit between block sizes.
 
@@ -87,11 +87,11 @@ def top_k(
     Args:
       gallery: the documents.
       queries: f32 `[Q, D]`.
-      k: how many documents to return.
+      k: the number of documents to return.
       images: int32 `[Q]`, each query's own image, as in `make_gallery`.
 
     Returns:
-      Cosines f32 `[Q, k]` in falling order and document rows int32 `[Q, k]`;
+      Cosines f32 `[Q, k]` in descending order and document rows int32 `[Q, k]`;
       -inf and -1 where fewer than k documents remain.
     """
 
@@ -107,10 +107,10 @@ def positions(
     relevant: np.ndarray,
     images: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Finds where given documents stand in each query's whole ranking.
+    """Returns positions of given documents in each query's full ranking.
 
     A document's position is one more than the number of documents ahead of it,
-    so the ranking itself is never built.
+    so the ranking itself is never materialized.
 
     Args:
       gallery: the documents.
@@ -190,8 +190,8 @@ def _score(
         document_KxD,
         precision=jax.lax.Precision.HIGHEST,
     )
-    # Scores are compared for equality across calls: what follows must not be
-    # fused into the product, which could round it in another way.
+    # Scores are compared for equality across calls. The barrier keeps XLA from
+    # fusing later operations into the product, which could change its rounding.
     cosine_BxK = jax.lax.optimization_barrier(cosine_BxK)
     own_BxK = image_B[:, None] == image_K[None, :]
     own_BxK &= (image_K >= 0)[None, :]
@@ -208,8 +208,8 @@ def _sharded(function: Callable, gallery: Gallery, arguments: int) -> Callable:
         mesh=gallery.mesh,
         in_specs=(specs, *([whole] * arguments)),
         out_specs=whole,
-        # The loops start from constants and the all-gather's result is equal
-        # on all devices; the checker would want both annotated.
+        # The checker would need annotations for the loops' constant initial
+        # values and for the all-gather, whose result is equal on all devices.
         check_vma=False,
     )
 
@@ -221,7 +221,7 @@ def _steps(gallery: Gallery) -> jax.Array:
 @partial(jax.jit, static_argnames="k")
 def _top_k(gallery, query_BxD, image_B, k):
     def best(score_BxN, row_BxN):
-        # `top_k` keeps the earlier of equal scores, and rows stand in order.
+        # Rows are in order, and `top_k` keeps the first of equal scores.
         score_BxK, place_BxK = jax.lax.top_k(score_BxN, k)
         return score_BxK, jnp.take_along_axis(row_BxN, place_BxK, axis=1)
 

@@ -1,4 +1,4 @@
-"""Published encoders -> a model that embeds without any training."""
+"""Zero-shot models from published encoders."""
 
 import os
 
@@ -12,7 +12,7 @@ from mixer_jax.retrieval.model import Model
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import keys as config_lib
 
-_DEFAULT_SIZE = 224  # pixels, for encoders that take any
+_DEFAULT_SIZE = 224  # pixels, for encoders without a fixed size
 _DEFAULT_LENGTH = 64  # tokens
 
 
@@ -26,22 +26,23 @@ def from_encoders(
 ) -> Model:
     """Returns a zero-shot model of published encoders.
 
-    Where `image` and `text` are the same CLIP, its projections give images and
-    texts a common space. Any other pair has none: the model embeds images, by
-    the mean of their patches, and `ignores_text` says why.
+    If `image` and `text` are the same CLIP model, its projections map images
+    and texts into a common space. Other encoders have no common space: the
+    model then embeds images only, as the mean of their patches, and
+    `ignores_text` gives the reason.
 
     Args:
       image: a name of `models.weights.pretrained`, a folder in the layout of
         transformers, or a name on the Hugging Face hub.
-      text: likewise; None for images alone.
+      text: likewise; None to embed images only.
       image_size: S, the side that images are scaled to, in pixels; by default
-        what the encoder was trained with, or 224.
-      text_length: tokens that a text is cut to; by default the most that the
-        encoder takes, up to 77.
+        the encoder's training resolution, or 224.
+      text_length: the maximum number of tokens, to which longer texts are cut;
+        by default the maximum of CLIP's text encoder, usually 77.
       mesh: the devices to use; by default all.
 
     Raises:
-      UserError: if weights are missing, unknown or do not fit.
+      UserError: if weights are missing, unknown or incompatible.
     """
     image, text = os.fspath(image), os.fspath(text or "")
     config = config_lib.defaults()

@@ -1,4 +1,4 @@
-"""Reads NumPy's files, which a disk may have damaged."""
+"""Reads NumPy files and detects damaged ones."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-# What NumPy raises besides `ValueError`, depending on the byte that is wrong.
+# Exceptions of `np.load` for a damaged file, depending on the damaged byte.
 _RAISED = (
     EOFError,
     KeyError,
@@ -35,12 +35,12 @@ def read(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
     """Returns the array of a `.npy` file.
 
     Args:
-      path: of the file.
-      mapped: whether to map the file into memory in place of reading it.
+      path: the file.
+      mapped: whether to memory-map the file instead of reading it.
 
     Raises:
       OSError: if the file cannot be read.
-      DamagedError: if it is no such file or is damaged.
+      DamagedError: if it is not a `.npy` file or is damaged.
     """
     with reading(path) as file:
         if mapped:
@@ -56,23 +56,24 @@ def read(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
 
 
 class DamagedError(ValueError):
-    """A file is not as NumPy has written it."""
+    """Error for a damaged file, or one that NumPy has not written."""
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Yields a file for `np.load`, which leaves a damaged one open.
+    """Opens a file for `np.load`, which would leave a damaged file open.
 
     Raises:
-      DamagedError: if the block finds it damaged; other `OSError`s pass.
+      DamagedError: if the block fails because the file is damaged.
+      OSError: if the file cannot be read.
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
-            # A damaged header looks like one of an old version.
+            # NumPy takes some damaged headers for an old version and warns.
             warnings.simplefilter("ignore", UserWarning)
             yield file
     except (*_RAISED, OSError) as error:
-        # A damaged archive points to before its beginning.
+        # Reading a damaged archive may seek to before its beginning.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedError(f"{os.fspath(path)} is damaged") from error

@@ -1,4 +1,4 @@
-"""Runs a command: exit codes, interrupts, and a sentence for every failure.
+"""Runs commands: exit codes, interrupts and error messages.
 
 Exit codes of every command:
 
@@ -46,12 +46,12 @@ _TRANSIENT = {
 _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
-_is_process = False  # whether this process is one command of ours
-_said = threading.Lock()  # held once the command's last sentence is printed
+_is_process = False  # whether this process runs one of our commands
+_said = threading.Lock()  # held once the final message is printed
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has asked the command to stop."""
+    """Raised when a signal asks the command to stop."""
 
 
 class Ending(NamedTuple):
@@ -94,20 +94,20 @@ def run(work: Callable[[], None]) -> int:
     except SystemExit as ended:
         code = ended.code or DONE
         raise
-    except Interrupted:  # before the work began, or once it had ended
+    except Interrupted:  # before the work began, or after it ended
         if code is None:
             code = _finish(Ending(INTERRUPTION, INTERRUPTED))
     finally:
         _ended = CRASHED if code is None else code
         if _is_process and code == INTERRUPTED:
-            atexit.register(_leave_objects)  # the first of these to run
+            atexit.register(_leave_objects)  # runs before the others
     return code
 
 
 def _run(work: Callable[[], None]) -> int:
     try:
         work()
-        if sys.stdout is not None:  # as where the shell closed it: >&-
+        if sys.stdout is not None:  # None if the shell closed it: >&-
             sys.stdout.flush()
         return DONE
     except SystemExit:
@@ -115,7 +115,7 @@ def _run(work: Callable[[], None]) -> int:
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
-        # An error of the cleanup after an interrupt is not the reason.
+        # After an interrupt, an error in the cleanup is not the cause.
         ending = explain(KeyboardInterrupt() if _interrupted else error)
         if ending is None:
             raise
@@ -123,9 +123,9 @@ def _run(work: Callable[[], None]) -> int:
 
 
 def _finish(ending: Ending) -> int:
-    """Prints the command's last sentence, unless it has one; returns the code.
+    """Prints the final message unless one was printed; returns the exit code.
 
-    An interrupt may arrive while the sentence of an error is printed.
+    An interrupt may arrive while an error message is being printed.
     """
     _leave_at_next()
     if _said.acquire(blocking=False):
@@ -236,7 +236,7 @@ def _not_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences threads once interrupted: their work is taken away from them."""
+    """Silences the errors of threads that are cut off by an interrupt."""
     before, disabled = threading.excepthook, logging.root.manager.disable
     with warnings.catch_warnings():
         try:
@@ -258,7 +258,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _leave_at_next() -> None:
-    """Lets the next signal end the process, and raise nothing any more."""
+    """Makes the next signal end the process instead of raising."""
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, leave)
@@ -280,14 +280,14 @@ def catch_early() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
-    # The first to be registered is the last to run.
+    # The function that is registered first runs last.
     atexit.register(_ignore_signals)
 
 
 def _ignore_signals() -> None:
-    """Lets the interpreter end by itself, with the command's exit code.
+    """Ignores signals, so that the process keeps the command's exit code.
 
-    It gives up the handlers while it ends; a signal would kill it then.
+    The interpreter removes the handlers on exit; a signal would then kill it.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -309,12 +309,12 @@ def _leave_objects() -> NoReturn:
 def leave(*_: object) -> None:
     """Signal handler that ends the process at once.
 
-    A signal may interrupt this very handler, or the end of the command.
+    A signal may arrive during this handler, or while the command ends.
     """
     if _ended is not None:
         os._exit(_ended)
     if not _said.acquire(blocking=False):
-        return  # What has been interrupted prints it, and ends the process.
+        return  # The interrupted code prints it and ends the process.
     with contextlib.suppress(OSError):
         os.write(2, f"{INTERRUPTION}\n".encode())
     os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The one error that is meant for the person who runs a command."""
+"""The error class for mistakes that the user of a command can fix."""
 
 from mixer_jax.runtime.text import printable
 

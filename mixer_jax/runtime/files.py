@@ -22,7 +22,7 @@ from mixer_jax.runtime.errors import UserError
 
 Writer = Callable[[pathlib.Path], object]
 
-_MAX_NAME_BYTES = 64  # of the file name that the draft's name keeps
+_MAX_NAME_BYTES = 64  # of the file name, kept in the draft's name
 _DRAFT = ".draft"
 
 
@@ -32,7 +32,7 @@ def write(
     """Writes a file atomically, following symbolic links.
 
     Args:
-      path: of the file; missing folders are created.
+      path: the file; missing folders are created.
       writer: called with a path; writes the file there.
       one_of_many: whether the folder holds thousands of such files that can be
         recreated, such as images. If so, the write is not synced to disk, and
@@ -55,7 +55,7 @@ def write(
             _replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            # Users know nothing of the draft.
+            # Report the destination, since users do not know the draft.
             if error.filename == os.fspath(draft):
                 error.filename = os.fspath(target)
             raise
@@ -78,7 +78,7 @@ def text_writer(text: str) -> Writer:
 
 
 def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
-    """Writes a command's result, elsewhere if the destination fails.
+    """Writes a command's result, to another place if the destination fails.
 
     Args:
       path: the destination; `check` has tested it before.
@@ -100,7 +100,7 @@ def rescue(name: str, writer: Writer) -> pathlib.Path | None:
     """Writes a file or folder to the working directory or the temporary one.
 
     Args:
-      name: of the file or folder.
+      name: the name of the file or folder.
       writer: called with a path; writes the file or folder there.
 
     Returns:
@@ -137,7 +137,7 @@ def unwritable(
 
 
 def reason(error: OSError) -> str:
-    """Returns why the system refused a path, which it names."""
+    """Returns the reason why the system refused a path, with the path."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         path = pathlib.Path(os.path.realpath(error.filename))
         return f"{_existing(path)} is not a folder"
@@ -145,14 +145,14 @@ def reason(error: OSError) -> str:
 
 
 def room(path: str | os.PathLike) -> str:
-    """Returns what is left of a path's file system, as in "0.02 GB free".
+    """Returns the free space of a path's file system, as in "0.02 GB free".
 
     Raises:
-      OSError: if it cannot be told.
+      OSError: if it cannot be determined.
     """
     system = os.statvfs(_existing(resolve(path)))
     free = f"{system.f_bavail * system.f_frsize / 1e9:.2f} GB free"
-    # A file system without a limit of files counts 0 of them.
+    # File systems without a limit on the number of files report 0.
     if system.f_files and not system.f_favail:
         free += ", but no more files can be made"
     return free
@@ -162,7 +162,7 @@ def check(path: str | os.PathLike, what: str) -> None:
     """Checks that a file can be written, without creating it.
 
     Args:
-      path: of the file; it and its folders may be missing.
+      path: the file; it and its folders may be missing.
       what: the subject of the error message, as in "The report".
 
     Raises:
@@ -189,9 +189,9 @@ def check_folder(
     """Checks that files can be written into a folder; see `check`.
 
     Args:
-      folder: it and its parents may be missing.
+      folder: the folder; it and its parents may be missing.
       what: the subject of the error message, as in "The report".
-      names: of the files; none of them may be a folder.
+      names: the names of the files; none of them may be a folder.
     """
     try:
         target = resolve(folder)
@@ -236,17 +236,17 @@ def made(folder: pathlib.Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # It may not be empty any more.
+            with contextlib.suppress(OSError):  # It may no longer be empty.
                 path.rmdir()
         raise
 
 
 @contextlib.contextmanager
 def in_turn(path: str | os.PathLike) -> Iterator[None]:
-    """Waits until no other process is in such a block for the file's folder.
+    """Locks the folder of a file within a block; waits for other processes.
 
-    For a file that is read, changed and written. The folder is created if it is
-    missing. Does nothing if the folder cannot be locked.
+    Protects a file that is read, changed and written. The folder is created if
+    it is missing. Does nothing if the folder cannot be locked.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -313,7 +313,7 @@ def _remove_stale_drafts(target: pathlib.Path) -> None:
 
 
 def _lock(file: int) -> None:
-    # Some network file systems lack locks; drafts of killed processes stay.
+    # Without locks, as on some network file systems, stale drafts remain.
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -326,7 +326,7 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
 
 
 def _try(folder: pathlib.Path) -> None:
-    """Writes a byte into a folder and removes it."""
+    """Writes a temporary file of one byte to a folder."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     with tempfile.TemporaryFile(dir=folder) as file:

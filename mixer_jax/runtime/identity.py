@@ -67,7 +67,7 @@ class Data(NamedTuple):
         return _hash(self.rows, np.ascontiguousarray(notes["digest"]).tobytes())
 
     def require(self) -> "Data":
-        """Returns itself.
+        """Returns this object, once all image files are known to exist.
 
         Raises:
           UserError: if an image file is missing.
@@ -184,10 +184,10 @@ def compare(folder: Path, data: Data) -> Comparison:
 def compare_notes(old: np.ndarray, data: Data) -> Comparison:
     """Compares image files with earlier notes.
 
-    Reads the files without a note, or with another size or time than noted.
+    Reads only the files without a note, or whose size or time has changed.
 
     Args:
-      old: from `make_notes`; without rows if nothing was noted.
+      old: notes from `make_notes`; empty if there are none.
       data: the images.
 
     Raises:
@@ -212,7 +212,7 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
 
 
 def read_notes(folder: Path) -> np.ndarray:
-    """Returns the notes in a folder; an array without rows if missing."""
+    """Returns the notes in a folder; empty if missing or unreadable."""
     try:
         notes = arrays.read(folder / NOTES)
         if notes.dtype == _NOTE and notes.ndim == 1:
@@ -255,7 +255,7 @@ def hash_folder(name: str | os.PathLike) -> str:
     For a large file, only the size and the first and last megabyte are hashed.
 
     Args:
-      name: of the file or folder.
+      name: the file or folder.
 
     Returns:
       Hexadecimal digits; "" if the file or folder does not exist.

@@ -1,8 +1,8 @@
-"""Devices -> mesh and shardings: the only place that knows array layouts.
+"""The device mesh, and the shardings of arrays over it.
 
-There is one mesh axis, `data`. The batch is split over it and so are the rows
-of the proxies, their optimizer state and the class graph; everything else is
-replicated, but for parameters that `training/sharding.py` is told to split.
+There is one mesh axis, `data`. The batch is split over it, and so are the rows
+of the proxies, their optimizer state and the class graph. Everything else is
+replicated, except for parameters that `training/sharding.py` splits on request.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,26 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays whose first axis is split over the devices."""
+    """Returns the sharding that splits the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays that every device holds whole."""
+    """Returns the sharding of arrays that are replicated on all devices."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def padded_rows(count: int, mesh: Mesh) -> int:
-    """Smallest multiple of the mesh size that holds `count` rows."""
+    """Returns the smallest multiple of the mesh size that is >= `count`."""
     return -(-count // mesh.size) * mesh.size
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Places this process's part of a batch: a pytree of numpy arrays.
+    """Places this process's part of a batch on the devices.
 
     Args:
-      batch: leaves `[B / processes, ...]`, the rows this process loaded.
+      batch: a pytree of NumPy arrays `[B / processes, ...]`, the rows that this
+        process loaded.
       mesh: the mesh that the rows are split over.
 
     Returns:
@@ -67,6 +68,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
             )
         return jax.make_array_from_process_local_data(sharding, leaf)
 
-    # It is asked for; of several processes JAX takes it as an accident.
+    # This transfer is intended; with several processes the guard would
+    # flag it.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.tree.map(put, batch)

@@ -1,4 +1,4 @@
-"""Types of numeric command-line options, each with its range."""
+"""Argument types for numeric command-line options, each with its range."""
 
 import argparse
 import math
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 from mixer_jax.runtime.text import quoted
 
-_INT64 = 2**63  # no larger whole number fits into an array
+_INT64 = 2**63  # integers of this magnitude do not fit into an array
 
 
 def whole(
     minimum: float, maximum: float = math.inf
 ) -> Callable[[str], int | float]:
-    """Returns the type of options that are whole numbers in a range."""
+    """Returns an argument type for integers in a range."""
     return lambda text: _read(text, int, minimum, maximum)
 
 
 def number(
     minimum: float, maximum: float = math.inf
 ) -> Callable[[str], int | float]:
-    """Returns the type of options that are finite numbers in a range."""
+    """Returns an argument type for finite numbers in a range."""
     return lambda text: _read(text, float, minimum, maximum)
 
 
@@ -29,12 +29,12 @@ def share(text: str) -> int | float:
 
 
 def batch_size(text: str) -> int | float:
-    """Reads a batch size: a whole number whose arrays fit into memory."""
+    """Reads a batch size: an integer from 1 to 65,536, to limit memory."""
     return _read(text, int, 1, 65_536)
 
 
 def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:
-    """Raises `ArgumentTypeError` unless the text is a number in the range."""
+    """Reads a number; raises `ArgumentTypeError` if it is out of range."""
     limit = _INT64 if kind is int else math.inf
     try:
         value = kind(text)

@@ -1,4 +1,4 @@
-"""Parses the options of a command: every mistake is one sentence, code 2."""
+"""Parses command-line options; reports each mistake in one sentence."""
 
 import argparse
 import difflib
@@ -11,21 +11,21 @@ from typing import Any, NoReturn
 from mixer_jax.runtime import command, numbers
 from mixer_jax.runtime.text import one_line
 
-_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it begins with -
+_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
 
 
 def any_text(value: str) -> str:
-    """Type of options whose value may have line breaks, such as a heading."""
+    """Argument type of values that may have line breaks, such as a heading."""
     return value
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses what argparse would take for something else.
+    """An argument parser that rejects input argparse would misinterpret.
 
-    An empty value is refused, since an empty path would be the current folder;
-    so is an abbreviated option, an option that is given twice unless it
-    is a list, and a value of several lines, which messages would show as lines
-    of their own.
+    It rejects empty values, since an empty path would be the current folder;
+    abbreviated options; options that are given twice, unless they are lists;
+    and values with line breaks, which messages would show as separate lines.
+    Errors end the process with exit code 2.
     """
 
     def __init__(self, **options: Any):
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses the arguments; an unknown option comes before missing ones."""
+        """Parses arguments; reports unknown options before missing ones."""
         args = sys.argv[1:] if args is None else args
         self._given.clear()
         for place, one in enumerate(args):
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(command.WRONG, f"error: {message}{end}\n")
 
     def _is_unknown(self, argument: str, name: str) -> bool:
-        """Returns whether argparse would take an argument for an option."""
+        """Returns whether an argument looks like an option but is unknown."""
         return (
             len(argument) > 1
             and argument[0] == "-"
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         return said
 
     def _get_values(self, action: argparse.Action, values: list[str]) -> Any:
-        """Converts an option's values, once they are checked."""
+        """Converts and checks an option's values."""
         converted = super()._get_values(action, values)
         if "" in values:
             raise argparse.ArgumentError(

@@ -1,14 +1,14 @@
-"""Files of a run, on this machine or in a bucket: the place that knows which.
+"""Paths of a run's files, on this machine or in a bucket.
 
-A local path is a `pathlib.Path`. One in Google Cloud Storage, as in
-`gs://BUCKET/runs/stage2`, is an `epath.Path`, which has the same methods but
-for `absolute` and `resolve`, which are wrong there. An object in a bucket
-appears whole when it is written, and nothing can be added to it; folders are
-no more than beginnings of names, so that nobody needs to make them.
+A local path is a `pathlib.Path`. A path in Google Cloud Storage, such as
+`gs://BUCKET/runs/stage2`, is an `epath.Path`, which has the same methods;
+`absolute` and `resolve` give wrong results there. Writes of objects in a bucket
+are atomic, and nothing can be appended to an object. Folders are only prefixes
+of names, so they need not be created.
 
-Three libraries reach a bucket: gcsfs (behind epath), TensorStore (the arrays of
-checkpoints) and google-cloud-storage (which Orbax asks what kind of bucket it
-is). Each finds Google's application default credentials by itself.
+Three libraries access a bucket: gcsfs (behind epath), TensorStore (the arrays
+of checkpoints) and google-cloud-storage (by which Orbax finds the bucket's
+type). Each finds Google's application default credentials by itself.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ _OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
 
 def make(name: str | os.PathLike) -> Path:
-    """Returns the path of that name.
+    """Returns the local or remote path of a name.
 
     Raises:
-      UserError: if it is elsewhere than on this machine or in a bucket of
-        Google Cloud Storage, or in a bucket and the extra `gcs` is missing,
-        or its name is not UTF-8.
+      UserError: if the path is neither local nor in a bucket of Google Cloud
+        Storage, if it is in a bucket and the extra `gcs` is missing, or if its
+        name is not UTF-8.
     """
     text = os.fspath(name)
     _check_text(text)
@@ -61,11 +61,11 @@ def make(name: str | os.PathLike) -> Path:
             f"{text} is in a bucket, which needs some more packages: "
             'pip install "mixer_jax[gcs]"'
         )
-    # It would take another way to the bucket where TensorFlow is installed.
+    # If TensorFlow is installed, epath would use its file system instead.
     os.environ["EPATH_USE_TF"] = "false"
     from fsspec.config import conf
 
-    # Others write there too: what was listed once is not so for ever.
+    # Other processes write there too, so do not cache listings.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
 
@@ -81,24 +81,24 @@ def _check_text(name: str) -> None:
 
 
 def is_remote(path: Path) -> bool:
-    """Returns whether a path that `make` has made is in a bucket."""
+    """Returns whether a path from `make` is in a bucket."""
     return isinstance(path, epath.Path)
 
 
 def absolute(path: Path) -> Path:
-    """Returns the path as it is named from everywhere on this machine."""
+    """Returns the absolute path; one in a bucket is returned unchanged."""
     return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
 
 
 def local(name: str | os.PathLike, what: str) -> pathlib.Path:
-    """Returns the path of what can only be on this machine.
+    """Returns the path of data that can only be on this machine.
 
     Args:
-      name: of the path.
-      what: is there, for the sentence: "An index".
+      name: the path.
+      what: the subject of the error message, as in "An index".
 
     Raises:
-      UserError: if it is not.
+      UserError: if the path is not local.
     """
     if "://" in os.fspath(name):
         raise UserError(
@@ -119,7 +119,7 @@ def glob(folder: Path, pattern: str) -> list[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a whole file or none of it."""
+    """Writes a text file atomically."""
     if is_remote(path):
         path.write_bytes(text.encode())
         return
@@ -147,12 +147,12 @@ def deliver(path: Path, text: str, what: str) -> None:
 
 
 def in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
-    """See `files.in_turn`; in a bucket nothing is waited for."""
+    """See `files.in_turn`; does not wait if the file is in a bucket."""
     return contextlib.nullcontext() if is_remote(path) else files.in_turn(path)
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raises a `UserError` unless a file can be written; see `files.check`."""
+    """Checks that a file can be written; see `files.check` and `check`."""
     if is_remote(path):
         check(path.parent)
     else:
@@ -160,7 +160,7 @@ def check_file(path: Path, what: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those that it is in, where they are missing."""
+    """Creates a folder and its parents; does nothing in a bucket."""
     if not is_remote(path):
         files.make_folder(path)
 
@@ -186,15 +186,15 @@ def move_folder(source: Path, target: Path) -> Path:
     files = fsspec.filesystem("gcs", finalize_on_close=True)
     names = [name.removeprefix("/") for name in files.find(str(source))]
     beginning = str(source).removeprefix(_SCHEME)
-    # The mark that a checkpoint is whole is one of those at its top: moved
-    # first, so that nobody takes what is left for a whole one.
+    # The file that marks a checkpoint as complete is at its top level. Move it
+    # first, so that what remains is not taken for a complete checkpoint.
     for name in sorted(names, key=lambda name: name.count("/")):
         files.mv_file(name, str(free) + name.removeprefix(beginning))
     return free
 
 
 def kvstore(path: Path) -> dict[str, Any]:
-    """Returns TensorStore's specification of a folder."""
+    """Returns the TensorStore specification of a folder."""
     if is_remote(path):
         _, _, bucket, *folders = path.parts
         inside = "".join(f"{folder}/" for folder in folders)
@@ -236,14 +236,14 @@ def plain(path: Path) -> Path:
 
 
 def cache(path: Path) -> pathlib.Path:
-    """Returns the local folder for what cannot be in a bucket's folder."""
+    """Returns the local folder for files that cannot be in a bucket."""
     return platformdirs.user_cache_path("mixer_jax").joinpath(
         "gs", *path.parts[2:]
     )
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Returns what reading and writing raise where they fail."""
+    """Returns the exceptions by which reading and writing fail."""
     if "gcsfs" not in sys.modules:
         return (OSError, ValueError)
     import aiohttp
@@ -262,23 +262,23 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(error: Exception) -> str:
-    """Returns why something failed, on one line."""
+    """Returns the cause of a failure in one line."""
     if isinstance(error, FileNotFoundError) and error.errno is None:
-        return "there is no such bucket or object"  # as gcsfs says it
+        return "there is no such bucket or object"  # raised by gcsfs
     if isinstance(error, OSError) and error.filename is not None:
         return files.reason(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].split(" [")[0].rstrip(".")
-    # Of a long one the beginning says what failed, and the end why.
+    # A long line says what failed at its beginning, and why at its end.
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 @contextlib.contextmanager
 def reaching(path: Path) -> Iterator[None]:
-    """Says in a sentence that a bucket cannot be reached.
+    """Reports that a bucket cannot be reached.
 
     Raises:
-      UserError: in place of what the block raises where `path` is in a bucket.
+      UserError: replaces an error from `failures` if `path` is in a bucket.
     """
     try:
         yield
@@ -293,15 +293,15 @@ def reaching(path: Path) -> Iterator[None]:
 
 
 def check(path: Path) -> None:
-    """Checks that a bucket is there and this process may write to it.
+    """Checks that a bucket exists and that this process may write to it.
 
     A folder's name may only have characters that all libraries treat alike: no
     wildcards, spaces or characters that are special in URLs.
 
-    A local path is not checked.
+    Local paths are not checked.
 
     Raises:
-      UserError: if it is not so.
+      UserError: if the name is invalid, or the bucket is missing or refused.
     """
     if not is_remote(path):
         return
@@ -330,7 +330,7 @@ def check(path: Path) -> None:
         ) from error
     mark = path / f".{secrets.token_hex(8)}"
     try:
-        # Written through one of the libraries and removed through another.
+        # Write by one of the libraries and remove by another, to test both.
         tensorstore.KvStore.open(kvstore(path)).result().write(
             mark.name, b""
         ).result()

@@ -1,13 +1,12 @@
-"""Several processes that are one run: they start, agree and end together.
+"""Runs of several processes, which start, communicate and end together.
 
-On TPU VM pods, GKE's TPU slices and under Slurm JAX finds the others by
-itself; elsewhere a process is told where process 0 is, how many there are and
-which one it is. A lone process needs nothing, and all of this costs it
-nothing.
+On TPU VM pods, on GKE's TPU slices and under Slurm, JAX finds the other
+processes by itself. Elsewhere each process needs the address of process 0, the
+number of processes and its own index. A single process needs none of this and
+has no overhead.
 
-What one process has to say to the others while these wait for it in the middle
-of a computation goes through the key-value store of JAX's coordination
-service, which process 0 holds.
+Messages that must reach processes which wait in the middle of a computation go
+through the key-value store of JAX's coordination service, on process 0.
 
 Exit codes are those of `runtime.command`, and the same for all processes.
 """
@@ -33,14 +32,14 @@ from mixer_jax.runtime.errors import UserError
 WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
-_POLL = 0.5  # seconds between two looks for an end
+_POLL = 0.5  # seconds between checks whether a process has ended the run
 _ACTION_TIMEOUT = 2.0  # seconds to wait for each action of `leaving`
-_ECHO = 3.0  # seconds that the reason of another's end may take to arrive
+_ECHO = 3.0  # seconds for another process's message to arrive
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
 _HEARD = f"{_PREFIX}/heard"
 _MEETINGS = itertools.count()
-_OVER = threading.Event()  # set when this process needs to hear no more
+_OVER = threading.Event()  # set when this process stops listening
 _LEAVING: list[Callable[[], None]] = []  # see `leaving`
 
 
@@ -50,13 +49,13 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     Call it before anything asks JAX for a device.
 
     Args:
-      coordinator: HOST:PORT where process 0 listens; "" is found out.
-      processes: how many there are; 0 is found out.
-      process: which one this is, from 0; -1 is found out.
+      coordinator: HOST:PORT where process 0 listens; "" to detect it.
+      processes: the number of processes; 0 to detect it.
+      process: the index of this process, from 0; -1 to detect it.
 
     Raises:
-      UserError: if only some of these are given, or found out.
-      SystemExit: if the others do not come in time, which a restart may mend.
+      UserError: if only some of these are given or detected.
+      SystemExit: if the others do not connect in time; a restart may succeed.
     """
     given = (bool(coordinator), processes > 0, process >= 0)
     if any(given) and not all(given):
@@ -87,8 +86,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         else:
             jax.distributed.initialize()
     except ValueError as error:
-        # What JAX says where there is no sign of others. Anything else is half
-        # a sign; to go on alone would be many runs in one workdir.
+        # JAX raises this if it detects no cluster. On any other error, going
+        # on alone could start many runs in one workdir.
         if not coordinator and "coordinator_address" in str(error):
             return
         raise UserError(
@@ -105,17 +104,17 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if jax.process_count() > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
     else:
-        # JAX's service catches SIGTERM now, but a lone process never asks it:
-        # the signal would be lost wherever no `Preemption` is entered.
+        # JAX's service now handles SIGTERM, but a single process never asks it:
+        # outside of a `Preemption` block, the signal would be lost.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` in every process; what ends one of them ends all.
+    """Runs `main` in every process; an error in one process ends all.
 
-    A lone process just runs it. Of several each waits for all others before
-    and after, and one that fails tells the others why, which then say so and
-    end with the same exit code.
+    A single process just runs it. Several processes wait for each other before
+    and after. If one fails, it sends its message to the others, which print it
+    and end with the same exit code.
     """
     if jax.process_count() == 1:
         main()
@@ -125,14 +124,14 @@ def run(main: Callable[[], None]) -> None:
         main()
         _part(0)
     except SystemExit as ended:
-        # Only what all processes agree on ends one in this way.
+        # Only raised if all processes agree to end.
         _part(ended.code)
     except BaseException as error:
         ending = command.explain(error)
         if ending is not None:
             command.say(ending)
             end_all(ending.message.removeprefix("error: "), ending.code)
-        # Perhaps it is the echo of another's end: hear that one first.
+        # Another process may have caused it: let its message arrive first.
         time.sleep(_ECHO)
         traceback.print_exc()
         message = f"{type(error).__name__}: {_first_line(error)}"
@@ -144,7 +143,7 @@ def end_all(message: str, code: int) -> NoReturn:
     if jax.process_count() > 1:
         index = jax.process_index()
         said = {"process": index, "code": code, "message": message}
-        # It fails where another process ends all for a reason of its own.
+        # Fails if another process has already ended all.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             _client().key_value_set(_END, json.dumps(said))
         _hear()
@@ -152,15 +151,15 @@ def end_all(message: str, code: int) -> NoReturn:
 
 
 def barrier(name: str, seconds: float = 3600.0) -> None:
-    """Waits until every process is here; no device is involved."""
+    """Waits until all processes have called this; uses no device."""
     if jax.process_count() > 1:
-        # All processes meet in the same order, so that they number alike.
+        # All processes call this in the same order, so the numbers agree.
         name = f"{_PREFIX}/{name}/{next(_MEETINGS)}"
         _client().wait_at_barrier(name, int(1000 * seconds))
 
 
 def tell(name: str, value: Any) -> None:
-    """Leaves a JSON value of this process, in place of one of that name."""
+    """Publishes a JSON value of this process; replaces the previous one."""
     if jax.process_count() > 1:
         _client().key_value_set(
             f"{_PREFIX}/{name}/{jax.process_index()}",
@@ -170,7 +169,7 @@ def tell(name: str, value: Any) -> None:
 
 
 def told(name: str) -> dict[int, Any]:
-    """Returns what the processes have left by that name, without waiting."""
+    """Returns the published values of a name by process, without waiting."""
     if jax.process_count() == 1:
         return {}
     found = _client().key_value_dir_get(f"{_PREFIX}/{name}")
@@ -178,13 +177,13 @@ def told(name: str) -> dict[int, Any]:
 
 
 def gather(name: str, value: Any) -> list[Any]:
-    """Returns every process's JSON value, in their order; waits for all."""
+    """Returns the JSON values of all processes in order; waits for all."""
     if jax.process_count() == 1:
         return [value]
     tell(name, value)
     barrier(name)
     values = told(name)
-    barrier(name)  # before one of them tells the next of that name
+    barrier(name)  # before any process publishes its next value
     return [values[index] for index in range(jax.process_count())]
 
 
@@ -202,10 +201,10 @@ def leaving(action: Callable[[], None]) -> Iterator[None]:
 
 
 def raised_by_devices(error: Exception) -> bool:
-    """Whether a program of all processes raised it: perhaps one has died.
+    """Returns whether a computation failed, as when another process died.
 
-    JAX may raise a `ValueError` there, as TensorStore does for a file; but what
-    called that program is one of JAX's own functions.
+    JAX may raise a `ValueError` for this, as TensorStore does for a file. If it
+    is JAX's, the innermost Python frame is in one of JAX's own modules.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     jaxs = frame.f_globals["__name__"].startswith("jax.")
@@ -213,16 +212,17 @@ def raised_by_devices(error: Exception) -> bool:
 
 
 class Preemption:
-    """Notices that this run shall stop: SIGTERM, or Ctrl-C.
+    """Context manager that detects a request to stop: SIGTERM or Ctrl-C.
 
-    A machine that is about to be taken away sends the first. One process that
-    is told so is enough: all of them hear of it before the same step. A
-    context manager; within it the first signal does not end the process, which
-    must ask and leave by itself. If it has not asked since, but is done, the
-    process ends as the context does: what would come next is not begun.
+    A machine that is about to be preempted sends SIGTERM. It is enough that one
+    process gets the signal: all processes stop before the same step. Within the
+    context, the first signal does not end the process, which must call
+    `reached` and leave by itself. If it leaves the context without having
+    called it since the signal, `command.Interrupted` is raised, so that nothing
+    further begins.
     """
 
-    _asked = itertools.count()  # by all of them in this process
+    _asked = itertools.count()  # by all instances in this process
 
     def __init__(self):
         self._noticed = self._answered = False
@@ -235,7 +235,7 @@ class Preemption:
         for number in command.SIGNALS:
             handler = signal.getsignal(number)
             if number == signal.SIGTERM:
-                # In several processes JAX's own service catches it.
+                # With several processes, JAX's own service handles it.
                 if alone:
                     self._before[number] = signal.signal(number, self._notice)
             elif handler != signal.SIG_IGN:
@@ -250,16 +250,16 @@ class Preemption:
             raise command.Interrupted
 
     def reached(self) -> bool:
-        """Whether to stop now; all processes ask before each step."""
+        """Returns whether to stop; all processes call it before each step."""
         if jax.process_count() == 1:
             self._answered = self._noticed
             return self._noticed
-        # Numbers that go on from one stage to the next: processes that are
-        # told between two would else wait for a step that is past.
+        # The numbers continue from stage to stage. Otherwise, after a signal
+        # between two stages, processes would wait for a step that is past.
         return multihost_utils.reached_preemption_sync_point(next(self._asked))
 
     def ask(self) -> None:
-        """Lets the run stop as a signal does: with all its processes."""
+        """Stops the run in all its processes, as a signal would."""
         if not self._noticed:
             self._noticed = True
             if jax.process_count() > 1:
@@ -282,20 +282,20 @@ def _is_main_thread() -> bool:
 
 
 def _client() -> Any:
-    # JAX has no public door to its key-value store; its own libraries come
-    # this way too.
+    # JAX has no public interface to its key-value store; its own libraries use
+    # this one too.
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _listen(over: threading.Event) -> None:
-    """Ends this process when another one says that all must."""
+    """Ends this process when another one has called `end_all`."""
     while not over.wait(_POLL):
         try:
             said = json.loads(_client().key_value_try_get(_END))
         except jax.errors.JaxRuntimeError:
-            continue  # Nobody has ended; or process 0 is gone, which JAX says.
+            continue  # No end yet; or process 0 is gone, as JAX reports.
         if said["process"] == jax.process_index():
             return
         print(
@@ -308,12 +308,12 @@ def _listen(over: threading.Event) -> None:
 
 
 def _hear() -> None:
-    """Notes that this process knows the end; process 0 waits for all."""
+    """Acknowledges the end of the run; process 0 waits for all others."""
     client, index = _client(), jax.process_index()
     deadline = time.monotonic() + 10 * _POLL
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(f"{_HEARD}/{index}", "", allow_overwrite=True)
-        # With process 0 goes the store, and JAX aborts who is still there.
+        # The store ends with process 0; JAX then aborts the other processes.
         while index == 0 and time.monotonic() < deadline:
             if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
                 time.sleep(_POLL)
@@ -322,7 +322,7 @@ def _hear() -> None:
 
 
 def _part(code: int) -> NoReturn:
-    """Ends this process when all others end too, as they do."""
+    """Ends this process together with all others."""
     barrier("end")
     _OVER.set()
     jax.distributed.shutdown()

@@ -1,7 +1,7 @@
 """Shows the progress of long passes over data on stderr, with rate and ETA.
 
-Terminals show a bar, other outputs a line every `EVERY` seconds. Only process 0
-shows progress, and only for the outermost of nested passes.
+A terminal shows a bar; other outputs get a line every `EVERY` seconds. Only
+process 0 shows progress, and only for the outermost of nested passes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import rich.text
 
 from mixer_jax.runtime import terminal
 
-EVERY = 30.0  # seconds between two lines
+EVERY = 30.0  # seconds between lines
 
 Count = Callable[[float], None]
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def show(
 
     Args:
       what: the description, as in "Embedding documents".
-      total: the number of items; 1.0 for a share, None if unknown.
+      total: the number of items; 1.0 to show a percentage, None if unknown.
       console: the output; default stderr.
 
     Yields:

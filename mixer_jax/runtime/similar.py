@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from mixer_jax.runtime.text import quoted
 
 # Control and format characters such as a zero-width space, variation selectors,
-# and letters that are blanks of no width.
+# and letters that are invisible.
 _INVISIBLE = (
     r"[\p{Cc}\p{Cf}\x{34f}\x{115f}\x{1160}\x{180b}-\x{180f}\x{3164}"
     r"\x{fe00}-\x{fe0f}\x{ffa0}\x{e0100}-\x{e01ef}]"
@@ -54,7 +54,7 @@ def hint(name: str, known: Sequence[str] | pd.Series) -> str:
       known: the known names.
 
     Returns:
-      A clause that names a known name which looks alike; "" without one.
+      A clause with a known name that looks alike; "" if there is none.
     """
     known = pd.Series(known, dtype=str).reset_index(drop=True)
     alike = np.flatnonzero(

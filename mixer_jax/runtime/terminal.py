@@ -53,7 +53,7 @@ def say(
     Args:
       *lines: strings, or objects to convert with `str`.
       console: any console; default standard output.
-      style: of all lines, as in "yellow".
+      style: the style of all lines, as in "yellow".
     """
     console = console or Console()
     for line in lines:
@@ -88,7 +88,7 @@ class Field(rich.progress.ProgressColumn):
     """A column of a progress bar: a field of its task, or the description."""
 
     def __init__(self, name: str = ""):
-        """Takes the name of the task's field; "" is the description."""
+        """Takes the name of the task's field; "" shows the description."""
         super().__init__()
         self._name = name
 

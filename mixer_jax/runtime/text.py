@@ -11,8 +11,8 @@ _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
 )
-_LONGEST = 200  # characters of a cell that a message shows
-LISTED = 10  # columns, cells or rows that a message lists
+_LONGEST = 200  # maximum characters of a cell in a message
+LISTED = 10  # maximum columns, cells or rows in a message
 
 
 def printable(text: str) -> str:
@@ -52,7 +52,7 @@ def quoted(cell: Any) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Returns names as `quoted`, with commas between them, ten at most."""
+    """Returns at most ten names, quoted and separated by commas."""
     shown = ", ".join(map(quoted, names[:LISTED]))
     more = len(names) - LISTED
     return f"{shown} and {more:,} more" if more > 0 else shown

@@ -35,14 +35,14 @@ def process_pool() -> Iterator[ProcessPoolExecutor]:
 def shielded() -> Iterator[None]:
     """Blocks interrupts in threads and processes started within the block.
 
-    A terminal signals all processes of the group, and so do many supervisors,
-    even while these are starting. They inherit what is blocked; this process
-    hears it in another thread or after the block.
+    Terminals and many supervisors signal a whole process group, including
+    processes that are still starting. These inherit the blocked signals; this
+    process receives a signal in another thread or after the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
     try:
-        # Python's tracker of shared memory ignores all but SIGHUP by itself,
-        # and unblocks the others here when it starts.
+        # Python's resource tracker ignores all of them except SIGHUP itself,
+        # and unblocks the ignored ones in this thread when it starts.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
         yield
@@ -51,7 +51,7 @@ def shielded() -> Iterator[None]:
 
 
 def _mortal() -> None:
-    """Lets a process of a pool be terminated, as pools do when one dies."""
+    """Unblocks SIGTERM, by which a pool ends its processes if one dies."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 

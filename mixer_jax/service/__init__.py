@@ -1,1 +1,1 @@
-"""An index over HTTP: the application and its page."""
+"""HTTP service for searching an index: a web page and a JSON API."""

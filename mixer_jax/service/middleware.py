@@ -1,4 +1,4 @@
-"""What stands between the HTTP server and the application."""
+"""ASGI middleware between the HTTP server and the application."""
 
 import asyncio
 import re
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def without_cancellation(app: ASGIApp) -> ASGIApp:
-    """Answers requests that the end of the server cancels."""
+    """Answers requests with status 503 if a shutdown cancels them."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         began = False
@@ -31,7 +31,7 @@ def without_cancellation(app: ASGIApp) -> ASGIApp:
 
 
 def with_single_slashes(app: ASGIApp) -> ASGIApp:
-    """Takes //search for /search: proxies that replace a prefix send it."""
+    """Collapses repeated slashes: some proxies turn /search into //search."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

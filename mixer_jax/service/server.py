@@ -1,10 +1,10 @@
 """Serves an index over HTTP: a search page, and a JSON API.
 
 GET  /             the page
-POST /search?k=12  an image's bytes, or a form with a file -> the k nearest
-                   documents
+POST /search?k=12  the k documents nearest to an image, sent as the body or as a
+                   file in a form
 GET  /image/ROW    a document's picture
-GET  /health       what is served
+GET  /health       number of documents, workdir and step of the model
 
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
@@ -46,29 +46,29 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 MAX_K, DEFAULT_K = 100, 12
 MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
-# What browsers show; some other decoders start programs of their own.
+# Formats that browsers show. Some other decoders start external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
-# In place of what the router says.
+# Replacements for the router's messages.
 _UNROUTED = {
     "Not Found": "There is nothing at this URL; POST a picture to search. "
     "A proxy has to take its prefix off.",
     "Method Not Allowed": "This URL does not take this method; POST a picture "
     "to search, and GET the rest.",
 }
-_HEAD = 64  # bytes that tell a picture's format
+_HEAD = 64  # bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
 
 class Searcher:
-    """Answers a picture with the documents nearest to it.
+    """Finds the documents nearest to a picture.
 
-    Everything is compiled when it is made, so that the first answer takes no
-    longer than the next. It may be asked from several threads.
+    The constructor compiles everything, so that the first search takes no
+    longer than later ones. Instances are thread-safe.
 
     Attributes:
-      index: what is searched.
+      index: the index that is searched.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Searcher:
         Args:
           index: the documents.
           trained: the model that embedded them.
-          mesh: the documents' rows are split over it.
+          mesh: the devices that the documents' rows are split over.
           max_megapixels: the maximum size of a decoded picture.
         """
         self.index = index
@@ -102,7 +102,7 @@ class Searcher:
 
         Args:
           content: the bytes of an image file.
-          k: how many documents, at most `MAX_K`.
+          k: the number of documents, at most `MAX_K`.
 
         Returns:
           Rows of the index and their cosines, the nearest first; fewer than k
@@ -124,7 +124,7 @@ class Searcher:
         return [(row, cosine) for row, cosine in found if row >= 0][:k]
 
     def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `MAX_K` cosines and rows; one k is compiled for all."""
+        """Returns `MAX_K` cosines and rows; a fixed k compiles only once."""
         with self._lock:
             query = {"image": pixels[None]}
             embedding = jax.device_get(self._encode(self._variables, query))
@@ -133,14 +133,14 @@ class Searcher:
 
 
 def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
-    """Returns the application.
+    """Returns the ASGI application.
 
     Args:
-      searcher: answers the searches.
-      max_megabytes: the largest picture that is taken.
+      searcher: finds the documents.
+      max_megabytes: the maximum size of an uploaded picture.
 
     Raises:
-      UserError: if no picture could be that small, or be held.
+      UserError: if `max_megabytes` is not above 0 and at most 1000.
     """
     if not 0 < max_megabytes <= 1000:
         raise UserError(
@@ -172,7 +172,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
                     400, "The URL has a k, and so has the form; give one."
                 )
             k = asked or (_read_k(upload.k) if upload.k is not None else 0)
-            # Computing and reading files would block the event loop.
+            # In a thread, since the search would block the event loop.
             found = await anyio.to_thread.run_sync(
                 find, upload.content, k or DEFAULT_K, limiter=limiter
             )
@@ -202,7 +202,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
 
     def picture(request: Request) -> FileResponse:
         digits = request.path_params["row"]
-        # int() refuses thousands of digits.
+        # int() raises an error for thousands of digits.
         row = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else -1
         if not 0 <= row < len(documents):
             raise HTTPException(404, f"There is no document {digits[:20]}.")
@@ -250,7 +250,7 @@ def _media_type(path: pathlib.Path) -> str | None:
             name = faults.identify(file.read(_HEAD))
     except OSError:
         return None
-    if name in (None, "SVG"):  # Browsers run the programs of an SVG.
+    if name in (None, "SVG"):  # Browsers run scripts in an SVG.
         return None
     Image.init()
     return Image.MIME.get(name, "application/octet-stream")
@@ -269,11 +269,11 @@ def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
-    """Serves the application until Ctrl-C."""
+    """Serves the application until Ctrl-C or SIGTERM."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     config = uvicorn.Config(
         middleware.without_cancellation(app),
-        log_level="error",  # Whoever sent a bad request is told, not we.
+        log_level="error",  # Bad requests are reported to the client only.
         log_config=None,  # The default closes existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
@@ -282,14 +282,14 @@ def run(app: Starlette, listener: socket.socket) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes a port; who comes before anything is served has to wait.
+    """Opens a port; connections wait until the server runs.
 
     Args:
       host: a name or an address of this machine.
-      port: 0 is any that is free.
+      port: the port, or 0 for any free one.
 
     Raises:
-      UserError: if that cannot be had.
+      UserError: if the port cannot be opened.
     """
     try:
         if not 0 <= port <= 65535:
@@ -315,13 +315,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Returns the URL of what is served at a port."""
+    """Returns the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _queried_k(query: QueryParams) -> int | None:
-    """Returns the k of a URL, None if it has none."""
+    """Returns the parameter k of a URL, or None if it is missing."""
     for name in query:
         if name != "k":
             raise HTTPException(
@@ -335,7 +335,7 @@ def _queried_k(query: QueryParams) -> int | None:
 
 
 def _read_k(text: str) -> int:
-    # int() would also take 1_0 and the digits of other scripts.
+    # int() would also accept 1_0 and the digits of other scripts.
     digits = text.strip()
     k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
     if not 1 <= k <= MAX_K:

@@ -33,7 +33,7 @@ class Upload(NamedTuple):
 
 
 class Reader:
-    """Reads uploads, and limits their total bytes in memory."""
+    """Reads uploads and limits their total size in memory."""
 
     def __init__(self, max_megabytes: float):
         """Takes the maximum size of a request in megabytes."""
@@ -45,7 +45,7 @@ class Reader:
     async def read(self, request: Request) -> AsyncIterator[Upload]:
         """Reads an upload: a file as the body, or a form with a file.
 
-        Its bytes are counted until the context ends.
+        Its bytes count toward the limit until the context ends.
 
         Raises:
           HTTPException: 4xx if the upload is too large, incomplete or has no
@@ -105,18 +105,18 @@ class Reader:
 
 
 class _Count:
-    """The bytes of one request."""
+    """Number of bytes read from one request."""
 
     bytes = 0
 
 
 class _Parser(MultiPartParser):
-    """Takes also files that have a name in other letters alone."""
+    """Form parser that also accepts files with only a `filename*`."""
 
     def on_headers_finished(self) -> None:
         """Reads the headers of a part."""
         part = self._current_part
-        # As some clients send it: filename*=utf-8''caf%C3%A9.png
+        # Some clients send only filename*=utf-8''caf%C3%A9.png
         part.content_disposition = _NAME.sub(
             b"filename=", part.content_disposition or b""
         )

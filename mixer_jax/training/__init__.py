@@ -1,1 +1,1 @@
-"""The state, the step, the curriculum, checkpoints, monitors, the loop."""
+"""Training: state, step, loop, curriculum, checkpoints and monitors."""

@@ -1,4 +1,4 @@
-"""A stage's training step without its data: shapes in, a program out."""
+"""A stage's training step, compiled from shapes without data."""
 
 import functools
 from typing import Any
@@ -34,7 +34,7 @@ def compile_step(run: setup.Setup) -> jax.stages.Compiled:
 
 
 def make_batch(run: setup.Setup) -> PyTree:
-    """Returns a training batch's shapes and layouts, of samples or features."""
+    """Returns the shapes and shardings of a batch of samples or features."""
     config = run.config
     half = config.batch_size // 2
     size, length = config.data.image_size, config.data.text_length
@@ -75,7 +75,7 @@ def make_batch(run: setup.Setup) -> PyTree:
 def _encode(
     run: setup.Setup, method: str, *inputs: jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
-    """Returns the shape of what an encoder makes, as features are kept."""
+    """Returns the shape of an encoder's output, with the dtype of the cache."""
     variables = {
         "params": run.state.params,
         "batch_stats": run.state.batch_stats,

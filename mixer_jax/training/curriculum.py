@@ -1,4 +1,4 @@
-"""Runs a config's stages in a row, each from what the one before left."""
+"""The stages of a config, trained in order, each from the one before it."""
 
 import os
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ def stages(
 ) -> Iterator[tuple[ConfigDict, paths.Path]]:
     """Yields each stage's config and workdir, in the order of training.
 
-    A curriculum's stages live in folders of their names in `workdir`; a stage
-    without `init_from` starts from the one before it. Encoders that come from
-    a folder or the hub are named as that says.
+    The workdir of a curriculum's stage is the subfolder of `workdir` with its
+    name. A stage without `init_from` starts from the one before it. Encoders
+    whose weights come from a folder or the hub are named by their config.json.
 
     Raises:
       UserError: see `factory.resolve`.
@@ -55,10 +55,10 @@ def run(
     """Trains every stage that is not finished yet.
 
     Args:
-      config: of one stage or of a curriculum.
-      workdir: of the run.
-      mesh: default all devices.
-      console: where the progress goes; default standard output.
+      config: the config of one stage or of a curriculum.
+      workdir: the run's workdir.
+      mesh: the device mesh; all devices by default.
+      console: the output for progress; standard output by default.
 
     Raises:
       UserError: see `loop.train`.
@@ -77,7 +77,7 @@ def check_values(
     """Checks the values of all unfinished stages, before any is trained.
 
     Raises:
-      UserError: see `config.check_values`.
+      UserError: see `config.keys.check_values`.
     """
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) != stage.steps:
@@ -85,7 +85,7 @@ def check_values(
 
 
 def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Checks that all unfinished stages have their tables; see `sources`."""
+    """Checks that unfinished stages have a table or a source for it."""
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) == stage.steps:
             continue

@@ -1,4 +1,4 @@
-"""The state of step 0: pretrained weights, the stage before, imprinting."""
+"""The initial state: pretrained weights, the previous stage, imprinting."""
 
 import functools
 from typing import Any
@@ -36,21 +36,21 @@ def initial_state(
 ) -> TrainState:
     """Returns the state that a stage starts from.
 
-    1. Proxies: random unit rows; or, imprinted, each category's mean
-       embedding over the training samples.
-    2. With `init_from`, the rows of categories that the stage before had
-       already are copied from it, whatever their order; their samples are
-       not embedded. Rows of categories that are gone are left behind.
+    1. Proxies start as random unit rows or, if imprinted, as each category's
+       mean embedding over the training samples.
+    2. With `init_from`, the rows of categories that the previous stage had are
+       copied from it, in any order; their samples are not embedded. Rows of
+       removed categories are dropped.
     3. The class graph is built from these proxies.
 
     Args:
-      setup: of the stage.
+      setup: the stage's setup.
       variables: from `initial_variables`.
-      content: of the training samples.
-      console: is told what takes long; default standard output.
+      content: the training samples.
+      console: the output for progress; standard output by default.
 
     Raises:
-      UserError: if the checkpoint of the stage before does not fit.
+      UserError: if the checkpoint of the previous stage does not fit.
     """
     config, mesh = setup.config, setup.mesh
     category_ids = setup.inputs.category_ids
@@ -106,13 +106,13 @@ def initial_state(
 def copy_rows(
     proxies: jax.Array, old: jax.Array, source: np.ndarray, mesh: Mesh
 ) -> jax.Array:
-    """Replaces proxies by rows of another matrix.
+    """Returns proxies with rows replaced by those of another matrix.
 
     Args:
       proxies: `[C_pad, D]`, kept for new categories; donated.
       old: `[C'_pad, D]`, of any dtype.
       source: int `[C]`, the row of `old` for each category; -1 for new ones.
-      mesh: all are split over it by rows.
+      mesh: the mesh that all arrays are split over by rows.
     """
     source = np.pad(
         source, (0, len(proxies) - len(source)), constant_values=-1
@@ -126,8 +126,8 @@ def copy_rows(
 def _copy(
     proxies: jax.Array, old: jax.Array, source: jax.Array, mesh: Mesh
 ) -> jax.Array:
-    # The parts of `old` go once around a ring of the devices: indexing the
-    # whole would leave a copy of all rows on each of them.
+    # Pass the shards of `old` once around the devices: indexing the global
+    # array would replicate all of its rows on every device.
     def copy(proxies, old, source):
         size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
         ring = [(device, (device - 1) % size) for device in range(size)]
@@ -150,19 +150,19 @@ def _copy(
 
 
 def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of the model and of the proxies."""
+    """Returns the PRNG keys of the model and of the proxies."""
     key = jax.random.fold_in(jax.random.key(seed), _INIT)
     return tuple(jax.random.split(key))
 
 
 def initial_variables(setup: Setup) -> PyTree:
-    """Returns `params` and `batch_stats`, on every device of the mesh.
+    """Returns the initial `params` and `batch_stats`.
 
-    Random, then pretrained weights over them; or, with `init_from`, those of
-    the stage before.
+    They are random where there are no pretrained weights, and replicated. With
+    `init_from`, they are those of the previous stage, laid out as in the state.
 
     Raises:
-      UserError: if the checkpoint of the stage before does not fit.
+      UserError: if the checkpoint of the previous stage does not fit.
     """
     config, mesh = setup.config, setup.mesh
     if config.init_from:
@@ -182,11 +182,11 @@ def initial_variables(setup: Setup) -> PyTree:
 
 
 def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
-    """Returns the rows of the frame whose embeddings proxies start from.
+    """Returns the rows of the frame that proxies are imprinted from.
 
     Args:
-      setup: of the stage.
-      new: bool `[C]`, the categories whose proxies do.
+      setup: the stage's setup.
+      new: bool `[C]`, the categories whose proxies are imprinted.
     """
     frame = setup.inputs.frame
     rows = np.flatnonzero(new[table.labels(frame, setup.inputs.category_ids)])
@@ -203,7 +203,7 @@ def _imprint(
     proxies: jax.Array,
     rows: np.ndarray,
 ) -> jax.Array:
-    """Replaces proxies by the mean embedding of each category's samples."""
+    """Returns proxies imprinted from the mean embeddings of their samples."""
     config, mesh, data = setup.config, setup.mesh, setup.inputs
     labels = table.labels(data.frame, data.category_ids)
     sums = imprint.init(len(data.category_ids), config.model.dim, mesh)

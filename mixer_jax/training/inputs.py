@@ -1,4 +1,4 @@
-"""A stage's data, checked before anything is computed."""
+"""The training data of a stage, checked before any computation."""
 
 import functools
 import os
@@ -32,9 +32,9 @@ class Inputs(NamedTuple):
 
     Attributes:
       frame: usable rows of the training split.
-      root: the folder that their image paths are relative to.
-      category_ids: sorted; a label is a position in it.
-      tokenizer: of the documents' texts.
+      root: the folder that image paths are relative to.
+      category_ids: the sorted ids; a label is a position in this list.
+      tokenizer: the tokenizer of the documents' texts.
       skipped: the dropped rows of the split, with reasons.
       data: the identity of `frame`, if known.
       split: the identity of the whole split, if known.
@@ -56,10 +56,11 @@ class Inputs(NamedTuple):
 def load(
     data: ConfigDict, workdir: str | os.PathLike = "", option: str = _OPTION
 ) -> Inputs:
-    """Reads the table, which `data.source` can build, and the tokenizer.
+    """Reads the table and the tokenizer of a stage.
 
-    Unreadable images and categories with one sample are dropped, up to a share
-    of `data.max_skipped` each.
+    A missing table is built from `data.source`. Samples with unreadable images
+    and categories with a single sample are dropped, up to a share of
+    `data.max_skipped` each.
 
     Args:
       data: the config's `data` section.
@@ -68,7 +69,7 @@ def load(
       option: the option that sets `data.max_skipped`, for the error message.
 
     Raises:
-      UserError: names the file, row and column of the error.
+      UserError: if the data are invalid; names the file, row and column.
     """
     keep = functools.partial(_keep, paths.make(workdir)) if workdir else None
     path = sources.ensure_table(data)
@@ -98,7 +99,7 @@ def load(
 
 
 def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
-    """Lists unreadable images in a workdir; returns the name of the list."""
+    """Writes a list of unreadable images to a workdir; returns its path."""
     path = workdir / SKIPPED
     if jax.process_index() == 0:
         try:
@@ -127,12 +128,12 @@ class Content(Protocol):
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `pipeline`.
+        """Yields batches of the given rows of one role; see `pipeline`.
 
         Args:
           role: "query" or "document".
           batch_size: B, over all processes.
-          rows: int, positions in the frame; those of other roles are left out.
+          rows: int, positions in the frame; rows of other roles are skipped.
         """
 
 
@@ -180,7 +181,7 @@ class Pictures:
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `Content`."""
+        """Yields batches of the given rows of one role; see `Content`."""
         for batch in pipeline.evaluation_batches(
             self._inputs.frame.iloc[rows],
             pipeline.Rows(self._source, rows),
@@ -201,8 +202,8 @@ def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
     """Returns each category's margin size, f32 `[C]`; None if all are equal.
 
     Args:
-      inputs: whose samples are counted.
-      head: the config's part `head`.
+      inputs: the data whose samples are counted.
+      head: the config's `head` section.
     """
     if not head.margin_power:
         return None
@@ -212,7 +213,7 @@ def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
 
 
 def add_margins(batch: dict, sizes: np.ndarray | None) -> dict:
-    """Adds `margin` f32 [B] to both roles of a batch, by their labels."""
+    """Returns a batch with `margin`, f32 `[B]` by label, in both roles."""
     if sizes is None:
         return batch
     return {
@@ -222,7 +223,7 @@ def add_margins(batch: dict, sizes: np.ndarray | None) -> dict:
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Returns the counts that a person checks first."""
+    """Returns counts of queries, documents, categories and skipped rows."""
     roles = inputs.frame["role"].value_counts()
     return {
         "queries": int(roles.get(table.QUERY, 0)),

@@ -1,4 +1,4 @@
-"""Trains one stage: a straight loop in named sections."""
+"""The training loop of one stage."""
 
 import contextlib
 import functools
@@ -66,25 +66,25 @@ def train(
     step's randomness is derived from its number.
 
     Args:
-      config: of one stage; see `config.defaults`.
-      workdir: of this stage alone.
-      mesh: default all devices.
-      console: the output for progress; default standard output, of process 0
+      config: the config of one stage; see `config.keys.defaults`.
+      workdir: the workdir of this stage.
+      mesh: the device mesh; all devices by default.
+      console: the output for progress; by default standard output, of process 0
         only.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Returns:
-      The last state; None if the stage was finished before.
+      The final state; None if the stage was already finished.
 
     Raises:
-      UserError: if config, workdir or data are wrong, before any compute; after
-        a save, if too many steps in a row were not finite, or if a monitor
-        fired and the config says to stop.
-      SystemExit: after a save, if the run is told to stop; see
+      UserError: if config, workdir or data are wrong, before any computation;
+        after a save, if too many steps in a row were not finite, or if a
+        monitor fired and the config says to stop.
+      SystemExit: after a save, if the run is asked to stop; see
         `processes.Preemption`.
     """
     clock = Clock()
-    # Process 0 speaks for all.
+    # Only process 0 prints.
     quiet = jax.process_index() != 0
     console = console or terminal.Console(quiet=quiet)
     say = functools.partial(terminal.say, console=console)
@@ -129,12 +129,12 @@ def _train(
     for note in notes:
         say(f"{config.name}: {note}")
 
-    # ---- Steps: compiled at their first call.
+    # ---- Step functions, compiled at their first call.
     train_step = abstract_step.make_step(run)
     observe = step_lib.make_observe(config, run.model, run.head, count, mesh)
     monitors = Monitors(config.monitors, config.steps)
 
-    # ---- State: the last checkpoint's, or a new one.
+    # ---- State: from the last checkpoint, or a new one.
     origin = origins.merge(workdir, origins.describe(config, run.inputs))
     workdir_lib.prepare(workdir, config, run.inputs.category_ids, origin)
     if jax.process_index() == 0:
@@ -159,28 +159,28 @@ def _train(
         state = initialize.initial_state(run, variables, content, console)
     else:
         iterator.set_state(position)
-    del variables  # They are the state's, which the step consumes.
+    del variables  # They belong to the state, which the step donates.
     first = int(state.step)
     sizes = inputs.margin_sizes(run.inputs, config.head)
 
-    # ---- Loop. Its order matters: look, rebuild, step; read the figures of
-    # the step before, while the device computes this one; save.
+    # ---- Loop. The order matters: observe, rebuild the graph, step; read the
+    # previous step's metrics while the device computes this one; save.
     grown = [METRICS] if jax.process_index() == 0 else []
     spool = Spool(workdir, grown, say)
     folder, size = spool.folder, config.batch_size
     log = Logs(folder, config.name, first, config.steps, size, console)
     profiler = Profiler(folder / TENSORBOARD, profile.parse(config.profile))
-    pending = None  # the step whose figures are not read yet
+    pending = None  # the step whose metrics have not been read yet
 
     def report(step: int, metrics: dict, figures: dict) -> None:
-        """Says what a finished step measured; may stop the run."""
+        """Logs the metrics of a finished step; may stop the run."""
         metrics, figures = jax.device_get((metrics, figures))
         figures = {name: float(x) for name, x in figures.items()}
         log.step(step, metrics)
         monitors.record_loss(float(metrics["loss"]))
         if step % config.log_every == 0 or step == config.steps:
             log.write(**clock.split(), **memory_used(mesh))
-        if figures:  # Of the state before the step.
+        if figures:  # They were measured before the step.
             log.figures(step - 1, figures)
             for alarm in monitors.check(step, figures):
                 log.say(f"{config.name}: warning: {alarm.text}", "yellow")
@@ -227,7 +227,7 @@ def _train(
             profiler.before(step, pending)
             clock.enter(INPUT)
             batch = next(iterator)
-            # Waiting costs nothing while the device has something to do.
+            # Waiting for input costs nothing while the device is busy.
             busy = pending and not pending[1]["loss"].is_ready()
             clock.enter(STEP, STEP if busy else INPUT)
             batch = inputs.add_margins(batch, sizes)
@@ -245,7 +245,7 @@ def _train(
             try:
                 if before is not None:
                     report(*before)
-                if due:  # What goes on from a checkpoint has the log until it.
+                if due:  # The log must reach the step of the checkpoint.
                     report(*pending)
                     pending = None
             except UserError:
@@ -254,7 +254,7 @@ def _train(
             if due:
                 save(step + 1)
         clock.count(config.steps)
-        clock.enter(CHECKPOINT)  # which `checkpoints` waits for
+        clock.enter(CHECKPOINT)  # On exit, `checkpoints` waits for its saves.
     return state
 
 
@@ -265,7 +265,7 @@ _LOWER = (
 
 
 def _not_finite(config: ConfigDict, metrics: dict) -> str:
-    """Says how many of the last steps were skipped."""
+    """Returns a message with the number of steps skipped in a row."""
     count = int(metrics["skipped"])
     last = f"last {count} steps" if count > 1 else "last step"
     return (
@@ -277,10 +277,10 @@ def _not_finite(config: ConfigDict, metrics: dict) -> str:
 def _rebuild_graph(
     run: setup.Setup, state: TrainState, step: int, log: Logs, clock: Clock
 ) -> TrainState:
-    """Returns the state with the class graph of its proxies; logs its time.
+    """Returns the state with a new class graph; logs the time it took.
 
-    To time it the device has to be idle before and after: once in
-    `head.refresh` steps the host waits for the device, less than a step long.
+    Timing needs an idle device before and after. So once in `head.refresh`
+    steps, the host waits for the device for less than the time of a step.
     """
     if state.graph is None:
         return state
@@ -298,10 +298,10 @@ def _content(
     variables: Any,
     console: terminal.Console,
 ) -> inputs.Content:
-    """Returns what is kept of the samples, else the samples themselves.
+    """Returns the cached features with `data.cached`, else the samples.
 
-    What is kept follows from what is trained: embeddings for proxies alone,
-    else what the encoders make.
+    The cache holds embeddings if only the proxies are trained, and outputs of
+    the encoders otherwise.
     """
     if not run.config.data.cached:
         say = functools.partial(terminal.say, console=console)

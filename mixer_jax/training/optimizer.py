@@ -1,4 +1,4 @@
-"""What moves the parameters: schedule, parts with their own rates, AdamW."""
+"""The parameters' optimizer: schedule, learning rates per part, and AdamW."""
 
 import math
 import re
@@ -23,21 +23,21 @@ PARTS = (
     "concept_memory",
     "fusion",
 )
-_ENDS = ("norm", "head", "classifier")  # what comes last in an encoder
+_ENDS = ("norm", "head", "classifier")  # the last layers of an encoder
 
 
 def make_schedule(
     steps: int, warmup: float
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns the shape of the learning rates: linear warm-up, then cosine.
+    """Returns the learning rate schedule: linear warmup, then cosine decay.
 
     Args:
-      steps: of the whole run.
-      warmup: share of them that warms up.
+      steps: the number of steps of the run.
+      warmup: the share of steps that warm up.
 
     Returns:
-      int32 step -> f32 factor in [0, 1], to be multiplied by a peak rate. The
-      first step's factor is above 0, the last one's too.
+      A function from an int32 step to an f32 factor in [0, 1] of the peak
+      rate. The factor is above 0 in the first and in the last step.
     """
     rise = max(1, round(steps * warmup))
 
@@ -57,15 +57,15 @@ def multiples(
 ) -> dict[str, float]:
     """Returns `{path: learning-rate multiple}`; paths are joined with "/".
 
-    The first pattern found in a path decides; without one the multiple is 1.
-    An encoder's layers are multiplied by `layer_decay` once for every layer
-    above them: what lies at the bottom, and is most general, moves least
-    (Clark et al., arXiv 2003.10555).
+    The first pattern found in a path sets its multiple; the default is 1. In
+    an encoder, it is also multiplied by `layer_decay` once for every layer
+    above, so that the lowest and most general layers change least (Clark et
+    al., arXiv 2003.10555).
 
     Raises:
-      UserError: if a pattern is no regular expression, or is found in no path
-        and names no part that another model has; if `layer_decay` is not
-        above 0 and at most 1.
+      UserError: if a pattern is not a regular expression, or is found neither
+        in a path nor in the name of another model's part; or if `layer_decay`
+        is not above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise UserError(
@@ -105,10 +105,11 @@ def multiples(
 
 
 def _layers_above(names: Iterable[str]) -> dict[str, int]:
-    """Counts the layers above each of an encoder's layers, by their names.
+    """Returns the number of layers above each layer of an encoder, by name.
 
-    Numbered ones lie in the order of their numbers, a stage's last layer
-    behind its blocks; those of no number at the bottom, but for the end's.
+    Layers are ordered by the numbers in their names; within a stage, a layer
+    without a final number follows the blocks. Layers without any number are at
+    the bottom, except for those in `_ENDS`, which are at the top.
     """
 
     def numbers(name: str) -> tuple[float, ...]:
@@ -129,10 +130,10 @@ def _layers_above(names: Iterable[str]) -> dict[str, int]:
 
 
 def split(params: PyTree, rates: dict[str, float]) -> tuple[PyTree, PyTree]:
-    """Splits parameters into (trainable, frozen): nested dicts, leaves apart.
+    """Splits nested parameters into (trainable, frozen), by their rates.
 
-    Only the first is differentiated and given optimizer state, so a frozen
-    encoder costs neither a backward pass nor memory.
+    Only trainable parameters are differentiated and have optimizer state, so a
+    frozen encoder needs neither a backward pass nor memory for moments.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     return tuple(
@@ -152,7 +153,7 @@ def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
 
 
 def pick(params: PyTree, like: PyTree) -> PyTree:
-    """Returns those of `params` that `like` has."""
+    """Returns the parameters whose paths are also in `like`."""
     wanted = traverse_util.flatten_dict(like, sep="/")
     flat = traverse_util.flatten_dict(params, sep="/")
     return traverse_util.unflatten_dict({p: flat[p] for p in wanted}, sep="/")
@@ -161,19 +162,19 @@ def pick(params: PyTree, like: PyTree) -> PyTree:
 def make_optimizer(
     config: ConfigDict, rates: dict[str, float]
 ) -> optax.GradientTransformation:
-    """Returns AdamW on the trainable parameters, clipped by global norm.
+    """Returns AdamW for the trainable parameters, clipped by global norm.
 
-    Its updates are directions at a learning rate of 1 times the part's
-    multiple: the step subtracts them times the schedule's rate, so that there
-    is one counter of steps, the state's.
+    Updates are scaled by each parameter's multiple, but not by the learning
+    rate: the training step multiplies them by the scheduled rate and subtracts
+    them, so that the schedule depends on the state's step counter alone.
+    Vectors (biases, norms) have no weight decay.
 
     Args:
       config: `config.optimizer`.
       rates: from `multiples`.
 
     References:
-      Loshchilov, Hutter, arXiv 1711.05101 (AdamW). Vectors (biases, norms)
-      do not decay.
+      Loshchilov, Hutter, arXiv 1711.05101 (AdamW).
     """
 
     def scale_parts(updates: PyTree, params: PyTree = None) -> PyTree:

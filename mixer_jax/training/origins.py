@@ -1,4 +1,4 @@
-"""Records a stage's inputs, so that resuming compares content, not paths.
+"""A record of a stage's inputs, so that resuming compares content, not paths.
 
 `WORKDIR/origin.json` holds hashes of the table's rows, of the images' sizes and
 bytes (see `runtime/identity.py`) and of the folders of weights and tokenizer,
@@ -41,7 +41,7 @@ def merge(workdir: str | os.PathLike, new: Origin) -> Origin:
     """Returns the origin to store: a resumed run keeps its original one.
 
     Args:
-      workdir: the run's; its origin was compared with `new`.
+      workdir: the run's workdir, whose origin was compared with `new`.
       new: from `describe`.
     """
     if workdir_lib.latest_step(workdir) is None:
@@ -62,7 +62,7 @@ def check_names(workdir: str | os.PathLike, config: ConfigDict) -> None:
     checkpoint contains everything that was loaded from it.
 
     Raises:
-      UserError: names the differences.
+      UserError: if the origin differs; names the differences.
     """
     if workdir_lib.latest_step(workdir) is None:
         return
@@ -121,7 +121,7 @@ def check_data(
     """Checks that a run resumes on its original rows and images.
 
     Raises:
-      UserError: names the change and a remedy.
+      UserError: if the data changed; names the change and a remedy.
     """
     if workdir_lib.latest_step(workdir) is None:
         return
@@ -144,7 +144,7 @@ def check_data(
 def check_table(
     workdir: str | os.PathLike, data: ConfigDict, prefix: str = "config"
 ) -> None:
-    """Checks the table of a finished run if it may be another one.
+    """Checks the table of a finished run if it may have changed.
 
     Reads the table, but no images, if its path has changed or a file of it is
     newer than the origin.
@@ -170,7 +170,7 @@ def check_table(
 
 
 def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
-    """Returns whether files of a table have changed since the origin."""
+    """Returns whether a table's files are newer than the origin."""
     if "://" in path or paths.is_remote(workdir) or not os.path.exists(path):
         return False
     parts = os.scandir(path) if os.path.isdir(path) else ()
@@ -194,7 +194,7 @@ def _describe_data(inputs: Inputs) -> Origin:
 
 
 def _change(old: Origin, new: Origin) -> str:
-    """Describes how the data have changed; "" if they have not."""
+    """Returns a description of how the data changed; "" if they did not."""
     was, now = old["trained"], new["trained"]
     count, total = now["samples"], was["samples"]
     before, after = old.get("split") or {}, new.get("split") or {}
@@ -229,12 +229,12 @@ def check_content(
     """Checks the hash of the images' bytes, or records it.
 
     Args:
-      workdir: of the stage.
+      workdir: the stage's workdir.
       content: hash of the rows and of the images' bytes.
-      prefix: of the stage's flags.
+      prefix: the prefix of the stage's flags.
 
     Raises:
-      UserError: if the run started with images of other bytes.
+      UserError: if the run started with different image bytes.
     """
     origin = workdir_lib.read_origin(workdir)
     noted = origin.get("content", "")
@@ -260,7 +260,7 @@ def _hash_folder(key: str, name: str) -> str:
 
 
 def _identify(init_from: str) -> Mapping[str, Any]:
-    """Returns the identity of a workdir's training; {} if it has none."""
+    """Returns the identity of a workdir's run; {} without a checkpoint."""
     step = workdir_lib.latest_step(init_from)
     if step is None:
         return {}

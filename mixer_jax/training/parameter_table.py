@@ -1,4 +1,4 @@
-"""Which parameters a stage has, how they lie, and how fast each moves."""
+"""A table of a stage's parameters, with their layouts and learning rates."""
 
 import io
 import math
@@ -9,13 +9,13 @@ from mixer_jax.runtime import paths, terminal
 from mixer_jax.training import setup
 
 PARAMETERS = "parameters.txt"
-_WIDTH = 160  # columns of the file: paths are cut in narrow tables
+_WIDTH = 160  # columns of the file; narrow tables would cut paths
 
 
 def make(run: setup.Setup) -> terminal.Table:
     """Returns the table: path, shape, count, layout, and learning rate.
 
-    What goes with the proxies' rows, but is not learned, has no rate.
+    Arrays with a row per proxy that are not learned have no rate.
     """
     state, peak = run.state, run.config.optimizer.learning_rate
     table = terminal.Table(title=f"{run.config.name}: parameters")
@@ -42,7 +42,7 @@ def make(run: setup.Setup) -> terminal.Table:
 
 
 def count(run: setup.Setup) -> str:
-    """Returns how many parameters there are, in a sentence."""
+    """Returns the numbers of all and of trainable parameters, as text."""
     sizes = {
         path: math.prod(leaf.shape)
         for path, leaf in setup.parameters(run.state.params).items()
@@ -55,7 +55,7 @@ def count(run: setup.Setup) -> str:
 
 
 def write(run: setup.Setup, workdir: paths.Path) -> None:
-    """Writes the table into the workdir, a file by the name `PARAMETERS`."""
+    """Writes the table to the file `PARAMETERS` in the workdir."""
     text = io.StringIO()
     console = terminal.Console(file=text, width=_WIDTH)
     console.print(make(run))

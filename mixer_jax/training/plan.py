@@ -1,4 +1,4 @@
-"""What a run would do, said without doing it."""
+"""The plan of a run, printed without training."""
 
 import os
 import time
@@ -29,22 +29,23 @@ def show(
 ) -> None:
     """Checks config and data, and prints the plan of every stage.
 
-    A table that is missing and has a source is built; the step is compiled,
-    and nothing is trained.
+    A missing table that has a source is built, and the training step is
+    compiled; nothing is trained.
 
     Args:
-      config: of one stage or of a curriculum.
-      workdir: of the run.
-      mesh: of the run.
-      console: default standard output, at least 100 columns.
-      categories: how many there are; then no data is looked at.
+      config: the config of one stage or of a curriculum.
+      workdir: the run's workdir.
+      mesh: the device mesh.
+      console: the output; standard output by default. It is widened to 160
+        columns if it is not a terminal.
+      categories: the number of categories; if given, no data is read.
 
     Raises:
-      UserError: for whatever would stop the run before its first step.
+      UserError: for anything that would stop the run before its first step.
     """
     console = console or terminal.Console()
     if not console.is_terminal:
-        # Paths are cut in narrow tables, and a file has no width.
+        # Narrow tables would cut paths, and a file has no width.
         console.width = max(console.width, 160)
     paths.check(paths.make(workdir))
     in_curriculum = "curriculum" in config
@@ -107,7 +108,7 @@ def _data_facts(run: setup.Setup) -> dict[str, str]:
 
 
 def _show_memory(run: setup.Setup, console: terminal.Console) -> None:
-    """Compiles the step and says what it takes of each device."""
+    """Compiles the step and prints its memory use per device."""
     begin = time.monotonic()
     memory = abstract_step.compile_step(run).memory_analysis()
     seconds = time.monotonic() - begin

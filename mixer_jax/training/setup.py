@@ -1,4 +1,4 @@
-"""From a config and its data to everything that a stage's loop calls."""
+"""The setup of a stage: model, head, optimizers, data and abstract state."""
 
 import functools
 import os
@@ -30,18 +30,18 @@ PyTree = Any
 
 
 class Setup(NamedTuple):
-    """A stage, ready to run; nothing in it has been computed yet.
+    """A stage that is ready to run, before anything is computed.
 
     Attributes:
-      config: of the stage.
-      mesh: of the run.
-      inputs: the checked data; None where it was assembled without.
+      config: the stage's config.
+      mesh: the device mesh.
+      inputs: the checked data; None if the stage was assembled without data.
       model: see `models.towers.Mixer`.
       head: see `proxies.interface`.
-      rates: learning-rate multiple of each parameter's path; 0 is frozen.
-      optimizer: of the parameters.
-      row_optimizer: of the proxies.
-      state: abstract; shapes and shardings.
+      rates: learning-rate multiple of each parameter's path; 0 for frozen.
+      optimizer: the optimizer of the parameters.
+      row_optimizer: the optimizer of the proxies.
+      state: the abstract state, with shapes and shardings.
     """
 
     config: ConfigDict
@@ -61,16 +61,16 @@ def make(
     mesh: Mesh,
     prefix: str = "config",
 ) -> Setup:
-    """Checks config, workdir and data, and builds the setup of a stage.
+    """Checks config, workdir and data, and returns the setup of a stage.
 
     Args:
-      config: of the stage.
-      workdir: of the stage.
-      mesh: of the run.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      config: the stage's config.
+      workdir: the stage's workdir.
+      mesh: the device mesh.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: if any of these is wrong, before any compute.
+      UserError: if any of these is wrong, before any computation.
     """
     config_lib.check_values(config, mesh.size, prefix)
     workdir_lib.check_config(workdir, config, prefix)
@@ -86,15 +86,15 @@ def make(
 
 
 def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
-    """Puts a stage together without its data.
+    """Returns the setup of a stage without its data.
 
     Args:
-      config: of the stage, whose values `config.check_values` has checked.
+      config: the stage's config, checked by `config.keys.check_values`.
       num_categories: C.
-      mesh: of the run; its devices may be abstract.
+      mesh: the device mesh; its devices may be abstract.
 
     Raises:
-      UserError: for parts of the config that do not go together.
+      UserError: if parts of the config are incompatible.
     """
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     _check_text(config, "positions", config.data.text_length)
@@ -192,6 +192,6 @@ def _check_text(config: ConfigDict, limit: str, have: int) -> None:
 
 
 def parameters(params: PyTree) -> dict[str, Any]:
-    """Returns `{path: array}` of the parameters, sorted by path."""
+    """Returns the parameters as `{path: array}`, sorted by path."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return dict(sorted(flat.items()))

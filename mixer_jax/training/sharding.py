@@ -1,15 +1,15 @@
-"""How parameters lie on the devices: a short list of rules for their paths.
+"""The layout of parameters on the devices, by rules for their paths.
 
-`config.sharding` is `((pattern, rule), ...)`; the first pattern found in a
-parameter's path decides, for its optimizer state and its average too, and
-without one every device holds all of it. Rules:
+`config.sharding` is `((pattern, rule), ...)`. The first pattern found in a
+parameter's path sets the rule for the parameter, its optimizer state and its
+average; the default is `replicate`. Rules:
 
-- `replicate`: every device holds all of it.
-- `fsdp`: split over the devices, and gathered for the step that needs it
+- `replicate`: every device holds the whole array.
+- `fsdp`: the array is split over the devices and gathered in each step
   (Rajbhandari et al., arXiv 1910.02054, stage 3; Zhao et al., arXiv
-  2304.11277): of D devices each keeps a D-th of the parameters and moments.
-- `rows`: split by its first axis, and never gathered: for tables of which a
-  step reads few rows.
+  2304.11277): each of D devices keeps 1/D of the parameters and moments.
+- `rows`: the array is split along its first axis and never gathered; for
+  tables of which a step reads few rows.
 """
 
 import math
@@ -27,7 +27,7 @@ PyTree = Any
 Rules = tuple[tuple[str, str], ...]
 
 RULES = ("replicate", "fsdp", "rows")
-# What has fewer numbers stays whole: gathering it costs more than it spares.
+# Smaller parameters stay replicated: gathering them costs more than it saves.
 _SMALL = 2**16
 
 
@@ -35,8 +35,8 @@ def check(rules: Rules, paths: Iterable[str]) -> None:
     """Checks a config's rules against the paths of a model's parameters.
 
     Raises:
-      UserError: for a rule that does not exist, or a pattern that is no
-        regular expression or is found nowhere.
+      UserError: if a rule does not exist, or if a pattern is not a regular
+        expression or is found in no path.
     """
     paths = list(paths)
     for pattern, rule in rules:
@@ -60,13 +60,13 @@ def check(rules: Rules, paths: Iterable[str]) -> None:
 
 
 def layouts(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
-    """Returns the sharding of every leaf of parameters or their like.
+    """Returns the sharding of every leaf of a tree of parameters.
 
     Args:
-      tree: of arrays or their shapes; paths may begin with others, as those
-        of an optimizer's moments do.
-      mesh: of the run.
-      rules: from the config.
+      tree: arrays or their shapes; paths may have a prefix, as in the moments
+        of an optimizer.
+      mesh: the device mesh.
+      rules: the rules of the config.
     """
     return jax.tree.map_with_path(
         lambda path, x: _layout(_rule(path, rules), x.shape, mesh), tree
@@ -74,7 +74,7 @@ def layouts(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
 
 
 def gather(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
-    """Asks inside jit that every device has what `fsdp` has split, whole."""
+    """Replicates arrays that `fsdp` has split, inside jit."""
     whole = mesh_lib.replicated(mesh)
 
     def one(path: Any, x: jax.Array) -> jax.Array:
@@ -92,7 +92,7 @@ def _rule(path: Any, rules: Rules) -> str:
 
 
 def _layout(rule: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Splits the first axis, or for `fsdp` the longest that can be split."""
+    """Splits the first axis or, for `fsdp`, the longest divisible one."""
     if rule == "replicate" or math.prod(shape) < _SMALL:
         return mesh_lib.replicated(mesh)
     axes = [i for i, size in enumerate(shape) if size % mesh.size == 0]

@@ -1,4 +1,4 @@
-"""The one pytree of arrays that a training step takes and returns."""
+"""The training state: the pytree that a training step takes and returns."""
 
 import functools
 from typing import Any
@@ -19,23 +19,23 @@ PyTree = Any
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a run knows, but for the data iterator's position.
+    """The complete state of a run, except for the data iterator's position.
 
-    Randomness is not part of it: a step's keys are folded from the config's
-    seed and `step`. Proxies, their state and the graph have C_pad rows, one a
-    category, split over the mesh; parameters lie as `config.sharding` says, and
-    the rest is on every device.
+    It holds no PRNG keys: a step's keys are derived from the config's seed and
+    `step`. Proxies, their state and the graph have C_pad rows, one per
+    category, split over the mesh; parameters are laid out by `config.sharding`,
+    and the rest is replicated.
     """
 
     step: jax.Array  # int32 []: steps taken
     skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
     params: PyTree  # f32
     batch_stats: PyTree  # f32
-    opt_state: PyTree  # of the trainable parameters only
+    opt_state: PyTree  # for the trainable parameters only
     proxies: jax.Array  # f32 [C_pad, D]
     proxy_state: PyTree  # f32 [C_pad, ...]: the row optimizer's state
-    graph: jax.Array | None  # int32 [C_pad, K]; None where the head has none
-    # f32: running averages of the trainable parameters; {} is without them.
+    graph: jax.Array | None  # int32 [C_pad, K]; None for heads without one
+    # f32: running averages of the trainable parameters; {} if disabled.
     average: PyTree = flax.struct.field(default_factory=dict)
 
 
@@ -43,9 +43,10 @@ def shardings(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
     """Returns the sharding of each leaf of a (possibly abstract) state.
 
     Args:
-      state: whose leaves have shapes.
-      mesh: of the run.
-      rules: of the parameters and what goes with them; see `sharding`.
+      state: a state whose leaves have shapes.
+      mesh: the device mesh.
+      rules: the sharding rules for parameters, their optimizer state and their
+        averages; see `sharding`.
     """
 
     def fill(tree: PyTree, layout: NamedSharding) -> PyTree:
@@ -63,7 +64,7 @@ def shardings(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
 
 
 def abstract(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
-    """Returns the state as ShapeDtypeStructs that carry this mesh's layout."""
+    """Returns the state as ShapeDtypeStructs with their shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state,
@@ -80,16 +81,16 @@ def fresh(
     graph: jax.Array | None,
     average: bool = False,
 ) -> TrainState:
-    """Returns the state of step 0; traceable, for `jax.eval_shape` too.
+    """Returns the state of step 0; works under `jax.jit` and `jax.eval_shape`.
 
     Args:
       rates: learning-rate multiple of each parameter's path.
-      optimizer: of the trainable parameters.
-      row_optimizer: of the proxies.
-      variables: `params` and, where the model has them, `batch_stats`.
+      optimizer: the optimizer of the trainable parameters.
+      row_optimizer: the optimizer of the proxies.
+      variables: `params` and, if the model has them, `batch_stats`.
       proxies: f32 `[C_pad, D]`.
       graph: int32 `[C_pad, K]` or None.
-      average: whether averages of the trainable parameters are kept.
+      average: whether to keep averages of the trainable parameters.
     """
     trainable, _ = split(variables["params"], rates)
     return TrainState(
@@ -101,7 +102,7 @@ def fresh(
         proxies=proxies,
         proxy_state=row_optimizer.init(proxies),
         graph=graph,
-        # Copies: the step is given both to write over.
+        # Copies, because the step donates both.
         average=jax.tree.map(jnp.copy, trainable) if average else {},
     )
 
@@ -117,7 +118,7 @@ def create(
     average: bool = False,
     rules: Rules = (),
 ) -> TrainState:
-    """Runs `fresh` under jit, so that every array is global from birth."""
+    """Returns the state of `fresh`, computed under jit as global arrays."""
     make = functools.partial(
         fresh, rates, optimizer, row_optimizer, average=average
     )
@@ -127,10 +128,10 @@ def create(
 
 
 def to_items(state: TrainState) -> dict[str, PyTree]:
-    """Returns what a checkpoint holds of a state, by the items' names.
+    """Returns the checkpoint items of a state, by name.
 
-    `model` is what the model is used with. Where that is an average,
-    `training` has the parameters that are trained on.
+    `model` holds the variables for inference. If its parameters are averages,
+    `training` also holds the parameters being trained.
     """
     training = {
         "step": state.step,
@@ -152,7 +153,7 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_items(items: dict[str, PyTree], like: TrainState) -> TrainState:
-    """Inverse of `to_items`; `like` says whether there is an average."""
+    """Inverse of `to_items`; `like` determines whether there is an average."""
     model, training = dict(items["model"]), dict(items["training"])
     average = {}
     if like.average:

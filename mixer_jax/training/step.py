@@ -1,4 +1,4 @@
-"""One training step, and what the monitors measure between two steps."""
+"""The training step, and the monitors' measurements between steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,20 +24,20 @@ Metrics = dict[str, jax.Array]
 
 
 def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
-    """Joins two `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
+    """Interleaves two arrays `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
 
-    Both are split over the devices by rows; so every device's rows of the
-    result are those that it holds already, which concatenation would move.
+    Both are split over the devices by rows. Interleaving leaves every row on
+    its device, whereas concatenation would move rows.
     """
     both = jnp.stack([queries, documents], axis=1)
     return both.reshape(-1, *queries.shape[1:])
 
 
 def guard_rows(optimizer: RowOptimizer) -> RowOptimizer:
-    """Leaves a row, and its moments, as they are if its gradient is not finite.
+    """Returns an optimizer that skips rows whose gradient is not finite.
 
-    The proxies are updated in place, where a step cannot be taken back as a
-    whole without copying them all.
+    The moments of such rows stay unchanged too. Proxies are updated in place,
+    so undoing a whole step would require a copy of all of them.
     """
 
     def update(gradients, moments, rows, learning_rate, key):
@@ -63,33 +63,35 @@ def make_train_step(
     state: TrainState,
     mesh: Mesh,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """Returns the jitted step; the state it is given is donated.
+    """Returns the jitted training step, which donates its input state.
 
-    The loss is the head's mean over queries and documents, equal samples of
-    their categories. A step whose loss or gradient is not finite leaves
-    parameters, statistics and optimizer state as they are and is counted in
-    `state.skipped`, which a good step sets back to 0. Where `rates` are all 0
-    the proxies alone are trained.
+    The loss is the head's mean over queries and documents, which count equally
+    as samples of their categories. A step whose loss or gradient is not finite
+    leaves parameters, statistics and optimizer state unchanged and is counted
+    in `state.skipped`, which the next finite step resets to 0. If `rates` are
+    all 0, only the proxies are trained.
 
     Args:
-      config: of the stage.
+      config: the stage's config.
       model: see `models.towers.Mixer`.
       head: see `proxies.interface`.
-      optimizer: of the parameters, from `optimizer.make_optimizer`.
-      row_optimizer: of the proxies.
+      optimizer: the optimizer of the parameters, from
+        `optimizer.make_optimizer`.
+      row_optimizer: the optimizer of the proxies.
       rates: learning-rate multiple of each parameter's path.
-      state: abstract or not; its shapes decide the shardings.
-      mesh: of the run.
+      state: a state, possibly abstract, whose shapes determine the shardings.
+      mesh: the device mesh.
 
     Returns:
-      `(state, batch) -> (state, metrics)`, f32 scalars: the head's metrics,
-      `gradient_norm` (before clipping), `learning_rate`, `skipped`.
+      `(state, batch) -> (state, metrics)`. The metrics are f32 scalars: the
+      head's metrics, `loss`, `gradient_norm` (before clipping),
+      `learning_rate` and `skipped`.
     """
     schedule = optimizer_lib.make_schedule(
         config.steps, config.optimizer.warmup
     )
     row_optimizer = guard_rows(row_optimizer)
-    # A model that is frozen as a whole is what it was: without dropout too.
+    # A fully frozen model runs in inference mode, without dropout.
     learns = any(rates.values())
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -113,8 +115,8 @@ def make_train_step(
             embeddings = interleave(outputs["query"], outputs["document"])
             return embeddings, updated.get("batch_stats", state.batch_stats)
 
-        # Only the trainable parameters are differentiated, so that nothing is
-        # computed backwards through frozen encoders.
+        # Differentiate the trainable parameters only, so that frozen encoders
+        # have no backward pass.
         embeddings, pullback, batch_stats = jax.vjp(
             forward, trainable, has_aux=True
         )
@@ -147,7 +149,8 @@ def make_train_step(
             lambda p, u: p - learning_rate * u, trainable, updates
         )
 
-        # Young averages forget faster, or they would stay near the start.
+        # Use a smaller decay early on, so that the average leaves its initial
+        # value.
         decay = jnp.minimum(
             config.optimizer.average, (1.0 + state.step) / (10.0 + state.step)
         )
@@ -194,10 +197,11 @@ def make_observe(
     num_categories: int,
     mesh: Mesh,
 ) -> Callable[[TrainState, PyTree], Metrics]:
-    """Returns the jitted `(state, batch) -> figures` of the monitors.
+    """Returns the jitted `(state, batch) -> figures` for the monitors.
 
-    The batch is the one about to be trained on, here with running statistics
-    and without dropout. `active_recall` is there only for heads that select.
+    The batch is the next training batch; it is evaluated with running
+    statistics and without dropout. `active_recall` is measured only for heads
+    with a class graph.
     """
 
     def observe(state: TrainState, batch: PyTree) -> Metrics:

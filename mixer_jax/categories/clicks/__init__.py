@@ -1,1 +1,1 @@
-"""Click events in, the clicks table of a click log out, on Apache Beam."""
+"""Aggregation of click events into a clicks table, on Apache Beam."""

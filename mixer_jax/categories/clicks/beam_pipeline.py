@@ -1,10 +1,10 @@
-"""The Beam pipeline: click events -> exposures and clicks of each pair.
+"""Beam pipeline: click events -> exposures and clicks of each pair.
 
     files -> events -> pairs -> join with queries -> join with items -> tables
 
-The same steps run in this process and on a cluster. Nothing here looks at the
-order in which events arrive, so the result depends on neither the runner nor
-the number of its workers.
+The same steps run in this process and on a cluster. No step depends on the
+order of events, so the result depends on neither the runner nor the number of
+its workers.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from mixer_jax.categories.clicks import event_counts, events
 from mixer_jax.categories.clicks.event_counts import Counts
 from mixer_jax.runtime.errors import UserError
 
-LISTED = 10  # how many bad rows, broken files and unknown IDs are named
+LISTED = 10  # maximum number of bad rows, broken files or unknown IDs listed
 CLICKS, LATER, SAID = "clicks", "clicks_later", "said"
 SCHEMA = pa.schema(
     [
@@ -32,23 +32,24 @@ SCHEMA = pa.schema(
         ("clicks", pa.int64()),
     ]
 )
-# What files hold, and the column that an ID of theirs is in.
+# Contents of files: events, or the IDs of a role in this column.
 _EVENTS, _ROLES = "events", {"queries": "query_id", "items": "item_id"}
-# What steps give: their main output, numbers to be added, by name, and values
-# of which the first are listed, by name too.
+# Outputs of the steps: the main one, (name, number) to be summed by name, and
+# (name, value), of which the first values per name are listed.
 _MAIN, _COUNT, _LIST = "main", "count", "list"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is aggregated.
+    """An aggregation job.
 
     Attributes:
-      files: the event files; every worker must reach them.
+      files: the event files; every worker must be able to reach them.
       queries, items: the files of the tables of known IDs, likewise.
       parts: the folder that the workers write to, likewise.
-      until: microseconds since 1970; events from then on are set aside.
-      longest_session: events of sessions longer than this are left out.
+      until: microseconds since 1970; events from this time on are set aside.
+      longest_session: maximum number of events in a session; longer sessions
+        are left out.
     """
 
     files: tuple[str, ...]
@@ -62,14 +63,13 @@ class Job:
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """Adds the steps of a job to a pipeline.
 
-    They write to `job.parts`: tables `clicks-*.parquet` and
-    `clicks_later-*.parquet` of `SCHEMA`, in which a pair stands once, and
-    `said-*.json`, lines of `[name, value]`. A name is that of a number, not
-    there if it is 0: bad_rows, copies, events_of_long_sessions,
-    events_of_unknown_queries, events_of_unknown_items, clicks_exposures,
-    clicks_clicks, clicks_later_exposures, clicks_later_clicks; or of a list,
-    not there if it is empty: broken_files, bad_row_list, unknown_queries,
-    unknown_items.
+    The steps write to `job.parts`: tables `clicks-*.parquet` and
+    `clicks_later-*.parquet` of `SCHEMA`, with unique pairs, and `said-*.json`,
+    lines of `[name, value]`. A value is either a number, omitted if 0:
+    bad_rows, copies, events_of_long_sessions, events_of_unknown_queries,
+    events_of_unknown_items, clicks_exposures, clicks_clicks,
+    clicks_later_exposures, clicks_later_clicks; or a list, omitted if empty:
+    broken_files, bad_row_list, unknown_queries, unknown_items.
     """
     files = [(_EVENTS, path) for path in job.files]
     files += [("queries", path) for path in job.queries]
@@ -139,11 +139,11 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 
 
 class _CountEvents(event_counts.Counter, beam.CombineFn):
-    """Counts in parts wherever events are, and then the parts."""
+    """Counts events in parts, on the workers, and merges the parts."""
 
 
 def _parts(file: tuple[str, str]) -> Iterator[Any]:
-    """Yields the parts of a file, or why it cannot be read."""
+    """Yields the parts of a file, or the reason why it cannot be read."""
     holds, path = file
     try:
         with _open(path) as opened:
@@ -156,7 +156,7 @@ def _parts(file: tuple[str, str]) -> Iterator[Any]:
 
 
 def _read(part: tuple[str, str, int]) -> Iterator[Any]:
-    """Yields the events or IDs in a part of a file, and what is wrong in it."""
+    """Yields the events or IDs in a part of a file, and any errors in it."""
     holds, path, group = part
     columns = events.COLUMNS if holds == _EVENTS else (_ROLES[holds],)
     try:
@@ -170,7 +170,7 @@ def _read(part: tuple[str, str, int]) -> Iterator[Any]:
                         continue
                     except ValueError as error:
                         problem = str(error)
-                # The tables are checked as a whole by those who read the log.
+                # Tables of IDs are validated when the log is read.
                 if holds == _EVENTS:
                     yield TaggedOutput(_COUNT, ("bad_rows", 1))
                     listed = ("bad_row_list", (path, row, problem))
@@ -186,7 +186,7 @@ def _value(holds: str, cells: list[Any]) -> Any:
 
 
 def _open(path: str) -> BinaryIO:
-    # Beam would unpack by itself, and take a cut file for a whole one.
+    # Beam would decompress files itself, and accept truncated ones.
     kind = CompressionTypes.UNCOMPRESSED
     return FileSystems.open(path, compression_type=kind)
 
@@ -201,7 +201,10 @@ def _broken(path: str, error: Exception) -> TaggedOutput:
 def _drop_long_sessions(
     found: PCollection, longest: int
 ) -> tuple[PCollection, PCollection]:
-    """Returns the events of people, and the count of those of programs."""
+    """Returns the events of people, and the number of those of programs.
+
+    Sessions longer than `longest` are taken for programs.
+    """
     long = (
         found
         | "With a session" >> beam.Filter(lambda event: bool(event[4]))
@@ -235,7 +238,7 @@ def _by_query(pair: tuple[tuple[str, str], Counts]) -> Iterator[Any]:
 
 
 def _known(group: tuple[str, dict[str, Iterable]], role: str) -> Iterator[Any]:
-    """Yields the pairs of an ID that is known, the other ID in front."""
+    """Yields the pairs of a known ID, keyed by the other ID."""
     key, joined = group
     if any(True for _ in joined["known"]):
         for other, counts in joined["pairs"]:
@@ -243,12 +246,12 @@ def _known(group: tuple[str, dict[str, Iterable]], role: str) -> Iterator[Any]:
         return
     count = sum(counts[0] + counts[2] for _, counts in joined["pairs"])
     yield TaggedOutput(_COUNT, (f"events_of_unknown_{role}", count))
-    # Those of most events come first.
+    # Negative, so that the IDs with most events come first.
     yield TaggedOutput(_LIST, (f"unknown_{role}", (-count, key)))
 
 
 def _rows(pair: tuple[str, tuple[str, Counts]]) -> Iterator[Any]:
-    """Yields the rows of a pair in the tables, and their counts."""
+    """Yields the table rows of a pair, and their counts."""
     query, (item, counts) = pair
     for table, exposures, clicks in (
         (CLICKS, *counts[:2]),

@@ -1,35 +1,35 @@
 """Counts the events of one pair of a query and an item, in parts.
 
-Parts may be made anywhere and put together in any order: the counts are the
-same.
+The counts do not depend on where parts are made or in which order they are
+merged.
 """
 
 # Exposures, clicks, later exposures, later clicks, copies.
 Counts = tuple[int, int, int, int, int]
 # Session, time in microseconds since 1970, clicked.
 Seen = tuple[str, int, int]
-# Clicked by session and time, of events with a session; and `Counts`, of the
-# others and of copies.
+# (session, time) -> clicked, for events with a session; and `Counts` of the
+# other events and of copies.
 Part = tuple[dict[tuple[str, int], int], list[int]]
 
 
 class Counter:
-    """Counts events; one that stands twice in a session counts once.
+    """Counts events; duplicates within a session count once.
 
-    An exposure and its click may be two events of one time: that is one event
-    that was clicked. Of events without a session none is known to be a copy.
+    An exposure and its click may be two events with the same time: they count
+    as one clicked event. Events without a session never count as duplicates.
     """
 
     def __init__(self, until: int | None):
-        """Counts events from `until` on, microseconds since 1970, as later."""
+        """Counts events from `until` (microseconds since 1970) on as later."""
         self.until = until
 
     def create_accumulator(self) -> Part:
-        """Returns the part of nothing."""
+        """Returns an empty part."""
         return {}, [0] * 5
 
     def add_input(self, part: Part, event: Seen) -> Part:
-        """Returns the part with one event more."""
+        """Returns the part with one more event."""
         session, time, clicked = event
         seen, counts = part
         if session:
@@ -39,7 +39,7 @@ class Counter:
         return part
 
     def merge_accumulators(self, parts) -> Part:
-        """Returns the part of all parts."""
+        """Returns all parts merged into one."""
         seen, counts = self.create_accumulator()
         for other, numbers in parts:
             counts = [a + b for a, b in zip(counts, numbers, strict=True)]

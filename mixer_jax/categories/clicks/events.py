@@ -1,4 +1,4 @@
-"""Click events as a shop logs them: files of rows -> checked events.
+"""Reads and validates click events as logged by a shop.
 
 A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
 
@@ -7,8 +7,8 @@ A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
   clicked             0 for an item that was shown, 1 for one that was clicked
   session or user     optional: who saw it
 
-Others are not read. Nothing here needs more than PyArrow: the machines of a
-cluster that read events have little else.
+Other columns are ignored. This module needs only PyArrow, since cluster workers
+that read events have little else installed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import listing, quoted
 
 COLUMNS = ("query_id", "item_id", "time", "clicked")
-SESSIONS = ("session", "session_id", "user", "user_id")  # the first one counts
+SESSIONS = ("session", "session_id", "user", "user_id")  # the first one is used
 KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 # query, item, time in microseconds since 1970, clicked, session ("" is none).
@@ -37,12 +37,12 @@ Event = tuple[str, str, int, int, str]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
-# Beyond these, seconds are something else: milliseconds, a row's number.
+# Numbers outside this range are e.g. milliseconds or row numbers, not seconds.
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 _EXACT = 2**53  # floats of this size or more may have been rounded
 _BATCH = 16384  # rows of a Parquet file in memory at once
-# What readers raise where a file is cut or is not what its name says.
+# Exceptions of readers for files that are truncated or of another format.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -54,10 +54,10 @@ _DAMAGE = (
 
 
 def kind(path: str) -> str:
-    """Returns the suffix that says how a file is read.
+    """Returns the suffix that determines the format of a file.
 
     Raises:
-      UserError: if it is none of `KINDS`.
+      UserError: if it is not one of `KINDS`.
     """
     name = path.lower().removesuffix(".gz")
     for suffix in KINDS:
@@ -70,13 +70,13 @@ def kind(path: str) -> str:
 
 
 def row_groups(path: str, file: BinaryIO) -> list[int]:
-    """Returns the parts of a file that can be read by themselves.
+    """Returns the parts of a file that can be read independently.
 
-    A Parquet file has its row groups; any other is one whole, part 0, so that
-    a large log should be in many of them.
+    These are the row groups of a Parquet file. Any other file has a single part
+    0, so a large log should consist of many such files.
 
     Raises:
-      UserError: if the file is not what its name says.
+      UserError: if the file does not have the format that its name says.
     """
     if kind(path) != ".parquet":
         return [0]
@@ -94,15 +94,15 @@ def read(
     """Yields the rows of a part of a file.
 
     Args:
-      path: of the file; its suffix decides.
-      file: opened for its bytes, packed as they are.
-      group: of `row_groups`.
-      columns: that every row must have.
-      optional: of these, the first one that the file has is read too.
+      path: path of the file; its suffix determines the format.
+      file: the file opened in binary mode, not decompressed.
+      group: one of `row_groups`.
+      columns: columns that every row must have.
+      optional: the first of these columns that the file has is read too.
 
     Yields:
-      The line (for Parquet, the row, from 1) and the row's cells, the optional
-      one last (None without one); or in their place what is wrong with it.
+      The line number (for Parquet, the row number from 1), and the row's cells
+      with the optional one last (None if absent), or an error message instead.
 
     Raises:
       UserError: if the file is damaged or lacks a column.
@@ -115,10 +115,10 @@ def read(
 
 
 def parse(cells: Sequence[Any]) -> Event:
-    """Returns the event of a row's cells: `COLUMNS` and the session.
+    """Parses a row's cells, `COLUMNS` and the session, into an event.
 
     Raises:
-      ValueError: says what is wrong.
+      ValueError: saying what is wrong.
     """
     query, item, time, clicked, session = cells
     said = clicked
@@ -142,7 +142,7 @@ def _session(value: Any) -> str:
 
 
 def _whole(text: str, column: str) -> str:
-    """Returns a text; JSON may hold half of a character, which no table may."""
+    """Returns `text`; rejects lone surrogates, which no table can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -156,7 +156,7 @@ def identity(value: Any, column: str) -> str:
     """Returns an ID as text.
 
     Raises:
-      ValueError: if it is empty, or neither a text nor a whole number.
+      ValueError: if it is empty, or neither text nor a whole number.
     """
     if isinstance(value, str) and value:
         return _whole(value, column)
@@ -178,11 +178,11 @@ def microseconds(value: Any) -> int:
     """Returns a time as microseconds since 1970.
 
     Args:
-      value: ISO 8601 text, a datetime (both UTC if they name no zone), or
+      value: ISO 8601 text, a datetime (both UTC if they have no time zone), or
         seconds since 1970 as text or number.
 
     Raises:
-      ValueError: if it is none of them, or seconds before 1990 or after 2100.
+      ValueError: if it is none of these, or seconds before 1990 or after 2100.
     """
     if isinstance(value, str):
         try:
@@ -195,7 +195,7 @@ def microseconds(value: Any) -> int:
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"time is {quoted('' if value is None else value)}")
-    if not _FIRST <= value <= _LAST:  # nor if it is infinite, or no number
+    if not _FIRST <= value <= _LAST:  # also rejects infinity and NaN
         shown = f"{value:g}" if abs(value) < _EXACT else "too large"
         raise ValueError(
             f"time is {shown}; in seconds since 1970 that is not between "
@@ -220,7 +220,7 @@ def _places(
     columns: Sequence[str],
     optional: Sequence[str],
 ) -> list[int]:
-    """Returns where the columns stand; -1 for an optional one that is not."""
+    """Returns the column indices; -1 for a missing optional column."""
     have = list(have)
     twice = [name for name in (*columns, *optional) if have.count(name) > 1]
     if twice:
@@ -239,7 +239,7 @@ def _places(
 def _csv(path, file, group, columns, optional):
     del group
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    csv.field_size_limit(sys.maxsize)  # by default only 128 KiB
+    csv.field_size_limit(sys.maxsize)  # the default is 128 KiB
     reader = csv.reader(text, strict=True)
     header = next(reader, [])
     places = _places(path, header, columns, optional)
@@ -284,7 +284,7 @@ def _parquet(path, file, group, columns, optional):
     wanted = [names[p] for p in places if p >= 0]
     metadata = table.metadata
     row = 1 + sum(metadata.row_group(g).num_rows for g in range(group))
-    # A worker has one thread; Arrow's could outlive Python with the file.
+    # A worker has one thread; Arrow's threads could outlive the interpreter.
     batches = table.iter_batches(_BATCH, [group], wanted, use_threads=False)
     for batch in batches:
         values = [_values(batch.column(name)) for name in wanted]
@@ -297,14 +297,14 @@ def _parquet(path, file, group, columns, optional):
 
 def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_timestamp(column.type):
-        # Without a zone it is UTC, and Python knows no nanoseconds.
+        # Python has no nanoseconds. Timestamps without a zone are UTC.
         column = column.cast(pa.timestamp("us"), safe=False)
     return column.to_pylist()
 
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Turns what readers raise of a damaged file into a sentence."""
+    """Turns the exceptions of readers for damaged files into a `UserError`."""
     try:
         yield
     except UserError:
@@ -317,5 +317,5 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def row_name(path: str) -> str:
-    """Returns what a row's number counts in a file of this kind."""
+    """Returns what row numbers count in a file of this kind."""
     return "row" if kind(path) == ".parquet" else "line"

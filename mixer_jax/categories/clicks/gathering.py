@@ -1,4 +1,4 @@
-"""Runs the Beam pipeline of click events and puts its parts together."""
+"""Runs the Beam pipeline of click events and merges its output."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from mixer_jax.runtime import files as files_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import parquet_files, tables
 
-# In this process, with as many workers as --direct_num_workers says. Beam's own
-# default would download a program.
+# Runs in this process, with --direct_num_workers workers. Beam's own default
+# would download a program.
 _RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _ORDER = [("query_id", "ascending"), ("item_id", "ascending")]
 
@@ -44,19 +44,19 @@ def aggregate(
     """Writes the clicks table of a click log.
 
     Args:
-      files: names or patterns of event files, anywhere that Beam reads; the
-        name of an existing file is taken literally.
+      files: names or patterns of event files on any file system that Beam
+        reads; the name of an existing file is taken literally.
       out: the click log's folder, on this machine.
-      queries: the table of queries; "" is the one in `out`.
+      queries: the table of queries; "" for the one in `out`.
       items: likewise.
-      parts: the folder of the workers' parts, which are removed; "" is `out`.
-      until: microseconds since 1970; events from then on go into a table of
-        their own. None puts all into one.
-      longest_session: events of longer sessions are left out, as a program's;
-        None leaves none out.
-      max_skipped: the largest share of the events that may be bad rows, and of
-        unknown IDs.
-      options: of the Beam pipeline.
+      parts: folder for the workers' parts, which are removed; "" for `out`.
+      until: microseconds since 1970; events from this time on go into a
+        separate table. None puts all events into one.
+      longest_session: maximum number of events in a session; longer ones are
+        taken for programs and left out. None for no limit.
+      max_skipped: maximum share of events that are bad rows, and maximum share
+        of events with unknown IDs.
+      options: options for the Beam pipeline.
 
     Returns:
       The counts, as in aggregate.json.
@@ -66,7 +66,7 @@ def aggregate(
     """
     out = Path(out)
     for name in ("clicks.csv", "clicks.parquet", "clicks_later.parquet"):
-        there = out / name  # A Parquet file is replaced.
+        there = out / name  # Parquet files are replaced.
         if there.is_dir() or (there.suffix == ".csv" and there.exists()):
             raise UserError(
                 f"{there} exists already, and a click log has one table of "
@@ -115,10 +115,10 @@ def aggregate(
 
 
 def match(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Returns the event files of some names or patterns, each once, sorted.
+    """Returns the event files that match names or patterns, sorted and unique.
 
     Raises:
-      UserError: if a pattern fits none, or one is of no kind that is read.
+      UserError: if a pattern matches no file, or a file has an unknown suffix.
     """
     files = set()
     for pattern in patterns:
@@ -143,10 +143,10 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def check(figures: dict[str, Any], max_skipped: float) -> None:
-    """Refuses damaged files, and more than a share of bad or unknown rows.
+    """Rejects damaged files, and too large a share of bad or unknown rows.
 
     Raises:
-      UserError: says what is wrong, and names the first of it.
+      UserError: saying what is wrong, with the first examples.
     """
     broken = [said for (said,) in figures["broken_files"]]
     if broken:
@@ -176,7 +176,7 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
             )
 
 
-# What all read events are: left out for one reason each, or counted.
+# Each event read counts once: for a reason to be left out, or as an exposure.
 _ALL = (
     "bad_rows",
     "copies",
@@ -206,7 +206,7 @@ def _unknown(figures: dict[str, Any]) -> list[str]:
 
 
 def _run(job: beam_pipeline.Job, options: Sequence[str]) -> None:
-    # The machines of a cluster then need nothing of ours to be installed.
+    # Cluster workers then do not need this package installed.
     for module in (text, errors, event_counts, events, beam_pipeline):
         cloudpickle.register_pickle_by_value(module)
     given = PipelineOptions(list(options))
@@ -217,7 +217,7 @@ def _run(job: beam_pipeline.Job, options: Sequence[str]) -> None:
 
 
 def _figures(place: str) -> dict[str, Any]:
-    """Reads the counts that a pipeline has written; all are there."""
+    """Reads the counts and lists of a pipeline, adding 0 or [] where absent."""
     figures: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     figures |= {name: [] for name in _LISTS}
     for path in _parts(place, f"{beam_pipeline.SAID}-*.json"):
@@ -227,13 +227,13 @@ def _figures(place: str) -> dict[str, Any]:
 
 
 def _gather(place: str, name: str) -> pa.Table:
-    """Reads a table that a pipeline has written; its rows are in order."""
+    """Reads a table that a pipeline has written, sorted by query and item."""
     found = []
-    # "clicks-*" is no beginning of "clicks_later-...".
+    # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
-            # Other threads of Arrow's would hold the file, and abort the
-            # process if they let go of it when Python has ended.
+            # Arrow's threads would hold the file, and abort the process if they
+            # released it after the interpreter has ended.
             found.append(pq.ParquetFile(file).read(use_threads=False))
     return pa.concat_tables(found).sort_by(_ORDER)
 

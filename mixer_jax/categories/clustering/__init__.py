@@ -1,1 +1,1 @@
-"""A graph of affinities in, clusters out; and merging them."""
+"""Clustering of an affinity graph, and merging of the clusters."""

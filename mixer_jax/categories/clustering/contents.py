@@ -1,4 +1,4 @@
-"""Samples whose contents are the same: one picture and text under two IDs."""
+"""Detection of copies: samples with the same content under different IDs."""
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -7,22 +7,22 @@ from scipy.sparse.csgraph import connected_components
 from mixer_jax.categories.clustering.methods import join
 from mixer_jax.categories.evidence.graph import QUERY_ITEM, Features, Pairs
 
-# Cosine from which two pictures, or two texts, are copies of one: what the
-# encoder's rounding leaves, and nearer than any variant.
+# Cosine threshold for copies of one image or text. It allows for the encoder's
+# rounding; variants are below it.
 SAME = 0.99999
 
 
 def same_contents(pairs: Pairs, features: Features) -> np.ndarray:
-    """Mask `[P]` of the pairs that are copies of each other.
+    """Returns a mask `[P]` of the pairs that are copies of each other.
 
-    Two queries are if their pictures are. Two items are if all that they have
-    is: pictures, texts, or both. A query is a copy of an item whose picture it
-    is, unless that picture stands for items that differ: then it is a
-    placeholder, and says nothing.
+    Two queries are copies if their images are the same. Two items are copies if
+    all their content is the same: image, text, or both. A query is a copy of an
+    item with the same image, unless items with different contents share that
+    image: then it is a placeholder and carries no information.
 
     Args:
       pairs: P pairs of any kind.
-      features: of the samples.
+      features: features of the samples.
     """
     queries = len(features.query_image)
     nodes = queries + len(features.item_image)
@@ -46,13 +46,13 @@ def same_contents(pairs: Pairs, features: Features) -> np.ndarray:
 def _of_one(
     pairs: Pairs, like: np.ndarray, across: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Mask `[P]` of the pairs whose query shows items of one content only."""
+    """Returns a mask `[P]` of pairs whose query matches only one content."""
     graph = csr_array(
         (np.ones(like.sum()), (pairs.first[like], pairs.second[like])),
         shape=(nodes, nodes),
     )
     count, content = connected_components(graph, directed=False)
-    # First is the query: queries are numbered before items.
+    # `first` is the query, as queries are numbered before items.
     shown = np.unique(
         content[pairs.first[across]].astype(np.int64) * count
         + content[pairs.second[across]]
@@ -67,25 +67,26 @@ def join_copies(
     first: np.ndarray,
     second: np.ndarray,
 ) -> np.ndarray:
-    """Joins the clusters of copies, as far as clicks do not say otherwise.
+    """Joins the clusters of copies, unless clicks contradict it.
 
-    Copied items are one: all that they have is the same. A query has but its
-    picture, so if two copies were clicked with different items (the flags of
-    Norway and of Bouvet Island are one drawing), they stay apart. A cluster of
-    queries alone, or of items alone, goes to the first copy that has both.
+    Copies of an item are always joined, as all their content is the same. A
+    query has only its image, so if two copies were clicked with different items
+    (the flags of Norway and Bouvet Island are the same drawing), they stay
+    apart. A cluster of queries only, or of items only, joins the first cluster
+    with a copy that has both.
 
     Args:
-      labels: int `[N]`, every sample in a cluster.
+      labels: int `[N]`; every sample is in a cluster.
       is_query: bool `[N]`.
-      first: int `[S]`, the one sample of each pair of copies.
-      second: int `[S]`, the other.
+      first: int `[S]`, one sample of each pair of copies.
+      second: int `[S]`, the other sample.
 
     Returns:
       New labels `[N]`.
     """
     items = ~is_query[first] & ~is_query[second]
     labels = join(labels, labels[first[items]], labels[second[items]])
-    # What has one role only joins its like first, so that it goes as one.
+    # Merge single-role clusters first, so that each moves as a unit.
     whole = _whole(labels, is_query)
     a, b = labels[first], labels[second]
     bare = ~whole[a] & ~whole[b]
@@ -99,7 +100,7 @@ def join_copies(
 
 
 def _whole(labels: np.ndarray, is_query: np.ndarray) -> np.ndarray:
-    """Mask of the clusters that have queries and items."""
+    """Returns a mask of the clusters that have both queries and items."""
     count = labels.max(initial=-1) + 1
     queries = np.bincount(labels[is_query], minlength=count)
     return (queries > 0) & (queries < np.bincount(labels, minlength=count))

@@ -1,4 +1,4 @@
-"""k-means of unit vectors by exact search: centres are split over the mesh."""
+"""k-means of unit vectors by exact search, centers sharded over the mesh."""
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,14 +19,14 @@ def kmeans(
     """Clusters unit vectors around k mean directions.
 
     Dhillon and Modha, "Concept Decompositions for Large Sparse Text Data Using
-    Clustering" (2001). It begins with k of the rows, drawn at random.
+    Clustering" (2001). The initial centers are k of the rows, drawn at random.
 
     Args:
-      rows: `[N, C]` float32 of unit length; zeros where nothing is known.
-      k: how many clusters; at most as many as there are known rows.
-      rounds: times that the centres are moved, at most.
-      seed: of the draw.
-      mesh: the devices that search; all by default.
+      rows: `[N, C]` float32 of unit length; zeros for unknown samples.
+      k: number of clusters; limited to the number of known rows.
+      rounds: maximum number of updates of the centers.
+      seed: seed of the draw.
+      mesh: devices for the search; all by default.
 
     Returns:
       Labels `[N]` int64 from 0; -1 for samples that are unknown or alone.
@@ -45,7 +45,7 @@ def kmeans(
         nearest = cosine_top_k(told, centres, 1, mesh=mesh)[0][:, 0]
         if (nearest == before).all():
             break
-        # A centre that nobody is nearest to stays where it is.
+        # A center without samples stays where it is.
         order = np.argsort(nearest, kind="stable")
         held, start = np.unique(nearest[order], return_index=True)
         centres = centres.copy()

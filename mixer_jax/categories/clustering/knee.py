@@ -1,9 +1,9 @@
-"""Finds the knee of a curve: where DBSCAN's threshold may be left out.
+"""Finds the knee of a k-distance curve, to choose DBSCAN's threshold.
 
-Sorted by the distance to their k-th nearest neighbour, samples of categories
-come first, along a low curve; then it rises steeply, to those that nothing is
-near. The knee between is where Ester et al. (DBSCAN, 1996) read the threshold
-off by eye.
+Sorted by the distance to their k-th nearest neighbor, samples of categories
+come first, along a low curve, which then rises steeply to isolated samples.
+The knee in between is where Ester et al. (DBSCAN, 1996) read off the threshold
+by eye.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Knee:
-    """A knee, and the curve that it is of.
+    """A knee and its curve.
 
     Attributes:
       least: the affinity at the knee.
-      share: `[n]` rising, 0 to 1: share of the samples ...
-      affinity: `[n]` falling: ... whose k-th nearest is as near as this.
+      share: `[n]` ascending from 0 to 1, share of the samples with k neighbors.
+      affinity: `[n]` descending; this share has a k-th largest affinity of at
+        least this value.
     """
 
     least: float
@@ -41,12 +42,16 @@ def find_knee(
     unit square, the knee is where the curve is farthest from its chord.
 
     Args:
-      first: `[P]` int, the one node of each pair.
-      second: `[P]` int, the other; a pair stands once.
-      affinity: `[P]` in 0..1.
+      first: `[P]` int, one node of each pair.
+      second: `[P]` int, the other node; pairs are unique.
+      affinity: `[P]` in [0, 1].
       nodes: N.
-      k: which neighbour's affinity is looked at, from 1.
-      points: of the curve; fewer samples make it no finer.
+      k: rank of the neighbor whose affinity is used, from 1.
+      points: number of points of the curve, interpolated between samples.
+
+    Returns:
+      The knee; affinity 1 and an empty curve if fewer than two samples have k
+      neighbors.
     """
     near = np.sort(_kth_best(first, second, affinity, nodes, k))[::-1]
     near = near[near > 0.0]
@@ -69,7 +74,7 @@ def _kth_best(
     nodes: int,
     k: int,
 ) -> np.ndarray:
-    """Each node's k-th largest affinity `[N]`; 0 where it has fewer."""
+    """Returns each node's k-th largest affinity `[N]`; 0 if it has fewer."""
     node = np.concatenate([first, second])
     value = np.tile(affinity, 2)
     order = np.lexsort((-value, node))

@@ -1,9 +1,9 @@
-"""Merges category IDs that are one: by clicks pooled over them, by content.
+"""Merges clusters of the same category, by pooled clicks and by content.
 
-A pair of samples may have been shown too rarely to say anything while their
-clusters were shown together often, so evidence is summed over clusters and
-asked again. A sample that DBSCAN left alone takes part as a cluster of one:
-that is how rarely shown items find their category.
+A pair of samples may have been shown too rarely to be conclusive even though
+their clusters were shown together often, so evidence is summed over clusters. A
+sample that DBSCAN left as noise takes part as a cluster of one; this is how
+rarely shown items find their category.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from mixer_jax.categories.evidence.graph import QUERY_ITEM, Pairs
 
 @dataclasses.dataclass(frozen=True)
 class Merging:
-    """When two clusters are one.
+    """Thresholds for merging two clusters.
 
     Attributes:
-      rounds: merges build on each other at most this often.
-      clicks: affinity from pooled clicks and mean content that merges.
-      content: mean affinity over the pairs two clusters could have that
-        merges, unless pooled clicks speak against it.
+      rounds: maximum number of rounds; each builds on the merges before.
+      clicks: threshold on the affinity from pooled clicks and mean content.
+      content: threshold on the mean affinity over all possible pairs of two
+        clusters; pooled clicks can veto the merge.
     """
 
     rounds: int = 3
@@ -49,14 +49,14 @@ def merge(
     Args:
       labels: `[N]` int, -1 is noise.
       pairs: P pairs of samples.
-      evidence: of those pairs.
-      neighbours: k of `build_pairs`: a sample has no more pairs by content.
+      evidence: evidence on those pairs.
+      neighbours: k of `build_pairs`, the limit on content pairs per sample.
       settings: see `Merging`.
-      most: samples that a merger may have; 0 is any number.
+      most: maximum number of samples per merged cluster; 0 for no limit.
 
     Returns:
-      New labels `[N]`, -1 for samples that are still alone, and how many
-      merges clicks and content made.
+      New labels `[N]`, -1 for samples that are still alone, and the numbers of
+      merges by clicks and by content.
     """
     labels = alone(labels)
     made = {"clicks": 0, "content": 0}
@@ -84,8 +84,8 @@ def merge(
 def _pooled_clicks(
     labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cluster pairs that were shown together, and their affinity."""
-    del neighbours  # Every shown pair is known.
+    """Returns cluster pairs that were shown together, and their affinity."""
+    del neighbours  # All pairs that were shown are in `pairs`.
     shown = (pairs.kind == QUERY_ITEM) & (pairs.exposures > 0)
     a, b, group = _groups(labels, pairs.where(shown))
     exposures = np.bincount(group, pairs.exposures[shown])
@@ -94,7 +94,7 @@ def _pooled_clicks(
     wrong_a, wrong_b = evidence.rates.wrong
     rate = (clicks + wrong_a) / (exposures + wrong_a + wrong_b)
     sure = expit(log_odds(exposures, clicks, evidence.rates) + content)
-    # A cluster's clicks within itself are among what a match is measured by.
+    # Include pairs within a cluster: other matches are compared with them.
     nodes = labels.max() + 1
     sure *= beside_best(rate, a, b, nodes)
     sure *= beside_best(sure, a, b, nodes)
@@ -105,7 +105,7 @@ def _pooled_clicks(
 def _mean_content(
     labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cluster pairs of like content, and their mean affinity."""
+    """Returns cluster pairs and their mean affinity by content."""
     a, b, group = _groups(labels, pairs)
     silent = pairs.exposures == 0
     total = np.bincount(group, np.where(silent, evidence.affinity, 0.0))
@@ -125,7 +125,7 @@ def _mean_content(
 def _groups(
     labels: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cluster pairs (a <= b) and for each pair of samples which it is."""
+    """Returns cluster pairs (a <= b), and which of them each pair is in."""
     first, second = labels[pairs.first], labels[pairs.second]
     nodes = labels.max() + 1
     codes = np.minimum(first, second) * nodes + np.maximum(first, second)
@@ -136,7 +136,7 @@ def _groups(
 def _mutual_best(
     a: np.ndarray, b: np.ndarray, value: np.ndarray, nodes: int, least: float
 ) -> np.ndarray:
-    """Mask of the pairs that are the best of both sides and good enough."""
+    """Returns a mask of mutually best pairs with a value >= `least`."""
     best = np.zeros(nodes)
     np.maximum.at(best, a, value)
     np.maximum.at(best, b, value)
@@ -146,7 +146,7 @@ def _mutual_best(
 def _size_if_joined(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> np.ndarray:
-    """Samples `[P]` of what each pair of clusters would be part of."""
+    """Returns each pair's cluster size `[P]` if all pairs were joined."""
     size = np.bincount(labels)
     joined = join(np.arange(len(size)), a, b)
     return np.bincount(joined, size)[joined[a]]

@@ -1,7 +1,7 @@
-"""Clusters of a sparse graph of affinities, and what takes chains apart.
+"""Clustering methods for a sparse affinity graph, and splitting of chains.
 
-Pairs that are not given are far apart. DBSCAN, HDBSCAN and connected components
-take the same graph, so a config can choose between them.
+Missing pairs are far apart. DBSCAN, HDBSCAN and connected components take the
+same graph, so a config can choose between them.
 """
 
 import heapq
@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN, HDBSCAN
 
-_FAR = 1.0  # distance of samples that nothing ties
+_FAR = 1.0  # distance of unconnected samples
 
 
 def dbscan(
@@ -23,16 +23,16 @@ def dbscan(
     least: float,
     min_samples: int = 2,
 ) -> np.ndarray:
-    """Clusters nodes by density; pairs that are not given are far apart.
+    """Clusters nodes by density; missing pairs are far apart.
 
     Args:
-      first: `[P]` int, the one node of each pair.
-      second: `[P]` int, the other; a pair stands once.
-      affinity: `[P]` in 0..1; the distance is 1 less it.
+      first: `[P]` int, one node of each pair.
+      second: `[P]` int, the other node; pairs are unique.
+      affinity: `[P]` in [0, 1]; distance = 1 - affinity.
       nodes: N.
-      least: pairs of this affinity or more are neighbours.
-      min_samples: neighbours, itself included, that make a node the core of a
-        cluster; 2 is right where a category may have two samples.
+      least: affinity threshold for two nodes to be neighbors.
+      min_samples: number of neighbors, including itself, that makes a node a
+        core point; use 2 if a category may have two samples.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
@@ -52,10 +52,10 @@ def components(
     *,
     least: float,
 ) -> np.ndarray:
-    """Connected components of the pairs whose affinity is `least` or more.
+    """Returns connected components of the pairs with affinity >= `least`.
 
     Returns:
-      Labels `[N]` int64 from 0; -1 is noise: a sample that nothing ties.
+      Labels `[N]` int64 from 0; -1 is noise, i.e. isolated samples.
     """
     graph = _distances(first, second, affinity, nodes, least)
     _, labels = connected_components(graph, directed=False)
@@ -72,27 +72,27 @@ def hdbscan(
     floor: float = 0.0,
     min_samples: int = 2,
 ) -> np.ndarray:
-    """Clusters of the longest life as the threshold falls from 1 to `floor`.
+    """Finds the most persistent clusters over thresholds from 1 to `floor`.
 
     Campello et al., "Density-Based Clustering Based on Hierarchical Density
-    Estimates" (2013): each cluster finds a threshold of its own. What `least`
-    ties is joined all the same, as Malzer and Baum do (arXiv 1911.02282): else
-    the tightest pairs of a category would be clusters of their own.
+    Estimates" (2013): each cluster has its own threshold. Clusters connected at
+    `least` are joined regardless, as in Malzer and Baum (arXiv 1911.02282);
+    otherwise the tightest pairs of a category would be separate clusters.
 
     Args:
-      first: `[P]` int, the one node of each pair.
-      second: `[P]` int, the other; a pair stands once.
-      affinity: `[P]` in 0..1; the distance is 1 less it.
+      first: `[P]` int, one node of each pair.
+      second: `[P]` int, the other node; pairs are unique.
+      affinity: `[P]` in [0, 1]; distance = 1 - affinity.
       nodes: N.
-      least: affinity from which two samples stay together.
-      floor: pairs below it are far apart.
-      min_samples: as of `dbscan`; also the smallest cluster's size.
+      least: affinity threshold for two samples to stay together.
+      floor: pairs with a lower affinity are far apart.
+      min_samples: as for `dbscan`; also the minimum cluster size.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
     """
     graph = _distances(first, second, affinity, nodes, floor)
-    # A stored graph does not count a sample as its own neighbour.
+    # The sparse graph does not count a sample as its own neighbor.
     needed = max(min_samples - 1, 1)
     dense = np.arange(nodes)
     while True:
@@ -103,7 +103,7 @@ def hdbscan(
     labels = np.full(nodes, -1, np.int64)
     if len(dense) < 2:
         return labels
-    # It wants one piece: pieces are hung one on another, far apart.
+    # HDBSCAN needs a connected graph: chain the components at distance `_FAR`.
     _, piece = connected_components(graph, directed=False)
     _, one = np.unique(piece, return_index=True)
     chain = sparse.coo_matrix(
@@ -131,9 +131,9 @@ def _distances(
     nodes: int,
     least: float,
 ) -> sparse.csr_matrix:
-    """Distances `[N, N]` of the pairs whose affinity is `least` or more."""
+    """Returns distances `[N, N]` of the pairs with affinity >= `least`."""
     near = (affinity >= least) & (first != second)
-    # A stored zero would be read as absent, so distances stay above it.
+    # A stored zero would be read as absent, so keep distances positive.
     distance = np.maximum(1.0 - affinity[near], 1e-6)
     row = np.concatenate([first[near], second[near]])
     column = np.concatenate([second[near], first[near]])
@@ -145,7 +145,7 @@ def _distances(
 
 
 def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Labels `[N]` after the clusters a and b `[P]` have become one."""
+    """Returns labels `[N]` after joining clusters a and b `[P]` pairwise."""
     nodes = labels.max(initial=-1) + 1
     graph = sparse.csr_array((np.ones(len(a)), (a, b)), shape=(nodes, nodes))
     _, joined = connected_components(graph, directed=False)
@@ -153,7 +153,7 @@ def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def without_single(labels: np.ndarray) -> np.ndarray:
-    """Labels `[N]` from 0 of clusters of two or more; -1 is noise."""
+    """Returns labels `[N]` from 0 of clusters of two or more; -1 is noise."""
     labels = np.asarray(labels, np.int64)
     size = np.bincount(labels[labels >= 0], minlength=1)
     several = (labels >= 0) & (size[labels] > 1)
@@ -163,7 +163,7 @@ def without_single(labels: np.ndarray) -> np.ndarray:
 
 
 def alone(labels: np.ndarray) -> np.ndarray:
-    """Labels `[N]` in which every noise sample is a cluster by itself."""
+    """Returns labels `[N]` in which every noise sample is its own cluster."""
     labels = np.asarray(labels, np.int64).copy()
     noise = np.flatnonzero(labels < 0)
     labels[noise] = labels.max(initial=-1) + 1 + np.arange(len(noise))
@@ -179,29 +179,29 @@ def split(
     least: float,
     most: int = 0,
 ) -> np.ndarray:
-    """Takes apart clusters that hang together by a few stray pairs only.
+    """Splits clusters that are connected by only a few stray pairs.
 
     DBSCAN follows chains: one misleading click joins two large categories.
-    Here each of its clusters is built up again by average linkage: from single
-    samples, the two parts of the highest mean affinity are joined, as long as
-    it is `least` or more. The mean is over the pairs that are given; the others
-    are unknown.
+    Each cluster is therefore rebuilt by average linkage: starting from single
+    samples, the two parts with the highest mean affinity are joined, as long as
+    it is at least `least`. The mean is over the given pairs; the others are
+    unknown.
 
     Args:
       labels: `[N]` int; -1 is noise.
-      first: `[P]` int, the one node of each pair.
-      second: `[P]` int, the other; a pair stands once.
-      affinity: `[P]` in 0..1.
-      least: mean affinity of parts that stay together.
-      most: samples of a part; 0 is any number. A larger cluster so falls apart
-        where it hangs together least.
+      first: `[P]` int, one node of each pair.
+      second: `[P]` int, the other node; pairs are unique.
+      affinity: `[P]` in [0, 1].
+      least: mean affinity threshold for joining two parts.
+      most: maximum number of samples per part; 0 for no limit. A larger cluster
+        is split at its weakest links.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
     """
     inside = (labels[first] == labels[second]) & (labels[first] >= 0)
     inside &= first != second
-    # Per part: its pairs' summed affinity and number, by the other part.
+    # part -> other part -> (summed affinity, number) of the pairs between them
     links: dict[int, dict[int, tuple[float, int]]] = {}
     queue = []
     for a, b, value in zip(
@@ -218,7 +218,7 @@ def split(
     heapq.heapify(queue)
     while queue:
         _, a, b, size_a, size_b = heapq.heappop(queue)
-        # An entry is stale once either part has grown or gone.
+        # An entry is stale once either part has grown or been joined.
         if len(parts.get(a, ())) != size_a or len(parts.get(b, ())) != size_b:
             continue
         if most and size_a + size_b > most:

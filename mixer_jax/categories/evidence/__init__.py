@@ -1,1 +1,1 @@
-"""Clicks, pictures and texts in, a sparse graph of affinities out."""
+"""Sparse graphs of affinities from clicks, images and texts."""

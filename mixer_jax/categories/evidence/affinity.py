@@ -1,11 +1,11 @@
-"""Clicks and content into one affinity: how surely two samples are the same.
+"""Affinity from clicks and content: how likely two samples belong together.
 
-Clicks come first: a mixture of two beta-binomial laws, fitted to the log, says
-how likely a pair's clicks are if the two belong together and if they do not.
-Content is then calibrated on what the clicks are sure of: where look-alikes
-are shown and passed over, looking alike comes to mean little; where they are
-clicked alike, it means much. So no threshold on cosines is set by hand, and
-none is learned from a truth.
+Clicks come first: a mixture of two beta-binomial distributions, fitted to the
+log, gives the likelihood of a pair's clicks if the two belong together and if
+they do not. Content is then calibrated on pairs with conclusive clicks: where
+look-alikes are shown but not clicked, similarity comes to mean little; where
+they are clicked alike, it means much. Thus no cosine threshold is set by hand
+or learned from true categories.
 """
 
 import dataclasses
@@ -22,32 +22,32 @@ from mixer_jax.categories.evidence.graph import (
     Pairs,
 )
 
-# Log-odds that two samples belong together whose sort clicks never tested.
+# Log-odds of belonging together for kinds of pairs that clicks never tested.
 _UNTESTED = -4.0
-# Two samples of one role count as clicked alike from this `agree / heard` on;
-# half of the samples of one category reach twice as much.
+# Two samples of one role count as clicked alike if `agree / heard` exceeds
+# this; half of the samples of one category reach twice this value.
 _ALIKE = 0.25
-# ... and this share of those that could be clicked alike are: the others were
-# shown too rarely, or too far down.
+# Share of matching pairs of one role that are clicked alike; the others were
+# shown too rarely or ranked too low.
 _HEARD_ALIKE = 0.5
-# A click affinity from which a sample is heard about two of the other role.
+# Click affinity threshold for a common sample to count in `heard`.
 _SURE = 0.3
-# Corners of the curve that a cosine is read by. It need not rise: variants of a
-# drawing look more alike than two drawings of one thing, and copies of a title
-# mean more than any others that are near.
+# Maximum number of knots ("corners") of a cosine's calibration curve. The curve
+# need not be monotonic: variants of a drawing look more alike than two drawings
+# of one thing, and copies of a title mean more than other similar titles.
 _CORNERS = 8
-_A_CORNER = 25  # pairs of the rarer sort that one takes to learn
-_SUREST = 0.995  # chance that content may give
+_A_CORNER = 25  # pairs of the rarer class needed per corner
+_SUREST = 0.995  # maximum probability from content alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """How often shown items are clicked.
+    """Click rates of shown items.
 
     Attributes:
-      right: (a, b) of the Beta law of the click rate where query and item
-        belong together.
-      wrong: (a, b) where they do not: look-alikes, position, slips.
+      right: (a, b) of the Beta distribution of the click rate for a query and
+        an item that belong together.
+      wrong: likewise if they do not: look-alikes, position bias, slips.
       share: share of the log's pairs that belong together.
     """
 
@@ -61,13 +61,13 @@ def fit_rates(
 ) -> Rates:
     """Fits `Rates` to `[P]` counts by expectation-maximization.
 
-    The Beta laws are moved by the fixed point of Minka, "Estimating a
-    Dirichlet distribution" (2000), equation 55 for two outcomes.
+    The Beta distributions are updated by the fixed-point iteration of Minka,
+    "Estimating a Dirichlet distribution" (2000), equation 55 for two outcomes.
 
     Args:
       exposures: `[P]` int, 1 or more.
       clicks: `[P]` int, at most the exposures.
-      least: with fewer clicked pairs than this the defaults are kept.
+      least: minimum number of clicked pairs; with fewer, defaults are used.
     """
     rates = Rates()
     if (np.asarray(clicks) > 0).sum() < least:
@@ -102,7 +102,7 @@ def _beta(
     weight: np.ndarray,
     law: tuple[float, float],
 ) -> tuple[float, float]:
-    """One fixed-point step of a beta-binomial's (a, b) on weighted counts."""
+    """Returns a beta-binomial's (a, b) after one weighted fixed-point step."""
     a, b = law
     total = (weight * (digamma(shown + a + b) - digamma(a + b))).sum()
     total = max(total, 1e-9)
@@ -117,7 +117,7 @@ def _beta(
 def log_odds(
     exposures: np.ndarray, clicks: np.ndarray, rates: Rates
 ) -> np.ndarray:
-    """Log-odds `[P]` that pairs with these counts belong together."""
+    """Returns log-odds `[P]` that pairs with these counts belong together."""
 
     def likelihood(law: tuple[float, float]) -> np.ndarray:
         a, b = law
@@ -130,7 +130,7 @@ def log_odds(
 def beside_best(
     value: np.ndarray, first: np.ndarray, second: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """`value [P]` (>= 0) as a share of the best value of either sample."""
+    """Returns `value [P]` (>= 0) relative to the best of either sample."""
     best = np.zeros(nodes)
     np.maximum.at(best, first, value)
     np.maximum.at(best, second, value)
@@ -139,10 +139,11 @@ def beside_best(
 
 
 def click_affinity(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
-    """What clicks alone say, `[P]` in 0..1; 0 where nothing was shown.
+    """Returns affinities `[P]` in [0, 1] from clicks alone; 0 if never shown.
 
-    The probability that the pair belongs together, times its click rate beside
-    the best rate of either sample: who has a better match is not this one's.
+    This is the probability that the pair belongs together, times its click rate
+    relative to the best of either sample, as a sample with a better match
+    belongs to that one.
     """
     shown = pairs.exposures > 0
     sure = expit(log_odds(pairs.exposures, pairs.clicks, rates))
@@ -150,7 +151,7 @@ def click_affinity(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 
 
 def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
-    """Click rate beside the best of either sample; 1 where nothing is known."""
+    """Returns click rates relative to the best of either; 1 if never shown."""
     a, b = rates.wrong
     rate = (pairs.clicks + a) / (pairs.exposures + a + b)
     shown = pairs.exposures > 0
@@ -162,19 +163,19 @@ def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 def same_role_evidence(
     pairs: Pairs, clicked: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the samples that both were shown with say about two of one role.
+    """Compares two samples of one role by what both were shown with.
 
     Args:
       pairs: P pairs of any kind.
-      clicked: `[P]`, `click_affinity`.
+      clicked: `[P]`, result of `click_affinity`.
       nodes: number of samples.
 
     Returns:
-      `(agree, heard)`, `[P]` float: the inner product of their click
+      `(agree, heard)`, `[P]` float: the inner product of the two samples' click
       affinities with the samples that both were shown with, and the larger of
-      their squared norms over those surely liked: `agree / heard` is about 1
-      if both are clicked alike and near 0 if one is clicked where the other is
-      passed over. Zero for pairs of a query and an item.
+      their squared norms, over affinities of at least `_SURE`. `agree / heard`
+      is about 1 if both are clicked alike, and near 0 if one is clicked where
+      the other is not. Zero for pairs of a query and an item.
     """
     shown = pairs.exposures > 0
     row = np.concatenate([pairs.first[shown], pairs.second[shown]])
@@ -201,22 +202,22 @@ def same_role_evidence(
 def content_log_odds(
     pairs: Pairs, target: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrates content on pairs that clicks speak about, kind by kind.
+    """Calibrates content on pairs with click evidence, separately by kind.
 
-    What clicks say of two of one role is wrong on one side: some that belong
-    together are not clicked alike. The chance of the label is then that of the
-    truth times a constant (Menon et al., "Learning from Corrupted Binary Labels
-    via Class-Probability Estimation", 2015).
+    Labels from clicks for pairs of one role have one-sided noise: some pairs
+    that belong together are not clicked alike. The probability of the label is
+    then that of the truth times a constant (Menon et al., "Learning from
+    Corrupted Binary Labels via Class-Probability Estimation", 2015).
 
     Args:
       pairs: P pairs.
-      target: `[P]` in 0..1: what clicks say.
-      weight: `[P]`: how loudly; 0 leaves a pair out.
+      target: `[P]` in [0, 1], label from clicks.
+      weight: `[P]`, weight of the label; 0 leaves a pair out.
 
     Returns:
-      `(odds, base)`, `[P]`: the log of how many times likelier the content is
-      among pairs that belong together (0 where content is unknown or was never
-      tested), and the log-odds of belonging together before it is looked at.
+      `(odds, base)`, `[P]`: the log-likelihood ratio of the content for pairs
+      that belong together (0 where content is unknown or was never tested), and
+      the prior log-odds of belonging together.
     """
     odds = np.zeros(len(target))
     base = np.full(len(target), _UNTESTED)
@@ -228,7 +229,7 @@ def content_log_odds(
         said, loud = target[these], weight[these]
         positive = (said * loud).sum()
         rarer = min(positive, loud.sum() - positive)
-        # Some ten sure pairs of either sort are the least to learn from.
+        # Learning needs about ten confident pairs of either class.
         if rarer < 10:
             continue
         used = loud > 0
@@ -241,7 +242,7 @@ def content_log_odds(
                 [(said * loud)[used], ((1.0 - said) * loud)[used]]
             ),
         )
-        # Two of one role that belong together are not always clicked alike.
+        # Pairs of one role that belong together are not always clicked alike.
         most = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
         chance = expit(model.decision_function(curves)) / most
         prior = positive / loud.sum() / most
@@ -251,11 +252,11 @@ def content_log_odds(
 
 
 def _curves(content: np.ndarray, used: np.ndarray, count: int) -> np.ndarray:
-    """Content `[P, C]` as weights of corners, `[P, C * count]` float32.
+    """Returns content `[P, C]` as weights of corners, `[P, C * count]` float32.
 
-    A linear function of them is a piecewise linear one of each column. Corners
-    are quantiles of the pairs that are used, fewer where those are equal; all
-    weights are 0 for NaN.
+    A linear function of the weights is piecewise linear in each column. Corners
+    are quantiles of the used pairs, fewer if some are equal; all weights are 0
+    for NaN.
     """
     columns = []
     for value in content.T:
@@ -272,17 +273,17 @@ def _curves(content: np.ndarray, used: np.ndarray, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Trust:
-    """How clicks and content are weighed.
+    """Weights of clicks and content.
 
     Attributes:
-      unseen: odds of a pair that was never shown, beside one that was: an
-        engine shows right items more often than chance does.
-      votes: between two samples of one role, content counts as this many
-        samples of the other role that are sure of both.
-      most: chance that two samples of one role are the same before their
-        content is looked at, at most. Those that clicks speak about were found
-        by the same queries, so more of them are the same than of neighbours by
-        content; where a bare neighbour passes, chains join everything.
+      unseen: odds of a pair that was never shown, relative to one that was, as
+        an engine shows right items more often than chance.
+      votes: between two samples of one role, content counts as much as this
+        many samples of the other role that surely match both.
+      most: maximum prior probability that two samples of one role are the same.
+        Pairs with click evidence were found by the same queries, so more of
+        them are the same than among neighbors by content; if neighbors passed
+        as such, chains would join everything.
     """
 
     unseen: float = 0.1
@@ -292,14 +293,14 @@ class Trust:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What is known of P pairs.
+    """Evidence on P pairs.
 
     Attributes:
-      rates: how often shown items are clicked.
-      clicked: `[P]` in 0..1: what clicks alone say of a query and an item.
-      content: `[P]`: log of how many times likelier the content is if the pair
-        belongs together.
-      affinity: `[P]` in 0..1: both, and what clicks say of two of one role.
+      rates: click rates of shown items.
+      clicked: `[P]` in [0, 1], affinity of a query and an item from clicks.
+      content: `[P]`, log-likelihood ratio of the content if the pair belongs
+        together.
+      affinity: `[P]` in [0, 1], from clicks and content, for any kind of pair.
     """
 
     rates: Rates
@@ -309,7 +310,7 @@ class Evidence:
 
 
 def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
-    """Says how surely each pair belongs together.
+    """Computes the evidence that each pair belongs together.
 
     Args:
       pairs: P pairs of any kind.
@@ -329,11 +330,11 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     odds = log_odds(pairs.exposures, pairs.clicks, rates) + content
     odds += np.where(shown, 0.0, np.log(trust.unseen))
     sure = np.where(across, expit(odds) * _rate(pairs, nodes, rates), 0.0)
-    # Content has moved the ranking, so ask again who has a better match.
+    # Content has changed the ranking, so compare with the best matches again.
     sure *= beside_best(sure, pairs.first, pairs.second, nodes)
     alike = expit(content + np.minimum(base, logit(trust.most)))
     ratio = np.minimum(agree / np.maximum(heard, 1e-9) / (2 * _ALIKE), 1.0)
     within = (heard * ratio + trust.votes * alike) / (heard + trust.votes)
-    # One pair of a role can join two sets that are right, so doubt it more.
+    # One wrong pair of one role can join two right sets, so be stricter.
     within = within**2
     return Evidence(rates, clicked, content, np.where(across, sure, within))

@@ -1,4 +1,4 @@
-"""Features of all that a log shows, kept on disk: encoding takes most time."""
+"""Features of a click log, cached on disk because encoding takes longest."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.categories.log import ClickLog
 from mixer_jax.runtime import arrays, files, identity, progress
 
-_PART = 16384  # images or texts that are kept at once: a minute or two
+_PART = 16384  # images or texts per cached part: a minute or two
 
 
 def encode(
@@ -23,15 +23,15 @@ def encode(
     encode_images: Callable[[Sequence[str]], np.ndarray],
     encode_texts: Callable[[Sequence[str]], np.ndarray],
 ) -> Features:
-    """Encodes a log's images and texts, or reads what was kept of last time.
+    """Encodes a log's images and texts, or reads the cached features.
 
-    What is encoded is kept part by part; if interrupted, it goes on from there.
+    Parts are cached as they are encoded, so an interrupted run can be resumed.
 
     Args:
-      log: whose samples are encoded.
-      path: the .npz file that keeps the features; one made of other samples or
-        by other encoders is replaced.
-      encoders: names the encoders and their settings.
+      log: log whose samples are encoded.
+      path: the .npz file that caches the features; a file made from other
+        samples or by other encoders is replaced.
+      encoders: name of the encoders and their settings.
       encode_images: image paths -> `[N, C]` float.
       encode_texts: texts -> `[N, T]` float.
     """
@@ -45,7 +45,7 @@ def encode(
     notes = identity.compare_notes(old, data).notes
     key, ids = data.content(notes), _hash_ids(log)
     if kept and str(kept["key"]) == key:
-        current = {"notes": notes, "ids": ids}  # Times or IDs may differ.
+        current = {"notes": notes, "ids": ids}  # File times or IDs may differ.
         if any(not np.array_equal(kept[a], b) for a, b in current.items()):
             _replace(path, **kept | current)
         return _features(kept["image"], kept["text"], len(log.queries))
@@ -64,11 +64,11 @@ def encode(
 
 
 def read(path: str | Path, log: ClickLog) -> Features | None:
-    """Returns the features that `encode` kept of a log, if it kept any.
+    """Returns the features that `encode` cached for a log, or None.
 
     Args:
-      path: of the .npz file.
-      log: whose samples the features must be of, in the same order.
+      path: path of the .npz file.
+      log: log whose samples must be those of the features, in the same order.
     """
     kept = _read(Path(path))
     if not kept or not np.array_equal(kept["ids"], _hash_ids(log)):
@@ -86,7 +86,7 @@ def _hash_ids(log: ClickLog) -> np.ndarray:
 
 
 def _replace(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz file that is there whole or not at all."""
+    """Writes an .npz file atomically."""
 
     def save_arrays(draft: Path) -> None:
         with open(draft, "wb") as file:
@@ -96,9 +96,9 @@ def _replace(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file written by `encode`; {} for other files.
+    """Returns the arrays of a file written by `encode`.
 
-    One that is damaged is such a file too.
+    Returns {} if the file is missing, damaged or not from `encode`.
     """
     try:
         with arrays.reading(path) as file, np.load(file) as kept:
@@ -129,12 +129,12 @@ def _where_known(
     encoder: Callable[[Sequence[str]], np.ndarray],
     parts: Path,
 ) -> np.ndarray:
-    """Encodes the values that are not ""; the others' rows are zeros.
+    """Encodes the values that are not ""; the rows of the others are zeros.
 
     Args:
       values: N paths or texts; equal ones are encoded once.
-      encoder: n of them -> `[n, C]` float.
-      parts: files of this name and a number keep what was encoded.
+      encoder: n values -> `[n, C]` float.
+      parts: prefix of the files that cache the encoded parts.
     """
     values = np.array(values, object)
     known = values != ""
@@ -155,7 +155,7 @@ def _where_known(
 
 
 def _read_part(path: Path, encode: Callable[[], np.ndarray]) -> np.ndarray:
-    """Returns a part; encodes and keeps it if it is missing or damaged."""
+    """Returns a part; encodes and caches it if it is missing or damaged."""
     try:
         with arrays.reading(path) as file, np.load(file) as kept:
             return kept["encoded"]

@@ -1,6 +1,6 @@
-"""The neighbour graph: which samples are worth comparing.
+"""The neighbor graph: pairs of samples that are worth comparing.
 
-Nodes are the samples: queries first (rows 0 .. Q-1), items after them.
+Nodes are the samples: queries first (rows 0 .. Q-1), then items.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from mixer_jax.categories.neighbors.exact_search import (
 
 
 def normalize(features: np.ndarray) -> np.ndarray:
-    """Rows of unit length as float32; rows of zeros (nothing known) stay."""
+    """Returns rows scaled to unit length as float32; rows of zeros stay."""
     features = np.asarray(features, np.float32)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(norm, 1e-12)
@@ -24,10 +24,10 @@ def normalize(features: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What the catalogue shows, as encoded by any frozen encoder.
+    """Features of the catalogue, from any frozen encoder.
 
     Attributes:
-      query_image: `[Q, C]` float; a row of zeros where there is none.
+      query_image: `[Q, C]` float; a row of zeros where there is no image.
       item_image: `[I, C]` float, likewise.
       item_text: `[I, T]` float, likewise.
     """
@@ -38,21 +38,22 @@ class Features:
 
     @property
     def samples(self) -> int:
-        """Q + I."""
+        """Number of samples, Q + I."""
         return len(self.query_image) + len(self.item_image)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """P pairs of nodes worth comparing; each stands once.
+    """P unique pairs of nodes worth comparing.
 
     Attributes:
       first, second: `[P]` int64 nodes; first < second.
       kind: `[P]` int8, one of `KINDS`.
       content: `[P, 4]` float32: cosine and margin of the images, cosine and
-        margin of the texts; NaN where one of the two has none. The margin is
-        the cosine beside those of both samples' nearest: twice the cosine less
-        the mean cosine of either's neighbours (CSLS, arXiv 1710.04087).
+        margin of the texts; NaN where either sample has none. The margin is
+        the cosine relative to those of both samples' neighbors: twice the
+        cosine minus the mean cosine of the neighbors of each (CSLS, arXiv
+        1710.04087).
       exposures, clicks: `[P]` int64; zero within one role.
     """
 
@@ -64,7 +65,7 @@ class Pairs:
     clicks: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Pairs":
-        """The pairs of a `[P]` bool mask."""
+        """Returns the pairs selected by a `[P]` bool mask."""
         return Pairs(
             *(getattr(self, f.name)[chosen] for f in dataclasses.fields(self))
         )
@@ -79,13 +80,13 @@ def build_pairs(
     k: int,
     mesh: Mesh | None = None,
 ) -> Pairs:
-    """Joins each sample's nearest by content with all pairs of the log.
+    """Returns each sample's nearest by content, and all pairs of the log.
 
     Args:
-      features: of Q queries and I items.
+      features: features of Q queries and I items.
       clicks: columns query, item (rows), exposures, clicks.
-      k: neighbours a sample has within each kind and modality.
-      mesh: the devices that search; all by default.
+      k: number of neighbors per sample within each kind and modality.
+      mesh: devices for the search; all by default.
 
     Returns:
       At most `k * (3 Q + 4 I)` pairs and those of the log.
@@ -109,7 +110,7 @@ def build_pairs(
     nodes = num_queries + len(image_i)
     found = [_codes(clicks["query"], clicks["item"] + num_queries, nodes)]
     kinds = [np.full(len(clicks), QUERY_ITEM, np.int8)]
-    density = []  # mean cosine of the nearest, of rows and of gallery
+    density = []  # mean cosine of neighbors, for rows and for gallery
     for kind, _, rows, gallery in compared:
         forth, back = _nearest(rows, gallery, k, mesh)
         density.append((_mean(forth[1]), _mean(back[1])))
@@ -144,16 +145,16 @@ def build_pairs(
 
 
 def images(features: Features) -> np.ndarray:
-    """Unit rows `[Q + I, C]` of all samples' pictures, centred by role."""
+    """Returns unit rows `[Q + I, C]` of all images, centered by role."""
     return np.concatenate(
         [_centre(features.query_image), _centre(features.item_image)]
     )
 
 
 def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
-    """Unit rows around the role's mean, which takes away the domain's shift.
+    """Returns unit rows centered on the role's mean, against domain shift.
 
-    Few rows say too little about a mean, and stay where they are.
+    Fewer than `enough` known rows are not centered: their mean is unreliable.
     """
     features = np.asarray(features, np.float32)
     known = features.any(axis=1)
@@ -166,10 +167,10 @@ def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
 def _nearest(
     rows: np.ndarray, gallery: np.ndarray, k: int, mesh: Mesh | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Neighbours of all rows and of all the gallery's.
+    """Returns the neighbors of all rows, and of all gallery rows.
 
-    Unknown rows have neighbours of cosine -inf. If both are one set, no row is
-    its own neighbour and both results are the same.
+    Unknown rows have neighbors of cosine -inf. If both are the same array, no
+    row is its own neighbor and both results are the same.
     """
     know_row = np.flatnonzero(rows.any(axis=1))
     if rows is gallery:
@@ -193,7 +194,7 @@ def _among_all(
     asked: np.ndarray,
     among: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of `count` rows, found of some of them among some others."""
+    """Expands neighbors of rows `asked` in rows `among` to all `count` rows."""
     near, score = found
     index = np.zeros((count, near.shape[1]), np.int64)
     cosine = np.full(index.shape, -np.inf, np.float32)
@@ -203,12 +204,12 @@ def _among_all(
 
 
 def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen rows; not a copy if they are all."""
+    """Returns the chosen rows, without a copy if all are chosen."""
     return rows if len(chosen) == len(rows) else rows[chosen]
 
 
 def _mean(cosine: np.ndarray) -> np.ndarray:
-    """Mean over the neighbours `[N]`; 0 where there are none."""
+    """Returns the mean over the neighbors `[N]`; 0 where there are none."""
     known = np.isfinite(cosine)
     total = np.where(known, cosine, 0.0).sum(axis=1)
     return total / np.maximum(known.sum(axis=1), 1)
@@ -221,7 +222,7 @@ def _cosine(
     b: np.ndarray,
     block: int = 1024,
 ) -> np.ndarray:
-    """Cosine `[P]` of each pair; NaN where one of the two is unknown."""
+    """Returns the cosine `[P]` of each pair; NaN where either is unknown."""
     cosine = np.empty(len(a), np.float32)
     for start in range(0, len(a), block):
         x, y = rows[a[start : start + block]], gallery[b[start : start + block]]
@@ -232,5 +233,5 @@ def _cosine(
 
 
 def _codes(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
-    """One number a pair."""
+    """Returns one number per pair."""
     return np.asarray(a, np.int64) * nodes + np.asarray(b, np.int64)

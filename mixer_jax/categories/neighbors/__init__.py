@@ -1,1 +1,1 @@
-"""Exact nearest neighbors by cosine, with the rows split over the mesh."""
+"""Exact nearest neighbors by cosine, with the rows sharded over the mesh."""

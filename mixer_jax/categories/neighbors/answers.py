@@ -1,4 +1,4 @@
-"""Answers of a search for neighbours, gathered while devices go on."""
+"""Results of a neighbor search, fetched while devices continue."""
 
 import collections
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-_AHEAD = 1  # blocks that devices have to do while results are fetched
+_AHEAD = 1  # blocks queued on devices while results are fetched
 
 
 def nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index int64 `[count, k]` and cosine f32 `[count, k]`, all zero."""
+    """Returns zeros: index int64 and cosine f32, each `[count, k]`."""
     return np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
 
 
 class Answer:
-    """The neighbours of N rows, as devices find them.
+    """The neighbors of N rows, as devices find them.
 
     Attributes:
       rows: f32 `[N, C]`.
@@ -24,7 +24,7 @@ class Answer:
     """
 
     def __init__(self, rows: np.ndarray, k: int):
-        """Nothing is known yet of the k neighbours of f32 `[N, C]` rows."""
+        """Prepares for k neighbors of each of the f32 `[N, C]` rows."""
         self.rows = rows
         self.index, self.cosine = nothing(len(rows), k)
         self._begun = collections.deque()
@@ -32,17 +32,17 @@ class Answer:
 
     @property
     def k(self) -> int:
-        """How many neighbours a row has."""
+        """Number of neighbors per row."""
         return self.index.shape[1]
 
     def blocks(
         self, size: int, chosen: np.ndarray | None = None
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Goes through all rows, or the chosen ones, in blocks.
+        """Iterates over all rows, or the chosen ones, in blocks.
 
         Yields:
-          The number of the block, its rows' places, and the rows f32
-          `[size, C]`; zeros follow the last.
+          The block's index, the indices of its rows, and the rows f32
+          `[size, C]`; the last block is padded with zeros.
         """
         chosen = np.arange(len(self.rows)) if chosen is None else chosen
         for number, start in enumerate(range(0, len(chosen), size)):
@@ -52,7 +52,7 @@ class Answer:
             yield number, these, asked
 
     def put(self, these: np.ndarray, found: tuple[jax.Array, ...]) -> None:
-        """Takes what devices are about to find: index, cosine, whether sure."""
+        """Queues results of devices: index, cosine, and whether certain."""
         self._begun.append((these, found))
         if len(self._begun) > _AHEAD:
             self._fetch()
@@ -64,7 +64,7 @@ class Answer:
         self._doubted.append(these[~sure])
 
     def in_doubt(self) -> np.ndarray:
-        """Waits for what is being found; rows that it is not certain for."""
+        """Waits for queued results; returns rows with uncertain ones."""
         while self._begun:
             self._fetch()
         doubted, self._doubted = self._doubted, []

@@ -1,4 +1,4 @@
-"""Rows that are the same, bit for bit: copies of one picture or text."""
+"""Detection of bitwise identical rows: copies of one image or text."""
 
 import hashlib
 
@@ -7,15 +7,15 @@ import pandas as pd
 
 
 class Copies:
-    """Which rows are the same, bit for bit.
+    """Sets of bitwise identical rows.
 
     Attributes:
-      first: int64 `[U]`, rising: the first of each set of equal rows.
-      code: int64 `[N]`: which set each row is of.
+      first: int64 `[U]`, ascending, the first row of each set.
+      code: int64 `[N]`, the set of each row.
     """
 
     def __init__(self, rows: np.ndarray):
-        """Compares `rows [N, C]`."""
+        """Finds the identical rows of `rows [N, C]`."""
         rows = np.ascontiguousarray(rows)
         digests = np.empty(len(rows), object)
         digests[:] = [
@@ -34,18 +34,17 @@ class Copies:
         k: int,
         own: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows, given the k nearest sets of equal rows.
+        """Returns the k nearest rows, given the nearest sets of equal rows.
 
         Args:
-          near: int `[n, K]`, sets.
+          near: int `[n, K]`, the nearest sets.
           score: `[n, K]`, their cosines.
-          k: how many rows are wanted.
-          own: `[n]`, a row each that is not wanted; then K is k + 1. None if
-            there is no such row.
+          k: number of rows to return.
+          own: `[n]`, a row to exclude from each result; K is then k + 1. None
+            to exclude no row.
 
         Returns:
-          `(index, score)` `[n, k]`, nearest first; of equal scores the lower
-          index.
+          `(index, score)` `[n, k]`, nearest first; ties go to the lower index.
         """
         each = min(k + int(own is not None), int(self._size.max()))
         place = self._start[near][..., None] + np.arange(each)

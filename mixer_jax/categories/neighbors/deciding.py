@@ -1,4 +1,4 @@
-"""Deciding: which rows of the shortlisted groups are the nearest."""
+"""Deciding: exact scoring of the rows in shortlisted groups."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS
 
-# Numbers of whole rows that are gathered at once to be scored: what a CPU's
-# cache holds, what an accelerator's memory has room for.
+# Numbers (f32) gathered at once for scoring, to fit a CPU's cache or an
+# accelerator's memory.
 _SCORED = {"cpu": 2**20}
 _SCORED_ELSEWHERE = 2**26
 
@@ -20,15 +20,15 @@ def decide(
     row_QxC: jax.Array,
     k: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores the rows of listed groups whole.
+    """Scores the rows of shortlisted groups with their full vectors.
 
     Args:
-      placed: the rows that groups are of.
-      lists: each device's of the rows asked for.
-      error_Q: f32, how far rounding moved the factors of a row and of those
-        that it met, at most.
-      row_QxC: f32, the rows asked for.
-      k: how many are wanted.
+      placed: the rows to search in, which form the groups.
+      lists: each device's shortlists for the query rows.
+      error_Q: f32, bound on the rounding errors of the factors of a query row
+        and of the placed rows, added up.
+      row_QxC: f32, the query rows.
+      k: number of neighbors to return.
 
     Returns:
       The k nearest int32 `[Q, k]`, their cosines f32 `[Q, k]`, and bool `[Q]`:
@@ -38,7 +38,7 @@ def decide(
     whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
     groups = placed.block // GROUP
     lists = lists.of_all_devices()
-    # In order, so that of equal cosines the lower row comes first.
+    # Sort the groups, so that ties go to the lower row.
     group_QxG = _rising(lists.group[:, :-1])
 
     def score(asked):
@@ -58,7 +58,7 @@ def decide(
         cosine_N = jnp.where(real_GxR.reshape(-1), cosine_N, -jnp.inf)
         return cosine_N, place_GxR.reshape(-1)
 
-    # A power of two that divides the rows, so that none is left over.
+    # A power of two that divides the rows, so that no batch is smaller.
     scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
     at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
     at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
@@ -69,18 +69,18 @@ def decide(
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
     cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
-    # The last of each, but as the least: where a slice follows `top_k`, XLA
-    # sorts all that it chooses from.
+    # Take the last column as a minimum: XLA lowers a `top_k` that is followed
+    # by a slice to a full sort.
     bound_Q = lists.most.min(1) + error_Q + 2 * short_factors.rounding(width)
     return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
 
 
 def _rising(name_NxM: jax.Array) -> jax.Array:
-    """Sorts int32 rows of -1 to 2^30, much faster on CPUs than `jnp.sort`."""
-    # Their bits above those of 1.0 make floats of the same order.
+    """Sorts int32 rows in [-1, 2^30]; much faster on CPUs than `jnp.sort`."""
+    # Added to the bits of 1.0, they become floats in the same order.
     one = 0x3F800000
     order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
-    # One more than is wanted: XLA makes a sort of it where all are.
+    # Pad by one: XLA lowers a full-width `top_k` to a sort.
     spare = jnp.full((len(order), 1), -jnp.inf)
     falling, _ = jax.lax.top_k(
         jnp.concatenate([-order, spare], axis=1), order.shape[1]

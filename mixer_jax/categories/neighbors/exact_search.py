@@ -1,18 +1,18 @@
-"""Exact nearest neighbours by cosine; the rows are split over the mesh.
+"""Exact nearest neighbors by cosine, with the rows sharded over the mesh.
 
-The same code serves a laptop and a pod. Rows are searched for in blocks, and a
-block in two steps:
+The same code serves a laptop and a pod. Query rows are processed in blocks,
+each in two steps:
 
-1. *Screening* (`screening.py`) meets all others with short factors: the leading
-   principal dimensions, rounded to bfloat16 where the processor multiplies
-   that faster. Each row gets a shortlist of groups.
-2. *Deciding* (`deciding.py`) scores the rows of these groups with the whole
-   f32 vectors.
+1. *Screening* (`screening.py`) compares them with all others by short factors:
+   the leading principal dimensions, rounded to bfloat16 where the processor
+   multiplies that faster. Each row gets a shortlist of groups.
+2. *Deciding* (`deciding.py`) scores the rows of these groups with the full f32
+   vectors.
 
-What a short factor leaves out is bounded (Cauchy-Schwarz), so for each row it
-is checked that no other group can hold a nearer one. The few rows that fail
-this check are searched for again with whole factors, then among more groups:
-the answer is exact whatever was screened with.
+The part that a short factor omits is bounded (Cauchy-Schwarz), so each row can
+be checked for whether another group may hold a nearer one. The few rows that
+fail this check are searched again with full factors, then among more groups.
+The result is thus exact, whatever the factors for screening.
 """
 
 from functools import partial
@@ -30,9 +30,9 @@ from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS, make_mesh
 from mixer_jax.runtime.mesh import rows as split_rows
 
-_SPARE = 22  # groups that are scored beside k
-_MORE = 4  # times as many groups for rows that were in doubt
-_EXPANDED = 1024  # rows whose copies are listed at once
+_SPARE = 22  # groups scored in addition to k
+_MORE = 4  # factor of groups per retry for rows in doubt
+_EXPANDED = 1024  # rows whose copies are expanded at once
 
 
 def cosine_top_k(
@@ -43,19 +43,19 @@ def cosine_top_k(
     same: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of `gallery` nearest to each of `rows`, exactly.
+    """Returns the k rows of `gallery` nearest to each of `rows`, exactly.
 
     Args:
       rows: `[N, C]` float32 of unit length, or zeros.
       gallery: `[M, C]` float32 of unit length, or zeros.
-      k: neighbours a row; fewer where the gallery is smaller.
-      same: both are the same set, and a row is not its own neighbour.
-      mesh: the devices that the gallery is split over; all by default. The
+      k: neighbors per row; fewer if the gallery is smaller.
+      same: whether both are the same set; a row is then not its own neighbor.
+      mesh: the devices that the gallery is sharded over; all by default. The
         result does not depend on it.
 
     Returns:
-      `(index [N, k] int64, cosine [N, k] float32)`, nearest first; of equal
-      cosines the lower index.
+      `(index [N, k] int64, cosine [N, k] float32)`, nearest first; ties go to
+      the lower index.
 
     Raises:
       ValueError: if a row is not finite or the widths differ.
@@ -70,9 +70,9 @@ def mutual_top_k(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`cosine_top_k` of `rows` in `gallery`, and of `gallery` in `rows`.
+    """Returns `cosine_top_k` in both directions: in `gallery`, and in `rows`.
 
-    Each pair of rows is multiplied once for both.
+    Each pair of rows is multiplied once for both directions.
     """
     forth, back = _top_k(rows, gallery, k, mesh, same=False, back=True)
     return forth, back
@@ -87,7 +87,7 @@ def _top_k(
     same: bool,
     back: bool,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`cosine_top_k`, and then that of the gallery if it is wanted back."""
+    """Returns `cosine_top_k` and, if `back`, that of the gallery's rows."""
     for name, x in (("rows", rows), ("gallery", gallery)):
         if not np.isfinite(x).all():
             bad = int(np.argmin(np.isfinite(x).all(axis=1)))
@@ -101,8 +101,8 @@ def _top_k(
     back_k = min(k, len(rows))
     if not len(rows) or not len(gallery) or not forth_k:
         return [nothing(len(rows), forth_k), nothing(len(gallery), back_k)]
-    # Equal rows have equal neighbours. A shop's placeholder picture may stand
-    # in the catalogue ten thousand times: it is searched for, and found, once.
+    # Search for identical rows only once: a placeholder image may occur ten
+    # thousand times in a catalogue.
     in_gallery = Copies(gallery)
     in_rows = in_gallery if same else Copies(rows)
     rows = _take(rows, in_rows.first)
@@ -121,7 +121,7 @@ def _top_k(
 
 
 def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen rows as float32, without a copy if they are all."""
+    """Returns the chosen rows as float32, without a copy if all are chosen."""
     whole = len(chosen) == len(rows)
     return np.asarray(rows if whole else rows[chosen], np.float32)
 
@@ -129,7 +129,7 @@ def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _expand(
     answer: Answer, asked: Copies, among: Copies, k: int, same: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The neighbours of all rows, given those of rows that differ."""
+    """Returns the neighbors of all rows, given those of distinct rows."""
     index, cosine = nothing(len(asked.code), k)
     for start in range(0, len(index), _EXPANDED):
         these = np.arange(start, min(start + _EXPANDED, len(index)))
@@ -148,17 +148,17 @@ def _search(
     back_k: int | None,
     mesh: Mesh,
 ) -> list[Answer]:
-    """Searches for rows that differ.
+    """Searches for the neighbors of distinct rows.
 
     Args:
       rows: f32 `[N, C]`.
-      gallery: f32 `[M, C]`; None if the rows meet each other.
-      k: neighbours of each row; fewer where there are fewer.
-      back_k: likewise of the gallery's rows; None if these are not wanted.
+      gallery: f32 `[M, C]`; None to search among the rows themselves.
+      k: neighbors per row; fewer if the gallery is smaller.
+      back_k: likewise per gallery row, among the rows; None to skip these.
       mesh: the devices to use.
 
     Returns:
-      The answer for the rows, then that for the gallery's.
+      The answer for the rows, then the one for the gallery unless skipped.
     """
     same = gallery is None
     gallery = rows if same else gallery
@@ -192,14 +192,14 @@ def _search(
 
 
 def _kept(placed: Placed, answer: Answer, times: int = 1) -> int:
-    """How many groups of the placed rows are scored."""
+    """Returns the number of groups of placed rows to score per row."""
     return min(times * (answer.k + _SPARE), -(-int(placed.count) // GROUP))
 
 
 def _both_ways(
     placed: Placed, asked: Placed, forth: Answer, back: Answer
 ) -> Shortlist:
-    """Searches for the rows asked for; what the placed rows met comes back."""
+    """Searches for the query rows; returns the placed rows' shortlists."""
     lists = jax.jit(
         Shortlist.empty,
         static_argnums=(0, 1),
@@ -224,7 +224,7 @@ def _both_ways(
 def _one_way(
     placed: Placed, answer: Answer, chosen: np.ndarray, kept: int
 ) -> None:
-    """Searches for the chosen rows."""
+    """Searches for the neighbors of the chosen rows."""
     block, tile = screening.block_and_tile(len(chosen))
     for number, these, row_QxC in answer.blocks(block, chosen):
         _, *found = _meet(
@@ -242,7 +242,7 @@ def _one_way(
 
 
 def _resolve(placed: Placed, answer: Answer) -> None:
-    """Searches again for rows in doubt, until there are none."""
+    """Repeats the search for rows in doubt until there are none."""
     left = answer.in_doubt()
     if len(left):
         placed = placed.replace(
@@ -264,22 +264,22 @@ _SPLIT, _WHOLE = PartitionSpec(AXIS), PartitionSpec()
     donate_argnames="theirs",
 )
 def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
-    """Finds the k nearest of a block of rows.
+    """Finds the k nearest placed rows for a block of query rows.
 
     Args:
       placed: the rows to search in.
-      theirs: lists of the placed rows, or None (see `screening.screen`).
-      row_QxC: f32, the rows to search for.
-      number: which block of their set they are.
-      count: how many rows are searched for in all.
-      k: neighbours that are wanted.
-      kept: groups that are scored to find them.
+      theirs: shortlists of the placed rows, or None (see `screening.screen`).
+      row_QxC: f32, the query rows.
+      number: index of the block in its set.
+      count: total number of query rows.
+      k: number of neighbors.
+      kept: number of groups to score.
       tile: see `screening.screen`.
       same: see `screening.screen`.
 
     Returns:
-      The lists, having met these rows; placed rows int32 `[Q, k]`, cosines f32
-      `[Q, k]`, and bool `[Q]`: whether these are surely the nearest.
+      `theirs` updated with the query rows; placed rows int32 `[Q, k]`, cosines
+      f32 `[Q, k]`, and bool `[Q]`: whether these are certain to be the nearest.
     """
 
     def local(placed, theirs, row_QxC, number, count):
@@ -309,26 +309,26 @@ def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
         mesh=placed.mesh,
         in_specs=(placed.specs(), split, _WHOLE, _WHOLE, _WHOLE),
         out_specs=(split, _WHOLE, _WHOLE, _WHOLE),
-        # The loops start from constants and what is gathered is equal on all
-        # devices; the checker would want both annotated.
+        # The loops start from constants, and gathered arrays are equal on all
+        # devices; the checker would require annotations for both.
         check_vma=False,
     )(placed, theirs, row_QxC, jnp.int32(number), jnp.int32(count))
 
 
 @partial(jax.jit, static_argnames="k")
 def _look_up(placed, lists, error, row_QxC, number, *, k):
-    """Finds the k nearest of a block of rows whose lists are complete.
+    """Finds the k nearest for a block of rows whose shortlists are complete.
 
     Args:
       placed: the rows to search in.
-      lists: of all rows that are searched for, by blocks, as they are placed.
-      error: f32 `[]`, how far rounding moved these, at most.
-      row_QxC: f32, the rows to search for.
-      number: which block of their set they are.
-      k: neighbours that are wanted.
+      lists: shortlists of all query rows, by blocks, as the rows are placed.
+      error: f32 `[]`, bound on the rounding errors of the query rows' factors.
+      row_QxC: f32, the query rows.
+      number: index of the block in its set.
+      k: number of neighbors.
 
     Returns:
-      As `_meet`, without lists.
+      As `_meet`, without the shortlists.
     """
 
     def local(placed, lists, error, row_QxC, number):

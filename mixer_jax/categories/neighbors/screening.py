@@ -1,13 +1,13 @@
-"""Screening: which groups of rows may hold a row's nearest.
+"""Screening: shortlists of the groups that may hold a row's nearest.
 
 All pairs of rows are multiplied, but with short factors (`short_factors.py`),
-and a group of rows is known by its largest product alone: neither the products
-nor their sorting ever become large. Each row keeps a shortlist of groups. One
-product serves both of its rows, so that two sets are searched in both
-directions, and a set in itself, with half of the products.
+and each group of rows is represented by its largest product only, so neither
+the products nor their sorting ever become large. Each row keeps a shortlist of
+groups. A product serves both of its rows, so searching two sets in both
+directions, or a set in itself, takes half of the products.
 
-Rows are split over the mesh in blocks that are dealt out in turn, so that of
-any run of blocks each device holds its part.
+Rows are sharded over the mesh in blocks, assigned to devices round-robin, so
+that each device holds a part of any run of blocks.
 """
 
 from functools import partial
@@ -21,23 +21,23 @@ from jax.sharding import Mesh, PartitionSpec
 from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.mesh import AXIS, rows
 
-GROUP = 8  # rows that one maximum stands for
-_TILE = 1024  # rows multiplied at once by as many: their products fit a cache
-_BLOCK = 8192  # rows met at once; sorting takes its time by the row and block
+GROUP = 8  # rows per maximum
+_TILE = 1024  # rows per side of a tile, whose products fit a cache
+_BLOCK = 8192  # rows per block; sorting costs time per row and block
 
 
 class Placed(flax.struct.PyTreeNode):
-    """Rows, split over the mesh; N_pad is a multiple of the blocks.
+    """Rows sharded over the mesh, padded to N_pad, a multiple of the blocks.
 
     Attributes:
       whole: f32 `[N_pad, C]`, unit rows in the order of the devices that hold
         them: block b is on device b mod D.
-      short: `[N_pad, S]`, what screening multiplies.
-      error: f32 `[]`, the largest distance between a row and its rounding.
+      short: `[N_pad, S]`, the factors for screening.
+      error: f32 `[]`, the largest rounding error of a factor, as a distance.
       basis: f32 `[C, S - 1]`, the principal dimensions; None if all are kept.
-      count: int32 `[]`, the number of true rows.
-      block: rows of a block.
-      tile: rows of it that are multiplied at once.
+      count: int32 `[]`, the number of rows without padding.
+      block: rows per block.
+      tile: rows of a block that are multiplied at once.
       mesh: the mesh that holds the rows.
     """
 
@@ -51,7 +51,7 @@ class Placed(flax.struct.PyTreeNode):
     mesh: Mesh = flax.struct.field(pytree_node=False)
 
     def specs(self) -> "Placed":
-        """How each array is split."""
+        """Returns the partition spec of each array."""
         split, whole = PartitionSpec(AXIS), PartitionSpec()
         return self.replace(
             whole=split,
@@ -62,13 +62,13 @@ class Placed(flax.struct.PyTreeNode):
         )
 
     def holder(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether this device holds a block, and as which of its own."""
+        """Returns whether this device holds a block, and its local index."""
         devices = self.mesh.size
         return block % devices == jax.lax.axis_index(AXIS), block // devices
 
 
 def block_and_tile(count: int, devices: int = 1) -> tuple[int, int]:
-    """How many of `count` rows make a block, and a tile of it."""
+    """Returns the numbers of rows per block and per tile for `count` rows."""
     local = -(-count // devices)
     blocks = -(-local // _BLOCK)
     tiles = -(-local // (blocks * _TILE))
@@ -82,10 +82,10 @@ def place(
     basis: np.ndarray | None,
     dtype: jnp.dtype,
 ) -> Placed:
-    """Splits unit rows f32 `[N, C]` over the mesh."""
+    """Shards unit rows f32 `[N, C]` over the mesh."""
     count, width = whole.shape
     block, tile = block_and_tile(count, mesh.size)
-    mine = -(-count // (mesh.size * block)) * block  # rows that a device holds
+    mine = -(-count // (mesh.size * block)) * block  # rows per device
     total = mine * mesh.size
     whole = np.pad(whole, ((0, total - count), (0, 0)))
     dealt = whole.reshape(-1, mesh.size, block, width)
@@ -112,12 +112,12 @@ def place(
 
 
 class Shortlist(flax.struct.PyTreeNode):
-    """The groups with the largest products that each of N rows has met.
+    """The groups with the largest products so far, for each of N rows.
 
     Attributes:
-      most: f32 `[N, K + 1]`, falling: the groups' largest products. The last
-        group is not kept: its product is the largest of all that were left.
-      group: int32 `[N, K + 1]`, whose they are; -1 where there are fewer.
+      most: f32 `[N, K + 1]`, descending, the largest product of each group. The
+        last group is not a candidate: its product bounds all that are left out.
+      group: int32 `[N, K + 1]`, group indices; -1 where there are fewer.
     """
 
     most: jax.Array
@@ -125,7 +125,7 @@ class Shortlist(flax.struct.PyTreeNode):
 
     @classmethod
     def empty(cls, count: int, kept: int) -> "Shortlist":
-        """Lists of `count` rows that have met no group yet."""
+        """Returns empty lists for `count` rows."""
         shape = (count, kept + 1)
         return cls(
             jnp.full(shape, -jnp.inf, jnp.float32),
@@ -135,19 +135,20 @@ class Shortlist(flax.struct.PyTreeNode):
     def offer(
         self, most_NxG: jax.Array, first: jax.Array, real_G: jax.Array
     ) -> "Shortlist":
-        """Keeps the largest of these and of those before.
+        """Returns lists of the largest among the new and the old products.
 
         Args:
           most_NxG: f32, largest products with G groups.
-          first: int32 `[]`, the number of the first of them.
-          real_G: bool, which are to be regarded.
+          first: int32 `[]`, index of the first of these groups.
+          real_G: bool, mask of the groups to consider.
         """
         size = self.most.shape[1]
         most_NxG = jnp.where(real_G[None, :], most_NxG, -jnp.inf)
         most, place = jax.lax.top_k(
             jnp.concatenate([self.most, most_NxG], axis=1), size
         )
-        # Numbers are reckoned: to join them like the products takes as long.
+        # Compute the group indices; concatenating them would cost as much as
+        # the products.
         before = jnp.take_along_axis(
             self.group, jnp.minimum(place, size - 1), axis=1
         )
@@ -156,13 +157,13 @@ class Shortlist(flax.struct.PyTreeNode):
         )
 
     def block(self, slot: jax.Array, size: int) -> "Shortlist":
-        """The lists of one block of rows."""
+        """Returns the lists of one block of rows."""
         return jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, slot * size, size), self
         )
 
     def with_block(self, slot: jax.Array, lists: "Shortlist") -> "Shortlist":
-        """These with one block of rows replaced."""
+        """Returns the lists with one block of rows replaced."""
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_slice_in_dim(
                 x, y, slot * len(y), 0
@@ -172,14 +173,14 @@ class Shortlist(flax.struct.PyTreeNode):
         )
 
     def only_if(self, condition: jax.Array) -> "Shortlist":
-        """These, or empty ones."""
+        """Returns these lists if `condition` holds, else empty ones."""
         return Shortlist(
             jnp.where(condition, self.most, -jnp.inf),
             jnp.where(condition, self.group, -1),
         )
 
     def of_all_devices(self) -> "Shortlist":
-        """The largest that any device knows of."""
+        """Returns lists of the largest products over all devices."""
         if jax.lax.axis_size(AXIS) == 1:
             return self
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
@@ -199,22 +200,22 @@ def screen(
     count: jax.Array,
     same: bool,
 ) -> tuple[Shortlist, Shortlist | None]:
-    """Lets a block of rows meet the placed rows of this device.
+    """Screens the placed rows of this device for a block of query rows.
 
     Args:
-      placed: the rows to be met.
-      short_QxS: factors of the rows asked for.
-      tile: how many of these are multiplied at once.
-      number: int32 `[]`, which block of their set they are.
-      asked: their lists `[Q, K + 1]` so far.
-      theirs: the lists of this device's placed rows, which meet the rows asked
-        for as well; None if those are not wanted.
-      count: int32 `[]`, the number of true rows that are asked for in all.
-      same: both are one set, and blocks are asked for in turn: those before
-        this one have met it.
+      placed: the rows to search in.
+      short_QxS: factors of the query rows.
+      tile: number of query rows multiplied at once.
+      number: int32 `[]`, index of the block in its set.
+      asked: shortlists `[Q, K + 1]` of the query rows so far.
+      theirs: shortlists of this device's placed rows, among the query rows;
+        None to skip these.
+      count: int32 `[]`, total number of query rows without padding.
+      same: whether both are one set, whose blocks are screened in order, so
+        that earlier blocks have already been compared with this one.
 
     Returns:
-      Both lists, of all that was met up to now.
+      Both shortlists, updated.
     """
     group_G = jnp.arange(placed.block // GROUP)
     group_H = jnp.arange(len(short_QxS) // GROUP)
@@ -255,7 +256,7 @@ def _maxima(
     other_tile: int,
     both: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Largest products of each row with groups of the others, and back.
+    """Returns the largest product per row and group, in both directions.
 
     Returns:
       f32 `[Q, B / 8]`, and f32 `[B, Q / 8]` or None.
@@ -273,7 +274,7 @@ def _maxima(
             jax.lax.dynamic_slice_in_dim(other_BxS, other, other_tile),
             jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
         )
-        # Rows side by side: maxima are taken of whole vectors, then turned.
+        # Query rows are the minor axis: maxima of whole vectors, transposed.
         most_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
         forth_QxG = jax.lax.dynamic_update_slice(
             forth_QxG, most_TxG, (row, other // GROUP)

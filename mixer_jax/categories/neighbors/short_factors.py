@@ -1,8 +1,9 @@
-"""Short factors: products of them are no less than cosines, but for an error.
+"""Short factors, whose products bound cosines from above up to rounding.
 
-They are the leading principal dimensions and the length of the rest, rounded.
-By Cauchy-Schwarz the product of two rests is at most that of their lengths; how
-far rounding moved a factor is measured, and bounds what it does to a product.
+A factor consists of the leading principal dimensions and the norm of the rest,
+rounded. By Cauchy-Schwarz, the product of two rests is at most that of their
+norms. The rounding error of each factor is measured; it bounds the error of a
+product.
 """
 
 import functools
@@ -12,21 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SAMPLE = 8192  # rows that the principal dimensions are found from
-_ROUND_UP = 128  # screening dimensions are whole multiples of this
-_LEFT_OUT = 0.02  # share of the squared length that screening may leave out
+_SAMPLE = 8192  # rows per set used to find the principal dimensions
+_ROUND_UP = 128  # screening dimensions are a multiple of this
+_LEFT_OUT = 0.02  # share of the squared norm that screening may omit
 
 
 def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
-    """Finds the dimensions that hold nearly all of the rows' length.
+    """Finds the dimensions that hold nearly all of the rows' squared norm.
 
     Args:
       wanted: f32 `[N, C]`, rows of one set.
       gallery: f32 `[M, C]`, rows of the other.
 
     Returns:
-      f32 `[C, S - 1]`, orthonormal, S a multiple of 128; None where leaving
-      the other dimensions out would save little.
+      f32 `[C, S - 1]`, orthonormal, S a multiple of 128; None if omitting the
+      other dimensions would save little.
     """
     width = gallery.shape[1]
     if width < 2 * _ROUND_UP:
@@ -34,11 +35,11 @@ def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
     sample = np.concatenate(
         [x[:: -(-len(x) // _SAMPLE)] for x in (wanted, gallery)]
     )
-    # Not centred: it is the length along each dimension that products lose.
+    # Not centered: products lose the norm along the omitted dimensions.
     power, basis = np.linalg.eigh(sample.T @ sample)
     power = np.maximum(power[::-1], 0.0).astype(np.float64)
     left_out = 1.0 - np.cumsum(power) / max(power.sum(), 1e-12)
-    # One more dimension holds the length of what is left out.
+    # One more dimension holds the norm of the omitted part.
     needed = int(np.argmax(left_out <= _LEFT_OUT)) + 2
     size = -(-needed // _ROUND_UP) * _ROUND_UP
     if size > 0.75 * width:
@@ -48,14 +49,17 @@ def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
 
 @functools.cache
 def fast_dtype() -> jnp.dtype:
-    """bfloat16 where its products are faster; results do not depend on it."""
+    """Returns bfloat16 if its products are faster, else float32.
+
+    The results of a search do not depend on it.
+    """
     if jax.default_backend() != "cpu":
         return jnp.dtype(jnp.bfloat16)
-    if jax.process_count() > 1:  # who could measure otherwise than others
+    if jax.process_count() > 1:  # processes could measure differently
         return jnp.dtype(jnp.float32)
     product = jax.jit(products)
     seconds = {}
-    # In turns, and the best of several: others may use the processor too.
+    # Alternate and take the best of several, as the CPU may be shared.
     for _ in range(5):
         for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
             x = jnp.ones((512, 512), dtype)
@@ -70,15 +74,15 @@ def fast_dtype() -> jnp.dtype:
 def shorten(
     row_NxC: jax.Array, basis_CxM: jax.Array | None, dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array]:
-    """Shortens unit rows.
+    """Returns the short factors of unit rows.
 
     Args:
       row_NxC: f32.
-      basis_CxM: of `principal`; None keeps all dimensions.
-      dtype: that factors are rounded to.
+      basis_CxM: result of `principal`; None keeps all dimensions.
+      dtype: dtype that factors are rounded to.
 
     Returns:
-      Factors `[N, S]` and how far rounding moved each, f32 `[N]`.
+      Factors `[N, S]`, and the norm of each one's rounding error, f32 `[N]`.
     """
     factor = row_NxC
     if basis_CxM is not None:
@@ -94,12 +98,12 @@ def shorten(
 
 
 def rounding(width: int) -> float:
-    """What f32 sums of `width` products of unit vectors are off, at most."""
+    """Returns a bound on the f32 error of unit vectors' inner products."""
     return width * 2.0**-23
 
 
 def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
-    """Products of all pairs of factors, f32 `[N, Q]`."""
+    """Returns the products of all pairs of factors, f32 `[N, Q]`."""
     return jnp.einsum(
         "ns,qs->nq",
         row_NxS,

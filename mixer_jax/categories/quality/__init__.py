@@ -1,1 +1,1 @@
-"""Measures of found categories, with and without the truth."""
+"""Metrics of found categories, with and without true categories."""

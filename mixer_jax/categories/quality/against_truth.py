@@ -1,7 +1,8 @@
-"""How good are found categories? The only reader of the truth but simulation.
+"""Metrics of found categories against true ones.
 
-Measures of Amigo et al., "A comparison of extrinsic clustering evaluation
-metrics based on formal constraints" (2009). Noise counts as samples alone.
+They follow Amigo et al., "A comparison of extrinsic clustering evaluation
+metrics based on formal constraints" (2009). Noise samples count as clusters of
+one.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Compares found labels `[N]` (-1 is noise) with true categories `[N]`.
 
     Returns:
-      purity: share of samples in the category that leads their cluster.
-      bcubed_precision, bcubed_recall: averaged over samples, the share of a
-        sample's cluster that is of its category, and of its category that is
-        in its cluster (itself counted); bcubed_f1: their harmonic mean.
+      purity: share of samples in the majority category of their cluster.
+      bcubed_precision, bcubed_recall: mean over samples of the share of the
+        sample's cluster that is in its category, and of its category that is in
+        its cluster (including itself); bcubed_f1: their harmonic mean.
       nmi: normalized mutual information, arithmetic mean.
     """
     found = alone(labels)
-    # An array of str would drop a NUL character at the end.
+    # A str array would drop trailing NUL characters.
     true, _ = pd.factorize(np.asarray(truth, object))
     cells = found * (true.max() + 1) + true
     _, cell, shared = np.unique(cells, return_inverse=True, return_counts=True)
@@ -50,16 +51,17 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def shape(labels: np.ndarray, is_query: np.ndarray) -> dict[str, Any]:
-    """Describes clusters without a truth.
+    """Describes clusters without using true categories.
 
     Args:
       labels: `[N]` int, -1 is noise.
       is_query: `[N]` bool.
 
     Returns:
-      categories, noise_share, both_roles (share of categories that have a
-      query and an item), sizes (histogram: size -> categories), largest, and
-      gini, the skew of the sizes (0: all equal, towards 1: few hold all).
+      categories, noise_share, both_roles (share of categories with queries and
+      items), sizes (histogram: size -> number of categories), largest, and
+      gini, the inequality of the sizes (0: all equal; near 1: a few categories
+      have nearly all samples).
     """
     labels = np.asarray(labels)
     kept = labels >= 0
@@ -82,20 +84,20 @@ def shape(labels: np.ndarray, is_query: np.ndarray) -> dict[str, Any]:
 def report(
     found: Found, is_query: np.ndarray, truth: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The figures of found categories, beside those of simpler ways.
+    """Returns metrics of found categories and of the baselines.
 
     Args:
-      found: labels `[N]` of each way.
+      found: labels `[N]` of the found categories and of each baseline.
       is_query: `[N]` bool.
       truth: `[N]` true categories, "" where unknown; None if all are.
 
     Returns:
-      samples, chosen (settings that were read off the data, and `curve`, what
-      off), merges (by what), rates (of clicks), before (`shape` of what the
-      method found, before splitting and merging) and ways: name -> `shape` and,
-      over the samples whose truth is known, `against_truth`. With a truth there
-      is one way more, "every sample alone": where true categories are small its
-      F1 is far from 0, so it is what the others have to be compared with.
+      samples, chosen (settings chosen from the data), curve (the curve they
+      were chosen from), merges (by cause), rates (of clicks), before (`shape`
+      of the method's clusters before splitting and merging) and ways: name ->
+      `shape` and, over the samples with a known truth, `against_truth`. With a
+      truth there is another baseline, "every sample alone": its F1 is far from
+      0 if true categories are small, so compare the others with it.
     """
     ways = {
         "combined": found.combined,
@@ -123,13 +125,13 @@ def report(
 
 
 def write(figures: dict[str, Any], folder: Path) -> None:
-    """Writes the figures of `report` to `folder/categories.json`."""
+    """Writes the result of `report` to `folder/categories.json`."""
     text = json.dumps(figures, indent=2) + "\n"
     files.write_text(folder / "categories.json", text)
 
 
 def lines(figures: dict[str, Any]) -> str:
-    """The `report` in a few lines for a terminal."""
+    """Formats the result of `report` in a few lines for a terminal."""
     chosen = [f"{name} {value:g}" for name, value in figures["chosen"].items()]
     said = [f"Chosen from the data: {', '.join(chosen)}"] if chosen else []
     for name, way in figures["ways"].items():
@@ -144,7 +146,7 @@ def lines(figures: dict[str, Any]) -> str:
 
 
 def gini(sizes: np.ndarray) -> float:
-    """Gini coefficient of counts: 0 if all are equal; 0 of no counts."""
+    """Returns the Gini coefficient of counts; 0 for equal or no counts."""
     sizes = np.sort(np.asarray(sizes, np.float64))
     if not sizes.sum():
         return 0.0

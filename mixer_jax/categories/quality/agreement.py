@@ -1,7 +1,8 @@
-"""Do clicks agree with categories, and what do categories do to exposure?
+"""Agreement of clicks with categories, and exposure per category.
 
 Clicks that categories were found from agree with them to some degree by
-construction; later clicks do not, so that they judge where no truth is known.
+construction. Later clicks do not, so they allow an evaluation without true
+categories.
 """
 
 import numpy as np
@@ -18,19 +19,20 @@ def agreement(
     shuffles: int = 10,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How many clicks lead from a query to an item of its category.
+    """Measures how many clicks lead from a query to an item of its category.
 
     Args:
       clicks: columns query, item (rows), clicks.
       query_labels: `[Q]` int; negative for none, `HELD_OUT` is not counted.
       item_labels: `[I]` int, likewise.
-      shuffles: how often the control is drawn.
-      seed: of the control.
+      shuffles: number of shuffles for the chance level.
+      seed: seed of the shuffles.
 
     Returns:
-      clicks, their number; known, the share whose query and item have a
-      category each; together, the share whose are in one; chance, the mean of
-      `together` after the items' labels were shuffled among these items.
+      clicks, their number; known, the share whose query and item both have a
+      category; together, the share whose query and item have the same one;
+      chance, the mean of `together` with the labels shuffled among the items
+      that are not held out.
     """
     clicks = clicks[clicks["clicks"] > 0]
     query, item = clicks["query"].to_numpy(), clicks["item"].to_numpy()
@@ -64,7 +66,7 @@ def agreement(
 
 
 def new_pairs(later: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
-    """The later clicks on pairs that had no click before."""
+    """Returns the rows of `later` whose pairs had no click in `earlier`."""
     columns = ["query", "item"]
     before = pd.MultiIndex.from_frame(earlier[earlier["clicks"] > 0][columns])
     now = pd.MultiIndex.from_frame(later[columns])
@@ -79,8 +81,8 @@ def of_categories(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts the clicks of each category, `(inside [C], all [C])`.
 
-    Those inside are of its queries on its items; all are those of its queries
-    and those on its items, clicks from and to samples without a category too.
+    `inside` are clicks of its queries on its items. `all` are clicks of its
+    queries or on its items, including from and to samples without a category.
     """
     query = query_labels[clicks["query"].to_numpy()]
     item = item_labels[clicks["item"].to_numpy()]
@@ -100,15 +102,15 @@ def of_categories(
 def exposures(
     clicks: pd.DataFrame, item_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts how often items were shown, before and after they are grouped.
+    """Counts how often items were shown, before and after grouping them.
 
     Args:
       clicks: columns item (rows), exposures.
-      item_labels: `[I]` int; an item without a category stays by itself, those
-        `HELD_OUT` are left out.
+      item_labels: `[I]` int; an item without a category stays by itself;
+        `HELD_OUT` items are left out.
 
     Returns:
-      Exposures of each item, and of each category (and lone item) of items.
+      Exposures per item, and per category (or lone item).
     """
     shown = np.bincount(
         clicks["item"].to_numpy(),
@@ -119,20 +121,20 @@ def exposures(
     shown, labels = shown[counted], item_labels[counted]
     alone = labels < 0
     grouped = np.bincount(labels[~alone], shown[~alone])
-    # A category of queries alone has no items to show.
+    # A category of queries only has no items to show.
     present = np.bincount(labels[~alone], minlength=len(grouped)) > 0
     return shown, np.concatenate([grouped[present], shown[alone]])
 
 
 def lorenz(counts: np.ndarray, points: int = 101) -> np.ndarray:
-    """The share of all counts that the least shown hold.
+    """Returns the Lorenz curve: share of the total held by the least counts.
 
     Args:
       counts: `[N]`.
-      points: of the curve, evenly from none of them to all.
+      points: number of points, evenly spaced from none of the counts to all.
 
     Returns:
-      f64 `[points]`, from 0 to 1; all 0 if nothing was shown.
+      f64 `[points]`, from 0 to 1; all 0 if the counts sum to 0.
     """
     ordered = np.concatenate([[0.0], np.sort(counts).cumsum()])
     if not ordered[-1]:

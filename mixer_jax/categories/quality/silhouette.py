@@ -1,4 +1,4 @@
-"""Do categories hang together by content? A judge that needs no truth."""
+"""Silhouettes: cohesion of categories by content, without true categories."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from mixer_jax.categories.evidence.graph import Features, normalize
 
 @dataclasses.dataclass(frozen=True)
 class Silhouettes:
-    """How well samples sit in their categories, -1 to 1.
+    """Silhouettes of samples in their categories, from -1 to 1.
 
     Attributes:
-      mean: over the samples that were looked at.
-      samples: how many those were.
-      categories: `[S]` int64, the labels of the categories they are of, sorted.
-      of_category: `[S]` f64, the mean over each one's samples.
+      mean: mean over the drawn samples.
+      samples: number of drawn samples.
+      categories: `[S]` int64, sorted labels of their categories.
+      of_category: `[S]` f64, mean over the samples of each category.
     """
 
     mean: float
@@ -28,23 +28,23 @@ class Silhouettes:
 def silhouettes(
     features: Features, labels: np.ndarray, most: int = 4000, seed: int = 0
 ) -> Silhouettes | None:
-    """Measures the silhouette of categories, by cosine of images.
+    """Computes the silhouettes of categories, by cosine of images.
 
-    Of a sample with mean distance a to the others of its category and b to
-    those of the nearest other one it is `(b - a) / max(a, b)`: Rousseeuw,
-    "Silhouettes" (1987). Whole categories are drawn until there are enough
-    samples, so its cost does not grow with the catalogue; the fewer are looked
-    at, the further is the nearest other one.
+    For a sample with mean distance a to the others of its category and b to
+    those of the nearest other category, the silhouette is `(b - a) / max(a, b)`
+    (Rousseeuw, "Silhouettes", 1987). Whole categories are drawn, up to `most`
+    samples, so the cost does not grow with the catalogue; the fewer are drawn,
+    the farther is the nearest other category.
 
     Args:
-      features: of Q queries and I items; images are compared around the mean
-        of their role, which differ where photos and drawings do.
+      features: features of Q queries and I items; images are centered by role,
+        as the means of photos and drawings differ.
       labels: `[Q + I]` int, negative for no category.
-      most: samples that are looked at.
-      seed: of the draw.
+      most: maximum number of drawn samples; at least two categories are drawn.
+      seed: seed of the draw.
 
     Returns:
-      None if there are not two categories of two images or more.
+      The silhouettes; None unless two categories have two or more images each.
     """
     roles = (features.query_image, features.item_image)
     known = np.concatenate([image.any(axis=1) for image in roles])
@@ -57,7 +57,7 @@ def silhouettes(
     rows = there[np.isin(labels[there], drawn)]
     if len(drawn) < 2:
         return None
-    # Of a large catalogue only the rows that are looked at are copied.
+    # Copy only the drawn rows, as the catalogue may be large.
     count = len(roles[0])
     image = np.concatenate(
         [
@@ -79,10 +79,10 @@ def silhouettes(
 def _centred(
     image: np.ndarray, rows: np.ndarray, enough: int = 64
 ) -> np.ndarray:
-    """Some unit rows around the mean of all; few say too little about it."""
+    """Returns unit rows, centered if `enough` rows determine the mean."""
     known = image.any(axis=1)
     mean = np.zeros(image.shape[1], np.float32)
     if known.sum() >= enough:
-        # Rows of zeros, no image, add nothing to the sum.
+        # Rows of zeros (no image) add nothing to the sum.
         mean = image.sum(axis=0) / known.sum()
     return normalize(image[rows] - mean[None, :])

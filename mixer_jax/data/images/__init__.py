@@ -1,1 +1,1 @@
-"""Image files in, square RGB pixels out, within memory limits."""
+"""Image decoding to square RGB pixels within memory limits."""

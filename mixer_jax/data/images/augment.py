@@ -1,7 +1,7 @@
-"""Random changes of a training image, so that no pixel is learned by heart.
+"""Random augmentation of training images, against overfitting.
 
-The image is not mirrored unless asked: a mirrored text or logo is another
-thing.
+By default, images are not mirrored: a mirrored text or logo has another
+meaning.
 """
 
 import dataclasses
@@ -19,24 +19,24 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Strength:
-    """How far each change may go; probabilities are marked as such."""
+    """Ranges and probabilities of the random changes."""
 
-    scale: tuple[float, float]  # of the image on its canvas; > 1 crops
-    shift: float  # share of the side, each direction
-    stretch: float  # of width against height, log scale
-    rotate: float  # degrees, each direction
-    brightness: float  # factors of 1 - x to 1 + x, as for the next two
+    scale: tuple[float, float]  # of the image in its frame; > 1 crops
+    shift: float  # maximum share of the side, in each direction
+    stretch: float  # maximum |log| of width to height
+    rotate: float  # maximum degrees, in each direction
+    brightness: float  # factor from 1 - x to 1 + x, like the next two
     contrast: float
     saturation: float
-    hue: float  # share of the colour circle, each direction
-    jitter: float  # probability of the four above and the next
-    grey: float  # probability, of jittered images
+    hue: float  # maximum share of the color circle, in each direction
+    jitter: float  # probability of the four above and of the next
+    grey: float  # probability among jittered images
     blur: float  # probability
-    blur_radius: float  # pixels of a 128 pixel image, at most
+    blur_radius: float  # maximum, in pixels of a 128-pixel image
     erase: float  # probability
-    erase_area: float  # share of the image, at most
+    erase_area: float  # maximum share of the image
     flip: float = 0.0  # probability
-    background: float = 0.0  # probability, of pictures on white
+    background: float = 0.0  # probability, for pictures on white
 
 
 STRENGTHS = {
@@ -73,9 +73,9 @@ STRENGTHS = {
         erase_area=0.15,
     ),
 }
-# For drawings and the like, which say the same seen in a mirror.
+# For drawings and other images that keep their meaning when mirrored.
 STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
-# For catalogues photographed on white, whose queries are not.
+# For catalogs photographed on white, with queries that are not.
 STRENGTHS["catalogue"] = dataclasses.replace(
     STRENGTHS["strong"], background=0.5
 )
@@ -91,25 +91,25 @@ _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 def augment(
     image: np.ndarray, rng: np.random.Generator, strength: str | Strength
 ) -> np.ndarray:
-    """Returns a randomly changed copy of an image: a pure function of both.
+    """Returns a randomly augmented image.
 
     Args:
       image: uint8 [S, S, 3], RGB on white.
-      rng: the only source of chance.
+      rng: the only source of randomness.
       strength: one of `NAMES`, or a `Strength`.
 
     Returns:
-      uint8 [S, S, 3]; what moves in from outside is white.
+      uint8 [S, S, 3]; areas outside the original image are white.
 
     Raises:
-      UserError: if there is no such strength.
+      UserError: if the strength is unknown.
     """
     if strength == "none":
         return image
     how = get_strength(strength)
     size = image.shape[0]
     picture = _move(Image.fromarray(image), rng, how)
-    # Nothing is drawn for what cannot happen: other strengths are as before.
+    # Draw only if used, so that other strengths do not depend on this option.
     if how.background and rng.random() < how.background:
         picture = Image.fromarray(background.replace(np.array(picture), rng))
     if rng.random() < how.blur:
@@ -124,10 +124,10 @@ def augment(
 
 
 def get_strength(strength: str | Strength) -> Strength:
-    """Returns the strength of that name.
+    """Returns a strength by name; a `Strength` is returned as it is.
 
     Raises:
-      UserError: if there is none; names those there are.
+      UserError: if the name is unknown; lists the known ones.
     """
     if isinstance(strength, Strength):
         return strength
@@ -146,11 +146,11 @@ def change(
 
     Args:
       strength: one of `NAMES`, or a `Strength`.
-      changes: (field, value) pairs; those of "none" make a change of nothing.
+      changes: (field, value) pairs; must be empty for "none".
 
     Raises:
-      UserError: if there is no such strength or field, or the value is none
-        for it.
+      UserError: if the strength or a field is unknown, a value is invalid, or
+        there are changes to "none".
     """
     changes = tuple(changes)
     if not changes:
@@ -177,7 +177,7 @@ def change(
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Returns a field's value, if it is one."""
+    """Returns a field's value; raises a `UserError` if it is invalid."""
     if name == "scale":
         wanted = "two numbers above 0, the smaller first"
         right = (
@@ -209,7 +209,7 @@ def _is_number(value: Any) -> bool:
 def _move(
     picture: Image.Image, rng: np.random.Generator, how: Strength
 ) -> Image.Image:
-    """Scales, stretches, rotates, shifts and perhaps mirrors, in one go."""
+    """Scales, stretches, rotates, shifts and perhaps mirrors, in one step."""
     size = picture.width
     scale = np.exp(rng.uniform(*np.log(how.scale)))
     stretch = np.exp(rng.uniform(-how.stretch, how.stretch) / 2)
@@ -217,7 +217,7 @@ def _move(
     shift = rng.uniform(-how.shift, how.shift, 2) * size
     mirror = -1.0 if rng.random() < how.flip else 1.0
     cos, sin = np.cos(angle), np.sin(angle)
-    # PIL wants the map from new to old, and a pixel's centre is at a half.
+    # PIL expects the map from output to input; pixel centers are at halves.
     a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
     d, e = -sin * stretch / scale, cos * stretch / scale
     centre = size / 2
@@ -235,7 +235,7 @@ def _move(
 def _colour(
     pixels: np.ndarray, rng: np.random.Generator, how: Strength
 ) -> np.ndarray:
-    """Changes hue, saturation, contrast and brightness by one matrix."""
+    """Changes hue, saturation, contrast and brightness with one matrix."""
     turn = rng.uniform(-how.hue, how.hue) * 2 * np.pi
     saturation, contrast, brightness = (
         rng.uniform(1 - most, 1 + most)
@@ -243,10 +243,10 @@ def _colour(
     )
     chroma = 0.0 if rng.random() < how.grey else saturation
     cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
-    # In YIQ the hue is an angle, the saturation a radius; the luma stays.
+    # In YIQ, hue is an angle and saturation a radius; the luma is unchanged.
     change = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     matrix = contrast * brightness * (_FROM_YIQ @ change @ _TO_YIQ)
-    # A sixteenth of the pixels tells the mean as well as all of them.
+    # A sixteenth of the pixels is enough to estimate the mean.
     mean = (pixels[::4, ::4].mean((0, 1)) @ _TO_YIQ[0]).item()
     offset = brightness * (1 - contrast) * mean + 0.5
     changed = pixels.astype(np.float32) @ matrix.T.astype(np.float32)
@@ -254,7 +254,7 @@ def _colour(
 
 
 def _erase(pixels: np.ndarray, rng: np.random.Generator, how: Strength) -> None:
-    """Paints a rectangle of one random colour into the image."""
+    """Paints a rectangle of a random color into the image."""
     size = pixels.shape[0]
     area = rng.uniform(0.02, how.erase_area) * size * size
     ratio = np.exp(rng.uniform(-0.7, 0.7))

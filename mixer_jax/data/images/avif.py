@@ -1,7 +1,7 @@
-"""Reads the size of the coded frames of an AVIF file.
+"""Reads the sizes of an AVIF file's coded frames.
 
 libavif scales decoded frames to the size that the container declares: a file of
-one kilobyte that declares 64 x 48 pixels can hold a frame of 16384 x 16384.
+one kilobyte that declares 64 x 48 pixels can contain a 16384 x 16384 frame.
 
 References:
   ISO/IEC 14496-12, 8.11 (boxes); AV1 Bitstream Specification, 5.3 and 5.5.
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 
 _SEQUENCE_HEADER = 1  # type of an OBU
 _FULL = 4  # bytes of a box's version and flags
-# Boxes of boxes, each with the bytes before its first one.
+# Boxes that contain boxes, with the number of bytes before the first one.
 _CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
 _CONTAINERS[b"meta"] = _FULL
-_TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes of an entry
+_TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes per entry
 
 
 def coded_pixels(content: bytes) -> int | None:
     """Returns the pixel count of the largest frame, or None if unknown."""
     try:
         if any(kind == b"moov" for kind, _, _ in _boxes(content, 0)):
-            return None  # An image sequence, listed in another box.
+            return None  # An image sequence: its frames are in another box.
         pixels = [
             width * height
             for item in _items(content)
@@ -35,9 +35,9 @@ def coded_pixels(content: bytes) -> int | None:
 
 
 def entries(content: bytes) -> Iterator[None]:
-    """Yields once for each table entry that opening an AVIF file allocates.
+    """Yields once per table entry that opening an AVIF file allocates.
 
-    An extent of an item may take no byte of the file.
+    Extents are counted as declared, because they may take no bytes in the file.
     """
     try:
         yield from _entries(content, 0, len(content))
@@ -58,7 +58,7 @@ def _entries(content: bytes, place: int, end: int) -> Iterator[None]:
 
 
 def _extents(iloc: bytes) -> Iterator[None]:
-    """Yields once for each extent, as `_located` reads them."""
+    """Yields once per extent that `_located` would read."""
     version, place = iloc[0], _FULL + 2
     widths = iloc[4] >> 4, iloc[4] & 15, iloc[5] & 15 if version else 0
     head = (6 if version == 2 else 4) + (2 if version else 0) + (iloc[5] >> 4)
@@ -70,7 +70,7 @@ def _extents(iloc: bytes) -> Iterator[None]:
 
 
 def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yields the kind, the start and the end of each box."""
+    """Yields the type, start and end of each box."""
     while place + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
         start = place + 8
@@ -85,7 +85,7 @@ def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _items(content: bytes) -> Iterator[bytes]:
-    """Yields the data of each item that holds a frame."""
+    """Yields the data of each item that contains a frame."""
     for kind, start, end in _boxes(content, 0):
         if kind != b"meta":
             continue
@@ -109,7 +109,7 @@ def _frame_ids(iinf: bytes) -> Iterator[int]:
 def _located(
     content: bytes, idat: bytes, iloc: bytes
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields the ID and the data of each item."""
+    """Yields the ID and data of each item."""
     version, place = iloc[0], _FULL + 2
     sizes = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4
     index_size = iloc[5] & 15 if version else 0
@@ -181,7 +181,7 @@ def _skip_operating_points(read) -> None:
     delay_bits = 0
     if read(1):  # timing
         read(64)
-        if read(1):  # equal picture intervals: a number in Golomb code
+        if read(1):  # equal picture intervals: an Exp-Golomb number
             zeros = 0
             while not read(1):
                 zeros += 1

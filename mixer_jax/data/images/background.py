@@ -1,30 +1,30 @@
-"""Another background for a picture on white.
+"""Replaces the background of pictures on white.
 
-Catalogues photograph on white and shoppers at home. What is white and goes on
-to the picture's border is taken for background, and painted over.
+Catalog photos have a white background, photos by shoppers do not. White areas
+that touch the picture's border count as background and are painted over.
 """
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-_WHITE = 235  # of 255: of all channels of what is white
-_BORDER = 0.9  # share of the border that must be white
-# Sides of the grid of colours that are blended: one colour, a gradient, blots.
+_WHITE = 235  # minimum of all channels in white pixels, of 255
+_BORDER = 0.9  # minimum share of white pixels in the border
+# Sides of the grid of blended colors: one color, a gradient or blots.
 _GRIDS = (1, 2, 5)
 
 
 def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the image on a random background, if it is on white.
+    """Returns an image with a random background, if it is on white.
 
     Args:
       image: uint8 [S, S, 3], RGB.
-      rng: the only source of chance; the same is drawn of every image.
+      rng: the only source of randomness; the draws do not depend on the image.
 
     Returns:
-      uint8 [S, S, 3]: one colour, a gradient or blurred blots, where a white
-      area was that goes on to the border; or `image` itself, where less than
-      nine tenths of the border are white. White within the object is kept.
+      uint8 [S, S, 3] with one color, a gradient or blurred blots in place of
+      the white areas that touch the border. White inside the object is kept. If
+      less than nine tenths of the border are white, `image` itself.
     """
     side = rng.choice(_GRIDS)
     colours = rng.integers(0, 256, (side, side, 3), np.uint8)
@@ -39,10 +39,10 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def share_of_background(image: np.ndarray) -> np.ndarray | None:
-    """Returns how much of each pixel is background, f32 [S, S, 1].
+    """Returns the share of background in each pixel, f32 [S, S, 1].
 
-    It is 1 in the background, 0 away from it, and between them at its edge,
-    where pixels are a mixture of both. None if the image is not on white.
+    It is 1 in the background, 0 away from it, and in between at the edge, where
+    pixels are a mixture of both. None if the image is not on white.
     """
     white = image.min(-1) >= _WHITE
     border = [white[0], white[-1], white[:, 0], white[:, -1]]
@@ -52,7 +52,7 @@ def share_of_background(image: np.ndarray) -> np.ndarray | None:
     outside = np.zeros(count + 1, bool)
     for edge in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
         outside[edge] = True
-    outside[0] = False  # what is not white
-    # A pixel further in, so that nothing white is left around the object.
+    outside[0] = False  # label of non-white pixels
+    # Grow it by a pixel, so that no white seam is left around the object.
     share = ndimage.maximum_filter(outside[areas].astype(np.float32), 3)
     return ndimage.uniform_filter(share, 3, mode="nearest")[..., None]

@@ -1,4 +1,4 @@
-"""Image files -> square RGB pixels, and a check of all files beforehand."""
+"""Decodes image files to square RGB pixels, and checks files in advance."""
 
 import collections
 import contextlib
@@ -24,26 +24,26 @@ from mixer_jax.data.tables import near_paths, table
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-# Pillow's own limit does not know that a large JPEG is decoded scaled.
+# Pillow's own limit ignores that a large JPEG is decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
-# A file can cause thousands of messages, one for each damaged EXIF entry. What
-# keeps it from being decoded is raised.
+# A damaged file can cause thousands of messages, such as one per EXIF entry.
+# Errors that prevent decoding are raised anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
 with contextlib.suppress(AttributeError, OSError):  # other builds of Pillow
     _core = ctypes.CDLL(Image.core.__file__)
-    _core.TIFFSetErrorHandler(None)  # libtiff prints as well
+    _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
-_CHUNK = 64  # files a thread takes at once
-_CHECKED = 32  # pixels of side that files are checked at
-# Their decoders open another image or start a program, whose memory is unknown.
+_CHUNK = 64  # files per task of a thread
+_CHECKED = 32  # side of the decoded squares when files are checked, in pixels
+# Their decoders open another image or start a program, of unknown memory use.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _BYTES = memory.BYTES_PER_PIXEL
-_BAND = 1 << 18  # pixels that are composited on white at once
+_BAND = 1 << 18  # pixels composited on white at a time
 
 
 def read(path: str | os.PathLike) -> bytes:
-    """Returns the bytes of an image file; never blocks on a pipe.
+    """Returns the bytes of an image file, without blocking on pipes.
 
     Raises:
       UnreadableImageError: if the file cannot be read.
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    """Opens a file; for a pipe, without waiting for a writer."""
+    """Opens a file, without waiting for a writer if it is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -83,20 +83,20 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image to a square: rotated per EXIF, uncropped, on white.
 
-    An animation gives its first frame. A JPEG is decoded at the nearest smaller
-    scale of 1, 1/2, 1/4 and 1/8, which is much faster. All threads of a process
-    share `decode_memory.BUDGET`: a decode waits until its memory is free.
+    Animations are decoded to their first frame. A JPEG is decoded at the
+    smallest sufficient scale of 1, 1/2, 1/4 and 1/8, which is much faster. All
+    threads of a process share `memory.BUDGET`: each waits for free memory.
 
     Args:
       source: a path, or the bytes of a PNG, JPEG, WebP ... file.
       size: S, the side of the square in pixels; the longer side of the image
         is scaled to it and the rest is white.
-      max_pixels: the maximum number of decoded pixels. It applies to the scaled
-        JPEG, unless the JPEG is kept in memory unscaled, as a progressive one
-        is. None for no limit.
+      max_pixels: the maximum number of decoded pixels; None for no limit. For a
+        JPEG, it applies to the reduced size, unless the decoder keeps the full
+        size in memory, as for progressive ones.
       option: the option that sets `max_pixels`, for the error message.
-      formats: Pillow's names of the accepted formats; default all but BLP, IPTC
-        and EPS.
+      formats: Pillow's names of the accepted formats; default: all but BLP,
+        IPTC and EPS.
 
     Returns:
       uint8 [S, S, 3], RGB.
@@ -120,7 +120,7 @@ def decode(
         raise UnreadableImageError(
             f"{name}: {reason}.", faults.TOO_LARGE, reason
         ) from None
-    except Exception as error:  # Corrupt bytes raise a dozen types in PIL.
+    except Exception as error:  # PIL raises many types for corrupt bytes.
         kind = faults.of_content(content, error, formats)
         reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
         raise UnreadableImageError(
@@ -129,7 +129,7 @@ def decode(
 
 
 class _TooManyPixelsError(ValueError):
-    """An image has more pixels than the limit."""
+    """Raised if an image has more pixels than the limit."""
 
 
 def _decode(
@@ -156,7 +156,7 @@ def _decode(
         try:
             return _load(image, size, image.size)
         finally:
-            del image  # and with it the decoder's memory
+            del image  # frees the decoder's memory
 
 
 def _load(
@@ -174,7 +174,7 @@ def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns the names of the formats that are accepted by default."""
+    """Returns the names of the formats accepted by default."""
     Image.init()
     return tuple(name for name in Image.ID if name not in _UNBOUNDED)
 
@@ -208,7 +208,7 @@ def _reason(error: Exception, content: bytes, kind: str) -> str:
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Returns an open image as a square, scaled like `decode` does.
+    """Converts an open image to a square, scaled as in `decode`.
 
     Args:
       image: any PIL image; it is closed.
@@ -230,7 +230,7 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def blank(size: int) -> np.ndarray:
-    """Returns the white square that stands for no image, uint8 [S, S, 3]."""
+    """Returns a white square, used for missing images, uint8 [S, S, 3]."""
     return np.full((size, size, 3), 255, np.uint8)
 
 
@@ -250,21 +250,21 @@ def check_images(
     Args:
       frame: rows of a sample table.
       root: the folder that the paths are relative to.
-      max_skipped: the largest share of the rows that may be left out.
-      threads: decoding threads; default one per core.
+      max_skipped: the maximum share of dropped rows.
+      threads: number of decoding threads; default one per core.
       max_pixels: see `decode`.
       option: the option that sets `max_skipped`, for the error message.
       pixels_option: the option that sets `max_pixels`; see `decode`.
-      keep: called with the dropped rows, if any, before anything is raised: a
-        frame of `sample_id`, `image`, `kind`, `reason` and `row` (of the table,
-        from 1). Returns the path of the list it wrote.
+      keep: called with the dropped rows, if any, before an error is raised: a
+        frame of `sample_id`, `image`, `kind`, `reason` and `row` (in the table,
+        from 1). Returns the path of the list that it wrote.
 
     Returns:
       The kept rows, and the number of dropped ones for each of `faults.KINDS`.
 
     Raises:
-      UserError: above `max_skipped`; lists the first ten, each with its row,
-        path and reason.
+      UserError: if a larger share than `max_skipped` is dropped; lists the
+        first ten rows with path and reason.
     """
     root = Path(root)
     codes, paths = pd.factorize(frame["image"])
@@ -295,7 +295,7 @@ def check_images(
 
 
 def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
-    """Returns an error's message with a hint at a similar path."""
+    """Returns an error's message; a missing file's names a similar path."""
     is_missing = error.kind == faults.MISSING
     return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
@@ -306,10 +306,10 @@ def _find_faults(
     option: str,
     threads: int | None,
 ) -> list[UnreadableImageError | None]:
-    """Returns what is wrong with each file, None if nothing is.
+    """Returns the error of each file, or None if it can be decoded.
 
-    The file is decoded to its last byte, however small: what is cut off later
-    on is seen here.
+    Files are decoded to the end even at this small size, so that truncated ones
+    are found.
     """
 
     def fault(path: Path | None) -> UnreadableImageError | None:
@@ -317,7 +317,7 @@ def _find_faults(
             if path is not None:
                 decode(path, _CHECKED, max_pixels, option=option)
         except UnreadableImageError as error:
-            # Without the bytes, which the frames of its traceback hold.
+            # A new error: the frames of the old traceback hold the bytes.
             return UnreadableImageError(str(error), error.kind)
         return None
 
@@ -341,7 +341,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    """Scales the longer side to `size` and centres the rest on white."""
+    """Scales the longer side to `size` and centers the image on white."""
     image = _on_white(image)
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -349,7 +349,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize(
             (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
         )
-    if image.mode == "L":  # is scaled in a third of the time
+    if image.mode == "L":  # converted late: scales three times as fast
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if width == height:
@@ -371,7 +371,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     rows = max(1, _BAND // width)
     if rows >= height:
         return _band_on_white(image)
-    # Convert in bands: a large image leaves no memory for several copies.
+    # Convert in bands: there may be no memory for copies of a large image.
     canvas = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
@@ -382,7 +382,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _band_on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Sixteen bits a pixel, which convert() would clip instead of scale.
+        # 16-bit pixels, which convert() would clip instead of scaling.
         pixels = np.asarray(image, np.int64) >> 8
         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -1,7 +1,7 @@
-"""What is wrong with an image file that cannot be used: one of ten kinds.
+"""Classifies faults of unusable image files into ten kinds.
 
-A kind is found from the bytes, not from what a decoder says: the same damage
-raises a dozen different errors, some of them only in one version.
+The kind is determined from the bytes rather than the decoder's error: the same
+damage can raise a dozen different errors, which depend on Pillow's version.
 """
 
 import base64
@@ -15,16 +15,16 @@ from PIL import Image, features
 from mixer_jax.data.images import parts
 from mixer_jax.runtime.errors import UserError
 
-MISSING = "missing"  # there is no file of that name
+MISSING = "missing"  # there is no such file
 FOLDER = "folder"  # it is a folder
-UNREADABLE = "unreadable"  # the system does not let it be read
+UNREADABLE = "unreadable"  # the system cannot read it
 EMPTY = "empty"  # it has no bytes
-NOT_AN_IMAGE = "not an image"  # no image format begins like this
-UNSUPPORTED = "unsupported format"  # an image, but of a kind not decoded here
+NOT_AN_IMAGE = "not an image"  # no image format starts like this
+UNSUPPORTED = "unsupported format"  # an image in a format not decoded
 NO_AREA = "no area"  # its width or height is 0
 TOO_LARGE = "too large"  # more pixels or parts than the limit
 TRUNCATED = "truncated"  # its end is missing
-CORRUPT = "corrupt"  # it is whole, but cannot be decoded
+CORRUPT = "corrupt"  # it is complete, but cannot be decoded
 KINDS = (
     MISSING,
     FOLDER,
@@ -38,7 +38,7 @@ KINDS = (
     CORRUPT,
 )
 
-# (format, place, bytes there); the names are Pillow's where it has the format.
+# (format, offset, bytes); the names are Pillow's where it has the format.
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -96,19 +96,19 @@ _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
 _HEAD_BYTES = 1024  # bytes that are inspected to describe a text
 _DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
-# What of Pillow is there only where it was built with it.
+# Formats that are optional in builds of Pillow, with their feature names.
 _BUILT_WITH = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
-# Tags with the places and sizes of a TIFF's strips and tiles.
+# Tags with the offsets and sizes of a TIFF's strips and tiles.
 _TIFF_PARTS = (273, 279, 324, 325)
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _END_OF_IMAGE = bytes((0xFF, parts.END_OF_IMAGE))
-# Markers of a JPEG that begin a frame, whose header has its size.
+# JPEG markers that start a frame; its header has the image size.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class UnreadableImageError(UserError):
-    """An image file that cannot be used.
+    """Raised if an image file cannot be used.
 
     Attributes:
       kind: one of `KINDS`.
@@ -116,14 +116,14 @@ class UnreadableImageError(UserError):
     """
 
     def __init__(self, message: str, kind: str = CORRUPT, reason: str = ""):
-        # The message alone: worker processes send errors as their arguments.
+        # Only the message: unpickling calls the class with `args`.
         super().__init__(message)
         self.kind = kind
         self.reason = reason or message
 
 
 def of_system(error: OSError | ValueError) -> str:
-    """Returns the kind of a file that could not be read."""
+    """Returns the kind of fault of a file that could not be read."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MISSING
     return FOLDER if isinstance(error, IsADirectoryError) else UNREADABLE
@@ -137,7 +137,7 @@ def of_content(
     Args:
       content: the whole file.
       error: the decoder's exception.
-      formats: the accepted formats; default all.
+      formats: the accepted formats; all if empty.
     """
     if not content:
         return EMPTY
@@ -155,13 +155,13 @@ def of_content(
         if 0 in _size(content, name):
             return NO_AREA
         cut = _is_cut(content, name, said)
-    except (IndexError, struct.error):  # Not even the header is there.
+    except (IndexError, struct.error):  # The header is incomplete.
         cut = True
     return TRUNCATED if cut else CORRUPT
 
 
 def identify(content: bytes) -> str | None:
-    """Returns the name of the image format, None if it is not an image."""
+    """Returns the name of the image format, or None for other data."""
     for name, place, signature in _SIGNATURES:
         if content.startswith(signature, place) and (
             name != "BMP" or _is_bmp(content)
@@ -172,7 +172,7 @@ def identify(content: bytes) -> str | None:
 
 
 def describe(content: bytes) -> str:
-    """Describes the contents of a file in a phrase: "a PDF document"."""
+    """Returns a phrase that describes file contents: "a PDF document"."""
     if not content:
         return "an empty file"
     if name := identify(content):
@@ -186,7 +186,7 @@ def describe(content: bytes) -> str:
 
 
 def _is_bmp(content: bytes) -> bool:
-    """Returns whether bytes that start with BM are a BMP, not a text."""
+    """Returns whether bytes that start with BM are a BMP and not text."""
     if len(content) < 18:
         return True
     return struct.unpack_from("<I", content, 14)[0] in _DIB_HEADERS
@@ -233,7 +233,7 @@ def _decodes(name: str) -> bool:
 
 
 def _size(content: bytes, name: str) -> tuple[int, ...]:
-    """Returns width and height, () where the header is not looked at."""
+    """Returns the two side lengths, or () for formats that are not parsed."""
     if name == "PNG":
         return struct.unpack_from(">II", content, 16)
     if name == "GIF":
@@ -252,13 +252,13 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
 
     Args:
       content: the file.
-      name: of its format.
-      said: the decoder's error, for formats that do not say where they end.
+      name: the name of its format.
+      said: the decoder's error, for formats whose end is not marked.
     """
     if name == "JPEG":
         for marker, start in parts.jpeg_segments(content):
             if marker == parts.START_OF_SCAN:
-                # A thumbnail before the scan has an end of its own.
+                # A thumbnail before the scan has its own end marker.
                 return content.find(_END_OF_IMAGE, start) < 0
         return True
     if name == "PNG":
@@ -278,12 +278,12 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
 
 
 def _gif_is_cut(content: bytes) -> bool:
-    """Walks a GIF's blocks to its trailer; raises IndexError before it."""
+    """Returns False; raises IndexError if the file ends before the trailer."""
     place = parts.after_gif_colors(13, content[10])
     while (block := content[place]) != 0x3B:
-        if block == 0x21:  # an extension: its label, and parts
+        if block == 0x21:  # extension: label, sub-blocks
             place += 2
-        elif block == 0x2C:  # an image: its colours, a byte, and parts
+        elif block == 0x2C:  # image: colors, a byte, sub-blocks
             place = parts.after_gif_colors(place + 10, content[place + 9]) + 1
         else:
             return False
@@ -294,7 +294,7 @@ def _gif_is_cut(content: bytes) -> bool:
 
 
 def _tiff_end(content: bytes) -> int:
-    """Returns where a TIFF's first table, and what it points at, ends."""
+    """Returns the end of a TIFF's first directory and its data."""
     order = "<" if content.startswith(b"II") else ">"
     table = struct.unpack_from(f"{order}I", content, 4)[0]
     count = struct.unpack_from(f"{order}H", content, table)[0]
@@ -302,7 +302,7 @@ def _tiff_end(content: bytes) -> int:
     for entry in range(table + 2, table + 2 + 12 * count, 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", content, entry)
         size, place = _TIFF_SIZES.get(kind, 1) * length, entry + 8
-        if size > 4:  # The values stand elsewhere.
+        if size > 4:  # The entry has the values' offset.
             place = struct.unpack_from(f"{order}I", content, place)[0]
             ends.append(place + size)
         if tag in _TIFF_PARTS:
@@ -318,7 +318,7 @@ def _box_ends_outside(content: bytes) -> bool:
         length = struct.unpack_from(">I", content, place)[0]
         if length == 1:
             length = struct.unpack_from(">Q", content, place + 8)[0]
-        if length == 0:  # It goes to the end, wherever that is.
+        if length == 0:  # The box extends to the end of the file.
             return False
         place += max(length, 8)
     return place != len(content)

@@ -1,8 +1,8 @@
-"""Estimates what the structures of a JPEG 2000 codestream take, as pixels.
+"""Estimates the memory of a JPEG 2000 codestream's structures, in pixels.
 
-OpenJPEG allocates kilobytes for each tile, and half a kilobyte for each block,
-before it reads their data: a file of 160 bytes can declare 65,535 tiles, or
-blocks of one pixel.
+OpenJPEG allocates kilobytes per tile and half a kilobyte per code block before
+it reads their data: a file of 160 bytes can declare 65,535 tiles, or blocks of
+one pixel.
 
 References:
   ISO/IEC 15444-1, annex A (markers) and B (tiles, precincts, code-blocks).
@@ -14,27 +14,26 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 START = b"\xff\x4f\xff\x51"
-# Pixels that take as much memory as a tile, and what is in it once for each
-# component, do.
+# Memory of a tile, of a component of a tile, and of a code block, in pixels.
 _TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
-_BYTES = 16  # that a pixel stands for, or fewer
-_STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, also those of a tile
+_BYTES = 16  # per pixel; a lower bound of what is reserved
+_STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, in any header
 _COMPONENT_STYLE = 0x53
 _START_OF_TILE = 0x90
-_COPIED = (0x74, 0x75, 0x77)  # segments that every tile gets a copy of
-_WHOLE = 0xFF  # a precinct's exponents if none are given
+_COPIED = (0x74, 0x75, 0x77)  # segments that are copied for every tile
+_WHOLE = 0xFF  # default exponents of a precinct's sides
 
 
 def pixels(content: bytes, start: int) -> int:
-    """Returns the pixels of a codestream, those of its structures included.
+    """Returns a codestream's memory in pixels, including its structures.
 
     Args:
       content: the file.
-      start: where in it the codestream starts.
+      start: the offset of the codestream in the file.
 
     Raises:
-      struct.error: if its header is not there.
-      ValueError: if its header is wrong.
+      struct.error: if the header is incomplete.
+      ValueError: if the header is invalid.
     """
     width, height, *_, tile_width, tile_height = struct.unpack_from(
         ">IIIIII", content, start + 8
@@ -47,7 +46,7 @@ def pixels(content: bytes, start: int) -> int:
     tile += _copied_bytes(content, start) // _BYTES
     styles = list(_styles(content, components))
     blocks = max((_blocks(width, height, each) for each in styles), default=0)
-    # A packet for every layer, level and precinct; each takes time as well.
+    # One packet per layer, level and precinct; each also takes time.
     layers = max((each.layers for each in styles), default=0)
     places = max((_places(width, height, each) for each in styles), default=0)
     packets = layers * (places + tiles)
@@ -60,7 +59,7 @@ def _ceil(number: int, divisor: int) -> int:
 
 
 def _copied_bytes(content: bytes, start: int) -> int:
-    """Returns the bytes of the main header that each tile gets a copy of."""
+    """Returns how many bytes of the main header are copied for each tile."""
     place, copied = start + 2, 0
     while place + 4 <= len(content) and content[place + 1] != _START_OF_TILE:
         length = struct.unpack_from(">H", content, place + 2)[0]
@@ -70,12 +69,12 @@ def _copied_bytes(content: bytes, start: int) -> int:
 
 
 class _Style(NamedTuple):
-    """How a picture is coded.
+    """A coding style.
 
     Attributes:
-      layers: how many; 0 in the style of a component.
-      block: exponents of the sides of a block.
-      precincts: a byte for each level, the exponents of its precincts' sides.
+      layers: number of layers; 0 in the style of a component.
+      block: exponents of a code block's sides.
+      precincts: one byte per level with the exponents of its precincts' sides.
     """
 
     layers: int
@@ -86,8 +85,8 @@ class _Style(NamedTuple):
 def _styles(content: bytes, components: int) -> Iterator[_Style]:
     """Yields each coding style.
 
-    A style may stand in any tile's header. What looks like one is taken for
-    one, wherever it is: within data, that is unlikely.
+    Any tile's header may contain styles, so the whole file is searched;
+    compressed data is unlikely to contain a match.
     """
     for found in _STYLE.finditer(content):
         place = found.start() + 4
@@ -109,10 +108,10 @@ def _styles(content: bytes, components: int) -> Iterator[_Style]:
 
 
 def _blocks(width: int, height: int, style: _Style) -> int:
-    """Returns how many blocks a component has; a precinct has at least one."""
+    """Returns the code blocks per component; a precinct has at least one."""
     count = 0
     for level, precinct in enumerate(style.precincts):
-        halved = 1 if level else 0  # The bands of all but the first are half.
+        halved = 1 if level else 0  # Bands have half size, except the first.
         wide = min(style.block[0], max((precinct & 15) - halved, 0))
         high = min(style.block[1], max((precinct >> 4) - halved, 0))
         scale = len(style.precincts) - 1 - level
@@ -122,7 +121,7 @@ def _blocks(width: int, height: int, style: _Style) -> int:
 
 
 def _places(width: int, height: int, style: _Style) -> int:
-    """Returns how many places packets may start at, of all levels together."""
+    """Returns the number of positions of packets, summed over all levels."""
     scales = range(len(style.precincts) - 1, -1, -1)
     pairs = list(zip(scales, style.precincts, strict=True))
     wide = min(scale + (precinct & 15) for scale, precinct in pairs)

@@ -1,8 +1,8 @@
-"""Estimates the memory of image decoding, and limits it per process.
+"""Estimates the memory of image decoding and limits it per process.
 
 A file of a few kilobytes can declare gigabytes of pixels, and several threads
-decode in parallel. Each decode therefore first reserves its estimated peak, and
-waits until that much is free.
+decode in parallel. Each decode therefore first reserves its estimated peak
+memory, and waits until it is free.
 """
 
 import collections
@@ -17,9 +17,9 @@ from PIL import Image
 from mixer_jax.data.images import avif, jpeg2000, parts
 from mixer_jax.runtime.errors import UserError
 
-# Upper bound of the bytes per pixel that decoding needs, in any format.
+# Upper bound of the memory for decoding any format, in bytes per pixel.
 BYTES_PER_PIXEL = 24
-# Default maximum of an image's pixels.
+# Default maximum number of pixels of an image.
 MAX_PIXELS = 200_000_000
 _MAX_MEGAPIXELS = 10_000
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
@@ -27,8 +27,8 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 # Bytes per pixel that a decoder needs in addition to Pillow's pixels.
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
-# Bytes per row and column of a PNG, which may have only one of either: Pillow
-# has pointers to each row, and the decoder two rows of its own.
+# Bytes per row and column of a PNG, which matter if it has only one row or
+# column: Pillow has pointers to each row, and the decoder two rows of its own.
 _LINE = 24
 _M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # of glibc's mallopt; bytes
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
@@ -43,15 +43,15 @@ _ICON_START = b"\0\0\1\0"
 
 
 class Budget:
-    """A memory budget shared by the threads of a process, first come first.
+    """A memory budget that a process's threads share, first in, first out.
 
     Attributes:
-      total: bytes; a larger reservation is reduced to it, and runs alone.
-      peak: the maximum number of bytes reserved at a time.
+      total: bytes; larger reservations are reduced to it, and run alone.
+      peak: the maximum number of bytes reserved at a time so far.
     """
 
     def __init__(self, total: int):
-        """Takes the budget in bytes."""
+        """Initializes the budget, in bytes."""
         self.total = total
         self.peak = 0
         self._used = 0
@@ -60,7 +60,7 @@ class Budget:
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Reserves `size` bytes; waits until they are free.
+        """Waits until `size` bytes are free and reserves them.
 
         Reservations must not be nested: two threads could deadlock.
         """
@@ -77,7 +77,7 @@ class Budget:
         with self._changed:
             self._waiting.append(ticket)
             try:
-                # First in, first out: small images must not starve a large one.
+                # First in, first out: small images must not starve large ones.
                 self._changed.wait_for(
                     lambda: self._waiting[0] is ticket and self._fits(size)
                 )
@@ -97,10 +97,10 @@ BUDGET = Budget(BYTES_PER_PIXEL * MAX_PIXELS)
 
 
 def _return_large_blocks() -> None:
-    """Makes the C library return a large block as soon as it is freed.
+    """Makes the C library return large blocks as soon as they are freed.
 
-    By default glibc comes to keep blocks of up to 32 MiB for the thread that
-    freed them: memory that no decode has reserved, and more with every thread.
+    By default, glibc learns to keep freed blocks of up to 32 MiB per thread.
+    That memory is in no decode's reservation and grows with every thread.
     """
     with contextlib.suppress(AttributeError):  # other C libraries
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -110,11 +110,11 @@ _return_large_blocks()
 
 
 def allow(megapixels: float, option: str) -> None:
-    """Limits this process's budget to one image of that many pixels.
+    """Sets this process's budget to the memory of one image of a given size.
 
     Args:
       megapixels: the size of the largest image to decode.
-      option: the option that sets it, for the error message.
+      option: the option that sets this size, for the error message.
 
     Raises:
       UserError: if the size is out of range.
@@ -130,7 +130,7 @@ def allow(megapixels: float, option: str) -> None:
 def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
     """Reads the size of an image whose decoder allocates memory on opening.
 
-    WebP allocates its canvas, PNG expands compressed texts, and ICO decodes the
+    WebP allocates the canvas, PNG expands compressed texts, and ICO decodes the
     image.
 
     Returns:
@@ -162,7 +162,7 @@ def estimate(
       whole: (width, height) before `draft`.
 
     Returns:
-      The number of pixels in memory, and the peak in bytes.
+      The number of pixels in memory and the peak in bytes.
     """
     inner = _inner_pixels(image, content)
     if inner is None:
@@ -239,7 +239,7 @@ def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
 def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
     """Returns whether decoding a JPEG keeps all coefficients in memory.
 
-    It does for a progressive JPEG, and if the first scan lacks components.
+    This is so for progressive JPEGs, and if the first scan lacks components.
     """
     if "progressive" in image.info or "progression" in image.info:
         return True

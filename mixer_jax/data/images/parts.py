@@ -1,7 +1,7 @@
-"""Walks over the parts of image files, and limits how many there are.
+"""Iterates over the parts of image files and limits their number.
 
-Decoders spend time and memory on every part, even on an empty one: a JPEG of
-300 kilobytes can ask for a thousand passes over 50 megapixels.
+Decoders spend time and memory on every part, even on empty ones: a JPEG of 300
+kilobytes can require a thousand passes over 50 megapixels.
 """
 
 import itertools
@@ -11,24 +11,24 @@ from collections.abc import Iterator
 
 from mixer_jax.data.images import avif
 
-# Many times what cameras and editors write.
+# Limits far above what cameras and editors write.
 _MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
 _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame
 _MAX_ENTRIES = 100_000  # of an AVIF's tables
-_MAX_NUMBERS = 200_000  # of a TIFF's lists: a place and a size for each tile
-# Tags of the lists that opening a TIFF reads: of samples, strips and tiles.
+_MAX_NUMBERS = 200_000  # of a TIFF's lists: an offset and a size per tile
+# Tags of the lists that are read when a TIFF is opened: samples, strips, tiles.
 _TIFF_LISTS = (258, 273, 277, 278, 279, 322, 323, 324, 325, 338, 339)
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# Markers that Pillow takes to stand alone, without a length.
+# Markers that Pillow reads as having no length.
 _ALONE = {0x01, 0xC8, 0xCC, 0xD8, END_OF_IMAGE, *range(0xF0, 0xFE)}
 _TIFF_STARTS = (b"II*\0", b"II\0*", b"MM*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
 
 
 class TooManyPartsError(ValueError):
-    """A file has more parts than any picture needs."""
+    """Raised if a file has more parts than any picture needs."""
 
 
 def check(content: bytes) -> None:
@@ -46,7 +46,7 @@ def check(content: bytes) -> None:
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields marker and place of each segment up to the first scan."""
+    """Yields marker and offset of each segment up to the first scan."""
     for marker, start in _jpeg_markers(content):
         yield marker, start
         if marker == START_OF_SCAN:
@@ -54,7 +54,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Yields the kind of each chunk, and whether it is whole."""
+    """Yields the type of each chunk, and whether it is complete."""
     place = 8
     while place + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
@@ -63,7 +63,7 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def after_gif_colors(place: int, flags: int) -> int:
-    """Returns where a GIF's color table at `place` ends."""
+    """Returns the end of a GIF's color table that starts at `place`."""
     return place + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
 
 
@@ -82,7 +82,7 @@ def _check_jpeg(content: bytes) -> None:
 
 
 def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields each marker and the place after it; junk is passed over."""
+    """Yields each marker and the offset after it; skips other bytes."""
     place, scanned = 2, False
     while found := _MARKER.search(content, place):
         marker, place = found[0][1], found.end()
@@ -97,7 +97,7 @@ def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _gif_blocks(content: bytes) -> Iterator[int]:
-    """Yields the place of each extension, and of each part of one."""
+    """Yields the offsets of extensions and of their sub-blocks."""
     place = after_gif_colors(13, content[10]) if len(content) > 10 else 13
     while content[place : place + 1] not in (b"", b",", b";"):
         yield place
@@ -112,9 +112,9 @@ def _gif_blocks(content: bytes) -> Iterator[int]:
 
 
 def _tiff_numbers(content: bytes) -> Iterator[None]:
-    """Yields once for each number of the lists in a TIFF's first table."""
+    """Yields once per number in the lists of a TIFF's first directory."""
     order = "<" if content.startswith(b"II") else ">"
-    # In a BigTIFF, numbers have eight bytes.
+    # BigTIFF has 8-byte offsets and counts.
     forms = ("Q", "Q", "HHQ8x") if content[2] == 43 else ("L", "H", "HHL4x")
     start, head, entry = (struct.Struct(order + form) for form in forms)
     try:

@@ -1,4 +1,4 @@
-"""Pictures as a Python program holds them -> square RGB pixels."""
+"""Conversion of paths, bytes, PIL images and arrays to square RGB pixels."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _ACCEPTED = (
 def to_pixels(
     picture: Picture, size: int, max_pixels: int | None = MAX_PIXELS
 ) -> np.ndarray:
-    """Returns a picture as a square, scaled like `images.decode` does.
+    """Converts a picture to a square, scaled as in `decoding.decode`.
 
     Args:
       picture: a path, the bytes of an image file, a PIL image, or an array
@@ -37,7 +37,7 @@ def to_pixels(
 
     Raises:
       UnreadableImageError: if a file or its bytes cannot be decoded.
-      UserError: if the picture is of another type, shape or range.
+      UserError: if the picture has another type, shape or range.
     """
     if isinstance(picture, bytes | bytearray | memoryview):
         return decoding.decode(bytes(picture), size, max_pixels)
@@ -57,10 +57,10 @@ def check_list(pictures: Any, name: str) -> Sequence[Picture | None]:
 
     Args:
       pictures: a list, a tuple, or an array with one picture per row.
-      name: of the argument, for the error message.
+      name: the name of the argument, for the error message.
 
     Raises:
-      UserError: if it is a single picture, or no sequence.
+      UserError: if `pictures` is a single picture or not iterable.
     """
     is_array = isinstance(pictures, np.ndarray | jax.Array)
     single = isinstance(pictures, str | bytes | os.PathLike | Image.Image)

@@ -1,4 +1,4 @@
-"""Readers: public data sets' own files -> sample tables."""
+"""Readers that convert public data sets' files into sample tables."""
 
 import difflib
 
@@ -30,10 +30,10 @@ FORMATS: dict[str, Format] = {
 
 
 def find(name: str) -> Format:
-    """Returns a format.
+    """Returns a format by name.
 
     Raises:
-      UserError: if there is none of that name; lists those there are.
+      UserError: if the name is unknown; lists the known formats.
     """
     if name in FORMATS:
         return FORMATS[name]
@@ -45,5 +45,5 @@ def find(name: str) -> Format:
 
 
 def listing() -> str:
-    """Returns a line for each format: its name and title."""
+    """Returns one line per format, with its name and title."""
     return "\n".join(f"  {a:26}{b.title}" for a, b in FORMATS.items())

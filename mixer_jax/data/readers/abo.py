@@ -1,10 +1,10 @@
-"""Amazon Berkeley Objects: 147,702 listings with 398,212 catalogue images.
+"""Amazon Berkeley Objects: 147,702 listings with 398,212 catalog images.
 
-Format, by the set's README: `listings/metadata/listings_<i>.json.gz` has a
-JSON object a line with item_id, domain_name, item_name (a list of objects
-with language_tag and value), product_type (a list of objects with value),
-main_image_id and other_image_id; `images/metadata/images.csv.gz` has the
-columns image_id, height, width and path, relative to `images/small/` and
+Format, according to the set's README: `listings/metadata/listings_<i>.json.gz`
+has one JSON object per line with item_id, domain_name, item_name (a list of
+objects with language_tag and value), product_type (a list of objects with
+value), main_image_id and other_image_id; `images/metadata/images.csv.gz` has
+the columns image_id, height, width and path, relative to `images/small/` and
 `images/original/`. Collins et al., arXiv 2110.06199.
 """
 
@@ -21,7 +21,7 @@ ANY = "any"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `read` looks at."""
+    """Adds the options of `read` to a parser."""
     parser.add_argument(
         "--languages",
         default="en,any",
@@ -38,14 +38,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields the documents and images of each listing, in the files' order.
+    """Yields the documents and images of each listing, in file order.
 
-    A listing's main image and name are a document. Its other images are the
-    category's further samples. Category is the item, which may be listed in
-    several countries; group the product type ("CHAIR").
+    A listing's main image and name form a document. Its other images are
+    further samples of the category. The category is the item, which may be
+    listed in several countries; the group is the product type ("CHAIR").
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     metadata, images = files.require(
         FORMAT,
@@ -104,7 +104,7 @@ def _rows(
 
 
 def _name(names: Sequence[Any], languages: Sequence[str]) -> str:
-    """Returns the name in the best language that there is one in."""
+    """Returns the name in the first of the languages that has one."""
     said = [
         (str(one.get("language_tag") or ""), str(one.get("value") or ""))
         for one in names

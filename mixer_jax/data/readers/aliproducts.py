@@ -1,8 +1,8 @@
 """AliProducts: more than 2.5 million noisy photos of 50,000 products (Alibaba).
 
-Format, as public code reads it: `train.json` and `val.json` are objects whose
+Format, according to public code: `train.json` and `val.json` are objects whose
 list `images` has objects with image_id (a file name) and class_id; the images
-lie in `train/<class_id>/` and `val/<class_id>/`. Cheng et al., arXiv
+are in `train/<class_id>/` and `val/<class_id>/`. Cheng et al., arXiv
 2008.11586.
 """
 
@@ -17,13 +17,14 @@ from mixer_jax.data.readers.rows import Format, LeftOut, Row
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each image, those of train first.
+    """Yields a row for each image, training images first.
 
-    The validation images show the classes of the training images, so they are
-    no split by category: all are read, and split by a hash of the class.
+    The validation images show the same classes as the training images and are
+    not a split by category. All images are read, and split by a hash of the
+    class.
 
     Raises:
-      UserError: names file and item.
+      UserError: names the file and item of the error.
     """
     (train,) = files.require(FORMAT, root, "train.json")
     val = root / "val.json"
@@ -36,7 +37,7 @@ def read(
                 continue
             category = files.cell(item, "class_id", where)
             nested = f"{path.stem}/{category}/{name}"
-            if flat is None:  # Some copies have no folder for each class.
+            if flat is None:  # Some copies have no folder per class.
                 if (root / nested).is_file():
                     flat = False
                 elif (root / path.stem / name).is_file():

@@ -1,8 +1,8 @@
-"""A reader's rows -> a sample table, in columns of pyarrow.
+"""Builds a sample table from a reader's rows, with pyarrow columns.
 
-What no table should have is left out and counted: samples that are there
-twice, whose image is missing, of train that show an image of test, and those
-of train that are alone in their category and so teach nothing.
+Unsuitable samples are left out and counted: repeated samples, samples with a
+missing image, training samples that show an image of another split, and
+training samples without a second one in their category.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.terminal import Console
 from mixer_jax.runtime.text import quoted
 
-_ROWS = 65_536  # that become Python objects at once
+_ROWS = 65_536  # converted to Python objects at a time
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a table holds, and what did not get into it.
+    """Counts of a new table, and of the samples left out.
 
     Attributes:
-      samples: how many there are.
-      categories: how many there are.
-      splits: queries and documents of each split, by name.
-      left_out: how many were left out, by the reason.
+      samples: number of samples.
+      categories: number of categories.
+      splits: numbers of queries and documents by split.
+      left_out: number of samples left out by reason.
     """
 
     samples: int
@@ -57,16 +57,16 @@ class Summary:
 
 
 def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
-    """Returns the way from a table's folder to its images'.
+    """Checks the output path and returns the prefix of image paths.
 
     Args:
       root: the data set's folder.
       home: the folder that the reader's image paths are relative to.
       out: the table's path.
-      overwrite: whether a table that is there may be replaced.
+      overwrite: whether an existing table may be replaced.
 
     Returns:
-      What the images' paths begin with in the table, "" or "a/b/".
+      The path of `home` relative to the table's folder, "" or "a/b/".
 
     Raises:
       UserError: if the table cannot or must not be written there.
@@ -83,8 +83,8 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             "or another --out."
         )
     files.check(out, "The table")
-    # Links are kept as they are: only the path counts, not where it leads. But
-    # `..` of a link leads elsewhere than the path says.
+    # Links are resolved only if the relative path fails otherwise; `..` after
+    # a link leads to the parent of the link's target.
     way = Path(os.path.relpath(home, out.parent))
     if os.path.realpath(out.parent / way) != os.path.realpath(home):
         resolved = map(os.path.realpath, (home, out.parent))
@@ -107,23 +107,23 @@ def build(
     check_images: bool = True,
     console: Console | None = None,
 ) -> Summary:
-    """Writes a reader's rows as a sample table, whole or not at all.
+    """Writes a reader's rows as a sample table, atomically.
 
     Args:
       rows: the reader's rows.
       home: the folder that their image paths are relative to.
       out: the table's path, `.csv` or `.parquet`.
-      left_out: what the reader left out; the rest is added.
-      prefix: what image paths begin with in the table, see `check_out`.
+      left_out: the reader's counts, updated with the samples left out here.
+      prefix: prepended to the image paths; see `check_out`.
       check_images: whether to leave out samples whose image file is missing.
-      console: where progress is shown; nowhere if None.
+      console: shows the progress; None for no progress display.
 
     Returns:
-      What the table holds.
+      A summary of the table.
 
     Raises:
-      UserError: if there is no sample, no image file is there, a category is
-        in two splits, or a row breaks the rules of a table.
+      UserError: if there are no samples or no image files, a category is in
+        two splits, or a row breaks a rule of sample tables.
     """
     console = console or Console(quiet=True)
     columns = _collect(rows, console)
@@ -155,7 +155,7 @@ def build(
 
 
 def _collect(rows: Iterable[Row], console: Console) -> pa.Table:
-    """Packs rows into columns; runs of white space in texts become blanks."""
+    """Packs rows into columns; collapses runs of whitespace in texts."""
     schema = pa.schema([(name, pa.large_string()) for name in Row._fields])
     batches, rows = [], iter(rows)
     with progress.show("Reading samples", console=console) as count:
@@ -175,7 +175,7 @@ def _batch(
     try:
         return pa.RecordBatch.from_pydict(cells, schema)
     except UnicodeEncodeError:
-        # JSON may hold half of a character; it becomes a question mark.
+        # JSON may contain lone surrogates; replace them by question marks.
         whole = {
             name: [one.encode("utf-8", "replace").decode() for one in column]
             for name, column in cells.items()
@@ -215,7 +215,7 @@ def _with_images(
 
 
 def _split(columns: pa.Table) -> pa.Table:
-    """Fills in the splits that are not given, by a hash of the category."""
+    """Fills in missing splits by a hash of the category; checks all splits."""
     codes, names = _codes(columns["category_id"])
     test = np.fromiter(
         (is_test(name) for name in _strings(names)), bool, len(names)
@@ -242,7 +242,7 @@ def _split(columns: pa.Table) -> pa.Table:
 
 
 def _taught(columns: pa.Table, left_out: LeftOut) -> pa.Table:
-    """Leaves out what would spoil training, or has nothing to teach."""
+    """Drops training samples that are lone or show another split's image."""
     bases, kinds = _base_splits(columns)
     train = np.array([kind == "train" for kind in kinds], bool)[bases]
     images, names = _codes(columns["image"])
@@ -262,8 +262,8 @@ def _with_roles(columns: pa.Table) -> pa.Table:
     categories, _ = _codes(columns["category_id"])
     images, image_names = _codes(columns["image"])
     shown = np.asarray(pc.not_equal(image_names, "").to_pylist(), bool)[images]
-    # An image of several categories asks for none of them: whatever it found
-    # would be wrong for the others, and it would find itself there.
+    # An image of several categories is not drawn as a query: any result would
+    # be wrong for the other categories, where the image would find itself.
     pairs = np.unique(categories.astype(np.int64) * len(image_names) + images)
     several = np.bincount(pairs % len(image_names))[images] > 1
     given = columns["role"]
@@ -284,7 +284,7 @@ def _with_roles(columns: pa.Table) -> pa.Table:
 
 
 def _write(columns: pa.Table, path: Path) -> None:
-    """Writes a table whose rows satisfy `rules`."""
+    """Checks that all rows satisfy `rules` and writes the table."""
     columns = columns.select(list(rules.COLUMNS))
     for batch in columns.to_batches(max_chunksize=_ROWS):
         frame = batch.to_pandas()
@@ -307,7 +307,7 @@ def _summary(columns: pa.Table, left_out: LeftOut) -> Summary:
 
 
 def _base_splits(columns: pa.Table) -> tuple[np.ndarray, list[str]]:
-    """Returns each row's split without its part, as numbers, and the names."""
+    """Returns a code for each row's split without its part, and the names."""
     codes, names = _codes(columns["split"])
     kinds = [name.split("/")[0] for name in names.to_pylist()]
     distinct = sorted(set(kinds))
@@ -315,7 +315,7 @@ def _base_splits(columns: pa.Table) -> tuple[np.ndarray, list[str]]:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Returns a number for each cell, int64 `[N]`, and the distinct cells."""
+    """Returns a code for each cell, int64 `[N]`, and the distinct cells."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -323,7 +323,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def _strings(cells: pa.Array | pa.ChunkedArray) -> Iterator[str]:
-    """Yields cells, of which few are Python strings at a time."""
+    """Yields cells, converting only a part of them to strings at a time."""
     for start in range(0, len(cells), _ROWS):
         yield from cells.slice(start, _ROWS).to_pylist()
 

@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table, by saying which of its columns is which of ours."""
+"""Any CSV or Parquet table, with a mapping of its columns to ours."""
 
 import argparse
 import difflib
@@ -19,7 +19,7 @@ _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `read` looks at."""
+    """Adds the options of `read` to a parser."""
     add = parser.add_argument
     add(
         "--source",
@@ -49,13 +49,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each row of the table, in its order.
+    """Yields a row for each row of the table, in order.
 
-    Columns that are not named are empty: without `role` or `split` these are
-    drawn by a hash, without `sample_id` it is the row's number.
+    Columns that are not mapped are empty. A missing `role` or `split` is then
+    drawn by a hash, and a missing `sample_id` is the row's number.
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     mapping = parse_columns(options.column)
     if options.image_path.count("{}") != 1:
@@ -99,10 +99,10 @@ def read(
 
 
 def parse_columns(given: list[str]) -> dict[str, str]:
-    """Returns a mapping of our columns to the source's.
+    """Returns a mapping from our columns to the source's.
 
     Args:
-      given: values of --column, as in ["text=title", "image=file"].
+      given: values of --column, such as ["text=title", "image=file"].
 
     Raises:
       UserError: if one of our columns is unknown, given twice, or missing.
@@ -135,7 +135,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
 
 
 def _delimiter(text: str) -> str:
-    r"""Returns the character of --delimiter, which may be given as "\t"."""
+    r"""Returns the value of --delimiter, a character or the escape "\t"."""
     text = "\t" if text == r"\t" else text
     if len(text) != 1 or text in '\r\n"':
         raise argparse.ArgumentTypeError(
@@ -169,7 +169,7 @@ def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
 def _parquet(
     path: Path, mapping: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields `(where, cells)` of the rows of a Parquet file or folder."""
+    """Yields `(where, cells)` for each row of a Parquet file or folder."""
     wanted = tuple(dict.fromkeys(mapping.values()))
     ids = (mapping.get("sample_id", ""), mapping["category_id"])
     layout = tables.Layout(wanted, ids=ids)

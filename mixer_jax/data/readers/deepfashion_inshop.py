@@ -1,8 +1,8 @@
 """DeepFashion, In-shop Clothes Retrieval: 52,712 photos of 7,982 items.
 
-Format, by the set's README: `list_eval_partition.txt` has the number of images
-in its first line and the columns `image_name item_id evaluation_status` in its
-second; `list_description_inshop.json` is a list of objects with an item's
+Format, according to the set's README: `list_eval_partition.txt` has the number
+of images in line 1 and the columns `image_name item_id evaluation_status` in
+line 2; `list_description_inshop.json` is a list of objects with an item's
 `item`, `color` and `description` (a list of sentences). Liu et al., CVPR 2016.
 """
 
@@ -16,7 +16,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_name", "item_id", "evaluation_status"]
-# Split and role of each status; of train the set says no role.
+# Split and role of each status; the set has no roles for train.
 _STATUS = {
     "train": ("train", ""),
     "query": ("test", "query"),
@@ -32,16 +32,16 @@ _TEXTS = (
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each image of the partition, in its order.
+    """Yields a row for each image of the partition, in file order.
 
-    Category is the item; group the folders that it is in ("WOMEN/Dresses").
+    The category is the item; the group is its folder path ("WOMEN/Dresses").
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     (path,) = files.require(FORMAT, root, _PARTITION)
     texts = _texts(root)
-    # The archive's own folders, or all in one.
+    # The folders of the original archive, or all files in one folder.
     prefix = "Img/" if (root / "Img" / "img").is_dir() else ""
     said, header, count = 0, False, 0
     for number, line in files.lines(path):
@@ -100,10 +100,10 @@ def _check_header(cells: list[str], where: str) -> bool:
 
 
 def _texts(root: Path) -> dict[str, str]:
-    """Returns what is said of each item; nothing without the file.
+    """Returns the text of each item; {} if the file is missing.
 
-    An item that is listed in several colours has them all before the
-    description of the first.
+    The text of an item with several colors lists all of them, followed by its
+    first description.
     """
     paths = [root / name for name in _TEXTS if (root / name).is_file()]
     if not paths:

@@ -1,4 +1,4 @@
-"""Reads text, CSV and JSON files, and says where they are wrong."""
+"""Reads text, CSV and JSON files; errors name the place in the file."""
 
 import contextlib
 import gzip
@@ -15,10 +15,10 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import csv_files
 from mixer_jax.runtime.text import listing, quoted
 
-_CHUNK = 1 << 20  # characters of JSON that are read at once
+_CHUNK = 1 << 20  # characters of JSON that are read at a time
 _BETWEEN = re.compile(r"[\s,]*")
-# What Python's parser raises: also of numbers of thousands of digits, and of
-# objects in too many others.
+# Errors of Python's parser, including those for numbers with thousands of
+# digits (ValueError) and for deeply nested objects (RecursionError).
 _NO_JSON = (ValueError, RecursionError)
 
 
@@ -27,11 +27,11 @@ def require(one: Format, root: Path, *names: str) -> list[Path]:
 
     Args:
       one: the data set's format.
-      root: its folder.
-      names: relative to the folder; of "a|b" either will do, the first first.
+      root: the data set's folder.
+      names: paths relative to the folder; "a|b" is a, or b if a is missing.
 
     Raises:
-      UserError: if one is missing; lists all that the set has.
+      UserError: if a file is missing; lists all files of the data set.
     """
     paths = []
     for name in names:
@@ -44,7 +44,7 @@ def require(one: Format, root: Path, *names: str) -> list[Path]:
 
 
 def missing(one: Format, root: Path, name: str) -> UserError:
-    """Returns the error that says which file is missing and which there are."""
+    """Returns an error that names a missing file and lists the set's files."""
     lines = "".join(f"\n  {line}" for line in one.files)
     return UserError(
         f"There is no {name} in {root}. {one.title} has, relative to "
@@ -54,10 +54,10 @@ def missing(one: Format, root: Path, name: str) -> UserError:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[io.TextIOBase]:
-    """Opens a UTF-8 file, also one of `.gz`, with or without a BOM.
+    """Opens a UTF-8 text file, plain or `.gz`, with or without a BOM.
 
     Raises:
-      UserError: if it cannot be read; also from within the block.
+      UserError: if the file cannot be read, also inside the `with` block.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be read: it is not a regular file.")
@@ -98,7 +98,7 @@ def _not_utf8(path: Path) -> UserError:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the numbers, from 1, and texts of the lines that are not blank."""
+    """Yields number, from 1, and stripped text of each non-blank line."""
     with opened(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -112,14 +112,14 @@ def records(
 
     Args:
       path: the file; its first line names the columns.
-      columns: those that it must have.
-      delimiter: what stands between two cells.
+      columns: the required columns.
+      delimiter: the character between two cells.
 
     Yields:
-      `(where, cells)`: file and line for a message, and cells by column.
+      `(where, cells)`: file and line for messages, and the cells by column.
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     try:
         with opened(path) as file:
@@ -162,7 +162,7 @@ def _check_header(
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields `(where, object)` for a file of a JSON object a line."""
+    """Yields `(where, object)` for each line of a JSON Lines file."""
     for number, line in lines(path):
         where = f"{path}, line {number}"
         try:
@@ -175,17 +175,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the objects of one long list, without holding the list.
+    """Yields the objects of a long list without keeping the list in memory.
 
     Args:
-      path: a JSON file, `{"key": [{...}, ...], ...}` or the list alone.
+      path: a JSON file, `{"key": [{...}, ...], ...}` or only the list.
       key: the list's key.
 
     Yields:
-      `(where, object)`: file and number, from 1, for a message; the object.
+      `(where, object)`: file and number, from 1, for messages; the object.
 
     Raises:
-      UserError: if there is no such list, or it is no JSON.
+      UserError: if the list is missing, or the file is not JSON.
     """
     decoder, number = json.JSONDecoder(), 0
     start = re.compile(rf'^\s*\[|"{re.escape(key)}"\s*:\s*\[')
@@ -205,7 +205,7 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 item, at = decoder.raw_decode(text, at)
             except _NO_JSON as error:
-                # Perhaps only its beginning has been read.
+                # The object may continue beyond the text read so far.
                 torn = isinstance(error, json.JSONDecodeError)
                 more = torn and file.read(max(_CHUNK, len(text) - at))
                 if not more:
@@ -221,7 +221,7 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns `(where, object)` for a file of one list, read at once."""
+    """Returns `(where, object)` for each object of a file with one list."""
     with opened(path) as file:
         try:
             items = json.load(file)
@@ -239,10 +239,10 @@ def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def cell(item: dict[str, Any], key: str, where: str) -> str:
-    """Returns a value that must be there, as a string.
+    """Returns a required value as a string.
 
     Raises:
-      UserError: if it is missing, empty or no string and no number.
+      UserError: if it is missing, empty, or neither a string nor an integer.
     """
     value = item.get(key)
     if isinstance(value, str) and value.strip():
@@ -256,10 +256,10 @@ def cell(item: dict[str, Any], key: str, where: str) -> str:
 
 
 def values(item: dict[str, Any], key: str, where: str) -> list[Any]:
-    """Returns a list that may be missing.
+    """Returns an optional list, [] if it is missing.
 
     Raises:
-      UserError: if there is something else in its place.
+      UserError: if the value is not a list.
     """
     value = item.get(key)
     if value is None or isinstance(value, list):

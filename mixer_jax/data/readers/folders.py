@@ -1,4 +1,4 @@
-"""A folder for each category: any tree of folders with images in them."""
+"""Any tree of folders with images, in which each folder is a category."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ _SPLITS = {"train", "test"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that `read` looks at."""
+    """Adds the option of `read` to a parser."""
     parser.add_argument(
         "--splits",
         action="store_true",
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each image, in the order of their paths.
+    """Yields a row for each image, ordered by path.
 
     The category is the path of the image's folder ("shoes/1234"), and the group
     that of the parent folder ("shoes"). Links are followed, so that a folder

@@ -1,4 +1,4 @@
-"""Products-10K: photos of about 10,000 products (JD.com), labelled by hand.
+"""Products-10K: photos of about 10,000 products (JD.com), labeled by hand.
 
 Format: `train.csv` with the columns name, class and group; the labels of the
 test images, `test_kaggletest.csv`, with name, class and Usage. Bai et al.,
@@ -18,13 +18,14 @@ _TEST = ("test_kaggletest.csv", "test.csv")
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each labelled image, those of train first.
+    """Yields a row for each labeled image, training images first.
 
-    The set's own test images show the classes of its train images, so they
-    are no split by category: all are read, and split by a hash of the class.
+    The set's test images show the same classes as its training images and are
+    not a split by category. All images are read, and split by a hash of the
+    class.
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     (path,) = files.require(FORMAT, root, "train.csv")
     groups = {}

@@ -1,9 +1,9 @@
-"""Who asks and who answers, where a data set does not say.
+"""Draws the roles of samples for data sets without roles.
 
-In each category half of the images become queries and the others documents,
-drawn by a hash of category and image: the same in every run, and for an image
-also where others come or go. Of an odd number the documents have the larger
-half; one image alone is a document.
+In each category, half of the images become queries and the others documents. A
+hash of category and image decides, so the roles are the same in every run, and
+few change if images are added or removed. With an odd number of images, there
+is one more document; a single image is a document.
 """
 
 from collections.abc import Iterable
@@ -20,23 +20,23 @@ def draw(
     answers: np.ndarray,
     names: Iterable[tuple[str, str]],
 ) -> np.ndarray:
-    """Says which samples are queries.
+    """Returns which samples become queries.
 
-    Samples of one category that show the same image get the same role, so
-    that no query is answered by itself.
+    Samples of one category that show the same image get the same role, so that
+    no query has its own image as an answer.
 
     Args:
-      categories: int `[N]`, a number for each category.
-      images: int `[N]`, a number for each image; -1 is none.
-      asks: bool `[N]`, the samples that are queries in any case.
-      answers: bool `[N]`, those that are documents in any case. Samples without
-        an image must be among them.
+      categories: int `[N]`, the category of each sample.
+      images: int `[N]`, the image of each sample; -1 for none.
+      asks: bool `[N]`, samples that must be queries.
+      answers: bool `[N]`, samples that must be documents, including all samples
+        without an image.
       names: the category ID and image path of each sample, for the hash.
 
     Returns:
-      bool `[N]`.
+      bool `[N]`, true for queries.
     """
-    # One number for category and image; that of an absent image is 0.
+    # One number per pair of category and image; the image is 0 if absent.
     width = int(images.max()) + 2
     pairs, first, pair = np.unique(
         categories.astype(np.int64) * width + np.maximum(images, -1) + 1,
@@ -48,7 +48,7 @@ def draw(
     size = np.bincount(category, weights=with_image).astype(np.int64)
     asked = np.bincount(category, weights=asking).astype(np.int64)
     quota = size // 2 - asked
-    # The free pairs of a category, in the order of their hashes.
+    # Undecided pairs, by category and hash.
     free = np.flatnonzero(~asking & ~answering)
     order = _order(names, first, len(categories))
     free = free[np.lexsort((order[free], category[free]))]
@@ -62,9 +62,9 @@ def draw(
 def _order(
     names: Iterable[tuple[str, str]], first: np.ndarray, count: int
 ) -> np.ndarray:
-    """Returns the hash of each pair, uint64, its first sample's position given.
+    """Returns a hash of each pair, uint64, given its first sample's position.
 
-    Of the hash's bits it takes the upper 64; equal ones are not to be expected.
+    It is the upper 64 bits of `digest`, where collisions are unlikely.
     """
     wanted = np.full(count, -1)
     wanted[first] = np.arange(len(first))
@@ -76,5 +76,5 @@ def _order(
 
 
 def _any(pair: np.ndarray, samples: np.ndarray, count: int) -> np.ndarray:
-    """Whether a pair has one of the samples, bool `[count]`."""
+    """Returns whether each pair has one of the samples, bool `[count]`."""
     return np.bincount(pair, weights=samples, minlength=count) > 0

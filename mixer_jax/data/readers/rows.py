@@ -1,4 +1,4 @@
-"""What a reader is: a public data set's own files -> rows of samples."""
+"""Interface of readers, which convert data sets' files into rows."""
 
 import argparse
 import collections
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Counts of what a reader leaves out, by the reason: "whose image is missing".
+# Number of samples left out by reason, such as "whose image is missing".
 LeftOut = collections.Counter[str]
 
 
 class Row(NamedTuple):
-    """A sample as a reader found it.
+    """A sample as read from a data set.
 
     Attributes:
-      sample_id: a name of its own; of two rows with one ID the first is kept.
+      sample_id: a unique name; of rows with the same ID, the first is kept.
       image: path relative to the data set's folder, "" if none.
-      text: title or description, "" if none; a query's is dropped.
-      category_id: what the sample shows.
+      text: title or description, "" if none; dropped for queries.
+      category_id: the category of what the sample shows.
       group: a coarser label, "" if none.
       role: "query" or "document"; "" lets `roles.draw` choose.
       split: "train", "test" ...; "" splits by a hash of the category.
@@ -41,7 +41,7 @@ def left_out_text(left_out: LeftOut) -> str:
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:
-    """Adds no option."""
+    """Adds no options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Format:
     """A data set's format.
 
     Attributes:
-      title: its name, as its publishers write it.
-      files: which files it has and where they should be, a line each.
-      read: from the set's folder, the options of the command line and the
-        counts of what is left out to the rows, in an order that is always
-        the same.
-      add_options: adds the options that `read` looks at to a parser.
-      beside_table: whether `read` writes images of its own, into the folder of
-        the table (`options.out`); its rows' paths are relative to that then.
+      title: the data set's name, as its publishers write it.
+      files: the files that it has and their places, one line each.
+      read: called with the data set's folder, the command-line options and the
+        counts of left-out samples, which it updates; yields the rows in a
+        deterministic order.
+      add_options: adds the options of `read` to a parser.
+      beside_table: whether `read` writes images to the folder of the table
+        (`options.out`); the rows' paths are then relative to that folder.
     """
 
     title: str
@@ -67,10 +67,10 @@ class Format:
 
 
 def digest(*words: str) -> int:
-    """Returns a number of 160 bits that depends on the words alone."""
+    """Returns a 160-bit hash of the words, equal across runs."""
     return int(hashlib.sha1("\0".join(words).encode()).hexdigest(), 16)
 
 
 def is_test(category_id: str) -> bool:
-    """Whether a category is one of the tenth that is never trained on."""
+    """Returns whether a category is in the tenth that is held out as test."""
     return digest(category_id) % 10 == 0

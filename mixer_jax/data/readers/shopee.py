@@ -1,7 +1,7 @@
 """Shopee, Price Match Guarantee: 34,250 postings of 11,014 products.
 
-Format, by the competition's page on its data: `train.csv` with the columns
-posting_id, image, image_phash, title and label_group; the images lie in
+Format, according to the competition's data page: `train.csv` with the columns
+posting_id, image, image_phash, title and label_group; the images are in
 `train_images/`. The labels of its test set are not public.
 """
 
@@ -18,10 +18,10 @@ _COLUMNS = ("posting_id", "image", "title", "label_group")
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each posting, in the file's order.
+    """Yields a row for each posting, in file order.
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     (path,) = files.require(FORMAT, root, "train.csv")
     for where, cells in files.records(path, _COLUMNS):

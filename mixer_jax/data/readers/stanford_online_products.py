@@ -1,8 +1,8 @@
 """Stanford Online Products: 120,053 photos of 22,634 products (eBay).
 
-Format: `Ebay_train.txt` and `Ebay_test.txt`, whose first line is `image_id
-class_id super_class_id path`, separated by blanks. The set's README; Song et
-al., arXiv 1511.06452.
+Format, according to the set's README: `Ebay_train.txt` and `Ebay_test.txt` with
+the space-separated columns `image_id class_id super_class_id path`, named in
+the first line. Song et al., arXiv 1511.06452.
 """
 
 import argparse
@@ -21,13 +21,13 @@ _SPLITS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 def read(
     root: Path, options: argparse.Namespace, left_out: LeftOut
 ) -> Iterator[Row]:
-    """Yields a row for each image, in the files' order.
+    """Yields a row for each image, in file order.
 
-    Category is the class; group the super-class, by the name of its folder
+    The category is the class; the group is the super-class, named by its folder
     ("bicycle"). Train and test share no class.
 
     Raises:
-      UserError: names file, line and column.
+      UserError: names the file, line and column of the error.
     """
     paths = files.require(FORMAT, root, *_SPLITS.values())
     for split, path in zip(_SPLITS, paths, strict=True):

@@ -1,7 +1,7 @@
-"""A data set that TensorFlow Datasets has prepared, as array_record files.
+"""Any data set prepared by TensorFlow Datasets as array_record files.
 
-TensorFlow is not needed. Encoded images are written to files beside the
-table, as they are.
+TensorFlow is not needed. Encoded images are written unchanged to files next to
+the table.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _INFO = "dataset_info.json"
-# How files begin, and what they are called.
+# File signatures and suffixes.
 _KINDS = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `read` looks at."""
+    """Adds the options of `read` to a parser."""
     add = parser.add_argument
     add("--name", required=True, help="NAME, NAME/CONFIG or NAME:VERSION")
     add("--image", default="image", help="the images' feature")
@@ -50,15 +50,16 @@ def read(
     """Yields a row for each example, split by split.
 
     Raises:
-      UserError: if the data set, or one of its features, is not there.
+      UserError: if the data set is missing or unreadable, or a feature is
+        missing or has the wrong type.
     """
-    # It takes seconds to import.
+    # The import takes seconds.
     import tensorflow_datasets as tfds
 
     folder = _folder(root, options.name)
     try:
         builder = tfds.builder_from_directory(folder)
-    except Exception as error:  # Torn files raise a dozen types.
+    except Exception as error:  # Damaged files raise many types.
         raise UserError(f"{folder} cannot be read: {error}") from error
     features = builder.info.features
     named = (options.image, options.label, options.text, options.group)
@@ -110,7 +111,7 @@ def read(
 
 
 def _folder(root: Path, name: str) -> Path:
-    """Returns the folder of a prepared data set, of its latest version."""
+    """Returns the folder of a data set's given or latest version."""
     way, _, version = name.partition(":")
     there = _prepared(root)
     found = [path for path in there if path.is_relative_to(root / way)]
@@ -143,7 +144,7 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def _string(features: Any, name: str, example: dict[str, Any]) -> str:
-    """Returns a feature's value as a string; "" for no name."""
+    """Returns a feature's value as a string; "" if `name` is empty."""
     if not name:
         return ""
     value = example[name]
@@ -165,7 +166,7 @@ def _suffix(encoded: bytes) -> str:
 
 
 def _write(path: Path, encoded: bytes) -> None:
-    """Writes a whole file, unless it is there."""
+    """Writes a file atomically, unless it exists with the same content."""
     same_size = path.is_file() and path.stat().st_size == len(encoded)
     if same_size and path.read_bytes() == encoded:
         return

@@ -1,4 +1,4 @@
-"""Walks a tree of folders; yields every entry, or counts it as left out."""
+"""Walks a folder tree; yields every entry or counts it as left out."""
 
 import os
 import stat
@@ -21,10 +21,10 @@ _Ancestors = frozenset[tuple[int, int]]  # device and inode of each folder
 def walk(
     root: Path, left_out: LeftOut
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Yields each folder of a tree, and its files.
+    """Yields each folder of a tree with its files.
 
     Links are followed: a folder with two links to it is yielded under both
-    names. Only folders are opened.
+    names. Only folders are opened, never files.
 
     Args:
       root: the topmost folder.
@@ -32,8 +32,8 @@ def walk(
 
     Yields:
       `(way, names)`: the parts of the folder's path relative to `root`, and the
-      sorted names of its regular files. Parents come before their children,
-      and siblings in the order of their names.
+      sorted names of its regular files. Parents precede their children, and
+      siblings are sorted by name.
 
     Raises:
       UserError: if `root` cannot be listed.

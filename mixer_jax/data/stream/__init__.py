@@ -1,1 +1,1 @@
-"""Rows of a sample table in, batches of arrays out."""
+"""Input pipeline from rows of a sample table to batches of arrays."""

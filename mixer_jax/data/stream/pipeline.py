@@ -1,10 +1,10 @@
-"""Rows of a sample table -> batches of arrays, read by Grain.
+"""Reads rows of a sample table as batches of arrays, with Grain.
 
 Training reads two streams, queries and documents, in the order of `sampling`.
-Each is endless and cut into global batches, of which a process takes one block:
-put side by side in the order of the processes they are the same global batch,
-row by row, for any number of processes, threads or worker processes, and a
-position says it all.
+Each is endless and divided into global batches; a process reads one block of
+each. Concatenated in process order, the blocks form the same global batch, row
+by row, for any number of processes, threads or worker processes. The position
+in the streams is therefore the only state.
 """
 
 import os
@@ -26,7 +26,7 @@ from mixer_jax.data.stream.text import Tokenizer
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 
-_BUFFER = 2  # batches read ahead, besides one for each thread
+_BUFFER = 2  # batches read ahead, in addition to one per thread
 
 
 class Source(Protocol):
@@ -39,14 +39,14 @@ class Source(Protocol):
         """Returns the encoded image, b"" if there is none, and the text."""
 
     def name(self, row: int) -> str:
-        """Returns what errors call a row's image."""
+        """Returns the name of a row's image for error messages."""
 
 
 class FileSource:
-    """A frame's content, read from its image files."""
+    """Source that reads a frame's image files."""
 
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike):
-        """Reads `frame`'s paths relative to `root`."""
+        """Initializes the source; image paths are relative to `root`."""
         self._root = Path(root)
         self._images = frame["image"].tolist()
         self._texts = frame["text"].tolist()
@@ -56,7 +56,7 @@ class FileSource:
         return len(self._images)
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
-        """Returns the bytes of row `row`'s image, b"" if none, and its text.
+        """Returns the bytes of a row's image, b"" if there is none, and text.
 
         Raises:
           UnreadableImageError: if the file cannot be read.
@@ -66,15 +66,15 @@ class FileSource:
         return content, self._texts[row]
 
     def name(self, row: int) -> str:
-        """Returns the path of row `row`'s image."""
+        """Returns the path of a row's image."""
         return self._images[row]
 
 
 class Rows:
-    """Some rows of another source."""
+    """Source with a selection of another source's rows."""
 
     def __init__(self, source: Source, rows: Sequence[int]):
-        """Row i is the source's row `rows[i]`."""
+        """Initializes the source; row i is row `rows[i]` of `source`."""
         self._source, self._rows = source, rows
 
     def __len__(self) -> int:
@@ -82,11 +82,11 @@ class Rows:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
-        """Returns what the source has at that row."""
+        """Returns the row's encoded image and text."""
         return self._source[self._rows[row]]
 
     def name(self, row: int) -> str:
-        """Returns what the source calls that row's image."""
+        """Returns the source's name of a row's image."""
         return self._source.name(self._rows[row])
 
 
@@ -112,16 +112,16 @@ def train_batches(
       frame: the rows of the training split; both roles must occur.
       source: the content of `frame`'s rows.
       category_ids: see `table.category_index`; labels are positions in it.
-      tokenizer: for the documents' texts.
+      tokenizer: the tokenizer of the documents' texts.
       image_size: S, pixels.
       batch_size: B, over all processes; half queries, half documents.
-      augment: strength, see `augment.NAMES`.
+      augment: the strength of augmentation, see `augment.NAMES`.
       sampling: how samples are drawn.
-      seed: the only source of chance.
-      threads: decoding threads; 0 decodes in the caller's.
-      workers: processes that decode in place of the threads; 0 is none.
-      process_index: which of the processes this is.
-      process_count: n, how many read together.
+      seed: the only source of randomness.
+      threads: decoding threads; 0 decodes in the calling thread.
+      workers: processes that decode instead of the threads; 0 for none.
+      process_index: the index of this process.
+      process_count: n, the number of processes that read together.
 
     Returns:
       An iterator with `get_state()` (a small JSON-able dict) and
@@ -131,8 +131,8 @@ def train_batches(
       "tokens" int32 [Bh, L], "token_mask" bool [Bh, L], "label" int32 [Bh]}}`.
 
     Raises:
-      UserError: if the batch cannot be split or sampled so, a role has no
-        sample, or there is no such strength of augmentation.
+      UserError: if the batch cannot be divided or sampled as requested, a role
+        has no sample, or the strength of augmentation is unknown.
     """
     if augment != "none":
         augment = augmentation.get_strength(augment)
@@ -175,30 +175,30 @@ def train_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Returns the endless training batches of any content of the rows.
+    """Returns endless training batches with any content per row.
 
     Args:
       frame: the rows of the training split; both roles must occur.
       category_ids: see `table.category_index`; labels are positions in it.
-      load: (row, role, source of chance) -> a sample without its label.
-      stack: samples of one role -> their batch.
+      load: maps (row, role, rng) to a sample without its label.
+      stack: maps the samples of one role to their batch.
       batch_size: B, over all processes; half queries, half documents.
-      random: whether `load` needs a source of chance; else it is given None.
+      random: whether `load` needs a random generator; its rng is None if not.
       sampling: how samples are drawn.
-      seed: the only source of chance.
-      threads: that load; 0 loads in the caller's.
-      workers: processes that load in place of the threads; 0 is none. All
-        that is given goes to each of them.
-      process_index: which of the processes this is.
-      process_count: n, how many read together.
+      seed: the only source of randomness.
+      threads: loading threads; 0 loads in the calling thread.
+      workers: processes that load instead of the threads; 0 for none. Each gets
+        a copy of `load`, `stack` and the data that they refer to.
+      process_index: the index of this process.
+      process_count: n, the number of processes that read together.
 
     Returns:
-      An iterator as `train_batches` returns it, over
+      An iterator like that of `train_batches`, over
       `{"query": batch, "document": batch}`.
 
     Raises:
-      UserError: if the batch cannot be split or sampled so, or a role has no
-        sample.
+      UserError: if the batch cannot be divided or sampled as requested, or a
+        role has no sample.
     """
     if batch_size < 1 or batch_size % (2 * process_count):
         raise UserError(
@@ -251,13 +251,13 @@ def evaluation_batches(
       frame: rows of a sample table.
       source: the content of `frame`'s rows.
       role: "query" or "document".
-      tokenizer: for the documents' texts.
+      tokenizer: the tokenizer of the documents' texts.
       image_size: S, pixels.
       batch_size: B, over all processes.
-      threads: decoding threads; 0 decodes in the caller's.
-      process_index: which of the processes this is.
-      process_count: n, how many read together; all get as many batches, whose
-        rows side by side are in order.
+      threads: decoding threads; 0 decodes in the calling thread.
+      process_index: the index of this process.
+      process_count: n, the number of processes that read together. All get the
+        same number of batches; concatenated, their rows are in order.
 
     Returns:
       Batches as in training, of one role, without labels:
@@ -265,7 +265,7 @@ def evaluation_batches(
       False on padding; `index` is the position in `frame`, -1 on padding.
 
     Raises:
-      UserError: if the batch cannot be split.
+      UserError: if the batch cannot be divided among the processes.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -297,13 +297,13 @@ def evaluation_batches(
 def _block(
     dataset: grain.MapDataset, batch_size: int, index: int, count: int
 ) -> grain.MapDataset:
-    """Returns one process's block of each global batch: its rows in order.
+    """Returns one process's block of each global batch, in order.
 
     Args:
-      dataset: whose every `batch_size` elements are a global batch.
+      dataset: a dataset in which `batch_size` elements form a global batch.
       batch_size: a multiple of `count`.
-      index: which of the blocks is taken.
-      count: blocks of a batch.
+      index: the index of the block.
+      count: the number of blocks per batch.
     """
     if count == 1:
         return dataset
@@ -316,10 +316,10 @@ def _block(
 
 
 def _load(source: Source, row: int, role: str, size: int) -> dict:
-    """Reads one row; row -1 is padding, without image or text."""
+    """Returns one row's sample; row -1 is padding, without image or text."""
     content, text = source[row] if row >= 0 else (b"", "")
     try:
-        # Its pixels were counted when the files were checked.
+        # The pixel limit was applied when the files were checked.
         pixels = decoding.decode(content, size, None) if content else None
     except decoding.UnreadableImageError as error:
         raise decoding.UnreadableImageError(

@@ -1,23 +1,23 @@
-"""Which row comes at which place of the endless stream that trains.
+"""Order of the rows in the endless training streams.
 
-A row is a function of the seed and the place alone: nothing is remembered
-between two of them, so that a stream goes on from anywhere, and is the same for
-any number of processes, threads or workers.
+A row depends only on the seed and its position. Streams have no other state, so
+they resume at any position, and are the same for any number of processes,
+threads or workers.
 
-`uniform`: every sample once an epoch, in a new order.
+`uniform`: every sample once per epoch, in a new order each time.
 
-`tempered`, against a long tail: of a role's samples, category c has the share
-n_c^(1/T) / sum_j n_j^(1/T), where n is the number of samples of each in that
-role and T the temperature. At T = 1 that is its frequency, and every sample
-comes once an epoch; as T grows all categories come equally often. An epoch has
-as many places as there are samples. Of its N places a category gets N times
-its share, rounded up or down by chance, and its samples take turns at them.
+`tempered`, for long-tailed data: among a role's samples, category c has the
+share n_c^(1/T) / sum_j n_j^(1/T), where n_c is its number of samples in that
+role and T the temperature. At T = 1, this is its frequency, and every sample
+occurs once per epoch; as T grows, the shares become equal. An epoch has N
+positions, the number of samples. A category gets N times its share of them,
+randomly rounded up or down, and its samples take turns.
 
-`balanced`: a batch has P categories and K samples of each, in either role, and
-the queries' categories are the documents', where they have both. An epoch has
-each category once, but for fewer than P that are left over. A category without
-a role is replaced there by another, which is not in the batch; the samples of
-a category take turns, and one that has fewer than K gives some twice.
+`balanced`: a batch has P categories with K samples of each per role; queries
+and documents have the same categories if these have both roles. An epoch has
+each category once, except for a remainder of fewer than P. If a category lacks
+a role, another one that is not in the batch replaces it there. A category's
+samples take turns; with fewer than K, some are repeated.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from mixer_jax.runtime.errors import UserError
 
 UNIFORM, TEMPERED, BALANCED = NAMES = ("uniform", "tempered", "balanced")
 _GOLDEN = (5**0.5 - 1) / 2
-_BATCHES = 16  # of a role whose rows are kept: threads work at several
+_BATCHES = 16  # cached per role: threads work on several batches at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sampling:
     Attributes:
       name: one of `NAMES`.
       temperature: T of `tempered`, 1 or more.
-      samples: K of `balanced`, of a category and role in a batch.
+      samples: K of `balanced`, the samples per category and role in a batch.
     """
 
     name: str = UNIFORM
@@ -49,18 +49,18 @@ class Sampling:
     samples: int = 4
 
 
-EACH = Sampling()  # every sample once an epoch
+EACH = Sampling()  # every sample once per epoch
 
 
 def check(sampling: Sampling, batch_size: int) -> None:
-    """Checks what can be checked without any data.
+    """Checks all that can be checked without data.
 
     Args:
-      sampling: the choice.
+      sampling: how samples are drawn.
       batch_size: B, of both roles together.
 
     Raises:
-      UserError: that names the config's key, its value and what would work.
+      UserError: names the config key, its value and what would work.
     """
     if sampling.name not in NAMES:
         raise UserError(
@@ -94,21 +94,21 @@ def streams(
     """Returns the endless stream of each role's rows.
 
     Args:
-      sampling: the choice.
+      sampling: how samples are drawn.
       rows: int [N_role] by role, at least one each.
       labels: int [N], the category of every row.
-      batch_size: B; every B / 2 places of a stream are its part of a batch.
-      seed: the only source of chance.
+      batch_size: B; a stream has B / 2 positions per batch.
+      seed: the only source of randomness.
 
     Raises:
-      UserError: if the choice does not go with these samples.
+      UserError: if these samples cannot be drawn this way.
     """
     check(sampling, batch_size)
     if sampling.name == BALANCED:
         balanced = Balanced(rows, labels, batch_size // 2, sampling, seed)
     out = {}
     for number, (role, own) in enumerate(rows.items()):
-        # Grain seeds epoch e with seed + e, hence seeds far apart.
+        # Grain seeds epoch e with seed + e, so the seeds must be far apart.
         (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
         places = Places(own).seed(int(start))
         if sampling.name == UNIFORM:
@@ -129,24 +129,24 @@ def streams(
 
 
 class Places(grain.MapDataset):
-    """An array as a dataset; Grain's own counts bytes and time, for longer."""
+    """Dataset of an array; Grain's own source measures bytes and is slower."""
 
     def __init__(self, values: np.ndarray):
-        """Takes the values."""
+        """Initializes the dataset."""
         super().__init__()
         self._values = values
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of values."""
         return len(self._values)
 
     def __getitem__(self, index: int) -> int:
-        """Returns the value at an index, which may count over and over."""
+        """Returns the value at an index, modulo the length."""
         return int(self._values[index % len(self._values)])
 
 
 class ByCategory:
-    """Rows sorted by category, those of each in a random order."""
+    """Rows sorted by category, in random order within each category."""
 
     def __init__(
         self,
@@ -155,13 +155,13 @@ class ByCategory:
         categories: int,
         seed: int | list[int],
     ):
-        """Sorts them.
+        """Sorts the rows.
 
         Args:
           rows: int [N].
-          labels: int [N], the category of each.
+          labels: int [N], the category of each row.
           categories: C; some may have no row.
-          seed: of the order.
+          seed: the seed of the order.
         """
         order = np.random.default_rng(seed).permutation(len(rows))
         order = order[np.argsort(labels[order], kind="stable")]
@@ -170,13 +170,13 @@ class ByCategory:
         self._begins = np.cumsum(self.counts) - self.counts
 
     def take(self, category: int, turns: int | np.ndarray) -> np.ndarray:
-        """Returns the rows of a category that have those turns, of any size."""
+        """Returns the rows of a category at `turns`, modulo its row count."""
         turns = turns % self.counts[category]
         return self.rows[self._begins[category] + turns]
 
 
 class Tempered:
-    """The rows of one role, by category with a temperature."""
+    """Temperature sampling of the rows of one role."""
 
     def __init__(
         self,
@@ -185,47 +185,47 @@ class Tempered:
         temperature: float,
         seed: int,
     ):
-        """Lays the categories out along the places of an epoch.
+        """Assigns each category an interval of an epoch's positions.
 
         Args:
           rows: int [N].
-          labels: int [N], the category of each.
+          labels: int [N], the category of each row.
           temperature: T.
-          seed: the only source of chance.
+          seed: the only source of randomness.
         """
         self._sorted = ByCategory(rows, labels, labels.max() + 1, [seed, 0])
         weights = self._sorted.counts.astype(np.float64)
         present = weights > 0
-        # Categories that have no row in this role have no place either.
+        # Categories without a row in this role keep the weight 0.
         weights[present] **= 1 / temperature
         ends = np.cumsum(weights)
-        # At T = 1 this factor is 1, and all ends are whole numbers.
+        # At T = 1, this factor is 1 and all ends are integers.
         self._ends = ends * (len(rows) / ends[-1])
         self._last = np.flatnonzero(present)[-1]
         self._phase = np.random.default_rng([seed, 1]).random()
 
     def row(self, index: int, place: int) -> int:
-        """Returns the row at a place.
+        """Returns the row at a position.
 
         Args:
-          index: of the stream, which says the epoch.
-          place: of that epoch, 0 to N - 1, each once.
+          index: the index in the stream, which determines the epoch.
+          place: the shuffled position in the epoch, 0 to N - 1, each once.
         """
         epoch = index // len(self._sorted.rows)
-        # One offset for a whole epoch makes a category's number of places its
-        # share of them, but for rounding; over epochs it is even.
+        # With one offset per epoch, a category has its share of the positions,
+        # rounded; golden-ratio steps even out the rounding over epochs.
         offset = (self._phase + epoch * _GOLDEN) % 1.0
         category = np.searchsorted(self._ends, place + offset, side="right")
         category = min(int(category), self._last)
         begin = self._ends[category - 1] if category else 0.0
         first = max(int(np.ceil(begin - offset)), 0)
-        # Where the epochs before have left off, nearly.
+        # Approximately the category's turns in earlier epochs.
         before = int(epoch * (self._ends[category] - begin))
         return int(self._sorted.take(category, before + place - first))
 
 
 class Balanced:
-    """The rows of both roles, some categories at a time."""
+    """Balanced sampling of the rows of both roles."""
 
     def __init__(
         self,
@@ -240,9 +240,9 @@ class Balanced:
         Args:
           rows: int [N_role] by role.
           labels: int [N], the category of every row.
-          half: P K, the samples of a role in a batch.
-          sampling: has K.
-          seed: the only source of chance.
+          half: P K, the samples per role in a batch.
+          sampling: how samples are drawn, with K.
+          seed: the only source of randomness.
 
         Raises:
           UserError: if a role has fewer than P categories.
@@ -269,16 +269,16 @@ class Balanced:
         categories = np.unique(np.concatenate(list(self._having.values())))
         (start,) = np.random.SeedSequence([seed, 2]).generate_state(1)
         self._walk = Places(categories).seed(int(start)).shuffle()
-        self._batches = len(categories) // self._wide  # of an epoch
+        self._batches = len(categories) // self._wide  # per epoch
         self._rows = functools.lru_cache(2 * _BATCHES)(self._make_rows)
 
     def __reduce__(self):
-        # What is kept of batches does not go to other processes.
+        # Do not send the cached batches to other processes.
         return type(self), self._given
 
     def row(self, role: str, index: int, place: int) -> int:
-        """Returns the row at a place of a role's stream."""
-        del place  # The index says it.
+        """Returns the row at an index of a role's stream."""
+        del place  # The index determines the row.
         batch, inside = divmod(index, self._half)
         return int(self._rows(role, batch)[inside])
 
@@ -300,7 +300,7 @@ class Balanced:
             by_category.take(category, turn * self._samples + samples)
             for category, turn in zip(chosen, turns, strict=True)
         ]
-        # Else a device would see few categories.
+        # Shuffle, so that each device gets samples of many categories.
         return rng.permutation(np.concatenate(rows))
 
     def _stand_ins(
@@ -310,10 +310,10 @@ class Balanced:
         count: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Returns some categories with a role that are not in a batch."""
+        """Returns categories with a role that are not in the batch."""
         having = self._having[role]
         begin = rng.integers(len(having))
-        # Of so many that follow each other there are always enough.
+        # At most P - count of these P categories are in the batch.
         window = (begin + np.arange(self._wide)) % len(having)
         found = having[window]
         return found[~np.isin(found, chosen)][:count]

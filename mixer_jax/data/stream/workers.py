@@ -1,8 +1,8 @@
-"""Batches that worker processes make, in the order of one process.
+"""Batches computed by worker processes, in the order of a single process.
 
-The n processes take every n-th batch each. A batch is a function of its
-position, which is therefore all there is to save: what one number of workers
-has left off, any other goes on with, and so do threads.
+Each of the n processes computes every n-th batch. A batch depends only on its
+position, so the position is the only state: a run can resume with another
+number of workers, or with threads.
 """
 
 import multiprocessing
@@ -18,23 +18,23 @@ from absl import flags
 
 from mixer_jax.runtime import command, threads
 
-_BUFFER = 1  # batches that each worker keeps ready, besides those on the way
+_BUFFER = 1  # batches buffered per worker, besides those in transit
 
 
 class WorkerBatches(grain.DatasetIterator):
-    """Iterates over the elements of a dataset that processes compute.
+    """Iterator over the elements of a dataset, computed by worker processes.
 
-    They start with the first element, import what the running command has
-    imported, and get a copy of the dataset, through cloudpickle. Close it, or
-    they live as long as this object.
+    The processes start with the first element, import the modules that the
+    running command has imported, and get a copy of the dataset by cloudpickle.
+    They end with `close`, or when this object is deleted.
     """
 
     def __init__(self, dataset: grain.MapDataset, workers: int):
-        """Starts nothing yet.
+        """Initializes the iterator without starting processes.
 
         Args:
-          dataset: that can be pickled, from its first element on.
-          workers: how many processes, 1 or more.
+          dataset: the dataset, which must be picklable.
+          workers: number of processes, at least 1.
         """
         super().__init__()
         self._dataset, self._workers = dataset, workers
@@ -42,10 +42,10 @@ class WorkerBatches(grain.DatasetIterator):
         self._running: grain.DatasetIterator | None = None
 
     def __next__(self) -> Any:
-        """Returns the next element; waits for its worker."""
+        """Returns the next element, waiting for its worker."""
         self._assert_not_closed()
         if self._running is None:
-            # Grain starts the processes at the first element, in threads.
+            # Grain's threads start the processes at the first element.
             with threads.shielded():
                 self._running = self._start()
                 element = next(self._running)
@@ -55,16 +55,16 @@ class WorkerBatches(grain.DatasetIterator):
         return _own(element)
 
     def get_state(self) -> dict[str, int]:
-        """Returns the position, in the form of Grain's threads."""
+        """Returns the position, in the format of Grain's threaded iterator."""
         return {"next_index": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a position, by other processes if some run already."""
+        """Moves to a position; running processes are replaced by new ones."""
         self._stop()
         self._position = state["next_index"]
 
     def close(self) -> None:
-        """Ends the processes; nothing can be read any more."""
+        """Ends the processes; no more elements can be read."""
         super().close()
         self._stop()
 
@@ -72,7 +72,7 @@ class WorkerBatches(grain.DatasetIterator):
         self._stop()
 
     def _start(self) -> grain.DatasetIterator:
-        # Grain reads absl's flags, which are parsed in commands alone.
+        # Grain reads absl's flags, which only commands parse.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(
@@ -92,10 +92,10 @@ class WorkerBatches(grain.DatasetIterator):
 
 
 def _own(element: Any) -> Any:
-    """Copies arrays out of the memory that is shared with a worker.
+    """Copies arrays out of the memory shared with a worker.
 
-    It is freed with the array, which may be too late: at the end of a process
-    that failed, or while JAX still computes with what it takes for its own.
+    Shared memory is freed with its array. That is the wrong time at the end of
+    a failed process, or while JAX still computes with memory it has aliased.
     """
     if isinstance(element, dict):
         return {name: _own(leaf) for name, leaf in element.items()}
@@ -103,14 +103,14 @@ def _own(element: Any) -> Any:
 
 
 def _prepare(index: int, count: int) -> None:
-    """Makes a process a worker: it obeys its parent and no one else."""
+    """Initializes a worker, which ignores signals and ends with its parent."""
     del index, count
-    # Whoever stops a run signals all of its processes. The parent still wants
-    # batches then, saves, and ends its workers itself.
+    # A run is stopped by a signal to all of its processes. The parent still
+    # needs batches until it has saved, and ends its workers itself.
     for number in command.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The accelerators are the parent's.
+    # Accelerators are reserved for the parent.
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -1,1 +1,1 @@
-"""The sample table: its rules, reading it, and checking it."""
+"""Sample tables: rules, reading and validation."""

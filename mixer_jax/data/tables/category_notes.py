@@ -1,4 +1,4 @@
-"""Warns about suspicious categories of a table before training."""
+"""Warnings about suspicious categories, shown before training."""
 
 from collections.abc import Iterable, Sequence
 
@@ -29,7 +29,7 @@ def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 class Alike:
-    """Finds category IDs that look alike, with two hashes per category."""
+    """Finder of category IDs that look alike; stores two hashes per ID."""
 
     def __init__(self):
         self._keys = self._names = np.zeros(0, np.uint64)
@@ -37,7 +37,7 @@ class Alike:
         self._waiting = 0
 
     def add(self, categories: pd.Series) -> None:
-        """Adds the categories of some rows."""
+        """Adds the category IDs of a batch of rows."""
         names = pd.Series(categories.unique(), dtype=object)
         self._parts.append((_hash_keys(names), _hash(names)))
         self._waiting += len(names)
@@ -46,14 +46,19 @@ class Alike:
             self._join()
 
     def count(self) -> int:
-        """Returns how many IDs look like an earlier one."""
+        """Returns the number of IDs that look like an earlier one."""
         self._join()
         return len(self._suspects())
 
     def examples(
         self, batches: Iterable[pd.DataFrame], limit: int = 10
     ) -> tuple[tuple[str, str], ...]:
-        """Returns the first pairs of such IDs, from a second pass."""
+        """Returns the first pairs of IDs that look alike.
+
+        Args:
+          batches: the rows of the table, in a second pass over it.
+          limit: the maximum number of pairs.
+        """
         suspects = self._suspects()
         first: dict[int, str] = {}
         pairs: dict[str, str] = {}
@@ -89,7 +94,7 @@ def sentences(
     """Returns one sentence per warning.
 
     Args:
-      one_role: the number of training categories with one role only.
+      one_role: the number of training categories with a single role.
       alike: the number of category IDs that look like an earlier one.
       examples: pairs of such IDs.
     """

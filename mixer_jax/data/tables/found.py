@@ -1,4 +1,4 @@
-"""The sample table of found categories, and what must not get into it."""
+"""Sample table of found categories, and checks of its rows."""
 
 import os
 
@@ -15,13 +15,14 @@ def with_test_rows(
     truth: pd.DataFrame | None,
     folder: str | os.PathLike,
 ) -> pd.DataFrame:
-    """Returns the whole table: training rows, and the test rows of a truth.
+    """Returns the training rows, followed by the test rows of a truth table.
 
     Args:
       rows: training rows of the found categories.
-      truth: a sample table of true categories, as it was read; None if there
-        is none. If its splits have parts, so have those of the result.
-      folder: where the table will stand.
+      truth: a sample table of true categories, as returned by
+        `table.read_table`, or None. If its splits have parts, so do those of
+        the result.
+      folder: the folder of the new table.
 
     Raises:
       UserError: if the truth has no test row, or an image outside `folder`.
@@ -39,16 +40,18 @@ def check(
     truth: pd.DataFrame | None,
     folder: str | os.PathLike,
 ) -> None:
-    """Refuses, before categories are found, what their table could not hold.
+    """Checks, before categories are found, that their table would be valid.
 
     Args:
-      samples: all samples of a log, whose image paths are relative to `folder`;
-        of those with the column held_out, only the training rows are looked at.
+      samples: all samples of a log, with image paths relative to `folder`. With
+        a truth, rows that the column held_out marks are ignored.
       truth: see `with_test_rows`.
       folder: see `with_test_rows`.
 
     Raises:
-      UserError: names the first such sample.
+      UserError: names the first row that breaks a rule. Also raised if no
+        training sample is left, or if the truth has no test row or a test
+        category named like a found one.
     """
     if truth is not None:
         identities.check_others(table.select(truth, "test"))

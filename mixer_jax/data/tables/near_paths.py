@@ -1,4 +1,4 @@
-"""Suggests an existing file for a path with a small mistake in it."""
+"""Suggestions of existing files for mistyped paths."""
 
 import functools
 import os
@@ -14,12 +14,12 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
     This lists folders, so call it for a few paths only.
 
     Args:
-      path: of a missing file.
+      path: the path of a missing file.
       root: the folder that the suggestion is relative to; "" for a full path.
 
     Returns:
-      " Did you mean 'a/b.jpg'?" and the difference, or "" without a similar
-      file.
+      " Did you mean 'a/b.jpg'?", in some cases with an explanation; "" if the
+      file exists or no file is similar.
     """
     path = os.fspath(path)
     if os.path.exists(path):
@@ -36,7 +36,7 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """Returns the deepest folder of a path that exists, and the rest."""
+    """Splits a path into its deepest existing folder and the rest."""
     folder, parts = path, []
     while folder and not os.path.isdir(folder):
         folder, name = os.path.split(folder.rstrip("/"))
@@ -45,7 +45,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _readings(rest: str) -> Iterator[tuple[str, str]]:
-    """Yields possible readings of a path, each with an explanation."""
+    """Yields variants of a path that may be meant, with an explanation."""
     decoded = unquote(rest)
     yield rest, ""
     if "\\" in rest:
@@ -91,7 +91,7 @@ def _names(folder: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _listed(folder: str, changed: int) -> tuple[str, ...]:
-    del changed  # Part of the cache key: changed folders are listed again.
+    del changed  # Only a cache key: lists a folder again after a change.
     return tuple(sorted(os.listdir(folder)))
 
 

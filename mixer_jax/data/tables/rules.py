@@ -1,7 +1,7 @@
-"""What a sample table's columns and rows must be.
+"""Rules for the columns and rows of sample tables.
 
-One list of rules serves tables in memory (`table.validate`) and those that
-are checked batch by batch (`table_check`), so both say the same of the same.
+The same rules apply to tables in memory (`table.validate`) and to tables
+checked batch by batch (`validation.check`), so both report the same faults.
 """
 
 import os
@@ -31,18 +31,19 @@ LAYOUT = Layout(
     note="; cells may be empty where a sample has no image, text or group",
 )
 QUERY, DOCUMENT = "query", "document"
-# Regular expressions: what a split is, and a path that leaves its folder.
+# Regular expressions of a valid split, and of a path outside its folder.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
 OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
 
 
 class Rule(NamedTuple):
-    """What no row may be.
+    """A rule that every row must follow.
 
     Attributes:
-      column: the column to look at.
-      message: what is wrong; {value} stands for the cell, in quotes.
-      broken: from a frame of strings to bool `[N]`, the rows that break it.
+      column: the column that the message names.
+      message: what is wrong; {value} is replaced by the cell, in quotes.
+      broken: maps a frame of strings to bool `[N]`, true where the rule is
+        broken.
     """
 
     column: str
@@ -51,13 +52,13 @@ class Rule(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A rule that is broken.
+    """A broken rule.
 
     Attributes:
       rule: the rule.
       row: position of the first row that breaks it.
       value: that row's cell.
-      count: how many rows break it.
+      count: the number of rows that break it.
     """
 
     rule: Rule
@@ -66,13 +67,13 @@ class Fault(NamedTuple):
     count: int
 
     def said(self, where: str) -> str:
-        """Returns the sentence for people; `where` names the first row."""
+        """Returns the error message; `where` names the first row."""
         more = f" (and {self.count - 1} more rows)" if self.count > 1 else ""
         message = self.rule.message.format(value=quoted(self.value))
         return f"{where}, column {self.rule.column}: {message}{more}."
 
 
-# The only rule that a row cannot break alone.
+# The only rule that depends on more than one row.
 REPEATED = Rule(
     "sample_id",
     "an earlier row has the same ID {value}; IDs must be unique",
@@ -137,11 +138,11 @@ RULES = (
 def faults(
     rows: pd.DataFrame, rules: Sequence[Rule] = RULES
 ) -> Iterator[Fault]:
-    """Yields the rules that some row breaks, in the order of the rules.
+    """Yields the broken rules, in the order of `rules`.
 
     Args:
       rows: a frame of strings with the columns of `COLUMNS`.
-      rules: those to look at.
+      rules: the rules to check.
     """
     for rule in rules:
         broken = np.flatnonzero(np.asarray(rule.broken(rows), bool))
@@ -152,9 +153,9 @@ def faults(
 
 
 def check_columns(names: Sequence[str], path: str | os.PathLike) -> None:
-    """Checks that a table has each of `COLUMNS` once and no other.
+    """Checks that a table has exactly the columns of `COLUMNS`, each once.
 
     Raises:
-      UserError: names what is unknown, missing or there twice.
+      UserError: if a column is unknown, missing or repeated.
     """
     LAYOUT.check(names, path)

@@ -1,7 +1,7 @@
-"""Sample tables in files, read batch by batch in bounded memory.
+"""Reads sample tables batch by batch, in bounded memory.
 
-Whole tables are read by it too (`table.read_table`), so a table is the same
-and has the same faults however it is read.
+`table.read_table` uses the same reader, so a table has the same rows and the
+same faults however it is read.
 """
 
 import os
@@ -20,7 +20,7 @@ def batches(
     """Yields a sample table's rows in order; see `tables.batches`.
 
     Raises:
-      UserError: if the table is missing or cannot be read, or its columns are
-        not `rules.COLUMNS`; cells are not checked.
+      UserError: if the table is missing or unreadable, or its columns are not
+        `rules.COLUMNS`. Cells are not checked.
     """
     return tables.batches(path, rules.LAYOUT, rows=rows, block=block)

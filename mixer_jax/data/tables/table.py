@@ -1,10 +1,10 @@
-"""The sample table: the one contract between all commands.
+"""Sample tables, the data format that all commands share.
 
 A sample is a query (an image) or a document (an image and a text, either of
 which may be missing). A table is a CSV or Parquet file with the columns of
 `COLUMNS`; every cell is a string and "" means missing. A split is `name` or
-`name/part`: training takes all parts together, evaluation ranks each part on
-its own.
+`name/part`: training uses all parts together, evaluation ranks each part
+separately.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ MAX_SKIPPED_HELP = (
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """Samples that were left out, and why.
+    """Description of the samples that were left out.
 
     Attributes:
       what: the kind of the samples, a plural.
-      count: how many were left out.
-      total: how many there were.
+      count: the number of samples left out.
+      total: the number of samples before.
       examples: the first ten, each a line that names row and reason.
-      kinds: how many are of each kind, where there are kinds.
-      listing: where all of them are listed; "" is nowhere.
+      kinds: the number of samples per kind of fault, if there are kinds.
+      listing: the path of a list of all of them; "" if there is none.
     """
 
     what: str
@@ -72,7 +72,7 @@ class Skipped:
 
         Args:
           max_skipped: the maximum share of skipped samples.
-          remedy: other remedies, a clause to end with ", or raise ...".
+          remedy: other remedies, a clause that ", or raise ..." can follow.
           option: the option that sets `max_skipped`, for the error message.
 
         Raises:
@@ -110,7 +110,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def folder(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a table, which image paths are relative to."""
+    """Returns the folder of a table; image paths are relative to it."""
     path = pathlib.Path(path)
     # A folder of Parquet files may be named "." or "..".
     if path.name in ("", ".."):
@@ -119,14 +119,14 @@ def folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Checks a frame and writes it whole or not at all, by its suffix."""
+    """Checks a frame and writes it atomically, as CSV or Parquet by suffix."""
     rules.check_columns(frame.columns, path)
     validate(frame)
     tables.write(frame.loc[:, list(COLUMNS)], path, "The sample table")
 
 
 def validate(frame: pd.DataFrame) -> None:
-    """Raises a `UserError` naming the first row that breaks the contract."""
+    """Raises a `UserError` that names the first row that breaks a rule."""
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
     for fault in rules.faults(frame):
@@ -134,10 +134,10 @@ def validate(frame: pd.DataFrame) -> None:
 
 
 def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Returns the rows of a split, its parts included, in the table's order.
+    """Returns the rows of a split and its parts, in the table's order.
 
     Raises:
-      UserError: if the split has no row; names the splits there are.
+      UserError: if the split has no rows; names the existing splits.
     """
     rows = (frame["split"] == split) | frame["split"].str.startswith(
         split + "/"
@@ -152,13 +152,13 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def parts(frame: pd.DataFrame, split: str) -> list[str]:
-    """Returns the sorted part names of a split; "" is the part without one."""
+    """Returns a split's sorted part names; "" stands for rows without part."""
     names = select(frame, split)["split"].unique()
     return sorted(name[len(split) + 1 :] for name in names)
 
 
 def category_index(frame: pd.DataFrame) -> list[str]:
-    """Returns the sorted category IDs of a frame; a label is a position."""
+    """Returns the sorted category IDs of a frame; labels are positions."""
     return sorted(frame["category_id"].unique())
 
 
@@ -175,23 +175,24 @@ def drop_lone(
     training: bool = True,
     option: str = MAX_SKIPPED,
 ) -> tuple[pd.DataFrame, Skipped]:
-    """Drops the samples without a match.
+    """Drops samples that have nothing to match.
 
-    In training, this is the only sample of a category. In evaluation, it is a
-    query whose category has no document in the query's part; documents stay,
-    because they are valid distractors.
+    In training, these are the samples that are the only one of their category.
+    In evaluation, these are queries whose category has no document in the same
+    part; documents are kept, because they are valid distractors.
 
     Args:
       frame: the rows of one split; see `select`.
       max_skipped: the maximum share of dropped rows.
-      training: whether the rule for training applies.
+      training: whether to apply the rule for training.
       option: the option that sets `max_skipped`, for the error message.
 
     Returns:
-      The kept rows, and the dropped ones.
+      The kept rows, and a description of the dropped ones.
 
     Raises:
-      UserError: above `max_skipped`; lists the first ten.
+      UserError: if a larger share than `max_skipped` is dropped; lists the
+        first ten samples.
     """
     if training:
         what = "the only sample of their category"
@@ -222,7 +223,7 @@ def drop_lone(
 def skip(
     frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
 ) -> Skipped:
-    """Describes rows, given by position, that are about to be left out."""
+    """Returns a description of the rows to leave out, given by position."""
     rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
     names = name_rows(frame, rows[:LISTED])
     examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
@@ -230,7 +231,7 @@ def skip(
 
 
 def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds each sample with its role turned round.
+    """Adds each sample again with the opposite role.
 
     A document with an image also serves as a query. A query also serves as a
     document, with the text of its category's first document that has one.
@@ -239,7 +240,7 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
       frame: a table whose splits have no parts.
 
     Returns:
-      The given rows with split `name/forward`, then the turned ones with IDs
+      The given rows with split `name/forward`, then the reversed ones with IDs
       `reverse:ID` and split `name/reverse`.
 
     Raises:
@@ -263,13 +264,13 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
     turned = turned[frame["image"] != ""]
     frame = frame.assign(split=frame["split"] + "/forward")
     both = pd.concat([frame, turned], ignore_index=True)
-    # These rows are not the lines of any file.
+    # These rows have no line numbers in a file.
     both.attrs.clear()
     return both
 
 
 def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
-    """Says where rows, given by position, stand: file and line if known."""
+    """Returns names of rows, given by position: file and line if known."""
     records = [int(frame.index[row]) for row in rows]
     return tables.name_records(frame.attrs.get("table", ""), records)
 

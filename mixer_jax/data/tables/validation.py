@@ -1,10 +1,10 @@
-"""Checks a sample table that is too large for memory, batch by batch.
+"""Checks sample tables that are too large for memory, batch by batch.
 
-The rules are those of `table.validate`. Memory is sixteen bytes per row (twice
-that at the end, for counting), for hashes of its ID and of its category; and
-sixteen bytes per category, to find IDs that look alike. IDs with equal hashes
-are compared in a second pass. Categories with equal hashes would be counted as
-one; for ten million categories, the probability is five in a million.
+The rules are those of `table.validate`. Memory use is 16 bytes per row for
+hashes of the ID and the category (twice that at the end, for counting), plus 16
+bytes per category to find IDs that look alike. IDs with equal hashes are
+compared in a second pass. Categories with equal hashes would be counted as one;
+with ten million categories, the probability of this is five in a million.
 """
 
 import dataclasses
@@ -30,22 +30,22 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
-_COMPARED = 1_000_000  # IDs that are compared letter by letter in a reading
-_STATS = 256  # files that a thread looks for at once
+_COMPARED = 1_000_000  # hashes whose IDs are compared per pass over the table
+_STATS = 256  # files per task of a thread
 _SHOWN = 50  # splits in the terminal's table
 _ALONE = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
 @dataclasses.dataclass
 class SplitCounts:
-    """What a split holds, parts apart.
+    """Counts of one split, or of one part of a split.
 
     Attributes:
-      queries: how many there are.
-      documents: how many there are.
+      queries: number of queries.
+      documents: number of documents.
       textless: documents without a text.
       imageless: documents without an image.
-      categories: how many there are.
+      categories: number of categories.
       unanswered: queries without a document of their category in the split.
     """
 
@@ -64,14 +64,14 @@ class Report:
     Attributes:
       samples: the number of samples.
       categories: the number of categories.
-      lone: samples of train that are the only one of their category.
-      one_role: categories of train whose samples, two or more, are all
-        queries or all documents.
-      alike: categories whose ID looks like an earlier category's.
+      lone: number of train samples that are the only one of their category.
+      one_role: number of train categories with at least two samples that are
+        all queries or all documents.
+      alike: number of category IDs that look like an earlier one.
       alike_examples: the first ten such pairs of IDs.
-      torn: categories that are in several splits, the parts of one aside.
+      torn: number of categories in several splits; parts count as one split.
       splits: the counts of each split, by name.
-      missing: the samples whose image is missing or empty; None if not asked.
+      missing: samples whose image is missing or empty; None if not checked.
     """
 
     samples: int
@@ -85,7 +85,7 @@ class Report:
     alike_examples: tuple[tuple[str, str], ...] = ()
 
     def notes(self) -> list[str]:
-        """Returns what to know before training, a sentence each."""
+        """Returns warnings to read before training, one sentence each."""
         said = []
         if self.torn:
             said.append(
@@ -115,7 +115,7 @@ class Report:
         return said
 
     def console_table(self) -> Table:
-        """Returns the splits' counts for a terminal."""
+        """Returns the counts per split as a table for the terminal."""
         shown = Table(box=None, pad_edge=False)
         shown.add_column("split", overflow="fold")
         for field in dataclasses.fields(SplitCounts):
@@ -138,20 +138,20 @@ def check(
     threads: int | None = None,
     console: Console | None = None,
 ) -> Report:
-    """Checks a table and counts what it holds.
+    """Checks a table and returns a summary of its contents.
 
     Args:
-      path: a `.csv` or `.parquet` file.
+      path: a `.csv` or `.parquet` file, or a folder of Parquet files.
       images: whether to look for the image files as well.
-      max_skipped: the largest share of samples whose image may be missing.
-      rows: how many make a batch of Parquet.
-      block: how many bytes of CSV make a batch.
-      threads: those that look for images; default four a core, they wait.
-      console: where progress is shown; nowhere if None.
+      max_skipped: the maximum share of samples whose image may be missing.
+      rows: the rows per batch of a Parquet table.
+      block: the bytes per batch of a CSV table.
+      threads: threads that look for images; default four per core.
+      console: shows the progress; None for no progress display.
 
     Raises:
-      UserError: names each rule that is broken, with the first row that breaks
-        it; or the first ten missing images, above `max_skipped`.
+      UserError: names each broken rule with the first row that breaks it; or
+        the first ten missing images, if there are more than `max_skipped`.
     """
     path = Path(path)
     console = console or Console(quiet=True)
@@ -198,13 +198,13 @@ def check(
 
 
 class _Counter:
-    """Counts samples and categories."""
+    """Counter of samples and categories."""
 
     def __init__(self):
         self.samples = 0
         self._splits: dict[str, SplitCounts] = {}
-        # Of each split a number a sample: the hash of its category, with a
-        # last bit that is 1 for a document.
+        # Per split, one number per sample: the hash of its category, with the
+        # last bit set for documents.
         self._marks: dict[str, list[np.ndarray]] = {}
 
     def add(self, batch: pd.DataFrame) -> None:
@@ -256,7 +256,7 @@ class _Counter:
 
 
 class _Absent:
-    """Looks for image files, and notes the samples that miss theirs."""
+    """Collector of samples whose image file is missing or empty."""
 
     def __init__(self, path: Path, threads: int | None):
         self._path, self._root = path, table.folder(path)
@@ -288,15 +288,15 @@ class _Absent:
 def present(
     root: str | os.PathLike, paths: Sequence[str], threads: int | None = None
 ) -> np.ndarray:
-    """Says which image files are there and not empty; "" asks for none.
+    """Returns which image files exist and are not empty.
 
     Args:
       root: the folder that the paths are relative to.
-      paths: N paths.
-      threads: how many look; default four a core, as they mostly wait.
+      paths: N paths; "" for a sample without an image.
+      threads: number of threads; default four per core, as they mostly wait.
 
     Returns:
-      bool `[N]`.
+      bool `[N]`, true for "".
     """
     root = os.fspath(root)
 
@@ -321,12 +321,12 @@ def _is_file(path: str) -> bool:
 
 
 def _hash(cells: pd.Series) -> np.ndarray:
-    """Returns a hash of each string, uint64 `[N]`, the same in every run."""
+    """Returns a hash of each string, uint64 `[N]`, equal across runs."""
     return pd.util.hash_array(cells.to_numpy(object), categorize=False)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the parts in one array; empties the list as it goes."""
+    """Returns the concatenated parts; empties the list to save memory."""
     joined = np.empty(sum(map(len, parts)), np.uint64)
     end = len(joined)
     while parts:
@@ -341,7 +341,7 @@ def _unfit(
     sizes: list[np.ndarray],
     documents: list[np.ndarray],
 ) -> tuple[int, int]:
-    """Counts the categories of one sample, and of several of the same role."""
+    """Counts categories with one sample, and those with several of one role."""
     if not sizes:
         return 0, 0
     _, place = np.unique(np.concatenate(categories), return_inverse=True)
@@ -352,7 +352,7 @@ def _unfit(
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Says which hashes are among some that are in order, bool `[N]`."""
+    """Returns which hashes are in the sorted array `known`, bool `[N]`."""
     if not len(known):
         return np.zeros(len(hashes), bool)
     at = np.searchsorted(known, hashes)
@@ -360,7 +360,7 @@ def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _twice(ids: list[np.ndarray]) -> np.ndarray:
-    """Returns the hashes that several IDs have, in order; empties the list."""
+    """Returns the sorted hashes that occur repeatedly; empties the list."""
     hashes = _joined(ids)
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
@@ -369,7 +369,7 @@ def _twice(ids: list[np.ndarray]) -> np.ndarray:
 def _repeated(
     batches: Iterable[pd.DataFrame], suspects: np.ndarray
 ) -> Iterator[rules.Fault]:
-    """Yields each ID, of those of these hashes, that an earlier row has."""
+    """Yields a fault for each repeated ID whose hash is in `suspects`."""
     seen: set[str] = set()
     for batch in batches:
         hashes = _hash(batch["sample_id"])
@@ -384,7 +384,7 @@ def _repeated(
 def _add(
     found: dict[rules.Rule, rules.Fault], fault: rules.Fault, start: int
 ) -> None:
-    """Adds a batch's fault to those of the batches before it."""
+    """Merges a batch's fault into those of earlier batches."""
     fault = fault._replace(row=fault.row + start)
     if before := found.get(fault.rule):
         first = min(before, fault, key=lambda one: one.row)
@@ -393,7 +393,7 @@ def _add(
 
 
 def _said(found: dict[rules.Rule, rules.Fault], path: Path) -> str:
-    """Returns a line for each rule that is broken, in the rules' order."""
+    """Returns a message with one line per broken rule, in the rules' order."""
     broken = [found[rule] for rule in rules.RULES if rule in found]
     where = streaming.name_records(path, [fault.row for fault in broken])
     lines = (a.said(b) for a, b in zip(broken, where, strict=True))

@@ -1,1 +1,1 @@
-"""Image and text encoders, equal to their published originals."""
+"""Image and text encoders that match their published originals."""

@@ -1,7 +1,7 @@
 """BERT (Devlin et al., arXiv 1810.04805): post-norm, exact GELU.
 
 RoBERTa (Liu et al., arXiv 1907.11692) and XLM-RoBERTa (Conneau et al., arXiv
-1911.02116) are the same but for their sizes and where positions begin.
+1911.02116) differ only in their sizes and in the index of the first position.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.kernels import activations, attention
 from mixer_jax.runtime.errors import UserError
 
-# Kinds, as `model_type` calls them, and the class of each original.
+# `model_type` in config.json -> the original's class.
 _KINDS = {
     "bert": "BertModel",
     "roberta": "RobertaModel",
@@ -26,7 +26,7 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """Sizes of one member of the family."""
+    """Sizes of one model of the family."""
 
     width: int = 768
     layers: int = 12
@@ -36,12 +36,12 @@ class BertConfig:
     positions: int = 512  # longest text, in tokens
     types: int = 2  # only the first is used
     kind: str = "bert"  # or "roberta", "xlm-roberta"
-    padding: int = 0  # token that fills up texts
-    epsilon: float = 1e-12  # of the norms
+    padding: int = 0  # token ID of padding
+    epsilon: float = 1e-12  # epsilon of the norms
 
     @property
     def first_position(self) -> int:
-        """Where positions begin: RoBERTa's come after the padding's."""
+        """Index of the first position; RoBERTa's come after the padding's."""
         return 0 if self.kind == "bert" else self.padding + 1
 
 
@@ -72,15 +72,15 @@ KEYS = KeyMap(
         (r"layer(\d+)/project", r"encoder.layer.\1.output.dense"),
         (r"layer(\d+)/norm2", r"encoder.layer.\1.output.LayerNorm"),
     ),
-    # Heads of tasks, and counters that old files keep.
+    # Task heads, and the index buffers of old files.
     ignored=r"(pooler|cls|lm_head|classifier|qa_outputs)\..*"
     r"|embeddings\.(position|token_type)_ids",
     prefix="bert.",
 )
-# Of both RoBERTa and XLM-RoBERTa.
+# For both RoBERTa and XLM-RoBERTa.
 ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
 
-# What can stand in an original's config; the first where nothing does.
+# Supported values in an original's config; the first one is the default.
 _SUPPORTED = {
     "model_type": tuple(_KINDS),
     "hidden_act": ("gelu",),
@@ -107,7 +107,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
       config: its config.json; model_type bert, roberta or xlm-roberta.
 
     Raises:
-      UserError: if it asks for what this file has not.
+      UserError: if a value is not supported.
     """
     for key, known in _SUPPORTED.items():
         if (value := config.get(key, known[0])) not in known:
@@ -184,14 +184,15 @@ class _Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Tokens to contextual token vectors, the original's last hidden state.
+    """BERT; returns token vectors, the original's last hidden state.
 
     Attributes:
-      config: the member's sizes.
-      dropout: of the weights and of every sublayer's output.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: compute each layer again in the backward pass, to spare memory.
+      config: the model's sizes.
+      dropout: dropout rate of the embeddings, the attention weights and every
+        sublayer's output.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each layer in the backward pass to save memory.
     """
 
     config: BertConfig
@@ -211,9 +212,9 @@ class Bert(nn.Module):
         Args:
           tokens_BxL: int32 [B, L], L at most `config.positions`.
           mask_BxL: bool [B, L], False on padding; padding never influences
-            the other tokens. A row without any token is finite but means
-            nothing.
-          train: turns dropout on (needs the "dropout" stream).
+            the other tokens. The result for a row without any token is finite
+            but meaningless.
+          train: turns dropout on; needs the "dropout" RNG stream.
 
         Returns:
           [B, L, width].
@@ -236,7 +237,7 @@ class Bert(nn.Module):
         types = table("type_embedding", config.types)
         places = positions[None, : tokens_BxL.shape[1]]
         if config.kind != "bert":
-            # Padding, by the mask or by its token, is not counted.
+            # Do not count padding, whether masked or marked by its token.
             counted = mask_BxL & (tokens_BxL != config.padding)
             places = positions[counted.cumsum(1) * counted + config.padding]
         x = words[tokens_BxL] + types[None, :1] + places

@@ -14,7 +14,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig(transformer.ImageConfig):
-    """Sizes of one member's image tower."""
+    """Sizes of a model's image tower."""
 
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
@@ -25,7 +25,7 @@ class ClipVisionConfig(transformer.ImageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClipTextConfig(transformer.TextConfig):
-    """Sizes of one member's text tower."""
+    """Sizes of a model's text tower."""
 
     width: int = 512
     heads: int = 8
@@ -49,8 +49,8 @@ TEXT_CONFIGS = {
     "clip-l14": ClipTextConfig(width=768, heads=12, hidden=3072),
 }
 
-# Files may hold one tower or both, and the latter's projections. The last
-# norm of the images is of CLS alone and in no patch.
+# Files may hold one tower, or both and their projections. The last norm of the
+# image tower applies only to CLS, not to the patches.
 _IGNORED = (
     r"(.*\.)?position_ids|logit_scale|(text|visual)_projection\.weight"
     r"|(post_layernorm|classifier)\..*"
@@ -60,7 +60,7 @@ VISION_KEYS = KeyMap(
         *transformer.LAYER_PAIRS,
         (r"cls", r"embeddings.class_embedding"),
         (r"patch_embedding", r"embeddings.patch_embedding"),
-        (r"pre_norm", r"pre_layrnorm"),  # spelled so
+        (r"pre_norm", r"pre_layrnorm"),  # the original's spelling
     ),
     ignored=rf"{_IGNORED}|text_model\..*",
     prefix="vision_model.",
@@ -73,16 +73,16 @@ TEXT_KEYS = KeyMap(
 
 
 def _tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    # Where a file of both towers has a second form, that one counts.
+    # In a file with both towers, the older `*_config_dict` takes precedence.
     second = config.get(f"{name}_config_dict")
     return config.get(f"{name}_config", config) if second is None else second
 
 
 def vision_from_original(config: Mapping[str, Any]) -> ClipVisionConfig:
-    """Reads the config.json of a CLIP, or of its image tower.
+    """Reads the config.json of a CLIP model or of its image tower.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     return transformer.from_original(
         ClipVisionConfig, _tower(config, "vision"), num_channels=3
@@ -90,10 +90,10 @@ def vision_from_original(config: Mapping[str, Any]) -> ClipVisionConfig:
 
 
 def text_from_original(config: Mapping[str, Any]) -> ClipTextConfig:
-    """Reads the config.json of a CLIP, or of its text tower.
+    """Reads the config.json of a CLIP model or of its text tower.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     return transformer.from_original(ClipTextConfig, _tower(config, "text"))
 
@@ -111,13 +111,13 @@ def text_to_original(config: ClipTextConfig) -> dict[str, Any]:
 
 
 class ClipVision(nn.Module):
-    """Images to patches, after the CLS token; not normalised at the end.
+    """CLIP's image tower: the CLS token and the patches, without final norm.
 
     Attributes:
-      config: the member's sizes.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: keep no layer's inside for the backward pass.
+      config: the model's sizes.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each layer in the backward pass to save memory.
     """
 
     config: ClipVisionConfig
@@ -132,11 +132,11 @@ class ClipVision(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255, of any size.
-          train: changes nothing; there is no dropout.
+          train: has no effect; there is no dropout.
 
         Returns:
-          [B, 1 + P, width], CLS first; a patch for `config.patch` pixels of
-          height and width.
+          [B, 1 + P, width], CLS first; each patch covers a square of
+          `config.patch` pixels per side.
         """
         config = self.config
         x = patches.PatchEmbedding(
@@ -154,6 +154,6 @@ class ClipVision(nn.Module):
 
 
 class ClipText(transformer.TextTransformer):
-    """CLIP's text tower: tokens see only those before them."""
+    """CLIP's text tower, with causal attention."""
 
     causal: bool = True

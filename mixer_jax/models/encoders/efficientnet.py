@@ -1,8 +1,8 @@
 """EfficientNet-Lite (Tan & Le, arXiv 1905.11946, "Lite" variants).
 
-No squeeze-and-excitation, ReLU6, and a stem and head of fixed width. Layer
-sizes of Lite0 are those of the published ImageNet weights, which
-`pretrained.py` reads.
+The Lite variants have no squeeze-and-excitation, use ReLU6, and do not scale
+the widths of stem and head. Lite0 has the layer sizes of the published ImageNet
+weights, which `pretrained.py` reads.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.encoders.layers import ConvNorm
 from mixer_jax.models.kernels.activations import relu6
 
-# Repeats, kernel size, stride of the first, expansion, channels.
+# Repeats, kernel size, stride of the first block, expansion, channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -31,11 +31,11 @@ _STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetConfig:
-    """Sizes of one member of the family."""
+    """Sizes of one model of the family."""
 
-    width: float = 1.0  # of all channels but the stem's and the head's
-    depth: float = 1.0  # of the repeats of all stages but the first and last
-    size: int = 224  # pixels of side that its weights are trained for
+    width: float = 1.0  # factor of the channels, except of stem and head
+    depth: float = 1.0  # factor of the repeats, except of first and last stage
+    size: int = 224  # side of the training images in pixels
     mean: tuple[float, ...] = (127.0, 127.0, 127.0)  # of pixels in 0..255
     std: tuple[float, ...] = (128.0, 128.0, 128.0)
 
@@ -54,7 +54,7 @@ class EfficientNetConfig:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """The nearest multiple of 8, or the next if that loses over a tenth."""
+    """Returns the nearest multiple of 8, or the next if over 10% is lost."""
     wanted = channels * width
     nearest = max(8, int(wanted + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * wanted else nearest + 8
@@ -68,8 +68,8 @@ CONFIGS = {
     "efficientnet-lite4": EfficientNetConfig(1.4, 1.8, 300),
 }
 
-# As the PyTorch files of the published weights call them. The first block has
-# no expansion, but counts its norms like the others.
+# Names in the PyTorch files of the published weights. The first block has no
+# expansion, but the same numbers of norms as the others.
 KEYS = KeyMap(
     pairs=(
         (r"stem/kernel", r"_conv_stem.weight"),
@@ -87,7 +87,7 @@ KEYS = KeyMap(
 
 
 class InvertedResidual(nn.Module):
-    """Expand with 1x1, filter each channel, project with 1x1."""
+    """Block of a 1x1 expansion, a depthwise filter and a 1x1 projection."""
 
     size: int
     stride: int
@@ -97,7 +97,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, batch_stats: bool) -> jax.Array:
-        """[B, H, W, C] -> [B, H / stride, W / stride, F]."""
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, F]."""
         wide = x_BxHxWxC.shape[-1] * self.expansion
         x = x_BxHxWxC
         if self.expansion > 1:
@@ -120,15 +120,15 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Images to patches, the cells of the map after the 1280-wide head.
+    """EfficientNet-Lite; patches are the cells of the head's 1280-wide map.
 
     Attributes:
-      config: the member's sizes.
+      config: the model's sizes.
       batch_norm: "train" uses and updates batch statistics while training;
         "frozen" always uses the running ones.
       classes: adds a classifier of this many logits; 0 for none.
-      dtype: of the computation; parameters are float32.
-      remat: compute each block again in the backward pass, to spare memory.
+      dtype: dtype of the computation; parameters are float32.
+      remat: recompute each block in the backward pass to save memory.
     """
 
     config: EfficientNetConfig
@@ -144,9 +144,9 @@ class EfficientNet(nn.Module):
         """Encodes images.
 
         Args:
-          images_BxHxWx3: uint8 or float pixels in 0..255; 32 pixels of side
-            make one patch.
-          train: whether a training step runs.
+          images_BxHxWx3: uint8 or float pixels in 0..255; each patch covers
+            32 x 32 pixels.
+          train: whether this is a training step.
 
         Returns:
           Patches [B, P, 1280], or logits [B, classes] with a classifier.

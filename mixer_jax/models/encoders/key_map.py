@@ -1,4 +1,4 @@
-"""Our variables <-> the tensors of files in the naming of their originals."""
+"""Conversion between our variables and the tensors of originals' files."""
 
 import dataclasses
 import difflib
@@ -15,7 +15,7 @@ from mixer_jax.runtime.errors import UserError
 
 PyTree = Any
 
-# What our leaves are called there.
+# The originals' names of our leaves.
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -23,24 +23,24 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Axes of our kernels in the order of theirs: dense [in, out] is [out, in]
-# there, and convolutions [H, W, in, out] are [out, in, H, W].
+# Axes of our kernels in the originals' order: dense [in, out] -> [out, in],
+# and convolutions [H, W, in, out] -> [out, in, H, W].
 _AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyMap:
-    """How a family's tensors are called in its original's files.
+    """Names of a family's tensors in its original's files.
 
     Attributes:
-      pairs: `(ours, theirs)`: a regular expression of a whole path, and the
-        template of the name. A path is that of a layer, `layer3/query`, whose
-        `kernel`, `scale`, `bias`, `mean` and `var` follow theirs' naming and
-        layout; or of a lone parameter, `word_embedding`, which is the same
-        there.
-      ignored: a regular expression of whole names that files may have and we
+      pairs: `(ours, theirs)`: a regular expression for a whole path, and the
+        template of the original's name. A path is either that of a layer,
+        `layer3/query`, whose `kernel`, `scale`, `bias`, `mean` and `var` are
+        converted to the original's names and layout; or that of a single
+        parameter, `word_embedding`, which is stored unchanged.
+      ignored: a regular expression for whole names that files may have and we
         do not need.
-      prefix: what names may begin with, as a model with a task's head.
+      prefix: a prefix that names may have, as in models with a task head.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -48,10 +48,13 @@ class KeyMap:
     prefix: str = ""
 
     def name(self, path: tuple[str, ...]) -> str:
-        """Returns the name there of a leaf, by its path with the collection.
+        """Returns the original's name of a leaf.
+
+        Args:
+          path: path of the leaf; starts with its collection.
 
         Raises:
-          KeyError: if the map has none for it.
+          KeyError: if no pair matches.
         """
         _, *layer, leaf = path
         whole = "/".join([*layer, leaf])
@@ -68,14 +71,14 @@ class KeyMap:
         """Returns variables with the values of a file.
 
         Args:
-          tensors: the file's, by their names.
-          variables: `{"params": ..., "batch_stats": ...}`; gives the paths,
-            shapes and dtypes, and is not changed.
-          what: of which file, for errors.
+          tensors: the file's tensors by name.
+          variables: `{"params": ..., "batch_stats": ...}`, which gives the
+            paths, shapes and dtypes; not modified.
+          what: the name of the file, for error messages.
 
         Raises:
-          UserError: if tensors are missing, left over or of another shape; it
-            lists all of them, with near names.
+          UserError: if tensors are missing, unexpected or of another shape;
+            lists all of them, missing ones with a similar name.
         """
         rest = {
             name.removeprefix(self.prefix): x for name, x in tensors.items()
@@ -114,7 +117,7 @@ class KeyMap:
         return traverse_util.unflatten_dict(loaded)
 
     def store(self, variables: PyTree) -> dict[str, np.ndarray]:
-        """Returns the tensors of variables, as `load` takes them."""
+        """Returns the tensors of variables in the form that `load` reads."""
         tensors = {}
         for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
             tensor = np.asarray(leaf)

@@ -1,4 +1,4 @@
-"""A convolution with batch normalisation and activation, as one layer."""
+"""Convolution with batch normalization and activation, as one layer."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,23 @@ from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch normalisation, activation.
+    """Convolution, batch normalization and activation.
 
-    With running statistics the normalisation is folded into the kernel, so it
-    costs nothing a pixel. Statistics and parameters are float32.
+    With running statistics, the normalization is folded into the kernel and
+    costs nothing per pixel. Statistics and parameters are float32.
 
     Attributes:
-      features: channels out; a depthwise layer keeps the channels in.
-      size: of the kernel.
-      stride: of both axes.
-      depthwise: one filter a channel.
+      features: number of output channels; for a depthwise layer, that of the
+        input.
+      size: kernel size.
+      stride: stride of both axes.
+      depthwise: whether to use one filter per channel.
       padding: "SAME" (TensorFlow's) or pixels on each side.
       activation: applied last; None for none.
-      momentum: of the running statistics.
+      momentum: momentum of the running statistics.
       epsilon: added to the variance.
-      dtype: of the computation.
+      scale_init: initializer of the scale.
+      dtype: dtype of the computation.
     """
 
     features: int
@@ -40,11 +42,11 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, batch_stats: bool) -> jax.Array:
-        """[B, H, W, C] -> [B, H', W', F].
+        """Maps [B, H, W, C] to [B, H', W', F].
 
         Args:
           x_BxHxWxC: the feature map.
-          batch_stats: normalise by this batch and update the running
+          batch_stats: normalize by this batch and update the running
             statistics; otherwise use the running statistics.
         """
         channels = 1 if self.depthwise else x_BxHxWxC.shape[-1]
@@ -72,8 +74,7 @@ class ConvNorm(nn.Module):
                 conv(kernel), scale, bias, self.epsilon
             )
             if not self.is_initializing():
-                # As PyTorch does it, what is kept estimates the variance of
-                # all data: the batch's own is biased towards its mean.
+                # Like PyTorch, store an unbiased estimate of the variance.
                 count = x.size // x.shape[-1]
                 unbiased = batch_var * (count / max(count - 1, 1))
                 for running, now in ((mean, batch_mean), (var, unbiased)):

@@ -1,4 +1,4 @@
-"""Images as patches with positions, as ViT, CLIP and SigLIP begin.
+"""Patch and position embeddings of images, shared by ViT, CLIP and SigLIP.
 
 Dosovitskiy et al., arXiv 2010.11929.
 """
@@ -15,12 +15,12 @@ from mixer_jax.runtime.errors import UserError
 
 
 class PatchEmbedding(nn.Module):
-    """A convolution whose stride is its kernel's size, as a product.
+    """Convolution with stride equal to kernel size, as a matrix product.
 
     Attributes:
-      config: sizes.
-      use_bias: whether it adds one.
-      dtype: of the computation.
+      config: the model's sizes.
+      use_bias: whether to add a bias.
+      dtype: dtype of the computation.
     """
 
     config: ImageConfig
@@ -29,12 +29,12 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, images_BxHxWx3: jax.Array) -> jax.Array:
-        """Pixels [B, H, W, 3] in 0..255 -> [B, rows, columns, C].
+        """Maps pixels [B, H, W, 3] in 0..255 to [B, rows, columns, C].
 
-        Pixels right and below of the last whole patch are not used.
+        Pixels to the right of and below the last whole patch are ignored.
 
         Raises:
-          UserError: for images smaller than a patch.
+          UserError: if the images are smaller than a patch.
         """
         config, size = self.config, self.config.patch
         batch, height, width, channels = images_BxHxWx3.shape
@@ -73,8 +73,8 @@ def add_positions(
 
     Args:
       x_BxRxSxC: rows and columns of patches.
-      positions_PxC: float32, of a square of patches, after that of CLS if
-        there is one; interpolated if the patches are another rectangle.
+      positions_PxC: float32, the position of CLS if it is used, then those of
+        a square of patches; interpolated if R x S is another shape.
       cls_1xC: float32, the CLS token without its position.
 
     Returns:
@@ -103,9 +103,9 @@ def add_positions(
 def bicubic(size: int, new: int) -> np.ndarray:
     """Returns the matrix [new, size], float32, that resizes one axis.
 
-    That of torch's bicubic interpolation (Keys' kernel with a = -0.75,
-    half-pixel centres, edges repeated, no smoothing before it shrinks);
-    `jax.image.resize` has a = -0.5.
+    It matches torch's bicubic interpolation (Keys' kernel with a = -0.75,
+    half-pixel centers, repeated edges, no antialiasing);
+    `jax.image.resize` uses a = -0.5.
     """
     centre = (np.arange(new) + 0.5) * size / new - 0.5
     left = np.floor(centre).astype(int)

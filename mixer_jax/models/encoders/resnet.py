@@ -1,4 +1,4 @@
-"""ResNet v1.5 (He et al., arXiv 1512.03385; the stride sits in the 3x3)."""
+"""ResNet v1.5 (He et al., arXiv 1512.03385; the 3x3 has the stride)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of one member of the family; tuples have an entry a stage."""
+    """Sizes of one model of the family; tuples have one entry per stage."""
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -57,7 +57,7 @@ KEYS = KeyMap(
     prefix="resnet.",
 )
 
-# What we read only one value of.
+# Keys with one supported value.
 _FIXED = {
     "model_type": "resnet",
     "num_channels": 3,
@@ -72,7 +72,7 @@ def from_original(config: Mapping[str, Any]) -> ResNetConfig:
     """Reads the original's config.json.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
@@ -128,7 +128,7 @@ class _Block(nn.Module):
                 **options,
             )
 
-        # A block starts as the identity: the last scale is zero.
+        # With a last scale of zero, a block starts as the identity.
         last = {"scale_init": nn.initializers.zeros}
         width = self.width
         if self.bottleneck:
@@ -154,15 +154,14 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to patches, the cells of the last feature map.
+    """ResNet; patches are the cells of the last feature map.
 
     Attributes:
-      config: the member's sizes.
+      config: the model's sizes.
       batch_norm: "train" uses and updates batch statistics while training;
         "frozen" always uses the running ones.
-      dtype: of the computation; parameters are float32.
-      remat: computes the blocks again for the gradient instead of keeping
-        their insides.
+      dtype: dtype of the computation; parameters are float32.
+      remat: recompute each block in the backward pass to save memory.
     """
 
     config: ResNetConfig
@@ -178,8 +177,8 @@ class ResNet(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255; with four stages,
-            32 pixels of side make one patch.
-          train: whether a training step runs.
+            each patch covers 32 x 32 pixels.
+          train: whether this is a training step.
 
         Returns:
           Patches [B, P, C].

@@ -1,8 +1,8 @@
 """SigLIP's towers (Zhai et al., arXiv 2303.15343), without their heads.
 
-Its texts were trained with padding as part of them. Here padding has no
-influence, as in all our text encoders, so a padded text's vectors differ from
-those of the original without a mask.
+SigLIP was trained with texts whose padding takes part in attention. Here
+padding has no influence, as in all our text encoders, so a padded text's
+vectors differ from those of the original without a mask.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class SiglipVisionConfig(transformer.ImageConfig):
-    """Sizes of one member's image tower."""
+    """Sizes of a model's image tower."""
 
     activation: str = "gelu_pytorch_tanh"
 
 
 @dataclasses.dataclass(frozen=True)
 class SiglipTextConfig(transformer.TextConfig):
-    """Sizes of one member's text tower."""
+    """Sizes of a model's text tower."""
 
     activation: str = "gelu_pytorch_tanh"
 
@@ -63,10 +63,10 @@ TEXT_KEYS = KeyMap(
 
 
 def vision_from_original(config: Mapping[str, Any]) -> SiglipVisionConfig:
-    """Reads the config.json of a SigLIP, or of its image tower.
+    """Reads the config.json of a SigLIP model or of its image tower.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     return transformer.from_original(
         SiglipVisionConfig, config.get("vision_config", config), num_channels=3
@@ -74,10 +74,10 @@ def vision_from_original(config: Mapping[str, Any]) -> SiglipVisionConfig:
 
 
 def text_from_original(config: Mapping[str, Any]) -> SiglipTextConfig:
-    """Reads the config.json of a SigLIP, or of its text tower.
+    """Reads the config.json of a SigLIP model or of its text tower.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     return transformer.from_original(
         SiglipTextConfig, config.get("text_config", config)
@@ -102,13 +102,13 @@ def text_to_original(config: SiglipTextConfig) -> dict[str, Any]:
 
 
 class SiglipVision(nn.Module):
-    """Images to patches; there is no CLS token.
+    """SigLIP's image tower, which returns patches without a CLS token.
 
     Attributes:
-      config: the member's sizes.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: keep no layer's inside for the backward pass.
+      config: the model's sizes.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each layer in the backward pass to save memory.
     """
 
     config: SiglipVisionConfig
@@ -123,11 +123,11 @@ class SiglipVision(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255, of any size.
-          train: changes nothing; there is no dropout.
+          train: has no effect; there is no dropout.
 
         Returns:
-          [B, P, width]; a patch for `config.patch` pixels of height and
-          width.
+          [B, P, width]; each patch covers a square of `config.patch` pixels
+          per side.
         """
         config = self.config
         x = patches.PatchEmbedding(
@@ -144,4 +144,4 @@ class SiglipVision(nn.Module):
 
 
 class SiglipText(transformer.TextTransformer):
-    """SigLIP's text tower: tokens see all tokens."""
+    """SigLIP's text tower, in which tokens attend to all tokens."""

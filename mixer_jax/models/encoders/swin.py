@@ -1,4 +1,4 @@
-"""Swin Transformer (Liu et al., arXiv 2103.14030): attention in windows."""
+"""Swin Transformer (Liu et al., arXiv 2103.14030): windowed attention."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SwinConfig:
-    """Sizes of one member of the family; tuples have an entry a stage."""
+    """Sizes of one model of the family; tuples have one entry per stage."""
 
-    width: int = 96  # of the first stage; each later one doubles it
+    width: int = 96  # of the first stage; doubled by each later one
     blocks: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
-    patch: int = 4  # pixels a side
-    window: int = 7  # patches a side
+    patch: int = 4  # pixels per side
+    window: int = 7  # patches per side
     mlp_ratio: float = 4.0
     # ImageNet's channel means and deviations, on pixels in 0..255.
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
@@ -60,7 +60,7 @@ KEYS = KeyMap(
     prefix="swin.",
 )
 
-# What the original calls our fields, and what we read only one value of.
+# The original's names of our fields, and keys with one supported value.
 _FIELDS = {
     "width": "embed_dim",
     "blocks": "depths",
@@ -83,7 +83,7 @@ def from_original(config: Mapping[str, Any]) -> SwinConfig:
     """Reads the original's config.json.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
@@ -113,7 +113,7 @@ def to_original(config: SwinConfig) -> dict[str, Any]:
 
 
 def _pad(x_BxHxWxC, side):
-    """Adds zeros after both sides, to whole cells of `side`."""
+    """Pads the ends of both axes with zeros to a multiple of `side`."""
     _, height, width, _ = x_BxHxWxC.shape
     return jnp.pad(
         x_BxHxWxC, ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
@@ -121,7 +121,7 @@ def _pad(x_BxHxWxC, side):
 
 
 def _cells(x_BxHxWxC, side):
-    """Cuts into [B, H / side, W / side, side, side, C]."""
+    """Splits a map into cells [B, H / side, W / side, side, side, C]."""
     batch, height, width, channels = x_BxHxWxC.shape
     rows, cols = height // side, width // side
     x = x_BxHxWxC.reshape(batch, rows, side, cols, side, channels)
@@ -129,10 +129,10 @@ def _cells(x_BxHxWxC, side):
 
 
 def _window_and_shift(height, width, window, odd):
-    """Returns the sides of the windows and the shift of an odd block.
+    """Returns the side of the windows, and the shift for odd blocks.
 
-    A map that is no larger than a window is cut into windows of its shorter
-    side, which nothing can be shifted between.
+    If the map's shorter side is at most one window, it becomes the windows'
+    side, and nothing is shifted.
     """
     if min(height, width) <= window:
         return min(height, width), 0
@@ -140,17 +140,17 @@ def _window_and_shift(height, width, window, odd):
 
 
 def _bias_rows(window, table_window):
-    """Rows of the table of biases for every pair of a window: [L, L]."""
+    """Returns the bias table's row for each pair of patches: [L, L]."""
     place = np.stack(np.mgrid[:window, :window], -1).reshape(-1, 2)
     offset = place[:, None] - place[None] + table_window - 1
     return offset[..., 0] * (2 * table_window - 1) + offset[..., 1]
 
 
 def _shift_mask(height, width, window, shift):
-    """Hides what a cyclic shift brought from the other side of the map.
+    """Returns a mask that separates patches joined only by the cyclic shift.
 
     Returns:
-      f32 [W, 1, L, L] for W windows of L patches, added to their logits.
+      f32 [W, 1, L, L] for W windows of L patches, to add to the logits.
     """
 
     def region(size):
@@ -191,7 +191,7 @@ class _Block(nn.Module):
         window, shift = _window_and_shift(
             height, width, config.window, self.odd
         )
-        # Like the original, patches attend to the padding too.
+        # As in the original, patches attend to the padding too.
         x = _pad(x_BxHxWxC, window)
         padded = x.shape
         if shift:
@@ -228,8 +228,8 @@ class _Block(nn.Module):
         channels = x_BxHxWxC.shape[-1]
         hidden = int(channels * self.config.mlp_ratio)
         x = self.attend(_norm(self.dtype, "norm1")(x_BxHxWxC))
-        # Whole images skip it. Like the original's, the second sublayer is
-        # never skipped.
+        # Drop the sublayer for whole images. As in the original, the second
+        # sublayer is never dropped.
         x = nn.Dropout(self.drop_path, (1, 2, 3), not train)(x)
         x += x_BxHxWxC
         y = _dense(hidden, self.dtype, "expand")(_norm(self.dtype, "norm2")(x))
@@ -238,7 +238,7 @@ class _Block(nn.Module):
 
 
 class _Merge(nn.Module):
-    """Four neighbours become one patch of twice the channels."""
+    """Merges four neighboring patches into one with twice the channels."""
 
     dtype: jnp.dtype
 
@@ -252,16 +252,15 @@ class _Merge(nn.Module):
 
 
 class Swin(nn.Module):
-    """Images to patches, the cells of the last stage's map.
+    """Swin Transformer; patches are the cells of the last stage's map.
 
     Attributes:
-      config: the member's sizes.
-      drop_path: how often an image skips the attention of the last block
-        while training; it rises to that from 0 in the first.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: computes the blocks again for the gradient instead of keeping
-        their insides.
+      config: the model's sizes.
+      drop_path: stochastic depth rate of the attention in the last block,
+        drawn per image in training; it grows linearly from 0 in the first.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each block in the backward pass to save memory.
     """
 
     config: SwinConfig
@@ -277,8 +276,8 @@ class Swin(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255; with four stages,
-            patches are of 32 pixels a side, the last ones padded.
-          train: turns stochastic depth on (needs the "dropout" stream).
+            each patch covers 32 x 32 pixels; the last ones may be padded.
+          train: turns stochastic depth on; needs the "dropout" RNG stream.
 
         Returns:
           Patches [B, P, C].

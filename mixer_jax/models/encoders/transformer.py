@@ -1,9 +1,9 @@
-"""Pre-norm transformers: what ViT, CLIP and SigLIP share.
+"""Pre-norm transformers, shared by ViT, CLIP and SigLIP.
 
 The layer is that of Dosovitskiy et al. (arXiv 2010.11929) for images and of
-Radford et al. (arXiv 2103.00020) for texts. Sizes that an original's
-config.json leaves out have transformers' defaults, which the configs' own
-defaults repeat.
+Radford et al. (arXiv 2103.00020) for texts. Sizes that are missing from an
+original's config.json have transformers' defaults, which are also the defaults
+of our configs.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from flax import linen as nn
 from mixer_jax.models.kernels import activations, attention
 from mixer_jax.runtime.errors import UserError
 
-# By their names in config.json.
+# Keys are the names in config.json.
 ACTIVATIONS = {
     "gelu": activations.gelu,
     "gelu_pytorch_tanh": nn.gelu,
@@ -36,21 +36,21 @@ class Config:
     heads: int = 12
     hidden: int = 3072
     activation: str = "gelu"  # a key of `ACTIVATIONS`
-    epsilon: float = 1e-6  # of the norms
+    epsilon: float = 1e-6  # epsilon of the norms
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
     """Sizes of an image encoder, and the scale of its pixels."""
 
-    patch: int = 16  # pixels of a patch's side
-    image_size: int = 224  # of the stored position embeddings
+    patch: int = 16  # side of a patch in pixels
+    image_size: int = 224  # side in pixels that the stored positions cover
     mean: tuple[float, ...] = (127.5, 127.5, 127.5)  # of pixels in 0..255
     std: tuple[float, ...] = (127.5, 127.5, 127.5)
 
     @property
     def patches(self) -> int:
-        """Patches with a stored position."""
+        """Number of patches with a stored position."""
         return (self.image_size // self.patch) ** 2
 
 
@@ -84,12 +84,12 @@ def from_original(
     """Reads a config.json of transformers.
 
     Args:
-      kind: of the result.
-      config: the file's content; what it leaves out is `kind`'s default.
-      **only: the one supported value of further keys.
+      kind: the class of the result.
+      config: the file's content; missing keys have the defaults of `kind`.
+      **only: the only supported value of further keys.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
 
     def refuse(key, supported):
@@ -121,7 +121,7 @@ def from_original(
 def to_original(
     config: Config, model_type: str, architecture: str, **more: Any
 ) -> dict[str, Any]:
-    """Returns a config.json of transformers; what `from_original` reads."""
+    """Returns a config.json of transformers that `from_original` reads."""
     sizes = {
         theirs: getattr(config, ours)
         for ours, theirs in _NAMES.items()
@@ -131,7 +131,7 @@ def to_original(
     return names | sizes | more
 
 
-# What CLIP and SigLIP call alike.
+# Names that CLIP and SigLIP share.
 LAYER_PAIRS = (
     (r"layer(\d+)/query", r"encoder.layers.\1.self_attn.q_proj"),
     (r"layer(\d+)/key", r"encoder.layers.\1.self_attn.k_proj"),
@@ -150,12 +150,12 @@ TEXT_PAIRS = (
 
 
 class Layer(nn.Module):
-    """Attention, then an MLP, each added to its input.
+    """Attention, then an MLP, each with a residual connection.
 
     Attributes:
-      config: sizes.
-      dropout: of the attention's weights and both outputs; 0 for none.
-      dtype: of the computation; softmax and statistics are float32.
+      config: the layer's sizes.
+      dropout: dropout rate of the attention weights and both outputs.
+      dtype: dtype of the computation; softmax and statistics are float32.
     """
 
     config: Config
@@ -166,12 +166,12 @@ class Layer(nn.Module):
     def __call__(
         self, x_BxLxC: jax.Array, bias_Bx1xLxL: jax.Array | None = None
     ) -> jax.Array:
-        """[B, L, C] -> [B, L, C].
+        """Maps [B, L, C] to [B, L, C].
 
         Args:
-          x_BxLxC: the tokens.
-          bias_Bx1xLxL: float32, added to the attention's logits; axes may
-            be 1.
+          x_BxLxC: the token vectors.
+          bias_Bx1xLxL: float32, added to the attention logits; axes may be of
+            size 1.
         """
         config = self.config
         batch, length, width = x_BxLxC.shape
@@ -203,7 +203,7 @@ class Layer(nn.Module):
 
 
 def norm(config: Config, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """Returns a norm over channels for the module that calls."""
+    """Returns a layer norm as a submodule of the calling module."""
     return nn.LayerNorm(epsilon=config.epsilon, dtype=dtype, name=name)
 
 
@@ -215,19 +215,18 @@ def layers(
     dtype: jnp.dtype = jnp.float32,
     remat: bool = False,
 ) -> jax.Array:
-    """Applies `layer0`, `layer1`, ... of the module that calls.
+    """Applies the submodules `layer0`, `layer1`, ... of the calling module.
 
     Args:
-      config: sizes.
-      x_BxLxC: the tokens.
+      config: the layers' sizes.
+      x_BxLxC: the token vectors.
       bias_Bx1xLxL: see `Layer`.
-      dropout: of this call.
-      dtype: of the computation.
-      remat: compute a layer's inside again in the backward pass, instead of
-        keeping it.
+      dropout: the dropout rate of this call; 0 outside training.
+      dtype: dtype of the computation.
+      remat: recompute each layer in the backward pass to save memory.
 
     Returns:
-      [B, L, C], not normalised.
+      [B, L, C], not normalized.
     """
     layer = nn.remat(Layer) if remat else Layer
     for index in range(config.layers):
@@ -238,14 +237,14 @@ def layers(
 
 
 class TextTransformer(nn.Module):
-    """Tokens to contextual token vectors.
+    """Transformer encoder of texts, which returns token vectors.
 
     Attributes:
-      config: the member's sizes.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: keep no layer's inside for the backward pass.
-      causal: whether tokens see only those before them.
+      config: the model's sizes.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each layer in the backward pass to save memory.
+      causal: whether a token attends only to itself and those before it.
     """
 
     config: TextConfig
@@ -265,9 +264,9 @@ class TextTransformer(nn.Module):
         Args:
           tokens_BxL: int32 [B, L], L at most `config.positions`.
           mask_BxL: bool [B, L], False on padding; padding never influences
-            the other tokens. A row without any token is finite but means
-            nothing.
-          train: changes nothing; there is no dropout.
+            the other tokens. The result for a row without any token is finite
+            but meaningless.
+          train: has no effect; there is no dropout.
 
         Returns:
           [B, L, width].

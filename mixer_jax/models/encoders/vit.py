@@ -14,7 +14,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(transformer.ImageConfig):
-    """Sizes of one member of the family."""
+    """Sizes of one model of the family."""
 
     epsilon: float = 1e-12
 
@@ -47,10 +47,10 @@ KEYS = KeyMap(
 
 
 def from_original(config: Mapping[str, Any]) -> ViTConfig:
-    """Reads the config.json of a ViT of transformers.
+    """Reads the config.json of transformers' ViT.
 
     Raises:
-      UserError: for a value that we do not support.
+      UserError: if a value is not supported.
     """
     return transformer.from_original(
         ViTConfig, config, num_channels=3, qkv_bias=True
@@ -63,15 +63,15 @@ def to_original(config: ViTConfig) -> dict[str, Any]:
 
 
 class ViT(nn.Module):
-    """Images to patches, after the CLS token.
+    """Vision Transformer, which returns the CLS token and the patches.
 
     Attributes:
-      config: the member's sizes.
-      dropout: of the embeddings, the attention's weights and every sublayer's
-        output.
-      dtype: of the computation; parameters, softmax and norms' statistics are
-        float32.
-      remat: keep no layer's inside for the backward pass.
+      config: the model's sizes.
+      dropout: dropout rate of the embeddings, the attention weights and every
+        sublayer's output.
+      dtype: dtype of the computation; parameters, softmax and the norms'
+        statistics are float32.
+      remat: recompute each layer in the backward pass to save memory.
     """
 
     config: ViTConfig
@@ -87,11 +87,11 @@ class ViT(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255, of any size.
-          train: turns dropout on (needs the "dropout" stream).
+          train: turns dropout on; needs the "dropout" RNG stream.
 
         Returns:
-          [B, 1 + P, width], CLS first; a patch for `config.patch` pixels of
-          height and width.
+          [B, 1 + P, width], CLS first; each patch covers a square of
+          `config.patch` pixels per side.
         """
         config = self.config
         dropout = self.dropout if train else 0.0

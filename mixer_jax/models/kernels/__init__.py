@@ -1,1 +1,1 @@
-"""Operations in forms that are fast on CPUs too."""
+"""Operations with implementations that are fast on CPUs too."""

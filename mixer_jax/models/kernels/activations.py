@@ -1,4 +1,4 @@
-"""Activations whose derivatives keep little for the backward pass."""
+"""Activations that need little memory for the backward pass."""
 
 import math
 
@@ -8,15 +8,15 @@ from jax import lax
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6), with one comparison mask as its derivative."""
+    """Returns min(max(x, 0), 6); its derivative is a single mask."""
     return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
 
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x P(X <= x) for a normal X (arXiv 1606.08415).
+    """Returns the exact GELU, x P(X <= x) for a normal X (arXiv 1606.08415).
 
-    Its backward pass keeps x alone, where JAX's would keep three arrays.
+    The backward pass needs only x; that of `jax.nn.gelu` needs three arrays.
     """
     return jax.nn.gelu(x, approximate=False)
 

@@ -1,13 +1,13 @@
-"""Attention that keeps no weights for the backward pass.
+"""Attention that saves no attention weights for the backward pass.
 
-They are a transformer's largest arrays: [B, H, L, M], several times over. Both
-passes make them of queries and keys instead, as FlashAttention does (arXiv
-2205.14135).
+The weights are a transformer's largest arrays: several of shape [B, H, L, M].
+The backward pass recomputes them from queries and keys, as FlashAttention does
+(arXiv 2205.14135).
 
 XLA's CPU backend is fastest with one head at a time, whose weights stay in the
-cache, and where a product's left columns meet its right rows as they lie in
-memory; it would otherwise fold a transposition into the product, which then
-takes five times as long. Accelerators have all heads at once.
+cache, and with explicitly transposed factors: a transposition that XLA folds
+into a matrix product makes it five times slower. Accelerators compute all heads
+at once.
 """
 
 import functools
@@ -26,18 +26,19 @@ def attend(
     dropout: float = 0.0,
     rng: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(query . key / sqrt(D) + bias) . value, head by head.
+    """Returns softmax(query . key / sqrt(D) + bias) . value for each head.
 
     Args:
       query: [..., L, H, D].
       key: [..., M, H, D].
       value: [..., M, H, E].
-      bias: f32 [..., H, L, M], whose axes may be 1; None adds nothing.
-      dropout: the share of the weights that is dropped.
-      rng: the key that chooses them; None drops none.
+      bias: f32 [..., H, L, M], added to the logits; axes may be of size 1.
+        None adds nothing.
+      dropout: the dropout rate of the weights.
+      rng: the random key for dropout; None turns dropout off.
 
     Returns:
-      [..., L, H, E], of the values' dtype. The softmax is float32.
+      [..., L, H, E], in the values' dtype. The softmax is float32.
     """
     query = query * query.shape[-1] ** -0.5
     return _attend(query, key, value, bias, rng, dropout)
@@ -108,7 +109,7 @@ def _by_head_backward(dropout, query, key, value, bias, rng, gradient):
 
 
 def _heads_first(query, key, value, bias):
-    """[..., L, H, D] -> [H, ..., L, D], and keys [H, ..., D, M]."""
+    """Maps [..., L, H, D] to [H, ..., L, D], and keys to [H, ..., D, M]."""
     heads = query.shape[-2]
     query, key, value = (jnp.moveaxis(x, -2, 0) for x in (query, key, value))
     if bias is not None:
@@ -123,7 +124,7 @@ def _split(rng, heads):
 
 
 def _one_head(dropout, query, turned_key, value, bias, rng):
-    """[..., L, D], [..., D, M], [..., M, E] -> [..., L, E]."""
+    """Maps [..., L, D], [..., D, M] and [..., M, E] to [..., L, E]."""
     logits = _product(query, turned_key)
     return _product(_weights(logits, bias, rng, dropout), value)
 
@@ -136,13 +137,13 @@ def _weights(logits, bias, rng, dropout):
     if rng is None:
         return weights
     kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
-    # Of none that is kept, the mean cannot be.
+    # With a dropout rate of 1, avoid dividing 0 by 0.
     return jnp.where(kept, weights, 0) / ((1 - dropout) or 1)
 
 
 @jax.custom_vjp
 def _product(left, right):
-    """[..., L, K], [..., K, M] -> [..., L, M]; so are both its gradients'."""
+    """Multiplies [..., L, K] by [..., K, M]; gradients use this product too."""
     return left @ right
 
 
@@ -151,7 +152,7 @@ def _product_forward(left, right):
 
 
 def _product_backward(factors, gradient):
-    # Without the barrier the products would be given the transpositions.
+    # The barrier keeps XLA from folding the transpositions into the products.
     left, right = (
         lax.optimization_barrier(x.swapaxes(-1, -2)) for x in factors
     )

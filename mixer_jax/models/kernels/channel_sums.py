@@ -1,8 +1,8 @@
-"""Sums over all axes but the channels, and what is made of them.
+"""Sums over all axes but the channels, and operations that use them.
 
-XLA's CPU backend sums over pixels in scalar code where the channels are kept;
-explicit sums over groups of the batch, and a matrix product over what is left,
-are several times faster. Accelerators keep the reduction.
+XLA's CPU backend compiles a sum over pixels that keeps the channels to scalar
+code; explicit sums over groups of the batch, then a matrix product for the
+rest, are several times faster. Accelerators use the plain reduction.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from jax import lax
 
 
 def add_groups(term: Callable[[int], jax.Array], count: int) -> jax.Array:
-    """Adds `term(index)` of all groups of a batch.
+    """Adds `term(index)` over all groups of a batch.
 
-    Explicit sums vectorise over the channels. Let the group's index be the
-    inner one of the batch axis, so that a batch split over devices stays
-    split.
+    Explicit sums vectorize over the channels. Make the group the inner index
+    when splitting the batch axis, so that a batch sharded over devices stays
+    sharded.
     """
     return sum(term(index) for index in range(count))
 
 
 def sum_pixels(x_NxHxWxC: jax.Array) -> jax.Array:
-    """Sums over all axes but the last, by a matrix product: f32 [C]."""
+    """Sums over all axes but the last by a matrix product; returns f32 [C]."""
     channels = x_NxHxWxC.shape[-1]
     x_MxC = x_NxHxWxC.reshape(-1, channels)
     ones = jnp.ones((1, x_MxC.shape[0]), x_MxC.dtype)
@@ -38,11 +38,12 @@ def sum_terms(
     """Sums `term` of arrays over all axes but the last, in one pass.
 
     Args:
-      term: of the arrays' elements, in f32; one by one, channel by channel.
-      *arrays_BxHxWxC: of one shape.
+      term: an elementwise function of the arrays in f32; it may use constants
+        per channel.
+      *arrays_BxHxWxC: arrays of the same shape.
 
     Returns:
-      f32 [C]. It has no fast gradient.
+      f32 [C]. Its gradient is not optimized.
     """
 
     def as_f32(*arrays):
@@ -63,7 +64,7 @@ def sum_terms(
 
 @jax.custom_vjp
 def add_bias(x_BxHxWxC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """Adds one value a channel; its gradient is a fast sum."""
+    """Adds one value per channel; its gradient uses `sum_terms`."""
     return x_BxHxWxC + _per_channel(bias_C.astype(x_BxHxWxC.dtype))
 
 
@@ -82,10 +83,10 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 def normalize_batch(
     x_BxHxWxC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation (arXiv 1502.03167), with the batch's statistics.
+    """Normalizes with the batch's own statistics (arXiv 1502.03167).
 
-    Both passes read what they need as often as it takes, and keep nothing but
-    the input: differentiated term by term, it would take twice the time.
+    The backward pass saves only the input and values per channel;
+    differentiating the formula automatically would take twice the time.
 
     Args:
       x_BxHxWxC: the feature map.
@@ -94,8 +95,8 @@ def normalize_batch(
       epsilon: added to the variance.
 
     Returns:
-      The normalised map, of the map's dtype, and the mean and the biased
-      variance of its channels, f32 [C], which carry no gradient.
+      The normalized map in the map's dtype, and the mean and the biased
+      variance of the map's channels, f32 [C], which carry no gradient.
     """
     return _normalize_forward(x_BxHxWxC, scale_C, bias_C, epsilon)[0]
 

@@ -1,9 +1,9 @@
-"""Convolutions in forms that CPUs run fast too.
+"""Convolutions with implementations that are fast on CPUs too.
 
-XLA's CPU backend is weak in what image encoders live on: a grouped convolution
-takes ten times as long as the sum of shifted products, and a dense one, above
-all its gradients and on small maps, longer than a matrix product of what its
-kernel sees. Accelerators keep the native convolution.
+XLA's CPU backend is slow on the convolutions of image encoders: a grouped
+convolution takes ten times as long as a sum of shifted products, and the kernel
+gradient of a dense one longer than a matrix product per kernel position.
+Accelerators use the native convolution.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ _FEW = 32  # channels
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME" padding (before, after); the odd one goes after."""
+    """Returns TensorFlow's "SAME" padding (before, after), the larger after."""
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -66,14 +66,14 @@ def _shifted_depthwise(x, kernel, stride):
 
 
 def _shifted_input_gradient(x, kernel, stride, gradient):
-    """One sum of taps for each phase of the stride, then interleaved."""
+    """Interleaves one sum of taps for each phase of the stride."""
     size = kernel.shape[0]
     batch, height, width, channels = x.shape
     top = same_padding(height, size, stride)[0]
     left = same_padding(width, size, stride)[0]
     rows, cols = -(-height // stride), -(-width // stride)
 
-    # How far taps reach over the gradient's edges, in its cells.
+    # How far taps reach beyond the gradient's edges, in gradient cells.
     margins = tuple(
         (-((first - size + 1) // stride), (stride - 1 + first) // stride)
         for first in (top, left)
@@ -133,7 +133,7 @@ def _shifted_kernel_gradient(x, kernel, stride, gradient):
 
         return sum_pixels(add_groups(term, count))
 
-    # A loop over taps, not an unrolled sum: it compiles ten times faster.
+    # A loop over taps compiles ten times faster than unrolled code.
     positions = jnp.unravel_index(jnp.arange(size * size), (size, size))
     return lax.map(tap, positions).reshape(kernel.shape).astype(kernel.dtype)
 
@@ -142,17 +142,18 @@ def _shifted_kernel_gradient(x, kernel, stride, gradient):
 def depthwise(
     x_BxHxWxC: jax.Array, kernel_KxKx1xC: jax.Array, stride: int
 ) -> jax.Array:
-    """Depthwise convolution with "SAME" padding.
+    """Returns a depthwise convolution with "SAME" padding.
+
+    Both passes are sums of shifted products on CPU, and grouped convolutions
+    elsewhere.
 
     Args:
       x_BxHxWxC: the feature map.
-      kernel_KxKx1xC: one K x K filter a channel, of the map's dtype.
-      stride: of both axes.
+      kernel_KxKx1xC: one K x K filter per channel, in the map's dtype.
+      stride: stride of both axes.
 
     Returns:
-      [B, ceil(H / stride), ceil(W / stride), C] of the map's dtype. On CPU
-      both passes are sums of shifted products, elsewhere the grouped
-      convolution.
+      [B, ceil(H / stride), ceil(W / stride), C] in the map's dtype.
     """
     return lax.platform_dependent(
         x_BxHxWxC,
@@ -190,7 +191,7 @@ def _native_dense(x, kernel, stride, padding):
 
 
 def _taps(x, size, stride, padding):
-    """Yields what each of the kernel's cells sees, [B, R, Q, C] of x."""
+    """Yields the part of x that each kernel position reads, [B, R, Q, C]."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     batch, height, width, channels = padded.shape
     rows, cols = ((n - size) // stride + 1 for n in (height, width))
@@ -210,7 +211,7 @@ def _taps(x, size, stride, padding):
 
 
 def _product_kernel_gradient(x, kernel, stride, padding, gradient):
-    """A matrix product for each of the kernel's cells."""
+    """Computes the kernel's gradient by a matrix product per position."""
     size, _, channels, features = kernel.shape
     gradient = gradient.reshape(-1, features)
     products = [
@@ -240,7 +241,7 @@ def _dense_backward(stride, padding, saved, gradient):
     def products(x, kernel, gradient):
         return _product_kernel_gradient(x, kernel, stride, padding, gradient)
 
-    # Of few channels the products are too small.
+    # With few channels, the products are too small to pay off.
     few = kernel.shape[2] < _FEW
     by_kernel = lax.platform_dependent(
         x, kernel, gradient, cpu=native if few else products, default=native
@@ -257,18 +258,20 @@ def convolve(
     stride: int,
     padding: str | int = "SAME",
 ) -> jax.Array:
-    """Dense convolution.
+    """Returns a dense convolution.
+
+    A 1x1 kernel is applied as a matrix product. For larger kernels, the
+    kernel's gradient is a sequence of matrix products on CPU, unless the map
+    has few channels; all else is the native convolution.
 
     Args:
       x_BxHxWxC: the feature map.
-      kernel_KxKxCxF: of the map's dtype.
-      stride: of both axes.
+      kernel_KxKxCxF: the kernel, in the map's dtype.
+      stride: stride of both axes.
       padding: "SAME" (TensorFlow's) or pixels on each side.
 
     Returns:
-      [B, H', W', F] of the map's dtype. A 1x1 kernel is a matrix product
-      everywhere; on CPU a larger one is the product of all that it sees, side
-      by side, K * K times the map's memory for as long as it is needed.
+      [B, H', W', F] in the map's dtype.
     """
     size = kernel_KxKxCxF.shape[0]
     if size == 1:

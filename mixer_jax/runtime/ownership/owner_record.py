@@ -19,12 +19,12 @@ class Record(NamedTuple):
 
     Attributes:
       host: the host name.
-      boot: identifies the machine's last boot, and the namespace that process
-        IDs are of, as of a container; "" if unknown.
+      boot: identifies the machine's last boot and the namespace of process IDs,
+        such as a container's; "" if unknown.
       process: the process ID.
       ticks: the start time of the process in clock ticks; "" if unknown. It
-        tells the process from a later one with the same ID.
-      start: the date and time when the folder was taken.
+        distinguishes the process from a later one with the same ID.
+      start: the date and time when the process took the folder.
       token: a random string, unique per owner.
     """
 
@@ -45,11 +45,11 @@ class Record(NamedTuple):
         return bool(self.boot) and self.host == host and boots[0] == boots[1]
 
     def is_seen(self) -> bool:
-        """Returns whether `is_alive` can tell; not of other containers."""
+        """Returns whether the process is in this machine's PID namespace."""
         return bool(self.boot) and (self.host, self.boot) == _machine()
 
     def is_alive(self) -> bool:
-        """Returns whether the process, which can be seen, is alive."""
+        """Returns whether the process is alive; requires `is_seen`."""
         return _ticks(self.process) == self.ticks and not _is_dying(
             self.process
         )

@@ -1,6 +1,6 @@
 """Stores the record of a folder's owner in the folder itself.
 
-If the file system has locks, the folder is locked as well. An object in a
+If the file system supports locks, the folder is locked as well. An object in a
 bucket is replaced only if it is still the version that was read.
 """
 
@@ -20,14 +20,14 @@ from mixer_jax.runtime import files, paths
 from mixer_jax.runtime.ownership import owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
 
-_PREFIX = ".owner"  # of all names in the folder
+_PREFIX = ".owner"  # of all file names in the folder
 RECORD = _PREFIX + "{}.json"
 LOCK = _PREFIX + "{}"
-_LARGEST = 2**16  # bytes of a record
+_LARGEST = 2**16  # maximum bytes of a record
 
 
 def is_part(path: pathlib.Path) -> bool:
-    """Returns whether a file in a folder is a part of its owner's record."""
+    """Returns whether a file belongs to the record of its folder's owner."""
     return path.name.startswith(_PREFIX)
 
 
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 class Folder:
-    """The record of a local folder, or of one on a network file system."""
+    """Storage of the record in a local folder or a network file system."""
 
     def __init__(self, folder: pathlib.Path, part: str = ""):
         self.folder = folder
@@ -56,7 +56,7 @@ class Folder:
         self._made: list[pathlib.Path] = []
 
     def lock(self) -> bool | None:
-        """See `ownership`."""
+        """Returns True once locked, None if held, False if unsupported."""
         self._make()
         while True:
             file = _open_lock(self._lock_path)
@@ -91,8 +91,8 @@ class Folder:
     def write(self, record: Record, version: Any) -> bool:
         """Writes the record if the stored version is `version`; else False.
 
-        Of several that replace the same version, one succeeds: where there are
-        no locks, two runs may start at the same time.
+        Without locks, two runs may start at the same time. If both replace the
+        same version, only one succeeds.
         """
         draft = self.folder / f"{_PREFIX}-{record.token}"
         try:
@@ -104,7 +104,7 @@ class Folder:
             draft.unlink(missing_ok=True)
 
     def _remove(self, version: Any, token: str) -> bool:
-        """Removes the record if it is of that version; else False."""
+        """Removes the record if it has that version; else False."""
         aside = self.folder / f"{_PREFIX}-{token}-old"
         try:
             if _version(os.stat(self._path)) != version:
@@ -115,17 +115,17 @@ class Folder:
         try:
             if _version(os.stat(aside)) == version:
                 return True
-            _link(aside, self._path)  # It was replaced between the two.
+            _link(aside, self._path)  # It was replaced before the rename.
             return False
         finally:
             aside.unlink(missing_ok=True)
 
     def beat(self, record: Record) -> bool:
-        """Updates the record's modification time; False if it is another."""
+        """Updates the record's modification time; False if it was replaced."""
         there = self.read().record
         if there is None or there.token != record.token:
             return False
-        os.utime(self._path)  # by the clock of a network file system
+        os.utime(self._path)  # uses the clock of a network file system
         return True
 
     def close(self, record: Record) -> None:
@@ -146,7 +146,7 @@ class Folder:
         if file is None:
             return
         with contextlib.suppress(OSError):
-            # If the folder was moved, there may be another owner's.
+            # If the folder was moved, the path may be another owner's.
             if _is_at(file, self._lock_path):
                 self._lock_path.unlink()
         _LOCK_FILES.discard(file)
@@ -172,17 +172,17 @@ class Folder:
 
 
 class Bucket:
-    """The record of a folder in a bucket, which has conditional writes."""
+    """Storage of the record in a bucket, by conditional writes."""
 
     def __init__(self, folder: paths.Path, part: str = ""):
         self.folder = folder
         self._name = RECORD.format(part)
         self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
         self._version: bytes | None = None  # of this owner's last write
-        self._no_record: bytes | None = None  # if there is no record
+        self._no_record: bytes | None = None  # the stamp of a missing record
 
     def lock(self) -> bool:
-        """See `ownership`: buckets have no locks."""
+        """Returns False, because buckets have no locks."""
         return False
 
     def read(self) -> Seen:
@@ -212,7 +212,7 @@ class Bucket:
         return True
 
     def beat(self, record: Record) -> bool:
-        """Writes the record again; False if it is another."""
+        """Writes the record again; False if it was replaced."""
         return self.write(record, self._version)
 
     def close(self, record: Record) -> None:
@@ -234,7 +234,7 @@ class Bucket:
             probe.unlink()
 
 
-_LOCK_FILES: set[int] = set()  # locked by this process
+_LOCK_FILES: set[int] = set()  # descriptors that this process has locked
 
 
 def _close_lock_files() -> None:
@@ -253,13 +253,13 @@ def _version(status: os.stat_result) -> tuple[int, int]:
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
-    """Links a file to a new name; False if the name is another file's."""
+    """Links a file to a new name; False if the name is taken."""
     try:
         os.link(source, target)
     except FileExistsError:
-        # It is ours if a reply was lost and the call repeated.
+        # It is our file if a reply was lost and the call repeated.
         return os.path.samefile(source, target)
-    except OSError:  # The file system has no links.
+    except OSError:  # The file system has no hard links.
         if target.exists():
             return False
         os.rename(source, target)
@@ -271,14 +271,14 @@ def _open_lock(path: pathlib.Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # Another user's; it can be locked, and removed if the folder is shared.
+        # Another user's file can be locked, and removed from a shared folder.
         if not path.exists():
             raise
         return os.open(path, os.O_RDONLY)
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file; does not wait for the writer of what is a pipe."""
+    """Opens a file; if it is a pipe, does not wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -141,9 +141,10 @@ def records(
 
 
 def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
-    """Returns the lines that records start on, numbered from 0.
+    """Returns the lines on which records start, counted from 1.
 
-    The header, line 1, is record -1. Quoted cells may span lines.
+    Records are numbered from 0; the header is record -1. Quoted cells may span
+    lines.
     """
     numbers = list(numbers)
     wanted, found = set(numbers), {}
@@ -223,10 +224,10 @@ def _check_quotes(path: Path, block: int) -> None:
 
 
 def _quotes_are_paired(path: Path) -> bool:
-    """Returns whether each quote opens or closes a cell, or half of a `""`."""
+    """Returns whether each quote opens or closes a cell or is in a `""`."""
     is_open, before = 0, b"\n"
     with open(path, "rb") as file:
-        # A byte order mark is no text before a cell's opening quote.
+        # Skip a byte order mark, which may precede an opening quote.
         if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             file.seek(0)
         while block := file.read(_SCANNED):

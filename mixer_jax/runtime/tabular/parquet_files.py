@@ -17,16 +17,16 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 ROWS = 65_536  # per batch
-_BUFFER = 1 << 20  # bytes of a column that are read at once
+_BUFFER = 1 << 20  # bytes of a column read at once
 _INDEX = "__index_level_"  # prefix of the columns of a pandas index
-_ENDS = (b"PAR1", b"PARE")  # of a file, and of one that is encrypted
+_ENDS = (b"PAR1", b"PARE")  # last bytes of a file; of an encrypted one
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 # Integers of this size or more may have been rounded in these types.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 class NotTextError(UserError):
-    """A cell is not UTF-8 text; `row` is its place in the column, from 0."""
+    """Error for a cell that is not UTF-8; `row` is its row, from 0."""
 
     def __init__(self, where: str, row: int):
         super().__init__(f"{where}: a cell is not UTF-8 text.")
@@ -133,7 +133,7 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         raise NotTextError(where, _find_bytes(column)) from error
     if pa.types.is_decimal(column.type):
         text = pc.replace_substring_regex(text, r"\.0+$", "")
-        # So Arrow writes a zero of many decimals.
+        # Arrow's notation of a zero with many decimals.
         text = pc.replace_substring_regex(text, r"^0E-\d+$", "0")
     return text.fill_null("")
 
@@ -160,7 +160,7 @@ def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
 
 
 def _find_bytes(column: pa.Array | pa.ChunkedArray) -> int:
-    """Returns the place of the first cell that is not UTF-8."""
+    """Returns the row of the first cell that is not UTF-8."""
     for row, cell in enumerate(column.cast(pa.large_binary()).to_pylist()):
         try:
             (cell or b"").decode()
@@ -191,7 +191,7 @@ def _unreadable(path: Path, part: Path, error: Exception) -> str:
             if file.read() in _ENDS:
                 return f"{part} cannot be read: {error}"
     except OSError as reason:
-        if reason.errno != errno.EINVAL:  # shorter than an end
+        if reason.errno != errno.EINVAL:  # shorter than the signature
             return f"{part} cannot be read: {reason.strerror}."
     where = f"; in the folder {path} every file must be" * (part != path)
     return f"{part} cannot be read: it is no complete Parquet file{where}."

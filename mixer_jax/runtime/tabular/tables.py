@@ -2,8 +2,8 @@
 
 A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
 files. Every cell is read as text, "" if it is empty, and written cells read
-back unchanged. pandas is imported only where frames are read: Beam's
-environment need not have it.
+back unchanged. pandas is only imported where frames are read, because Beam's
+environment may lack it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Layout:
       columns: required columns.
       optional: columns that are read as "" if they are missing.
       ids: columns of IDs, in which floats must be exact integers.
-      exact: whether any other column is an error; they are ignored otherwise.
-      name: of this kind of table, for error messages.
+      exact: whether other columns are an error; otherwise they are ignored.
+      name: the name of this kind of table, for error messages.
       note: appended to the message about wrong columns.
     """
 
@@ -187,7 +187,7 @@ def write(
 
     Args:
       table: the table.
-      path: of the file; see `files.write`.
+      path: the file; see `files.write`.
       what: the subject of error messages, for a table that took long to
         compute; see `files.deliver`.
 
@@ -242,7 +242,7 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     A CSV record is named by the line it starts on; the header is line 1.
 
     Args:
-      path: of the table; "" for a table without a file.
+      path: the table; "" for a table without a file.
       records: record numbers, from 0.
     """
     name = os.fspath(path)
@@ -254,7 +254,7 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
             return [f"{name}, line {line}" for line in lines]
         return parquet_files.name_rows(Path(name), records)
     except (LookupError, OSError, UserError, pa.ArrowException):
-        # The file has changed since, or is gone.
+        # The file has changed or was removed since.
         return [f"{name}, row {record + 1} as read" for record in records]
 
 
@@ -284,7 +284,7 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
 
 
 def _version(path: Path) -> list[tuple[Path, int, int, int]]:
-    """Returns what a write changes of a table's files."""
+    """Returns the parts of a table, each with inode, size and time."""
     found = []
     for part in parquet_files.parts(path):
         with contextlib.suppress(OSError):
@@ -294,7 +294,7 @@ def _version(path: Path) -> list[tuple[Path, int, int, int]]:
 
 
 def _check_version(path: Path, layout: Layout, version: list) -> None:
-    """Raises a `UserError` unless a table is as it was."""
+    """Raises a `UserError` if a table has changed."""
     if _version(path) != version:
         raise UserError(
             f"The {layout.name} {path} changed while it was read; run the "

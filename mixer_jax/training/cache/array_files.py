@@ -1,12 +1,12 @@
-"""Arrays that take long to make, kept in a folder and proven whole.
+"""A cache of arrays that are expensive to compute, verified by checksums.
 
-    FOLDER/key.json   what the arrays were made of and by
-    FOLDER/done.json  the checksum of every block that is whole
+    FOLDER/key.json   identifies what the arrays were computed from, and how
+    FOLDER/done.json  the checksum of every complete block
     FOLDER/NAME.npy   the arrays
 
-A block is some consecutive rows of the arrays that are made together. Its
-checksum is noted when it is whole, and compared whenever the folder is opened:
-what was not noted is made, and what differs is made again.
+A block is a range of rows of the arrays that are computed together. Its
+checksum is stored when it is complete, and compared whenever the folder is
+opened: blocks without a checksum, or with a different one, are computed again.
 """
 
 import json
@@ -30,30 +30,32 @@ Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[tuple[int, ...], str]]  # {array: (shape, dtype)}
 Say = Callable[[str], None]
 
-BLOCK = 2**26  # bytes, about
-_SPARE = 1.1  # of the arrays' size, what a disk must have free
-_LARGE = 10**9  # bytes; to compare more takes so long that it is said
-_THREADS = 4  # that read and sum; neither holds Python's lock
+BLOCK = 2**26  # approximate bytes per block
+_SPARE = 1.1  # free space that a disk must have, as a multiple of the arrays
+_LARGE = 10**9  # bytes; comparing more takes long, so a message is shown
+_THREADS = 4  # to read files and compute CRCs; both release the GIL
 
 
 def prepare(
     folder: Path, shapes: Shapes, key: str, what: str, say: Say
 ) -> None:
-    """Makes the files of the arrays, unless those of the same key are there.
+    """Creates the files of the arrays, unless they exist with the same key.
 
-    A file that is missing or of another size is made anew: it is zero, which
-    `fill` finds out.
+    A file that is missing or has another size is created with zeros; `fill`
+    detects these by their checksums.
 
     Args:
-      folder: of the arrays.
-      shapes: of the arrays.
-      key: of what they are made of and by; a folder of another is emptied.
-      what: they are made of, in a sentence.
-      say: is told what is made, and how large it is, before it starts.
+      folder: the folder of the arrays.
+      shapes: the shapes and dtypes of the arrays.
+      key: identifies what the arrays are computed from, and how; a folder with
+        another key is emptied.
+      what: the source of the arrays, for messages.
+      say: called with a message about the arrays and their size before they are
+        computed.
 
     Raises:
-      UserError: if the disk has no room, with both figures, or cannot be
-        written, or the folder holds anything else.
+      UserError: if the disk has too little space (gives both sizes) or cannot
+        be written to, or if the folder holds other files.
     """
     missing = shapes
     try:
@@ -93,7 +95,7 @@ def prepare(
         if missing is shapes:
             say(f"encoding {what} once, {need / 1e9:.2f} GB in {folder}")
             paths.write(folder / "done.json", "{}")
-            # Last: now the files can be used.
+            # Written last, because it makes the folder valid.
             paths.write(folder / "key.json", json.dumps(key))
     except OSError as error:
         raise UserError(
@@ -110,11 +112,11 @@ def prepare_of(
     what: str,
     say: Say,
 ) -> str:
-    """Makes the files of arrays that are computed from rows and their images.
+    """Creates the files of arrays that are computed from rows and images.
 
     Args:
-      folder: see `prepare`, as for all arguments not listed here.
-      shapes: of the arrays.
+      folder: the folder of the arrays.
+      shapes: the shapes and dtypes of the arrays.
       data: the identity of the rows and images.
       make_key: maps the hash of the data's content to the arrays' key.
       what: the source of the arrays, for messages.
@@ -147,17 +149,18 @@ def fill(
     make: Callable[[np.ndarray], Iterator[Arrays]],
     say: Say,
 ) -> None:
-    """Makes the rows that are missing or damaged.
+    """Computes the rows that are missing or damaged.
 
-    All processes make the same rows, those that any of them lacks.
+    All processes compute the same rows: those that any of them lacks.
 
     Args:
-      folder: that `prepare` has made.
-      names: of the arrays that are made together, row by row.
-      count: of their rows.
-      make: rows int [n], rising -> their parts of the arrays, in order, some
-        at a time.
-      say: is told what is damaged, and what is compared if that takes long.
+      folder: the folder, created by `prepare`.
+      names: the names of the arrays that are computed together, row by row.
+      count: the number of their rows.
+      make: maps ascending rows, int `[n]`, to an iterator over their values in
+        the arrays, in order, some rows at a time.
+      say: called with a message if blocks are damaged, or if comparing takes
+        long.
     """
     kept = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
     step = max(BLOCK // sum(array[:1].nbytes for array in kept), 1)
@@ -191,7 +194,7 @@ def fill(
             array = arrays[name]
             array[here] = values[: len(here)].view(array.dtype)
         position += len(here)
-        # Blocks before the one that the next row is in are whole.
+        # Blocks before that of the next row are complete.
         first = whole
         next_row = rows[position] if position < len(rows) else math.inf
         while whole < len(blocks) and starts[blocks[whole]] + step <= next_row:
@@ -216,7 +219,7 @@ def _with_progress(
 
 
 def _check_ours(folder: Path) -> None:
-    """Checks that nothing but such files would be lost with a folder."""
+    """Checks that a folder to be deleted holds no other files."""
     ours = (".npy", ".json", ".draft")
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() or path.suffix not in ours:
@@ -247,7 +250,7 @@ def _wrong(
     files: str,
     say: Say,
 ) -> list[int]:
-    """Returns the blocks whose checksums are not those that were noted."""
+    """Returns the blocks that differ from their stored checksums."""
     blocks = [b for b, known in enumerate(sums) if known is not None]
     rows = sum(min(step, count - starts[block]) for block in blocks)
     size = rows * sum(array[:1].nbytes for array in arrays)
@@ -266,12 +269,12 @@ def _wrong(
 
 
 def _sum(arrays: Sequence[np.memmap], start: int, rows: int) -> int | None:
-    """Returns the checksum of a block; None if the disk cannot read it."""
+    """Returns the checksum of a block; None if it cannot be read."""
     total = 0
     for array in arrays:
         size = array[:1].nbytes
         try:
-            # Not through the map: there a broken disk ends the process.
+            # A read error in the memory map would kill the process.
             with open(array.filename, "rb") as file:
                 file.seek(array.offset + start * size)
                 total = zlib.crc32(file.read(rows * size), total)
@@ -283,7 +286,7 @@ def _sum(arrays: Sequence[np.memmap], start: int, rows: int) -> int | None:
 def _read_sums(
     folder: Path, name: str, blocks: int, say: Say
 ) -> list[int | None]:
-    """Returns each block's checksum, None where it was not noted."""
+    """Returns each block's stored checksum; None for blocks without one."""
     path = folder / "done.json"
     try:
         sums = json.loads(path.read_text()).get(name, [None] * blocks)

@@ -1,11 +1,11 @@
-"""What a frozen model makes of a stage's samples, for proxies alone.
+"""Cached embeddings of a stage's samples, for training only the proxies.
 
     FOLDER/query.npy     f32 [queries, D], unit embeddings
     FOLDER/document.npy  f32 [documents, D]
 
-Where nothing but the proxies is trained, a sample's embedding is all that a
-step needs of it: D numbers, where `feature_store` keeps patches and tokens.
-What is kept is made, found again and mended as there.
+If only the proxies are trained, a step needs no more than the embedding of each
+sample: D numbers, where `feature_store` keeps patches and tokens. Embeddings
+are computed, reused and repaired like the features there.
 """
 
 import functools
@@ -47,7 +47,7 @@ class EmbeddingStore(StoredContent):
         config: ConfigDict,
         content: str = "",
     ):
-        """Opens the arrays of a folder that is complete."""
+        """Opens the arrays of a complete folder."""
         super().__init__(inputs, config, content)
         self._arrays = {
             role: np.load(folder / f"{role}.npy", mmap_mode="r")
@@ -57,11 +57,11 @@ class EmbeddingStore(StoredContent):
         self._place = roles.groupby(roles).cumcount().to_numpy()
 
     def batch(self, rows: np.ndarray, role: str) -> Batch:
-        """Returns what `Mixer` takes in place of samples.
+        """Returns the inputs that replace samples in a batch of `Mixer`.
 
         Args:
-          rows: int [B], positions in the frame, of this role; -1 is an empty
-            sample.
+          rows: int [B], positions of samples of this role in the frame; -1 for
+            an empty sample.
           role: "query" or "document".
 
         Returns:
@@ -82,9 +82,9 @@ def make(
     mesh: Mesh,
     console: terminal.Console | None = None,
 ) -> EmbeddingStore:
-    """Embeds every sample of a frame once, unless it is done.
+    """Embeds every sample of a frame that is not in the store yet.
 
-    Args and errors are those of `feature_store.make`; of the variables all
+    Arguments and errors are those of `feature_store.make`, but all variables
     are used.
     """
     folder = Path(folder)
@@ -154,9 +154,9 @@ def _embed(
     mesh: Mesh,
     rows: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Embeds some rows of the frame's rows of a role, in order."""
+    """Yields the embeddings of some samples of a role, in order."""
 
-    # Every process gets all rows.
+    # Replicated, because every process stores all rows.
     @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
     def embed(variables: PyTree, batch: PyTree):
         out = model.apply(variables, batch, method=f"encode_{role}")

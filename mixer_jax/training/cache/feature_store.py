@@ -1,13 +1,13 @@
-"""What frozen encoders make of a stage's samples, computed once and kept.
+"""Cached outputs of frozen encoders for a stage's samples.
 
     FOLDER/patches.npy  bf16 [images, P, Ci], as uint16
     FOLDER/vectors.npy  bf16 [texts, L, Ct], as uint16
     FOLDER/mask.npy     bool [texts, L]
 
-Each image and text occurs once, however many samples show it. The arrays are
-memory-mapped: a step reads its batch's rows and no more. A store whose making
-was interrupted is completed, and one that is damaged mended; one of other
-samples or encoders is replaced. See `feature_files` for how it is known.
+Each image and text is stored once, however many samples contain it. The arrays
+are memory-mapped, so that a step reads only the rows of its batch. An
+interrupted store is completed, a damaged one is repaired, and one of other
+samples or encoders is replaced; see `array_files`.
 """
 
 import functools
@@ -39,17 +39,17 @@ PyTree = Any
 Batch = dict[str, np.ndarray]
 
 ENCODERS = ("image_encoder", "text_encoder")
-_FORMAT = 2  # of the folder
+_FORMAT = 2  # version of the files
 
 
 class StoredContent:
-    """Samples whose arrays are kept, as an `inputs.Content`.
+    """An `inputs.Content` that reads stored arrays.
 
-    Subclasses have `batch(rows, role)`, which reads some.
+    Subclasses define `batch(rows, role)`, which reads the given rows.
     """
 
     def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
-        """Takes the samples of the stored arrays, and their data's hash."""
+        """Stores the samples, the config and the hash of the data."""
         self._inputs, self._config, self.content = inputs, config, content
 
     def train_batches(self) -> grain.DatasetIterator:
@@ -57,7 +57,7 @@ class StoredContent:
         config = self._config
 
         def load(row: int, role: str, rng: None) -> dict:
-            del rng  # What is kept cannot be augmented.
+            del rng  # Stored arrays cannot be augmented.
             return {"row": row, "role": role}
 
         def stack(samples: Sequence[dict]) -> Batch:
@@ -74,7 +74,7 @@ class StoredContent:
             random=False,
             sampling=config_lib.sampling(config.data),
             seed=config.seed,
-            # Worker processes would gain nothing: nothing is decoded.
+            # Nothing is decoded, so worker processes would not help.
             threads=config.data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -83,7 +83,7 @@ class StoredContent:
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Returns some rows of one role once; see `inputs.Content`."""
+        """Yields batches of some rows of one role; see `inputs.Content`."""
         role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
         rows = np.asarray(rows)[role_rows]
         rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
@@ -108,7 +108,7 @@ class FeatureStore(StoredContent):
         config: ConfigDict,
         content: str = "",
     ):
-        """Opens the arrays of a folder that is complete."""
+        """Opens the arrays of a complete folder."""
         super().__init__(inputs, config, content)
         self._patches, self._vectors, self._mask = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -120,14 +120,14 @@ class FeatureStore(StoredContent):
             self._text[:] = -1  # The model reads no text.
 
     def batch(self, rows: np.ndarray, role: str) -> Batch:
-        """Returns what `Mixer` takes in place of images and texts.
+        """Returns the inputs that replace images and texts for `Mixer`.
 
         Args:
-          rows: int [B], positions in the frame; -1 is an empty sample.
+          rows: int [B], positions in the frame; -1 for an empty sample.
           role: "query" or "document".
 
         Returns:
-          bf16 `patches` [B, P, Ci]; of documents also `has_image` bool [B],
+          bf16 `patches` [B, P, Ci]; for documents also `has_image` bool [B],
           `token_vectors` bf16 [B, L, Ct] and `token_mask` bool [B, L].
         """
         rows = np.asarray(rows)
@@ -153,21 +153,21 @@ def make(
     mesh: Mesh,
     console: terminal.Console | None = None,
 ) -> FeatureStore:
-    """Encodes every image and text of a frame once, unless it is done.
+    """Encodes every image and text of a frame that is not in the store yet.
 
     Args:
-      folder: of the store.
+      folder: the folder of the store.
       inputs: the frame, the folder of its images and the tokenizer.
-      config: of the stage.
-      model: the towers, whose encoders are taken.
+      config: the stage's config.
+      model: the model with the encoders.
       variables: `params` and `batch_stats` of the model.
-      mesh: batches are split over it.
-      console: is told the size before it starts, and what is damaged;
-        default standard output.
+      mesh: the mesh that batches are split over.
+      console: the output for messages about the size and about damaged blocks;
+        standard output by default.
 
     Raises:
-      UserError: if the disk has no room, with both figures, or cannot be
-        written, or an image cannot be read.
+      UserError: if the disk has too little space (gives both sizes) or cannot
+        be written to, or if an image cannot be read.
     """
     folder = Path(folder)
     encoders = {
@@ -214,13 +214,13 @@ def make(
 
 
 def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """Returns the first row of each of a column's values but ""."""
+    """Returns the first row of each distinct value of a column, except ""."""
     values = frame[column]
     return np.flatnonzero((values != "") & ~values.duplicated())
 
 
 def _places(values: pd.Series) -> np.ndarray:
-    """Returns each row's place among the first rows of values; "" is -1."""
+    """Returns the index of each value in the order of `_first`; -1 for ""."""
     codes, uniques = pd.factorize(values)
     if "" in uniques:
         empty = list(uniques).index("")
@@ -294,7 +294,7 @@ def _encode_images(
     mesh: Mesh,
     step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    # Every process gets all rows.
+    # Replicated, because every process stores all rows.
     @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
     def encode(encoders: PyTree, images: jax.Array):
         out = model.apply(encoders, images, method="encode_images")
@@ -348,7 +348,7 @@ def _encode_texts(
 
 
 def _take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns rows of an array as bf16; place -1 gives zeros."""
+    """Returns rows of an array as bf16; index -1 gives zeros."""
     rows = array[np.maximum(places, 0)]
     rows[places < 0] = 0
     return rows.view(jnp.bfloat16)

@@ -4,13 +4,12 @@
     WORKDIR/categories.json    category ids; position = label = proxy row
     WORKDIR/checkpoints/STEP/  model, training, proxies and iterator
 
-A checkpoint that is damaged (see `checksums`) is set aside, in
-`WORKDIR/damaged/STEP`, or `STEP-2` and so on if there is one already, and a run
-goes on from the one before it.
+A damaged checkpoint (see `checksums`) is moved to `WORKDIR/damaged/STEP`, or to
+`STEP-2` and so on if that exists, and the run resumes from the one before it.
 
-Proxies, their optimizer state and the class graph are saved as they lie in
-memory, padding rows included. Restoring reads the rows that exist and pads or
-cuts to this mesh's number of rows; only padding is ever added or lost.
+Proxies, their optimizer state and the class graph are saved with their padding
+rows. Restoring pads or truncates them to the number of rows on the current
+mesh; only padding rows are ever added or dropped.
 """
 
 import dataclasses
@@ -55,11 +54,11 @@ class Trained:
     """A trained model, ready for `model.apply(variables, ...)`.
 
     Attributes:
-      config: of the stage that trained it.
+      config: the config of the stage that trained it.
       model: see `models.towers.Mixer`.
       variables: `params` and `batch_stats`, f32, on every device of a mesh.
-      category_ids: of the proxies' rows.
-      step: of the checkpoint.
+      category_ids: the ids of the proxies' rows.
+      step: the checkpoint's step.
     """
 
     config: ConfigDict
@@ -77,9 +76,10 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir: saved in the background, restored whole.
+    """The checkpoints of one workdir, saved in the background.
 
-    Saves every `every` steps and when forced; keeps the last `keep`.
+    They are saved every `every` steps and when forced; the last `keep` are
+    kept.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(every),
                 preservation_policy=policies.LatestN(keep),
-                # A killed run leaves half a checkpoint behind; but a reader
-                # must not take a running one's.
+                # A killed run leaves a partial checkpoint behind. Readers must
+                # not remove it, because the run may still be writing it.
                 cleanup_tmp_directories=writes,
             ),
             item_handlers=_handlers(),
         )
-        # Of several processes, each may see the end of a save at another time;
-        # what was begun is the same for all.
+        # Processes may see a save end at different times, but they agree on the
+        # last save that was started.
         self._saved = self._manager.latest_step()
         self._failed = False
 
@@ -141,11 +141,11 @@ class Checkpoints:
         self._check(missing)
 
     def due(self, step: int) -> bool:
-        """Returns whether `save` saves this step if it is not forced to."""
+        """Returns whether `save` saves this step without being forced."""
         return step % self._every == 0
 
     def latest_step(self) -> int | None:
-        """Returns the step of the last checkpoint, None without one."""
+        """Returns the step of the last checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(
@@ -155,11 +155,11 @@ class Checkpoints:
         iterator: dict[str, Any],
         force: bool = False,
     ) -> bool:
-        """Saves state and data iterator together; True if it was due.
+        """Saves state and data iterator together; returns whether it did.
 
         The state is copied before this returns, so it may be donated next.
-        The iterators of all processes advance in step and are equal, so that
-        process 0's is saved for all.
+        The iterators of all processes advance together and are equal, so only
+        that of process 0 is saved.
 
         Raises:
           UserError: if this save failed, or the previous one failed or was
@@ -167,13 +167,13 @@ class Checkpoints:
         """
         if step == self._saved:
             return False
-        # It waits for the state anyway; but a step that fails, as where another
-        # process has died, would look like a file that cannot be written.
+        # Saving waits for the state anyway. Waiting here keeps a failed step,
+        # as after the death of another process, apart from a failed write.
         jax.block_until_ready(state)
         items = {}
         for name, item in state_lib.to_items(state).items():
             args = row_files.tree_save_args(item)
-            size = 0  # Files have no limit.
+            size = 0  # no limit for files
             if paths.is_remote(self._folder):
                 size = row_files.object_size(item, args)
             items[name] = ocp.args.PyTreeSave(
@@ -182,7 +182,7 @@ class Checkpoints:
         try:
             if force or self.due(step):
                 self._manager.wait_until_finished()
-                # Else a folder might be removed while it gets its checksums.
+                # A new save could remove a folder that is being checksummed.
                 self._check(self._noting.finish())
             saved = self._manager.save(
                 step,
@@ -204,12 +204,12 @@ class Checkpoints:
     def restore(
         self, state: TrainState, say: Callable[[str], None] = print
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the last whole checkpoint's state and iterator state.
+        """Returns state and iterator state of the last intact checkpoint.
 
         Args:
-          state: abstract, from `state.abstract`: the shapes wanted, with the
-            shardings of the current mesh.
-          say: is told which checkpoints are damaged and set aside.
+          state: the abstract state from `state.abstract`, with the expected
+            shapes and the shardings of the current mesh.
+          say: called with a message for each checkpoint that is set aside.
 
         Raises:
           UserError: if shapes differ (lists the paths) or all checkpoints are
@@ -224,31 +224,31 @@ class Checkpoints:
                     raise row_files.damaged(self._folder / str(step), wrong)
                 found = self.read(state_lib.to_items(state), iterator=True)
             except row_files.DamagedError as error:
-                # A bucket that cannot be reached looks alike.
+                # An unreachable bucket causes the same error.
                 paths.check(self._workdir)
-                # What only one process cannot read, ends all of them.
                 others = len(self._manager.all_steps()) > 1
                 if not others:
                     raise row_files.DamagedError(
                         error.what, row_files.ONLY
                     ) from error
+                # Maybe only this process cannot read it: the run must end.
                 if jax.process_count() > 1 and not wrong:
                     raise
                 say(f"{error.what} It is set aside in {self._set_aside(step)}.")
         return state_lib.from_items(found, state), found["iterator"]
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
-        """See `checksums.check`; one process reads the files, for all."""
+        """Returns what is damaged, or ""; process 0 reads the files for all."""
         wrong, folder = "", self._folder / str(step)
         if self._looks and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)
-            # A run killed after a save has noted no checksums.
+            # A run killed right after a save has written no checksums.
             if not (wrong or items):
                 wrong = completeness.missing(folder, _ARRAYS)
         return processes.gather("damage", wrong)[0]
 
     def _set_aside(self, step: int) -> paths.Path:
-        """Moves a damaged checkpoint out of the way; returns where it is."""
+        """Moves a damaged checkpoint out of the way; returns its new path."""
         aside = self._workdir / workdir_lib.DAMAGED / str(step)
         if jax.process_index() == 0:
             with paths.reaching(self._workdir):
@@ -277,9 +277,9 @@ class Checkpoints:
 
     def _fail(self, error: Exception) -> NoReturn:
         if processes.raised_by_devices(error):
-            raise error  # Another process has died while all met for a save.
+            raise error  # Another process died during the save.
         self._failed = True
-        self._noting.finish()  # That there is no checkpoint is said here.
+        self._noting.finish()  # The error below reports the failed save.
         reason = self._named(paths.reason(error))
         raise failed_saves.explain(self._workdir, reason) from error
 
@@ -289,7 +289,7 @@ class Checkpoints:
         """Reads some items of the last checkpoint; see `restore`."""
         step = self._manager.latest_step()
         where = self._folder / str(step)
-        # `restore` has compared all of them.
+        # `restore` has already compared all items.
         if not iterator and (wrong := self._differing(step, items)):
             raise row_files.damaged(where, wrong)
         try:
@@ -314,7 +314,7 @@ class Checkpoints:
 
 
 def is_whole(workdir: str | os.PathLike, step: int) -> bool:
-    """Returns whether a workdir's checkpoint is as it was written."""
+    """Returns whether a checkpoint of a workdir is complete and intact."""
     folder = paths.absolute(paths.make(workdir))
     folder = folder / workdir_lib.CHECKPOINTS / str(step)
     wrong = ""
@@ -326,17 +326,17 @@ def is_whole(workdir: str | os.PathLike, step: int) -> bool:
 
 
 def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
-    """Loads the last checkpoint's model of a stage's workdir.
+    """Loads the model from the last checkpoint of a stage's workdir.
 
     Args:
-      workdir: of one stage.
-      mesh: whose devices get the variables; default all.
+      workdir: the workdir of one stage.
+      mesh: the mesh that gets the variables; all devices by default.
 
     Raises:
-      UserError: if there is no checkpoint, or it is damaged or of another
-        shape than its config says.
+      UserError: if there is no checkpoint, or if it is damaged or its shapes
+        are not those of its config.
     """
-    workdir_lib.trained_step(workdir)  # Is there one?
+    workdir_lib.trained_step(workdir)  # Raises if there is no checkpoint.
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
     config = workdir_lib.read_config(workdir)
     model = factory.make_model(config.model, jnp.dtype(config.precision))
@@ -349,7 +349,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
         {"batch_stats": {}, **wanted},
     )
     with Checkpoints(workdir, writes=False) as checkpoints:
-        # A run that trains may have saved another one since.
+        # A run in progress may have saved another one since.
         step = checkpoints.latest_step()
         variables = checkpoints.read({"model": wanted})["model"]
     return Trained(
@@ -365,21 +365,21 @@ def load_variables(workdir: str | os.PathLike, wanted: PyTree) -> PyTree:
     """Loads `params` and `batch_stats` of a workdir's last checkpoint.
 
     Args:
-      workdir: of one stage.
-      wanted: abstract, with shardings.
+      workdir: the workdir of one stage.
+      wanted: the abstract variables, with shardings.
 
     Raises:
-      UserError: if the checkpoint is damaged or of another shape.
+      UserError: if the checkpoint is damaged or has other shapes.
     """
     with Checkpoints(workdir, writes=False) as checkpoints:
         return checkpoints.read({"model": wanted})["model"]
 
 
 def load_proxies(workdir: str | os.PathLike, dim: int, mesh: Mesh) -> jax.Array:
-    """Loads the proxies of a workdir, f32 `[C_pad, D]` for this mesh.
+    """Loads the proxies of a workdir as f32 `[C_pad, D]`, split over the mesh.
 
     Raises:
-      UserError: if the checkpoint is damaged or its D is another.
+      UserError: if the checkpoint is damaged or has another D.
     """
     rows = mesh_lib.padded_rows(len(workdir_lib.read_categories(workdir)), mesh)
     wanted = jax.ShapeDtypeStruct(

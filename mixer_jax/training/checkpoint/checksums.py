@@ -1,11 +1,11 @@
-"""Checksums of a checkpoint's files, noted when it is whole.
+"""Checksums of a checkpoint's files, written when it is complete.
 
-What lies on a disk for days may come back with a bit flipped, which the format
-of a checkpoint does not notice in an array's values. `FOLDER/checksums.json`
-has every other file's size and CRC-32.
+Bits may flip on a disk, and the checkpoint format does not detect that in the
+values of an array. `FOLDER/checksums.json` holds the size and CRC-32 of every
+other file.
 
-This is for local folders: a bucket compares its objects with checksums itself,
-when they are written, while they lie there and when they are read.
+Only local folders have checksums: a bucket verifies its objects itself, when
+they are written, stored and read.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ from mixer_jax.runtime import threads as threads_lib
 
 FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
-_THREADS = 4  # that read and sum; neither holds Python's lock
-_POLL = 0.1  # seconds between two looks whether a checkpoint is whole
+_THREADS = 4  # to read files and compute CRCs; both release the GIL
+_POLL = 0.1  # seconds between checks whether a checkpoint is complete
 _POLL_REMOTE = 10.0  # seconds; in a bucket, each check is a request
 
 
 def note(folder: Path) -> None:
-    """Writes the checksums of a folder that nobody changes any more."""
+    """Writes the checksums of a folder whose files are final."""
     sums = find(folder, _files(folder))
     paths.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
 
 
 def check(folder: Path, items: Collection[str] = ()) -> str:
-    """Compares the files of a folder with what was noted.
+    """Compares the files of a folder with their checksums.
 
     Args:
-      folder: of the checkpoint.
-      items: the folders in it whose files are compared; all files if empty.
+      folder: the checkpoint's folder.
+      items: the subfolders whose files are compared; all files if empty.
 
     Returns:
-      What is wrong with one of them, in a few words; "" if nothing is, or if
-      nothing was noted.
+      A short description of one difference; "" if there is none, or if the
+      folder has no checksums.
     """
     try:
         noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
         parts = {name: name.partition("/")[0] for name in noted}
         noted = {name: noted[name] for name in noted if parts[name] in items}
     try:
-        # Sizes first: they cost nothing.
+        # Sizes first: they are cheap.
         for name, (size, _) in noted.items():
             there = (folder / name).stat().st_size
             if there != size:
@@ -75,10 +75,10 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
 
 
 def _checked(name: str) -> str:
-    """Returns the name of a file in a folder, as `_files` gives them.
+    """Returns `name` if it is the path of a file relative to its folder.
 
     Raises:
-      ValueError: if it is none.
+      ValueError: if it is not.
     """
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or b"\0" in name.encode():
@@ -89,8 +89,7 @@ def _checked(name: str) -> str:
 class Noting:
     """Checks new checkpoints in the background.
 
-    `finish` reports what is missing. The checksums of complete checkpoints are
-    stored.
+    `finish` reports what is missing. Complete checkpoints get their checksums.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class Noting:
         self._over = threading.Event()
 
     def begin(self, folder: paths.Path) -> None:
-        """Starts to wait for a checkpoint in the background, then checks it."""
+        """Starts a thread that waits for a checkpoint and then checks it."""
         thread = threading.Thread(target=self._run, args=(folder,), daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -141,9 +140,9 @@ class Noting:
                 note(folder)
 
     def _wait(self, folder: paths.Path) -> bool:
-        """Waits until a folder is whole; False if stopped before."""
-        # A checkpoint is written under another name and appears whole. Whether
-        # a look is the last is asked before it: what comes in between counts.
+        """Waits until a folder is complete; returns False if stopped before."""
+        # A checkpoint is written under another name and appears complete. Read
+        # the stop flag before each check: a checkpoint may appear in between.
         last = self._over.is_set()
         while not self._is_whole(folder):
             if last:

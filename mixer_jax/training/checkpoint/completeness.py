@@ -1,4 +1,4 @@
-"""Checks that the files of a checkpoint are complete.
+"""A check that the files of a checkpoint are complete.
 
 A save can end without an error and still leave unreadable files. The check
 covers the metadata of each item, the index of its arrays' chunks (OCDBT) and
@@ -25,18 +25,19 @@ def is_written(folder: paths.Path) -> bool:
     """Returns whether a checkpoint is fully written."""
     if not folder.is_dir():
         return False
-    # In a bucket, objects appear one by one, and this marker last.
+    # In a bucket, objects appear one by one, and the marker of a finalized
+    # checkpoint appears last.
     return not paths.is_remote(folder) or ocp.utils.is_checkpoint_finalized(
         folder
     )
 
 
 def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
-    """Describes what a checkpoint lacks; "" if nothing.
+    """Returns a description of what a checkpoint lacks; "" if it is complete.
 
     Args:
-      folder: of the checkpoint.
-      arrays: its items with arrays; the only other item is the iterator.
+      folder: the checkpoint's folder.
+      arrays: the items with arrays; the only other item is the iterator.
     """
     folder = paths.plain(folder)
     for name in arrays:

@@ -1,4 +1,4 @@
-"""Explains a failed save of a checkpoint, and removes its partial files."""
+"""Handling of failed saves: the error message, and removal of partial files."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Hides console messages about errors that are raised or reported anyway.
+"""A filter for console messages about errors that are reported anyway.
 
 Orbax reads and writes in background threads. If a file is damaged or cannot be
 written, it logs a warning or each thread's traceback, and unfinished writes

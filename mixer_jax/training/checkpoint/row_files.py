@@ -1,9 +1,8 @@
-"""How arrays of one row a category lie in a checkpoint's files.
+"""Checkpoint layout of arrays with one row per category.
 
-They are saved in chunks of some rows, and a chunk is read whole: a device that
-wants a part of one decodes all of it. So chunks are small, and whoever reads
-needs memory for his own rows and two chunks, on however many devices the rows
-were saved.
+They are saved in chunks of rows. A chunk is always decoded as a whole, even for
+a device that needs a part of it. Chunks are therefore small: a reader needs
+memory for its own rows and two chunks, however many devices saved the rows.
 """
 
 import math
@@ -21,23 +20,23 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checksums
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
-# Of the state: those that hold such arrays.
+# State fields with one row per category.
 FIELDS = ("proxies", "proxy_state", "graph")
 PROXIES = "proxies"  # the item of a checkpoint, and the array in it
-CHUNK = 2**26  # bytes, about; also of the blocks that are read
-SMALLEST = 2**20  # bytes; smaller chunks are too many
-OBJECT = 400 * 2**20  # bytes; of a bucket's objects with arrays, about
+CHUNK = 2**26  # approximate bytes per chunk, and per block that is read
+SMALLEST = 2**20  # bytes; smaller chunks would be too many
+OBJECT = 400 * 2**20  # approximate bytes per object with arrays in a bucket
 
 
 class SavedProxies(NamedTuple):
     """The proxies of a checkpoint, to be read in blocks.
 
     Attributes:
-      step: of the checkpoint.
-      category_ids: C ids, of the rows.
-      dim: D, of a whole row.
-      blocks: gives the rows in order, f32 `[rows, D]` each, once; raises a
-        `UserError` where the files are damaged.
+      step: the checkpoint's step.
+      category_ids: the C ids of the rows.
+      dim: D, the size of a full row.
+      blocks: yields all rows once, in order, in blocks f32 `[rows, D]`; raises
+        a `UserError` if the files are damaged.
     """
 
     step: int
@@ -47,10 +46,10 @@ class SavedProxies(NamedTuple):
 
 
 def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
-    """Opens the proxies of a workdir's last checkpoint without any device.
+    """Opens the proxies of a workdir's last checkpoint without using a device.
 
-    Whatever they were saved as and on however many devices, the blocks are
-    f32 rows of categories, without padding.
+    The blocks are f32 rows of categories without padding, whatever the saved
+    dtype and the number of devices that saved them.
 
     Raises:
       UserError: if there is no checkpoint, or it is damaged.
@@ -72,7 +71,7 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
                     "base": paths.kvstore(paths.plain(where / PROXIES)),
                     "path": f"{PROXIES}/",
                 },
-                # A chunk that is gone is an error, not zeros.
+                # A missing chunk is an error, not zeros.
                 "fill_missing_data_reads": False,
             },
             read=True,
@@ -102,7 +101,7 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
 
 
 def tree_save_args(tree: dict[str, Any]) -> Any:
-    """Returns how the arrays of a checkpoint's item are saved."""
+    """Returns the `SaveArgs` for the arrays of a checkpoint item."""
     return {
         field: jax.tree.map(
             save_args if field in FIELDS else lambda _: ocp.SaveArgs(), value
@@ -112,7 +111,7 @@ def tree_save_args(tree: dict[str, Any]) -> Any:
 
 
 def tree_restore_args(tree: dict[str, Any]) -> Any:
-    """Returns how they are read; rows may be padded or cut."""
+    """Returns the `ArrayRestoreArgs`; rows may be padded or truncated."""
     return {
         field: jax.tree.map(
             lambda x, strict=field not in FIELDS: ocp.ArrayRestoreArgs(
@@ -128,7 +127,7 @@ def tree_restore_args(tree: dict[str, Any]) -> Any:
 
 
 def save_args(array: jax.Array) -> ocp.SaveArgs:
-    """Returns how an array that is split by rows is saved: see `chunk_rows`."""
+    """Returns the `SaveArgs` for an array split by rows; see `chunk_rows`."""
     rows, *row = array.sharding.shard_shape(array.shape)
     row_bytes = math.prod(row) * array.dtype.itemsize
     chunk = chunk_rows(rows, row_bytes)
@@ -138,14 +137,14 @@ def save_args(array: jax.Array) -> ocp.SaveArgs:
 
 
 def object_size(arrays: Any, args: Any) -> int:
-    """Returns how large objects with arrays shall be in a bucket, in bytes.
+    """Returns the target size in bytes of objects with arrays in a bucket.
 
-    An object is sent in one go, and again if that fails, so that many are
-    better than a huge one. But none is smaller than a chunk: Orbax would cut
-    that, into a row each where their number is prime.
+    An object is uploaded in one request, and again if that fails, so several
+    objects are better than a huge one. The size is never below that of a chunk:
+    Orbax would split the chunk, into single rows if their number is prime.
 
     Args:
-      arrays: a tree of them.
+      arrays: a tree of arrays.
       args: their `SaveArgs`, in a tree of the same structure.
     """
 
@@ -158,15 +157,15 @@ def object_size(arrays: Any, args: Any) -> int:
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:
-    """Returns how many of a device's rows make a chunk.
+    """Returns the number of rows per chunk.
 
-    Chunks are equal, so that a device's rows must be a multiple of it. Where
-    they have no fitting divisor (a prime number of rows has none at all), a
-    chunk is larger: millions of chunks of a row each would be worse.
+    Chunks have equal sizes, so it is a divisor of the rows per device. If no
+    divisor fits (a prime number has none), chunks are larger than `CHUNK`:
+    millions of chunks with a single row would be worse.
 
     Args:
-      rows: that a device holds.
-      row_bytes: of one row.
+      rows: the number of rows per device.
+      row_bytes: the size of a row in bytes.
     """
     small, large = CHUNK // row_bytes, SMALLEST / row_bytes
     if rows <= small:
@@ -178,12 +177,16 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
-# The remedy where no checkpoint is left to go on from.
+# The remedy if there is no other checkpoint to resume from.
 ONLY = "There is no other one. Delete that folder to train from the start."
 
 
 class DamagedError(UserError):
-    """A checkpoint cannot be read; `what` says which and why, no remedy."""
+    """Raised if a checkpoint cannot be read.
+
+    Attributes:
+      what: the message without the remedy: which checkpoint, and why.
+    """
 
     def __init__(self, what: str, remedy: str):
         super().__init__(f"{what} {remedy}")
@@ -196,7 +199,7 @@ def _has_others(where: paths.Path) -> bool:
 
 
 def damaged(where: paths.Path, reason: str) -> DamagedError:
-    """Returns what to say of a checkpoint that cannot be read."""
+    """Returns the error for a checkpoint that cannot be read."""
     if not where.exists():
         return DamagedError(
             f"The checkpoint {where} was removed while it was being read, as "

@@ -1,4 +1,4 @@
-"""Shapes that were saved, beside those that are wanted."""
+"""Comparison of a checkpoint's shapes with the expected ones."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def flat(tree: PyTree) -> Shapes:
     """Returns the shapes of a tree of arrays or of their metadata."""
 
     def name(key: Any) -> str:
-        # Of a dict's, a named tuple's or a sequence's element.
+        # The attributes of keys of dicts, named tuples and sequences.
         kinds = ("key", "name", "idx")
         return str(next(getattr(key, k) for k in kinds if hasattr(key, k)))
 
@@ -32,7 +32,11 @@ def check(
     saved: Shapes,
     wanted: Shapes,
 ) -> None:
-    """Compares shapes by path; without the rows where they are padded."""
+    """Compares shapes by path, without the number of rows if it is padded.
+
+    Raises:
+      UserError: if shapes differ; lists at most ten paths.
+    """
 
     def shape(shapes: Shapes, path: str) -> object:
         rows = path.split("/")[0] in row_files.FIELDS

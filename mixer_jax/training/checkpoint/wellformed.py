@@ -1,4 +1,4 @@
-"""Whether the JSON of a workdir's files is as training has written it."""
+"""Validation of the JSON files that training writes to a workdir."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.training.config import keys as config_lib
 
-# Entries of an origin that are read by name, and the keys of each.
+# Entries of an origin that are read by name, and their keys.
 _NOTED = {
     "split": ("samples", "rows"),
     "trained": ("samples", "rows", "images", "sizes"),
@@ -17,12 +17,12 @@ _NOTED = {
 
 
 def is_config(found: dict[str, Any]) -> bool:
-    """Returns whether sections and values are of the types they are here."""
+    """Returns whether sections and values have the types of the defaults."""
     default = config_lib.defaults()
 
     def fits(value: Any, like: Any) -> bool:
         if not isinstance(like, ConfigDict):
-            # Lists are JSON's tuples, and whole numbers may be floats.
+            # In JSON, tuples are lists, and whole floats may be integers.
             kinds = {tuple: {list}, float: {int, float}}
             return type(value) in kinds.get(type(like), {type(like)}) and (
                 not isinstance(value, str) or _is_text(value)
@@ -44,18 +44,18 @@ def _is_text(value: str) -> bool:
 
 
 def is_categories(found: list[Any]) -> bool:
-    """Returns whether a list holds category ids, each once."""
+    """Returns whether a list holds unique category ids."""
     return all(isinstance(name, str) for name in found) and len(
         set(found)
     ) == len(found)
 
 
 def is_origin(found: dict[str, Any]) -> bool:
-    """Returns whether what is read by name of an origin is as it is written."""
+    """Returns whether the entries of an origin that are read are valid."""
     for name, keys in _NOTED.items():
         part = found.get(name, {})
         if part is None and keys:
-            continue  # It was not noted.
+            continue  # It was not recorded.
         if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
             return False
     return all(

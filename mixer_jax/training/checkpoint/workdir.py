@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, before anything is computed in it."""
+"""The folder of a run: its files, and checks that it belongs to the run."""
 
 import hashlib
 import json
@@ -32,10 +32,11 @@ _MARK = ".shared-"
 
 
 def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
-    """Returns what a file of the workdir holds.
+    """Returns the content of a JSON file of the workdir.
 
     Raises:
-      UserError: if it is missing, no JSON, of another type, or not ours.
+      UserError: if it is missing, not JSON, of another type, or rejected by
+        `is_ours`.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +55,7 @@ def _damaged(path: paths.Path, error: Exception) -> UserError:
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
-    """Returns the step of the last complete checkpoint; None without one.
+    """Returns the step of the last complete checkpoint; None if there is none.
 
     Raises:
       UserError: if the folder cannot be listed.
@@ -76,7 +77,7 @@ def latest_step(workdir: str | os.PathLike) -> int | None:
 
 
 def trained_step(workdir: str | os.PathLike) -> int:
-    """Returns the step of the last whole checkpoint.
+    """Returns the step of the last complete checkpoint.
 
     Raises:
       UserError: if there is none.
@@ -108,12 +109,12 @@ def check_config(
     """Checks that `workdir` is new or belongs to a run of this config.
 
     Args:
-      workdir: of the stage.
-      config: of the stage.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      workdir: the stage's workdir.
+      config: the stage's config.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: lists the keys that differ.
+      UserError: if the config differs; lists the keys.
     """
     step = latest_step(workdir)
     if step is None:
@@ -142,13 +143,13 @@ def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
     """Returns the flags of a new run that starts from this one.
 
     Args:
-      workdir: of this run's stage.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      workdir: the workdir of this run's stage.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
       *more: other keys of the stage, as in "steps=9".
     """
     flags = ["--workdir=NEW"]
     _, _, stage = prefix.partition(".")
-    if stage:  # Alone: the stages before it are done.
+    if stage:  # Only this stage: those before it are done.
         flags.append(f"--config.curriculum=('{stage}',)")
     flags.append(f"--{prefix}.init_from={paths.absolute(paths.make(workdir))}")
     flags += [f"--{prefix}.{key}" for key in more]
@@ -163,12 +164,12 @@ def check_categories(
     """Checks that `workdir` is new or its run has the same categories.
 
     Args:
-      workdir: of the stage.
-      category_ids: of the data.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      workdir: the stage's workdir.
+      category_ids: the category ids of the data.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: gives the numbers of new and removed categories.
+      UserError: if they differ; gives the numbers of new and removed ones.
     """
     if latest_step(workdir) is None:
         return
@@ -189,12 +190,12 @@ def prepare(
     category_ids: Sequence[str],
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """Writes config, categories and origin, which were checked before.
+    """Writes config, categories and origin, which must have been checked.
 
     Args:
-      workdir: of the stage.
-      config: of the stage.
-      category_ids: in the order of their labels.
+      workdir: the stage's workdir.
+      config: the stage's config.
+      category_ids: the category ids, in the order of their labels.
       origin: see `origins`; the locations of the config's paths are added.
 
     Raises:
@@ -234,12 +235,12 @@ def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
 
 
 def _check_shared(workdir: paths.Path) -> None:
-    """Checks that all processes see one folder, not one each of that name."""
+    """Checks that the workdir is one folder that all processes share."""
     if jax.process_count() == 1:
         return
     mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        # Remove drafts of a killed run.
+        # Remove the marks of a killed run.
         for left in paths.glob(workdir, f"{_MARK}*"):
             left.unlink()
         paths.write(mark, "")
@@ -267,7 +268,7 @@ def read_config(
     behavior.
 
     Args:
-      workdir: of one stage.
+      workdir: the workdir of one stage.
       resolve: whether to replace paths by their current locations (see
         `places`), or to keep them as given.
     """
@@ -281,7 +282,7 @@ def read_config(
 
 
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
-    """Returns the config of `workdir` with the keys of its version only."""
+    """Returns the config saved in `workdir`, without keys added since."""
     path = paths.make(workdir) / CONFIG
     return config_lib.from_dict(_read(path, dict, wellformed.is_config))
 
@@ -303,9 +304,9 @@ def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
 
 
 def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Replaces missing paths if the run in `workdir` recorded the files.
+    """Replaces missing paths by those that the run in `workdir` recorded.
 
-    Encoders whose original is missing keep their saved architecture.
+    Encoders whose pretrained weights are missing keep their saved architecture.
     """
     if latest_step(workdir) is None:
         return
@@ -323,7 +324,7 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
     """Returns the category ids of `workdir`, in the order of their labels.
 
     Raises:
-      UserError: if they are not those that it was trained on.
+      UserError: if they were changed after training.
     """
     path = paths.make(workdir) / CATEGORIES
     found = _read(path, list, wellformed.is_categories)
@@ -334,7 +335,7 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
 
 
 def _hash(category_ids: Sequence[str]) -> str:
-    """Returns what tells lists of category ids apart, and their orders."""
+    """Returns a hash of category ids and their order."""
     text = json.dumps(list(category_ids))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -342,11 +343,11 @@ def _hash(category_ids: Sequence[str]) -> str:
 def features_folder(
     workdir: str | os.PathLike, config: ConfigDict
 ) -> pathlib.Path:
-    """Returns this process's folder for what `data.cached` keeps.
+    """Returns this process's folder for the features of `data.cached`.
 
-    It is on this machine, because what is in it is memory-mapped: the one that
-    `data.features` names, else in the workdir, else, of a workdir in a bucket,
-    in the machine's cache.
+    It is on this machine, because its files are memory-mapped: in the folder
+    `data.features` if that is set, else in the workdir or, if that is in a
+    bucket, in the machine's cache.
     """
     workdir = paths.make(workdir)
     if config.data.features:

@@ -1,4 +1,4 @@
-"""Parses a command's flags, its config file and overrides of config keys.
+"""The parser of a command's flags, its config file and overrides of its keys.
 
 Arguments are parsed one by one and never joined, so that spaces, quotes, `=`
 and `:` in a value stay unchanged.
@@ -34,7 +34,7 @@ _WRONG = (
     TypeError,
     ValueError,
 )
-# What absl and ml_collections say of a mistake, and what we say.
+# Messages of absl and ml_collections, and the sentences that replace them.
 _SENTENCES = tuple(
     (re.compile(pattern, re.DOTALL), sentence)
     for pattern, sentence in (
@@ -95,7 +95,7 @@ def parse(
 
 
 def _sentence(message: str) -> str:
-    """Returns a library's message about a flag in our words."""
+    """Returns our wording of a library's message about a flag."""
     for pattern, sentence in _SENTENCES:
         if found := pattern.fullmatch(message):
             return one_line(found.expand(sentence))
@@ -201,7 +201,9 @@ def _parse_config(
 def _walk(
     given: Iterable[str], is_switch: Callable[[str], bool]
 ) -> Iterator[tuple[str, str | None]]:
-    """Splits arguments into flags and positional ones, as all are after `--`.
+    """Splits arguments into flags and positional ones.
+
+    All arguments after `--` are positional.
 
     Args:
       given: the arguments.
@@ -212,8 +214,8 @@ def _walk(
       positional argument.
 
     Raises:
-      UserError: if a flag's value is missing; what begins with `--` is another
-        flag.
+      UserError: if a flag's value is missing; an argument that begins with
+        `--` is not a value but another flag.
     """
     given = iter(given)
     for argument in given:

@@ -1,4 +1,4 @@
-"""Flags of commands: errors are one sentence and exit code 2."""
+"""The flags of commands; errors are one sentence, with exit code 2."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def _fail(message: str) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         for one in argv[1:]:
-            if "\n" in one:  # Messages would show it as lines of their own.
+            if "\n" in one:  # It would split messages into several lines.
                 raise UserError(f"The argument {one!r} has a line break.")
         return arguments.parse(argv)
     except UserError as error:

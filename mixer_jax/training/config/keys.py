@@ -1,4 +1,4 @@
-"""Every key of a run's config, its default, and what it means.
+"""The keys of a run's config, with their defaults and meanings.
 
 A file in `configs/` starts from `defaults()` and changes what its run needs.
 """
@@ -20,7 +20,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import places, ranges
 from mixer_jax.training.watch import profile
 
-# Keys that a run may change when it goes on: none of them changes a parameter.
+# Keys that may change when a run resumes; none of them affects parameters.
 FREE = (
     "name",
     "init_command",
@@ -41,7 +41,7 @@ FREE = (
 
 
 def defaults() -> ConfigDict:
-    """Returns the config of one stage, with every key that exists."""
+    """Returns the default config of one stage, with all keys."""
     config = ConfigDict()
     config.seed = 0  # the only source of randomness
     config.name = "stage1"  # the stage's name in logs and metrics
@@ -180,7 +180,7 @@ def defaults() -> ConfigDict:
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `{dotted key: value}` of the leaves of a (nested) config."""
+    """Returns the leaves of a (nested) config as `{dotted key: value}`."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
@@ -196,7 +196,7 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_dict(values: dict[str, Any]) -> ConfigDict:
-    """Returns the config of parsed JSON: lists become tuples again."""
+    """Returns the config from parsed JSON; lists become tuples again."""
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
@@ -259,15 +259,15 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
 def check_values(
     config: ConfigDict, num_devices: int, prefix: str = "config"
 ) -> None:
-    """Checks what one stage's config can be checked for without its data.
+    """Checks the values of one stage's config that do not depend on its data.
 
     Args:
-      config: of the stage.
-      num_devices: that the batch is split over.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      config: the stage's config.
+      num_devices: the number of devices that the batch is split over.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: that names the key, its value and what would work.
+      UserError: if a value is invalid; names the key, its value and valid ones.
     """
     try:
         _check_values(config, num_devices, prefix)
@@ -338,7 +338,7 @@ def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
 
 
 def sampling(data: ConfigDict) -> sampling_lib.Sampling:
-    """Returns how samples are drawn, of the config's part `data`."""
+    """Returns the sampling settings of the config's `data` section."""
     return sampling_lib.Sampling(
         data.sampler, data.temperature, data.samples_per_category
     )
@@ -364,7 +364,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def curriculum(**stage_configs: ConfigDict) -> ConfigDict:
-    """Returns a config whose stages run in the order that they are given."""
+    """Returns a config whose stages run in the given order."""
     config = ml_collections.ConfigDict(stage_configs)
     config.curriculum = tuple(stage_configs)
     return config

@@ -1,4 +1,4 @@
-"""Finds the paths of a config after a workdir and its data were moved.
+"""The paths in a config, found again after a workdir and its data were moved.
 
 A workdir records each path as given, as an absolute path and relative to the
 workdir. The relative path is tried first: workdir and data may move together.
@@ -20,7 +20,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
-_EARLIER = "earlier"  # names before a move, between NULs, which no path has
+_EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -45,8 +45,8 @@ def record(
     """Returns the locations of the config's paths.
 
     Args:
-      workdir: of the run.
-      config: of the stage.
+      workdir: the run's workdir.
+      config: the stage's config.
       old: earlier locations; kept for paths that no longer exist.
     """
     places = {}
@@ -69,7 +69,7 @@ def record(
 
 
 def _earlier(place: dict[str, str], text: str) -> str:
-    """Returns the names that a command may still have for a path."""
+    """Returns earlier names of a path that a command may still use."""
     names = [place[key] for key in ("given", "absolute") if key in place]
     names += place.get(_EARLIER, "").split("\0")
     known = {"", text, os.path.abspath(text)}
@@ -124,7 +124,7 @@ def rival(
     Args:
       workdir: the run's current workdir.
       place: the location from `record`; {} if there is none.
-      path: what `find` has chosen.
+      path: the path returned by `find`.
     """
     if not place or not os.path.exists(path):
         return ""
@@ -165,7 +165,7 @@ def is_same(
 
 
 def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields the places of paths that a config has."""
+    """Yields the entries whose keys are config keys that hold paths."""
     return (each for each in places.items() if each[0] in KEYS)
 
 
@@ -193,7 +193,7 @@ def settle(
 ) -> None:
     """Replaces missing paths of a config by their recorded locations.
 
-    With this, a command that is repeated after a move finds its data.
+    A command that is repeated after a move then finds its data.
     """
     for key, place in _known(places):
         text = get(config, key)

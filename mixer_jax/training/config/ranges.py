@@ -1,4 +1,4 @@
-"""Which numbers the keys of a config may have."""
+"""Valid ranges of the numbers in a config."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from mixer_jax.runtime.errors import UserError
 
-# Least value, first value that is too large, and the keys.
+# Minimum, exclusive maximum, and the keys.
 _RANGES: tuple[tuple[float, float, Sequence[str]], ...] = (
     (
         1,
@@ -47,7 +47,7 @@ _RANGES: tuple[tuple[float, float, Sequence[str]], ...] = (
     ),
     (0, 2**63, ("seed",)),
 )
-_SHARES = (  # of which 1 would leave nothing, or divide by zero
+_SHARES = (  # below 1, which would leave nothing or divide by zero
     "model.dropout",
     "model.drop_image",
     "model.drop_text",
@@ -63,7 +63,8 @@ def check(flat: Mapping[str, Any]) -> None:
     """Checks the numbers of one stage's config, given by dotted key.
 
     Raises:
-      UserError: that names the key, its value and what would work.
+      UserError: if a number is out of range; names the key, its value and
+        valid ones.
     """
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Files that grow by whole records: lines of JSON, and TensorBoard's events."""
+"""Append-only files of whole records: JSON lines and TensorBoard events."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Appended:
-    """A file to whose end records are added, each of them whole or not at all.
+    """A file to which records are appended, each completely or not at all.
 
-    Nothing is buffered: an error is that of the record being written.
+    Nothing is buffered, so an error belongs to the record being written.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -26,10 +26,10 @@ class Appended:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, record: bytes) -> None:
-        """Adds a record.
+        """Appends a record.
 
         Raises:
-          UserError: if there is no room for it.
+          UserError: if there is no space left for it.
         """
         end = os.fstat(self._file.fileno()).st_size
         try:
@@ -59,8 +59,8 @@ class Events:
         """Creates the file.
 
         Args:
-          folder: of TensorBoard's files; created if it is missing.
-          purge_step: TensorBoard ignores events of older files from here on.
+          folder: the folder of TensorBoard files; created if it is missing.
+          purge_step: TensorBoard ignores older files' events from this step on.
         """
         files.make_folder(folder)
         stamp = f"{int(time.time()):010d}.{socket.gethostname()}"
@@ -70,7 +70,7 @@ class Events:
         self._write(step=purge_step, session_log=start)
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Adds a scalar; see `Appended.write`."""
+        """Appends a scalar; see `Appended.write`."""
         summary = tensorboardX.summary.scalar(name, value)
         self._write(step=step, summary=summary)
 
@@ -84,7 +84,7 @@ class Events:
 
 
 def _framed(data: bytes) -> bytes:
-    """Returns a record of TensorFlow's format: length and data, with CRCs."""
+    """Returns a record in TFRecord format: length and data, with CRCs."""
     length = len(data).to_bytes(8, "little")
     parts = (length, _checksum(length), data, _checksum(data))
     return b"".join(parts)

@@ -1,14 +1,14 @@
-"""Where a run's time goes, and where it stands now."""
+"""A clock that splits a run's time into phases."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-START = "start"  # all that comes before the loop
-COMPILE = "compile"  # the first step, which is mostly that
-STEP = "step"  # what the run is for: the device computes, the host waits
-INPUT = "input"  # the device has nothing to do, for want of a batch
+START = "start"  # everything before the loop
+COMPILE = "compile"  # the first step, which is mostly compilation
+STEP = "step"  # the device computes, and the host waits for it
+INPUT = "input"  # the device is idle and waits for a batch
 GRAPH = "graph"
 CHECKPOINT = "checkpoint"
 MONITORS = "monitors"
@@ -17,12 +17,12 @@ PHASES = (START, COMPILE, STEP, INPUT, GRAPH, CHECKPOINT, MONITORS)
 
 
 class Place(NamedTuple):
-    """Where a process stands.
+    """The current step and phase of a process.
 
     Attributes:
-      step: steps taken.
+      step: the number of steps taken.
       phase: one of `PHASES`.
-      since: seconds that it has been there.
+      since: seconds spent in this step and phase so far.
     """
 
     step: int
@@ -31,24 +31,23 @@ class Place(NamedTuple):
 
 
 class Clock:
-    """Splits the time since its making into phases.
+    """Splits the time since its creation into phases.
 
-    The host's time is split, as the host sees the device: a step's own time is
-    what the host waits for it.
+    It measures the time of the host: the time of a step is the time that the
+    host waits for it.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
-        """Begins in the phase `START`."""
+        """Starts in the phase `START`."""
         self._now = now
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._reported = dict(self._seconds)
-        # One tuple, so that other threads see step and phase that belong
-        # together.
+        # One tuple, so that other threads see a consistent step and phase.
         self._place = (0, START, now())
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts what happens within as one phase."""
+        """Counts the time within the context as the phase `name`."""
         before = self.enter(name)
         try:
             yield
@@ -56,11 +55,11 @@ class Clock:
             self.enter(before)
 
     def enter(self, name: str, was: str | None = None) -> str:
-        """Goes over to a phase.
+        """Enters a phase.
 
         Args:
-          name: of the phase that begins.
-          was: what the phase that ends shall count as, if not as itself.
+          name: the name of the phase that begins.
+          was: the phase to count the ending phase as; itself by default.
 
         Returns:
           The name of the phase that ends.
@@ -72,13 +71,13 @@ class Clock:
         return before
 
     def count(self, step: int) -> None:
-        """Notes how many steps are taken."""
+        """Sets the number of steps taken."""
         self.enter(self._place[1])
         self._place = (step, *self._place[1:])
 
     @property
     def place(self) -> Place:
-        """Where the run stands; safe to ask in another thread."""
+        """The current step and phase; safe to read from another thread."""
         step, phase, since = self._place
         return Place(step, phase, self._now() - since)
 
@@ -86,9 +85,9 @@ class Clock:
         """Returns the share of each phase since the last call, and goodput.
 
         Returns:
-          `time_PHASE`, of the phases that took any time: the shares of all of
-          them have the sum 1; and `goodput`, the share of the time since the
-          beginning that went into steps.
+          `time_PHASE` for each phase that took any time, with shares that sum
+          to 1; and `goodput`, the share of the time since the beginning that
+          was spent in steps.
         """
         self.enter(self._place[1])
         spent = {

@@ -1,4 +1,4 @@
-"""What a run says: a progress line, `metrics.jsonl` and TensorBoard."""
+"""The logs of a run: a progress line, `metrics.jsonl` and TensorBoard."""
 
 import json
 import math
@@ -22,10 +22,9 @@ TENSORBOARD = "tensorboard"
 
 
 def keep_until(path: pathlib.Path, step: int) -> None:
-    """Drops the lines after `step`, which the run is about to write again.
+    """Removes the lines after `step`, which the run is about to write again.
 
-    A line that a killed run left unfinished, or that was damaged, is dropped
-    too.
+    Damaged lines, and one that a killed run left unfinished, are removed too.
     """
     if not path.exists():
         return
@@ -40,7 +39,7 @@ def keep_until(path: pathlib.Path, step: int) -> None:
 def read_lines(path: paths.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the lines of a `metrics.jsonl` and their figures.
 
-    A line that is being written, was cut or damaged is left out.
+    Lines that are incomplete or damaged are skipped.
     """
     text = path.read_bytes().decode(errors="replace")
     for line in text.split("\n"):
@@ -53,11 +52,11 @@ def read_lines(path: paths.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def memory_used(mesh: Mesh) -> dict[str, float]:
-    """Returns the memory of this process's fullest device, where it tells.
+    """Returns the highest memory use of this process's devices, if known.
 
     Returns:
-      `memory_gb` and `memory_peak_gb`, in units of 10^9 bytes; nothing on
-      devices that do not count, such as CPUs.
+      `memory_gb` and `memory_peak_gb`, in units of 10^9 bytes; {} for devices
+      without memory statistics, such as CPUs.
     """
     known = [device.memory_stats() for device in mesh.local_devices]
     known = [stats for stats in known if stats]
@@ -73,15 +72,15 @@ def memory_used(mesh: Mesh) -> dict[str, float]:
 class Logs:
     """Writes one stage's figures; a context manager.
 
-    On a terminal it draws a progress bar, elsewhere it prints a line every
-    time figures are written. Only process 0 says anything.
+    On a terminal it shows a progress bar; elsewhere `write` prints a line. Only
+    process 0 prints and writes.
 
-    Figures that cannot be written do not interrupt the stage, whose processes
-    have to stop and save together. No more are written then, and the context
-    raises the failure as it ends.
+    An error while writing figures does not interrupt the stage, whose processes
+    have to stop and save together. Nothing is written after it, and the context
+    raises it on exit.
 
     Attributes:
-      failure: why figures could not be written; None if they could.
+      failure: the error while writing figures; None if there was none.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Logs:
         self._step = first_step
         self._marked: tuple[int, float] | None = None
         self._began: float | None = None
-        self._graph_seconds: float | None = None  # None: there is no graph
+        self._graph_seconds: float | None = None  # None without a graph
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
         self.failure: UserError | OSError | None = None
@@ -137,7 +136,7 @@ class Logs:
             raise self.failure
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
-        """Takes the metrics of one step that is done; scalars on the host."""
+        """Records the metrics of a finished step: scalars on the host."""
         self._step = step
         if self._marked is None:  # The first step is mostly compilation.
             self._began = time.monotonic()
@@ -148,17 +147,17 @@ class Logs:
             self._bar.update(self._task, completed=step)
 
     def graph(self, step: int, seconds: float) -> None:
-        """Takes how long the class graph's rebuild before a step took."""
+        """Records the time to rebuild the class graph before a step."""
         self.figures(step, {"graph_seconds": seconds})
         if self._began is None:
-            seconds = 0.0  # mostly compilation, as the first step
+            seconds = 0.0  # mostly compilation, like the first step
         self._graph_seconds = (self._graph_seconds or 0.0) + seconds
 
     def write(self, **more: float) -> None:
-        """Writes the means since the last call, with the rate and `more`.
+        """Writes the means since the last call, the rate, and `more`.
 
-        Once the class graph was rebuilt, also `graph_share`: the share of this
-        process's time since its first step that went into rebuilds.
+        After a rebuild of the class graph, this includes `graph_share`: the
+        share of the time since this process's first step spent in rebuilds.
         """
         step, now = self._step, time.monotonic()
         done, since = self._marked
@@ -184,7 +183,7 @@ class Logs:
         self.say(f"{self._stage}: step {step}/{self._steps}  {message}")
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
-        """Writes figures to the JSONL file (NaN as null) and TensorBoard."""
+        """Writes figures to TensorBoard and JSONL (null if not finite)."""
         if self._quiet or self.failure is not None:
             return
         try:
@@ -202,7 +201,7 @@ class Logs:
         self._file.write(json.dumps(line).encode() + b"\n")
 
     def say(self, text: str, style: str = "") -> None:
-        """Prints one line, above the progress bar where there is one."""
+        """Prints one line, above the progress bar if there is one."""
         if not self._quiet:
             self._console.print(
                 text, style=style, highlight=False, markup=False, soft_wrap=True

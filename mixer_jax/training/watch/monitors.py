@@ -1,4 +1,4 @@
-"""What goes wrong in training, seen while it goes wrong, with its remedy."""
+"""Monitors that detect failures during training and name their remedies."""
 
 import dataclasses
 import math
@@ -11,16 +11,16 @@ from ml_collections import ConfigDict
 
 from mixer_jax.runtime.errors import UserError
 
-SAMPLE = 1024  # proxies that the figures are taken over
+SAMPLE = 1024  # proxies that the figures are computed from
 
 
 class MonitorError(UserError):
-    """A monitor fired and the config says to stop; the state was saved."""
+    """Raised if a monitor fired and the config says to stop after a save."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """One monitor that fired: `sign` names it, `text` says what to do."""
+    """A monitor that fired: its name `sign`, and a `text` with a remedy."""
 
     sign: str
     text: str
@@ -35,21 +35,21 @@ def proxy_figures(
     """Measures collapse and explosion of the proxies.
 
     Args:
-      proxies: `[C_pad, n D]`, not normalised.
-      key: draws the sample of `SAMPLE` rows, or of all where fewer.
-      num_categories: C; rows from there on are padding.
+      proxies: `[C_pad, n D]`, not normalized.
+      key: the PRNG key to sample `SAMPLE` rows, or all if there are fewer.
+      num_categories: C; later rows are padding.
       subcentres: n; each counts as a proxy of its own.
 
     Returns:
-      `proxy_cosine`: mean off-diagonal cosine of the sample, 0 where they
-      are spread evenly, 1 where they are one point. `effective_rank`:
+      `proxy_cosine`: mean off-diagonal cosine of the sample, 0 if the proxies
+      are spread evenly, 1 if they have one direction. `effective_rank`:
       exponential of the entropy of the singular values (Roy and Vetterli,
-      2007), as a share of the largest possible. `norm_ratio`: largest norm of
-      all over the sample's median.
+      2007), as a share of the maximum. `norm_ratio`: largest norm of all
+      proxies, divided by the median norm of the sample.
     """
     count = min(SAMPLE, num_categories)
-    # One row from each of as many strata: a draw without replacement would
-    # permute all C rows.
+    # Draw one row per stratum: sampling without replacement would permute all
+    # C rows.
     edges = np.arange(count + 1) * num_categories // count
     width = jnp.asarray(np.diff(edges), jnp.int32)
     rows = jnp.asarray(edges[:-1], jnp.int32)
@@ -79,17 +79,17 @@ def proxy_figures(
 def concept_figures(
     concepts: jax.Array, slots: jax.Array, has_text: jax.Array
 ) -> dict[str, jax.Array]:
-    """Measures whether the concept memory still tells texts apart.
+    """Measures whether the concept memory still distinguishes texts.
 
     Args:
       concepts: f32 `[B, D]`.
-      slots: f32 `[B, S]`: mean attention of each document's tokens on slots.
-      has_text: bool `[B]`; the other rows do not count.
+      slots: f32 `[B, S]`: mean attention of each document's tokens to slots.
+      has_text: bool `[B]`; other rows are ignored.
 
     Returns:
-      `concept_variance`: over the batch, mean over dimensions.
-      `slot_entropy`: of the slots' mean use, as a share of log(S). Both are
-      NaN where fewer than two documents have a text.
+      `concept_variance`: variance over the batch, averaged over dimensions.
+      `slot_entropy`: entropy of the slots' mean use, as a share of log(S). Both
+      are NaN if fewer than two documents have a text.
     """
     weight = has_text.astype(jnp.float32)[:, None]
     count = jnp.sum(weight)
@@ -112,13 +112,13 @@ def _entropy(probabilities: jax.Array) -> jax.Array:
 
 
 class Monitors:
-    """Compares figures with the config's thresholds; says each thing once.
+    """Compares figures with the config's thresholds; reports each alarm once.
 
-    A sign that fired is said again only after it was well in between.
+    An alarm is reported again only if its monitor did not fire in between.
     """
 
     def __init__(self, config: ConfigDict, steps: int):
-        """Takes `config.monitors` and the run's number of steps."""
+        """Stores `config.monitors` and the run's number of steps."""
         self._config = config
         self._steps = steps
         self._losses = deque(maxlen=config.plateau_window)
@@ -126,7 +126,7 @@ class Monitors:
         self._fired: set[str] = set()
 
     def record_loss(self, loss: float) -> None:
-        """Takes one step's loss; a run that goes on starts a new window."""
+        """Records the loss of a step; a resumed run starts a new window."""
         if math.isnan(self._first_loss):
             self._first_loss = loss
         self._losses.append(loss)
@@ -135,7 +135,7 @@ class Monitors:
         """Returns the alarms that are new at `step`.
 
         Raises:
-          MonitorError: where `on_failure` is "raise" and a monitor fired.
+          MonitorError: if there are any and `on_failure` is "raise".
         """
         alarms = [*self._alarms(figures), *self._plateau(step)]
         new = [a for a in alarms if a.sign not in self._fired]
@@ -150,7 +150,7 @@ class Monitors:
 
     def _alarms(self, figures: dict[str, float]) -> list[Alarm]:
         c = self._config
-        # (figure, threshold, whether above is bad, what it means and mends)
+        # (figure, threshold, whether above is bad, meaning and remedy)
         rules = (
             (
                 "proxy_cosine",
@@ -212,7 +212,7 @@ class Monitors:
         return alarms
 
     def _plateau(self, step: int) -> list[Alarm]:
-        """An early plateau: flat, still high, in the run's first half."""
+        """Returns an alarm for a flat, high loss in the run's first half."""
         losses = np.asarray(self._losses)
         window = self._config.plateau_window
         if len(losses) < window or step > self._steps / 2:

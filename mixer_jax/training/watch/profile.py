@@ -1,4 +1,4 @@
-"""Profiles of some steps, asked for by the config or by a signal."""
+"""Profiles of some steps, requested by the config or by a signal."""
 
 import pathlib
 import re
@@ -10,11 +10,11 @@ import jax
 
 from mixer_jax.runtime.errors import UserError
 
-_STEPS = 5  # that a signal asks for
+_STEPS = 5  # captured after a signal
 
 
 def parse(steps: str) -> range:
-    """Reads `config.profile`: "FIRST:LAST", or "" for none.
+    """Returns the steps of `config.profile`: "FIRST:LAST", or "" for none.
 
     Raises:
       UserError: if it is anything else.
@@ -31,14 +31,14 @@ def parse(steps: str) -> range:
 
 
 class Profiler:
-    """Captures what host and device do in some steps; a context manager.
+    """Captures traces of host and device in some steps; a context manager.
 
-    SIGUSR1 asks for the next five. The captures are what TensorBoard's
-    profile plugin and Perfetto read, under `FOLDER/plugins/profile`.
+    SIGUSR1 captures the next five steps. The captures are in
+    `FOLDER/plugins/profile`, for TensorBoard's profile plugin and Perfetto.
     """
 
     def __init__(self, folder: pathlib.Path, steps: range):
-        """Will capture `steps` into `folder`, of this process."""
+        """Stores the steps of this process to capture, and the folder."""
         self._folder, self._steps = folder, steps
         self._asked = self._running = False
         self._before: Any = None
@@ -57,8 +57,8 @@ class Profiler:
         """Starts or ends a capture, between two steps.
 
         Args:
-          step: that is about to be taken.
-          last: arrays of the step before; a capture ends when they are there.
+          step: the step that is about to be taken.
+          last: arrays of the previous step; a capture ends once they are ready.
         """
         if self._asked:
             self._asked = False

@@ -1,8 +1,8 @@
-"""Files that grow while a run goes on, of a workdir in a bucket.
+"""Growing files of a run whose workdir is in a bucket.
 
-Nothing can be added to an object in a bucket. So a run adds to files in a local
-folder, the spool, and what has changed is copied to the bucket as a whole: some
-of it before each checkpoint, the rest every half minute and in the end.
+Objects in a bucket cannot be appended to. A run therefore appends to files in a
+local folder, the spool. Changed files are copied to the bucket as a whole: some
+before each checkpoint, the rest every half minute and at the end.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ _EVERY = 30.0  # seconds
 
 
 class Spool:
-    """A local folder that stands for a workdir; a context manager.
+    """A local folder that is copied to a workdir; a context manager.
 
-    Of a local workdir it is the workdir itself, and nothing is copied.
+    If the workdir is local, the folder is the workdir, and nothing is copied.
 
     Attributes:
-      folder: where to write.
+      folder: the folder to write to.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class Spool:
         grown: Sequence[str] = (),
         say: Callable[[str], None] = print,
     ):
-        """Makes the folder.
+        """Creates the folder.
 
         Args:
-          workdir: of the run.
-          grown: names of the files that a run goes on adding to; those that
-            the workdir has are copied from it.
-          say: is told what could not be copied.
+          workdir: the run's workdir.
+          grown: names of the files that a resumed run appends to; those that
+            exist are copied from the workdir.
+          say: called with a message if a file cannot be copied.
 
         Raises:
           UserError: if the workdir cannot be reached.
@@ -78,10 +78,11 @@ class Spool:
             self._say(f"What could not be copied is in {self.folder}.")
 
     def send(self, name: str) -> bool:
-        """Copies a file now, if it is there and has changed.
+        """Copies a file now, if it exists and has changed.
 
         Returns:
-          Whether the workdir has it as it is; if not, that was said.
+          Whether the workdir is up to date. Of failures in a row, only the
+          first is reported.
         """
         if not self._remote:
             return True
@@ -90,7 +91,7 @@ class Spool:
             if not path.exists():
                 return True
             about = path.stat()
-            # Looked at before it is read: what is added meanwhile comes later.
+            # Taken before reading: what is appended meanwhile is copied later.
             state = (about.st_size, about.st_mtime_ns)
             if self._sent.get(name) == state:
                 return True

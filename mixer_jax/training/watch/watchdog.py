@@ -1,4 +1,4 @@
-"""Ends a run that stands still, and says which process did, and where."""
+"""A watchdog that ends a run without progress and reports where it hangs."""
 
 import faulthandler
 import sys
@@ -12,20 +12,17 @@ import jax
 from mixer_jax.runtime import processes
 from mixer_jax.training.watch.clock import Clock, Place
 
-_TELL = 1 / 8  # of the limit: how often processes tell where they stand
+_TELL = 1 / 8  # interval of the processes' reports, as a share of the limit
 
 
 def describe(places: dict[int, Place], limit: float, me: int) -> str:
-    """Says which process holds the others up.
+    """Returns a message that says which process the others wait for.
 
     Args:
-      places: where each process stood when it told it last; `since` counts
-        on until now, also where it tells nothing any more.
-      limit: seconds that none may stand still.
-      me: the process that says so.
-
-    Returns:
-      A sentence.
+      places: the last reported place of each process; `since` counts until now,
+        even if a process no longer reports.
+      limit: the maximum number of seconds without progress.
+      me: the index of this process.
     """
     if len(places) == 1:
         place = places[me]
@@ -34,8 +31,8 @@ def describe(places: dict[int, Place], limit: float, me: int) -> str:
             f"{limit:g}) at step {place.step}, in the phase "
             f"'{place.phase}'."
         )
-    # Those that wait have got further than the one that they wait for; of
-    # equals it is the one that does something else than waiting for a step.
+    # Waiting processes are at a later step than the one they wait for, or at
+    # the same step in the phase "step".
     least = min(place.step for place in places.values())
     behind = [i for i in places if places[i].step == least]
     apart = [i for i in behind if places[i].phase != "step"]
@@ -55,10 +52,10 @@ def describe(places: dict[int, Place], limit: float, me: int) -> str:
 
 
 class Watchdog:
-    """A thread that ends the process once its clock stands still.
+    """A thread that ends the run if its clock stops; a context manager.
 
-    It ends all processes with the code `processes.HUNG`, after it has written
-    what every thread of this one is doing to standard error. A context manager.
+    It writes the stack of every thread of this process to standard error, then
+    ends all processes with the exit code `processes.HUNG`.
     """
 
     def __init__(
@@ -67,11 +64,11 @@ class Watchdog:
         limit: float,
         end: Callable[[str, int], NoReturn] = processes.end_all,
     ):
-        """Watches `clock`.
+        """Stores the arguments; entering the context starts the thread.
 
         Args:
-          clock: of the run.
-          limit: seconds in one phase of one step; 0 is for ever.
+          clock: the run's clock.
+          limit: maximum seconds in one phase of one step; 0 for no limit.
           end: ends all processes with a message and an exit code.
         """
         self._clock, self._limit, self._end = clock, limit, end
@@ -91,7 +88,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(self._limit * _TELL):
             place = self._clock.place
-            # Told as the time of day since when: it grows older by itself.
+            # Sent as a time of day, so that its age keeps growing.
             processes.tell("place", place._replace(since=_ago(place.since)))
             if place.since > self._limit:
                 self._stop(place)
@@ -109,5 +106,5 @@ class Watchdog:
 
 
 def _ago(seconds: float) -> float:
-    """Turns a span until now into its beginning, and back."""
+    """Converts seconds until now to the time when they began, or back."""
     return time.time() - seconds
