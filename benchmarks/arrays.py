@@ -37,7 +37,7 @@ class Arrays:
 
 
 def make_arrays(
-    classes: int, dim: int, batch: int, neighbours: int, mesh: Mesh
+    classes: int, dim: int, batch: int, neighbors: int, mesh: Mesh
 ) -> Arrays:
     """Makes the arrays of one measurement, split over the mesh.
 
@@ -49,7 +49,7 @@ def make_arrays(
       classes: C.
       dim: D.
       batch: B.
-      neighbours: K of the class graph; 0 for no graph.
+      neighbors: K of the class graph; 0 for no graph.
       mesh: the mesh that rows are split over.
     """
     padded = meshes.padded_rows(classes, mesh)
@@ -65,7 +65,7 @@ def make_arrays(
         return jax.random.randint(key, rows.shape, 0, classes)
 
     def graph(key, rows):
-        size = (len(rows), neighbours)
+        size = (len(rows), neighbors)
         jump = jax.random.randint(key, size, 1, classes)
         return (rows[:, None] + jump) % classes
 
@@ -77,7 +77,7 @@ def make_arrays(
         ),
         embeddings=_fill(embeddings, keys[1], batch, mesh),
         labels=_fill(labels, keys[2], batch, mesh),
-        graph=_fill(graph, keys[3], padded, mesh) if neighbours else None,
+        graph=_fill(graph, keys[3], padded, mesh) if neighbors else None,
     )
 
 

@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.width = max(console.width, 160)  # also in a log file
     console.print(table(rows))
     for row in rows:
-        for least, f1 in row["sweep"].items():
-            print(f"{row['samples']} samples, least {least}: F1 {f1:.3f}")
+        for threshold, f1 in row["sweep"].items():
+            print(
+                f"{row['samples']} samples, threshold {threshold}: F1 {f1:.3f}"
+            )
     versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
     print(f"{rows[0]['machine']}; {versions}")
     return 0

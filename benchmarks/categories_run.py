@@ -34,7 +34,7 @@ _IMAGE_NOISE, _TEXT_NOISE = 0.7, 0.5  # relative to the spread of the centers
 _APART = 1.0  # offset between the roles, relative to the same
 _SEEN = 64  # dimensions that determine look-alikes
 
-Catalogue = tuple[graph.Features, pd.DataFrame, np.ndarray]
+Catalog = tuple[graph.Features, pd.DataFrame, np.ndarray]
 
 
 def made_up(
@@ -43,7 +43,7 @@ def made_up(
     wrong: float,
     widths: tuple[int, int],
     seed: int = 0,
-) -> Catalogue:
+) -> Catalog:
     """Makes a synthetic catalog and its log.
 
     Args:
@@ -68,12 +68,12 @@ def made_up(
     is_query = np.where(place < 2, place == 0, rng.random(samples) < 0.5)
     queries, items = category[is_query], category[~is_query]
     count = category[-1] + 1
-    image = _centres(count, widths[0], rng)
-    apart = _APART * _centres(1, widths[0], rng)
+    image = _centers(count, widths[0], rng)
+    apart = _APART * _centers(1, widths[0], rng)
     features = graph.Features(
         _around(image, queries, _IMAGE_NOISE, rng),
         _around(image, items, _IMAGE_NOISE, rng) + apart,
-        _around(_centres(count, widths[1], rng), items, _TEXT_NOISE, rng),
+        _around(_centers(count, widths[1], rng), items, _TEXT_NOISE, rng),
     )
     frame = simulate.simulate(
         queries,
@@ -85,24 +85,24 @@ def made_up(
     return features, frame, np.concatenate([queries, items])
 
 
-def _centres(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _centers(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     spread = np.arange(1, width + 1, dtype=np.float32) ** -_FALL
     return rng.standard_normal((count, width), np.float32) * spread
 
 
 def _around(
-    centres: np.ndarray,
+    centers: np.ndarray,
     chosen: np.ndarray,
     noise: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    rows = _centres(len(chosen), centres.shape[1], rng)
+    rows = _centers(len(chosen), centers.shape[1], rng)
     rows *= noise
-    rows += centres[chosen]
+    rows += centers[chosen]
     return rows
 
 
-def kept(folder: str, features: str, truth: str) -> Catalogue:
+def kept(folder: str, features: str, truth: str) -> Catalog:
     """Reads a log, its features cached by `categorize`, and its true labels.
 
     Raises:
@@ -118,7 +118,7 @@ def kept(folder: str, features: str, truth: str) -> Catalogue:
             f"texts, but {folder} has {queries} queries and {items} items; run "
             "categorize on this log first."
         )
-    known = tables.with_truth(tables.catalogue(read), table.read_table(truth))
+    known = tables.with_truth(tables.catalog(read), table.read_table(truth))
     return (
         graph.Features(image[:queries], image[queries:], text),
         read.clicks,
@@ -164,10 +164,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     right = truth[: len(features.query_image)][clicks["query"]]
     right = right == truth[len(features.query_image) :][clicks["item"]]
     sweep = {}
-    for least in job["sweep"]:
-        other = from_flags(argparse.Namespace(**job | {"least": least}))
+    for threshold in job["sweep"]:
+        other = from_flags(argparse.Namespace(**job | {"threshold": threshold}))
         again = find.group(features, pairs, evidence, other)
-        sweep[f"{least:g}"] = f1(again.combined)
+        sweep[f"{threshold:g}"] = f1(again.combined)
     return {
         "samples": features.samples,
         "categories": len(np.unique(truth)),

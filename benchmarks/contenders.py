@@ -32,7 +32,7 @@ from mixer_jax.training.config import keys as configs
 
 HEADS = ("dense", "exact", "sampled", "knn", "topk")
 SHARED = ("sampled", "knn")  # heads with an active share
-FIXED = {"margin": "cosface", "subcentres": 1}  # settings `dense` implements
+FIXED = {"margin": "cosface", "subcenters": 1}  # settings `dense` implements
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 
@@ -119,7 +119,7 @@ def work(problem: Problem, rows: int, searched: int = 0) -> dict[str, int]:
     }
 
 
-def neighbours(problem: Problem, mesh: Mesh, names: tuple[str, ...]) -> int:
+def neighbors(problem: Problem, mesh: Mesh, names: tuple[str, ...]) -> int:
     """Returns K of the heads' class graph; 0 if no head needs a graph."""
     if "knn" not in names:
         return 0

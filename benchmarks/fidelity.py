@@ -50,7 +50,7 @@ HEADS = {
     "sampled": {"name": "sampled"},
 }
 # Defaults, which the command line overrides.
-SETTINGS = {"neighbours": 16, "refresh": 25, "scale": 32.0, "margin_size": 0.25}
+SETTINGS = {"neighbors": 16, "refresh": 25, "scale": 32.0, "margin_size": 0.25}
 MEASURES = ("identical_at_1", "with_distractors", "training_top_1", "mrr")
 
 

@@ -13,7 +13,7 @@ limits as measured in the same run (`ceilings.py`); and the speedup over
 `dense`, the step without this project.
 
 Heads with an active share (sampled, knn) have a row for each share; `topk` is
-set by --head.active and --head.neighbours. The class graph is random, as a
+set by --head.active and --head.neighbors. The class graph is random, as a
 step's cost does not depend on it; --graph times `build_graph`.
 """
 
@@ -200,7 +200,7 @@ def _time(
     rounds: int,
 ) -> dict[contenders.Contender, list[float]]:
     """Returns the ms of each contender's steps, in alternating rounds."""
-    k = contenders.neighbours(problem, mesh, tuple(o.head for o in field))
+    k = contenders.neighbors(problem, mesh, tuple(o.head for o in field))
     arrays = arrays_lib.make_arrays(
         problem.classes, problem.dim, problem.batch, k, mesh
     )
@@ -237,7 +237,7 @@ def _time_graph(
     rate = 2 * classes**2 * problem.dim / median
     print(
         f"The class graph of {classes:,} classes, {head.graph_shape.shape[1]} "
-        f"neighbours each: {median:.2f} s, {rate / 1e9:.0f} GFLOP/s"
+        f"neighbors each: {median:.2f} s, {rate / 1e9:.0f} GFLOP/s"
     )
     return {
         "graph_classes": classes,

@@ -89,7 +89,7 @@ def _main(job: dict) -> dict[str, float]:
         contender = contenders.make_contender(problem, mesh, name, active)
         contender.compile()
         before = _in_use(mesh)
-        k = contenders.neighbours(problem, mesh, (name,))
+        k = contenders.neighbors(problem, mesh, (name,))
         arrays = make_arrays(
             problem.classes, problem.dim, problem.batch, k, mesh
         )

@@ -39,7 +39,7 @@ def stage(run: str, table: str) -> ConfigDict:
     config.head.scale = 16.0
     config.head.margin_size = 0.2
     config.head.active = 0.3
-    config.head.neighbours = 64
+    config.head.neighbors = 64
     config.proxies.init = "imprint"
     config.proxies.imprint_samples = 1
     config.proxies.learning_rate = 1.0
@@ -89,7 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     for config in (stage2, stage3):
         config.head.active = 0.6
-        config.head.neighbours = 16
+        config.head.neighbors = 16
         config.head.refresh = 20
         config.model.drop_image = 0.5
         config.model.drop_text = 0.5

@@ -40,7 +40,7 @@ say "2/6 Simulating a shop's click log"
 run "$python" -m mixer_jax.demo.simulate \
   --table="$run/data/medium.csv" --out="$run/log"
 
-say "3/6 Finding categories in the log and the catalogue"
+say "3/6 Finding categories in the log and the catalog"
 run "$python" -m mixer_jax.categorize --log="$run/log" --out="$run" \
   --truth="$run/data/medium.csv"
 

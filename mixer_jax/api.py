@@ -94,7 +94,7 @@ def find_categories(
     """
     chosen = _settings(settings)
     clicked = log.read_tables(queries, items, clicks)
-    samples = tables.catalogue(clicked)
+    samples = tables.catalog(clicked)
     samples, _ = decoding.check_images(
         samples, "/", max_skipped, option="max_skipped"
     )

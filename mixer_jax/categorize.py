@@ -68,7 +68,7 @@ def _categorize(given: argparse.Namespace) -> None:
         terminal.say(before.note)
     clicks = log.read_folder(given.log)
     truth = table.read_table(given.truth) if given.truth else None
-    samples = tables.relative_to(tables.catalogue(clicks), out)
+    samples = tables.relative_to(tables.catalog(clicks), out)
     if truth is not None:
         samples = tables.with_truth(samples, truth)
     found_table.check(samples, truth, out)

@@ -4,10 +4,10 @@
         --truth=runs/quickstart/data/medium.csv
 
 --categories is the output folder DIR of categorize, whose features are reused.
-Categories are found for a grid of --least, the minimum affinity of two
-neighbors (DBSCAN's eps is 1 - least), and --neighbours, the number of neighbors
-per sample. Each grid point is measured by training a linear map of frozen
-features on its categories. Writes DIR/sweep.json, which
+Categories are found for a grid of --threshold, the minimum affinity of two
+neighbors (DBSCAN's eps is 1 - threshold), and --neighbors, the number of
+neighbors per sample. Each grid point is measured by training a linear map of
+frozen features on its categories. Writes DIR/sweep.json, which
 python -m mixer_jax.report --categories=DIR plots.
 """
 
@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--log", default="", help="categorize's --log; found there if unset")
     add("--truth", help="categorize's --truth; without it later clicks judge")
     add(
-        "--least",
+        "--threshold",
         type=_numbers(numbers.number(0, 1)),
         help="affinities, as in 0.35,0.45",
     )
     add(
-        "--neighbours",
+        "--neighbors",
         type=_numbers(numbers.whole(1)),
         help="numbers, as in 5,10,20",
     )
@@ -56,8 +56,8 @@ def _sweep(given: argparse.Namespace) -> None:
     log = given.log or outcome.find_log(given.categories)
     result = granularity.measure(
         outcome.read(given.categories, log, truth),
-        given.least or sweep.LEAST,
-        given.neighbours or sweep.NEIGHBOURS,
+        given.threshold or sweep.THRESHOLDS,
+        given.neighbors or sweep.NEIGHBORS,
     )
     terminal.say(granularity.lines(result))
     terminal.say(f"Wrote {granularity.write(result, given.categories)}")

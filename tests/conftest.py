@@ -113,84 +113,84 @@ def compiled(tmp_path_factory):
         yield folder
 
 
-COLOURS = {
+COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
     "blue": (0, 0, 255),
     "yellow": (255, 255, 0),
-    "grey": (90, 90, 90),
+    "gray": (90, 90, 90),
     "white": (250, 255, 255),
 }
 
 
-class ColourModel(nn.Module):
-    """Embeds an image as its mean colour; the interface of the towers."""
+class ColorModel(nn.Module):
+    """Embeds an image as its mean color; the interface of the towers."""
 
     def setup(self):
         self.scale = self.param("scale", nn.initializers.ones, ())
 
     def encode_query(self, query, train=False):
-        return self.unit_colour(query["image"])
+        return self.unit_color(query["image"])
 
-    def unit_colour(self, images):
-        colour = images.astype(jnp.float32).mean((1, 2)) / 255.0 - 0.5
-        colour *= self.scale
-        norm = jnp.linalg.norm(colour, axis=-1, keepdims=True)
-        return colour / jnp.maximum(norm, 1e-6)
+    def unit_color(self, images):
+        color = images.astype(jnp.float32).mean((1, 2)) / 255.0 - 0.5
+        color *= self.scale
+        norm = jnp.linalg.norm(color, axis=-1, keepdims=True)
+        return color / jnp.maximum(norm, 1e-6)
 
     def encode_document(self, document, train=False):
         # A document without an image points to one fixed corner.
         corner = jnp.array([[0.0, 0.0, 1.0]])
-        colour = self.unit_colour(document["image"])
-        return jnp.where(document["has_image"][:, None], colour, corner)
+        color = self.unit_color(document["image"])
+        return jnp.where(document["has_image"][:, None], color, corner)
 
 
 @pytest.fixture
-def colours(tmp_path):
-    """A folder and its table `colours.csv`: four colours held out, two not."""
+def colors(tmp_path):
+    """A folder and its table `colors.csv`: four colors held out, two not."""
     rng = np.random.default_rng(0)
     root, samples = tmp_path / "data", []
     root.mkdir()
-    for colour, pixel in COLOURS.items():
-        split = "train" if colour in ("grey", "white") else "test"
+    for color, pixel in COLORS.items():
+        split = "train" if color in ("gray", "white") else "test"
         for part in ("forward", "reverse"):
             for role in (table.QUERY, table.DOCUMENT):
-                name = f"{colour}_{role}_{part}"
+                name = f"{color}_{role}_{part}"
                 noise = rng.integers(-20, 20, (8, 8, 3))
                 pixels = np.clip(np.array(pixel) + noise, 0, 255)
                 image = Image.fromarray(pixels.astype(np.uint8))
                 image.save(root / f"{name}.png")
-                text = f"{colour} paint" if role == table.DOCUMENT else ""
-                group = "warm" if colour in ("red", "yellow") else "cold"
+                text = f"{color} paint" if role == table.DOCUMENT else ""
+                group = "warm" if color in ("red", "yellow") else "cold"
                 samples.append(
                     dict(
                         sample_id=name,
                         role=role,
                         image=f"{name}.png",
                         text=text,
-                        category_id=colour,
+                        category_id=color,
                         group=group,
                         split=f"{split}/{part}",
                     )
                 )
-    table.write_table(pd.DataFrame(samples), root / "colours.csv")
-    return root, table.read_table(root / "colours.csv")
+    table.write_table(pd.DataFrame(samples), root / "colors.csv")
+    return root, table.read_table(root / "colors.csv")
 
 
 @pytest.fixture
-def colour_run(colours, tmp_path, monkeypatch):
-    """A run of two finished stages of the `ColourModel`; nothing is trained."""
-    root, _ = colours
-    model = ColourModel()
+def color_run(colors, tmp_path, monkeypatch):
+    """A run of two finished stages of the `ColorModel`; nothing is trained."""
+    root, _ = colors
+    model = ColorModel()
 
     def init(model, config, key):
         images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
-        return model.init(key, images, method="unit_colour")
+        return model.init(key, images, method="unit_color")
 
     monkeypatch.setattr(factory, "make_model", lambda config, dtype: model)
     monkeypatch.setattr(factory, "init_variables", init)
     config = config_lib.defaults()
-    config.data.table = str(root / "colours.csv")
+    config.data.table = str(root / "colors.csv")
     config.data.image_size = 8
     config.data.text_length = 8
     config.data.threads = 0
@@ -199,7 +199,7 @@ def colour_run(colours, tmp_path, monkeypatch):
     run, mesh = tmp_path / "run", make_mesh()
     for config.name in ("stage1", "stage2"):
         folder = run / config.name
-        workdir.prepare(folder, config, ["grey", "white"])
+        workdir.prepare(folder, config, ["gray", "white"])
 
         state = state_lib.TrainState(
             step=jnp.int32(4),
@@ -242,9 +242,9 @@ def own_shop(shop, tmp_path):
 
 
 @pytest.fixture
-def trained(colour_run):
-    """The last stage of the `colour_run`."""
-    return checkpoints.load_model(colour_run / "stage2")
+def trained(color_run):
+    """The last stage of the `color_run`."""
+    return checkpoints.load_model(color_run / "stage2")
 
 
 @pytest.fixture(scope="session")
@@ -282,7 +282,7 @@ def disk(tmp_path):
 
 
 class Quarters(nn.Module):
-    """Four patches of an image: the mean colours of its quarters."""
+    """Four patches of an image: the mean colors of its quarters."""
 
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32

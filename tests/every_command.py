@@ -16,7 +16,7 @@ class Inputs(NamedTuple):
     """Read-only inputs of the commands.
 
     Attributes:
-      run: of two stages of the colour model.
+      run: of two stages of the color model.
       table: that it was made for.
       shop: a folder of categories, with its log.
       album: a folder of two categories of three pictures each.
@@ -101,8 +101,8 @@ COMMANDS = {
         sweep.main,
         lambda i, out: [
             f"--categories={i.shop}",
-            "--least=0.4",
-            "--neighbours=5",
+            "--threshold=0.4",
+            "--neighbors=5",
         ],
         "",
     ),

@@ -42,20 +42,20 @@ for name in mixer_jax.__all__:
         mixer_jax.nothing  # noqa: B018
 
 
-def test_training_returns_the_model(colour_run, monkeypatch):
+def test_training_returns_the_model(color_run, monkeypatch):
     asked = []
     monkeypatch.setattr(
         curriculum, "run", lambda *given: asked.append(given[:2])
     )
     config = api.arguments.load_config("configs/stage1.py:runlocal")
-    model = mixer_jax.train("configs/stage1.py:runlocal", colour_run)
+    model = mixer_jax.train("configs/stage1.py:runlocal", color_run)
     assert asked[0][0].to_dict() == config.to_dict()
-    assert asked[0][1] == colour_run
+    assert asked[0][1] == color_run
     assert model.dim == 3
     with pytest.raises(
         mixer_jax.UserError, match=r"no config file nowhere\.py"
     ):
-        mixer_jax.train("nowhere.py", colour_run)
+        mixer_jax.train("nowhere.py", color_run)
 
 
 def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):

@@ -12,12 +12,12 @@ from mixer_jax.runtime.mesh import make_mesh
 
 
 @pytest.fixture
-def run(colour_run, bucket, cloud):
+def run(color_run, bucket, cloud):
     """Such a run of two stages."""
     name = bucket.removeprefix("gs://")
-    for path in colour_run.rglob("*"):
+    for path in color_run.rglob("*"):
         if path.is_file():
-            inside = path.relative_to(colour_run.parent).as_posix()
+            inside = path.relative_to(color_run.parent).as_posix()
             cloud.put(name, inside, path.read_bytes(), {})
     return f"{bucket}/run"
 
@@ -44,9 +44,9 @@ def test_a_name_is_no_pattern(bucket, cloud):
 
 
 def test_embeddings_index_and_proxies_are_written_here(
-    run, colours, tmp_path, capsys
+    run, colors, tmp_path, capsys
 ):
-    table = f"--table={colours[0] / 'colours.csv'}"
+    table = f"--table={colors[0] / 'colors.csv'}"
     stage = f"--workdir={run}/stage2"
     assert embed.main([stage, table, f"--out={tmp_path / 'made.npz'}"]) == 0
     assert index.main([stage, table, f"--out={tmp_path / 'index'}"]) == 0

@@ -123,10 +123,10 @@ def test_the_same_log_again_renames_nothing(run, capsys):
     root, truth, _ = run
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 0
-    assert "Chosen from the data: least 0." in capsys.readouterr().out
+    assert "Chosen from the data: threshold 0." in capsys.readouterr().out
     first = table.read_table(root / "found.csv")
     figures = json.loads((root / "categories.json").read_text())
-    assert 0 < figures["chosen"]["least"] < 1
+    assert 0 < figures["chosen"]["threshold"] < 1
     assert len(figures["curve"]["share"]) == len(figures["curve"]["affinity"])
     more = f"--previous={root}/found.csv"
     assert categorize.main([*arguments, more]) == 0

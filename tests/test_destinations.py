@@ -29,10 +29,10 @@ WRITERS = [name for name, command in COMMANDS.items() if command.name]
 
 
 @pytest.fixture
-def inputs(colour_run, colours, shop, tmp_path):
+def inputs(color_run, colors, shop, tmp_path):
     every_command.draw_album(tmp_path / "album")
     return every_command.Inputs(
-        colour_run, colours[0] / "colours.csv", shop, tmp_path / "album"
+        color_run, colors[0] / "colors.csv", shop, tmp_path / "album"
     )
 
 

@@ -32,7 +32,7 @@ def test_it_builds_without_a_warning(tmp_path):
         pytest.skip("Sphinx is not installed.")
     _run("-m", "sphinx", "-q", "-W", "--keep-going", "docs", tmp_path / "html")
     config = (tmp_path / "html" / "config.html").read_text()
-    for key in ("model.image.pretrained", "head.neighbours", "steps"):
+    for key in ("model.image.pretrained", "head.neighbors", "steps"):
         assert f">{key}<" in config
     page = (tmp_path / "html" / "python.html").read_text()
     assert "embed_documents" in page

@@ -1,4 +1,4 @@
-"""The command on a stage of a small model that sees colours."""
+"""The command on a stage of a small model that sees colors."""
 
 import re
 
@@ -7,12 +7,12 @@ import numpy as np
 from mixer_jax import embed
 
 
-def test_a_table_is_embedded(colour_run, colours, tmp_path, capsys):
-    root, frame = colours
+def test_a_table_is_embedded(color_run, colors, tmp_path, capsys):
+    root, frame = colors
     out = tmp_path / "new" / "out.npz"
     arguments = [
-        f"--workdir={colour_run / 'stage2'}",
-        f"--table={root / 'colours.csv'}",
+        f"--workdir={color_run / 'stage2'}",
+        f"--table={root / 'colors.csv'}",
         f"--out={out}",
         "--batch-size=8",
     ]
@@ -31,12 +31,12 @@ def test_a_table_is_embedded(colour_run, colours, tmp_path, capsys):
     assert "12 queries and 12 documents" in capsys.readouterr().out
 
 
-def test_unreadable_images_are_reported(colour_run, colours, tmp_path, capsys):
-    root, _ = colours
+def test_unreadable_images_are_reported(color_run, colors, tmp_path, capsys):
+    root, _ = colors
     (root / "red_query_forward.png").write_bytes(b"nothing")
     arguments = [
-        f"--workdir={colour_run / 'stage2'}",
-        f"--table={root / 'colours.csv'}",
+        f"--workdir={color_run / 'stage2'}",
+        f"--table={root / 'colors.csv'}",
         f"--out={tmp_path / 'out.npz'}",
     ]
     # One of 24 is more than a hundredth.
@@ -47,9 +47,9 @@ def test_unreadable_images_are_reported(colour_run, colours, tmp_path, capsys):
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
-    table = f"--table={colours[0] / 'colours.csv'}"
-    stage = f"--workdir={colour_run / 'stage2'}"
+def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+    table = f"--table={colors[0] / 'colors.csv'}"
+    stage = f"--workdir={color_run / 'stage2'}"
     for arguments, said in (
         ([stage, table, "--out=x.csv"], ".npz"),
         ([stage, "--table=no.csv", "--out=x.npz"], "no.csv"),
@@ -59,12 +59,12 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_the_remedy_that_is_said_works(colour_run, colours, tmp_path, capsys):
-    root, _ = colours
+def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+    root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [
-        f"--workdir={colour_run / 'stage2'}",
-        f"--table={root / 'colours.csv'}",
+        f"--workdir={color_run / 'stage2'}",
+        f"--table={root / 'colors.csv'}",
         f"--out={tmp_path / 'out.npz'}",
     ]
     assert embed.main(arguments) == 2

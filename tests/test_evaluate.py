@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colours."""
+"""The command on a run of a small model that sees colors."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checkpoints
 
 
-def test_stages_and_other_models_are_measured(colour_run, capsys):
+def test_stages_and_other_models_are_measured(color_run, capsys):
     arguments = [
-        f"--workdir={colour_run}",
-        f"--model=twin, one={colour_run}/stage1",
-        f"--model=last={colour_run}",
+        f"--workdir={color_run}",
+        f"--model=twin, one={color_run}/stage1",
+        f"--model=last={color_run}",
     ]
     assert evaluate.main(arguments) == 0
-    rows = json.loads((colour_run / "metrics.json").read_text())
+    rows = json.loads((color_run / "metrics.json").read_text())
     # Two stages and two others, each on two parts and their mean, twice.
     assert len(rows) == 4 * 3 * 2
     assert {(r["model"], r["stage"]) for r in rows} == {
@@ -33,30 +33,30 @@ def test_stages_and_other_models_are_measured(colour_run, capsys):
     assert "mixer, stage2" in capsys.readouterr().out
 
 
-def test_a_stage_by_itself_and_again(colour_run, tmp_path):
+def test_a_stage_by_itself_and_again(color_run, tmp_path):
     out = tmp_path / "rows.json"
-    arguments = [f"--workdir={colour_run / 'stage1'}", f"--out={out}"]
+    arguments = [f"--workdir={color_run / 'stage1'}", f"--out={out}"]
     assert evaluate.main(arguments) == 0
     assert evaluate.main(arguments) == 0
     assert len(json.loads(out.read_text())) == 6
 
 
-def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
+def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
     for arguments, said in (
         ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
-        ([f"--workdir={colour_run}", "--stage=stage9"], "'stage9'"),
-        ([f"--workdir={colour_run}", "--model=x"], "NAME=WORKDIR"),
-        ([f"--workdir={colour_run}", "--table=no.csv"], "no.csv"),
+        ([f"--workdir={color_run}", "--stage=stage9"], "'stage9'"),
+        ([f"--workdir={color_run}", "--model=x"], "NAME=WORKDIR"),
+        ([f"--workdir={color_run}", "--table=no.csv"], "no.csv"),
     ):
         assert evaluate.main(arguments) == 2
         assert said in capsys.readouterr().err
-    assert not (colour_run / "metrics.json").exists()
+    assert not (color_run / "metrics.json").exists()
 
 
-def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
-    root, _ = colours
+def test_the_remedy_that_is_said_works(color_run, colors, capsys):
+    root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
-    arguments = [f"--workdir={colour_run}", "--stage=stage2"]
+    arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
@@ -64,42 +64,42 @@ def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
 
 
 def test_the_remedies_for_queries_without_a_document_work(
-    colour_run, colours, capsys
+    color_run, colors, capsys
 ):
-    root, frame = colours
+    root, frame = colors
     red = (frame.category_id == "red") & (frame.role == "document")
-    table.write_table(frame[~red], root / "colours.csv")
-    arguments = [f"--workdir={colour_run}", "--stage=stage2"]
+    table.write_table(frame[~red], root / "colors.csv")
+    arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
-def test_nothing_left_to_measure_is_an_error(colour_run, colours, capsys):
-    root, frame = colours
+def test_nothing_left_to_measure_is_an_error(color_run, colors, capsys):
+    root, frame = colors
     test = frame.split.str.startswith("test")
     documents = test & (frame.role == "document")
     frame.loc[documents, "category_id"] += " as sold"
-    table.write_table(frame, root / "colours.csv")
-    arguments = [f"--workdir={colour_run}", "--max-skipped=1"]
+    table.write_table(frame, root / "colors.csv")
+    arguments = [f"--workdir={color_run}", "--max-skipped=1"]
     assert evaluate.main(arguments) == 2
     said = capsys.readouterr().err
     assert "there is nothing to measure" in said
-    assert not (colour_run / "metrics.json").exists()
+    assert not (color_run / "metrics.json").exists()
 
 
 def test_a_model_without_checkpoint_is_refused_before_any_is_measured(
-    colour_run, capsys
+    color_run, capsys
 ):
-    shutil.rmtree(colour_run / "stage2" / "checkpoints")
-    assert evaluate.main([f"--workdir={colour_run}"]) == 2
+    shutil.rmtree(color_run / "stage2" / "checkpoints")
+    assert evaluate.main([f"--workdir={color_run}"]) == 2
     assert "stage2" in capsys.readouterr().err
-    assert not (colour_run / "metrics.json").exists()
+    assert not (color_run / "metrics.json").exists()
 
 
 def test_what_was_measured_before_a_failure_is_kept(
-    colour_run, monkeypatch, capsys
+    color_run, monkeypatch, capsys
 ):
     load = checkpoints.load_model
 
@@ -109,38 +109,38 @@ def test_what_was_measured_before_a_failure_is_kept(
         return load(folder, mesh)
 
     monkeypatch.setattr(checkpoints, "load_model", damaged)
-    assert evaluate.main([f"--workdir={colour_run}"]) == 2
+    assert evaluate.main([f"--workdir={color_run}"]) == 2
     assert "damaged" in capsys.readouterr().err
-    rows = json.loads((colour_run / "metrics.json").read_text())
+    rows = json.loads((color_run / "metrics.json").read_text())
     assert {row["stage"] for row in rows} == {"stage1"}
 
 
 def test_a_folder_of_parquet_files_is_a_table(
-    colour_run, colours, tmp_path, capsys, monkeypatch
+    color_run, colors, tmp_path, capsys, monkeypatch
 ):
-    root, frame = colours
+    root, frame = colors
     (root / "parts").mkdir()
     for name, rows in (("a", frame[:9]), ("b", frame[9:])):
         rows.to_parquet(root / "parts" / f"{name}.parquet", index=False)
     monkeypatch.chdir(root / "parts")
     for number, path in enumerate((str(root / "parts"), ".", "../parts/")):
         out = f"--out={tmp_path / f'{number}.json'}"
-        run = [f"--workdir={colour_run}", "--stage=stage2", out]
+        run = [f"--workdir={color_run}", "--stage=stage2", out]
         tables = [f"--table={path}", f"--training-table={path}"]
         assert evaluate.main([*run, *tables]) == 0
         assert capsys.readouterr().err == ""
-        assert report.main([f"--workdir={colour_run}", *tables]) == 0
+        assert report.main([f"--workdir={color_run}", *tables]) == 0
         assert "no table" not in capsys.readouterr().out
 
 
 def test_another_table_in_the_place_of_the_runs_own_is_said(
-    colour_run, colours, tmp_path, capsys
+    color_run, colors, tmp_path, capsys
 ):
-    root, _ = colours
-    for name in (colour_run, root):
+    root, _ = colors
+    for name in (color_run, root):
         shutil.copytree(name, tmp_path / "copy" / name.name)
-    copied = tmp_path / "copy" / root.name / "colours.csv"
-    run = f"--workdir={tmp_path / 'copy' / colour_run.name}"
+    copied = tmp_path / "copy" / root.name / "colors.csv"
+    run = f"--workdir={tmp_path / 'copy' / color_run.name}"
     arguments = [run, "--stage=stage2"]
     assert evaluate.main(arguments) == 0
     assert "other contents" not in capsys.readouterr().out
@@ -148,10 +148,10 @@ def test_another_table_in_the_place_of_the_runs_own_is_said(
     copied.write_text("".join([lines[0], *reversed(lines[1:])]))
     assert evaluate.main(arguments) == 0
     said = "".join(capsys.readouterr().out.split())
-    wanted = f"measured on {copied}, but {root / 'colours.csv'} has other"
+    wanted = f"measured on {copied}, but {root / 'colors.csv'} has other"
     assert "".join(wanted.split()) in said
     assert report.main([run]) == 0
     assert "--table=PATH" in capsys.readouterr().out
-    for path in (copied, root / "colours.csv"):
+    for path in (copied, root / "colors.csv"):
         assert evaluate.main([*arguments, f"--table={path}"]) == 0
         assert "other contents" not in capsys.readouterr().out

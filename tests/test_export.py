@@ -9,16 +9,16 @@ import mixer_jax
 from mixer_jax import export
 
 
-def test_the_last_stage_is_exported(colour_run, tmp_path, capsys):
+def test_the_last_stage_is_exported(color_run, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = [f"--workdir={colour_run}", f"--out={out}", "--to=proxies"]
+    arguments = [f"--workdir={color_run}", f"--out={out}", "--to=proxies"]
     assert export.main(arguments) == 0
     said = capsys.readouterr().out
     assert "proxies of 2 categories, 3 numbers each, of step 4" in said
-    assert str(colour_run / "stage2") in said
+    assert str(color_run / "stage2") in said
     assert np.load(out / "proxies.npy").shape == (2, 3)
     assert json.loads((out / "categories.json").read_text()) == [
-        "grey",
+        "gray",
         "white",
     ]
     assert export.main([*arguments, "--unit"]) == 0
@@ -26,8 +26,8 @@ def test_the_last_stage_is_exported(colour_run, tmp_path, capsys):
     assert said["rows"].endswith("scaled to length 1")
 
 
-def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
-    stage = colour_run / "stage2"
+def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
+    stage = color_run / "stage2"
     run, out = f"--workdir={stage}", f"--out={tmp_path / 'out'}"
     (tmp_path / "file").touch()
     empty = tmp_path / "empty"
@@ -41,7 +41,7 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
     check([run, f"--out={tmp_path / 'file'}"], "is a file")
-    check([run, f"--out={colour_run}"], "has contents other than")
+    check([run, f"--out={color_run}"], "has contents other than")
     check([run, f"--out={tmp_path / 'file' / 'out'}"], "cannot be written")
     check([f"--workdir={tmp_path / 'no'}", out], "no trained stage")
     check([f"--workdir={empty}", out], "no checkpoint")
@@ -52,16 +52,16 @@ def test_what_is_wrong_is_said(colour_run, tmp_path, capsys):
     check([run, out], "is damaged")
 
 
-def test_the_default_is_a_bundle(colour_run, tmp_path, capsys):
+def test_the_default_is_a_bundle(color_run, tmp_path, capsys):
     out = tmp_path / "out"
-    assert export.main([f"--workdir={colour_run}", f"--out={out}"]) == 0
+    assert export.main([f"--workdir={color_run}", f"--out={out}"]) == 0
     message = capsys.readouterr().out
     model = mixer_jax.load(out)
     assert model.fingerprint in message
     assert "model of step 4" in message
     # Neither kind replaces the other.
     for kind, said in (("proxies", "export"), ("huggingface", "export")):
-        arguments = [f"--workdir={colour_run}", f"--out={out}", f"--to={kind}"]
+        arguments = [f"--workdir={color_run}", f"--out={out}", f"--to={kind}"]
         assert export.main(arguments) == 2
         assert f"contents other than the {said}" in capsys.readouterr().err
     assert mixer_jax.load(out).fingerprint == model.fingerprint

@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colours."""
+"""The command on a run of a small model that sees colors."""
 
 import re
 
@@ -6,10 +6,10 @@ from mixer_jax import index
 from mixer_jax.retrieval import index as index_lib
 
 
-def test_a_table_is_indexed(colour_run, colours, tmp_path, capsys):
+def test_a_table_is_indexed(color_run, colors, tmp_path, capsys):
     arguments = [
-        f"--workdir={colour_run}",
-        f"--table={colours[0] / 'colours.csv'}",
+        f"--workdir={color_run}",
+        f"--table={colors[0] / 'colors.csv'}",
         f"--out={tmp_path / 'index'}",
     ]
     assert index.main([*arguments, "--batch-size=8"]) == 0
@@ -18,12 +18,12 @@ def test_a_table_is_indexed(colour_run, colours, tmp_path, capsys):
     assert len(index_lib.load(tmp_path / "index").documents) == 4
 
 
-def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
-    run = f"--workdir={colour_run}"
-    table = f"--table={colours[0] / 'colours.csv'}"
+def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+    run = f"--workdir={color_run}"
+    table = f"--table={colors[0] / 'colors.csv'}"
     out = f"--out={tmp_path / 'index'}"
     for arguments, said in (
-        ([run, table, f"--out={colours[0]}"], "has contents other than"),
+        ([run, table, f"--out={colors[0]}"], "has contents other than"),
         ([run, "--table=no.csv", out], "no.csv"),
         ([f"--workdir={tmp_path / 'no'}", table, out], "no trained stage"),
         ([run, table, out, "--split=no"], "'no'"),
@@ -33,12 +33,12 @@ def test_what_is_wrong_is_said(colour_run, colours, tmp_path, capsys):
     assert not (tmp_path / "index").exists()
 
 
-def test_the_remedy_that_is_said_works(colour_run, colours, tmp_path, capsys):
-    root, _ = colours
+def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+    root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [
-        f"--workdir={colour_run}",
-        f"--table={root / 'colours.csv'}",
+        f"--workdir={color_run}",
+        f"--table={root / 'colors.csv'}",
         f"--out={tmp_path / 'index'}",
     ]
     assert index.main(arguments) == 2

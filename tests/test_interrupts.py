@@ -24,7 +24,7 @@ MOMENTS = (0.0, 0.3, 0.6, 0.9, 1.0)
 
 
 @pytest.fixture
-def inputs(colour_run, colours, own_shop, tmp_path, monkeypatch):
+def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
     every_command.draw_album(tmp_path / "album")
 
     def image_features(name, paths, size):
@@ -37,7 +37,7 @@ def inputs(colour_run, colours, own_shop, tmp_path, monkeypatch):
     monkeypatch.setattr(categorize.features, "image_features", image_features)
     monkeypatch.setattr(categorize.features, "text_features", text_features)
     return every_command.Inputs(
-        colour_run, colours[0] / "colours.csv", own_shop, tmp_path / "album"
+        color_run, colors[0] / "colors.csv", own_shop, tmp_path / "album"
     )
 
 
@@ -111,11 +111,11 @@ def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
 
 
 def test_a_server_is_interrupted_until_it_serves(
-    colour_run, colours, tmp_path, monkeypatch, capsys
+    color_run, colors, tmp_path, monkeypatch, capsys
 ):
     """Once it serves, it is asked to stop, and is done."""
-    arguments = [f"--workdir={colour_run}/stage2", f"--out={tmp_path}/index"]
-    arguments.append(f"--table={colours[0]}/colours.csv")
+    arguments = [f"--workdir={color_run}/stage2", f"--out={tmp_path}/index"]
+    arguments.append(f"--table={colors[0]}/colors.csv")
     assert index.main(arguments) == 0
     arguments = [f"--index={tmp_path}/index", "--port=0"]
     real = server.run

@@ -60,8 +60,8 @@ def table(tmp_path_factory):
     samples = []
     for number in range(24):
         category, role = number // 4, ("query", "document")[number % 2]
-        colour = tuple(np.random.default_rng(category).integers(0, 255, 3))
-        Image.new("RGB", (32, 32), tuple(map(int, colour))).save(
+        color = tuple(np.random.default_rng(category).integers(0, 255, 3))
+        Image.new("RGB", (32, 32), tuple(map(int, color))).save(
             folder / f"{number}.png"
         )
         samples.append(
@@ -69,7 +69,7 @@ def table(tmp_path_factory):
                 "sample_id": str(number),
                 "role": role,
                 "image": f"{number}.png",
-                "text": f"colour {category}" if role == "document" else "",
+                "text": f"color {category}" if role == "document" else "",
                 "category_id": f"c{category}",
                 "group": "",
                 "split": "train",

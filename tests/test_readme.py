@@ -131,9 +131,9 @@ def _serve_one(command, folder, picture):
 
 def _draw(path, hue, shape):
     image = Image.new("RGB", (80, 60), "white")
-    colour = f"hsl({hue},80%,50%)"
+    color = f"hsl({hue},80%,50%)"
     draw = ImageDraw.Draw(image)
-    (draw.rectangle if shape else draw.ellipse)((15, 10, 65, 50), colour)
+    (draw.rectangle if shape else draw.ellipse)((15, 10, 65, 50), color)
     image.save(path)
 
 

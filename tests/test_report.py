@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colours, and on a shop."""
+"""The command on a run of a small model that sees colors, and on a shop."""
 
 import re
 
@@ -7,10 +7,10 @@ import pytest
 from mixer_jax import evaluate, report
 
 
-def test_a_run_is_reported(colour_run, capsys):
-    assert evaluate.main([f"--workdir={colour_run}"]) == 0
-    assert report.main([f"--workdir={colour_run}"]) == 0
-    page = (colour_run / "report" / "index.html").read_text()
+def test_a_run_is_reported(color_run, capsys):
+    assert evaluate.main([f"--workdir={color_run}"]) == 0
+    assert report.main([f"--workdir={color_run}"]) == 0
+    page = (color_run / "report" / "index.html").read_text()
     assert "Wrote" in capsys.readouterr().out
     assert "<b>100.0</b>" in page
     assert "red paint" in page
@@ -43,10 +43,10 @@ def test_what_is_wrong_is_said(tmp_path, capsys):
     assert "nothing to report" in capsys.readouterr().err
 
 
-def test_the_remedy_that_is_said_works(colour_run, colours, capsys):
-    root, _ = colours
+def test_the_remedy_that_is_said_works(color_run, colors, capsys):
+    root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
-    arguments = [f"--workdir={colour_run}"]
+    arguments = [f"--workdir={color_run}"]
     assert report.main(arguments) == 2
     said = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)

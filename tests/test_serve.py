@@ -1,4 +1,4 @@
-"""The command on an index by a small model that sees colours."""
+"""The command on an index by a small model that sees colors."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from mixer_jax.service import server
 
 
 @pytest.fixture
-def made(colour_run, colours, tmp_path):
+def made(color_run, colors, tmp_path):
     arguments = [
-        f"--workdir={colour_run}",
-        f"--table={colours[0] / 'colours.csv'}",
+        f"--workdir={color_run}",
+        f"--table={colors[0] / 'colors.csv'}",
         f"--out={tmp_path / 'index'}",
     ]
     assert index.main(arguments) == 0
     return tmp_path / "index"
 
 
-def test_a_picture_is_answered_until_ctrl_c(made, colours, monkeypatch, capsys):
-    picture = (colours[0] / "green_query_forward.png").read_bytes()
+def test_a_picture_is_answered_until_ctrl_c(made, colors, monkeypatch, capsys):
+    picture = (colors[0] / "green_query_forward.png").read_bytes()
     answers = []
 
     def ask(url):

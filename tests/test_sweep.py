@@ -10,13 +10,13 @@ def test_a_grid_is_written(own_shop, capsys, monkeypatch):
     arguments = [
         f"--categories={own_shop}",
         f"--truth={own_shop}/data/table.csv",
-        "--least=0.35,0.7",
-        "--neighbours=4",
+        "--threshold=0.35,0.7",
+        "--neighbors=4",
     ]
     assert sweep.main(arguments) == 0
     assert "sweep.json" in capsys.readouterr().out
     result = json.loads((own_shop / "sweep.json").read_text())
-    assert [p["least"] for p in result["points"]] == [0.35, 0.7]
+    assert [p["threshold"] for p in result["points"]] == [0.35, 0.7]
 
 
 def test_what_is_wrong_is_said(own_shop, tmp_path, capsys):

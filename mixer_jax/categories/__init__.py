@@ -1,1 +1,1 @@
-"""Category discovery: category IDs from a click log and a catalogue."""
+"""Category discovery: category IDs from a click log and a catalog."""

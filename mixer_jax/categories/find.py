@@ -36,7 +36,7 @@ class Found:
       merges: number of merges by copies, clicks and content in `combined`.
       rates: the click rates fitted to the log.
       chosen: settings chosen from the data: name -> value.
-      curve: the k-distance curve from which `least` was chosen, see `knee`;
+      curve: the k-distance curve from which `threshold` was chosen, see `knee`;
         empty if it was not.
     """
 
@@ -67,7 +67,7 @@ def find_categories(
         pairs are unique.
       settings: see `Settings`.
       mesh: devices for the neighbor search; all by default.
-      phase: called with the name of each phase as it begins: "neighbours",
+      phase: called with the name of each phase as it begins: "neighbors",
         "evidence", "clusters", "splitting", "merging" and, for the baselines,
         "halves".
 
@@ -87,9 +87,9 @@ def weigh_pairs(
     phase: Callable[[str], None] = lambda name: None,
 ) -> tuple[graph.Pairs, affinity.Evidence]:
     """Runs the part of `find_categories` that ignores clustering settings."""
-    phase("neighbours")
+    phase("neighbors")
     clicks = clicks[clicks["exposures"] > 0]
-    pairs = graph.build_pairs(features, clicks, settings.neighbours, mesh)
+    pairs = graph.build_pairs(features, clicks, settings.neighbors, mesh)
     phase("evidence")
     return pairs, affinity.weigh(pairs, features.samples, settings.trust)
 
@@ -116,7 +116,7 @@ def group(
         pairs.first,
         pairs.second,
         evidence.affinity,
-        least=settings.cohesion,
+        threshold=settings.cohesion,
         most=settings.max_size,
     )
     phase("merging")
@@ -125,15 +125,15 @@ def group(
         whole,
         pairs,
         evidence,
-        settings.neighbours,
+        settings.neighbors,
         settings.merging,
         settings.max_size,
     )
     phase("halves")
     alone = dataclasses.replace(
-        settings, method="dbscan", least=settings.clicks_least
+        settings, method="dbscan", threshold=settings.clicks_threshold
     )
-    by_content = content_only(pairs, nodes, settings.content_least)
+    by_content = content_only(pairs, nodes, settings.content_threshold)
     return Found(
         combined=combined,
         clicks_alone=_cluster(alone, pairs, evidence.clicked, nodes),
@@ -158,7 +158,7 @@ def _choose(
     if settings.method == "kmeans":
         if not settings.k:
             chosen["k"] = max(nodes // settings.mean_size, 1)
-    elif settings.least is None:
+    elif settings.threshold is None:
         found = knee.find_knee(
             pairs.first,
             pairs.second,
@@ -166,12 +166,12 @@ def _choose(
             nodes,
             k=settings.min_samples - 1,
         )
-        least = np.clip(_OF_KNEE * found.least, *_BOUNDS)
-        chosen["least"] = round(float(least), 4)
+        threshold = np.clip(_OF_KNEE * found.threshold, *_BOUNDS)
+        chosen["threshold"] = round(float(threshold), 4)
         curve = {
             "share": found.share,
             "affinity": found.affinity,
-            "knee": (found.least,),
+            "knee": (found.threshold,),
         }
     return dataclasses.replace(settings, **chosen), chosen, curve
 
@@ -180,12 +180,12 @@ def _cluster(
     settings: Settings, pairs: graph.Pairs, value: np.ndarray, nodes: int
 ) -> np.ndarray:
     """Returns labels `[N]` by one of the graph-based methods."""
-    given = {"least": settings.least}
+    given = {"threshold": settings.threshold}
     if settings.method != "components":
         given["min_samples"] = settings.min_samples
     if settings.method == "hdbscan":
         # `split` would separate weaker pairs again.
-        given["floor"] = min(settings.cohesion, settings.least)
+        given["floor"] = min(settings.cohesion, settings.threshold)
     return getattr(methods, settings.method)(
         pairs.first, pairs.second, value, nodes, **given
     )
@@ -205,11 +205,13 @@ def _join_copies(
     return methods.without_single(joined), count
 
 
-def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:
+def content_only(
+    pairs: graph.Pairs, nodes: int, threshold: float
+) -> np.ndarray:
     """Returns 1 for pairs that content alone would join, else 0, `[P]`.
 
     A query and an item are joined if each is the other's nearest by margin;
-    two samples of one role are joined if their cosine is at least `least`.
+    two samples of one role are joined if their cosine is at least `threshold`.
     """
     across = pairs.kind == graph.QUERY_ITEM
     margin = np.where(across, pairs.content[:, 1], np.nan)
@@ -219,4 +221,6 @@ def content_only(pairs: graph.Pairs, nodes: int, least: float) -> np.ndarray:
     np.maximum.at(best, pairs.second, margin)
     mutual = np.isfinite(margin)
     mutual &= (margin == best[pairs.first]) & (margin == best[pairs.second])
-    return (mutual | (~across & (pairs.content[:, 0] >= least))).astype(float)
+    return (mutual | (~across & (pairs.content[:, 0] >= threshold))).astype(
+        float
+    )

@@ -79,7 +79,7 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     Args:
       queries: a path, or a frame whose image paths are relative to the working
         directory.
-      items: likewise, the catalogue.
+      items: likewise, the catalog.
       clicks: likewise, the counts of each query and item.
 
     Raises:
@@ -93,8 +93,8 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
             (clicks, "clicks"),
         )
     )
-    query_rows = _catalogue(queries, QUERIES, needs=("image",))
-    item_rows = _catalogue(items, ITEMS, needs=("image", "text"))
+    query_rows = _catalog(queries, QUERIES, needs=("image",))
+    item_rows = _catalog(items, ITEMS, needs=("image", "text"))
     both = sorted(set(query_rows["query_id"]) & set(item_rows["item_id"]))
     if both:
         raise UserError(
@@ -234,7 +234,7 @@ def _find(folder: str | Path, name: str) -> Path:
     return path
 
 
-def _catalogue(
+def _catalog(
     path: str | Path, columns: tuple[str, ...], needs: tuple[str, ...]
 ) -> pd.DataFrame:
     """Reads queries or items with unique IDs and at least one of `needs`."""

@@ -29,7 +29,7 @@ class Outcome:
 
     Attributes:
       log: the samples that categorize could read, and the clicks among them.
-      samples: `[Q + I]` rows of `tables.catalogue`, queries first; with true
+      samples: `[Q + I]` rows of `tables.catalog`, queries first; with true
         categories, also the columns of `tables.with_truth`.
       labels: `[Q + I]` int64.
       names: category IDs, indexed by label.
@@ -71,7 +71,7 @@ def read(
     folder, log = Path(folder), Path(log)
     clicks, later = log_lib.read_folder(log), _read_later(log)
     found, left = _found(folder), _left(folder)
-    samples = tables.catalogue(clicks)
+    samples = tables.catalog(clicks)
     everyone = set(samples["sample_id"])
     if both := found.keys() & left:
         raise UserError(

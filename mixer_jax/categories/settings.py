@@ -16,33 +16,33 @@ class Settings:
 
     Attributes:
       method: method for the initial clusters, one of `METHODS`.
-      neighbours: k, neighbors per sample by content within each role.
-      least: affinity threshold for two samples to be neighbors (DBSCAN's eps =
-        1 - least). None chooses it from the data, see `knee`.
+      neighbors: k, neighbors per sample by content within each role.
+      threshold: affinity from which two samples are neighbors (DBSCAN's eps is
+        1 - threshold). None chooses it from the data, see `knee`.
       cohesion: mean affinity threshold for parts of a cluster to stay together.
       min_samples: for DBSCAN and HDBSCAN; 2 allows categories of two samples.
       k: number of k-means clusters; 0 means one per `mean_size` samples.
       mean_size: mean number of samples per k-means cluster.
       max_size: maximum number of samples per category; 0 for no limit. Copies
         of the same content stay together regardless.
-      clicks_least: affinity threshold for two samples to be neighbors when only
+      clicks_threshold: affinity from which two samples are neighbors when only
         clicks are used.
-      content_least: cosine threshold for two samples of one role to be
+      content_threshold: cosine threshold for two samples of one role to be
         neighbors when only content is used; above most variants of a drawing.
       trust: weights of clicks and content.
       merging: thresholds for merging two clusters.
     """
 
     method: str = "dbscan"
-    neighbours: int = 10
-    least: float | None = None
+    neighbors: int = 10
+    threshold: float | None = None
     cohesion: float = 0.085
     min_samples: int = 2
     k: int = 0
     mean_size: int = 4
     max_size: int = 0
-    clicks_least: float = 0.45
-    content_least: float = 0.95
+    clicks_threshold: float = 0.45
+    content_threshold: float = 0.95
     trust: Trust = dataclasses.field(default_factory=Trust)
     merging: Merging = dataclasses.field(default_factory=Merging)
 
@@ -56,12 +56,12 @@ class Settings:
             raise UserError(
                 f'--method is "{self.method}"; it can be {", ".join(METHODS)}.'
             )
-        if self.least is not None and not 0 < self.least <= 1:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
             raise UserError(
-                f"--least is {self.least:g}; it must be above 0 and at most 1. "
-                "Leave it out to choose it from the data."
+                f"--threshold is {self.threshold:g}; it must be above 0 and at "
+                "most 1. Leave it out to choose it from the data."
             )
-        for name, lowest in dict(neighbours=1, min_samples=2, k=0).items():
+        for name, lowest in dict(neighbors=1, min_samples=2, k=0).items():
             if (value := getattr(self, name)) < lowest:
                 flag = _flag(name)
                 raise UserError(
@@ -78,8 +78,8 @@ class Settings:
 # Settings available as flags, and their help texts.
 _FLAGS = {
     "method": f"how the first clusters are made: {', '.join(METHODS)}",
-    "least": "affinity of neighbours, in (0, 1]; chosen from the data if unset",
-    "neighbours": "of each sample by content, within each role",
+    "threshold": "affinity of neighbors, up to 1; from the data if unset",
+    "neighbors": "of each sample by content, within each role",
     "min_samples": "samples near each other that begin a category",
     "k": "clusters of kmeans; chosen from the data if 0",
     "max_size": "samples that a category may have; 0 is any number",

@@ -12,8 +12,8 @@ from mixer_jax.categories.find import find_categories, group, weigh_pairs
 from mixer_jax.categories.settings import Settings
 
 # Affinity thresholds for neighbors; DBSCAN's eps = 1 - threshold.
-LEAST = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
-NEIGHBOURS = (5, 10, 20)  # k
+THRESHOLDS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
+NEIGHBORS = (5, 10, 20)  # k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Point:
     """Categories of one granularity.
 
     Attributes:
-      least, neighbours: the settings.
+      threshold, neighbors: the settings.
       labels: `[Q + I]` int64, -1 for no category.
       seconds: time to find them.
     """
 
-    least: float
-    neighbours: int
+    threshold: float
+    neighbors: int
     labels: np.ndarray
     seconds: float
 
@@ -35,8 +35,8 @@ class Point:
 def sweep(
     features: Features,
     clicks: pd.DataFrame,
-    least: Sequence[float] = LEAST,
-    neighbours: Sequence[int] = NEIGHBOURS,
+    threshold: Sequence[float] = THRESHOLDS,
+    neighbors: Sequence[int] = NEIGHBORS,
     settings: Settings | None = None,
 ) -> Iterator[Point]:
     """Yields the categories of each pair of settings.
@@ -44,23 +44,23 @@ def sweep(
     Args:
       features: features of Q queries and I items.
       clicks: as for `find_categories`.
-      least: affinity thresholds to try.
-      neighbours: values of k to try.
+      threshold: affinity thresholds to try.
+      neighbors: values of k to try.
       settings: all other settings; the defaults if None.
     """
     settings = settings or Settings()
-    for k in neighbours:
-        shared = dataclasses.replace(settings, neighbours=k)
+    for k in neighbors:
+        shared = dataclasses.replace(settings, neighbors=k)
         start = time.perf_counter()
         pairs, evidence = weigh_pairs(features, clicks, shared)
         weighing = time.perf_counter() - start
-        for affinity in least:
+        for affinity in threshold:
             start = time.perf_counter()
             found = group(
                 features,
                 pairs,
                 evidence,
-                dataclasses.replace(shared, least=affinity),
+                dataclasses.replace(shared, threshold=affinity),
             )
             seconds = weighing + time.perf_counter() - start
             yield Point(affinity, k, found.combined, seconds)
@@ -72,8 +72,8 @@ def find_point(
     """Finds categories with the given settings; arguments as for `sweep`."""
     start = time.perf_counter()
     found = find_categories(features, clicks, settings)
-    least = settings.least
-    if least is None:
-        least = found.chosen["least"]
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = found.chosen["threshold"]
     seconds = time.perf_counter() - start
-    return Point(least, settings.neighbours, found.combined, seconds)
+    return Point(threshold, settings.neighbors, found.combined, seconds)

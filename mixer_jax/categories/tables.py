@@ -11,7 +11,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 
-def catalogue(log: ClickLog) -> pd.DataFrame:
+def catalog(log: ClickLog) -> pd.DataFrame:
     """Returns all samples of a log, queries first, as clustering orders them.
 
     Returns:
@@ -33,7 +33,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """Adds true categories from a sample table; clustering never reads them.
 
     Args:
-      samples: rows of `catalogue`.
+      samples: rows of `catalog`.
       truth: columns sample_id, category_id and split.
 
     Returns:
@@ -65,7 +65,7 @@ def found_rows(
     """Returns training rows of the found categories, and unassigned samples.
 
     Args:
-      samples: N rows of `catalogue`, or of `with_truth`, whose held-out samples
+      samples: N rows of `catalog`, or of `with_truth`, whose held-out samples
         are left out.
       labels: `[N]` int, -1 is noise.
 

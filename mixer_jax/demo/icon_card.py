@@ -26,7 +26,7 @@ _CARD = """\
 
 {source}
 
-Each of its sets has its own licence: ATTRIBUTION.md lists set, author, licence
+Each of its sets has its own license: ATTRIBUTION.md lists set, author, license
 and number of samples.{only}
 
 - Category: an icon's name without its style, that is without the prefixes and
@@ -87,10 +87,10 @@ _ATTRIBUTION = """\
 # Attribution
 
 The pictures in `images/` are renderings of others' work, {size} pixels wide;
-what has no colour of its own was drawn in dark grey. Each set lies in the
+what has no color of its own was drawn in dark gray. Each set lies in the
 folder of its prefix.
 
-| prefix | set | author | licence | samples |
+| prefix | set | author | license | samples |
 |---|---|---|---|---|
 {sets}
 """
@@ -158,7 +158,7 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         name=build.table,
         size=build.size,
         source=build.source,
-        only=" Only permissive licences were taken." * build.permissive,
+        only=" Only permissive licenses were taken." * build.permissive,
         splits=_lines(splits),
         left_out=_lines(build.left_out.items()),
         faults=f"\nThe first that cannot be drawn:\n\n{faults}" * bool(faults),
@@ -184,7 +184,7 @@ def _attribution(
             prefix,
             infos[prefix]["name"],
             _link(infos[prefix]["author"]["name"], infos[prefix]["author"]),
-            _link(_licence(infos[prefix]), infos[prefix]["license"]),
+            _link(_license(infos[prefix]), infos[prefix]["license"]),
             count,
         )
         for prefix, count in sorted(counts.items())
@@ -196,7 +196,7 @@ def _prefixes(frame: pd.DataFrame) -> pd.Series:
     return frame["sample_id"].str.partition(":")[0]
 
 
-def _licence(info: dict[str, Any]) -> str:
+def _license(info: dict[str, Any]) -> str:
     return info["license"].get("spdx") or info["license"]["title"]
 
 

@@ -144,8 +144,8 @@ def _kept(path: Path, size: int) -> np.ndarray | None:
 
 def _save(pixels: np.ndarray, path: Path) -> None:
     # Most icons are gray, and one channel takes a third of the space.
-    grey = (pixels == pixels[..., :1]).all()
-    image = Image.fromarray(pixels[..., 0] if grey else pixels)
+    gray = (pixels == pixels[..., :1]).all()
+    image = Image.fromarray(pixels[..., 0] if gray else pixels)
     content = io.BytesIO()
     image.save(content, "png", compress_level=6)
     files.write(

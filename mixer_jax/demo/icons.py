@@ -83,8 +83,8 @@ def build_table(
         package = icon_packages.fetch(icon_packages.ICONIFY, packages)
     next(icon_packages.read_sets(package))  # check it before fetching more
     words = icon_packages.read_tags(packages) if tags else {}
-    icons, infos, left_out = _catalogue(package, words, permissive)
-    icons = _catalogued(icons, left_out)
+    icons, infos, left_out = _catalog(package, words, permissive)
+    icons = _cataloged(icons, left_out)
     if limit is not None:
         chosen = icon_names.shuffled(icons["category"].unique())[:limit]
         icons = icons[icons["category"].isin(chosen)]
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--permissive",
         action="store_true",
-        help="only sets whose licence asks for no more than attribution",
+        help="only sets whose license asks for no more than attribution",
     )
     parser.add_argument(
         "--package",
@@ -153,17 +153,17 @@ def _write(options: argparse.Namespace) -> None:
     terminal.say(f"{path}: {len(frame)} samples of {count} categories")
 
 
-def _catalogue(
+def _catalog(
     package: Path, tags: dict[str, dict[str, list[str]]], permissive: bool
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], dict[str, int]]:
     """Returns the icons, their sets' infos and the counts of icons left out."""
     rows, infos = [], {}
-    left_out = {"hidden by their set": 0, "of a licence that asks more": 0}
+    left_out = {"hidden by their set": 0, "of a license that asks more": 0}
     for one in icon_packages.read_sets(package):
         names = {k for k, icon in one.icons.items() if not icon.get("hidden")}
         left_out["hidden by their set"] += len(one.icons) - len(names)
         if permissive and one.info["license"].get("spdx") not in PERMISSIVE:
-            left_out["of a licence that asks more"] += len(names)
+            left_out["of a license that asks more"] += len(names)
             continue
         infos[one.prefix] = one.info
         rows += _rows(one, names, tags.get(one.prefix, {}))
@@ -212,7 +212,7 @@ def _text(key: str, others: list[str], group: str) -> str:
     return ", ".join(filter(None, said))
 
 
-def _catalogued(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     """Selects the icons of categories that the table can use.
 
     Adds the column `asked`: whether at least two vendors draw the category, so

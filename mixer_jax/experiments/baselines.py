@@ -247,11 +247,11 @@ def train_linear_map(
 
     params = {"query": start(query), "document": start(document)}
     # Features are positive; centering them makes training much faster.
-    centres = {"query": query.mean(0), "document": document.mean(0)}
+    centers = {"query": query.mean(0), "document": document.mean(0)}
     params = _fit(
         params,
-        query - centres["query"][None, :],
-        document - centres["document"][None, :],
+        query - centers["query"][None, :],
+        document - centers["document"][None, :],
         labels,
         batches,
         settings,
@@ -259,7 +259,7 @@ def train_linear_map(
     return {
         tower: {
             "kernel": p["kernel"],
-            "bias": p["bias"] - centres[tower] @ p["kernel"],
+            "bias": p["bias"] - centers[tower] @ p["kernel"],
         }
         for tower, p in params.items()
     }

@@ -197,7 +197,7 @@ def train(
         len(ids),
         config.model.dim,
         mesh,
-        config.head.subcentres,
+        config.head.subcenters,
         row_optimizers.rows_dtype(config.proxies),
     )
     sums = imprint.init(len(ids), config.model.dim, mesh)

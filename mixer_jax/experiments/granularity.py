@@ -85,23 +85,23 @@ class Shown:
 
 def measure(
     outcome: Outcome,
-    least: Sequence[float] = sweep.LEAST,
-    neighbours: Sequence[int] = sweep.NEIGHBOURS,
+    threshold: Sequence[float] = sweep.THRESHOLDS,
+    neighbors: Sequence[int] = sweep.NEIGHBORS,
     linear: baselines.LinearMap | None = None,
 ) -> dict[str, Any]:
     """Evaluates the categories of a grid of settings.
 
     Args:
       outcome: the samples of a log, with their true categories if known.
-      least: affinity thresholds to try.
-      neighbours: numbers of neighbors, k, to try.
+      threshold: affinity thresholds to try.
+      neighbors: numbers of neighbors, k, to try.
       linear: hyper-parameters of the map; the defaults if None.
 
     Returns:
       exam, `TRUTH` or `LATER`; queries and items, their numbers;
       true_categories, Identical@1 of a map that is trained on the truth, None
       without one; used, the figures of categorize's default settings; and
-      points, the figures of each setting: least, neighbours, identical_at_1,
+      points, the figures of each setting: threshold, neighbors, identical_at_1,
       categories, noise_share, seconds, and with a truth bcubed_f1.
 
     Raises:
@@ -129,8 +129,8 @@ def measure(
     def line(point: sweep.Point) -> dict[str, Any]:
         labels = point.labels
         figures = {
-            "least": point.least,
-            "neighbours": point.neighbours,
+            "threshold": point.threshold,
+            "neighbors": point.neighbors,
             "identical_at_1": identical_at_1(shown, labels, exam, linear),
             "categories": len(np.unique(labels[labels >= 0])),
             "noise_share": float((labels < 0).mean()),
@@ -145,8 +145,8 @@ def measure(
 
     asked = (outcome.features, outcome.log.clicks)
     result["used"] = line(sweep.find_point(*asked, Settings()))
-    points = sweep.sweep(*asked, least, neighbours)
-    count = len(least) * len(neighbours)
+    points = sweep.sweep(*asked, threshold, neighbors)
+    count = len(threshold) * len(neighbors)
     points = progress.track(points, "Measuring granularities", count)
     result["points"] = [line(point) for point in points]
     return result
@@ -277,13 +277,13 @@ def check_out(folder: str | os.PathLike) -> None:
 
 def lines(result: dict[str, Any]) -> str:
     """Returns the points as a table for a terminal, the best first."""
-    header = f"{'least':>5} {'neighbours':>10}"
+    header = f"{'threshold':>5} {'neighbors':>10}"
     said = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]
     points.append((result["used"], " in use"))
     points.sort(key=lambda p: -(p[0]["identical_at_1"] or 0.0))
     for point, mark in points:
-        row = f"{point['least']:5.2f} {point['neighbours']:10}"
+        row = f"{point['threshold']:5.2f} {point['neighbors']:10}"
         for key, width in (("identical_at_1", 12), ("bcubed_f1", 11)):
             value = point.get(key)
             text = "-" if value is None else f"{value:.3f}"

@@ -201,19 +201,19 @@ class Knn(Sampled):
     fixed size.
 
     Attributes:
-      neighbours: K, neighbors per category in the class graph.
+      neighbors: K, neighbors per category in the class graph.
       graph_products: dtype of the factors of the matrix products that build
         the graph.
     """
 
-    neighbours: int
+    neighbors: int
     graph_products: str = "float32"
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct:
         """The graph's int32 `[C_pad, K]`, split by rows."""
         return jax.ShapeDtypeStruct(
-            (self.rows * self.mesh.size, self.neighbours),
+            (self.rows * self.mesh.size, self.neighbors),
             jnp.int32,
             sharding=meshes.rows(self.mesh),
         )
@@ -226,8 +226,8 @@ class Knn(Sampled):
             functools.partial(
                 class_graph.build,
                 num_categories=self.num_categories,
-                k=self.neighbours,
-                subcentres=self.loss.subcentres,
+                k=self.neighbors,
+                subcenters=self.loss.subcenters,
                 products=self.graph_products,
             ),
             mesh=self.mesh,
@@ -238,7 +238,7 @@ class Knn(Sampled):
     def near(self, proxies, batch, graph) -> jax.Array:
         """Looks up the labels' neighbors; see `Sampled.near`."""
         start, _ = rows_lib.own(self.num_categories, self.rows)
-        return active_set.neighbours(graph, batch.labels, start)
+        return active_set.neighbors(graph, batch.labels, start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,10 +249,10 @@ class TopK(Sampled):
     cover the active rows only.
 
     Attributes:
-      neighbours: k, nearest negatives per sample.
+      neighbors: k, nearest negatives per sample.
     """
 
-    neighbours: int
+    neighbors: int
 
     def near(self, proxies, batch, graph) -> jax.Array:
         """Scores this device's rows; see `Sampled.near`."""
@@ -260,7 +260,7 @@ class TopK(Sampled):
             proxies,
             batch,
             self.num_categories,
-            self.neighbours,
+            self.neighbors,
             self.loss,
             approximate=self.mesh.devices.flat[0].platform == "tpu",
         )

@@ -12,7 +12,7 @@ _NONE = jnp.iinfo(jnp.int32).max  # sorts after every row
 _WEIGHT = 4096  # weight of the nearest neighbor; the r-th has 1 / r of it
 
 
-def neighbours(
+def neighbors(
     graph: jax.Array, labels: jax.Array, start: jax.Array
 ) -> jax.Array:
     """Looks up the labels' neighbors on the devices that hold their rows.
@@ -36,7 +36,7 @@ def neighbours(
 def select(
     key: jax.Array,
     labels: jax.Array,
-    neighbours: jax.Array,
+    neighbors: jax.Array,
     start: jax.Array,
     count: jax.Array,
     size: int,
@@ -52,7 +52,7 @@ def select(
     Args:
       key: a PRNG key, different on each device.
       labels: int32 `[B]`, of the whole batch.
-      neighbours: int32 `[B, K]`, categories by decreasing cosine; negative
+      neighbors: int32 `[B, K]`, categories by decreasing cosine; negative
         entries are ignored.
       start: int32 scalar, the category of the device's first row.
       count: int32 scalar, the device's number of real rows.
@@ -66,7 +66,7 @@ def select(
       `[M]`, the weights: a random row represents its share of all rows that
       are neither positives nor selected neighbors; all others have weight 1.
     """
-    taken, number = _nearest(labels, neighbours, start, count, size, uniform)
+    taken, number = _nearest(labels, neighbors, start, count, size, uniform)
     real = jnp.minimum(size, count)
     share = (count - number) / jnp.maximum(real - number, 1)
     others = _spread(key, count - number, real - number, size)
@@ -83,13 +83,13 @@ def select(
     return rows[:size], stand_for[:size]
 
 
-def _nearest(labels, neighbours, start, count, size, uniform):
+def _nearest(labels, neighbors, start, count, size, uniform):
     """Returns positives and the best neighbors, and their number.
 
     The rows are int32 `[<= M]`, sorted and padded at the end with _NONE.
     """
-    batch, k = neighbours.shape
-    rows = jnp.concatenate([labels, neighbours.reshape(-1)]) - start
+    batch, k = neighbors.shape
+    rows = jnp.concatenate([labels, neighbors.reshape(-1)]) - start
     rows = jnp.where((rows >= 0) & (rows < count), rows, _NONE)
     order = jnp.arange(len(rows))
     weight = jnp.where(order < batch, 0, _WEIGHT // (1 + (order - batch) % k))

@@ -16,7 +16,7 @@ def build(
     proxies: jax.Array,
     num_categories: int,
     k: int,
-    subcentres: int = 1,
+    subcenters: int = 1,
     products: str = "float32",
 ) -> jax.Array:
     """Finds the K nearest other categories of every category.
@@ -36,7 +36,7 @@ def build(
       proxies: `[R, n D]`, this device's rows.
       num_categories: C.
       k: K, below C.
-      subcentres: n; the cosine of two categories is the maximum over their
+      subcenters: n; the cosine of two categories is the maximum over their
         sub-centers.
       products: dtype of the factors of the matrix products.
 
@@ -46,7 +46,7 @@ def build(
     """
     size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     length = proxies.shape[0]
-    unit, _ = rows_lib.unit(proxies.reshape(length, subcentres, -1))
+    unit, _ = rows_lib.unit(proxies.reshape(length, subcenters, -1))
     unit = unit.reshape(length, -1)
     blocks = Chunks(length, _QUERIES)
     narrow = products != "float32"
@@ -58,7 +58,7 @@ def build(
 
         def extend(found, index):
             queries = blocks.read(index, unit)
-            queries = queries.reshape(len(queries), subcentres, -1)
+            queries = queries.reshape(len(queries), subcenters, -1)
             before = blocks.read(index, found)
             start = before
             if narrow:

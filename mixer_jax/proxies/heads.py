@@ -27,7 +27,7 @@ def _knn(config, loss, mesh, num_categories):
         loss,
         mesh,
         num_categories,
-        neighbours=_neighbours(config, num_categories),
+        neighbors=_neighbors(config, num_categories),
         graph_products=config.graph_products,
     )
 
@@ -39,7 +39,7 @@ def _topk(config, loss, mesh, num_categories):
         loss,
         mesh,
         num_categories,
-        neighbours=_neighbours(config, num_categories),
+        neighbors=_neighbors(config, num_categories),
     )
 
 
@@ -60,9 +60,9 @@ def _active(kind, config, loss, mesh, num_categories, **settings):
     )
 
 
-def _neighbours(config, num_categories):
-    _require(config.neighbours > 0, "neighbours", config.neighbours, "above 0")
-    return min(config.neighbours, num_categories - 1)
+def _neighbors(config, num_categories):
+    _require(config.neighbors > 0, "neighbors", config.neighbors, "above 0")
+    return min(config.neighbors, num_categories - 1)
 
 
 HEADS = {"exact": _exact, "knn": _knn, "sampled": _sampled, "topk": _topk}
@@ -96,7 +96,7 @@ def make_head(
         )
     _require(config.scale > 0, "scale", config.scale, "above 0")
     _require(config.chunk > 0, "chunk", config.chunk, "above 0")
-    _require(config.subcentres > 0, "subcentres", config.subcentres, "above 0")
+    _require(config.subcenters > 0, "subcenters", config.subcenters, "above 0")
     _require(config.filter > -1, "filter", config.filter, "above -1")
     if config.margin == "arcface":
         margin = config.margin_size
@@ -108,7 +108,7 @@ def make_head(
         config.margin_size,
         config.scale,
         config.chunk,
-        config.subcentres,
+        config.subcenters,
         config.filter,
         config.products,
         config.wire,

@@ -57,10 +57,10 @@ def extend(
         ids = first + positions
         allowed = (fresh & (positions < count))[None, :]
         allowed &= ids[None, :] != own[:, None]
-        centres = chunks.read(index, rows).reshape(-1, dim)
+        centers = chunks.read(index, rows).reshape(-1, dim)
         if not are_unit:
-            centres, _ = rows_lib.unit(centres)
-        cosines = rows_lib.product("qd,rd->qr", factor, centres, products)
+            centers, _ = rows_lib.unit(centers)
+        cosines = rows_lib.product("qd,rd->qr", factor, centers, products)
         if cosines.shape != (len(own), len(ids)):
             cosines = cosines.reshape(len(own), queries.shape[1], len(ids), -1)
             cosines = cosines.max((1, 3))

@@ -60,7 +60,7 @@ def init_proxies(
     num_categories: int,
     dim: int,
     mesh: Mesh,
-    subcentres: int = 1,
+    subcenters: int = 1,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
     """Draws random unit proxies, independent of the number of devices.
@@ -70,7 +70,7 @@ def init_proxies(
       num_categories: C.
       dim: D.
       mesh: the mesh that the rows are split over.
-      subcentres: n, unit vectors per category.
+      subcenters: n, unit vectors per category.
       dtype: of the result.
 
     Returns:
@@ -82,8 +82,8 @@ def init_proxies(
     def init(key):
         # The default generator counts draws from the first row, so padding at
         # the end does not change the rows before it.
-        centres, _ = unit(jax.random.normal(key, (rows * subcentres, dim)))
-        proxies = centres.reshape(rows, subcentres * dim).astype(dtype)
+        centers, _ = unit(jax.random.normal(key, (rows * subcenters, dim)))
+        proxies = centers.reshape(rows, subcenters * dim).astype(dtype)
         return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
 
     return init(key)

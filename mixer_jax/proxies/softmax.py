@@ -49,7 +49,7 @@ class Loss(NamedTuple):
       size: of the margin, for samples without their own.
       scale: s, the factor of the cosines.
       chunk: maximum rows per device to score at once.
-      subcentres: n, proxies per category.
+      subcenters: n, proxies per category.
       filter: negatives above this cosine are left out; at 1 and above, none.
       products: dtype of the factors of matrix products; sums are f32.
       wire: dtype in which devices exchange embeddings and their gradients.
@@ -59,7 +59,7 @@ class Loss(NamedTuple):
     size: float
     scale: float
     chunk: int
-    subcentres: int = 1
+    subcenters: int = 1
     filter: float = 1.0
     products: str = "float32"
     wire: str = "float32"
@@ -168,14 +168,14 @@ def update(
 
     def reduce(carry, index):
         peak, total, pull = carry
-        centres = _Centres(chunks.read(index, rows), loss)
-        logits, _ = score(index, centres.by_sample(z), 1)
+        centers = _Centers(chunks.read(index, rows), loss)
+        logits, _ = score(index, centers.by_sample(z), 1)
         higher = jnp.maximum(peak, jnp.max(logits, 1))
         weights = jnp.exp(logits - higher[:, None])
         weights = count_all(index, weights, 1)
         fall = jnp.exp(peak - higher)
         total = total * fall + jnp.sum(weights, 1)
-        pull = pull * fall[:, None] + centres.pull_samples(weights)
+        pull = pull * fall[:, None] + centers.pull_samples(weights)
         return (higher, total, pull), None
 
     start = jnp.full(target.shape, _LOWEST), jnp.zeros(target.shape)
@@ -204,13 +204,13 @@ def update(
 
     def descend(state, index):
         old = chunks.read(index, state)
-        centres = _Centres(old[0], loss)
-        logits, own = score(index, centres.by_row(z), 0)
+        centers = _Centers(old[0], loss)
+        logits, own = score(index, centers.by_row(z), 0)
         weights = jnp.exp(logits - normalizer[None, :])
         weights = share * count_all(index, weights, 0)
         d_cosines = jnp.where(own, d_cosine[None, :], weights)
         new = optimizer.update(
-            centres.pull_rows(d_cosines, z),
+            centers.pull_rows(d_cosines, z),
             old[1],
             old[0],
             learning_rate,
@@ -239,7 +239,7 @@ def update(
     )
 
 
-class _Centres:
+class _Centers:
     """The unit centers of a chunk of rows, and products with the batch.
 
     Each pass computes its cosines in the layout of the product that follows,
@@ -252,7 +252,7 @@ class _Centres:
         """Normalizes the rows `[c, n D]`."""
         self._loss = loss
         self._unit, self._norm = rows_lib.unit(
-            part.reshape(len(part) * loss.subcentres, -1)
+            part.reshape(len(part) * loss.subcenters, -1)
         )
 
     def by_sample(self, z: jax.Array) -> jax.Array:
@@ -275,7 +275,7 @@ class _Centres:
 
     def _nearest(self, cosines: jax.Array, axis: int) -> jax.Array:
         """Reduces the centers on an axis to the nearest one per row."""
-        n = self._loss.subcentres
+        n = self._loss.subcenters
         if n == 1:
             return cosines
         shape = cosines.shape
@@ -287,7 +287,7 @@ class _Centres:
 
     def _spread(self, weights: jax.Array, axis: int) -> jax.Array:
         """Assigns each row's weight to its nearest center."""
-        if self._loss.subcentres == 1:
+        if self._loss.subcenters == 1:
             return weights
         spread = jnp.expand_dims(weights, axis + 1) * self._is_nearest
         shape = weights.shape
@@ -307,7 +307,7 @@ def _own(
     """Returns each sample's own center `[B, D]` and cosine, 0 where absent."""
     place = jnp.maximum(target, 0)
     own = rows[place if active is None else active[place]]
-    own, _ = rows_lib.unit(own.reshape(len(target), loss.subcentres, -1))
+    own, _ = rows_lib.unit(own.reshape(len(target), loss.subcenters, -1))
     cosines = jnp.einsum("bnd,bd->bn", own, z)
     nearest = jnp.argmax(cosines, -1)[:, None]
     own = jnp.take_along_axis(own, nearest[..., None], 1)[:, 0]

@@ -125,7 +125,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not sweep or not sweep.get("points"):
         return None
     points, used = sweep["points"], sweep["used"]
-    ks = sorted({point["neighbours"] for point in points})
+    ks = sorted({point["neighbors"] for point in points})
     panels = []
     for key, label, level in (
         ("identical_at_1", "Identical@1, percent", sweep["true_categories"]),
@@ -136,9 +136,9 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
         series = {}
         for k in ks:
             line = sorted(
-                (1 - p["least"], 100 * _number(p.get(key)))
+                (1 - p["threshold"], 100 * _number(p.get(key)))
                 for p in points
-                if p["neighbours"] == k
+                if p["neighbors"] == k
             )
             series[f"k = {k}"] = tuple(zip(*line, strict=True))
         svg = plots.curves(
@@ -146,7 +146,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
             f"{label} by eps and k",
             ("eps of DBSCAN: coarser to the right", label),
             None if level is None else 100 * level,
-            1 - used["least"],
+            1 - used["threshold"],
         )
         panels.append((label, _svg(svg)))
     measured = [p for p in points if p["identical_at_1"] is not None]
@@ -260,8 +260,8 @@ def _worst(
 
 def _setting(point: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "eps": f"{1 - point['least']:.2f}",
-        "k": str(point["neighbours"]),
+        "eps": f"{1 - point['threshold']:.2f}",
+        "k": str(point["neighbors"]),
         "value": percent(point["identical_at_1"]),
     }
 

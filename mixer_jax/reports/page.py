@@ -266,10 +266,8 @@ def _draw(
     limit: float | None = None,
     width: float = 3.7,
 ) -> markupsafe.Markup:
-    colours = {stage: number for number, stage in enumerate(stages)}
-    return markupsafe.Markup(
-        plots.lines(series, caption, limit, colours, width)
-    )
+    colors = {stage: number for number, stage in enumerate(stages)}
+    return markupsafe.Markup(plots.lines(series, caption, limit, colors, width))
 
 
 class Ways(NamedTuple):

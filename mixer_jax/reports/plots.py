@@ -22,8 +22,8 @@ from mixer_jax.runtime.text import printable
 # Placeholder color -> CSS variable of page.css.
 _INK = {"#010101": "--ink-soft", "#020202": "--line"}
 _SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305")
-_COLOURS = _INK | {
-    colour: f"--series-{number + 1}" for number, colour in enumerate(_SERIES)
+_COLORS = _INK | {
+    color: f"--series-{number + 1}" for number, color in enumerate(_SERIES)
 }
 _STYLE = {
     "svg.fonttype": "none",  # keeps text as text
@@ -54,7 +54,7 @@ def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
     limit: float | None = None,
-    colours: Mapping[str, int] | None = None,
+    colors: Mapping[str, int] | None = None,
     width: float = 3.7,
 ) -> str:
     """Draws lines over steps.
@@ -63,7 +63,7 @@ def lines(
       series: `{name: (steps, values)}`; values that are not finite are gaps.
       title: the label of the drawing for screen readers.
       limit: the threshold of a monitor, drawn as a dashed horizontal line.
-      colours: `{name: number of the palette's color}`; by default in order.
+      colors: `{name: number of the palette's color}`; by default in order.
       width: inches; text has its nominal size if displayed at this width.
 
     Returns:
@@ -72,12 +72,12 @@ def lines(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panel(width)
         for order, (name, (steps, values)) in enumerate(series.items()):
-            number = (colours or {}).get(name, order)
+            number = (colors or {}).get(name, order)
             steps, values = _thin(np.asarray(steps), np.asarray(values, float))
-            colour = _SERIES[number % len(_SERIES)]
-            axes.plot(steps, values, color=colour, linewidth=1.5)
+            color = _SERIES[number % len(_SERIES)]
+            axes.plot(steps, values, color=color, linewidth=1.5)
             if len(steps) == 1:
-                axes.plot(steps, values, "o", color=colour, markersize=4)
+                axes.plot(steps, values, "o", color=color, markersize=4)
         if limit is not None:
             axes.axhline(limit, color="#010101", linewidth=0.8, dashes=(3, 3))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -112,8 +112,8 @@ def curves(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panel(4.6)
         style = {"marker": "o", "markersize": 3.5} if dots else {}
-        for (_, (x, y)), colour in zip(series.items(), cycle(_SERIES)):
-            axes.plot(x, y, color=colour, linewidth=1.5, **style)
+        for (_, (x, y)), color in zip(series.items(), cycle(_SERIES)):
+            axes.plot(x, y, color=color, linewidth=1.5, **style)
         dashed = {"color": "#010101", "linewidth": 0.8, "dashes": (3, 3)}
         if level is not None:
             axes.axhline(level, **dashed)
@@ -202,6 +202,6 @@ def _svg(figure: Figure, title: str) -> str:
 def _themed(tag: str) -> str:
     """Replaces the font and colors in a tag by those of the page."""
     tag = re.sub(r" font-family: [^;]*;", "", tag)
-    for colour, variable in _COLOURS.items():
-        tag = tag.replace(colour, f"var({variable})")
+    for color, variable in _COLORS.items():
+        tag = tag.replace(color, f"var({variable})")
     return tag

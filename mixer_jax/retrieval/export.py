@@ -31,7 +31,7 @@ class Export(NamedTuple):
     workdir: paths.Path  # of the stage, absolute
     step: int  # of its checkpoint
     count: int  # C
-    subcentres: int  # n, per category
+    subcenters: int  # n, per category
     dim: int  # D
 
 
@@ -66,13 +66,13 @@ def write(
         workdir,
         saved.step,
         len(saved.category_ids),
-        config.head.get("subcentres", 1),
+        config.head.get("subcenters", 1),
         config.model.dim,
     )
-    if saved.dim != made.subcentres * made.dim:
+    if saved.dim != made.subcenters * made.dim:
         raise UserError(
             f"{workdir} does not hold together: its {workdir_lib.CONFIG} says "
-            f"{made.subcentres} x {made.dim} numbers a category, but the "
+            f"{made.subcenters} x {made.dim} numbers a category, but the "
             f"checkpoint of step {saved.step} has {saved.dim}. Restore the "
             "file from a copy."
         )
@@ -81,7 +81,7 @@ def write(
         "step": made.step,
         "C": made.count,
         "D": made.dim,
-        "subcentres": made.subcentres,
+        "subcenters": made.subcenters,
         "dtype": "float32",
         "rows": (
             f"row i belongs to the i-th ID of {CATEGORIES}; "

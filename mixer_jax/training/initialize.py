@@ -60,7 +60,7 @@ def initial_state(
         len(category_ids),
         config.model.dim,
         mesh,
-        config.head.subcentres,
+        config.head.subcenters,
         setup.state.proxies.dtype,
     )
     old_ids = (

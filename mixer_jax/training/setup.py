@@ -115,7 +115,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
     proxies = jax.ShapeDtypeStruct(
         (
             mesh_lib.padded_rows(num_categories, mesh),
-            config.head.subcentres * config.model.dim,
+            config.head.subcenters * config.model.dim,
         ),
         row_optimizers.rows_dtype(config.proxies),
     )

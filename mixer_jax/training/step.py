@@ -213,7 +213,7 @@ def make_observe(
             train=False,
         )
         figures = monitors.proxy_figures(
-            state.proxies, sample_key, num_categories, config.head.subcentres
+            state.proxies, sample_key, num_categories, config.head.subcenters
         )
         if config.model.fusion != "image_only" and "concept" in outputs:
             has_text = jnp.any(batch["document"]["token_mask"], axis=1)

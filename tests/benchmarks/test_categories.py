@@ -26,13 +26,13 @@ def test_rows_and_growth(here, tmp_path, capsys):
     assert large["clicks"] == pytest.approx(20 * 400, rel=0.25)
     phases = large["seconds"].copy()
     assert phases.pop("total") == pytest.approx(sum(phases.values()))
-    assert list(phases)[:2] == ["neighbours", "evidence"]
+    assert list(phases)[:2] == ["neighbors", "evidence"]
     assert large["f1"]["combined"] > large["f1"]["clicks_alone"]
     assert set(large["sweep"]) == {"0.3"}
     assert large["peak_gb"] > 0.01
     out = capsys.readouterr().out
     assert "n^" in out
-    assert "least 0.3: F1" in out
+    assert "threshold 0.3: F1" in out
 
 
 def test_what_is_made_up_is_a_long_tail():

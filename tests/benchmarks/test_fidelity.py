@@ -9,9 +9,9 @@ from mixer_jax.training.checkpoint import checkpoints
 
 
 @pytest.fixture
-def measure(tiny_towers, colours, monkeypatch, tmp_path):
-    """Runs the command on the colours' table; returns its rows."""
-    root, _ = colours
+def measure(tiny_towers, colors, monkeypatch, tmp_path):
+    """Runs the command on the colors' table; returns its rows."""
+    root, _ = colors
     monkeypatch.setattr(checkpoints, "load_model", lambda *_: tiny_towers)
     tiny_towers.config.data.threads = 0
 
@@ -20,10 +20,10 @@ def measure(tiny_towers, colours, monkeypatch, tmp_path):
         code = fidelity.main(
             [
                 "--workdir=unused",
-                f"--table={root / 'colours.csv'}",
+                f"--table={root / 'colors.csv'}",
                 "--steps=4",
                 "--batch=16",
-                "--head.neighbours=1",
+                "--head.neighbors=1",
                 f"--json={out}",
                 *options,
             ]

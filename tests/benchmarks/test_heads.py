@@ -69,7 +69,7 @@ def test_rows_of_the_json(tmp_path, capsys, small_ceilings):
         "--active=0.5",
         "--graph",
         "--graph-classes=100",
-        "--head.neighbours=4",
+        "--head.neighbors=4",
         "--head.active=0.5",
         f"--json={out}",
     ]
@@ -175,7 +175,7 @@ def test_arrays(num_devices):
         (["--head.chunks=3"], ["head.chunk"]),
         (["--head.chunk=few"], ["head.chunk", "few"]),
         (["--head.margin=arcface"], ["arcface", "cosface"]),
-        (["--head.subcentres=2"], ["head.subcentres", "2"]),
+        (["--head.subcenters=2"], ["head.subcenters", "2"]),
         (["--head=3"], ["--head.key=value"]),
         (["--heads=dense", "--graph"], ["knn"]),
         (["--json=no/where.json"], ["no/where.json"]),

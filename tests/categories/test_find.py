@@ -19,8 +19,8 @@ def _blobs(sizes, noise, seed=0, width=32):
     items = np.repeat(np.arange(count), rng.permutation(sizes))
     image, text = rng.normal(size=(2, count, width))
 
-    def near(centre):
-        return centre + noise * rng.normal(size=centre.shape)
+    def near(center):
+        return center + noise * rng.normal(size=center.shape)
 
     features = graph.Features(
         near(image[queries]), near(image[items]), near(text[items])
@@ -98,13 +98,13 @@ def test_every_method_finds_categories(method):
     )
     assert f1["combined"] > 0.75
     assert found.dense.max() > 10
-    assert ("least" in found.chosen) == (method != "kmeans")
+    assert ("threshold" in found.chosen) == (method != "kmeans")
     assert bool(found.curve) == (method != "kmeans")
 
 
 def test_what_is_given_is_not_chosen():
     queries, items, features = _blobs(np.array([3, 4, 5]), noise=0.3)
-    found, _ = _find(queries, items, features, searches=20.0, least=0.3)
+    found, _ = _find(queries, items, features, searches=20.0, threshold=0.3)
     assert not found.chosen
     assert not found.curve
 
@@ -122,13 +122,13 @@ def test_what_is_left_out_is_near_the_best_of_a_sweep():
     truth = np.concatenate([queries, items])
     weighed = find.weigh_pairs(features, clicks, settings_lib.Settings())
 
-    def f1(least):
-        settings = settings_lib.Settings(least=least)
+    def f1(threshold):
+        settings = settings_lib.Settings(threshold=threshold)
         found = find.group(features, *weighed, settings)
         return against_truth.against_truth(found.combined, truth)["bcubed_f1"]
 
     grid = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.9)
-    sweep = [f1(least) for least in grid]
+    sweep = [f1(threshold) for threshold in grid]
     assert max(sweep) > min(sweep) + 0.03
     assert f1(None) > max(sweep) - 0.03
 
@@ -163,7 +163,7 @@ def test_phases_are_said_in_order():
         features, clicks, settings_lib.Settings(), phase=said.append
     )
     assert said == [
-        *("neighbours", "evidence", "clusters"),
+        *("neighbors", "evidence", "clusters"),
         *("splitting", "merging", "halves"),
     ]
 
@@ -179,14 +179,14 @@ def test_a_log_of_nothing():
     assert (found.clicks_alone == -1).all()
 
 
-@pytest.mark.parametrize("least", [0.9, 1.1])
-def test_content_alone_joins_near_duplicates(least):
+@pytest.mark.parametrize("threshold", [0.9, 1.1])
+def test_content_alone_joins_near_duplicates(threshold):
     image = np.array([[1.0, 0.0], [0.0, 1.0]])
     items = np.array([[1.0, 0.1], [1.0, 0.0]])
     features = graph.Features(image, items, np.zeros((2, 1)))
     columns = ["query", "item", "exposures", "clicks"]
     clicks = pd.DataFrame(np.zeros((0, 4), np.int64), columns=columns)
     pairs = graph.build_pairs(features, clicks, 2)
-    joined = find.content_only(pairs, 4, least)
+    joined = find.content_only(pairs, 4, threshold)
     both_items = (pairs.first == 2) & (pairs.second == 3)
-    assert joined[both_items].tolist() == [float(least < 1)]
+    assert joined[both_items].tolist() == [float(threshold < 1)]

@@ -17,9 +17,11 @@ def test_flags_left_out_are_the_defaults():
 
 
 def test_flags_say_the_settings():
-    given = _parse("--method=kmeans", "--k=7", "--least=0.4", "--max-size=9")
+    given = _parse(
+        "--method=kmeans", "--k=7", "--threshold=0.4", "--max-size=9"
+    )
     assert given == settings.Settings(
-        method="kmeans", k=7, least=0.4, max_size=9
+        method="kmeans", k=7, threshold=0.4, max_size=9
     )
 
 
@@ -27,9 +29,9 @@ def test_flags_say_the_settings():
     ("flag", "words"),
     [
         ("--method=optics", ["optics", "hdbscan"]),
-        ("--least=0", ["least", "above 0"]),
-        ("--least=1.5", ["1.5"]),
-        ("--neighbours=0", ["neighbours", "1 or more"]),
+        ("--threshold=0", ["threshold", "above 0"]),
+        ("--threshold=1.5", ["1.5"]),
+        ("--neighbors=0", ["neighbors", "1 or more"]),
         ("--min-samples=1", ["--min-samples is 1", "2 or more"]),
         ("--max-size=1", ["--max-size is 1"]),
         ("--k=-1", ["k is -1"]),

@@ -10,11 +10,11 @@ def test_each_setting_is_found_as_by_itself(shop):
     points = list(
         sweep.sweep(found.features, found.log.clicks, (0.2, 0.9), (3,))
     )
-    assert [(p.least, p.neighbours) for p in points] == [(0.2, 3), (0.9, 3)]
+    assert [(p.threshold, p.neighbors) for p in points] == [(0.2, 3), (0.9, 3)]
     alone = find.find_categories(
         found.features,
         found.log.clicks,
-        Settings(least=0.2, neighbours=3),
+        Settings(threshold=0.2, neighbors=3),
     )
     assert (points[0].labels == alone.combined).all()
     queries = np.arange(len(found.labels)) < len(found.query_labels)

@@ -9,7 +9,7 @@ from mixer_jax.runtime.errors import UserError
 
 @pytest.fixture
 def samples():
-    return tables.catalogue(
+    return tables.catalog(
         ClickLog(
             pd.DataFrame({"query_id": ["q0", "q1"], "image": ["/x/a", "/x/b"]}),
             pd.DataFrame(
@@ -24,7 +24,7 @@ def samples():
     )
 
 
-def test_catalogue_lists_queries_first(samples):
+def test_catalog_lists_queries_first(samples):
     assert samples["sample_id"].tolist() == ["q0", "q1", "i0", "i1"]
     assert samples["role"].tolist() == ["query"] * 2 + ["document"] * 2
     assert samples["text"].tolist() == ["", "", "one", "two"]

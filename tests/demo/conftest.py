@@ -10,9 +10,9 @@ import pytest
 _WORDS = [f"{a}{b}" for a in ("bird", "cake", "door") for b in "abcdefghij"]
 
 
-def _square(left, top, side, colour="currentColor"):
+def _square(left, top, side, color="currentColor"):
     """Returns the body of an icon, a square of a 24-pixel box."""
-    return f'<path fill="{colour}" d="M{left} {top}h{side}v{side}h-{side}z"/>'
+    return f'<path fill="{color}" d="M{left} {top}h{side}v{side}h-{side}z"/>'
 
 
 def _icon_set(prefix, author, spdx, icons, **fields):

@@ -18,9 +18,9 @@ def written(tmp_path):
         prefix: {
             "name": f"{prefix} icons",
             "author": {"name": "A | B", "url": "https://a.example"},
-            "license": {"title": "Some licence"} | licence,
+            "license": {"title": "Some license"} | license,
         }
-        for prefix, licence in (
+        for prefix, license in (
             ("ph", {"spdx": "MIT", "url": "https://mit.example"}),
             ("mdi", {}),
             ("noto", {"spdx": "Apache-2.0"}),
@@ -50,7 +50,7 @@ def test_the_card_states_what_is_in_the_table(written):
     assert "# The icons: 5 samples of 2 categories" in card
     assert "| test | 1 | 1 | 2 |\n| train | 1 | 1 | 1 |" in card
     assert "\nSomewhere.\n" in card
-    assert "Only permissive licences" in card
+    assert "Only permissive licenses" in card
     assert "| blank on white | 1,234 |" in card
     assert "- set:icon9: reason\n" in card
     assert "set:icon10" not in card
@@ -64,7 +64,7 @@ def test_every_set_in_the_table_is_attributed(written):
     lines = [line for line in attribution.splitlines() if line[:2] == "| "][1:]
     author = "[A \\| B](https://a.example)"
     assert lines == [
-        f"| mdi | mdi icons | {author} | Some licence | 2 |",
+        f"| mdi | mdi icons | {author} | Some license | 2 |",
         f"| noto | noto icons | {author} | Apache-2.0 | 1 |",
         f"| ph | ph icons | {author} | [MIT](https://mit.example) | 2 |",
     ]

@@ -21,7 +21,7 @@ def draw(tmp_path, *bodies, size=16, **icon):
     return list(icon_drawing.draw([batch[:2], batch[2:]], size, len(batch)))
 
 
-def test_the_current_colour_is_dark_on_white(tmp_path):
+def test_the_current_color_is_dark_on_white(tmp_path):
     draw(tmp_path / "new" / "folder", SQUARE)
     pixels = decoding.decode(tmp_path / "new/folder/0.png", 16)
     assert (pixels[:8, :8] == 0x22).all()
@@ -29,7 +29,7 @@ def test_the_current_colour_is_dark_on_white(tmp_path):
     assert (pixels[:, 8:] == 255).all()
 
 
-def test_one_colour_takes_one_channel(tmp_path):
+def test_one_color_takes_one_channel(tmp_path):
     draw(tmp_path, SQUARE, RED)
     for name, mode in (("0.png", "L"), ("1.png", "RGB")):
         with Image.open(tmp_path / name) as image:

@@ -148,13 +148,13 @@ def test_a_kind_of_set_is_a_group_where_no_set_has_a_label(
     assert set(frame["group"]) == {"logos"}
 
 
-def test_only_permissive_licences_on_demand(build):
+def test_only_permissive_licenses_on_demand(build):
     frame, root = build(permissive=True)
     assert not frame["sample_id"].str.startswith("gamma:").any()
     moon = frame[frame["category_id"] == "moon"]
     assert set(moon["role"]) == {table.DOCUMENT}  # One vendor is left.
     card = (root / "CARD.md").read_text()
-    assert "| of a licence that asks more | 2 |" in card
+    assert "| of a license that asks more | 2 |" in card
     assert "GPL" not in (root / "ATTRIBUTION.md").read_text()
     everything, root = build("all")
     assert everything["sample_id"].str.startswith("gamma:").any()

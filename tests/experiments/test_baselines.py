@@ -12,8 +12,8 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_pairs_are_of_one_category_part_and_two_images(colours):
-    _, frame = colours
+def test_pairs_are_of_one_category_part_and_two_images(colors):
+    _, frame = colors
     # One query's only document shows the query's own image.
     document = frame.sample_id == "red_document_forward"
     frame.loc[document, "image"] = "red_query_forward.png"
@@ -71,7 +71,7 @@ def test_the_linear_map_learns_a_rotation():
 
 
 @pytest.fixture
-def mean_colour(monkeypatch):
+def mean_color(monkeypatch):
     """Frozen features that cost nothing."""
 
     def of_images(name, paths, size):
@@ -85,8 +85,8 @@ def mean_colour(monkeypatch):
     monkeypatch.setattr(baselines.features, "text_features", of_texts)
 
 
-def test_rows_of_both_baselines(colours, mean_colour):
-    root, frame = colours
+def test_rows_of_both_baselines(colors, mean_color):
+    root, frame = colors
     rows = baselines.measure_baselines(
         frame,
         root,
@@ -104,8 +104,8 @@ def test_rows_of_both_baselines(colours, mean_colour):
     assert all(row["stage"] == "" for row in rows)
 
 
-def test_without_training_pairs_it_says_so(colours, mean_colour):
-    root, frame = colours
+def test_without_training_pairs_it_says_so(colors, mean_color):
+    root, frame = colors
     training = table.select(frame, "train")
     with pytest.raises(UserError, match="two training queries"):
         baselines.measure_baselines(

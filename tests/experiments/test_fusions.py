@@ -15,8 +15,8 @@ def trained(tiny_towers, monkeypatch):
     return tiny_towers
 
 
-def test_every_fusion_is_trained_and_measured(trained, colours):
-    root, frame = colours
+def test_every_fusion_is_trained_and_measured(trained, colors):
+    root, frame = colors
     training = table.select(frame, "train")
     rows = fusions.measure_fusions(
         trained, frame, root, training, root, make_mesh()
@@ -25,7 +25,7 @@ def test_every_fusion_is_trained_and_measured(trained, colours):
     for row in rows:
         assert set(evaluate.MEASURES) < set(row)
         assert row["stage"] == ""
-    # Colours alone tell these categories apart.
+    # Colors alone tell these categories apart.
     best = {
         row["model"]: row["identical_at_1"]
         for row in rows
@@ -34,8 +34,8 @@ def test_every_fusion_is_trained_and_measured(trained, colours):
     assert best["image only"] == 1.0
 
 
-def test_the_measures_are_means_over_seeds(trained, colours, monkeypatch):
-    root, frame = colours
+def test_the_measures_are_means_over_seeds(trained, colors, monkeypatch):
+    root, frame = colors
     training = table.select(frame, "train")
     monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
     seeds, found = [], []
@@ -59,8 +59,8 @@ def test_the_measures_are_means_over_seeds(trained, colours, monkeypatch):
     assert set(row.values()) == {1.0}
 
 
-def test_text_matters_to_the_average_alone(trained, colours, tmp_path):
-    root, frame = colours
+def test_text_matters_to_the_average_alone(trained, colors, tmp_path):
+    root, frame = colors
     frame = fusions.with_paths(frame, root)
     silent = frame[frame.role == table.DOCUMENT].assign(text="")
     both = pd.concat([frame, silent])

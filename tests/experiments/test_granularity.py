@@ -82,7 +82,7 @@ def test_pairs_are_of_one_category():
 def test_a_grid_is_measured(known, own_shop):
     result = granularity.measure(known, (0.95,), (4,), QUICK)
     (finer,), used = result["points"], result["used"]
-    assert (finer["least"], finer["neighbours"]) == (0.95, 4)
+    assert (finer["threshold"], finer["neighbors"]) == (0.95, 4)
     assert used["categories"] > 0
     assert used["bcubed_f1"] > finer["bcubed_f1"]
     assert used["noise_share"] < finer["noise_share"]

@@ -5,8 +5,8 @@ from mixer_jax.retrieval import runs
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
-    root, _ = colours
+def test_what_was_left_out_is_said(color_run, colors, monkeypatch):
+    root, _ = colors
     # A document that shows a query's own image.
     own = (root / "red_query_forward.png").read_bytes()
     (root / "red_document_forward.png").write_bytes(own)
@@ -18,7 +18,7 @@ def test_what_was_left_out_is_said(colour_run, colours, monkeypatch):
     )
     said = []
     measured = measure.measure_models(
-        runs.find_models(colour_run / "stage1"),
+        runs.find_models(color_run / "stage1"),
         make_mesh(),
         baselines=True,
         say=said.append,

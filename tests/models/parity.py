@@ -54,7 +54,7 @@ class Original(NamedTuple):
     variables: dict[str, Any]
 
 
-def randomise(model):
+def randomize(model):
     """Gives every parameter a value that matters."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -140,7 +140,7 @@ class EncoderTests:
     @classmethod
     def made(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("original")
-        model = randomise(cls.original(cls.to_original(cls.config)))
+        model = randomize(cls.original(cls.to_original(cls.config)))
         model.save_pretrained(folder)
         tensors, config = read(folder)
         variables = cls.keys.load(

@@ -33,7 +33,7 @@ def original(tmp_path_factory):
         },
         projection_dim=20,
     )
-    model = parity.randomise(transformers.CLIPModel(config))
+    model = parity.randomize(transformers.CLIPModel(config))
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     return model, folder

@@ -42,7 +42,7 @@ def make_head(mesh, problem):
 
     def make(**changes):
         config = configs.defaults().head
-        config.update({"chunk": 3, "scale": 8.0, "neighbours": 4} | changes)
+        config.update({"chunk": 3, "scale": 8.0, "neighbors": 4} | changes)
         return heads.make_head(
             config, mesh, problem.num_categories, problem.batch
         )
@@ -110,7 +110,7 @@ def reference(problem):
 
     def loss(z, w, labels, name, size, scale, among, most, stand_for):
         z = z / np.linalg.norm(z, axis=-1, keepdims=True)
-        w = w.reshape(len(w), -1, z.shape[1])  # sub-centres
+        w = w.reshape(len(w), -1, z.shape[1])  # sub-centers
         w = w / np.linalg.norm(w, axis=-1, keepdims=True)
         cosines = np.einsum("bd,cnd->bcn", z, w).max(-1)
         each = np.arange(len(z))

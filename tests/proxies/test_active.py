@@ -8,7 +8,7 @@ from mixer_jax.proxies import row_optimizers
 from mixer_jax.runtime.errors import UserError
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
-HALF = {"active": 0.52, "neighbours": 4}
+HALF = {"active": 0.52, "neighbors": 4}
 NAMES = ["sampled", "knn", "topk"]
 
 
@@ -158,7 +158,7 @@ def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
     problem, make_head, categories
 ):
     small_batch(problem)
-    head = make_head(name="topk", active=0.9, uniform=0.0, neighbours=2)
+    head = make_head(name="topk", active=0.9, uniform=0.0, neighbors=2)
     rows = head.select(
         problem.proxies,
         problem.embeddings,

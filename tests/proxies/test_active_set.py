@@ -11,15 +11,15 @@ START = 100  # the device's first category
 compiled = jax.jit(active_set.select, static_argnames=("size", "uniform"))
 
 
-def select(key, labels, neighbours, count, size, uniform):
+def select(key, labels, neighbors, count, size, uniform):
     return compiled(
-        key, labels, neighbours, START, count, size=size, uniform=uniform
+        key, labels, neighbors, START, count, size=size, uniform=uniform
     )[0]
 
 
 @pytest.mark.parametrize(("size", "uniform"), [(8, 8), (20, 5), (40, 9)])
 def test_size_order_positives_and_padding(size, uniform):
-    """Random labels and neighbours, on and off the device, of 40 rows."""
+    """Random labels and neighbors, on and off the device, of 40 rows."""
     rng = np.random.default_rng(0)
     for trial in range(100):
         count = rng.integers(0, 41)
@@ -27,10 +27,10 @@ def test_size_order_positives_and_padding(size, uniform):
         labels = START + rng.integers(-1, spread, 8)
         # A label is a real category.
         labels = np.where(labels >= START + count, 7, labels)
-        neighbours = rng.integers(-1, START + spread, (8, 3))
+        neighbors = rng.integers(-1, START + spread, (8, 3))
         rows = np.array(
             select(
-                jax.random.key(trial), labels, neighbours, count, size, uniform
+                jax.random.key(trial), labels, neighbors, count, size, uniform
             )
         )
         assert rows.shape == (size,)
@@ -44,29 +44,29 @@ def test_size_order_positives_and_padding(size, uniform):
 
 def test_positives_fill_the_set_when_there_is_no_more_room():
     labels = START + np.arange(8) * 5
-    neighbours = labels[:, None] + 1
-    rows = select(jax.random.key(0), labels, neighbours, 40, 8, 8)
+    neighbors = labels[:, None] + 1
+    rows = select(jax.random.key(0), labels, neighbors, 40, 8, 8)
     np.testing.assert_array_equal(rows, labels - START)
 
 
-def test_near_and_frequent_neighbours_come_first():
+def test_near_and_frequent_neighbors_come_first():
     labels = START + np.array([0, 1, 2])
     # 30 is third to all three (3 / 3); 10, 11, 12 first to one (1 each, the
     # lower number wins); 20 second to two (2 / 2); 25 second to one.
-    neighbours = START + np.array([[10, 20, 30], [11, 20, 30], [12, 25, 30]])
+    neighbors = START + np.array([[10, 20, 30], [11, 20, 30], [12, 25, 30]])
     for room, expected in [
         (4, [0, 1, 2, 10]),
         (6, [0, 1, 2, 10, 11, 12]),
         (8, [0, 1, 2, 10, 11, 12, 20, 30]),
     ]:
-        rows = select(jax.random.key(0), labels, neighbours, 40, room, 0)
+        rows = select(jax.random.key(0), labels, neighbors, 40, room, 0)
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_duplicate_labels_and_missing_neighbours_take_no_room():
+def test_duplicate_labels_and_missing_neighbors_take_no_room():
     labels = START + np.array([5, 5, 5, 5])
-    neighbours = np.full((4, 3), -1)
-    rows = np.array(select(jax.random.key(0), labels, neighbours, 40, 12, 0))
+    neighbors = np.full((4, 3), -1)
+    rows = np.array(select(jax.random.key(0), labels, neighbors, 40, 12, 0))
     assert 5 in rows
     assert len(set(rows.tolist())) == 12
 
@@ -74,11 +74,11 @@ def test_duplicate_labels_and_missing_neighbours_take_no_room():
 def test_the_uniform_share_is_kept_and_uniform():
     """Rows that no rule picks are drawn equally often, near and far ones."""
     labels = START + np.array([3, 3])
-    neighbours = START + np.array([[10, 11, 12, 13]] * 2)
+    neighbors = START + np.array([[10, 11, 12, 13]] * 2)
     count, size, uniform, draws = 37, 12, 9, 4000
     keys = jax.random.split(jax.random.key(0), draws)
     rows = jax.vmap(
-        lambda key: select(key, labels, neighbours, count, size, uniform)
+        lambda key: select(key, labels, neighbors, count, size, uniform)
     )(keys)
     often = np.bincount(np.array(rows).ravel(), minlength=40)
     # Room for 3: the positive, and the two nearest.
@@ -93,14 +93,14 @@ def test_the_uniform_share_is_kept_and_uniform():
 def test_all_rows_are_stood_for():
     """Random rows share what was not taken; padding stands for nothing real."""
     labels = START + np.array([3, 3])
-    neighbours = START + np.array([[10, 11, 12, 13]] * 2)
+    neighbors = START + np.array([[10, 11, 12, 13]] * 2)
     count, size, uniform = 37, 12, 9
     rows, stand_for = (
         np.array(x)
         for x in compiled(
             jax.random.key(0),
             labels,
-            neighbours,
+            neighbors,
             START,
             count,
             size=size,
@@ -113,14 +113,14 @@ def test_all_rows_are_stood_for():
     np.testing.assert_allclose(stand_for.sum(), count, rtol=1e-6)
 
 
-def test_neighbours_are_looked_up_where_they_are(mesh):
+def test_neighbors_are_looked_up_where_they_are(mesh):
     size = meshes.padded_rows(13, mesh)
     graph = np.arange(size * 3, dtype=np.int32).reshape(size, 3)
     labels = np.array([0, 12, 5, 5], np.int32)
 
     def look_up(graph, labels):
         start = jax.lax.axis_index(meshes.AXIS) * len(graph)
-        return active_set.neighbours(graph, labels, start)
+        return active_set.neighbors(graph, labels, start)
 
     split, whole = jax.P(meshes.AXIS), jax.P()
     found = jax.shard_map(

@@ -37,8 +37,8 @@ def test_narrow_products_are_checked_in_f32(problem, mesh, make_head):
     """Clusters whose cosines bf16 cannot tell apart come in f32's order."""
     rng = np.random.default_rng(0)
     proxies = np.zeros(problem.proxies.shape, np.float32)
-    centres = rng.normal(size=(6, 8))[np.arange(37) % 6]
-    proxies[:37] = centres + 0.02 * rng.normal(size=(37, 8))
+    centers = rng.normal(size=(6, 8))[np.arange(37) % 6]
+    proxies[:37] = centers + 0.02 * rng.normal(size=(37, 8))
     proxies = jax.device_put(proxies, meshes.rows(mesh))
     wide, narrow = (
         make_head(name="knn", active=1.0, graph_products=dtype)
@@ -50,7 +50,7 @@ def test_narrow_products_are_checked_in_f32(problem, mesh, make_head):
 
 
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
-def test_few_categories_have_all_others_as_neighbours(problem, make_head):
+def test_few_categories_have_all_others_as_neighbors(problem, make_head):
     problem.num_categories = 3
     head = make_head(name="knn", active=1.0)
     graph = np.array(head.build_graph(problem.proxies[:4]))

@@ -18,10 +18,10 @@ def test_names_and_settings_reach_the_head():
     head = make(name="exact", scale=16.0, chunk=7)
     assert isinstance(head, exact.Exact)
     assert (head.loss.scale, head.loss.chunk) == (16.0, 7)
-    head = make(name="knn", active=0.5, uniform=0.2, neighbours=64)
+    head = make(name="knn", active=0.5, uniform=0.2, neighbors=64)
     assert isinstance(head, active.Knn)
     # 20 rows a device; no category has more than 39 others.
-    assert (head.active, head.uniform, head.neighbours) == (10, 2, 39)
+    assert (head.active, head.uniform, head.neighbors) == (10, 2, 39)
 
 
 @pytest.mark.parametrize("name", sorted(heads.HEADS))
@@ -43,7 +43,7 @@ def test_heads_are_hashable(name):
         ({"chunk": 0}, "config.head.chunk is 0"),
         ({"name": "knn", "active": 1.5}, r"config.head.active is 1.5"),
         ({"name": "knn", "uniform": -0.1}, r"in \[0, 1\]"),
-        ({"name": "knn", "neighbours": 0}, "config.head.neighbours is 0"),
+        ({"name": "knn", "neighbors": 0}, "config.head.neighbors is 0"),
         ({"num_categories": 1}, "two or more"),
     ],
 )

@@ -57,7 +57,7 @@ def test_top_k_is_lax_s_ties_too(width, k):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_sub_centres_of_both_sides_are_as_near_as_the_nearest(approximate):
+def test_sub_centers_of_both_sides_are_as_near_as_the_nearest(approximate):
     rng = np.random.default_rng(0)
     queries, rows = rng.normal(size=(5, 2, 6)), rng.normal(size=(23, 3, 6))
     queries /= np.linalg.norm(queries, axis=-1, keepdims=True)

@@ -28,7 +28,7 @@ def compiled(mesh):
 
     def run(name, **changes):
         config = configs.defaults().head
-        config.update({"name": name, "chunk": CHUNK, "neighbours": 4} | changes)
+        config.update({"name": name, "chunk": CHUNK, "neighbors": 4} | changes)
         head = heads.make_head(config, mesh, CATEGORIES, BATCH)
         optimizer = row_optimizers.sgd(0.9)
 
@@ -74,7 +74,7 @@ def sizes(program):
 
 # Of embeddings and of labels; of maxima, and of sums; of the gradient.
 BASE = {"all-gather": 2, "all-reduce": 2, "reduce-scatter": 1}
-# A sum of the neighbours; and of the thresholds a gather and an exchange.
+# A sum of the neighbors; and of the thresholds a gather and an exchange.
 EXTRA = {
     "exact": {},
     "sampled": {},

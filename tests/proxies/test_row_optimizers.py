@@ -76,7 +76,7 @@ def test_rounding_by_chance_is_right_on_average():
     assert rounded.dtype == jnp.bfloat16
     rounded = np.asarray(rounded, np.float64)
     wide = np.asarray(x, np.float64)
-    # Neighbours in bf16 are 2^-7 apart at most; four standard errors.
+    # Neighbors in bf16 are 2^-7 apart at most; four standard errors.
     error = np.abs(rounded.mean(0) - wide)
     assert (error <= 4 * np.abs(wide) * 2.0**-7 / 2 / np.sqrt(4000)).all()
     assert len(np.unique(rounded[:, 0, 1])) == 2

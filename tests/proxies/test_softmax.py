@@ -66,14 +66,14 @@ def test_embeddings_keep_their_type(problem, make_head):
 
 
 @pytest.mark.parametrize("name", ["exact", "knn"])
-def test_the_nearest_sub_centre_counts(
+def test_the_nearest_sub_center_counts(
     name, problem, mesh, make_head, gradients, reference, assert_close
 ):
     rng = np.random.default_rng(3)
     proxies = rng.normal(size=(len(problem.proxies), 3 * 8)).astype(np.float32)
     proxies[37:] = 0.0
     problem.proxies = jax.device_put(proxies, meshes.rows(mesh))
-    head = make_head(name=name, active=1.0, subcentres=3)
+    head = make_head(name=name, active=1.0, subcenters=3)
     graph = head.build_graph(problem.proxies)
     loss, d_embeddings, d_proxies, _ = gradients(head, graph)
     expected = reference()

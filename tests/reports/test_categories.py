@@ -16,13 +16,13 @@ SWEEP = {
     "queries": 30,
     "items": 30,
     "true_categories": 0.81,
-    "used": {"least": 0.4, "neighbours": 10, "identical_at_1": 0.7},
+    "used": {"threshold": 0.4, "neighbors": 10, "identical_at_1": 0.7},
     "points": [
-        {"least": 0.35, "neighbours": 10, "identical_at_1": 0.7}
+        {"threshold": 0.35, "neighbors": 10, "identical_at_1": 0.7}
         | {"bcubed_f1": 0.6},
-        {"least": 0.55, "neighbours": 10, "identical_at_1": 0.75}
+        {"threshold": 0.55, "neighbors": 10, "identical_at_1": 0.75}
         | {"bcubed_f1": 0.5},
-        {"least": 0.35, "neighbours": 5, "identical_at_1": None}
+        {"threshold": 0.35, "neighbors": 5, "identical_at_1": None}
         | {"bcubed_f1": 0.4},
     ],
 }

@@ -1,4 +1,4 @@
-"""Drawings are inline SVG in the page's colours."""
+"""Drawings are inline SVG in the page's colors."""
 
 import re
 from xml.etree import ElementTree
@@ -30,8 +30,8 @@ def test_lines_and_their_limit():
     assert "stroke-dasharray" not in plots.lines(series, "Loss")
 
 
-def test_colours_belong_to_names():
-    svg = plots.lines({"b": ([1, 2], [1, 2])}, "Loss", colours={"b": 2})
+def test_colors_belong_to_names():
+    svg = plots.lines({"b": ([1, 2], [1, 2])}, "Loss", colors={"b": 2})
     assert "var(--series-3)" in svg
     assert "var(--series-1)" not in svg
 

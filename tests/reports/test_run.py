@@ -8,16 +8,16 @@ from mixer_jax.reports import run
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_a_whole_run(colour_run, colours):
-    root, _ = colours
+def test_a_whole_run(color_run, colors):
+    root, _ = colors
     (root / "ATTRIBUTION.md").write_text("Painted by nobody, CC0.")
-    log = colour_run / "log"
+    log = color_run / "log"
     log.mkdir()
     (log / "simulation.json").write_text('{"simulation": true}')
     way = {"combined": {"bcubed_f1": 0.9, "sizes": {"2": 1}}}
-    (colour_run / "categories.json").write_text(json.dumps(way))
-    path = run.build(colour_run, make_mesh())
-    assert path == colour_run / "report" / "index.html"
+    (color_run / "categories.json").write_text(json.dumps(way))
+    path = run.build(color_run, make_mesh())
+    assert path == color_run / "report" / "index.html"
     html = path.read_text()
     for text in (
         "Loss, stage1",
@@ -26,31 +26,31 @@ def test_a_whole_run(colour_run, colours):
         "Painted by nobody, CC0.",
         "simulated",
         "B-cubed F1",
-        "grey paint",
+        "gray paint",
         "no metrics.json",
     ):
         assert text in html, text
 
 
-def test_without_checkpoint_or_log(colour_run, tmp_path):
+def test_without_checkpoint_or_log(color_run, tmp_path):
     for stage in ("stage1", "stage2"):
-        shutil.rmtree(colour_run / stage / "checkpoints")
-        (colour_run / stage / "metrics.jsonl").unlink()
+        shutil.rmtree(color_run / stage / "checkpoints")
+        (color_run / stage / "metrics.jsonl").unlink()
     out = tmp_path / "page.html"
-    html = run.build(colour_run / "stage1", make_mesh(), out).read_text()
+    html = run.build(color_run / "stage1", make_mesh(), out).read_text()
     assert "no checkpoint" in html
     assert "no curves" in html
     assert "simulated" not in html
 
 
-def test_tables_may_be_folders_of_parts(colour_run, colours):
-    root, frame = colours
+def test_tables_may_be_folders_of_parts(color_run, colors):
+    root, frame = colors
     (root / "parts").mkdir()
     table.write_table(frame, root / "parts" / "part-0.parquet")
-    (root / "colours.csv").unlink()
+    (root / "colors.csv").unlink()
     said, parts = [], str(root / "parts")
     page = run.build(
-        colour_run,
+        color_run,
         make_mesh(),
         table=parts,
         training_table=parts,
@@ -59,4 +59,4 @@ def test_tables_may_be_folders_of_parts(colour_run, colours):
     assert not said
     html = page.read_text()
     assert "Found first" in html
-    assert "grey paint" in html
+    assert "gray paint" in html

@@ -12,9 +12,9 @@ from mixer_jax.reports import sheets
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def embed_by_colour(wrong=()):
+def embed_by_color(wrong=()):
     """One axis a category; samples named in `wrong` point to green."""
-    names = ["blue", "green", "grey", "red", "white", "yellow"]
+    names = ["blue", "green", "gray", "red", "white", "yellow"]
 
     def embed(frame):
         seen = frame.category_id.where(~frame.sample_id.isin(wrong), "green")
@@ -24,14 +24,14 @@ def embed_by_colour(wrong=()):
 
 
 @pytest.fixture
-def rankings(colours):
-    root, frame = colours
-    embed = embed_by_colour(wrong=["red_query_forward"])
+def rankings(colors):
+    root, frame = colors
+    embed = embed_by_color(wrong=["red_query_forward"])
     return sheets.rank_parts(embed, frame, root, "test", make_mesh())
 
 
-def test_right_and_wrong_are_marked(colours, rankings):
-    root, _ = colours
+def test_right_and_wrong_are_marked(colors, rankings):
+    root, _ = colors
     right, wrong, worst = sheets.make_sheets(rankings, root)
     assert (len(right.strips), len(wrong.strips)) == (7, 1)
     assert all(strip.right for strip in right.strips)
@@ -46,38 +46,38 @@ def test_right_and_wrong_are_marked(colours, rankings):
     assert worst.strips == wrong.strips
 
 
-def test_without_mistakes_there_is_one_sheet(colours):
-    root, frame = colours
+def test_without_mistakes_there_is_one_sheet(colors):
+    root, frame = colors
     ranked = sheets.rank_parts(
-        embed_by_colour(), frame, root, "test", make_mesh()
+        embed_by_color(), frame, root, "test", make_mesh()
     )
     (right,) = sheets.make_sheets(ranked, root, count=3)
     assert len(right.strips) == 3
     assert right.note == "3 at random of 8"
 
 
-def test_a_query_without_an_answer_is_left_out(colours):
-    root, frame = colours
+def test_a_query_without_an_answer_is_left_out(colors):
+    root, frame = colors
     lone = frame.sample_id == "red_document_forward"
     ranked = sheets.rank_parts(
-        embed_by_colour(), frame[~lone], root, "test", make_mesh()
+        embed_by_color(), frame[~lone], root, "test", make_mesh()
     )
     assert [len(r.queries) for r in ranked] == [3, 4]
 
 
-def test_a_document_without_an_image(colours):
-    root, frame = colours
+def test_a_document_without_an_image(colors):
+    root, frame = colors
     frame.loc[frame.role == table.DOCUMENT, "image"] = ""
     ranked = sheets.rank_parts(
-        embed_by_colour(), frame, root, "test", make_mesh()
+        embed_by_color(), frame, root, "test", make_mesh()
     )
     strip = sheets.make_strip(ranked[0], 0, root)
     assert strip.hits[0].image == ""
     assert strip.right
 
 
-def test_thumbnails_are_small_images(colours):
-    root, _ = colours
+def test_thumbnails_are_small_images(colors):
+    root, _ = colors
     uri = sheets.thumbnail(root / "red_query_forward.png", 24)
     kind, code = uri.split(",")
     assert kind == "data:image/webp;base64"
@@ -86,8 +86,8 @@ def test_thumbnails_are_small_images(colours):
     assert np.asarray(image)[..., 0].mean() > 200
 
 
-def test_category_samples_start_with_the_largest(colours):
-    root, frame = colours
+def test_category_samples_start_with_the_largest(colors):
+    root, frame = colors
     frame.loc[frame.category_id == "blue", "category_id"] = "red"
     (first, *others) = sheets.category_samples(frame, root, count=4, shown=3)
     assert first[:2] == ("red paint", 8)

@@ -31,14 +31,14 @@ def change_config(folder, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_it_gives_the_same_embeddings_after_a_move(made, colour_run, tmp_path):
-    wanted = mixer_jax.load(colour_run)
+def test_it_gives_the_same_embeddings_after_a_move(made, color_run, tmp_path):
+    wanted = mixer_jax.load(color_run)
     queries, documents = (
         wanted.embed_queries(PICTURES),
         wanted.embed_documents(PICTURES, ["a text"] * 5),
     )
     shutil.move(made, tmp_path / "moved to")
-    shutil.rmtree(colour_run)
+    shutil.rmtree(color_run)
     shutil.rmtree(tmp_path / "data")
     found = mixer_jax.load(tmp_path / "moved to")
     assert found.fingerprint == wanted.fingerprint
@@ -154,7 +154,7 @@ def test_a_folder_with_other_contents_is_kept(trained, tmp_path):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
 
 
-def test_the_card_has_the_measures_of_the_stage(colour_run, tmp_path):
+def test_the_card_has_the_measures_of_the_stage(color_run, tmp_path):
     row = dict(
         model="mixer",
         stage="stage2",
@@ -166,8 +166,8 @@ def test_the_card_has_the_measures_of_the_stage(colour_run, tmp_path):
         relevance_at_1=None,
     )
     rows = [row, row | {"model": "other", "identical_at_1": 0.9}]
-    (colour_run / "metrics.json").write_text(json.dumps(rows))
-    trained, measures = model.load_measured(colour_run)
+    (color_run / "metrics.json").write_text(json.dumps(rows))
+    trained, measures = model.load_measured(color_run)
     bundle.write(trained, tmp_path / "bundle", measures)
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "| stage2 | test | test | 8 | 9 | 45.7% | - | - |" in card
@@ -227,11 +227,11 @@ def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
 
 
 def test_every_command_that_takes_a_model_takes_a_bundle(
-    made, colours, colour_run, tmp_path, capsys
+    made, colors, color_run, tmp_path, capsys
 ):
-    root, _ = colours
-    table, results = f"--table={root / 'colours.csv'}", {}
-    for name, folder in (("ours", made), ("theirs", colour_run / "stage2")):
+    root, _ = colors
+    table, results = f"--table={root / 'colors.csv'}", {}
+    for name, folder in (("ours", made), ("theirs", color_run / "stage2")):
         out = tmp_path / name
         model = [f"--workdir={folder}", table]
         assert embed.main([*model, f"--out={out}.npz"]) == 0
@@ -246,7 +246,7 @@ def test_every_command_that_takes_a_model_takes_a_bundle(
         np.testing.assert_array_equal(ours, theirs)
     # An index is served with either, wherever its model is now.
     made.rename(tmp_path / "moved")
-    shutil.rmtree(colour_run)
+    shutil.rmtree(color_run)
     for name in ("ours", "theirs"):
         found = index_lib.load(tmp_path / name, tmp_path / "moved")
         index_lib.load_model(found, make_mesh())

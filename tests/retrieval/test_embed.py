@@ -1,4 +1,4 @@
-"""Embeddings of a small table of coloured squares."""
+"""Embeddings of a small table of colored squares."""
 
 import jax
 import numpy as np
@@ -9,8 +9,8 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_rows_are_in_the_tables_order(trained, colours, num_devices):
-    root, frame = colours
+def test_rows_are_in_the_tables_order(trained, colors, num_devices):
+    root, frame = colors
     mesh = make_mesh(jax.devices()[:num_devices])
     # Neither a divisor of the rows nor a multiple of the devices.
     found = embed.embed_table(trained, frame, root, mesh, batch_size=5)
@@ -26,8 +26,8 @@ def test_rows_are_in_the_tables_order(trained, colours, num_devices):
     assert by_id["green_query_reverse"] @ [-1, 1, -1] > 1.6
 
 
-def test_a_document_without_an_image_is_embedded(trained, colours):
-    root, frame = colours
+def test_a_document_without_an_image_is_embedded(trained, colors):
+    root, frame = colors
     frame = frame[frame.role == "document"].copy()
     frame.loc[frame.index[1], "image"] = ""
     embedder = embed.make_embedder(trained, root, make_mesh(), 8)
@@ -36,8 +36,8 @@ def test_a_document_without_an_image_is_embedded(trained, colours):
     assert embedder(frame.iloc[:0]).shape == (0, 3)
 
 
-def test_both_roles_at_once_are_refused(trained, colours):
-    root, frame = colours
+def test_both_roles_at_once_are_refused(trained, colors):
+    root, frame = colors
     with pytest.raises(UserError, match="both roles"):
         embed.make_embedder(trained, root, make_mesh(), 8)(frame)
 

@@ -1,4 +1,4 @@
-"""The measured rows of a small table of coloured squares."""
+"""The measured rows of a small table of colored squares."""
 
 import json
 import shutil
@@ -85,12 +85,12 @@ def test_blocks_of_queries_add_up(monkeypatch):
     assert blocks == pytest.approx(whole, nan_ok=True)
 
 
-def test_rows_of_parts_galleries_and_their_mean(trained, colours):
-    root, frame = colours
+def test_rows_of_parts_galleries_and_their_mean(trained, colors):
+    root, frame = colors
     mesh = make_mesh()
     embedder = embed.make_embedder(trained, root, mesh, 8)
     rows = evaluate.evaluate(
-        embedder, frame, root, SETTINGS, mesh, "colour", "stage1"
+        embedder, frame, root, SETTINGS, mesh, "color", "stage1"
     )
     assert [(r["split"], r["gallery"]) for r in rows] == [
         (split, gallery)
@@ -103,9 +103,9 @@ def test_rows_of_parts_galleries_and_their_mean(trained, colours):
     assert all(r["stage"] == "stage1" for r in rows)
 
 
-def test_the_mean_is_of_parts_not_of_queries(trained, colours):
-    root, frame = colours
-    # One query of the reverse part, wrongly labelled; four of the other.
+def test_the_mean_is_of_parts_not_of_queries(trained, colors):
+    root, frame = colors
+    # One query of the reverse part, wrongly labeled; four of the other.
     reverse = frame.split == "test/reverse"
     keep = ~(reverse & (frame.role == "query")) | (
         frame.sample_id == "red_query_reverse"
@@ -115,14 +115,14 @@ def test_the_mean_is_of_parts_not_of_queries(trained, colours):
     frame.loc[wrong, "category_id"] = "green"
     mesh = make_mesh()
     embedder = embed.make_embedder(trained, root, mesh, 8)
-    rows = evaluate.evaluate(embedder, frame, root, SETTINGS, mesh, "colour")
+    rows = evaluate.evaluate(embedder, frame, root, SETTINGS, mesh, "color")
     mean = next(r for r in rows if r["split"] == "test")
     assert mean["identical_at_1"] == 0.5
     assert mean["queries"] == 5
 
 
-def test_image_digests_name_contents(colours):
-    root, frame = colours
+def test_image_digests_name_contents(colors):
+    root, frame = colors
     shutil.copy(root / frame.image[0], root / "copy.png")
     frame = pd.concat([frame.iloc[:2], frame.iloc[:1]], ignore_index=True)
     frame.loc[2, "image"] = "copy.png"
@@ -132,30 +132,30 @@ def test_image_digests_name_contents(colours):
     assert evaluate.image_digests(frame, root)[1] == ""
 
 
-def test_read_keeps_what_is_needed(colours):
-    root, frame = colours
-    found, skipped = evaluate.read(root / "colours.csv", SETTINGS, 0.0)
+def test_read_keeps_what_is_needed(colors):
+    root, frame = colors
+    found, skipped = evaluate.read(root / "colors.csv", SETTINGS, 0.0)
     needed = frame.split.str.startswith("test") | (frame.role == "document")
     assert list(found.sample_id) == list(frame.sample_id[needed])
     assert skipped == []
     (root / "red_query_forward.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="red_query_forward"):
-        evaluate.read(root / "colours.csv", SETTINGS, 0.0)
-    found, (skipped,) = evaluate.read(root / "colours.csv", SETTINGS, 0.2)
+        evaluate.read(root / "colors.csv", SETTINGS, 0.0)
+    found, (skipped,) = evaluate.read(root / "colors.csv", SETTINGS, 0.2)
     assert "red_query_forward" not in set(found.sample_id)
     assert skipped.count == 1
 
 
-def test_read_refuses_seen_categories(colours):
-    root, frame = colours
-    frame.loc[frame.category_id == "grey", "category_id"] = "red"
+def test_read_refuses_seen_categories(colors):
+    root, frame = colors
+    frame.loc[frame.category_id == "gray", "category_id"] = "red"
     table.write_table(frame, root / "seen.csv")
     with pytest.raises(UserError, match=r"1 categories .* 'red'"):
         evaluate.read(root / "seen.csv", SETTINGS, 0.0)
 
 
-def test_read_refuses_a_part_without_documents(colours):
-    root, frame = colours
+def test_read_refuses_a_part_without_documents(colors):
+    root, frame = colors
     keep = (frame.split != "test/forward") | (frame.role == "query")
     table.write_table(frame[keep], root / "half.csv")
     with pytest.raises(UserError, match=r"'test/forward' .* has no document"):
@@ -184,8 +184,8 @@ def test_update_replaces_the_same_rows(tmp_path):
         evaluate.update(path, [])
 
 
-def test_ids_that_differ_by_a_nul_character_are_different(colours):
-    root, frame = colours
+def test_ids_that_differ_by_a_nul_character_are_different(colors):
+    root, frame = colors
     frame = frame[:2].assign(category_id=["a", "a\0"], group=["g", "g\0"])
     made = evaluate.make_samples(
         frame, root, lambda rows: np.eye(2, dtype=np.float32)[: len(rows)]

@@ -31,7 +31,7 @@ def proxies():
 def save_run(tmp_path, proxies):
     """Saves a run on some devices; padding is 9, to be noticed."""
 
-    def save(num_devices, dtype=jnp.float32, subcentres=1):
+    def save(num_devices, dtype=jnp.float32, subcenters=1):
         mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
         more = mesh_lib.padded_rows(COUNT, mesh) - COUNT
         rows = np.pad(proxies, ((0, more), (0, 0)), constant_values=9)
@@ -47,8 +47,8 @@ def save_run(tmp_path, proxies):
         )
         state = jax.device_put(state, state_lib.shardings(state, mesh))
         config = config_lib.defaults()
-        config.model.dim = DIM // subcentres
-        config.head.subcentres = subcentres
+        config.model.dim = DIM // subcenters
+        config.head.subcenters = subcenters
         folder = tmp_path / f"run{num_devices}"
         workdir.prepare(folder, config, IDS)
         with Checkpoints(folder) as checkpoints:
@@ -74,7 +74,7 @@ def test_the_rows_of_the_categories_are_written(save_run, proxies, tmp_path):
         "step": 4,
         "C": COUNT,
         "D": DIM,
-        "subcentres": 1,
+        "subcenters": 1,
         "dtype": "float32",
         "rows": ("row i belongs to the i-th ID of categories.json; as trained"),
     }
@@ -107,9 +107,9 @@ def test_unit_rows(save_run, proxies, tmp_path):
     assert said["rows"].endswith("scaled to length 1")
 
 
-def test_of_subcentres_each_is_a_unit_vector(save_run, proxies, tmp_path):
-    made = export.write(save_run(1, subcentres=2), tmp_path / "out", unit=True)
-    assert (made.subcentres, made.dim) == (2, DIM // 2)
+def test_of_subcenters_each_is_a_unit_vector(save_run, proxies, tmp_path):
+    made = export.write(save_run(1, subcenters=2), tmp_path / "out", unit=True)
+    assert (made.subcenters, made.dim) == (2, DIM // 2)
     rows = np.load(tmp_path / "out" / "proxies.npy")
     assert rows.shape == (COUNT, DIM)
     length = np.linalg.norm(rows.reshape(COUNT, 2, -1), axis=2)

@@ -1,4 +1,4 @@
-"""An index of a small table of coloured squares."""
+"""An index of a small table of colored squares."""
 
 import dataclasses
 import json
@@ -21,19 +21,19 @@ from mixer_jax.runtime.mesh import make_mesh
 
 
 @pytest.fixture
-def made(colour_run, colours):
-    path = colours[0] / "colours.csv"
-    return index.build(colour_run, path, make_mesh(), batch_size=8)[0]
+def made(color_run, colors):
+    path = colors[0] / "colors.csv"
+    return index.build(color_run, path, make_mesh(), batch_size=8)[0]
 
 
-def test_documents_are_embedded_by_the_last_stage(made, colour_run, colours):
-    root, frame = colours
+def test_documents_are_embedded_by_the_last_stage(made, color_run, colors):
+    root, frame = colors
     frame = frame[frame.role == "document"]
     assert list(made.documents.sample_id) == list(frame.sample_id)
     assert list(made.documents.columns) == list(index.COLUMNS)
     assert made.documents.image[0] == frame.image.iloc[0]
     assert made.images == root
-    assert (made.workdir, made.step) == (colour_run / "stage2", 4)
+    assert (made.workdir, made.step) == (color_run / "stage2", 4)
     assert made.embeddings.shape == (12, 3)
     assert made.embeddings.dtype == np.float32
     assert made.embeddings[0] @ [1, -1, -1] > 1.6  # red
@@ -99,23 +99,23 @@ def test_any_text_of_a_document_comes_back(texts):
     assert found.to_numpy().tolist() == documents.to_numpy().tolist()
 
 
-def test_one_split_and_unreadable_images(colour_run, colours):
-    root, frame = colours
-    run, mesh = colour_run / "stage1", make_mesh()
-    found, skipped = index.build(run, root / "colours.csv", mesh, "train")
-    assert set(found.documents.category_id) == {"grey", "white"}
+def test_one_split_and_unreadable_images(color_run, colors):
+    root, frame = colors
+    run, mesh = color_run / "stage1", make_mesh()
+    found, skipped = index.build(run, root / "colors.csv", mesh, "train")
+    assert set(found.documents.category_id) == {"gray", "white"}
     assert not skipped.count
     # Queries are not looked at; a document that is broken is named.
     (root / "red_query_forward.png").write_bytes(b"nothing")
-    index.build(run, root / "colours.csv", mesh)
+    index.build(run, root / "colors.csv", mesh)
     (root / "red_document_forward.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="1 of 12"):
-        index.build(run, root / "colours.csv", mesh)
+        index.build(run, root / "colors.csv", mesh)
     table.write_table(frame[frame.role == "query"], root / "queries.csv")
     with pytest.raises(UserError, match=r"no document in .*queries"):
         index.build(run, root / "queries.csv", mesh)
     with pytest.raises(UserError, match="'nothing'"):
-        index.build(run, root / "colours.csv", mesh, "nothing")
+        index.build(run, root / "colors.csv", mesh, "nothing")
 
 
 def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
@@ -210,14 +210,14 @@ def test_the_model_must_be_the_one_that_embedded(made, tmp_path):
         index.load_model(wider, mesh)
 
 
-def test_embeddings_must_be_finite(colour_run, colours, monkeypatch):
+def test_embeddings_must_be_finite(color_run, colors, monkeypatch):
     monkeypatch.setattr(
         index.embed,
         "make_embedder",
         lambda *_: lambda frame: np.full((len(frame), 3), np.nan, np.float32),
     )
     with pytest.raises(UserError, match="not finite"):
-        index.build(colour_run, colours[0] / "colours.csv", make_mesh())
+        index.build(color_run, colors[0] / "colors.csv", make_mesh())
 
 
 def gather(made, tmp_path):

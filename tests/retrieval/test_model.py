@@ -17,12 +17,12 @@ RED[..., 0] = BLUE[..., 2] = 255
 
 
 @pytest.fixture
-def model(colour_run):
-    return mixer_jax.load(colour_run)
+def model(color_run):
+    return mixer_jax.load(color_run)
 
 
-def test_pictures_and_table_are_embedded_alike(model, trained, colours):
-    root, frame = colours
+def test_pictures_and_table_are_embedded_alike(model, trained, colors):
+    root, frame = colors
     made = embed.embed_table(trained, frame, root, make_mesh())
     for role, ids, wanted in (
         ("queries", made.query_ids, made.query_embeddings),
@@ -33,7 +33,7 @@ def test_pictures_and_table_are_embedded_alike(model, trained, colours):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_rows_do_not_depend_on_batches_or_devices(model, colour_run):
+def test_rows_do_not_depend_on_batches_or_devices(model, color_run):
     pictures = np.random.default_rng(0).integers(
         0, 256, (11, 8, 8, 3), np.uint8
     )
@@ -43,7 +43,7 @@ def test_rows_do_not_depend_on_batches_or_devices(model, colour_run):
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, rtol=1e-5)
     for devices in (1, 2, 4, 8):
         mesh = make_mesh(jax.devices()[:devices])
-        other = mixer_jax.load(colour_run, mesh=mesh)
+        other = mixer_jax.load(color_run, mesh=mesh)
         for size in (1, 3, 64):
             found = other.embed_queries(pictures, batch_size=size)
             np.testing.assert_allclose(found, whole, atol=1e-6)
@@ -87,26 +87,26 @@ def test_the_unreadable_picture_is_named(model, tmp_path):
         model.embed_queries([good], batch_size=0)
 
 
-def test_it_evaluates_a_table(model, colours):
-    root, _ = colours
-    rows = model.evaluate(root / "colours.csv")
+def test_it_evaluates_a_table(model, colors):
+    root, _ = colors
+    rows = model.evaluate(root / "colors.csv")
     galleries = {row["gallery"] for row in rows}
     assert galleries == {"test", "test+distractors"}
     assert rows[0]["identical_at_1"] == 1.0
-    rows = model.evaluate(root / "colours.csv", distractors="")
+    rows = model.evaluate(root / "colors.csv", distractors="")
     assert {row["gallery"] for row in rows} == {"test"}
     with pytest.raises(UserError, match="valid"):
-        model.evaluate(root / "colours.csv", split="valid")
+        model.evaluate(root / "colors.csv", split="valid")
 
 
-def test_texts_that_are_not_used_are_noticed(colour_run, monkeypatch):
+def test_texts_that_are_not_used_are_noticed(color_run, monkeypatch):
     import json
 
-    path = colour_run / "stage2" / "config.json"
+    path = color_run / "stage2" / "config.json"
     config = json.loads(path.read_text())
     config["model"]["fusion"] = "image_only"
     path.write_text(json.dumps(config))
-    model = mixer_jax.load(colour_run)
+    model = mixer_jax.load(color_run)
     assert "text=None" in repr(model)
     with pytest.warns(UserWarning, match="'image_only', reads no text"):
         found = model.embed_documents([RED], ["red"])
@@ -115,9 +115,9 @@ def test_texts_that_are_not_used_are_noticed(colour_run, monkeypatch):
         model.embed_documents(texts=["red"])
 
 
-def test_what_is_no_model_is_said(colour_run, tmp_path):
+def test_what_is_no_model_is_said(color_run, tmp_path):
     with pytest.raises(UserError, match="no trained stage"):
         mixer_jax.load(tmp_path / "missing")
-    shutil.rmtree(colour_run / "stage2" / "checkpoints")
+    shutil.rmtree(color_run / "stage2" / "checkpoints")
     with pytest.raises(UserError, match="no checkpoint"):
-        mixer_jax.load(colour_run)
+        mixer_jax.load(color_run)

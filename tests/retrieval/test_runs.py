@@ -6,39 +6,37 @@ from mixer_jax.retrieval import runs
 from mixer_jax.runtime.errors import UserError
 
 
-def test_models_of_a_run(colour_run):
-    one, two = colour_run / "stage1", colour_run / "stage2"
-    assert runs.find_stages(colour_run) == [one, two]
-    assert runs.find_stages(colour_run, ["stage2"]) == [two]
+def test_models_of_a_run(color_run):
+    one, two = color_run / "stage1", color_run / "stage2"
+    assert runs.find_stages(color_run) == [one, two]
+    assert runs.find_stages(color_run, ["stage2"]) == [two]
     assert runs.find_stages(two) == [two]
-    found = runs.find_models(
-        colour_run, ["stage2"], [f"image only={colour_run}"]
-    )
+    found = runs.find_models(color_run, ["stage2"], [f"image only={color_run}"])
     assert found == [runs.Model("mixer", two), runs.Model("image only", two)]
 
 
-def test_a_model_is_measured_once(colour_run):
-    one, two = colour_run / "stage1", colour_run / "stage2"
-    assert runs.find_stages(colour_run, ["stage1", "stage1"]) == [one]
+def test_a_model_is_measured_once(color_run):
+    one, two = color_run / "stage1", color_run / "stage2"
+    assert runs.find_stages(color_run, ["stage1", "stage1"]) == [one]
     assert len(runs.find_models(one, [], [f"a={one}", f"a={two}"])) == 3
     for others in ([f"a={one}", f"a={one}"], [f"mixer={one}"]):
         with pytest.raises(UserError, match="given twice"):
             runs.find_models(one, [], others)
 
 
-def test_a_lone_stage_has_no_other(colour_run):
-    one = colour_run / "stage1"
+def test_a_lone_stage_has_no_other(color_run):
+    one = color_run / "stage1"
     assert runs.find_stages(one, ["stage1"]) == [one]
     with pytest.raises(UserError, match="leave out --stage"):
         runs.find_stages(one, ["stage2"])
 
 
-def test_wrong_names_are_said(colour_run, tmp_path):
+def test_wrong_names_are_said(color_run, tmp_path):
     with pytest.raises(UserError, match="'stage3'; it has stage1, stage2"):
-        runs.find_stages(colour_run, ["stage3"])
+        runs.find_stages(color_run, ["stage3"])
     with pytest.raises(UserError, match="NAME=WORKDIR"):
-        runs.find_models(colour_run, [], ["image only"])
+        runs.find_models(color_run, [], ["image only"])
     with pytest.raises(UserError, match="no trained stage"):
-        runs.find_models(colour_run, [], [f"x={tmp_path / 'no'}"])
+        runs.find_models(color_run, [], [f"x={tmp_path / 'no'}"])
     with pytest.raises(UserError, match="no trained stage"):
         runs.find_models(tmp_path / "no")

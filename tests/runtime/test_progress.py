@@ -102,12 +102,12 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
 def test_commands_that_take_long_show_it(
-    command, colour_run, colours, monkeypatch, capsys
+    command, color_run, colors, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "EVERY", 0.0)
-    table = colours[0] / "colours.csv"
+    table = colors[0] / "colors.csv"
     arguments = [
-        argument.format(run=colour_run, table=table)
+        argument.format(run=color_run, table=table)
         for argument in COMMANDS[command]
     ]
     assert command.main(arguments) == 0

@@ -1,4 +1,4 @@
-"""The application over an index of coloured squares."""
+"""The application over an index of colored squares."""
 
 import asyncio
 import base64
@@ -29,9 +29,9 @@ from tests import broken_files
 
 
 @pytest.fixture
-def made(colour_run, colours):
-    path = colours[0] / "colours.csv"
-    return index.build(colour_run, path, make_mesh(), batch_size=8)[0]
+def made(color_run, colors):
+    path = colors[0] / "colors.csv"
+    return index.build(color_run, path, make_mesh(), batch_size=8)[0]
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def client(searcher):
         yield client
 
 
-def _picture(colour, kind="png"):
+def _picture(color, kind="png"):
     file = io.BytesIO()
-    Image.new("RGB", (20, 20), colour).save(file, kind)
+    Image.new("RGB", (20, 20), color).save(file, kind)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A small table of coloured squares, and a model that compiles at once."""
+"""A small table of colored squares, and a model that compiles at once."""
 
 import functools
 import pathlib
@@ -20,7 +20,7 @@ CATEGORIES = 12
 
 
 class Encoder(nn.Module):
-    """Means of the four quarters, a layer and batch normalisation."""
+    """Means of the four quarters, a layer and batch normalization."""
 
     frozen: bool
 
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         x = images.astype(jnp.float32) / 128 - 1
         batch, size = x.shape[:2]
         x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
-        # A bias before the normalisation would have no gradient but noise.
+        # A bias before the normalization would have no gradient but noise.
         x = nn.Dense(16, use_bias=False)(x.reshape(batch, 1, 12))
         return nn.BatchNorm(use_running_average=self.frozen or not train)(x)
 
@@ -120,17 +120,17 @@ def init_variables(model, config, key):
 
 
 def write_table(folder, categories=CATEGORIES):
-    """Two queries and two documents a category: its colour, brightened."""
+    """Two queries and two documents a category: its color, brightened."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    colours = rng.integers(40, 200, (categories, 3))
+    colors = rng.integers(40, 200, (categories, 3))
     samples = []
     for category in range(categories):
         for role in (table.QUERY, table.DOCUMENT):
             for copy in range(2):
                 name = f"{role}-{category}-{copy}"
-                colour = tuple(int(c) + 20 * copy for c in colours[category])
-                Image.new("RGB", (16, 16), colour).save(folder / f"{name}.png")
+                color = tuple(int(c) + 20 * copy for c in colors[category])
+                Image.new("RGB", (16, 16), color).save(folder / f"{name}.png")
                 titled = role == table.DOCUMENT
                 samples.append(
                     {
@@ -149,14 +149,14 @@ def write_table(folder, categories=CATEGORIES):
 
 
 def make_batch(config, categories=CATEGORIES, seed=0):
-    """A batch like the pipeline's, of noise with a colour a category."""
+    """A batch like the pipeline's, of noise with a color a category."""
     rng = np.random.default_rng(seed)
     half, size = config.batch_size // 2, config.data.image_size
-    colours = np.random.default_rng(9).integers(0, 200, (categories, 3))
+    colors = np.random.default_rng(9).integers(0, 200, (categories, 3))
 
     def images(labels):
         noise = rng.integers(0, 40, (half, size, size, 3))
-        return (colours[labels][:, None, None] + noise).astype(np.uint8)
+        return (colors[labels][:, None, None] + noise).astype(np.uint8)
 
     labels = rng.integers(0, categories, (2, half)).astype(np.int32)
     length = config.data.text_length
@@ -210,7 +210,7 @@ def tiny_config(tiny_table):
     config.checkpoint.every = 3
     config.monitors.every = 4
     config.head.active = 1.0
-    config.head.neighbours = 4
+    config.head.neighbors = 4
     config.head.refresh = 3
     config.proxies.learning_rate = 0.5
     config.optimizer.learning_rate = 1e-2

@@ -448,10 +448,10 @@ def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
 
 
 def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
-    """Margins by frequency, sub-centres and rows of bf16."""
+    """Margins by frequency, sub-centers and rows of bf16."""
     config = tiny_config
     config.steps = 2
-    config.head.update({"name": "topk", "active": 1.0, "subcentres": 2})
+    config.head.update({"name": "topk", "active": 1.0, "subcenters": 2})
     config.head.margin_power = 0.25
     config.proxies.update({"optimizer": "sgd_bf16", "init": "imprint"})
     first = loop.train(config, tmp_path / "run")

@@ -22,7 +22,7 @@ def get_config(table: str = "") -> ConfigDict:
         config.monitors.every = 1000
         config.head.name = "knn"
         config.head.active = 1.0
-        config.head.neighbours = 4
+        config.head.neighbors = 4
         config.head.refresh = 3
         config.proxies.learning_rate = 0.1
         config.update(changes)

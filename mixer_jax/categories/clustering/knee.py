@@ -16,13 +16,13 @@ class Knee:
     """A knee and its curve.
 
     Attributes:
-      least: the affinity at the knee.
+      threshold: the affinity at the knee.
       share: `[n]` ascending from 0 to 1, share of the samples with k neighbors.
       affinity: `[n]` descending; this share has a k-th largest affinity of at
         least this value.
     """
 
-    least: float
+    threshold: float
     share: tuple[float, ...]
     affinity: tuple[float, ...]
 

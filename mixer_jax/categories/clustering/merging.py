@@ -40,7 +40,7 @@ def merge(
     labels: np.ndarray,
     pairs: Pairs,
     evidence: Evidence,
-    neighbours: int,
+    neighbors: int,
     settings: Merging,
     most: int = 0,
 ) -> tuple[np.ndarray, dict[str, int]]:
@@ -50,7 +50,7 @@ def merge(
       labels: `[N]` int, -1 is noise.
       pairs: P pairs of samples.
       evidence: evidence on those pairs.
-      neighbours: k of `build_pairs`, the limit on content pairs per sample.
+      neighbors: k of `build_pairs`, the limit on content pairs per sample.
       settings: see `Merging`.
       most: maximum number of samples per merged cluster; 0 for no limit.
 
@@ -66,7 +66,7 @@ def merge(
             ("clicks", _pooled_clicks),
             ("content", _mean_content),
         ):
-            a, b, value = score(labels, pairs, evidence, neighbours)
+            a, b, value = score(labels, pairs, evidence, neighbors)
             chosen = _mutual_best(
                 a, b, value, labels.max() + 1, getattr(settings, name)
             )
@@ -82,10 +82,10 @@ def merge(
 
 
 def _pooled_clicks(
-    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
+    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns cluster pairs that were shown together, and their affinity."""
-    del neighbours  # All pairs that were shown are in `pairs`.
+    del neighbors  # All pairs that were shown are in `pairs`.
     shown = (pairs.kind == QUERY_ITEM) & (pairs.exposures > 0)
     a, b, group = _groups(labels, pairs.where(shown))
     exposures = np.bincount(group, pairs.exposures[shown])
@@ -103,7 +103,7 @@ def _pooled_clicks(
 
 
 def _mean_content(
-    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbours: int
+    labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns cluster pairs and their mean affinity by content."""
     a, b, group = _groups(labels, pairs)
@@ -113,7 +113,7 @@ def _mean_content(
     clicks = np.bincount(group, pairs.clicks)
     size = np.bincount(labels)
     small = np.minimum(size[a], size[b])
-    possible = np.minimum(size[a] * size[b], neighbours * small)
+    possible = np.minimum(size[a] * size[b], neighbors * small)
     against = (exposures > 0) & (
         log_odds(exposures, clicks, evidence.rates) < 0
     )
@@ -134,13 +134,17 @@ def _groups(
 
 
 def _mutual_best(
-    a: np.ndarray, b: np.ndarray, value: np.ndarray, nodes: int, least: float
+    a: np.ndarray,
+    b: np.ndarray,
+    value: np.ndarray,
+    nodes: int,
+    threshold: float,
 ) -> np.ndarray:
-    """Returns a mask of mutually best pairs with a value >= `least`."""
+    """Returns a mask of mutually best pairs with a value >= `threshold`."""
     best = np.zeros(nodes)
     np.maximum.at(best, a, value)
     np.maximum.at(best, b, value)
-    return (value >= least) & (value == best[a]) & (value == best[b])
+    return (value >= threshold) & (value == best[a]) & (value == best[b])
 
 
 def _size_if_joined(

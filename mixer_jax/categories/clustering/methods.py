@@ -20,7 +20,7 @@ def dbscan(
     affinity: np.ndarray,
     nodes: int,
     *,
-    least: float,
+    threshold: float,
     min_samples: int = 2,
 ) -> np.ndarray:
     """Clusters nodes by density; missing pairs are far apart.
@@ -30,16 +30,18 @@ def dbscan(
       second: `[P]` int, the other node; pairs are unique.
       affinity: `[P]` in [0, 1]; distance = 1 - affinity.
       nodes: N.
-      least: affinity threshold for two nodes to be neighbors.
+      threshold: affinity threshold for two nodes to be neighbors.
       min_samples: number of neighbors, including itself, that makes a node a
         core point; use 2 if a category may have two samples.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
     """
-    graph = _distances(first, second, affinity, nodes, least)
+    graph = _distances(first, second, affinity, nodes, threshold)
     model = DBSCAN(
-        eps=1.0 - least + 1e-6, min_samples=min_samples, metric="precomputed"
+        eps=1.0 - threshold + 1e-6,
+        min_samples=min_samples,
+        metric="precomputed",
     )
     return model.fit(graph).labels_.astype(np.int64)
 
@@ -50,14 +52,14 @@ def components(
     affinity: np.ndarray,
     nodes: int,
     *,
-    least: float,
+    threshold: float,
 ) -> np.ndarray:
-    """Returns connected components of the pairs with affinity >= `least`.
+    """Returns connected components of the pairs with affinity >= `threshold`.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise, i.e. isolated samples.
     """
-    graph = _distances(first, second, affinity, nodes, least)
+    graph = _distances(first, second, affinity, nodes, threshold)
     _, labels = connected_components(graph, directed=False)
     return without_single(labels)
 
@@ -68,7 +70,7 @@ def hdbscan(
     affinity: np.ndarray,
     nodes: int,
     *,
-    least: float,
+    threshold: float,
     floor: float = 0.0,
     min_samples: int = 2,
 ) -> np.ndarray:
@@ -76,7 +78,7 @@ def hdbscan(
 
     Campello et al., "Density-Based Clustering Based on Hierarchical Density
     Estimates" (2013): each cluster has its own threshold. Clusters connected at
-    `least` are joined regardless, as in Malzer and Baum (arXiv 1911.02282);
+    `threshold` are joined regardless, as in Malzer and Baum (arXiv 1911.02282);
     otherwise the tightest pairs of a category would be separate clusters.
 
     Args:
@@ -84,7 +86,7 @@ def hdbscan(
       second: `[P]` int, the other node; pairs are unique.
       affinity: `[P]` in [0, 1]; distance = 1 - affinity.
       nodes: N.
-      least: affinity threshold for two samples to stay together.
+      threshold: affinity threshold for two samples to stay together.
       floor: pairs with a lower affinity are far apart.
       min_samples: as for `dbscan`; also the minimum cluster size.
 
@@ -118,7 +120,9 @@ def hdbscan(
         copy=True,
     )
     labels[dense] = model.fit((graph + chain + chain.T).tocsr()).labels_
-    tied = (affinity >= least) & (labels[first] >= 0) & (labels[second] >= 0)
+    tied = (
+        (affinity >= threshold) & (labels[first] >= 0) & (labels[second] >= 0)
+    )
     labels = alone(labels)
     labels = join(labels, labels[first[tied]], labels[second[tied]])
     return without_single(labels)
@@ -129,10 +133,10 @@ def _distances(
     second: np.ndarray,
     affinity: np.ndarray,
     nodes: int,
-    least: float,
+    threshold: float,
 ) -> sparse.csr_matrix:
-    """Returns distances `[N, N]` of the pairs with affinity >= `least`."""
-    near = (affinity >= least) & (first != second)
+    """Returns distances `[N, N]` of the pairs with affinity >= `threshold`."""
+    near = (affinity >= threshold) & (first != second)
     # A stored zero would be read as absent, so keep distances positive.
     distance = np.maximum(1.0 - affinity[near], 1e-6)
     row = np.concatenate([first[near], second[near]])
@@ -176,7 +180,7 @@ def split(
     second: np.ndarray,
     affinity: np.ndarray,
     *,
-    least: float,
+    threshold: float,
     most: int = 0,
 ) -> np.ndarray:
     """Splits clusters that are connected by only a few stray pairs.
@@ -184,7 +188,7 @@ def split(
     DBSCAN follows chains: one misleading click joins two large categories.
     Each cluster is therefore rebuilt by average linkage: starting from single
     samples, the two parts with the highest mean affinity are joined, as long as
-    it is at least `least`. The mean is over the given pairs; the others are
+    it is at least `threshold`. The mean is over the given pairs; the others are
     unknown.
 
     Args:
@@ -192,7 +196,7 @@ def split(
       first: `[P]` int, one node of each pair.
       second: `[P]` int, the other node; pairs are unique.
       affinity: `[P]` in [0, 1].
-      least: mean affinity threshold for joining two parts.
+      threshold: mean affinity threshold for joining two parts.
       most: maximum number of samples per part; 0 for no limit. A larger cluster
         is split at its weakest links.
 
@@ -214,7 +218,7 @@ def split(
         links.setdefault(b, {})[a] = (value, 1)
         queue.append((-value, a, b, 1, 1))
     parts = {node: [node] for node in links}
-    queue = [entry for entry in queue if -entry[0] >= least]
+    queue = [entry for entry in queue if -entry[0] >= threshold]
     heapq.heapify(queue)
     while queue:
         _, a, b, size_a, size_b = heapq.heappop(queue)
@@ -235,7 +239,7 @@ def split(
             link = (old_total + total, old_count + count)
             links[a][other] = links[other][a] = link
         for other, (total, count) in links[a].items():
-            if total / count >= least:
+            if total / count >= threshold:
                 sizes = len(parts[a]), len(parts[other])
                 heapq.heappush(queue, (-total / count, a, other, *sizes))
     out = np.full(len(labels), -1, np.int64)

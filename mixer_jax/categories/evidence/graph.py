@@ -24,7 +24,7 @@ def normalize(features: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Features of the catalogue, from any frozen encoder.
+    """Features of the catalog, from any frozen encoder.
 
     Attributes:
       query_image: `[Q, C]` float; a row of zeros where there is no image.
@@ -92,9 +92,9 @@ def build_pairs(
       At most `k * (3 Q + 4 I)` pairs and those of the log.
     """
     num_queries = len(features.query_image)
-    image_q = _centre(features.query_image)
-    image_i = _centre(features.item_image)
-    text_i = _centre(features.item_text)
+    image_q = _center(features.query_image)
+    image_i = _center(features.item_image)
+    text_i = _center(features.item_text)
     compared = (
         # kind, column of `content`, rows, gallery
         (QUERY_ITEM, 0, image_q, image_i),
@@ -147,11 +147,11 @@ def build_pairs(
 def images(features: Features) -> np.ndarray:
     """Returns unit rows `[Q + I, C]` of all images, centered by role."""
     return np.concatenate(
-        [_centre(features.query_image), _centre(features.item_image)]
+        [_center(features.query_image), _center(features.item_image)]
     )
 
 
-def _centre(features: np.ndarray, enough: int = 64) -> np.ndarray:
+def _center(features: np.ndarray, enough: int = 64) -> np.ndarray:
     """Returns unit rows centered on the role's mean, against domain shift.
 
     Fewer than `enough` known rows are not centered: their mean is unreliable.

@@ -102,7 +102,7 @@ def _top_k(
     if not len(rows) or not len(gallery) or not forth_k:
         return [nothing(len(rows), forth_k), nothing(len(gallery), back_k)]
     # Search for identical rows only once: a placeholder image may occur ten
-    # thousand times in a catalogue.
+    # thousand times in a catalog.
     in_gallery = Copies(gallery)
     in_rows = in_gallery if same else Copies(rows)
     rows = _take(rows, in_rows.first)

@@ -33,7 +33,7 @@ def silhouettes(
     For a sample with mean distance a to the others of its category and b to
     those of the nearest other category, the silhouette is `(b - a) / max(a, b)`
     (Rousseeuw, "Silhouettes", 1987). Whole categories are drawn, up to `most`
-    samples, so the cost does not grow with the catalogue; the fewer are drawn,
+    samples, so the cost does not grow with the catalog; the fewer are drawn,
     the farther is the nearest other category.
 
     Args:
@@ -57,12 +57,12 @@ def silhouettes(
     rows = there[np.isin(labels[there], drawn)]
     if len(drawn) < 2:
         return None
-    # Copy only the drawn rows, as the catalogue may be large.
+    # Copy only the drawn rows, as the catalog may be large.
     count = len(roles[0])
     image = np.concatenate(
         [
-            _centred(roles[0], rows[rows < count]),
-            _centred(roles[1], rows[rows >= count] - count),
+            _centered(roles[0], rows[rows < count]),
+            _centered(roles[1], rows[rows >= count] - count),
         ]
     )
     value = silhouette_samples(image, labels[rows], metric="cosine")
@@ -76,7 +76,7 @@ def silhouettes(
     )
 
 
-def _centred(
+def _centered(
     image: np.ndarray, rows: np.ndarray, enough: int = 64
 ) -> np.ndarray:
     """Returns unit rows, centered if `enough` rows determine the mean."""

@@ -30,7 +30,7 @@ class Strength:
     saturation: float
     hue: float  # maximum share of the color circle, in each direction
     jitter: float  # probability of the four above and of the next
-    grey: float  # probability among jittered images
+    gray: float  # probability among jittered images
     blur: float  # probability
     blur_radius: float  # maximum, in pixels of a 128-pixel image
     erase: float  # probability
@@ -50,7 +50,7 @@ STRENGTHS = {
         saturation=0.15,
         hue=0.02,
         jitter=0.8,
-        grey=0.0,
+        gray=0.0,
         blur=0.0,
         blur_radius=0.0,
         erase=0.0,
@@ -66,7 +66,7 @@ STRENGTHS = {
         saturation=0.5,
         hue=0.08,
         jitter=0.9,
-        grey=0.1,
+        gray=0.1,
         blur=0.15,
         blur_radius=1.5,
         erase=0.25,
@@ -76,10 +76,8 @@ STRENGTHS = {
 # For drawings and other images that keep their meaning when mirrored.
 STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
 # For catalogs photographed on white, with queries that are not.
-STRENGTHS["catalogue"] = dataclasses.replace(
-    STRENGTHS["strong"], background=0.5
-)
-_SHARES = ("jitter", "grey", "blur", "erase", "erase_area", "flip")
+STRENGTHS["catalog"] = dataclasses.replace(STRENGTHS["strong"], background=0.5)
+_SHARES = ("jitter", "gray", "blur", "erase", "erase_area", "flip")
 _SHARES += ("background", "brightness", "contrast", "saturation")
 NAMES = ("none", *STRENGTHS)
 _TO_YIQ = np.array(
@@ -117,7 +115,7 @@ def augment(
         picture = picture.filter(ImageFilter.GaussianBlur(radius))
     pixels = np.array(picture)
     if rng.random() < how.jitter:
-        pixels = _colour(pixels, rng, how)
+        pixels = _color(pixels, rng, how)
     if rng.random() < how.erase:
         _erase(pixels, rng, how)
     return pixels
@@ -220,9 +218,9 @@ def _move(
     # PIL expects the map from output to input; pixel centers are at halves.
     a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
     d, e = -sin * stretch / scale, cos * stretch / scale
-    centre = size / 2
-    x, y = centre + shift[0], centre + shift[1]
-    matrix = (a, b, centre - a * x - b * y, d, e, centre - d * x - e * y)
+    center = size / 2
+    x, y = center + shift[0], center + shift[1]
+    matrix = (a, b, center - a * x - b * y, d, e, center - d * x - e * y)
     return picture.transform(
         picture.size,
         Image.Transform.AFFINE,
@@ -232,7 +230,7 @@ def _move(
     )
 
 
-def _colour(
+def _color(
     pixels: np.ndarray, rng: np.random.Generator, how: Strength
 ) -> np.ndarray:
     """Changes hue, saturation, contrast and brightness with one matrix."""
@@ -241,7 +239,7 @@ def _colour(
         rng.uniform(1 - most, 1 + most)
         for most in (how.saturation, how.contrast, how.brightness)
     )
-    chroma = 0.0 if rng.random() < how.grey else saturation
+    chroma = 0.0 if rng.random() < how.gray else saturation
     cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
     # In YIQ, hue is an angle and saturation a radius; the luma is unchanged.
     change = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
@@ -262,5 +260,5 @@ def _erase(pixels: np.ndarray, rng: np.random.Generator, how: Strength) -> None:
     width = int(np.clip(np.sqrt(area / ratio), 1, size))
     top = rng.integers(size - height + 1)
     left = rng.integers(size - width + 1)
-    colour = rng.integers(0, 256, 3, dtype=np.uint8)
-    pixels[top : top + height, left : left + width] = colour
+    color = rng.integers(0, 256, 3, dtype=np.uint8)
+    pixels[top : top + height, left : left + width] = color

@@ -27,11 +27,11 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
       less than nine tenths of the border are white, `image` itself.
     """
     side = rng.choice(_GRIDS)
-    colours = rng.integers(0, 256, (side, side, 3), np.uint8)
+    colors = rng.integers(0, 256, (side, side, 3), np.uint8)
     share = share_of_background(image)
     if share is None:
         return image
-    fresh = Image.fromarray(colours).resize(
+    fresh = Image.fromarray(colors).resize(
         image.shape[1::-1], Image.Resampling.BICUBIC
     )
     mixed = image + share * (np.asarray(fresh, np.float32) - image)

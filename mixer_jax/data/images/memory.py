@@ -199,12 +199,12 @@ def _per_pixel(image: Image.Image) -> int:
 
 
 def _declared_png(content: bytes) -> tuple[tuple[int, int], int]:
-    width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
+    width, height, depth, color = struct.unpack_from(">IIBB", content, 16)
     kinds = [kind for kind, _ in parts.png_chunks(content)]
-    stored = _OTHER if colour in (2, 4, 6) else 2 if depth == 16 else 1
+    stored = _OTHER if color in (2, 4, 6) else 2 if depth == 16 else 1
     rotated = stored if any(kind in _MAY_ROTATE for kind in kinds) else 0
-    plain = colour in (0, 2) and b"tRNS" not in kinds
-    if colour == 0 and depth in (1, 16):  # neither L nor RGB
+    plain = color in (0, 2) and b"tRNS" not in kinds
+    if color == 0 and depth in (1, 16):  # neither L nor RGB
         plain = False
     per_pixel = stored + max(rotated, 1 if plain else _OTHER)
     texts = sum(kind in _COMPRESSED for kind in kinds)

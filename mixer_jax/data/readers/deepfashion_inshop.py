@@ -108,7 +108,7 @@ def _texts(root: Path) -> dict[str, str]:
     paths = [root / name for name in _TEXTS if (root / name).is_file()]
     if not paths:
         return {}
-    colours: dict[str, list[str]] = {}
+    colors: dict[str, list[str]] = {}
     descriptions: dict[str, str] = {}
     for where, item in files.json_list(paths[0]):
         name = files.cell(item, "item", where)
@@ -119,11 +119,11 @@ def _texts(root: Path) -> dict[str, str]:
             sentences = files.values(item, "description", where)
         words = " ".join(str(one).strip() for one in sentences)
         descriptions[name] = descriptions.get(name) or words.strip()
-        colour = str(item.get("color") or "").strip()
-        if colour and colour not in colours.setdefault(name, []):
-            colours[name].append(colour)
+        color = str(item.get("color") or "").strip()
+        if color and color not in colors.setdefault(name, []):
+            colors[name].append(color)
     return {
-        name: ". ".join(filter(None, [", ".join(colours.get(name, [])), words]))
+        name: ". ".join(filter(None, [", ".join(colors.get(name, [])), words]))
         for name, words in descriptions.items()
     }
 

@@ -219,10 +219,10 @@ def train_stream(
     drawn = sampling_lib.streams(sampling, rows, label, batch_size, seed)
     for role, stream in drawn.items():
 
-        def labelled(row, rng=None, role=role):
+        def labeled(row, rng=None, role=role):
             return load(row, role, rng) | {"label": label[row]}
 
-        stream = stream.random_map(labelled) if random else stream.map(labelled)
+        stream = stream.random_map(labeled) if random else stream.map(labeled)
         stream = _block(stream, batch_size // 2, process_index, process_count)
         streams.append(stream.batch(local, drop_remainder=True, batch_fn=stack))
     batches = ZipMapDataset(streams).map(

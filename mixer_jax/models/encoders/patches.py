@@ -107,11 +107,11 @@ def bicubic(size: int, new: int) -> np.ndarray:
     half-pixel centers, repeated edges, no antialiasing);
     `jax.image.resize` uses a = -0.5.
     """
-    centre = (np.arange(new) + 0.5) * size / new - 0.5
-    left = np.floor(centre).astype(int)
+    center = (np.arange(new) + 0.5) * size / new - 0.5
+    left = np.floor(center).astype(int)
     matrix = np.zeros((new, size))
     for tap in range(-1, 3):
-        t = np.abs(centre - left - tap)
+        t = np.abs(center - left - tap)
         near = 1.25 * t**3 - 2.25 * t**2 + 1
         far = -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
         column = np.clip(left + tap, 0, size - 1)

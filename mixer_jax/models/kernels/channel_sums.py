@@ -104,10 +104,10 @@ def normalize_batch(
 def _normalize_forward(x, scale, bias, epsilon):
     count = x.size // x.shape[-1]
     mean = sum_terms(lambda x: x, x) / count
-    centre = _per_channel(mean)
-    var = sum_terms(lambda x: jnp.square(x - centre), x) / count
+    center = _per_channel(mean)
+    var = sum_terms(lambda x: jnp.square(x - center), x) / count
     factor = _per_channel(scale * lax.rsqrt(var + epsilon))
-    out = (x - centre) * factor + _per_channel(bias)
+    out = (x - center) * factor + _per_channel(bias)
     return (out.astype(x.dtype), mean, var), (x, scale, mean, var)
 
 
@@ -116,13 +116,13 @@ def _normalize_backward(epsilon, saved, gradients):
     gradient = gradients[0]
     count = x.size // x.shape[-1]
     spread = lax.rsqrt(var + epsilon)
-    centre = _per_channel(mean)
+    center = _per_channel(mean)
     by_bias = sum_terms(lambda g: g, gradient)
-    by_scale = spread * sum_terms(lambda g, x: g * (x - centre), gradient, x)
+    by_scale = spread * sum_terms(lambda g, x: g * (x - center), gradient, x)
     by_x = (
         gradient
         - _per_channel(by_bias / count)
-        - (x - centre) * _per_channel(spread * by_scale / count)
+        - (x - center) * _per_channel(spread * by_scale / count)
     ) * _per_channel(scale * spread)
     return by_x.astype(x.dtype), by_scale, by_bias
 

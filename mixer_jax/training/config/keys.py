@@ -74,7 +74,7 @@ def defaults() -> ConfigDict:
     # Local folder for cached outputs; "" is in the workdir or, if that is in a
     # bucket, in this machine's cache.
     data.features = ""
-    data.augment = "strong"  # none, light, strong, mirrored, catalogue
+    data.augment = "strong"  # none, light, strong, mirrored, catalog
     # (field, value) pairs that change the augmentation, as in (("flip", 0.5),);
     # the fields are those of `Strength` in data/images/augment.py.
     data.augment_changes = ()
@@ -116,7 +116,7 @@ def defaults() -> ConfigDict:
     head.scale = 32.0  # of the cosines, before the softmax
     head.margin_size = 0.25  # cosface: of the cosine; arcface: radians
     head.margin_power = 0.0  # decrease of margins with frequency; LDAM: 0.25
-    head.subcentres = 1  # proxies per category; the nearest one counts
+    head.subcenters = 1  # proxies per category; the nearest one counts
     head.filter = 1.0  # ignore negatives with a higher cosine; 1 for none
     head.products = "float32"  # factors of matrix products: float32, bfloat16
     head.wire = "float32"  # embeddings between devices: float32, bfloat16
@@ -126,7 +126,7 @@ def defaults() -> ConfigDict:
     # sampled, knn, topk: weight random rows so that the expected softmax sum is
     # that over all proxies.
     head.importance = False
-    head.neighbours = 32  # knn: K of the class graph; topk: k per sample
+    head.neighbors = 32  # knn: K of the class graph; topk: k per sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
     head.graph_products = "float32"  # when building it; checked in float32
 

@@ -30,7 +30,7 @@ def proxy_figures(
     proxies: jax.Array,
     key: jax.Array,
     num_categories: int,
-    subcentres: int = 1,
+    subcenters: int = 1,
 ) -> dict[str, jax.Array]:
     """Measures collapse and explosion of the proxies.
 
@@ -38,7 +38,7 @@ def proxy_figures(
       proxies: `[C_pad, n D]`, not normalized.
       key: the PRNG key to sample `SAMPLE` rows, or all if there are fewer.
       num_categories: C; later rows are padding.
-      subcentres: n; each counts as a proxy of its own.
+      subcenters: n; each counts as a proxy of its own.
 
     Returns:
       `proxy_cosine`: mean off-diagonal cosine of the sample, 0 if the proxies
@@ -55,7 +55,7 @@ def proxy_figures(
     rows = jnp.asarray(edges[:-1], jnp.int32)
     rows += jax.random.randint(key, (count,), 0, width)
     sample = proxies[rows].astype(jnp.float32)
-    count *= subcentres
+    count *= subcenters
     sample = sample.reshape(count, -1)
     norms = jnp.linalg.norm(sample, axis=1)
     unit = sample / jnp.maximum(norms, 1e-12)[:, None]
@@ -66,7 +66,7 @@ def proxy_figures(
     singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0))
     rank = jnp.exp(_entropy(singular / jnp.sum(singular)))
     every = proxies.astype(jnp.float32)
-    every = every.reshape(len(proxies), subcentres, sample.shape[1])
+    every = every.reshape(len(proxies), subcenters, sample.shape[1])
     every = jnp.linalg.norm(every, axis=2).max(1)
     every = jnp.where(jnp.arange(len(every)) < num_categories, every, 0.0)
     return {
@@ -194,7 +194,7 @@ class Monitors:
                 c.min_active_recall,
                 False,
                 "the active set misses the hard negatives: lower head.refresh, "
-                "or raise head.active or head.neighbours",
+                "or raise head.active or head.neighbors",
             ),
         )
         alarms = []

@@ -59,7 +59,7 @@ def write_shards(frame, folder):
     return f"{folder}/part-*"
 
 
-def write_catalogue(folder):
+def write_catalog(folder):
     """The tables of queries and items, one CSV and one Parquet."""
     folder.mkdir(exist_ok=True)
     queries = pd.DataFrame({"query_id": [*"abcdefg"], "image": "x.png"})
@@ -89,7 +89,7 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
     frame = random_events()
     pattern = write_shards(frame, tmp_path / "events")
     out = tmp_path / "log"
-    write_catalogue(out)
+    write_catalog(out)
     figures = aggregate(
         [pattern],
         out,
@@ -134,7 +134,7 @@ def test_programs_are_left_out(aggregate, tmp_path):
     frame = random_events()
     pattern = write_shards(frame, tmp_path / "events")
     out = tmp_path / "log"
-    write_catalogue(out)
+    write_catalog(out)
     figures = aggregate(
         [pattern],
         out,

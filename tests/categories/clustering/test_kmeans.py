@@ -8,8 +8,8 @@ from mixer_jax.runtime.mesh import make_mesh
 
 def _blobs(count, size, width=16, noise=0.05, seed=0):
     rng = np.random.default_rng(seed)
-    centre = np.repeat(normalize(rng.normal(size=(count, width))), size, axis=0)
-    return normalize(centre + noise * rng.normal(size=centre.shape))
+    center = np.repeat(normalize(rng.normal(size=(count, width))), size, axis=0)
+    return normalize(center + noise * rng.normal(size=center.shape))
 
 
 def _within(rows, labels):
@@ -21,7 +21,7 @@ def _within(rows, labels):
     return total / len(rows)
 
 
-def test_clusters_are_near_their_centres():
+def test_clusters_are_near_their_centers():
     rows = _blobs(8, 10)
     labels = kmeans(rows, 8, rounds=20)
     assert _within(rows, labels) > 0.8

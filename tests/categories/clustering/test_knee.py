@@ -14,12 +14,12 @@ def test_finds_the_end_of_the_low_part():
     # Nine in ten samples have a match of 0.8 or more, the others far less.
     values = np.append(np.linspace(1.0, 0.8, 900), np.linspace(0.3, 0.0, 100))
     found = find_knee(*_pairs_of(values))
-    assert 0.7 < found.least <= 0.82
+    assert 0.7 < found.threshold <= 0.82
     assert len(found.share) == len(found.affinity) == 101
     assert list(found.affinity) == sorted(found.affinity, reverse=True)
 
 
-def test_looks_at_the_kth_neighbour():
+def test_looks_at_the_kth_neighbor():
     # Triangles: the second-best of each is 0.4.
     count = 50
     node = 3 * np.arange(count)
@@ -32,13 +32,13 @@ def test_looks_at_the_kth_neighbour():
     second_best = find_knee(first, second, value, 3 * count, k=2)
     assert second_best.affinity[0] == 0.4
     assert second_best.affinity[-1] == pytest.approx(0.1)
-    assert second_best.least == pytest.approx(0.4)
+    assert second_best.threshold == pytest.approx(0.4)
 
 
 def test_nothing_to_read():
     none = np.zeros(0, np.int64)
     found = find_knee(none, none, np.zeros(0), 4)
-    assert found.least == 1.0
+    assert found.threshold == 1.0
     assert found.share == ()
     flat = find_knee(*_pairs_of([0.5] * 9))
-    assert flat.least == 0.5
+    assert flat.threshold == 0.5

@@ -19,19 +19,19 @@ def _pairs(rows):
 
 def test_dbscan_joins_what_is_near():
     pairs = _pairs([(0, 1, 1.0), (1, 2, 0.6), (3, 4, 0.4), (5, 6, 0.5)])
-    labels = dbscan(*pairs, 8, least=0.5)
+    labels = dbscan(*pairs, 8, threshold=0.5)
     assert labels.tolist() == [0, 0, 0, -1, -1, 1, 1, -1]
 
 
 def test_dbscan_of_no_pairs_is_noise():
     none = np.zeros(0, np.int64)
-    labels = dbscan(none, none, np.zeros(0), 3, least=0.5)
+    labels = dbscan(none, none, np.zeros(0), 3, threshold=0.5)
     assert labels.tolist() == [-1, -1, -1]
 
 
 def test_dbscan_wants_density():
     pairs = _pairs([(0, 1, 0.9), (2, 3, 0.9), (3, 4, 0.9), (2, 4, 0.9)])
-    labels = dbscan(*pairs, 5, least=0.5, min_samples=3)
+    labels = dbscan(*pairs, 5, threshold=0.5, min_samples=3)
     assert labels.tolist() == [-1, -1, 0, 0, 0]
 
 
@@ -39,8 +39,8 @@ def test_components_are_dbscan_where_two_are_enough():
     rng = np.random.default_rng(0)
     first, second = np.sort(rng.integers(60, size=(80, 2)), axis=1).T
     value = rng.random(80)
-    wanted = dbscan(first, second, value, 60, least=0.75)
-    found = components(first, second, value, 60, least=0.75)
+    wanted = dbscan(first, second, value, 60, threshold=0.75)
+    found = components(first, second, value, 60, threshold=0.75)
     assert found.max() > 3
     np.testing.assert_array_equal(found, wanted)
 
@@ -60,11 +60,11 @@ def test_hdbscan_gives_each_cluster_its_own_threshold():
     # no threshold of DBSCAN's is right for both.
     rows = [*_blocks([0.95, 0.94, 0.3]), (0, 4, 0.5), (7, 8, 0.11)]
     pairs = _pairs(rows)
-    assert _cliques(hdbscan(*pairs, 12, least=0.9, floor=0.1)) == 3
-    one = dbscan(*pairs, 12, least=0.3)
+    assert _cliques(hdbscan(*pairs, 12, threshold=0.9, floor=0.1)) == 3
+    one = dbscan(*pairs, 12, threshold=0.3)
     assert one[0] == one[4]
-    # What is tied by `least` is not taken apart.
-    assert _cliques(hdbscan(*pairs, 12, least=0.5, floor=0.1)) == 2
+    # What is tied by `threshold` is not taken apart.
+    assert _cliques(hdbscan(*pairs, 12, threshold=0.5, floor=0.1)) == 2
 
 
 def _cliques(labels):
@@ -77,16 +77,20 @@ def _cliques(labels):
 
 def test_hdbscan_of_pieces_and_of_nothing():
     # Pieces that nothing ties are no obstacle, nor samples without any pair.
-    labels = hdbscan(*_pairs(_blocks([0.9, 0.8])), 10, least=0.95, floor=0.2)
+    labels = hdbscan(
+        *_pairs(_blocks([0.9, 0.8])), 10, threshold=0.95, floor=0.2
+    )
     assert _cliques(labels[:8]) == 2
     assert labels[8:].tolist() == [-1, -1]
     none = np.zeros(0, np.int64)
-    assert hdbscan(none, none, np.zeros(0), 3, least=0.5).tolist() == [-1] * 3
+    assert (
+        hdbscan(none, none, np.zeros(0), 3, threshold=0.5).tolist() == [-1] * 3
+    )
 
 
-def test_hdbscan_wants_neighbours():
+def test_hdbscan_wants_neighbors():
     rows = [*_blocks([0.9, 0.9]), (8, 9, 0.9)]
-    labels = hdbscan(*_pairs(rows), 10, least=0.5, min_samples=3)
+    labels = hdbscan(*_pairs(rows), 10, threshold=0.5, min_samples=3)
     assert _cliques(labels[:8]) == 2
     assert labels[8:].tolist() == [-1, -1]
 
@@ -95,7 +99,7 @@ def test_hdbscan_wants_neighbours():
 def test_split_halves_what_is_too_large_where_it_is_weakest(most, sizes):
     between = [(a, b, 0.5) for a in range(4) for b in range(4, 8)]
     pairs = _pairs(_blocks([0.9, 0.8]) + between)
-    labels = split(np.zeros(8, int), *pairs, least=0.1, most=most)
+    labels = split(np.zeros(8, int), *pairs, threshold=0.1, most=most)
     assert np.bincount(labels).tolist() == sizes
     assert len(set(labels[:4].tolist())) == len(set(labels[4:].tolist())) == 1
 
@@ -104,7 +108,9 @@ def test_no_part_is_larger_than_most():
     rng = np.random.default_rng(1)
     first, second = np.triu_indices(40, 1)
     value = rng.uniform(0.5, 1.0, len(first))
-    labels = split(np.zeros(40, int), first, second, value, least=0.1, most=7)
+    labels = split(
+        np.zeros(40, int), first, second, value, threshold=0.1, most=7
+    )
     assert np.bincount(labels[labels >= 0]).max() <= 7
     assert (labels >= 0).mean() > 0.9
 
@@ -121,22 +127,22 @@ def test_split_cuts_a_stray_bridge():
     between = [(a, b, 0.01) for a in range(4) for b in range(4, 8)]
     between[0] = (0, 4, 0.6)
     pairs = _pairs(ring + twin + between)
-    chained = dbscan(*pairs, 9, least=0.5)
+    chained = dbscan(*pairs, 9, threshold=0.5)
     assert chained.tolist() == [0] * 8 + [-1]
-    labels = split(chained, *pairs, least=0.2)
+    labels = split(chained, *pairs, threshold=0.2)
     assert labels.tolist() == [0] * 4 + [1] * 4 + [-1]
 
 
 def test_split_joins_by_the_mean_over_known_pairs():
     pairs = _pairs([(0, 1, 0.9), (1, 2, 0.5), (0, 2, 0.1)])
     one = np.zeros(3, np.int64)
-    assert split(one, *pairs, least=0.3).tolist() == [0, 0, 0]
-    assert split(one, *pairs, least=0.31).tolist() == [0, 0, -1]
+    assert split(one, *pairs, threshold=0.3).tolist() == [0, 0, 0]
+    assert split(one, *pairs, threshold=0.31).tolist() == [0, 0, -1]
 
 
 def test_split_keeps_clusters_apart_and_noise_alone():
     pairs = _pairs([(0, 1, 0.9), (2, 3, 0.9), (1, 2, 0.9), (3, 4, 0.9)])
-    labels = split(np.array([5, 5, 2, 2, -1]), *pairs, least=0.1)
+    labels = split(np.array([5, 5, 2, 2, -1]), *pairs, threshold=0.1)
     assert labels.tolist() == [0, 0, 1, 1, -1]
 
 

@@ -11,7 +11,7 @@ def _clicks(rows=()):
     return pd.DataFrame(table, columns=columns)
 
 
-def test_pairs_hold_neighbours_and_the_log():
+def test_pairs_hold_neighbors_and_the_log():
     rng = np.random.default_rng(1)
     features = graph.Features(
         rng.normal(size=(8, 4)),
@@ -47,7 +47,7 @@ def test_pairs_hold_neighbours_and_the_log():
     assert np.isnan(pairs.content[~within, 2]).all()
 
 
-def test_unknown_content_is_no_neighbour():
+def test_unknown_content_is_no_neighbor():
     features = graph.Features(
         np.eye(3)[:2], np.array([[0.0, 0, 0], [1, 0, 0]]), np.zeros((2, 4))
     )
@@ -57,7 +57,7 @@ def test_unknown_content_is_no_neighbour():
     assert np.isnan(pairs.content[blank]).all()
 
 
-def test_centring_takes_away_a_shift_between_roles():
+def test_centering_takes_away_a_shift_between_roles():
     rng = np.random.default_rng(2)
     base = rng.normal(size=(100, 16))
     shifted = base + 20 * np.eye(16)[0]

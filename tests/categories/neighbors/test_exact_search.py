@@ -17,7 +17,7 @@ def _mesh(num_devices):
 
 
 def _brute(rows, gallery, k, same=False):
-    """Exact neighbours in f64; the lower index of equal cosines."""
+    """Exact neighbors in f64; the lower index of equal cosines."""
     score = rows.astype(np.float64) @ gallery.T.astype(np.float64)
     if same:
         np.fill_diagonal(score, -np.inf)
@@ -138,7 +138,7 @@ def test_results_have_the_same_bits_on_any_number_of_devices():
             np.testing.assert_array_equal(one, other)
 
 
-def test_copies_are_neighbours_of_each_other():
+def test_copies_are_neighbors_of_each_other():
     rows = _random(30, 5)[np.random.default_rng(1).integers(12, size=30)]
     index, cosine = cosine_top_k(rows, rows, 4, same=True)
     _, score = _brute(rows, rows, 4, same=True)
@@ -187,7 +187,7 @@ def test_screens_the_principal_dimensions_only():
 
 
 def test_rows_in_doubt_are_searched_again(monkeypatch):
-    """Neighbours as near as rounding errors are exact all the same."""
+    """Neighbors as near as rounding errors are exact all the same."""
     monkeypatch.setattr(
         exact_search.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
     )
@@ -200,8 +200,8 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
 
     monkeypatch.setattr(exact_search, "_one_way", spy)
     rng = np.random.default_rng(0)
-    centre = _random(1, 32)
-    crowd = normalize(centre + 3e-4 * rng.normal(size=(900, 32)))
+    center = _random(1, 32)
+    crowd = normalize(center + 3e-4 * rng.normal(size=(900, 32)))
     rows = np.concatenate([_random(20, 32, seed=1), crowd[:4]])
     gallery = np.concatenate([crowd, _random(2000, 32, seed=2)])
     # On one device; eight would have few enough groups to score them all.

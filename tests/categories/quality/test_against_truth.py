@@ -59,7 +59,7 @@ def test_report_compares_ways_over_the_known():
         labels,
         {"clicks": 1},
         Rates(),
-        {"least": 0.25},
+        {"threshold": 0.25},
         {"share": (0.0, 1.0), "affinity": (1.0, 0.1)},
     )
     is_query = np.array([True, False, True, False])
@@ -74,8 +74,10 @@ def test_report_compares_ways_over_the_known():
         "every sample alone",
     }
     assert "B-cubed F1 1.000" in against_truth.lines(figures)
-    assert "Chosen from the data: least 0.25" in against_truth.lines(figures)
-    assert figures["chosen"] == {"least": 0.25}
+    assert "Chosen from the data: threshold 0.25" in against_truth.lines(
+        figures
+    )
+    assert figures["chosen"] == {"threshold": 0.25}
     assert figures["curve"]["affinity"] == (1.0, 0.1)
     blind = against_truth.report(found, is_query)
     assert "bcubed_f1" not in blind["ways"]["combined"]

@@ -8,10 +8,10 @@ from mixer_jax.categories.quality.silhouette import silhouettes
 def blobs(count, noise, seed=0):
     """Two queries and two items of each category, around its direction."""
     rng = np.random.default_rng(seed)
-    centre = rng.normal(size=(count, 24))
+    center = rng.normal(size=(count, 24))
 
     def near():
-        return np.repeat(centre, 2, 0) + noise * rng.normal(
+        return np.repeat(center, 2, 0) + noise * rng.normal(
             size=(2 * count, 24)
         )
 

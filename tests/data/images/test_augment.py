@@ -17,7 +17,7 @@ STILL = augmentation.Strength(
     saturation=0.0,
     hue=0.0,
     jitter=0.0,
-    grey=0.0,
+    gray=0.0,
     blur=0.0,
     blur_radius=0.0,
     erase=0.0,
@@ -87,7 +87,7 @@ def test_shift_stays_in_bounds(image):
         assert white <= 0.27
 
 
-def test_rotation_keeps_the_centre(image):
+def test_rotation_keeps_the_center(image):
     turned = change(image, 1, rotate=90.0)
     assert np.abs(turned.astype(int) - image).mean() > 1
     np.testing.assert_allclose(turned[32, 32], image[32, 32], atol=2)
@@ -99,19 +99,19 @@ def test_flip_mirrors_and_only_where_the_name_says_so(image):
         assert (strength.flip > 0) == (name == "mirrored")
 
 
-def test_grey_keeps_the_luma_only(image):
-    grey = change(image, jitter=1.0, grey=1.0).astype(int)
-    assert np.ptp(grey, axis=-1).max() <= 1
+def test_gray_keeps_the_luma_only(image):
+    gray = change(image, jitter=1.0, gray=1.0).astype(int)
+    assert np.ptp(gray, axis=-1).max() <= 1
     luma = image @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(grey[..., 0], luma, atol=1.5)
+    np.testing.assert_allclose(gray[..., 0], luma, atol=1.5)
 
 
-def test_hue_keeps_the_luma_and_turns_the_colour():
-    colour = np.full((8, 8, 3), (150, 110, 100), np.uint8)
-    turned = change(colour, 2, jitter=1.0, hue=0.3)
+def test_hue_keeps_the_luma_and_turns_the_color():
+    color = np.full((8, 8, 3), (150, 110, 100), np.uint8)
+    turned = change(color, 2, jitter=1.0, hue=0.3)
     weights = np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(turned @ weights, colour @ weights, atol=1.5)
-    assert np.abs(turned.astype(int) - colour).max() > 10
+    np.testing.assert_allclose(turned @ weights, color @ weights, atol=1.5)
+    assert np.abs(turned.astype(int) - color).max() > 10
 
 
 def test_brightness_scales_and_contrast_keeps_the_mean(image):
@@ -146,7 +146,7 @@ def test_the_background_changes_where_asked_alone(image):
     assert (painted[0] != 255).any()
     np.testing.assert_array_equal(painted[32, 32], image[32, 32])
     for name, strength in augmentation.STRENGTHS.items():
-        assert (strength.background > 0) == (name == "catalogue")
+        assert (strength.background > 0) == (name == "catalog")
 
 
 def test_what_moves_in_is_background_too(image):
@@ -168,7 +168,7 @@ def test_what_cannot_happen_draws_nothing(image):
             if odds == how.blur:
                 again.uniform(0.0, how.blur_radius)
             elif odds == how.jitter:
-                augmentation._colour(image, again, how)
+                augmentation._color(image, again, how)
             else:
                 augmentation._erase(image.copy(), again, how)
         assert rng.random() == again.random()

@@ -40,7 +40,7 @@ def test_only_the_white_around_the_object_is_painted(product):
         assert abs(edge - outside) < 45
 
 
-def test_one_colour_a_gradient_and_blots_all_occur(product):
+def test_one_color_a_gradient_and_blots_all_occur(product):
     painted = [replace(product, seed) for seed in range(40)]
     spans = [np.ptp(one[0].astype(int), axis=0).max() for one in painted]
     assert min(spans) == 0
@@ -53,10 +53,10 @@ def test_a_pure_function_of_image_and_seed(product):
 
 
 def test_what_is_not_on_white_is_left_alone(product):
-    grey = product.copy()
-    grey[:, :7] = 128  # a tenth of the border, and the sides of two rows
+    gray = product.copy()
+    gray[:, :7] = 128  # a tenth of the border, and the sides of two rows
     dark = np.full_like(product, 30)
-    for image in (grey, dark):
+    for image in (gray, dark):
         assert background.share_of_background(image) is None
         assert replace(image) is image
 

@@ -24,7 +24,7 @@ def frame_of(paths):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_formats_give_their_colours(kind):
+def test_formats_give_their_colors(kind):
     image = Image.new("RGB", (40, 40), (200, 40, 90))
     pixels = decoding.decode(encode(image, kind), 16)
     assert pixels.shape == (16, 16, 3)
@@ -58,7 +58,7 @@ def test_the_whole_image_is_kept_on_white(size):
     width, height = size
     short = max(1, round(20 * min(size) / max(size)))
     assert blue == 20 * short
-    assert pixels[9:11, 9:11, 0].min() < 128  # centred
+    assert pixels[9:11, 9:11, 0].min() < 128  # centered
     corner = (0, 10) if width > height else (10, 0)
     assert pixels[corner].tolist() == [255, 255, 255]
 
@@ -126,9 +126,9 @@ def test_cmyk_is_the_plain_picture():
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_sixteen_bits_are_the_plain_picture(kind):
-    grey = np.asarray(smooth(32, 32).convert("L"))
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    plain = decoding.decode(encode(Image.fromarray(grey)), 32)
+    gray = np.asarray(smooth(32, 32).convert("L"))
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    plain = decoding.decode(encode(Image.fromarray(gray)), 32)
     np.testing.assert_array_equal(
         decoding.decode(encode(deep, kind), 32), plain
     )
@@ -294,16 +294,16 @@ def test_check_above_the_share_lists_the_first_ten(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(64, 40), (30, 200)])
-def test_grey_is_the_plain_picture(size):
+def test_gray_is_the_plain_picture(size):
     """It is scaled before it becomes RGB: to the same pixels."""
     rng = np.random.default_rng(0)
-    grey = Image.fromarray(
+    gray = Image.fromarray(
         rng.integers(0, 256, size=size[::-1]).astype(np.uint8)
     )
     for side in (24, 128):
         np.testing.assert_array_equal(
-            decoding.decode(encode(grey, "PNG"), side),
-            decoding.decode(encode(grey.convert("RGB"), "PNG"), side),
+            decoding.decode(encode(gray, "PNG"), side),
+            decoding.decode(encode(gray.convert("RGB"), "PNG"), side),
         )
 
 

@@ -14,7 +14,7 @@ def test_each_format_has_a_page_whose_command_is_right(name):
     page = (PAGES / f"{name}.md").read_text("utf-8")
     for heading in (
         "Where to get it",
-        "Licence",
+        "License",
         "Layout.",
         "Command.",
         "What becomes what.",

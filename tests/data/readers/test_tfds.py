@@ -46,7 +46,7 @@ class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 number,
                 {
                     "photo": file.getvalue(),
-                    # The last of test is not labelled.
+                    # The last of test is not labeled.
                     "label": -1 if number == 3 and count == 4 else number % 3,
                     "title": f"title {number} ✓",
                     "number": number,

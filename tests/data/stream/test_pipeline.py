@@ -210,7 +210,7 @@ def test_processes_share_each_global_batch(data, tokenizer, count, sampler):
 def test_workers_make_the_same_batches(data, tokenizer, tmp_path):
     frame, source = data
     prepared = builder.prepare(frame, source._root, tmp_path)
-    options = {"augment": "catalogue", "sampling": SAMPLERS[1]}
+    options = {"augment": "catalog", "sampling": SAMPLERS[1]}
     want = batches(data, tokenizer, 9, **options)
     for count, stop in ((1, 2), (2, 5)):
         # Half of the processes' part each, read from either source.

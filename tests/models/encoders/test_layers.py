@@ -44,7 +44,7 @@ def test_running_statistics_folded_into_the_kernel(depthwise):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_batch_statistics_normalise_and_update():
+def test_batch_statistics_normalize_and_update():
     layer = layers.ConvNorm(4, momentum=0.9, epsilon=1e-6)
     x = 3 * _random(8, 4, 4, 5) + 1
     variables = layer.init(jax.random.key(0), x, True)

@@ -26,7 +26,7 @@ def test_weights_of_a_classifier(tmp_path):
     said = vit.to_original(TINY) | {
         "architectures": ["ViTForImageClassification"]
     }
-    model = parity.randomise(parity.make_original(said))
+    model = parity.randomize(parity.make_original(said))
     model.save_pretrained(tmp_path)
     tensors, _ = parity.read(tmp_path)
     inputs = TestViT.inputs[0]

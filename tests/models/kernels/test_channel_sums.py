@@ -37,7 +37,7 @@ def test_add_bias_gradients():
 
 
 def _plain(x, scale, bias, epsilon):
-    """Batch normalisation, for JAX to differentiate."""
+    """Batch normalization, for JAX to differentiate."""
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     out = (x - mean[None, None, None]) / jnp.sqrt(var + epsilon)[
         None, None, None
@@ -46,7 +46,7 @@ def _plain(x, scale, bias, epsilon):
 
 
 @pytest.mark.parametrize("rows", [8, 24])
-def test_normalisation_and_its_gradient(rows, num_devices):
+def test_normalization_and_its_gradient(rows, num_devices):
     x, weight = 3 * _random(rows, 4, 3, 5) + 2, _random(rows, 4, 3, 5, seed=1)
     scale, bias = _random(5, seed=2), _random(5, seed=3)
 

@@ -14,25 +14,25 @@ from mixer_jax.training.config import places
 
 
 @pytest.fixture
-def moved(colour_run, colours, tmp_path, monkeypatch):
+def moved(color_run, colors, tmp_path, monkeypatch):
     """The run with its data, both elsewhere; its paths were relative."""
-    root, _ = colours
+    root, _ = colors
     monkeypatch.chdir(tmp_path)
     for stage in ("stage1", "stage2"):
-        folder = colour_run / stage
+        folder = color_run / stage
         config = workdir.read_config(folder)
-        config.data.table = "data/colours.csv"
-        workdir.prepare(folder, config, ["grey", "white"])
+        config.data.table = "data/colors.csv"
+        workdir.prepare(folder, config, ["gray", "white"])
     (tmp_path / "new").mkdir()
     shutil.move(root, tmp_path / "new" / "data")
-    shutil.move(colour_run, tmp_path / "new" / "run")
+    shutil.move(color_run, tmp_path / "new" / "run")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path / "new"
 
 
 def commands(moved, out):
-    run, table = moved / "run", moved / "data" / "colours.csv"
+    run, table = moved / "run", moved / "data" / "colors.csv"
     stage = f"--workdir={run / 'stage2'}"
     return {
         "evaluate": lambda: evaluate.main([f"--workdir={run}"]),
@@ -54,12 +54,12 @@ def test_every_command_works_after_a_move(moved, tmp_path, capsys):
     assert "There is no table" not in said.out + said.err
     html = (moved / "run" / "report" / "index.html").read_text()
     assert "Found first" in html
-    assert "grey paint" in html
+    assert "gray paint" in html
 
 
 def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
     shutil.move(moved / "data", tmp_path / "away")
-    table = f"{tmp_path / 'away'}/colours.csv"
+    table = f"{tmp_path / 'away'}/colors.csv"
     run = moved / "run"
     assert evaluate.main([f"--workdir={run}"]) == 2
     said = capsys.readouterr().err
@@ -80,29 +80,29 @@ def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
     ]
     assert report.main(given) == 0
     assert "There is no table" not in capsys.readouterr().out
-    assert "grey paint" in (run / "report" / "index.html").read_text()
+    assert "gray paint" in (run / "report" / "index.html").read_text()
     assert report.main([f"--workdir={run}", "--table=no.csv"]) == 2
 
 
 def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
     """What was noted counts, not what happens to be in the current folder."""
     (moved.parent / "elsewhere" / "data").mkdir()
-    (moved.parent / "elsewhere" / "data" / "colours.csv").write_text("other")
+    (moved.parent / "elsewhere" / "data" / "colors.csv").write_text("other")
     config = workdir.read_config(moved / "run" / "stage1")
-    assert config.data.table == str(moved / "data" / "colours.csv")
+    assert config.data.table == str(moved / "data" / "colors.csv")
 
 
-def test_a_workdir_that_is_moved_alone(colour_run, colours, tmp_path):
-    shutil.move(colour_run, tmp_path / "deep" / "er")
+def test_a_workdir_that_is_moved_alone(color_run, colors, tmp_path):
+    shutil.move(color_run, tmp_path / "deep" / "er")
     config = workdir.read_config(tmp_path / "deep" / "er" / "stage1")
-    assert config.data.table == str(colours[0] / "colours.csv")
+    assert config.data.table == str(colors[0] / "colors.csv")
 
 
 def test_a_workdir_reached_through_a_link(moved, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "link").symlink_to(moved / "run" / "stage1")
     config = workdir.read_config(tmp_path / "a" / "b" / "link")
-    assert os.path.samefile(config.data.table, moved / "data" / "colours.csv")
+    assert os.path.samefile(config.data.table, moved / "data" / "colors.csv")
 
 
 def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
