@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import machine, memory
-from mixer_jax.categories import find, log, tables
+from mixer_jax.categories import click_log, find, tables
 from mixer_jax.categories.evidence import graph
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import from_flags
@@ -108,7 +108,7 @@ def kept(folder: str, features: str, truth: str) -> Catalog:
     Raises:
       UserError: if the features do not belong to the log.
     """
-    read = log.read_folder(folder)
+    read = click_log.read_folder(folder)
     with np.load(features) as found:
         image, text = found["image"], found["text"]
     queries, items = len(read.queries), len(read.items)

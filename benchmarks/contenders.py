@@ -28,7 +28,7 @@ from benchmarks.arrays import Arrays
 from mixer_jax.proxies import heads, interface, row_optimizers
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as configs
+from mixer_jax.training.config import defaults as configs
 
 HEADS = ("dense", "exact", "sampled", "knn", "topk")
 SHARED = ("sampled", "knn")  # heads with an active share

@@ -34,7 +34,7 @@ from mixer_jax.compiled import abstract_pod, program_costs
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import abstract_step, setup
-from mixer_jax.training.config import keys as configs
+from mixer_jax.training.config import defaults as configs
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ Your own config can start from them:
 from ml_collections import ConfigDict
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config.keys import defaults
+from mixer_jax.training.config.defaults import defaults
 
 RUNLOCAL = "runlocal"  # the argument that makes a stage fit a laptop
 

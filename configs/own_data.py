@@ -11,7 +11,7 @@ encoders in `optimizer.parts`.
 
 from ml_collections import ConfigDict
 
-from mixer_jax.training.config.keys import defaults
+from mixer_jax.training.config.defaults import defaults
 
 
 def get_config() -> ConfigDict:

@@ -15,7 +15,7 @@ runs a few steps on the few emoji that `launch/quickstart.sh --smoke` draws.
 from ml_collections import ConfigDict
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def stage(run: str, table: str) -> ConfigDict:

@@ -9,7 +9,7 @@ import re
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 project = "mixer_jax"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

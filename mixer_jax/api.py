@@ -10,7 +10,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.categories import find, log, tables
+from mixer_jax.categories import click_log, find, tables
 from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.settings import Settings
 from mixer_jax.data.images import decoding
@@ -36,8 +36,8 @@ def train(
     loaded.
 
     Args:
-      config: a config, as returned by `training.config.keys.defaults`, or the
-        path of a config file, such as "configs/stage1.py:runlocal".
+      config: a config, as `training.config.defaults.defaults` returns it, or
+        the path of a config file, such as "configs/stage1.py:runlocal".
       workdir: the folder of checkpoints and logs.
       mesh: the devices to use; by default all.
 
@@ -54,9 +54,9 @@ def train(
 
 
 def find_categories(
-    queries: log.Source,
-    items: log.Source,
-    clicks: log.Source,
+    queries: click_log.Source,
+    items: click_log.Source,
+    clicks: click_log.Source,
     *,
     image_encoder: str = "efficientnet-lite0",
     text_encoder: str = "minilm",
@@ -93,12 +93,12 @@ def find_categories(
         be read.
     """
     chosen = _settings(settings)
-    clicked = log.read_tables(queries, items, clicks)
+    clicked = click_log.read_tables(queries, items, clicks)
     samples = tables.catalog(clicked)
     samples, _ = decoding.check_images(
         samples, "/", max_skipped, option="max_skipped"
     )
-    clicked = log.keep(clicked, set(samples["sample_id"]))
+    clicked = click_log.keep(clicked, set(samples["sample_id"]))
     with tempfile.TemporaryDirectory() as temporary:
         shown = encoding.encode(
             clicked,

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixer_jax.categories import identities, log, tables
+from mixer_jax.categories import click_log, identities, tables
 from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.quality import against_truth
@@ -66,14 +66,14 @@ def _categorize(given: argparse.Namespace) -> None:
     before = identities.read_previous(given.previous)
     if before.note:
         terminal.say(before.note)
-    clicks = log.read_folder(given.log)
+    clicks = click_log.read_folder(given.log)
     truth = table.read_table(given.truth) if given.truth else None
     samples = tables.relative_to(tables.catalog(clicks), out)
     if truth is not None:
         samples = tables.with_truth(samples, truth)
     found_table.check(samples, truth, out)
     kept, skipped = decoding.check_images(samples, out, given.max_skipped)
-    clicks = log.keep(clicks, set(kept["sample_id"]))
+    clicks = click_log.keep(clicks, set(kept["sample_id"]))
     shown = encoding.encode(
         clicks,
         out / "features.npz",

@@ -22,7 +22,7 @@ from mixer_jax.reports import programs
 from mixer_jax.runtime import files, terminal
 from mixer_jax.training import curriculum, inputs
 from mixer_jax.training.config import command_line
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -30,7 +30,7 @@ from mixer_jax.models.encoders import bert
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from tests import several
 
 # Where launch/test.sh puts PyTorch, which no command of ours needs.

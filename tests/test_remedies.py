@@ -20,7 +20,7 @@ REACHED = {
     "runtime.processes": {"main", "categories.aggregate"},
     "retrieval.index": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
-    "training.config.keys": {"main", "compile_for_tpu"},
+    "training.config.defaults": {"main", "compile_for_tpu"},
     "training.inputs": {"main"},
     "training.loop": {"main"},
     "training.origins": {"main"},
@@ -163,7 +163,7 @@ def test_messages_name_options_at_all():
 
 def test_keys_that_a_resumed_run_refuses_are_no_remedy_there():
     """What helps a run that goes on must be a key that it may change."""
-    from mixer_jax.training.config import keys
+    from mixer_jax.training.config import defaults
 
     for key in ("data.max_skipped", "data.features", "data.prepared"):
-        assert key.startswith(keys.FREE)
+        assert key.startswith(defaults.FREE)

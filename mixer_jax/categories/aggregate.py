@@ -4,10 +4,10 @@
         --out=LOG [--until=2026-06-01] [-- --runner=FlinkRunner ...]
 
 LOG is the folder with the tables of queries and items
-(mixer_jax/categories/log.py); mixer_jax/categories/clicks/events.py describes
-the format of events. Writes clicks.parquet to LOG and, with --until, the clicks
-of later events to clicks_later.parquet, for evaluating categories found from
-the earlier events. The counts are in aggregate.json.
+(mixer_jax/categories/click_log.py); mixer_jax/categories/clicks/events.py
+describes the format of events. Writes clicks.parquet to LOG and, with --until,
+the clicks of later events to clicks_later.parquet, for evaluating categories
+found from the earlier events. The counts are in aggregate.json.
 
 Duplicate events (same session, query, item and time) count once; events with
 unknown IDs are left out. Arguments after -- are passed to Beam, which runs in

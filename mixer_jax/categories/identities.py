@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.log import read_columns
+from mixer_jax.categories.click_log import read_columns
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables

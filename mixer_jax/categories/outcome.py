@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories import log as log_lib
+from mixer_jax.categories import click_log as log_lib
 from mixer_jax.categories import tables
+from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.evidence.graph import Features
-from mixer_jax.categories.log import ClickLog
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables as table_files
 from mixer_jax.runtime.text import quoted

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.log import ClickLog
+from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mixer_jax.categories.click_log import read_samples
 from mixer_jax.categories.evidence.graph import normalize
-from mixer_jax.categories.log import read_samples
 from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.demo.appearance import appearance
 from mixer_jax.demo.click_rates import calibrate

@@ -35,7 +35,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places
 
 FORMAT = 1  # increases with each change that older versions cannot read

@@ -10,7 +10,7 @@ from mixer_jax.models import factory, zero_shot
 from mixer_jax.models.weights import originals
 from mixer_jax.retrieval.model import Model
 from mixer_jax.training.checkpoint.checkpoints import Trained
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 _DEFAULT_SIZE = 224  # pixels, for encoders without a fixed size
 _DEFAULT_LENGTH = 64  # tokens

@@ -13,7 +13,7 @@ from mixer_jax.runtime import paths, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import loop
 from mixer_jax.training.checkpoint import workdir as workdir_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def stages(
@@ -77,7 +77,7 @@ def check_values(
     """Checks the values of all unfinished stages, before any is trained.
 
     Raises:
-      UserError: see `config.keys.check_values`.
+      UserError: see `config.defaults.check_values`.
     """
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) != stage.steps:

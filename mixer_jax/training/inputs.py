@@ -21,7 +21,7 @@ from mixer_jax.proxies import margins
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 SKIPPED = "skipped.csv"  # in the workdir
 _OPTION = "the config's data.max_skipped"

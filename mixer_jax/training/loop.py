@@ -66,7 +66,7 @@ def train(
     step's randomness is derived from its number.
 
     Args:
-      config: the config of one stage; see `config.keys.defaults`.
+      config: the config of one stage; see `config.defaults.defaults`.
       workdir: the workdir of this stage.
       mesh: the device mesh; all devices by default.
       console: the output for progress; by default standard output, of process 0

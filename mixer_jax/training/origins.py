@@ -19,7 +19,7 @@ from mixer_jax.demo import sources
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import workdir as workdir_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
 from mixer_jax.training.inputs import Inputs
 

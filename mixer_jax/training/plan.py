@@ -17,7 +17,7 @@ from mixer_jax.training import (
 )
 from mixer_jax.training import start as start_lib
 from mixer_jax.training.checkpoint import workdir as workdir_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def show(

@@ -23,7 +23,7 @@ from mixer_jax.training import start as start_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.cache import feature_store
 from mixer_jax.training.checkpoint import workdir as workdir_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.state import TrainState
 
 PyTree = Any
@@ -89,7 +89,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
     """Returns the setup of a stage without its data.
 
     Args:
-      config: the stage's config, checked by `config.keys.check_values`.
+      config: the stage's config, checked by `config.defaults.check_values`.
       num_categories: C.
       mesh: the device mesh; its devices may be abstract.
 

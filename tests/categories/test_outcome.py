@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixer_jax.categories import log as log_lib
+from mixer_jax.categories import click_log as log_lib
 from mixer_jax.categories import outcome
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mixer_jax.categories import tables
-from mixer_jax.categories.log import ClickLog
+from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.runtime.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mixer_jax.compiled import abstract_pod
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys
+from mixer_jax.training.config import defaults
 
 TOPOLOGY = "v5e:2x2"
 needs_compiler = pytest.mark.skipif(
@@ -25,7 +25,7 @@ def compile_stage(toy, tiny_config):
         tiny_config.head.name = "knn"
         tiny_config.update_from_flattened_dict(changes)
         mesh = abstract_pod.make_mesh(TOPOLOGY)
-        keys.check_values(tiny_config, mesh.size)
+        defaults.check_values(tiny_config, mesh.size)
         return abstract_pod.compile_stage(
             tiny_config, num_categories, mesh, TOPOLOGY
         )

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 STAGES = ("stage1", "stage2", "stage3")

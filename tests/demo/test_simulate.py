@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.categories import log
+from mixer_jax.categories import click_log
 from mixer_jax.demo import simulate
 
 SETTINGS = simulate.Simulation(searches=50.0)
@@ -118,7 +118,7 @@ def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
     arguments = [f"--table={table}", f"--out={out}", "--seed=3"]
     assert simulate.main(arguments) == 0
     assert "simulated" in capsys.readouterr().out
-    read = log.read_folder(out)
+    read = click_log.read_folder(out)
     assert len(read.queries) == len(read.items) == 6
     assert read.queries["query_id"].str.startswith("forward:").all()
     assert Path(read.queries["image"][0]).is_file()
@@ -140,7 +140,7 @@ def test_a_table_whose_splits_have_no_parts_is_taken_whole(table, tmp_path):
     frame.to_csv(table, index=False)
     out = tmp_path / "log"
     assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
-    assert len(log.read_folder(out).queries) == 12
+    assert len(click_log.read_folder(out).queries) == 12
 
 
 def test_main_says_what_is_wrong(table, tmp_path, capsys):
@@ -186,6 +186,6 @@ def test_a_log_may_be_written_through_a_link(table, tmp_path):
     out = tmp_path / "log"
     out.symlink_to(tmp_path / "disk" / "far" / "log")
     assert simulate.main([f"--table={table}", f"--out={out}"]) == 0
-    read = log.read_folder(out)
+    read = click_log.read_folder(out)
     for rows in (read.queries, read.items):
         assert all(Path(image).is_file() for image in rows["image"])

@@ -4,7 +4,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table
 from mixer_jax.demo import sources
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config.keys import defaults
+from mixer_jax.training.config.defaults import defaults
 
 
 def data(**keys):

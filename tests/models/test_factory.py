@@ -7,7 +7,7 @@ import pytest
 
 from mixer_jax.models import factory
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config.keys import defaults
+from mixer_jax.training.config.defaults import defaults
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from mixer_jax.models import factory, zero_shot
 from mixer_jax.models.encoders import clip
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from tests.models import parity
 
 torch = pytest.importorskip("torch")

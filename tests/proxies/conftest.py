@@ -8,7 +8,7 @@ import pytest
 
 from mixer_jax.proxies import heads, interface
 from mixer_jax.runtime import mesh as meshes
-from mixer_jax.training.config import keys as configs
+from mixer_jax.training.config import defaults as configs
 
 
 @pytest.fixture

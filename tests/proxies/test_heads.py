@@ -4,7 +4,7 @@ import pytest
 from mixer_jax.proxies import active, exact, heads
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as configs
+from mixer_jax.training.config import defaults as configs
 
 
 def make(num_categories=40, batch_size=8, **changes):

@@ -10,7 +10,7 @@ import pytest
 
 from mixer_jax.proxies import heads, row_optimizers
 from mixer_jax.runtime import mesh as meshes
-from mixer_jax.training.config import keys as configs
+from mixer_jax.training.config import defaults as configs
 
 CATEGORIES, DIM, BATCH, CHUNK = 8192, 16, 32, 256
 COLLECTIVES = (

@@ -7,7 +7,7 @@ import pytest
 from mixer_jax.proxies import row_optimizers as ro
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 PAIRS = {
     "sgd": (ro.sgd(0.0), optax.sgd(0.3)),

@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import row_files, workdir
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 COUNT, DIM = 13, 4
 IDS = [f"c{i}" for i in range(COUNT - 1)] + ["é\n"]

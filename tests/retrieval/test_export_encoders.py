@@ -16,7 +16,7 @@ from mixer_jax.models.weights import originals
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import workdir
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 SIZES = {
     "image": resnet.ResNetConfig(blocks=(1, 1), widths=(8, 12), stem=4),

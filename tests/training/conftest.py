@@ -14,7 +14,7 @@ from PIL import Image
 
 from mixer_jax.data.tables import table
 from mixer_jax.models import factory
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 CATEGORIES = 12
 

@@ -10,7 +10,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import curriculum, plan
 from mixer_jax.training.checkpoint import workdir as workdir_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def test_each_stage_starts_from_the_one_before(tmp_path):

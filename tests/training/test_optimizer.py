@@ -9,7 +9,7 @@ import pytest
 from mixer_jax.models import factory
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import optimizer as optimizer_lib
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def params():

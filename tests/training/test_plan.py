@@ -8,7 +8,7 @@ import rich.console
 
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import plan
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def show(config, workdir, **options):

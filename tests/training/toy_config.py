@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def get_config(table: str = "") -> ConfigDict:

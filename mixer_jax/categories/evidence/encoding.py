@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.categories.evidence.graph import Features
-from mixer_jax.categories.log import ClickLog
 from mixer_jax.runtime import arrays, files, identity, progress
 
 _PART = 16384  # images or texts per cached part: a minute or two

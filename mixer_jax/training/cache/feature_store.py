@@ -32,7 +32,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity, terminal
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training.cache import array_files
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any

@@ -18,7 +18,7 @@ from mixer_jax.data.stream import text as text_lib
 from mixer_jax.runtime import paths, processes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import wellformed
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
 
 CONFIG = "config.json"

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mixer_jax import configs
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 _CONFIG = "config"  # the flag's name
 _MODULE = "mixer_jax_config_file"  # __name__ of a config file

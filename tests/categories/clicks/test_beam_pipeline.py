@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories import log
+from mixer_jax.categories import click_log
 
 NOON = 1_767_268_800
 UNTIL = NOON + 700
@@ -120,7 +120,7 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
     ]
     left = [*unknown, figures["copies"], *exposures]
     assert sum(left) == len(frame)
-    assert log.read_folder(out).clicks["exposures"].sum() == exposures[0]
+    assert click_log.read_folder(out).clicks["exposures"].sum() == exposures[0]
     assert sorted(path.name for path in out.iterdir()) == [
         "aggregate.json",
         "clicks.parquet",

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.categories.evidence import encoding
-from mixer_jax.categories.log import ClickLog
 
 
 @pytest.fixture

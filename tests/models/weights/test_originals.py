@@ -14,7 +14,7 @@ from mixer_jax.models import factory
 from mixer_jax.models.encoders import bert, resnet
 from mixer_jax.models.weights import originals, torch_pickle
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 RESNET = resnet.ResNetConfig(
     blocks=(1, 1), widths=(8, 12), stem=4, mean=(120.0,) * 3, std=(60.0,) * 3

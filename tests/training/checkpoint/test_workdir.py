@@ -10,7 +10,7 @@ import pytest
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import workdir
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import arguments
 
 CONFIG = """
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 def get_config(arg=""):
     config = config_lib.defaults()
     config.name = arg or "plain"

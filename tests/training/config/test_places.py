@@ -9,7 +9,7 @@ import pytest
 from mixer_jax import embed, evaluate, export, index, report
 from mixer_jax.models import factory
 from mixer_jax.training.checkpoint import workdir
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places
 
 

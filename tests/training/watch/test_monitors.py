@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.watch import monitors
 
 

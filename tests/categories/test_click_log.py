@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from mixer_jax.categories import log
+from mixer_jax.categories import click_log
 from mixer_jax.runtime.errors import UserError
 
 TABLES = {
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def test_reads_and_adds_up_duplicates(folder):
-    read = log.read_folder(folder)
+    read = click_log.read_folder(folder)
     assert read.duplicates == 1
     assert read.clicks.to_numpy().tolist() == [[0, 0, 5, 3], [1, 1, 3, 0]]
     assert read.queries["image"].tolist() == [
@@ -33,12 +33,12 @@ def test_reads_and_adds_up_duplicates(folder):
 
 
 def test_parquet_reads_as_csv_does(folder):
-    wanted = log.read_folder(folder)
+    wanted = click_log.read_folder(folder)
     for name in TABLES:
         path = folder / f"{name}.csv"
         pd.read_csv(path).to_parquet(path.with_suffix(".parquet"))
         path.unlink()
-    read = log.read_folder(folder)
+    read = click_log.read_folder(folder)
     for name in TABLES:
         pd.testing.assert_frame_equal(
             getattr(read, name), getattr(wanted, name)
@@ -70,7 +70,7 @@ def test_bad_rows_are_named(folder, table, row, said):
     path = folder / f"{table}.csv"
     path.write_text(TABLES[table] + row + "\n")
     with pytest.raises(UserError, match=f"{table}.csv") as error:
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     assert said in str(error.value)
 
 
@@ -78,26 +78,26 @@ def test_bad_tables_are_named(folder):
     path = folder / "items.csv"
     path.write_text("item_id,image,text\n")
     with pytest.raises(UserError, match="has no rows"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     path.write_text("item_id,picture\ni0,a.png\n")
     with pytest.raises(UserError, match="Missing column 'image'"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     path.write_text("")
     with pytest.raises(UserError, match="is empty"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"neither items\.csv"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
 
 
 def test_both_formats_are_ambiguous(folder):
     (folder / "clicks.parquet").write_bytes(b"")
     with pytest.raises(UserError, match="has both clicks"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
 
 
 def test_keep_renumbers_rows(folder):
-    kept = log.keep(log.read_folder(folder), {"q1", "i1"})
+    kept = click_log.keep(click_log.read_folder(folder), {"q1", "i1"})
     assert kept.queries["query_id"].tolist() == ["q1"]
     assert kept.items["item_id"].tolist() == ["i1"]
     assert kept.clicks.to_numpy().tolist() == [[0, 0, 3, 0]]
@@ -110,9 +110,9 @@ def test_rows_that_end_with_a_comma_are_refused_where_they_are(folder):
     path.write_text("\n".join([lines[0], *(f"{x}," for x in lines[1:])]))
     said = r"clicks\.csv, line 2: the row has more cells .*5 instead of 4"
     with pytest.raises(UserError, match=said):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     path.write_text("".join(f"{line},\n" for line in lines))
-    assert log.read_folder(folder).duplicates == 1
+    assert click_log.read_folder(folder).duplicates == 1
 
 
 def test_a_bad_row_is_named_by_its_line_after_quoted_lines(folder):
@@ -121,9 +121,9 @@ def test_a_bad_row_is_named_by_its_line_after_quoted_lines(folder):
         'item_id,image,text\ni0,,"two\r\nlines"\n\ni1,,"a\rb"\ni2,,\n'
     )
     with pytest.raises(UserError, match=r"items\.csv, line 7, column"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     with pytest.raises(UserError, match="no image and no text"):
-        log.read_folder(folder)
+        click_log.read_folder(folder)
 
 
 @pytest.mark.parametrize("names", [("1.0", "1"), ("1", "1.0"), ("01", "1")])
@@ -134,14 +134,14 @@ def test_ids_that_turned_into_numbers_are_explained(folder, names):
         f"query_id,item_id,exposures,clicks\n{clicked},i0,1,1\n"
     )
     with pytest.raises(UserError, match=f"'{clicked}' is not in") as error:
-        log.read_folder(folder)
+        click_log.read_folder(folder)
     said = str(error.value)
     assert f"which has {known}" in said.replace("'", "").replace('"', "")
     assert ("Int64" in said) == ("." in known + clicked)
 
 
 def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
-    wanted = log.read_folder(folder)
+    wanted = click_log.read_folder(folder)
     away = folder / "elsewhere"
     away.mkdir()
     for name in TABLES:
@@ -154,15 +154,17 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
         frame.iloc[:1].to_parquet(away / name / "part-0.parquet")
         frame.iloc[1:].to_parquet(away / name / "part-1.parquet")
         parts.symlink_to(away / name)
-    read = log.read_folder(folder)
+    read = click_log.read_folder(folder)
     pd.testing.assert_frame_equal(read.clicks, wanted.clicks)
     ids = pd.DataFrame({"query_id": [1.0, 2.0], "image": ["a", "b"]})
     other = folder / "other.parquet"
     ids.to_parquet(other)
-    assert log.read_columns(other, log.QUERIES)["query_id"].tolist() == [
+    assert click_log.read_columns(other, click_log.QUERIES)[
+        "query_id"
+    ].tolist() == [
         "1",
         "2",
     ]
     ids.replace(2.0, 2.5).to_parquet(other)
     with pytest.raises(UserError, match=r"row 2, column query_id: 2\.5 is a"):
-        log.read_columns(other, log.QUERIES)
+        click_log.read_columns(other, click_log.QUERIES)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.config import keys as config_lib
+from mixer_jax.training.config import defaults as config_lib
 
 
 def test_json_round_trip_keeps_tuples_and_types():
