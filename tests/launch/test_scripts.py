@@ -299,7 +299,9 @@ def test_tests_start_nothing_that_ignores_signals(project):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert done.stdout == ""
+    # The TPU's compiler, where a test has loaded it, ignores SIGPROF.
+    ignored = set(done.stdout.splitlines()) - {"trap -- '' SIGPROF"}
+    assert not ignored
 
 
 def test_nothing_outlives_a_test(project):

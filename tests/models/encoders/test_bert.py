@@ -14,6 +14,7 @@ from mixer_jax.models.encoders import bert
 from mixer_jax.models.encoders.bert import CONFIGS, Bert, BertConfig
 from mixer_jax.models.weights import pretrained
 from mixer_jax.runtime.errors import UserError
+from tests.models import parity
 from tests.models.parity import torch, transformers
 
 TINY = BertConfig(
