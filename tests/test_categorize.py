@@ -221,7 +221,7 @@ def test_a_truth_that_fits_no_table_is_refused_before_the_work(
     changed(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
         truth, index=False
     )
-    monkeypatch.delattr(categorize.images, "check_images")
+    monkeypatch.delattr(categorize.decoding, "check_images")
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 2
     assert said in capsys.readouterr().err
@@ -249,6 +249,6 @@ def test_samples_that_no_table_can_hold_are_refused_before_the_work(
     changed = items.read_text().replace("../data/images/1.png", f"../{name}")
     items.write_text(changed)
     if said:
-        monkeypatch.delattr(categorize.images, "check_images")
+        monkeypatch.delattr(categorize.decoding, "check_images")
     code = categorize.main([f"--log={root}/log", f"--out={root}"])
     assert (code, said in capsys.readouterr().err) == (2 if said else 0, True)
