@@ -1,4 +1,4 @@
-"""Which models a command takes."""
+"""Finding the models of a run."""
 
 import pytest
 

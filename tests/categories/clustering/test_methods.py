@@ -63,7 +63,7 @@ def test_hdbscan_gives_each_cluster_its_own_threshold():
     assert _cliques(hdbscan(*pairs, 12, threshold=0.9, floor=0.1)) == 3
     one = dbscan(*pairs, 12, threshold=0.3)
     assert one[0] == one[4]
-    # What is tied by `threshold` is not taken apart.
+    # Samples joined at `threshold` stay together.
     assert _cliques(hdbscan(*pairs, 12, threshold=0.5, floor=0.1)) == 2
 
 

@@ -1,0 +1,36 @@
+"""Requests on their way to the application."""
+
+import asyncio
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from mixer_jax.service import middleware
+
+
+async def path(request):
+    return PlainTextResponse(request.url.path)
+
+
+async def cancelled(request):
+    raise asyncio.CancelledError
+
+
+APP = Starlette(routes=[Route("/a/b", path), Route("/stop", cancelled)])
+
+
+@pytest.mark.parametrize("url", ["/a/b", "//a/b", "//a///b"])
+def test_repeated_slashes_are_one(url):
+    client = TestClient(middleware.with_single_slashes(APP))
+    answer = client.get(f"http://testserver{url}")
+    assert (answer.status_code, answer.text) == (200, "/a/b")
+
+
+def test_a_cancelled_request_is_answered():
+    client = TestClient(middleware.without_cancellation(APP))
+    answer = client.get("/stop")
+    assert answer.status_code == 503
+    assert "stopping" in answer.json()["error"]
