@@ -1,15 +1,12 @@
 """Exports a trained model, its proxies or its encoders.
 
-    python -m mixer_jax.export --workdir=runs/quickstart \
-        --out=runs/quickstart/bundle [--to=bundle]
+    python -m mixer_jax.export --workdir=runs/quickstart --out=bundle
 
-The workdir is that of a stage, or of a curriculum, whose last stage is
-exported. An older export in the folder is replaced. --to selects the format:
+Of a curriculum's workdir, the last stage is exported. An older export in the
+folder is replaced. --to selects the format:
 
-bundle       the model, for `mixer_jax.load` and for every command, in a
-             portable, self-contained folder
-proxies      proxies.npy (float32, one row per category) and categories.json
-             (the category IDs of the rows)
+bundle       the model in a portable folder, for `mixer_jax.load` and commands
+proxies      proxies.npy (float32, a row per category) and their categories.json
 huggingface  the encoders, each in a folder that transformers can load
 """
 
@@ -64,10 +61,8 @@ def _proxies(given: argparse.Namespace) -> str:
 
 def _encoders(given: argparse.Namespace) -> str:
     made = export_encoders.write(given.workdir, given.out)
-    message = (
-        f"Wrote {' and '.join(made.parts)} of step {made.step} of "
-        f"{made.workdir} to {given.out}"
-    )
+    what = f"{' and '.join(made.parts)} of step {made.step} of {made.workdir}"
+    message = f"Wrote {what} to {given.out}"
     if made.without:
         message += f"; transformers has no {' and no '.join(made.without)}"
     return message

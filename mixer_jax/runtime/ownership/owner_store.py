@@ -257,7 +257,7 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
     try:
         os.link(source, target)
     except FileExistsError:
-        # It is our file if a reply was lost and the call repeated.
+        # A repeated call finds its own file if the first reply was lost.
         return os.path.samefile(source, target)
     except OSError:  # The file system has no hard links.
         if target.exists():
