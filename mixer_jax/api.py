@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.categories import click_log, find, tables
-from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.settings import Settings
 from mixer_jax.data.images import decoding
 from mixer_jax.models import features
@@ -20,8 +19,6 @@ from mixer_jax.runtime import similar
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import curriculum
 from mixer_jax.training.config import arguments
-
-_TEXT_LENGTH = 32  # tokens; longer texts are cut
 
 
 def train(
@@ -100,16 +97,12 @@ def find_categories(
     )
     clicked = click_log.keep(clicked, set(samples["sample_id"]))
     with tempfile.TemporaryDirectory() as temporary:
-        shown = encoding.encode(
+        shown = features.log_features(
             clicked,
             pathlib.Path(cache or temporary) / "features.npz",
-            f"{image_encoder} {image_size} {text_encoder}",
-            lambda paths: features.image_features(
-                image_encoder, paths, image_size
-            ),
-            lambda texts: features.text_features(
-                text_encoder, texts, length=_TEXT_LENGTH
-            ),
+            image_encoder,
+            text_encoder,
+            image_size,
         )
     found = find.find_categories(shown, clicked.clicks, chosen, mesh)
     rows, _ = tables.found_rows(samples, found.combined)

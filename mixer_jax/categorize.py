@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixer_jax.categories import click_log, identities, tables
-from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import add_flags, from_flags
@@ -59,7 +58,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _categorize(given: argparse.Namespace) -> None:
-    out, size, text = Path(given.out), given.size, given.text_encoder
+    out, text = Path(given.out), given.text_encoder
     chosen = from_flags(given)
     factory.check_frozen("image_encoder", given.image_encoder)
     factory.check_frozen("text_encoder", text)
@@ -74,12 +73,8 @@ def _categorize(given: argparse.Namespace) -> None:
     found_table.check(samples, truth, out)
     kept, skipped = decoding.check_images(samples, out, given.max_skipped)
     clicks = click_log.keep(clicks, set(kept["sample_id"]))
-    shown = encoding.encode(
-        clicks,
-        out / "features.npz",
-        f"{given.image_encoder} {size} {text}",
-        lambda p: features.image_features(given.image_encoder, p, size),
-        lambda t: features.text_features(text, t, length=32),
+    shown = features.log_features(
+        clicks, out / "features.npz", given.image_encoder, text, given.size
     )
     found = find_categories(shown, clicks.clicks, chosen)
     rows, left = tables.found_rows(kept, found.combined)

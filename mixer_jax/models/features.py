@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixer_jax.categories.click_log import ClickLog
+from mixer_jax.categories.evidence import encoding
+from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.data.images import decoding
 from mixer_jax.data.stream import text
 from mixer_jax.models import factory
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
+_LOG_LENGTH = 32  # tokens of a click log's texts; longer ones are cut
 _PIECE = 8  # images encoded at a time on CPU
 
 
@@ -57,6 +61,34 @@ def _mean_token(model, variables, token_BxL, mask_BxL):
     weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
     total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)
     return total_BxC / jnp.maximum(weight_BxLx1.sum(1), 1)
+
+
+def log_features(
+    log: ClickLog,
+    path: str | Path,
+    image_encoder: str,
+    text_encoder: str,
+    image_size: int,
+) -> Features:
+    """Encodes the samples of a click log; see `categories.evidence.encoding`.
+
+    Args:
+      log: the click log.
+      path: the .npz file that keeps the features.
+      image_encoder: see `image_features`.
+      text_encoder: see `text_features`.
+      image_size: pixels per side that images are scaled to.
+
+    Raises:
+      UserError: for an unknown encoder or an unreadable image.
+    """
+    return encoding.encode(
+        log,
+        path,
+        f"{image_encoder} {image_size} {text_encoder}",
+        lambda paths: image_features(image_encoder, paths, image_size),
+        lambda texts: text_features(text_encoder, texts, length=_LOG_LENGTH),
+    )
 
 
 def image_features(
