@@ -53,7 +53,22 @@ state=runs/launch/$name
 
 # Prints when a process began; nothing if it has ended. Process IDs are reused,
 # but not with the same start time.
-began() { LC_ALL=C ps -o lstart= -p "$1" 2>/dev/null || true; }
+began() {
+  local boot_id stat
+  if [[ ! -r /proc/self/stat ]]; then
+    LC_ALL=C ps -o lstart= -p "$1" 2>/dev/null || true
+    return
+  fi
+  # Not ps: it prints a date, which changes when the clock is set.
+  {
+    boot_id=$(</proc/sys/kernel/random/boot_id)
+    stat=$(<"/proc/$1/stat")
+  } 2>/dev/null || return 0
+  # What follows the program's name, from the third field on. The 22nd is the
+  # start time in clock ticks since the boot.
+  read -ra stat <<<"${stat##*) }"
+  echo "$boot_id ${stat[19]}"
+}
 
 # Sets $pid to the process in the state file $1; succeeds if it is running.
 alive() { # FILE

@@ -1,8 +1,10 @@
 """One host's part: a process that is left behind, watched and ended."""
 
 import os
+import pathlib
 import signal
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -87,16 +89,30 @@ def test_a_process_that_a_reboot_took_is_lost(worker, project):
     project.wait_for(project.folder / "runs/launch/it/exit")
 
 
+def _began(pid):
+    """Returns the boot and the start time in it, as worker.sh records them."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
+    return f"{boot_id.strip()} {stat.rpartition(')')[2].split()[19]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_process_runs_on_when_the_clock_is_set(worker, project):
+    project.program("ps", "#!/bin/sh\ndate +%N\n")  # Another date each time.
+    worker("start", "--", "bash", "-c", _SAVES)
+    project.wait_for(project.folder / "started.txt")
+    assert _state(worker) == "running"
+    assert "stopped 75" in worker("stop").stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_an_exit_code_that_comes_late_is_waited_for(worker, project):
     """The process is gone, and its attendant has yet to write how it ended."""
     folder = project.folder / "runs/launch/it"
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
     with subprocess.Popen(["sleep", "60"]) as busy:
-        began = project.run(
-            *("env", "LC_ALL=C", "ps", "-o", "lstart=", "-p", str(busy.pid))
-        ).stdout
-        (folder / "attendant").write_text(f"{busy.pid}\n{began}")
+        (folder / "attendant").write_text(f"{busy.pid}\n{_began(busy.pid)}\n")
         worker("stop")
         (folder / "exit").unlink()
         later = threading.Timer(2.5, (folder / "exit").write_text, ("75\n",))
