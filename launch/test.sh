@@ -68,6 +68,7 @@ say "Running the tests"
 # Three workers keep two cores busy, because many tests wait for processes that
 # they started. Keep pytest's order of the files: reordering would put the
 # longest files last, while the other cores are idle.
+# After a worker has crashed, pytest-xdist may wait for its tests for ever.
 stop_signal=INT # On SIGINT, pytest ends the processes of the tests.
 run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
-  --no-loadscope-reorder
+  --no-loadscope-reorder --max-worker-restart=0
