@@ -261,13 +261,15 @@ def _head_step(head, optimizer):
     def step(proxies, moments, embeddings, labels, graph, key):
         out = head.step(
             optimizer,
-            proxies,
-            moments,
-            embeddings,
-            labels,
-            graph,
-            key,
-            LEARNING_RATE,
+            interface.HeadInput(
+                proxies=proxies,
+                embeddings=embeddings,
+                labels=labels,
+                key=key,
+                graph=graph,
+                moments=moments,
+                learning_rate=LEARNING_RATE,
+            ),
         )
         return out.proxies, out.moments, out.loss, out.d_embeddings
 

@@ -76,11 +76,11 @@ def select(
     order = jnp.arange(size)
     padding = count + order - (real - number)
     others = jnp.where(order < real - number, others, padding)
-    stand_for = jnp.where(jnp.arange(len(taken) + size) < len(taken), 1, share)
-    rows, stand_for = jax.lax.sort(
-        (jnp.concatenate([taken, others]), stand_for), num_keys=1
+    weights = jnp.where(jnp.arange(len(taken) + size) < len(taken), 1, share)
+    rows, weights = jax.lax.sort(
+        (jnp.concatenate([taken, others]), weights), num_keys=1
     )
-    return rows[:size], stand_for[:size]
+    return rows[:size], weights[:size]
 
 
 def _nearest(labels, neighbors, start, count, size, uniform):

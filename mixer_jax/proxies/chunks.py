@@ -20,31 +20,31 @@ class Chunks:
     is copied. Rows that were already in the previous chunk are not *fresh*:
     readers mask them, and `write` does not change them.
 
-    Chunk sizes are multiples of 128 rows where `most` allows: processors
+    Chunk sizes are multiples of 128 rows where `max_size` allows: processors
     compute on blocks of rows, and a partial block costs as much as a full one.
 
     Attributes:
       length: rows to cover.
-      most: maximum rows per chunk.
+      max_size: maximum rows per chunk.
       rows: int32 `[length]`, sorted and unique: the rows of longer arrays that
         are covered; None covers all of them.
     """
 
     length: int
-    most: int
+    max_size: int
     rows: jax.Array | None = None
 
     @property
     def number(self) -> int:
         """The number of chunks."""
-        whole = self.most // _BLOCK * _BLOCK
-        return math.ceil(self.length / (whole or self.most))
+        whole = self.max_size // _BLOCK * _BLOCK
+        return math.ceil(self.length / (whole or self.max_size))
 
     @property
     def size(self) -> int:
         """The number of rows per chunk."""
         size = math.ceil(self.length / self.number)
-        if self.most >= _BLOCK:
+        if self.max_size >= _BLOCK:
             size = math.ceil(size / _BLOCK) * _BLOCK
         return min(size, self.length)
 

@@ -51,7 +51,7 @@ def negatives(
     parts = cosines.reshape(jax.lax.axis_size(AXIS), -1, cosines.shape[1])
     parts = jax.lax.all_to_all(parts, AXIS, 0, 0).swapaxes(0, 1)
     parts = parts.reshape(parts.shape[0], -1)
-    least = jax.lax.top_k(parts, min(k, parts.shape[1]))[0][:, -1]
-    least = jax.lax.all_gather(least, AXIS, tiled=True)
+    threshold = jax.lax.top_k(parts, min(k, parts.shape[1]))[0][:, -1]
+    threshold = jax.lax.all_gather(threshold, AXIS, tiled=True)
     # Unfilled entries already have id -1 and cosine -inf.
-    return jnp.where(cosines >= least[:, None], ids, -1)
+    return jnp.where(cosines >= threshold[:, None], ids, -1)

@@ -19,7 +19,16 @@ of the size of the proxies::
     def step(params, proxies, moments, graph, batch, labels, key):
         embeddings, pullback = jax.vjp(lambda p: apply(p, batch), params)
         out = head.step(
-            optimizer, proxies, moments, embeddings, labels, graph, key, 0.1
+            optimizer,
+            HeadInput(
+                proxies=proxies,
+                moments=moments,
+                embeddings=embeddings,
+                labels=labels,
+                graph=graph,
+                key=key,
+                learning_rate=0.1,
+            ),
         )
         (gradient,) = pullback(out.d_embeddings)
         params = jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient)
@@ -27,9 +36,12 @@ of the size of the proxies::
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+from jax.sharding import Mesh
+
+from mixer_jax.runtime.mesh import AXIS
 
 Moments = Any  # pytree of arrays `[C_pad, ...]`, split like the proxies
 Graph = jax.Array | None  # int32 [C_pad, K], or None for heads without one
@@ -51,6 +63,32 @@ class RowOptimizer(NamedTuple):
         [jax.Array, Moments, jax.Array, jax.typing.ArrayLike, jax.Array],
         tuple[jax.Array, Moments],
     ]
+
+
+class HeadInput(NamedTuple):
+    """What a head reads in one step.
+
+    Attributes:
+      proxies: f32 or bf16 `[C_pad, D]`, split over the mesh by rows; with
+        sub-centers `[C_pad, n D]`, those of a category side by side.
+      embeddings: `[B, D]`, split over the mesh by rows.
+      labels: int32 `[B]` in `[0, C)`, split like the embeddings.
+      key: a PRNG key, different for each step.
+      graph: the result of `build_graph`.
+      moments: `optimizer.init(proxies)`, or the previous step's result.
+      learning_rate: f32 scalar, for this step.
+      margins: f32 `[B]`, margin sizes per sample, split like the embeddings;
+        None uses the config's size for all.
+    """
+
+    proxies: jax.Array
+    embeddings: jax.Array
+    labels: jax.Array
+    key: jax.Array
+    graph: Graph = None
+    moments: Moments = None
+    learning_rate: jax.typing.ArrayLike = 0.0
+    margins: jax.Array | None = None
 
 
 class HeadStep(NamedTuple):
@@ -96,17 +134,11 @@ class Head(Protocol):
         This is jitted; all calls of a head run the same program.
         """
 
-    def select(
-        self,
-        proxies: jax.Array,
-        embeddings: jax.Array,
-        labels: jax.Array,
-        graph: Graph,
-        key: jax.Array,
-    ) -> jax.Array:
+    def select(self, given: HeadInput) -> jax.Array:
         """Returns the rows that `step` activates, given the same key.
 
-        This is for monitoring: `step` selects its rows itself.
+        This is for monitoring: `step` selects its rows itself. Moments,
+        learning rate and margins are not used.
 
         Returns:
           int32 `[n * M]`, split over the devices: M row numbers per device
@@ -114,18 +146,7 @@ class Head(Protocol):
           padding come last and only where a device has no other rows left.
         """
 
-    def step(
-        self,
-        optimizer: RowOptimizer,
-        proxies: jax.Array,
-        moments: Moments,
-        embeddings: jax.Array,
-        labels: jax.Array,
-        graph: Graph,
-        key: jax.Array,
-        learning_rate: jax.typing.ArrayLike,
-        margins: jax.Array | None = None,
-    ) -> HeadStep:
+    def step(self, optimizer: RowOptimizer, given: HeadInput) -> HeadStep:
         """Computes the loss and its gradients, and updates the active rows.
 
         The method is traceable; call it inside a jitted step that donates
@@ -133,14 +154,45 @@ class Head(Protocol):
 
         Args:
           optimizer: updates the active rows.
-          proxies: f32 or bf16 `[C_pad, D]`, split over the mesh by rows;
-            with sub-centers `[C_pad, n D]`, those of a category side by side.
-          moments: `optimizer.init(proxies)`, or the previous step's result.
-          embeddings: `[B, D]`, split over the mesh by rows.
-          labels: int32 `[B]` in `[0, C)`, split like the embeddings.
-          graph: the result of `build_graph`.
-          key: a PRNG key, different for each step.
-          learning_rate: f32 scalar, for this step.
-          margins: f32 `[B]`, margin sizes per sample, split like the
-            embeddings; None uses the config's size for all.
+          given: the state of the proxies, and the batch.
         """
+
+
+_INPUT_SPECS = HeadInput(
+    proxies=jax.P(AXIS),
+    embeddings=jax.P(AXIS),
+    labels=jax.P(AXIS),
+    key=jax.P(),
+    graph=jax.P(AXIS),
+    moments=jax.P(AXIS),
+    learning_rate=jax.P(),
+    margins=jax.P(AXIS),
+)
+STEP_SPECS = HeadStep(
+    loss=jax.P(),
+    d_embeddings=jax.P(AXIS),
+    proxies=jax.P(AXIS),
+    moments=jax.P(AXIS),
+    metrics=jax.P(),
+)
+_Result = TypeVar("_Result")
+
+
+def on_each_device(
+    function: Callable[[HeadInput], _Result],
+    mesh: Mesh,
+    out_specs: Any,
+    given: HeadInput,
+) -> _Result:
+    """Calls a function with each device's part of a head's input.
+
+    Args:
+      function: runs inside `jax.shard_map` over the mesh axis.
+      mesh: the mesh that the batch and the proxies are split over.
+      out_specs: how the parts of the result are put together; `STEP_SPECS`
+        for a `HeadStep`.
+      given: the whole input.
+    """
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(_INPUT_SPECS,), out_specs=out_specs
+    )(given)

@@ -146,7 +146,7 @@ def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
 
 
-def cap_norms(optimizer: RowOptimizer, most: float) -> RowOptimizer:
+def cap_norms(optimizer: RowOptimizer, max_norm: float) -> RowOptimizer:
     """Wraps an optimizer to limit the norms of rows after each update.
 
     The gradient of a cosine is orthogonal to the row, so every step lengthens
@@ -154,7 +154,7 @@ def cap_norms(optimizer: RowOptimizer, most: float) -> RowOptimizer:
 
     Args:
       optimizer: the optimizer to wrap.
-      most: maximum norm.
+      max_norm: maximum norm.
     """
 
     def update(gradients, moments, rows, learning_rate, key):
@@ -163,8 +163,8 @@ def cap_norms(optimizer: RowOptimizer, most: float) -> RowOptimizer:
         )
         wide = rows.astype(jnp.float32)
         norm = jnp.sqrt(jnp.sum(wide * wide, -1, keepdims=True))
-        over = norm > most
-        capped = wide * (most / jnp.where(over, norm, most))
+        over = norm > max_norm
+        capped = wide * (max_norm / jnp.where(over, norm, max_norm))
         return jnp.where(over, capped.astype(rows.dtype), rows), moments
 
     return RowOptimizer(optimizer.init, update)

@@ -30,13 +30,6 @@ from mixer_jax.proxies.chunks import Chunks
 from mixer_jax.runtime.mesh import AXIS
 
 ABSENT = -1  # target of a sample whose category is on another device
-SPECS = interface.HeadStep(
-    loss=jax.P(),
-    d_embeddings=jax.P(AXIS),
-    proxies=jax.P(AXIS),
-    moments=jax.P(AXIS),
-    metrics=jax.P(),
-)  # of the result of `update` in `jax.shard_map`
 
 _LOWEST = -1e30  # a masked logit; finite, so that differences are not NaN
 
@@ -81,39 +74,44 @@ class Batch(NamedTuple):
     own: jax.Array
 
 
-def gather(
-    loss: Loss,
-    embeddings: jax.Array,
-    labels: jax.Array,
-    sizes: jax.Array | None = None,
-) -> Batch:
+class Active(NamedTuple):
+    """A device's active rows.
+
+    Attributes:
+      rows: int32 `[M]`, sorted and unique; None activates all of them.
+      count: int32 scalar; active rows from this position on are padding.
+      target: int32 `[B]`: for each sample of the whole batch, the position of
+        its category among the active rows, or ABSENT.
+      weights: f32 `[M]`, the weights of the active rows as negatives; None
+        weights each with 1.
+    """
+
+    rows: jax.Array | None
+    count: jax.Array
+    target: jax.Array
+    weights: jax.Array | None = None
+
+
+def gather(loss: Loss, given: interface.HeadInput) -> Batch:
     """Gathers the batch on every device; call this inside `jax.shard_map`.
 
     Args:
       loss: static settings.
-      embeddings: `[B / n, D]`, this device's part of the batch.
-      labels: int32 `[B / n]`.
-      sizes: f32 `[B / n]`, margin sizes per sample, or None.
+      given: the device's part of the input.
     """
-    unit, _ = rows_lib.unit(embeddings)
+    unit, _ = rows_lib.unit(given.embeddings)
     z, labels, sizes = jax.lax.all_gather(
-        (unit.astype(loss.wire), labels, sizes), AXIS, tiled=True
+        (unit.astype(loss.wire), given.labels, given.margins), AXIS, tiled=True
     )
-    return Batch(z.astype(jnp.float32), labels, sizes, embeddings)
+    return Batch(z.astype(jnp.float32), labels, sizes, given.embeddings)
 
 
 def update(
     loss: Loss,
     optimizer: interface.RowOptimizer,
-    rows: jax.Array,
-    moments: interface.Moments,
-    active: jax.Array | None,
-    count: jax.Array,
+    given: interface.HeadInput,
     batch: Batch,
-    target: jax.Array,
-    learning_rate: jax.Array,
-    key: jax.Array,
-    stand_for: jax.Array | None = None,
+    active: Active,
 ) -> interface.HeadStep:
     """Computes the loss over all devices' rows, and updates the rows.
 
@@ -124,26 +122,19 @@ def update(
     Args:
       loss: static settings.
       optimizer: updates the rows, chunk by chunk.
-      rows: `[R, n D]`, this device's rows.
-      moments: the optimizer's moments, leaves `[R, ...]`.
-      active: int32 `[M]`, sorted and unique: the active rows; None activates
-        all of them.
-      count: int32 scalar; active rows from this position on are padding.
+      given: the device's part of the input, with its own PRNG key.
       batch: from `gather`.
-      target: int32 `[B]`: for each sample of the whole batch, the position of
-        its category among the active rows, or ABSENT.
-      learning_rate: f32 scalar.
-      key: a PRNG key, different on each device, for the optimizer.
-      stand_for: f32 `[M]`, the weights of the active rows as negatives; None
-        weights each with 1.
+      active: the rows to score and update.
 
     Returns:
       The step, with `d_embeddings` for this device's part of the batch and
       this device's updated rows as `proxies`.
     """
+    rows, moments = given.proxies, given.moments
+    target, count = active.target, active.count
     z = batch.z
-    length = len(rows if active is None else active)
-    chunks = Chunks(length, loss.chunk, active)
+    length = len(rows if active.rows is None else active.rows)
+    chunks = Chunks(length, loss.chunk, active.rows)
 
     def score(index, cosines, axis):
         """Returns negatives' logits and a mask of own rows; rows on `axis`."""
@@ -156,15 +147,16 @@ def update(
             negative &= cosines <= loss.filter
         return jnp.where(negative, loss.scale * cosines, _LOWEST), own
 
-    def count_all(index, weights, axis):
+    def weight_rows(index, exponentials, axis):
         """Multiplies exponentials by the weights of the rows on `axis`.
 
         Adding the log weights to the logits instead would change the peak,
         which is that of the true cosines.
         """
-        if stand_for is None:
-            return weights
-        return weights * jnp.expand_dims(chunks.cut(index, stand_for), 1 - axis)
+        if active.weights is None:
+            return exponentials
+        weights = chunks.cut(index, active.weights)
+        return exponentials * jnp.expand_dims(weights, 1 - axis)
 
     def reduce(carry, index):
         peak, total, pull = carry
@@ -172,7 +164,7 @@ def update(
         logits, _ = score(index, centers.by_sample(z), 1)
         higher = jnp.maximum(peak, jnp.max(logits, 1))
         weights = jnp.exp(logits - higher[:, None])
-        weights = count_all(index, weights, 1)
+        weights = weight_rows(index, weights, 1)
         fall = jnp.exp(peak - higher)
         total = total * fall + jnp.sum(weights, 1)
         pull = pull * fall[:, None] + centers.pull_samples(weights)
@@ -185,7 +177,7 @@ def update(
 
     # Without negatives, `total` only counts masked logits: scaled to 0 here.
     highest = jax.lax.pmax(peak, AXIS)
-    own, own_cosine = _own(rows, active, target, z, loss)
+    own, own_cosine = _own(rows, active.rows, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
         # shard_map treats psum results, unlike gathered ones, as replicated.
@@ -207,14 +199,14 @@ def update(
         centers = _Centers(old[0], loss)
         logits, own = score(index, centers.by_row(z), 0)
         weights = jnp.exp(logits - normalizer[None, :])
-        weights = share * count_all(index, weights, 0)
+        weights = share * weight_rows(index, weights, 0)
         d_cosines = jnp.where(own, d_cosine[None, :], weights)
         new = optimizer.update(
             centers.pull_rows(d_cosines, z),
             old[1],
             old[0],
-            learning_rate,
-            jax.random.fold_in(key, index),
+            given.learning_rate,
+            jax.random.fold_in(given.key, index),
         )
         return chunks.write(index, state, new), None
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.proxies import recall
-from mixer_jax.proxies.interface import Head, RowOptimizer
+from mixer_jax.proxies.interface import Head, HeadInput, RowOptimizer
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import sharding
@@ -129,14 +129,16 @@ def make_train_step(
         rate = schedule(state.step)
         out = head.step(
             row_optimizer,
-            state.proxies,
-            state.proxy_state,
-            embeddings,
-            labels,
-            state.graph,
-            head_key,
-            config.proxies.learning_rate * rate,
-            margins,
+            HeadInput(
+                proxies=state.proxies,
+                embeddings=embeddings,
+                labels=labels,
+                key=head_key,
+                graph=state.graph,
+                moments=state.proxy_state,
+                learning_rate=config.proxies.learning_rate * rate,
+                margins=margins,
+            ),
         )
         (gradient,) = pullback(out.d_embeddings.astype(embeddings.dtype))
         norm = optax.tree.norm(gradient)
@@ -226,7 +228,9 @@ def make_observe(
                 batch["query"]["label"], batch["document"]["label"]
             )
             active = head.select(
-                state.proxies, embeddings, labels, state.graph, head_key
+                HeadInput(
+                    state.proxies, embeddings, labels, head_key, state.graph
+                )
             )
             figures["active_recall"] = recall.active_recall(
                 active,

@@ -63,14 +63,15 @@ def gradients(problem):
         def step(proxies, embeddings, labels, graph, key, margins):
             return head.step(
                 recorder,
-                proxies,
-                recorder.init(proxies),
-                embeddings,
-                labels,
-                graph,
-                key,
-                0.0,
-                margins,
+                interface.HeadInput(
+                    proxies=proxies,
+                    embeddings=embeddings,
+                    labels=labels,
+                    key=key,
+                    graph=graph,
+                    moments=recorder.init(proxies),
+                    margins=margins,
+                ),
             )
 
         out = jax.jit(step)(
@@ -104,11 +105,11 @@ def reference(problem):
     """The loss and its gradients in float64, by central differences.
 
     It scores the categories `among` (default: all) only, negatives up to the
-    cosine `most`, each as often as `stand_for` `[C]` says; loss and gradients
+    cosine `most`, each as often as `weights` `[C]` says; loss and gradients
     are of the problem.
     """
 
-    def loss(z, w, labels, name, size, scale, among, most, stand_for):
+    def loss(z, w, labels, name, size, scale, among, most, weights):
         z = z / np.linalg.norm(z, axis=-1, keepdims=True)
         w = w.reshape(len(w), -1, z.shape[1])  # sub-centers
         w = w / np.linalg.norm(w, axis=-1, keepdims=True)
@@ -116,7 +117,7 @@ def reference(problem):
         each = np.arange(len(z))
         target = scale * _margin(cosines[each, labels], name, size)
         among = among[None, :] & (cosines <= most)
-        logits = scale * cosines + np.log(stand_for)
+        logits = scale * cosines + np.log(weights)
         logits = np.where(among, logits, -np.inf)
         logits[each, labels] = target
         peak = logits.max(1, keepdims=True)
@@ -129,14 +130,14 @@ def reference(problem):
         scale=8.0,
         among=None,
         most=1.0,
-        stand_for=1.0,
+        weights=1.0,
     ):
         c = problem.num_categories
         z, w = jax.device_get((problem.embeddings, problem.proxies[:c]))
         z, w = z.astype(np.float64), w.astype(np.float64)
         labels = jax.device_get(problem.labels)
         among = np.isin(np.arange(c), np.arange(c) if among is None else among)
-        settings = labels, margin, size, scale, among, most, stand_for
+        settings = labels, margin, size, scale, among, most, weights
         dz, dw = np.zeros_like(z), np.zeros_like(problem.proxies, np.float64)
         for array, gradient in ((z, dz), (w, dw)):
             for index in np.ndindex(array.shape):

@@ -95,7 +95,7 @@ def test_all_rows_are_stood_for():
     labels = START + np.array([3, 3])
     neighbors = START + np.array([[10, 11, 12, 13]] * 2)
     count, size, uniform = 37, 12, 9
-    rows, stand_for = (
+    rows, weights = (
         np.array(x)
         for x in compiled(
             jax.random.key(0),
@@ -108,9 +108,9 @@ def test_all_rows_are_stood_for():
         )
     )
     taken = np.isin(rows, [3, 10, 11])
-    np.testing.assert_array_equal(stand_for[taken], 1.0)
-    np.testing.assert_allclose(stand_for[~taken], (count - 3) / uniform)
-    np.testing.assert_allclose(stand_for.sum(), count, rtol=1e-6)
+    np.testing.assert_array_equal(weights[taken], 1.0)
+    np.testing.assert_allclose(weights[~taken], (count - 3) / uniform)
+    np.testing.assert_allclose(weights.sum(), count, rtol=1e-6)
 
 
 def test_neighbors_are_looked_up_where_they_are(mesh):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.proxies import row_optimizers, rows
+from mixer_jax.proxies.interface import HeadInput
 from mixer_jax.runtime import mesh as meshes
 
 
@@ -24,7 +25,16 @@ def test_a_model_learns_through_any_head(name, problem, make_head, mesh):
     def step(params, proxies, moments, graph, batch, labels, key):
         embeddings, pullback = jax.vjp(lambda p: batch @ p, params)
         out = head.step(
-            optimizer, proxies, moments, embeddings, labels, graph, key, 0.1
+            optimizer,
+            HeadInput(
+                proxies=proxies,
+                moments=moments,
+                embeddings=embeddings,
+                labels=labels,
+                graph=graph,
+                key=key,
+                learning_rate=0.1,
+            ),
         )
         (gradient,) = pullback(out.d_embeddings)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)

@@ -1,14 +1,13 @@
 """What the compiled step is made of: its collectives and its buffers."""
 
 import collections
-import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mixer_jax.proxies import heads, row_optimizers
+from mixer_jax.proxies import heads, interface, row_optimizers
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.training.config import defaults as configs
 
@@ -39,10 +38,23 @@ def compiled(mesh):
 
         key = jax.eval_shape(jax.random.key, 0)
         rows = array(CATEGORIES, DIM)
-        return (
-            jax.jit(
-                functools.partial(head.step, optimizer), donate_argnums=(0, 1)
+
+        def step(proxies, moments, embeddings, labels, graph, key):
+            return head.step(
+                optimizer,
+                interface.HeadInput(
+                    proxies=proxies,
+                    embeddings=embeddings,
+                    labels=labels,
+                    key=key,
+                    graph=graph,
+                    moments=moments,
+                    learning_rate=0.1,
+                ),
             )
+
+        return (
+            jax.jit(step, donate_argnums=(0, 1))
             .lower(
                 rows,
                 rows,
@@ -50,7 +62,6 @@ def compiled(mesh):
                 array(BATCH, dtype=jnp.int32),
                 head.graph_shape,
                 key,
-                0.1,
             )
             .compile()
         )

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import recall
+from mixer_jax.proxies import interface, recall
 from mixer_jax.runtime import mesh as meshes
 
 
@@ -33,7 +33,9 @@ def test_recall_is_numpy_s(k, problem, mesh):
 
 def test_all_rows_active_miss_nothing(problem, make_head, mesh):
     rows = make_head().select(
-        problem.proxies, problem.embeddings, problem.labels, None, None
+        interface.HeadInput(
+            problem.proxies, problem.embeddings, problem.labels, key=None
+        )
     )
     measured = recall.active_recall(
         rows,

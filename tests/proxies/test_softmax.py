@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import row_optimizers
+from mixer_jax.proxies import interface, row_optimizers
 from mixer_jax.runtime import mesh as meshes
 
 
@@ -53,13 +53,13 @@ def test_embeddings_keep_their_type(problem, make_head):
     step = functools.partial(make_head().step, row_optimizers.sgd())
     out = jax.eval_shape(
         step,
-        problem.proxies,
-        (),
-        problem.embeddings.astype(jnp.bfloat16),
-        problem.labels,
-        None,
-        jax.random.key(0),
-        0.1,
+        interface.HeadInput(
+            proxies=problem.proxies,
+            embeddings=problem.embeddings.astype(jnp.bfloat16),
+            labels=problem.labels,
+            key=jax.random.key(0),
+            moments=(),
+        ),
     )
     assert out.d_embeddings.dtype == jnp.bfloat16
     assert out.loss.dtype == out.proxies.dtype == jnp.float32

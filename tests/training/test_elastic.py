@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from mixer_jax.proxies.interface import HeadInput
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import initialize, inputs, setup
 from mixer_jax.training import state as state_lib
@@ -46,13 +47,15 @@ def take_step(run, state):
     def step(state, batch, key):
         return run.head.step(
             run.row_optimizer,
-            state.proxies,
-            state.proxy_state,
-            batch["embeddings"],
-            batch["labels"],
-            state.graph,
-            key,
-            0.1,
+            HeadInput(
+                proxies=state.proxies,
+                embeddings=batch["embeddings"],
+                labels=batch["labels"],
+                key=key,
+                graph=state.graph,
+                moments=state.proxy_state,
+                learning_rate=0.1,
+            ),
         )
 
     batch = jax.device_put(batch, mesh_lib.rows(run.mesh))

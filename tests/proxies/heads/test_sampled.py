@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import row_optimizers
+from mixer_jax.proxies import interface, row_optimizers
 from mixer_jax.runtime.errors import UserError
 
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
@@ -23,6 +23,12 @@ def categories(problem, mesh):
         return found[found < problem.num_categories]
 
     return run
+
+
+def given(problem, key, graph=None):
+    return interface.HeadInput(
+        problem.proxies, problem.embeddings, problem.labels, key, graph
+    )
 
 
 def small_batch(problem):
@@ -53,9 +59,7 @@ def test_it_is_the_softmax_over_the_active_set(
     head = make_head(name=name, **HALF)
     graph = head.build_graph(problem.proxies)
     key = jax.random.key(5)
-    rows = head.select(
-        problem.proxies, problem.embeddings, problem.labels, graph, key
-    )
+    rows = head.select(given(problem, key, graph))
     active = categories(rows)
     assert len(active) == 20
     loss, d_embeddings, d_proxies, _ = gradients(head, graph, key)
@@ -66,25 +70,24 @@ def test_it_is_the_softmax_over_the_active_set(
 
 
 @pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
-def test_random_rows_count_for_all_that_they_stand_for(
+def test_random_rows_are_weighted_by_the_rows_they_represent(
     problem, mesh, make_head, gradients, reference, categories, assert_close
 ):
     """`sampled` draws all but the positives, evenly on each device."""
     small_batch(problem)
     head = make_head(name="sampled", importance=True, **HALF)
     key = jax.random.key(5)
-    data = problem.proxies, problem.embeddings, problem.labels, None, key
-    active = categories(head.select(*data))
+    active = categories(head.select(given(problem, key)))
     positives = np.unique(problem.labels)
     drawn = np.setdiff1d(active, positives)
-    stand_for = np.ones(37)
+    weights = np.ones(37)
     local = len(problem.proxies) // mesh.size
     for device in range(mesh.size):
         here = range(device * local, min((device + 1) * local, 37))
         own = np.intersect1d(drawn, here)
-        stand_for[own] = len(np.setdiff1d(here, positives)) / len(own)
+        weights[own] = len(np.setdiff1d(here, positives)) / len(own)
     loss, d_embeddings, d_proxies, _ = gradients(head, None, key)
-    expected = reference(among=active, stand_for=stand_for)
+    expected = reference(among=active, weights=weights)
     assert_close(loss, expected[0])
     assert_close(d_embeddings, expected[1])
     assert_close(d_proxies, expected[2])
@@ -102,13 +105,14 @@ def test_resting_rows_are_untouched_and_positives_active(
     step = jax.jit(functools.partial(head.step, optimizer))
     before = problem.proxies, optimizer.init(problem.proxies) + 1.0
     for seed in range(5):
-        key = jax.random.key(seed)
-        data = problem.embeddings, problem.labels, graph, key
-        active = categories(head.select(before[0], *data))
+        data = given(problem, jax.random.key(seed), graph)._replace(
+            proxies=before[0], moments=before[1], learning_rate=0.1
+        )
+        active = categories(head.select(data))
         assert set(np.array(problem.labels)) <= set(active)
         resting = np.setdiff1d(np.arange(len(problem.proxies)), active)
         assert resting.size
-        out = step(*before, *data, 0.1)
+        out = step(data)
         after = out.proxies, out.moments
         for old, new in zip(before, after, strict=True):
             real = resting[resting < problem.num_categories]
@@ -124,11 +128,9 @@ def test_the_active_set_changes_with_the_key_only(name, problem, make_head):
     small_batch(problem)
     head = make_head(name=name, **HALF | {"active": 0.8})
     graph = head.build_graph(problem.proxies)
-    select = functools.partial(
-        head.select, problem.proxies, problem.embeddings, problem.labels, graph
-    )
     one, again, other = (
-        np.array(select(jax.random.key(seed))) for seed in (0, 0, 1)
+        np.array(head.select(given(problem, jax.random.key(seed), graph)))
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, again)
     assert one.shape == other.shape
@@ -145,13 +147,7 @@ def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
     head = make_head(**half)
     graph = head.build_graph(problem.proxies)
     with pytest.raises(UserError, match="batch of 16"):
-        head.select(
-            problem.proxies,
-            problem.embeddings,
-            problem.labels,
-            graph,
-            jax.random.key(0),
-        )
+        head.select(given(problem, jax.random.key(0), graph))
 
 
 def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
@@ -159,13 +155,7 @@ def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
 ):
     small_batch(problem)
     head = make_head(name="topk", active=0.9, uniform=0.0, neighbors=2)
-    rows = head.select(
-        problem.proxies,
-        problem.embeddings,
-        problem.labels,
-        None,
-        jax.random.key(0),
-    )
+    rows = head.select(given(problem, jax.random.key(0)))
     z, w = np.array(problem.embeddings), np.array(problem.proxies[:37])
     cosines = z @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
     cosines[np.arange(8), np.array(problem.labels)] = -np.inf

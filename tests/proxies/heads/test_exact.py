@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mixer_jax.proxies import row_optimizers
+from mixer_jax.proxies import interface, row_optimizers
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface", "normface"])
@@ -46,13 +46,14 @@ def test_training_is_dense_sgd(problem, make_head, assert_close):
     expected, state = problem.proxies, dense.init(problem.proxies)
     for _ in range(5):
         out = step(
-            proxies,
-            moments,
-            problem.embeddings,
-            problem.labels,
-            None,
-            jax.random.key(0),
-            0.1,
+            interface.HeadInput(
+                proxies=proxies,
+                embeddings=problem.embeddings,
+                labels=problem.labels,
+                key=jax.random.key(0),
+                moments=moments,
+                learning_rate=0.1,
+            )
         )
         proxies, moments = out.proxies, out.moments
         expected, state = dense_step(expected, state)
@@ -66,24 +67,25 @@ def test_logits_and_gradients_of_full_size_never_exist(
 ):
     head, optimizer = make_head(), row_optimizers.sgd(0.9)
 
-    def dense(proxies, moments, embeddings, labels, graph, key, rate):
+    def dense(given):
         def loss(proxies):
-            return jnp.mean(jax.nn.logsumexp(embeddings @ proxies.T, -1))
+            return jnp.mean(jax.nn.logsumexp(given.embeddings @ proxies.T, -1))
 
-        return jax.grad(loss)(proxies)
+        return jax.grad(loss)(given.proxies)
 
     def matrices(step):
         """The shapes of all f32 matrices in the compiled program."""
         text = (
-            jax.jit(step, donate_argnums=(0, 1))
+            jax.jit(step)
             .lower(
-                problem.proxies,
-                optimizer.init(problem.proxies),
-                problem.embeddings,
-                problem.labels,
-                None,
-                jax.random.key(0),
-                0.1,
+                interface.HeadInput(
+                    proxies=problem.proxies,
+                    embeddings=problem.embeddings,
+                    labels=problem.labels,
+                    key=jax.random.key(0),
+                    moments=optimizer.init(problem.proxies),
+                    learning_rate=0.1,
+                )
             )
             .compile()
             .as_text()

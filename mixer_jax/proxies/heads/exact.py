@@ -37,7 +37,7 @@ class Exact:
     def build_graph(self, proxies: jax.Array) -> None:
         """Returns None: there is no graph."""
 
-    def select(self, proxies, embeddings, labels, graph, key) -> jax.Array:
+    def select(self, given: interface.HeadInput) -> jax.Array:
         """Returns all rows; see `interface.Head`."""
         local = meshes.padded_rows(self.num_categories, self.mesh)
         local //= self.mesh.size
@@ -45,45 +45,23 @@ class Exact:
         return jax.lax.with_sharding_constraint(rows, meshes.rows(self.mesh))
 
     def step(
-        self,
-        optimizer,
-        proxies,
-        moments,
-        embeddings,
-        labels,
-        graph,
-        key,
-        learning_rate,
-        margins=None,
+        self, optimizer: interface.RowOptimizer, given: interface.HeadInput
     ) -> interface.HeadStep:
         """Updates all rows; see `interface.Head`."""
 
-        def step(
-            proxies, moments, embeddings, labels, key, learning_rate, margins
-        ):
-            batch = softmax.gather(self.loss, embeddings, labels, margins)
-            start, count = rows_lib.own(self.num_categories, len(proxies))
+        def step(given: interface.HeadInput) -> interface.HeadStep:
+            batch = softmax.gather(self.loss, given)
+            start, count = rows_lib.own(self.num_categories, len(given.proxies))
             target = batch.labels - start
-            target = jnp.where(
-                (target >= 0) & (target < count), target, softmax.ABSENT
+            here = (target >= 0) & (target < count)
+            active = softmax.Active(
+                None, count, jnp.where(here, target, softmax.ABSENT)
             )
+            key = rows_lib.own_key(given.key)
             return softmax.update(
-                self.loss,
-                optimizer,
-                proxies,
-                moments,
-                None,
-                count,
-                batch,
-                target,
-                learning_rate,
-                rows_lib.own_key(key),
+                self.loss, optimizer, given._replace(key=key), batch, active
             )
 
-        split, whole = jax.P(meshes.AXIS), jax.P()
-        return jax.shard_map(
-            step,
-            mesh=self.mesh,
-            in_specs=(split, split, split, split, whole, whole, split),
-            out_specs=softmax.SPECS,
-        )(proxies, moments, embeddings, labels, key, learning_rate, margins)
+        return interface.on_each_device(
+            step, self.mesh, interface.STEP_SPECS, given
+        )

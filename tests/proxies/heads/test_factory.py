@@ -1,7 +1,8 @@
 import jax
 import pytest
 
-from mixer_jax.proxies import active, exact, heads
+from mixer_jax.proxies import heads
+from mixer_jax.proxies.heads import exact, knn
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import defaults as configs
@@ -19,7 +20,7 @@ def test_names_and_settings_reach_the_head():
     assert isinstance(head, exact.Exact)
     assert (head.loss.scale, head.loss.chunk) == (16.0, 7)
     head = make(name="knn", active=0.5, uniform=0.2, neighbors=64)
-    assert isinstance(head, active.Knn)
+    assert isinstance(head, knn.Knn)
     # 20 rows a device; no category has more than 39 others.
     assert (head.active, head.uniform, head.neighbors) == (10, 2, 39)
 

@@ -5,24 +5,28 @@ import math
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.proxies import active, exact, interface, margins, softmax
+from mixer_jax.proxies import interface, margins, softmax
+from mixer_jax.proxies.heads.exact import Exact
+from mixer_jax.proxies.heads.knn import Knn
+from mixer_jax.proxies.heads.sampled import Sampled
+from mixer_jax.proxies.heads.topk import TopK
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 
 
 def _exact(config, loss, mesh, num_categories):
     del config
-    return exact.Exact(loss, mesh, num_categories)
+    return Exact(loss, mesh, num_categories)
 
 
 def _sampled(config, loss, mesh, num_categories):
-    return _active(active.Sampled, config, loss, mesh, num_categories)
+    return _active(Sampled, config, loss, mesh, num_categories)
 
 
 def _knn(config, loss, mesh, num_categories):
     _check_products(config.graph_products, "graph_products")
     return _active(
-        active.Knn,
+        Knn,
         config,
         loss,
         mesh,
@@ -34,7 +38,7 @@ def _knn(config, loss, mesh, num_categories):
 
 def _topk(config, loss, mesh, num_categories):
     return _active(
-        active.TopK,
+        TopK,
         config,
         loss,
         mesh,
