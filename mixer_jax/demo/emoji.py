@@ -10,7 +10,6 @@ no skin tones; the large one has all of them, as near-identical variants.
 import argparse
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import os
 import struct
@@ -23,6 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from mixer_jax.data.images import decoding
+from mixer_jax.data.readers import rows
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import (
     command,
@@ -74,8 +74,7 @@ def base_key(key: str) -> str:
 
 def is_test(key: str) -> bool:
     """Returns whether a category is one of the 10% held out for testing."""
-    digest = hashlib.sha1(base_key(key).encode()).hexdigest()
-    return int(digest, 16) % 10 == 0
+    return rows.is_test(base_key(key))
 
 
 def drawings() -> dict[str, dict[str, Path]]:

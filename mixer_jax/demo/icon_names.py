@@ -7,10 +7,11 @@ names end in it.
 """
 
 import collections
-import hashlib
 import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
+
+from mixer_jax.data.readers.rows import digest
 
 # Words at the end of a name that always mean a style.
 _STYLES = frozenset(
@@ -163,7 +164,7 @@ def base_key(category_id: str) -> str:
 
 def is_test(category_id: str) -> bool:
     """Returns whether a category is one of the 10% held out for testing."""
-    return _hash(base_key(category_id)) % 10 == 0
+    return digest(base_key(category_id)) % 10 == 0
 
 
 def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
@@ -172,17 +173,13 @@ def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
     The half is drawn by hash, so it does not depend on other categories. If the
     number is odd, the documents get the larger half.
     """
-    drawn = sorted(set(vendors), key=lambda name: _hash(category_id, name))
+    drawn = sorted(set(vendors), key=lambda name: digest(category_id, name))
     return set(drawn[: len(drawn) // 2])
 
 
 def shuffled(category_ids: Iterable[str]) -> list[str]:
     """Returns categories in a pseudorandom order, that of their hashes."""
-    return sorted(category_ids, key=_hash)
-
-
-def _hash(*words: str) -> int:
-    return int(hashlib.sha1("\0".join(words).encode()).hexdigest(), 16)
+    return sorted(category_ids, key=digest)
 
 
 def _in_family(prefix: str, prefixes: Iterable[str]) -> bool:

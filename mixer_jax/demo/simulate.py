@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.categories.click_log import read_samples
-from mixer_jax.categories.evidence.graph import normalize
 from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.demo.appearance import appearance
 from mixer_jax.demo.click_rates import calibrate
@@ -32,6 +31,7 @@ from mixer_jax.runtime import command, files, numbers, parsing, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.runtime.tabular.tables import write
+from mixer_jax.runtime.vectors import normalize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from mixer_jax.data.tables import table as table_lib
 from mixer_jax.models import features
 from mixer_jax.retrieval import evaluate
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.vectors import normalize
 
 FROZEN = "frozen encoders"
 LINEAR = "linear map"
@@ -142,8 +143,8 @@ def frozen_features(
     of_images = features.image_features(IMAGE_ENCODER, paths, image_size)
     of_texts = features.text_features(TEXT_ENCODER, texts, TEXT_LENGTH)
     return Features(
-        dict(zip(paths, _unit(of_images), strict=True)),
-        dict(zip(texts, _unit(of_texts), strict=True)),
+        dict(zip(paths, normalize(of_images), strict=True)),
+        dict(zip(texts, normalize(of_texts), strict=True)),
     )
 
 
@@ -300,9 +301,3 @@ def _look_up(known: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
     nothing = np.zeros(width, np.float32)
     rows = [known[name] if name else nothing for name in names]
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(norms, 1e-12)

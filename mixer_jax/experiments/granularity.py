@@ -7,7 +7,6 @@ takes seconds, and evaluated with queries that it was not trained on.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,14 +16,16 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.categories import sweep
-from mixer_jax.categories.evidence.graph import Features, normalize
+from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.categories.outcome import Outcome
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import Settings
+from mixer_jax.data.readers.rows import digest
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import baselines
 from mixer_jax.runtime import paths, progress
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.vectors import normalize
 
 TRUTH = "held-out true categories"
 LATER = "later clicks"
@@ -294,4 +295,4 @@ def lines(result: dict[str, Any]) -> str:
 
 def _is_drawn(name: str) -> bool:
     """Returns whether a query is drawn: one in ten, by a hash of its ID."""
-    return int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10 == 0
+    return digest(name) % 10 == 0

@@ -26,11 +26,14 @@ def normalize(x_BxD: jax.Array) -> jax.Array:
     return x_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
-    # Unlike concatenation, the order a0, b0, a1, b1, ... moves no data between
-    # devices when both arrays are sharded by rows.
-    both = jnp.stack([first, second], 1)
-    return both.reshape(-1, *first.shape[1:])
+def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
+    """Interleaves two arrays `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
+
+    Both are split over the devices by rows. Interleaving leaves every row on
+    its device, whereas concatenation would move rows.
+    """
+    both = jnp.stack([queries, documents], axis=1)
+    return both.reshape(-1, *queries.shape[1:])
 
 
 class TransformationLayers(nn.Module):
@@ -205,7 +208,7 @@ class Mixer(nn.Module):
             patches = self._patches(document, train)
         else:
             both = self.image_encoder(
-                _interleave(query["image"], document["image"]), train=train
+                interleave(query["image"], document["image"]), train=train
             )
             query_patches, patches = both[::2], both[1::2]
         has_image, mask = document["has_image"], document["token_mask"]

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -95,7 +95,7 @@ def make_embedder(
             for batch in batches
         )
         with progress.show(f"Embedding {what}", len(frame)) as count:
-            for embeddings, index in one_behind(encoded):
+            for embeddings, index in mesh_lib.one_behind(encoded):
                 count(_store(result, embeddings, index))
         return result
 
@@ -159,19 +159,6 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
             np.savez(file, **embeddings._asdict())
 
     files.deliver(path, save_arrays, "The embeddings")
-
-
-def one_behind(items: Iterable[T]) -> Iterator[T]:
-    """Yields each item after the next one has been created.
-
-    If items are asynchronous computations, the host thus prepares the next one
-    while the devices are busy.
-    """
-    previous = []
-    for item in items:
-        yield from previous
-        previous = [item]
-    yield from previous
 
 
 def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from mixer_jax.retrieval import folders, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.vectors import normalize
 from mixer_jax.training.checkpoint import row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
@@ -109,7 +110,7 @@ def write(
                         "proxies.learning_rate."
                     )
                 if unit:
-                    block = _unit(block.reshape(-1, made.dim))
+                    block = normalize(block.reshape(-1, made.dim), _SHORTEST)
                 file.write(np.ascontiguousarray(block, "<f4"))
         ids = json.dumps(saved.category_ids, indent=0) + "\n"
         (draft / CATEGORIES).write_text(ids, "utf-8")
@@ -117,9 +118,3 @@ def write(
 
     folders.write(folder, KIND, write_files)
     return made
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Scales rows to length 1, or less if shorter than `_SHORTEST`."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(length, _SHORTEST)

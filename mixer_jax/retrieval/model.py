@@ -273,7 +273,7 @@ class Model:
                 yield rows, self._encode[role](self._variables, batch)
 
         found = np.zeros((count, self.dim), np.float32)
-        for rows, embeddings in embed.one_behind(batches()):
+        for rows, embeddings in mesh_lib.one_behind(batches()):
             found[rows] = jax.device_get(embeddings)[: rows.stop - rows.start]
         return found
 

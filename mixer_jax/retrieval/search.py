@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from mixer_jax.runtime.mesh import AXIS, rows
+from mixer_jax.runtime.vectors import normalize
 
 DOCUMENT_BLOCK = 1024  # rows scored at once per device
 QUERY_BLOCK = 128  # queries per call
@@ -144,8 +145,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
             f"{len(bad)} of {len(vectors)} embeddings are not finite; the "
             f"first is row {bad[0]}."
         )
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, 1e-12)
+    return normalize(vectors)
 
 
 def _blockwise(

@@ -5,14 +5,15 @@ of the proxies, their optimizer state and the class graph. Everything else is
 replicated, except for parameters that `training/sharding.py` splits on request.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+T = TypeVar("T")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -72,3 +73,16 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     # flag it.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.tree.map(put, batch)
+
+
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yields each item after the next one has been created.
+
+    If items are asynchronous computations, the host thus prepares the next one
+    while the devices are busy.
+    """
+    previous = []
+    for item in items:
+        yield from previous
+        previous = [item]
+    yield from previous

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mixer_jax.models.towers import interleave
 from mixer_jax.proxies import recall
 from mixer_jax.proxies.interface import Head, HeadInput, RowOptimizer
 from mixer_jax.runtime import mesh as mesh_lib
@@ -21,16 +22,6 @@ from mixer_jax.training.watch import monitors
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-
-
-def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
-    """Interleaves two arrays `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
-
-    Both are split over the devices by rows. Interleaving leaves every row on
-    its device, whereas concatenation would move rows.
-    """
-    both = jnp.stack([queries, documents], axis=1)
-    return both.reshape(-1, *queries.shape[1:])
 
 
 def guard_rows(optimizer: RowOptimizer) -> RowOptimizer:

@@ -9,7 +9,13 @@ from flax import linen as nn
 from mixer_jax.models.encoders.bert import Bert, BertConfig
 from mixer_jax.models.encoders.layers import ConvNorm
 from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.models.towers import Mixer, align, drop_parts, normalize
+from mixer_jax.models.towers import (
+    Mixer,
+    align,
+    drop_parts,
+    interleave,
+    normalize,
+)
 from mixer_jax.runtime import mesh as mesh_lib
 
 
@@ -312,3 +318,17 @@ def test_normalize_of_zero_has_a_finite_gradient():
     np.testing.assert_allclose(normalize(x), [[0, 0], [0.6, 0.8]], atol=1e-6)
     gradient = jax.grad(lambda x: normalize(x).sum())(x)
     assert np.isfinite(gradient).all()
+
+
+def test_interleaving_moves_no_rows_between_devices():
+    mesh = mesh_lib.make_mesh()
+    queries, documents = (
+        jax.device_put(np.arange(16.0).reshape(16, 1) * s, mesh_lib.rows(mesh))
+        for s in (1, -1)
+    )
+    join = jax.jit(interleave)
+    joined = join(queries, documents)
+    assert joined[:4, 0].tolist() == [0, 0, 1, -1]
+    assert (
+        "all-gather" not in join.lower(queries, documents).compile().as_text()
+    )

@@ -31,3 +31,19 @@ def test_replicated_arrays_are_whole_on_every_device():
     mesh = mesh_lib.make_mesh()
     array = jax.device_put(np.arange(5), mesh_lib.replicated(mesh))
     assert {s.data.shape for s in array.addressable_shards} == {(5,)}
+
+
+def test_the_next_item_is_created_before_the_previous_is_yielded():
+    created = []
+
+    def items():
+        for number in range(3):
+            created.append(number)
+            yield number
+
+    seen = [(item, len(created)) for item in mesh_lib.one_behind(items())]
+    assert seen == [(0, 2), (1, 3), (2, 3)]
+
+
+def test_nothing_is_yielded_one_behind_nothing():
+    assert list(mesh_lib.one_behind([])) == []

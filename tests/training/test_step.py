@@ -81,20 +81,6 @@ def config(tiny_config):
     return tiny_config
 
 
-def test_interleave_keeps_rows_where_they_are():
-    mesh = mesh_lib.make_mesh()
-    queries, documents = (
-        jax.device_put(np.arange(16.0).reshape(16, 1) * s, mesh_lib.rows(mesh))
-        for s in (1, -1)
-    )
-    join = jax.jit(step_lib.interleave)
-    joined = join(queries, documents)
-    assert joined[:4, 0].tolist() == [0, 0, 1, -1]
-    assert (
-        "all-gather" not in join.lower(queries, documents).compile().as_text()
-    )
-
-
 def test_the_average_follows_what_is_trained(toy, config):
     config.optimizer.average = 0.3
     config.optimizer.parts = (("text_encoder", 0.0),)

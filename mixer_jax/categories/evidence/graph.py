@@ -13,13 +13,7 @@ from mixer_jax.categories.neighbors.exact_search import (
     cosine_top_k,
     mutual_top_k,
 )
-
-
-def normalize(features: np.ndarray) -> np.ndarray:
-    """Returns rows scaled to unit length as float32; rows of zeros stay."""
-    features = np.asarray(features, np.float32)
-    norm = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norm, 1e-12)
+from mixer_jax.runtime.vectors import normalize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from sklearn.metrics import silhouette_samples
 
-from mixer_jax.categories.evidence.graph import Features, normalize
+from mixer_jax.categories.evidence.graph import Features
+from mixer_jax.runtime.vectors import normalize
 
 
 @dataclasses.dataclass(frozen=True)

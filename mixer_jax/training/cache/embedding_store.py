@@ -174,12 +174,9 @@ def _embed(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    pending = None
-    for batch in batches:
-        arrays = mesh_lib.put_batch(batch[role], mesh)
-        # Fetched one batch late, so that reading and computing overlap.
-        done, pending = pending, embed(variables, arrays)
-        if done is not None:
-            yield {role: np.asarray(done)}
-    if pending is not None:
-        yield {role: np.asarray(pending)}
+    encoded = (
+        embed(variables, mesh_lib.put_batch(batch[role], mesh))
+        for batch in batches
+    )
+    for embeddings in mesh_lib.one_behind(encoded):
+        yield {role: np.asarray(embeddings)}

@@ -312,15 +312,12 @@ def _encode_images(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    pending = None
-    for batch in batches:
-        pixels = mesh_lib.put_batch(batch[table.QUERY]["image"], mesh)
-        # Fetched one batch late, so that reading and computing overlap.
-        done, pending = pending, encode(encoders, pixels)
-        if done is not None:
-            yield {"patches": np.asarray(done)}
-    if pending is not None:
-        yield {"patches": np.asarray(pending)}
+    encoded = (
+        encode(encoders, mesh_lib.put_batch(batch[table.QUERY]["image"], mesh))
+        for batch in batches
+    )
+    for patches in mesh_lib.one_behind(encoded):
+        yield {"patches": np.asarray(patches)}
 
 
 def _encode_texts(

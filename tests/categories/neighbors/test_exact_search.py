@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.categories.evidence.graph import normalize
 from mixer_jax.categories.neighbors import deciding, exact_search, screening
 from mixer_jax.categories.neighbors.exact_search import (
     cosine_top_k,
     mutual_top_k,
 )
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.runtime.vectors import normalize
 
 
 def _mesh(num_devices):

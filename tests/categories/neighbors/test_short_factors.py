@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.categories.evidence.graph import normalize
 from mixer_jax.categories.neighbors import short_factors
+from mixer_jax.runtime.vectors import normalize
 
 
 def _random(count, width):
