@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-FUSIONS: dict[str, type[nn.Module]] = {}
+FUSIONS: dict[str, type["Fusion"]] = {}
 
 
 def register(name: str):
     """Returns a class decorator that registers a fusion under `name`."""
 
-    def add(fusion: type[nn.Module]) -> type[nn.Module]:
+    def add(fusion: type["Fusion"]) -> type["Fusion"]:
         FUSIONS[name] = fusion
         return fusion
 
     return add
 
 
-class _Fusion(nn.Module):
+class Fusion(nn.Module):
     """Base class with the fields and the projection that fusions share.
 
     Attributes:
@@ -39,13 +39,14 @@ class _Fusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def project(self, x: jax.Array, name: str, **options) -> jax.Array:
+        """Maps `[..., C]` to `[..., D]` without bias; `options` of a Dense."""
         return nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name=name, **options
         )(x)
 
 
 @register("concept_attention")
-class ConceptAttention(_Fusion):
+class ConceptAttention(Fusion):
     """Attention of the concept vector to the patches, added to the image.
 
     w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight per patch x_p;
@@ -85,7 +86,7 @@ class ConceptAttention(_Fusion):
 
 
 @register("average")
-class Average(_Fusion):
+class Average(Fusion):
     """Mean of the terms present, mean_p(x_p) W_p and W_c c."""
 
     @nn.compact
@@ -101,7 +102,7 @@ class Average(_Fusion):
 
 
 @register("concat")
-class Concat(_Fusion):
+class Concat(Fusion):
     """MLP of the concatenated image and text vectors; zeros where missing."""
 
     adds_to_image = False
@@ -123,7 +124,7 @@ class Concat(_Fusion):
 
 
 @register("image_only")
-class ImageOnly(_Fusion):
+class ImageOnly(Fusion):
     """Baseline mean_p(x_p) W_p, which ignores the text."""
 
     uses_text = False

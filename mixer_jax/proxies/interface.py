@@ -158,22 +158,25 @@ class Head(Protocol):
         """
 
 
+# Any, because they take the places of arrays.
+_SPLIT: Any = jax.P(AXIS)
+_WHOLE: Any = jax.P()
 _INPUT_SPECS = HeadInput(
-    proxies=jax.P(AXIS),
-    embeddings=jax.P(AXIS),
-    labels=jax.P(AXIS),
-    key=jax.P(),
-    graph=jax.P(AXIS),
-    moments=jax.P(AXIS),
-    learning_rate=jax.P(),
-    margins=jax.P(AXIS),
+    proxies=_SPLIT,
+    embeddings=_SPLIT,
+    labels=_SPLIT,
+    key=_WHOLE,
+    graph=_SPLIT,
+    moments=_SPLIT,
+    learning_rate=_WHOLE,
+    margins=_SPLIT,
 )
 STEP_SPECS = HeadStep(
-    loss=jax.P(),
-    d_embeddings=jax.P(AXIS),
-    proxies=jax.P(AXIS),
-    moments=jax.P(AXIS),
-    metrics=jax.P(),
+    loss=_WHOLE,
+    d_embeddings=_SPLIT,
+    proxies=_SPLIT,
+    moments=_SPLIT,
+    metrics=_WHOLE,
 )
 _Result = TypeVar("_Result")
 

@@ -117,17 +117,17 @@ class Model:
         Raises:
           UserError: if a picture cannot be read; names the first one.
         """
-        images = pictures.check_list(images, "images")
-        missing = [row for row, one in enumerate(images) if one is None]
+        given = pictures.check_list(images, "images")
+        missing = [row for row, one in enumerate(given) if one is None]
         if missing:
             raise UserError(
                 f"images[{missing[0]}] is None, but a query is a picture."
             )
 
         def load(rows: slice) -> Batch:
-            return {"image": self._load_pixels(images[rows], rows.start)}
+            return {"image": self._load_pixels(given[rows], rows.start)}
 
-        return self._embed(table.QUERY, len(images), load, batch_size)
+        return self._embed(table.QUERY, len(given), load, batch_size)
 
     def embed_documents(
         self,
@@ -151,22 +151,24 @@ class Model:
         Raises:
           UserError: if a document cannot be embedded; names the first one.
         """
-        images, texts = _align(images, texts)
+        pairs = _align(images, texts)
         if self.ignores_text:
-            self._require_images(images, texts)
-            texts = [""] * len(texts)
-        _require_content(images, texts)
+            self._require_images(*pairs)
+            pairs = pairs[0], [""] * len(pairs[1])
+        _require_content(*pairs)
+        some_images, some_texts = pairs
 
         def load(rows: slice) -> Batch:
-            tokens, mask = self._tokenizer(texts[rows])
+            tokens, mask = self._tokenizer(some_texts[rows])
+            part = some_images[rows]
             return {
-                "image": self._load_pixels(images[rows], rows.start),
-                "has_image": np.array([x is not None for x in images[rows]]),
+                "image": self._load_pixels(part, rows.start),
+                "has_image": np.array([x is not None for x in part]),
                 "tokens": tokens,
                 "token_mask": mask,
             }
 
-        return self._embed(table.DOCUMENT, len(images), load, batch_size)
+        return self._embed(table.DOCUMENT, len(some_images), load, batch_size)
 
     def evaluate(
         self,
@@ -341,23 +343,23 @@ def _align(
         raise UserError("Documents need images, texts or both.")
     if isinstance(texts, str):
         raise UserError("texts is a single text; put it into a list.")
+    written = None if texts is None else list(texts)
+    pictured: list = [None] * len(written or ())
     if images is not None:
-        images = list(pictures.check_list(images, "images"))
-    if texts is not None:
-        texts = list(texts)
-        for row, one in enumerate(texts):
-            if one is not None and not isinstance(one, str):
-                raise UserError(
-                    f"texts[{row}] is a {type(one).__name__}, not a string."
-                )
-    images = [None] * len(texts) if images is None else images
-    texts = [""] * len(images) if texts is None else [x or "" for x in texts]
-    if len(images) != len(texts):
+        pictured = list(pictures.check_list(images, "images"))
+    if written is None:
+        return pictured, [""] * len(pictured)
+    for row, one in enumerate(written):
+        if one is not None and not isinstance(one, str):
+            raise UserError(
+                f"texts[{row}] is a {type(one).__name__}, not a string."
+            )
+    if len(pictured) != len(written):
         raise UserError(
-            f"There are {len(images)} images but {len(texts)} texts; give one "
-            "of each per document, None where a document has none."
+            f"There are {len(pictured)} images but {len(written)} texts; "
+            "give one of each per document, None where a document has none."
         )
-    return images, texts
+    return pictured, [one or "" for one in written]
 
 
 def _require_content(images: list, texts: list[str]) -> None:

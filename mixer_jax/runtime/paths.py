@@ -21,7 +21,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import platformdirs
 import tensorstore
@@ -30,7 +30,7 @@ from etils import epath
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
-Path = pathlib.Path | epath.Path
+Path: TypeAlias = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
 _PLAIN = re.compile(r"[\w./ =+,@~-]*")  # folder names; see `plain`

@@ -127,6 +127,6 @@ def _check_products(dtype: str, name: str) -> None:
     _require(dtype in kinds, name, dtype, " or ".join(kinds))
 
 
-def _require(holds: bool, name: str, value: float, must: str) -> None:
+def _require(holds: bool, name: str, value: float | str, must: str) -> None:
     if not holds:
         raise UserError(f"config.head.{name} is {value}; it must be {must}.")
