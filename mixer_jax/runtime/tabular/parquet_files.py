@@ -8,6 +8,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,9 +38,11 @@ def parts(path: Path) -> list[Path]:
     """Returns the files of a table in order.
 
     Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
+    A folder with two links to it is read under both names, like a file.
 
     Raises:
-      UserError: if a folder has no parts, or is still being written.
+      UserError: if a folder has no parts, cannot be listed, or is still being
+        written.
     """
     if not path.is_dir():
         return [path]
@@ -48,15 +51,17 @@ def parts(path: Path) -> list[Path]:
             f"The table {path} is not complete: it holds a folder _temporary, "
             "which Spark removes when all parts are written."
         )
-    found, seen = [], set()
-    for folder, folders, names in os.walk(path, followlinks=True):
-        here = os.path.realpath(folder)
-        if here in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(name for name in folders if name[0] not in "._")
-        found += [Path(folder, name) for name in names if name[0] not in "._"]
+    found = []
+    for folder, folders, names in os.walk(
+        path, followlinks=True, onerror=_unlisted
+    ):
+        here = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name[0] not in "._" and not _is_above(here / name, path)
+        )
+        found += [here / name for name in names if name[0] not in "._"]
     if not found:
         raise UserError(f"The table {path} is a folder without Parquet files.")
     return sorted(found)
@@ -181,6 +186,20 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
     return pc.and_(
         pc.equal(pc.floor(column), column), pc.less(pc.abs(column), limit)
     )
+
+
+def _is_above(folder: Path, table: Path) -> bool:
+    """Returns whether a folder is a link to one that contains it."""
+    inside = len(folder.parents) - len(table.parents)
+    above = (os.path.realpath(one) for one in folder.parents[:inside])
+    return os.path.realpath(folder) in above
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    # By default, `os.walk` skips a folder that it cannot list.
+    raise UserError(
+        f"{error.filename} cannot be read: {error.strerror}."
+    ) from error
 
 
 def _unreadable(path: Path, part: Path, error: Exception) -> str:

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -135,3 +136,33 @@ def test_a_pipe_is_no_part(tmp_path):
 def test_a_zero_of_many_decimals_is_a_zero():
     column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
     assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]
+
+
+def test_a_folder_that_is_linked_twice_is_read_twice(tmp_path):
+    folder = tmp_path / "t" / "b=x"
+    folder.mkdir(parents=True)
+    frame_of([("1", "2", "")])[["id", "a"]].to_parquet(folder / "p.parquet")
+    (tmp_path / "t" / "b=y").symlink_to("b=x")
+    (folder / "loop").symlink_to("..")
+    assert rows_of(tables.read(tmp_path / "t", Layout(NAMES))) == [
+        ("1", "2", "x"),
+        ("1", "2", "y"),
+    ]
+
+
+@pytest.mark.parametrize("name", [".", "b"])
+def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
+    tmp_path, monkeypatch, name
+):
+    (tmp_path / "b").mkdir()
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    locked, scandir = tmp_path / name, os.scandir
+
+    def refusing(path):
+        if os.path.samefile(path, locked):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=f"{locked} .*Permission denied"):
+        tables.read(tmp_path, Layout(NAMES))
