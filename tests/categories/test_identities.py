@@ -224,3 +224,15 @@ def test_a_table_without_its_ledger_is_noted(tmp_path):
     )
     before = identities.read_previous(path)
     assert (before.highest, before.note) == (9, "")
+
+
+def test_a_sample_that_is_named_like_a_reversed_one_keeps_its_id(tmp_path):
+    path = tmp_path / "found.csv"
+    path.write_text(
+        "sample_id,category_id,split\n"
+        "reverse:a,found-00001,train/forward\n"
+        "b,found-00001,train/forward\n"
+        "reverse:reverse:a,found-00001,train/reverse\n"
+        "reverse:b,found-00001,train/reverse\n"
+    )
+    assert identities.read_previous(path).number == {"reverse:a": 1, "b": 1}
