@@ -27,11 +27,11 @@ _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 class NotTextError(UserError):
-    """Error for a cell that is not UTF-8; `row` is its row, from 0."""
+    """Error for a cell that is no text; `row` is its row, from 0."""
 
-    def __init__(self, where: str, row: int):
-        super().__init__(f"{where}: a cell is not UTF-8 text.")
-        self.row = row
+    def __init__(self, where: str, row: int, problem: str):
+        super().__init__(f"{where}: {problem}")
+        self.row, self.problem = row, problem
 
 
 def parts(path: Path) -> list[Path]:
@@ -119,7 +119,7 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
       where: file and column, for the error message.
 
     Raises:
-      UserError: if the column has another type.
+      NotTextError: if the column has another type, or a cell is not UTF-8.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -130,12 +130,12 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
             text = column.cast(pa.string())
             text.validate(full=True)  # Parquet strings may hold any bytes.
     except pa.ArrowNotImplementedError as error:
-        raise UserError(
-            f"{where}: cells are of type {column.type}; they must be strings "
-            "or numbers."
-        ) from error
+        kind = f"cells are of type {column.type}"
+        problem = f"{kind}; they must be strings or numbers."
+        raise NotTextError(where, 0, problem) from error
     except pa.ArrowInvalid as error:
-        raise NotTextError(where, _find_bytes(column)) from error
+        problem = "a cell is not UTF-8 text."
+        raise NotTextError(where, _find_bytes(column), problem) from error
     if pa.types.is_decimal(column.type):
         text = pc.replace_substring_regex(text, r"\.0+$", "")
         # Arrow's notation of a zero with many decimals.

@@ -166,3 +166,10 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match=f"{locked} .*Permission denied"):
         tables.read(tmp_path, Layout(NAMES))
+
+
+def test_a_part_of_another_type_is_named(tmp_path):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    frame_of([("1", ["2"], "3")]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet, row 1, column a: cells"):
+        tables.read(tmp_path, Layout(NAMES))
