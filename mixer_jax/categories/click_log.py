@@ -213,15 +213,30 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     if table.rows.empty:
         raise UserError(f"The table {table} has no rows.")
+    twice = [name for name in columns if list(table.rows).count(name) > 1]
+    if twice:
+        raise UserError(f"The table {table} has the column {twice[0]} twice.")
     found = table.rows[list(columns)].reset_index(drop=True)
     for name in columns:
-        if name.endswith("_id") and pd.api.types.is_float_dtype(found[name]):
+        if name.endswith("_id") and _has_floats(found[name]):
             raise UserError(
                 f"Column {name} of the table {table} holds floats; IDs must be "
                 "strings or integers."
             )
     empty = found.isna()
-    return found.astype(str).mask(empty, "")
+    try:
+        return found.astype(str).mask(empty, "")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The table {table} holds bytes; cells must be text or numbers."
+        ) from error
+
+
+def _has_floats(column: pd.Series) -> bool:
+    if pd.api.types.is_float_dtype(column):
+        return True
+    # A column of objects may hold any, and NaN for a missing cell.
+    return any(isinstance(cell, float) for cell in column.dropna())
 
 
 def _find(folder: str | Path, name: str) -> Path:
