@@ -132,6 +132,19 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     return ClickLog(query_rows, item_rows, total, len(pairs) - len(total))
 
 
+def home(table: str | Path) -> Path:
+    """Returns the folder, without links, that a table's images are relative to.
+
+    If the table itself is a link, this is the link's folder: tools that version
+    data replace a table by a link into their store.
+    """
+    table = Path(table)
+    # A folder of Parquet files may be named "." or "..".
+    if table.name in ("", ".."):
+        return table.resolve().parent
+    return table.parent.resolve()
+
+
 def keep(log: ClickLog, kept: set[str]) -> ClickLog:
     """Returns the log of the `kept` samples, with the clicks among them."""
     tables, clicks = [], log.clicks
@@ -261,9 +274,7 @@ def _catalog(
             f"{_where(path, int(np.argmax(empty)), needs[0])}: the row has no "
             f"{' and no '.join(needs)}, so nothing can be learned from it."
         )
-    folder = Path.cwd()
-    if not isinstance(path, _Frame):
-        folder = Path(path).resolve().parent
+    folder = Path.cwd() if isinstance(path, _Frame) else home(path)
     frame["image"] = [
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.click_log import ClickLog
+from mixer_jax.categories.click_log import ClickLog, home
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
@@ -114,8 +114,8 @@ def with_moved(
     Raises:
       UserError: if an image lies outside `folder`.
     """
-    home = Path(table).resolve().parent
-    images = [str(home / image) if image else "" for image in more["image"]]
+    place = home(table)
+    images = [str(place / image) if image else "" for image in more["image"]]
     return pd.concat([rows, relative_to(more.assign(image=images), folder)])
 
 

@@ -201,3 +201,30 @@ def test_frames_that_would_be_misread_are_refused(change, said):
     assert read.queries["query_id"].tolist() == ["1", "2"]
     with pytest.raises(UserError, match=said):
         click_log.read_tables(change(queries), items, clicks)
+
+
+def test_images_are_beside_a_table_that_is_a_link(tmp_path, monkeypatch):
+    """As DVC and git-annex leave tables; folders may be links as well."""
+    store, log = tmp_path / "store" / "deep", tmp_path / "disk" / "log"
+    store.mkdir(parents=True)
+    log.mkdir(parents=True)
+    rows = {"query_id": ["q"], "image": ["../img/a.png"]}
+    pd.DataFrame(rows).to_csv(store / "q.csv", index=False)
+    (log / "queries.csv").symlink_to(store / "q.csv")
+    (tmp_path / "log").symlink_to(log)
+    wanted = str(tmp_path / "disk" / "img" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    items = pd.DataFrame({"item_id": ["i"], "image": [""], "text": ["c"]})
+    clicks = pd.DataFrame(
+        {"query_id": ["q"], "item_id": ["i"], "exposures": [2], "clicks": [1]}
+    )
+    for path in ("log/queries.csv", log / "queries.csv"):
+        read = click_log.read_tables(path, items, clicks)
+        assert read.queries["image"].tolist() == [wanted]
+
+
+@pytest.mark.parametrize("name", [".", "../t", "../t/."])
+def test_a_table_may_be_the_working_directory(tmp_path, monkeypatch, name):
+    (tmp_path / "t").mkdir()
+    monkeypatch.chdir(tmp_path / "t")
+    assert click_log.home(name) == tmp_path
