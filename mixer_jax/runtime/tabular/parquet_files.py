@@ -21,6 +21,8 @@ ROWS = 65_536  # per batch
 _BUFFER = 1 << 20  # bytes of a column read at once
 _INDEX = "__index_level_"  # prefix of the columns of a pandas index
 _ENDS = (b"PAR1", b"PARE")  # last bytes of a file; of an encrypted one
+# Folders in which other kinds of tables record which parts are valid.
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 # Integers of this size or more may have been rounded in these types.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
@@ -41,8 +43,8 @@ def parts(path: Path) -> list[Path]:
     A folder with two links to it is read under both names, like a file.
 
     Raises:
-      UserError: if a folder has no parts, cannot be listed, or is still being
-        written.
+      UserError: if a folder has no parts, cannot be listed, is still being
+        written, or may hold parts that are no longer valid.
     """
     if not path.is_dir():
         return [path]
@@ -51,6 +53,13 @@ def parts(path: Path) -> list[Path]:
             f"The table {path} is not complete: it holds a folder _temporary, "
             "which Spark removes when all parts are written."
         )
+    for log, kind in _LOGS.items():
+        if (path / log).is_dir():
+            raise UserError(
+                f"The table {path} is a {kind} table, whose folder may hold "
+                "rows that were deleted or replaced; write its rows as plain "
+                "Parquet files to another folder."
+            )
     found = []
     for folder, folders, names in os.walk(
         path, followlinks=True, onerror=_unlisted

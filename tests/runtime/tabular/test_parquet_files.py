@@ -173,3 +173,11 @@ def test_a_part_of_another_type_is_named(tmp_path):
     frame_of([("1", ["2"], "3")]).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"b\.parquet, row 1, column a: cells"):
         tables.read(tmp_path, Layout(NAMES))
+
+
+@pytest.mark.parametrize("log", ["_delta_log", ".hoodie"])
+def test_a_folder_with_parts_of_older_versions_is_refused(tmp_path, log):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / log).mkdir()
+    with pytest.raises(UserError, match=r"is a .* table, .* as plain Parquet"):
+        tables.read(tmp_path, Layout(NAMES))
