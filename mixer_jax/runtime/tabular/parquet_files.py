@@ -133,6 +133,9 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
+        if pa.types.is_duration(column.type):
+            # Arrow would write a number without its unit.
+            raise pa.ArrowNotImplementedError(str(column.type))
         if pa.types.is_floating(column.type):
             text = _float_text(column)
         else:

@@ -55,6 +55,7 @@ def test_ids_of_parquet_are_texts(tmp_path, values, texts):
         (np.array([2.0**53]), "row 1, column id: .* too large a float"),
         (np.array([2**24], np.float32), "too large a float"),
         ([[1], [2]], "column id: cells are of type"),
+        (np.array([1], "timedelta64[s]"), "column id: cells are of type"),
         ([b"\xff"], "column id: a cell is not UTF-8 text"),
     ],
 )
