@@ -202,9 +202,12 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
 
 def _is_above(folder: Path, table: Path) -> bool:
     """Returns whether a folder is a link to one that contains it."""
+    if not folder.is_symlink():
+        return False
     inside = len(folder.parents) - len(table.parents)
-    above = (os.path.realpath(one) for one in folder.parents[:inside])
-    return os.path.realpath(folder) in above
+    target = folder.resolve()
+    above = (one.resolve() for one in folder.parents[:inside])
+    return any(one.is_relative_to(target) for one in above)
 
 
 def _unlisted(error: OSError) -> NoReturn:

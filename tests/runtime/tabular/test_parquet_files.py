@@ -145,6 +145,7 @@ def test_a_folder_that_is_linked_twice_is_read_twice(tmp_path):
     frame_of([("1", "2", "")])[["id", "a"]].to_parquet(folder / "p.parquet")
     (tmp_path / "t" / "b=y").symlink_to("b=x")
     (folder / "loop").symlink_to("..")
+    (folder / "outer").symlink_to(tmp_path)
     assert rows_of(tables.read(tmp_path / "t", Layout(NAMES))) == [
         ("1", "2", "x"),
         ("1", "2", "y"),
