@@ -9,12 +9,14 @@ before, not even by a category that has since vanished.
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from mixer_jax.categories.tables import check_spelling
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
@@ -136,6 +138,14 @@ def _numbers(
             "found.csv as this command wrote it."
         )
     return known
+
+
+def check_log(previous: Previous, sample_ids: Iterable[str]) -> None:
+    """Raises a `UserError` if a log spells the previous samples otherwise."""
+    ours = list(sample_ids)
+    # A log of other samples is fine, and may have a name that looks like one.
+    if previous.number.keys().isdisjoint(ours):
+        check_spelling(ours, previous.number, "the table of --previous")
 
 
 def check_others(rows: pd.DataFrame) -> None:

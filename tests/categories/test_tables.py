@@ -106,3 +106,11 @@ def test_rows_of_a_table_that_is_a_link_move_with_the_link(tmp_path):
     frame = pd.DataFrame({"image": ["a.png"]})
     moved = tables.with_moved(frame[:0], frame, link, tmp_path)
     assert moved["image"].tolist() == ["data/a.png"]
+
+
+def test_a_truth_that_spells_a_sample_otherwise_is_refused(samples):
+    truth = pd.DataFrame(
+        {"sample_id": ["q0", "Q1"], "category_id": "a", "split": "test"}
+    )
+    with pytest.raises(UserError, match=r"'q1' of .*, which has 'Q1'; use"):
+        tables.with_truth(samples, truth)
