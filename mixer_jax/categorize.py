@@ -70,6 +70,7 @@ def _categorize(given: argparse.Namespace) -> None:
     samples = tables.relative_to(tables.catalog(clicks), out)
     if truth is not None:
         samples = tables.with_truth(samples, truth)
+    identities.check_log(before, samples["sample_id"])
     found_table.check(samples, truth, out)
     kept, skipped = decoding.check_images(samples, out, given.max_skipped)
     clicks = click_log.keep(clicks, set(kept["sample_id"]))

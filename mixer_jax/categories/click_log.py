@@ -132,6 +132,19 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     return ClickLog(query_rows, item_rows, total, len(pairs) - len(total))
 
 
+def home(table: str | Path) -> Path:
+    """Returns the folder, without links, that a table's images are relative to.
+
+    If the table itself is a link, this is the link's folder: tools that version
+    data replace a table by a link into their store.
+    """
+    table = Path(table)
+    # A folder of Parquet files may be named "." or "..".
+    if table.name in ("", ".."):
+        return table.resolve().parent
+    return table.parent.resolve()
+
+
 def keep(log: ClickLog, kept: set[str]) -> ClickLog:
     """Returns the log of the `kept` samples, with the clicks among them."""
     tables, clicks = [], log.clicks
@@ -213,15 +226,30 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     if table.rows.empty:
         raise UserError(f"The table {table} has no rows.")
+    twice = [name for name in columns if list(table.rows).count(name) > 1]
+    if twice:
+        raise UserError(f"The table {table} has the column {twice[0]} twice.")
     found = table.rows[list(columns)].reset_index(drop=True)
     for name in columns:
-        if name.endswith("_id") and pd.api.types.is_float_dtype(found[name]):
+        if name.endswith("_id") and _has_floats(found[name]):
             raise UserError(
                 f"Column {name} of the table {table} holds floats; IDs must be "
                 "strings or integers."
             )
     empty = found.isna()
-    return found.astype(str).mask(empty, "")
+    try:
+        return found.astype(str).mask(empty, "")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The table {table} holds bytes; cells must be text or numbers."
+        ) from error
+
+
+def _has_floats(column: pd.Series) -> bool:
+    if pd.api.types.is_float_dtype(column):
+        return True
+    # A column of objects may hold any, and NaN for a missing cell.
+    return any(isinstance(cell, float) for cell in column.dropna())
 
 
 def _find(folder: str | Path, name: str) -> Path:
@@ -246,9 +274,7 @@ def _catalog(
             f"{_where(path, int(np.argmax(empty)), needs[0])}: the row has no "
             f"{' and no '.join(needs)}, so nothing can be learned from it."
         )
-    folder = Path.cwd()
-    if not isinstance(path, _Frame):
-        folder = Path(path).resolve().parent
+    folder = Path.cwd() if isinstance(path, _Frame) else home(path)
     frame["image"] = [
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]

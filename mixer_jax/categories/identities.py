@@ -9,13 +9,14 @@ before, not even by a category that has since vanished.
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.click_log import read_columns
+from mixer_jax.categories.tables import check_spelling
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
@@ -23,6 +24,8 @@ from mixer_jax.runtime.text import quoted
 
 LEDGER = "identities.json"  # beside the table whose IDs it records
 _ID = re.compile(r"found-([0-9]+)")
+_COLUMNS = ("sample_id", "category_id")
+_LAYOUT = tables.Layout(_COLUMNS, optional=("split",), ids=_COLUMNS)
 _LARGEST = 10**18  # fits int64, with room for new numbers
 
 
@@ -61,10 +64,13 @@ def read_previous(path: str | Path | None) -> Previous:
     if path is None:
         return Previous()
     path = Path(path)
-    frame = read_columns(path, ("sample_id", "category_id"))
-    number = frame["category_id"].str.extract(f"^{_ID.pattern}$")[0]
-    # Reversed rows repeat the samples; test rows have true categories.
-    ours = number.notna() & ~frame["sample_id"].str.startswith("reverse:")
+    frame = tables.read(path, _LAYOUT)
+    number = frame["category_id"].str.extract(rf"^{_ID.pattern}\Z")[0]
+    # Reversed rows repeat the samples; test rows have true categories. A log
+    # may have IDs of its own that start with "reverse:".
+    turned = frame["sample_id"].str.startswith("reverse:")
+    turned &= frame["split"].isin(("", "train/reverse"))
+    ours = number.notna() & ~turned
     if not ours.any():
         raise UserError(
             f"{path} has no category {name(0)} or the like; --previous is a "
@@ -132,6 +138,14 @@ def _numbers(
             "found.csv as this command wrote it."
         )
     return known
+
+
+def check_log(previous: Previous, sample_ids: Iterable[str]) -> None:
+    """Raises a `UserError` if a log spells the previous samples otherwise."""
+    ours = list(sample_ids)
+    # A log of other samples is fine, and may have a name that looks like one.
+    if previous.number.keys().isdisjoint(ours):
+        check_spelling(ours, previous.number, "the table of --previous")
 
 
 def check_others(rows: pd.DataFrame) -> None:

@@ -1,12 +1,14 @@
 """Converts found categories into rows of a sample table."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.click_log import ClickLog
+from mixer_jax.categories.click_log import ClickLog, home
+from mixer_jax.runtime import similar
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
@@ -41,7 +43,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
       whether the sample's true split is test).
 
     Raises:
-      UserError: if the table has none of the samples.
+      UserError: if the table has none of the samples, or spells one otherwise.
     """
     known = truth.set_index("sample_id")
     row = known.index.get_indexer(samples["sample_id"])
@@ -51,12 +53,29 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
             f"{quoted(samples['sample_id'].iloc[0])} nor any other of the "
             "click log; their IDs must be the same."
         )
+    check_spelling(
+        samples["sample_id"], known.index, "the table of true categories"
+    )
     split = known["split"].str.split("/").str[0].to_numpy()
     category = known["category_id"].to_numpy()
     return samples.assign(
         truth=np.where(row < 0, "", category[row]),
         held_out=(row >= 0) & (split[row] == "test"),
     )
+
+
+def check_spelling(
+    sample_ids: Iterable[str], known: Iterable[str], table: str
+) -> None:
+    """Raises a `UserError` if a table spells a sample of the log otherwise."""
+    wrong = similar.misspelled(list(sample_ids), list(known))
+    if wrong:
+        # As if it were another sample, the table would be ignored for it.
+        name, hint = wrong
+        raise UserError(
+            f"The sample {quoted(name)} of the click log is not in {table}"
+            f"{hint}."
+        )
 
 
 def found_rows(
@@ -114,8 +133,8 @@ def with_moved(
     Raises:
       UserError: if an image lies outside `folder`.
     """
-    home = Path(table).resolve().parent
-    images = [str(home / image) if image else "" for image in more["image"]]
+    place = home(table)
+    images = [str(place / image) if image else "" for image in more["image"]]
     return pd.concat([rows, relative_to(more.assign(image=images), folder)])
 
 

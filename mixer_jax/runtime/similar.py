@@ -46,6 +46,29 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(names[first[encoded[i]]], names[i]) for i in later]
 
 
+def misspelled(
+    names: Sequence[str], known: Sequence[str]
+) -> tuple[str, str] | None:
+    """Finds a name that is not known, but spelled otherwise there.
+
+    Args:
+      names: the names that were looked for.
+      known: the names among which they were looked for.
+
+    Returns:
+      The first such name and its `hint`; None if there is none. Known names
+      that are names themselves do not count.
+    """
+    ours, theirs = dict.fromkeys(names), dict.fromkeys(known)
+    unknown = [name for name in ours if name not in theirs]
+    left = [name for name in theirs if name not in ours]
+    like = dict(zip(keys(left).to_pylist(), left, strict=True))
+    for name, key in zip(unknown, keys(unknown).to_pylist(), strict=True):
+        if key in like:
+            return name, hint(name, [like[key]])
+    return None
+
+
 def hint(name: str, known: Sequence[str] | pd.Series) -> str:
     """Returns a clause to append to a message about an unknown name.
 

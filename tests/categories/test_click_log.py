@@ -168,3 +168,63 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
     ids.replace(2.0, 2.5).to_parquet(other)
     with pytest.raises(UserError, match=r"row 2, column query_id: 2\.5 is a"):
         click_log.read_columns(other, click_log.QUERIES)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows.assign(query_id=[1.0, "b"]), "query_id .* floats"),
+        (
+            lambda rows: rows.astype({"query_id": "float"}).astype(
+                {"query_id": "category"}
+            ),
+            "query_id .* floats",
+        ),
+        (lambda rows: rows.assign(image=b"\x89PNG"), "queries holds bytes"),
+        (
+            lambda rows: pd.concat([rows, rows["image"]], axis=1),
+            "the column image twice",
+        ),
+        (
+            lambda rows: pd.concat([rows, rows["query_id"]], axis=1),
+            "the column query_id twice",
+        ),
+    ],
+)
+def test_frames_that_would_be_misread_are_refused(change, said):
+    queries = pd.DataFrame({"query_id": [1, 2], "image": ["a.png", "b.png"]})
+    items = pd.DataFrame({"item_id": ["i"], "image": ["c.png"], "text": "c"})
+    clicks = pd.DataFrame(
+        {"query_id": [1], "item_id": ["i"], "exposures": [2], "clicks": [1]}
+    )
+    read = click_log.read_tables(queries, items, clicks)
+    assert read.queries["query_id"].tolist() == ["1", "2"]
+    with pytest.raises(UserError, match=said):
+        click_log.read_tables(change(queries), items, clicks)
+
+
+def test_images_are_beside_a_table_that_is_a_link(tmp_path, monkeypatch):
+    """As DVC and git-annex leave tables; folders may be links as well."""
+    store, log = tmp_path / "store" / "deep", tmp_path / "disk" / "log"
+    store.mkdir(parents=True)
+    log.mkdir(parents=True)
+    rows = {"query_id": ["q"], "image": ["../img/a.png"]}
+    pd.DataFrame(rows).to_csv(store / "q.csv", index=False)
+    (log / "queries.csv").symlink_to(store / "q.csv")
+    (tmp_path / "log").symlink_to(log)
+    wanted = str(tmp_path / "disk" / "img" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    items = pd.DataFrame({"item_id": ["i"], "image": [""], "text": ["c"]})
+    clicks = pd.DataFrame(
+        {"query_id": ["q"], "item_id": ["i"], "exposures": [2], "clicks": [1]}
+    )
+    for path in ("log/queries.csv", log / "queries.csv"):
+        read = click_log.read_tables(path, items, clicks)
+        assert read.queries["image"].tolist() == [wanted]
+
+
+@pytest.mark.parametrize("name", [".", "../t", "../t/."])
+def test_a_table_may_be_the_working_directory(tmp_path, monkeypatch, name):
+    (tmp_path / "t").mkdir()
+    monkeypatch.chdir(tmp_path / "t")
+    assert click_log.home(name) == tmp_path

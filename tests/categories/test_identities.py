@@ -224,3 +224,24 @@ def test_a_table_without_its_ledger_is_noted(tmp_path):
     )
     before = identities.read_previous(path)
     assert (before.highest, before.note) == (9, "")
+
+
+def test_a_sample_that_is_named_like_a_reversed_one_keeps_its_id(tmp_path):
+    path = tmp_path / "found.csv"
+    path.write_text(
+        "sample_id,category_id,split\n"
+        "reverse:a,found-00001,train/forward\n"
+        "b,found-00001,train/forward\n"
+        "reverse:reverse:a,found-00001,train/reverse\n"
+        "reverse:b,found-00001,train/reverse\n"
+    )
+    assert identities.read_previous(path).number == {"reverse:a": 1, "b": 1}
+
+
+def test_previous_ids_that_became_floats_are_refused():
+    before = Previous({"1.0": 0, "2.0": 0})
+    with pytest.raises(UserError, match=r"'1' of .* --previous, which has"):
+        identities.check_log(before, ["1", "2"])
+    identities.check_log(before, ["3", "4"])
+    identities.check_log(before, ["1", "2.0"])
+    identities.check_log(Previous(), ["1"])

@@ -96,3 +96,21 @@ def test_a_folder_may_have_two_names(tmp_path):
     for folder in ("disk", "mnt"):
         inside = tables.relative_to(frame, tmp_path / folder)
         assert inside["image"].tolist() == ["img/a.png"]
+
+
+def test_rows_of_a_table_that_is_a_link_move_with_the_link(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "data" / "truth.csv"
+    link.symlink_to(tmp_path / "store" / "0a1b.csv")
+    frame = pd.DataFrame({"image": ["a.png"]})
+    moved = tables.with_moved(frame[:0], frame, link, tmp_path)
+    assert moved["image"].tolist() == ["data/a.png"]
+
+
+def test_a_truth_that_spells_a_sample_otherwise_is_refused(samples):
+    truth = pd.DataFrame(
+        {"sample_id": ["q0", "Q1"], "category_id": "a", "split": "test"}
+    )
+    with pytest.raises(UserError, match=r"'q1' of .*, which has 'Q1'; use"):
+        tables.with_truth(samples, truth)

@@ -52,3 +52,12 @@ def test_floats_of_pandas_are_named_as_such():
     assert "into floats" in similar.hint("12.0", ["12"])
     assert "into floats" in similar.hint("12", ["12.0"])
     assert "into floats" not in similar.hint("12 ", ["12"])
+
+
+def test_a_name_that_is_spelled_otherwise_is_found():
+    name, said = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
+    assert name == "7"
+    assert said.startswith(", which has '7.0': a program such as pandas")
+    assert not similar.misspelled(["a", "A"], ["a"])  # both are names
+    assert not similar.misspelled(["a"], ["a", "A"])
+    assert not similar.misspelled([], ["a"])

@@ -14,15 +14,18 @@ that read events have little else installed.
 import contextlib
 import csv
 import datetime
+import decimal
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixer_jax.runtime.errors import UserError
@@ -41,6 +44,8 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 _EXACT = 2**53  # floats of this size or more may have been rounded
+# Floats of this size or more may have been rounded, in narrow types.
+_NARROW = {pa.float16(): 2**11, pa.float32(): 2**24}
 _BATCH = 16384  # rows of a Parquet file in memory at once
 # Exceptions of readers for files that are truncated or of another format.
 _DAMAGE = (
@@ -80,7 +85,7 @@ def row_groups(path: str, file: BinaryIO) -> list[int]:
     """
     if kind(path) != ".parquet":
         return [0]
-    with _explained(path):
+    with _explained(path, file):
         return list(range(pq.ParquetFile(file).num_row_groups))
 
 
@@ -110,7 +115,7 @@ def read(
     rows = {".csv": _csv, ".parquet": _parquet}.get(kind(path), _json)
     if path.lower().endswith(".gz"):
         file = gzip.GzipFile(fileobj=file)
-    with _explained(path):
+    with _explained(path, file):
         yield from rows(path, file, group, tuple(columns), tuple(optional))
 
 
@@ -121,9 +126,8 @@ def parse(cells: Sequence[Any]) -> Event:
       ValueError: saying what is wrong.
     """
     query, item, time, clicked, session = cells
-    said = clicked
-    if not isinstance(clicked, str):
-        said = "" if clicked is None else str(clicked)
+    clicked = _plain(clicked, "clicked")
+    said = "" if clicked is None else str(clicked)
     click = _CLICKED.get(said.strip().lower())
     if click is None:
         raise ValueError(f"clicked is {quoted(said)}; it must be 0 or 1")
@@ -132,13 +136,32 @@ def parse(cells: Sequence[Any]) -> Event:
         identity(item, "item_id"),
         microseconds(time),
         click,
-        "" if session is None else _session(session),
+        _session(session),
     )
 
 
 def _session(value: Any) -> str:
-    text = value.decode() if isinstance(value, bytes) else str(value)
-    return _whole(text, "session")
+    """Returns a session as text; "" for none."""
+    value = _plain(value, "session")
+    return "" if _is_missing(value) else identity(value, "session")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value
+
+
+def _plain(value: Any, column: str) -> Any:
+    """Returns a cell of another program as text if it can be."""
+    if isinstance(value, bytes):  # Spark may write text as bytes.
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{column} is {quoted(value)}, which is not UTF-8 text"
+            ) from None
+    if isinstance(value, decimal.Decimal):  # as in `parquet_files.as_text`
+        return re.sub(r"\.0+$", "", f"{value:f}")
+    return value
 
 
 def _whole(text: str, column: str) -> str:
@@ -158,16 +181,15 @@ def identity(value: Any, column: str) -> str:
     Raises:
       ValueError: if it is empty, or neither text nor a whole number.
     """
+    value = _plain(value, column)
     if isinstance(value, str) and value:
         return _whole(value, column)
-    if isinstance(value, bytes) and value:  # Spark may write text as bytes.
-        return value.decode()
     # pandas turns integers into floats if some are missing.
     if isinstance(value, float) and abs(value) < _EXACT:
         value = int(value) if value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if value is None or value in ("", b"") or value != value:
+    if _is_missing(value):
         raise ValueError(f"{column} is empty")
     raise ValueError(
         f"{column} is {quoted(value)}; a text or a whole number is one"
@@ -178,12 +200,15 @@ def microseconds(value: Any) -> int:
     """Returns a time as microseconds since 1970.
 
     Args:
-      value: ISO 8601 text, a datetime (both UTC if they have no time zone), or
+      value: ISO 8601 text, a date or datetime (UTC if it has no time zone), or
         seconds since 1970 as text or number.
 
     Raises:
       ValueError: if it is none of these, or seconds before 1990 or after 2100.
     """
+    value = _plain(value, "time")
+    if type(value) is datetime.date:
+        value = value.isoformat()
     if isinstance(value, str):
         try:
             value = float(value)
@@ -241,18 +266,34 @@ def _csv(path, file, group, columns, optional):
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     csv.field_size_limit(sys.maxsize)  # the default is 128 KiB
     reader = csv.reader(text, strict=True)
-    header = next(reader, [])
+    lines = _records(path, reader)
+    _, header = next(lines, (1, []))
     places = _places(path, header, columns, optional)
-    line = reader.line_num + 1
-    for cells in reader:
+    for line, cells in lines:
         if len(cells) == len(header):
             yield line, [cells[p] if p >= 0 else None for p in places]
-        elif cells:
+        else:
             yield (
                 line,
                 f"it has {len(cells)} cells, the header {len(header)}",
             )
+
+
+def _records(path: str, reader) -> Iterator[tuple[int, list[str]]]:
+    """Yields each record and its first line; skips empty lines."""
+    while True:
         line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {line}: the row has an unclosed quote or text "
+                "after a closing quote; a quote in a text is written twice."
+            ) from error
+        if cells:
+            yield line, cells
 
 
 def _json(path, file, group, columns, optional):
@@ -287,7 +328,7 @@ def _parquet(path, file, group, columns, optional):
     # A worker has one thread; Arrow's threads could outlive the interpreter.
     batches = table.iter_batches(_BATCH, [group], wanted, use_threads=False)
     for batch in batches:
-        values = [_values(batch.column(name)) for name in wanted]
+        values = [_values(path, name, batch.column(name)) for name in wanted]
         if places[-1] < 0:
             values.append([None] * len(batch))
         for cells in zip(*values, strict=True):
@@ -295,7 +336,14 @@ def _parquet(path, file, group, columns, optional):
             row += 1
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(path: str, name: str, column: pa.Array) -> list[Any]:
+    if exact := _NARROW.get(column.type):
+        column = column.cast(pa.float64())
+        if pc.any(pc.greater_equal(pc.abs(column), exact)).as_py():
+            raise UserError(
+                f"{path}, column {name}: narrow floats of {exact} or more may "
+                "have been rounded; write text, integers or 64-bit floats."
+            )
     if pa.types.is_timestamp(column.type):
         # Python has no nanoseconds. Timestamps without a zone are UTC.
         column = column.cast(pa.timestamp("us"), safe=False)
@@ -303,17 +351,32 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explained(path: str, file: BinaryIO) -> Iterator[None]:
     """Turns the exceptions of readers for damaged files into a `UserError`."""
     try:
         yield
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        raise UserError(_not_utf8(path, file)) from error
     except _DAMAGE as error:
         reason = str(error).strip() or type(error).__name__
         raise UserError(
             f"{path} cannot be read to its end: {reason}"
         ) from error
+
+
+def _not_utf8(path: str, file: BinaryIO) -> str:
+    """Names the first line that is not UTF-8."""
+    with contextlib.suppress(*_DAMAGE):
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            if line.decode(errors="replace").encode() != line:
+                return (
+                    f"{path}, line {number} is not UTF-8 text; save the file "
+                    "again as UTF-8."
+                )
+    return f"{path} is not UTF-8 text; save the file again as UTF-8."
 
 
 def row_name(path: str) -> str:

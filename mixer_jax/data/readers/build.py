@@ -175,11 +175,12 @@ def _batch(
     try:
         return pa.RecordBatch.from_pydict(cells, schema)
     except UnicodeEncodeError:
-        # JSON may contain lone surrogates; replace them by question marks.
-        whole = {
-            name: [one.encode("utf-8", "replace").decode() for one in column]
-            for name, column in cells.items()
-        }
+        # JSON may contain lone surrogates. Replace them by question marks in
+        # texts, and by escapes elsewhere, so that different IDs stay different.
+        whole = {}
+        for name, column in cells.items():
+            how = "replace" if name == "text" else "backslashreplace"
+            whole[name] = [one.encode("utf-8", how).decode() for one in column]
         return pa.RecordBatch.from_pydict(whole, schema)
 
 

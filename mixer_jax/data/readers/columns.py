@@ -5,6 +5,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
@@ -77,7 +78,8 @@ def read(
         tabs = name.endswith((".tsv", ".tsv.gz"))
         delimiter = options.delimiter or ("\t" if tabs else ",")
         wanted = list(dict.fromkeys(mapping.values()))
-        records = files.records(path, wanted, delimiter)
+        hint = f"; cells are separated by {delimiter!r}, or as --delimiter says"
+        records = files.records(path, wanted, delimiter, hint)
     else:
         raise UserError(
             f"{path} must be a {', '.join(_TEXT)} or .parquet file, or a "
@@ -144,7 +146,18 @@ def _delimiter(text: str) -> str:
     return text
 
 
-def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
+class _Record(NamedTuple):
+    """A record of a table; as text, its file and row, which is slow to find."""
+
+    table: Path
+    number: int
+
+    def __str__(self) -> str:
+        """Returns file and row."""
+        return tables.name_records(self.table, [self.number])[0]
+
+
+def _check(row: Row, where: str | _Record, mapping: dict[str, str]) -> None:
     if row.role not in ("", rules.QUERY, rules.DOCUMENT):
         raise UserError(
             f"{where}, column {mapping['role']}: the role is "
@@ -168,7 +181,7 @@ def _check(row: Row, where: str, mapping: dict[str, str]) -> None:
 
 def _parquet(
     path: Path, mapping: dict[str, str]
-) -> Iterator[tuple[str, dict[str, str]]]:
+) -> Iterator[tuple[_Record, dict[str, str]]]:
     """Yields `(where, cells)` for each row of a Parquet file or folder."""
     wanted = tuple(dict.fromkeys(mapping.values()))
     ids = (mapping.get("sample_id", ""), mapping["category_id"])
@@ -176,9 +189,8 @@ def _parquet(
     for batch in tables.batches(path, layout):
         start = int(batch.rows.index[0]) if len(batch.rows) else 0
         cells = (batch.rows[name].tolist() for name in wanted)
-        for number, row in enumerate(zip(*cells, strict=True), start + 1):
-            where = f"{path}, row {number}"
-            yield where, dict(zip(wanted, row, strict=True))
+        for number, row in enumerate(zip(*cells, strict=True), start):
+            yield _Record(path, number), dict(zip(wanted, row, strict=True))
 
 
 FORMAT = Format(

@@ -106,7 +106,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def records(
-    path: Path, columns: Sequence[str], delimiter: str = ","
+    path: Path, columns: Sequence[str], delimiter: str = ",", hint: str = ""
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields a CSV file's records.
 
@@ -114,6 +114,7 @@ def records(
       path: the file; its first line names the columns.
       columns: the required columns.
       delimiter: the character between two cells.
+      hint: ends the message if the header is a single cell.
 
     Yields:
       `(where, cells)`: file and line for messages, and the cells by column.
@@ -129,7 +130,8 @@ def records(
                 where = f"{path}, line {line}"
                 if not header:
                     header = [name.strip() for name in cells]
-                    _check_header(header, columns, where)
+                    alone = hint if len(header) == 1 else ""
+                    _check_header(header, columns, where, alone)
                     continue
                 if len(cells) != len(header):
                     raise UserError(
@@ -147,13 +149,13 @@ def records(
 
 
 def _check_header(
-    header: Sequence[str], columns: Sequence[str], where: str
+    header: Sequence[str], columns: Sequence[str], where: str, hint: str
 ) -> None:
     for name in columns:
         if name not in header:
             raise UserError(
                 f"{where}: there is no column {name!r}; there are "
-                f"{listing(header)}."
+                f"{listing(header)}{hint}."
             )
         if header.count(name) > 1:
             raise UserError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mixer_jax.runtime.tabular import csv_files
 from mixer_jax.runtime.tabular.tables import Layout
 from mixer_jax.runtime.text import quoted
 
@@ -33,6 +34,9 @@ LAYOUT = Layout(
 QUERY, DOCUMENT = "query", "document"
 # Regular expressions of a valid split, and of a path outside its folder.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
+# Characters of a row. Commands also write rows as CSV, with up to four bytes a
+# character and quotes doubled, and a reader's block must hold one.
+LONGEST = csv_files.BLOCK // 8
 OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
 
 
@@ -131,6 +135,12 @@ RULES = (
         "the split is {value}; it must be a name or name/part, of "
         "letters, digits, '_' and '-'",
         lambda rows: ~rows["split"].str.fullmatch(SPLIT),
+    ),
+    Rule(
+        "text",
+        f"the row has more than {LONGEST} characters; shorten its text, which "
+        "is {value}",
+        lambda rows: sum(rows[name].str.len() for name in COLUMNS) > LONGEST,
     ),
 )
 

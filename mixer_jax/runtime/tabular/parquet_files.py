@@ -8,6 +8,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,26 +21,30 @@ ROWS = 65_536  # per batch
 _BUFFER = 1 << 20  # bytes of a column read at once
 _INDEX = "__index_level_"  # prefix of the columns of a pandas index
 _ENDS = (b"PAR1", b"PARE")  # last bytes of a file; of an encrypted one
+# Folders in which other kinds of tables record which parts are valid.
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 # Integers of this size or more may have been rounded in these types.
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 class NotTextError(UserError):
-    """Error for a cell that is not UTF-8; `row` is its row, from 0."""
+    """Error for a cell that is no text; `row` is its row, from 0."""
 
-    def __init__(self, where: str, row: int):
-        super().__init__(f"{where}: a cell is not UTF-8 text.")
-        self.row = row
+    def __init__(self, where: str, row: int, problem: str):
+        super().__init__(f"{where}: {problem}")
+        self.row, self.problem = row, problem
 
 
 def parts(path: Path) -> list[Path]:
     """Returns the files of a table in order.
 
     Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
+    A folder with two links to it is read under both names, like a file.
 
     Raises:
-      UserError: if a folder has no parts, or is still being written.
+      UserError: if a folder has no parts, cannot be listed, is still being
+        written, or may hold parts that are no longer valid.
     """
     if not path.is_dir():
         return [path]
@@ -48,15 +53,24 @@ def parts(path: Path) -> list[Path]:
             f"The table {path} is not complete: it holds a folder _temporary, "
             "which Spark removes when all parts are written."
         )
-    found, seen = [], set()
-    for folder, folders, names in os.walk(path, followlinks=True):
-        here = os.path.realpath(folder)
-        if here in seen:  # a link to a parent folder
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(name for name in folders if name[0] not in "._")
-        found += [Path(folder, name) for name in names if name[0] not in "._"]
+    for log, kind in _LOGS.items():
+        if (path / log).is_dir():
+            raise UserError(
+                f"The table {path} is a {kind} table, whose folder may hold "
+                "rows that were deleted or replaced; write its rows as plain "
+                "Parquet files to another folder."
+            )
+    found = []
+    for folder, folders, names in os.walk(
+        path, followlinks=True, onerror=_unlisted
+    ):
+        here = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name[0] not in "._" and not _is_above(here / name, path)
+        )
+        found += [here / name for name in names if name[0] not in "._"]
     if not found:
         raise UserError(f"The table {path} is a folder without Parquet files.")
     return sorted(found)
@@ -114,23 +128,26 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
       where: file and column, for the error message.
 
     Raises:
-      UserError: if the column has another type.
+      NotTextError: if the column has another type, or a cell is not UTF-8.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
+        if pa.types.is_duration(column.type):
+            # Arrow would write a number without its unit.
+            raise pa.ArrowNotImplementedError(str(column.type))
         if pa.types.is_floating(column.type):
             text = _float_text(column)
         else:
             text = column.cast(pa.string())
             text.validate(full=True)  # Parquet strings may hold any bytes.
     except pa.ArrowNotImplementedError as error:
-        raise UserError(
-            f"{where}: cells are of type {column.type}; they must be strings "
-            "or numbers."
-        ) from error
+        kind = f"cells are of type {column.type}"
+        problem = f"{kind}; they must be strings or numbers."
+        raise NotTextError(where, 0, problem) from error
     except pa.ArrowInvalid as error:
-        raise NotTextError(where, _find_bytes(column)) from error
+        problem = "a cell is not UTF-8 text."
+        raise NotTextError(where, _find_bytes(column), problem) from error
     if pa.types.is_decimal(column.type):
         text = pc.replace_substring_regex(text, r"\.0+$", "")
         # Arrow's notation of a zero with many decimals.
@@ -181,6 +198,23 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
     return pc.and_(
         pc.equal(pc.floor(column), column), pc.less(pc.abs(column), limit)
     )
+
+
+def _is_above(folder: Path, table: Path) -> bool:
+    """Returns whether a folder is a link to one that contains it."""
+    if not folder.is_symlink():
+        return False
+    inside = len(folder.parents) - len(table.parents)
+    target = folder.resolve()
+    above = (one.resolve() for one in folder.parents[:inside])
+    return any(one.is_relative_to(target) for one in above)
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    # By default, `os.walk` skips a folder that it cannot list.
+    raise UserError(
+        f"{error.filename} cannot be read: {error.strerror}."
+    ) from error
 
 
 def _unreadable(path: Path, part: Path, error: Exception) -> str:

@@ -329,7 +329,7 @@ def _texts(
             )
         except parquet_files.NotTextError as error:
             (where,) = name_records(path, [start + error.row])
-            raise parquet_files.NotTextError(f"{where}, {column}", 0) from error
+            raise UserError(f"{where}, {column}: {error.problem}") from error
     return texts
 
 

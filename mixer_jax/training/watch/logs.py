@@ -76,8 +76,9 @@ class Logs:
     process 0 prints and writes.
 
     An error while writing figures does not interrupt the stage, whose processes
-    have to stop and save together. Nothing is written after it, and the context
-    raises it on exit.
+    have to stop and save together. Figures from then on are kept until the
+    context ends, which writes them, to another place if need be, and raises the
+    error.
 
     Attributes:
       failure: the error while writing figures; None if there was none.
@@ -103,6 +104,7 @@ class Logs:
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
         self.failure: UserError | OSError | None = None
+        self._owed: list[tuple[int, dict[str, float]]] = []
         self._file = self._board = self._bar = None
         if self._quiet:
             return
@@ -130,6 +132,7 @@ class Logs:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
+            self._settle()
             self._file.close()
             self._board.close()
         if kind is None and self.failure is not None:
@@ -184,21 +187,46 @@ class Logs:
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
         """Writes figures to TensorBoard and JSONL (null if not finite)."""
-        if self._quiet or self.failure is not None:
+        if self._quiet:
             return
-        try:
-            self._write(step, figures)
-        except (UserError, OSError) as error:
-            self.failure = error
+        self._owed.append((step, figures))
+        if self.failure is None:
+            self._write()
 
-    def _write(self, step: int, figures: dict[str, float]) -> None:
-        line: dict[str, Any] = {"step": step, "stage": self._stage}
-        for name, value in figures.items():
-            known = math.isfinite(value)
-            line[name] = value if known else None
-            if known:
-                self._board.add(name, value, step)
-        self._file.write(json.dumps(line).encode() + b"\n")
+    def _write(self) -> None:
+        """Writes what is owed; on an error, the rest is owed still."""
+        try:
+            while self._owed:
+                step, figures = self._owed[0]
+                self._file.write(self._line(step, figures))
+                self._owed.pop(0)
+                for name, value in figures.items():
+                    if math.isfinite(value):
+                        self._board.add(name, value, step)
+        except (UserError, OSError) as error:
+            self.failure = self.failure or error
+
+    def _line(self, step: int, figures: dict[str, float]) -> bytes:
+        known = {
+            name: value if math.isfinite(value) else None
+            for name, value in figures.items()
+        }
+        line = {"step": step, "stage": self._stage, **known}
+        return json.dumps(line).encode() + b"\n"
+
+    def _settle(self) -> None:
+        """Writes what is owed, to another place if it has to be."""
+        self._write()
+        if not self._owed:
+            return
+        rest = b"".join(self._line(*owed) for owed in self._owed)
+        kept = files.rescue(METRICS, lambda draft: draft.write_bytes(rest))
+        if kept is not None:
+            self.say(
+                f"{self._stage}: the last {len(self._owed)} lines of the log "
+                f"were saved as {kept}; append them to {METRICS}.",
+                "yellow",
+            )
 
     def say(self, text: str, style: str = "") -> None:
         """Prints one line, above the progress bar if there is one."""

@@ -1,4 +1,5 @@
 import datetime
+import decimal
 import gzip
 import io
 import json
@@ -127,7 +128,7 @@ def test_ids_of_other_programs_are_texts():
         (b"", "is empty"),
         (float("nan"), "is empty"),
         (2.0**53, "a text or a whole number is one"),
-        (b"\xff", "invalid start byte"),
+        (b"\xff", "item_id is .* not UTF-8 text"),
     ):
         with pytest.raises(ValueError, match=said):
             events.identity(wrong, "item_id")
@@ -159,7 +160,7 @@ def test_damaged_files_are_named():
         read("b.csv.gz", packed[:-40])
     with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
         events.row_groups("b.parquet", io.BytesIO(b"nothing"))
-    with pytest.raises(UserError, match=r"b\.csv cannot be read"):
+    with pytest.raises(UserError, match=r"b\.csv, line 2 is not UTF-8"):
         read("b.csv", HEADER.encode() + b"\xff,i,q,1,7,s\n")
 
 
@@ -189,3 +190,69 @@ def test_cells_that_no_table_can_hold_are_named(place, cell, said):
     cells[place] = cell
     with pytest.raises(ValueError, match=said):
         events.parse(cells)
+
+
+@pytest.mark.parametrize(
+    ("value", "session"),
+    [
+        (None, ""),
+        ("", ""),
+        (b"", ""),
+        (float("nan"), ""),
+        (12.0, "12"),
+        (decimal.Decimal("12"), "12"),
+    ],
+)
+def test_a_missing_session_is_none_and_a_number_the_same_in_each_type(
+    value, session
+):
+    assert events.parse(["q", "i", NOON, 1, value])[4] == session
+
+
+def test_a_session_that_is_no_id_is_a_bad_row():
+    for value in ({"a": 1}, 1e17, b"\xff"):
+        with pytest.raises(ValueError, match="session is "):
+            events.parse(["q", "i", NOON, 1, value])
+
+
+def test_decimals_dates_and_bytes_of_other_programs_are_read():
+    number = decimal.Decimal
+    cells = [number("12.00"), number(7), number(NOON), number("1.0"), None]
+    assert events.parse(cells) == ("12", "7", NOON * 10**6, 1, "")
+    day = datetime.date(2026, 1, 1)
+    cells = ["q", "i", day, b"true", None]
+    assert events.parse(cells)[2:4] == ((NOON - 12 * 3600) * 10**6, 1)
+    assert events.parse(["q", "i", b"2026-01-01", 1, None])[2] == (
+        (NOON - 12 * 3600) * 10**6
+    )
+
+
+@pytest.mark.parametrize("name", ["item_id", "time"])
+def test_narrow_floats_that_may_be_rounded_are_refused(name):
+    cells = {"query_id": ["q"], "item_id": [5.0], "time": ["x"], "clicked": [1]}
+    for value, kind in ((16_777_216.0, pa.float32()), (5.0, pa.float16())):
+        cells[name] = pa.array([value], kind)
+        file = io.BytesIO()
+        pq.write_table(pa.table(cells), file)
+        if value == 5.0:
+            assert read("x.parquet", file.getvalue())[0][1][1] == 5.0
+            continue
+        with pytest.raises(UserError, match=f"column {name}: narrow floats"):
+            read("x.parquet", file.getvalue())
+
+
+@pytest.mark.parametrize("name", ["b.csv", "b.csv.gz"])
+def test_text_that_is_no_csv_is_named_with_its_line(name):
+    good = HEADER + f'{NOON},"a\nb",q,1,7,s\n'
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    for bad in (f'{NOON},"i"i,q,1,7,s\n', f'{NOON},"i,q,1,7,s\n'):
+        with pytest.raises(UserError, match=rf"{name}, line 4: .* quote"):
+            read(name, pack((good + bad + good[-9:]).encode()))
+    with pytest.raises(UserError, match=rf"{name}, line 4 is not UTF-8"):
+        read(name, pack(good.encode() + b"\xe9" + good.encode()))
+    with pytest.raises(UserError, match=rf"{name}, line 1 is not UTF-8"):
+        read(name, pack(good.encode("utf-16")))
+
+
+def test_empty_lines_may_precede_the_header():
+    assert read("b.csv", f"\n{HEADER}{NOON},i,q,1,7,s\n")[0][0] == 3

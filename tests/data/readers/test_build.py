@@ -211,3 +211,17 @@ def test_what_was_left_out_is_said_where_no_sample_remains(tmp_path):
 
 def _train_category():
     return next(name for name in "abcdefgh" if not is_test(name))
+
+
+def test_ids_that_differ_in_half_a_character_stay_different(tmp_path):
+    rows = [
+        row(f"{name}{i}", image=f"{ord(name)}{i}")._replace(
+            sample_id=f"{name}{i}", category_id=f"{TRAIN}{name}"
+        )
+        for name in ("\ud800", "\ud801")
+        for i in range(2)
+    ]
+    frame, summary = make(tmp_path, *rows)
+    assert summary.categories == 2
+    assert len(frame) == 4
+    assert frame["sample_id"][0] == r"\ud8000"

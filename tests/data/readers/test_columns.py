@@ -195,3 +195,20 @@ def test_a_column_that_is_needed_stands_once(folder):
     write(folder, *rows, header="id,sku,file,title,x,x")
     folder.images("a.jpg", "b.jpg")
     read(folder)
+
+
+def test_a_header_that_is_one_cell_names_the_delimiter(folder):
+    write(folder, "1,A1,a.jpg,A,x", comma=";")
+    said = folder.refuse("columns", "--source=products.csv", *MAPPING)
+    assert "separated by ',', or as --delimiter says" in said
+
+
+def test_a_wrong_row_of_a_part_is_named_by_the_part(folder):
+    columns = HEADER.split(",")
+    rows = pd.DataFrame([list("1abcd"), list("2abcd")], columns=columns)
+    (folder.root / "p").mkdir()
+    rows.to_parquet(folder.root / "p" / "0.parquet")
+    rows["file"] = ["a", "../b"]
+    rows.to_parquet(folder.root / "p" / "1.parquet")
+    said = folder.refuse("columns", "--source=p", *MAPPING)
+    assert "p/1.parquet, row 2, column file: the path '../b'" in said

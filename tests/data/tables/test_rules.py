@@ -31,6 +31,8 @@ def test_every_rule_is_broken_by_some_row():
     document = ("d", "document", "", "", "c", "", "train")
     broken |= {one.rule for one in rules.faults(frame(document))}
     broken |= {one.rule for one in rules.faults(frame(GOOD, GOOD))}
+    long = ("d", "document", "", "x" * rules.LONGEST, "c", "", "train")
+    broken |= {one.rule for one in rules.faults(frame(long))}
     assert broken == set(rules.RULES)
 
 

@@ -4,7 +4,7 @@ import pathlib
 import pandas as pd
 import pytest
 
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import rules, table
 from mixer_jax.runtime.errors import UserError
 
 HEADER = ",".join(table.COLUMNS)
@@ -279,3 +279,16 @@ def test_a_folder_of_tables_lies_beside_its_images(tmp_path, monkeypatch, name):
     assert os.path.samefile(table.folder(".."), tmp_path)
     assert table.folder("a/table.csv") == pathlib.Path("a")
     assert table.folder("table.csv") == pathlib.Path()
+
+
+def test_the_longest_row_can_be_written_as_csv_and_no_longer_one(tmp_path):
+    frame = read(tmp_path, "d,document,,x,c,,train")
+    longest = rules.LONGEST - sum(map(len, frame.loc[0])) + 1
+    for cell in ('"' * longest, "\U0001f600" * longest):
+        frame.loc[0, "text"] = cell
+        table.write_table(frame, tmp_path / "new.csv")
+        assert table.read_table(tmp_path / "new.csv").loc[0, "text"] == cell
+    frame.loc[0, "text"] = "x" * (longest + 1)
+    frame.to_parquet(tmp_path / "new.parquet")
+    with pytest.raises(UserError, match=r"row 1, .* more than .* characters"):
+        table.read_table(tmp_path / "new.parquet")

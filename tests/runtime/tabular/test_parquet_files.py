@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -54,6 +55,7 @@ def test_ids_of_parquet_are_texts(tmp_path, values, texts):
         (np.array([2.0**53]), "row 1, column id: .* too large a float"),
         (np.array([2**24], np.float32), "too large a float"),
         ([[1], [2]], "column id: cells are of type"),
+        (np.array([1], "timedelta64[s]"), "column id: cells are of type"),
         ([b"\xff"], "column id: a cell is not UTF-8 text"),
     ],
 )
@@ -135,3 +137,49 @@ def test_a_pipe_is_no_part(tmp_path):
 def test_a_zero_of_many_decimals_is_a_zero():
     column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
     assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]
+
+
+def test_a_folder_that_is_linked_twice_is_read_twice(tmp_path):
+    folder = tmp_path / "t" / "b=x"
+    folder.mkdir(parents=True)
+    frame_of([("1", "2", "")])[["id", "a"]].to_parquet(folder / "p.parquet")
+    (tmp_path / "t" / "b=y").symlink_to("b=x")
+    (folder / "loop").symlink_to("..")
+    (folder / "outer").symlink_to(tmp_path)
+    assert rows_of(tables.read(tmp_path / "t", Layout(NAMES))) == [
+        ("1", "2", "x"),
+        ("1", "2", "y"),
+    ]
+
+
+@pytest.mark.parametrize("name", [".", "b"])
+def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
+    tmp_path, monkeypatch, name
+):
+    (tmp_path / "b").mkdir()
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    locked, scandir = tmp_path / name, os.scandir
+
+    def refusing(path):
+        if os.path.samefile(path, locked):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=f"{locked} .*Permission denied"):
+        tables.read(tmp_path, Layout(NAMES))
+
+
+def test_a_part_of_another_type_is_named(tmp_path):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    frame_of([("1", ["2"], "3")]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet, row 1, column a: cells"):
+        tables.read(tmp_path, Layout(NAMES))
+
+
+@pytest.mark.parametrize("log", ["_delta_log", ".hoodie"])
+def test_a_folder_with_parts_of_older_versions_is_refused(tmp_path, log):
+    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / log).mkdir()
+    with pytest.raises(UserError, match=r"is a .* table, .* as plain Parquet"):
+        tables.read(tmp_path, Layout(NAMES))

@@ -10,6 +10,7 @@ import rich.console
 
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch import logs
+from mixer_jax.training.watch.appended import Appended
 
 
 def lines(folder):
@@ -104,7 +105,11 @@ def test_a_resumed_run_keeps_what_can_be_read(tmp_path):
     assert lines(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_full_disk_is_said_at_once_and_leaves_whole_records(disk, capfd):
+def test_a_full_disk_is_said_at_once_and_leaves_whole_records(
+    disk, capfd, tmp_path_factory, monkeypatch
+):
+    spare = tmp_path_factory.mktemp("spare")
+    monkeypatch.chdir(spare)
     console = rich.console.Console(file=io.StringIO())
 
     def write(first, last):
@@ -119,9 +124,35 @@ def test_a_full_disk_is_said_at_once_and_leaves_whole_records(disk, capfd):
     assert capfd.readouterr().err == ""
     steps = [line["step"] for line in lines(disk)]
     assert steps == list(range(1, len(steps) + 1))
+    (kept,) = spare.glob(f"rescued-*/{logs.METRICS}")
+    assert str(kept) in console.file.getvalue().replace("\n", "")
+    rest = [line["step"] for line in lines(kept.parent)]
+    assert rest == list(range(steps[-1] + 1, 10_000))
     subprocess.run(["mount", "-o", "remount,size=300k", disk], check=True)
     write(steps[-1], steps[-1] + 2)
     assert [line["step"] for line in lines(disk)][-2:] == [
         steps[-1] + 1,
         steps[-1] + 2,
     ]
+
+
+def test_what_a_passing_error_held_up_is_written_at_the_end(
+    tmp_path, monkeypatch
+):
+    whole = Appended.write
+
+    def refuse(file, record):
+        raise UserError("full")
+
+    console = rich.console.Console(file=io.StringIO())
+    log = logs.Logs(tmp_path, "stage1", 0, 10, 8, console)
+    log.figures(1, {"loss": 1.0})
+    monkeypatch.setattr(Appended, "write", refuse)
+    log.figures(2, {"loss": 2.0})
+    assert str(log.failure) == "full"
+    monkeypatch.setattr(Appended, "write", whole)
+    log.figures(3, {"loss": math.inf})
+    with pytest.raises(UserError, match="full"):
+        log.__exit__(None, None, None)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert lines(tmp_path)[2]["loss"] is None
