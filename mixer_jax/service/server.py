@@ -40,7 +40,7 @@ from mixer_jax.retrieval import search
 from mixer_jax.retrieval.index import Index
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import middleware, uploads
+from mixer_jax.service import connections, middleware, uploads
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 MAX_K, DEFAULT_K = 100, 12
@@ -271,14 +271,21 @@ def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C or SIGTERM."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    # Only faults of the application; a shutdown says what it cancels.
+    logging.getLogger("uvicorn.error").addFilter(_has_traceback)
     config = uvicorn.Config(
-        middleware.without_cancellation(app),
+        middleware.without_cancellation(middleware.with_whole_uploads(app)),
+        http=connections.Connection,
         log_level="error",  # Bad requests are reported to the client only.
         log_config=None,  # The default closes existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    connections.Server(config).run(sockets=[listener])
+
+
+def _has_traceback(record: logging.LogRecord) -> bool:
+    return bool(record.exc_info)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -10,7 +10,6 @@ import threading
 import jax
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +23,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.retrieval import index
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
-from mixer_jax.service import server, uploads
+from mixer_jax.service import connections, server, uploads
 from tests import broken_files
 
 
@@ -417,9 +416,9 @@ def test_an_upload_at_the_end_of_the_server_is_answered(
 ):
     monkeypatch.setattr(server, "_GRACE", 0.1)
     servers = []
-    make = uvicorn.Server
+    make = connections.Server
     monkeypatch.setattr(
-        server.uvicorn,
+        connections,
         "Server",
         lambda config: servers.append(make(config)) or servers[0],
     )
@@ -482,9 +481,9 @@ BAD_REQUESTS = [
 
 def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
     servers = []
-    make = uvicorn.Server
+    make = connections.Server
     monkeypatch.setattr(
-        server.uvicorn,
+        connections,
         "Server",
         lambda config: servers.append(make(config)) or servers[0],
     )
