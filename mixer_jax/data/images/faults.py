@@ -93,6 +93,8 @@ _FOREIGN = (
 )
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
+# The boundary of a form, and a header of its first part.
+_FORM = re.compile(rb"--[^\r\n]{1,200}\r?\ncontent-[a-z-]+:", re.IGNORECASE)
 _HEAD_BYTES = 1024  # bytes that are inspected to describe a text
 _DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
@@ -194,6 +196,8 @@ def _is_bmp(content: bytes) -> bool:
 
 def _describe_text(content: bytes) -> str | None:
     head = content[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
+    if _FORM.match(head):  # The file in it may be binary.
+        return "a form (multipart/form-data)"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "plain text"
     if _HTML.search(head.lower()):
@@ -209,8 +213,6 @@ def _describe_text(content: bytes) -> str | None:
         return "JSON"
     if _BASE64.fullmatch(head):
         return _describe_base64(head)
-    if head.startswith(b"--") and b"Content-Disposition:" in head:
-        return "a form (multipart/form-data)"
     return "plain text"
 
 

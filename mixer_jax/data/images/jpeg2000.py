@@ -39,6 +39,9 @@ def pixels(content: bytes, start: int) -> int:
         ">IIIIII", content, start + 8
     )
     components = struct.unpack_from(">H", content, start + 40)[0]
+    length = struct.unpack_from(">H", content, start + 4)[0]
+    if length != 38 + 3 * components:  # Pixels can look like a start.
+        raise ValueError("no codestream starts here")
     if not tile_width or not tile_height:
         raise ValueError("a tile has no area")
     tiles = _ceil(width, tile_width) * _ceil(height, tile_height)

@@ -119,6 +119,8 @@ PNG = broken_files.encode(broken_files.noise(8), "png")
         (b"\x1aE\xdf\xa3\1\0", "WebM video"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"--x\r\nContent-Disposition: form-data\r\n", "a form"),
+        (b"--x\r\ncontent-disposition: form-data\r\n\r\n" + PNG, "a form"),
+        (b"--x\r\nContent-Type: image/png\r\n\r\n" + PNG, "a form"),
         ("Grüße an alle".encode(), "plain text"),
         (b"BMW, a maker of cars", "plain text"),
         (b"\0\1\2\3", "unknown format"),

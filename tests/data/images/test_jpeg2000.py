@@ -139,3 +139,11 @@ def test_a_header_that_is_not_there_is_no_failure():
     with pytest.raises(faults.UnreadableImageError):
         decoding.decode(tiled(content, (16, 16), (0, 0)), 8, LIMIT)
     assert Image.open(io.BytesIO(content)).size == (16, 16)
+
+
+def test_pixels_that_look_like_a_codestream_are_none():
+    gray = Image.new("LA", (64, 64), (0x4F, 255))
+    gray.paste((0x51, 255), (1, 0, 40, 64))
+    content = encode(gray, "tga")
+    assert jpeg2000.START in content
+    decoding.decode(content, 8, LIMIT)
