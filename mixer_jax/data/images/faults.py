@@ -311,7 +311,8 @@ def _tiff_end(content: bytes) -> int:
             letter = "H" if kind == 3 else "I"
             numbers = f"{order}{length}{letter}"
             pieces.append(struct.unpack_from(numbers, content, place))
-    return max([*ends, *map(sum, zip(*pieces, strict=True))])
+    # The lists of a corrupt file may have unequal lengths.
+    return max([*ends, *map(sum, zip(*pieces, strict=False))])
 
 
 def _box_ends_outside(content: bytes) -> bool:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -158,3 +159,12 @@ def test_a_big_tiff_is_a_tiff(start):
     content = start + bytes(99)
     assert faults.describe(content) == "a TIFF picture"
     assert faults.of_content(content, OSError("bad")) == faults.CORRUPT
+
+
+def test_a_tiff_with_lists_of_unequal_lengths_is_corrupt():
+    content = bytearray(broken_files.encode(broken_files.noise(8), "tiff"))
+    place = content.index(struct.pack("<HH", 273, 4))  # StripOffsets
+    struct.pack_into("<I", content, place + 4, 0)
+    with pytest.raises(faults.UnreadableImageError) as caught:
+        decoding.decode(bytes(content), 8)
+    assert caught.value.kind == faults.CORRUPT
