@@ -62,6 +62,11 @@ _SIGNATURES = (
     ("PPM", 0, b"P5\n"),
     ("PPM", 0, b"P6\n"),
     ("ICO", 0, b"\0\0\1\0"),
+    ("ICNS", 0, b"icns\0"),
+    ("DDS", 0, b"DDS \x7c\0\0\0"),
+    ("QOI", 0, b"qoif\0"),
+    ("SGI", 0, b"\x01\xda\0"),
+    ("SGI", 0, b"\x01\xda\1"),
 )
 # Titles of formats whose Pillow name is unusual.
 _TITLES = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
@@ -88,6 +93,7 @@ _FOREIGN = (
     ("a Parquet file", 0, b"PAR1"),
     ("a data: URL instead of the file's bytes", 0, b"data:"),
     ("a part of a form instead of the file's bytes", 0, b"Content-Disp"),
+    ("a CR3 raw picture", 4, b"ftypcrx "),
     ("an MP4 or QuickTime video", 4, b"ftyp"),
     ("a QuickTime video", 4, b"moov"),
 )
