@@ -15,6 +15,7 @@ import logging
 import pathlib
 import re
 import socket
+import stat
 import threading
 import time
 from importlib import resources
@@ -210,14 +211,21 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
         path = searcher.index.images / name
-        if not path.is_file():
+        try:
+            kind = _media_type(path) if _is_file(path) else ""
+        except OSError as error:
+            raise HTTPException(
+                500,
+                f"The picture {name} of document {row} cannot be read: "
+                f"{error.strerror}.",
+            ) from error
+        if kind == "":
             raise HTTPException(
                 404,
                 f"The picture {name} of document {row} is missing in "
                 f"{searcher.index.images}; if the pictures were moved, start "
                 "the server with --images=FOLDER.",
             )
-        kind = _media_type(path)
         if kind is None:
             raise HTTPException(
                 404, f"The file {name} of document {row} is not a picture."
@@ -240,16 +248,21 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     return app
 
 
+def _is_file(path: pathlib.Path) -> bool:
+    """Like `path.is_file()`, but raises the system's errors."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+
+
 def _media_type(path: pathlib.Path) -> str | None:
     """Returns the media type of a picture; None for any other file.
 
     An index made elsewhere may name any file, under any suffix.
     """
-    try:
-        with open(path, "rb") as file:
-            name = faults.identify(file.read(_HEAD))
-    except OSError:
-        return None
+    with open(path, "rb") as file:
+        name = faults.identify(file.read(_HEAD))
     if name in (None, "SVG"):  # Browsers run scripts in an SVG.
         return None
     Image.init()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import re
 import socket
@@ -516,3 +517,23 @@ def test_only_pictures_are_shown(searcher, made):
             assert "not a picture" in answer.json()["error"]
         shown = client.get("/image/3")
         assert shown.headers["content-type"] == "image/webp"
+
+
+def test_a_picture_that_cannot_be_read_is_said(searcher, made, monkeypatch):
+    made.documents.loc[0, "image"] = "a" * 300  # no system has such names
+    images = made.images / made.documents.loc[1, "image"]
+    opened = open
+
+    def refuse(path, *arguments):
+        if path == images:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(server, "open", refuse, raising=False)
+    with TestClient(server.make_app(searcher)) as client:
+        for row, said in ((0, "name too long"), (1, "Permission denied")):
+            answer = client.get(f"/image/{row}")
+            assert answer.status_code == 500
+            assert f"of document {row} cannot be read" in answer.text
+            assert said in answer.json()["error"]
+        assert client.get("/image/2").status_code == 200
