@@ -1,10 +1,13 @@
 """ASGI middleware between the HTTP server and the application."""
 
 import asyncio
+import contextlib
 import re
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_LINGER = 30  # seconds to read the rest of an upload that was refused
 
 
 def without_cancellation(app: ASGIApp) -> ASGIApp:
@@ -37,5 +40,41 @@ def with_single_slashes(app: ASGIApp) -> ASGIApp:
         if scope["type"] == "http":
             scope = scope | {"path": re.sub("/+", "/", scope["path"])}
         await app(scope, receive, send)
+
+    return answer
+
+
+def with_whole_uploads(app: ASGIApp) -> ASGIApp:
+    """Reads the rest of an upload before the connection may close.
+
+    Closing with unread bytes resets the connection, and a client that is still
+    sending loses the answer, such as that its upload is too large.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        names = dict(scope.get("headers", ()))
+        more = b"content-length" in names or b"transfer-encoding" in names
+        waits = b"expect" in names  # for the permission to send the body
+
+        async def read() -> Message:
+            nonlocal more, waits
+            waits = False
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
+        async def write(message: Message) -> None:
+            is_body = message["type"] == "http.response.body"
+            if is_body and not message.get("more_body") and more and not waits:
+                await send(message | {"more_body": True})
+                message = message | {"body": b""}
+                # The answer is complete, even if a shutdown cancels this.
+                with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                    async with asyncio.timeout(_LINGER):
+                        while more:
+                            await read()
+            await send(message)
+
+        await app(scope, read, write)
 
     return answer

@@ -15,6 +15,7 @@ import logging
 import pathlib
 import re
 import socket
+import stat
 import threading
 import time
 from importlib import resources
@@ -40,7 +41,7 @@ from mixer_jax.retrieval import search
 from mixer_jax.retrieval.index import Index
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import middleware, uploads
+from mixer_jax.service import connections, middleware, uploads
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 MAX_K, DEFAULT_K = 100, 12
@@ -210,14 +211,21 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
         path = searcher.index.images / name
-        if not path.is_file():
+        try:
+            kind = _media_type(path) if _is_file(path) else ""
+        except OSError as error:
+            raise HTTPException(
+                500,
+                f"The picture {name} of document {row} cannot be read: "
+                f"{error.strerror}.",
+            ) from error
+        if kind == "":
             raise HTTPException(
                 404,
                 f"The picture {name} of document {row} is missing in "
                 f"{searcher.index.images}; if the pictures were moved, start "
                 "the server with --images=FOLDER.",
             )
-        kind = _media_type(path)
         if kind is None:
             raise HTTPException(
                 404, f"The file {name} of document {row} is not a picture."
@@ -240,16 +248,21 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     return app
 
 
+def _is_file(path: pathlib.Path) -> bool:
+    """Like `path.is_file()`, but raises the system's errors."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+
+
 def _media_type(path: pathlib.Path) -> str | None:
     """Returns the media type of a picture; None for any other file.
 
     An index made elsewhere may name any file, under any suffix.
     """
-    try:
-        with open(path, "rb") as file:
-            name = faults.identify(file.read(_HEAD))
-    except OSError:
-        return None
+    with open(path, "rb") as file:
+        name = faults.identify(file.read(_HEAD))
     if name in (None, "SVG"):  # Browsers run scripts in an SVG.
         return None
     Image.init()
@@ -271,14 +284,21 @@ def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C or SIGTERM."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    # Only faults of the application; a shutdown says what it cancels.
+    logging.getLogger("uvicorn.error").addFilter(_has_traceback)
     config = uvicorn.Config(
-        middleware.without_cancellation(app),
+        middleware.without_cancellation(middleware.with_whole_uploads(app)),
+        http=connections.Connection,
         log_level="error",  # Bad requests are reported to the client only.
         log_config=None,  # The default closes existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    connections.Server(config).run(sockets=[listener])
+
+
+def _has_traceback(record: logging.LogRecord) -> bool:
+    return bool(record.exc_info)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import re
 import socket
@@ -10,7 +11,6 @@ import threading
 import jax
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +24,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.retrieval import index
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
-from mixer_jax.service import server, uploads
+from mixer_jax.service import connections, server, uploads
 from tests import broken_files
 
 
@@ -417,9 +417,9 @@ def test_an_upload_at_the_end_of_the_server_is_answered(
 ):
     monkeypatch.setattr(server, "_GRACE", 0.1)
     servers = []
-    make = uvicorn.Server
+    make = connections.Server
     monkeypatch.setattr(
-        server.uvicorn,
+        connections,
         "Server",
         lambda config: servers.append(make(config)) or servers[0],
     )
@@ -482,9 +482,9 @@ BAD_REQUESTS = [
 
 def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
     servers = []
-    make = uvicorn.Server
+    make = connections.Server
     monkeypatch.setattr(
-        server.uvicorn,
+        connections,
         "Server",
         lambda config: servers.append(make(config)) or servers[0],
     )
@@ -517,3 +517,23 @@ def test_only_pictures_are_shown(searcher, made):
             assert "not a picture" in answer.json()["error"]
         shown = client.get("/image/3")
         assert shown.headers["content-type"] == "image/webp"
+
+
+def test_a_picture_that_cannot_be_read_is_said(searcher, made, monkeypatch):
+    made.documents.loc[0, "image"] = "a" * 300  # no system has such names
+    images = made.images / made.documents.loc[1, "image"]
+    opened = open
+
+    def refuse(path, *arguments):
+        if path == images:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(server, "open", refuse, raising=False)
+    with TestClient(server.make_app(searcher)) as client:
+        for row, said in ((0, "name too long"), (1, "Permission denied")):
+            answer = client.get(f"/image/{row}")
+            assert answer.status_code == 500
+            assert f"of document {row} cannot be read" in answer.text
+            assert said in answer.json()["error"]
+        assert client.get("/image/2").status_code == 200

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 
 _SEQUENCE_HEADER = 1  # type of an OBU
+_MAX_UNITS = 10_000  # OBUs; frames have a few each
+_UNIT_BYTES = 1024  # more than a sequence header has
 _FULL = 4  # bytes of a box's version and flags
 # Boxes that contain boxes, with the number of bytes before the first one.
 _CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
@@ -22,13 +24,16 @@ _TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes per entry
 def coded_pixels(content: bytes) -> int | None:
     """Returns the pixel count of the largest frame, or None if unknown."""
     try:
-        if any(kind == b"moov" for kind, _, _ in _boxes(content, 0)):
+        if any(kind == b"moov" for kind, _, _ in _boxes(content)):
             return None  # An image sequence: its frames are in another box.
-        pixels = [
-            width * height
-            for item in _items(content)
-            for width, height in _sequence_sizes(item)
-        ]
+        units = itertools.chain.from_iterable(map(_units, _items(content)))
+        pixels = []
+        for count, (kind, data) in enumerate(units):
+            if count == _MAX_UNITS:
+                return None
+            if kind == _SEQUENCE_HEADER:
+                width, height = _sequence_size(data)
+                pixels.append(width * height)
     except (IndexError, KeyError, ValueError, struct.error):
         return None
     return max(pixels, default=None)
@@ -40,21 +45,24 @@ def entries(content: bytes) -> Iterator[None]:
     Extents are counted as declared, because they may take no bytes in the file.
     """
     try:
-        yield from _entries(content, 0, len(content))
+        yield from _entries(content)
     except (IndexError, ValueError, struct.error):
         return  # Decoders stop here as well.
 
 
-def _entries(content: bytes, place: int, end: int) -> Iterator[None]:
-    for kind, start, stop in _boxes(content[:end], place):
-        if kind in _CONTAINERS:
-            yield from _entries(content, start + _CONTAINERS[kind], stop)
-        elif kind == b"iloc":
-            yield from _extents(content[start:stop])
-        elif kind in _TABLES:
-            yield from itertools.repeat(None, (stop - start) // _ENTRY)
-        else:
-            yield
+def _entries(content: bytes) -> Iterator[None]:
+    spans = [(0, len(content))]
+    while spans:
+        for kind, start, stop in _boxes(content, *spans.pop()):
+            if kind in _CONTAINERS:
+                yield
+                spans.append((start + _CONTAINERS[kind], stop))
+            elif kind == b"iloc":
+                yield from _extents(content[start:stop])
+            elif kind in _TABLES:
+                yield from itertools.repeat(None, (stop - start) // _ENTRY)
+            else:
+                yield
 
 
 def _extents(iloc: bytes) -> Iterator[None]:
@@ -69,28 +77,30 @@ def _extents(iloc: bytes) -> Iterator[None]:
         place += head + 2 + count * sum(widths)
 
 
-def _boxes(content: bytes, place: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yields the type, start and end of each box."""
-    while place + 8 <= len(content):
+def _boxes(
+    content: bytes, place: int = 0, end: int | None = None
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the type, start and end of each box from `place` to `end`."""
+    end = len(content) if end is None else end
+    while place + 8 <= end:
         length, kind = struct.unpack_from(">I4s", content, place)
         start = place + 8
         if length == 1:
             length = struct.unpack_from(">Q", content, start)[0]
             start += 8
-        end = place + length if length else len(content)
-        if end < start:
+        place = place + length if length else end
+        if place < start:
             raise ValueError("a box is smaller than its header")
-        yield kind, start, end
-        place = end
+        yield kind, start, min(place, end)
 
 
 def _items(content: bytes) -> Iterator[bytes]:
     """Yields the data of each item that contains a frame."""
-    for kind, start, end in _boxes(content, 0):
+    for kind, start, end in _boxes(content):
         if kind != b"meta":
             continue
-        meta = content[:end]
-        inner = {k: meta[s:e] for k, s, e in _boxes(meta, start + _FULL)}
+        boxes = _boxes(content, start + _FULL, end)
+        inner = {k: content[s:e] for k, s, e in boxes}
         frames = set(_frame_ids(inner[b"iinf"]))
         idat = inner.get(b"idat", b"")
         for item, data in _located(content, idat, inner[b"iloc"]):
@@ -121,23 +131,25 @@ def _located(
             raise IndexError("the item locations are truncated")
         return int.from_bytes(iloc[place - size : place], "big")
 
+    total = 0
     for _ in range(number(4 if version == 2 else 2)):
         item = number(4 if version == 2 else 2)
         source = idat if version and number(2) & 15 else content
         number(2)  # data reference
-        base, data = number(sizes[2]), b""
+        base, pieces = number(sizes[2]), []
         for _ in range(number(2)):
             number(index_size)
             start = base + number(sizes[0])
             length = number(sizes[1])
-            data += source[start : start + length if length else None]
-            if len(data) > len(content):
-                raise ValueError("an item is larger than the file")
-        yield item, data
+            pieces.append(source[start : start + length if length else None])
+            total += len(pieces[-1])
+            if total > len(content):
+                raise ValueError("the items are larger than the file")
+        yield item, b"".join(pieces)
 
 
-def _sequence_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the largest frame size that each sequence header allows."""
+def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields the type and the first bytes of each OBU."""
     place = 0
     while place < len(data):
         header = data[place]
@@ -145,8 +157,7 @@ def _sequence_sizes(data: bytes) -> Iterator[tuple[int, int]]:
         size = len(data) - place
         if header & 2:
             size, place = _leb128(data, place)
-        if header >> 3 & 15 == _SEQUENCE_HEADER:
-            yield _sequence_size(data[place : place + size])
+        yield header >> 3 & 15, data[place : place + min(size, _UNIT_BYTES)]
         place += size
 
 
@@ -160,6 +171,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
 
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:
+    """Returns the largest frame size that a sequence header allows."""
     bits = f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
     place = 0
 

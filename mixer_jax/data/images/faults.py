@@ -62,6 +62,11 @@ _SIGNATURES = (
     ("PPM", 0, b"P5\n"),
     ("PPM", 0, b"P6\n"),
     ("ICO", 0, b"\0\0\1\0"),
+    ("ICNS", 0, b"icns\0"),
+    ("DDS", 0, b"DDS \x7c\0\0\0"),
+    ("QOI", 0, b"qoif\0"),
+    ("SGI", 0, b"\x01\xda\0"),
+    ("SGI", 0, b"\x01\xda\1"),
 )
 # Titles of formats whose Pillow name is unusual.
 _TITLES = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
@@ -88,11 +93,14 @@ _FOREIGN = (
     ("a Parquet file", 0, b"PAR1"),
     ("a data: URL instead of the file's bytes", 0, b"data:"),
     ("a part of a form instead of the file's bytes", 0, b"Content-Disp"),
+    ("a CR3 raw picture", 4, b"ftypcrx "),
     ("an MP4 or QuickTime video", 4, b"ftyp"),
     ("a QuickTime video", 4, b"moov"),
 )
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
+# The boundary of a form, and a header of its first part.
+_FORM = re.compile(rb"--[^\r\n]{1,200}\r?\ncontent-[a-z-]+:", re.IGNORECASE)
 _HEAD_BYTES = 1024  # bytes that are inspected to describe a text
 _DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
 _BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
@@ -194,6 +202,8 @@ def _is_bmp(content: bytes) -> bool:
 
 def _describe_text(content: bytes) -> str | None:
     head = content[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
+    if _FORM.match(head):  # The file in it may be binary.
+        return "a form (multipart/form-data)"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "plain text"
     if _HTML.search(head.lower()):
@@ -209,8 +219,6 @@ def _describe_text(content: bytes) -> str | None:
         return "JSON"
     if _BASE64.fullmatch(head):
         return _describe_base64(head)
-    if head.startswith(b"--") and b"Content-Disposition:" in head:
-        return "a form (multipart/form-data)"
     return "plain text"
 
 
@@ -309,7 +317,8 @@ def _tiff_end(content: bytes) -> int:
             letter = "H" if kind == 3 else "I"
             numbers = f"{order}{length}{letter}"
             pieces.append(struct.unpack_from(numbers, content, place))
-    return max([*ends, *map(sum, zip(*pieces, strict=True))])
+    # The lists of a corrupt file may have unequal lengths.
+    return max([*ends, *map(sum, zip(*pieces, strict=False))])
 
 
 def _box_ends_outside(content: bytes) -> bool:

@@ -8,15 +8,23 @@ References:
   ISO/IEC 15444-1, annex A (markers) and B (tiles, precincts, code-blocks).
 """
 
+import functools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
+
+from mixer_jax.data.images import parts
 
 START = b"\xff\x4f\xff\x51"
 # Memory of a tile, of a component of a tile, and of a code block, in pixels.
 _TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
 _BYTES = 16  # per pixel; a lower bound of what is reserved
+_START = re.compile(re.escape(START))
+_WIDE = 257  # components whose numbers take two bytes
+# Limits far above what encoders write.
+_MAX_CODESTREAMS, _MAX_SEGMENTS = 100, 1000  # segments of a main header
+_MAX_MATCHES, _MAX_STYLES = 100_000, 100
 _STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, in any header
 _COMPONENT_STYLE = 0x53
 _START_OF_TILE = 0x90
@@ -24,34 +32,55 @@ _COPIED = (0x74, 0x75, 0x77)  # segments that are copied for every tile
 _WHOLE = 0xFF  # default exponents of a precinct's sides
 
 
-def pixels(content: bytes, start: int) -> int:
-    """Returns a codestream's memory in pixels, including its structures.
+def pixels(content: bytes) -> int:
+    """Returns the memory of a file's largest codestream in pixels.
 
-    Args:
-      content: the file.
-      start: the offset of the codestream in the file.
+    It includes the codestream's structures, and is 0 without a codestream.
 
     Raises:
-      struct.error: if the header is incomplete.
-      ValueError: if the header is invalid.
+      TooManyPartsError: if the file has too many parts to estimate them.
     """
+    styles = functools.cache(functools.partial(_styles, content))
+    found = []
+    for match in _START.finditer(content):
+        try:
+            found.append(_pixels(content, match.start(), styles))
+        except parts.TooManyPartsError:
+            raise
+        except (struct.error, ValueError):
+            continue  # Pixels can look like a start.
+        _check(len(found), _MAX_CODESTREAMS, "codestreams")
+    return max(found, default=0)
+
+
+def _pixels(
+    content: bytes, start: int, styles: Callable[[bool], set["_Style"]]
+) -> int:
     width, height, *_, tile_width, tile_height = struct.unpack_from(
         ">IIIIII", content, start + 8
     )
     components = struct.unpack_from(">H", content, start + 40)[0]
+    length = struct.unpack_from(">H", content, start + 4)[0]
+    if length != 38 + 3 * components:
+        raise ValueError("no codestream starts here")
     if not tile_width or not tile_height:
         raise ValueError("a tile has no area")
     tiles = _ceil(width, tile_width) * _ceil(height, tile_height)
     tile = _TILE + _TILE_COMPONENT * components
     tile += _copied_bytes(content, start) // _BYTES
-    styles = list(_styles(content, components))
-    blocks = max((_blocks(width, height, each) for each in styles), default=0)
+    found = styles(components < _WIDE)
+    blocks = max((_blocks(width, height, each) for each in found), default=0)
     # One packet per layer, level and precinct; each also takes time.
-    layers = max((each.layers for each in styles), default=0)
-    places = max((_places(width, height, each) for each in styles), default=0)
+    layers = max((each.layers for each in found), default=0)
+    places = max((_places(width, height, each) for each in found), default=0)
     packets = layers * (places + tiles)
     inner = (blocks * _BLOCK + packets) * components
     return width * height + tiles * tile + inner
+
+
+def _check(count: int, most: int, name: str) -> None:
+    if count > most:
+        raise parts.TooManyPartsError(f"it has more than {most:,} {name}")
 
 
 def _ceil(number: int, divisor: int) -> int:
@@ -60,11 +89,13 @@ def _ceil(number: int, divisor: int) -> int:
 
 def _copied_bytes(content: bytes, start: int) -> int:
     """Returns how many bytes of the main header are copied for each tile."""
-    place, copied = start + 2, 0
+    place, copied, count = start + 2, 0, 0
     while place + 4 <= len(content) and content[place + 1] != _START_OF_TILE:
         length = struct.unpack_from(">H", content, place + 2)[0]
         copied += length if content[place + 1] in _COPIED else 0
         place += 2 + max(length, 2)
+        count += 1
+        _check(count, _MAX_SEGMENTS, "segments")
     return copied
 
 
@@ -82,29 +113,41 @@ class _Style(NamedTuple):
     precincts: bytes
 
 
-def _styles(content: bytes, components: int) -> Iterator[_Style]:
-    """Yields each coding style.
+def _styles(content: bytes, few_components: bool) -> set[_Style]:
+    """Returns each coding style.
 
     Any tile's header may contain styles, so the whole file is searched;
     compressed data is unlikely to contain a match.
     """
-    for found in _STYLE.finditer(content):
-        place = found.start() + 4
-        fields, layers = place + 5, content[place + 2 : place + 4]
-        if found[0][1] == _COMPONENT_STYLE:
-            place += 1 if components < 257 else 2
-            fields, layers = place + 1, b""
-        levels, *block, _, kind = content[fields : fields + 5].ljust(5, b"\xff")
-        precincts = b""
-        if levels <= 32 and content[place] & 1:
-            precincts = content[fields + 5 : fields + 6 + levels]
-        end = found.start() + 2 + content[found.start() + 3]
-        if end == fields + 5 + len(precincts) and max(block) <= 8 and kind <= 1:
-            yield _Style(
-                int.from_bytes(layers, "big"),
-                (block[0] + 2, block[1] + 2),
-                precincts or bytes([_WHOLE]) * (levels + 1),
-            )
+    styles = set()
+    for count, found in enumerate(_STYLE.finditer(content), 1):
+        _check(count, _MAX_MATCHES, "coding styles")
+        if style := _style(content, found, few_components):
+            styles.add(style)
+            _check(len(styles), _MAX_STYLES, "different coding styles")
+    return styles
+
+
+def _style(
+    content: bytes, found: re.Match, few_components: bool
+) -> _Style | None:
+    place = found.start() + 4
+    fields, layers = place + 5, content[place + 2 : place + 4]
+    if found[0][1] == _COMPONENT_STYLE:
+        place += 1 if few_components else 2
+        fields, layers = place + 1, b""
+    levels, *block, _, kind = content[fields : fields + 5].ljust(5, b"\xff")
+    precincts = b""
+    if levels <= 32 and content[place : place + 1] and content[place] & 1:
+        precincts = content[fields + 5 : fields + 6 + levels]
+    end = found.start() + 2 + content[found.start() + 3]
+    if end != fields + 5 + len(precincts) or max(block) > 8 or kind > 1:
+        return None
+    return _Style(
+        int.from_bytes(layers, "big"),
+        (block[0] + 2, block[1] + 2),
+        precincts or bytes([_WHOLE]) * (levels + 1),
+    )
 
 
 def _blocks(width: int, height: int, style: _Style) -> int:

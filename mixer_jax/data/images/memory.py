@@ -258,18 +258,11 @@ def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
     if image.format == "TIFF":
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
-    found = [0]
-    for start, count in (
-        (_PNG_START, _png_pixels),
-        (jpeg2000.START, jpeg2000.pixels),
-    ):
-        place = content.find(start)
-        while place >= 0:
-            with contextlib.suppress(struct.error, ValueError):
-                found.append(count(content, place))
-            place = content.find(start, place + 1)
+    found = [jpeg2000.pixels(content)]
+    place = content.find(_PNG_START)
+    while place >= 0:
+        with contextlib.suppress(struct.error):
+            size = struct.unpack_from(">II", content, place + 16)
+            found.append(_area(size))
+        place = content.find(_PNG_START, place + 1)
     return max(found)
-
-
-def _png_pixels(content: bytes, place: int) -> int:
-    return _area(struct.unpack_from(">II", content, place + 16))

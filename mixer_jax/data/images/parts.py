@@ -55,8 +55,8 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
     """Yields the type of each chunk, and whether it is complete."""
-    place = 8
-    while place + 8 <= len(content):
+    place, kind = 8, b""
+    while kind != b"IEND" and place + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
         place += 12 + length
         yield kind, place <= len(content)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import decoding, faults, memory
+from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime.errors import UserError
 
@@ -36,7 +37,8 @@ def to_pixels(
       uint8 `[S, S, 3]`, RGB.
 
     Raises:
-      UnreadableImageError: if a file or its bytes cannot be decoded.
+      UnreadableImageError: if a file, its bytes or an open PIL image cannot be
+        decoded.
       UserError: if the picture has another type, shape or range.
     """
     if isinstance(picture, bytes | bytearray | memoryview):
@@ -49,7 +51,29 @@ def to_pixels(
         raise UserError(
             f"A {type(picture).__name__} is not a picture; give {_ACCEPTED}."
         )
-    return decoding.fit(picture.copy(), size)
+    area = picture.width * picture.height
+    is_open = bool(getattr(picture, "tile", None))  # but not decoded yet
+    if is_open and max_pixels and area > max_pixels:
+        reason = (
+            f"it has {picture.width} x {picture.height} pixels, more than the "
+            f"limit of {max_pixels / 1e6:.6g} megapixels; scale it down"
+        )
+        raise UnreadableImageError(
+            f"an image: {reason}.", faults.TOO_LARGE, reason
+        )
+    with memory.BUDGET.reserve(memory.BYTES_PER_PIXEL * area):
+        return _fit_copy(picture, size)
+
+
+def _fit_copy(picture: Image.Image, size: int) -> np.ndarray:
+    try:
+        copy = picture.copy()
+    except Exception as error:  # PIL raises many types for corrupt bytes.
+        reason = f"cannot be decoded, {faults.CORRUPT} ({error or repr(error)})"
+        raise UnreadableImageError(
+            f"an image: {reason}.", faults.CORRUPT, reason
+        ) from error
+    return decoding.fit(copy, size)
 
 
 def check_list(pictures: Any, name: str) -> Sequence[Picture | None]:

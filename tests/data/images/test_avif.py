@@ -1,6 +1,7 @@
 """Frames within AVIF files."""
 
 import struct
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -52,3 +53,47 @@ def test_damage_is_a_size_or_none(place, patch):
     found = avif.coded_pixels(broken)
     assert found is None or found > 0
     assert avif.coded_pixels(patch) is None
+
+
+def _box(kind, data):
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
+def _of_items(count, length, frame):
+    """Returns a file whose items all have the same bytes, which are OBUs."""
+    places = bytes(4) + b"\x44\0" + struct.pack(">H", count)
+    kinds = bytes(4) + struct.pack(">H", count)
+    for item in range(1, count + 1):
+        places += struct.pack(">HHHII", item, 0, 1, 16, length)
+        entry = struct.pack(">LHH4s", 2 << 24, item, 0, frame)
+        kinds += _box(b"infe", entry)
+    meta = bytes(4) + _box(b"iinf", kinds) + _box(b"iloc", places)
+    units = _box(b"mdat", b"\x12\0" * (length // 2))
+    return _box(b"ftyp", b"avif\0\0\0\0") + units + _box(b"meta", meta)
+
+
+PADDED = _box(b"ftyp", b"avif\0\0\0\0") + _box(b"free", bytes(15_000_000))
+SMALL = _box(b"iinf", bytes(6)) + _box(b"iloc", bytes(8))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PADDED + _box(b"ipco", b"") * 3000,
+        PADDED + _box(b"meta", bytes(4) + SMALL) * 3000,
+        _of_items(3000, 15_000_000, b"mime"),
+        _of_items(1, 15_000_000, b"av01"),
+        _of_items(30, 1_000_000, b"av01"),
+    ],
+)
+def test_hostile_boxes_take_no_minutes(content):
+    start = time.process_time()
+    with pytest.raises(faults.UnreadableImageError):
+        decoding.decode(content, 16)
+    assert avif.coded_pixels(content) is None
+    assert time.process_time() - start < 5
+
+
+def test_deeply_nested_boxes_are_counted():
+    content = PADDED[:16] + struct.pack(">I4s", 0, b"moov") * 50_000
+    assert sum(1 for _ in avif.entries(content)) == 50_001

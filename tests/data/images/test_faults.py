@@ -4,6 +4,8 @@ import base64
 import gzip
 import io
 import pickle
+import re
+import struct
 import zipfile
 
 import numpy as np
@@ -116,9 +118,12 @@ PNG = broken_files.encode(broken_files.noise(8), "png")
         (gzip.compress(PNG), "gzip-compressed"),
         (zipped(), "a ZIP archive"),
         (b"\0\0\0\x18ftypisom\0\0\2\0", "an MP4"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "a CR3 raw picture"),
         (b"\x1aE\xdf\xa3\1\0", "WebM video"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"--x\r\nContent-Disposition: form-data\r\n", "a form"),
+        (b"--x\r\ncontent-disposition: form-data\r\n\r\n" + PNG, "a form"),
+        (b"--x\r\nContent-Type: image/png\r\n\r\n" + PNG, "a form"),
         ("Grüße an alle".encode(), "plain text"),
         (b"BMW, a maker of cars", "plain text"),
         (b"\0\1\2\3", "unknown format"),
@@ -126,7 +131,7 @@ PNG = broken_files.encode(broken_files.noise(8), "png")
 )
 def test_files_are_called_by_their_format(content, phrase):
     assert phrase in faults.describe(content)
-    if "picture" not in phrase or "SVG" in phrase or "HEIC" in phrase:
+    if "picture" not in phrase or re.search("SVG|HEIC|CR3", phrase):
         with pytest.raises(faults.UnreadableImageError) as caught:
             decoding.decode(content, 8)
         assert caught.value.kind in (
@@ -156,3 +161,21 @@ def test_a_big_tiff_is_a_tiff(start):
     content = start + bytes(99)
     assert faults.describe(content) == "a TIFF picture"
     assert faults.of_content(content, OSError("bad")) == faults.CORRUPT
+
+
+def test_a_tiff_with_lists_of_unequal_lengths_is_corrupt():
+    content = bytearray(broken_files.encode(broken_files.noise(8), "tiff"))
+    place = content.index(struct.pack("<HH", 273, 4))  # StripOffsets
+    struct.pack_into("<I", content, place + 4, 0)
+    with pytest.raises(faults.UnreadableImageError) as caught:
+        decoding.decode(bytes(content), 8)
+    assert caught.value.kind == faults.CORRUPT
+
+
+@pytest.mark.parametrize("kind", ["dds", "qoi", "sgi"])
+def test_a_cut_file_of_an_uncommon_format_is_truncated(kind):
+    content = broken_files.encode(broken_files.noise(32), kind)
+    assert faults.describe(content).endswith(f"{kind.upper()} picture")
+    with pytest.raises(faults.UnreadableImageError) as caught:
+        decoding.decode(content[: len(content) // 2], 8)
+    assert caught.value.kind in (faults.TRUNCATED, faults.CORRUPT)

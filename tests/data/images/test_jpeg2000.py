@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import pytest
 from PIL import Image
@@ -116,8 +117,7 @@ def test_a_plain_file_is_hardly_more_than_its_pixels(options):
         "jpeg2000",
         **{"no_jp2": True, "num_resolutions": 1} | options,
     )
-    start = content.index(jpeg2000.START)
-    counted = jpeg2000.pixels(content, start)
+    counted = jpeg2000.pixels(content)
     assert 600 * 600 < counted < 1.3 * 600 * 600
     assert decoding.decode(content, 32, LIMIT).shape == (32, 32, 3)
 
@@ -127,7 +127,7 @@ def test_what_every_tile_gets_a_copy_of_is_counted():
     place = content.index(b"\xff\x52")
     segment = struct.pack(">BBH", 0xFF, 0x74, 60_002) + bytes(60_000)
     more = content[:place] + segment + content[place:]
-    counted = [jpeg2000.pixels(each, 0) for each in (content, more)]
+    counted = [jpeg2000.pixels(each) for each in (content, more)]
     assert counted[1] - counted[0] >= 256 * 60_000 // 24
 
 
@@ -139,3 +139,35 @@ def test_a_header_that_is_not_there_is_no_failure():
     with pytest.raises(faults.UnreadableImageError):
         decoding.decode(tiled(content, (16, 16), (0, 0)), 8, LIMIT)
     assert Image.open(io.BytesIO(content)).size == (16, 16)
+
+
+def test_pixels_that_look_like_a_codestream_are_none():
+    gray = Image.new("LA", (64, 64), (0x4F, 255))
+    gray.paste((0x51, 255), (1, 0, 40, 64))
+    content = encode(gray, "tga")
+    assert jpeg2000.START in content
+    decoding.decode(content, 8, LIMIT)
+
+
+def _many(count):
+    """Yields files of many codestreams, coding styles and segments."""
+    content = plain()
+    sizes = content[: 4 + struct.unpack_from(">H", content, 4)[0]]
+    place = content.index(b"\xff\x52")
+    style = content[place : place + 14]
+    yield content * 200, "codestreams"
+    yield content + sizes * count + bytes(5_000_000), "segments"
+    yield content + style * 20 * count, "coding styles"
+    layers = (struct.pack(">H", number) for number in range(count))
+    different = b"".join(style[:6] + each + style[8:] for each in layers)
+    yield content + different, "different coding styles"
+    empty = b"\xff\x64\0\2" * 20 * count
+    yield content[:place] + empty + content[place:], "segments"
+
+
+@pytest.mark.parametrize(("content", "said"), [*_many(10_000)])
+def test_very_many_parts_are_refused_within_seconds(content, said):
+    start = time.process_time()
+    with pytest.raises(faults.UnreadableImageError, match=f"0 {said};"):
+        decoding.decode(content, 8, LIMIT)
+    assert time.process_time() - start < 10

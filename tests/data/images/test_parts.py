@@ -106,6 +106,7 @@ def test_what_editors_write_is_read():
         _insert(JPEG, len(JPEG), b"\xff\xda\0\2", 2000),  # a film behind it
         _insert(JPEG, 2, b"\xff", 2000),  # fill bytes
         _insert(PNG, 33, _chunk(b"abCd"), 5000),
+        PNG + bytes(2_000_000),  # as files recovered from a disk have
         _insert(GIF, GIF_BLOCKS, b"!\xfe" + b"\1a" * 5000 + b"\0", 1),
         many.getvalue(),
         _file("avif"),

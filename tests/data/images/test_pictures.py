@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_jax.data.images import decoding, pictures
+from mixer_jax.data.images import decoding, faults, pictures
 from mixer_jax.runtime.errors import UserError
+from tests import broken_files
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
@@ -82,3 +83,21 @@ def test_a_single_picture_is_not_a_list():
     with pytest.raises(UserError, match="images is a int"):
         pictures.check_list(3, "images")
     assert len(pictures.check_list(PIXELS[None], "images")) == 1
+
+
+def test_an_open_pil_image_is_counted_before_it_is_decoded():
+    content = broken_files.png_header(60_000, 60_000)
+    content += broken_files.png_chunk(b"IDAT", b"")
+    huge = Image.open(io.BytesIO(content))
+    with pytest.raises(faults.UnreadableImageError, match="60000 x") as caught:
+        pictures.to_pixels(huge, 8)
+    assert caught.value.kind == faults.TOO_LARGE
+    decoded = Image.new("L", (30, 30))
+    assert pictures.to_pixels(decoded, 8, 100).shape == (8, 8, 3)
+
+
+def test_an_open_pil_image_that_is_cut_is_said_to_be():
+    content = broken_files.encode(broken_files.noise(64))
+    cut = Image.open(io.BytesIO(content[:-2000]))
+    with pytest.raises(faults.UnreadableImageError, match="truncated"):
+        pictures.to_pixels(cut, 8)

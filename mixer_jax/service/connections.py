@@ -1,0 +1,93 @@
+"""An HTTP server that limits how long connections may be idle.
+
+Connections that send nothing, or that read nothing, would stay open forever,
+until the process has no file descriptors left. uvicorn has no such limits.
+"""
+
+import asyncio
+import socket
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_PATIENCE = 60  # seconds for the head of a request, or to take an answer
+
+
+class Connection(H11Protocol):
+    """A connection that ends if no request arrives or no answer is taken."""
+
+    _no_request: asyncio.TimerHandle | None = None
+    _no_reader: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Waits for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Stops waiting if the head of a request is complete."""
+        super().data_received(data)
+        self._watch()
+
+    def eof_received(self) -> bool:
+        """Returns whether the connection stays open, as for a pending answer.
+
+        Some clients close their end as soon as they have sent the request.
+        """
+        return not self._is_waiting() and not self.cycle.more_body
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops all waiting."""
+        super().connection_lost(exc)
+        self._no_request = _cancelled(self._no_request)
+        self._no_reader = _cancelled(self._no_reader)
+
+    def pause_writing(self) -> None:
+        """Waits for the client to read."""
+        super().pause_writing()
+        self._no_reader = self.loop.call_later(_PATIENCE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stops waiting for the client to read."""
+        super().resume_writing()
+        self._no_reader = _cancelled(self._no_reader)
+
+    def _is_waiting(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        """Limits the time for the head of a request; bytes do not extend it."""
+        if not self._is_waiting() or self.transport.is_closing():
+            self._no_request = _cancelled(self._no_request)
+        elif self._no_request is None:
+            self._no_request = self.loop.call_later(
+                _PATIENCE, self.timeout_keep_alive_handler
+            )
+
+
+class Server(uvicorn.Server):
+    """A server that drops what is still open at the end of a shutdown."""
+
+    async def shutdown(
+        self, sockets: list[socket.socket] | None = None
+    ) -> None:
+        """Waits for open requests, then drops answers that are not taken.
+
+        uvloop cannot close an event loop that still writes.
+        """
+        await super().shutdown(sockets)
+        if tasks := self.server_state.tasks:
+            await asyncio.wait(tasks)  # They are cancelled and give an answer.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
