@@ -249,10 +249,12 @@ def _catalog(
     folder = Path.cwd()
     if not isinstance(path, _Frame):
         folder = Path(path).resolve().parent
-    frame["image"] = [
+    images = [
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]
     ]
+    # As objects, since a folder's name may not be UTF-8.
+    frame["image"] = pd.Series(images, frame.index, dtype=object)
     return frame
 
 

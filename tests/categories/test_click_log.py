@@ -1,7 +1,9 @@
+import os
+
 import pandas as pd
 import pytest
 
-from mixer_jax.categories import click_log
+from mixer_jax.categories import click_log, tables
 from mixer_jax.runtime.errors import UserError
 
 TABLES = {
@@ -168,3 +170,16 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
     ids.replace(2.0, 2.5).to_parquet(other)
     with pytest.raises(UserError, match=r"row 2, column query_id: 2\.5 is a"):
         click_log.read_columns(other, click_log.QUERIES)
+
+
+def test_a_log_may_be_in_a_folder_whose_name_is_not_text(folder):
+    there = folder / os.fsdecode(b"\xff")
+    try:
+        there.mkdir()
+    except OSError:
+        pytest.skip("This file system has only names that are text.")
+    for name in TABLES:
+        (folder / f"{name}.csv").rename(there / f"{name}.csv")
+    read = click_log.read_folder(there)
+    images = tables.catalog(read)["image"].tolist()
+    assert images[:2] == [str(there / "q0.png"), str(there / "q1.png")]

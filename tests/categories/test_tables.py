@@ -96,3 +96,14 @@ def test_a_folder_may_have_two_names(tmp_path):
     for folder in ("disk", "mnt"):
         inside = tables.relative_to(frame, tmp_path / folder)
         assert inside["image"].tolist() == ["img/a.png"]
+
+
+def test_an_image_whose_path_is_not_text_is_refused(tmp_path):
+    name = "\udcff"
+    frame = pd.DataFrame({"image": ["a.png", ""]})
+    with pytest.raises(UserError, match=r"udcff.*rename the folder"):
+        tables.with_moved(frame, frame, tmp_path / name / "t.csv", tmp_path)
+    # Relative to that folder, the path is text.
+    folder = tmp_path / name
+    moved = tables.with_moved(frame, frame, folder / "t.csv", folder)
+    assert moved["image"].tolist() == ["a.png", "", "a.png", ""]
