@@ -275,10 +275,12 @@ def _catalog(
             f"{' and no '.join(needs)}, so nothing can be learned from it."
         )
     folder = Path.cwd() if isinstance(path, _Frame) else home(path)
-    frame["image"] = [
+    images = [
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]
     ]
+    # As objects, since a folder's name may not be UTF-8.
+    frame["image"] = pd.Series(images, frame.index, dtype=object)
     return frame
 
 

@@ -19,12 +19,14 @@ def catalog(log: ClickLog) -> pd.DataFrame:
     Returns:
       Columns sample_id, role, image (absolute or ""), text, group ("").
     """
+    images = [*log.queries["image"], *log.items["image"]]
     return pd.DataFrame(
         {
             "sample_id": [*log.queries["query_id"], *log.items["item_id"]],
             "role": ["query"] * len(log.queries)
             + ["document"] * len(log.items),
-            "image": [*log.queries["image"], *log.items["image"]],
+            # As objects, since a folder's name may not be UTF-8.
+            "image": pd.Series(images, dtype=object),
             "text": [""] * len(log.queries) + [*log.items["text"]],
             "group": "",
         }
@@ -135,14 +137,16 @@ def with_moved(
     """
     place = home(table)
     images = [str(place / image) if image else "" for image in more["image"]]
-    return pd.concat([rows, relative_to(more.assign(image=images), folder)])
+    paths = pd.Series(images, more.index, dtype=object)
+    return pd.concat([rows, relative_to(more.assign(image=paths), folder)])
 
 
 def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     """Makes image paths relative to the folder that the table is for.
 
     Raises:
-      UserError: if an image lies outside it, where a table cannot refer to it.
+      UserError: if an image lies outside it, where a table cannot refer to it,
+        or if its path is not UTF-8.
     """
     folder = Path(folder).resolve()
     inside = [_way(image, folder) if image else "" for image in frame["image"]]
@@ -155,7 +159,16 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             "folder; write into one that holds the images, as with "
             f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
+    if bad := next(filter(_is_not_text, inside), ""):
+        raise UserError(
+            f"The image {bad!a} in {folder} cannot be named in a sample table, "
+            "which is UTF-8 text; rename the folder or the file."
+        )
     return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])
+
+
+def _is_not_text(path: str) -> bool:
+    return os.fsencode(path).decode(errors="replace") != path
 
 
 def _way(image: str, folder: Path) -> str:

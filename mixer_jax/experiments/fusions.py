@@ -101,7 +101,9 @@ def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
     """Adds a column `path`: the image's absolute path, "" without one."""
     root = pathlib.Path(root).absolute()
-    return frame.assign(path=[str(root / x) if x else "" for x in frame.image])
+    paths = [str(root / x) if x else "" for x in frame.image]
+    # As objects, since a folder's name may not be UTF-8.
+    return frame.assign(path=pd.Series(paths, frame.index, dtype=object))
 
 
 def encode(

@@ -11,6 +11,7 @@ import numpy as np
 
 from mixer_jax.reports import plots, results, templates
 from mixer_jax.reports.sheets import Sheet
+from mixer_jax.retrieval import metrics
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch import logs
@@ -85,8 +86,16 @@ WAY = {
 
 
 def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of `metrics.json`; [] if the run has no such file."""
-    return read_json(paths.make(run) / "metrics.json", list) or []
+    """Returns the rows of `metrics.json`; [] if the run has no such file.
+
+    Raises:
+      UserError: if the file is damaged or holds anything else.
+    """
+    path = paths.make(run) / "metrics.json"
+    rows = read_json(path, list) or []
+    if not all(map(metrics.is_row, rows)):
+        raise UserError(f"{path} does not hold what a report shows.")
+    return rows
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:

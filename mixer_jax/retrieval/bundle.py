@@ -34,6 +34,7 @@ from mixer_jax.retrieval import folders, model_card
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places
@@ -49,6 +50,7 @@ _DAMAGE = (
     AttributeError,
     KeyError,
     OSError,
+    RecursionError,
     SafetensorError,
     TypeError,
     ValueError,
@@ -203,7 +205,7 @@ def is_bundle(folder: str | os.PathLike) -> bool:
         return True
     try:
         meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(meta, dict) and "fingerprint" in meta
 
@@ -212,6 +214,8 @@ def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
     """Returns config, step and fingerprint of a bundle."""
     meta = _read_meta(folder)
     try:
+        if not wellformed.is_config(meta["config"]):
+            raise ValueError("its config has values of other types")
         config = config_lib.defaults()
         with config.ignore_type():
             config.update(config_lib.from_dict(meta["config"]))
@@ -230,7 +234,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
         version = meta["format"]
         if not isinstance(version, int) or version < 1:
             raise ValueError(f"its format is {version!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except _DAMAGE as error:
         raise _damaged(folder, error) from error
     if version > FORMAT:
         raise UserError(

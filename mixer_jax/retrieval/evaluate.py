@@ -37,7 +37,6 @@ MEASURES = (
     "map_at_r",
     "mrr",
 )
-KEY = ("model", "stage", "split", "gallery")  # identifies a row
 RANKED = 5  # top documents kept per query
 BLOCK = 1024  # queries ranked at once
 
@@ -315,7 +314,7 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Adds rows to a JSON list, replacing earlier rows with the same `KEY`.
+    """Adds rows to a JSON list, replacing those of the same `metrics.KEY`.
 
     The file is replaced atomically; updates of a local file are serialized.
 
@@ -345,18 +344,19 @@ def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     path = paths.make(path)
     merged = {}
     with paths.reaching(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else None
-    if text is not None:
+        content = path.read_bytes() if path.exists() else None
+    if content is not None:
         try:
-            old = json.loads(text)
-            merged = {tuple(row[name] for name in KEY): row for row in old}
-        except (ValueError, KeyError, TypeError) as error:
+            old = json.loads(content.decode())
+            if not isinstance(old, list) or not all(map(metrics.is_row, old)):
+                raise ValueError("it holds something else")
+            merged = metrics.by_key(old)
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} is not a list of measured rows; move it away, or "
                 "write to another file with --out."
             ) from error
-    merged |= {tuple(row[name] for name in KEY): row for row in rows}
-    return list(merged.values())
+    return list((merged | metrics.by_key(rows)).values())
 
 
 def _part(split: str, part: str) -> str:

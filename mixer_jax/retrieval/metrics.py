@@ -4,10 +4,13 @@ A query is answerable if its gallery has a document of its category. A mask
 excludes unanswerable queries from every metric, as no ranking could serve them.
 """
 
-from typing import NamedTuple
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+KEY = ("model", "stage", "split", "gallery")  # identifies a row of measures
 # (key, heading, explanation) of each measure.
 DEFINITIONS = (
     (
@@ -147,6 +150,33 @@ def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
     reciprocal = np.where(relevant, 1.0 / np.maximum(positions, 1), 0.0)
     best = reciprocal.max(axis=1, initial=0.0)
     return _mean(best, mask & relevant.any(axis=1))
+
+
+def is_row(found: Any) -> bool:
+    """Returns whether parsed JSON is a row of measures, as `evaluate` writes.
+
+    A measure may be absent or None, but the first one may not be absent.
+    """
+    if not isinstance(found, dict) or DEFINITIONS[0][0] not in found:
+        return False
+    measures = [found.get(key) for key, _, _ in DEFINITIONS]
+    return (
+        all(isinstance(found.get(key), str) for key in KEY)
+        and all(type(found.get(key)) is int for key in ("queries", "documents"))
+        and all(
+            value is None
+            or (
+                isinstance(value, int | float)
+                and abs(value) <= sys.float_info.max
+            )
+            for value in measures
+        )
+    )
+
+
+def by_key(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
+    """Returns rows by their `KEY`; a later row replaces an earlier one."""
+    return {tuple(row[name] for name in KEY): row for row in rows}
 
 
 def _top(found: np.ndarray, k: int) -> np.ndarray:

@@ -1,7 +1,9 @@
+import os
+
 import pandas as pd
 import pytest
 
-from mixer_jax.categories import click_log
+from mixer_jax.categories import click_log, tables
 from mixer_jax.runtime.errors import UserError
 
 TABLES = {
@@ -228,3 +230,16 @@ def test_a_table_may_be_the_working_directory(tmp_path, monkeypatch, name):
     (tmp_path / "t").mkdir()
     monkeypatch.chdir(tmp_path / "t")
     assert click_log.home(name) == tmp_path
+
+
+def test_a_log_may_be_in_a_folder_whose_name_is_not_text(folder):
+    there = folder / os.fsdecode(b"\xff")
+    try:
+        there.mkdir()
+    except OSError:
+        pytest.skip("This file system has only names that are text.")
+    for name in TABLES:
+        (folder / f"{name}.csv").rename(there / f"{name}.csv")
+    read = click_log.read_folder(there)
+    images = tables.catalog(read)["image"].tolist()
+    assert images[:2] == [str(there / "q0.png"), str(there / "q1.png")]

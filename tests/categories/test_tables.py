@@ -114,3 +114,14 @@ def test_a_truth_that_spells_a_sample_otherwise_is_refused(samples):
     )
     with pytest.raises(UserError, match=r"'q1' of .*, which has 'Q1'; use"):
         tables.with_truth(samples, truth)
+
+
+def test_an_image_whose_path_is_not_text_is_refused(tmp_path):
+    name = "\udcff"
+    frame = pd.DataFrame({"image": ["a.png", ""]})
+    with pytest.raises(UserError, match=r"udcff.*rename the folder"):
+        tables.with_moved(frame, frame, tmp_path / name / "t.csv", tmp_path)
+    # Relative to that folder, the path is text.
+    folder = tmp_path / name
+    moved = tables.with_moved(frame, frame, folder / "t.csv", folder)
+    assert moved["image"].tolist() == ["a.png", "", "a.png", ""]

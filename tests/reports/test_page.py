@@ -228,3 +228,12 @@ def test_names_are_text_and_nothing_else(name):
     # Title, heading, model, example, category.
     assert made.texts.count(name) >= 5
     assert {f"query: {name}", name} <= set(made.attributes)
+
+
+@pytest.mark.parametrize(
+    "rows", [[3], [{"model": "a"}], [ROW | {"documents": None}]]
+)
+def test_rows_of_another_form_are_said(tmp_path, rows):
+    (tmp_path / "metrics.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="not hold what a report shows"):
+        page.read_rows(tmp_path)

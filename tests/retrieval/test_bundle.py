@@ -137,6 +137,9 @@ def test_a_foreign_config_is_damage(made):
         {"format": 0},
         {"format": "1"},
         {"config": 3},
+        {"config": {"evaluate": {"batch_size": 0}}},
+        {"config": {"evaluate": {"split": 3}}},
+        {"config": {"data": {"temperature": 10**400}}},
         {"step": "x"},
     ):
         kept = (made / bundle.CONFIG).read_text()
@@ -252,3 +255,9 @@ def test_every_command_that_takes_a_model_takes_a_bundle(
         index_lib.load_model(found, make_mesh())
     assert evaluate.main([f"--workdir={tmp_path / 'moved'}"]) == 2
     assert "with --table=PATH" in capsys.readouterr().err
+
+
+def test_a_config_that_is_nested_too_deeply_is_damage(made):
+    (made / bundle.CONFIG).write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is damaged"):
+        mixer_jax.load(made)

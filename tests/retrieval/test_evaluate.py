@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.retrieval import embed, evaluate, metrics
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
@@ -168,7 +168,9 @@ def row(model, value, split="test"):
         "stage": "",
         "split": split,
         "gallery": "test",
-        "map": value,
+        "queries": 1,
+        "documents": 1,
+        "identical_at_1": value,
     }
 
 
@@ -222,3 +224,24 @@ def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
     found = json.loads(path.read_text())
     assert sorted(one["model"] for one in found) == models
     assert [path.name for path in path.parent.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b"3",
+        json.dumps([row("a", 1) | {"model": 3}]).encode(),
+        json.dumps([row("a", 1) | {"queries": None}]).encode(),
+        json.dumps([row("a", "x")]).encode(),
+        json.dumps([row("a", 10**400)]).encode(),
+        json.dumps([{k: row("a", 1)[k] for k in metrics.KEY}]).encode(),
+    ],
+)
+def test_rows_of_another_form_are_not_merged(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a list of measured rows"):
+        evaluate.update(path, [row("b", 1)])
+    assert path.read_bytes() == content

@@ -139,16 +139,15 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     Raises:
       UserError: if the split has no rows; names the existing splits.
     """
-    rows = (frame["split"] == split) | frame["split"].str.startswith(
-        split + "/"
-    )
-    if not rows.any():
-        have = listing(sorted(frame["split"].unique()))
+    names = sorted(frame["split"].unique())
+    # In Python, since Arrow fails for a split that is not valid text.
+    chosen = [name for name in names if f"{name}/".startswith(f"{split}/")]
+    if not chosen:
         raise UserError(
             f"{_table(frame)} has no sample of split {quoted(split)}; it has "
-            f"{have}."
+            f"{listing(names)}."
         )
-    return frame[rows]
+    return frame[frame["split"].isin(chosen)]
 
 
 def parts(frame: pd.DataFrame, split: str) -> list[str]:

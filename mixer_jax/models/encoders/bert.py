@@ -218,10 +218,13 @@ class Bert(nn.Module):
 
         Returns:
           [B, L, width].
+
+        Raises:
+          UserError: if there are more tokens than positions.
         """
         config = self.config
         if tokens_BxL.shape[1] > config.positions:
-            raise ValueError(
+            raise UserError(
                 f"A text has {tokens_BxL.shape[1]} tokens; there is room for "
                 f"{config.positions}."
             )

@@ -72,7 +72,7 @@ def batches(
     size = path.stat().st_size
     try:
         with (
-            pa.OSFile(str(path)) as file,
+            pa.OSFile(os.fsencode(path)) as file,  # a name may not be UTF-8
             pyarrow.csv.open_csv(
                 file,
                 pyarrow.csv.ReadOptions(use_threads=False, block_size=block),

@@ -108,7 +108,8 @@ def name_rows(path: Path, rows: Sequence[int]) -> list[str]:
     names, files = {}, parts(path)
     start = 0
     for part in files:
-        end = start + pq.read_metadata(part).num_rows
+        with _open(part) as file:
+            end = start + pq.read_metadata(file).num_rows
         names |= {
             row: f"{part}, row {row - start + 1}"
             for row in rows
@@ -231,6 +232,10 @@ def _unreadable(path: Path, part: Path, error: Exception) -> str:
     return f"{part} cannot be read: it is no complete Parquet file{where}."
 
 
+def _open(part: Path) -> pa.NativeFile:
+    return pa.OSFile(os.fsencode(part))  # A name may not be UTF-8.
+
+
 def _part(
     path: Path,
     part: Path,
@@ -239,7 +244,10 @@ def _part(
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields the rows of one file, and the share of the file read so far."""
     fixed = _partition(part.relative_to(path) if part != path else Path())
-    with pq.ParquetFile(part, buffer_size=_BUFFER, pre_buffer=False) as file:
+    with (
+        _open(part) as source,
+        pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False) as file,
+    ):
         inside = [
             name
             for name in file.schema_arrow.names

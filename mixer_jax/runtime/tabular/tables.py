@@ -204,7 +204,8 @@ def write(
 
     def write_rows(draft: Path) -> None:
         if _has_suffix(path, ".parquet"):
-            pq.write_table(table, draft)
+            with open(draft, "wb") as file:  # a name may not be UTF-8
+                pq.write_table(table, file)
             return
         with open(draft, "w", encoding="utf-8", newline="") as file:
             file.writelines(_lines(table))

@@ -190,6 +190,7 @@ class Checkpoints:
                     **items, iterator=ocp.args.JsonSave(iterator)
                 ),
                 force=force,
+                custom_metadata={"step": step},
             )
         except UserError:
             raise
@@ -242,6 +243,7 @@ class Checkpoints:
         wrong, folder = "", self._folder / str(step)
         if self._looks and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)
+            wrong = wrong or completeness.other_step(folder)
             # A run killed right after a save has written no checksums.
             if not (wrong or items):
                 wrong = completeness.missing(folder, _ARRAYS)
@@ -321,7 +323,7 @@ def is_whole(workdir: str | os.PathLike, step: int) -> bool:
     if jax.process_index() == 0:
         wrong = completeness.missing(folder, _ARRAYS)
         if not wrong and not paths.is_remote(folder):
-            wrong = checksums.check(folder)
+            wrong = checksums.check(folder) or completeness.other_step(folder)
     return not processes.gather("whole", wrong)[0]
 
 

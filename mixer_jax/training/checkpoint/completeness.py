@@ -18,6 +18,7 @@ from mixer_jax.runtime import paths
 
 _TREE = "_METADATA"  # of an item with arrays
 _ITERATOR = "iterator/metadata"
+_CHECKPOINT = "_CHECKPOINT_METADATA"  # of the whole checkpoint
 _EMPTY = ("None", "Dict", "List", "Tuple", "NamedTuple")
 
 
@@ -48,6 +49,20 @@ def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
     except paths.failures() as error:
         return f"{_ITERATOR} cannot be read, {paths.reason(error)}"
     return ""
+
+
+def other_step(folder: paths.Path) -> str:
+    """Returns a message if a checkpoint is not of its folder's step, or "".
+
+    Someone may have renamed or copied the folder. Checkpoints of older versions
+    did not record their step.
+    """
+    try:
+        text = (paths.plain(folder) / _CHECKPOINT).read_text(encoding="utf-8")
+        step = json.loads(text)["custom_metadata"]["step"]
+    except (*paths.failures(), KeyError, TypeError):
+        return ""
+    return "" if folder.name == str(step) else f"it is that of step {step}"
 
 
 def _missing_of_item(folder: paths.Path) -> str:

@@ -17,7 +17,7 @@ import tensorstore
 
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training.checkpoint import checksums
+from mixer_jax.training.checkpoint import checksums, completeness
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 # State fields with one row per category.
@@ -59,7 +59,9 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     where = paths.absolute(
         paths.make(workdir) / workdir_lib.CHECKPOINTS / str(step)
     )
-    differs = not paths.is_remote(where) and checksums.check(where, (PROXIES,))
+    differs = completeness.other_step(where)
+    if not paths.is_remote(where):
+        differs = differs or checksums.check(where, (PROXIES,))
     if differs:
         raise damaged(where, differs)
     try:

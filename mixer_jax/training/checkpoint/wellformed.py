@@ -1,10 +1,12 @@
 """Validation of the JSON files that training writes to a workdir."""
 
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mixer_jax.training.config import defaults as config_lib
+from mixer_jax.training.config import ranges
 
 # Entries of an origin that are read by name, and their keys.
 _NOTED = {
@@ -17,7 +19,11 @@ _NOTED = {
 
 
 def is_config(found: dict[str, Any]) -> bool:
-    """Returns whether sections and values have the types of the defaults."""
+    """Returns whether sections and values have the types of the defaults.
+
+    Raises:
+      UserError: if a number is out of range; names the key and valid numbers.
+    """
     default = config_lib.defaults()
 
     def fits(value: Any, like: Any) -> bool:
@@ -25,14 +31,26 @@ def is_config(found: dict[str, Any]) -> bool:
             # In JSON, tuples are lists, and whole floats may be integers.
             kinds = {tuple: {list}, float: {int, float}}
             return type(value) in kinds.get(type(like), {type(like)}) and (
-                not isinstance(value, str) or _is_text(value)
+                _is_number(value)
+                if isinstance(value, int | float)
+                else not isinstance(value, str) or _is_text(value)
             )
         return isinstance(value, dict) and all(
             "." not in key and (key not in like or fits(value[key], like[key]))
             for key in value
         )
 
-    return fits(found, default)
+    if not fits(found, default):
+        return False
+    # Keys that were added since have their defaults.
+    ranges.check(config_lib.flatten(default) | config_lib.flatten(found))
+    return True
+
+
+def _is_number(value: float) -> bool:
+    """Returns whether a number is finite and, if whole, has 64 bits at most."""
+    most = sys.maxsize if isinstance(value, int) else sys.float_info.max
+    return abs(value) <= most
 
 
 def _is_text(value: str) -> bool:

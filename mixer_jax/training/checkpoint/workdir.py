@@ -48,8 +48,9 @@ def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
 
 
 def _damaged(path: paths.Path, error: Exception) -> UserError:
+    reason = str(error).rstrip(".")
     return UserError(
-        f"{path} is missing or damaged ({error}). Restore it from a copy, "
+        f"{path} is missing or damaged ({reason}). Restore it from a copy, "
         "or train again in another folder."
     )
 

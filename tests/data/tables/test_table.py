@@ -188,6 +188,8 @@ def test_select_takes_a_split_with_its_parts(tmp_path):
     assert table.parts(frame, "training") == [""]
     with pytest.raises(UserError, match=r"'test'.*train/x"):
         table.select(frame, "test")
+    with pytest.raises(UserError, match=r"no sample of split '.udcff'"):
+        table.select(frame, "\udcff")
 
 
 def test_labels_are_positions_in_the_sorted_categories(tmp_path):

@@ -227,7 +227,7 @@ def test_size_of_the_published_model(name, parameters):
 
 
 def test_too_long_a_text_is_said(kind):
-    with pytest.raises(ValueError, match="13 tokens; there is room for 12"):
+    with pytest.raises(UserError, match="13 tokens; there is room for 12"):
         _shapes(Bert(KINDS[kind]), 13)
 
 

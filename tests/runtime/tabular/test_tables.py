@@ -418,3 +418,19 @@ def test_the_row_of_a_cell_that_is_no_text_is_named(tmp_path, kind):
     pq.write_table(torn, folder / "2.parquet")
     with pytest.raises(UserError, match=r"2\.parquet, row 3, column b: a cell"):
         tables.read(folder, LAYOUT)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "parts"])
+def test_a_folder_whose_name_is_not_text_is_read(tmp_path, name):
+    folder = tmp_path / os.fsdecode(b"\xff\xfe")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("This file system has only names that are text.")
+    path = folder / name
+    part = path if path.suffix else path / "part-0.parquet"
+    tables.write(pd.DataFrame({"a": ["x", "y"]}), part)
+    found = tables.read(path, Layout(("a",)))
+    assert found["a"].tolist() == ["x", "y"]
+    (row,) = tables.name_records(path, [1])
+    assert row == f"{part}, {'line 3' if path.suffix == '.csv' else 'row 2'}"

@@ -335,12 +335,19 @@ def lose_a_file(folder):
     (folder / "iterator" / "metadata").unlink()
 
 
+def copy_another(folder):
+    """Replaces a checkpoint by that of another step."""
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("3"), folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (flip_a_bit, "differs from its checksum"),
         (cut_off, "bytes"),
         (lose_a_file, "is missing"),
+        (copy_another, "it is that of step 3"),
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
@@ -452,6 +459,20 @@ def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
     flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+
+
+def test_a_reader_notices_a_checkpoint_of_another_step(
+    tmp_path, toy, tiny_config
+):
+    state, _ = make_state(1)
+    workdir.prepare(tmp_path, tiny_config, list("abcdefghij"))
+    save(tmp_path, state, 3)
+    shutil.move(tmp_path / "checkpoints" / "3", tmp_path / "checkpoints" / "6")
+    assert not checkpoints_lib.is_whole(tmp_path, 6)
+    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+        row_files.open_proxies(tmp_path)
+    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+        checkpoints_lib.load_model(tmp_path)
 
 
 def test_the_step_of_a_model_is_that_of_what_was_read(

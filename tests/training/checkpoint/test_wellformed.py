@@ -1,9 +1,11 @@
 """Files that training writes, and files that it does not."""
 
 import json
+import math
 
 import pytest
 
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.config import defaults
 
@@ -45,3 +47,23 @@ def test_an_origin_needs_the_keys_that_are_read():
     assert wellformed.is_origin({"places": {"data.table": place}})
     assert not wellformed.is_origin({"places": {"data.table": {"given": "a"}}})
     assert not wellformed.is_origin({"init_from": {"run": "a"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"image_size": 0}}, "data.image_size is 0"),
+        ({"model": {"hidden": -1}}, "model.hidden is -1"),
+        ({"model": {"dropout": 1.0}}, "model.dropout is 1.0"),
+        ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size is 0"),
+    ],
+)
+def test_a_number_out_of_range_is_named(changes, said):
+    with pytest.raises(UserError, match=said):
+        wellformed.is_config(changes)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, 10**400])
+def test_what_no_number_of_a_computation_is_is_not_a_config(number):
+    assert not wellformed.is_config({"data": {"temperature": number}})
+    assert not wellformed.is_config({"data": {"image_size": number}})

@@ -157,6 +157,8 @@ def test_json_of_another_kind_is_damaged_too(started, name, content):
         (workdir.CONFIG, {"data": {"table": "a\0b"}}),
         (workdir.CONFIG, {"data": {"table": "\ud800"}}),
         (workdir.CONFIG, {"data": {"ta.le": "a"}}),
+        (workdir.CONFIG, {"data": {"image_size": 0}}),
+        (workdir.CONFIG, {"data": {"temperature": 10**400}}),
         (workdir.ORIGIN, {"places": None}),
         (workdir.ORIGIN, {"places": ""}),
         (workdir.ORIGIN, {"places": [1]}),
