@@ -51,21 +51,27 @@ def record(
     """
     places = {}
     for key in KEYS:
-        text = get(config, key)
+        text, place = get(config, key), old.get(key, {})
         if not text or "://" in text or text == MINILM:
             continue
-        if not os.path.exists(text):
-            if old.get(key, {}).get("given") == text:
-                places[key] = old[key]
+        if os.path.exists(text):
+            places[key] = _place(workdir, text)
+        elif is_same(workdir, place, text):  # `settle` may have renamed it.
+            places[key] = place | {"given": text}
+        else:
             continue
-        places[key] = {"given": text, "absolute": os.path.abspath(text)}
-        if earlier := _earlier(old.get(key, {}), text):
+        if earlier := _earlier(place, text):
             places[key][_EARLIER] = earlier
-        if not paths.is_remote(paths.make(workdir)):
-            places[key]["relative"] = os.path.relpath(
-                os.path.abspath(text), os.path.abspath(workdir)
-            )
     return places
+
+
+def _place(workdir: str | os.PathLike, text: str) -> dict[str, str]:
+    place = {"given": text, "absolute": os.path.abspath(text)}
+    if not paths.is_remote(paths.make(workdir)):
+        place["relative"] = os.path.relpath(
+            place["absolute"], os.path.abspath(workdir)
+        )
+    return place
 
 
 def _earlier(place: dict[str, str], text: str) -> str:
