@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from mixer_jax.runtime import paths
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.training.checkpoint import checksums
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
@@ -193,6 +193,10 @@ class DamagedError(UserError):
         self.what = what
 
 
+class RemovedError(DamagedError, PassingError):
+    """Raised if a checkpoint was removed while it was being read."""
+
+
 def _has_others(where: paths.Path) -> bool:
     names = {path.name for path in where.parent.iterdir()} - {where.name}
     return any(name.isdecimal() for name in names)
@@ -201,7 +205,7 @@ def _has_others(where: paths.Path) -> bool:
 def damaged(where: paths.Path, reason: str) -> DamagedError:
     """Returns the error for a checkpoint that cannot be read."""
     if not where.exists():
-        return DamagedError(
+        return RemovedError(
             f"The checkpoint {where} was removed while it was being read, as "
             "a run in training does once it has newer ones.",
             "Start this command again.",
