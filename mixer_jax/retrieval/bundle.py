@@ -206,12 +206,11 @@ def is_bundle(folder: str | os.PathLike) -> bool:
     if paths.is_remote(paths.make(folder)):
         return False
     folder = pathlib.Path(folder)
-    if folders.find(folder, WEIGHTS).is_file():
-        return True
     try:
         meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
+    except (OSError, ValueError, RecursionError):
+        return folders.find(folder, WEIGHTS).is_file()
+    # A workdir and the models of other libraries have a config.json, too.
     return isinstance(meta, dict) and "fingerprint" in meta
 
 

@@ -252,3 +252,13 @@ def test_every_command_that_takes_a_model_takes_a_bundle(
         index_lib.load_model(found, make_mesh())
     assert evaluate.main([f"--workdir={tmp_path / 'moved'}"]) == 2
     assert "with --table=PATH" in capsys.readouterr().err
+
+
+def test_a_model_of_another_library_is_no_bundle(made, color_run):
+    (made / bundle.CONFIG).write_text('{"model_type": "bert"}')
+    assert not bundle.is_bundle(made)
+    (made / bundle.CONFIG).write_text("{")
+    assert bundle.is_bundle(made)  # a damaged one
+    weights = color_run / "stage2" / bundle.WEIGHTS
+    weights.write_text("exported by hand")
+    assert not bundle.is_bundle(color_run / "stage2")
