@@ -31,8 +31,8 @@ from mixer_jax.data.stream import text
 from mixer_jax.models import factory, zero_shot
 from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, model_card
+from mixer_jax.runtime import files, paths
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults as config_lib
@@ -248,6 +248,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(folder: pathlib.Path, error: Exception) -> UserError:
+    files.check_fetched(*(folders.find(folder, name) for name in KIND.names))
     return UserError(
         f"The bundle {folder} is damaged ({error!r}); copy it again, or export "
         "it again with `python -m mixer_jax.export`."

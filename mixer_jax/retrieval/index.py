@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
-from mixer_jax.runtime import arrays, paths
+from mixer_jax.runtime import arrays, files, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
@@ -231,6 +231,7 @@ def _read(
         if "images" in meta:
             _check_names(documents["image"])
     except (OSError, ValueError, UserError) as error:
+        files.check_fetched(*map(found, KIND.names))
         raise UserError(
             f"The index in {folder} is damaged or of an unknown version "
             f"({error}); make it again with {_COMMAND}."

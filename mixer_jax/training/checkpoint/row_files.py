@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from mixer_jax.runtime import paths
+from mixer_jax.runtime import files, paths
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.training.checkpoint import checksums
 from mixer_jax.training.checkpoint import workdir as workdir_lib
@@ -203,13 +203,19 @@ def _has_others(where: paths.Path) -> bool:
 
 
 def damaged(where: paths.Path, reason: str) -> DamagedError:
-    """Returns the error for a checkpoint that cannot be read."""
+    """Returns the error for a checkpoint that cannot be read.
+
+    Raises:
+      UserError: if its files have not been fetched, which is no damage.
+    """
     if not where.exists():
         return RemovedError(
             f"The checkpoint {where} was removed while it was being read, as "
             "a run in training does once it has newer ones.",
             "Start this command again.",
         )
+    if not paths.is_remote(where):
+        files.check_fetched(where)
     lines = reason.strip().splitlines() or ["for no reason that was given"]
     return DamagedError(
         f"The checkpoint {where} is damaged and cannot be read "
