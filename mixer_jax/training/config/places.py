@@ -20,7 +20,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
-_EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
+EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -61,7 +61,7 @@ def record(
         else:
             continue
         if earlier := _earlier(place, text):
-            places[key][_EARLIER] = earlier
+            places[key][EARLIER] = earlier
     return places
 
 
@@ -77,14 +77,14 @@ def _place(workdir: str | os.PathLike, text: str) -> dict[str, str]:
 def _earlier(place: dict[str, str], text: str) -> str:
     """Returns earlier names of a path that a command may still use."""
     names = [place[key] for key in ("given", "absolute") if key in place]
-    names += place.get(_EARLIER, "").split("\0")
+    names += place.get(EARLIER, "").split("\0")
     known = {"", text, os.path.abspath(text)}
     return "\0".join(n for n in dict.fromkeys(names) if n not in known)
 
 
 def _was(place: dict[str, str], text: str) -> bool:
     """Returns whether a path was recorded under this name before a move."""
-    names = filter(None, place.get(_EARLIER, "").split("\0"))
+    names = filter(None, place.get(EARLIER, "").split("\0"))
     return bool(text) and os.path.normpath(text) in map(os.path.normpath, names)
 
 

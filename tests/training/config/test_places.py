@@ -223,3 +223,16 @@ def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
     places.resolve("run", found, noted)
     assert os.path.isdir(found.model.image.pretrained)
     assert noted["model.image.pretrained"]["relative"] == "../encoder"
+
+
+def test_a_workdir_is_read_after_any_number_of_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "table.csv").touch()
+    config = config_lib.defaults()
+    for move in range(3):
+        config.data.table = f"{move}/table.csv"
+        workdir.prepare("run", config, ["a"])
+        assert workdir.read_config("run").data.table == config.data.table
+        os.rename(str(move), str(move + 1))
