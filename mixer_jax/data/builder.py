@@ -22,7 +22,7 @@ from mixer_jax.data import generations
 from mixer_jax.data.stream.pipeline import FileSource
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity, paths, progress, terminal
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
@@ -315,6 +315,7 @@ def _make(
     with generations.draft(group) as draft:
         partial = draft / folder.name
         digests = _write(frame, root, partial)
+        _check_unchanged(data)
         found = np.array([digests[name] for name in data.images], np.uint8)
         notes = identity.make_notes(data, found.reshape(len(data.images), -1))
         identity.write_notes(partial, notes)
@@ -334,6 +335,18 @@ def _make(
             whole = _open_whole(frame, root, folder) is not None
             if changed or not known or not whole:
                 partial.rename(f"{folder}-{secrets.token_hex(4)}")
+
+
+def _check_unchanged(data: identity.Data) -> None:
+    """Checks that no image has changed since its size was looked up."""
+    now = identity.stat(data.files)
+    changed = np.flatnonzero((now != [data.sizes, data.times]).any(axis=0))
+    if len(changed):
+        raise PassingError(
+            f"The image {data.files[changed[0]]} was changed while the data "
+            "was being prepared. Start this command again once no program "
+            "writes the images."
+        )
 
 
 def _remove_older(folder: Path) -> None:

@@ -18,7 +18,7 @@ from mixer_jax.data import builder, generations
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 
 @pytest.fixture
@@ -361,3 +361,21 @@ def test_a_disk_that_loses_files_is_said(frame, root, monkeypatch):
     monkeypatch.setattr(builder, "_write", lose)
     with pytest.raises(UserError, match="right after it was written"):
         builder.prepare(frame, root)
+
+
+def test_an_image_that_changes_meanwhile_is_said(frame, root, monkeypatch):
+    write = builder._write
+
+    def change(*arguments):
+        digests = write(*arguments)
+        with open(root / "3.png", "ab") as file:
+            file.write(b"more")
+        return digests
+
+    monkeypatch.setattr(builder, "_write", change)
+    with pytest.raises(PassingError, match=r"3\.png was changed while"):
+        builder.prepare(frame, root)
+    monkeypatch.setattr(builder, "_write", write)
+    want = contents(pipeline.FileSource(frame, root))
+    assert contents(builder.prepare(frame, root)) == want
+    assert len(list((root / builder.FOLDER).glob("*/*"))) == 1
