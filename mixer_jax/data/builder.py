@@ -22,7 +22,7 @@ from mixer_jax.data import generations
 from mixer_jax.data.stream.pipeline import FileSource
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity, paths, progress, terminal
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
@@ -132,6 +132,22 @@ class PreparedSource:
         )
         self._splits = [splits[name] for name in self._names]
 
+    def check(self) -> None:
+        """Reads the last sample of every file, which also reads its index.
+
+        Raises:
+          Exception: if a file is missing, cut off, or has other samples.
+        """
+        folder = paths.plain(self._folder)
+        infos = tfds.builder_from_directory(folder).info.splits
+        for code, name in enumerate(self._names):
+            rows = np.flatnonzero(self._codes == code)
+            ends = np.cumsum(infos[name].shard_lengths)
+            if ends[-1] != len(rows):
+                raise ValueError("It has another number of samples.")
+            for row in rows[ends - 1]:
+                self.name(row)
+
     def __getstate__(self) -> dict:
         # Unpickling reopens the files; this process keeps the hold.
         own = ("_splits", "_hold")
@@ -143,11 +159,19 @@ class PreparedSource:
 
     def _read(self, row: int, *fields: str) -> list[bytes]:
         split = self._splits[self._codes[row]]
-        record = tf_example_pb2.Example.FromString(
-            split[int(self._records[row])]
-        )
-        values = record.features.feature
-        return [values[field].bytes_list.value[0] for field in fields]
+        try:
+            record = tf_example_pb2.Example.FromString(
+                split[int(self._records[row])]
+            )
+            values = record.features.feature
+            return [values[field].bytes_list.value[0] for field in fields]
+        except Exception as error:  # array_record and protobuf raise many kinds
+            (reason, *_) = str(error).splitlines() or [repr(error)]
+            raise UserError(
+                f"The prepared data in {self._folder} cannot be read "
+                f"({reason}). If it is damaged, remove that folder, and the "
+                "same command prepares the data again."
+            ) from error
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -198,29 +222,33 @@ def prepare(
     group = place / _group(frame, root if prepared else "")
     say = say or _say
     try:
-        found = _find(place, group, data, say)
+        found = _find(frame, root, place, group, data, say)
         while found is None:
             paths.make_folder(group)
             _make(frame, root, group, data)
             # Changed images have already been reported.
-            found = _find(place, group, data, lambda text: None)
+            found = _find(frame, root, place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(
             f"The prepared data cannot be written to {place}: "
             f"{paths.reason(error)}. Make room, or set the config's "
             "data.prepared to a folder with room."
         ) from error
-    folder, hold, content = found
+    folder, source = found
     if folder.parent == group:
         _remove_older(folder)
-    path = SampleTable(frame, root, data_dir=folder).data_path
-    return PreparedSource(frame, path, hold, content)
+    return source
 
 
 def _find(
-    place: Path, group: Path, data: identity.Data, say: Callable[[str], None]
-) -> tuple[Path, generations.Hold, str] | None:
-    """Returns the folder with this content, its lock and the content's hash.
+    frame: pd.DataFrame,
+    root: Path,
+    place: Path,
+    group: Path,
+    data: identity.Data,
+    say: Callable[[str], None],
+) -> tuple[Path, PreparedSource] | None:
+    """Returns the folder with this content, and its samples.
 
     The folder may belong to a table that has since been moved or renamed.
     """
@@ -236,13 +264,37 @@ def _find(
                 continue
             notes, changed, known = identity.compare(folder, data)
             if known and not changed:
-                with contextlib.suppress(OSError):  # It may be read-only.
-                    identity.write_notes(folder, notes)
-                return folder, hold, data.content(notes)
+                content = data.content(notes)
+                source = _open_whole(frame, root, folder, hold, content)
+                if source is not None:
+                    with contextlib.suppress(OSError):  # It may be read-only.
+                        identity.write_notes(folder, notes)
+                    return folder, source
+                say(
+                    f"{folder} has missing or damaged files; preparing the "
+                    "data again."
+                )
             if changed:
                 say(_changed(changed))
             hold.release()
     return None
+
+
+def _open_whole(
+    frame: pd.DataFrame,
+    root: Path,
+    folder: Path,
+    hold: generations.Hold | None = None,
+    content: str = "",
+) -> PreparedSource | None:
+    """Returns a folder's samples; None if its files are missing or damaged."""
+    try:
+        path = SampleTable(frame, root, data_dir=folder).data_path
+        source = PreparedSource(frame, path, hold, content)
+        source.check()
+    except Exception:  # TFDS, array_record and protobuf raise many kinds.
+        return None
+    return source
 
 
 def _changed(images: Sequence[str]) -> str:
@@ -263,9 +315,16 @@ def _make(
     with generations.draft(group) as draft:
         partial = draft / folder.name
         digests = _write(frame, root, partial)
+        _check_unchanged(data)
         found = np.array([digests[name] for name in data.images], np.uint8)
         notes = identity.make_notes(data, found.reshape(len(data.images), -1))
         identity.write_notes(partial, notes)
+        if _open_whole(frame, root, partial) is None:
+            raise UserError(
+                f"The prepared data in {group} cannot be read right after it "
+                "was written. Check the disk, or set the config's "
+                "data.prepared to a folder on another one."
+            )
         try:
             partial.rename(folder)
         except OSError:
@@ -273,8 +332,21 @@ def _make(
             if not folder.is_dir():
                 raise
             _, changed, known = identity.compare(folder, data)
-            if changed or not known:
+            whole = _open_whole(frame, root, folder) is not None
+            if changed or not known or not whole:
                 partial.rename(f"{folder}-{secrets.token_hex(4)}")
+
+
+def _check_unchanged(data: identity.Data) -> None:
+    """Checks that no image has changed since its size was looked up."""
+    now = identity.stat(data.files)
+    changed = np.flatnonzero((now != [data.sizes, data.times]).any(axis=0))
+    if len(changed):
+        raise PassingError(
+            f"The image {data.files[changed[0]]} was changed while the data "
+            "was being prepared. Start this command again once no program "
+            "writes the images."
+        )
 
 
 def _remove_older(folder: Path) -> None:

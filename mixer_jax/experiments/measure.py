@@ -10,9 +10,8 @@ from mixer_jax.data.tables import table as table_lib
 from mixer_jax.experiments import baselines as baselines_lib
 from mixer_jax.experiments import fusions
 from mixer_jax.retrieval import bundle, embed, evaluate, runs
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training import inputs
+from mixer_jax.training import inputs, origins
 from mixer_jax.training.checkpoint import workdir
 
 
@@ -32,7 +31,7 @@ def measure_models(
       mesh: the devices for embedding and search.
       table: the sample table; "" for the one in each model's config.
       training_table: the first model's training table, for the baselines; ""
-        for the one in its config.
+        for the one in its config. It must have the rows of the training.
       baselines: whether to evaluate those of `baselines.py` first and those of
         `fusions.py` last.
       max_skipped: the maximum share of samples to leave out; None for each
@@ -60,9 +59,12 @@ def measure_models(
                 "name one with --table=PATH."
             )
         # Report what is missing before anything is evaluated.
-        _check_tables(model.workdir, config, baselines and not number)
+        path = evaluate.table_path(config)
+        _require(path, f"{model.workdir} is measured on", "--table")
         if not bundle.is_bundle(model.workdir):
             workdir.trained_step(model.workdir)
+    if baselines or training_table:
+        _check_training(models, configs, training_table, baselines)
     frames, ours = {}, None
     for number, ((name, folder), config) in enumerate(
         zip(models, configs, strict=True)
@@ -103,29 +105,39 @@ def measure_models(
         yield found
         if name == runs.OURS:
             ours = trained, frames[key], root
+            data = config.data
     # The other fusions need a text encoder, which an image-only model lacks.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
-        data = ours[0].config.data.copy_and_resolve_references()
-        if max_skipped is not None:
-            data.max_skipped = max_skipped
-        if training_table:
-            data.table = training_table
-        _require(data.table, "the model was trained on", "--training-table")
         training = inputs.load(data, option=table_lib.MAX_SKIPPED)
         yield fusions.measure_fusions(
             *ours, training.frame, training.root, mesh
         )
 
 
-def _check_tables(
-    folder: paths.Path, config: ConfigDict, baselines: bool
+def _check_training(
+    models: Sequence[runs.Model],
+    configs: Sequence[ConfigDict],
+    table: str,
+    baselines: bool,
 ) -> None:
-    """Checks that the tables exist."""
-    path = evaluate.table_path(config)
-    _require(path, f"{folder} is measured on", "--table")
-    if baselines:
-        table = config.data.table
-        _require(table, f"{folder} was trained on", "--training-table")
+    """Checks the training tables of the first model and of the baselines.
+
+    The other fusions are trained on the table of the run's last stage, which
+    may not be that of the first.
+    """
+    ours = [i for i, model in enumerate(models) if model.name == runs.OURS]
+    for number in sorted({0, *(ours[-1:] if baselines else ())}):
+        folder, data = models[number].workdir, configs[number].data
+        if table and not os.path.exists(data.table):
+            data.table = table
+        if not data.table:
+            raise UserError(
+                f"{folder} is a bundle, which names no training table; name "
+                "one with --training-table=PATH."
+            )
+        _require(data.table, f"{folder} was trained on", "--training-table")
+        split = table_lib.select(table_lib.read_table(data.table), data.split)
+        origins.check_rows(folder, split, data.table)
 
 
 def _require(path: str | os.PathLike, what: str, option: str) -> None:

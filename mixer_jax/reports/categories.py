@@ -1,8 +1,9 @@
 """HTML report on the quality of the categories that categorize found."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import markupsafe
@@ -12,6 +13,7 @@ import pandas as pd
 from mixer_jax.categories import outcome
 from mixer_jax.categories.outcome import Outcome
 from mixer_jax.categories.quality import against_truth, agreement, silhouette
+from mixer_jax.data.images import faults
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import granularity
 from mixer_jax.reports import page, plots, templates, worst
@@ -53,16 +55,33 @@ def build(
     log = log or outcome.find_log(folder)
     known = table.read_table(truth) if truth else None
     found = outcome.read(folder, log, known)
+    with _explaining_moves(log):
+        measured = measure(found)
     html = templates.render(
         "categories.html",
         title=paths.absolute(folder).name,
-        **measure(found),
+        **measured,
         ways=page.ways_table(page.read_ways(folder)),
         sweep=draw_sweep(page.read_json(folder / "sweep.json", dict)),
         simulated=page.is_simulation(pathlib.Path(log, "simulation.json")),
         attribution=page.plain(_attribution(folder, found)),
     )
     return page.write(path, html)
+
+
+@contextlib.contextmanager
+def _explaining_moves(log: str | os.PathLike) -> Iterator[None]:
+    """Adds to the error about a missing picture what to do after a move."""
+    try:
+        yield
+    except faults.UnreadableImageError as error:
+        if error.kind != faults.MISSING:
+            raise
+        raise UserError(
+            f"{error} The click log {log} names it, relative to its tables; if "
+            "only one of them was moved, move the other one too, and name the "
+            "log by --log=FOLDER."
+        ) from error
 
 
 def measure(found: Outcome) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import origins
 from mixer_jax.training.checkpoint import checkpoints, workdir
 
 
@@ -89,7 +90,7 @@ def build(
         sheets=examples.sheets,
         sheets_model=examples.model,
         sheets_missing=examples.missing,
-        category_samples=_category_samples(configs),
+        category_samples=_category_samples(configs, say),
         split=config.evaluate.split if config else "test",
         attribution=_attribution(config),
         simulated=any(
@@ -142,15 +143,17 @@ def _set_tables(
     """Sets the given tables in the configs.
 
     Raises:
-      UserError: if a given table does not exist.
+      UserError: if a given table does not exist, or the training table has
+        other rows than that of the training.
     """
     for path in filter(None, (table, training_table)):
         if not os.path.exists(path):
             raise UserError(f"There is no sample table at {path}.")
-    for number, config in enumerate(configs.values()):
+    for number, (folder, config) in enumerate(configs.items()):
         config.evaluate.table = table or str(evaluate.table_path(config))
         if training_table and not number:
             config.data.table = training_table
+            _training_rows(folder, config)
 
 
 def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
@@ -167,16 +170,32 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
 
 
 def _category_samples(
-    configs: dict[paths.Path, ConfigDict],
+    configs: dict[paths.Path, ConfigDict], say: Callable[[str], None]
 ) -> list[tuple[str, int, list[str]]]:
     """Returns sample categories of the first training table that exists."""
-    for config in configs.values():
+    for folder, config in configs.items():
         path = config.data.table
-        if os.path.exists(path):
-            frame: pd.DataFrame = table_lib.read_table(path)
-            frame = table_lib.select(frame, config.data.split)
-            return sheets.category_samples(frame, table_lib.folder(path))
+        if not os.path.exists(path):
+            continue
+        try:
+            frame = _training_rows(folder, config)
+        except UserError as error:
+            say(f"The page shows no samples of categories: {error}")
+            return []
+        return sheets.category_samples(frame, table_lib.folder(path))
     return []
+
+
+def _training_rows(folder: paths.Path, config: ConfigDict) -> pd.DataFrame:
+    """Returns the rows that a stage was trained on.
+
+    Raises:
+      UserError: if the table cannot be read or has other rows by now.
+    """
+    data = config.data
+    split = table_lib.select(table_lib.read_table(data.table), data.split)
+    origins.check_rows(folder, split, data.table)
+    return split
 
 
 def _attribution(config: ConfigDict | None) -> str:

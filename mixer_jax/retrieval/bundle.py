@@ -31,8 +31,8 @@ from mixer_jax.data.stream import text
 from mixer_jax.models import factory, zero_shot
 from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, model_card
+from mixer_jax.runtime import files, paths
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.checkpoint.checkpoints import Trained
@@ -42,7 +42,14 @@ from mixer_jax.training.config import places
 FORMAT = 1  # increases with each change that older versions cannot read
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER, CARD = "tokenizer.json", "README.md"
-KIND = folders.Kind("bundle", WEIGHTS, (CONFIG, WEIGHTS, TOKENIZER, CARD))
+# The models of other libraries have files of these names, too.
+KIND = folders.Kind(
+    "bundle",
+    WEIGHTS,
+    (CONFIG, WEIGHTS, TOKENIZER, CARD),
+    CONFIG,
+    ("format", "fingerprint"),
+)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Errors raised by reading a bundle with damaged files.
@@ -201,12 +208,11 @@ def is_bundle(folder: str | os.PathLike) -> bool:
     if paths.is_remote(paths.make(folder)):
         return False
     folder = pathlib.Path(folder)
-    if folders.find(folder, WEIGHTS).is_file():
-        return True
     try:
         meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
+        return folders.find(folder, WEIGHTS).is_file()
+    # A workdir and the models of other libraries have a config.json, too.
     return isinstance(meta, dict) and "fingerprint" in meta
 
 
@@ -246,6 +252,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(folder: pathlib.Path, error: Exception) -> UserError:
+    files.check_fetched(*(folders.find(folder, name) for name in KIND.names))
     return UserError(
         f"The bundle {folder} is damaged ({error!r}); copy it again, or export "
         "it again with `python -m mixer_jax.export`."

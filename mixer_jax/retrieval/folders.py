@@ -37,11 +37,16 @@ class Kind(NamedTuple):
       mark: the file that identifies the kind.
       names: all files and folders of this kind, including the mark; the names
         of folders have no suffix.
+      record: the JSON file that tells this kind from the folders of other
+        programs, whose files may have the same names; "" for none.
+      keys: keys that it has.
     """
 
     what: str
     mark: str
     names: tuple[str, ...]
+    record: str = ""
+    keys: tuple[str, ...] = ()
 
 
 class _Pointed(NamedTuple):
@@ -85,13 +90,26 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     if not is_folder:
         return
     with steady(folder):
-        if find(folder, kind.mark).is_file():
+        if _is_of(folder, kind):
             return
         if any(not _is_ours(path) for path in folder.iterdir()):
             raise UserError(
                 f"{folder} has contents other than the {kind.what}'s files; "
                 "choose another folder, or empty this one."
             )
+
+
+def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
+    """Returns whether a folder is of this kind, even a damaged one."""
+    if not find(folder, kind.mark).is_file():
+        return False
+    if not kind.record:
+        return True
+    try:
+        found = json.loads(find(folder, kind.record).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return all(find(folder, name).exists() for name in kind.names)
+    return isinstance(found, dict) and found.keys() >= {*kind.keys}
 
 
 def write(

@@ -21,14 +21,20 @@ from jax.sharding import Mesh
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
-from mixer_jax.runtime import arrays, paths
+from mixer_jax.runtime import arrays, files, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 from mixer_jax.training.checkpoint import checkpoints, checksums
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
-KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
+KIND = folders.Kind(
+    "index",
+    INDEX,
+    (EMBEDDINGS, DOCUMENTS, INDEX),
+    INDEX,
+    ("workdir", "step", "N", "D"),
+)
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
 _KINDS = {
     "workdir": str | list,
@@ -225,6 +231,7 @@ def _read(
         if "images" in meta:
             _check_names(documents["image"])
     except (OSError, ValueError, UserError) as error:
+        files.check_fetched(*map(found, KIND.names))
         raise UserError(
             f"The index in {folder} is damaged or of an unknown version "
             f"({error}); make it again with {_COMMAND}."

@@ -3,7 +3,8 @@
 Exit codes of every command:
 
     0    done; also a server that was asked to stop
-    1    a crash, with its traceback; the same command may succeed when repeated
+    1    a crash, with its traceback, or a passing fault of the system; the same
+         command may succeed when repeated
     2    wrong input, or a destination that cannot be written: the same command
          would fail again
     70   a training run that made no progress
@@ -27,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 DONE, CRASHED, WRONG, HUNG, INTERRUPTED = 0, 1, 2, 70, 75
 UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
@@ -136,7 +137,8 @@ def _finish(ending: Ending) -> int:
 def explain(error: BaseException) -> Ending | None:
     """Returns the message and exit code of an error; None for a crash."""
     if isinstance(error, UserError):
-        return Ending(f"error: {error}", WRONG)
+        code = CRASHED if isinstance(error, PassingError) else WRONG
+        return Ending(f"error: {error}", code)
     if isinstance(error, KeyboardInterrupt):
         return Ending(INTERRUPTION, INTERRUPTED)
     if isinstance(error, OSError) and error.strerror:

@@ -13,3 +13,7 @@ class UserError(ValueError):
     def __str__(self) -> str:
         """Returns the message, with control characters escaped."""
         return printable(super().__str__())
+
+
+class PassingError(UserError):
+    """An error that the same command may not meet again; exit code 1."""

@@ -24,6 +24,8 @@ Writer = Callable[[pathlib.Path], object]
 
 _MAX_NAME_BYTES = 64  # of the file name, kept in the draft's name
 _DRAFT = ".draft"
+_POINTER = b"version https://git-lfs"  # begin of a Git LFS pointer
+_MAX_POINTER = 1024  # bytes; the specification's limit
 
 
 def write(
@@ -208,6 +210,25 @@ def check_folder(
         raise _check_failed(what, folder, error) from error
     for name in names:
         check(os.path.join(folder, name), what)
+
+
+def check_fetched(*places: str | os.PathLike) -> None:
+    """Checks that files, or those in folders, are no Git LFS pointers.
+
+    Raises:
+      UserError: names the first pointer.
+    """
+    for place in map(pathlib.Path, places):
+        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
+        for path in inside:
+            with contextlib.suppress(OSError):
+                if not path.is_file() or path.stat().st_size > _MAX_POINTER:
+                    continue
+                if path.read_bytes().startswith(_POINTER):
+                    raise UserError(
+                        f"{path} is a Git LFS pointer instead of the file; "
+                        "fetch the file with `git lfs pull`."
+                    )
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:

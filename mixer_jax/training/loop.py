@@ -98,6 +98,7 @@ def train(
         workdir_lib.check_config(workdir, config, prefix)
         origins.check_names(workdir, config)
         origins.check_table(workdir, config.data, prefix)
+        workdir_lib.relocate(workdir, config)
         say(
             f"{config.name}: finished before, {config.steps} steps in "
             f"{workdir}."

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text
@@ -166,6 +167,27 @@ def check_table(
             f"rows than {place.get('given', 'its table')} had. Use another "
             "--workdir, from these weights if you like: "
             f"{workdir_lib.way_on(workdir, prefix)}"
+        )
+
+
+def check_rows(
+    workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
+) -> None:
+    """Checks that rows are those that a run was trained on, if it noted them.
+
+    Args:
+      workdir: the run's workdir.
+      split: the rows of the training split.
+      path: the table that they are from.
+
+    Raises:
+      UserError: if the rows differ.
+    """
+    was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
+    if was and identity.hash_rows(split) != was:
+        raise UserError(
+            f"{path} has other training samples than the table that {workdir} "
+            "was trained on; name that table by --training-table=PATH."
         )
 
 

@@ -18,7 +18,7 @@ from mixer_jax.data import builder, generations
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 
 @pytest.fixture
@@ -307,3 +307,75 @@ def test_tensorflow_is_not_imported():
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def break_json(path):
+    path.write_text('{"from": "a newer version"}')
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("*-train.array_record*", os.remove),
+        ("*-train.array_record*", cut),
+        ("dataset_info.json", os.remove),
+        ("dataset_info.json", break_json),
+        ("features.json", os.remove),
+        ("1.0.0", shutil.rmtree),
+    ],
+)
+def test_what_is_half_deleted_is_prepared_again(frame, root, pattern, damage):
+    want = contents(builder.prepare(frame, root))
+    (path,) = (root / builder.FOLDER).rglob(pattern)
+    damage(path)
+    said = []
+    source = builder.prepare(frame, root, say=said.append)
+    assert contents(source) == want
+    assert len(said) == 1
+    assert "missing or damaged files" in said[0]
+    assert contents(builder.prepare(frame, root, say=said.append)) == want
+    assert len(said) == 1
+
+
+def test_a_damaged_sample_is_a_sentence(frame, root):
+    source = builder.prepare(frame, root)
+    for path in (root / builder.FOLDER).rglob("*array_record*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=r"cannot be read .*remove that folder"):
+        contents(pickle.loads(pickle.dumps(source)))
+
+
+def test_a_disk_that_loses_files_is_said(frame, root, monkeypatch):
+    write = builder._write
+
+    def lose(frame, root, folder):
+        digests = write(frame, root, folder)
+        for path in folder.rglob("*array_record*"):
+            path.unlink()
+        return digests
+
+    monkeypatch.setattr(builder, "_write", lose)
+    with pytest.raises(UserError, match="right after it was written"):
+        builder.prepare(frame, root)
+
+
+def test_an_image_that_changes_meanwhile_is_said(frame, root, monkeypatch):
+    write = builder._write
+
+    def change(*arguments):
+        digests = write(*arguments)
+        with open(root / "3.png", "ab") as file:
+            file.write(b"more")
+        return digests
+
+    monkeypatch.setattr(builder, "_write", change)
+    with pytest.raises(PassingError, match=r"3\.png was changed while"):
+        builder.prepare(frame, root)
+    monkeypatch.setattr(builder, "_write", write)
+    want = contents(pipeline.FileSource(frame, root))
+    assert contents(builder.prepare(frame, root)) == want
+    assert len(list((root / builder.FOLDER).glob("*/*"))) == 1

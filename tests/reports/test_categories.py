@@ -127,3 +127,12 @@ def test_many_sizes_are_joined():
         "17-32": 16,
         "33-64": 8,
     }
+
+
+def test_pictures_that_were_left_behind_are_said(own_shop, tmp_path):
+    log = tmp_path / "moved" / "log"
+    log.parent.mkdir()
+    (own_shop / "log").rename(log)
+    with pytest.raises(UserError, match=r"missing\. .*moved.*--log=FOLDER"):
+        categories.build(own_shop, log)
+    assert not (own_shop / "report").exists()

@@ -3,9 +3,14 @@
 import json
 import shutil
 
+import pytest
+
 from mixer_jax.data.tables import table
 from mixer_jax.reports import run
+from mixer_jax.runtime import identity
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.training.checkpoint import workdir
 
 
 def test_a_whole_run(color_run, colors):
@@ -60,3 +65,22 @@ def test_tables_may_be_folders_of_parts(color_run, colors):
     html = page.read_text()
     assert "Found first" in html
     assert "gray paint" in html
+
+
+def test_a_training_table_of_other_rows_is_said(color_run, colors):
+    root, frame = colors
+    rows = table.select(table.read_table(root / "colors.csv"), "train")
+    noted = {"split": {"samples": 1, "rows": identity.hash_rows(rows)}}
+    folder = color_run / "stage1"
+    workdir.write_origin(folder, workdir.read_origin(folder) | noted)
+    other, said = root / "other.csv", []
+    frame = frame.copy()
+    frame.loc[frame["split"].str.startswith("train"), "group"] = "another"
+    table.write_table(frame, other)
+    with pytest.raises(UserError, match=r"other\.csv has other training"):
+        run.build(color_run, make_mesh(), training_table=str(other))
+    shutil.copy(other, root / "colors.csv")
+    page = run.build(color_run, make_mesh(), say=said.append)
+    assert any("colors.csv has other training" in text for text in said)
+    assert "Found first" in page.read_text()
+    assert "gray paint" not in page.read_text()

@@ -261,3 +261,13 @@ def test_a_config_that_is_nested_too_deeply_is_damage(made):
     (made / bundle.CONFIG).write_text("[" * 100_000)
     with pytest.raises(UserError, match="is damaged"):
         mixer_jax.load(made)
+
+
+def test_a_model_of_another_library_is_no_bundle(made, color_run):
+    (made / bundle.CONFIG).write_text('{"model_type": "bert"}')
+    assert not bundle.is_bundle(made)
+    (made / bundle.CONFIG).write_text("{")
+    assert bundle.is_bundle(made)  # a damaged one
+    weights = color_run / "stage2" / bundle.WEIGHTS
+    weights.write_text("exported by hand")
+    assert not bundle.is_bundle(color_run / "stage2")

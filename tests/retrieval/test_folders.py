@@ -9,7 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mixer_jax.retrieval import folders
+from mixer_jax.retrieval import (
+    bundle,
+    export,
+    export_encoders,
+    folders,
+    index,
+)
 from mixer_jax.runtime.errors import UserError
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
@@ -262,3 +268,37 @@ def test_a_generation_stays_while_it_is_read(tmp_path):
             assert folders.find(tmp_path / "one", "first").exists()
         written.result()
     assert names(tmp_path / "one") == ["mark", "second"]
+
+
+FOREIGN = {
+    "index": (index.KIND, {"index.json": '{"pages": []}'}),
+    "bundle": (
+        bundle.KIND,
+        {
+            "config.json": '{"model_type": "bert"}',
+            "model.safetensors": "weights",
+            "tokenizer.json": "{}",
+            "README.md": "# BERT",
+        },
+    ),
+    "proxies": (export.KIND, {"export.json": "[1]", "categories.json": "[]"}),
+    "encoders": (export_encoders.KIND, {"encoders.json": "{}"}),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_another_program_are_not_replaced(tmp_path, name):
+    kind, files = FOREIGN[name]
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match="has contents other than"):
+        folders.check(tmp_path, kind)
+    with pytest.raises(UserError, match="has contents other than"):
+        folders.write(tmp_path, kind, lambda draft: (draft / "x").touch())
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files
+
+
+def test_a_damaged_folder_of_ours_is_replaced(tmp_path):
+    for name in index.KIND.names:
+        (tmp_path / name).write_text('{"workdir": ')
+    folders.check(tmp_path, index.KIND)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 MINILM = "minilm"
@@ -92,6 +93,7 @@ def load(name: str, length: int) -> Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # The binding raises bare Exception.
+            files.check_fetched(file)
             raise UserError(
                 f"The tokenizer {file} cannot be read: {error}"
             ) from error

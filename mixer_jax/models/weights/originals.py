@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from mixer_jax.models.encoders import bert, clip, resnet, siglip, swin, vit
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.weights import torch_pickle
+from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 PyTree = Any
@@ -279,6 +280,7 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist.")
+    files.check_fetched(path)
     if path.suffix != ".safetensors":
         return torch_pickle.read(path)
     try:

@@ -139,6 +139,7 @@ def batches(
             yield Batch(frame, done)
     except UserError:
         _check_version(path, layout, version)
+        files.check_fetched(path)
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         _check_version(path, layout, version)

@@ -289,7 +289,18 @@ class Checkpoints:
         self, items: dict[str, PyTree], iterator: bool = False
     ) -> dict[str, PyTree]:
         """Reads some items of the last checkpoint; see `restore`."""
-        step = self._manager.latest_step()
+        while True:
+            step = self._manager.latest_step()
+            try:
+                return self._read(step, items, iterator)
+            except row_files.RemovedError:
+                self._manager.reload()
+                if (self._manager.latest_step() or 0) <= step:
+                    raise
+
+    def _read(
+        self, step: int, items: dict[str, PyTree], iterator: bool
+    ) -> dict[str, PyTree]:
         where = self._folder / str(step)
         # `restore` has already compared all items.
         if not iterator and (wrong := self._differing(step, items)):
@@ -351,9 +362,8 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
         {"batch_stats": {}, **wanted},
     )
     with Checkpoints(workdir, writes=False) as checkpoints:
-        # A run in progress may have saved another one since.
-        step = checkpoints.latest_step()
         variables = checkpoints.read({"model": wanted})["model"]
+        step = checkpoints.latest_step()  # that was read
     return Trained(
         config=config,
         model=model,

@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from mixer_jax.runtime import paths
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.training.checkpoint import checksums, completeness
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
@@ -195,19 +195,29 @@ class DamagedError(UserError):
         self.what = what
 
 
+class RemovedError(DamagedError, PassingError):
+    """Raised if a checkpoint was removed while it was being read."""
+
+
 def _has_others(where: paths.Path) -> bool:
     names = {path.name for path in where.parent.iterdir()} - {where.name}
     return any(name.isdecimal() for name in names)
 
 
 def damaged(where: paths.Path, reason: str) -> DamagedError:
-    """Returns the error for a checkpoint that cannot be read."""
+    """Returns the error for a checkpoint that cannot be read.
+
+    Raises:
+      UserError: if its files have not been fetched, which is no damage.
+    """
     if not where.exists():
-        return DamagedError(
+        return RemovedError(
             f"The checkpoint {where} was removed while it was being read, as "
             "a run in training does once it has newer ones.",
             "Start this command again.",
         )
+    if not paths.is_remote(where):
+        files.check_fetched(where)
     lines = reason.strip().splitlines() or ["for no reason that was given"]
     return DamagedError(
         f"The checkpoint {where} is damaged and cannot be read "

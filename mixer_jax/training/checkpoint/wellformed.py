@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mixer_jax.training.config import defaults as config_lib
-from mixer_jax.training.config import ranges
+from mixer_jax.training.config import places, ranges
 
 # Entries of an origin that are read by name, and their keys.
 _NOTED = {
@@ -76,9 +76,14 @@ def is_origin(found: dict[str, Any]) -> bool:
             continue  # It was not recorded.
         if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
             return False
-    return all(
-        isinstance(place, dict)
-        and place.keys() >= {"given", "absolute"}
-        and all(isinstance(p, str) and _is_text(p) for p in place.values())
-        for place in found.get("places", {}).values()
+    return all(map(_is_place, found.get("places", {}).values()))
+
+
+def _is_place(place: Any) -> bool:
+    if not (isinstance(place, dict) and place.keys() >= {"given", "absolute"}):
+        return False
+    return all(isinstance(value, str) for value in place.values()) and all(
+        _is_text(path)
+        for key, value in place.items()
+        for path in (value.split("\0") if key == places.EARLIER else [value])
     )

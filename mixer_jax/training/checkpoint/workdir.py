@@ -1,5 +1,6 @@
 """The folder of a run: its files, and checks that it belongs to the run."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -223,6 +224,32 @@ def prepare(
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)
+
+
+def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Records where the paths of a finished run are now.
+
+    Its other values stay as they were. If the workdir cannot be written to, the
+    next command looks for the paths once more.
+
+    Args:
+      workdir: the stage's workdir.
+      config: the stage's config, whose paths have been compared with the run's.
+    """
+    if jax.process_index() != 0:
+        return
+    workdir = paths.make(workdir)
+    saved, origin = read_saved(workdir), read_origin(workdir)
+    old = origin.get("places", {})
+    places = old | places_lib.record(workdir, config, old)
+    if places == old:
+        return
+    for key, place in places.items():
+        if places_lib.get(config, key) == place["given"]:
+            places_lib.put(saved, key, place["given"])
+    with contextlib.suppress(*paths.failures()):
+        paths.write(workdir / CONFIG, config_lib.to_json(saved))
+        write_origin(workdir, origin | {"places": places})
 
 
 def _copy_tokenizer(workdir: paths.Path, name: str) -> None:

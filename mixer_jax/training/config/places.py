@@ -20,7 +20,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
-_EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
+EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -51,34 +51,40 @@ def record(
     """
     places = {}
     for key in KEYS:
-        text = get(config, key)
+        text, place = get(config, key), old.get(key, {})
         if not text or "://" in text or text == MINILM:
             continue
-        if not os.path.exists(text):
-            if old.get(key, {}).get("given") == text:
-                places[key] = old[key]
+        if os.path.exists(text):
+            places[key] = _place(workdir, text)
+        elif is_same(workdir, place, text):  # `settle` may have renamed it.
+            places[key] = place | {"given": text}
+        else:
             continue
-        places[key] = {"given": text, "absolute": os.path.abspath(text)}
-        if earlier := _earlier(old.get(key, {}), text):
-            places[key][_EARLIER] = earlier
-        if not paths.is_remote(paths.make(workdir)):
-            places[key]["relative"] = os.path.relpath(
-                os.path.abspath(text), os.path.abspath(workdir)
-            )
+        if earlier := _earlier(place, text):
+            places[key][EARLIER] = earlier
     return places
+
+
+def _place(workdir: str | os.PathLike, text: str) -> dict[str, str]:
+    place = {"given": text, "absolute": os.path.abspath(text)}
+    if not paths.is_remote(paths.make(workdir)):
+        place["relative"] = os.path.relpath(
+            place["absolute"], os.path.abspath(workdir)
+        )
+    return place
 
 
 def _earlier(place: dict[str, str], text: str) -> str:
     """Returns earlier names of a path that a command may still use."""
     names = [place[key] for key in ("given", "absolute") if key in place]
-    names += place.get(_EARLIER, "").split("\0")
+    names += place.get(EARLIER, "").split("\0")
     known = {"", text, os.path.abspath(text)}
     return "\0".join(n for n in dict.fromkeys(names) if n not in known)
 
 
 def _was(place: dict[str, str], text: str) -> bool:
     """Returns whether a path was recorded under this name before a move."""
-    names = filter(None, place.get(_EARLIER, "").split("\0"))
+    names = filter(None, place.get(EARLIER, "").split("\0"))
     return bool(text) and os.path.normpath(text) in map(os.path.normpath, names)
 
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import strategies
 from orbax.checkpoint._src.serialization import ocdbt_utils
 
+from mixer_jax.runtime import command
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
@@ -28,6 +29,7 @@ from mixer_jax.training.checkpoint import (
     row_files,
     workdir,
 )
+from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.state import TrainState
 
 COUNT, DIM = 10, 4
@@ -528,3 +530,29 @@ def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
     assert capfd.readouterr() == ("", "")
     names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
     assert names == ["3"]
+
+
+def test_a_checkpoint_that_was_removed_gives_way_to_a_newer_one(
+    tmp_path, monkeypatch
+):
+    """A run in training saves another one, and removes the one being read."""
+    state, mesh = make_state(2)
+    save(tmp_path, state)
+    workdir.prepare(tmp_path, config_lib.defaults(), list("abcdefghij"))
+    real, newer = checksums.check, [5]
+
+    def check(folder, items=()):
+        wrong = real(folder, items)
+        shutil.rmtree(folder)
+        while newer:
+            save(tmp_path, state, step=newer.pop())
+            monkeypatch.setattr(checksums, "check", real)
+        return wrong
+
+    monkeypatch.setattr(checksums, "check", check)
+    proxies = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+    np.testing.assert_array_equal(proxies, state.proxies)
+    monkeypatch.setattr(checksums, "check", check)
+    with pytest.raises(UserError, match="Start this command again") as said:
+        checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+    assert command.explain(said.value).code == command.CRASHED

@@ -8,6 +8,7 @@ import pytest
 
 from mixer_jax import embed, evaluate, export, index, report
 from mixer_jax.models import factory
+from mixer_jax.training import loop
 from mixer_jax.training.checkpoint import workdir
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places
@@ -180,3 +181,58 @@ def test_a_command_is_repeated_more_than_once_after_moves(
     other.data.table = "other/table.csv"
     places.settle("newest/run", other, noted)
     assert other.data.table == "other/table.csv"
+
+
+def test_a_finished_run_notes_where_its_table_is_now(
+    color_run, colors, tmp_path, monkeypatch, capsys
+):
+    root, _ = colors
+    shutil.move(root, tmp_path / "new")
+    folder = color_run / "stage2"
+    config = workdir.read_config(folder)
+    config.steps = 4
+    saved = workdir.read_saved(folder)
+    saved.steps = 4
+    (folder / workdir.CONFIG).write_text(config_lib.to_json(saved))
+    monkeypatch.chdir(tmp_path)
+    config.data.table = "new/colors.csv"
+    loop.train(config, folder)
+    assert "finished before" in capsys.readouterr().out
+    monkeypatch.chdir(color_run)
+    table = workdir.read_config(folder).data.table
+    assert os.path.samefile(table, tmp_path / "new" / "colors.csv")
+    assert evaluate.main([f"--workdir={folder}"]) == 0
+    # The command of before the move still names it.
+    config.data.table = str(root / "colors.csv")
+    workdir.settle(folder, config)
+    assert os.path.samefile(config.data.table, table)
+
+
+def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("encoder")
+    config = config_lib.defaults()
+    config.model.image.pretrained = "encoder"
+    noted = places.record("run", config, {})
+    os.rmdir("encoder")
+    places.settle("run", config, noted)
+    noted = places.record("run", config, noted)
+    os.mkdir("encoder")
+    found = config_lib.defaults()
+    found.model.image.pretrained = config.model.image.pretrained
+    places.resolve("run", found, noted)
+    assert os.path.isdir(found.model.image.pretrained)
+    assert noted["model.image.pretrained"]["relative"] == "../encoder"
+
+
+def test_a_workdir_is_read_after_any_number_of_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "table.csv").touch()
+    config = config_lib.defaults()
+    for move in range(3):
+        config.data.table = f"{move}/table.csv"
+        workdir.prepare("run", config, ["a"])
+        assert workdir.read_config("run").data.table == config.data.table
+        os.rename(str(move), str(move + 1))

@@ -1,0 +1,82 @@
+"""Git LFS pointers in place of files: they are named, and nothing is lost."""
+
+import pytest
+
+from mixer_jax.data.stream import text
+from mixer_jax.models.weights import originals
+from mixer_jax.retrieval import bundle, index, runs
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.runtime.tabular import tables
+from mixer_jax.training import state as state_lib
+from mixer_jax.training.checkpoint import checkpoints, workdir
+
+POINTER = """version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
+
+def said(name):
+    return pytest.raises(UserError, match=rf"{name} is a Git LFS pointer.*pull")
+
+
+def test_what_is_not_a_pointer_passes(tmp_path):
+    (tmp_path / "other").write_text(f"# {POINTER}")
+    files.check_fetched(tmp_path, tmp_path / "missing")
+    (tmp_path / "file").write_text(POINTER)
+    with said("file"):
+        files.check_fetched(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_tables(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with said(name):
+        tables.read(tmp_path / name, tables.Layout(("sample_id",)))
+
+
+def test_tokenizers_and_weights(tmp_path):
+    for name in ("tokenizer.json", "model.safetensors", "model.bin"):
+        (tmp_path / name).write_text(POINTER)
+    with said("tokenizer.json"):
+        text.load(str(tmp_path), 8)
+    for name in ("model.safetensors", "model.bin"):
+        with said(name):
+            originals.read_file(tmp_path / name)
+
+
+def test_indexes_and_bundles(color_run, colors, tmp_path):
+    mesh = make_mesh()
+    made, _ = index.build(color_run, colors[0] / "colors.csv", mesh)
+    index.save(made, tmp_path / "index")
+    (tmp_path / "index" / "embeddings.npy").write_text(POINTER)
+    with said("embeddings.npy"):
+        index.load(tmp_path / "index")
+    bundle.write(runs.load(color_run / "stage2", mesh), tmp_path / "bundle")
+    (tmp_path / "bundle" / "model.safetensors").write_text(POINTER)
+    with said("model.safetensors"):
+        bundle.read(tmp_path / "bundle")
+
+
+def test_a_checkpoint_that_was_not_fetched_is_not_set_aside(color_run):
+    folder = color_run / "stage2"
+    step = folder / workdir.CHECKPOINTS / "4"
+    part = next((step / "model").rglob("d/*"))
+    part.write_text(POINTER)
+    with said(part.name):
+        checkpoints.load_model(folder)
+    state = state_lib.TrainState(
+        step=0,
+        skipped=0,
+        params={},
+        batch_stats={},
+        opt_state={},
+        proxies=None,
+        proxy_state={},
+        graph=None,
+    )
+    with checkpoints.Checkpoints(folder) as saved, said(part.name):
+        saved.restore(state)
+    assert step.is_dir()
