@@ -8,6 +8,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,8 +39,11 @@ def parts(path: Path) -> list[Path]:
 
     Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
 
+    Links to folders are followed, except those to a folder that contains them.
+
     Raises:
-      UserError: if a folder has no parts, or is still being written.
+      UserError: if a folder has no parts, is still being written, cannot be
+        listed, or is there under two names.
     """
     if not path.is_dir():
         return [path]
@@ -48,18 +52,29 @@ def parts(path: Path) -> list[Path]:
             f"The table {path} is not complete: it holds a folder _temporary, "
             "which Spark removes when all parts are written."
         )
-    found, seen = [], set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    found, seen = [], {}
+    for folder, folders, names in os.walk(
+        path, onerror=_refuse, followlinks=True
+    ):
         here = os.path.realpath(folder)
-        if here in seen:  # a link to a parent folder
+        twin = seen.setdefault(here, folder)
+        if twin != folder:
             folders.clear()
-            continue
-        seen.add(here)
+            if Path(folder).is_relative_to(twin):
+                continue
+            raise UserError(
+                f"The table {path} holds a folder twice, as {twin} and as "
+                f"{folder}; remove one of these links."
+            )
         folders[:] = sorted(name for name in folders if name[0] not in "._")
         found += [Path(folder, name) for name in names if name[0] not in "._"]
     if not found:
         raise UserError(f"The table {path} is a folder without Parquet files.")
     return sorted(found)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}.")
 
 
 def batches(

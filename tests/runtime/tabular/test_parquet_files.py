@@ -135,3 +135,30 @@ def test_a_pipe_is_no_part(tmp_path):
 def test_a_zero_of_many_decimals_is_a_zero():
     column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
     assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]
+
+
+def test_a_folder_of_parts_that_cannot_be_listed_is_refused(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "t.parquet"
+    frame_of([("1", "", "a"), ("2", "", "b")]).to_parquet(
+        path, partition_cols=["b"]
+    )
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("b=b"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="b=b cannot be read: Permission"):
+        tables.read(path, Layout(NAMES))
+
+
+def test_a_folder_of_parts_with_two_names_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame_of([("1", "", "a")]).to_parquet(path, partition_cols=["b"])
+    (path / "b=b").symlink_to(path / "b=a")
+    with pytest.raises(UserError, match="twice, as .*b=a and as .*b=b; remove"):
+        tables.read(path, Layout(NAMES))
