@@ -56,3 +56,12 @@ def test_the_same_files_make_the_same_table_in_every_process(tmp_path):
         env=os.environ | {"PYTHONHASHSEED": "7"},
     )
     assert out.read_bytes() == (tmp_path / "table.csv").read_bytes()
+
+
+def test_a_help_without_a_reader_ends_quietly():
+    words = [sys.executable, "-m", "mixer_jax.data.read", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        ended = subprocess.run(words, stdout=output, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (141, b"")
