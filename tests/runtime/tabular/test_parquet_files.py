@@ -160,5 +160,5 @@ def test_a_folder_of_parts_with_two_names_is_refused(tmp_path):
     path = tmp_path / "t.parquet"
     frame_of([("1", "", "a")]).to_parquet(path, partition_cols=["b"])
     (path / "b=b").symlink_to(path / "b=a")
-    with pytest.raises(UserError, match="twice, as .*b=a and as .*b=b; remove"):
+    with pytest.raises(UserError, match=r"twice, as .*=a and as .*=b;"):
         tables.read(path, Layout(NAMES))
