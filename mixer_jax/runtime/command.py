@@ -17,6 +17,7 @@ interrupted while its libraries are still being imported.
 import atexit
 import contextlib
 import errno
+import io
 import logging
 import os
 import select
@@ -280,8 +281,42 @@ def catch_early() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    _outlive_terminal()
     # The function that is registered first runs last.
     atexit.register(_ignore_signals)
+
+
+class _Terminal(io.FileIO):
+    """A terminal to write to; once it has been closed, the output is dropped.
+
+    A command in the background outlives its terminal: it gets no SIGHUP, or
+    ignores it, and must not fail when it prints.
+    """
+
+    def write(self, content: Any) -> int:
+        """Writes bytes; returns the number written or dropped."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(content)
+
+
+def _outlive_terminal() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or not stream.isatty():
+            continue
+        raw = _Terminal(stream.fileno(), "w", closefd=False)
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            stream.encoding,
+            stream.errors,
+            line_buffering=True,
+        )
+        setattr(sys, name, text)
 
 
 def _ignore_signals() -> None:
