@@ -51,7 +51,9 @@ quoted() {
 
 # Prints a command, and runs it unless this is a dry run; returns its exit code.
 try() {
-  printf '+ %s\n' "$(quoted "$@")" || true
+  if ! printf '+ %s\n' "$(quoted "$@")" && $dry_run; then
+    fail "the dry run cannot be printed."
+  fi
   if $dry_run; then return; fi
   if $supervised; then guarded "$@"; else "$@"; fi
 }

@@ -236,3 +236,10 @@ def test_restarts_go_on_where_nothing_can_be_printed(project):
 def test_an_error_that_cannot_be_printed_keeps_its_code(project):
     script = "launch/babysit.sh no-such-program >/dev/full 2>&1"
     assert project.run("bash", "-c", script).returncode == 2
+
+
+def test_a_dry_run_that_cannot_be_printed_fails(project):
+    script = "launch/babysit.sh --dry-run ls >/dev/full"
+    done = project.run("bash", "-c", script)
+    assert done.returncode == 1
+    assert "error: the dry run cannot be printed." in done.stdout
