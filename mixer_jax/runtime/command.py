@@ -36,7 +36,7 @@ UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
 INTERRUPTION = "Interrupted. All files are intact; rerun the command to resume."
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Transient system errors, as on network file systems: a restart may succeed.
-_TRANSIENT = {
+TRANSIENT = {
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -148,7 +148,7 @@ def explain(error: BaseException) -> Ending | None:
             where = os.fsdecode(where)
         what = "The output" if where is None else f"{where}"
         hint = "; make room" if error.errno in NO_ROOM else ""
-        code = CRASHED if error.errno in _TRANSIENT else WRONG
+        code = CRASHED if error.errno in TRANSIENT else WRONG
         return Ending(f"error: {what}: {error.strerror}{hint}.", code)
     return None
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -65,3 +66,18 @@ def test_a_help_without_a_reader_ends_quietly():
     with os.fdopen(writer) as output:
         ended = subprocess.run(words, stdout=output, stderr=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_failing_file_system_leaves_no_table(tmp_path, monkeypatch, capsys):
+    root, look = folder(tmp_path), os.stat
+
+    def fail(path, **options):
+        if str(path).endswith("2.jpg"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert read.main(["folders", f"--root={root}"]) == 1
+    said = f"error: {root}/a/2.jpg: Input/output error."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert not (root / "table.csv").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixer_jax.data.readers.rows import LeftOut
+from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import UserError
 
 HIDDEN = "hidden files and folders"
@@ -55,6 +56,7 @@ def walk(
 
     Raises:
       UserError: if `root` cannot be listed.
+      OSError: if the file system fails for the moment.
     """
     pending = [_Folder((), frozenset(), False)]
     followed: set[tuple[_Identity, str]] = set()  # by folder and name
@@ -66,6 +68,8 @@ def walk(
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
+            if error.errno in command.TRANSIENT:
+                raise
             if not way:
                 reason = error.strerror or error
                 raise UserError(f"{root} cannot be read: {reason}.") from error
@@ -108,7 +112,9 @@ def _kind(entry: os.DirEntry, ancestors: frozenset[_Identity]) -> int | str:
         if entry.is_file(follow_symlinks=False):  # without a system call
             return stat.S_IFREG
         status = os.stat(entry.path)
-    except OSError:
+    except OSError as error:
+        if error.errno in command.TRANSIENT:
+            raise
         return DANGLING if entry.is_symlink() else UNREADABLE
     if stat.S_ISREG(status.st_mode):
         return stat.S_IFREG

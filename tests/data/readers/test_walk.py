@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 
@@ -114,3 +115,17 @@ def test_a_chain_of_links_in_links_is_followed(tmp_path):
     found, left_out = tree(root)
     assert found["a/b/c/d"] == ["1"]
     assert left_out == {}
+
+
+def test_a_failing_file_system_leaves_nothing_out(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("a"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        tree(tmp_path)
