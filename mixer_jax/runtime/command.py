@@ -281,9 +281,24 @@ def catch_early() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    _occupy_closed()
     _outlive_terminal()
     # The function that is registered first runs last.
     atexit.register(_ignore_signals)
+
+
+def _occupy_closed() -> None:
+    """Opens the standard streams that the shell closed, as by 2>&-.
+
+    A file opened later would get their numbers, and what libraries print to
+    standard error would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(number, True)
 
 
 class _Terminal(io.FileIO):

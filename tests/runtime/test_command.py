@@ -411,3 +411,24 @@ sys.exit(command.run(work))
         with os.fdopen(reader, "rb") as told:
             assert told.read() == b"done"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+    script = f"""
+import os, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.runtime import command
+command.catch_early()
+def work():
+    with open({str(tmp_path / "file")!r}, "w") as file:
+        print("printed")
+        for number in (1, 2):
+            os.write(number, b"a library's message")
+        assert file.fileno() > 2
+sys.exit(command.run(work))
+"""
+    words = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable]
+    ended = subprocess.run([*words, "-c", script], capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "file").read_bytes() == b""
