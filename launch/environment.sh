@@ -24,15 +24,16 @@ libtpu=libtpu==0.0.42.1
 # Compiled programs are cached, so that later runs start fast.
 export JAX_COMPILATION_CACHE_DIR=$root/$venv/jax-cache
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# A message that cannot be printed, as on a closed terminal, ends no script.
+say() { printf '\n\033[1m%s\033[0m\n' "$*" || true; }
 
 fail() {
-  printf '\nerror: %s\n' "$*" >&2
+  printf '\nerror: %s\n' "$*" >&2 || true
   exit 1
 }
 
 reject() {
-  printf '\nerror: %s\n' "$*" >&2
+  printf '\nerror: %s\n' "$*" >&2 || true
   exit 2
 }
 
@@ -50,7 +51,9 @@ quoted() {
 
 # Prints a command, and runs it unless this is a dry run; returns its exit code.
 try() {
-  printf '+ %s\n' "$(quoted "$@")"
+  if ! printf '+ %s\n' "$(quoted "$@")" && $dry_run; then
+    fail "the dry run cannot be printed."
+  fi
   if $dry_run; then return; fi
   if $supervised; then guarded "$@"; else "$@"; fi
 }
@@ -60,7 +63,7 @@ run() {
   local code=0
   try "$@" || code=$?
   if ((!code)); then return; fi
-  printf '\nerror: this command failed: %s\n' "$(quoted "$@")" >&2
+  printf '\nerror: this command failed: %s\n' "$(quoted "$@")" >&2 || true
   # The project's commands have the same exit codes as this script.
   if [[ ${2:-} == -m && ${3:-} == mixer_jax.* ]]; then exit "$code"; fi
   exit 1

@@ -16,7 +16,7 @@ longest=600 # maximum seconds before a restart
 restarts=0
 reached=0
 
-note() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
+note() { printf '%s %s\n' "$(date '+%F %T')" "$*" || true; }
 
 # Reads the options shared by the scripts that restart runs.
 # shellcheck disable=SC2034 # Those scripts use it.

@@ -77,7 +77,7 @@ guarded() {
   local code=0
   supervise "$@"
   if $told_to_stop; then
-    printf '\nStopped; run the same command again to resume.\n' >&2
+    printf '\nStopped; run the same command again to resume.\n' >&2 || true
     exit 75
   fi
   return "$code"

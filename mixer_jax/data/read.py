@@ -39,13 +39,13 @@ def make_parser(name: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] in ("-h", "--help"):
-        terminal.say(f"{__doc__}\n{readers.listing()}")
-        return 0
     return command.run(lambda: _read(arguments))
 
 
 def _read(arguments: list[str]) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        terminal.say(f"{__doc__}\n{readers.listing()}")
+        return
     name = "" if not arguments or arguments[0][:1] == "-" else arguments[0]
     left_out = rows.LeftOut()
     one = readers.find(name)

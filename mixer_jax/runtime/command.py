@@ -18,6 +18,7 @@ interrupted while its libraries are still being imported.
 import atexit
 import contextlib
 import errno
+import io
 import logging
 import os
 import select
@@ -36,7 +37,7 @@ UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
 INTERRUPTION = "Interrupted. All files are intact; rerun the command to resume."
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Transient system errors, as on network file systems: a restart may succeed.
-_TRANSIENT = {
+TRANSIENT = {
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -149,7 +150,7 @@ def explain(error: BaseException) -> Ending | None:
             where = os.fsdecode(where)
         what = "The output" if where is None else f"{where}"
         hint = "; make room" if error.errno in NO_ROOM else ""
-        code = CRASHED if error.errno in _TRANSIENT else WRONG
+        code = CRASHED if error.errno in TRANSIENT else WRONG
         return Ending(f"error: {what}: {error.strerror}{hint}.", code)
     return None
 
@@ -282,8 +283,57 @@ def catch_early() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    _occupy_closed()
+    _outlive_terminal()
     # The function that is registered first runs last.
     atexit.register(_ignore_signals)
+
+
+def _occupy_closed() -> None:
+    """Opens the standard streams that the shell closed, as by 2>&-.
+
+    A file opened later would get their numbers, and what libraries print to
+    standard error would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(number, True)
+
+
+class _Terminal(io.FileIO):
+    """A terminal to write to; once it has been closed, the output is dropped.
+
+    A command in the background outlives its terminal: it gets no SIGHUP, or
+    ignores it, and must not fail when it prints.
+    """
+
+    def write(self, content: Any) -> int:
+        """Writes bytes; returns the number written or dropped."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(content)
+
+
+def _outlive_terminal() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or not stream.isatty():
+            continue
+        raw = _Terminal(stream.fileno(), "w", closefd=False)
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            stream.encoding,
+            stream.errors,
+            line_buffering=True,
+        )
+        setattr(sys, name, text)
 
 
 def _ignore_signals() -> None:

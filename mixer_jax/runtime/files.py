@@ -363,3 +363,20 @@ def _check_failed(
         f"{what} cannot be written to {os.fspath(path)}: {reason}; name "
         "another path."
     )
+
+
+def is_filled(path: str) -> bool:
+    """Returns whether a path names a regular file that is not empty.
+
+    Raises:
+      OSError: if the file system fails for the moment; the file may be there.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if error.errno in command.TRANSIENT:
+            raise
+        return False
+    except ValueError:  # a null byte in the path
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0

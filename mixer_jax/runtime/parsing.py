@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from mixer_jax.runtime import command, numbers
 from mixer_jax.runtime.text import one_line
@@ -50,6 +50,16 @@ class Parser(argparse.ArgumentParser):
             if self._is_unknown(one, name):
                 self.error(self._no_option(name, args[max(place - 1, 0)]))
         return super().parse_known_args(args, namespace)
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Prints the help; ends the process if it cannot be printed.
+
+        argparse would ignore the error.
+        """
+        said = self.format_help()
+        code = command.run(lambda: print(said, end="", file=file))
+        if code:
+            self.exit(code)
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and exits."""

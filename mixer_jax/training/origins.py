@@ -8,6 +8,7 @@ the identity of the previous stage, and the paths of all of these.
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.demo import sources
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import parquet_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
@@ -195,10 +197,17 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
     """Returns whether a table's files are newer than the origin."""
     if "://" in path or paths.is_remote(workdir) or not os.path.exists(path):
         return False
-    parts = os.scandir(path) if os.path.isdir(path) else ()
-    times = [os.path.getmtime(each) for each in (path, *parts)]
+    times = [os.path.getmtime(each) for each in _entries(path)]
     noted = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
     return max(times) > noted
+
+
+def _entries(path: str) -> set[str | os.PathLike]:
+    """Returns a table's path, and a folder's parts and their folders."""
+    if not os.path.isdir(path):
+        return {path}
+    parts = parquet_files.parts(pathlib.Path(path))
+    return {path, *parts, *(part.parent for part in parts)}
 
 
 def _describe_data(inputs: Inputs) -> Origin:

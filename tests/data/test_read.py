@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -56,3 +57,27 @@ def test_the_same_files_make_the_same_table_in_every_process(tmp_path):
         env=os.environ | {"PYTHONHASHSEED": "7"},
     )
     assert out.read_bytes() == (tmp_path / "table.csv").read_bytes()
+
+
+def test_a_help_without_a_reader_ends_quietly():
+    words = [sys.executable, "-m", "mixer_jax.data.read", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        ended = subprocess.run(words, stdout=output, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_failing_file_system_leaves_no_table(tmp_path, monkeypatch, capsys):
+    root, look = folder(tmp_path), os.stat
+
+    def fail(path, **options):
+        if str(path).endswith("2.jpg"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert read.main(["folders", f"--root={root}"]) == 1
+    said = f"error: {root}/a/2.jpg: Input/output error."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert not (root / "table.csv").exists()

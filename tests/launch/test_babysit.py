@@ -223,3 +223,23 @@ def test_paths_are_the_callers(project):
     script = "cd elsewhere && ../launch/babysit.sh ends"
     assert project.run("bash", "-c", script).returncode == 0
     assert (elsewhere / "where.txt").read_text().strip() == str(elsewhere)
+
+
+def test_restarts_go_on_where_nothing_can_be_printed(project):
+    """As on a terminal that has been closed, and for a log on a full disk."""
+    project.program("ends", _SCRIPT)
+    script = "launch/babysit.sh --backoff=0 ends 75 1 3 2 >/dev/full 2>&1"
+    assert project.run("bash", "-c", script).returncode == 2
+    assert (project.folder / "runs.txt").read_text().count("started") == 4
+
+
+def test_an_error_that_cannot_be_printed_keeps_its_code(project):
+    script = "launch/babysit.sh no-such-program >/dev/full 2>&1"
+    assert project.run("bash", "-c", script).returncode == 2
+
+
+def test_a_dry_run_that_cannot_be_printed_fails(project):
+    script = "launch/babysit.sh --dry-run ls >/dev/full"
+    done = project.run("bash", "-c", script)
+    assert done.returncode == 1
+    assert "error: the dry run cannot be printed." in done.stdout

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -374,3 +375,60 @@ def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
         assert found <= endings, moment
     assert moment > 3
     assert found == endings
+
+
+def test_a_command_outlives_its_terminal():
+    script = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+told = int(sys.argv[1])
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.runtime import command
+command.catch_early()
+def work():
+    print("begins")
+    sys.stdin.read()
+    for _ in range(3):
+        print("goes on", flush=True)
+        print("warning", file=sys.stderr)
+    os.write(told, b"done")
+sys.exit(command.run(work))
+"""
+    reader, writer = os.pipe()
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, f"{writer}"],
+        stdin=subprocess.PIPE,
+        stdout=terminal,
+        stderr=terminal,
+        pass_fds=[writer],
+    ) as process:
+        os.close(terminal)
+        os.close(writer)
+        assert os.read(ours, 100).startswith(b"begins")
+        os.close(ours)
+        process.stdin.close()
+        with os.fdopen(reader, "rb") as told:
+            assert told.read() == b"done"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+    script = f"""
+import os, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
+from mixer_jax.runtime import command
+command.catch_early()
+def work():
+    with open({str(tmp_path / "file")!r}, "w") as file:
+        print("printed")
+        for number in (1, 2):
+            os.write(number, b"a library's message")
+        assert file.fileno() > 2
+sys.exit(command.run(work))
+"""
+    words = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable]
+    ended = subprocess.run([*words, "-c", script], capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "file").read_bytes() == b""

@@ -187,3 +187,17 @@ def test_an_error_names_the_file_and_not_its_draft(tmp_path):
             files.write(tmp_path / name, writer)
         assert refused.value.filename == str(tmp_path / name)
         assert "draft" not in command.explain(refused.value).message
+
+
+def test_a_failing_file_system_makes_no_file_missing(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").touch()
+    names = [str(tmp_path / name) for name in ("a", "b", "c", "a/c", "\0")]
+    assert [*map(files.is_filled, names)] == [True, *[False] * 4]
+
+    def fail(path):
+        raise OSError(errno.ESTALE, "Stale file handle", path)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(OSError, match="Stale file handle"):
+        files.is_filled(names[0])

@@ -1,7 +1,9 @@
 """Options of commands: nothing is taken for something else."""
 
 import ast
+import errno
 import importlib
+import io
 import pathlib
 
 import pytest
@@ -109,3 +111,15 @@ def test_values_are_taken_whole(parser):
     assert (given.column, given.model) == ("a\nb", ["--my folder", " "])
     again = parser.parse_args(["--workdir=b"])
     assert (again.workdir, again.size) == ("b", 3)
+
+
+def test_a_help_that_cannot_be_printed_is_an_error(parser, monkeypatch, capsys):
+    full = io.StringIO()
+
+    def write(text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    full.write = write
+    monkeypatch.setattr("sys.stdout", full)
+    said = refusal(capsys, parser.parse_args, ["--help"])
+    assert said == "error: The output: No space left on device; make room.\n"

@@ -1,9 +1,11 @@
 """What a run was trained from, and what may differ when it is resumed."""
 
 import os
+import pathlib
 import shlex
 import shutil
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -294,3 +296,19 @@ def test_a_run_of_an_older_version_resumes(begun):
     begun.init_from = "one"
     with pytest.raises(UserError, match="init_from was '', and 'one'"):
         resume(begun)
+
+
+def test_an_edit_inside_a_folder_of_parts_is_noticed(begun, tmp_path):
+    frame = table.read_table(begun.data.table)
+    parts = pathlib.Path("d0/parts.parquet")
+    frame.to_parquet(parts, partition_cols=["role"])
+    begun.data.table = str(parts)
+    begin("other", begun)
+    origins.check_table("other", begun.data)
+    (part,) = (parts / "role=document").iterdir()
+    pd.read_parquet(part).iloc[1:].to_parquet(tmp_path / "one.parquet")
+    later = 4_000_000_000  # in the year 2096
+    shutil.copyfile(tmp_path / "one.parquet", part)
+    os.utime(part, (later, later))
+    with pytest.raises(UserError, match="finished run on other data"):
+        origins.check_table("other", begun.data)

@@ -12,7 +12,8 @@ from mixer_jax.runtime import terminal
 from mixer_jax.runtime.errors import UserError
 
 SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
+    + (".tif", ".tiff", ".webp")
 )
 
 _OUTSIDE = re.compile(rules.OUTSIDE)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mixer_jax.data.readers import walk
-from mixer_jax.data.readers.rows import Format, LeftOut, Row
+from mixer_jax.data.readers.rows import Format, LeftOut, Row, left_out_text
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
@@ -56,7 +56,7 @@ def read(
     # The import takes seconds.
     import tensorflow_datasets as tfds
 
-    folder = _folder(root, options.name)
+    folder = _folder(root, options.name, left_out)
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # Damaged files raise many types.
@@ -110,10 +110,10 @@ def read(
             )
 
 
-def _folder(root: Path, name: str) -> Path:
+def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
     """Returns the folder of a data set's given or latest version."""
     way, _, version = name.partition(":")
-    there = _prepared(root)
+    there = _prepared(root, left_out)
     found = [path for path in there if path.is_relative_to(root / way)]
     if version:
         found = [path for path in found if path.name == version]
@@ -123,7 +123,8 @@ def _folder(root: Path, name: str) -> Path:
         )
         raise UserError(
             f"There is no prepared data set {name} in {root}; there are "
-            f"{', '.join(dict.fromkeys(have)) or 'none'}."
+            f"{', '.join(dict.fromkeys(have)) or 'none'}; left out: "
+            f"{left_out_text(left_out)}."
         )
     configs = sorted({path.parent for path in found})
     if len(configs) > 1:
@@ -132,10 +133,17 @@ def _folder(root: Path, name: str) -> Path:
     return max(found, key=_version)
 
 
-def _prepared(root: Path) -> list[Path]:
+def _prepared(root: Path, left_out: LeftOut) -> list[Path]:
     """Returns the folders of all prepared data sets, following links."""
-    tree = walk.walk(root, LeftOut())
-    return [root.joinpath(*way) for way, names in tree if _INFO in names]
+    count = LeftOut()
+    found = [
+        root.joinpath(*way)
+        for way, names in walk.walk(root, count)
+        if _INFO in names
+    ]
+    for why in (walk.UNREADABLE, walk.DANGLING):  # They may be data sets.
+        left_out[why] += count[why]
+    return found
 
 
 def _version(path: Path) -> tuple[int, ...]:

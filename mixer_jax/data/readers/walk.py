@@ -4,18 +4,35 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mixer_jax.data.readers.rows import LeftOut
+from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import UserError
 
 HIDDEN = "hidden files and folders"
 DANGLING = "broken links"
 CYCLE = "links to a folder that contains them"
+AGAIN = "links in a linked folder that were followed under another name"
 SPECIAL = "that are neither files nor folders"  # sockets, pipes, devices
 UNREADABLE = "files and folders that cannot be read"
 NOT_UTF8 = "whose file name is not UTF-8"
 
-_Ancestors = frozenset[tuple[int, int]]  # device and inode of each folder
+_Identity = tuple[int, int]  # device and inode
+
+
+class _Folder(NamedTuple):
+    """A folder that is still to be listed.
+
+    Attributes:
+      way: the parts of its path relative to the root.
+      ancestors: the folders that contain it.
+      is_linked: whether a folder of `way` is a link.
+    """
+
+    way: tuple[str, ...]
+    ancestors: frozenset[_Identity]
+    is_linked: bool
 
 
 def walk(
@@ -24,7 +41,9 @@ def walk(
     """Yields each folder of a tree with its files.
 
     Links are followed: a folder with two links to it is yielded under both
-    names. Only folders are opened, never files.
+    names. A link inside a linked folder is followed under one name only, as
+    folders that link to each other have too many names to list. Only folders
+    are opened, never files.
 
     Args:
       root: the topmost folder.
@@ -37,28 +56,39 @@ def walk(
 
     Raises:
       UserError: if `root` cannot be listed.
+      OSError: if the file system fails for the moment.
     """
-    pending: list[tuple[tuple[str, ...], _Ancestors]] = [((), frozenset())]
+    pending = [_Folder((), frozenset(), False)]
+    followed: set[tuple[_Identity, str]] = set()  # by folder and name
     while pending:
-        way, ancestors = pending.pop()
+        way, ancestors, is_linked = pending.pop()
+        folder = os.path.join(root, *way)
         try:
-            folder = os.path.join(root, *way)
-            ancestors = ancestors | {_identity(os.stat(folder))}
+            identity = _identity(os.stat(folder))
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
+            if error.errno in command.TRANSIENT:
+                raise
             if not way:
                 reason = error.strerror or error
                 raise UserError(f"{root} cannot be read: {reason}.") from error
             left_out[UNREADABLE] += 1
             continue
+        ancestors |= {identity}
         files, inside = [], []
         for entry in entries:
             kind = _kind(entry, ancestors)
             if kind == stat.S_IFREG:
                 files.append(entry.name)
-            elif kind == stat.S_IFDIR:
-                inside.append(((*way, entry.name), ancestors))
+                continue
+            link = entry.is_symlink()
+            if kind == stat.S_IFDIR and link and is_linked:
+                kind = AGAIN if (identity, entry.name) in followed else kind
+                followed.add((identity, entry.name))
+            if kind == stat.S_IFDIR:
+                below = (*way, entry.name)
+                inside.append(_Folder(below, ancestors, is_linked or link))
             else:
                 left_out[kind] += 1
         yield way, files
@@ -74,7 +104,7 @@ def is_utf8(name: str) -> bool:
     return True
 
 
-def _kind(entry: os.DirEntry, ancestors: _Ancestors) -> int | str:
+def _kind(entry: os.DirEntry, ancestors: frozenset[_Identity]) -> int | str:
     """Returns S_IFREG, S_IFDIR, or the reason to leave an entry out."""
     if entry.name.startswith("."):
         return HIDDEN
@@ -82,7 +112,9 @@ def _kind(entry: os.DirEntry, ancestors: _Ancestors) -> int | str:
         if entry.is_file(follow_symlinks=False):  # without a system call
             return stat.S_IFREG
         status = os.stat(entry.path)
-    except OSError:
+    except OSError as error:
+        if error.errno in command.TRANSIENT:
+            raise
         return DANGLING if entry.is_symlink() else UNREADABLE
     if stat.S_ISREG(status.st_mode):
         return stat.S_IFREG
@@ -91,5 +123,5 @@ def _kind(entry: os.DirEntry, ancestors: _Ancestors) -> int | str:
     return CYCLE if _identity(status) in ancestors else stat.S_IFDIR
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino

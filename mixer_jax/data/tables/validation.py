@@ -10,7 +10,6 @@ with ten million categories, the probability of this is five in a million.
 import dataclasses
 import itertools
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from mixer_jax.data.tables import (
     streaming,
     table,
 )
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.terminal import Console, Table
@@ -297,12 +296,16 @@ def present(
 
     Returns:
       bool `[N]`, true for "".
+
+    Raises:
+      OSError: if the file system fails for the moment; files may be there.
     """
     root = os.fspath(root)
 
     def look(part: Sequence[str]) -> list[bool]:
         return [
-            _is_file(os.path.join(root, one)) if one else True for one in part
+            files.is_filled(os.path.join(root, one)) if one else True
+            for one in part
         ]
 
     paths = list(paths)
@@ -310,14 +313,6 @@ def present(
     with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
         found = itertools.chain.from_iterable(pool.map(look, parts))
         return np.fromiter(found, bool, len(paths))
-
-
-def _is_file(path: str) -> bool:
-    try:
-        status = os.stat(path)
-        return stat.S_ISREG(status.st_mode) and status.st_size > 0
-    except (OSError, ValueError):  # A null byte in a path is a ValueError.
-        return False
 
 
 def _hash(cells: pd.Series) -> np.ndarray:

@@ -40,7 +40,8 @@ def parts(path: Path) -> list[Path]:
     """Returns the files of a table in order.
 
     Files whose names start with "." or "_", such as `_SUCCESS`, are not parts.
-    A folder with two links to it is read under both names, like a file.
+    Links to folders are followed, except those to a folder that contains the
+    table; a folder with two links to it is read under both names, like a file.
 
     Raises:
       UserError: if a folder has no parts, cannot be listed, is still being

@@ -27,8 +27,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mixer_jax.models import factory
-from mixer_jax.runtime import files, paths, processes
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import paths, processes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import (
@@ -263,16 +263,8 @@ class Checkpoints:
     def _check(self, missing: str) -> None:
         """Raises a `UserError` if the last checkpoint is incomplete."""
         if missing:
-            disk = "the bucket"
-            if not paths.is_remote(self._workdir):
-                disk = f"the disk, which has {files.room(self._workdir)}"
-            raise UserError(
-                f"The checkpoint {self._folder / str(self._saved)} cannot be "
-                f"read, although its save reported no error ({missing}). The "
-                f"run stops, because its progress could be lost. Check {disk}, "
-                "or name another folder by --workdir; the same command resumes "
-                "from the last readable checkpoint."
-            )
+            where = self._folder / str(self._saved)
+            raise failed_saves.unreadable(self._workdir, where, missing)
 
     def _named(self, reason: str) -> str:
         return reason.replace(str(self._plain), str(self._folder))

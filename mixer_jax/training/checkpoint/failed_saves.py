@@ -39,3 +39,18 @@ def remove_drafts(folder: paths.Path) -> None:
     if not paths.is_remote(folder):
         for left in paths.glob(folder, _DRAFTS):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def unreadable(
+    workdir: paths.Path, checkpoint: paths.Path, missing: str
+) -> UserError:
+    """Returns the error for a checkpoint that was saved but is incomplete."""
+    disk = "the bucket"
+    if not paths.is_remote(workdir):
+        disk = f"the disk, which has {files.room(workdir)}"
+    return UserError(
+        f"The checkpoint {checkpoint} cannot be read, although its save "
+        f"reported no error ({missing}). The run stops, because its progress "
+        f"could be lost. Check {disk}, or name another folder by --workdir; "
+        "the same command resumes from the last readable checkpoint."
+    )

@@ -1,5 +1,7 @@
 """The flags of commands; errors are one sentence, with exit code 2."""
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -59,13 +61,21 @@ def _fail(message: str) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    # absl would take an error in printing --help for a wrong flag.
+    said = io.StringIO()
     try:
         for one in argv[1:]:
             if "\n" in one:  # It would split messages into several lines.
                 raise UserError(f"The argument {one!r} has a line break.")
-        return arguments.parse(argv)
+        with contextlib.redirect_stdout(said):
+            return arguments.parse(argv)
     except UserError as error:
         return _fail(str(error))
     except SystemExit:
         # absl exits with an error code after printing --help.
-        raise SystemExit(command.DONE) from None
+        text, said = said.getvalue(), io.StringIO()
+        code = command.run(lambda: print(text, end=""))
+        raise SystemExit(code) from None
+    finally:
+        if said.tell():  # by a config file
+            print(said.getvalue(), end="")

@@ -183,3 +183,11 @@ def test_every_image_is_a_row_or_counted(entries):
             assert row.image == "/".join(
                 (row.category_id, row.image.split("/")[-1])
             )
+
+
+def test_every_suffix_of_a_jpeg_is_read(folder):
+    names = ["a/1.jfif", "a/2.jpe", "a/3.JPG", "a/4.jpeg"]
+    folder.images(*names)
+    frame, said = folder.read("folders")
+    assert frame["image"].tolist() == names
+    assert said.endswith("left out: none")

@@ -154,3 +154,13 @@ def test_a_category_of_several_values_is_refused(value):
     features = {"label": tfds.features.Tensor(shape=(2,), dtype=np.int32)}
     with pytest.raises(UserError, match="'label' has several values"):
         reader._string(features, "label", {"label": value})
+
+
+def test_a_version_that_cannot_be_read_is_counted(folder, prepared):
+    (folder.root / "shop").mkdir()
+    (folder.root / "shop/1.0.0").symlink_to(prepared / "shop/1.0.0")
+    (folder.root / "shop/9.0.0").symlink_to("nowhere")
+    _, said = folder.read("tfds", *OPTIONS)
+    assert "1 broken links" in said
+    refused = folder.refuse("tfds", "--name=none", "--overwrite")
+    assert "there are shop; left out: 1 broken links." in refused

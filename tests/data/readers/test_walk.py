@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 
@@ -79,3 +80,52 @@ def test_a_deep_tree_is_listed(tmp_path):
         folder = folder / "d"
     folder.mkdir(parents=True)
     assert len(tree(tmp_path)[0]) == 401
+
+
+def link_all_to_all(root, count):
+    for one in range(count):
+        (root / f"{one}").mkdir()
+        (root / f"{one}" / "file").touch()
+        for other in {*range(count)} - {one}:
+            (root / f"{one}" / f"to {other}").symlink_to(root / f"{other}")
+
+
+def test_folders_that_link_to_all_others_have_bounded_names(tmp_path):
+    link_all_to_all(tmp_path, 12)
+    found, left_out = tree(tmp_path)
+    for one in range(12):
+        assert found[f"{one}"] == ["file"]
+        assert found[f"{one}/to {(one + 1) % 12}"] == ["file"]
+    # Each of the 132 links is followed from its own folder, and once from a
+    # linked one.
+    assert len(found) <= 1 + 12 + 132 + 132
+    assert left_out[walk.AGAIN] > 0
+
+
+def test_a_chain_of_links_in_links_is_followed(tmp_path):
+    for name in "abcd":
+        (tmp_path / "disk" / name).mkdir(parents=True)
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "disk" / "d" / "1").touch()
+    (root / "a").symlink_to(tmp_path / "disk" / "a")
+    for one, two in ("ab", "bc", "cd"):
+        link = tmp_path / "disk" / one / two
+        link.symlink_to(tmp_path / "disk" / two)
+    found, left_out = tree(root)
+    assert found["a/b/c/d"] == ["1"]
+    assert left_out == {}
+
+
+def test_a_failing_file_system_leaves_nothing_out(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("a"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        tree(tmp_path)

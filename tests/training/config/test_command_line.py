@@ -1,5 +1,6 @@
 """How a command ends; what its flags refuse is tested with the commands."""
 
+import os
 import subprocess
 import sys
 
@@ -69,3 +70,25 @@ def test_a_path_of_several_lines_is_refused():
     assert ended.returncode == 2
     said = r"error: The argument '--workdir=a\nWrote b' has a line break."
     assert ended.stderr == f"{said}\n"
+
+
+def test_a_help_without_a_reader_ends_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", "mixer_jax.main", "--help"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+        )
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_what_a_config_file_prints_is_shown(monkeypatch, capsys):
+    def parse(argv):
+        print("loading")
+        return argv
+
+    monkeypatch.setattr(command_line.arguments, "parse", parse)
+    assert command_line._parse(["command"]) == ["command"]
+    assert capsys.readouterr().out == "loading\n"
