@@ -14,6 +14,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import loop, setup
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
+from mixer_jax.training.config import structure
 
 _MANY = 100_000_000  # categories: more than a batch has in any active set
 
@@ -28,11 +29,12 @@ def stages(
     whose weights come from a folder or the hub are named by their config.json.
 
     Raises:
-      UserError: see `factory.resolve`.
+      UserError: see `structure.check` and `factory.resolve`.
     """
     workdir = paths.make(workdir)
     if "curriculum" not in config:
         stage = config.copy_and_resolve_references()
+        structure.check(stage)
         workdir_lib.settle(workdir, stage)
         factory.resolve(stage)
         yield stage, workdir
@@ -40,6 +42,10 @@ def stages(
     before = ""
     for name, stage in config_lib.stages(config).items():
         stage = stage.copy_and_resolve_references()
+        try:
+            structure.check(stage)
+        except UserError as error:
+            raise UserError(f"Stage {name}: {error}") from error
         stage.name = name
         stage.init_from = stage.init_from or before
         workdir_lib.settle(workdir / name, stage)

@@ -362,10 +362,17 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Returns `{stage: config}`: a curriculum's stages, or the single stage.
 
     Raises:
-      UserError: if the curriculum is empty or names a stage without a config.
+      UserError: if the curriculum is empty or names a stage without a config,
+        or if the config has other keys.
     """
     if "curriculum" in config:
         there = [k for k, v in config.items() if isinstance(v, ConfigDict)]
+        if other := set(config.keys()) - {"curriculum", *there}:
+            raise UserError(
+                f"The config of a curriculum has the key {min(other)!r}; it "
+                f"belongs into the stages, as in {(*there, 'STAGE')[0]}."
+                f"{min(other)}."
+            )
         unknown = [name for name in config.curriculum if name not in there]
         if unknown or not config.curriculum:
             problem = f"names {unknown[0]!r}" if unknown else "is empty"
