@@ -374,3 +374,17 @@ def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
         assert found <= endings, moment
     assert moment > 3
     assert found == endings
+
+
+def test_a_platform_that_jax_lacks_is_a_sentence():
+    lacks = RuntimeError(
+        "Unable to initialize backend 'gpux': Backend 'gpux' is not in the "
+        "list of known backends: ['cpu'].\n(set JAX_PLATFORMS='')"
+    )
+    said, code = command.explain(lacks)
+    assert code == command.WRONG
+    assert said.startswith("error: JAX cannot start: Unable to")
+    assert "\n" not in said
+    busy = RuntimeError("Unable to initialize backend 'cuda': it is in use")
+    assert command.explain(busy).code == command.CRASHED
+    assert command.explain(RuntimeError("a bug")) is None
