@@ -1,6 +1,7 @@
 """Public functions that combine several subpackages; see `mixer_jax`."""
 
 import dataclasses
+import numbers
 import os
 import pathlib
 import tempfile
@@ -46,6 +47,8 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         config = arguments.load_config(os.fspath(config))
+    if not os.fspath(workdir):  # It would be the current folder.
+        raise UserError("workdir is empty; name a folder.")
     curriculum.run(config, workdir, mesh)
     return load(workdir, mesh=mesh)
 
@@ -90,6 +93,7 @@ def find_categories(
         be read.
     """
     chosen = _settings(settings)
+    _check_call(image_size, max_skipped)
     clicked = click_log.read_tables(queries, items, clicks)
     samples = tables.catalog(clicked)
     samples, _ = decoding.check_images(
@@ -110,6 +114,19 @@ def find_categories(
     return samples.reset_index(drop=True).assign(
         category_id=[ids.get(name, "") for name in samples["sample_id"]]
     )
+
+
+def _check_call(image_size: Any, max_skipped: Any) -> None:
+    """Checks numbers that would otherwise fail after the tables are read."""
+    if not isinstance(image_size, numbers.Integral) or image_size < 1:
+        raise UserError(
+            f"image_size is {image_size!r}; it must be a whole number of 1 or "
+            "more."
+        )
+    if not isinstance(max_skipped, numbers.Real) or not 0 <= max_skipped <= 1:
+        raise UserError(
+            f"max_skipped is {max_skipped!r}; it is a share, from 0 to 1."
+        )
 
 
 def _settings(given: dict[str, Any]) -> Settings:

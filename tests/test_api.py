@@ -9,6 +9,7 @@ import pytest
 
 import mixer_jax
 from mixer_jax import api
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import curriculum
 from tests import shop
 
@@ -127,3 +128,23 @@ def test_wrong_frames_and_settings_are_refused(tmp_path):
         items,
         clicks,
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_size": 0}, "image_size is 0; it must be a whole number"),
+        ({"image_size": "128"}, "image_size is '128'"),
+        ({"max_skipped": 7}, "max_skipped is 7; it is a share"),
+        ({"max_skipped": "1"}, "max_skipped is '1'; it is a share"),
+        ({"max_skipped": float("nan")}, "max_skipped is nan"),
+    ],
+)
+def test_numbers_are_checked_before_the_tables_are_read(changes, said):
+    with pytest.raises(UserError, match=said):
+        mixer_jax.find_categories("no.csv", "no.csv", "no.csv", **changes)
+
+
+def test_an_empty_workdir_is_not_the_current_folder():
+    with pytest.raises(UserError, match="workdir is empty"):
+        mixer_jax.train("stage1:runlocal", "")

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import numbers
+from typing import Any
 
 from mixer_jax.categories.clustering.merging import Merging
 from mixer_jax.categories.evidence.affinity import Trust
@@ -50,8 +52,10 @@ class Settings:
         """Validates and returns these settings.
 
         Raises:
-          UserError: if a value is out of range.
+          UserError: if a value is out of range or of another type.
         """
+        for name in _FLAGS:
+            _check_type(name, getattr(self, name))
         if self.method not in METHODS:
             raise UserError(
                 f'--method is "{self.method}"; it can be {", ".join(METHODS)}.'
@@ -84,6 +88,19 @@ _FLAGS = {
     "k": "clusters of kmeans; chosen from the data if 0",
     "max_size": "samples that a category may have; 0 is any number",
 }
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Checks a setting's type; Python callers may give any."""
+    default = getattr(Settings, name)
+    if value is None and default is None:
+        return
+    kind, what = {
+        str: (str, "text"),
+        int: (numbers.Integral, "a whole number"),
+    }.get(type(default), (numbers.Real, "a number"))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{_flag(name)} is {value!r}; it must be {what}.")
 
 
 def _flag(name: str) -> str:

@@ -45,6 +45,7 @@ TRANSIENT = {
     errno.EINTR,
     errno.ENOTCONN,
 }
+_NO_DEVICE = "Unable to initialize backend"  # in JAX's message
 _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
@@ -142,6 +143,12 @@ def explain(error: BaseException) -> Ending | None:
         return Ending(f"error: {error}", code)
     if isinstance(error, KeyboardInterrupt):
         return Ending(INTERRUPTION, INTERRUPTED)
+    if isinstance(error, RuntimeError) and _NO_DEVICE in str(error):
+        # A device may be busy only now; a name that JAX lacks will fail again.
+        code = WRONG if "list of known backends" in str(error) else CRASHED
+        return Ending(
+            f"error: JAX cannot start: {' '.join(str(error).split())}", code
+        )
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None and error.errno not in NO_ROOM:
             return None

@@ -1,7 +1,7 @@
 """The stages of a config, trained in order, each from the one before it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -11,9 +11,12 @@ from mixer_jax.models import factory
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths, terminal
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training import loop
+from mixer_jax.training import loop, setup
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
+from mixer_jax.training.config import structure
+
+_MANY = 100_000_000  # categories: more than a batch has in any active set
 
 
 def stages(
@@ -26,11 +29,12 @@ def stages(
     whose weights come from a folder or the hub are named by their config.json.
 
     Raises:
-      UserError: see `factory.resolve`.
+      UserError: see `structure.check` and `factory.resolve`.
     """
     workdir = paths.make(workdir)
     if "curriculum" not in config:
         stage = config.copy_and_resolve_references()
+        structure.check(stage)
         workdir_lib.settle(workdir, stage)
         factory.resolve(stage)
         yield stage, workdir
@@ -38,6 +42,10 @@ def stages(
     before = ""
     for name, stage in config_lib.stages(config).items():
         stage = stage.copy_and_resolve_references()
+        try:
+            structure.check(stage)
+        except UserError as error:
+            raise UserError(f"Stage {name}: {error}") from error
         stage.name = name
         stage.init_from = stage.init_from or before
         workdir_lib.settle(workdir / name, stage)
@@ -79,9 +87,30 @@ def check_values(
     Raises:
       UserError: see `config.defaults.check_values`.
     """
-    for stage, folder in stages(config, workdir):
-        if workdir_lib.latest_step(folder) != stage.steps:
-            config_lib.check_values(stage, mesh.size, prefix(config, stage))
+    left = [
+        (stage, folder)
+        for stage, folder in stages(config, workdir)
+        if workdir_lib.latest_step(folder) != stage.steps
+    ]
+    for stage, _ in left:
+        config_lib.check_values(stage, mesh.size, prefix(config, stage))
+    if "curriculum" in config:
+        _check_models(config, left, mesh)
+
+
+def _check_models(
+    config: ConfigDict,
+    left: Sequence[tuple[ConfigDict, paths.Path]],
+    mesh: Mesh,
+) -> None:
+    """Checks that stages can be set up, and fit the ones they start from."""
+    before = {}
+    for stage, folder in left:
+        with config_lib.naming_stage(stage, prefix(config, stage)):
+            setup.assemble(stage, _MANY, mesh)
+            if stage.init_from in before:
+                setup.check_fit(stage, before[stage.init_from])
+        before[str(folder)] = stage
 
 
 def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:

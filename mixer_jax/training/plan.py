@@ -52,17 +52,18 @@ def show(
     curriculum.check_values(config, workdir, mesh)
     for stage, folder in curriculum.stages(config, workdir):
         start = start_lib.describe(stage, folder)
+        prefix = curriculum.prefix(config, stage)
         try:
-            start_lib.check(stage, folder, curriculum.prefix(config, stage))
+            start_lib.check(stage, folder, prefix)
         except UserError as error:
             if not in_curriculum:
                 start = str(error)
         if categories is None:
-            prefix = curriculum.prefix(config, stage)
             run = setup.make(stage, folder, mesh, prefix)
         else:
-            config_lib.check_values(stage, mesh.size)
-            run = setup.assemble(stage, categories, mesh)
+            config_lib.check_values(stage, mesh.size, prefix)
+            with config_lib.naming_stage(stage, prefix):
+                run = setup.assemble(stage, categories, mesh)
         _show_stage(run, folder, start, console)
 
 

@@ -22,6 +22,7 @@ from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import start as start_lib
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.cache import feature_store
+from mixer_jax.training.checkpoint import shapes
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.state import TrainState
@@ -75,14 +76,49 @@ def make(
     config_lib.check_values(config, mesh.size, prefix)
     workdir_lib.check_config(workdir, config, prefix)
     origins.check_names(workdir, config)
-    if start_lib.decide(config, workdir) is start_lib.Start.PRETRAINED:
+    start = start_lib.decide(config, workdir)
+    if start is start_lib.Start.PRETRAINED:
         factory.check_pretrained(config.model)
     data = inputs.load(config.data, workdir)
     workdir_lib.check_categories(workdir, data.category_ids, prefix)
     origins.check_data(workdir, data, prefix)
-    run = assemble(config, len(data.category_ids), mesh)
-    _check_text(config, "vocabulary", data.tokenizer.vocab_size)
+    with config_lib.naming_stage(config, prefix):
+        run = assemble(config, len(data.category_ids), mesh)
+        _check_text(config, "vocabulary", data.tokenizer.vocab_size)
+        if start is start_lib.Start.PRETRAINED:
+            # Only reading them shows whether they fit.
+            factory.load_pretrained(_variables(config, run.model), config.model)
+        other = start is start_lib.Start.OTHER_STAGE
+        if other and workdir_lib.latest_step(config.init_from) is not None:
+            check_fit(config, workdir_lib.read_config(config.init_from))
     return run._replace(inputs=data)
+
+
+def check_fit(config: ConfigDict, before: ConfigDict) -> None:
+    """Checks that a stage can start from the parameters of another one.
+
+    Args:
+      config: the stage's config.
+      before: the config of the stage in `config.init_from`.
+
+    Raises:
+      UserError: if parameters or proxies have other shapes.
+    """
+
+    def known(one: ConfigDict) -> shapes.Shapes:
+        model = factory.make_model(one.model, jnp.dtype(one.precision))
+        width = one.head.subcenters * one.model.dim
+        return {"proxies": (0, width)} | shapes.flat(_variables(one, model))
+
+    shapes.check(config.init_from, known(before), known(config))
+
+
+def _variables(config: ConfigDict, model: nn.Module) -> PyTree:
+    """Returns the abstract variables of a model."""
+    return jax.eval_shape(
+        functools.partial(factory.init_variables, model, config),
+        jax.random.key(config.seed),
+    )
 
 
 def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
@@ -98,10 +134,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
     """
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     _check_text(config, "positions", config.data.text_length)
-    variables = jax.eval_shape(
-        functools.partial(factory.init_variables, model, config),
-        jax.random.key(config.seed),
-    )
+    variables = _variables(config, model)
     rates = optimizer_lib.multiples(
         variables["params"],
         config.optimizer.parts,

@@ -41,3 +41,19 @@ def test_what_is_wrong_is_said(flag, words):
     with pytest.raises(UserError) as error:
         _parse(flag)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"threshold": "0.3"}, "--threshold is '0.3'; it must be a number"),
+        ({"max_size": "10"}, "--max-size is '10'; it must be a whole number"),
+        ({"max_size": 2.5}, "--max-size is 2.5; it must be a whole number"),
+        ({"neighbors": None}, "--neighbors is None; it must be a whole"),
+        ({"k": True}, "--k is True; it must be a whole number"),
+        ({"method": 3}, "--method is 3; it must be text"),
+    ],
+)
+def test_a_value_of_another_type_is_said(changes, said):
+    with pytest.raises(UserError, match=said):
+        settings.Settings(**changes).check()

@@ -432,3 +432,17 @@ sys.exit(command.run(work))
     ended = subprocess.run([*words, "-c", script], capture_output=True)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_platform_that_jax_lacks_is_a_sentence():
+    lacks = RuntimeError(
+        "Unable to initialize backend 'gpux': Backend 'gpux' is not in the "
+        "list of known backends: ['cpu'].\n(set JAX_PLATFORMS='')"
+    )
+    said, code = command.explain(lacks)
+    assert code == command.WRONG
+    assert said.startswith("error: JAX cannot start: Unable to")
+    assert "\n" not in said
+    busy = RuntimeError("Unable to initialize backend 'cuda': it is in use")
+    assert command.explain(busy).code == command.CRASHED
+    assert command.explain(RuntimeError("a bug")) is None

@@ -66,6 +66,12 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
     [
         ("head.name", "foo", "Stage stage2: head.name is 'foo'"),
         ("sharding", ("x",), "as --config.stage2.sharding="),
+        ("sharding", (("gpt", "fsdp"),), "Stage stage2: "),
+        ("head.chunk", 0, "Stage stage2: config.head.chunk is 0"),
+        ("optimizer.parts", (("gpt", 0.1),), "Stage stage2: "),
+        ("data.text_length", 600, "Stage stage2: The data.text_length"),
+        ("model.dim", 24, "(24,) wanted"),
+        ("head.subcenters", 2, "proxies: (0, 16) saved, (0, 32) wanted"),
     ],
 )
 def test_a_later_stage_is_checked_before_the_first_is_trained(
@@ -97,3 +103,21 @@ def test_what_is_wrong_with_a_later_stage_is_said_before_the_first(
         with pytest.raises(UserError, match=said):
             curriculum.run(wrong, tmp_path / "run")
         assert workdir_lib.latest_step(tmp_path / "run" / "stage1") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.fusion", "sum", "Stage stage2: There is no fusion named 'sum'"),
+        ("model.image.name", "vgg", "Stage stage2: There is no image encoder"),
+    ],
+)
+def test_a_later_stage_names_parts_that_exist(
+    tiny_config, tmp_path, key, value, said
+):
+    second = tiny_config.copy_and_resolve_references()
+    second.update_from_flattened_dict({key: value})
+    config = config_lib.curriculum(stage1=tiny_config, stage2=second)
+    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+    with pytest.raises(UserError, match=said):
+        curriculum.check_values(config, tmp_path / "run", mesh)

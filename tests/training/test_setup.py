@@ -57,3 +57,21 @@ def test_weights_that_are_missing_are_refused_before_the_data(
     with pytest.raises(UserError, match=said):
         make(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+    toy, tiny_config, tmp_path
+):
+    tiny_config.model.text.pretrained = "efficientnet-lite0"
+    with pytest.raises(UserError, match=r"efficientnet-lite0.* another kind"):
+        make(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_of_other_shapes_is_no_start(toy, tiny_config, tmp_path):
+    before = tiny_config.copy_and_resolve_references()
+    before.model.dim = 24
+    tiny_config.init_from = "before"
+    setup.check_fit(tiny_config, tiny_config)
+    with pytest.raises(UserError, match=r"before has other shapes: .*24"):
+        setup.check_fit(tiny_config, before)

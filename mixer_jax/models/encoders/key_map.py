@@ -77,8 +77,9 @@ class KeyMap:
           what: the name of the file, for error messages.
 
         Raises:
-          UserError: if tensors are missing, unexpected or of another shape;
-            lists all of them, missing ones with a similar name.
+          UserError: if the variables are those of another family, or if
+            tensors are missing, unexpected or of another shape; lists all of
+            them, missing ones with a similar name.
         """
         rest = {
             name.removeprefix(self.prefix): x for name, x in tensors.items()
@@ -86,7 +87,13 @@ class KeyMap:
         names = list(rest)
         loaded, misfits = {}, []
         for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
-            name = self.name(path)
+            try:
+                name = self.name(path)
+            except KeyError as error:
+                raise UserError(
+                    f"The pretrained weights {what} are of another kind of "
+                    f"encoder than the model, which has {'/'.join(path[1:])}."
+                ) from error
             tensor = rest.pop(name, None)
             if tensor is None:
                 near = difflib.get_close_matches(name, names, 1)

@@ -324,7 +324,7 @@ def _explaining_errors(file: str) -> Iterator[None]:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise UserError(
             f"The config {file}{where} cannot be read: "
-            f"{type(error).__name__}{': ' if reason else ''}{reason}"
+            f"{type(error).__name__}{': ' if reason else ''}{one_line(reason)}"
         ) from error
 
 

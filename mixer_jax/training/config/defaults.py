@@ -3,10 +3,11 @@
 A file in `configs/` starts from `defaults()` and changes what its run needs.
 """
 
+import contextlib
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -269,12 +270,25 @@ def check_values(
     Raises:
       UserError: if a value is invalid; names the key, its value and valid ones.
     """
-    try:
+    with naming_stage(config, prefix):
         _check_values(config, num_devices, prefix)
+
+
+@contextlib.contextmanager
+def naming_stage(config: ConfigDict, prefix: str) -> Iterator[None]:
+    """Names the stage in errors, if it is one of a curriculum.
+
+    Args:
+      config: the stage's config.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
+    """
+    try:
+        yield
     except UserError as error:
-        if prefix == "config":
+        said = f"Stage {config.name}: "
+        if prefix == "config" or str(error).startswith(said):
             raise
-        raise UserError(f"Stage {config.name}: {error}") from error
+        raise UserError(f"{said}{error}") from error
 
 
 def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
@@ -348,10 +362,17 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Returns `{stage: config}`: a curriculum's stages, or the single stage.
 
     Raises:
-      UserError: if the curriculum is empty or names a stage without a config.
+      UserError: if the curriculum is empty or names a stage without a config,
+        or if the config has other keys.
     """
     if "curriculum" in config:
         there = [k for k, v in config.items() if isinstance(v, ConfigDict)]
+        if other := set(config.keys()) - {"curriculum", *there}:
+            raise UserError(
+                f"The config of a curriculum has the key {min(other)!r}; it "
+                f"belongs into the stages, as in {(*there, 'STAGE')[0]}."
+                f"{min(other)}."
+            )
         unknown = [name for name in config.curriculum if name not in there]
         if unknown or not config.curriculum:
             problem = f"names {unknown[0]!r}" if unknown else "is empty"

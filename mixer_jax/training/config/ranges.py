@@ -57,6 +57,7 @@ _SHARES = (  # below 1, which would leave nothing or divide by zero
     "optimizer.average",
     "proxies.momentum",
 )
+_LONG = ("seed", "data.max_pixels")  # all other whole numbers are int32
 
 
 def check(flat: Mapping[str, Any]) -> None:
@@ -69,6 +70,8 @@ def check(flat: Mapping[str, Any]) -> None:
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key} is {value}; give it a finite number.")
+        if isinstance(value, int) and value >= 2**31 and key not in _LONG:
+            raise UserError(f"{key} is {value}; it must be below {2**31}.")
     for least, end, keys in _RANGES:
         for key in keys:
             if flat[key] < least:

@@ -21,6 +21,8 @@ def test_the_defaults_are_in_range():
         ("monitors.plateau_window", 2, 1),
         ("data.workers", 0, -1),
         ("seed", 2**63 - 1, 2**63),
+        ("steps", 2**31 - 1, 2**31),
+        ("head.chunk", 2**31 - 1, 10**30),
         ("model.dropout", 0.99, 1.0),
         ("data.max_skipped", 1.0, 1.1),
         ("optimizer.clip_norm", 1e-9, 0.0),
