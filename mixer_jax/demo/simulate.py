@@ -31,7 +31,7 @@ from mixer_jax.demo.click_rates import calibrate
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
-from mixer_jax.runtime.tabular.tables import write
+from mixer_jax.runtime.tabular.tables import writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +294,7 @@ def write_log(
             [folder / i for i in items["image"]], items["text"].tolist()
         ),
     )
-    files.make_folder(out)
+    writers = {}
     # Resolve links first: `..` of a linked folder leads elsewhere.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
@@ -307,7 +307,7 @@ def write_log(
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
-        write(written, out / f"{name}.csv")
+        writers[f"{name}.csv"] = writer(written, out / f"{name}.csv")
     drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],
@@ -316,7 +316,7 @@ def write_log(
             "clicks": clicks["clicks"],
         }
     )
-    write(drawn, out / "clicks.csv")
+    writers["clicks.csv"] = writer(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
         "table": Path(step, table.name).as_posix(),
@@ -327,14 +327,14 @@ def write_log(
         "clicks": int(clicks["clicks"].sum()),
     }
     text = json.dumps(note, indent=2) + "\n"
-    files.write_text(out / "simulation.json", text)
-    files.write_text(
-        out / "SIMULATION.md",
+    writers["simulation.json"] = files.text_writer(text)
+    writers["SIMULATION.md"] = files.text_writer(
         "# These clicks are simulated\n\nNo person made them: they were drawn "
         f"at random from the true categories of `{note['table']}` by "
         "`mixer_jax.demo.simulate`. simulation.json holds every setting "
-        "and the seed.\n",
+        "and the seed.\n"
     )
+    files.deliver_all(out, writers, "The click log")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

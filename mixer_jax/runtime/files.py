@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import UserError
@@ -41,6 +41,15 @@ def write(
     Raises:
       OSError: if the file cannot be written; no part of it remains.
     """
+    with _prepared(path, writer, one_of_many):
+        pass
+
+
+@contextlib.contextmanager
+def _prepared(
+    path: str | os.PathLike, writer: Writer, one_of_many: bool = False
+) -> Iterator[None]:
+    """Writes a draft; renames it after the block, removes it if that raises."""
     target = resolve(path)
     with made(target.parent):
         if not one_of_many:
@@ -52,6 +61,7 @@ def write(
                 settle(draft)
             if target.exists():
                 shutil.copymode(target, draft)
+            yield
             _replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -96,26 +106,57 @@ def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
         raise unwritable(what, path, error, kept) from error
 
 
+def deliver_all(
+    folder: str | os.PathLike, writers: Mapping[str, Writer], what: str
+) -> None:
+    """Writes the files of a command's result; see `deliver`.
+
+    No file is replaced before all are written. If one cannot be written, all
+    are saved together in another place.
+
+    Args:
+      folder: the destination; `check_folder` has tested it before.
+      writers: file name -> writer; the first file is the last to be replaced.
+      what: see `deliver`.
+
+    Raises:
+      UserError: see `deliver`.
+    """
+    try:
+        with contextlib.ExitStack() as prepared:
+            for name, writer in writers.items():
+                path = os.path.join(folder, name)
+                prepared.enter_context(_prepared(path, writer))
+    except OSError as error:
+
+        def fill(place: pathlib.Path) -> None:
+            place.mkdir()
+            for name, writer in writers.items():
+                writer(place / name)
+
+        kept = rescue(pathlib.Path(folder).name, fill)
+        raise unwritable(what, folder, error, kept) from error
+
+
 def rescue(name: str, writer: Writer) -> pathlib.Path | None:
     """Writes a file or folder to the working directory or the temporary one.
 
     Args:
-      name: the name of the file or folder.
+      name: the name of the file or folder; "result" instead of "" or "..".
       writer: called with a path; writes the file or folder there.
 
     Returns:
       The path; None if neither directory can be written.
     """
-    for place in (os.getcwd(), tempfile.gettempdir()):
-        folder = None
-        try:
-            folder = tempfile.mkdtemp(prefix="rescued-", dir=place)
-            kept = pathlib.Path(folder, name)
+    for place in (os.getcwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+            # Either directory may be missing; getcwd and gettempdir raise then.
+            folder = tempfile.mkdtemp(prefix="rescued-", dir=place())
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            kept = pathlib.Path(folder, name if name.strip(".") else "result")
             writer(kept)
+            undo.pop_all()
             return kept
-        except OSError:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
     return None
 
 

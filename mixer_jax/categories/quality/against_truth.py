@@ -7,7 +7,6 @@ one.
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,10 +123,9 @@ def report(
     }
 
 
-def write(figures: dict[str, Any], folder: Path) -> None:
-    """Writes the result of `report` to `folder/categories.json`."""
-    text = json.dumps(figures, indent=2) + "\n"
-    files.write_text(folder / "categories.json", text)
+def writer(figures: dict[str, Any]) -> files.Writer:
+    """Returns a writer of `categories.json`, the result of `report`."""
+    return files.text_writer(json.dumps(figures, indent=2) + "\n")
 
 
 def lines(figures: dict[str, Any]) -> str:
