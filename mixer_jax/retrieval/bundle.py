@@ -41,7 +41,13 @@ from mixer_jax.training.config import places
 FORMAT = 1  # increases with each change that older versions cannot read
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER, CARD = "tokenizer.json", "README.md"
-KIND = folders.Kind("bundle", WEIGHTS, (CONFIG, WEIGHTS, TOKENIZER, CARD))
+KIND = folders.Kind(
+    "bundle",
+    WEIGHTS,
+    (CONFIG, WEIGHTS, TOKENIZER, CARD),
+    CONFIG,
+    ("format", "fingerprint"),
+)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Errors raised by reading a bundle with damaged files.

@@ -21,7 +21,9 @@ from mixer_jax.training.checkpoint import row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 PROXIES, CATEGORIES, EXPORT = "proxies.npy", "categories.json", "export.json"
-KIND = folders.Kind("export", EXPORT, (PROXIES, CATEGORIES, EXPORT))
+KIND = folders.Kind(
+    "export", EXPORT, (PROXIES, CATEGORIES, EXPORT), EXPORT, ("workdir", "C")
+)
 _SHORTEST = 1e-6  # rows shorter than this have no meaningful direction
 
 

@@ -21,7 +21,13 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checkpoints
 
 ENCODERS = "encoders.json"
-KIND = folders.Kind("export", ENCODERS, (*factory.FAMILIES, ENCODERS))
+KIND = folders.Kind(
+    "export",
+    ENCODERS,
+    (*factory.FAMILIES, ENCODERS),
+    ENCODERS,
+    ("workdir", "encoders"),
+)
 
 
 class Export(NamedTuple):

@@ -37,11 +37,16 @@ class Kind(NamedTuple):
       mark: the file that identifies the kind.
       names: all files and folders of this kind, including the mark; the names
         of folders have no suffix.
+      about: its JSON file that other programs' folders may have as well; "" if
+        the mark suffices.
+      keys: the keys by which `about` is told from theirs.
     """
 
     what: str
     mark: str
     names: tuple[str, ...]
+    about: str = ""
+    keys: tuple[str, ...] = ()
 
 
 class _Pointed(NamedTuple):
@@ -85,13 +90,26 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     if not is_folder:
         return
     with steady(folder):
-        if find(folder, kind.mark).is_file():
+        if _is_of(folder, kind):
             return
         if any(not _is_ours(path) for path in folder.iterdir()):
             raise UserError(
                 f"{folder} has contents other than the {kind.what}'s files; "
                 "choose another folder, or empty this one."
             )
+
+
+def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
+    """Returns whether a folder is of a kind, even if a file is damaged."""
+    if not find(folder, kind.mark).is_file():
+        return False
+    if not kind.about:
+        return True
+    try:
+        about = json.loads(find(folder, kind.about).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return all(find(folder, name).exists() for name in kind.names)
+    return isinstance(about, dict) and about.keys() >= set(kind.keys)
 
 
 def write(

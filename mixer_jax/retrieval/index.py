@@ -28,7 +28,9 @@ from mixer_jax.runtime.text import quoted
 from mixer_jax.training.checkpoint import checkpoints, checksums
 
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
-KIND = folders.Kind("index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX))
+KIND = folders.Kind(
+    "index", INDEX, (EMBEDDINGS, DOCUMENTS, INDEX), INDEX, ("workdir", "N", "D")
+)
 COLUMNS = ("sample_id", "image", "text", "category_id", "group")
 _KINDS = {
     "workdir": str | list,

@@ -9,7 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mixer_jax.retrieval import folders
+from mixer_jax.retrieval import (
+    bundle,
+    export,
+    export_encoders,
+    folders,
+    index,
+)
 from mixer_jax.runtime.errors import UserError
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
@@ -262,3 +268,39 @@ def test_a_generation_stays_while_it_is_read(tmp_path):
             assert folders.find(tmp_path / "one", "first").exists()
         written.result()
     assert names(tmp_path / "one") == ["mark", "second"]
+
+
+def test_a_folder_of_another_program_is_not_replaced(tmp_path):
+    """Other programs have an index.json or a model.safetensors as well."""
+    kind = KIND._replace(about="mark", keys=("N", "D"))
+    for text in (
+        "{}",
+        '{"N": 1}',
+        "[]",
+        '"N D"',
+        "null",
+        "no JSON",
+        "[" * 9999,
+    ):
+        (tmp_path / "mark").write_text(text)
+        with pytest.raises(UserError, match="contents other than the index"):
+            folders.check(tmp_path, kind)
+        with pytest.raises(UserError, match="contents other than the index"):
+            folders.write(tmp_path, kind, writer("first"))
+        assert names(tmp_path) == ["mark"]
+    (tmp_path / "mark").write_text('{"N": 1, "D": 2, "E": 3}')
+    folders.check(tmp_path, kind)
+    # A damaged one may be written again.
+    for name in kind.names:
+        (tmp_path / name).write_text("no JSON")
+    folders.check(tmp_path, kind)
+
+
+@pytest.mark.parametrize(
+    "kind", [bundle.KIND, export.KIND, export_encoders.KIND, index.KIND]
+)
+def test_an_encoder_or_a_web_page_is_none_of_ours(tmp_path, kind):
+    for name in kind.names:
+        (tmp_path / name).write_text('{"model_type": "bert", "name": "page"}')
+    with pytest.raises(UserError, match="choose another folder"):
+        folders.check(tmp_path, kind)
