@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from mixer_jax.runtime import files, paths
+from mixer_jax.runtime import files, paths, replacing
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock, owner_store
 
@@ -214,7 +214,7 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
             elif (pointed.folder / name).exists():
                 if (folder / name).is_dir() or (pointed.folder / name).is_dir():
                     _remove(folder / name)
-                os.replace(pointed.folder / name, folder / name)
+                replacing.replace(pointed.folder / name, folder / name)
         (folder / _POINTER).unlink()
         shutil.rmtree(pointed.folder, ignore_errors=True)
     for left in folder.glob(f"{_GENERATION}*"):

@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, replacing
 from mixer_jax.runtime.errors import UserError
 
 Writer = Callable[[pathlib.Path], object]
@@ -62,7 +62,7 @@ def _prepared(
             if target.exists():
                 shutil.copymode(target, draft)
             yield
-            _replace(draft, target)
+            replacing.replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
             # Report the destination, since users do not know the draft.
@@ -218,6 +218,8 @@ def check(path: str | os.PathLike, what: str) -> None:
                 "name a file."
             )
         _try(_existing(target.parent))
+        if target.exists():
+            replacing.check(target)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -303,17 +305,6 @@ def settle(path: pathlib.Path) -> None:
     """Syncs a file to disk, so that it survives a power failure."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace(draft: pathlib.Path, target: pathlib.Path) -> None:
-    try:
-        os.replace(draft, target)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        # The file itself is a mount point, as in containers.
-        shutil.copyfile(draft, target)
-        draft.unlink()
 
 
 def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:

@@ -1,0 +1,61 @@
+"""Replaces files, also those that the system does not let be renamed over."""
+
+import errno
+import os
+import pathlib
+import shutil
+import stat
+
+from mixer_jax.runtime import command
+
+
+def check(target: pathlib.Path) -> None:
+    """Checks that an existing file in a writable folder can be replaced.
+
+    Raises:
+      OSError: if it is on a read-only mount, protected from changes, or another
+        user's in a sticky folder.
+    """
+    owners = {target.stat().st_uid, target.parent.stat().st_uid, 0}
+    is_sticky = target.parent.stat().st_mode & stat.S_ISVTX
+    if is_sticky and os.geteuid() not in owners:
+        reason = "it belongs to another user, and its folder is sticky"
+        raise PermissionError(errno.EPERM, reason, os.fspath(target))
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_NONBLOCK))
+    except OSError as error:
+        # A file that may not be opened for writing may still be renamed over.
+        if error.errno in (errno.EROFS, errno.EPERM) or os.path.ismount(target):
+            raise
+
+
+def replace(draft: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a draft to its target, which stays as it is if that fails."""
+    try:
+        os.replace(draft, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # The file itself is a mount point, as in containers.
+        _overwrite(draft, target)
+        draft.unlink()
+
+
+def _overwrite(draft: pathlib.Path, target: pathlib.Path) -> None:
+    with open(draft, "rb") as source, open(target, "r+b") as file:
+        _reserve(file.fileno(), os.fstat(source.fileno()).st_size)
+        shutil.copyfileobj(source, file)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _reserve(file: int, size: int) -> None:
+    """Reserves room for a file, without changing its contents."""
+    before = os.fstat(file).st_size
+    try:
+        os.posix_fallocate(file, 0, max(size, 1))
+    except OSError as error:
+        os.ftruncate(file, before)
+        if error.errno in command.NO_ROOM:
+            raise
