@@ -21,7 +21,14 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import found as found_table
 from mixer_jax.data.tables import table
 from mixer_jax.models import factory, features
-from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    numbers,
+    parsing,
+    replacing,
+    terminal,
+)
 from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.runtime.tabular.tables import writer
 
@@ -53,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> None:
     names = (*_WRITTEN, identities.LEDGER)
     files.check_folder(given.out, "The categories", names)
+    replacing.check_inputs(
+        [Path(given.out, name) for name in names], [("--truth", given.truth)]
+    )
     with folder_lock.hold(given.out, "--out"):
         _categorize(given)
 

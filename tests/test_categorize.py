@@ -292,3 +292,15 @@ def test_a_disk_that_fills_up_keeps_all_files_together(
     assert sorted(path.name for path in kept.iterdir()) == WRITTEN
     (disk / "filler").unlink()
     assert dict(every_command.contents(disk)) == before
+
+
+def test_the_truth_is_not_replaced(run, capsys, monkeypatch):
+    root, truth, _ = run
+    there = root / "found.csv"
+    shutil.copy(truth, there)
+    (root / "link.csv").symlink_to(there)
+    monkeypatch.delattr(categorize.decoding, "check_images")
+    for name in ("found.csv", "link.csv"):
+        arguments = [f"--log={root}/log", f"--out={root}"]
+        assert categorize.main([*arguments, f"--truth={root}/{name}"]) == 2
+        assert f"--truth={root}/{name} would be" in capsys.readouterr().err

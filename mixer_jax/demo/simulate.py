@@ -31,7 +31,7 @@ from mixer_jax.demo.click_rates import calibrate
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
-from mixer_jax.runtime.tabular.tables import writer
+from mixer_jax.runtime.tabular.tables import find, writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,11 +370,23 @@ def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
     names = ["queries.csv", "items.csv", "clicks.csv"]
     names += ["simulation.json", "SIMULATION.md"]
     files.check_folder(given.out, "The click log", names)
+    _check_simulated(Path(given.out))
     with folder_lock.hold(given.out, "--out"):
         write_log(given.table, given.out, settings, given.part)
     terminal.say(
         f"Wrote a simulated click log to {given.out} (seed {given.seed})."
     )
+
+
+def _check_simulated(out: Path) -> None:
+    """Raises a `UserError` if a folder has a table that was not simulated."""
+    for name in ("queries", "items", "clicks"):
+        there = find(out, name)
+        if there is not None and not (out / "simulation.json").is_file():
+            raise UserError(
+                f"{there} is not of a simulated click log: there is no "
+                f"{out / 'simulation.json'}. Name another folder by --out."
+            )
 
 
 if __name__ == "__main__":

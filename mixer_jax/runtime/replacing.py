@@ -1,12 +1,14 @@
-"""Replaces files, also those that the system does not let be renamed over."""
+"""Which files may be replaced, and how, where a rename is not possible."""
 
 import errno
 import os
 import pathlib
 import shutil
 import stat
+from collections.abc import Iterable
 
 from mixer_jax.runtime import command
+from mixer_jax.runtime.errors import UserError
 
 
 def check(target: pathlib.Path) -> None:
@@ -27,6 +29,30 @@ def check(target: pathlib.Path) -> None:
         # A file that may not be opened for writing may still be renamed over.
         if error.errno in (errno.EROFS, errno.EPERM) or os.path.ismount(target):
             raise
+
+
+def check_inputs(
+    targets: Iterable[str | os.PathLike],
+    inputs: Iterable[tuple[str, str | None]],
+) -> None:
+    """Checks that no input of a command would be replaced by its output.
+
+    Args:
+      targets: the files that the command writes.
+      inputs: flags and the paths they name; "" or None for none.
+
+    Raises:
+      UserError: names the input.
+    """
+    targets = [target for target in targets if os.path.exists(target)]
+    for flag, source in inputs:
+        if not source or not os.path.exists(source):
+            continue
+        if any(os.path.samefile(source, target) for target in targets):
+            raise UserError(
+                f"{flag}={source} would be replaced by what this command "
+                "writes; name another --out, or copy it to another path first."
+            )
 
 
 def replace(draft: pathlib.Path, target: pathlib.Path) -> None:
