@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import paths, progress, text
+from mixer_jax.runtime import files, paths, progress, text
 from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
@@ -323,12 +323,14 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
       All rows of the file, with models in order of first appearance.
 
     Raises:
-      UserError: if the file exists but is not a list of rows, or cannot be
-        written; see `files.deliver` for where the rows are saved then.
+      UserError: if the file is not a list of rows or cannot be written; see
+        `files.deliver` for where the rows are saved then.
     """
-    path = paths.make(path)
+    path, rows = paths.make(path), list(rows)
     with paths.in_turn(path):
-        merged = merge(path, rows)
+        writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
+        with files.rescuing(path, writer, "The rows"):
+            merged = merge(path, rows)  # The file may have changed meanwhile.
         paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged
 
@@ -343,18 +345,16 @@ def check_out(path: str | os.PathLike) -> None:
 def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     """Returns the rows that `update` would write, without writing them."""
     path = paths.make(path)
-    merged = {}
     with paths.reaching(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else None
-    if text is not None:
-        try:
-            old = json.loads(text)
-            merged = {tuple(row[name] for name in KEY): row for row in old}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a list of measured rows; move it away, or "
-                "write to another file with --out."
-            ) from error
+        content = path.read_bytes() if path.exists() else b"[]"
+    try:
+        old = json.loads(content)
+        merged = {tuple(row[name] for name in KEY): row for row in old}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a list of measured rows; move it away, or write to "
+            "another file with --out."
+        ) from error
     merged |= {tuple(row[name] for name in KEY): row for row in rows}
     return list(merged.values())
 

@@ -133,9 +133,10 @@ def write(
       UserError: if the folder has other contents or cannot be written; names
         the folder where the files were saved instead, if any.
     """
-    # `check` has tested writing; if the disk is full by now, rescue the files.
-    _check_kind(folder, kind)
     try:
+        # `check` has tested the folder; since then, the disk may have become
+        # full, or another program may have put files there.
+        _check_kind(folder, kind)
         target = files.resolve(folder)
         with files.made(target):
             with _turn(target):
@@ -147,7 +148,7 @@ def write(
                     _switch(target, draft)
             with _turn(target):
                 finish(target, kind)
-    except OSError as error:
+    except (OSError, UserError) as error:
         kept = None
         if rescue:
 

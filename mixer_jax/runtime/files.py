@@ -99,9 +99,18 @@ def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
       UserError: if the destination cannot be written; names the file where the
         result was saved instead, if any.
     """
-    try:
+    with rescuing(path, writer, what):
         write(path, writer)
-    except OSError as error:
+
+
+@contextlib.contextmanager
+def rescuing(
+    path: str | os.PathLike, writer: Writer, what: str
+) -> Iterator[None]:
+    """Writes a result to another place if the block fails; see `deliver`."""
+    try:
+        yield
+    except (OSError, UserError) as error:
         kept = rescue(pathlib.Path(path).name, writer)
         raise unwritable(what, path, error, kept) from error
 
@@ -122,20 +131,16 @@ def deliver_all(
     Raises:
       UserError: see `deliver`.
     """
-    try:
-        with contextlib.ExitStack() as prepared:
-            for name, writer in writers.items():
-                path = os.path.join(folder, name)
-                prepared.enter_context(_prepared(path, writer))
-    except OSError as error:
 
-        def fill(place: pathlib.Path) -> None:
-            place.mkdir()
-            for name, writer in writers.items():
-                writer(place / name)
+    def fill(place: pathlib.Path) -> None:
+        place.mkdir()
+        for name, writer in writers.items():
+            writer(place / name)
 
-        kept = rescue(pathlib.Path(folder).name, fill)
-        raise unwritable(what, folder, error, kept) from error
+    with rescuing(folder, fill, what), contextlib.ExitStack() as prepared:
+        for name, writer in writers.items():
+            path = os.path.join(folder, name)
+            prepared.enter_context(_prepared(path, writer))
 
 
 def rescue(name: str, writer: Writer) -> pathlib.Path | None:
@@ -163,15 +168,18 @@ def rescue(name: str, writer: Writer) -> pathlib.Path | None:
 def unwritable(
     what: str,
     path: str | os.PathLike,
-    error: OSError,
+    error: OSError | UserError,
     kept: pathlib.Path | None = None,
 ) -> UserError:
     """Returns an error that explains why a destination cannot be written."""
-    reason = error.strerror or str(error)
-    if error.errno in command.NO_ROOM:
-        with contextlib.suppress(OSError):
-            reason += f" ({room(path)})"
-    message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
+    if isinstance(error, UserError):
+        message = str(error)
+    else:
+        reason = error.strerror or str(error)
+        if error.errno in command.NO_ROOM:
+            with contextlib.suppress(OSError):
+                reason += f" ({room(path)})"
+        message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
     if kept is not None:
         message += f" The result was saved as {kept}; move it from there."
     return UserError(message)

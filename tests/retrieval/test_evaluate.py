@@ -222,3 +222,18 @@ def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
     found = json.loads(path.read_text())
     assert sorted(one["model"] for one in found) == models
     assert [path.name for path in path.parent.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("content", [b"{}x", b"\xff\xfe\xff", b"[" * 99_999])
+def test_rows_are_kept_if_the_file_has_changed(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rows.json"
+    evaluate.check_out(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a list of measured"):
+        evaluate.check_out(path)
+    with pytest.raises(UserError, match=r"not a list of measured.* saved as"):
+        evaluate.update(path, [row("a", 1)])
+    assert path.read_bytes() == content
+    (kept,) = tmp_path.glob("rescued-*/rows.json")
+    assert json.loads(kept.read_text()) == [row("a", 1)]

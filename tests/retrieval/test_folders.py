@@ -304,3 +304,25 @@ def test_an_encoder_or_a_web_page_is_none_of_ours(tmp_path, kind):
         (tmp_path / name).write_text('{"model_type": "bert", "name": "page"}')
     with pytest.raises(UserError, match="choose another folder"):
         folders.check(tmp_path, kind)
+
+
+def test_what_was_computed_is_kept_if_the_folder_has_changed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for number, change in enumerate(
+        (
+            lambda folder: (folder / "letter.txt").write_text("mine"),
+            lambda folder: (folder / ".generation.json").write_text("["),
+            lambda folder: (folder.rmdir(), folder.touch()),
+        )
+    ):
+        folder = tmp_path / f"one{number}"
+        folder.mkdir()
+        folders.check(folder, KIND)
+        change(folder)
+        with pytest.raises(UserError, match="saved as") as said:
+            folders.write(folder, KIND, writer("first"), rescue=True)
+        (kept,) = tmp_path.glob(f"rescued-*/one{number}")
+        assert str(kept) in str(said.value)
+        assert names(kept) == ["first", "mark"]
