@@ -92,11 +92,21 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     with steady(folder):
         if _is_of(folder, kind):
             return
-        if any(not _is_ours(path) for path in folder.iterdir()):
+        if any(not _is_ours(path) for path in _contents(folder, what)):
             raise UserError(
                 f"{folder} has contents other than the {kind.what}'s files; "
                 "choose another folder, or empty this one."
             )
+
+
+def _contents(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be written to {folder}, whose contents cannot be "
+            f"listed: {error.strerror}; name another folder."
+        ) from error
 
 
 def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
@@ -297,7 +307,10 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; ask for access to its "
+            "folder, or name another one."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it, and create {folder} "

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
+import tempfile
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
@@ -326,3 +328,20 @@ def test_what_was_computed_is_kept_if_the_folder_has_changed(
         (kept,) = tmp_path.glob(f"rescued-*/one{number}")
         assert str(kept) in str(said.value)
         assert names(kept) == ["first", "mark"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root has other users.")
+@pytest.mark.parametrize("mode", [0o333, 0o444, 0o555])
+def test_a_folder_without_some_access_is_refused(mode):
+    # Other users may not search pytest's own folders.
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        folder = pathlib.Path(parent, "one")
+        folder.mkdir()
+        folder.chmod(mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r"(?s)one.*denied.*another"):
+                folders.check(folder, KIND)
+        finally:
+            os.seteuid(0)
