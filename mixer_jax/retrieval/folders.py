@@ -65,6 +65,13 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     _check_kind(folder, kind)
     names = [name for name in kind.names if pathlib.Path(name).suffix]
     files.check_folder(folder, f"The {kind.what}", names)
+    for name in set(kind.names).difference(names):
+        if os.path.ismount(os.path.join(folder, name)):
+            raise UserError(
+                f"The {kind.what} cannot be written to {os.fspath(folder)}: "
+                f"its folder {name} is a mount point, which cannot be "
+                "replaced; unmount it, or name another folder."
+            )
 
 
 @contextlib.contextmanager

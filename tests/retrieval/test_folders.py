@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import subprocess
 import tempfile
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
@@ -345,3 +346,17 @@ def test_a_folder_without_some_access_is_refused(mode):
                 folders.check(folder, KIND)
         finally:
             os.seteuid(0)
+
+
+def test_a_folder_that_holds_a_mount_point_is_refused(disk):
+    write(disk.parent / "one", "part")
+    (disk.parent / "one" / "part").unlink()
+    (disk.parent / "one" / "part").mkdir()
+    mount = ["mount", "--bind", disk, disk.parent / "one" / "part"]
+    subprocess.run(mount, check=True)
+    try:
+        with pytest.raises(UserError, match="part is a mount point"):
+            folders.check(disk.parent / "one", KIND)
+    finally:
+        subprocess.run(["umount", disk.parent / "one" / "part"], check=True)
+    folders.check(disk.parent / "one", KIND)
