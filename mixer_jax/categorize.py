@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> None:
     names = (*_WRITTEN, identities.LEDGER)
     files.check_folder(given.out, "The categories", names)
+    against_truth.check_out(given.out)
     replacing.check_inputs(
         [Path(given.out, name) for name in names], [("--truth", given.truth)]
     )

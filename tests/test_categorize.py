@@ -304,3 +304,12 @@ def test_the_truth_is_not_replaced(run, capsys, monkeypatch):
         arguments = [f"--log={root}/log", f"--out={root}"]
         assert categorize.main([*arguments, f"--truth={root}/{name}"]) == 2
         assert f"--truth={root}/{name} would be" in capsys.readouterr().err
+
+
+def test_a_training_run_is_not_written_into(run, capsys, monkeypatch):
+    root, _, _ = run
+    (root / "categories.json").write_text('["c1", "c2"]')
+    monkeypatch.delattr(categorize.decoding, "check_images")
+    assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 2
+    assert "is of a training run" in capsys.readouterr().err
+    assert (root / "categories.json").read_text() == '["c1", "c2"]'
