@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -374,3 +375,13 @@ def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
         assert found <= endings, moment
     assert moment > 3
     assert found == endings
+
+
+def test_a_missing_folder_for_temporary_files_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    with pytest.raises(FileNotFoundError) as error:
+        tempfile.gettempdir()
+    ending = command.explain(error.value)
+    assert ending.code == command.WRONG
+    assert "set TMPDIR to a folder" in ending.message
