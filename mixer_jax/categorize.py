@@ -21,9 +21,16 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import found as found_table
 from mixer_jax.data.tables import table
 from mixer_jax.models import factory, features
-from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    numbers,
+    parsing,
+    replacing,
+    terminal,
+)
 from mixer_jax.runtime.ownership import folder_lock
-from mixer_jax.runtime.tabular.tables import write
+from mixer_jax.runtime.tabular.tables import writer
 
 _WRITTEN = ("found.csv", "unassigned.csv", "categories.json", "features.npz")
 
@@ -53,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> None:
     names = (*_WRITTEN, identities.LEDGER)
     files.check_folder(given.out, "The categories", names)
+    against_truth.check_out(given.out)
+    replacing.check_inputs(
+        [Path(given.out, name) for name in names], [("--truth", given.truth)]
+    )
     with folder_lock.hold(given.out, "--out"):
         _categorize(given)
 
@@ -81,12 +92,15 @@ def _categorize(given: argparse.Namespace) -> None:
     rows, left = tables.found_rows(kept, found.combined)
     rows, changes = identities.rename(rows, left, before)
     rows = found_table.with_test_rows(rows, truth, out)
-    table.write_table(rows, out / "found.csv")
-    write(left, out / "unassigned.csv")
-    changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = against_truth.report(found, is_query, kept.get("truth"))
-    against_truth.write(figures, out)
+    writers = {
+        "found.csv": table.writer(rows, out / "found.csv"),
+        "unassigned.csv": writer(left, out / "unassigned.csv"),
+        "categories.json": against_truth.writer(figures),
+        identities.LEDGER: changes.writer(),
+    }
+    files.deliver_all(out, writers, "The categories")
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(against_truth.lines(figures), changes)

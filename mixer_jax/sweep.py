@@ -14,6 +14,7 @@ python -m mixer_jax.report --categories=DIR plots.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mixer_jax.categories import outcome, sweep
 from mixer_jax.data.tables import table
@@ -58,6 +59,7 @@ def _sweep(given: argparse.Namespace) -> None:
         outcome.read(given.categories, log, truth),
         given.threshold or sweep.THRESHOLDS,
         given.neighbors or sweep.NEIGHBORS,
+        kept=Path(given.categories) / granularity.KEPT,
     )
     terminal.say(granularity.lines(result))
     terminal.say(f"Wrote {granularity.write(result, given.categories)}")

@@ -1,4 +1,8 @@
+import contextlib
 import json
+import os
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -9,8 +13,10 @@ from mixer_jax import categorize
 from mixer_jax.data.tables import table
 from mixer_jax.demo import simulate
 from mixer_jax.runtime.ownership import folder_lock
+from tests import every_command
 
 COUNT = 60
+WRITTEN = ["categories.json", "found.csv", "identities.json", "unassigned.csv"]
 
 
 @pytest.fixture
@@ -252,3 +258,58 @@ def test_samples_that_no_table_can_hold_are_refused_before_the_work(
         monkeypatch.delattr(categorize.decoding, "check_images")
     code = categorize.main([f"--log={root}/log", f"--out={root}"])
     assert (code, said in capsys.readouterr().err) == (2 if said else 0, True)
+
+
+def test_a_disk_that_fills_up_keeps_all_files_together(
+    run, disk, tmp_path, monkeypatch, capsys
+):
+    root, _, _ = run
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    for name in ("data", "log"):
+        shutil.copytree(root / name, disk / name)
+    arguments = [f"--log={disk}/log", f"--out={disk}"]
+    assert categorize.main(arguments) == 0
+    room = -(-os.path.getsize(disk / "found.csv") // 4096) * 4096
+    for name in WRITTEN:
+        (disk / name).unlink()
+    before = dict(every_command.contents(disk))
+    real = categorize.find_categories
+
+    def find_categories(*given):
+        with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
+            while True:
+                file.write(bytes(512))
+        # found.csv fits, and the others do not.
+        os.truncate(disk / "filler", os.path.getsize(disk / "filler") - room)
+        return real(*given)
+
+    monkeypatch.setattr(categorize, "find_categories", find_categories)
+    monkeypatch.chdir(tmp_path)
+    assert categorize.main(arguments) == 2
+    said = capsys.readouterr().err
+    (kept,) = tmp_path.glob("rescued-*/disk")
+    assert str(kept) in said
+    assert sorted(path.name for path in kept.iterdir()) == WRITTEN
+    (disk / "filler").unlink()
+    assert dict(every_command.contents(disk)) == before
+
+
+def test_the_truth_is_not_replaced(run, capsys, monkeypatch):
+    root, truth, _ = run
+    there = root / "found.csv"
+    shutil.copy(truth, there)
+    (root / "link.csv").symlink_to(there)
+    monkeypatch.delattr(categorize.decoding, "check_images")
+    for name in ("found.csv", "link.csv"):
+        arguments = [f"--log={root}/log", f"--out={root}"]
+        assert categorize.main([*arguments, f"--truth={root}/{name}"]) == 2
+        assert f"--truth={root}/{name} would be" in capsys.readouterr().err
+
+
+def test_a_training_run_is_not_written_into(run, capsys, monkeypatch):
+    root, _, _ = run
+    (root / "categories.json").write_text('["c1", "c2"]')
+    monkeypatch.delattr(categorize.decoding, "check_images")
+    assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 2
+    assert "is of a training run" in capsys.readouterr().err
+    assert (root / "categories.json").read_text() == '["c1", "c2"]'

@@ -25,3 +25,66 @@ def test_what_is_wrong_is_said(own_shop, tmp_path, capsys):
     (own_shop / "log" / "clicks_later.csv").unlink()
     assert sweep.main([f"--categories={own_shop}"]) == 2
     assert "--truth" in capsys.readouterr().err
+
+
+def test_an_interrupted_sweep_measures_no_point_again(
+    own_shop, capsys, monkeypatch
+):
+    measured = []
+
+    def identical_at_1(*_):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(len(measured))
+        return measured[-1] / 10
+
+    arguments = [
+        f"--categories={own_shop}",
+        f"--truth={own_shop}/data/table.csv",
+        "--threshold=0.35,0.7",
+        "--neighbors=4,5",
+    ]
+    monkeypatch.setattr(granularity, "identical_at_1", identical_at_1)
+    assert sweep.main(arguments) == 75
+    assert not (own_shop / "sweep.json").exists()
+    again = []
+    monkeypatch.setattr(
+        granularity, "identical_at_1", lambda *_: again.append(1) or 0.9
+    )
+    assert sweep.main(arguments) == 0
+    assert len(again) == 3
+    result = json.loads((own_shop / "sweep.json").read_text())
+    assert result["true_categories"] == 0.0
+    assert result["used"]["identical_at_1"] == 0.1
+    points = result["points"]
+    assert [p["identical_at_1"] for p in points] == [0.2, 0.9, 0.9, 0.9]
+    assert [p["threshold"] for p in points] == [0.35, 0.7] * 2
+    assert [p["neighbors"] for p in points] == [4, 4, 5, 5]
+    # The next sweep measures everything.
+    again.clear()
+    assert sweep.main(arguments) == 0
+    assert len(again) == 6
+
+
+def test_kept_points_of_other_data_are_not_used(own_shop, monkeypatch):
+    truth = own_shop / "data" / "table.csv"
+    arguments = [f"--categories={own_shop}", f"--truth={truth}"]
+    arguments += ["--threshold=0.35", "--neighbors=4"]
+    asked = []
+
+    def identical_at_1(*_):
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return 0.5
+
+    monkeypatch.setattr(granularity, "identical_at_1", identical_at_1)
+    assert sweep.main(arguments) == 75
+    kept = own_shop / granularity.KEPT
+    text = kept.read_text()
+    for damaged in ("[", "{}", "[]", text[:-9], text.replace('": "', '": "0')):
+        kept.write_text(damaged)
+        asked[:] = [1] * 3
+        assert sweep.main(arguments) == 0
+        assert len(asked) == 6
+        assert not kept.exists()

@@ -195,10 +195,10 @@ class Changes:
     remembered: dict[str, str]
     highest: int
 
-    def write(self, folder: str | Path) -> None:
-        """Writes the report, which is also the ledger for the next log."""
+    def writer(self) -> files.Writer:
+        """Returns a writer of the ledger, which the next log needs."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
-        files.write_text(Path(folder) / LEDGER, text + "\n")
+        return files.text_writer(text + "\n")
 
     def __str__(self) -> str:
         """Returns a one-line summary for a terminal."""

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.vectors import normalize
 
 _MAX_PIXELS = 200_000_000
 

@@ -28,10 +28,10 @@ from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.demo.appearance import appearance
 from mixer_jax.demo.click_rates import calibrate
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
-from mixer_jax.runtime.tabular.tables import write
-from mixer_jax.runtime.vectors import normalize
+from mixer_jax.runtime.tabular.tables import find, writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +294,7 @@ def write_log(
             [folder / i for i in items["image"]], items["text"].tolist()
         ),
     )
-    files.make_folder(out)
+    writers = {}
     # Resolve links first: `..` of a linked folder leads elsewhere.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
@@ -307,7 +307,7 @@ def write_log(
         written = written.assign(
             image=[Path(step, image).as_posix() for image in rows["image"]]
         )
-        write(written, out / f"{name}.csv")
+        writers[f"{name}.csv"] = writer(written, out / f"{name}.csv")
     drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],
@@ -316,7 +316,7 @@ def write_log(
             "clicks": clicks["clicks"],
         }
     )
-    write(drawn, out / "clicks.csv")
+    writers["clicks.csv"] = writer(drawn, out / "clicks.csv")
     note = {
         "simulation": True,
         "table": Path(step, table.name).as_posix(),
@@ -327,14 +327,14 @@ def write_log(
         "clicks": int(clicks["clicks"].sum()),
     }
     text = json.dumps(note, indent=2) + "\n"
-    files.write_text(out / "simulation.json", text)
-    files.write_text(
-        out / "SIMULATION.md",
+    writers["simulation.json"] = files.text_writer(text)
+    writers["SIMULATION.md"] = files.text_writer(
         "# These clicks are simulated\n\nNo person made them: they were drawn "
         f"at random from the true categories of `{note['table']}` by "
         "`mixer_jax.demo.simulate`. simulation.json holds every setting "
-        "and the seed.\n",
+        "and the seed.\n"
     )
+    files.deliver_all(out, writers, "The click log")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -370,11 +370,23 @@ def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
     names = ["queries.csv", "items.csv", "clicks.csv"]
     names += ["simulation.json", "SIMULATION.md"]
     files.check_folder(given.out, "The click log", names)
+    _check_simulated(Path(given.out))
     with folder_lock.hold(given.out, "--out"):
         write_log(given.table, given.out, settings, given.part)
     terminal.say(
         f"Wrote a simulated click log to {given.out} (seed {given.seed})."
     )
+
+
+def _check_simulated(out: Path) -> None:
+    """Raises a `UserError` if a folder has a table that was not simulated."""
+    for name in ("queries", "items", "clicks"):
+        there = find(out, name)
+        if there is not None and not (out / "simulation.json").is_file():
+            raise UserError(
+                f"{there} is not of a simulated click log: there is no "
+                f"{out / 'simulation.json'}. Name another folder by --out."
+            )
 
 
 if __name__ == "__main__":

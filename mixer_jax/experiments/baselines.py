@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.models import features
 from mixer_jax.retrieval import evaluate
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.vectors import normalize
 
 FROZEN = "frozen encoders"
 LINEAR = "linear map"

@@ -7,6 +7,7 @@ takes seconds, and evaluated with queries that it was not trained on.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -22,11 +23,12 @@ from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import Settings
 from mixer_jax.data.readers.rows import digest
 from mixer_jax.data.tables import table
-from mixer_jax.experiments import baselines
+from mixer_jax.experiments import baselines, finished
 from mixer_jax.runtime import paths, progress
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.vectors import normalize
 
+KEPT = ".sweep-points.json"  # beside sweep.json, until that is written
 TRUTH = "held-out true categories"
 LATER = "later clicks"
 _MOST = 2000  # maximum number of queries to evaluate
@@ -89,6 +91,7 @@ def measure(
     threshold: Sequence[float] = sweep.THRESHOLDS,
     neighbors: Sequence[int] = sweep.NEIGHBORS,
     linear: baselines.LinearMap | None = None,
+    kept: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Evaluates the categories of a grid of settings.
 
@@ -97,6 +100,8 @@ def measure(
       threshold: affinity thresholds to try.
       neighbors: numbers of neighbors, k, to try.
       linear: hyper-parameters of the map; the defaults if None.
+      kept: the file that keeps each figure as soon as it is known, so that an
+        interrupted call can be repeated; None for no file.
 
     Returns:
       exam, `TRUTH` or `LATER`; queries and items, their numbers;
@@ -116,6 +121,7 @@ def measure(
     linear = linear or baselines.LinearMap()
     exam, shown = make_exam(outcome), Shown.of(outcome.features)
     truth = outcome.samples.get("truth")
+    known = finished.Finished(kept, _identify(outcome, exam, linear))
     result = {
         "exam": exam.of,
         "queries": len(exam.queries),
@@ -125,7 +131,9 @@ def measure(
     if truth is not None:
         codes, _ = pd.factorize(truth)
         labels = np.where(truth == "", -1, codes)
-        result["true_categories"] = identical_at_1(shown, labels, exam, linear)
+        result["true_categories"] = known.once(
+            "true", lambda: identical_at_1(shown, labels, exam, linear)
+        )
 
     def line(point: sweep.Point) -> dict[str, Any]:
         labels = point.labels
@@ -138,19 +146,42 @@ def measure(
             "seconds": point.seconds,
         }
         if truth is not None:
-            known = (truth != "").to_numpy()
+            given = (truth != "").to_numpy()
             figures["bcubed_f1"] = against_truth.against_truth(
-                labels[known], truth[known].to_numpy()
+                labels[given], truth[given].to_numpy()
             )["bcubed_f1"]
         return figures
 
     asked = (outcome.features, outcome.log.clicks)
-    result["used"] = line(sweep.find_point(*asked, Settings()))
-    points = sweep.sweep(*asked, threshold, neighbors)
-    count = len(threshold) * len(neighbors)
-    points = progress.track(points, "Measuring granularities", count)
-    result["points"] = [line(point) for point in points]
+    result["used"] = known.once(
+        "used", lambda: line(sweep.find_point(*asked, Settings()))
+    )
+    grid = [(k, at) for k in neighbors for at in threshold]
+    left = [pair for pair in grid if str(pair) not in known]
+    points = itertools.chain.from_iterable(
+        sweep.sweep(*asked, [at for _, at in group], [k])
+        for k, group in itertools.groupby(left, lambda pair: pair[0])
+    )
+    points = progress.track(points, "Measuring granularities", len(left))
+    for pair, point in zip(left, points, strict=True):
+        known.add(str(pair), line(point))
+    result["points"] = [known[str(pair)] for pair in grid]
     return result
+
+
+def _identify(outcome: Outcome, exam: Exam, linear: baselines.LinearMap) -> str:
+    """Returns a hash of all that the figures of a setting depend on."""
+    features = outcome.features
+    clicks = outcome.log.clicks
+    truth = outcome.samples.get("truth", pd.Series(dtype=str))
+    return finished.identify(
+        [features.query_image, features.item_image, features.item_text]
+        + [clicks[name].to_numpy() for name in sorted(clicks)]
+        + [exam.queries, exam.items, exam.trained],
+        *(str(sorted(rows)) for rows in exam.right),
+        *truth,
+        f"{exam.of} {linear} {Settings()}",
+    )
 
 
 def make_exam(outcome: Outcome) -> Exam:
@@ -265,15 +296,17 @@ def pairs(
 
 
 def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
-    """Writes sweep.json, which the report plots."""
+    """Writes sweep.json, which the report plots; removes the kept figures."""
     path = paths.make(folder) / "sweep.json"
     paths.deliver(path, json.dumps(result, indent=2) + "\n", "The sweep")
+    (path.parent / KEPT).unlink(missing_ok=True)
     return path
 
 
 def check_out(folder: str | os.PathLike) -> None:
     """Raises a `UserError` unless `write` can write to a folder."""
-    paths.check_file(paths.make(folder) / "sweep.json", "The sweep")
+    for name in ("sweep.json", KEPT):
+        paths.check_file(paths.make(folder) / name, "The sweep")
 
 
 def lines(result: dict[str, Any]) -> str:

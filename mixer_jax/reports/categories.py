@@ -51,7 +51,7 @@ def build(
     if not folder.is_dir():
         raise UserError(f"There are no categories in {folder}: no such folder.")
     path = paths.make(path or folder / "report" / "index.html")
-    paths.check_file(path, "The report")
+    page.check_out(path)
     log = log or outcome.find_log(folder)
     known = table.read_table(truth) if truth else None
     found = outcome.read(folder, log, known)

@@ -197,6 +197,17 @@ def render(
     )
 
 
+def check_out(path: paths.Path) -> None:
+    """Raises a `UserError` unless a page can be written, in place of a page."""
+    paths.check_file(path, "The report")
+    with paths.reaching(path):
+        there = path.read_bytes()[:9] if path.exists() else b""
+    if there and there.lower() != b"<!doctype":
+        raise UserError(
+            f"{path} is a file other than a report; name another path by --out."
+        )
+
+
 def write(path: str | os.PathLike, html: str) -> paths.Path:
     """Writes the page atomically and returns its path."""
     path = paths.make(path)

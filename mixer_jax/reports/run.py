@@ -67,7 +67,7 @@ def build(
             "categories.json. Set --workdir to the workdir of a trained run."
         )
     path = paths.make(path or run / "report" / "index.html")
-    paths.check_file(path, "The report")
+    page.check_out(path)
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
     if workdirs and not table:
         note = runs.rival_note(workdirs[-1], configs[workdirs[-1]])

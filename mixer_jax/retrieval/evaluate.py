@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import paths, progress, text
+from mixer_jax.runtime import files, paths, progress, text
 from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
@@ -322,12 +322,14 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
       All rows of the file, with models in order of first appearance.
 
     Raises:
-      UserError: if the file exists but is not a list of rows, or cannot be
-        written; see `files.deliver` for where the rows are saved then.
+      UserError: if the file is not a list of rows or cannot be written; see
+        `files.deliver` for where the rows are saved then.
     """
-    path = paths.make(path)
+    path, rows = paths.make(path), list(rows)
     with paths.in_turn(path):
-        merged = merge(path, rows)
+        writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
+        with files.rescuing(path, writer, "The rows"):
+            merged = merge(path, rows)  # The file may have changed meanwhile.
         paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged
 
@@ -342,21 +344,18 @@ def check_out(path: str | os.PathLike) -> None:
 def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     """Returns the rows that `update` would write, without writing them."""
     path = paths.make(path)
-    merged = {}
     with paths.reaching(path):
-        content = path.read_bytes() if path.exists() else None
-    if content is not None:
-        try:
-            old = json.loads(content.decode())
-            if not isinstance(old, list) or not all(map(metrics.is_row, old)):
-                raise ValueError("it holds something else")
-            merged = metrics.by_key(old)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path} is not a list of measured rows; move it away, or "
-                "write to another file with --out."
-            ) from error
-    return list((merged | metrics.by_key(rows)).values())
+        content = path.read_bytes() if path.exists() else b"[]"
+    try:
+        old = json.loads(content)
+        if not isinstance(old, list) or not all(map(metrics.is_row, old)):
+            raise ValueError("it holds something else")
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a list of measured rows; move it away, or write to "
+            "another file with --out."
+        ) from error
+    return list((metrics.by_key(old) | metrics.by_key(rows)).values())
 
 
 def _part(split: str, part: str) -> str:

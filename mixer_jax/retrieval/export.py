@@ -16,8 +16,8 @@ import numpy as np
 
 from mixer_jax.retrieval import folders, runs
 from mixer_jax.runtime import paths
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.vectors import normalize
 from mixer_jax.training.checkpoint import row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from mixer_jax.runtime import files, paths
+from mixer_jax.runtime import files, paths, replacing
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock, owner_store
 
@@ -65,6 +65,13 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     _check_kind(folder, kind)
     names = [name for name in kind.names if pathlib.Path(name).suffix]
     files.check_folder(folder, f"The {kind.what}", names)
+    for name in set(kind.names).difference(names):
+        if os.path.ismount(os.path.join(folder, name)):
+            raise UserError(
+                f"The {kind.what} cannot be written to {os.fspath(folder)}: "
+                f"its folder {name} is a mount point, which cannot be "
+                "replaced; unmount it, or name another folder."
+            )
 
 
 @contextlib.contextmanager
@@ -92,11 +99,21 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
     with steady(folder):
         if _is_of(folder, kind):
             return
-        if any(not _is_ours(path) for path in folder.iterdir()):
+        if any(not _is_ours(path) for path in _contents(folder, what)):
             raise UserError(
                 f"{folder} has contents other than the {kind.what}'s files; "
                 "choose another folder, or empty this one."
             )
+
+
+def _contents(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be written to {folder}, whose contents cannot be "
+            f"listed: {error.strerror}; name another folder."
+        ) from error
 
 
 def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
@@ -133,9 +150,10 @@ def write(
       UserError: if the folder has other contents or cannot be written; names
         the folder where the files were saved instead, if any.
     """
-    # `check` has tested writing; if the disk is full by now, rescue the files.
-    _check_kind(folder, kind)
     try:
+        # `check` has tested the folder; since then, the disk may have become
+        # full, or another program may have put files there.
+        _check_kind(folder, kind)
         target = files.resolve(folder)
         with files.made(target):
             with _turn(target):
@@ -147,7 +165,7 @@ def write(
                     _switch(target, draft)
             with _turn(target):
                 finish(target, kind)
-    except OSError as error:
+    except (OSError, UserError) as error:
         kept = None
         if rescue:
 
@@ -214,7 +232,7 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
             elif (pointed.folder / name).exists():
                 if (folder / name).is_dir() or (pointed.folder / name).is_dir():
                     _remove(folder / name)
-                os.replace(pointed.folder / name, folder / name)
+                replacing.replace(pointed.folder / name, folder / name)
         (folder / _POINTER).unlink()
         shutil.rmtree(pointed.folder, ignore_errors=True)
     for left in folder.glob(f"{_GENERATION}*"):
@@ -296,7 +314,10 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; ask for access to its "
+            "folder, or name another one."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it, and create {folder} "

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.mesh import AXIS, rows
-from mixer_jax.runtime.vectors import normalize
 
 DOCUMENT_BLOCK = 1024  # rows scored at once per device
 QUERY_BLOCK = 128  # queries per call

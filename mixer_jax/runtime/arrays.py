@@ -1,4 +1,4 @@
-"""Reads NumPy files and detects damaged ones."""
+"""NumPy arrays: files that may be damaged, and rows of unit length."""
 
 import contextlib
 import errno
@@ -77,3 +77,16 @@ def reading(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedError(f"{os.fspath(path)} is damaged") from error
+
+
+def normalize(rows: np.ndarray, shortest: float = 1e-12) -> np.ndarray:
+    """Returns rows scaled to unit length, as float32.
+
+    Args:
+      rows: `[N, D]`, any real dtype.
+      shortest: shorter rows are divided by this length instead of their own;
+        zero rows thus stay zero.
+    """
+    rows = np.asarray(rows, np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, shortest)

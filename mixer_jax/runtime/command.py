@@ -150,6 +150,9 @@ def explain(error: BaseException) -> Ending | None:
             f"error: JAX cannot start: {' '.join(str(error).split())}", code
         )
     if isinstance(error, OSError) and error.strerror:
+        if error.strerror.startswith("No usable temporary directory"):
+            hint = "set TMPDIR to a folder that can be written to"
+            return Ending(f"error: {error.strerror}; {hint}.", WRONG)
         if error.filename is None and error.errno not in NO_ROOM:
             return None
         where = error.filename

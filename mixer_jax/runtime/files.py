@@ -15,9 +15,9 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, replacing
 from mixer_jax.runtime.errors import UserError
 
 Writer = Callable[[pathlib.Path], object]
@@ -43,6 +43,15 @@ def write(
     Raises:
       OSError: if the file cannot be written; no part of it remains.
     """
+    with _prepared(path, writer, one_of_many):
+        pass
+
+
+@contextlib.contextmanager
+def _prepared(
+    path: str | os.PathLike, writer: Writer, one_of_many: bool = False
+) -> Iterator[None]:
+    """Writes a draft; renames it after the block, removes it if that raises."""
     target = resolve(path)
     with made(target.parent):
         if not one_of_many:
@@ -54,7 +63,8 @@ def write(
                 settle(draft)
             if target.exists():
                 shutil.copymode(target, draft)
-            _replace(draft, target)
+            yield
+            replacing.replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
             # Report the destination, since users do not know the draft.
@@ -91,48 +101,87 @@ def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
       UserError: if the destination cannot be written; names the file where the
         result was saved instead, if any.
     """
-    try:
+    with rescuing(path, writer, what):
         write(path, writer)
-    except OSError as error:
+
+
+@contextlib.contextmanager
+def rescuing(
+    path: str | os.PathLike, writer: Writer, what: str
+) -> Iterator[None]:
+    """Writes a result to another place if the block fails; see `deliver`."""
+    try:
+        yield
+    except (OSError, UserError) as error:
         kept = rescue(pathlib.Path(path).name, writer)
         raise unwritable(what, path, error, kept) from error
+
+
+def deliver_all(
+    folder: str | os.PathLike, writers: Mapping[str, Writer], what: str
+) -> None:
+    """Writes the files of a command's result; see `deliver`.
+
+    No file is replaced before all are written. If one cannot be written, all
+    are saved together in another place.
+
+    Args:
+      folder: the destination; `check_folder` has tested it before.
+      writers: file name -> writer; the first file is the last to be replaced.
+      what: see `deliver`.
+
+    Raises:
+      UserError: see `deliver`.
+    """
+
+    def fill(place: pathlib.Path) -> None:
+        place.mkdir()
+        for name, writer in writers.items():
+            writer(place / name)
+
+    with rescuing(folder, fill, what), contextlib.ExitStack() as prepared:
+        for name, writer in writers.items():
+            path = os.path.join(folder, name)
+            prepared.enter_context(_prepared(path, writer))
 
 
 def rescue(name: str, writer: Writer) -> pathlib.Path | None:
     """Writes a file or folder to the working directory or the temporary one.
 
     Args:
-      name: the name of the file or folder.
+      name: the name of the file or folder; "result" instead of "" or "..".
       writer: called with a path; writes the file or folder there.
 
     Returns:
       The path; None if neither directory can be written.
     """
-    for place in (os.getcwd(), tempfile.gettempdir()):
-        folder = None
-        try:
-            folder = tempfile.mkdtemp(prefix="rescued-", dir=place)
-            kept = pathlib.Path(folder, name)
+    for place in (os.getcwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+            # Either directory may be missing; getcwd and gettempdir raise then.
+            folder = tempfile.mkdtemp(prefix="rescued-", dir=place())
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            kept = pathlib.Path(folder, name if name.strip(".") else "result")
             writer(kept)
+            undo.pop_all()
             return kept
-        except OSError:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
 def unwritable(
     what: str,
     path: str | os.PathLike,
-    error: OSError,
+    error: OSError | UserError,
     kept: pathlib.Path | None = None,
 ) -> UserError:
     """Returns an error that explains why a destination cannot be written."""
-    reason = error.strerror or str(error)
-    if error.errno in command.NO_ROOM:
-        with contextlib.suppress(OSError):
-            reason += f" ({room(path)})"
-    message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
+    if isinstance(error, UserError):
+        message = str(error)
+    else:
+        reason = error.strerror or str(error)
+        if error.errno in command.NO_ROOM:
+            with contextlib.suppress(OSError):
+                reason += f" ({room(path)})"
+        message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
     if kept is not None:
         message += f" The result was saved as {kept}; move it from there."
     return UserError(message)
@@ -179,6 +228,8 @@ def check(path: str | os.PathLike, what: str) -> None:
                 "name a file."
             )
         _try(_existing(target.parent))
+        if target.exists():
+            replacing.check(target)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -283,17 +334,6 @@ def settle(path: pathlib.Path) -> None:
     """Syncs a file to disk, so that it survives a power failure."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace(draft: pathlib.Path, target: pathlib.Path) -> None:
-    try:
-        os.replace(draft, target)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        # The file itself is a mount point, as in containers.
-        shutil.copyfile(draft, target)
-        draft.unlink()
 
 
 def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:

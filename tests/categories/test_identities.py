@@ -6,6 +6,7 @@ import pytest
 
 from mixer_jax.categories import identities
 from mixer_jax.categories.identities import Previous, extend, name
+from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 
@@ -139,7 +140,7 @@ def test_written_and_read_again(tmp_path):
     turned = rows.assign(sample_id="reverse:" + rows["sample_id"])
     test = _table(dict(t="true"))
     pd.concat([rows, turned, test]).to_csv(path, index=False)
-    changes.write(tmp_path)
+    files.write(tmp_path / identities.LEDGER, changes.writer())
     before = identities.read_previous(path)
     assert before == Previous(dict(a=0, b=0, c=1, d=1), {}, 1)
 
@@ -148,7 +149,7 @@ def test_written_and_read_again(tmp_path):
     rows, changes = identities.rename(fewer, left, before)
     assert rows["category_id"].tolist() == [name(2)] * 2 + [name(0)] * 2
     rows.to_csv(path, index=False)
-    changes.write(tmp_path)
+    files.write(tmp_path / identities.LEDGER, changes.writer())
     third = identities.read_previous(path)
     assert third.remembered == dict(c=1, d=1)
     assert third.highest == 2

@@ -189,3 +189,14 @@ def test_a_log_may_be_written_through_a_link(table, tmp_path):
     read = click_log.read_folder(out)
     for rows in (read.queries, read.items):
         assert all(Path(image).is_file() for image in rows["image"])
+
+
+def test_a_real_log_is_not_replaced(table, tmp_path, capsys):
+    out = tmp_path / "shop"
+    out.mkdir()
+    for name in ("queries.csv", "items.parquet", "clicks.csv"):
+        (out / name).write_text("real")
+        assert simulate.main([f"--table={table}", f"--out={out}"]) == 2
+        assert "Name another folder by --out" in capsys.readouterr().err
+        assert (out / name).read_text() == "real"
+        (out / name).unlink()

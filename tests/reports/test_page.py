@@ -177,6 +177,17 @@ def test_the_page_is_written_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
 
 
+def test_only_a_page_is_replaced(tmp_path):
+    path = tmp_path / "index.html"
+    for content in ("", "<!DOCTYPE html>", page.render("my run")):
+        path.write_text(content)
+        page.check_out(path)
+    for content in ("sample_id,role", "[]", "<svg>"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="name another path by --out"):
+            page.check_out(path)
+
+
 class Reader(html.parser.HTMLParser):
     """The texts, attributes and elements that a browser would see."""
 

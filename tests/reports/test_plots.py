@@ -1,6 +1,9 @@
 """Drawings are inline SVG in the page's colors."""
 
+import os
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import hypothesis
@@ -93,3 +96,15 @@ def test_names_are_drawn_as_they_are(name):
         assert said[0] == name
         # A tick or an axis label, in all but the first.
         assert (name in map(str.strip, said[1:])) == (number > 0)
+
+
+def test_a_home_that_cannot_be_written_to_is_no_message():
+    unset = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    known = {k: v for k, v in os.environ.items() if k not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", "import mixer_jax.reports.plots"],
+        env=known | {"HOME": "/proc/none"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""

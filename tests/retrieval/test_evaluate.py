@@ -245,3 +245,18 @@ def test_rows_of_another_form_are_not_merged(tmp_path, content):
     with pytest.raises(UserError, match="not a list of measured rows"):
         evaluate.update(path, [row("b", 1)])
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"{}x", b"\xff\xfe\xff", b"[" * 99_999])
+def test_rows_are_kept_if_the_file_has_changed(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rows.json"
+    evaluate.check_out(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a list of measured"):
+        evaluate.check_out(path)
+    with pytest.raises(UserError, match=r"not a list of measured.* saved as"):
+        evaluate.update(path, [row("a", 1)])
+    assert path.read_bytes() == content
+    (kept,) = tmp_path.glob("rescued-*/rows.json")
+    assert json.loads(kept.read_text()) == [row("a", 1)]

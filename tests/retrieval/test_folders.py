@@ -4,6 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
+import subprocess
+import tempfile
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
@@ -302,3 +305,92 @@ def test_a_damaged_folder_of_ours_is_replaced(tmp_path):
     for name in index.KIND.names:
         (tmp_path / name).write_text('{"workdir": ')
     folders.check(tmp_path, index.KIND)
+
+
+def test_a_folder_of_another_program_is_not_replaced(tmp_path):
+    """Other programs have an index.json or a model.safetensors as well."""
+    kind = KIND._replace(record="mark", keys=("N", "D"))
+    for text in (
+        "{}",
+        '{"N": 1}',
+        "[]",
+        '"N D"',
+        "null",
+        "no JSON",
+        "[" * 9999,
+    ):
+        (tmp_path / "mark").write_text(text)
+        with pytest.raises(UserError, match="contents other than the index"):
+            folders.check(tmp_path, kind)
+        with pytest.raises(UserError, match="contents other than the index"):
+            folders.write(tmp_path, kind, writer("first"))
+        assert names(tmp_path) == ["mark"]
+    (tmp_path / "mark").write_text('{"N": 1, "D": 2, "E": 3}')
+    folders.check(tmp_path, kind)
+    # A damaged one may be written again.
+    for name in kind.names:
+        (tmp_path / name).write_text("no JSON")
+    folders.check(tmp_path, kind)
+
+
+@pytest.mark.parametrize(
+    "kind", [bundle.KIND, export.KIND, export_encoders.KIND, index.KIND]
+)
+def test_an_encoder_or_a_web_page_is_none_of_ours(tmp_path, kind):
+    for name in kind.names:
+        (tmp_path / name).write_text('{"model_type": "bert", "name": "page"}')
+    with pytest.raises(UserError, match="choose another folder"):
+        folders.check(tmp_path, kind)
+
+
+def test_what_was_computed_is_kept_if_the_folder_has_changed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for number, change in enumerate(
+        (
+            lambda folder: (folder / "letter.txt").write_text("mine"),
+            lambda folder: (folder / ".generation.json").write_text("["),
+            lambda folder: (folder.rmdir(), folder.touch()),
+        )
+    ):
+        folder = tmp_path / f"one{number}"
+        folder.mkdir()
+        folders.check(folder, KIND)
+        change(folder)
+        with pytest.raises(UserError, match="saved as") as said:
+            folders.write(folder, KIND, writer("first"), rescue=True)
+        (kept,) = tmp_path.glob(f"rescued-*/one{number}")
+        assert str(kept) in str(said.value)
+        assert names(kept) == ["first", "mark"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root has other users.")
+@pytest.mark.parametrize("mode", [0o333, 0o444, 0o555])
+def test_a_folder_without_some_access_is_refused(mode):
+    # Other users may not search pytest's own folders.
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        folder = pathlib.Path(parent, "one")
+        folder.mkdir()
+        folder.chmod(mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r"(?s)one.*denied.*another"):
+                folders.check(folder, KIND)
+        finally:
+            os.seteuid(0)
+
+
+def test_a_folder_that_holds_a_mount_point_is_refused(disk):
+    write(disk.parent / "one", "part")
+    (disk.parent / "one" / "part").unlink()
+    (disk.parent / "one" / "part").mkdir()
+    mount = ["mount", "--bind", disk, disk.parent / "one" / "part"]
+    subprocess.run(mount, check=True)
+    try:
+        with pytest.raises(UserError, match="part is a mount point"):
+            folders.check(disk.parent / "one", KIND)
+    finally:
+        subprocess.run(["umount", disk.parent / "one" / "part"], check=True)
+    folders.check(disk.parent / "one", KIND)

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -446,3 +447,13 @@ def test_a_platform_that_jax_lacks_is_a_sentence():
     busy = RuntimeError("Unable to initialize backend 'cuda': it is in use")
     assert command.explain(busy).code == command.CRASHED
     assert command.explain(RuntimeError("a bug")) is None
+
+
+def test_a_missing_folder_for_temporary_files_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    with pytest.raises(FileNotFoundError) as error:
+        tempfile.gettempdir()
+    ending = command.explain(error.value)
+    assert ending.code == command.WRONG
+    assert "set TMPDIR to a folder" in ending.message

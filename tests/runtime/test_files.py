@@ -201,3 +201,47 @@ def test_a_failing_file_system_makes_no_file_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", fail)
     with pytest.raises(OSError, match="Stale file handle"):
         files.is_filled(names[0])
+
+
+def test_the_files_of_a_result_are_replaced_together_or_kept_together(
+    disk, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (disk / "first").write_text("old")
+    writers = {
+        "first": files.text_writer("new"),
+        "second": lambda draft: draft.write_bytes(bytes(200_000)),
+    }
+    for folder in (disk, ".", disk / "new" / ".."):
+        if folder == ".":
+            (tmp_path / "rescue").mkdir()
+            monkeypatch.chdir(disk)
+            monkeypatch.setattr(
+                files.tempfile, "gettempdir", lambda: tmp_path / "rescue"
+            )
+        with pytest.raises(UserError, match=r"It cannot be .* saved") as said:
+            files.deliver_all(folder, writers, "It")
+        kept = pathlib.Path(said.value.args[0].split(" as ")[1].split(";")[0])
+        assert (kept / "first").read_text() == "new"
+        assert (kept / "second").stat().st_size == 200_000
+        assert (disk / "first").read_text() == "old"
+        assert names(disk) == ["first"]
+    (disk / "first").unlink()
+    files.deliver_all(tmp_path / "a" / "b", writers, "It")
+    assert names(tmp_path / "a" / "b") == ["first", "second"]
+
+
+def test_a_result_is_kept_though_the_working_directory_is_gone(
+    disk, tmp_path, monkeypatch
+):
+    for name in ("gone", "rescue"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    rescue = str(tmp_path / "rescue")
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: rescue)
+    with pytest.raises(UserError, match="saved as") as said:
+        files.deliver(
+            disk / "one", lambda d: d.write_bytes(bytes(200_000)), "It"
+        )
+    assert rescue in str(said.value)

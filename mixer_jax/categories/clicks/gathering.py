@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from mixer_jax.categories.clicks import beam_pipeline, event_counts, events
-from mixer_jax.runtime import errors, text
+from mixer_jax.runtime import errors, replacing, text
 from mixer_jax.runtime import files as files_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import parquet_files, tables
@@ -72,10 +72,15 @@ def aggregate(
                 f"{there} exists already, and a click log has one table of "
                 "clicks; move it, or name another folder as --out."
             )
+    matched = match(files)
+    replacing.check_inputs(
+        [out / "clicks.parquet", out / "clicks_later.parquet"],
+        [("--events", path) for path in matched],
+    )
     place = f"{parts.rstrip('/') or out}/parts-{secrets.token_hex(4)}"
     _check_place(place)
     job = beam_pipeline.Job(
-        files=match(files),
+        files=matched,
         queries=_files(queries or _table(out, "queries")),
         items=_files(items or _table(out, "items")),
         parts=place,
@@ -96,10 +101,6 @@ def aggregate(
             "No event is left for the clicks table"
             + (": all are later than --until." if len(later) else ".")
         )
-    tables.write(clicks, out / "clicks.parquet", "The clicks table")
-    (out / "clicks_later.parquet").unlink(missing_ok=True)
-    if until is not None:
-        tables.write(later, out / "clicks_later.parquet")
     said = {
         "files": len(job.files),
         "until_microseconds": until,
@@ -109,8 +110,18 @@ def aggregate(
         "bad_row_list": _bad_rows(figures),
         "unknown_list": _unknown(figures),
     }
-    text = json.dumps(said, indent=2) + "\n"
-    files_lib.write_text(out / "aggregate.json", text)
+    written = {"clicks.parquet": clicks}
+    if until is not None:
+        written["clicks_later.parquet"] = later
+    writers = {
+        name: tables.writer(table, out / name)
+        for name, table in written.items()
+    }
+    about = json.dumps(said, indent=2) + "\n"
+    writers["aggregate.json"] = files_lib.text_writer(about)
+    files_lib.deliver_all(out, writers, "The clicks table")
+    if until is None:
+        (out / "clicks_later.parquet").unlink(missing_ok=True)
     return said
 
 

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 
 from mixer_jax.categories.clustering.methods import without_single
 from mixer_jax.categories.neighbors.exact_search import cosine_top_k
-from mixer_jax.runtime.vectors import normalize
+from mixer_jax.runtime.arrays import normalize
 
 
 def kmeans(

@@ -11,7 +11,14 @@ import pandas as pd
 
 from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.categories.evidence.graph import Features
-from mixer_jax.runtime import arrays, files, identity, progress
+from mixer_jax.runtime import (
+    arrays,
+    command,
+    files,
+    identity,
+    progress,
+    terminal,
+)
 
 _PART = 16384  # images or texts per cached part: a minute or two
 
@@ -47,7 +54,7 @@ def encode(
     if kept and str(kept["key"]) == key:
         current = {"notes": notes, "ids": ids}  # File times or IDs may differ.
         if any(not np.array_equal(kept[a], b) for a, b in current.items()):
-            _replace(path, **kept | current)
+            _cache(path, **kept | current)
         return _features(kept["image"], kept["text"], len(log.queries))
     begun = parts / key
     for other in parts.glob("*"):
@@ -58,8 +65,8 @@ def encode(
     image = _where_known(images, encode_images, begun / "images")
     text = _where_known(texts, encode_texts, begun / "texts")
     made = {"notes": notes, "ids": ids, "image": image, "text": text}
-    _replace(path, key=np.array(key), **made)
-    shutil.rmtree(parts)
+    if _cache(path, key=np.array(key), **made):
+        shutil.rmtree(parts)
     return _features(image, text, len(log.queries))
 
 
@@ -85,14 +92,28 @@ def _hash_ids(log: ClickLog) -> np.ndarray:
     return pd.util.hash_array(np.array(ids, object))
 
 
-def _replace(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz file atomically."""
+def _cache(path: Path, **arrays: np.ndarray) -> bool:
+    """Writes an .npz file atomically; goes on without it on a full disk.
+
+    Returns:
+      Whether it was written.
+    """
 
     def save_arrays(draft: Path) -> None:
         with open(draft, "wb") as file:
             np.savez(file, **arrays)
 
-    files.write(path, save_arrays)
+    try:
+        files.write(path, save_arrays)
+    except OSError as error:
+        if error.errno not in command.NO_ROOM:
+            raise
+        terminal.say(
+            f"{files.unwritable('The cache of features', path, error)} Without "
+            "it, the next run encodes them again."
+        )
+        return False
+    return True
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -161,7 +182,7 @@ def _read_part(path: Path, encode: Callable[[], np.ndarray]) -> np.ndarray:
             return kept["encoded"]
     except (FileNotFoundError, arrays.DamagedError):
         encoded = encode()
-        _replace(path, encoded=encoded)
+        _cache(path, encoded=encoded)
         return encoded
 
 

@@ -13,7 +13,7 @@ from mixer_jax.categories.neighbors.exact_search import (
     cosine_top_k,
     mutual_top_k,
 )
-from mixer_jax.runtime.vectors import normalize
+from mixer_jax.runtime.arrays import normalize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,11 @@ metrics based on formal constraints" (2009). Noise samples count as clusters of
 one.
 """
 
+import contextlib
 import dataclasses
 import json
-from pathlib import Path
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from mixer_jax.categories.clustering.methods import alone
 from mixer_jax.categories.find import Found
 from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
 
 
 def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -124,10 +127,26 @@ def report(
     }
 
 
-def write(figures: dict[str, Any], folder: Path) -> None:
-    """Writes the result of `report` to `folder/categories.json`."""
-    text = json.dumps(figures, indent=2) + "\n"
-    files.write_text(folder / "categories.json", text)
+def check_out(folder: str | os.PathLike) -> None:
+    """Checks that `categories.json` in a folder is not that of a training run.
+
+    Raises:
+      UserError: if it is: the run could no longer be read.
+    """
+    path = pathlib.Path(folder, "categories.json")
+    found = None
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+    if isinstance(found, list):
+        raise UserError(
+            f"{path} is of a training run, and would be replaced; name another "
+            "folder by --out."
+        )
+
+
+def writer(figures: dict[str, Any]) -> files.Writer:
+    """Returns a writer of `categories.json`, the result of `report`."""
+    return files.text_writer(json.dumps(figures, indent=2) + "\n")
 
 
 def lines(figures: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import silhouette_samples
 
 from mixer_jax.categories.evidence.graph import Features
-from mixer_jax.runtime.vectors import normalize
+from mixer_jax.runtime.arrays import normalize
 
 
 @dataclasses.dataclass(frozen=True)

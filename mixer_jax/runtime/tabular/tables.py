@@ -182,15 +182,17 @@ def read(
 def write(
     table: pd.DataFrame | pa.Table, path: str | os.PathLike, what: str = ""
 ) -> None:
-    """Writes a table atomically, as CSV or Parquet depending on the suffix.
+    """Writes a table atomically; see `writer`, and for `what` see `deliver`."""
+    rows = writer(table, path)
+    files.deliver(path, rows, what) if what else files.write(path, rows)
+
+
+def writer(
+    table: pd.DataFrame | pa.Table, path: str | os.PathLike
+) -> files.Writer:
+    """Returns a writer of a table, as CSV or Parquet depending on the suffix.
 
     Parquet keeps numbers and nulls; CSV has "" for a null.
-
-    Args:
-      table: the table.
-      path: the file; see `files.write`.
-      what: the subject of error messages, for a table that took long to
-        compute; see `files.deliver`.
 
     Raises:
       UserError: if a cell has a lone surrogate, which cannot be encoded, or the
@@ -211,10 +213,7 @@ def write(
         with open(draft, "w", encoding="utf-8", newline="") as file:
             file.writelines(_lines(table))
 
-    if what:
-        files.deliver(path, write_rows, what)
-    else:
-        files.write(path, write_rows)
+    return write_rows
 
 
 def csv_text(table: pd.DataFrame) -> str:

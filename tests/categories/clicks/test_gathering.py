@@ -125,3 +125,13 @@ def test_a_folder_that_beam_takes_for_a_pattern_is_refused(
     aggregate([path], odd, parts=str(parts))
     assert (odd / "clicks.parquet").is_file()
     assert list(parts.iterdir()) == []
+
+
+def test_events_are_not_replaced_by_clicks(aggregate, out):
+    rows = {"query_id": ["q0"], "item_id": ["i0"], "time": [NOON]}
+    for name in ("clicks.parquet", "clicks_later.parquet"):
+        table = pa.table(rows | {"clicked": [1]})
+        pq.write_table(table, out / name)
+        refused(aggregate, [out / name], out, f"{name} would be replaced")
+        refused(aggregate, [out / "cl*.parquet"], out, "copy it to another")
+        (out / name).unlink()

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 
 from mixer_jax.categories.clustering.kmeans import kmeans
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.mesh import make_mesh
-from mixer_jax.runtime.vectors import normalize
 
 
 def _blobs(count, size, width=16, noise=0.05, seed=0):

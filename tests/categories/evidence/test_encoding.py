@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 
@@ -200,3 +201,25 @@ def test_damaged_files_are_encoded_again(log, tmp_path, monkeypatch):
     (part,) = kept.parent.glob(".features.npz.parts/*/images-0.npz")
     part.write_bytes(part.read_bytes()[:40])
     assert encode().item_image.tolist() == whole.item_image.tolist()
+
+
+def test_a_disk_that_fills_up_does_not_stop_the_encoding(log, disk, capsys):
+    def images(paths):
+        with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
+            while True:
+                file.write(bytes(512))
+        return np.ones((len(paths), 2))
+
+    def texts(words):
+        return np.full((len(words), 3), 7.0)
+
+    kept = disk / "features.npz"
+    made = encoding.encode(log, kept, "e", images, texts)
+    assert made.query_image.tolist() == [[1, 1]]
+    assert made.item_text.tolist() == [[7] * 3, [7] * 3, [0] * 3]
+    said = capsys.readouterr()
+    assert f"features cannot be written to {kept}: No space" in (
+        said.out + said.err
+    )
+    assert not kept.exists()
+    assert not [p for p in disk.rglob("*") if p.name.endswith(".draft")]

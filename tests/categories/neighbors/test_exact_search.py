@@ -8,8 +8,8 @@ from mixer_jax.categories.neighbors.exact_search import (
     cosine_top_k,
     mutual_top_k,
 )
+from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.mesh import make_mesh
-from mixer_jax.runtime.vectors import normalize
 
 
 def _mesh(num_devices):

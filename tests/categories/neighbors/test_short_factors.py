@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax.categories.neighbors import short_factors
-from mixer_jax.runtime.vectors import normalize
+from mixer_jax.runtime.arrays import normalize
 
 
 def _random(count, width):

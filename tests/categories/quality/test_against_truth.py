@@ -4,6 +4,7 @@ import pytest
 from mixer_jax.categories.evidence.affinity import Rates
 from mixer_jax.categories.find import Found
 from mixer_jax.categories.quality import against_truth
+from mixer_jax.runtime.errors import UserError
 
 TRUTH = np.array(["a", "a", "b", "b"])
 
@@ -88,3 +89,15 @@ def test_true_categories_that_differ_by_a_nul_character_are_different():
     truth = np.array(["a", "a\0"], object)
     found = against_truth.against_truth(np.array([0, 0]), truth)
     assert found["purity"] == 0.5
+
+
+def test_the_categories_of_a_training_run_are_not_replaced(tmp_path):
+    path = tmp_path / "categories.json"
+    path.write_text('["a", "b"]')
+    with pytest.raises(UserError, match=r"of a training run.* by --out"):
+        against_truth.check_out(tmp_path)
+    for content in ('{"ways": {}}', "[", ""):
+        path.write_text(content)
+        against_truth.check_out(tmp_path)
+    path.unlink()
+    against_truth.check_out(tmp_path)

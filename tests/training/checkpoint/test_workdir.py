@@ -187,3 +187,21 @@ def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
     origin = json.dumps({"places": {"data.tab`e": place}})
     (started / workdir.ORIGIN).write_text(origin)
     assert workdir.read_config(started)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (workdir.CONFIG, '{"model_type": "bert"}'),
+        (workdir.CONFIG, '{"format": 1, "fingerprint": "a", "config": {}}'),
+        (workdir.CONFIG, "// comment"),
+        (workdir.CATEGORIES, '{"samples": 3, "ways": {}}'),
+    ],
+)
+def test_a_new_run_replaces_no_file_of_another_program(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name} is not of a run.*--workdir"):
+        workdir.check_config(tmp_path, config_lib.defaults())
+    # Files of a run that was stopped before its first checkpoint are replaced.
+    workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
+    workdir.check_config(tmp_path, config_lib.defaults())
