@@ -1,6 +1,8 @@
 """A command is refused a folder that another one is writing to."""
 
-import importlib
+import importlib.util
+import sys
+import types
 
 import pytest
 
@@ -11,11 +13,25 @@ COMMANDS = {
     "export": ["--workdir=run", "--out={}"],
     "export huggingface": ["--workdir=run", "--to=huggingface", "--out={}"],
     "categorize": ["--log=log", "--out={}"],
+    "categories.aggregate": ["--events=events.csv", "--out={}"],
     "sweep": ["--categories={}"],
     "demo.simulate": ["--table=table.csv", "--out={}"],
     "demo.emoji": ["--out={}"],
     "demo.icons": ["--out={}"],
 }
+
+
+@pytest.fixture(autouse=True)
+def beam(monkeypatch):
+    """Lets aggregate begin, which needs an environment of its own."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: name if name == "apache_beam" else find(name),
+    )
+    name = "mixer_jax.categories.clicks.gathering"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType("gathering"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

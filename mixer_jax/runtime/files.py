@@ -210,6 +210,17 @@ def check_folder(
         check(os.path.join(folder, name), what)
 
 
+def check_name(name: str) -> None:
+    """Raises a `UserError` unless the name of a file or folder is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
+            "of a run; rename the folder."
+        ) from error
+
+
 def resolve(path: str | os.PathLike) -> pathlib.Path:
     """Returns the absolute path with symbolic links resolved.
 

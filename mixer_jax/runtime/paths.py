@@ -47,7 +47,7 @@ def make(name: str | os.PathLike) -> Path:
         name is not UTF-8.
     """
     text = os.fspath(name)
-    _check_text(text)
+    files.check_name(text)
     if "://" not in text:
         return pathlib.Path(text)
     bucket = text.removeprefix(_SCHEME).strip("/")
@@ -68,16 +68,6 @@ def make(name: str | os.PathLike) -> Path:
     # Other processes write there too, so do not cache listings.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
-
-
-def _check_text(name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
-            "of a run; rename the folder."
-        ) from error
 
 
 def is_remote(path: Path) -> bool:

@@ -12,22 +12,30 @@ when its process dies, so a restart on the same machine never waits. Across
 machines, locks may not work (network file systems, buckets), so the owner
 updates its record every few seconds. A record of another machine that was not
 updated for a minute, by the storage's clock, is stale and is replaced.
+
+JAX and the libraries of buckets are only imported where they are used, because
+Beam's environment lacks them.
 """
 
 import contextlib
 import os
+import pathlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Union
 
-import jax
-
-from mixer_jax.runtime import paths, processes
+from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
-from mixer_jax.runtime.ownership.owner_store import Bucket, Folder, Seen
+from mixer_jax.runtime.ownership.owner_store import Folder, Seen
+
+if TYPE_CHECKING:
+    from mixer_jax.runtime.ownership.bucket_store import Bucket
+
+Store = Union[Folder, "Bucket"]
 
 BEAT = 10.0  # seconds between two heartbeats
 STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
@@ -43,7 +51,7 @@ class LostError(UserError):
 class Owner:
     """The owner of a folder within a `hold` block."""
 
-    def __init__(self, store: Folder | Bucket | None, record: Record):
+    def __init__(self, store: Store | None, record: Record):
         """Starts the heartbeats if there is a store.
 
         Args:
@@ -67,7 +75,7 @@ class Owner:
             return
         try:
             there = self._store.read().record
-        except paths.failures():
+        except self._store.failures:
             return  # The write that follows will report the error.
         if there is not None and there.token == self._record.token:
             return
@@ -99,7 +107,7 @@ class Owner:
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             # The next heartbeat may reach the storage again.
-            with contextlib.suppress(*paths.failures()):
+            with contextlib.suppress(*self._store.failures):
                 self._lost = not self._store.beat(self._record)
 
 
@@ -127,23 +135,25 @@ def hold(
       UserError: if another run owns the folder (names its host, process and
         start) or it cannot be written to.
     """
-    folder = paths.make(folder)
     record = owner_record.make()
-    store, problem = None, ""
-    if not together or jax.process_index() == 0:
-        store = (Bucket if paths.is_remote(folder) else Folder)(folder, part)
+    store, problem = _store(folder, part), ""
+    if not together or _is_first():
         try:
             _take(store, record, flag, say or _print)
         except UserError as error:
             problem = str(error)
+    else:
+        store = None
     if together:
+        from mixer_jax.runtime import processes
+
         problem = processes.gather("owner", problem)[0]
     if problem:
         raise UserError(problem)
     owner = None
     try:
         owner = Owner(store, record)
-        with processes.leaving(owner.close):
+        with _leaving(owner.close):
             yield owner
     finally:
         try:
@@ -153,9 +163,34 @@ def hold(
             raise
 
 
-def _release(
-    owner: Owner | None, store: Folder | Bucket | None, record: Record
-) -> None:
+def _store(folder: str | os.PathLike, part: str) -> Store:
+    if "://" not in os.fspath(folder):
+        files.check_name(os.fspath(folder))
+        return Folder(pathlib.Path(folder), part)
+    from mixer_jax.runtime import paths
+    from mixer_jax.runtime.ownership import bucket_store
+
+    return bucket_store.Bucket(paths.make(folder), part)
+
+
+def _is_first() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def _leaving(
+    action: Callable[[], None],
+) -> contextlib.AbstractContextManager[None]:
+    """See `processes.leaving`; a process without JAX is on its own."""
+    if sys.modules.get("jax") is None:
+        return contextlib.nullcontext()
+    from mixer_jax.runtime import processes
+
+    return processes.leaving(action)
+
+
+def _release(owner: Owner | None, store: Store | None, record: Record) -> None:
     if owner is not None:
         owner.close()
     elif store is not None:  # interrupted before the heartbeats began
@@ -163,7 +198,7 @@ def _release(
 
 
 def _take(
-    store: Folder | Bucket,
+    store: Store,
     record: Record,
     flag: str,
     say: Callable[[str], None],
@@ -181,16 +216,16 @@ def _take(
             raise _refusal(store.folder, flag, seen.record)
     except BaseException as error:  # including interrupts of the wait
         store.close(record)
-        failed = isinstance(error, paths.failures())
+        failed = isinstance(error, store.failures)
         if isinstance(error, UserError) or not failed:
             raise
         raise UserError(
-            f"{store.folder} cannot be written to: {paths.reason(error)}. "
+            f"{store.folder} cannot be written to: {store.reason(error)}. "
             f"Name another folder by {flag}."
         ) from error
 
 
-def _lock(store: Folder | Bucket) -> bool | None:
+def _lock(store: Store) -> bool | None:
     """Locks a folder.
 
     Returns:
@@ -211,7 +246,7 @@ def _lock(store: Folder | Bucket) -> bool | None:
 def _wait_until_free(
     seen: Seen,
     locked: bool,
-    store: Folder | Bucket,
+    store: Store,
     say: Callable[[str], None],
 ) -> Seen | None:
     """Returns the record to replace; None if its owner is alive.
@@ -249,7 +284,7 @@ def _wait_until_free(
     return seen
 
 
-def _refusal(folder: paths.Path, flag: str, there: Record | None) -> UserError:
+def _refusal(folder: os.PathLike, flag: str, there: Record | None) -> UserError:
     who = "" if there is None else f": {there}"
     return UserError(
         f"Another run is using {folder}{who}. Name another folder by {flag}, "

@@ -14,7 +14,12 @@ import pytest
 
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock, owner_record, owner_store
+from mixer_jax.runtime.ownership import (
+    bucket_store,
+    folder_lock,
+    owner_record,
+    owner_store,
+)
 
 # Holds a folder until it is killed, without importing what takes long.
 HOLDER = """
@@ -37,7 +42,9 @@ def folder(request, tmp_path):
 
 
 def store_of(folder):
-    kind = owner_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    kind = (
+        bucket_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    )
     return kind(folder)
 
 

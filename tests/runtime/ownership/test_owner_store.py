@@ -5,7 +5,11 @@ import tempfile
 import pytest
 
 from mixer_jax.runtime import paths
-from mixer_jax.runtime.ownership import owner_record, owner_store
+from mixer_jax.runtime.ownership import (
+    bucket_store,
+    owner_record,
+    owner_store,
+)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -14,7 +18,7 @@ def make(request, tmp_path):
     if request.param == "folder":
         return lambda: owner_store.Folder(tmp_path / "new" / "run")
     folder = paths.make(f"{request.getfixturevalue('bucket')}/run")
-    return lambda: owner_store.Bucket(folder)
+    return lambda: bucket_store.Bucket(folder)
 
 
 def test_what_is_written_is_read(make):
