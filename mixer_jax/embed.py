@@ -18,6 +18,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
 from mixer_jax.runtime import command, numbers, parsing, paths, terminal
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.ownership import folder_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
-    return command.run(lambda: _embed(given))
+    return command.run(lambda: _run(given))
 
 
-def _embed(given: argparse.Namespace) -> None:
+def _run(given: argparse.Namespace) -> None:
     embed.check_path(given.out)
+    with folder_lock.hold_file(given.out, "--out") as owner:
+        _embed(given, owner)
+
+
+def _embed(given: argparse.Namespace, owner: folder_lock.Owner) -> None:
     path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
     frame = table.read_table(path)
     trained = runs.load(paths.make(given.workdir), mesh)
@@ -49,6 +55,7 @@ def _embed(given: argparse.Namespace) -> None:
         frame, root, limit, max_pixels=data.max_pixels
     )
     made = embed.embed_table(trained, frame, root, mesh, given.batch_size)
+    owner.check()
     embed.save(made, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

@@ -7,6 +7,7 @@ import types
 import pytest
 
 from mixer_jax.runtime.ownership import folder_lock
+from tests import every_command
 
 COMMANDS = {
     "index": ["--workdir=run", "--table=table.csv", "--out={}"],
@@ -46,3 +47,28 @@ def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
     flag = arguments[-1].partition("=")[0]
     assert f"Another run is using {tmp_path / 'out'}: process" in said
     assert f"by {flag}, or wait" in said
+
+
+WRITERS = {
+    name: command
+    for name, command in every_command.COMMANDS.items()
+    if "." in command.name and name != "evaluate"  # It adds rows.
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_in_use_is_refused(
+    name, color_run, colors, shop, tmp_path, capsys
+):
+    every_command.draw_album(tmp_path / "album")
+    inputs = every_command.Inputs(
+        color_run, colors[0] / "colors.csv", shop, tmp_path / "album"
+    )
+    out = tmp_path / WRITERS[name].name
+    arguments = WRITERS[name].arguments(inputs, out)
+    with folder_lock.hold_file(out, "--out"):
+        assert WRITERS[name].main(arguments) == 2
+        assert not out.exists()
+    said = capsys.readouterr().err
+    assert f"Another run is using {out}: process" in said
+    assert "Name another file by --out, or wait" in said

@@ -18,6 +18,7 @@ from mixer_jax.reports import page, plots, templates, worst
 from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 
 _RARE = 0.1  # share of the items that counts as rarely shown
 
@@ -50,10 +51,20 @@ def build(
         raise UserError(f"There are no categories in {folder}: no such folder.")
     path = paths.make(path or folder / "report" / "index.html")
     paths.check_file(path, "The report")
+    with folder_lock.hold_file(path, "--out") as owner:
+        html = _render(folder, log, truth)
+        owner.check()
+        return page.write(path, html)
+
+
+def _render(
+    folder: pathlib.Path, log: str | os.PathLike, truth: str | os.PathLike
+) -> str:
+    """Returns the page; see `build`."""
     log = log or outcome.find_log(folder)
     known = table.read_table(truth) if truth else None
     found = outcome.read(folder, log, known)
-    html = templates.render(
+    return templates.render(
         "categories.html",
         title=paths.absolute(folder).name,
         **measure(found),
@@ -62,7 +73,6 @@ def build(
         simulated=page.is_simulation(pathlib.Path(log, "simulation.json")),
         attribution=page.plain(_attribution(folder, found)),
     )
-    return page.write(path, html)
 
 
 def measure(found: Outcome) -> dict[str, Any]:

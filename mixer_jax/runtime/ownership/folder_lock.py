@@ -1,4 +1,4 @@
-"""Exclusive use of a folder: a second run is rejected.
+"""Exclusive use of a folder or file: a second run is rejected.
 
     with folder_lock.hold(workdir, "--workdir") as owner:
         ...
@@ -18,13 +18,14 @@ Beam's environment lacks them.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
@@ -48,17 +49,26 @@ class LostError(UserError):
     """Another run has taken over the folder."""
 
 
-class Owner:
-    """The owner of a folder within a `hold` block."""
+class _Used(NamedTuple):
+    """What is owned, for messages."""
 
-    def __init__(self, store: Store | None, record: Record):
+    name: str
+    kind: str  # "folder" or "file"
+    flag: str  # by which the user has named it
+
+
+class Owner:
+    """The owner of a folder or file within a `hold` block."""
+
+    def __init__(self, store: Store | None, record: Record, used: _Used):
         """Starts the heartbeats if there is a store.
 
         Args:
           store: the record's storage; None in processes other than 0.
           record: this process's record.
+          used: what is owned.
         """
-        self._store, self._record = store, record
+        self._store, self._record, self._used = store, record, used
         self._over = threading.Event()
         self._lost = False  # whether the last heartbeat found another record
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -86,9 +96,9 @@ class Owner:
                 f"it. {stops} To resume, name the folder's present place."
             )
         raise LostError(
-            f"Another run has taken over {folder}: {there}. No heartbeat of "
-            f"this run had reached it for {STALE:.0f} seconds, or its .owner "
-            f"files were deleted. {stops}"
+            f"Another run has taken over {self._used.name}: {there}. No "
+            f"heartbeat of this run had reached it for {STALE:.0f} seconds, or "
+            f"its .owner files were deleted. {stops}"
         )
 
     def check_heard(self) -> None:
@@ -119,6 +129,7 @@ def hold(
     part: str = "",
     together: bool = False,
     say: Callable[[str], None] | None = None,
+    file: str = "",
 ) -> Iterator[Owner]:
     """Takes ownership of a folder for a block; creates the folder if missing.
 
@@ -130,6 +141,8 @@ def hold(
         the folder, and all processes succeed or fail alike.
       say: called with a message if it takes up to a minute to find out whether
         the owner is alive; prints to standard error by default.
+      file: the file that is owned by this part, for error messages; "" if the
+        folder is.
 
     Raises:
       UserError: if another run owns the folder (names its host, process and
@@ -137,9 +150,12 @@ def hold(
     """
     record = owner_record.make()
     store, problem = _store(folder, part), ""
+    used = _Used(os.fspath(folder), "folder", flag)
+    if file:
+        used = _Used(file, "file", flag)
     if not together or _is_first():
         try:
-            _take(store, record, flag, say or _print)
+            _take(store, record, used, say or _print)
         except UserError as error:
             problem = str(error)
     else:
@@ -152,7 +168,7 @@ def hold(
         raise UserError(problem)
     owner = None
     try:
-        owner = Owner(store, record)
+        owner = Owner(store, record, used)
         with _leaving(owner.close):
             yield owner
     finally:
@@ -161,6 +177,27 @@ def hold(
         except BaseException:  # An interrupt; no second one is raised.
             _release(owner, store, record)
             raise
+
+
+def hold_file(
+    path: str | os.PathLike, flag: str
+) -> contextlib.AbstractContextManager[Owner]:
+    """Takes ownership of a file for a block, whatever links lead to it.
+
+    Args:
+      path: the file; its folder is created if missing.
+      flag: the flag that sets the file, for error messages.
+
+    Raises:
+      UserError: see `hold`.
+    """
+    name = place = os.fspath(path)
+    if "://" not in name:
+        place = os.fspath(files.resolve(path))
+    folder, _, file = place.rpartition("/")
+    # The name itself may be too long to be part of another.
+    part = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
+    return hold(folder or "/", flag, part=f"-{part}", file=name)
 
 
 def _store(folder: str | os.PathLike, part: str) -> Store:
@@ -200,7 +237,7 @@ def _release(owner: Owner | None, store: Store | None, record: Record) -> None:
 def _take(
     store: Store,
     record: Record,
-    flag: str,
+    used: _Used,
     say: Callable[[str], None],
 ) -> None:
     """Writes the record, unless another run owns the folder."""
@@ -208,12 +245,12 @@ def _take(
         locked = _lock(store)
         seen = store.read()
         if locked is not None:
-            free = _wait_until_free(seen, locked, store, say)
+            free = _wait_until_free(seen, locked, store, say, used.name)
             if free is not None:
                 store.write(record, free.version)
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
-            raise _refusal(store.folder, flag, seen.record)
+            raise _refusal(used, seen.record)
     except BaseException as error:  # including interrupts of the wait
         store.close(record)
         failed = isinstance(error, store.failures)
@@ -221,7 +258,7 @@ def _take(
             raise
         raise UserError(
             f"{store.folder} cannot be written to: {store.reason(error)}. "
-            f"Name another folder by {flag}."
+            f"Name another {used.kind} by {used.flag}."
         ) from error
 
 
@@ -248,6 +285,7 @@ def _wait_until_free(
     locked: bool,
     store: Store,
     say: Callable[[str], None],
+    name: str,
 ) -> Seen | None:
     """Returns the record to replace; None if its owner is alive.
 
@@ -256,6 +294,7 @@ def _wait_until_free(
       locked: whether this process has locked the folder.
       store: the record's storage.
       say: see `hold`.
+      name: of what is owned.
     """
     if seen.version is None:
         return seen
@@ -272,7 +311,7 @@ def _wait_until_free(
     if left > 0:
         who = "another run" if there is None else there
         say(
-            f"{store.folder} was last used by {who}. Waiting at most "
+            f"{name} was last used by {who}. Waiting at most "
             f"{left:.0f} s to see whether that run is alive."
         )
     end = time.monotonic() + left
@@ -284,11 +323,11 @@ def _wait_until_free(
     return seen
 
 
-def _refusal(folder: os.PathLike, flag: str, there: Record | None) -> UserError:
+def _refusal(used: _Used, there: Record | None) -> UserError:
     who = "" if there is None else f": {there}"
     return UserError(
-        f"Another run is using {folder}{who}. Name another folder by {flag}, "
-        "or wait until that run has ended."
+        f"Another run is using {used.name}{who}. Name another {used.kind} by "
+        f"{used.flag}, or wait until that run has ended."
     )
 
 

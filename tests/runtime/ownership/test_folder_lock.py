@@ -529,3 +529,28 @@ def test_an_interrupted_wait_leaves_nothing(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".owner.json"]
     assert owner_store.Folder(tmp_path).lock()
+
+
+def test_a_file_has_one_owner_whatever_leads_to_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "made.npz").symlink_to("there/made.npz")
+    with folder_lock.hold_file(tmp_path / "there" / "made.npz", "--out"):
+        for path in (tmp_path / "link" / "made.npz", tmp_path / "made.npz"):
+            with (
+                pytest.raises(UserError, match="another file by --out") as said,
+                folder_lock.hold_file(path, "--out"),
+            ):
+                pass
+            assert f"using {path}: process" in str(said.value)
+
+
+def test_files_of_a_folder_have_owners_of_their_own(folder):
+    with (
+        folder_lock.hold_file(folder / "made", "--out"),
+        folder_lock.hold_file(folder / "made.json", "--out"),
+        folder_lock.hold_file(folder / ("long" * 63), "--out"),
+        folder_lock.hold(folder, "--out"),
+    ):
+        pass
+    assert not folder.exists()
