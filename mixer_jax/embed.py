@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> None:
     embed.check_path(given.out)
-    with folder_lock.hold_file(given.out, "--out") as owner:
-        _embed(given, owner)
+    with folder_lock.hold_file(given.out, "--out"):
+        _embed(given)
 
 
-def _embed(given: argparse.Namespace, owner: folder_lock.Owner) -> None:
+def _embed(given: argparse.Namespace) -> None:
     path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
     frame = table.read_table(path)
     trained = runs.load(paths.make(given.workdir), mesh)
@@ -55,7 +55,6 @@ def _embed(given: argparse.Namespace, owner: folder_lock.Owner) -> None:
         frame, root, limit, max_pixels=data.max_pixels
     )
     made = embed.embed_table(trained, frame, root, mesh, given.batch_size)
-    owner.check()
     embed.save(made, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

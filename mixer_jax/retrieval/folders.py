@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 from mixer_jax.runtime import files, paths
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import LostError, UserError
 from mixer_jax.runtime.ownership import folder_lock, owner_store
 
 _Read = TypeVar("_Read")
@@ -129,7 +129,7 @@ def write(
                     _switch(target, draft)
             with _turn(target):
                 finish(target, kind)
-    except OSError as error:
+    except (OSError, LostError) as error:
         kept = None
         if rescue:
 

@@ -1,4 +1,4 @@
-"""The error class for mistakes that the user of a command can fix."""
+"""The error classes for mistakes that the user of a command can fix."""
 
 from mixer_jax.runtime.text import printable
 
@@ -13,3 +13,7 @@ class UserError(ValueError):
     def __str__(self) -> str:
         """Returns the message, with control characters escaped."""
         return printable(super().__str__())
+
+
+class LostError(UserError):
+    """Another run has taken over the folder or file that is written."""

@@ -18,12 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 from mixer_jax.runtime import command
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import LostError, UserError
 
 Writer = Callable[[pathlib.Path], object]
 
 _MAX_NAME_BYTES = 64  # of the file name, kept in the draft's name
 _DRAFT = ".draft"
+_GUARDS: list[tuple[pathlib.Path, Callable[[], None]]] = []  # see `guarded`
 
 
 def write(
@@ -40,6 +41,7 @@ def write(
 
     Raises:
       OSError: if the file cannot be written; no part of it remains.
+      LostError: if another run has taken over the file; see `guarded`.
     """
     target = resolve(path)
     with made(target.parent):
@@ -52,6 +54,8 @@ def write(
                 settle(draft)
             if target.exists():
                 shutil.copymode(target, draft)
+            if not one_of_many:
+                _check_guards(target)
             _replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -69,6 +73,28 @@ def write(
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 text file atomically; see `write`."""
     write(path, text_writer(text))
+
+
+@contextlib.contextmanager
+def guarded(path: pathlib.Path, check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` whenever a file is about to be replaced within a block.
+
+    Args:
+      path: a file, or a folder of files; links are resolved.
+      check: raises a `LostError` if the file must not be replaced.
+    """
+    guard = resolve(path), check
+    _GUARDS.append(guard)
+    try:
+        yield
+    finally:
+        _GUARDS.remove(guard)
+
+
+def _check_guards(target: pathlib.Path) -> None:
+    for path, check in list(_GUARDS):
+        if target.is_relative_to(path):
+            check()
 
 
 def text_writer(text: str) -> Writer:
@@ -91,7 +117,7 @@ def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
     """
     try:
         write(path, writer)
-    except OSError as error:
+    except (OSError, LostError) as error:
         kept = rescue(pathlib.Path(path).name, writer)
         raise unwritable(what, path, error, kept) from error
 
@@ -122,18 +148,25 @@ def rescue(name: str, writer: Writer) -> pathlib.Path | None:
 def unwritable(
     what: str,
     path: str | os.PathLike,
-    error: OSError,
+    error: OSError | LostError,
     kept: pathlib.Path | None = None,
 ) -> UserError:
     """Returns an error that explains why a destination cannot be written."""
+    if isinstance(error, LostError):
+        message, known = str(error), LostError
+    else:
+        message, known = _refused(what, path, error), UserError
+    if kept is not None:
+        message += f" The result was saved as {kept}; move it from there."
+    return known(message)
+
+
+def _refused(what: str, path: str | os.PathLike, error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno in command.NO_ROOM:
         with contextlib.suppress(OSError):
             reason += f" ({room(path)})"
-    message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
-    if kept is not None:
-        message += f" The result was saved as {kept}; move it from there."
-    return UserError(message)
+    return f"{what} cannot be written to {os.fspath(path)}: {reason}."
 
 
 def reason(error: OSError) -> str:

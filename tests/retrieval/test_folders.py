@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mixer_jax.retrieval import folders
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import LostError, UserError
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
 
@@ -262,3 +262,17 @@ def test_a_generation_stays_while_it_is_read(tmp_path):
             assert folders.find(tmp_path / "one", "first").exists()
         written.result()
     assert names(tmp_path / "one") == ["mark", "second"]
+
+
+def test_another_run_that_has_taken_over_keeps_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "one"
+    with folders.owned(folder, KIND):
+        write(folder, "first")
+        (folder / ".owner.json").unlink()
+        with pytest.raises(LostError, match="rescued") as lost:
+            folders.write(folder, KIND, writer("second"), rescue=True)
+        assert names(folder) == [".owner", "first", "mark"]
+    (kept,) = tmp_path.glob("rescued-*/one")
+    assert str(kept) in str(lost.value)
+    assert names(kept) == ["mark", "second"]

@@ -1,8 +1,8 @@
 """Exclusive use of a folder or file: a second run is rejected.
 
     with folder_lock.hold(workdir, "--workdir") as owner:
-        ...
-        owner.check()  # before a write that would harm another owner's files
+        ...  # `files.write` raises if another run has taken over the folder.
+        owner.check()  # before other writes that would harm that run's files
 
     FOLDER/.owner       locked by the owner's process, on this machine
     FOLDER/.owner.json  the owner: its host, process, start and token
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 from mixer_jax.runtime import files
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import LostError, UserError
 from mixer_jax.runtime.ownership import owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
 from mixer_jax.runtime.ownership.owner_store import Folder, Seen
@@ -43,10 +43,6 @@ STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
 
 _POLL = 1.0  # seconds between two reads of a record that may be stale
 _POLL_DYING = 0.05  # seconds between two checks of a process being killed
-
-
-class LostError(UserError):
-    """Another run has taken over the folder."""
 
 
 class _Used(NamedTuple):
@@ -169,7 +165,8 @@ def hold(
     owner = None
     try:
         owner = Owner(store, record, used)
-        with _leaving(owner.close):
+        guarded = file or ("" if part else folder)
+        with _leaving(owner.close), _guarded(store, guarded, owner):
             yield owner
     finally:
         try:
@@ -225,6 +222,14 @@ def _leaving(
     from mixer_jax.runtime import processes
 
     return processes.leaving(action)
+
+
+def _guarded(
+    store: Store | None, path: str | os.PathLike, owner: Owner
+) -> contextlib.AbstractContextManager[None]:
+    if not path or not isinstance(store, Folder):
+        return contextlib.nullcontext()
+    return files.guarded(pathlib.Path(path), owner.check)
 
 
 def _release(owner: Owner | None, store: Store | None, record: Record) -> None:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mixer_jax.runtime import paths
+from mixer_jax.runtime import files, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import (
     bucket_store,
@@ -554,3 +554,29 @@ def test_files_of_a_folder_have_owners_of_their_own(folder):
     ):
         pass
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_who_lost_a_folder_or_file_does_not_overwrite_it(
+    tmp_path, monkeypatch, is_file
+):
+    """The run was stopped for a minute, where there are no locks."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out" / "made.npz"
+    hold = folder_lock.hold_file if is_file else folder_lock.hold
+    with hold(out if is_file else out.parent, "--out"):
+        files.write_text(out, "first")
+        (record,) = out.parent.glob(".owner*.json")
+        taker = owner_record.make()._replace(**ELSEWHERE)
+        record.write_text(owner_record.to_json(taker))
+        with pytest.raises(folder_lock.LostError, match="taken over") as lost:
+            files.write_text(out, "second")
+        assert "saved" not in str(lost.value)
+        with pytest.raises(folder_lock.LostError, match="taken over") as lost:
+            files.deliver(out, files.text_writer("second"), "The rows")
+    (kept,) = tmp_path.glob("rescued-*/made.npz")
+    assert f"{lost.value}".endswith(f" saved as {kept}; move it from there.")
+    assert kept.read_text() == "second"
+    assert out.read_text() == "first"
+    assert sorted(out.parent.iterdir()) == [record, out]
+    files.write_text(out, "third")
