@@ -211,17 +211,17 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
 def _open_lock(path: pathlib.Path) -> int:
     # Child programs do not inherit the descriptor (PEP 446).
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return _open_at_once(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
         # Another user's file can be locked, and removed from a shared folder.
         if not path.exists():
             raise
-        return os.open(path, os.O_RDONLY)
+        return _open_at_once(path, os.O_RDONLY)
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_at_once(path: str | os.PathLike, flags: int) -> int:
     """Opens a file; if it is a pipe, does not wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

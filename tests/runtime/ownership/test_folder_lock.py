@@ -580,3 +580,18 @@ def test_who_lost_a_folder_or_file_does_not_overwrite_it(
     assert out.read_text() == "first"
     assert sorted(out.parent.iterdir()) == [record, out]
     files.write_text(out, "third")
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / owner_store.LOCK.format(""))
+    system_open = os.open
+
+    def open_others(path, flags, *arguments, **options):
+        if os.fspath(path).endswith(".owner") and flags & os.O_RDWR:
+            raise PermissionError  # It is another user's.
+        assert flags & os.O_NONBLOCK
+        return system_open(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_others)
+    with folder_lock.hold(tmp_path, "--workdir"):
+        pass
