@@ -22,7 +22,7 @@ from mixer_jax.data.tables import found as found_table
 from mixer_jax.data.tables import table
 from mixer_jax.models import factory, features
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, guards
 from mixer_jax.runtime.tabular.tables import write
 
 _WRITTEN = ("found.csv", "unassigned.csv", "categories.json", "features.npz")
@@ -80,12 +80,13 @@ def _categorize(given: argparse.Namespace) -> None:
     rows, left = tables.found_rows(kept, found.combined)
     rows, changes = identities.rename(rows, left, before)
     rows = found_table.with_test_rows(rows, truth, out)
-    table.write_table(rows, out / "found.csv")
-    write(left, out / "unassigned.csv")
-    changes.write(out)
     is_query = (kept["role"] == "query").to_numpy()
-    figures = against_truth.report(found, is_query, kept.get("truth"))
-    against_truth.write(figures, out)
+    with guards.locked(out):
+        table.write_table(rows, out / "found.csv")
+        write(left, out / "unassigned.csv")
+        changes.write(out)
+        figures = against_truth.report(found, is_query, kept.get("truth"))
+        against_truth.write(figures, out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(against_truth.lines(figures), changes)

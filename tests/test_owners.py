@@ -1,11 +1,15 @@
 """A command is refused a folder that another one is writing to."""
 
+import fcntl
 import importlib.util
+import os
+import shutil
 import sys
 import types
 
 import pytest
 
+from mixer_jax.runtime import files
 from mixer_jax.runtime.ownership import folder_lock
 from tests import every_command
 
@@ -72,3 +76,39 @@ def test_a_file_in_use_is_refused(
     said = capsys.readouterr().err
     assert f"Another run is using {out}: process" in said
     assert "Name another file by --out, or wait" in said
+
+
+def is_locked(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("simulate", {"queries.csv", "items.csv", "clicks.csv"}),
+        ("categorize", {"found.csv", "unassigned.csv", "categories.json"}),
+    ],
+)
+def test_files_that_belong_together_are_written_under_a_lock(
+    name, written, shop, tmp_path, monkeypatch
+):
+    shop = shutil.copytree(shop, tmp_path / "shop")
+    inputs = every_command.Inputs(None, None, shop, None)
+    locked, replace = {}, files._replace
+
+    def note(draft, target):
+        locked[target.name] = is_locked(target.parent)
+        replace(draft, target)
+
+    monkeypatch.setattr(files, "_replace", note)
+    command = every_command.COMMANDS[name]
+    assert command.main(command.arguments(inputs, tmp_path / "out")) == 0
+    assert written <= locked.keys()
+    assert all(locked[name] for name in written)

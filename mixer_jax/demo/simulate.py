@@ -30,7 +30,7 @@ from mixer_jax.demo.appearance import appearance
 from mixer_jax.demo.click_rates import calibrate
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, guards
 from mixer_jax.runtime.tabular.tables import write
 
 
@@ -295,6 +295,21 @@ def write_log(
         ),
     )
     files.make_folder(out)
+    with guards.locked(out):
+        _write(table, out, queries, items, clicks, settings, part)
+
+
+def _write(
+    table: Path,
+    out: Path,
+    queries: pd.DataFrame,
+    items: pd.DataFrame,
+    clicks: pd.DataFrame,
+    settings: Simulation,
+    part: str,
+) -> None:
+    """Writes the files of a log; see `write_log`."""
+    folder = table.parent
     # Resolve links first: `..` of a linked folder leads elsewhere.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import LostError, UserError
+from mixer_jax.runtime.ownership import guards
 
 Writer = Callable[[pathlib.Path], object]
 
 _MAX_NAME_BYTES = 64  # of the file name, kept in the draft's name
 _DRAFT = ".draft"
-_GUARDS: list[tuple[pathlib.Path, Callable[[], None]]] = []  # see `guarded`
 
 
 def write(
@@ -41,7 +41,7 @@ def write(
 
     Raises:
       OSError: if the file cannot be written; no part of it remains.
-      LostError: if another run has taken over the file; see `guarded`.
+      LostError: if another run has taken over the file; see `guards.guarded`.
     """
     target = resolve(path)
     with made(target.parent):
@@ -55,7 +55,7 @@ def write(
             if target.exists():
                 shutil.copymode(target, draft)
             if not one_of_many:
-                _check_guards(target)
+                guards.check(target)
             _replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -73,28 +73,6 @@ def write(
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 text file atomically; see `write`."""
     write(path, text_writer(text))
-
-
-@contextlib.contextmanager
-def guarded(path: pathlib.Path, check: Callable[[], None]) -> Iterator[None]:
-    """Calls `check` whenever a file is about to be replaced within a block.
-
-    Args:
-      path: a file, or a folder of files; links are resolved.
-      check: raises a `LostError` if the file must not be replaced.
-    """
-    guard = resolve(path), check
-    _GUARDS.append(guard)
-    try:
-        yield
-    finally:
-        _GUARDS.remove(guard)
-
-
-def _check_guards(target: pathlib.Path) -> None:
-    for path, check in list(_GUARDS):
-        if target.is_relative_to(path):
-            check()
 
 
 def text_writer(text: str) -> Writer:
@@ -296,9 +274,7 @@ def in_turn(path: str | os.PathLike) -> Iterator[None]:
         with contextlib.suppress(OSError):
             folder = resolve(path).parent
             stack.enter_context(made(folder))
-            lock = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(guards.locked(folder))
         yield
 
 

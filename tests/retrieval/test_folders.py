@@ -11,6 +11,7 @@ import pytest
 
 from mixer_jax.retrieval import folders
 from mixer_jax.runtime.errors import LostError, UserError
+from mixer_jax.runtime.ownership import guards
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
 
@@ -255,7 +256,7 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
 def test_a_generation_stays_while_it_is_read(tmp_path):
     write(tmp_path / "one", "first")
     with ThreadPoolExecutor() as pool:
-        with folders.steady(tmp_path / "one"):
+        with guards.steady(tmp_path / "one"):
             written = pool.submit(write, tmp_path / "one", "second")
             with pytest.raises(TimeoutError):
                 written.result(timeout=0.3)

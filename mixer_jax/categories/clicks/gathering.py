@@ -21,6 +21,7 @@ from mixer_jax.categories.clicks import beam_pipeline, event_counts, events
 from mixer_jax.runtime import errors, text
 from mixer_jax.runtime import files as files_lib
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards
 from mixer_jax.runtime.tabular import parquet_files, tables
 
 # Runs in this process, with --direct_num_workers workers. Beam's own default
@@ -96,10 +97,6 @@ def aggregate(
             "No event is left for the clicks table"
             + (": all are later than --until." if len(later) else ".")
         )
-    tables.write(clicks, out / "clicks.parquet", "The clicks table")
-    (out / "clicks_later.parquet").unlink(missing_ok=True)
-    if until is not None:
-        tables.write(later, out / "clicks_later.parquet")
     said = {
         "files": len(job.files),
         "until_microseconds": until,
@@ -110,7 +107,12 @@ def aggregate(
         "unknown_list": _unknown(figures),
     }
     text = json.dumps(said, indent=2) + "\n"
-    files_lib.write_text(out / "aggregate.json", text)
+    with guards.locked(out):
+        tables.write(clicks, out / "clicks.parquet", "The clicks table")
+        (out / "clicks_later.parquet").unlink(missing_ok=True)
+        if until is not None:
+            tables.write(later, out / "clicks_later.parquet")
+        files_lib.write_text(out / "aggregate.json", text)
     return said
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple, Union
 
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import LostError, UserError
-from mixer_jax.runtime.ownership import owner_record
+from mixer_jax.runtime.ownership import guards, owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
 from mixer_jax.runtime.ownership.owner_store import Folder, Seen
 
@@ -229,7 +229,7 @@ def _guarded(
 ) -> contextlib.AbstractContextManager[None]:
     if not path or not isinstance(store, Folder):
         return contextlib.nullcontext()
-    return files.guarded(pathlib.Path(path), owner.check)
+    return guards.guarded(files.resolve(path), owner.check)
 
 
 def _release(owner: Owner | None, store: Store | None, record: Record) -> None:
