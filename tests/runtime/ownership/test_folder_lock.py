@@ -53,7 +53,8 @@ def leave(folder, age=0.0, **changes):
     record = owner_record.make()._replace(**changes)
     if paths.is_remote(folder):
         store = store_of(folder)
-        assert store.write(record, store.read().version)
+        while not store.write(record, store.read().version):
+            pass  # A heartbeat came between the two.
     else:
         paths.make_folder(folder)
         path = folder / owner_store.RECORD.format("")
