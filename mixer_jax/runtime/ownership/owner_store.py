@@ -56,9 +56,8 @@ class Folder:
 
     def lock(self) -> bool | None:
         """Returns True once locked, None if held, False if unsupported."""
-        self._make()
         while True:
-            file = _open_lock(self._lock_path)
+            file = self._make_lock()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,6 +71,15 @@ class Folder:
                 self._file = file
                 return True
             os.close(file)  # The previous owner has removed the lock file.
+
+    def _make_lock(self) -> int:
+        self._make()
+        try:
+            return _open_lock(self._lock_path)
+        except FileNotFoundError:
+            # A run that has ended has removed the folder, which was empty.
+            self._make()
+            return _open_lock(self._lock_path)
 
     def read(self) -> Seen:
         """Reads the stored record."""

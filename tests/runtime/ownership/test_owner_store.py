@@ -80,3 +80,20 @@ def test_a_lock_file_of_another_user_is_locked(tmp_path):
         owner_store._LOCK_FILES.discard(root._file)
         os.close(root._file)
         assert lock_as_nobody()
+
+
+def test_a_folder_that_its_last_owner_removes_is_made_again(
+    tmp_path, monkeypatch
+):
+    open_lock = owner_store._open_lock
+
+    def remove_first(path):
+        monkeypatch.setattr(owner_store, "_open_lock", open_lock)
+        path.parent.rmdir()
+        return open_lock(path)
+
+    monkeypatch.setattr(owner_store, "_open_lock", remove_first)
+    store = owner_store.Folder(tmp_path / "new")
+    assert store.lock()
+    store.close(owner_record.make())
+    assert not list(tmp_path.iterdir())
