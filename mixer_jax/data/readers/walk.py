@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixer_jax.data.readers.rows import LeftOut
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import owner_store
 
 HIDDEN = "hidden files and folders"
 DANGLING = "broken links"
@@ -24,7 +25,8 @@ def walk(
     """Yields each folder of a tree with its files.
 
     Links are followed: a folder with two links to it is yielded under both
-    names. Only folders are opened, never files.
+    names. Only folders are opened, never files. The records by which runs own
+    folders and files are not counted.
 
     Args:
       root: the topmost folder.
@@ -54,6 +56,8 @@ def walk(
             continue
         files, inside = [], []
         for entry in entries:
+            if entry.name.startswith(owner_store.PREFIX):
+                continue
             kind = _kind(entry, ancestors)
             if kind == stat.S_IFREG:
                 files.append(entry.name)
