@@ -26,10 +26,10 @@ from mixer_jax.runtime import (
     files,
     numbers,
     parsing,
-    replacing,
+    results,
     terminal,
 )
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, guards, replacing
 from mixer_jax.runtime.tabular.tables import writer
 
 _WRITTEN = ("found.csv", "unassigned.csv", "categories.json", "features.npz")
@@ -100,7 +100,8 @@ def _categorize(given: argparse.Namespace) -> None:
         "categories.json": against_truth.writer(figures),
         identities.LEDGER: changes.writer(),
     }
-    files.deliver_all(out, writers, "The categories")
+    with guards.locked(out):
+        results.deliver_all(out, writers, "The categories")
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(against_truth.lines(figures), changes)

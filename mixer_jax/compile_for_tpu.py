@@ -19,7 +19,8 @@ from ml_collections import config_flags
 
 from mixer_jax.compiled import abstract_pod
 from mixer_jax.reports import programs
-from mixer_jax.runtime import files, terminal
+from mixer_jax.runtime import files, results, terminal
+from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training import curriculum, inputs
 from mixer_jax.training.config import command_line
 from mixer_jax.training.config import defaults as config_lib
@@ -44,9 +45,21 @@ def main() -> None:
     """Compiles every stage of the config."""
     # The pod is abstract, so JAX needs no accelerator here.
     jax.config.update("jax_platforms", "cpu")
-    topology, file = _TOPOLOGY.value, pathlib.Path(_JSON.value or "rows.json")
-    if _JSON.value:
-        files.check(file, "The rows")
+    if not _JSON.value:
+        _compile()
+        return
+    file = pathlib.Path(_JSON.value)
+    files.check(file, "The rows")
+    with folder_lock.hold_file(file, "--json"):
+        rows = [dataclasses.asdict(row) for row in _compile()]
+        text = json.dumps(rows, indent=2) + "\n"
+        results.deliver(file, files.text_writer(text), "The rows")
+    terminal.say(f"Wrote {file}")
+
+
+def _compile() -> list[abstract_pod.Row]:
+    """Compiles and prints every stage; returns the rows."""
+    topology = _TOPOLOGY.value
     mesh = abstract_pod.make_mesh(topology)
     rows = []
     for config, _ in curriculum.stages(_CONFIG.value, ""):
@@ -57,10 +70,7 @@ def main() -> None:
         made = abstract_pod.compile_stage(config, count, mesh, topology)
         terminal.Console().print(programs.console_table(made))
         rows += made
-    if _JSON.value:
-        text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
-        files.deliver(file, files.text_writer(text + "\n"), "The rows")
-        terminal.say(f"Wrote {file}")
+    return rows
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
 from mixer_jax.runtime import command, numbers, parsing, paths, terminal
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.ownership import folder_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
-    return command.run(lambda: _embed(given))
+    return command.run(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    embed.check_path(given.out)
+    with folder_lock.hold_file(given.out, "--out"):
+        _embed(given)
 
 
 def _embed(given: argparse.Namespace) -> None:
-    embed.check_path(given.out)
     path, mesh = pathlib.Path(given.table), mesh_lib.make_mesh()
     frame = table.read_table(path)
     trained = runs.load(paths.make(given.workdir), mesh)

@@ -1,21 +1,42 @@
 """A command is refused a folder that another one is writing to."""
 
-import importlib
+import fcntl
+import importlib.util
+import os
+import shutil
+import sys
+import types
 
 import pytest
 
+from mixer_jax.runtime import files
 from mixer_jax.runtime.ownership import folder_lock
+from tests import every_command
 
 COMMANDS = {
     "index": ["--workdir=run", "--table=table.csv", "--out={}"],
     "export": ["--workdir=run", "--out={}"],
     "export huggingface": ["--workdir=run", "--to=huggingface", "--out={}"],
     "categorize": ["--log=log", "--out={}"],
+    "categories.aggregate": ["--events=events.csv", "--out={}"],
     "sweep": ["--categories={}"],
     "demo.simulate": ["--table=table.csv", "--out={}"],
     "demo.emoji": ["--out={}"],
     "demo.icons": ["--out={}"],
 }
+
+
+@pytest.fixture(autouse=True)
+def beam(monkeypatch):
+    """Lets aggregate begin, which needs an environment of its own."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: name if name == "apache_beam" else find(name),
+    )
+    name = "mixer_jax.categories.clicks.gathering"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType("gathering"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -30,3 +51,64 @@ def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
     flag = arguments[-1].partition("=")[0]
     assert f"Another run is using {tmp_path / 'out'}: process" in said
     assert f"by {flag}, or wait" in said
+
+
+WRITERS = {
+    name: command
+    for name, command in every_command.COMMANDS.items()
+    if "." in command.name and name != "evaluate"  # It adds rows.
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_in_use_is_refused(
+    name, color_run, colors, shop, tmp_path, capsys
+):
+    every_command.draw_album(tmp_path / "album")
+    inputs = every_command.Inputs(
+        color_run, colors[0] / "colors.csv", shop, tmp_path / "album"
+    )
+    out = tmp_path / WRITERS[name].name
+    arguments = WRITERS[name].arguments(inputs, out)
+    with folder_lock.hold_file(out, "--out"):
+        assert WRITERS[name].main(arguments) == 2
+        assert not out.exists()
+    said = capsys.readouterr().err
+    assert f"Another run is using {out}: process" in said
+    assert "Name another file by --out, or wait" in said
+
+
+def is_locked(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("simulate", {"queries.csv", "items.csv", "clicks.csv"}),
+        ("categorize", {"found.csv", "unassigned.csv", "categories.json"}),
+    ],
+)
+def test_files_that_belong_together_are_written_under_a_lock(
+    name, written, shop, tmp_path, monkeypatch
+):
+    shop = shutil.copytree(shop, tmp_path / "shop")
+    inputs = every_command.Inputs(None, None, shop, None)
+    locked, replace = {}, files._replace
+
+    def note(draft, target):
+        locked[target.name] = is_locked(target.parent)
+        replace(draft, target)
+
+    monkeypatch.setattr(files, "_replace", note)
+    command = every_command.COMMANDS[name]
+    assert command.main(command.arguments(inputs, tmp_path / "out")) == 0
+    assert written <= locked.keys()
+    assert all(locked[name] for name in written)

@@ -32,6 +32,7 @@ from typing import Any
 from mixer_jax.categories.clicks import events
 from mixer_jax.runtime import command, files, numbers, parsing, terminal
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 
 _MISSING = (
     "Apache Beam is not installed here. It holds back other packages, so give "
@@ -90,8 +91,13 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     if importlib.util.find_spec("apache_beam") is None:
         raise UserError(_MISSING)
-    if "://" not in given.out:
-        files.check_folder(given.out, "The clicks table", _WRITTEN)
+    if "://" in given.out:
+        raise UserError(
+            f"--out={given.out} is not on this machine, where the clicks table "
+            "is written; name a local folder. --queries, --items and --parts "
+            "can be elsewhere."
+        )
+    files.check_folder(given.out, "The clicks table", _WRITTEN)
     until = None
     if given.until is not None:
         try:
@@ -105,17 +111,18 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
     if options:
         logging.disable(logging.NOTSET)
-    return gathering.aggregate(
-        given.events,
-        given.out,
-        queries=given.queries,
-        items=given.items,
-        parts=given.parts,
-        until=until,
-        longest_session=given.longest_session,
-        max_skipped=given.max_skipped,
-        options=options,
-    )
+    with folder_lock.hold(given.out, "--out"):
+        return gathering.aggregate(
+            given.events,
+            given.out,
+            queries=given.queries,
+            items=given.items,
+            parts=given.parts,
+            until=until,
+            longest_session=given.longest_session,
+            max_skipped=given.max_skipped,
+            options=options,
+        )
 
 
 def _lines(figures: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from mixer_jax.runtime import similar
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
@@ -54,9 +55,10 @@ def read_folder(folder: str | Path) -> ClickLog:
     Raises:
       UserError: if a table is missing or invalid, see `read_tables`.
     """
-    return read_tables(
-        *(_find(folder, name) for name in ("queries", "items", "clicks"))
-    )
+    with guards.steady(folder):
+        return read_tables(
+            *(_find(folder, name) for name in ("queries", "items", "clicks"))
+        )
 
 
 class _Frame(NamedTuple):

@@ -17,6 +17,7 @@ from mixer_jax.categories.click_log import ClickLog
 from mixer_jax.categories.evidence import encoding
 from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards
 from mixer_jax.runtime.tabular import tables as table_files
 from mixer_jax.runtime.text import quoted
 
@@ -69,8 +70,10 @@ def read(
       UserError: if something is missing or belongs to another log.
     """
     folder, log = Path(folder), Path(log)
-    clicks, later = log_lib.read_folder(log), _read_later(log)
-    found, left = _found(folder), _left(folder)
+    with guards.steady(log):
+        clicks, later = log_lib.read_folder(log), _read_later(log)
+    with guards.steady(folder):
+        found, left = _found(folder), _left(folder)
     samples = tables.catalog(clicks)
     everyone = set(samples["sample_id"])
     if both := found.keys() & left:

@@ -13,6 +13,7 @@ from pathlib import Path
 from mixer_jax.data import readers
 from mixer_jax.data.readers import build, rows
 from mixer_jax.runtime import command, parsing, terminal
+from mixer_jax.runtime.ownership import folder_lock
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
@@ -52,16 +53,20 @@ def _read(arguments: list[str]) -> None:
     options = make_parser(name).parse_args(arguments[1:])
     options.out = options.out or options.root / "table.csv"
     home = options.out.parent if one.beside_table else options.root
-    prefix = build.check_out(options.root, home, options.out, options.overwrite)
-    summary = build.build(
-        one.read(options.root, options, left_out),
-        home,
-        options.out,
-        left_out,
-        prefix=prefix,
-        check_images=not options.no_image_check,
-        console=terminal.Console(stderr=True),
-    )
+    place = options.root, home, options.out, options.overwrite
+    build.check_out(*place)
+    with folder_lock.hold_file(options.out, "--out"):
+        # Another run may have written the table since the first check.
+        prefix = build.check_out(*place)
+        summary = build.build(
+            one.read(options.root, options, left_out),
+            home,
+            options.out,
+            left_out,
+            prefix=prefix,
+            check_images=not options.no_image_check,
+            console=terminal.Console(stderr=True),
+        )
     terminal.say(f"{options.out}: {summary}")
 
 

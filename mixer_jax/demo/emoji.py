@@ -192,7 +192,10 @@ def _write(options: argparse.Namespace) -> None:
     files.check_folder(options.out, "The drawings", names)
     for vendor in VENDORS:
         files.check_folder(options.out / "images" / vendor, "The drawings")
-    with folder_lock.hold(options.out, "--out"):
+    with (
+        folder_lock.hold(options.out, "--out"),
+        files.in_turn(options.out / "large.csv"),  # with training runs
+    ):
         _build_tables(options)
 
 

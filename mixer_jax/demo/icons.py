@@ -140,7 +140,10 @@ def _write(options: argparse.Namespace) -> None:
     for folder in ("images", "packages"):
         files.check_folder(options.out / folder, "The drawings")
     path = options.out / "icons.csv"
-    with folder_lock.hold(options.out, "--out"):
+    with (
+        folder_lock.hold(options.out, "--out"),
+        files.in_turn(path),  # with training runs
+    ):
         frame = build_table(
             path,
             options.size,

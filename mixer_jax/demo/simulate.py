@@ -27,10 +27,17 @@ from mixer_jax.categories.click_log import read_samples
 from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.demo.appearance import appearance
 from mixer_jax.demo.click_rates import calibrate
-from mixer_jax.runtime import command, files, numbers, parsing, terminal
+from mixer_jax.runtime import (
+    command,
+    files,
+    numbers,
+    parsing,
+    results,
+    terminal,
+)
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, guards
 from mixer_jax.runtime.tabular.tables import find, writer
 
 
@@ -334,7 +341,9 @@ def write_log(
         "`mixer_jax.demo.simulate`. simulation.json holds every setting "
         "and the seed.\n"
     )
-    files.deliver_all(out, writers, "The click log")
+    files.make_folder(out)
+    with guards.locked(out):
+        results.deliver_all(out, writers, "The click log")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mixer_jax.demo import emoji, icons
+from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
 
@@ -20,6 +21,8 @@ SOURCES: dict[str, Callable[[Path], object]] = {
 def ensure_table(data: ConfigDict) -> Path:
     """Returns the path of the run's table; builds it if it is missing.
 
+    Processes that need the same table wait for the first one to build it.
+
     Args:
       data: `data` of a run's config; `table` and `source` are read.
 
@@ -27,8 +30,11 @@ def ensure_table(data: ConfigDict) -> Path:
       UserError: if there is neither a table nor a source to build it.
     """
     path = check(data)
-    if not path.exists():
-        SOURCES[data.source](path)
+    if path.exists():
+        return path
+    with files.in_turn(path):
+        if not path.exists():  # Another process may have built it meanwhile.
+            SOURCES[data.source](path)
     return path
 
 

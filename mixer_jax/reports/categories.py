@@ -20,6 +20,7 @@ from mixer_jax.reports import page, plots, templates, worst
 from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 
 _RARE = 0.1  # share of the items that counts as rarely shown
 
@@ -52,12 +53,22 @@ def build(
         raise UserError(f"There are no categories in {folder}: no such folder.")
     path = paths.make(path or folder / "report" / "index.html")
     page.check_out(path)
+    with folder_lock.hold_file(path, "--out") as owner:
+        html = _render(folder, log, truth)
+        owner.check()
+        return page.write(path, html)
+
+
+def _render(
+    folder: pathlib.Path, log: str | os.PathLike, truth: str | os.PathLike
+) -> str:
+    """Returns the page; see `build`."""
     log = log or outcome.find_log(folder)
     known = table.read_table(truth) if truth else None
     found = outcome.read(folder, log, known)
     with _explaining_moves(log):
         measured = measure(found)
-    html = templates.render(
+    return templates.render(
         "categories.html",
         title=paths.absolute(folder).name,
         **measured,
@@ -66,7 +77,6 @@ def build(
         simulated=page.is_simulation(pathlib.Path(log, "simulation.json")),
         attribution=page.plain(_attribution(folder, found)),
     )
-    return page.write(path, html)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training import origins
 from mixer_jax.training.checkpoint import checkpoints, workdir
 
@@ -59,15 +60,31 @@ def build(
     run = paths.make(run)
     if not run.is_dir():
         raise UserError(f"There is no run in {run}.")
-    workdirs = runs.find_stages(run)
-    rows, ways = page.read_rows(run), page.read_ways(run)
-    if not (workdirs or rows or ways):
+    if not (
+        runs.find_stages(run) or page.read_rows(run) or page.read_ways(run)
+    ):
         raise UserError(
             f"{run} has nothing to report: no stage, no metrics.json and no "
             "categories.json. Set --workdir to the workdir of a trained run."
         )
     path = paths.make(path or run / "report" / "index.html")
     page.check_out(path)
+    with folder_lock.hold_file(path, "--out") as owner:
+        html = _render(run, mesh, table, training_table, max_skipped, say)
+        owner.check()
+        return page.write(path, html)
+
+
+def _render(
+    run: paths.Path,
+    mesh: Mesh,
+    table: str,
+    training_table: str,
+    max_skipped: float | None,
+    say: Callable[[str], None],
+) -> str:
+    """Returns the page; see `build`."""
+    workdirs = runs.find_stages(run)
     configs = {folder: workdir.read_config(folder) for folder in workdirs}
     if workdirs and not table:
         note = runs.rival_note(workdirs[-1], configs[workdirs[-1]])
@@ -81,12 +98,12 @@ def build(
     examples = make_examples(workdirs, configs, mesh, max_skipped)
     for missing in _missing_tables(list(configs.values())):
         say(missing)
-    html = page.render(
+    return page.render(
         title=paths.absolute(run).name,
-        rows=rows,
+        rows=page.read_rows(run),
         logs={stage: series for stage, series in logs.items() if series},
         limits=config and config.monitors,
-        ways=ways,
+        ways=page.read_ways(run),
         sheets=examples.sheets,
         sheets_model=examples.model,
         sheets_missing=examples.missing,
@@ -97,7 +114,6 @@ def build(
             map(page.is_simulation, paths.glob(run, "*/simulation.json"))
         ),
     )
-    return page.write(path, html)
 
 
 def make_examples(

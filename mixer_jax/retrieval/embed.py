@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import files, paths, progress
+from mixer_jax.runtime import files, paths, progress, results
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
@@ -150,7 +150,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
     Raises:
       UserError: if the path does not end in `.npz` or cannot be written; see
-        `files.deliver` for where the embeddings are saved then.
+        `results.deliver` for where the embeddings are saved then.
     """
     _check_suffix(path)
 
@@ -158,7 +158,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
         with open(draft, "wb") as file:
             np.savez(file, **embeddings._asdict())
 
-    files.deliver(path, save_arrays, "The embeddings")
+    results.deliver(path, save_arrays, "The embeddings")
 
 
 def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import files, paths, progress, text
+from mixer_jax.runtime import files, paths, progress, results, text
 from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
@@ -323,12 +323,12 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
 
     Raises:
       UserError: if the file is not a list of rows or cannot be written; see
-        `files.deliver` for where the rows are saved then.
+        `results.deliver` for where the rows are saved then.
     """
     path, rows = paths.make(path), list(rows)
     with paths.in_turn(path):
         writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
-        with files.rescuing(path, writer, "The rows"):
+        with results.rescuing(path, writer, "The rows"):
             merged = merge(path, rows)  # The file may have changed meanwhile.
         paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged

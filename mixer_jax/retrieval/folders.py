@@ -19,9 +19,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from mixer_jax.runtime import files, paths, replacing
+from mixer_jax.runtime import files, paths, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock, owner_store
+from mixer_jax.runtime.ownership import (
+    folder_lock,
+    guards,
+    owner_store,
+    replacing,
+)
 
 _Read = TypeVar("_Read")
 _GENERATION = ".generation-"
@@ -96,7 +101,7 @@ def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
         raise UserError(f"{what} is a folder, but {folder} is a file.")
     if not is_folder:
         return
-    with steady(folder):
+    with guards.steady(folder):
         if _is_of(folder, kind):
             return
         if any(not _is_ours(path) for path in _contents(folder, what)):
@@ -156,14 +161,14 @@ def write(
         _check_kind(folder, kind)
         target = files.resolve(folder)
         with files.made(target):
-            with _turn(target):
+            with guards.locked(target):
                 finish(target, kind)
             with _draft(target) as draft:
                 writer(draft)
-                with _turn(target):
+                with guards.locked(target):
                     finish(target, kind)  # another writer's moves
                     _switch(target, draft)
-            with _turn(target):
+            with guards.locked(target):
                 finish(target, kind)
     except (OSError, UserError) as error:
         kept = None
@@ -173,8 +178,8 @@ def write(
                 place.mkdir()
                 writer(place)
 
-            kept = files.rescue(pathlib.Path(folder).name, fill)
-        raise files.unwritable(f"The {kind.what}", folder, error, kept) from (
+            kept = results.rescue(pathlib.Path(folder).name, fill)
+        raise results.unwritable(f"The {kind.what}", folder, error, kept) from (
             error
         )
 
@@ -241,32 +246,11 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
 
 
 @contextlib.contextmanager
-def steady(folder: str | os.PathLike) -> Iterator[None]:
-    """Keeps the latest generation from being replaced while it is read."""
-    with _turn(folder, fcntl.LOCK_SH):
-        yield
-
-
-@contextlib.contextmanager
-def _turn(
-    folder: str | os.PathLike, kind: int = fcntl.LOCK_EX
-) -> Iterator[None]:
-    """Holds the lock that guards which generation is the latest."""
-    with contextlib.ExitStack() as held:
-        # Some file systems have no locks; there, the last writer wins.
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            held.callback(os.close, handle)
-            fcntl.flock(handle, kind)
-        yield
-
-
-@contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
     with contextlib.ExitStack() as held:
-        with _turn(folder):
+        with guards.locked(folder):
             draft.mkdir()
             # Some file systems have no locks; drafts of killed processes stay.
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The error class for mistakes that the user of a command can fix."""
+"""The error classes for mistakes that the user of a command can fix."""
 
 from mixer_jax.runtime.text import printable
 
@@ -17,3 +17,7 @@ class UserError(ValueError):
 
 class PassingError(UserError):
     """An error that the same command may not meet again; exit code 1."""
+
+
+class LostError(UserError):
+    """Another run has taken over the folder or file that is written."""

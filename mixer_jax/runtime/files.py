@@ -15,10 +15,11 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
-from mixer_jax.runtime import command, replacing
+from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards, replacing
 
 Writer = Callable[[pathlib.Path], object]
 
@@ -42,13 +43,14 @@ def write(
 
     Raises:
       OSError: if the file cannot be written; no part of it remains.
+      LostError: if another run has taken over the file; see `guards.guarded`.
     """
-    with _prepared(path, writer, one_of_many):
+    with prepared(path, writer, one_of_many):
         pass
 
 
 @contextlib.contextmanager
-def _prepared(
+def prepared(
     path: str | os.PathLike, writer: Writer, one_of_many: bool = False
 ) -> Iterator[None]:
     """Writes a draft; renames it after the block, removes it if that raises."""
@@ -64,6 +66,8 @@ def _prepared(
             if target.exists():
                 shutil.copymode(target, draft)
             yield
+            if not one_of_many:
+                guards.check(target)
             replacing.replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -87,104 +91,6 @@ def text_writer(text: str) -> Writer:
     """Returns a writer of a UTF-8 text; see `write`."""
     content = text.encode()
     return lambda draft: draft.write_bytes(content)
-
-
-def deliver(path: str | os.PathLike, writer: Writer, what: str) -> None:
-    """Writes a command's result, to another place if the destination fails.
-
-    Args:
-      path: the destination; `check` has tested it before.
-      writer: see `write`; may be called again with another path.
-      what: the subject of the error message, as in "The report".
-
-    Raises:
-      UserError: if the destination cannot be written; names the file where the
-        result was saved instead, if any.
-    """
-    with rescuing(path, writer, what):
-        write(path, writer)
-
-
-@contextlib.contextmanager
-def rescuing(
-    path: str | os.PathLike, writer: Writer, what: str
-) -> Iterator[None]:
-    """Writes a result to another place if the block fails; see `deliver`."""
-    try:
-        yield
-    except (OSError, UserError) as error:
-        kept = rescue(pathlib.Path(path).name, writer)
-        raise unwritable(what, path, error, kept) from error
-
-
-def deliver_all(
-    folder: str | os.PathLike, writers: Mapping[str, Writer], what: str
-) -> None:
-    """Writes the files of a command's result; see `deliver`.
-
-    No file is replaced before all are written. If one cannot be written, all
-    are saved together in another place.
-
-    Args:
-      folder: the destination; `check_folder` has tested it before.
-      writers: file name -> writer; the first file is the last to be replaced.
-      what: see `deliver`.
-
-    Raises:
-      UserError: see `deliver`.
-    """
-
-    def fill(place: pathlib.Path) -> None:
-        place.mkdir()
-        for name, writer in writers.items():
-            writer(place / name)
-
-    with rescuing(folder, fill, what), contextlib.ExitStack() as prepared:
-        for name, writer in writers.items():
-            path = os.path.join(folder, name)
-            prepared.enter_context(_prepared(path, writer))
-
-
-def rescue(name: str, writer: Writer) -> pathlib.Path | None:
-    """Writes a file or folder to the working directory or the temporary one.
-
-    Args:
-      name: the name of the file or folder; "result" instead of "" or "..".
-      writer: called with a path; writes the file or folder there.
-
-    Returns:
-      The path; None if neither directory can be written.
-    """
-    for place in (os.getcwd, tempfile.gettempdir):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
-            # Either directory may be missing; getcwd and gettempdir raise then.
-            folder = tempfile.mkdtemp(prefix="rescued-", dir=place())
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            kept = pathlib.Path(folder, name if name.strip(".") else "result")
-            writer(kept)
-            undo.pop_all()
-            return kept
-    return None
-
-
-def unwritable(
-    what: str,
-    path: str | os.PathLike,
-    error: OSError | UserError,
-    kept: pathlib.Path | None = None,
-) -> UserError:
-    """Returns an error that explains why a destination cannot be written."""
-    if isinstance(error, UserError):
-        message = str(error)
-    else:
-        reason = error.strerror or str(error)
-        if error.errno in command.NO_ROOM:
-            with contextlib.suppress(OSError):
-                reason += f" ({room(path)})"
-        message = f"{what} cannot be written to {os.fspath(path)}: {reason}."
-    if kept is not None:
-        message += f" The result was saved as {kept}; move it from there."
-    return UserError(message)
 
 
 def reason(error: OSError) -> str:
@@ -282,6 +188,17 @@ def check_fetched(*places: str | os.PathLike) -> None:
                     )
 
 
+def check_name(name: str) -> None:
+    """Raises a `UserError` unless the name of a file or folder is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
+            "of a run; rename the folder."
+        ) from error
+
+
 def resolve(path: str | os.PathLike) -> pathlib.Path:
     """Returns the absolute path with symbolic links resolved.
 
@@ -324,9 +241,7 @@ def in_turn(path: str | os.PathLike) -> Iterator[None]:
         with contextlib.suppress(OSError):
             folder = resolve(path).parent
             stack.enter_context(made(folder))
-            lock = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(guards.locked(folder))
         yield
 
 

@@ -27,7 +27,7 @@ import platformdirs
 import tensorstore
 from etils import epath
 
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
 
 Path: TypeAlias = pathlib.Path | epath.Path
@@ -47,7 +47,7 @@ def make(name: str | os.PathLike) -> Path:
         name is not UTF-8.
     """
     text = os.fspath(name)
-    _check_text(text)
+    files.check_name(text)
     if "://" not in text:
         return pathlib.Path(text)
     bucket = text.removeprefix(_SCHEME).strip("/")
@@ -68,16 +68,6 @@ def make(name: str | os.PathLike) -> Path:
     # Other processes write there too, so do not cache listings.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
-
-
-def _check_text(name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
-            "of a run; rename the folder."
-        ) from error
 
 
 def is_remote(path: Path) -> bool:
@@ -127,19 +117,19 @@ def write(path: Path, text: str) -> None:
 
 
 def deliver(path: Path, text: str, what: str) -> None:
-    """Writes a text that took long to compute; see `files.deliver`.
+    """Writes a text that took long to compute; see `results.deliver`.
 
     Raises:
       UserError: if it cannot be written; names the file where it was saved
         instead, if any.
     """
     if not is_remote(path):
-        files.deliver(path, files.text_writer(text), what)
+        results.deliver(path, files.text_writer(text), what)
         return
     try:
         write(path, text)
     except failures() as error:
-        kept = files.rescue(path.name, files.text_writer(text))
+        kept = results.rescue(path.name, files.text_writer(text))
         raise UserError(
             f"{what} cannot be written to {path}: {reason(error)}."
             + (f" The result was saved as {kept}." if kept else "")

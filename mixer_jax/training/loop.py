@@ -167,7 +167,7 @@ def _train(
     # ---- Loop. The order matters: observe, rebuild the graph, step; read the
     # previous step's metrics while the device computes this one; save.
     grown = [METRICS] if jax.process_index() == 0 else []
-    spool = Spool(workdir, grown, say)
+    spool = Spool(workdir, grown, say, owner.check)
     folder, size = spool.folder, config.batch_size
     log = Logs(folder, config.name, first, config.steps, size, console)
     profiler = Profiler(folder / TENSORBOARD, profile.parse(config.profile))

@@ -56,3 +56,31 @@ def test_a_wrong_time_is_said(tmp_path, capsys, monkeypatch):
     arguments = ["--events=a.csv", f"--out={tmp_path}", "--until=now"]
     assert aggregate.main(arguments) == 2
     assert "error: --until: time is 'now'" in capsys.readouterr().err
+
+
+def test_a_folder_elsewhere_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    arguments = ["--events=a.csv", "--out=gs://bucket/log"]
+    assert aggregate.main(arguments) == 2
+    assert "--out=gs://bucket/log is not on this" in capsys.readouterr().err
+
+
+def test_a_folder_is_owned_where_beam_is(beam_environment, tmp_path):
+    """Beam's environment lacks JAX and the libraries of buckets."""
+    code = """
+import sys
+missing = "jax", "tensorstore", "etils", "platformdirs"
+sys.modules.update(dict.fromkeys(missing))
+from mixer_jax.categories import aggregate
+from mixer_jax.runtime.ownership import folder_lock
+with folder_lock.hold(sys.argv[1], "--out"):
+    sys.exit(aggregate.main(["--events=a.csv", f"--out={sys.argv[1]}"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        env=beam_environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"Another run is using {tmp_path}: process" in done.stderr

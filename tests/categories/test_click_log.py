@@ -1,10 +1,12 @@
 import os
+import threading
 
 import pandas as pd
 import pytest
 
 from mixer_jax.categories import click_log, tables
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards
 
 TABLES = {
     "queries": "query_id,image\nq0,q0.png\nq1,q1.png\n",
@@ -243,3 +245,21 @@ def test_a_log_may_be_in_a_folder_whose_name_is_not_text(folder):
     read = click_log.read_folder(there)
     images = tables.catalog(read)["image"].tolist()
     assert images[:2] == [str(there / "q0.png"), str(there / "q1.png")]
+
+
+def test_tables_that_are_being_replaced_are_waited_for(folder):
+    """The new queries do not meet the old clicks."""
+    found = []
+    reader = threading.Thread(
+        target=lambda: found.append(click_log.read_folder(folder))
+    )
+    with guards.locked(folder):
+        queries = folder / "queries.csv"
+        queries.write_text("query_id,image\nq1,q1.png\nq0,q0.png\n")
+        reader.start()
+        reader.join(0.5)
+        assert reader.is_alive()
+        clicks = folder / "clicks.csv"
+        clicks.write_text("query_id,item_id,exposures,clicks\nq0,i0,9,8\n")
+    reader.join()
+    assert found[0].clicks.to_numpy().tolist() == [[1, 0, 9, 8]]

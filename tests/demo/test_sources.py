@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from mixer_jax.data.images import decoding
@@ -62,3 +64,29 @@ def test_a_name_that_has_a_newline_stays_on_its_line(tmp_path):
     missing = tmp_path / "none\nWrote everything.csv"
     with pytest.raises(UserError, match=r"none\\nWrote everything\.csv"):
         sources.ensure_table(data(table=str(missing)))
+
+
+def test_a_table_is_built_by_one_of_two_runs(tmp_path, monkeypatch):
+    begun, go_on, built = threading.Event(), threading.Event(), []
+
+    def build(path):
+        built.append(path)
+        begun.set()
+        go_on.wait()
+        path.write_text("whole")
+
+    monkeypatch.setitem(sources.SOURCES, "icons", build)
+    path = tmp_path / "new" / "icons.csv"
+    config = data(table=str(path), source="icons")
+    runs = [
+        threading.Thread(target=sources.ensure_table, args=[config])
+        for _ in range(2)
+    ]
+    runs[0].start()
+    begun.wait()
+    runs[1].start()
+    runs[1].join(0.5)
+    go_on.set()
+    for run in runs:
+        run.join()
+    assert built == [path]

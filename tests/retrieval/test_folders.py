@@ -19,7 +19,8 @@ from mixer_jax.retrieval import (
     folders,
     index,
 )
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import LostError, UserError
+from mixer_jax.runtime.ownership import guards
 
 KIND = folders.Kind("index", "mark", ("mark", "first", "second", "part"))
 
@@ -264,7 +265,7 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
 def test_a_generation_stays_while_it_is_read(tmp_path):
     write(tmp_path / "one", "first")
     with ThreadPoolExecutor() as pool:
-        with folders.steady(tmp_path / "one"):
+        with guards.steady(tmp_path / "one"):
             written = pool.submit(write, tmp_path / "one", "second")
             with pytest.raises(TimeoutError):
                 written.result(timeout=0.3)
@@ -394,3 +395,17 @@ def test_a_folder_that_holds_a_mount_point_is_refused(disk):
     finally:
         subprocess.run(["umount", disk.parent / "one" / "part"], check=True)
     folders.check(disk.parent / "one", KIND)
+
+
+def test_another_run_that_has_taken_over_keeps_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "one"
+    with folders.owned(folder, KIND):
+        write(folder, "first")
+        (folder / ".owner.json").unlink()
+        with pytest.raises(LostError, match="rescued") as lost:
+            folders.write(folder, KIND, writer("second"), rescue=True)
+        assert names(folder) == [".owner", "first", "mark"]
+    (kept,) = tmp_path.glob("rescued-*/one")
+    assert str(kept) in str(lost.value)
+    assert names(kept) == ["mark", "second"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, results
 from mixer_jax.runtime.errors import UserError
 
 # File names that this system allows, printable or not.
@@ -124,7 +124,7 @@ def test_a_full_disk_loses_nothing_that_was_computed(
     with pytest.raises(
         UserError, match=r"The rows cannot be written to .*: No space .* free"
     ) as said:
-        files.deliver(
+        results.deliver(
             disk / "one", lambda d: d.write_bytes(content), "The rows"
         )
     assert names(disk) == []
@@ -139,7 +139,7 @@ def test_what_can_be_kept_nowhere_leaves_nothing_either(
     monkeypatch.chdir(disk)
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(disk))
     with pytest.raises(UserError, match="No space") as said:
-        files.deliver("one", lambda d: d.write_bytes(bytes(200_000)), "It")
+        results.deliver("one", lambda d: d.write_bytes(bytes(200_000)), "It")
     assert "was saved as" not in str(said.value)
     assert names(disk) == []
 
@@ -170,7 +170,7 @@ def test_a_disk_that_can_hold_no_more_files_says_so(
     subprocess.run(["mount", "-o", "remount,nr_inodes=2", disk], check=True)
     (disk / "last").touch()
     with pytest.raises(UserError, match="GB free, but no more files can be"):
-        files.deliver(disk / "new", lambda draft: draft.touch(), "The new")
+        results.deliver(disk / "new", lambda draft: draft.touch(), "The new")
 
 
 def test_an_error_names_the_file_and_not_its_draft(tmp_path):
@@ -220,14 +220,14 @@ def test_the_files_of_a_result_are_replaced_together_or_kept_together(
                 files.tempfile, "gettempdir", lambda: tmp_path / "rescue"
             )
         with pytest.raises(UserError, match=r"It cannot be .* saved") as said:
-            files.deliver_all(folder, writers, "It")
+            results.deliver_all(folder, writers, "It")
         kept = pathlib.Path(said.value.args[0].split(" as ")[1].split(";")[0])
         assert (kept / "first").read_text() == "new"
         assert (kept / "second").stat().st_size == 200_000
         assert (disk / "first").read_text() == "old"
         assert names(disk) == ["first"]
     (disk / "first").unlink()
-    files.deliver_all(tmp_path / "a" / "b", writers, "It")
+    results.deliver_all(tmp_path / "a" / "b", writers, "It")
     assert names(tmp_path / "a" / "b") == ["first", "second"]
 
 
@@ -241,7 +241,7 @@ def test_a_result_is_kept_though_the_working_directory_is_gone(
     rescue = str(tmp_path / "rescue")
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: rescue)
     with pytest.raises(UserError, match="saved as") as said:
-        files.deliver(
+        results.deliver(
             disk / "one", lambda d: d.write_bytes(bytes(200_000)), "It"
         )
     assert rescue in str(said.value)

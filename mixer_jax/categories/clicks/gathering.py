@@ -18,9 +18,10 @@ from apache_beam.options.pipeline_options import (
 )
 
 from mixer_jax.categories.clicks import beam_pipeline, event_counts, events
-from mixer_jax.runtime import errors, replacing, text
+from mixer_jax.runtime import errors, results, text
 from mixer_jax.runtime import files as files_lib
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards, replacing
 from mixer_jax.runtime.tabular import parquet_files, tables
 
 # Runs in this process, with --direct_num_workers workers. Beam's own default
@@ -119,9 +120,10 @@ def aggregate(
     }
     about = json.dumps(said, indent=2) + "\n"
     writers["aggregate.json"] = files_lib.text_writer(about)
-    files_lib.deliver_all(out, writers, "The clicks table")
-    if until is None:
-        (out / "clicks_later.parquet").unlink(missing_ok=True)
+    with guards.locked(out):
+        results.deliver_all(out, writers, "The clicks table")
+        if until is None:
+            (out / "clicks_later.parquet").unlink(missing_ok=True)
     return said
 
 

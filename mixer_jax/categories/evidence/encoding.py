@@ -17,6 +17,7 @@ from mixer_jax.runtime import (
     files,
     identity,
     progress,
+    results,
     terminal,
 )
 
@@ -108,10 +109,8 @@ def _cache(path: Path, **arrays: np.ndarray) -> bool:
     except OSError as error:
         if error.errno not in command.NO_ROOM:
             raise
-        terminal.say(
-            f"{files.unwritable('The cache of features', path, error)} Without "
-            "it, the next run encodes them again."
-        )
+        reason = results.unwritable("The cache of features", path, error)
+        terminal.say(f"{reason} Without it, the next run encodes them again.")
         return False
     return True
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mixer_jax.data.readers.rows import LeftOut
 from mixer_jax.runtime import command
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import owner_store
 
 HIDDEN = "hidden files and folders"
 DANGLING = "broken links"
@@ -43,7 +44,8 @@ def walk(
     Links are followed: a folder with two links to it is yielded under both
     names. A link inside a linked folder is followed under one name only, as
     folders that link to each other have too many names to list. Only folders
-    are opened, never files.
+    are opened, never files. The records by which runs own folders and files
+    are not counted.
 
     Args:
       root: the topmost folder.
@@ -78,6 +80,8 @@ def walk(
         ancestors |= {identity}
         files, inside = [], []
         for entry in entries:
+            if entry.name.startswith(owner_store.PREFIX):
+                continue
             kind = _kind(entry, ancestors)
             if kind == stat.S_IFREG:
                 files.append(entry.name)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from mixer_jax.data.tables import rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
@@ -121,7 +121,7 @@ def folder(path: str | os.PathLike) -> pathlib.Path:
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
     """Checks a frame and writes it atomically, as CSV or Parquet by suffix."""
-    files.deliver(path, writer(frame, path), "The sample table")
+    results.deliver(path, writer(frame, path), "The sample table")
 
 
 def writer(frame: pd.DataFrame, path: str | os.PathLike) -> files.Writer:

@@ -1,8 +1,8 @@
-"""Exclusive use of a folder: a second run is rejected.
+"""Exclusive use of a folder or file: a second run is rejected.
 
     with folder_lock.hold(workdir, "--workdir") as owner:
-        ...
-        owner.check()  # before a write that would harm another owner's files
+        ...  # `files.write` raises if another run has taken over the folder.
+        owner.check()  # before other writes that would harm that run's files
 
     FOLDER/.owner       locked by the owner's process, on this machine
     FOLDER/.owner.json  the owner: its host, process, start and token
@@ -12,22 +12,31 @@ when its process dies, so a restart on the same machine never waits. Across
 machines, locks may not work (network file systems, buckets), so the owner
 updates its record every few seconds. A record of another machine that was not
 updated for a minute, by the storage's clock, is stale and is replaced.
+
+JAX and the libraries of buckets are only imported where they are used, because
+Beam's environment lacks them.
 """
 
 import contextlib
+import hashlib
 import os
+import pathlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Union
 
-import jax
-
-from mixer_jax.runtime import paths, processes
-from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import owner_record
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import LostError, UserError
+from mixer_jax.runtime.ownership import guards, owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
-from mixer_jax.runtime.ownership.owner_store import Bucket, Folder, Seen
+from mixer_jax.runtime.ownership.owner_store import Folder, Seen
+
+if TYPE_CHECKING:
+    from mixer_jax.runtime.ownership.bucket_store import Bucket
+
+Store = Union[Folder, "Bucket"]
 
 BEAT = 10.0  # seconds between two heartbeats
 STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
@@ -36,21 +45,26 @@ _POLL = 1.0  # seconds between two reads of a record that may be stale
 _POLL_DYING = 0.05  # seconds between two checks of a process being killed
 
 
-class LostError(UserError):
-    """Another run has taken over the folder."""
+class _Used(NamedTuple):
+    """What is owned, for messages."""
+
+    name: str
+    kind: str  # "folder" or "file"
+    flag: str  # by which the user has named it
 
 
 class Owner:
-    """The owner of a folder within a `hold` block."""
+    """The owner of a folder or file within a `hold` block."""
 
-    def __init__(self, store: Folder | Bucket | None, record: Record):
+    def __init__(self, store: Store | None, record: Record, used: _Used):
         """Starts the heartbeats if there is a store.
 
         Args:
           store: the record's storage; None in processes other than 0.
           record: this process's record.
+          used: what is owned.
         """
-        self._store, self._record = store, record
+        self._store, self._record, self._used = store, record, used
         self._over = threading.Event()
         self._lost = False  # whether the last heartbeat found another record
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -67,7 +81,7 @@ class Owner:
             return
         try:
             there = self._store.read().record
-        except paths.failures():
+        except self._store.failures:
             return  # The write that follows will report the error.
         if there is not None and there.token == self._record.token:
             return
@@ -78,9 +92,9 @@ class Owner:
                 f"it. {stops} To resume, name the folder's present place."
             )
         raise LostError(
-            f"Another run has taken over {folder}: {there}. No heartbeat of "
-            f"this run had reached it for {STALE:.0f} seconds, or its .owner "
-            f"files were deleted. {stops}"
+            f"Another run has taken over {self._used.name}: {there}. No "
+            f"heartbeat of this run had reached it for {STALE:.0f} seconds, or "
+            f"its .owner files were deleted. {stops}"
         )
 
     def check_heard(self) -> None:
@@ -99,7 +113,7 @@ class Owner:
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             # The next heartbeat may reach the storage again.
-            with contextlib.suppress(*paths.failures()):
+            with contextlib.suppress(*self._store.failures):
                 self._lost = not self._store.beat(self._record)
 
 
@@ -111,6 +125,7 @@ def hold(
     part: str = "",
     together: bool = False,
     say: Callable[[str], None] | None = None,
+    file: str = "",
 ) -> Iterator[Owner]:
     """Takes ownership of a folder for a block; creates the folder if missing.
 
@@ -122,28 +137,36 @@ def hold(
         the folder, and all processes succeed or fail alike.
       say: called with a message if it takes up to a minute to find out whether
         the owner is alive; prints to standard error by default.
+      file: the file that is owned by this part, for error messages; "" if the
+        folder is.
 
     Raises:
       UserError: if another run owns the folder (names its host, process and
         start) or it cannot be written to.
     """
-    folder = paths.make(folder)
     record = owner_record.make()
-    store, problem = None, ""
-    if not together or jax.process_index() == 0:
-        store = (Bucket if paths.is_remote(folder) else Folder)(folder, part)
+    store, problem = _store(folder, part), ""
+    used = _Used(os.fspath(folder), "folder", flag)
+    if file:
+        used = _Used(file, "file", flag)
+    if not together or _is_first():
         try:
-            _take(store, record, flag, say or _print)
+            _take(store, record, used, say or _print)
         except UserError as error:
             problem = str(error)
+    else:
+        store = None
     if together:
+        from mixer_jax.runtime import processes
+
         problem = processes.gather("owner", problem)[0]
     if problem:
         raise UserError(problem)
     owner = None
     try:
-        owner = Owner(store, record)
-        with processes.leaving(owner.close):
+        owner = Owner(store, record, used)
+        guarded = file or ("" if part else folder)
+        with _leaving(owner.close), _guarded(store, guarded, owner):
             yield owner
     finally:
         try:
@@ -153,9 +176,63 @@ def hold(
             raise
 
 
-def _release(
-    owner: Owner | None, store: Folder | Bucket | None, record: Record
-) -> None:
+def hold_file(
+    path: str | os.PathLike, flag: str
+) -> contextlib.AbstractContextManager[Owner]:
+    """Takes ownership of a file for a block, whatever links lead to it.
+
+    Args:
+      path: the file; its folder is created if missing.
+      flag: the flag that sets the file, for error messages.
+
+    Raises:
+      UserError: see `hold`.
+    """
+    name = place = os.fspath(path)
+    if "://" not in name:
+        place = os.fspath(files.resolve(path))
+    folder, _, file = place.rpartition("/")
+    # The name itself may be too long to be part of another.
+    part = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
+    return hold(folder or "/", flag, part=f"-{part}", file=name)
+
+
+def _store(folder: str | os.PathLike, part: str) -> Store:
+    if "://" not in os.fspath(folder):
+        files.check_name(os.fspath(folder))
+        return Folder(pathlib.Path(folder), part)
+    from mixer_jax.runtime import paths
+    from mixer_jax.runtime.ownership import bucket_store
+
+    return bucket_store.Bucket(paths.make(folder), part)
+
+
+def _is_first() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def _leaving(
+    action: Callable[[], None],
+) -> contextlib.AbstractContextManager[None]:
+    """See `processes.leaving`; a process without JAX is on its own."""
+    if sys.modules.get("jax") is None:
+        return contextlib.nullcontext()
+    from mixer_jax.runtime import processes
+
+    return processes.leaving(action)
+
+
+def _guarded(
+    store: Store | None, path: str | os.PathLike, owner: Owner
+) -> contextlib.AbstractContextManager[None]:
+    if not path or not isinstance(store, Folder):
+        return contextlib.nullcontext()
+    return guards.guarded(files.resolve(path), owner.check)
+
+
+def _release(owner: Owner | None, store: Store | None, record: Record) -> None:
     if owner is not None:
         owner.close()
     elif store is not None:  # interrupted before the heartbeats began
@@ -163,9 +240,9 @@ def _release(
 
 
 def _take(
-    store: Folder | Bucket,
+    store: Store,
     record: Record,
-    flag: str,
+    used: _Used,
     say: Callable[[str], None],
 ) -> None:
     """Writes the record, unless another run owns the folder."""
@@ -173,24 +250,24 @@ def _take(
         locked = _lock(store)
         seen = store.read()
         if locked is not None:
-            free = _wait_until_free(seen, locked, store, say)
+            free = _wait_until_free(seen, locked, store, say, used.name)
             if free is not None:
                 store.write(record, free.version)
                 seen = store.read()
         if seen.record is None or seen.record.token != record.token:
-            raise _refusal(store.folder, flag, seen.record)
+            raise _refusal(used, seen.record)
     except BaseException as error:  # including interrupts of the wait
         store.close(record)
-        failed = isinstance(error, paths.failures())
+        failed = isinstance(error, store.failures)
         if isinstance(error, UserError) or not failed:
             raise
         raise UserError(
-            f"{store.folder} cannot be written to: {paths.reason(error)}. "
-            f"Name another folder by {flag}."
+            f"{store.folder} cannot be written to: {store.reason(error)}. "
+            f"Name another {used.kind} by {used.flag}."
         ) from error
 
 
-def _lock(store: Folder | Bucket) -> bool | None:
+def _lock(store: Store) -> bool | None:
     """Locks a folder.
 
     Returns:
@@ -211,8 +288,9 @@ def _lock(store: Folder | Bucket) -> bool | None:
 def _wait_until_free(
     seen: Seen,
     locked: bool,
-    store: Folder | Bucket,
+    store: Store,
     say: Callable[[str], None],
+    name: str,
 ) -> Seen | None:
     """Returns the record to replace; None if its owner is alive.
 
@@ -221,6 +299,7 @@ def _wait_until_free(
       locked: whether this process has locked the folder.
       store: the record's storage.
       say: see `hold`.
+      name: of what is owned.
     """
     if seen.version is None:
         return seen
@@ -237,7 +316,7 @@ def _wait_until_free(
     if left > 0:
         who = "another run" if there is None else there
         say(
-            f"{store.folder} was last used by {who}. Waiting at most "
+            f"{name} was last used by {who}. Waiting at most "
             f"{left:.0f} s to see whether that run is alive."
         )
     end = time.monotonic() + left
@@ -249,11 +328,11 @@ def _wait_until_free(
     return seen
 
 
-def _refusal(folder: paths.Path, flag: str, there: Record | None) -> UserError:
+def _refusal(used: _Used, there: Record | None) -> UserError:
     who = "" if there is None else f": {there}"
     return UserError(
-        f"Another run is using {folder}{who}. Name another folder by {flag}, "
-        "or wait until that run has ended."
+        f"Another run is using {used.name}{who}. Name another {used.kind} by "
+        f"{used.flag}, or wait until that run has ended."
     )
 
 

@@ -50,6 +50,8 @@ class Record(NamedTuple):
 
     def is_alive(self) -> bool:
         """Returns whether the process is alive; requires `is_seen`."""
+        if _is_hidden(self.process):
+            return True
         return _ticks(self.process) == self.ticks and not _is_dying(
             self.process
         )
@@ -102,6 +104,19 @@ def _stat(process: int) -> list[str]:
     except OSError:
         return []
     return text.rpartition(")")[2].split()
+
+
+def _is_hidden(process: int) -> bool:
+    """Returns whether another user's process is kept out of our /proc."""
+    if _stat(process):
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _ticks(process: int) -> str:

@@ -1,7 +1,6 @@
 """Stores the record of a folder's owner in the folder itself.
 
-If the file system supports locks, the folder is locked as well. An object in a
-bucket is replaced only if it is still the version that was read.
+If the file system supports locks, the folder is locked as well.
 """
 
 import contextlib
@@ -14,21 +13,19 @@ import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import tensorstore
-
-from mixer_jax.runtime import files, paths
+from mixer_jax.runtime import files
 from mixer_jax.runtime.ownership import owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
 
-_PREFIX = ".owner"  # of all file names in the folder
-RECORD = _PREFIX + "{}.json"
-LOCK = _PREFIX + "{}"
+PREFIX = ".owner"  # of all file names in the folder
+RECORD = PREFIX + "{}.json"
+LOCK = PREFIX + "{}"
 _LARGEST = 2**16  # maximum bytes of a record
 
 
 def is_part(path: pathlib.Path) -> bool:
     """Returns whether a file belongs to the record of its folder's owner."""
-    return path.name.startswith(_PREFIX)
+    return path.name.startswith(PREFIX)
 
 
 class Seen(NamedTuple):
@@ -48,6 +45,8 @@ class Seen(NamedTuple):
 class Folder:
     """Storage of the record in a local folder or a network file system."""
 
+    failures = (OSError, ValueError)  # by which reading and writing fail
+
     def __init__(self, folder: pathlib.Path, part: str = ""):
         self.folder = folder
         self._path = folder / RECORD.format(part)
@@ -57,9 +56,8 @@ class Folder:
 
     def lock(self) -> bool | None:
         """Returns True once locked, None if held, False if unsupported."""
-        self._make()
         while True:
-            file = _open_lock(self._lock_path)
+            file = self._make_lock()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -73,6 +71,15 @@ class Folder:
                 self._file = file
                 return True
             os.close(file)  # The previous owner has removed the lock file.
+
+    def _make_lock(self) -> int:
+        self._make()
+        try:
+            return _open_lock(self._lock_path)
+        except FileNotFoundError:
+            # A run that has ended has removed the folder, which was empty.
+            self._make()
+            return _open_lock(self._lock_path)
 
     def read(self) -> Seen:
         """Reads the stored record."""
@@ -94,7 +101,7 @@ class Folder:
         Without locks, two runs may start at the same time. If both replace the
         same version, only one succeeds.
         """
-        draft = self.folder / f"{_PREFIX}-{record.token}"
+        draft = self.folder / f"{PREFIX}-{record.token}"
         try:
             draft.write_text(owner_record.to_json(record), encoding="utf-8")
             if version is not None and not self._remove(version, record.token):
@@ -105,7 +112,7 @@ class Folder:
 
     def _remove(self, version: Any, token: str) -> bool:
         """Removes the record if it has that version; else False."""
-        aside = self.folder / f"{_PREFIX}-{token}-old"
+        aside = self.folder / f"{PREFIX}-{token}-old"
         try:
             if _version(os.stat(self._path)) != version:
                 return False
@@ -152,6 +159,12 @@ class Folder:
         _LOCK_FILES.discard(file)
         os.close(file)
 
+    def reason(self, error: Exception) -> str:
+        """Returns the cause of a failure."""
+        if isinstance(error, OSError) and error.filename is not None:
+            return files.reason(error)
+        return getattr(error, "strerror", None) or str(error)
+
     def _make(self) -> None:
         """Creates the folder; remembers which parents were missing."""
         folder = files.resolve(self.folder)
@@ -163,75 +176,12 @@ class Folder:
 
     def _age(self, changed: float) -> float:
         """Returns the seconds since `changed`, by the file system's clock."""
-        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
+        probe = self.folder / f"{PREFIX}-{secrets.token_hex(8)}"
         try:
             probe.touch()
             return probe.stat().st_mtime - changed
         finally:
             probe.unlink(missing_ok=True)
-
-
-class Bucket:
-    """Storage of the record in a bucket, by conditional writes."""
-
-    def __init__(self, folder: paths.Path, part: str = ""):
-        self.folder = folder
-        self._name = RECORD.format(part)
-        self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
-        self._version: bytes | None = None  # of this owner's last write
-        self._no_record: bytes | None = None  # the stamp of a missing record
-
-    def lock(self) -> bool:
-        """Returns False, because buckets have no locks."""
-        return False
-
-    def read(self) -> Seen:
-        """Reads the stored record."""
-        found = self._store.read(self._name).result()
-        if found.state != "value":
-            self._no_record = found.stamp.generation
-            return Seen(None, None, lambda: 0.0)
-        text = found.value.decode(errors="replace")
-        return Seen(owner_record.parse(text), found.stamp.generation, self._age)
-
-    def write(self, record: Record, version: bytes | None) -> bool:
-        """Writes the record if the stored version is `version`; else False."""
-        stamp = self._store.write(
-            self._name,
-            owner_record.to_json(record).encode(),
-            if_equal=version or self._no_record,
-        ).result()
-        if stamp.generation:
-            self._version = stamp.generation
-            return True
-        # If a reply was lost and the write retried, the stored record is ours.
-        there = self.read()
-        if there.record is None or there.record.token != record.token:
-            return False
-        self._version = there.version
-        return True
-
-    def beat(self, record: Record) -> bool:
-        """Writes the record again; False if it was replaced."""
-        return self.write(record, self._version)
-
-    def close(self, record: Record) -> None:
-        """Removes the record if it is this owner's."""
-        if self._version is None:
-            return
-        del record
-        with contextlib.suppress(*paths.failures()):
-            self._store.write(self._name, None, if_equal=self._version).result()
-
-    def _age(self) -> float:
-        """Returns the seconds since the record was written."""
-        probe = self.folder / f"{_PREFIX}-{secrets.token_hex(8)}"
-        probe.write_bytes(b"")
-        try:
-            now = probe.stat().mtime
-            return now - (self.folder / self._name).stat().mtime
-        finally:
-            probe.unlink()
 
 
 _LOCK_FILES: set[int] = set()  # descriptors that this process has locked
@@ -269,17 +219,17 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
 def _open_lock(path: pathlib.Path) -> int:
     # Child programs do not inherit the descriptor (PEP 446).
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return _open_at_once(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
         # Another user's file can be locked, and removed from a shared folder.
         if not path.exists():
             raise
-        return os.open(path, os.O_RDONLY)
+        return _open_at_once(path, os.O_RDONLY)
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_at_once(path: str | os.PathLike, flags: int) -> int:
     """Opens a file; if it is a pipe, does not wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import csv_files, parquet_files
 from mixer_jax.runtime.tabular.csv_files import BLOCK
@@ -184,7 +184,7 @@ def write(
 ) -> None:
     """Writes a table atomically; see `writer`, and for `what` see `deliver`."""
     rows = writer(table, path)
-    files.deliver(path, rows, what) if what else files.write(path, rows)
+    results.deliver(path, rows, what) if what else files.write(path, rows)
 
 
 def writer(

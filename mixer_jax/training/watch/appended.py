@@ -10,7 +10,7 @@ import tensorboardX.summary
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
-from mixer_jax.runtime import command, files
+from mixer_jax.runtime import command, files, results
 from mixer_jax.runtime.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Appended:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
             if error.errno in command.NO_ROOM:
-                full = files.unwritable("The log", self._path, error)
+                full = results.unwritable("The log", self._path, error)
                 raise UserError(
                     f"{full} Make room, and the same command goes on."
                 ) from error

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixer_jax.runtime import files, paths, terminal
+from mixer_jax.runtime import files, paths, results, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch.appended import Appended, Events
 
@@ -220,7 +220,7 @@ class Logs:
         if not self._owed:
             return
         rest = b"".join(self._line(*owed) for owed in self._owed)
-        kept = files.rescue(METRICS, lambda draft: draft.write_bytes(rest))
+        kept = results.rescue(METRICS, lambda draft: draft.write_bytes(rest))
         if kept is not None:
             self.say(
                 f"{self._stage}: the last {len(self._owed)} lines of the log "

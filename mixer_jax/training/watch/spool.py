@@ -31,6 +31,7 @@ class Spool:
         workdir: paths.Path,
         grown: Sequence[str] = (),
         say: Callable[[str], None] = print,
+        check: Callable[[], None] = lambda: None,
     ):
         """Creates the folder.
 
@@ -39,11 +40,13 @@ class Spool:
           grown: names of the files that a resumed run appends to; those that
             exist are copied from the workdir.
           say: called with a message if a file cannot be copied.
+          check: raises a `LostError` if another run has taken over the workdir,
+            whose files then stay as they are.
 
         Raises:
           UserError: if the workdir cannot be reached.
         """
-        self._workdir, self._say = workdir, say
+        self._workdir, self._say, self._check = workdir, say, check
         self._remote = paths.is_remote(workdir)
         self.folder = workdir
         if not self._remote:
@@ -96,6 +99,7 @@ class Spool:
             if self._sent.get(name) == state:
                 return True
             try:
+                self._check()
                 (self._workdir / name).write_bytes(path.read_bytes())
             except paths.failures() as error:
                 if not self._failed:

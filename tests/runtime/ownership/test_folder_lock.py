@@ -12,9 +12,14 @@ import time
 
 import pytest
 
-from mixer_jax.runtime import paths
+from mixer_jax.runtime import files, paths, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock, owner_record, owner_store
+from mixer_jax.runtime.ownership import (
+    bucket_store,
+    folder_lock,
+    owner_record,
+    owner_store,
+)
 
 # Holds a folder until it is killed, without importing what takes long.
 HOLDER = """
@@ -37,7 +42,9 @@ def folder(request, tmp_path):
 
 
 def store_of(folder):
-    kind = owner_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    kind = (
+        bucket_store.Bucket if paths.is_remote(folder) else owner_store.Folder
+    )
     return kind(folder)
 
 
@@ -46,7 +53,8 @@ def leave(folder, age=0.0, **changes):
     record = owner_record.make()._replace(**changes)
     if paths.is_remote(folder):
         store = store_of(folder)
-        assert store.write(record, store.read().version)
+        while not store.write(record, store.read().version):
+            pass  # A heartbeat came between the two.
     else:
         paths.make_folder(folder)
         path = folder / owner_store.RECORD.format("")
@@ -522,3 +530,69 @@ def test_an_interrupted_wait_leaves_nothing(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".owner.json"]
     assert owner_store.Folder(tmp_path).lock()
+
+
+def test_a_file_has_one_owner_whatever_leads_to_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "made.npz").symlink_to("there/made.npz")
+    with folder_lock.hold_file(tmp_path / "there" / "made.npz", "--out"):
+        for path in (tmp_path / "link" / "made.npz", tmp_path / "made.npz"):
+            with (
+                pytest.raises(UserError, match="another file by --out") as said,
+                folder_lock.hold_file(path, "--out"),
+            ):
+                pass
+            assert f"using {path}: process" in str(said.value)
+
+
+def test_files_of_a_folder_have_owners_of_their_own(folder):
+    with (
+        folder_lock.hold_file(folder / "made", "--out"),
+        folder_lock.hold_file(folder / "made.json", "--out"),
+        folder_lock.hold_file(folder / ("long" * 63), "--out"),
+        folder_lock.hold(folder, "--out"),
+    ):
+        pass
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_who_lost_a_folder_or_file_does_not_overwrite_it(
+    tmp_path, monkeypatch, is_file
+):
+    """The run was stopped for a minute, where there are no locks."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out" / "made.npz"
+    hold = folder_lock.hold_file if is_file else folder_lock.hold
+    with hold(out if is_file else out.parent, "--out"):
+        files.write_text(out, "first")
+        (record,) = out.parent.glob(".owner*.json")
+        taker = owner_record.make()._replace(**ELSEWHERE)
+        record.write_text(owner_record.to_json(taker))
+        with pytest.raises(folder_lock.LostError, match="taken over") as lost:
+            files.write_text(out, "second")
+        assert "saved" not in str(lost.value)
+        with pytest.raises(folder_lock.LostError, match="taken over") as lost:
+            results.deliver(out, files.text_writer("second"), "The rows")
+    (kept,) = tmp_path.glob("rescued-*/made.npz")
+    assert f"{lost.value}".endswith(f" saved as {kept}; move it from there.")
+    assert kept.read_text() == "second"
+    assert out.read_text() == "first"
+    assert sorted(out.parent.iterdir()) == [record, out]
+    files.write_text(out, "third")
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / owner_store.LOCK.format(""))
+    system_open = os.open
+
+    def open_others(path, flags, *arguments, **options):
+        if os.fspath(path).endswith(".owner") and flags & os.O_RDWR:
+            raise PermissionError  # It is another user's.
+        assert flags & os.O_NONBLOCK
+        return system_open(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_others)
+    with folder_lock.hold(tmp_path, "--workdir"):
+        pass

@@ -57,3 +57,19 @@ def test_a_process_that_has_ended_is_not_alive():
         process.kill()
         process.wait()
         assert not record.is_alive()
+
+
+def test_a_process_that_another_user_hides_is_alive(monkeypatch):
+    """With the mount option hidepid, /proc shows only one's own processes."""
+
+    def kill(process, signal):
+        assert signal == 0
+        if process != record.process:
+            raise ProcessLookupError
+        raise PermissionError
+
+    record = owner_record.make()
+    monkeypatch.setattr(owner_record, "_stat", lambda _: [])
+    monkeypatch.setattr(os, "kill", kill)
+    assert record.is_alive()
+    assert not record._replace(process=2**22).is_alive()

@@ -5,7 +5,11 @@ import tempfile
 import pytest
 
 from mixer_jax.runtime import paths
-from mixer_jax.runtime.ownership import owner_record, owner_store
+from mixer_jax.runtime.ownership import (
+    bucket_store,
+    owner_record,
+    owner_store,
+)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -14,7 +18,7 @@ def make(request, tmp_path):
     if request.param == "folder":
         return lambda: owner_store.Folder(tmp_path / "new" / "run")
     folder = paths.make(f"{request.getfixturevalue('bucket')}/run")
-    return lambda: owner_store.Bucket(folder)
+    return lambda: bucket_store.Bucket(folder)
 
 
 def test_what_is_written_is_read(make):
@@ -76,3 +80,20 @@ def test_a_lock_file_of_another_user_is_locked(tmp_path):
         owner_store._LOCK_FILES.discard(root._file)
         os.close(root._file)
         assert lock_as_nobody()
+
+
+def test_a_folder_that_its_last_owner_removes_is_made_again(
+    tmp_path, monkeypatch
+):
+    open_lock = owner_store._open_lock
+
+    def remove_first(path):
+        monkeypatch.setattr(owner_store, "_open_lock", open_lock)
+        path.parent.rmdir()
+        return open_lock(path)
+
+    monkeypatch.setattr(owner_store, "_open_lock", remove_first)
+    store = owner_store.Folder(tmp_path / "new")
+    assert store.lock()
+    store.close(owner_record.make())
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import pytest
 
 from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import LostError
 from mixer_jax.training.watch.spool import Spool
 
 NAME = "metrics.jsonl"
@@ -81,3 +82,19 @@ def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
         cloud.frozen.add(workdir.parts[2])
     assert said[-1] == f"What could not be copied is in {spool.folder}."
     assert (spool.folder / NAME).read_text() == "one\ntwo\n"
+
+
+def test_the_files_of_a_run_that_has_taken_over_stay(workdir):
+    said = []
+
+    def lost():
+        raise LostError("Another run has taken over.")
+
+    with Spool(workdir, [NAME], said.append, lost) as spool:
+        add(spool, "old\n")
+        paths.write(workdir / NAME, "new\n")
+        assert not spool.send(NAME)
+    assert (workdir / NAME).read_text() == "new\n"
+    assert (spool.folder / NAME).read_text() == "old\n"
+    assert "Another run has taken over" in said[0]
+    assert str(spool.folder) in said[-1]

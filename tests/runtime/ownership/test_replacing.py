@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from mixer_jax.runtime import files
+from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
 
 
@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_a_mounted_file_as_it_was(
     source.write_text("old" * 1000)
     with mounted(source, tmp_path / "inside") as inside:
         with pytest.raises(UserError, match=r"No space .* saved as"):
-            files.deliver(
+            results.deliver(
                 inside, lambda draft: draft.write_bytes(bytes(200_000)), "It"
             )
         assert inside.read_text() == "old" * 1000

@@ -1,0 +1,116 @@
+"""Results of commands: written to their destination, or rescued elsewhere."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from mixer_jax.runtime import command, files
+from mixer_jax.runtime.errors import LostError, PassingError, UserError
+
+
+def deliver(path: str | os.PathLike, writer: files.Writer, what: str) -> None:
+    """Writes a command's result, to another place if the destination fails.
+
+    Args:
+      path: the destination; `files.check` has tested it before.
+      writer: see `files.write`; may be called again with another path.
+      what: the subject of the error message, as in "The report".
+
+    Raises:
+      UserError: if the destination cannot be written; names the file where the
+        result was saved instead, if any.
+    """
+    with rescuing(path, writer, what):
+        files.write(path, writer)
+
+
+@contextlib.contextmanager
+def rescuing(
+    path: str | os.PathLike, writer: files.Writer, what: str
+) -> Iterator[None]:
+    """Writes a result to another place if the block fails; see `deliver`."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        kept = rescue(pathlib.Path(path).name, writer)
+        raise unwritable(what, path, error, kept) from error
+
+
+def deliver_all(
+    folder: str | os.PathLike, writers: Mapping[str, files.Writer], what: str
+) -> None:
+    """Writes the files of a command's result; see `deliver`.
+
+    No file is replaced before all are written. If one cannot be written, all
+    are saved together in another place.
+
+    Args:
+      folder: the destination; `files.check_folder` has tested it before.
+      writers: file name -> writer; the first file is the last to be replaced.
+      what: see `deliver`.
+
+    Raises:
+      UserError: see `deliver`.
+    """
+
+    def fill(place: pathlib.Path) -> None:
+        place.mkdir()
+        for name, writer in writers.items():
+            writer(place / name)
+
+    with rescuing(folder, fill, what), contextlib.ExitStack() as drafts:
+        for name, writer in writers.items():
+            path = os.path.join(folder, name)
+            drafts.enter_context(files.prepared(path, writer))
+
+
+def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
+    """Writes a file or folder to the working directory or the temporary one.
+
+    Args:
+      name: the name of the file or folder; "result" instead of "" or "..".
+      writer: called with a path; writes the file or folder there.
+
+    Returns:
+      The path; None if neither directory can be written.
+    """
+    for place in (os.getcwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+            # Either directory may be missing; getcwd and gettempdir raise then.
+            folder = tempfile.mkdtemp(prefix="rescued-", dir=place())
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            kept = pathlib.Path(folder, name if name.strip(".") else "result")
+            writer(kept)
+            undo.pop_all()
+            return kept
+    return None
+
+
+def unwritable(
+    what: str,
+    path: str | os.PathLike,
+    error: OSError | UserError,
+    kept: pathlib.Path | None = None,
+) -> UserError:
+    """Returns an error that explains why a destination cannot be written."""
+    known = UserError
+    if isinstance(error, LostError | PassingError):
+        known = type(error)
+    if isinstance(error, UserError):
+        message = str(error)
+    else:
+        message = _refused(what, path, error)
+    if kept is not None:
+        message += f" The result was saved as {kept}; move it from there."
+    return known(message)
+
+
+def _refused(what: str, path: str | os.PathLike, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in command.NO_ROOM:
+        with contextlib.suppress(OSError):
+            reason += f" ({files.room(path)})"
+    return f"{what} cannot be written to {os.fspath(path)}: {reason}."
