@@ -24,7 +24,7 @@ from mixer_jax.categories.evidence import graph
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import from_flags
 from mixer_jax.data.tables import table
-from mixer_jax.demo import simulate
+from mixer_jax.demo import click_model
 from mixer_jax.runtime.errors import UserError
 
 LARGEST = 200  # maximum samples per category
@@ -75,10 +75,10 @@ def made_up(
         _around(image, items, _IMAGE_NOISE, rng) + apart,
         _around(_centers(count, widths[1], rng), items, _TEXT_NOISE, rng),
     )
-    frame = simulate.simulate(
+    frame = click_model.simulate(
         queries,
         items,
-        simulate.Simulation(seed=seed, clicks=clicks, wrong=wrong),
+        click_model.Simulation(seed=seed, clicks=clicks, wrong=wrong),
         features.query_image[:, :_SEEN],
         features.item_image[:, :_SEEN] - apart[:, :_SEEN],
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixer_jax import categorize
 from mixer_jax.data.tables import table
-from mixer_jax.demo import simulate
+from mixer_jax.demo import click_model, simulate
 
 CATEGORIES, QUERIES, ITEMS = 60, 2, 2  # how many, and of each
 
@@ -37,7 +37,7 @@ def build(root: pathlib.Path, with_truth: bool = True) -> None:
     table.write_table(table.with_both_directions(frame), truth)
     (root / "data" / "ATTRIBUTION.md").write_text("Painted by nobody, CC0.\n")
     for seed, name in enumerate(("log", "later")):
-        settings = simulate.Simulation(seed=seed, searches=40.0)
+        settings = click_model.Simulation(seed=seed, searches=40.0)
         simulate.write_log(truth, root / name, settings, "forward")
     shutil.move(root / "later" / "clicks.csv", root / "log/clicks_later.csv")
     shutil.rmtree(root / "later")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mixer_jax import categorize
 from mixer_jax.data.tables import table
-from mixer_jax.demo import simulate
+from mixer_jax.demo import click_model, simulate
 from mixer_jax.runtime.ownership import folder_lock
 from tests import every_command
 
@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     frame = pd.DataFrame(rows, columns=table.COLUMNS)
     truth = tmp_path / "data" / "table.csv"
     table.write_table(table.with_both_directions(frame), truth)
-    settings = simulate.Simulation(searches=80.0)
+    settings = click_model.Simulation(searches=80.0)
     simulate.write_log(truth, tmp_path / "log", settings, "forward")
 
     calls = []
@@ -149,7 +149,7 @@ def test_another_days_log_extends_the_ids(run, capsys):
     root, truth, _ = run
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 0
     first = table.read_table(root / "found.csv").set_index("sample_id")
-    settings = simulate.Simulation(searches=80.0, seed=1)
+    settings = click_model.Simulation(searches=80.0, seed=1)
     simulate.write_log(truth, root / "next", settings, "forward")
     out = [f"--log={root}/next", f"--out={root}"]
     assert categorize.main([*out, f"--previous={root}/found.csv"]) == 0

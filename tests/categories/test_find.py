@@ -8,7 +8,7 @@ from mixer_jax.categories import find
 from mixer_jax.categories import settings as settings_lib
 from mixer_jax.categories.evidence import graph
 from mixer_jax.categories.quality import against_truth
-from mixer_jax.demo import simulate
+from mixer_jax.demo import click_model
 
 
 def _blobs(sizes, noise, seed=0, width=32):
@@ -29,10 +29,10 @@ def _blobs(sizes, noise, seed=0, width=32):
 
 
 def _find(queries, items, features, searches, **settings):
-    clicks = simulate.simulate(
+    clicks = click_model.simulate(
         queries,
         items,
-        simulate.Simulation(searches=searches),
+        click_model.Simulation(searches=searches),
         features.query_image,
         features.item_image,
     )
@@ -112,10 +112,10 @@ def test_what_is_given_is_not_chosen():
 def test_what_is_left_out_is_near_the_best_of_a_sweep():
     sizes = np.random.default_rng(1).integers(1, 9, 40)
     queries, items, features = _blobs(sizes, noise=0.6)
-    clicks = simulate.simulate(
+    clicks = click_model.simulate(
         queries,
         items,
-        simulate.Simulation(searches=20.0),
+        click_model.Simulation(searches=20.0),
         features.query_image,
         features.item_image,
     )
@@ -157,7 +157,7 @@ def test_copies_are_one_whatever_clicks_say():
 
 def test_phases_are_said_in_order():
     queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
-    clicks = simulate.simulate(queries, items, simulate.Simulation())
+    clicks = click_model.simulate(queries, items, click_model.Simulation())
     said = []
     find.find_categories(
         features, clicks, settings_lib.Settings(), phase=said.append
@@ -170,8 +170,8 @@ def test_phases_are_said_in_order():
 
 def test_a_log_of_nothing():
     queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
-    clicks = simulate.simulate(
-        queries, items, simulate.Simulation(searches=1e-9)
+    clicks = click_model.simulate(
+        queries, items, click_model.Simulation(searches=1e-9)
     )
     assert clicks.empty
     found = find.find_categories(features, clicks, settings_lib.Settings())

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from mixer_jax.demo import simulate
+from mixer_jax.demo import click_model
 from mixer_jax.runtime.errors import UserError
 
 
 def _log(count=300, **settings):
     names = [f"c{i}" for i in range(count)]
-    log = simulate.simulate(names, names, simulate.Simulation(**settings))
+    log = click_model.simulate(names, names, click_model.Simulation(**settings))
     right = log["query"] == log["item"]
     return log, log["clicks"][~right].sum() / log["clicks"].sum()
 

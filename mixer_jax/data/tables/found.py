@@ -1,13 +1,122 @@
-"""Sample table of found categories, and checks of its rows."""
+"""Sample table of found categories: its sources, its rows and its files."""
 
 import os
+import pathlib
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mixer_jax.categories import identities, tables
+from mixer_jax.categories import click_log, find, identities, tables
+from mixer_jax.categories.quality import against_truth
 from mixer_jax.data.tables import rules, table
+from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import guards, replacing
+from mixer_jax.runtime.tabular.tables import writer
 from mixer_jax.runtime.text import quoted
+
+FOUND, UNASSIGNED = "found.csv", "unassigned.csv"
+QUALITY, FEATURES = "categories.json", "features.npz"
+
+
+class Sources(NamedTuple):
+    """What the table of found categories is made of.
+
+    Attributes:
+      log: the click log.
+      samples: its samples, with image paths relative to the new table, and the
+        columns truth and held_out if there is a table of true categories.
+      truth: the sample table of true categories, or None.
+      previous: the categories whose IDs are kept.
+    """
+
+    log: click_log.ClickLog
+    samples: pd.DataFrame
+    truth: pd.DataFrame | None
+    previous: identities.Previous
+
+
+def check_out(folder: str | os.PathLike, truth: str | None) -> None:
+    """Checks that the files can be written to a folder.
+
+    Args:
+      folder: the folder of the new table.
+      truth: the path of a table that must not be replaced, or None.
+
+    Raises:
+      UserError: if the folder cannot be written, or holds a training run.
+    """
+    names = (FOUND, UNASSIGNED, QUALITY, FEATURES, identities.LEDGER)
+    files.check_folder(folder, "The categories", names)
+    against_truth.check_out(folder)
+    replacing.check_inputs(
+        [pathlib.Path(folder, name) for name in names], [("--truth", truth)]
+    )
+
+
+def read_sources(
+    log: str | os.PathLike,
+    folder: str | os.PathLike,
+    truth: str | None = None,
+    previous: str | None = None,
+) -> Sources:
+    """Reads a click log and what belongs to it, and checks the future rows.
+
+    Args:
+      log: the folder of the click log.
+      folder: the folder of the new table.
+      truth: the path of a sample table of true categories, or None.
+      previous: the path of an earlier table of found categories, or None.
+
+    Raises:
+      UserError: if a table is invalid, or `check` fails.
+    """
+    earlier = identities.read_previous(previous)
+    clicks = click_log.read_folder(log)
+    known = table.read_table(truth) if truth else None
+    samples = tables.relative_to(tables.catalog(clicks), folder)
+    if known is not None:
+        samples = tables.with_truth(samples, known)
+    identities.check_log(earlier, samples["sample_id"])
+    check(samples, known, folder)
+    return Sources(clicks, samples, known, earlier)
+
+
+def write(
+    folder: str | os.PathLike,
+    sources: Sources,
+    kept: pd.DataFrame,
+    found: find.Found,
+) -> tuple[dict[str, Any], identities.Changes]:
+    """Writes the tables and the figures; readers see all of them or none.
+
+    Args:
+      folder: the folder of the new table.
+      sources: see `read_sources`.
+      kept: the samples that have categories, rows of `sources.samples`.
+      found: the categories of these samples.
+
+    Returns:
+      The figures of `against_truth.report`, and the changes of the IDs.
+
+    Raises:
+      UserError: if a file cannot be written; see `results.deliver_all`.
+    """
+    out = pathlib.Path(folder)
+    rows, left = tables.found_rows(kept, found.combined)
+    rows, changes = identities.rename(rows, left, sources.previous)
+    rows = with_test_rows(rows, sources.truth, out)
+    is_query = (kept["role"] == "query").to_numpy()
+    figures = against_truth.report(found, is_query, kept.get("truth"))
+    writers = {
+        FOUND: table.writer(rows, out / FOUND),
+        UNASSIGNED: writer(left, out / UNASSIGNED),
+        QUALITY: against_truth.writer(figures),
+        identities.LEDGER: changes.writer(),
+    }
+    with guards.locked(out):
+        results.deliver_all(out, writers, "The categories")
+    return figures, changes
 
 
 def with_test_rows(

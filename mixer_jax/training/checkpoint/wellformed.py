@@ -1,5 +1,6 @@
 """Validation of the JSON files that training writes to a workdir."""
 
+import json
 import sys
 from typing import Any
 
@@ -16,6 +17,21 @@ _NOTED = {
     "init_from": ("run", "step"),
     "places": (),
 }
+
+
+def is_of_a_run(name: str, text: bytes) -> bool:
+    """Returns whether a config.json or categories.json may be a run's.
+
+    Models of other libraries have a config.json, and `categorize` writes a
+    categories.json.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    if name == "config.json":
+        return isinstance(found, dict) and "head" in found
+    return isinstance(found, list)
 
 
 def is_config(found: dict[str, Any]) -> bool:

@@ -120,7 +120,8 @@ def check_config(
     """
     step = latest_step(workdir)
     if step is None:
-        _check_free(paths.make(workdir))
+        for name in (CONFIG, CATEGORIES):
+            _check_free(paths.make(workdir) / name)
         return
     old = read_config(workdir)
     different = config_lib.differences(old, config)
@@ -142,25 +143,15 @@ def check_config(
     )
 
 
-def _check_free(workdir: paths.Path) -> None:
-    """Checks that a new run would replace no file of another program."""
-    for name, is_ours in (
-        # Models have a config.json, and categorize writes a categories.json.
-        (CONFIG, lambda found: isinstance(found, dict) and "head" in found),
-        (CATEGORIES, lambda found: isinstance(found, list)),
-    ):
-        path = workdir / name
-        with paths.reaching(path):
-            text = path.read_bytes() if path.exists() else None
-        try:
-            free = text is None or is_ours(json.loads(text))
-        except (ValueError, RecursionError):
-            free = False
-        if not free:
-            raise UserError(
-                f"{path} is not of a run, and would be replaced; name another "
-                "folder by --workdir."
-            )
+def _check_free(path: paths.Path) -> None:
+    """Checks that a new run replaces no file of another program."""
+    with paths.reaching(path):
+        text = path.read_bytes() if path.exists() else None
+    if text is not None and not wellformed.is_of_a_run(path.name, text):
+        raise UserError(
+            f"{path} is not of a run, and would be replaced; name another "
+            "folder by --workdir."
+        )
 
 
 def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
