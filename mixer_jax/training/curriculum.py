@@ -105,9 +105,10 @@ def _check_models(
 ) -> None:
     """Checks that stages can be set up, and fit the ones they start from."""
     before = {}
-    for stage, folder in left:
+    for number, (stage, folder) in enumerate(left):
         with config_lib.naming_stage(stage, prefix(config, stage)):
-            setup.assemble(stage, _MANY, mesh)
+            if number:  # The first one is set up next anyway.
+                setup.assemble(stage, _MANY, mesh)
             if stage.init_from in before:
                 setup.check_fit(stage, before[stage.init_from])
         before[str(folder)] = stage
