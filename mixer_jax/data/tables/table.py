@@ -51,11 +51,11 @@ class Skipped:
     listing: str = ""
 
     def __str__(self) -> str:
-        said = f"{self.count} of {self.total} samples skipped: {self.what}"
+        text = f"{self.count} of {self.total} samples skipped: {self.what}"
         kinds = [f"{n} {kind}" for kind, n in self.kinds.items() if n]
         if kinds:
-            said += f" ({', '.join(kinds)})"
-        return said + (f"; {self.listing} lists them" if self.listing else "")
+            text += f" ({', '.join(kinds)})"
+        return text + (f"; {self.listing} lists them" if self.listing else "")
 
     @property
     def share(self) -> float:
@@ -136,7 +136,7 @@ def validate(frame: pd.DataFrame) -> None:
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
     for fault in rules.faults(frame):
-        raise UserError(fault.said(name_rows(frame, [fault.row])[0]))
+        raise UserError(fault.describe(name_rows(frame, [fault.row])[0]))
 
 
 def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -150,8 +150,8 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     chosen = [name for name in names if f"{name}/".startswith(f"{split}/")]
     if not chosen:
         raise UserError(
-            f"{_table(frame)} has no sample of split {quoted(split)}; it has "
-            f"{listing(names)}."
+            f"{_table(frame)} has no samples of split {quoted(split)}; its "
+            f"splits are {listing(names)}."
         )
     return frame[frame["split"].isin(chosen)]
 
@@ -202,8 +202,8 @@ def drop_lone(
     if training:
         what = "the only sample of their category"
         remedy = (
-            "Give each of these categories a second sample, merge it with "
-            "another"
+            "Add a second sample to each of these categories, merge them "
+            "with others"
         )
         lone = ~frame["category_id"].duplicated(keep=False)
     else:
@@ -253,8 +253,8 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame["split"].str.contains("/").any():
         raise UserError(
-            f"{_table(frame)} has splits with parts; directions cannot be "
-            "added to them."
+            f"{_table(frame)} already has splits with parts; both directions "
+            "cannot be added."
         )
     query = frame["role"] == QUERY
     titled = frame[~query & (frame["text"] != "")]
