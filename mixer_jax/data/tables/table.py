@@ -35,7 +35,7 @@ class Skipped:
     """Description of the samples that were left out.
 
     Attributes:
-      what: the kind of the samples, a plural.
+      reason: why they were left out, such as "unreadable images".
       count: the number of samples left out.
       total: the number of samples before.
       examples: the first ten, each a line that names row and reason.
@@ -43,7 +43,7 @@ class Skipped:
       listing: the path of a list of all of them; "" if there is none.
     """
 
-    what: str
+    reason: str
     count: int
     total: int
     examples: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Skipped:
     listing: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.count} of {self.total} samples skipped: {self.what}"
+        text = f"{self.count} of {self.total} samples skipped: {self.reason}"
         kinds = [f"{n} {kind}" for kind, n in self.kinds.items() if n]
         if kinds:
             text += f" ({', '.join(kinds)})"
@@ -200,14 +200,14 @@ def drop_lone(
         first ten samples.
     """
     if training:
-        what = "the only sample of their category"
+        reason = "the only sample of their category"
         remedy = (
             "Add a second sample to each of these categories, merge them "
             "with others"
         )
         lone = ~frame["category_id"].duplicated(keep=False)
     else:
-        what = "queries of a category without a document in their part"
+        reason = "queries of a category without a document in their part"
         remedy = (
             "Add a document of each of these categories to the same split "
             "and part, remove the queries"
@@ -217,22 +217,22 @@ def drop_lone(
         answered = pd.Series(pairs.isin(pairs[documents]), index=frame.index)
         lone = ~(documents | answered)
     rows = np.flatnonzero(lone)
-    reasons = [
+    details = [
         f"category {quoted(frame['category_id'].iloc[row])}"
         for row in rows[:LISTED]
     ]
-    skipped = skip(frame, rows, reasons, what)
+    skipped = skip(frame, rows, details, reason)
     return frame[~lone], skipped.require(max_skipped, remedy, option)
 
 
 def skip(
-    frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
+    frame: pd.DataFrame, rows: np.ndarray, details: Sequence[str], reason: str
 ) -> Skipped:
     """Returns a description of the rows to leave out, given by position."""
-    rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
+    rows, details = np.asarray(rows, int), list(details)[:LISTED]
     names = name_rows(frame, rows[:LISTED])
-    examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
-    return Skipped(what, len(rows), len(frame), tuple(examples))
+    examples = (f"{a}: {b}" for a, b in zip(names, details, strict=True))
+    return Skipped(reason, len(rows), len(frame), tuple(examples))
 
 
 def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:

@@ -282,8 +282,8 @@ class _MissingImages:
             f"{near_paths.hint(self._root / b, self._root)}"
             for a, b in zip(where, self._images, strict=True)
         )
-        kind = "missing or empty images"
-        return table.Skipped(kind, self._count, total, tuple(examples))
+        reason = "missing or empty images"
+        return table.Skipped(reason, self._count, total, tuple(examples))
 
 
 def present(

@@ -20,7 +20,7 @@ def draw(samples, asks=(), answers=()):
     return query.tolist()
 
 
-def test_half_of_each_category_asks_and_the_documents_have_the_larger_half():
+def test_half_of_each_category_becomes_queries_rounded_down():
     samples = [
         (f"c{size}", f"c{size}/{i}")
         for size in range(1, 8)
@@ -39,7 +39,7 @@ def test_half_of_each_category_asks_and_the_documents_have_the_larger_half():
     assert firsts == {True, False}
 
 
-def test_a_role_depends_on_category_and_image_alone():
+def test_role_depends_only_on_category_and_image():
     samples = [(f"c{i // 4}", f"{i}.jpg") for i in range(40)]
     query = dict(zip(samples, draw(samples), strict=True))
     turned = samples[::-1]
@@ -58,7 +58,7 @@ def test_samples_of_one_image_have_one_role():
     assert draw([("c", "a"), ("c", "a")]) == [False, False]
 
 
-def test_given_roles_stay_and_count():
+def test_given_roles_are_kept_and_counted():
     samples = [("c", image) for image in "abcdef"]
     query = draw(samples, asks=[0], answers=[1, 2])
     assert query[:3] == [True, False, False]
@@ -74,7 +74,7 @@ def test_given_roles_of_one_image_may_differ():
     assert query == [True, False, False, False]
 
 
-def test_no_image_is_a_document_and_does_not_count():
+def test_sample_without_an_image_is_a_document_and_not_counted():
     assert draw([("c", ""), ("c", "a"), ("c", "b")])[0] is False
     assert sum(draw([("c", ""), ("c", "a"), ("c", "b")])) == 1
     assert draw([("c", ""), ("c", "a")]) == [False, False]

@@ -46,7 +46,7 @@ def path(request, tmp_path):
     return tmp_path / request.param
 
 
-def test_counts_what_a_table_holds(path):
+def test_counts_samples_categories_and_splits(path):
     frame = rows(60)
     frame.loc[59, "image"] = ""
     write(path, frame)
@@ -65,7 +65,7 @@ def test_counts_what_a_table_holds(path):
     assert (report.lone, report.torn, report.notes()) == (0, 0, [])
 
 
-def test_notes_what_spoils_training_and_measures(path):
+def test_notes_problems_of_training_and_evaluation(path):
     frame = rows(60)
     frame.loc[len(frame)] = ["x", "query", "x", "", "alone", "", "train"]
     frame.loc[len(frame)] = ["y", "query", "y", "", "nobody", "", "test/new"]
@@ -89,12 +89,12 @@ def test_notes_what_spoils_training_and_measures(path):
     notes = report.notes()
     assert len(notes) == 5
     assert notes[0].startswith("1 categories are in several splits")
-    assert notes[1].startswith("2 samples of train are the only one")
+    assert notes[1].startswith("2 training samples are the only ones")
     assert notes[2].startswith("1 training categories have only queries")
     assert notes[3].startswith("1 queries of test/new have no document")
 
 
-def test_notes_categories_whose_ids_look_alike(path):
+def test_notes_look_alike_category_ids(path):
     frame = rows(60)
     frame.loc[50:, "category_id"] += " "
     frame.loc[3, "category_id"] = "C1"
@@ -105,7 +105,7 @@ def test_notes_categories_whose_ids_look_alike(path):
     assert report.alike == 2
     assert report.alike_examples == (("C1", "c1"), ("c16", "c16 "))
     (note,) = [note for note in report.notes() if "differ from" in note]
-    assert "'c1' beside 'C1', 'c16 ' beside 'c16'" in note
+    assert "'c1' and 'C1', 'c16 ' and 'c16'" in note
 
 
 BREAKS = {
@@ -121,7 +121,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("what", BREAKS)
 @pytest.mark.parametrize("at", [5, 41, (20, 41, 59)])
-def test_says_what_validate_says(path, what, at):
+def test_reports_the_same_fault_as_validate(path, what, at):
     column, value = BREAKS[what]
     frame = rows(60)
     frame.loc[np.atleast_1d(at), column] = value
@@ -134,7 +134,7 @@ def test_says_what_validate_says(path, what, at):
     assert ("more rows" in str(whole.value)) == (at == (20, 41, 59))
 
 
-def test_all_broken_rules_are_listed_in_their_order(path):
+def test_all_broken_rules_are_listed_in_order(path):
     frame = rows(60)
     frame.loc[50, "role"] = "x"
     frame.loc[10, "split"] = "a b"
@@ -149,7 +149,7 @@ def test_all_broken_rules_are_listed_in_their_order(path):
         assert lines[0].startswith(f"{path}, row 31, column sample_id")
 
 
-def test_many_repeated_ids_are_counted_in_several_readings(path, monkeypatch):
+def test_repeated_ids_are_counted_over_several_passes(path, monkeypatch):
     monkeypatch.setattr(validation, "_COMPARED", 3)
     frame = pd.concat([rows(30), rows(30)], ignore_index=True)
     write(path, frame)
@@ -162,7 +162,7 @@ def test_many_repeated_ids_are_counted_in_several_readings(path, monkeypatch):
     assert "(and 29 more rows)" in str(whole.value)
 
 
-def test_equal_hashes_of_other_ids_are_no_fault(path, monkeypatch):
+def test_hash_collisions_are_not_faults(path, monkeypatch):
     def hashes(cells):
         return np.array([len(cell) for cell in cells], np.uint64)
 
@@ -203,7 +203,7 @@ def test_missing_and_empty_images_are_counted(path):
     assert validation.check(path, **SMALL).missing is None
 
 
-def test_only_ten_missing_images_are_named(path):
+def test_only_ten_missing_images_are_listed(path):
     write(path, rows(60))
     with pytest.raises(UserError) as caught:
         validation.check(path, images=True, max_skipped=0.5, **SMALL)
@@ -211,14 +211,14 @@ def test_only_ten_missing_images_are_named(path):
     assert "50 more" in str(caught.value)
 
 
-def test_present_takes_any_path(tmp_path):
+def test_present_accepts_any_path(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     got = validation.present(tmp_path, ["a", "", "b", "a\0b", "."] * 200)
     assert got.tolist()[:4] == [True, True, False, False]
     assert len(got) == 1000
 
 
-def test_an_empty_table_is_an_error(path):
+def test_empty_table_raises_an_error(path):
     write(path, rows(0))
     with pytest.raises(UserError, match="has no rows, only a header"):
         validation.check(path)
@@ -243,7 +243,7 @@ def swept(monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_memory_grows_by_few_bytes_a_row(tmp_path, suffix, swept):
+def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, swept):
     peaks = []
     for count in (2_000, 12_000):
         path = write(tmp_path / f"{count}.{suffix}", wide(count))
@@ -286,4 +286,4 @@ def test_many_splits_are_counted_and_few_are_listed(path):
     )
     assert report.console_table().row_count == 51
     assert len(report.notes()) == 12
-    assert report.notes()[-1] == "So have queries of 19,990 other splits."
+    assert report.notes()[-1] == "19,990 other splits have such queries too."
