@@ -107,14 +107,14 @@ def test_new_generation_replaces_the_old_one(frame, root):
     builder.prepare(frame.assign(text="edited"), root)
     (second,) = generations_of(root)
     assert first != second
-    # Another split of the same table has its own.
+    # Another split of the same table has its own generation.
     builder.prepare(table.select(frame, "train"), root)
     assert second in generations_of(root)
     assert len(generations_of(root)) == 2
 
 
 def test_generation_in_use_is_not_removed(frame, root):
-    """Not even what a worker process opens only now."""
+    """Also if a worker process opens it only later."""
     want = contents(pipeline.FileSource(frame, root))
     old = builder.prepare(frame, root)
     sent = pickle.dumps(old)
@@ -128,8 +128,8 @@ def test_generation_in_use_is_not_removed(frame, root):
     assert len(generations_of(root)) == 1
 
 
-def same_size(path):
-    """Changes a file's last byte and nothing else that a stat tells."""
+def flip_bit(path):
+    """Flips a bit of a file's last byte; returns its previous status."""
     content, status = path.read_bytes(), path.stat()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     return status
@@ -155,7 +155,7 @@ def test_changed_times_cause_only_a_content_check(frame, root, monkeypatch):
 
 def test_changed_image_of_equal_size_is_prepared_again(frame, root):
     first = builder.prepare(frame, root).content
-    same_size(root / "3.png")
+    flip_bit(root / "3.png")
     os.utime(root / "3.png", ns=(5, 5))
     messages = []
     source = builder.prepare(frame, root, say=messages.append)
@@ -185,13 +185,13 @@ def test_moved_or_renamed_table_is_not_prepared_again(
 def test_concurrent_preparations_share_one_result(frame, root, monkeypatch):
     write, done = builder._write, []
 
-    def overtaken(*args):
+    def prepare_first(*args):
         if not done:
             done.append(None)
             done.append(builder.prepare(frame, root))
         return write(*args)
 
-    monkeypatch.setattr(builder, "_write", overtaken)
+    monkeypatch.setattr(builder, "_write", prepare_first)
     source = builder.prepare(frame, root)
     assert source.content == done[1].content
     assert contents(source) == contents(done[1])
@@ -238,7 +238,7 @@ def test_root_and_table_may_have_any_name(name):
 
 @pytest.mark.parametrize("name", ["a[1]", "**", "*", "a\\b", "é?", "\udcff"])
 def test_root_name_may_contain_special_characters(frame, root, name):
-    (root / "a1").mkdir()  # What the pattern of a name may fit.
+    (root / "a1").mkdir()  # Matches the pattern a[1].
     images = list(root.glob("*.png"))
     root = root / name
     root.mkdir()
@@ -309,7 +309,7 @@ def test_tensorflow_is_not_imported():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def cut(path):
+def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -321,7 +321,7 @@ def break_json(path):
     ("pattern", "damage"),
     [
         ("*-train.array_record*", os.remove),
-        ("*-train.array_record*", cut),
+        ("*-train.array_record*", truncate),
         ("dataset_info.json", os.remove),
         ("dataset_info.json", break_json),
         ("features.json", os.remove),

@@ -1,4 +1,4 @@
-"""Folders that are kept while they are read, and removed afterwards."""
+"""Folders are kept while in use and can be removed afterwards."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_drafts_are_removed_on_exit_and_after_a_kill(tmp_path):
             assert first.is_dir()
             assert first != second
         left = first.with_name(f"{first.name}-left")
-        left.mkdir()  # as of a process that is gone
+        left.mkdir()  # as if left by a killed process
         with generations.draft(tmp_path):
             assert not left.exists()
             assert first.is_dir()

@@ -65,8 +65,8 @@ def read(
         )
     size = options.size
     if size is None:
-        there = [one for one in _SIZES if (root / "images" / one).is_dir()]
-        size = (there or _SIZES)[0]
+        sizes = [one for one in _SIZES if (root / "images" / one).is_dir()]
+        size = (sizes or _SIZES)[0]
     paths = {
         cells["image_id"]: f"images/{size}/{cells['path']}"
         for _, cells in files.records(images, ("image_id", "path"))

@@ -202,9 +202,9 @@ def _with_images(
             some = names.slice(start, _ROWS).to_pylist()
             found.append(validation.present(root, some))
             count(len(some))
-    there = np.concatenate(found) if found else np.zeros(0, bool)
+    exists = np.concatenate(found) if found else np.zeros(0, bool)
     wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)
-    if wanted.any() and not there[wanted].any():
+    if wanted.any() and not exists[wanted].any():
         first = names[int(np.argmax(wanted))].as_py()
         raise UserError(
             f"None of the {wanted.sum():,} image files exists, for example "
@@ -212,7 +212,7 @@ def _with_images(
             f"{near_paths.hint(root / first, root)}"
         )
     why = "with a missing or empty image file"
-    return _kept(columns, there[codes], left_out, why)
+    return _kept(columns, exists[codes], left_out, why)
 
 
 def _split(columns: pa.Table) -> pa.Table:

@@ -36,10 +36,10 @@ def require(one: Format, root: Path, *names: str) -> list[Path]:
     paths = []
     for name in names:
         either = [root / path for path in name.split("|")]
-        there = [path for path in either if path.exists()]
-        if not there:
+        existing = [path for path in either if path.exists()]
+        if not existing:
             raise missing(one, root, name.replace("|", " or "))
-        paths.append(there[0])
+        paths.append(existing[0])
     return paths
 
 

@@ -113,13 +113,13 @@ def read(
 def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
     """Returns the folder of a data set's given or latest version."""
     base, _, version = name.partition(":")
-    there = _prepared(root, left_out)
-    found = [path for path in there if path.is_relative_to(root / base)]
+    prepared = _prepared(root, left_out)
+    found = [path for path in prepared if path.is_relative_to(root / base)]
     if version:
         found = [path for path in found if path.name == version]
     if not found:
         known = sorted(
-            path.relative_to(root).parent.as_posix() for path in there
+            path.relative_to(root).parent.as_posix() for path in prepared
         )
         raise UserError(
             f"There is no prepared data set {name} in {root}; found: "

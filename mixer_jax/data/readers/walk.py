@@ -58,7 +58,7 @@ def walk(
 
     Raises:
       UserError: if `root` cannot be listed.
-      OSError: if the file system fails for the moment.
+      OSError: if the file system fails temporarily.
     """
     pending = [_Folder((), frozenset(), False)]
     followed: set[tuple[_Identity, str]] = set()  # by folder and name

@@ -260,15 +260,15 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
     titled = frame[~query & (frame["text"] != "")]
     texts = titled.drop_duplicates("category_id").set_index("category_id")
     borrowed = frame["category_id"].map(texts["text"]).fillna("")
-    turned = frame.assign(
+    flipped = frame.assign(
         sample_id="reverse:" + frame["sample_id"],
         role=np.where(query, DOCUMENT, QUERY),
         text=borrowed.where(query, ""),
         split=frame["split"] + "/reverse",
     )
-    turned = turned[frame["image"] != ""]
+    flipped = flipped[frame["image"] != ""]
     frame = frame.assign(split=frame["split"] + "/forward")
-    both = pd.concat([frame, turned], ignore_index=True)
+    both = pd.concat([frame, flipped], ignore_index=True)
     # These rows have no line numbers in a file.
     both.attrs.clear()
     return both

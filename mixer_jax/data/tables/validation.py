@@ -156,7 +156,7 @@ def check(
     console = console or Console(quiet=True)
     counter, faults, ids = _Counter(), {}, []
     names = category_notes.LookAlikes()
-    absent = _MissingImages(path, threads) if images else None
+    missing = _MissingImages(path, threads) if images else None
 
     def read(label: str) -> Iterator[pd.DataFrame]:
         done = 0.0
@@ -172,8 +172,8 @@ def check(
         ids.append(_hash(batch["sample_id"]))
         names.add(batch["category_id"])
         counter.add(batch)
-        if absent is not None:
-            absent.add(batch)
+        if missing is not None:
+            missing.add(batch)
     if not counter.samples:
         raise UserError(f"The sample table {path} has no rows, only a header.")
     suspects = _repeated_hashes(ids)
@@ -188,8 +188,8 @@ def check(
     if report.alike:
         batches = read("Comparing categories")
         report.alike_examples = names.examples(batches)
-    if absent is not None:
-        report.missing = absent.skipped(counter.samples).require(
+    if missing is not None:
+        report.missing = missing.skipped(counter.samples).require(
             max_skipped,
             f"Repair these files under {table.folder(path)}, remove their rows",
         )
@@ -234,13 +234,13 @@ class _Counter:
             marks >>= np.uint64(1)
             starts = np.flatnonzero(np.diff(marks, prepend=~marks[:1]))
             size = np.diff(starts, append=len(marks))
-            answers = np.add.reduceat(document, starts, dtype=np.int64)
+            document_counts = np.add.reduceat(document, starts, dtype=np.int64)
             counts.categories = len(starts)
-            counts.unanswered = int(size[answers == 0].sum())
+            counts.unanswered = int(size[document_counts == 0].sum())
             base = name.split("/")[0]
             distinct.setdefault(base, []).append(marks[starts])
             sizes.setdefault(base, []).append(size)
-            documents.setdefault(base, []).append(answers)
+            documents.setdefault(base, []).append(document_counts)
         of_train = (
             one.get("train", []) for one in (distinct, sizes, documents)
         )
@@ -268,8 +268,8 @@ class _MissingImages:
 
     def add(self, batch: pd.DataFrame) -> None:
         codes, names = pd.factorize(batch["image"])
-        there = present(self._root, names, self._threads)
-        missing = np.flatnonzero(~there[codes])
+        exists = present(self._root, names, self._threads)
+        missing = np.flatnonzero(~exists[codes])
         self._count += len(missing)
         for row in missing[: LISTED - len(self._records)]:
             self._records.append(int(batch.index[row]))
@@ -300,7 +300,7 @@ def present(
       bool `[N]`, true for "".
 
     Raises:
-      OSError: if the file system fails for the moment; files may be there.
+      OSError: if the file system fails temporarily; the files may exist.
     """
     root = os.fspath(root)
 

@@ -16,7 +16,7 @@ def row(name, category=TRAIN, **cells):
 
 
 def make(root, *rows, out="table.csv", images=True, **options):
-    """Builds a table of rows, whose images are there."""
+    """Builds a table of rows, after writing their images."""
     for one in rows:
         if one.image and images:
             (root / one.image).parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def test_splits_roles_and_texts_are_filled_in(tmp_path):
     assert frame["split"].tolist() == ["train"] * 4 + ["test"] * 4
     for _, part in frame.groupby("split"):
         assert (part["role"] == "query").sum() == 2
-    asks = frame["role"] == "query"
-    assert set(frame["text"][asks]) == {""}
-    assert set(frame["text"][~asks]) == {"text"}
+    is_query = frame["role"] == "query"
+    assert set(frame["text"][is_query]) == {""}
+    assert set(frame["text"][~is_query]) == {"text"}
     assert str(summary) == (
         "8 samples of 2 categories: test 2 queries and 2 documents, train 2 "
         "queries and 2 documents; left out: none"
@@ -197,12 +197,12 @@ def test_check_out_resolves_links_only_if_needed(tmp_path):
     (tmp_path / "disk" / "set").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
     root = tmp_path / "link"
-    for out, way in (
+    for out, prefix in (
         (root / ".." / "t.csv", "set/"),
         (tmp_path / "t.csv", "link/"),
         (root / "t.csv", ""),
     ):
-        assert build.check_out(root, root, out, False) == way
+        assert build.check_out(root, root, out, False) == prefix
 
 
 def test_error_without_samples_counts_the_left_out(tmp_path):

@@ -42,7 +42,7 @@ def test_folder_is_a_category_and_its_parent_the_group(folder):
     assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
     assert "1 files that are not images" in output
     assert "1 images outside category folders" in output
-    # Its own table is no fault.
+    # The table itself is not counted as left out.
     again, output_again = folder.read("folders", "--overwrite")
     assert again.equals(frame)
     assert output_again == output
@@ -152,8 +152,8 @@ def test_every_image_is_a_row_or_counted_as_left_out(entries):
         elsewhere = pathlib.Path(home, "elsewhere.jpg")
         elsewhere.write_bytes(b"image")
         made = {("category", "0.jpg")}
-        for way, name, kind in entries:
-            path = root.joinpath(*way, f"{name}.jpg")
+        for parts, name, kind in entries:
+            path = root.joinpath(*parts, f"{name}.jpg")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if kind == "file":
@@ -165,15 +165,15 @@ def test_every_image_is_a_row_or_counted_as_left_out(entries):
                     path.symlink_to(target)
             except FileExistsError:
                 continue
-            made.add((*way, f"{name}.jpg"))
+            made.add((*parts, f"{name}.jpg"))
         left_out = rows.LeftOut()
         options = argparse.Namespace(splits=False, out=root / "table.csv")
         found = list(folders.read(root, options, left_out))
         hidden = {
-            way[:depth]
-            for way in made
-            for depth in range(1, len(way) + 1)
-            if way[depth - 1].startswith(".")
+            parts[:depth]
+            for parts in made
+            for depth in range(1, len(parts) + 1)
+            if parts[depth - 1].startswith(".")
         }
         visible = [w for w in made if not any(p.startswith(".") for p in w)]
         tops = {h for h in hidden if not any(p.startswith(".") for p in h[:-1])}

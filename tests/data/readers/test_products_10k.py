@@ -10,7 +10,7 @@ def write(folder, train, test=None, name="test_kaggletest.csv"):
 
 
 def many(folder):
-    """Three images of each class, one of them of the set's test."""
+    """Writes three images per class, one of them in the test list."""
     train = [f"{2 * c + i}.jpg,{c},{c // 4}" for c in CLASSES for i in (0, 1)]
     test = [f"{c}.jpg,{c},{'Public' if c % 2 else 'Private'}" for c in CLASSES]
     write(folder, train, test)
@@ -27,7 +27,7 @@ def test_both_lists_are_read_and_split_by_class(folder):
     test = {str(c) for c in CLASSES if is_test(str(c))}
     assert set(frame["category_id"][frame["split"] == "test"]) == test
     assert 0 < len(test) < len(CLASSES)
-    # The test list says no group: it is that of the class.
+    # The test list has no groups; the class determines the group.
     assert frame["group"].tolist()[-1] == "5"
     assert frame.groupby("category_id")["role"].nunique().eq(2).all()
     assert "left out: none" in output

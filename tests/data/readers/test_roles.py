@@ -3,18 +3,21 @@ import numpy as np
 from mixer_jax.data.readers import roles
 
 
-def draw(samples, asks=(), answers=()):
-    """Draws the roles of (category, image) pairs; "" is no image."""
+def draw(samples, queries=(), documents=()):
+    """Draws the roles of (category, image) pairs; "" means no image."""
     categories, images = (
         [*dict.fromkeys(one)] for one in zip(*samples, strict=True)
     )
     count = len(samples)
-    answers = {*answers, *(i for i, one in enumerate(samples) if not one[1])}
+    documents = {
+        *documents,
+        *(i for i, one in enumerate(samples) if not one[1]),
+    }
     query = roles.draw(
         np.array([categories.index(one[0]) for one in samples]),
         np.array([images.index(b) if b else -1 for _, b in samples]),
-        np.isin(np.arange(count), list(asks)),
-        np.isin(np.arange(count), list(answers)),
+        np.isin(np.arange(count), list(queries)),
+        np.isin(np.arange(count), list(documents)),
         iter(samples),
     )
     return query.tolist()
@@ -34,7 +37,7 @@ def test_half_of_each_category_becomes_queries_rounded_down():
             if one[0] == f"c{size}"
         ]
         assert sum(mine) == size // 2
-    # Not always the first: it is drawn.
+    # Roles are drawn; the first image is not always a query.
     firsts = {draw([(name, "a"), (name, "b")])[0] for name in "klmnopqrst"}
     assert firsts == {True, False}
 
@@ -51,26 +54,26 @@ def test_samples_of_one_image_have_one_role():
     samples = [("c", image) for image in "aabbbccccd"]
     query = draw(samples)
     by_image = {}
-    for asks, (_, image) in zip(query, samples, strict=True):
-        by_image.setdefault(image, set()).add(asks)
+    for is_query, (_, image) in zip(query, samples, strict=True):
+        by_image.setdefault(image, set()).add(is_query)
     assert sorted(map(len, by_image.values())) == [1, 1, 1, 1]
-    assert sum(asks for (asks,) in by_image.values()) == 2
+    assert sum(is_query for (is_query,) in by_image.values()) == 2
     assert draw([("c", "a"), ("c", "a")]) == [False, False]
 
 
 def test_given_roles_are_kept_and_counted():
     samples = [("c", image) for image in "abcdef"]
-    query = draw(samples, asks=[0], answers=[1, 2])
+    query = draw(samples, queries=[0], documents=[1, 2])
     assert query[:3] == [True, False, False]
     assert sum(query) == 3
-    assert sum(draw(samples, answers=range(5))) == 1
-    assert draw(samples, asks=range(6)) == [True] * 6
-    assert sum(draw(samples, asks=range(5))) == 5
+    assert sum(draw(samples, documents=range(5))) == 1
+    assert draw(samples, queries=range(6)) == [True] * 6
+    assert sum(draw(samples, queries=range(5))) == 5
 
 
 def test_given_roles_of_one_image_may_differ():
     samples = [("c", "a"), ("c", "a"), ("c", "a"), ("c", "b")]
-    query = draw(samples, asks=[0], answers=[1])
+    query = draw(samples, queries=[0], documents=[1])
     assert query == [True, False, False, False]
 
 

@@ -20,8 +20,8 @@ def test_only_documents_have_titles_and_shared_images_one_role(folder):
     frame = frame.set_index("sample_id")
     assert list(frame.index) == [f"train_{i}" for i in range(1, 5)]
     assert frame["role"]["train_1"] == frame["role"]["train_2"]
-    asking = frame["image"][frame["role"] == "query"].nunique()
-    assert asking == 1  # of three files
+    queries = frame["image"][frame["role"] == "query"].nunique()
+    assert queries == 1  # of three files
     titles = {
         "train_1": 'Bag, "Secret"',
         "train_2": "Tas kértas ✓",

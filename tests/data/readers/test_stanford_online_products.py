@@ -39,7 +39,7 @@ def test_missing_images_and_repeated_lines_are_left_out(folder):
     write(folder, train=(*TRAIN, TRAIN[0]), end="\n")
     (folder.root / "toaster_final/222_0.JPG").unlink()
     frame, output = folder.read("stanford_online_products")
-    # What stays of class 2 is alone.
+    # Class 2 has only one image left.
     assert frame["category_id"].tolist() == ["1", "1", "3", "3"]
     assert "1 with a repeated ID" in output
     assert "1 with a missing or empty image file" in output

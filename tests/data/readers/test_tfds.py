@@ -14,7 +14,7 @@ LABELS = ["hat", "shoe", "größe"]
 
 
 class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Two images of each label in train, one in test."""
+    """Two images per label in train, one in test."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -36,7 +36,7 @@ class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"train": self._examples(6), "test": self._examples(4)}
 
     def _generate_examples(self):
-        """Is asked for, though the splits have their own."""
+        """Required by the base class; the splits use `_examples`."""
 
     def _examples(self, count):
         for number in range(count):
@@ -46,7 +46,7 @@ class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 number,
                 {
                     "photo": file.getvalue(),
-                    # The last of test is not labeled.
+                    # The last test example has no label.
                     "label": -1 if number == 3 and count == 4 else number % 3,
                     "title": f"title {number} ✓",
                     "number": number,
@@ -70,7 +70,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def shop(folder, prepared):
-    """A folder whose data set lies elsewhere."""
+    """A `Folder` whose root has the prepared data set."""
     folder.root = prepared
     return folder
 
@@ -120,7 +120,7 @@ def test_own_splits_must_not_share_a_category(shop, tmp_path):
     frame, _ = shop.read(
         "tfds", "--name=shop:1.0.0", OPTIONS[1], "--label=number", out
     )
-    # Numbers are labels too; 4 and 5 are of train alone.
+    # Integers can be labels; 4 and 5 are only in train.
     assert {"0", "1", "2"} <= set(frame["category_id"])
 
 

@@ -10,7 +10,9 @@ from mixer_jax.runtime.errors import UserError
 
 def tree(root):
     left_out = rows.LeftOut()
-    found = {"/".join(way): names for way, names in walk.walk(root, left_out)}
+    found = {
+        "/".join(parts): names for parts, names in walk.walk(root, left_out)
+    }
     return found, {why: count for why, count in left_out.items() if count}
 
 
@@ -39,7 +41,7 @@ def test_links_are_followed_except_in_cycles(tmp_path):
     found, left_out = tree(root)
     assert found["a/b"] == ["1"]
     assert found["again"] == ["1"]
-    # again/up is the folder a, around which there is none: it is entered.
+    # again/up is the folder a, which is not its own ancestor here: entered.
     assert found["again/up"] == []
     assert left_out[walk.CYCLE] == 5
 
@@ -97,7 +99,7 @@ def test_mutually_linked_folders_are_listed_a_bounded_number_of_times(tmp_path):
         assert found[f"{one}"] == ["file"]
         assert found[f"{one}/to {(one + 1) % 12}"] == ["file"]
     # Each of the 132 links is followed from its own folder, and once from a
-    # linked one.
+    # linked folder.
     assert len(found) <= 1 + 12 + 132 + 132
     assert left_out[walk.AGAIN] > 0
 

@@ -15,7 +15,7 @@ NFC, NFD = (
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "note"),
+    ("existing", "given", "note"),
     [
         (f"{NFD}/a.png", f"{NFC}/a.png", "normal form"),
         (f"img/{NFC}.png", f"img/{NFD}.png", "normal form"),
@@ -27,20 +27,20 @@ NFC, NFD = (
         ("img/a.png", "img%2Fa.png", "URL"),
     ],
 )
-def test_hint_names_a_similar_path(tmp_path, there, asked, note):
-    path = tmp_path / there
+def test_hint_names_a_similar_path(tmp_path, existing, given, note):
+    path = tmp_path / existing
     path.parent.mkdir()
     path.touch()
-    hint = near_paths.hint(tmp_path / asked, tmp_path)
-    assert hint.startswith(f" Did you mean {there!r}?")
+    hint = near_paths.hint(tmp_path / given, tmp_path)
+    assert hint.startswith(f" Did you mean {existing!r}?")
     assert note in hint
 
 
-@pytest.mark.parametrize("asked", ["b.png", "img", "a\0b", "../a.png/x", "."])
-def test_no_hint_without_a_similar_path(tmp_path, asked):
+@pytest.mark.parametrize("given", ["b.png", "img", "a\0b", "../a.png/x", "."])
+def test_no_hint_without_a_similar_path(tmp_path, given):
     (tmp_path / "img").mkdir()
     (tmp_path / "a.png").touch()
-    assert near_paths.hint(tmp_path / asked, tmp_path) == ""
+    assert near_paths.hint(tmp_path / given, tmp_path) == ""
 
 
 PARTS = st.text(
@@ -67,6 +67,6 @@ def test_hint_names_any_path_with_one_mistake(parts, mistake):
         path.parent.mkdir(parents=True)
         path.touch()
         name = "/".join(parts)
-        asked = pathlib.Path(root, mistake(name))
-        hypothesis.assume(not asked.exists())
-        assert repr(name) in near_paths.hint(asked, root)
+        given = pathlib.Path(root, mistake(name))
+        hypothesis.assume(not given.exists())
+        assert repr(name) in near_paths.hint(given, root)

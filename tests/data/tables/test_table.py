@@ -234,10 +234,10 @@ def test_unanswered_test_queries_are_left_out_but_documents_stay(tmp_path):
 
 def test_selected_rows_keep_their_line_numbers(tmp_path):
     frame = table.select(read(tmp_path, *GOOD), "test")
-    skipped = table.skip(frame, [1], ["why"], "what")
+    skipped = table.skip(frame, [1], ["why"], "unreadable")
     path = tmp_path / "table.csv"
     assert skipped.examples == (f"{path}, line 7: why",)
-    assert str(skipped) == "1 of 2 samples skipped: what"
+    assert str(skipped) == "1 of 2 samples skipped: unreadable"
 
 
 def test_both_directions_add_every_image_with_the_opposite_role(tmp_path):

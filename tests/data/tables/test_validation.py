@@ -14,7 +14,7 @@ SMALL = {"rows": 4, "block": 400}
 
 
 def rows(count, start=0):
-    """Rows of three samples a category, two texts of which span lines."""
+    """Rows with three samples per category; some texts span lines."""
     return pd.DataFrame(
         [
             (
@@ -71,12 +71,12 @@ def test_notes_problems_of_training_and_evaluation(path):
     frame.loc[len(frame)] = ["y", "query", "y", "", "nobody", "", "test/new"]
     frame.loc[len(frame)] = ["z", "query", "z", "", "c0", "", "train"]
     frame.loc[len(frame)] = ["w", "query", "w", "", "c0", "", "test/old"]
-    # Parts of train are trained on together.
+    # Training uses all parts of train together.
     for i in "tu":
         frame.loc[len(frame)] = [i, "query", i, "", "two", "", f"train/{i}"]
     write(path, frame)
     report = validation.check(path, **SMALL)
-    # z is alone in train too; c0 is in test/new, test/old and train.
+    # x and z are alone in train; c0 is in test/new, test/old and train.
     assert (report.lone, report.torn) == (2, 1)
     unanswered = {a: b.unanswered for a, b in report.splits.items()}
     assert unanswered == {
@@ -101,7 +101,7 @@ def test_notes_look_alike_category_ids(path):
     write(path, frame)
     report = validation.check(path, **SMALL)
     assert report == validation.check(path)
-    # c17 to c19 of the last rows; only c16 is in two versions, and c1.
+    # All IDs from row 50 on end in a space; only c1 and c16 have two forms.
     assert report.alike == 2
     assert report.alike_examples == (("C1", "c1"), ("c16", "c16 "))
     (note,) = [note for note in report.notes() if "differ from" in note]
@@ -110,8 +110,8 @@ def test_notes_look_alike_category_ids(path):
 
 BREAKS = {
     "no ID": ("sample_id", ""),
-    "an ID that is there": ("sample_id", "s3"),
-    "an ID that an array would cut": ("sample_id", "\0"),
+    "repeated ID": ("sample_id", "s3"),
+    "ID that an array would truncate": ("sample_id", "\0"),
     "role": ("role", "qeury"),
     "category": ("category_id", ""),
     "image": ("image", "../x"),
@@ -119,10 +119,10 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("what", BREAKS)
+@pytest.mark.parametrize("kind", BREAKS)
 @pytest.mark.parametrize("at", [5, 41, (20, 41, 59)])
-def test_reports_the_same_fault_as_validate(path, what, at):
-    column, value = BREAKS[what]
+def test_reports_the_same_fault_as_validate(path, kind, at):
+    column, value = BREAKS[kind]
     frame = rows(60)
     frame.loc[np.atleast_1d(at), column] = value
     write(path, frame)
@@ -227,23 +227,23 @@ def test_empty_table_raises_an_error(path):
 
 
 @pytest.fixture
-def swept(monkeypatch):
-    """Batches that are gone before the next: pandas ties some in cycles."""
+def collected(monkeypatch):
+    """Frees each batch before the next; pandas creates reference cycles."""
     batches = streaming.batches
 
-    def sweep(*args):
+    def collect(*args):
         for batch in batches(*args):
             yield batch
             gc.collect()
 
-    gc.freeze()  # What is there already need not be looked at.
-    monkeypatch.setattr(streaming, "batches", sweep)
+    gc.freeze()  # Skips existing objects in collections.
+    monkeypatch.setattr(streaming, "batches", collect)
     yield
     gc.unfreeze()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, swept):
+def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, collected):
     peaks = []
     for count in (2_000, 12_000):
         path = write(tmp_path / f"{count}.{suffix}", wide(count))
@@ -254,7 +254,7 @@ def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, swept):
         tracemalloc.stop()
         assert report.samples == count
         assert pa.total_allocated_bytes() - before < 1_000_000
-    # A row has 300 bytes; 16 of them stay, more for a moment at the end.
+    # A row has 300 bytes; 16 of them are kept, temporarily more at the end.
     assert peaks[1] - peaks[0] < 10_000 * 64
 
 
