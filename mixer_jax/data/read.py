@@ -21,7 +21,7 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     one = readers.FORMATS[name]
     parser = parsing.Parser(
         prog=f"python -m mixer_jax.data.read {name}",
-        description="\n  ".join([f"{one.title}. Files:", *one.files]),
+        description="\n  ".join([f"Format: {one.title}. Files:", *one.files]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-path",
         default="{}",
-        help="path of an image; {} is replaced by the cell: images/{}.jpg",
+        help="path of an image, with {} for its cell, as in images/{}.jpg",
     )
     add(
         "--delimiter",
@@ -118,7 +118,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
             )
         if ours not in rules.COLUMNS:
             near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(
                 f"--column names {ours!r}, which is not one of "
                 f"{', '.join(rules.COLUMNS)}{hint}"
