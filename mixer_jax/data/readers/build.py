@@ -227,11 +227,11 @@ def _split(columns: pa.Table) -> pa.Table:
     columns = _replaced(columns, split=split)
     bases, kinds = _base_splits(columns)
     pairs = np.unique(codes.astype(np.int64) * len(kinds) + bases)
-    torn = np.flatnonzero(np.diff(pairs // len(kinds)) == 0)
-    if torn.size:
-        category, one = divmod(int(pairs[torn[0]]), len(kinds))
-        other = int(pairs[torn[0] + 1]) % len(kinds)
-        more = f" (and {torn.size - 1} more)" if torn.size > 1 else ""
+    repeated = np.flatnonzero(np.diff(pairs // len(kinds)) == 0)
+    if repeated.size:
+        category, one = divmod(int(pairs[repeated[0]]), len(kinds))
+        other = int(pairs[repeated[0] + 1]) % len(kinds)
+        more = f" (and {repeated.size - 1} more)" if repeated.size > 1 else ""
         raise UserError(
             f"The category {quoted(names[category].as_py())}{more} has "
             f"samples in the splits {kinds[one]!r} and {kinds[other]!r}; a "

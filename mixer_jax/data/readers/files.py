@@ -210,8 +210,8 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 item, at = decoder.raw_decode(text, at)
             except _JSON_ERRORS as error:
                 # The object may continue beyond the text read so far.
-                torn = isinstance(error, json.JSONDecodeError)
-                more = torn and file.read(max(_CHUNK, len(text) - at))
+                is_incomplete = isinstance(error, json.JSONDecodeError)
+                more = is_incomplete and file.read(max(_CHUNK, len(text) - at))
                 if not more:
                     raise UserError(
                         f"{where}: invalid JSON: {_reason(error)}."

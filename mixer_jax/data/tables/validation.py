@@ -68,7 +68,7 @@ class Report:
         all queries or all documents.
       alike: number of category IDs that look like an earlier one.
       alike_examples: the first ten such pairs of IDs.
-      torn: number of categories in several splits; parts count as one split.
+      cross_split: number of categories in several splits, ignoring parts.
       splits: the counts of each split, by name.
       missing: samples whose image is missing or empty; None if not checked.
     """
@@ -76,7 +76,7 @@ class Report:
     samples: int
     categories: int
     lone: int
-    torn: int
+    cross_split: int
     splits: dict[str, SplitCounts]
     missing: table.Skipped | None = None
     one_role: int = 0
@@ -86,10 +86,10 @@ class Report:
     def notes(self) -> list[str]:
         """Returns warnings to read before training, one sentence each."""
         messages = []
-        if self.torn:
+        if self.cross_split:
             messages.append(
-                f"{self.torn:,} categories are in several splits; evaluation "
-                "on them would use training data."
+                f"{self.cross_split:,} categories are in several splits; "
+                "evaluation on them would use training data."
             )
         if self.lone:
             messages.append(
@@ -249,10 +249,10 @@ class _Counter:
             np.unique(_concatenate(parts)) for parts in distinct.values()
         ]
         _, times = np.unique(_concatenate(everywhere), return_counts=True)
-        torn = int((times > 1).sum())
+        shared = int((times > 1).sum())
         splits = dict(sorted(self._splits.items()))
         return Report(
-            self.samples, len(times), lone, torn, splits, one_role=one_role
+            self.samples, len(times), lone, shared, splits, one_role=one_role
         )
 
 

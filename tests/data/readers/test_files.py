@@ -134,16 +134,16 @@ def test_cell_must_be_a_string_or_an_integer():
             files.cell(wrong, "a", "here")
 
 
-@pytest.mark.parametrize("torn", ["[" * 100_000, "9" * 5000])
-def test_json_that_python_cannot_parse_raises_an_error(tmp_path, torn):
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000])
+def test_json_that_python_cannot_parse_raises_an_error(tmp_path, content):
     path = tmp_path / "a.json"
-    path.write_text(f'{{"images": {torn}}}')
+    path.write_text(f'{{"images": {content}}}')
     with pytest.raises(UserError, match="line 1: invalid JSON"):
         list(files.json_lines(path))
-    path.write_text(f'{{"images": [{{"a": {torn}}}]}}')
+    path.write_text(f'{{"images": [{{"a": {content}}}]}}')
     with pytest.raises(UserError, match="images 1: invalid JSON"):
         list(files.json_items(path, "images"))
-    path.write_text(f"[{torn}]")
+    path.write_text(f"[{content}]")
     with pytest.raises(UserError, match="is not valid JSON"):
         files.json_list(path)
 

@@ -62,7 +62,7 @@ def test_counts_samples_categories_and_splits(path):
         categories=10,
         unanswered=0,
     )
-    assert (report.lone, report.torn, report.notes()) == (0, 0, [])
+    assert (report.lone, report.cross_split, report.notes()) == (0, 0, [])
 
 
 def test_notes_problems_of_training_and_evaluation(path):
@@ -77,7 +77,7 @@ def test_notes_problems_of_training_and_evaluation(path):
     write(path, frame)
     report = validation.check(path, **SMALL)
     # x and z are alone in train; c0 is in test/new, test/old and train.
-    assert (report.lone, report.torn) == (2, 1)
+    assert (report.lone, report.cross_split) == (2, 1)
     unanswered = {a: b.unanswered for a, b in report.splits.items()}
     assert unanswered == {
         "test/new": 1,
