@@ -183,7 +183,7 @@ def test_check_out_returns_the_prefix_of_image_paths(tmp_path):
         build.check_out(root, root, out, False)
     build.check_out(root, root, out, True)
     for wrong, message in (
-        (tmp_path / "b" / "t.csv", "only images inside its own folder"),
+        (tmp_path / "b" / "t.csv", "only name images inside its own folder"),
         (root / "t.txt", r"must be a \.csv or"),
     ):
         with pytest.raises(UserError, match=message):
