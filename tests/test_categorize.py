@@ -214,9 +214,9 @@ def _all_test(frame):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (_train_only, "no sample of split 'test'"),
+        (_train_only, "no samples of split 'test'"),
         (_named_as_found, "line 2, column category_id: the test category"),
-        (_all_test, "none is left to train on"),
+        (_all_test, "no training samples remain"),
         (_image_outside, "must be relative to the table's folder"),
     ],
 )

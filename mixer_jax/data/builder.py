@@ -144,7 +144,7 @@ class PreparedSource:
             rows = np.flatnonzero(self._codes == code)
             ends = np.cumsum(infos[name].shard_lengths)
             if ends[-1] != len(rows):
-                raise ValueError("It has another number of samples.")
+                raise ValueError("The number of samples differs.")
             for row in rows[ends - 1]:
                 self.name(row)
 
@@ -169,8 +169,8 @@ class PreparedSource:
             (reason, *_) = str(error).splitlines() or [repr(error)]
             raise UserError(
                 f"The prepared data in {self._folder} cannot be read "
-                f"({reason}). If it is damaged, remove that folder, and the "
-                "same command prepares the data again."
+                f"({reason}). If it is damaged, remove that folder and run "
+                "the same command to prepare the data again."
             ) from error
 
     def __len__(self) -> int:
@@ -231,8 +231,8 @@ def prepare(
     except OSError as error:
         raise UserError(
             f"The prepared data cannot be written to {place}: "
-            f"{paths.reason(error)}. Make room, or set the config's "
-            "data.prepared to a folder with room."
+            f"{paths.reason(error)}. Free some space, or set the config's "
+            "data.prepared to a folder with enough space."
         ) from error
     folder, source = found
     if folder.parent == group:
@@ -299,9 +299,9 @@ def _open_whole(
 
 def _changed(images: Sequence[str]) -> str:
     count = len(images)
-    what = "1 image has" if count == 1 else f"{count:,} images have"
+    subject = "1 image has" if count == 1 else f"{count:,} images have"
     return (
-        f"{what} changed since the data was prepared, such as {images[0]}; "
+        f"{subject} changed since the data was prepared, such as {images[0]}; "
         "preparing the data again."
     )
 
@@ -323,7 +323,7 @@ def _make(
             raise UserError(
                 f"The prepared data in {group} cannot be read right after it "
                 "was written. Check the disk, or set the config's "
-                "data.prepared to a folder on another one."
+                "data.prepared to a folder on another disk."
             )
         try:
             partial.rename(folder)
@@ -344,8 +344,8 @@ def _check_unchanged(data: identity.Data) -> None:
     if len(changed):
         raise PassingError(
             f"The image {data.files[changed[0]]} was changed while the data "
-            "was being prepared. Start this command again once no program "
-            "writes the images."
+            "was being prepared. Run this command again once no other "
+            "program writes the images."
         )
 
 

@@ -22,17 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
-    add("--images", action="store_true", help="look for the image files too")
+    add("--images", action="store_true", help="check the image files too")
     add(
         "--max-skipped",
         type=numbers.share,
         default=0.01,
-        help="share of them missing",
+        help="maximum share of missing images (default: %(default)s)",
     )
     add(
         "--threads",
         type=numbers.whole(1, 4096),
-        help="that look for images; 4 a core if unset",
+        help="threads that check images (default: 4 per core)",
     )
     given = parser.parse_args(arguments)
     return command.run(lambda: _check(given))
@@ -48,7 +48,7 @@ def _check(given: argparse.Namespace) -> None:
     )
     terminal.say(
         f"{given.table}: {report.samples:,} samples of "
-        f"{report.categories:,} categories; no rule is broken"
+        f"{report.categories:,} categories; all rows are valid"
     )
     terminal.Console().print(report.console_table())
     terminal.say(*report.notes())

@@ -2,7 +2,7 @@
 
     python -m mixer_jax.data.read FORMAT --root=DIR [--out=DIR/table.csv]
 
-Without a FORMAT, it lists the known ones; docs/datasets has a page for each.
+Without a FORMAT, lists the known formats; docs/datasets has a page for each.
 """
 
 import argparse
@@ -21,17 +21,17 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     one = readers.FORMATS[name]
     parser = parsing.Parser(
         prog=f"python -m mixer_jax.data.read {name}",
-        description="\n  ".join([f"{one.title}, by its files:", *one.files]),
+        description="\n  ".join([f"Format: {one.title}. Files:", *one.files]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the data set's folder")
-    add("--out", type=Path, help="the table (default: ROOT/table.csv)")
-    add("--overwrite", action="store_true", help="replace a table")
+    add("--out", type=Path, help="the output table (default: ROOT/table.csv)")
+    add("--overwrite", action="store_true", help="replace an existing table")
     add(
         "--no-image-check",
         action="store_true",
-        help="do not look whether each image is there",
+        help="do not check that the image files exist",
     )
     one.add_options(parser)
     return parser

@@ -51,7 +51,7 @@ def contents(source):
     return [source[row] for row in range(len(source))]
 
 
-def test_a_prepared_source_equals_the_files(frame, root, tmp_path, capfd):
+def test_prepared_source_matches_the_image_files(frame, root, tmp_path, capfd):
     want = contents(pipeline.FileSource(frame, root))
     source = builder.prepare(frame, root, tmp_path / "out")
     assert contents(source) == want
@@ -64,14 +64,14 @@ def test_a_prepared_source_equals_the_files(frame, root, tmp_path, capfd):
     assert "ownload" not in "".join(capfd.readouterr())
 
 
-def test_rows_of_a_selection_stay_aligned(frame, root):
+def test_rows_of_a_selected_split_stay_aligned(frame, root):
     train = table.select(frame, "train").iloc[::-1]
     want = contents(pipeline.FileSource(train, root))
     assert contents(builder.prepare(train, root)) == want
     assert (root / "prepared").is_dir()
 
 
-def test_other_tools_can_read_the_files(frame, root):
+def test_tfds_can_read_the_files(frame, root):
     builder.prepare(frame, root)
     (folder,) = (root / "prepared").glob("*/*/sample_table/1.0.0")
     source = tfds.builder_from_directory(folder).as_data_source("train")
@@ -81,13 +81,13 @@ def test_other_tools_can_read_the_files(frame, root):
     assert sample["image"].shape == (8, 8, 3)
 
 
-def test_the_same_content_is_written_once(frame, root, monkeypatch):
+def test_unchanged_content_is_written_only_once(frame, root, monkeypatch):
     want = contents(builder.prepare(frame, root))
     monkeypatch.setattr(builder, "_write", None)
     assert contents(builder.prepare(frame, root)) == want
 
 
-def test_other_content_is_written_anew(frame, root):
+def test_changed_content_is_written_again(frame, root):
     keys = {builder.prepare(frame, root).content}
     keys.add(builder.prepare(frame.assign(group="h"), root).content)
     keys.add(builder.prepare(frame.iloc[::-1], root).content)
@@ -101,20 +101,20 @@ def generations_of(root):
     return sorted((root / "prepared").glob("*/*"))
 
 
-def test_a_new_generation_replaces_the_old_one(frame, root):
+def test_new_generation_replaces_the_old_one(frame, root):
     builder.prepare(frame, root)
     (first,) = generations_of(root)
     builder.prepare(frame.assign(text="edited"), root)
     (second,) = generations_of(root)
     assert first != second
-    # Another split of the same table has its own.
+    # Another split of the same table has its own generation.
     builder.prepare(table.select(frame, "train"), root)
     assert second in generations_of(root)
     assert len(generations_of(root)) == 2
 
 
-def test_what_is_being_read_is_not_removed(frame, root):
-    """Not even what a worker process opens only now."""
+def test_generation_in_use_is_not_removed(frame, root):
+    """Also if a worker process opens it only later."""
     want = contents(pipeline.FileSource(frame, root))
     old = builder.prepare(frame, root)
     sent = pickle.dumps(old)
@@ -128,47 +128,47 @@ def test_what_is_being_read_is_not_removed(frame, root):
     assert len(generations_of(root)) == 1
 
 
-def same_size(path):
-    """Changes a file's last byte and nothing else that a stat tells."""
+def flip_bit(path):
+    """Flips a bit of a file's last byte; returns its previous status."""
     content, status = path.read_bytes(), path.stat()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     return status
 
 
-def test_times_alone_lead_to_another_look(frame, root, monkeypatch):
+def test_changed_times_cause_only_a_content_check(frame, root, monkeypatch):
     first = builder.prepare(frame, root).content
     for name in "035":
         os.utime(root / f"{name}.png", ns=(int(name), int(name)))
-    said, read = [], []
+    messages, read = [], []
     spy = identity._read_digests
     monkeypatch.setattr(
         identity, "_read_digests", lambda x: (read.extend(x), spy(x))[1]
     )
     monkeypatch.setattr(builder, "_write", None)
-    assert builder.prepare(frame, root, say=said.append).content == first
+    assert builder.prepare(frame, root, say=messages.append).content == first
     assert [path.name for path in read] == ["0.png", "3.png", "5.png"]
     read.clear()
-    assert builder.prepare(frame, root, say=said.append).content == first
+    assert builder.prepare(frame, root, say=messages.append).content == first
     assert not read
-    assert not said
+    assert not messages
 
 
-def test_other_bytes_of_the_same_size_are_prepared_again(frame, root):
+def test_changed_image_of_equal_size_is_prepared_again(frame, root):
     first = builder.prepare(frame, root).content
-    same_size(root / "3.png")
+    flip_bit(root / "3.png")
     os.utime(root / "3.png", ns=(5, 5))
-    said = []
-    source = builder.prepare(frame, root, say=said.append)
+    messages = []
+    source = builder.prepare(frame, root, say=messages.append)
     assert source.content != first
     assert source[3][0] == (root / "3.png").read_bytes()
-    assert said == [
+    assert messages == [
         "1 image has changed since the data was prepared, such as 3.png; "
         "preparing the data again."
     ]
     assert len(generations_of(root)) == 1
 
 
-def test_a_moved_or_renamed_table_is_not_prepared_again(
+def test_moved_or_renamed_table_is_not_prepared_again(
     frame, root, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
@@ -182,16 +182,16 @@ def test_a_moved_or_renamed_table_is_not_prepared_again(
     assert builder.prepare(frame, place, out).content == content
 
 
-def test_one_of_two_that_prepare_the_same_wins(frame, root, monkeypatch):
+def test_concurrent_preparations_share_one_result(frame, root, monkeypatch):
     write, done = builder._write, []
 
-    def overtaken(*args):
+    def prepare_first(*args):
         if not done:
             done.append(None)
             done.append(builder.prepare(frame, root))
         return write(*args)
 
-    monkeypatch.setattr(builder, "_write", overtaken)
+    monkeypatch.setattr(builder, "_write", prepare_first)
     source = builder.prepare(frame, root)
     assert source.content == done[1].content
     assert contents(source) == contents(done[1])
@@ -221,7 +221,7 @@ def test_drafts_of_killed_processes_are_removed(frame, root):
 )
 @example("b[1]")
 @example("*?{a,b}")
-def test_any_name_of_a_folder_works(name):
+def test_root_and_table_may_have_any_name(name):
     rows = [
         ("q", "query", "a.png", "", "c", "", "train"),
         ("d", "document", "", "text", "c", "", "train"),
@@ -237,8 +237,8 @@ def test_any_name_of_a_folder_works(name):
 
 
 @pytest.mark.parametrize("name", ["a[1]", "**", "*", "a\\b", "é?", "\udcff"])
-def test_a_table_may_lie_in_a_folder_of_any_name(frame, root, name):
-    (root / "a1").mkdir()  # What the pattern of a name may fit.
+def test_root_name_may_contain_special_characters(frame, root, name):
+    (root / "a1").mkdir()  # Matches the pattern a[1].
     images = list(root.glob("*.png"))
     root = root / name
     root.mkdir()
@@ -252,7 +252,7 @@ def test_a_table_may_lie_in_a_folder_of_any_name(frame, root, name):
     assert contents(again) == wanted
 
 
-def test_a_half_written_preparation_is_never_used(frame, root, monkeypatch):
+def test_interrupted_preparation_is_never_used(frame, root, monkeypatch):
     generate = builder.SampleTable._generate_examples
 
     def broken(self, rows):
@@ -270,19 +270,19 @@ def test_a_half_written_preparation_is_never_used(frame, root, monkeypatch):
     assert contents(builder.prepare(frame, root)) == want
 
 
-def test_a_missing_image_is_named(frame, root):
+def test_missing_image_raises_an_error(frame, root):
     (root / "3.png").unlink()
     with pytest.raises(UserError, match=r"3\.png"):
         builder.prepare(frame, root)
 
 
-def test_a_folder_that_cannot_be_written_is_named(frame, root):
+def test_unwritable_folder_raises_an_error(frame, root):
     (root / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.prepared"):
         builder.prepare(frame, root, root / "file" / "folder")
 
 
-def test_it_feeds_the_pipeline(frame, root):
+def test_prepared_source_yields_the_same_batches_as_files(frame, root):
     train = table.select(frame, "train")
     tokenizer = text.load("minilm", 6)
     index = table.category_index(train)
@@ -309,7 +309,7 @@ def test_tensorflow_is_not_imported():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def cut(path):
+def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -321,27 +321,27 @@ def break_json(path):
     ("pattern", "damage"),
     [
         ("*-train.array_record*", os.remove),
-        ("*-train.array_record*", cut),
+        ("*-train.array_record*", truncate),
         ("dataset_info.json", os.remove),
         ("dataset_info.json", break_json),
         ("features.json", os.remove),
         ("1.0.0", shutil.rmtree),
     ],
 )
-def test_what_is_half_deleted_is_prepared_again(frame, root, pattern, damage):
+def test_damaged_files_are_prepared_again(frame, root, pattern, damage):
     want = contents(builder.prepare(frame, root))
     (path,) = (root / builder.FOLDER).rglob(pattern)
     damage(path)
-    said = []
-    source = builder.prepare(frame, root, say=said.append)
+    messages = []
+    source = builder.prepare(frame, root, say=messages.append)
     assert contents(source) == want
-    assert len(said) == 1
-    assert "missing or damaged files" in said[0]
-    assert contents(builder.prepare(frame, root, say=said.append)) == want
-    assert len(said) == 1
+    assert len(messages) == 1
+    assert "missing or damaged files" in messages[0]
+    assert contents(builder.prepare(frame, root, say=messages.append)) == want
+    assert len(messages) == 1
 
 
-def test_a_damaged_sample_is_a_sentence(frame, root):
+def test_reading_a_damaged_sample_raises_a_user_error(frame, root):
     source = builder.prepare(frame, root)
     for path in (root / builder.FOLDER).rglob("*array_record*"):
         path.write_bytes(bytes(path.stat().st_size))
@@ -349,7 +349,7 @@ def test_a_damaged_sample_is_a_sentence(frame, root):
         contents(pickle.loads(pickle.dumps(source)))
 
 
-def test_a_disk_that_loses_files_is_said(frame, root, monkeypatch):
+def test_losing_files_while_writing_raises_an_error(frame, root, monkeypatch):
     write = builder._write
 
     def lose(frame, root, folder):
@@ -363,7 +363,9 @@ def test_a_disk_that_loses_files_is_said(frame, root, monkeypatch):
         builder.prepare(frame, root)
 
 
-def test_an_image_that_changes_meanwhile_is_said(frame, root, monkeypatch):
+def test_image_changed_during_preparation_raises_an_error(
+    frame, root, monkeypatch
+):
     write = builder._write
 
     def change(*arguments):

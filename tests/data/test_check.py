@@ -16,16 +16,16 @@ def run(path, capsys, *options, rows=ROWS):
     return code, *capsys.readouterr()
 
 
-def test_says_what_the_table_holds(tmp_path, capsys):
+def test_prints_a_summary_of_the_table(tmp_path, capsys):
     path = tmp_path / "t.csv"
     code, out, _ = run(path, capsys)
     assert code == 0
-    assert f"{path}: 3 samples of 2 categories; no rule is broken" in out
+    assert f"{path}: 3 samples of 2 categories; all rows are valid" in out
     assert "unanswered" in out
-    assert "1 samples of train are the only one of their category" in out
+    assert "1 training samples are the only ones of their category" in out
 
 
-def test_lists_what_is_broken(tmp_path, capsys):
+def test_lists_all_broken_rules(tmp_path, capsys):
     path = tmp_path / "t.csv"
     rows = [*ROWS, ("q", "qeury", "q.png", "", "c", "", "train")]
     code, out, err = run(path, capsys, rows=rows)
@@ -34,7 +34,7 @@ def test_lists_what_is_broken(tmp_path, capsys):
     assert f"\n{path}, line 5, column role: the role is 'qeury'" in err
 
 
-def test_looks_for_images_if_asked(tmp_path, capsys):
+def test_images_option_checks_the_image_files(tmp_path, capsys):
     path = tmp_path / "t.csv"
     (tmp_path / "q.png").write_bytes(b"x")
     code, _, err = run(path, capsys, "--images")

@@ -1,4 +1,4 @@
-"""Folders that are kept while they are read, and removed afterwards."""
+"""Folders are kept while in use and can be removed afterwards."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 from mixer_jax.data import generations
 
 
-def test_a_folder_that_is_held_stays(tmp_path):
+def test_held_folder_is_not_removed(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     first, second = generations.hold(folder), generations.hold(folder)
@@ -29,7 +29,7 @@ sys.stdin.read()
 """
 
 
-def test_a_killed_process_holds_nothing(tmp_path):
+def test_killed_process_releases_its_hold(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     with subprocess.Popen(
@@ -43,7 +43,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     assert generations.remove_unused(folder)
 
 
-def test_drafts_go_in_the_end_and_after_a_kill(tmp_path):
+def test_drafts_are_removed_on_exit_and_after_a_kill(tmp_path):
     (tmp_path / "other").mkdir()
     with generations.draft(tmp_path) as first:
         (first / "file").write_text("")
@@ -51,14 +51,14 @@ def test_drafts_go_in_the_end_and_after_a_kill(tmp_path):
             assert first.is_dir()
             assert first != second
         left = first.with_name(f"{first.name}-left")
-        left.mkdir()  # as of a process that is gone
+        left.mkdir()  # as if left by a killed process
         with generations.draft(tmp_path):
             assert not left.exists()
             assert first.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_drafts_of_other_hosts_are_left_for_a_day(tmp_path):
+def test_drafts_of_other_hosts_are_kept_for_a_day(tmp_path):
     fresh, old = tmp_path / ".partial-fresh", tmp_path / ".partial-old"
     for folder in (fresh, old):
         folder.mkdir()
@@ -68,7 +68,7 @@ def test_drafts_of_other_hosts_are_left_for_a_day(tmp_path):
         assert not old.exists()
 
 
-def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+def test_nothing_is_removed_without_locks(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError
 

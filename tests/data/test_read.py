@@ -14,11 +14,11 @@ def folder(root):
     return root
 
 
-def test_a_format_must_be_named(capsys):
+def test_missing_or_unknown_format_lists_the_formats(capsys):
     for arguments in ([], ["--root=x"]):
         assert read.main(arguments) == 2
         err = capsys.readouterr().err
-        assert "Name a format. There are:" in err
+        assert "Name a format. Known formats:" in err
         assert "\n  shopee " in err
     assert read.main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -26,11 +26,11 @@ def test_a_format_must_be_named(capsys):
     assert "\n  shopee " in out
     assert read.main(["stanford-products", "--root=x"]) == 2
     err = capsys.readouterr().err
-    assert "no format 'stanford-products'" in err
+    assert "Unknown format 'stanford-products'" in err
     assert "did you mean 'stanford_online_products'" in err
 
 
-def test_a_table_is_not_overwritten(tmp_path, capsys):
+def test_table_is_overwritten_only_on_request(tmp_path, capsys):
     arguments = ["folders", f"--root={folder(tmp_path)}"]
     assert read.main(arguments) == 0
     out = capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_a_table_is_not_overwritten(tmp_path, capsys):
     assert len(table.read_table(tmp_path / "table.csv")) == 3
 
 
-def test_the_same_files_make_the_same_table_in_every_process(tmp_path):
+def test_table_is_identical_across_processes(tmp_path):
     root = folder(tmp_path)
     assert read.main(["folders", f"--root={root}", "--no-image-check"]) == 0
     out = tmp_path / "other.csv"
@@ -59,7 +59,7 @@ def test_the_same_files_make_the_same_table_in_every_process(tmp_path):
     assert out.read_bytes() == (tmp_path / "table.csv").read_bytes()
 
 
-def test_a_help_without_a_reader_ends_quietly():
+def test_help_into_a_closed_pipe_exits_quietly():
     words = [sys.executable, "-m", "mixer_jax.data.read", "--help"]
     reader, writer = os.pipe()
     os.close(reader)
@@ -68,7 +68,7 @@ def test_a_help_without_a_reader_ends_quietly():
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-def test_a_failing_file_system_leaves_no_table(tmp_path, monkeypatch, capsys):
+def test_file_system_error_leaves_no_table(tmp_path, monkeypatch, capsys):
     root, look = folder(tmp_path), os.stat
 
     def fail(path, **options):
@@ -78,6 +78,6 @@ def test_a_failing_file_system_leaves_no_table(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "stat", fail)
     assert read.main(["folders", f"--root={root}"]) == 1
-    said = f"error: {root}/a/2.jpg: Input/output error."
-    assert capsys.readouterr().err.splitlines()[-1] == said
+    message = f"error: {root}/a/2.jpg: Input/output error."
+    assert capsys.readouterr().err.splitlines()[-1] == message
     assert not (root / "table.csv").exists()

@@ -431,7 +431,7 @@ def test_suspicious_categories_are_named_before_training(
     tiny_config.steps = 1
     _, said = train(tiny_config, tmp_path / "run")
     assert "24 training categories have only queries or only" in said
-    assert "('c00 ' beside 'c00'," in said
+    assert "('c00 ' and 'c00'," in said
 
 
 def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):

@@ -39,9 +39,9 @@ def find(name: str) -> Format:
         return FORMATS[name]
     wanted = name.lower().replace("-", "_")
     near = difflib.get_close_matches(wanted, FORMATS, 1, 0.5)
-    said = f"There is no format {name!r}" if name else "Name a format"
+    message = f"Unknown format {name!r}" if name else "Name a format"
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UserError(f"{said}{hint} There are:\n{listing()}")
+    raise UserError(f"{message}{hint} Known formats:\n{listing()}")
 
 
 def listing() -> str:

@@ -25,13 +25,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages",
         default="en,any",
-        help="of the names, best first, such as de_DE,en,any; a listing "
-        "without a name in one of them has no text (default: %(default)s)",
+        help="languages of the names, best first, such as de_DE,en,any; a "
+        "listing without a name in any of them has no text (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--size",
         choices=_SIZES,
-        help="which images to take (default: small if there, else original)",
+        help="size of the images (default: small if present, else original)",
     )
 
 
@@ -64,8 +65,8 @@ def read(
         )
     size = options.size
     if size is None:
-        there = [one for one in _SIZES if (root / "images" / one).is_dir()]
-        size = (there or _SIZES)[0]
+        sizes = [one for one in _SIZES if (root / "images" / one).is_dir()]
+        size = (sizes or _SIZES)[0]
     paths = {
         cells["image_id"]: f"images/{size}/{cells['path']}"
         for _, cells in files.records(images, ("image_id", "path"))
@@ -91,13 +92,13 @@ def _rows(
     ids = [listing.get("main_image_id"), *more]
     ids = [str(one or "") for one in ids]
     unknown = sum(one not in paths for one in ids if one)
-    left_out["whose image images.csv does not list"] += unknown
+    left_out["with an image that images.csv does not list"] += unknown
     main, *others = (paths.get(one, "") for one in ids)
     if main or text:
         name = f"{item}@{domain}" if domain else item
         yield Row(name, main, text, item, group, "document")
     else:
-        left_out["listings without a main image and a name"] += 1
+        left_out["listings with neither a main image nor a name"] += 1
     for image_id, image in zip(ids[1:], others, strict=True):
         if image:
             yield Row(f"{item}/{image_id}", image, text, item, group)
@@ -105,13 +106,13 @@ def _rows(
 
 def _name(names: Sequence[Any], languages: Sequence[str]) -> str:
     """Returns the name in the first of the languages that has one."""
-    said = [
+    pairs = [
         (str(one.get("language_tag") or ""), str(one.get("value") or ""))
         for one in names
         if isinstance(one, dict)
     ]
     for language in languages:
-        for tag, value in said:
+        for tag, value in pairs:
             if language in (ANY, tag, tag.split("_")[0]) and value.strip():
                 return value
     return ""
@@ -127,7 +128,7 @@ def _value(values: Sequence[Any]) -> str:
 FORMAT = Format(
     "Amazon Berkeley Objects",
     (
-        "listings/metadata/listings_0.json.gz ...: a listing a line",
+        "listings/metadata/listings_0.json.gz ...: one listing per line",
         "images/metadata/images.csv.gz: image_id,height,width,path",
         "images/small/ or images/original/: the images",
     ),

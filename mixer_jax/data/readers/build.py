@@ -72,29 +72,29 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
       UserError: if the table cannot or must not be written there.
     """
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}; --root must name one.")
+        raise UserError(f"--root={root} is not a folder.")
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out={out} must be a .csv or a .parquet file.")
     if out.is_dir():
         raise UserError(f"--out={out} is a folder; give the path of a file.")
     if out.exists() and not overwrite:
         raise UserError(
-            f"There is a file {out} already; give --overwrite to replace it, "
-            "or another --out."
+            f"{out} already exists; give --overwrite to replace it, or another "
+            "--out."
         )
     files.check(out, "The table")
     # Links are resolved only if the relative path fails otherwise; `..` after
     # a link leads to the parent of the link's target.
-    way = Path(os.path.relpath(home, out.parent))
-    if os.path.realpath(out.parent / way) != os.path.realpath(home):
+    relative = Path(os.path.relpath(home, out.parent))
+    if os.path.realpath(out.parent / relative) != os.path.realpath(home):
         resolved = map(os.path.realpath, (home, out.parent))
-        way = Path(os.path.relpath(*resolved))
-    if ".." in way.parts:
+        relative = Path(os.path.relpath(*resolved))
+    if ".." in relative.parts:
         raise UserError(
-            f"A table names only images inside its own folder, and {home} is "
-            f"not inside {out.parent}; give an --out in {home} or above it."
+            f"A table can only name images inside its own folder, and {home} "
+            f"is not inside {out.parent}; give an --out in {home} or above it."
         )
-    return "" if way == Path(".") else f"{way.as_posix()}/"
+    return "" if relative == Path(".") else f"{relative.as_posix()}/"
 
 
 def build(
@@ -132,15 +132,15 @@ def build(
         columns = _with_images(columns, home, left_out, console)
     if not columns.num_rows:
         raise UserError(
-            f"There is no sample in {home}; left out: "
+            f"There are no samples in {home}; left out: "
             f"{left_out_text(left_out)}."
         )
     columns = _split(columns)
-    columns = _taught(columns, left_out)
+    columns = _trainable(columns, left_out)
     if not columns.num_rows:
         raise UserError(
-            f"No category in {home} has two samples to train on, and none is "
-            f"of the split test; left out: {left_out_text(left_out)}."
+            f"No category in {home} has two training samples, and there are "
+            f"no test samples; left out: {left_out_text(left_out)}."
         )
     columns = _with_roles(columns)
     if prefix:
@@ -188,7 +188,7 @@ def _without_repeated(columns: pa.Table, left_out: LeftOut) -> pa.Table:
     codes, _ = _codes(columns["sample_id"])
     first = np.zeros(len(codes), bool)
     first[np.unique(codes, return_index=True)[1]] = True
-    return _kept(columns, first, left_out, "that are there twice")
+    return _kept(columns, first, left_out, "with a repeated ID")
 
 
 def _with_images(
@@ -196,23 +196,23 @@ def _with_images(
 ) -> pa.Table:
     codes, names = _codes(columns["image"])
     found = []
-    what = "Looking for images"
-    with progress.show(what, len(names), console=console) as count:
+    label = "Looking for images"
+    with progress.show(label, len(names), console=console) as count:
         for start in range(0, len(names), _ROWS):
             some = names.slice(start, _ROWS).to_pylist()
             found.append(validation.present(root, some))
             count(len(some))
-    there = np.concatenate(found) if found else np.zeros(0, bool)
+    exists = np.concatenate(found) if found else np.zeros(0, bool)
     wanted = np.asarray(pc.not_equal(names, "").to_pylist(), bool)
-    if wanted.any() and not there[wanted].any():
+    if wanted.any() and not exists[wanted].any():
         first = names[int(np.argmax(wanted))].as_py()
         raise UserError(
             f"None of the {wanted.sum():,} image files exists, for example "
             f"{root / first}; have the images been unpacked?"
             f"{near_paths.hint(root / first, root)}"
         )
-    why = "whose image file is missing or empty"
-    return _kept(columns, there[codes], left_out, why)
+    why = "with a missing or empty image file"
+    return _kept(columns, exists[codes], left_out, why)
 
 
 def _split(columns: pa.Table) -> pa.Table:
@@ -227,22 +227,22 @@ def _split(columns: pa.Table) -> pa.Table:
     columns = _replaced(columns, split=split)
     bases, kinds = _base_splits(columns)
     pairs = np.unique(codes.astype(np.int64) * len(kinds) + bases)
-    torn = np.flatnonzero(np.diff(pairs // len(kinds)) == 0)
-    if torn.size:
-        category, one = divmod(int(pairs[torn[0]]), len(kinds))
-        other = int(pairs[torn[0] + 1]) % len(kinds)
-        more = f" (and {torn.size - 1} more)" if torn.size > 1 else ""
+    repeated = np.flatnonzero(np.diff(pairs // len(kinds)) == 0)
+    if repeated.size:
+        category, one = divmod(int(pairs[repeated[0]]), len(kinds))
+        other = int(pairs[repeated[0] + 1]) % len(kinds)
+        more = f" (and {repeated.size - 1} more)" if repeated.size > 1 else ""
         raise UserError(
             f"The category {quoted(names[category].as_py())}{more} has "
-            f"samples of the splits {kinds[one]!r} and {kinds[other]!r}; a "
-            "category must be in one, or what is measured was trained on. "
-            "Without a split of its own the set is split by a hash of the "
+            f"samples in the splits {kinds[one]!r} and {kinds[other]!r}; a "
+            "category must be in only one, or evaluation would use training "
+            "data. A data set without splits is split by a hash of the "
             "category."
         )
     return columns
 
 
-def _taught(columns: pa.Table, left_out: LeftOut) -> pa.Table:
+def _trainable(columns: pa.Table, left_out: LeftOut) -> pa.Table:
     """Drops training samples that are lone or show another split's image."""
     bases, kinds = _base_splits(columns)
     train = np.array([kind == "train" for kind in kinds], bool)[bases]
@@ -250,12 +250,12 @@ def _taught(columns: pa.Table, left_out: LeftOut) -> pa.Table:
     seen = np.zeros(len(names), bool)
     seen[images[~train]] = True
     seen &= np.asarray(pc.not_equal(names, "").to_pylist(), bool)
-    why = "of train that show an image of another split"
+    why = "from train with an image of another split"
     columns = _kept(columns, ~(train & seen[images]), left_out, why)
     train = train[~(train & seen[images])]
     codes, _ = _codes(columns["category_id"])
     lone = train & (np.bincount(codes)[codes] == 1) if len(codes) else train
-    why = "of train that are alone in their category"
+    why = "from train without another sample in their category"
     return _kept(columns, ~lone, left_out, why)
 
 
@@ -268,16 +268,16 @@ def _with_roles(columns: pa.Table) -> pa.Table:
     pairs = np.unique(categories.astype(np.int64) * len(image_names) + images)
     several = np.bincount(pairs % len(image_names))[images] > 1
     given = columns["role"]
-    asks = pc.equal(given, rules.QUERY).to_numpy(zero_copy_only=False)
-    answers = pc.equal(given, rules.DOCUMENT).to_numpy(zero_copy_only=False)
-    answers = answers | ~shown | (several & ~asks)
+    queries = pc.equal(given, rules.QUERY).to_numpy(zero_copy_only=False)
+    documents = pc.equal(given, rules.DOCUMENT).to_numpy(zero_copy_only=False)
+    documents = documents | ~shown | (several & ~queries)
     names = zip(
         _strings(columns["category_id"]),
         _strings(columns["image"]),
         strict=True,
     )
     query = roles.draw(
-        categories, np.where(shown, images, -1), asks, answers, names
+        categories, np.where(shown, images, -1), queries, documents, names
     )
     role = pc.if_else(pa.array(query), rules.QUERY, rules.DOCUMENT)
     text = pc.if_else(pa.array(query), "", columns["text"])
@@ -291,7 +291,7 @@ def _write(columns: pa.Table, path: Path) -> None:
         frame = batch.to_pandas()
         for fault in rules.faults(frame, _RULES):
             name = frame["sample_id"].iloc[fault.row]
-            raise UserError(fault.said(f"The sample {quoted(name)}"))
+            raise UserError(fault.describe(f"Sample {quoted(name)}"))
     tables.write(columns, path, "The sample table")
 
 

@@ -32,18 +32,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         type=parsing.any_text,
-        help="OURS=THEIRS, the source's name of a column, as in "
+        help="OURS=THEIRS, our name and the source's name of a column, as in "
         f"category_id=sku; repeatable; ours are {', '.join(rules.COLUMNS)}",
     )
     add(
         "--image-path",
         default="{}",
-        help="where an image is, {} being its cell: images/{}.jpg",
+        help="path of an image, with {} for its cell, as in images/{}.jpg",
     )
     add(
         "--delimiter",
         type=_delimiter,
-        help="between cells (default: a comma, or a tab for .tsv)",
+        help="character between cells (default: a comma, a tab for .tsv)",
     )
 
 
@@ -61,15 +61,15 @@ def read(
     mapping = parse_columns(options.column)
     if options.image_path.count("{}") != 1:
         raise UserError(
-            f"--image-path is {options.image_path!r}; it must have {{}} once, "
-            "where the image's cell goes."
+            f"--image-path is {options.image_path!r}; it must contain {{}} "
+            "exactly once, as the placeholder for the image cell."
         )
     path = root / options.source
     if not path.exists():
         raise files.missing(FORMAT, root, options.source)
     if path.resolve() == options.out.resolve():
         raise UserError(
-            f"--out is the source itself, {path}; give another one."
+            f"--out is the source itself, {path}; give another path."
         )
     name = path.name.lower()
     if path.is_dir() or name.endswith(".parquet"):
@@ -78,7 +78,7 @@ def read(
         tabs = name.endswith((".tsv", ".tsv.gz"))
         delimiter = options.delimiter or ("\t" if tabs else ",")
         wanted = list(dict.fromkeys(mapping.values()))
-        hint = f"; cells are separated by {delimiter!r}, or as --delimiter says"
+        hint = f"; set --delimiter if {delimiter!r} does not separate the cells"
         records = files.records(path, wanted, delimiter, hint)
     else:
         raise UserError(
@@ -118,7 +118,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
             )
         if ours not in rules.COLUMNS:
             near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(
                 f"--column names {ours!r}, which is not one of "
                 f"{', '.join(rules.COLUMNS)}{hint}"
@@ -166,7 +166,8 @@ def _check(row: Row, where: str | _Record, mapping: dict[str, str]) -> None:
     if row.split and not _SPLIT.fullmatch(row.split):
         raise UserError(
             f"{where}, column {mapping['split']}: the split is "
-            f"{quoted(row.split)}; it must be of letters, digits, '_' and '-'."
+            f"{quoted(row.split)}; it must be a name or name/part, made of "
+            "letters, digits, '_' and '-'."
         )
     if _OUTSIDE.search(row.image):
         raise UserError(

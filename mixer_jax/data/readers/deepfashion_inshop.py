@@ -43,20 +43,20 @@ def read(
     texts = _texts(root)
     # The folders of the original archive, or all files in one folder.
     prefix = "Img/" if (root / "Img" / "img").is_dir() else ""
-    said, header, count = 0, False, 0
+    expected, header, count = 0, False, 0
     for number, line in files.lines(path):
         cells, where = line.split(), f"{path}, line {number}"
-        if not said:
-            said = _count(line, where)
+        if not expected:
+            expected = _count(line, where)
         elif not header:
             header = _check_header(cells, where)
         else:
             count += 1
             yield _row(cells, where, prefix, texts)
-    if count != said:
+    if count != expected:
         raise UserError(
-            f"{path}: its first line says {said} images, but it lists {count}; "
-            "is the file whole?"
+            f"{path}: the first line says {expected} images, but the file "
+            f"lists {count}; is the file complete?"
         )
 
 
@@ -65,14 +65,14 @@ def _row(
 ) -> Row:
     if len(cells) != len(_COLUMNS):
         raise UserError(
-            f"{where}: {len(cells)} words, but the columns are "
+            f"{where}: the line has {len(cells)} words, but the columns are "
             f"{', '.join(_COLUMNS)}."
         )
     image, item, status = cells
     if status not in _STATUS:
         raise UserError(
-            f"{where}, column evaluation_status: {quoted(status)} is none of "
-            f"{', '.join(_STATUS)}."
+            f"{where}, column evaluation_status: {quoted(status)} is not one "
+            f"of {', '.join(_STATUS)}."
         )
     split, role = _STATUS[status]
     # img/WOMEN/Dresses/id_00000002/02_1_front.jpg

@@ -19,7 +19,7 @@ _CHUNK = 1 << 20  # characters of JSON that are read at a time
 _BETWEEN = re.compile(r"[\s,]*")
 # Errors of Python's parser, including those for numbers with thousands of
 # digits (ValueError) and for deeply nested objects (RecursionError).
-_NO_JSON = (ValueError, RecursionError)
+_JSON_ERRORS = (ValueError, RecursionError)
 
 
 def require(one: Format, root: Path, *names: str) -> list[Path]:
@@ -36,10 +36,10 @@ def require(one: Format, root: Path, *names: str) -> list[Path]:
     paths = []
     for name in names:
         either = [root / path for path in name.split("|")]
-        there = [path for path in either if path.exists()]
-        if not there:
-            raise missing(one, root, name.replace("|", " nor "))
-        paths.append(there[0])
+        existing = [path for path in either if path.exists()]
+        if not existing:
+            raise missing(one, root, name.replace("|", " or "))
+        paths.append(existing[0])
     return paths
 
 
@@ -47,7 +47,7 @@ def missing(one: Format, root: Path, name: str) -> UserError:
     """Returns an error that names a missing file and lists the set's files."""
     lines = "".join(f"\n  {line}" for line in one.files)
     return UserError(
-        f"There is no {name} in {root}. {one.title} has, relative to "
+        f"There is no {name} in {root}. Files of {one.title}, relative to "
         f"--root:{lines}"
     )
 
@@ -135,16 +135,16 @@ def records(
                     continue
                 if len(cells) != len(header):
                     raise UserError(
-                        f"{where}: the row has {len(cells)} cells, and the "
-                        f"header {len(header)}."
+                        f"{where}: the row has {len(cells)} cells, but the "
+                        f"header has {len(header)}."
                     )
                 yield where, dict(zip(header, cells, strict=True))
             if not header:
                 raise UserError(f"{path} is empty.")
     except csv_files.RecordError as error:
         raise UserError(
-            f"{path}, line {error.line}: not CSV: {error.reason}; is there an "
-            "unclosed quote, or text after a closing quote?"
+            f"{path}, line {error.line}: invalid CSV: {error.reason}; is there "
+            "an unclosed quote, or text after a closing quote?"
         ) from error
 
 
@@ -154,12 +154,12 @@ def _check_header(
     for name in columns:
         if name not in header:
             raise UserError(
-                f"{where}: there is no column {name!r}; there are "
+                f"{where}: there is no column {name!r}; the columns are "
                 f"{listing(header)}{hint}."
             )
         if header.count(name) > 1:
             raise UserError(
-                f"{where}: the column {name!r} is there more than once."
+                f"{where}: the column {name!r} occurs more than once."
             )
 
 
@@ -169,10 +169,12 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             item = json.loads(line)
-        except _NO_JSON as error:
-            raise UserError(f"{where}: no JSON: {_reason(error)}.") from error
+        except _JSON_ERRORS as error:
+            raise UserError(
+                f"{where}: invalid JSON: {_reason(error)}."
+            ) from error
         if not isinstance(item, dict):
-            raise UserError(f"{where}: a JSON object is expected.")
+            raise UserError(f"{where}: expected a JSON object.")
         yield where, item
 
 
@@ -206,18 +208,18 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}, {key} {number + 1}"
             try:
                 item, at = decoder.raw_decode(text, at)
-            except _NO_JSON as error:
+            except _JSON_ERRORS as error:
                 # The object may continue beyond the text read so far.
-                torn = isinstance(error, json.JSONDecodeError)
-                more = torn and file.read(max(_CHUNK, len(text) - at))
+                is_incomplete = isinstance(error, json.JSONDecodeError)
+                more = is_incomplete and file.read(max(_CHUNK, len(text) - at))
                 if not more:
                     raise UserError(
-                        f"{where}: no JSON: {_reason(error)}."
+                        f"{where}: invalid JSON: {_reason(error)}."
                     ) from error
                 text, at = text[at:] + more, 0
                 continue
             if not isinstance(item, dict):
-                raise UserError(f"{where}: a JSON object is expected.")
+                raise UserError(f"{where}: expected a JSON object.")
             number += 1
             yield where, item
 
@@ -227,16 +229,18 @@ def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
     with opened(path) as file:
         try:
             items = json.load(file)
-        except _NO_JSON as error:
+        except _JSON_ERRORS as error:
             if isinstance(error, UnicodeDecodeError):
                 raise
-            raise UserError(f"{path} is no JSON: {_reason(error)}.") from error
+            raise UserError(
+                f"{path} is not valid JSON: {_reason(error)}."
+            ) from error
     if not isinstance(items, list):
-        raise UserError(f"{path} is not a list of items.")
+        raise UserError(f"{path} is not a JSON list.")
     found = [(f"{path}, item {n}", one) for n, one in enumerate(items, start=1)]
     for where, item in found:
         if not isinstance(item, dict):
-            raise UserError(f"{where}: a JSON object is expected.")
+            raise UserError(f"{where}: expected a JSON object.")
     return found
 
 
@@ -252,8 +256,8 @@ def cell(item: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise UserError(
-        f"{where}, column {key}: a value is needed, of letters or digits, not "
-        f"{quoted(value)}."
+        f"{where}, column {key}: expected a non-empty string or an integer, "
+        f"not {quoted(value)}."
     )
 
 
@@ -267,11 +271,11 @@ def values(item: dict[str, Any], key: str, where: str) -> list[Any]:
     if value is None or isinstance(value, list):
         return value or []
     raise UserError(
-        f"{where}, column {key}: a list is expected, not {quoted(value)}."
+        f"{where}, column {key}: expected a list, not {quoted(value)}."
     )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "too many brackets inside each other"
+        return "too many nested brackets"
     return getattr(error, "msg", str(error))

@@ -43,33 +43,33 @@ def read(
     """
     count, topmost = 0, set()
     table = options.out.resolve()
-    for way, names in walk.walk(root, left_out):
-        split = way[0] if options.splits and way else ""
-        labels = way[1:] if options.splits else way
+    for parts, names in walk.walk(root, left_out):
+        split = parts[0] if options.splits and parts else ""
+        labels = parts[1:] if options.splits else parts
         for name in names:
             if Path(name).suffix.lower() not in SUFFIXES:
-                ours = not way and (root / name).resolve() == table
+                ours = not parts and (root / name).resolve() == table
                 left_out["files that are not images"] += not ours
                 continue
             if not labels:
-                left_out["images that are in no folder of a category"] += 1
+                left_out["images outside category folders"] += 1
                 continue
-            image = "/".join((*way, name))
+            image = "/".join((*parts, name))
             if not walk.is_utf8(image):
                 left_out[walk.NOT_UTF8] += 1
                 continue
             if _OUTSIDE.search(image):
-                left_out["whose path a table cannot hold"] += 1
+                left_out["with a path that a table cannot store"] += 1
                 continue
             count += 1
-            topmost.add(way[0].lower())
+            topmost.add(parts[0].lower())
             category, group = "/".join(labels), "/".join(labels[:-1])
             yield Row(image, image, "", category, group, split=split)
     if not count:
         raise UserError(
-            f"No folder in {root} has an image; it should have a folder per "
-            f"category, with images ({', '.join(sorted(SUFFIXES))}) in it. "
-            f"Left out: {left_out_text(left_out)}."
+            f"No folder in {root} contains an image; expected one folder of "
+            f"images ({', '.join(sorted(SUFFIXES))}) per category. Left out: "
+            f"{left_out_text(left_out)}."
         )
     if not options.splits and topmost >= _SPLITS:
         terminal.say(
@@ -80,9 +80,9 @@ def read(
 
 
 FORMAT = Format(
-    "a folder for each category",
+    "a folder per category",
     (
-        "<category>/<image>: folders may be inside of others",
+        "<category>/<image>: folders may be nested",
         "<split>/<category>/<image> with --splits",
     ),
     read,

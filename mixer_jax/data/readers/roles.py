@@ -16,8 +16,8 @@ from mixer_jax.data.readers.rows import digest
 def draw(
     categories: np.ndarray,
     images: np.ndarray,
-    asks: np.ndarray,
-    answers: np.ndarray,
+    queries: np.ndarray,
+    documents: np.ndarray,
     names: Iterable[tuple[str, str]],
 ) -> np.ndarray:
     """Returns which samples become queries.
@@ -28,9 +28,9 @@ def draw(
     Args:
       categories: int `[N]`, the category of each sample.
       images: int `[N]`, the image of each sample; -1 for none.
-      asks: bool `[N]`, samples that must be queries.
-      answers: bool `[N]`, samples that must be documents, including all samples
-        without an image.
+      queries: bool `[N]`, samples that must be queries.
+      documents: bool `[N]`, samples that must be documents, including all
+        samples without an image.
       names: the category ID and image path of each sample, for the hash.
 
     Returns:
@@ -44,19 +44,21 @@ def draw(
         return_inverse=True,
     )
     category, with_image = pairs // width, pairs % width > 0
-    asking, answering = (_any(pair, of, len(pairs)) for of in (asks, answers))
+    fixed_query, fixed_document = (
+        _any(pair, of, len(pairs)) for of in (queries, documents)
+    )
     size = np.bincount(category, weights=with_image).astype(np.int64)
-    asked = np.bincount(category, weights=asking).astype(np.int64)
-    quota = size // 2 - asked
+    fixed = np.bincount(category, weights=fixed_query).astype(np.int64)
+    quota = size // 2 - fixed
     # Undecided pairs, by category and hash.
-    free = np.flatnonzero(~asking & ~answering)
+    free = np.flatnonzero(~fixed_query & ~fixed_document)
     order = _order(names, first, len(categories))
     free = free[np.lexsort((order[free], category[free]))]
     begins = np.searchsorted(category[free], category[free])
     rank = np.arange(len(free)) - begins
-    query = asking & ~answering
+    query = fixed_query & ~fixed_document
     query[free[rank < quota[category[free]]]] = True
-    return asks | (query[pair] & ~answers)
+    return queries | (query[pair] & ~documents)
 
 
 def _order(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Number of samples left out by reason, such as "whose image is missing".
+# Number of samples left out by reason, such as "without a category".
 LeftOut = collections.Counter[str]
 
 

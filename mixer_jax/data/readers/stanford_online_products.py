@@ -45,13 +45,13 @@ def read(
                 continue
             if len(cells) != len(_COLUMNS):
                 raise UserError(
-                    f"{where}: {len(cells)} words, but the columns are "
-                    f"{', '.join(_COLUMNS)}."
+                    f"{where}: the line has {len(cells)} words, but the "
+                    f"columns are {', '.join(_COLUMNS)}."
                 )
             _, category, _, image = cells
             if not category.isdigit():
                 raise UserError(
-                    f"{where}, column class_id: {quoted(category)} is no "
+                    f"{where}, column class_id: {quoted(category)} is not a "
                     "number."
                 )
             group = image.split("/")[0].removesuffix("_final")

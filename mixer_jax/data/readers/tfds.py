@@ -32,15 +32,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `read` to a parser."""
     add = parser.add_argument
     add("--name", required=True, help="NAME, NAME/CONFIG or NAME:VERSION")
-    add("--image", default="image", help="the images' feature")
-    add("--label", default="label", help="the feature that is the category")
-    add("--text", default="", help="the texts' feature, if there is one")
-    add("--group", default="", help="the feature that is the group, if any")
+    add("--image", default="image", help="the feature with the image")
+    add("--label", default="label", help="the feature with the category")
+    add("--text", default="", help="the feature with the text, if any")
+    add("--group", default="", help="the feature with the group, if any")
     add(
         "--own-splits",
         action="store_true",
-        help="keep its splits, which must share no category; otherwise the "
-        "splits are joined and split by a hash of the category",
+        help="keep the data set's splits, which must not share categories; "
+        "by default, samples are split by a hash of the category",
     )
 
 
@@ -66,13 +66,13 @@ def read(
     for name in filter(None, named):
         if name not in features:
             raise UserError(
-                f"{folder} has no feature {name!r}; there are "
+                f"{folder} has no feature {name!r}; its features are "
                 f"{', '.join(sorted(features))}."
             )
     if not isinstance(features[options.image], tfds.features.Image):
         raise UserError(
-            f"The feature {options.image!r} of {folder} is no image; --image "
-            "must name one."
+            f"The feature {options.image!r} of {folder} is not an image; "
+            "--image must name an image feature."
         )
     try:
         sources = builder.as_data_source(
@@ -80,56 +80,58 @@ def read(
         )
     except NotImplementedError as error:
         raise UserError(
-            f"{folder} cannot be read at random positions; prepare it with "
+            f"{folder} does not support random access; prepare it with "
             'file_format="array_record".'
         ) from error
-    beside = options.out.parent
+    home = options.out.parent
     for split in sorted(sources):
         source = sources[split]
-        way = f"images/{options.name.replace(':', '/')}/{split}"
-        (beside / way).mkdir(parents=True, exist_ok=True)
+        relative = f"images/{options.name.replace(':', '/')}/{split}"
+        (home / relative).mkdir(parents=True, exist_ok=True)
         for number in range(len(source)):
             example = source[number]
-            said = {
+            values = {
                 name: _string(features, name, example)
                 for name in (options.label, options.text, options.group)
             }
-            if not said[options.label]:
+            if not values[options.label]:
                 left_out["without a label"] += 1
                 continue
             encoded = example[options.image]
-            name = f"{way}/{number:08d}{_suffix(encoded)}"
-            _write(beside / name, encoded)
+            name = f"{relative}/{number:08d}{_suffix(encoded)}"
+            _write(home / name, encoded)
             yield Row(
                 f"{split}/{number}",
                 name,
-                said[options.text],
-                said[options.label],
-                said[options.group],
+                values[options.text],
+                values[options.label],
+                values[options.group],
                 split=split if options.own_splits else "",
             )
 
 
 def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
     """Returns the folder of a data set's given or latest version."""
-    way, _, version = name.partition(":")
-    there = _prepared(root, left_out)
-    found = [path for path in there if path.is_relative_to(root / way)]
+    base, _, version = name.partition(":")
+    prepared = _prepared(root, left_out)
+    found = [path for path in prepared if path.is_relative_to(root / base)]
     if version:
         found = [path for path in found if path.name == version]
     if not found:
-        have = sorted(
-            path.relative_to(root).parent.as_posix() for path in there
+        known = sorted(
+            path.relative_to(root).parent.as_posix() for path in prepared
         )
         raise UserError(
-            f"There is no prepared data set {name} in {root}; there are "
-            f"{', '.join(dict.fromkeys(have)) or 'none'}; left out: "
+            f"There is no prepared data set {name} in {root}; found: "
+            f"{', '.join(dict.fromkeys(known)) or 'none'}; left out: "
             f"{left_out_text(left_out)}."
         )
     configs = sorted({path.parent for path in found})
     if len(configs) > 1:
         names = ", ".join(one.relative_to(root).as_posix() for one in configs)
-        raise UserError(f"--name={name} has several configs: {names}.")
+        raise UserError(
+            f"--name={name} has several configs; name one of them: {names}."
+        )
     return max(found, key=_version)
 
 
@@ -137,8 +139,8 @@ def _prepared(root: Path, left_out: LeftOut) -> list[Path]:
     """Returns the folders of all prepared data sets, following links."""
     count = LeftOut()
     found = [
-        root.joinpath(*way)
-        for way, names in walk.walk(root, count)
+        root.joinpath(*parts)
+        for parts, names in walk.walk(root, count)
         if _INFO in names
     ]
     for why in (walk.UNREADABLE, walk.DANGLING):  # They may be data sets.
@@ -163,7 +165,7 @@ def _string(features: Any, name: str, example: dict[str, Any]) -> str:
     if np.ndim(value) or isinstance(value, dict):
         raise UserError(
             f"The feature {name!r} has several values in an example, such as "
-            f"{quoted(value)}; a category, a text and a group are one."
+            f"{quoted(value)}; a category, text or group must be one value."
         )
     return str(value)
 

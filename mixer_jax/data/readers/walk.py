@@ -15,9 +15,9 @@ HIDDEN = "hidden files and folders"
 DANGLING = "broken links"
 CYCLE = "links to a folder that contains them"
 AGAIN = "links in a linked folder that were followed under another name"
-SPECIAL = "that are neither files nor folders"  # sockets, pipes, devices
-UNREADABLE = "files and folders that cannot be read"
-NOT_UTF8 = "whose file name is not UTF-8"
+SPECIAL = "special files"  # sockets, pipes, devices
+UNREADABLE = "unreadable files and folders"
+NOT_UTF8 = "with a file name that is not UTF-8"
 
 _Identity = tuple[int, int]  # device and inode
 
@@ -26,12 +26,12 @@ class _Folder(NamedTuple):
     """A folder that is still to be listed.
 
     Attributes:
-      way: the parts of its path relative to the root.
+      parts: the parts of its path relative to the root.
       ancestors: the folders that contain it.
-      is_linked: whether a folder of `way` is a link.
+      is_linked: whether a folder of `parts` is a link.
     """
 
-    way: tuple[str, ...]
+    parts: tuple[str, ...]
     ancestors: frozenset[_Identity]
     is_linked: bool
 
@@ -52,19 +52,19 @@ def walk(
       left_out: updated with the number of skipped entries by reason.
 
     Yields:
-      `(way, names)`: the parts of the folder's path relative to `root`, and the
-      sorted names of its regular files. Parents precede their children, and
+      `(parts, names)`: the parts of the folder's path relative to `root`, and
+      the sorted names of its regular files. Parents precede their children, and
       siblings are sorted by name.
 
     Raises:
       UserError: if `root` cannot be listed.
-      OSError: if the file system fails for the moment.
+      OSError: if the file system fails temporarily.
     """
     pending = [_Folder((), frozenset(), False)]
     followed: set[tuple[_Identity, str]] = set()  # by folder and name
     while pending:
-        way, ancestors, is_linked = pending.pop()
-        folder = os.path.join(root, *way)
+        parts, ancestors, is_linked = pending.pop()
+        folder = os.path.join(root, *parts)
         try:
             identity = _identity(os.stat(folder))
             with os.scandir(folder) as found:
@@ -72,7 +72,7 @@ def walk(
         except OSError as error:
             if error.errno in command.TRANSIENT:
                 raise
-            if not way:
+            if not parts:
                 reason = error.strerror or error
                 raise UserError(f"{root} cannot be read: {reason}.") from error
             left_out[UNREADABLE] += 1
@@ -91,11 +91,11 @@ def walk(
                 kind = AGAIN if (identity, entry.name) in followed else kind
                 followed.add((identity, entry.name))
             if kind == stat.S_IFDIR:
-                below = (*way, entry.name)
+                below = (*parts, entry.name)
                 inside.append(_Folder(below, ancestors, is_linked or link))
             else:
                 left_out[kind] += 1
-        yield way, files
+        yield parts, files
         pending += reversed(inside)
 
 

@@ -22,32 +22,34 @@ def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
     index = pd.Index(category_ids)
     label = index.get_indexer(frame["category_id"])
     query = (frame["role"] == rules.QUERY).to_numpy(bool)
-    asked = np.bincount(label[query], minlength=len(index)) > 0
-    answered = np.bincount(label[~query], minlength=len(index)) > 0
+    has_query = np.bincount(label[query], minlength=len(index)) > 0
+    has_document = np.bincount(label[~query], minlength=len(index)) > 0
     alike = similar.pairs(category_ids)
-    return tuple(sentences(int((asked != answered).sum()), len(alike), alike))
+    return tuple(
+        sentences(int((has_query != has_document).sum()), len(alike), alike)
+    )
 
 
-class Alike:
+class LookAlikes:
     """Finder of category IDs that look alike; stores two hashes per ID."""
 
     def __init__(self):
         self._keys = self._names = np.zeros(0, np.uint64)
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
-        self._waiting = 0
+        self._pending = 0
 
     def add(self, categories: pd.Series) -> None:
         """Adds the category IDs of a batch of rows."""
         names = pd.Series(categories.unique(), dtype=object)
         self._parts.append((_hash_keys(names), _hash(names)))
-        self._waiting += len(names)
-        # `_join` removes repeated categories.
-        if self._waiting > max(len(self._keys), 1 << 20):
-            self._join()
+        self._pending += len(names)
+        # `_merge` removes repeated categories.
+        if self._pending > max(len(self._keys), 1 << 20):
+            self._merge()
 
     def count(self) -> int:
         """Returns the number of IDs that look like an earlier one."""
-        self._join()
+        self._merge()
         return len(self._suspects())
 
     def examples(
@@ -74,7 +76,7 @@ class Alike:
                 break
         return tuple((b, a) for a, b in pairs.items())[:limit]
 
-    def _join(self) -> None:
+    def _merge(self) -> None:
         parts = [(self._keys, self._names), *self._parts]
         keys, names = (np.concatenate(one) for one in zip(*parts, strict=True))
         order = np.lexsort((names, keys))
@@ -82,7 +84,7 @@ class Alike:
         new = np.ones(len(keys), bool)
         new[1:] = (keys[1:] != keys[:-1]) | (names[1:] != names[:-1])
         self._keys, self._names = keys[new], names[new]
-        self._parts, self._waiting = [], 0
+        self._parts, self._pending = [], 0
 
     def _suspects(self) -> np.ndarray:
         return self._keys[1:][self._keys[1:] == self._keys[:-1]]
@@ -106,12 +108,13 @@ def sentences(
         )
     if alike:
         shown = ", ".join(
-            f"{quoted(b)} beside {quoted(a)}" for a, b in examples[:_MAX_PAIRS]
+            f"{quoted(b)} and {quoted(a)}" for a, b in examples[:_MAX_PAIRS]
         )
         messages.append(
-            f"{alike:,} category IDs differ from another only in whitespace, "
-            "invisible characters, case, Unicode normal form or a number's "
-            f"zeros ({shown}); they are trained as different categories."
+            f"{alike:,} category IDs differ from another ID only in "
+            "whitespace, invisible characters, case, Unicode normal form or a "
+            f"number's zeros ({shown}); training treats them as different "
+            "categories."
         )
     return messages
 

@@ -169,10 +169,10 @@ def check(
     rows = samples.assign(category_id=identities.name(0), split="train")
     if rows.empty:
         raise UserError(
-            f"All samples of the log are of the split test in "
-            f"{truth.attrs['table']}, so none is left to train on."
+            f"All samples of the log belong to the split test of "
+            f"{truth.attrs['table']}; no training samples remain."
         )
     whole = with_test_rows(rows, truth, folder)
     for fault in rules.faults(whole):
         name = quoted(whole["sample_id"].iloc[fault.row])
-        raise UserError(fault.said(f"The sample {name} of the found table"))
+        raise UserError(fault.describe(f"Sample {name} of the found table"))

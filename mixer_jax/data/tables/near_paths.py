@@ -25,13 +25,13 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
     if os.path.exists(path):
         return ""
     folder, rest = _split(path)
-    for candidate, about in _readings(rest):
+    for candidate, note in _readings(rest):
         found = _find(folder, [part for part in candidate.split("/") if part])
         if found is None:
             continue
         name = os.path.relpath(found, root) if root else found
-        about = about or _difference(rest, os.path.relpath(found, folder))
-        return f" Did you mean {name!r}?{about}"
+        note = note or _difference(rest, os.path.relpath(found, folder))
+        return f" Did you mean {name!r}?{note}"
     return ""
 
 
@@ -49,18 +49,18 @@ def _readings(rest: str) -> Iterator[tuple[str, str]]:
     decoded = unquote(rest)
     yield rest, ""
     if "\\" in rest:
-        yield rest.replace("\\", "/"), " Paths need '/' instead of '\\'."
+        yield rest.replace("\\", "/"), " Use '/' instead of '\\' in paths."
     if decoded != rest:
-        about = " Paths are not URL-encoded."
-        yield decoded, about
-        yield decoded.replace("\\", "/"), about
+        note = " Paths must not be URL-encoded."
+        yield decoded, note
+        yield decoded.replace("\\", "/"), note
 
 
 def _difference(rest: str, found: str) -> str:
     if _composed(rest) == _composed(found):
         return (
-            " Both names look alike: their accents are encoded in different "
-            "Unicode normal forms (NFC, NFD)."
+            " The names look alike, but their accents are encoded in "
+            "different Unicode normal forms (NFC, NFD)."
         )
     return ""
 

@@ -70,7 +70,7 @@ class Fault(NamedTuple):
     value: str
     count: int
 
-    def said(self, where: str) -> str:
+    def describe(self, where: str) -> str:
         """Returns the error message; `where` names the first row."""
         more = f" (and {self.count - 1} more rows)" if self.count > 1 else ""
         message = self.rule.message.format(value=quoted(self.value))
@@ -103,7 +103,7 @@ RULES = (
     ),
     Rule(
         "category_id",
-        "a category is needed",
+        "a category is required",
         lambda rows: rows["category_id"] == "",
     ),
     Rule(
@@ -113,7 +113,7 @@ RULES = (
     ),
     Rule(
         "text",
-        "a query has no text; leave the cell empty",
+        "a query cannot have a text; leave the cell empty",
         lambda rows: (rows["role"] == QUERY) & (rows["text"] != ""),
     ),
     Rule(
@@ -132,14 +132,14 @@ RULES = (
     ),
     Rule(
         "split",
-        "the split is {value}; it must be a name or name/part, of "
+        "the split is {value}; it must be a name or name/part, made of "
         "letters, digits, '_' and '-'",
         lambda rows: ~rows["split"].str.fullmatch(SPLIT),
     ),
     Rule(
         "text",
-        f"the row has more than {LONGEST} characters; shorten its text, which "
-        "is {value}",
+        f"the row has more than {LONGEST} characters; shorten its text "
+        "{value}",
         lambda rows: sum(rows[name].str.len() for name in COLUMNS) > LONGEST,
     ),
 )

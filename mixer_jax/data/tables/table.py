@@ -35,7 +35,7 @@ class Skipped:
     """Description of the samples that were left out.
 
     Attributes:
-      what: the kind of the samples, a plural.
+      reason: why they were left out, such as "unreadable images".
       count: the number of samples left out.
       total: the number of samples before.
       examples: the first ten, each a line that names row and reason.
@@ -43,7 +43,7 @@ class Skipped:
       listing: the path of a list of all of them; "" if there is none.
     """
 
-    what: str
+    reason: str
     count: int
     total: int
     examples: tuple[str, ...] = ()
@@ -51,11 +51,11 @@ class Skipped:
     listing: str = ""
 
     def __str__(self) -> str:
-        said = f"{self.count} of {self.total} samples skipped: {self.what}"
+        text = f"{self.count} of {self.total} samples skipped: {self.reason}"
         kinds = [f"{n} {kind}" for kind, n in self.kinds.items() if n]
         if kinds:
-            said += f" ({', '.join(kinds)})"
-        return said + (f"; {self.listing} lists them" if self.listing else "")
+            text += f" ({', '.join(kinds)})"
+        return text + (f"; {self.listing} lists them" if self.listing else "")
 
     @property
     def share(self) -> float:
@@ -136,7 +136,7 @@ def validate(frame: pd.DataFrame) -> None:
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
     for fault in rules.faults(frame):
-        raise UserError(fault.said(name_rows(frame, [fault.row])[0]))
+        raise UserError(fault.describe(name_rows(frame, [fault.row])[0]))
 
 
 def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -150,8 +150,8 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     chosen = [name for name in names if f"{name}/".startswith(f"{split}/")]
     if not chosen:
         raise UserError(
-            f"{_table(frame)} has no sample of split {quoted(split)}; it has "
-            f"{listing(names)}."
+            f"{_table(frame)} has no samples of split {quoted(split)}; its "
+            f"splits are {listing(names)}."
         )
     return frame[frame["split"].isin(chosen)]
 
@@ -200,14 +200,14 @@ def drop_lone(
         first ten samples.
     """
     if training:
-        what = "the only sample of their category"
+        reason = "the only sample of their category"
         remedy = (
-            "Give each of these categories a second sample, merge it with "
-            "another"
+            "Add a second sample to each of these categories, merge them "
+            "with others"
         )
         lone = ~frame["category_id"].duplicated(keep=False)
     else:
-        what = "queries of a category without a document in their part"
+        reason = "queries of a category without a document in their part"
         remedy = (
             "Add a document of each of these categories to the same split "
             "and part, remove the queries"
@@ -217,22 +217,22 @@ def drop_lone(
         answered = pd.Series(pairs.isin(pairs[documents]), index=frame.index)
         lone = ~(documents | answered)
     rows = np.flatnonzero(lone)
-    reasons = [
+    details = [
         f"category {quoted(frame['category_id'].iloc[row])}"
         for row in rows[:LISTED]
     ]
-    skipped = skip(frame, rows, reasons, what)
+    skipped = skip(frame, rows, details, reason)
     return frame[~lone], skipped.require(max_skipped, remedy, option)
 
 
 def skip(
-    frame: pd.DataFrame, rows: np.ndarray, reasons: Sequence[str], what: str
+    frame: pd.DataFrame, rows: np.ndarray, details: Sequence[str], reason: str
 ) -> Skipped:
     """Returns a description of the rows to leave out, given by position."""
-    rows, reasons = np.asarray(rows, int), list(reasons)[:LISTED]
+    rows, details = np.asarray(rows, int), list(details)[:LISTED]
     names = name_rows(frame, rows[:LISTED])
-    examples = (f"{a}: {b}" for a, b in zip(names, reasons, strict=True))
-    return Skipped(what, len(rows), len(frame), tuple(examples))
+    examples = (f"{a}: {b}" for a, b in zip(names, details, strict=True))
+    return Skipped(reason, len(rows), len(frame), tuple(examples))
 
 
 def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
@@ -253,22 +253,22 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame["split"].str.contains("/").any():
         raise UserError(
-            f"{_table(frame)} has splits with parts; directions cannot be "
-            "added to them."
+            f"{_table(frame)} already has splits with parts; both directions "
+            "cannot be added."
         )
     query = frame["role"] == QUERY
     titled = frame[~query & (frame["text"] != "")]
     texts = titled.drop_duplicates("category_id").set_index("category_id")
     borrowed = frame["category_id"].map(texts["text"]).fillna("")
-    turned = frame.assign(
+    flipped = frame.assign(
         sample_id="reverse:" + frame["sample_id"],
         role=np.where(query, DOCUMENT, QUERY),
         text=borrowed.where(query, ""),
         split=frame["split"] + "/reverse",
     )
-    turned = turned[frame["image"] != ""]
+    flipped = flipped[frame["image"] != ""]
     frame = frame.assign(split=frame["split"] + "/forward")
-    both = pd.concat([frame, turned], ignore_index=True)
+    both = pd.concat([frame, flipped], ignore_index=True)
     # These rows have no line numbers in a file.
     both.attrs.clear()
     return both

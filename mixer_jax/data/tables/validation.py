@@ -68,7 +68,7 @@ class Report:
         all queries or all documents.
       alike: number of category IDs that look like an earlier one.
       alike_examples: the first ten such pairs of IDs.
-      torn: number of categories in several splits; parts count as one split.
+      cross_split: number of categories in several splits, ignoring parts.
       splits: the counts of each split, by name.
       missing: samples whose image is missing or empty; None if not checked.
     """
@@ -76,7 +76,7 @@ class Report:
     samples: int
     categories: int
     lone: int
-    torn: int
+    cross_split: int
     splits: dict[str, SplitCounts]
     missing: table.Skipped | None = None
     one_role: int = 0
@@ -85,33 +85,33 @@ class Report:
 
     def notes(self) -> list[str]:
         """Returns warnings to read before training, one sentence each."""
-        said = []
-        if self.torn:
-            said.append(
-                f"{self.torn:,} categories are in several splits; what is "
-                "measured on them was trained on."
+        messages = []
+        if self.cross_split:
+            messages.append(
+                f"{self.cross_split:,} categories are in several splits; "
+                "evaluation on them would use training data."
             )
         if self.lone:
-            said.append(
-                f"{self.lone:,} samples of train are the only one of their "
+            messages.append(
+                f"{self.lone:,} training samples are the only ones of their "
                 "category; training leaves them out."
             )
-        said += category_notes.sentences(
+        messages += category_notes.sentences(
             self.one_role, self.alike, self.alike_examples
         )
         unanswered = [
             f"{counts.unanswered:,} queries of {name} have no document of "
-            "their category there; evaluation leaves them out."
+            "their category in that split; evaluation leaves them out."
             for name, counts in self.splits.items()
             if name.split("/")[0] != "train" and counts.unanswered
         ]
-        said += unanswered[:LISTED]
+        messages += unanswered[:LISTED]
         if more := len(unanswered[LISTED:]):
-            said.append(f"So have queries of {more:,} other splits.")
+            messages.append(f"{more:,} other splits have such queries too.")
         if self.missing is not None and self.missing.count:
             lines = [str(self.missing), *self.missing.examples]
-            said.append("\n  ".join(lines))
-        return said
+            messages.append("\n  ".join(lines))
+        return messages
 
     def console_table(self) -> Table:
         """Returns the counts per split as a table for the terminal."""
@@ -154,13 +154,13 @@ def check(
     """
     path = Path(path)
     console = console or Console(quiet=True)
-    counter, found, ids = _Counter(), {}, []
-    names = category_notes.Alike()
-    absent = _Absent(path, threads) if images else None
+    counter, faults, ids = _Counter(), {}, []
+    names = category_notes.LookAlikes()
+    missing = _MissingImages(path, threads) if images else None
 
-    def read(what: str) -> Iterator[pd.DataFrame]:
+    def read(label: str) -> Iterator[pd.DataFrame]:
         done = 0.0
-        with progress.show(what, 1.0, console=console) as count:
+        with progress.show(label, 1.0, console=console) as count:
             for batch in streaming.batches(path, rows, block):
                 yield batch.rows
                 count(batch.done - done)
@@ -168,28 +168,28 @@ def check(
 
     for batch in read("Checking the table"):
         for fault in rules.faults(batch, _ALONE):
-            _add(found, fault, int(batch.index[0]))
+            _add(faults, fault, int(batch.index[0]))
         ids.append(_hash(batch["sample_id"]))
         names.add(batch["category_id"])
         counter.add(batch)
-        if absent is not None:
-            absent.add(batch)
+        if missing is not None:
+            missing.add(batch)
     if not counter.samples:
         raise UserError(f"The sample table {path} has no rows, only a header.")
-    suspects = _twice(ids)
+    suspects = _repeated_hashes(ids)
     for start in range(0, len(suspects), _COMPARED):
         part = suspects[start : start + _COMPARED]
-        for fault in _repeated(read("Comparing IDs"), part):
-            _add(found, fault, 0)
-    if found:
-        raise UserError(_said(found, path))
+        for fault in _repeated_ids(read("Comparing IDs"), part):
+            _add(faults, fault, 0)
+    if faults:
+        raise UserError(_message(faults, path))
     report = counter.report()
     report.alike = names.count()
     if report.alike:
         batches = read("Comparing categories")
         report.alike_examples = names.examples(batches)
-    if absent is not None:
-        report.missing = absent.skipped(counter.samples).require(
+    if missing is not None:
+        report.missing = missing.skipped(counter.samples).require(
             max_skipped,
             f"Repair these files under {table.folder(path)}, remove their rows",
         )
@@ -228,33 +228,35 @@ class _Counter:
         sizes: dict[str, list[np.ndarray]] = {}
         documents: dict[str, list[np.ndarray]] = {}
         for name, counts in sorted(self._splits.items()):
-            marks = _joined(self._marks.pop(name))
+            marks = _concatenate(self._marks.pop(name))
             marks.sort()
             document = (marks & np.uint64(1)).astype(bool)
             marks >>= np.uint64(1)
             starts = np.flatnonzero(np.diff(marks, prepend=~marks[:1]))
             size = np.diff(starts, append=len(marks))
-            answers = np.add.reduceat(document, starts, dtype=np.int64)
+            document_counts = np.add.reduceat(document, starts, dtype=np.int64)
             counts.categories = len(starts)
-            counts.unanswered = int(size[answers == 0].sum())
+            counts.unanswered = int(size[document_counts == 0].sum())
             base = name.split("/")[0]
             distinct.setdefault(base, []).append(marks[starts])
             sizes.setdefault(base, []).append(size)
-            documents.setdefault(base, []).append(answers)
+            documents.setdefault(base, []).append(document_counts)
         of_train = (
             one.get("train", []) for one in (distinct, sizes, documents)
         )
-        lone, one_role = _unfit(*of_train)
-        everywhere = [np.unique(_joined(parts)) for parts in distinct.values()]
-        _, times = np.unique(_joined(everywhere), return_counts=True)
-        torn = int((times > 1).sum())
+        lone, one_role = _count_untrainable(*of_train)
+        everywhere = [
+            np.unique(_concatenate(parts)) for parts in distinct.values()
+        ]
+        _, times = np.unique(_concatenate(everywhere), return_counts=True)
+        shared = int((times > 1).sum())
         splits = dict(sorted(self._splits.items()))
         return Report(
-            self.samples, len(times), lone, torn, splits, one_role=one_role
+            self.samples, len(times), lone, shared, splits, one_role=one_role
         )
 
 
-class _Absent:
+class _MissingImages:
     """Collector of samples whose image file is missing or empty."""
 
     def __init__(self, path: Path, threads: int | None):
@@ -266,8 +268,8 @@ class _Absent:
 
     def add(self, batch: pd.DataFrame) -> None:
         codes, names = pd.factorize(batch["image"])
-        there = present(self._root, names, self._threads)
-        missing = np.flatnonzero(~there[codes])
+        exists = present(self._root, names, self._threads)
+        missing = np.flatnonzero(~exists[codes])
         self._count += len(missing)
         for row in missing[: LISTED - len(self._records)]:
             self._records.append(int(batch.index[row]))
@@ -280,8 +282,8 @@ class _Absent:
             f"{near_paths.hint(self._root / b, self._root)}"
             for a, b in zip(where, self._images, strict=True)
         )
-        what = "missing or empty images"
-        return table.Skipped(what, self._count, total, tuple(examples))
+        reason = "missing or empty images"
+        return table.Skipped(reason, self._count, total, tuple(examples))
 
 
 def present(
@@ -298,7 +300,7 @@ def present(
       bool `[N]`, true for "".
 
     Raises:
-      OSError: if the file system fails for the moment; files may be there.
+      OSError: if the file system fails temporarily; the files may exist.
     """
     root = os.fspath(root)
 
@@ -320,7 +322,7 @@ def _hash(cells: pd.Series) -> np.ndarray:
     return pd.util.hash_array(cells.to_numpy(object), categorize=False)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     """Returns the concatenated parts; empties the list to save memory."""
     joined = np.empty(sum(map(len, parts)), np.uint64)
     end = len(joined)
@@ -331,7 +333,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def _unfit(
+def _count_untrainable(
     categories: list[np.ndarray],
     sizes: list[np.ndarray],
     documents: list[np.ndarray],
@@ -354,14 +356,14 @@ def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known[np.minimum(at, len(known) - 1)] == hashes
 
 
-def _twice(ids: list[np.ndarray]) -> np.ndarray:
+def _repeated_hashes(ids: list[np.ndarray]) -> np.ndarray:
     """Returns the sorted hashes that occur repeatedly; empties the list."""
-    hashes = _joined(ids)
+    hashes = _concatenate(ids)
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
 
-def _repeated(
+def _repeated_ids(
     batches: Iterable[pd.DataFrame], suspects: np.ndarray
 ) -> Iterator[rules.Fault]:
     """Yields a fault for each repeated ID whose hash is in `suspects`."""
@@ -377,19 +379,19 @@ def _repeated(
 
 
 def _add(
-    found: dict[rules.Rule, rules.Fault], fault: rules.Fault, start: int
+    faults: dict[rules.Rule, rules.Fault], fault: rules.Fault, start: int
 ) -> None:
     """Merges a batch's fault into those of earlier batches."""
     fault = fault._replace(row=fault.row + start)
-    if before := found.get(fault.rule):
+    if before := faults.get(fault.rule):
         first = min(before, fault, key=lambda one: one.row)
         fault = first._replace(count=before.count + fault.count)
-    found[fault.rule] = fault
+    faults[fault.rule] = fault
 
 
-def _said(found: dict[rules.Rule, rules.Fault], path: Path) -> str:
+def _message(faults: dict[rules.Rule, rules.Fault], path: Path) -> str:
     """Returns a message with one line per broken rule, in the rules' order."""
-    broken = [found[rule] for rule in rules.RULES if rule in found]
+    broken = [faults[rule] for rule in rules.RULES if rule in faults]
     where = streaming.name_records(path, [fault.row for fault in broken])
-    lines = (a.said(b) for a, b in zip(broken, where, strict=True))
+    lines = (a.describe(b) for a, b in zip(broken, where, strict=True))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Runs the command on a data set's files, written by the test."""
+"""Runs `read` on data set files that a test writes."""
 
 import gzip
 import pathlib
@@ -17,7 +17,7 @@ class Folder:
         self._capsys = capsys
 
     def write(self, name, content):
-        """Writes a file; text is UTF-8, and `.gz` is packed."""
+        """Writes a file, text as UTF-8 and `.gz` compressed."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
@@ -28,19 +28,19 @@ class Folder:
         return path
 
     def images(self, *names):
-        """Writes files that stand for images; readers do not decode them."""
+        """Writes placeholder images; readers do not decode them."""
         for name in names:
             self.write(name, b"image")
 
     def read(self, name, *options):
-        """Runs the command; returns the table and what it printed."""
+        """Runs the command; returns the table and the output."""
         code, out, err = self.run(name, *options)
         assert code == 0, err
         path = pathlib.Path(out.split(": ")[0])
         return table.read_table(path), out.strip()
 
     def refuse(self, name, *options):
-        """Runs a command that must fail; returns what it printed."""
+        """Runs a command that must fail; returns its error output."""
         code, out, err = self.run(name, *options)
         assert (code, out) == (2, "")
         assert "Traceback" not in err

@@ -53,9 +53,9 @@ def write(folder, *parts, images=IMAGES, size="small"):
     folder.images(*(f"images/{size}/{path}" for path in images.values()))
 
 
-def test_main_images_are_documents_and_others_ask(folder):
+def test_main_images_are_documents_and_others_queries(folder):
     write(folder, LISTINGS[:2], LISTINGS[2:])
-    frame, said = folder.read("abo")
+    frame, output = folder.read("abo")
     frame = frame.set_index("sample_id")
     assert list(frame.index) == [
         "B1@amazon.com",
@@ -75,10 +75,10 @@ def test_main_images_are_documents_and_others_ask(folder):
     sofa = frame.loc["B2@amazon.com"]
     assert (sofa["image"], sofa["text"]) == ("", "椅子")
     assert frame["group"].tolist() == ["CHAIR"] * 5 + ["SOFA"] * 2
-    assert "1 that are there twice" in said  # o1, listed in two countries
+    assert "1 with a repeated ID" in output  # o1, listed in two countries
 
 
-def test_languages_and_sizes_are_chosen(folder):
+def test_options_select_languages_and_image_size(folder):
     write(folder, LISTINGS, size="original")
     folder.images("images/small/x")
     frame, _ = folder.read("abo", "--languages=de_DE,ja", "--size=original")
@@ -98,37 +98,45 @@ def test_unknown_images_and_empty_listings_are_counted(folder):
             listing("B4", "none", ["none"], [("en_US", "words")]),
         ],
     )
-    frame, said = folder.read("abo")
-    assert "3 whose image images.csv does not list" in said
-    assert "1 listings without a main image and a name" in said
+    frame, output = folder.read("abo")
+    assert "3 with an image that images.csv does not list" in output
+    assert "1 listings with neither a main image nor a name" in output
     assert "B3" not in set(frame["category_id"])
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
-        ('{"item_id": "B1"}\n{"item', "listings_0.json.gz, line 2: no JSON"),
-        ('{"item_name": []}\n', "line 1, column item_id: a value is needed"),
+        (
+            '{"item_id": "B1"}\n{"item',
+            "listings_0.json.gz, line 2: invalid JSON",
+        ),
+        (
+            '{"item_name": []}\n',
+            "line 1, column item_id: expected a non-empty string",
+        ),
     ],
 )
-def test_wrong_lines_are_named(folder, lines, said):
+def test_invalid_lines_raise_an_error(folder, lines, message):
     write(folder, LISTINGS)
     folder.write("listings/metadata/listings_0.json.gz", lines)
-    assert said in folder.refuse("abo")
+    assert message in folder.refuse("abo")
 
 
-def test_missing_files_are_listed(folder):
+def test_missing_files_raise_an_error(folder):
     assert "There is no listings/metadata" in folder.refuse("abo")
     write(folder)
     folder.write("listings/metadata/readme.txt", "")
-    said = folder.refuse("abo")
-    assert "There is no listings/metadata/listings_*.json.gz" in said
-    assert "images/small/ or images/original/" in said
+    message = folder.refuse("abo")
+    assert "There is no listings/metadata/listings_*.json.gz" in message
+    assert "images/small/ or images/original/" in message
 
 
 @pytest.mark.parametrize("value", [5, "o1", {"value": "o1"}, True])
 @pytest.mark.parametrize("key", ["item_name", "product_type", "other_image_id"])
-def test_what_is_no_list_is_named(folder, key, value):
+def test_values_that_are_not_lists_raise_an_error(folder, key, value):
     write(folder, [LISTINGS[0], LISTINGS[1] | {key: value}])
-    said = folder.refuse("abo")
-    assert f"listings_0.json.gz, line 2, column {key}: a list is" in said
+    message = folder.refuse("abo")
+    assert (
+        f"listings_0.json.gz, line 2, column {key}: expected a list" in message
+    )

@@ -17,7 +17,7 @@ def write(folder, name, items, flat=False):
 def test_both_lists_are_read(folder):
     write(folder, "train", [(1, "00001"), (2, "00001"), (3, "00002")])
     write(folder, "val", [(4, "00001"), (5, "00002")])
-    frame, said = folder.read("aliproducts", f"--out={folder.root}/t.parquet")
+    frame, output = folder.read("aliproducts", f"--out={folder.root}/t.parquet")
     assert frame["image"].tolist() == [
         "train/00001/1.jpg",
         "train/00001/2.jpg",
@@ -27,23 +27,25 @@ def test_both_lists_are_read(folder):
     ]
     assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2]
     assert frame.groupby("category_id")["split"].nunique().tolist() == [1, 1]
-    assert "5 samples of 2 categories" in said
+    assert "5 samples of 2 categories" in output
 
 
-def test_one_folder_for_all_and_numbers_as_classes(folder):
+def test_reads_flat_folders_and_integer_classes(folder):
     write(folder, "train", [(1, 0), (2, 0), (3, 7), (4, 7)], flat=True)
     frame, _ = folder.read("aliproducts")
     assert frame["image"].tolist()[:2] == ["train/1.jpg", "train/2.jpg"]
     assert frame["category_id"].tolist() == ["0", "0", "7", "7"]
 
 
-def test_wrong_items_are_named(folder):
+def test_invalid_items_raise_an_error(folder):
     write(folder, "train", [(1, "a"), (2, "a"), (3, "")])
-    _, said = folder.read("aliproducts")
-    assert "1 without a class" in said
+    _, output = folder.read("aliproducts")
+    assert "1 without a class" in output
     folder.write("train.json", '{"images": [{"class_id": "a"}]}')
-    said = folder.refuse("aliproducts", "--overwrite")
-    assert "train.json, images 1, column image_id: a value is needed" in said
+    message = folder.refuse("aliproducts", "--overwrite")
+    assert (
+        "train.json, images 1, column image_id: expected a non-empty" in message
+    )
     folder.write("train.json", '{"annotations": []}')
     assert "no list 'images'" in folder.refuse("aliproducts", "--overwrite")
     (folder.root / "train.json").unlink()
@@ -52,9 +54,9 @@ def test_wrong_items_are_named(folder):
     )
 
 
-def test_a_first_image_that_is_missing_decides_nothing(folder):
+def test_missing_first_image_does_not_decide_the_layout(folder):
     write(folder, "train", [(n, n // 2) for n in range(6)], flat=True)
     (folder.root / "train" / "0.jpg").unlink()
-    frame, said = folder.read("aliproducts")
+    frame, output = folder.read("aliproducts")
     assert frame["image"].tolist() == [f"train/{n}.jpg" for n in range(2, 6)]
-    assert "1 whose image file is missing or empty" in said
+    assert "1 with a missing or empty image file" in output

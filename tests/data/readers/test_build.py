@@ -16,7 +16,7 @@ def row(name, category=TRAIN, **cells):
 
 
 def make(root, *rows, out="table.csv", images=True, **options):
-    """Builds a table of rows, whose images are there."""
+    """Builds a table of rows, after writing their images."""
     for one in rows:
         if one.image and images:
             (root / one.image).parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def test_splits_roles_and_texts_are_filled_in(tmp_path):
     assert frame["split"].tolist() == ["train"] * 4 + ["test"] * 4
     for _, part in frame.groupby("split"):
         assert (part["role"] == "query").sum() == 2
-    asks = frame["role"] == "query"
-    assert set(frame["text"][asks]) == {""}
-    assert set(frame["text"][~asks]) == {"text"}
+    is_query = frame["role"] == "query"
+    assert set(frame["text"][is_query]) == {""}
+    assert set(frame["text"][~is_query]) == {"text"}
     assert str(summary) == (
         "8 samples of 2 categories: test 2 queries and 2 documents, train 2 "
         "queries and 2 documents; left out: none"
@@ -42,7 +42,7 @@ def test_splits_roles_and_texts_are_filled_in(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_rows_cross_batches_unchanged(tmp_path, monkeypatch, suffix):
+def test_batch_size_does_not_change_rows(tmp_path, monkeypatch, suffix):
     rows = [
         row(f"a,{i}", f"c{i // 3}", group='g "x"')._replace(
             text=f" größe\n \t{i} ✓, ", role="document"
@@ -58,7 +58,7 @@ def test_rows_cross_batches_unchanged(tmp_path, monkeypatch, suffix):
     assert [one.name for one in (tmp_path / "b").iterdir()] == [f"t.{suffix}"]
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_left_out_samples_are_counted_by_reason(tmp_path):
     rows = [
         row("a"),
         row("b"),
@@ -76,20 +76,20 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert frame["sample_id"].tolist() == ["a", "b", "shows", "answer"]
     assert frame["image"].tolist()[0] == "a"
     assert dict(summary.left_out) == {
-        "that are there twice": 1,
-        "whose image file is missing or empty": 2,
-        "of train that show an image of another split": 1,
-        "of train that are alone in their category": 1,
+        "with a repeated ID": 1,
+        "with a missing or empty image file": 2,
+        "from train with an image of another split": 1,
+        "from train without another sample in their category": 1,
     }
-    assert "left out: 1 that are there twice, 2 whose image" in str(summary)
+    assert "left out: 1 with a repeated ID, 2 with a missing" in str(summary)
 
 
-def test_a_lone_test_sample_stays_as_a_document(tmp_path):
+def test_lone_test_sample_is_kept_as_a_document(tmp_path):
     frame, _ = make(tmp_path, row("a"), row("b"), row("x", TEST))
     assert frame.iloc[2].tolist()[:2] == ["x", "document"]
 
 
-def test_images_need_not_be_looked_for(tmp_path):
+def test_image_check_is_optional(tmp_path):
     rows = [row("a"), row("b")]
     with pytest.raises(UserError, match="None of the 2 image files exists"):
         make(tmp_path, *rows, images=False)
@@ -97,7 +97,7 @@ def test_images_need_not_be_looked_for(tmp_path):
     assert len(frame) == 2
 
 
-def test_an_image_of_several_categories_asks_in_none(tmp_path):
+def test_image_of_several_categories_is_never_a_query(tmp_path):
     other = next(f"d{i}" for i in range(99) if not is_test(f"d{i}"))
     rows = [
         row(
@@ -127,7 +127,7 @@ def test_given_splits_and_roles_are_kept(tmp_path):
     assert frame["role"].tolist()[4] == "document"
 
 
-def test_a_category_in_two_splits_is_refused(tmp_path):
+def test_category_in_two_splits_raises_an_error(tmp_path):
     rows = [
         row(f"{name}{split}", name, split=split)
         for name in "xy"
@@ -139,32 +139,37 @@ def test_a_category_in_two_splits_is_refused(tmp_path):
         make(tmp_path, *rows)
 
 
-def test_broken_rows_are_named_and_nothing_is_written(tmp_path):
-    for wrong, said in (
-        (row("b", image="../b"), "The sample 'b', column image: the path"),
-        (row("b", "", role="document", split="train"), "a category is needed"),
+def test_invalid_rows_raise_an_error_and_nothing_is_written(tmp_path):
+    for wrong, message in (
+        (row("b", image="../b"), "Sample 'b', column image: the path"),
+        (
+            row("b", "", role="document", split="train"),
+            "a category is required",
+        ),
         (row("b", "other", split="a b"), "the split is 'a b'"),
     ):
         two = (wrong, wrong._replace(sample_id="c"), row("a"))
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             make(tmp_path, *two, check_images=False, images=False)
     assert not list(tmp_path.iterdir())
 
 
-def test_no_rows_are_no_table(tmp_path):
-    with pytest.raises(UserError, match="no sample in"):
+def test_no_usable_rows_raise_an_error(tmp_path):
+    with pytest.raises(UserError, match="no samples in"):
         make(tmp_path)
-    with pytest.raises(UserError, match=r"No category in .* two samples"):
+    with pytest.raises(
+        UserError, match=r"No category in .* two training samples"
+    ):
         make(tmp_path, row("a"))
 
 
-def test_half_characters_become_question_marks(tmp_path):
+def test_lone_surrogates_in_texts_become_question_marks(tmp_path):
     rows = [row("a"), row("b")._replace(text="x\ud800y", role="document")]
     frame, _ = make(tmp_path, *rows)
     assert frame["text"][1] == "x?y"
 
 
-def test_the_way_from_the_table_to_the_images(tmp_path):
+def test_check_out_returns_the_prefix_of_image_paths(tmp_path):
     root = tmp_path / "a" / "set"
     root.mkdir(parents=True)
     assert build.check_out(root, root, root / "t.csv", False) == ""
@@ -174,38 +179,38 @@ def test_the_way_from_the_table_to_the_images(tmp_path):
     (root / "x").write_bytes(b"image")
     build.build(rows, root, out, LeftOut(), prefix="a/set/")
     assert table.read_table(out)["image"].tolist() == ["a/set/x", ""]
-    with pytest.raises(UserError, match="already; give --overwrite"):
+    with pytest.raises(UserError, match="already exists; give --overwrite"):
         build.check_out(root, root, out, False)
     build.check_out(root, root, out, True)
-    for wrong, said in (
-        (tmp_path / "b" / "t.csv", "only images inside its own folder"),
+    for wrong, message in (
+        (tmp_path / "b" / "t.csv", "only name images inside its own folder"),
         (root / "t.txt", r"must be a \.csv or"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             build.check_out(root, root, wrong, False)
     none = pathlib.Path("none")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="--root=none is not a folder"):
         build.check_out(none, none, out, False)
 
 
-def test_the_way_from_above_a_linked_set_is_that_of_the_folder(tmp_path):
+def test_check_out_resolves_links_only_if_needed(tmp_path):
     (tmp_path / "disk" / "set").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
     root = tmp_path / "link"
-    for out, way in (
+    for out, prefix in (
         (root / ".." / "t.csv", "set/"),
         (tmp_path / "t.csv", "link/"),
         (root / "t.csv", ""),
     ):
-        assert build.check_out(root, root, out, False) == way
+        assert build.check_out(root, root, out, False) == prefix
 
 
-def test_what_was_left_out_is_said_where_no_sample_remains(tmp_path):
+def test_error_without_samples_counts_the_left_out(tmp_path):
     left_out = LeftOut({"without a class": 3})
     with pytest.raises(UserError, match="left out: 3 without a class"):
         build.build([], tmp_path, tmp_path / "t.csv", left_out)
     lone = Row("s", "", "text", _train_category())
-    with pytest.raises(UserError, match=r"3 without .*, 1 of train that are"):
+    with pytest.raises(UserError, match=r"3 without .*, 1 from train without"):
         build.build([lone], tmp_path, tmp_path / "t.csv", left_out)
 
 
@@ -213,7 +218,7 @@ def _train_category():
     return next(name for name in "abcdefgh" if not is_test(name))
 
 
-def test_ids_that_differ_in_half_a_character_stay_different(tmp_path):
+def test_ids_that_differ_in_a_surrogate_stay_different(tmp_path):
     rows = [
         row(f"{name}{i}", image=f"{ord(name)}{i}")._replace(
             sample_id=f"{name}{i}", category_id=f"{TRAIN}{name}"

@@ -23,7 +23,7 @@ def read(folder, *options, name="products.csv"):
     return folder.read("columns", f"--source={name}", *MAPPING, *options)
 
 
-def test_columns_are_mapped_and_the_rest_drawn(folder):
+def test_columns_are_mapped_and_missing_roles_drawn(folder):
     write(
         folder,
         '1,A1,a.jpg,"A, title",x',
@@ -34,7 +34,7 @@ def test_columns_are_mapped_and_the_rest_drawn(folder):
         "6,A1,gone.jpg,,x",
     )
     folder.images("pictures/a.jpg", "pictures/b.jpg")
-    frame, said = read(
+    frame, output = read(
         folder, "--image-path=pictures/{}", "--column=group=brand"
     )
     frame = frame.set_index("sample_id")
@@ -46,9 +46,9 @@ def test_columns_are_mapped_and_the_rest_drawn(folder):
     for reason in (
         "1 without a category",
         "1 without an image",
-        "1 whose image file is missing",
+        "1 with a missing or empty image file",
     ):
-        assert reason in said
+        assert reason in output
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_columns_are_mapped_and_the_rest_drawn(folder):
         ("p.csv", ";", ("--delimiter=;",)),
     ],
 )
-def test_other_delimiters_and_gz(folder, name, comma, options):
+def test_reads_other_delimiters_and_gz(folder, name, comma, options):
     write(folder, "1,A,a.jpg,t,x", "2,A,b.jpg,t,x", name=name, comma=comma)
     folder.images("a.jpg", "b.jpg")
     frame, _ = read(folder, *options, name=name)
     assert frame["sample_id"].tolist() == ["1", "2"]
 
 
-def test_parquet_with_numbers_and_own_roles(folder):
+def test_reads_parquet_with_numbers_and_given_roles(folder):
     frame = pd.DataFrame(
         {
             "sku": [7, 7, 8, 8],
@@ -96,7 +96,7 @@ def test_parquet_with_numbers_and_own_roles(folder):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("2,A,../b.jpg,,", "line 3, column file: the path '../b.jpg'"),
         ("2,A,/b.jpg,,", "line 3, column file: the path '/b.jpg'"),
@@ -105,16 +105,16 @@ def test_parquet_with_numbers_and_own_roles(folder):
         ("2,A,b.jpg,,qeury", "line 3, column brand: the role is 'qeury'"),
     ],
 )
-def test_wrong_rows_are_named_by_line_and_their_own_column(folder, row, said):
+def test_invalid_row_error_names_line_and_source_column(folder, row, message):
     write(folder, "1,A,a.jpg,,", row)
     folder.images("a.jpg", "b.jpg")
     err = folder.refuse(
         "columns", "--source=products.csv", *MAPPING, "--column=role=brand"
     )
-    assert said in err
+    assert message in err
 
 
-def test_a_wrong_split_is_named(folder):
+def test_invalid_split_raises_an_error(folder):
     write(folder, "1,A,a.jpg,,my split")
     err = folder.refuse(
         "columns", "--source=products.csv", *MAPPING, "--column=split=brand"
@@ -122,32 +122,32 @@ def test_a_wrong_split_is_named(folder):
     assert "line 2, column brand: the split is 'my split'" in err
 
 
-def test_wrong_files_are_named(folder):
+def test_invalid_files_raise_an_error(folder):
     args = ("--source=p.csv", *MAPPING)
     assert "There is no p.csv" in folder.refuse("columns", *args)
     write(folder, "1,A,a.jpg", name="p.csv", header="id,sku,file")
-    assert "no column 'title'; there are 'id'" in folder.refuse(
+    assert "no column 'title'; the columns are 'id'" in folder.refuse(
         "columns", *args
     )
     own = f"--out={folder.root}/p.csv"
-    said = folder.refuse("columns", *args, own, "--overwrite")
-    assert "--out is the source itself" in said
+    message = folder.refuse("columns", *args, own, "--overwrite")
+    assert "--out is the source itself" in message
     folder.write("p.parquet", b"no parquet")
     args = ("--source=p.parquet", *MAPPING)
     assert "p.parquet cannot be read" in folder.refuse("columns", *args)
     pd.DataFrame({"id": [1]}).to_parquet(folder.root / "p.parquet")
     assert "Missing column 'sku'" in folder.refuse("columns", *args)
     folder.write("p.xlsx", b"")
-    said = folder.refuse("columns", "--source=p.xlsx", *MAPPING)
-    assert "must be a .csv" in said
-    said = folder.refuse(
+    message = folder.refuse("columns", "--source=p.xlsx", *MAPPING)
+    assert "must be a .csv" in message
+    message = folder.refuse(
         "columns", "--source=p.csv", *MAPPING, "--image-path=images"
     )
-    assert "must have {} once" in said
+    assert "must contain {} exactly once" in message
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("text", "write OURS=THEIRS"),
         ("text=", "write OURS=THEIRS"),
@@ -157,12 +157,12 @@ def test_wrong_files_are_named(folder):
         ("category_id=a", "an image, a text, or both"),
     ],
 )
-def test_wrong_mappings_are_named(given, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_mappings_raise_an_error(given, message):
+    with pytest.raises(UserError, match=message):
         columns.parse_columns(given.split("|"))
 
 
-def test_names_with_commas_and_signs_are_taken_whole(folder):
+def test_names_may_contain_commas_and_equals_signs(folder):
     header = 'id,"sku, no.",a=b,"x|y"'
     rows = ("1,A,a.jpg,t", "2,A,b.jpg,t")
     write(folder, *rows, header=header, name="a|b,c.csv")
@@ -180,16 +180,16 @@ def test_names_with_commas_and_signs_are_taken_whole(folder):
 
 
 @pytest.mark.parametrize("text", ["", ";;", "\n", '"'])
-def test_a_delimiter_is_one_character(text, capsys):
+def test_delimiter_must_be_one_character(text, capsys):
     with pytest.raises(SystemExit) as caught:
         read_lib.make_parser("columns").parse_args([f"--delimiter={text}"])
     assert caught.value.code == 2
     assert "must be one character" in capsys.readouterr().err
 
 
-def test_a_column_that_is_needed_stands_once(folder):
+def test_duplicate_mapped_column_raises_an_error(folder):
     write(folder, "1,A1,a.jpg,x,A2", header="id,sku,file,title,sku")
-    with pytest.raises(AssertionError, match="'sku' is there more than once"):
+    with pytest.raises(AssertionError, match="'sku' occurs more than once"):
         read(folder)
     rows = ("1,A1,a.jpg,x,1,2", "2,A1,b.jpg,x,1,2")
     write(folder, *rows, header="id,sku,file,title,x,x")
@@ -197,18 +197,18 @@ def test_a_column_that_is_needed_stands_once(folder):
     read(folder)
 
 
-def test_a_header_that_is_one_cell_names_the_delimiter(folder):
+def test_error_for_a_single_cell_header_suggests_delimiter(folder):
     write(folder, "1,A1,a.jpg,A,x", comma=";")
-    said = folder.refuse("columns", "--source=products.csv", *MAPPING)
-    assert "separated by ',', or as --delimiter says" in said
+    message = folder.refuse("columns", "--source=products.csv", *MAPPING)
+    assert "set --delimiter if ',' does not separate the cells" in message
 
 
-def test_a_wrong_row_of_a_part_is_named_by_the_part(folder):
+def test_invalid_row_error_names_the_parquet_part(folder):
     columns = HEADER.split(",")
     rows = pd.DataFrame([list("1abcd"), list("2abcd")], columns=columns)
     (folder.root / "p").mkdir()
     rows.to_parquet(folder.root / "p" / "0.parquet")
     rows["file"] = ["a", "../b"]
     rows.to_parquet(folder.root / "p" / "1.parquet")
-    said = folder.refuse("columns", "--source=p", *MAPPING)
-    assert "p/1.parquet, row 2, column file: the path '../b'" in said
+    message = folder.refuse("columns", "--source=p", *MAPPING)
+    assert "p/1.parquet, row 2, column file: the path '../b'" in message

@@ -34,7 +34,7 @@ def write(
     folder.images(*(prefix + line.split()[0] for line in lines))
 
 
-def test_reads_its_roles_split_and_texts(folder):
+def test_reads_roles_splits_and_texts(folder):
     write(folder)
     frame, _ = folder.read("deepfashion_inshop")
     assert frame["split"].tolist() == ["train"] * 3 + ["test"] * 2
@@ -48,7 +48,7 @@ def test_reads_its_roles_split_and_texts(folder):
     assert frame["sample_id"].tolist() == [line.split()[0] for line in LINES]
 
 
-def test_the_texts_may_be_missing_and_the_images_in_their_archives_folder(
+def test_reads_without_texts_and_with_images_in_img_folder(
     folder,
 ):
     write(folder, texts=None, prefix="Img/")
@@ -58,50 +58,53 @@ def test_the_texts_may_be_missing_and_the_images_in_their_archives_folder(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (dict(count=7), "says 7 images, but it lists 5"),
+        (dict(count=7), "says 7 images, but the file lists 5"),
         (dict(count="x"), "line 1: the first line must be the number"),
         (dict(header="a b"), "line 2: the columns must be image_name"),
-        (dict(lines=(LINES[0], "img/a.jpg id_1")), "line 4: 2 words"),
+        (
+            dict(lines=(LINES[0], "img/a.jpg id_1")),
+            "line 4: the line has 2 words",
+        ),
         (
             dict(lines=(LINES[0], "img/a.jpg id_1 val")),
-            "line 4, column evaluation_status: 'val' is none of train",
+            "line 4, column evaluation_status: 'val' is not one of train",
         ),
-        (dict(texts={"item": "x"}), "is not a list"),
-        (dict(texts=[7]), "item 1: a JSON object"),
+        (dict(texts={"item": "x"}), "is not a JSON list"),
+        (dict(texts=[7]), "item 1: expected a JSON object"),
         (dict(texts=[{"color": "x"}]), "item 1, column item"),
     ],
 )
-def test_wrong_files_are_named(folder, change, said):
+def test_invalid_files_raise_an_error(folder, change, message):
     write(folder, **change)
-    assert said in folder.refuse("deepfashion_inshop")
+    assert message in folder.refuse("deepfashion_inshop")
 
 
-def test_missing_and_torn_files(folder):
-    said = folder.refuse("deepfashion_inshop")
-    assert "There is no Eval/list_eval_partition.txt" in said
-    assert "list_description_inshop.json" in said
+def test_missing_and_truncated_files_raise_an_error(folder):
+    message = folder.refuse("deepfashion_inshop")
+    assert "There is no Eval/list_eval_partition.txt" in message
+    assert "list_description_inshop.json" in message
     write(folder)
     folder.write("Anno/list_description_inshop.json", '[{"item"')
-    assert "is no JSON" in folder.refuse("deepfashion_inshop")
+    assert "is not valid JSON" in folder.refuse("deepfashion_inshop")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"count": "²"}, "line 1: the first line must be the number"),
         ({"count": "9" * 5000}, "line 1: the first line must be the number"),
         (
             {"texts": [TEXTS[0] | {"description": 5}]},
-            "item 1, column description: a list is expected, not 5",
+            "item 1, column description: expected a list, not 5",
         ),
         (
             {"texts": [TEXTS[0], TEXTS[2] | {"description": {"a": 1}}]},
-            "item 2, column description: a list is expected",
+            "item 2, column description: expected a list",
         ),
     ],
 )
-def test_values_of_another_type_are_named(folder, options, said):
+def test_values_of_wrong_types_raise_an_error(folder, options, message):
     write(folder, **options)
-    assert said in folder.refuse("deepfashion_inshop")
+    assert message in folder.refuse("deepfashion_inshop")

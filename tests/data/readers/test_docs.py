@@ -10,7 +10,7 @@ PAGES = pathlib.Path(__file__).parents[3] / "docs" / "datasets"
 
 
 @pytest.mark.parametrize("name", readers.FORMATS)
-def test_each_format_has_a_page_whose_command_is_right(name):
+def test_each_format_has_a_page_with_a_valid_command(name):
     page = (PAGES / f"{name}.md").read_text("utf-8")
     for heading in (
         "Where to get it",

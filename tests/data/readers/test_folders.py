@@ -11,7 +11,7 @@ import pytest
 from mixer_jax.data.readers import folders, rows
 
 
-def test_a_folder_is_a_category_and_the_one_around_it_a_group(folder):
+def test_folder_is_a_category_and_its_parent_the_group(folder):
     folder.images(
         "shoes/Größe, 7/b.JPG",
         "shoes/Größe, 7/a.png",
@@ -24,7 +24,7 @@ def test_a_folder_is_a_category_and_the_one_around_it_a_group(folder):
         "hats/x/.6.jpg",
     )
     folder.write("hats/x/notes.txt", "no image")
-    frame, said = folder.read("folders")
+    frame, output = folder.read("folders")
     assert frame["image"].tolist() == [
         "hats/3.gif",
         "hats/4.gif",
@@ -40,12 +40,12 @@ def test_a_folder_is_a_category_and_the_one_around_it_a_group(folder):
     ]
     assert frame["group"].tolist()[::2] == ["", "hats", "shoes"]
     assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
-    assert "1 files that are not images" in said
-    assert "1 images that are in no folder" in said
-    # Its own table is no fault.
-    again, said_again = folder.read("folders", "--overwrite")
+    assert "1 files that are not images" in output
+    assert "1 images outside category folders" in output
+    # The table itself is not counted as left out.
+    again, output_again = folder.read("folders", "--overwrite")
     assert again.equals(frame)
-    assert said_again == said
+    assert output_again == output
 
 
 @pytest.mark.parametrize("options", [(), ("--splits",)])
@@ -55,8 +55,8 @@ def test_files_above_the_categories_are_counted(folder, options):
     folder.write("1.heic", "image")
     folder.write("train/list.csv", "")
     for again in ((), ("--overwrite",)):
-        _, said = folder.read("folders", *options, *again)
-        assert said.endswith("left out: 3 files that are not images")
+        _, output = folder.read("folders", *options, *again)
+        assert output.endswith("left out: 3 files that are not images")
 
 
 def test_topmost_folders_may_be_splits(folder):
@@ -72,11 +72,11 @@ def test_topmost_folders_may_be_splits(folder):
         ("test", "b"),
     }
     folder.images("test/a/3.jpg")
-    said = folder.refuse("folders", "--splits", "--overwrite")
-    assert "The category 'a' has samples of the splits 'test' and" in said
+    message = folder.refuse("folders", "--splits", "--overwrite")
+    assert "The category 'a' has samples in the splits 'test' and" in message
 
 
-def test_folders_that_look_like_splits_are_noted(folder):
+def test_folders_that_look_like_splits_cause_a_note(folder):
     names = [f"{s}/a/{i}.jpg" for s in ("train", "Test") for i in (1, 2)]
     folder.images(*names)
     code, _, err = folder.run("folders")
@@ -88,23 +88,23 @@ def test_folders_that_look_like_splits_are_noted(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX alone")
-def test_names_that_are_no_utf8_are_left_out(folder):
+def test_names_that_are_not_utf8_are_left_out(folder):
     folder.images("a/1.jpg", "a/2.jpg")
     name = os.fsencode(folder.root / "a") + b"/\xff.jpg"
     with open(name, "wb") as file:
         file.write(b"image")
-    frame, said = folder.read("folders")
+    frame, output = folder.read("folders")
     assert len(frame) == 2
-    assert "1 whose file name is not UTF-8" in said
+    assert "1 with a file name that is not UTF-8" in output
 
 
-def test_no_image_is_an_error(folder):
+def test_missing_images_raise_an_error(folder):
     folder.write("notes.txt", "")
     folder.images("loose.jpg")
     assert "No folder in" in folder.refuse("folders")
 
 
-def test_categories_that_are_links_are_read(folder, tmp_path_factory):
+def test_linked_categories_are_read(folder, tmp_path_factory):
     disk = tmp_path_factory.mktemp("disk")
     folder.images("a/1.jpg", "a/2.jpg")
     for name in "bcd":
@@ -113,13 +113,13 @@ def test_categories_that_are_links_are_read(folder, tmp_path_factory):
             (disk / name / f"{number}.jpg").write_bytes(b"image")
         (folder.root / name).symlink_to(disk / name)
     (folder.root / "a" / "3.jpg").symlink_to(disk / "b" / "1.jpg")
-    frame, said = folder.read("folders")
+    frame, output = folder.read("folders")
     assert sorted(frame["category_id"].unique()) == ["a", "b", "c", "d"]
     assert len(frame) == 9
-    assert said.endswith("left out: none")
+    assert output.endswith("left out: none")
 
 
-def test_a_folder_without_images_says_what_was_left_out(folder):
+def test_error_without_images_counts_the_left_out(folder):
     folder.write("notes.txt", "")
     (folder.root / "a").mkdir()
     (folder.root / "a" / "1.jpg").symlink_to("nowhere")
@@ -144,7 +144,7 @@ NAMES = st.text(
         max_size=12,
     )
 )
-def test_every_image_is_a_row_or_counted(entries):
+def test_every_image_is_a_row_or_counted_as_left_out(entries):
     with tempfile.TemporaryDirectory() as home:
         root = pathlib.Path(home, "root")
         (root / "category").mkdir(parents=True)
@@ -152,8 +152,8 @@ def test_every_image_is_a_row_or_counted(entries):
         elsewhere = pathlib.Path(home, "elsewhere.jpg")
         elsewhere.write_bytes(b"image")
         made = {("category", "0.jpg")}
-        for way, name, kind in entries:
-            path = root.joinpath(*way, f"{name}.jpg")
+        for parts, name, kind in entries:
+            path = root.joinpath(*parts, f"{name}.jpg")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if kind == "file":
@@ -165,15 +165,15 @@ def test_every_image_is_a_row_or_counted(entries):
                     path.symlink_to(target)
             except FileExistsError:
                 continue
-            made.add((*way, f"{name}.jpg"))
+            made.add((*parts, f"{name}.jpg"))
         left_out = rows.LeftOut()
         options = argparse.Namespace(splits=False, out=root / "table.csv")
         found = list(folders.read(root, options, left_out))
         hidden = {
-            way[:depth]
-            for way in made
-            for depth in range(1, len(way) + 1)
-            if way[depth - 1].startswith(".")
+            parts[:depth]
+            for parts in made
+            for depth in range(1, len(parts) + 1)
+            if parts[depth - 1].startswith(".")
         }
         visible = [w for w in made if not any(p.startswith(".") for p in w)]
         tops = {h for h in hidden if not any(p.startswith(".") for p in h[:-1])}
@@ -185,9 +185,9 @@ def test_every_image_is_a_row_or_counted(entries):
             )
 
 
-def test_every_suffix_of_a_jpeg_is_read(folder):
+def test_every_jpeg_suffix_is_read(folder):
     names = ["a/1.jfif", "a/2.jpe", "a/3.JPG", "a/4.jpeg"]
     folder.images(*names)
-    frame, said = folder.read("folders")
+    frame, output = folder.read("folders")
     assert frame["image"].tolist() == names
-    assert said.endswith("left out: none")
+    assert output.endswith("left out: none")

@@ -10,7 +10,7 @@ def write(folder, train, test=None, name="test_kaggletest.csv"):
 
 
 def many(folder):
-    """Three images of each class, one of them of the set's test."""
+    """Writes three images per class, one of them in the test list."""
     train = [f"{2 * c + i}.jpg,{c},{c // 4}" for c in CLASSES for i in (0, 1)]
     test = [f"{c}.jpg,{c},{'Public' if c % 2 else 'Private'}" for c in CLASSES]
     write(folder, train, test)
@@ -20,37 +20,38 @@ def many(folder):
 
 def test_both_lists_are_read_and_split_by_class(folder):
     many(folder)
-    frame, said = folder.read("products_10k")
+    frame, output = folder.read("products_10k")
     assert len(frame) == 72
     assert frame["sample_id"].tolist()[0] == "train/0.jpg"
     assert frame["image"].tolist()[-1] == "test/23.jpg"
     test = {str(c) for c in CLASSES if is_test(str(c))}
     assert set(frame["category_id"][frame["split"] == "test"]) == test
     assert 0 < len(test) < len(CLASSES)
-    # The test list says no group: it is that of the class.
+    # The test list has no groups; the class determines the group.
     assert frame["group"].tolist()[-1] == "5"
     assert frame.groupby("category_id")["role"].nunique().eq(2).all()
-    assert "left out: none" in said
+    assert "left out: none" in output
 
 
-def test_the_test_list_may_be_missing_or_without_classes(folder):
+def test_test_list_may_be_missing_or_without_classes(folder):
     train = ["0.jpg,1,g", "1.jpg,1,g"]
     folder.images("train/0.jpg", "train/1.jpg", "test/0.jpg")
     write(folder, train)
     frame, _ = folder.read("products_10k")
     assert len(frame) == 2
     folder.write("test.csv", "name\n0.jpg\n")
-    _, said = folder.read("products_10k", "--overwrite")
-    assert "1 without a class" in said
+    _, output = folder.read("products_10k", "--overwrite")
+    assert "1 without a class" in output
 
 
-def test_wrong_rows_are_named(folder):
+def test_invalid_rows_raise_an_error(folder):
     write(folder, ["0.jpg,1,g", "1.jpg,,g"])
-    said = folder.refuse("products_10k")
-    assert "train.csv, line 3, column class: a value is needed" in said
+    message = folder.refuse("products_10k")
+    assert "train.csv, line 3, column class: expected a non-empty" in message
     folder.write("train.csv", "name,label\n0.jpg,1\n")
-    assert "no column 'class'; there are 'name', 'label'" in folder.refuse(
-        "products_10k"
+    assert (
+        "no column 'class'; the columns are 'name', 'label'"
+        in folder.refuse("products_10k")
     )
     (folder.root / "train.csv").unlink()
     assert "There is no train.csv" in folder.refuse("products_10k")

@@ -3,7 +3,7 @@ import hashlib
 from mixer_jax.data.readers import rows
 
 
-def test_a_tenth_of_the_categories_are_test_by_the_hash_of_the_design():
+def test_sha1_holds_out_a_tenth_of_the_categories():
     names = [f"category {i}" for i in range(2000)]
     test = [name for name in names if rows.is_test(name)]
     assert 160 < len(test) < 240

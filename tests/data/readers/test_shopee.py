@@ -6,7 +6,7 @@ def write(folder, *rows, header=HEADER):
     folder.write("train.csv", "\ufeff" + content)
 
 
-def test_titles_are_of_documents_and_shared_images_have_one_role(folder):
+def test_only_documents_have_titles_and_shared_images_one_role(folder):
     write(
         folder,
         'train_1,a.jpg,94974f937d4c2433,"Bag, ""Secret""",249114794',
@@ -16,12 +16,12 @@ def test_titles_are_of_documents_and_shared_images_have_one_role(folder):
         "train_5,gone.jpg,af3f9460c2838f0f,Tape,249114794",
     )
     folder.images(*(f"train_images/{name}.jpg" for name in "abc"))
-    frame, said = folder.read("shopee")
+    frame, output = folder.read("shopee")
     frame = frame.set_index("sample_id")
     assert list(frame.index) == [f"train_{i}" for i in range(1, 5)]
     assert frame["role"]["train_1"] == frame["role"]["train_2"]
-    asking = frame["image"][frame["role"] == "query"].nunique()
-    assert asking == 1  # of three files
+    queries = frame["image"][frame["role"] == "query"].nunique()
+    assert queries == 1  # of three files
     titles = {
         "train_1": 'Bag, "Secret"',
         "train_2": "Tas kértas ✓",
@@ -31,13 +31,15 @@ def test_titles_are_of_documents_and_shared_images_have_one_role(folder):
     for name, one in frame.iterrows():
         assert one["text"] == ("" if one["role"] == "query" else titles[name])
     assert frame["image"]["train_3"] == "train_images/b.jpg"
-    assert "1 whose image file is missing" in said
+    assert "1 with a missing or empty image file" in output
 
 
-def test_wrong_rows_are_named(folder):
+def test_invalid_rows_raise_an_error(folder):
     write(folder, "train_1,a.jpg,9,Title,")
-    said = folder.refuse("shopee")
-    assert "train.csv, line 2, column label_group: a value is needed" in said
+    message = folder.refuse("shopee")
+    assert (
+        "train.csv, line 2, column label_group: expected a non-empty" in message
+    )
     write(folder, "train_1,a.jpg", header="posting_id,image")
     assert "no column 'title'" in folder.refuse("shopee")
     write(folder, 'train_1,a.jpg,9,"a\nb",1,more')

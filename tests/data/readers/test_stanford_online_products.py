@@ -20,9 +20,9 @@ def write(folder, train=TRAIN, test=TEST, end="\r\n", header=HEADER):
         folder.images(*(line.split()[-1] for line in lines))
 
 
-def test_reads_the_set_with_its_own_split(folder):
+def test_reads_images_with_the_official_split(folder):
     write(folder)
-    frame, said = folder.read("stanford_online_products")
+    frame, output = folder.read("stanford_online_products")
     assert frame["image"].tolist() == [
         line.split()[-1] for line in (*TRAIN, *TEST)
     ]
@@ -32,40 +32,40 @@ def test_reads_the_set_with_its_own_split(folder):
     assert frame["group"].tolist() == groups
     assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
     assert set(frame["text"]) == {""}
-    assert "6 samples of 3 categories" in said
+    assert "6 samples of 3 categories" in output
 
 
 def test_missing_images_and_repeated_lines_are_left_out(folder):
     write(folder, train=(*TRAIN, TRAIN[0]), end="\n")
     (folder.root / "toaster_final/222_0.JPG").unlink()
-    frame, said = folder.read("stanford_online_products")
-    # What stays of class 2 is alone.
+    frame, output = folder.read("stanford_online_products")
+    # Class 2 has only one image left.
     assert frame["category_id"].tolist() == ["1", "1", "3", "3"]
-    assert "1 that are there twice" in said
-    assert "1 whose image file is missing" in said
-    assert "1 of train that are alone" in said
+    assert "1 with a repeated ID" in output
+    assert "1 with a missing or empty image file" in output
+    assert "1 from train without another sample" in output
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             dict(header="image_id path"),
             "Ebay_train.txt, line 1: the first line",
         ),
-        (dict(train=("1 1 a/1.JPG",)), "line 2: 3 words"),
+        (dict(train=("1 1 a/1.JPG",)), "line 2: the line has 3 words"),
         (dict(train=("1 x 1 a/1.JPG",)), "line 2, column class_id: 'x'"),
         (dict(test=("7 1 1 a/7.JPG",)), "The category '1' has samples"),
     ],
 )
-def test_wrong_lines_are_named(folder, change, said):
+def test_invalid_lines_raise_an_error(folder, change, message):
     write(folder, **change)
-    assert said in folder.refuse("stanford_online_products")
+    assert message in folder.refuse("stanford_online_products")
 
 
-def test_missing_files_are_listed(folder):
+def test_missing_files_raise_an_error(folder):
     write(folder)
     (folder.root / "Ebay_test.txt").unlink()
-    said = folder.refuse("stanford_online_products")
-    assert "There is no Ebay_test.txt" in said
-    assert "bicycle_final/" in said
+    message = folder.refuse("stanford_online_products")
+    assert "There is no Ebay_test.txt" in message
+    assert "bicycle_final/" in message

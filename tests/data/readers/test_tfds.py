@@ -14,7 +14,7 @@ LABELS = ["hat", "shoe", "größe"]
 
 
 class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Two images of each label in train, one in test."""
+    """Two images per label in train, one in test."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -36,7 +36,7 @@ class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"train": self._examples(6), "test": self._examples(4)}
 
     def _generate_examples(self):
-        """Is asked for, though the splits have their own."""
+        """Required by the base class; the splits use `_examples`."""
 
     def _examples(self, count):
         for number in range(count):
@@ -46,7 +46,7 @@ class Shop(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 number,
                 {
                     "photo": file.getvalue(),
-                    # The last of test is not labeled.
+                    # The last test example has no label.
                     "label": -1 if number == 3 and count == 4 else number % 3,
                     "title": f"title {number} ✓",
                     "number": number,
@@ -70,7 +70,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def shop(folder, prepared):
-    """A folder whose data set lies elsewhere."""
+    """A `Folder` whose root has the prepared data set."""
     folder.root = prepared
     return folder
 
@@ -78,11 +78,11 @@ def shop(folder, prepared):
 OPTIONS = ("--name=shop", "--image=photo")
 
 
-def test_splits_are_joined_and_images_written(shop, tmp_path):
+def test_splits_are_joined_and_images_are_written(shop, tmp_path):
     out = f"--out={tmp_path}/mine/table.csv"
-    frame, said = shop.read("tfds", *OPTIONS, "--text=title", out)
+    frame, output = shop.read("tfds", *OPTIONS, "--text=title", out)
     assert frame["category_id"].tolist() == LABELS * 3
-    assert "1 without a label" in said
+    assert "1 without a label" in output
     assert frame["sample_id"].tolist()[:4] == [
         "test/0",
         "test/1",
@@ -101,44 +101,47 @@ def test_splits_are_joined_and_images_written(shop, tmp_path):
     assert image.stat().st_mtime_ns == times
 
 
-def test_a_linked_data_set_is_found(folder, prepared):
+def test_linked_data_set_is_found(folder, prepared):
     (folder.root / "shop").symlink_to(prepared / "shop")
     frame, _ = folder.read("tfds", *OPTIONS)
     assert frame["category_id"].tolist() == LABELS * 3
 
 
-def test_a_torn_data_set_is_named(folder):
+def test_damaged_data_set_raises_an_error(folder):
     folder.write("shop/1.0.0/dataset_info.json", "{")
-    said = folder.refuse("tfds", *OPTIONS)
-    assert "shop/1.0.0 cannot be read" in said
+    message = folder.refuse("tfds", *OPTIONS)
+    assert "shop/1.0.0 cannot be read" in message
 
 
-def test_own_splits_must_share_no_category(shop, tmp_path):
+def test_own_splits_must_not_share_a_category(shop, tmp_path):
     out = f"--out={tmp_path}/table.csv"
-    said = shop.refuse("tfds", *OPTIONS, "--own-splits", out)
-    assert "has samples of the splits 'test' and 'train'" in said
+    message = shop.refuse("tfds", *OPTIONS, "--own-splits", out)
+    assert "has samples in the splits 'test' and 'train'" in message
     frame, _ = shop.read(
         "tfds", "--name=shop:1.0.0", OPTIONS[1], "--label=number", out
     )
-    # Numbers are labels too; 4 and 5 are of train alone.
+    # Integers can be labels; 4 and 5 are only in train.
     assert {"0", "1", "2"} <= set(frame["category_id"])
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (("--name=shop",), "has no feature 'image'; there are label, number"),
-        (("--name=shop", "--image=title"), "'title' of .* is no image"),
-        (("--name=none",), "no prepared data set none in .*; there are shop."),
+        (
+            ("--name=shop",),
+            "has no feature 'image'; its features are label, number",
+        ),
+        (("--name=shop", "--image=title"), "'title' of .* is not an image"),
+        (("--name=none",), "no prepared data set none in .*; found: shop;"),
         (("--name=shop:2.0.0",), "no prepared data set shop:2.0.0"),
     ],
 )
-def test_wrong_names_are_listed(shop, tmp_path, options, said):
+def test_unknown_names_raise_an_error(shop, tmp_path, options, message):
     err = shop.refuse("tfds", *options, f"--out={tmp_path}/table.csv")
-    assert re.search(said, err)
+    assert re.search(message, err)
 
 
-def test_images_of_an_earlier_data_set_are_replaced(shop, tmp_path):
+def test_changed_images_are_replaced(shop, tmp_path):
     out = tmp_path / "mine" / "table.csv"
     options = (*OPTIONS, f"--out={out}")
     frame, _ = shop.read("tfds", *options)
@@ -150,17 +153,17 @@ def test_images_of_an_earlier_data_set_are_replaced(shop, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.zeros(2), {"a": 1}, [b"a", b"b"]])
-def test_a_category_of_several_values_is_refused(value):
+def test_category_of_several_values_raises_an_error(value):
     features = {"label": tfds.features.Tensor(shape=(2,), dtype=np.int32)}
     with pytest.raises(UserError, match="'label' has several values"):
         reader._string(features, "label", {"label": value})
 
 
-def test_a_version_that_cannot_be_read_is_counted(folder, prepared):
+def test_unreadable_version_is_counted_as_left_out(folder, prepared):
     (folder.root / "shop").mkdir()
     (folder.root / "shop/1.0.0").symlink_to(prepared / "shop/1.0.0")
     (folder.root / "shop/9.0.0").symlink_to("nowhere")
-    _, said = folder.read("tfds", *OPTIONS)
-    assert "1 broken links" in said
+    _, output = folder.read("tfds", *OPTIONS)
+    assert "1 broken links" in output
     refused = folder.refuse("tfds", "--name=none", "--overwrite")
-    assert "there are shop; left out: 1 broken links." in refused
+    assert "found: shop; left out: 1 broken links." in refused

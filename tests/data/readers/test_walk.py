@@ -10,11 +10,13 @@ from mixer_jax.runtime.errors import UserError
 
 def tree(root):
     left_out = rows.LeftOut()
-    found = {"/".join(way): names for way, names in walk.walk(root, left_out)}
+    found = {
+        "/".join(parts): names for parts, names in walk.walk(root, left_out)
+    }
     return found, {why: count for why, count in left_out.items() if count}
 
 
-def test_each_folder_and_file_is_listed_in_order(tmp_path):
+def test_folders_and_files_are_listed_in_order(tmp_path):
     for name in ("b/2", "b/10", "a/x/1", "a/0", "c0"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -28,7 +30,7 @@ def test_each_folder_and_file_is_listed_in_order(tmp_path):
     assert left_out == {}
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_except_in_cycles(tmp_path):
     root = tmp_path / "root"
     (root / "a" / "b").mkdir(parents=True)
     (root / "a" / "b" / "1").touch()
@@ -39,12 +41,12 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     found, left_out = tree(root)
     assert found["a/b"] == ["1"]
     assert found["again"] == ["1"]
-    # again/up is the folder a, around which there is none: it is entered.
+    # again/up is the folder a, which is not its own ancestor here: entered.
     assert found["again/up"] == []
     assert left_out[walk.CYCLE] == 5
 
 
-def test_what_is_not_a_file_is_counted_and_not_opened(tmp_path):
+def test_special_files_are_counted_and_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(tmp_path / "socket.jpg"))
@@ -56,7 +58,7 @@ def test_what_is_not_a_file_is_counted_and_not_opened(tmp_path):
     assert left_out == {walk.SPECIAL: 2, walk.DANGLING: 2, walk.HIDDEN: 1}
 
 
-def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+def test_unreadable_folder_is_counted(tmp_path, monkeypatch):
     for name in ("open", "shut"):
         (tmp_path / name).mkdir()
     scandir = os.scandir
@@ -74,7 +76,7 @@ def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
         tree(tmp_path / "shut")
 
 
-def test_a_deep_tree_is_listed(tmp_path):
+def test_deep_tree_is_listed(tmp_path):
     folder = tmp_path
     for _ in range(400):
         folder = folder / "d"
@@ -90,19 +92,19 @@ def link_all_to_all(root, count):
             (root / f"{one}" / f"to {other}").symlink_to(root / f"{other}")
 
 
-def test_folders_that_link_to_all_others_have_bounded_names(tmp_path):
+def test_mutually_linked_folders_are_listed_a_bounded_number_of_times(tmp_path):
     link_all_to_all(tmp_path, 12)
     found, left_out = tree(tmp_path)
     for one in range(12):
         assert found[f"{one}"] == ["file"]
         assert found[f"{one}/to {(one + 1) % 12}"] == ["file"]
     # Each of the 132 links is followed from its own folder, and once from a
-    # linked one.
+    # linked folder.
     assert len(found) <= 1 + 12 + 132 + 132
     assert left_out[walk.AGAIN] > 0
 
 
-def test_a_chain_of_links_in_links_is_followed(tmp_path):
+def test_chain_of_nested_links_is_followed(tmp_path):
     for name in "abcd":
         (tmp_path / "disk" / name).mkdir(parents=True)
     root = tmp_path / "root"
@@ -117,7 +119,7 @@ def test_a_chain_of_links_in_links_is_followed(tmp_path):
     assert left_out == {}
 
 
-def test_a_failing_file_system_leaves_nothing_out(tmp_path, monkeypatch):
+def test_file_system_error_is_raised(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     scandir = os.scandir
 

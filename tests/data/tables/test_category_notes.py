@@ -11,13 +11,13 @@ def notes(made):
     return category_notes.notes(made, table.category_index(made))
 
 
-def test_categories_of_both_roles_and_other_names_are_no_news():
+def test_unsuspicious_categories_yield_no_notes():
     both = [(name, role) for name in "ab" for role in ("query", "document")]
     assert notes(frame(*both)) == ()
 
 
-def test_what_is_suspicious_is_said():
-    said = notes(
+def test_suspicious_categories_yield_notes():
+    messages = notes(
         frame(
             ("cat0", "query"),
             ("cat0 ", "document"),
@@ -25,22 +25,24 @@ def test_what_is_suspicious_is_said():
             ("cat1", "document"),
         )
     )
-    assert said[0].startswith("2 training categories have only queries")
-    assert said[1].startswith("1 category IDs differ from another only in")
-    assert "('cat0 ' beside 'cat0')" in said[1]
-    assert len(said) == 2
+    assert messages[0].startswith("2 training categories have only queries")
+    assert messages[1].startswith(
+        "1 category IDs differ from another ID only in"
+    )
+    assert "('cat0 ' and 'cat0')" in messages[1]
+    assert len(messages) == 2
 
 
-def test_ids_that_look_alike_are_found_over_many_batches():
+def test_look_alike_ids_are_found_across_batches():
     names = [f"{i}" for i in range(300)] + ["0299", "7.0", "x", "7.00"]
     batches = [
         pd.DataFrame({"category_id": names[i : i + 7]})
         for i in range(0, 304, 7)
     ]
-    alike = category_notes.Alike()
+    alike = category_notes.LookAlikes()
     for batch in batches * 2:
         alike.add(batch["category_id"])
-        alike._join()
+        alike._merge()
     assert alike.count() == 3
     assert alike.examples(batches) == (
         ("299", "0299"),
@@ -48,4 +50,4 @@ def test_ids_that_look_alike_are_found_over_many_batches():
         ("7", "7.00"),
     )
     assert alike.examples(batches, limit=1) == (("299", "0299"),)
-    assert category_notes.Alike().count() == 0
+    assert category_notes.LookAlikes().count() == 0

@@ -38,27 +38,27 @@ def test_test_rows_of_the_truth_follow_the_training_rows(truth, tmp_path):
     assert rows["image"].tolist()[2:] == ["true/q.png", "true/d.png"]
 
 
-def test_without_a_truth_each_image_is_a_query_and_a_document(tmp_path):
+def test_each_image_is_query_and_document_without_a_truth(tmp_path):
     rows = found.with_test_rows(ROWS, None, tmp_path)
     assert set(rows["split"]) == {"train/forward", "train/reverse"}
     assert len(rows) > len(ROWS)
 
 
-def test_a_truth_that_holds_out_every_sample_leaves_nothing(truth, tmp_path):
+def test_truth_that_holds_out_all_samples_raises_an_error(truth, tmp_path):
     samples = ROWS.assign(held_out=True)
-    with pytest.raises(UserError, match="none is left to train on"):
+    with pytest.raises(UserError, match="no training samples remain"):
         found.check(samples, truth, tmp_path)
     found.check(ROWS.assign(held_out=False), truth, tmp_path)
 
 
-def test_a_row_that_no_table_may_have_is_named(tmp_path):
-    with pytest.raises(UserError, match="sample 'd' of the found table"):
+def test_invalid_row_raises_an_error(tmp_path):
+    with pytest.raises(UserError, match="Sample 'd' of the found table"):
         found.check(ROWS.assign(image=["q.png", "/d.png"]), None, tmp_path)
 
 
-def test_the_truth_is_not_replaced_by_the_new_table(tmp_path):
+def test_new_table_must_not_replace_the_truth(tmp_path):
     path = tmp_path / found.FOUND
     path.write_text("the truth")
-    with pytest.raises(UserError, match="--truth=.* would be replaced"):
+    with pytest.raises(UserError, match=r"--truth=.* would be replaced"):
         found.check_out(tmp_path, str(path))
     found.check_out(tmp_path, None)

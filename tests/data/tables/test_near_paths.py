@@ -15,11 +15,11 @@ NFC, NFD = (
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "about"),
+    ("existing", "given", "note"),
     [
         (f"{NFD}/a.png", f"{NFC}/a.png", "normal form"),
         (f"img/{NFC}.png", f"img/{NFD}.png", "normal form"),
-        ("img/a.png", "img\\a.png", "need '/'"),
+        ("img/a.png", "img\\a.png", "Use '/'"),
         ("img/a.png", "IMG/A.PNG", ""),
         ("img/a.png", "img/a.jpg", ""),
         ("img/a.png", " img/a.png ", ""),
@@ -27,20 +27,20 @@ NFC, NFD = (
         ("img/a.png", "img%2Fa.png", "URL"),
     ],
 )
-def test_small_mistakes_are_found(tmp_path, there, asked, about):
-    path = tmp_path / there
+def test_hint_names_a_similar_path(tmp_path, existing, given, note):
+    path = tmp_path / existing
     path.parent.mkdir()
     path.touch()
-    said = near_paths.hint(tmp_path / asked, tmp_path)
-    assert said.startswith(f" Did you mean {there!r}?")
-    assert about in said
+    hint = near_paths.hint(tmp_path / given, tmp_path)
+    assert hint.startswith(f" Did you mean {existing!r}?")
+    assert note in hint
 
 
-@pytest.mark.parametrize("asked", ["b.png", "img", "a\0b", "../a.png/x", "."])
-def test_nothing_alike_gives_no_hint(tmp_path, asked):
+@pytest.mark.parametrize("given", ["b.png", "img", "a\0b", "../a.png/x", "."])
+def test_no_hint_without_a_similar_path(tmp_path, given):
     (tmp_path / "img").mkdir()
     (tmp_path / "a.png").touch()
-    assert near_paths.hint(tmp_path / asked, tmp_path) == ""
+    assert near_paths.hint(tmp_path / given, tmp_path) == ""
 
 
 PARTS = st.text(
@@ -61,12 +61,12 @@ MISTAKES = (
 @hypothesis.given(
     st.lists(PARTS, min_size=2, max_size=3), st.sampled_from(MISTAKES)
 )
-def test_any_name_with_one_mistake_is_found(parts, mistake):
+def test_hint_names_any_path_with_one_mistake(parts, mistake):
     with tempfile.TemporaryDirectory() as root:
         path = pathlib.Path(root, *parts)
         path.parent.mkdir(parents=True)
         path.touch()
         name = "/".join(parts)
-        asked = pathlib.Path(root, mistake(name))
-        hypothesis.assume(not asked.exists())
-        assert repr(name) in near_paths.hint(asked, root)
+        given = pathlib.Path(root, mistake(name))
+        hypothesis.assume(not given.exists())
+        assert repr(name) in near_paths.hint(given, root)

@@ -11,7 +11,7 @@ def frame(*rows):
     return pd.DataFrame(list(rows), columns=rules.COLUMNS, dtype=str)
 
 
-def test_every_rule_is_broken_by_some_row():
+def test_every_rule_can_be_broken():
     bad = {
         "sample_id": ["", "a\0"],
         "role": ["x"],
@@ -36,18 +36,18 @@ def test_every_rule_is_broken_by_some_row():
     assert broken == set(rules.RULES)
 
 
-def test_a_fault_has_the_first_row_and_their_number():
+def test_fault_has_the_first_row_and_the_number_of_rows():
     bad = ("x", "qeury", "a.png", "", "c", "", "train")
     about_roles = [one for one in rules.RULES if one.column == "role"]
     (fault,) = rules.faults(frame(GOOD, bad, bad), about_roles)
     assert (fault.row, fault.value, fault.count) == (1, "qeury", 2)
-    assert fault.said("here") == (
+    assert fault.describe("here") == (
         "here, column role: the role is 'qeury'; it must be 'query' or "
         "'document' (and 1 more rows)."
     )
 
 
-def test_a_column_must_be_there_once():
+def test_duplicate_column_raises_an_error():
     rules.check_columns(rules.COLUMNS[::-1], "t.csv")
     with pytest.raises(UserError, match="Duplicate column 'role'"):
         rules.check_columns([*rules.COLUMNS, "role"], "t.csv")

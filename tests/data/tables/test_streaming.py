@@ -28,7 +28,7 @@ def both(tmp_path):
     return path, tmp_path / "t.parquet"
 
 
-def test_batches_are_the_table(both):
+def test_batches_concatenate_to_the_table(both):
     want = table.read_table(both[0])
     assert want["text"][7] == 'line 7\nline, "7" größe'
     for path, sizes in zip(both, ({"block": 300}, {"rows": 7}), strict=True):
@@ -42,7 +42,7 @@ def test_batches_are_the_table(both):
         assert done[-1] == 1.0
 
 
-def test_a_bom_crlf_blank_lines_and_other_orders(tmp_path):
+def test_reads_bom_crlf_blank_lines_and_any_column_order(tmp_path):
     header = "\ufeff" + ",".join(reversed(rules.COLUMNS))
     rows = ("train,,c,,a.png,query,q1", "", "train,,c,,b.png,query,q2", "", "")
     path = write(tmp_path / "t.csv", *rows, header=header, end="\r\n")
@@ -55,34 +55,36 @@ def test_a_bom_crlf_blank_lines_and_other_orders(tmp_path):
     ]
 
 
-def test_records_of_parquet_and_of_no_file_are_rows():
+def test_parquet_and_in_memory_records_are_named_by_row():
     assert streaming.name_records("t.parquet", [4]) == ["t.parquet, row 5"]
     assert streaming.name_records("", [4]) == ["row 5"]
 
 
-def test_empty_cells_stay_empty_and_words_for_missing_stay_words(tmp_path):
+def test_only_empty_cells_are_missing_values(tmp_path):
     path = write(tmp_path / "t.csv", 'd,document,"",NA,007,null,train')
     (frame,) = read(path)
     assert frame.loc[0].tolist()[2:6] == ["", "NA", "007", "null"]
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("x,document,,a", "line 4: the row has fewer cells than its header, 4"),
         ("x,document,,a,c,,train,", "more cells than its header, 8 instead"),
     ],
 )
-def test_rows_of_another_length_are_named_by_line(tmp_path, row, said):
+def test_wrong_row_length_error_names_the_line(tmp_path, row, message):
     for at in (1, 40):  # in the first batch, and in a later one
         rows = [*ROWS[:at], row, *ROWS[at:]]
         path = write(tmp_path / "t.csv", *rows)
         with pytest.raises(UserError) as caught:
             read(path, block=300)
-        assert said.replace("line 4", f"line {2 * at + 2}") in str(caught.value)
+        assert message.replace("line 4", f"line {2 * at + 2}") in str(
+            caught.value
+        )
 
 
-def test_a_quote_without_its_end_is_an_error(tmp_path):
+def test_unclosed_quote_raises_an_error(tmp_path):
     path = write(
         tmp_path / "t.csv", *ROWS[:3], 'x,document,,"a,c,,train', *ROWS
     )
@@ -92,7 +94,7 @@ def test_a_quote_without_its_end_is_an_error(tmp_path):
         read(path)
 
 
-def test_a_quote_that_is_open_at_the_end_is_an_error(tmp_path):
+def test_unclosed_quote_at_the_end_raises_an_error(tmp_path):
     header = "sample_id,role,image,category_id,group,split,text"
     path = tmp_path / "t.csv"
     for end in ("\n", ""):
@@ -112,7 +114,7 @@ def test_a_quote_that_is_open_at_the_end_is_an_error(tmp_path):
             assert len(read(path)[0]) == 1
 
 
-def test_a_row_longer_than_a_batch_is_an_error(tmp_path):
+def test_row_longer_than_a_block_raises_an_error(tmp_path):
     path = write(tmp_path / "t.csv", f"d,document,,{'w' * 999},c,,train")
     assert len(read(path)) == 1
     with pytest.raises(
@@ -121,7 +123,7 @@ def test_a_row_longer_than_a_batch_is_an_error(tmp_path):
         read(path, block=100)
 
 
-def test_wrong_bytes_are_named(tmp_path):
+def test_invalid_utf8_error_names_the_line(tmp_path):
     path = write(tmp_path / "t.csv", *ROWS)
     path.write_bytes(path.read_bytes() + b"d\xff,document,,t,c,,train\n")
     for sizes in ({}, {"block": 300}):

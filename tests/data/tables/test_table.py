@@ -36,7 +36,7 @@ def test_reads_strings_and_keeps_missing_cells_empty(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_writes_what_it_reads(tmp_path, suffix):
+def test_written_table_reads_back_equal(tmp_path, suffix):
     frame = read(tmp_path, *GOOD, 'd4,document,,"two\nlines, ""x""",c3,,test')
     path = tmp_path / "new" / f"copy{suffix}"
     table.write_table(frame, path)
@@ -44,7 +44,7 @@ def test_writes_what_it_reads(tmp_path, suffix):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_columns_may_come_in_any_order_and_with_a_byte_order_mark(tmp_path):
+def test_reads_columns_in_any_order_and_a_byte_order_mark(tmp_path):
     path = write(
         tmp_path,
         "train,,c1,,a.png,query,q1",
@@ -53,14 +53,14 @@ def test_columns_may_come_in_any_order_and_with_a_byte_order_mark(tmp_path):
     assert table.read_table(path).loc[0, "sample_id"] == "q1"
 
 
-def test_parquet_with_nulls_reads_as_empty(tmp_path):
+def test_parquet_nulls_become_empty_strings(tmp_path):
     path = tmp_path / "table.parquet"
     row = ("d1", "document", None, "text", "c", None, "train")
     pd.DataFrame([row], columns=table.COLUMNS).to_parquet(path)
     assert table.read_table(path).loc[0, "image"] == ""
 
 
-def test_numbers_and_nulls_of_parquet_become_strings(tmp_path):
+def test_parquet_numbers_and_nulls_become_strings(tmp_path):
     path = tmp_path / "table.parquet"
     rows = [
         (7, "document", None, "text", 12, None, "train"),
@@ -74,20 +74,20 @@ def test_numbers_and_nulls_of_parquet_become_strings(tmp_path):
     assert got["group"].tolist() == ["", "2.5"]
 
 
-def test_very_long_texts_are_fine(tmp_path):
+def test_reads_very_long_texts(tmp_path):
     frame = read(tmp_path, f"d1,document,,{'word ' * 50_000},c,,train")
     assert len(frame.loc[0, "text"]) == 250_000
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "said"),
+    ("row", "column", "expected"),
     [
         (",query,a.png,,c1,,train", "sample_id", "needs an ID"),
         ("q1,query,a.png,,c1,,train", "sample_id", "'q1'"),
         ("x,qeury,a.png,,c1,,train", "role", "'qeury'"),
-        ("x,query,a.png,,,,train", "category_id", "needed"),
+        ("x,query,a.png,,,,train", "category_id", "required"),
         ("x,query,,,c1,,train", "image", "needs an image"),
-        ("x,query,a.png,words,c1,,train", "text", "no text"),
+        ("x,query,a.png,words,c1,,train", "text", "cannot have a text"),
         ("x,document,,,c1,,train", "image", "an image or a text"),
         ("x,query,/a.png,,c1,,train", "image", "relative"),
         ("x,query,a/../../b.png,,c1,,train", "image", "relative"),
@@ -97,8 +97,8 @@ def test_very_long_texts_are_fine(tmp_path):
         ("x,query,a.png,,c1,,my split", "split", "'my split'"),
     ],
 )
-def test_a_bad_cell_is_named_by_file_line_and_column(
-    tmp_path, row, column, said
+def test_invalid_cell_error_names_file_line_and_column(
+    tmp_path, row, column, expected
 ):
     # The quoted cell makes the bad row's line differ from its number.
     long = 'd9,document,,"a text\nof two lines",c1,,train'
@@ -106,10 +106,10 @@ def test_a_bad_cell_is_named_by_file_line_and_column(
         read(tmp_path, GOOD[0], long, "", row)
     message = str(caught.value)
     assert f"{tmp_path / 'table.csv'}, line 6, column {column}:" in message
-    assert said in message
+    assert expected in message
 
 
-def test_a_bad_row_of_parquet_is_named_by_its_number(tmp_path):
+def test_invalid_parquet_row_error_names_the_row_number(tmp_path):
     path = tmp_path / "table.parquet"
     rows = [row.split(",") for row in (*GOOD, "x,qeury,a.png,,c1,,train")]
     pd.DataFrame(rows, columns=table.COLUMNS).to_parquet(path)
@@ -117,12 +117,12 @@ def test_a_bad_row_of_parquet_is_named_by_its_number(tmp_path):
         table.read_table(path)
 
 
-def test_dots_in_names_are_no_escape(tmp_path):
+def test_dots_in_file_names_are_allowed(tmp_path):
     assert len(read(tmp_path, "q,query,a..b/..c/d...png,,c,,train")) == 1
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [
         (HEADER.replace("role", "roles"), "did you mean 'role'"),
         (HEADER + ",price", "Unknown column 'price'"),
@@ -130,12 +130,12 @@ def test_dots_in_names_are_no_escape(tmp_path):
         (HEADER.replace(",", ";"), "separated by commas"),
     ],
 )
-def test_wrong_columns_are_named(tmp_path, header, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_columns_raise_an_error(tmp_path, header, message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, header=header)
 
 
-def test_unreadable_files_are_named(tmp_path):
+def test_unreadable_files_raise_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no sample table at .*none\.csv"):
         table.read_table(tmp_path / "none.csv")
     with pytest.raises(UserError, match="no rows"):
@@ -163,7 +163,7 @@ def test_unreadable_files_are_named(tmp_path):
         table.read_table(path)
 
 
-def test_write_refuses_a_bad_frame_and_keeps_the_old_file(tmp_path):
+def test_write_rejects_an_invalid_frame_and_keeps_the_old_file(tmp_path):
     frame = read(tmp_path, *GOOD)
     path = tmp_path / "table.csv"
     before = path.read_bytes()
@@ -174,7 +174,7 @@ def test_write_refuses_a_bad_frame_and_keeps_the_old_file(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_select_takes_a_split_with_its_parts(tmp_path):
+def test_select_returns_a_split_with_its_parts(tmp_path):
     frame = read(
         tmp_path,
         "a,query,a.png,,c,,train/x",
@@ -188,7 +188,7 @@ def test_select_takes_a_split_with_its_parts(tmp_path):
     assert table.parts(frame, "training") == [""]
     with pytest.raises(UserError, match=r"'test'.*train/x"):
         table.select(frame, "test")
-    with pytest.raises(UserError, match=r"no sample of split '.udcff'"):
+    with pytest.raises(UserError, match=r"no samples of split '.udcff'"):
         table.select(frame, "\udcff")
 
 
@@ -232,15 +232,15 @@ def test_unanswered_test_queries_are_left_out_but_documents_stay(tmp_path):
     assert "line 2: category 'c1'" in skipped.examples[0]
 
 
-def test_rows_keep_their_lines_through_selection(tmp_path):
+def test_selected_rows_keep_their_line_numbers(tmp_path):
     frame = table.select(read(tmp_path, *GOOD), "test")
-    skipped = table.skip(frame, [1], ["why"], "what")
+    skipped = table.skip(frame, [1], ["why"], "unreadable")
     path = tmp_path / "table.csv"
     assert skipped.examples == (f"{path}, line 7: why",)
-    assert str(skipped) == "1 of 2 samples skipped: what"
+    assert str(skipped) == "1 of 2 samples skipped: unreadable"
 
 
-def test_both_directions_turn_every_image_round(tmp_path):
+def test_both_directions_add_every_image_with_the_opposite_role(tmp_path):
     frame = read(tmp_path, *GOOD)
     both = table.with_both_directions(frame)
     table.validate(both)
@@ -265,7 +265,7 @@ def test_both_directions_turn_every_image_round(tmp_path):
         table.with_both_directions(both)
 
 
-def test_a_long_cell_makes_no_long_message(tmp_path):
+def test_long_cells_are_shortened_in_messages(tmp_path):
     row = f"{'s' * 9000},document,,words,c,,train"
     with pytest.raises(UserError, match="9,000 characters") as caught:
         read(tmp_path, row, row)
@@ -273,7 +273,9 @@ def test_a_long_cell_makes_no_long_message(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".", "./", "../parts", "deep/.."])
-def test_a_folder_of_tables_lies_beside_its_images(tmp_path, monkeypatch, name):
+def test_folder_of_parquet_files_is_next_to_its_images(
+    tmp_path, monkeypatch, name
+):
     (tmp_path / "parts" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "parts")
     assert os.path.samefile(table.folder(name), tmp_path)
@@ -283,7 +285,7 @@ def test_a_folder_of_tables_lies_beside_its_images(tmp_path, monkeypatch, name):
     assert table.folder("table.csv") == pathlib.Path()
 
 
-def test_the_longest_row_can_be_written_as_csv_and_no_longer_one(tmp_path):
+def test_longest_allowed_row_can_be_written_as_csv(tmp_path):
     frame = read(tmp_path, "d,document,,x,c,,train")
     longest = rules.LONGEST - sum(map(len, frame.loc[0])) + 1
     for cell in ('"' * longest, "\U0001f600" * longest):

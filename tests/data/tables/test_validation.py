@@ -14,7 +14,7 @@ SMALL = {"rows": 4, "block": 400}
 
 
 def rows(count, start=0):
-    """Rows of three samples a category, two texts of which span lines."""
+    """Rows with three samples per category; some texts span lines."""
     return pd.DataFrame(
         [
             (
@@ -46,7 +46,7 @@ def path(request, tmp_path):
     return tmp_path / request.param
 
 
-def test_counts_what_a_table_holds(path):
+def test_counts_samples_categories_and_splits(path):
     frame = rows(60)
     frame.loc[59, "image"] = ""
     write(path, frame)
@@ -62,22 +62,22 @@ def test_counts_what_a_table_holds(path):
         categories=10,
         unanswered=0,
     )
-    assert (report.lone, report.torn, report.notes()) == (0, 0, [])
+    assert (report.lone, report.cross_split, report.notes()) == (0, 0, [])
 
 
-def test_notes_what_spoils_training_and_measures(path):
+def test_notes_problems_of_training_and_evaluation(path):
     frame = rows(60)
     frame.loc[len(frame)] = ["x", "query", "x", "", "alone", "", "train"]
     frame.loc[len(frame)] = ["y", "query", "y", "", "nobody", "", "test/new"]
     frame.loc[len(frame)] = ["z", "query", "z", "", "c0", "", "train"]
     frame.loc[len(frame)] = ["w", "query", "w", "", "c0", "", "test/old"]
-    # Parts of train are trained on together.
+    # Training uses all parts of train together.
     for i in "tu":
         frame.loc[len(frame)] = [i, "query", i, "", "two", "", f"train/{i}"]
     write(path, frame)
     report = validation.check(path, **SMALL)
-    # z is alone in train too; c0 is in test/new, test/old and train.
-    assert (report.lone, report.torn) == (2, 1)
+    # x and z are alone in train; c0 is in test/new, test/old and train.
+    assert (report.lone, report.cross_split) == (2, 1)
     unanswered = {a: b.unanswered for a, b in report.splits.items()}
     assert unanswered == {
         "test/new": 1,
@@ -89,29 +89,29 @@ def test_notes_what_spoils_training_and_measures(path):
     notes = report.notes()
     assert len(notes) == 5
     assert notes[0].startswith("1 categories are in several splits")
-    assert notes[1].startswith("2 samples of train are the only one")
+    assert notes[1].startswith("2 training samples are the only ones")
     assert notes[2].startswith("1 training categories have only queries")
     assert notes[3].startswith("1 queries of test/new have no document")
 
 
-def test_notes_categories_whose_ids_look_alike(path):
+def test_notes_look_alike_category_ids(path):
     frame = rows(60)
     frame.loc[50:, "category_id"] += " "
     frame.loc[3, "category_id"] = "C1"
     write(path, frame)
     report = validation.check(path, **SMALL)
     assert report == validation.check(path)
-    # c17 to c19 of the last rows; only c16 is in two versions, and c1.
+    # All IDs from row 50 on end in a space; only c1 and c16 have two forms.
     assert report.alike == 2
     assert report.alike_examples == (("C1", "c1"), ("c16", "c16 "))
     (note,) = [note for note in report.notes() if "differ from" in note]
-    assert "'c1' beside 'C1', 'c16 ' beside 'c16'" in note
+    assert "'c1' and 'C1', 'c16 ' and 'c16'" in note
 
 
 BREAKS = {
     "no ID": ("sample_id", ""),
-    "an ID that is there": ("sample_id", "s3"),
-    "an ID that an array would cut": ("sample_id", "\0"),
+    "repeated ID": ("sample_id", "s3"),
+    "ID that an array would truncate": ("sample_id", "\0"),
     "role": ("role", "qeury"),
     "category": ("category_id", ""),
     "image": ("image", "../x"),
@@ -119,10 +119,10 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("what", BREAKS)
+@pytest.mark.parametrize("kind", BREAKS)
 @pytest.mark.parametrize("at", [5, 41, (20, 41, 59)])
-def test_says_what_validate_says(path, what, at):
-    column, value = BREAKS[what]
+def test_reports_the_same_fault_as_validate(path, kind, at):
+    column, value = BREAKS[kind]
     frame = rows(60)
     frame.loc[np.atleast_1d(at), column] = value
     write(path, frame)
@@ -134,7 +134,7 @@ def test_says_what_validate_says(path, what, at):
     assert ("more rows" in str(whole.value)) == (at == (20, 41, 59))
 
 
-def test_all_broken_rules_are_listed_in_their_order(path):
+def test_all_broken_rules_are_listed_in_order(path):
     frame = rows(60)
     frame.loc[50, "role"] = "x"
     frame.loc[10, "split"] = "a b"
@@ -149,7 +149,7 @@ def test_all_broken_rules_are_listed_in_their_order(path):
         assert lines[0].startswith(f"{path}, row 31, column sample_id")
 
 
-def test_many_repeated_ids_are_counted_in_several_readings(path, monkeypatch):
+def test_repeated_ids_are_counted_over_several_passes(path, monkeypatch):
     monkeypatch.setattr(validation, "_COMPARED", 3)
     frame = pd.concat([rows(30), rows(30)], ignore_index=True)
     write(path, frame)
@@ -162,7 +162,7 @@ def test_many_repeated_ids_are_counted_in_several_readings(path, monkeypatch):
     assert "(and 29 more rows)" in str(whole.value)
 
 
-def test_equal_hashes_of_other_ids_are_no_fault(path, monkeypatch):
+def test_hash_collisions_are_not_faults(path, monkeypatch):
     def hashes(cells):
         return np.array([len(cell) for cell in cells], np.uint64)
 
@@ -203,7 +203,7 @@ def test_missing_and_empty_images_are_counted(path):
     assert validation.check(path, **SMALL).missing is None
 
 
-def test_only_ten_missing_images_are_named(path):
+def test_only_ten_missing_images_are_listed(path):
     write(path, rows(60))
     with pytest.raises(UserError) as caught:
         validation.check(path, images=True, max_skipped=0.5, **SMALL)
@@ -211,14 +211,14 @@ def test_only_ten_missing_images_are_named(path):
     assert "50 more" in str(caught.value)
 
 
-def test_present_takes_any_path(tmp_path):
+def test_present_accepts_any_path(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     got = validation.present(tmp_path, ["a", "", "b", "a\0b", "."] * 200)
     assert got.tolist()[:4] == [True, True, False, False]
     assert len(got) == 1000
 
 
-def test_an_empty_table_is_an_error(path):
+def test_empty_table_raises_an_error(path):
     write(path, rows(0))
     with pytest.raises(UserError, match="has no rows, only a header"):
         validation.check(path)
@@ -227,23 +227,23 @@ def test_an_empty_table_is_an_error(path):
 
 
 @pytest.fixture
-def swept(monkeypatch):
-    """Batches that are gone before the next: pandas ties some in cycles."""
+def collected(monkeypatch):
+    """Frees each batch before the next; pandas creates reference cycles."""
     batches = streaming.batches
 
-    def sweep(*args):
+    def collect(*args):
         for batch in batches(*args):
             yield batch
             gc.collect()
 
-    gc.freeze()  # What is there already need not be looked at.
-    monkeypatch.setattr(streaming, "batches", sweep)
+    gc.freeze()  # Skips existing objects in collections.
+    monkeypatch.setattr(streaming, "batches", collect)
     yield
     gc.unfreeze()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_memory_grows_by_few_bytes_a_row(tmp_path, suffix, swept):
+def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, collected):
     peaks = []
     for count in (2_000, 12_000):
         path = write(tmp_path / f"{count}.{suffix}", wide(count))
@@ -254,7 +254,7 @@ def test_memory_grows_by_few_bytes_a_row(tmp_path, suffix, swept):
         tracemalloc.stop()
         assert report.samples == count
         assert pa.total_allocated_bytes() - before < 1_000_000
-    # A row has 300 bytes; 16 of them stay, more for a moment at the end.
+    # A row has 300 bytes; 16 of them are kept, temporarily more at the end.
     assert peaks[1] - peaks[0] < 10_000 * 64
 
 
@@ -286,4 +286,4 @@ def test_many_splits_are_counted_and_few_are_listed(path):
     )
     assert report.console_table().row_count == 51
     assert len(report.notes()) == 12
-    assert report.notes()[-1] == "So have queries of 19,990 other splits."
+    assert report.notes()[-1] == "19,990 other splits have such queries too."
