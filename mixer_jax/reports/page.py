@@ -67,7 +67,7 @@ WAY = {
         "Purity",
         True,
         True,
-        "Share of samples of the most frequent true category of their ID.",
+        "Share of samples in the most frequent true category of their ID.",
     ),
     "nmi": ("NMI", True, True, "Normalized mutual information."),
     "noise_share": ("Noise", True, None, "Share of samples without an ID."),
