@@ -25,22 +25,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parsing.Parser(
         prog="python -m mixer_jax.report", description=__doc__.split("\n")[0]
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", help="the run's folder")
-    what.add_argument("--categories", help="categorize's --out")
-    parser.add_argument("--table", default="", help="evaluated, if moved")
-    parser.add_argument("--training-table", default="", help="if moved")
-    parser.add_argument("--log", default="", help="categorize's --log")
-    parser.add_argument("--truth", default="", help="categorize's --truth")
-    parser.add_argument("--out", default="", help="default report/index.html")
-    parser.add_argument(
-        "--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP
-    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    add = parser.add_argument
+    source.add_argument("--workdir", help="the run's folder")
+    source.add_argument("--categories", help="the output folder of categorize")
+    add("--table", default="", help="the evaluated table, if moved")
+    add("--training-table", default="", help="the training table, if moved")
+    add("--log", default="", help="the click log that categorize read")
+    add("--truth", default="", help="the true categories, as for categorize")
+    add("--out", default="", help="the page (default: report/index.html)")
+    add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     if given.workdir and (given.log or given.truth):
-        parser.error("--log and --truth go with --categories.")
+        parser.error("--log and --truth require --categories.")
     if given.categories and (given.table or given.training_table):
-        parser.error("--table and --training-table go with --workdir.")
+        parser.error("--table and --training-table require --workdir.")
     return command.run(lambda: _report(given))
 
 

@@ -45,7 +45,7 @@ def test_a_stage_is_compiled_without_its_data(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # The compiler has nothing to add.
     assert "5,000 categories, knn head" in done.stdout
-    assert "roofline: the longest" in done.stdout
+    assert "roofline: maximum" in done.stdout
     step, graph = json.loads(file.read_text())
     assert step["program"] == "step"
     assert graph["program"] == "graph"

@@ -39,31 +39,32 @@ def calibrate(
     """
     if clicks < 0 or (wrong is not None and not 0 <= wrong < 1):
         raise UserError(
-            f"A log of {clicks} clicks of which a share of {wrong} is wrong "
-            "cannot be simulated; give clicks of 0 or more, and a share from 0 "
-            "to less than 1."
+            f"A log of {clicks} clicks with a share of {wrong} wrong clicks "
+            "cannot be simulated; clicks must be at least 0, and the share "
+            "must be at least 0 and less than 1."
         )
     if clicks:
         pilot = draw(_PILOT)
-        had = _counts(pilot, is_right(pilot)) / _PILOT
-        share = had[1] / had.sum() if wrong is None else wrong
+        counts = _counts(pilot, is_right(pilot)) / _PILOT
+        share = counts[1] / counts.sum() if wrong is None else wrong
         wanted = clicks * np.array([1 - share, share])
-        if (had[wanted > 0] == 0).any():
+        if (counts[wanted > 0] == 0).any():
             raise UserError(
-                "The first searches of the simulation had no clicks of a kind "
-                "that is wanted; the table is too small for such a log."
+                "The first searches of the simulation had none of the right or "
+                "wrong clicks that the log needs; the table is too small for "
+                "such a log."
             )
-        searches = float(np.max(wanted / np.maximum(had, 1e-9))) * _SURPLUS
+        searches = float(np.max(wanted / np.maximum(counts, 1e-9))) * _SURPLUS
     log = draw(searches)
     right = is_right(log)
-    had = _counts(log, right)
+    counts = _counts(log, right)
     if not clicks:
         # Keep as many clicks as this share allows.
-        limits = had / np.maximum([1 - wrong, wrong], 1e-9)
+        limits = counts / np.maximum([1 - wrong, wrong], 1e-9)
         wanted = limits[[1 - wrong > 0, wrong > 0]].min() * np.array(
             [1 - wrong, wrong]
         )
-    kept = np.minimum(wanted / np.maximum(had, 1), 1.0)
+    kept = np.minimum(wanted / np.maximum(counts, 1), 1.0)
     rng = np.random.default_rng([seed, 1])
     drawn = rng.binomial(log["clicks"], np.where(right, kept[0], kept[1]))
     return log.assign(clicks=drawn)

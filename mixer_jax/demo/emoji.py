@@ -176,12 +176,15 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Writes medium.csv, large.csv and their images into a folder."""
     parser = parsing.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--size", type=numbers.whole(1, 4096), default=128, help="pixels"
+        "--size",
+        type=numbers.whole(1, 4096),
+        default=128,
+        help="image side in pixels",
     )
     parser.add_argument(
-        "--limit", type=numbers.whole(1), help="only so many categories"
+        "--limit", type=numbers.whole(1), help="maximum number of categories"
     )
     options = parser.parse_args(arguments)
     return command.run(lambda: _write(options))

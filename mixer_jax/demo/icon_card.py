@@ -29,50 +29,50 @@ _CARD = """\
 Each of its sets has its own license: ATTRIBUTION.md lists set, author, license
 and number of samples.{only}
 
-- Category: an icon's name without its style, that is without the prefixes and
+- Category: an icon's name without its style, that is, without the prefixes and
   suffixes that its set lists and without trailing words such as `outline` or
-  `bold`. Words that may mean a thing as well (`line` in `chart-line`) count as
-  style only where more than a twentieth of the set's names end in them.
-- Roles: a hash of category and vendor draws who asks and who answers. The
-  queries and the documents of a category are of different vendors. {unasked:,}
-  categories of one vendor have documents only: nobody asks for them.
+  `bold`. Words that may also mean a thing (`line` in `chart-line`) count as
+  style only if more than a twentieth of the set's names end in them.
+- Roles: a hash of category and vendor decides which vendors' icons are queries
+  and which are documents, so the two are of different vendors. {unasked:,}
+  categories of one vendor have only documents and no queries.
 - Text of a document: the name in words; other names of the icon in its set,
   and tags of its set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
-  of its sets where that says what is shown ("logos"), else empty.
+  of its sets if it describes the subject ("logos"), else empty.
 - Split: test categories are those whose name without skin tone has a SHA-1
   that ends in 0 as a decimal number. They are never trained on.
 
-## What was left out
+## Icons left out
 
-| icons | number |
+| reason | icons |
 |---|---|
 {left_out}
 {faults}
-## What to know before trusting a figure
+## Limitations
 
-- The name is the label. "apple" is a fruit and a brand, a two-letter code is a
+- The name is the label. "apple" is a fruit and a brand; a two-letter code is a
   flag, a currency and a file type; home and house are two categories.
-- Sets that copy each other count as one vendor. In the test categories all
-  sets of one author do as well; in the training categories they do not, so
-  there the two sides may be one author's drawing in two styles.
-- No picture is in both splits to the pixel. Vendors do copy each other with
-  small changes, though, and a drawing may have two names.
-- A logo is a logo: vendors that draw the same brand draw nearly the same
-  picture, so categories of the group "logos" are easier than the others.
-- {emoji:,} samples are of sets of emoji, and the split is by name, not by code
-  point: what was trained on them must not be measured on the test categories
-  of the emoji tables, which show Twemoji and OpenMoji. To prevent it, drop
-  the rows of these sets, by the start of their `sample_id`, before training
-  (and raise `data.max_skipped` for the few samples that this leaves alone):
+- Sets that copy each other count as one vendor. In the test categories, so do
+  all sets of one author; in the training categories they do not, so a query
+  and a document may be one author's drawing in two styles.
+- No picture of one split is identical to a picture of the other. However,
+  vendors copy each other with small changes, and a drawing may have two names.
+- Vendors that draw the logo of a brand draw nearly the same picture, so
+  categories of the group "logos" are easier than the others.
+- {emoji:,} samples are from emoji sets, and the split is by name, not by code
+  point: a model trained on them must not be evaluated on the test categories
+  of the emoji tables, which show Twemoji and OpenMoji. To prevent this, drop
+  the rows of these sets, by the prefix of their `sample_id`, before training
+  (and raise `data.max_skipped` for the few samples that lose their partners):
 {emoji_sets}
 
 ## How to train on it
 
 Set `data.table` to the path of {name}; or set `data.source = "icons"` and
-`data.table` to a path where there is no file yet, and the table is built
-there, 96 pixels wide. Training then prepares the rows of its split as
-array_record files, by the TFDS builder that serves every sample table:
+`data.table` to a path that does not exist yet, to have the table built there
+with images of 96 pixels. Training then writes the rows of its split to
+array_record files, with the TFDS builder that serves every sample table:
 
 ```python
 from mixer_jax.data import builder
@@ -87,8 +87,8 @@ _ATTRIBUTION = """\
 # Attribution
 
 The pictures in `images/` are renderings of others' work, {size} pixels wide;
-what has no color of its own was drawn in dark gray. Each set lies in the
-folder of its prefix.
+icons without a color of their own were drawn in dark gray. The pictures of each
+set are in the folder named after its prefix.
 
 | prefix | set | author | license | samples |
 |---|---|---|---|---|
@@ -158,10 +158,12 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         name=build.table,
         size=build.size,
         source=build.source,
-        only=" Only permissive licenses were taken." * build.permissive,
+        only=" Only sets with permissive licenses were used."
+        * build.permissive,
         splits=_lines(splits),
         left_out=_lines(build.left_out.items()),
-        faults=f"\nThe first that cannot be drawn:\n\n{faults}" * bool(faults),
+        faults=f"\nThe first icons that cannot be drawn:\n\n{faults}"
+        * bool(faults),
         unasked=frame["category_id"].nunique()
         - frame["category_id"][frame["role"] == table.QUERY].nunique(),
         emoji=_prefixes(frame).isin(emoji).sum(),

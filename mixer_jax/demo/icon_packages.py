@@ -86,11 +86,11 @@ def fetch(spec: str, folder: Path) -> Path:
         return path
     npm = shutil.which("npm")
     if npm is None:
-        without = "" if spec == ICONIFY else ", or go without (--no-tags)"
+        without = "" if spec == ICONIFY else ", or skip it with --no-tags"
         raise UserError(
-            f"`npm pack {spec}` fetches what the icons need, and there is no "
-            "npm on this machine. Install Node.js, or run that command "
-            f"elsewhere and copy its file to {path}{without}."
+            f"The icons need `npm pack {spec}`, but npm is not installed. "
+            "Install Node.js, or run that command on another machine and copy "
+            f"its file to {path}{without}."
         )
     files.make_folder(folder)
     print(f"Fetching {spec}.", file=sys.stderr)
@@ -108,8 +108,8 @@ def fetch(spec: str, folder: Path) -> Path:
             )
         if _checksum(fetched) != _CHECKSUMS[spec]:
             raise UserError(
-                f"The file that `npm pack {spec}` fetched has not the "
-                "checksum of this version; is npm set to the right registry?"
+                f"The file that `npm pack {spec}` fetched does not have the "
+                "expected checksum; does npm use the right registry?"
             )
         os.replace(fetched, path)
     return path
@@ -134,13 +134,13 @@ def read_sets(package: Path) -> Iterator[IconSet]:
             yield _icon_set(_json(content, package, name), package, name)
     if listed is None or not found:
         raise UserError(
-            f"{package} is no @iconify/json package: it needs "
+            f"{package} is not an @iconify/json package: it needs "
             "collections.json and a folder json with the sets."
         )
     if listed - found:
         raise UserError(
             f"{package} is incomplete: {len(listed - found)} of its sets are "
-            f"missing, the first is json/{min(listed - found)}.json."
+            f"missing, starting with json/{min(listed - found)}.json."
         )
 
 
@@ -223,8 +223,8 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
                     yield name, archive.extractfile(member).read()
     except _DAMAGE as error:
         raise UserError(
-            f"The package {package} is damaged, or no package: {error}. "
-            "Fetch it anew with `npm pack`."
+            f"The package {package} is damaged or not a package: {error}. "
+            "Fetch it again with `npm pack`."
         ) from error
 
 
@@ -232,7 +232,9 @@ def _json(content: bytes, package: Path, name: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{package}: {name} is no JSON ({error}).") from error
+        raise UserError(
+            f"{package}: {name} is not valid JSON ({error})."
+        ) from error
 
 
 def _icon_set(data: Any, package: Path, name: str) -> IconSet:
@@ -244,7 +246,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
         for word in (data["prefix"], *data["icons"]):
             # These words become file names.
             if not _NAME.fullmatch(word):
-                raise ValueError(f"{word!r} is no name")
+                raise ValueError(f"{word!r} is not a valid name")
         return IconSet(
             prefix=data["prefix"],
             info=info,
@@ -265,7 +267,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{package}: {name} is no Iconify set ({error!r})."
+            f"{package}: {name} is not an Iconify set ({error!r})."
         ) from error
 
 

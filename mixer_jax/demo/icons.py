@@ -36,6 +36,7 @@ PERMISSIVE = frozenset(
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
 _TAGS = 8  # maximum number of other names in a text
 _UNASKED = 0.1  # categories without queries, as a share of the others
+_LICENSE = "license requires more than attribution"  # reason for leaving out
 _COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
 
 
@@ -74,7 +75,9 @@ def build_table(
             f"{LARGEST}."
         )
     if limit is not None and limit < 1:
-        raise UserError(f"The limit is {limit} categories; give 1 or more.")
+        raise UserError(
+            f"The limit is {limit} categories; it must be 1 or more."
+        )
     path = Path(path)
     root, packages = path.parent, path.parent / "packages"
     source = f"The package {package}."
@@ -112,23 +115,27 @@ def build_table(
 def main(arguments: list[str] | None = None) -> int:
     """Writes icons.csv and its images into a folder."""
     parser = parsing.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder")
-    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--size", type=int, default=96, help="image side in pixels"
+    )
     parser.add_argument(
         "--permissive",
         action="store_true",
-        help="only sets whose license asks for no more than attribution",
+        help="only sets whose license requires at most attribution",
     )
     parser.add_argument(
         "--package",
         type=Path,
-        help="the @iconify/json tarball or its folder; npm fetches it if unset",
+        help="the @iconify/json tarball or folder (default: fetched by npm)",
     )
-    parser.add_argument("--limit", type=int, help="only so many categories")
+    parser.add_argument(
+        "--limit", type=int, help="maximum number of categories"
+    )
     parser.add_argument(
         "--no-tags",
         action="store_true",
-        help="fetch no further packages for the documents' texts",
+        help="do not fetch tags for the documents' texts",
     )
     options = parser.parse_args(arguments)
     return command.run(lambda: _write(options))
@@ -161,12 +168,12 @@ def _catalog(
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], dict[str, int]]:
     """Returns the icons, their sets' infos and the counts of icons left out."""
     rows, infos = [], {}
-    left_out = {"hidden by their set": 0, "of a license that asks more": 0}
+    left_out = {"hidden by their set": 0, _LICENSE: 0}
     for one in icon_packages.read_sets(package):
         names = {k for k, icon in one.icons.items() if not icon.get("hidden")}
         left_out["hidden by their set"] += len(one.icons) - len(names)
         if permissive and one.info["license"].get("spdx") not in PERMISSIVE:
-            left_out["of a license that asks more"] += len(names)
+            left_out[_LICENSE] += len(names)
             continue
         infos[one.prefix] = one.info
         rows += _rows(one, names, tags.get(one.prefix, {}))
@@ -211,8 +218,8 @@ def _text(key: str, others: list[str], group: str) -> str:
         for words in (key, *others)
     )
     more = [words for words in dict.fromkeys(plain) if words not in ("", name)]
-    said = dict.fromkeys([name, *more[:_TAGS], group])
-    return ", ".join(filter(None, said))
+    parts = dict.fromkeys([name, *more[:_TAGS], group])
+    return ", ".join(filter(None, parts))
 
 
 def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
@@ -230,7 +237,7 @@ def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     alone = sizes.index[sizes > 1].difference(asked)
     unasked = icon_names.shuffled(alone)[: round(_UNASKED * len(asked))]
     kept = icons["category"].isin(asked.union(unasked))
-    left_out["of a category of one vendor"] = int((~kept).sum())
+    left_out["category drawn by one vendor only"] = int((~kept).sum())
     return icons[kept].assign(asked=icons["category"].isin(asked))
 
 
@@ -243,7 +250,7 @@ def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     vendors = icons["category"].map(groups["vendor"].nunique())
     pictures = icons["category"].map(groups.size())
     kept = vendors.where(icons["asked"], pictures) > 1
-    left_out["of a category that these left too small"] = int((~kept).sum())
+    left_out["category too small without the icons above"] = int((~kept).sum())
     if not icons["asked"][kept].any():
         raise _nothing_to_match()
     return icons[kept]
@@ -251,8 +258,8 @@ def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 def _nothing_to_match() -> UserError:
     return UserError(
-        "The package has no name that two vendors draw, so there would be no "
-        "category to match."
+        "No icon name of the package is drawn by two vendors, so there are no "
+        "categories to match."
     )
 
 
@@ -299,11 +306,11 @@ def _draw(
         fault=[drawing.fault for drawing in drawings],
     )
     drawn = drawn.sort_values(["category", "set", "name"])
-    faulty, there = drawn["fault"] != "", drawn["digest"] != b""
-    left_out["blank on white"] = int((~there & ~faulty).sum())
-    left_out["that cannot be drawn"] = int(faulty.sum())
+    faulty, visible = drawn["fault"] != "", drawn["digest"] != b""
+    left_out["blank on white"] = int((~visible & ~faulty).sum())
+    left_out["cannot be drawn"] = int(faulty.sum())
     named = drawn["set"] + ":" + drawn["name"] + ": " + drawn["fault"]
-    return drawn[there], named[faulty].tolist()
+    return drawn[visible], named[faulty].tolist()
 
 
 def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
@@ -313,11 +320,11 @@ def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     categories lose the pictures that also appear in test categories.
     """
     again = icons.duplicated(["category", "digest"])
-    left_out["of the same pixels as another of the category"] = int(again.sum())
+    left_out["same pixels as another icon of the category"] = int(again.sum())
     icons = icons[~again]
     test = _is_test(icons)
     seen = ~test & icons["digest"].isin(icons["digest"][test])
-    left_out["of training, of the same pixels as one of test"] = int(seen.sum())
+    left_out["training icon with the pixels of a test icon"] = int(seen.sum())
     return icons[~seen]
 
 
@@ -359,13 +366,13 @@ def _groups(icons: pd.DataFrame) -> dict[str, str]:
     """Returns each category's most frequent label, else its sets' kind."""
     groups = {}
     for column in ("kind", "label"):
-        said = icons[icons[column] != ""]
-        votes = said.groupby(["category", column])["set"].nunique()
-        most = votes.reset_index().sort_values(
+        labeled = icons[icons[column] != ""]
+        votes = labeled.groupby(["category", column])["set"].nunique()
+        ranked = votes.reset_index().sort_values(
             ["category", "set", column], ascending=[True, False, True]
         )
-        first = most.drop_duplicates("category").set_index("category")[column]
-        groups |= first.to_dict()
+        first = ranked.drop_duplicates("category").set_index("category")
+        groups |= first[column].to_dict()
     return groups
 
 

@@ -116,7 +116,7 @@ def write_log(
     writers["SIMULATION.md"] = files.text_writer(
         "# These clicks are simulated\n\nNo person made them: they were drawn "
         f"at random from the true categories of `{note['table']}` by "
-        "`mixer_jax.demo.simulate`. simulation.json holds every setting "
+        "`mixer_jax.demo.simulate`. simulation.json records all settings "
         "and the seed.\n"
     )
     files.make_folder(out)
@@ -132,15 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
-    add("--out", required=True, help="the log's folder")
-    add("--part", help="part of the splits; 'forward' if any")
+    add("--out", required=True, help="output folder of the log")
+    add("--part", help="part of the splits (default: 'forward', if any)")
     add("--seed", type=numbers.whole(0), default=0)
     add("--searches", type=numbers.number(0), default=Simulation.searches)
     add(
         "--clicks",
         type=numbers.whole(0),
         default=0,
-        help="how many; then no --searches",
+        help="approximate number of clicks; overrides --searches",
     )
     add("--wrong", type=numbers.share, help="share of wrong clicks")
     given = parser.parse_args(arguments)
@@ -168,11 +168,11 @@ def _simulate(given: argparse.Namespace, settings: Simulation) -> None:
 def _check_simulated(out: Path) -> None:
     """Raises a `UserError` if a folder has a table that was not simulated."""
     for name in ("queries", "items", "clicks"):
-        there = find(out, name)
-        if there is not None and not (out / "simulation.json").is_file():
+        existing = find(out, name)
+        if existing is not None and not (out / "simulation.json").is_file():
             raise UserError(
-                f"{there} is not of a simulated click log: there is no "
-                f"{out / 'simulation.json'}. Name another folder by --out."
+                f"{existing} is not part of a simulated click log: there is no "
+                f"{out / 'simulation.json'}. Choose another folder with --out."
             )
 
 

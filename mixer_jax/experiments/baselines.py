@@ -101,7 +101,7 @@ def measure_baselines(
     queries, documents = training_pairs(training, linear.seed)
     if len(queries) < 2:
         raise UserError(
-            "The linear map needs two training queries or more with a "
+            "The linear map needs at least two training queries with a "
             "document of their category."
         )
     known = frozen_features(

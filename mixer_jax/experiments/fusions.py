@@ -38,7 +38,7 @@ FUSIONS = {"image only": "image_only", "average fusion": "average"}
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
 SEEDS = 3  # training runs per fusion, whose metrics are averaged
-MOST = 20_000  # maximum training samples per role, drawn at random
+MAX_SAMPLES = 20_000  # maximum training samples per role, drawn at random
 
 
 def measure_fusions(
@@ -184,15 +184,15 @@ def train(
 
     def embed(params: Any, frame: pd.DataFrame) -> np.ndarray:
         """Embeds samples of one role."""
-        found, role = [], frame.role.iloc[0]
+        blocks, role = [], frame.role.iloc[0]
         for start in range(0, len(frame), batch_size):
             places = frame.place.to_numpy()[start : start + batch_size]
             padded = np.pad(
                 places, (0, batch_size - len(places)), constant_values=-1
             )
             out = apply(params, encoded.batch(padded, role), role)
-            found.append(np.asarray(out)[: len(places)])
-        return np.concatenate(found)
+            blocks.append(np.asarray(out)[: len(places)])
+        return np.concatenate(blocks)
 
     proxies = rows_lib.init_proxies(
         key,
@@ -233,8 +233,8 @@ def train(
     step = step_lib.make_train_step(
         config, model, head, optimizer, row_optimizer, rates, state, mesh
     )
-    what = f"Training with fusion {config.model.fusion}"
-    for number in progress.track(range(config.steps), what):
+    label = f"Training the fusion {config.model.fusion}"
+    for number in progress.track(range(config.steps), label):
         if number and number % config.head.refresh == 0:
             state = state.replace(graph=head.build_graph(state.proxies))
         q = rng.integers(len(queries), size=batch_size // 2)
@@ -278,7 +278,8 @@ def make_config(config: ConfigDict, fusion: str) -> ConfigDict:
 
 
 def _thin(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Keeps at most `MOST` random samples of each role."""
+    """Keeps at most `MAX_SAMPLES` random samples of each role."""
     order = rng.permutation(len(frame))
     roles = frame.iloc[order].groupby("role", sort=False)
-    return frame.iloc[np.sort(order[roles.cumcount().to_numpy() < MOST])]
+    kept = roles.cumcount().to_numpy() < MAX_SAMPLES
+    return frame.iloc[np.sort(order[kept])]

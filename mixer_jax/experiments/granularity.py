@@ -31,7 +31,7 @@ from mixer_jax.runtime.errors import UserError
 KEPT = ".sweep-points.json"  # beside sweep.json, until that is written
 TRUTH = "held-out true categories"
 LATER = "later clicks"
-_MOST = 2000  # maximum number of queries to evaluate
+_MAX_QUERIES = 2000  # maximum number of queries to evaluate
 _BLOCK = 256  # queries scored at once, to bound memory
 
 
@@ -115,8 +115,8 @@ def measure(
     """
     if outcome.features is None:
         raise UserError(
-            "There are no features of these samples; run categorize again, "
-            "which keeps them in features.npz."
+            "There are no features for these samples; run categorize again to "
+            "write features.npz."
         )
     linear = linear or baselines.LinearMap()
     exam, shown = make_exam(outcome), Shown.of(outcome.features)
@@ -222,13 +222,13 @@ def make_exam(outcome: Outcome) -> Exam:
         of = LATER
     else:
         raise UserError(
-            "There is nothing to measure retrieval on: give --truth, a table "
+            "There is nothing to measure retrieval on: pass --truth, a table "
             "of true categories with a test split, or a log whose later clicks "
             "were set aside (mixer_jax.categories.aggregate --until)."
         )
     if not len(queries):
-        raise UserError(f"There are no queries to measure on, of {of}.")
-    chosen = np.random.default_rng(0).permutation(len(queries))[:_MOST]
+        raise UserError(f"There are no queries with {of} to measure on.")
+    chosen = np.random.default_rng(0).permutation(len(queries))[:_MAX_QUERIES]
     chosen.sort()
     return Exam(of, queries[chosen], items, [right[i] for i in chosen], trained)
 
@@ -290,9 +290,9 @@ def pairs(
     items = items[np.argsort(labels[items], kind="stable")]
     first = np.searchsorted(labels[items], labels[queries], side="left")
     last = np.searchsorted(labels[items], labels[queries], side="right")
-    there = last > first
-    drawn = np.random.default_rng(seed).integers(first[there], last[there])
-    return queries[there], items[drawn]
+    filled = last > first
+    drawn = np.random.default_rng(seed).integers(first[filled], last[filled])
+    return queries[filled], items[drawn]
 
 
 def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
@@ -312,7 +312,7 @@ def check_out(folder: str | os.PathLike) -> None:
 def lines(result: dict[str, Any]) -> str:
     """Returns the points as a table for a terminal, the best first."""
     header = f"{'threshold':>5} {'neighbors':>10}"
-    said = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
+    rows = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]
     points.append((result["used"], " in use"))
     points.sort(key=lambda p: -(p[0]["identical_at_1"] or 0.0))
@@ -322,8 +322,8 @@ def lines(result: dict[str, Any]) -> str:
             value = point.get(key)
             text = "-" if value is None else f"{value:.3f}"
             row += f" {text:>{width}}"
-        said.append(row + mark)
-    return "\n".join(said)
+        rows.append(row + mark)
+    return "\n".join(rows)
 
 
 def _is_drawn(name: str) -> bool:

@@ -55,12 +55,12 @@ def measure_models(
             config.data.table = training_table
         if not table and bundle.is_bundle(model.workdir):
             raise UserError(
-                f"{model.workdir} is a bundle, which names no sample table; "
-                "name one with --table=PATH."
+                f"{model.workdir} is a bundle, which does not record a sample "
+                "table; pass one with --table=PATH."
             )
         # Report what is missing before anything is evaluated.
         path = evaluate.table_path(config)
-        _require(path, f"{model.workdir} is measured on", "--table")
+        _require(path, f"{model.workdir} is evaluated on", "--table")
         if not bundle.is_bundle(model.workdir):
             workdir.trained_step(model.workdir)
     if baselines or training_table:
@@ -87,7 +87,7 @@ def measure_models(
             yield _measure_baselines(config, frames[key], mesh)
         trained = runs.load(folder, mesh)
         embedder = embed.make_embedder(trained, root, mesh, settings.batch_size)
-        found = evaluate.evaluate(
+        rows = evaluate.evaluate(
             embedder,
             frames[key],
             root,
@@ -96,13 +96,13 @@ def measure_models(
             name,
             config.name,
         )
-        excluded = sum(row["excluded"] for row in found[:2])
+        excluded = sum(row["excluded"] for row in rows[:2])
         if excluded:
             say(
-                f"{name}: {excluded} times a document was left out of a "
-                "ranking because it shows the query's own image."
+                f"{name}: excluded a document from a ranking {excluded} times "
+                "because it shows the query's own image."
             )
-        yield found
+        yield rows
         if name == runs.OURS:
             ours = trained, frames[key], root
             data = config.data
@@ -132,19 +132,19 @@ def _check_training(
             data.table = table
         if not data.table:
             raise UserError(
-                f"{folder} is a bundle, which names no training table; name "
-                "one with --training-table=PATH."
+                f"{folder} is a bundle, which does not record a training "
+                "table; pass one with --training-table=PATH."
             )
         _require(data.table, f"{folder} was trained on", "--training-table")
         split = table_lib.select(table_lib.read_table(data.table), data.split)
         origins.check_rows(folder, split, data.table)
 
 
-def _require(path: str | os.PathLike, what: str, option: str) -> None:
+def _require(path: str | os.PathLike, usage: str, option: str) -> None:
     if not os.path.exists(path):
         raise UserError(
-            f"There is no sample table {path}, which {what}. If it was moved, "
-            f"name its new path by {option}=PATH."
+            f"There is no sample table {path}, which {usage}. If it was moved, "
+            f"pass its new path with {option}=PATH."
         )
 
 

@@ -48,9 +48,11 @@ def build(
       UserError: if there are no categories, or they do not match the log or
         the truth.
     """
-    folder = paths.local(folder, "What categorize wrote")
+    folder = paths.local(folder, "The output of categorize")
     if not folder.is_dir():
-        raise UserError(f"There are no categories in {folder}: no such folder.")
+        raise UserError(
+            f"Cannot read categories from {folder}: no such folder."
+        )
     path = paths.make(path or folder / "report" / "index.html")
     page.check_out(path)
     with folder_lock.hold_file(path, "--out") as owner:
@@ -81,16 +83,16 @@ def _render(
 
 @contextlib.contextmanager
 def _explaining_moves(log: str | os.PathLike) -> Iterator[None]:
-    """Adds to the error about a missing picture what to do after a move."""
+    """Explains in the error about a missing picture how to fix a move."""
     try:
         yield
     except faults.UnreadableImageError as error:
         if error.kind != faults.MISSING:
             raise
         raise UserError(
-            f"{error} The click log {log} names it, relative to its tables; if "
-            "only one of them was moved, move the other one too, and name the "
-            "log by --log=FOLDER."
+            f"{error} The click log {log} refers to it by a path relative to "
+            "its tables. If only the log or only the images were moved, move "
+            "the other too, and pass the log with --log=FOLDER."
         ) from error
 
 
@@ -112,8 +114,8 @@ def measure(found: Outcome) -> dict[str, Any]:
         "sizes": _svg(
             plots.histogram(
                 binned({int(k): v for k, v in shape["sizes"].items()}),
-                "Categories by number of samples",
-                "samples of a category",
+                "Number of categories by size",
+                "samples per category",
             )
         ),
         "silhouette": silhouettes
@@ -129,17 +131,17 @@ def measure(found: Outcome) -> dict[str, Any]:
     }
 
 
-def binned(sizes: Mapping[int, int], most: int = 12) -> dict[int | str, int]:
+def binned(sizes: Mapping[int, int], limit: int = 12) -> dict[int | str, int]:
     """Bins sizes if a histogram of them would have too many bars.
 
     Args:
       sizes: `{size: count}`, sizes of 1 or more.
-      most: the maximum number of sizes to leave unbinned.
+      limit: the maximum number of sizes to leave unbinned.
 
     Returns:
       `{size or "from-to": count}`; ranges end at powers of two.
     """
-    if len(sizes) <= most:
+    if len(sizes) <= limit:
         return dict(sorted(sizes.items()))
     bins: dict[int | str, int] = {}
     for size, count in sorted(sizes.items()):
@@ -172,8 +174,8 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
             series[f"k = {k}"] = tuple(zip(*line, strict=True))
         svg = plots.curves(
             series,
-            f"{label} by eps and k",
-            ("eps of DBSCAN: coarser to the right", label),
+            f"{label}, by eps and k",
+            ("eps of DBSCAN (larger is coarser)", label),
             None if level is None else 100 * level,
             1 - used["threshold"],
         )
@@ -196,7 +198,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _agreements(found: Outcome) -> list[dict[str, Any]]:
     """Returns one bar for the log's clicks, and up to two for later ones."""
-    logs = [("clicks of the log", found.log.clicks)]
+    logs = [("clicks in the log", found.log.clicks)]
     if found.later is not None:
         new = agreement.new_pairs(found.later, found.log.clicks)
         logs.append(("later clicks", found.later))
@@ -224,7 +226,7 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
     curves = {
         "items": (x, 100 * agreement.lorenz(items)),
         "categories": (x, 100 * agreement.lorenz(grouped)),
-        "all shown alike": (x, x),
+        "equal exposure": (x, x),
     }
     labels = found.item_labels[found.item_labels != outcome.HELD_OUT]
     rare = items <= np.quantile(items, _RARE)
@@ -233,8 +235,8 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
         "svg": _svg(
             plots.curves(
                 curves,
-                "Share of all exposures that the least shown have",
-                ("least shown, percent", "of all exposures, percent"),
+                "Cumulative share of exposures, least shown first",
+                ("least shown, percent", "exposures, percent"),
                 dots=False,
             )
         ),
@@ -242,7 +244,7 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
         "gini_categories": f"{against_truth.gini(grouped):.2f}",
         "never": f"{(items == 0).sum():,}",
         "rare": f"{rare.sum():,}",
-        "rare_most": f"{int(items[rare].max()):,}",
+        "rare_max": f"{int(items[rare].max()):,}",
         "rare_kept": percent((labels[rare] >= 0).mean()),
     }
 
@@ -267,17 +269,17 @@ def _worst(
         score = pd.Series(silhouettes.of_category, silhouettes.categories)
 
     def sheet(label: int) -> worst.Sheet:
-        said = [f"{sizes[label]} samples"]
+        details = [f"{sizes[label]} samples"]
         if by == "purity":
-            said.append(f"purity {percent(score[label])}%")
+            details.append(f"purity {percent(score[label])}%")
         if by == "silhouette":
-            said.append(f"silhouette {_signed(score[label])}")
+            details.append(f"silhouette {_signed(score[label])}")
         if every[label]:
-            said.append(f"{percent(clicked[label])}% of clicks inside")
+            details.append(f"{percent(clicked[label])}% of clicks within it")
         leading = None if purity is None else purity.leading[label]
         name = found.names[label]
         return worst.make(
-            label, name, tuple(said), found.samples, labels, leading
+            label, name, tuple(details), found.samples, labels, leading
         )
 
     return {

@@ -20,16 +20,19 @@ from mixer_jax.training.watch import logs
 MONITORS = {
     "proxy_cosine": ("Mean cosine between proxies", "max_proxy_cosine"),
     "effective_rank": (
-        "Effective rank of the proxies, share of the largest possible",
+        "Effective rank of the proxies, as a share of the maximum",
         "min_effective_rank",
     ),
-    "norm_ratio": ("Largest over median proxy norm", "max_norm_ratio"),
+    "norm_ratio": (
+        "Largest proxy norm, relative to the median",
+        "max_norm_ratio",
+    ),
     "concept_variance": (
         "Variance of concept vectors",
         "min_concept_variance",
     ),
     "slot_entropy": (
-        "Entropy of slot usage, share of log(S)",
+        "Entropy of slot usage, as a share of log(S)",
         "min_slot_entropy",
     ),
     "active_recall": (
@@ -50,21 +53,21 @@ WAY = {
         "B-cubed precision",
         True,
         True,
-        "Over samples, the share of those under the same ID that truly belong "
-        "together.",
+        "Mean over samples of the share of samples with the same ID that are "
+        "of the same true category.",
     ),
     "bcubed_recall": (
         "B-cubed recall",
         True,
         True,
-        "Over samples, the share of those that belong together that are under "
-        "the same ID.",
+        "Mean over samples of the share of samples of the same true category "
+        "that have the same ID.",
     ),
     "purity": (
         "Purity",
         True,
         True,
-        "Share of samples that are of the leading true category of their ID.",
+        "Share of samples in the most frequent true category of their ID.",
     ),
     "nmi": ("NMI", True, True, "Normalized mutual information."),
     "noise_share": ("Noise", True, None, "Share of samples without an ID."),
@@ -74,13 +77,13 @@ WAY = {
         None,
         "Share of IDs that have a query and a document.",
     ),
-    "categories": ("IDs", False, None, "How many categories were found."),
-    "largest": ("Largest", False, None, "Samples of the largest category."),
+    "categories": ("IDs", False, None, "Number of categories found."),
+    "largest": ("Largest", False, None, "Samples in the largest category."),
     "gini": (
         "Gini",
         False,
         None,
-        "Skew of the sizes: 0 if all are equal, towards 1 if few hold all.",
+        "Skew of the sizes: 0 if all are equal, near 1 if a few dominate.",
     ),
 }
 
@@ -89,12 +92,12 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of `metrics.json`; [] if the run has no such file.
 
     Raises:
-      UserError: if the file is damaged or holds anything else.
+      UserError: if the file is damaged or has other contents.
     """
     path = paths.make(run) / "metrics.json"
     rows = read_json(path, list) or []
     if not all(map(metrics.is_row, rows)):
-        raise UserError(f"{path} does not hold what a report shows.")
+        raise UserError(f"{path} has other contents than a report expects.")
     return rows
 
 
@@ -189,7 +192,9 @@ def render(
         ways=quality,
         sizes=sizes
         and markupsafe.Markup(
-            plots.histogram(sizes, "categories by size", "samples")
+            plots.histogram(
+                sizes, "Number of categories by size", "samples per category"
+            )
         ),
         category_samples=category_samples,
         simulated=simulated,
@@ -201,10 +206,10 @@ def check_out(path: paths.Path) -> None:
     """Raises a `UserError` unless a page can be written, in place of a page."""
     paths.check_file(path, "The report")
     with paths.reaching(path):
-        there = path.read_bytes()[:9] if path.exists() else b""
-    if there and there.lower() != b"<!doctype":
+        start = path.read_bytes()[:9] if path.exists() else b""
+    if start and start.lower() != b"<!doctype":
         raise UserError(
-            f"{path} is a file other than a report; name another path by --out."
+            f"{path} is not a report; choose another path with --out."
         )
 
 
@@ -231,12 +236,12 @@ def read_json(path: paths.Path, kind: type) -> Any:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read.") from error
-    if not isinstance(found, kind):
-        raise UserError(f"{path} does not hold what a report shows.")
-    return found
+    if not isinstance(data, kind):
+        raise UserError(f"{path} has other contents than a report expects.")
+    return data
 
 
 def is_simulation(note: paths.Path) -> bool:

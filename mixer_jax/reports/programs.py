@@ -13,7 +13,7 @@ def console_table(rows: Sequence[Row]) -> terminal.Table:
         title=(
             f"{first.stage} on {first.chips} chips, {first.topology}\n"
             f"{first.categories:,} categories, {first.head} head, "
-            f"batch of {first.batch_size}\nOne chip's figures:"
+            f"batch of {first.batch_size}\nFigures per chip:"
         ),
         box=terminal.SIMPLE,
         title_justify="left",
@@ -26,40 +26,40 @@ def console_table(rows: Sequence[Row]) -> terminal.Table:
         table.add_row(name, *cells, **style)
 
     for name, key in (
-        ("HBM: state beside", "beside"),
+        ("HBM: other state", "beside"),
         ("HBM: arguments", "arguments"),
         ("HBM: temporaries", "temporaries"),
     ):
         add(name, *(_gigabytes(getattr(row, key)) for row in rows))
     add(
-        "HBM: results in new places",
+        "HBM: outputs, not aliased",
         *(_gigabytes(row.outputs - row.aliased) for row in rows),
     )
     add(
-        f"HBM: total of {first.capacity / 1e9:.0f} GB",
+        f"HBM: total, of {first.capacity / 1e9:.0f} GB",
         *(_gigabytes(row.total) for row in rows),
         end_section=True,
     )
     add("FLOPs", *(f"{row.flops / 1e9:,.1f} G" for row in rows))
-    add("bytes of HBM moved", *(_gigabytes(row.bytes) for row in rows))
+    add("HBM bytes accessed", *(_gigabytes(row.bytes) for row in rows))
     for kind in sorted({kind for row in rows for kind in row.collectives}):
-        found = [row.collectives.get(kind) for row in rows]
+        counts = [row.collectives.get(kind) for row in rows]
         add(
-            f"{kind}s: number, bytes",
+            f"{kind}s: count, bytes",
             *(
                 f"{one['number']:,}, {_gigabytes(one['bytes'])}" if one else "-"
-                for one in found
+                for one in counts
             ),
         )
     unknown = [row.unknown_loops for row in rows]
     if any(unknown):
-        add("loops counted as one round", *map(str, unknown))
+        add("loops counted as one iteration", *map(str, unknown))
     table.add_section()
     for name, key in (
         ("FLOPs / peak", "compute_ms"),
         ("bytes / HBM bandwidth", "memory_ms"),
         ("collectives / ICI bandwidth", "collective_ms"),
-        ("roofline: the longest", "roofline_ms"),
+        ("roofline: maximum", "roofline_ms"),
     ):
         add(name, *(f"{getattr(row, key):,.3f} ms" for row in rows))
     return table

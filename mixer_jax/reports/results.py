@@ -69,12 +69,12 @@ def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
         for row in rows
         if row["split"].startswith(f"{split}/")
     }
-    least, most = min(parts.values(), default=0), max(parts.values(), default=0)
+    low, high = min(parts.values(), default=0), max(parts.values(), default=0)
     queries = f"{whole['queries']:,} queries"
     if not parts:
         return f"{queries}, {whole['documents']:,} documents"
-    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{queries}, each over {count} documents"
+    count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{queries}, each ranking {count} documents"
 
 
 def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
@@ -180,9 +180,9 @@ def console_tables(rows: Sequence[dict[str, Any]]) -> list[terminal.Table]:
     ):
         found = make_results(rows, split)
         width = len(found.measures)
-        for number, (_, title, said) in enumerate(found.galleries):
+        for number, (_, title, counts) in enumerate(found.galleries):
             table = terminal.Table(
-                title=f"{title}, percent: {said}",
+                title=f"{title}, in percent: {counts}",
                 title_justify="left",
                 box=terminal.SIMPLE_HEAD,
             )

@@ -125,15 +125,15 @@ def make_examples(
     """Returns the contact sheets of the last stage that has a checkpoint."""
     done = [w for w in workdirs if workdir.latest_step(w) is not None]
     if not done:
-        return Examples([], "", "This run has no checkpoint to ask.")
+        return Examples([], "", "This run has no checkpoint to rank with.")
     config = configs[done[-1]]
     path = evaluate.table_path(config)
     if not os.path.exists(path):
         return Examples(
             [],
             "",
-            f"There is no table {path} to show examples of; if it was moved, "
-            "name its new path by --table=PATH.",
+            f"There is no table {path}, so there are no examples; if it was "
+            "moved, pass its new path with --table=PATH.",
         )
     data = config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
@@ -149,7 +149,7 @@ def make_examples(
     return Examples(
         sheets.make_sheets(rankings, root),
         results.name(results.OURS, config.name),
-        "No query of the test split could be ranked.",
+        "No queries of the test split could be ranked.",
     )
 
 
@@ -181,7 +181,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
         if tables and not any(map(os.path.exists, tables)):
             yield (
                 f"There is no table {tables[0]}, so the page shows no examples "
-                f"of it; if it was moved, name its new path by {option}=PATH."
+                f"from it; if it was moved, pass its path with {option}=PATH."
             )
 
 
@@ -196,7 +196,7 @@ def _category_samples(
         try:
             frame = _training_rows(folder, config)
         except UserError as error:
-            say(f"The page shows no samples of categories: {error}")
+            say(f"The page shows no examples of categories: {error}")
             return []
         return sheets.category_samples(frame, table_lib.folder(path))
     return []

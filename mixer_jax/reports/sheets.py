@@ -142,14 +142,14 @@ def make_sheets(
     def drawn(some: list) -> str:
         if len(some) <= count:
             return f"all {len(some)}"
-        return f"{count} at random of {len(some)}"
+        return f"{count} of {len(some)}, drawn at random"
 
     chosen = (
-        ("Found first", drawn(right), right[:count]),
-        ("Not found first", drawn(wrong), wrong[:count]),
-        ("The worst", "their right document stands furthest down", last),
+        ("Correct at rank 1", drawn(right), right[:count]),
+        ("Wrong at rank 1", drawn(wrong), wrong[:count]),
+        ("Worst ranks", "the correct document is ranked lowest", last),
     )
-    shrink = _remembering(thumbnail)
+    shrink = _memoized(thumbnail)
     return [
         Sheet(
             title,
@@ -231,8 +231,8 @@ def category_samples(
         samples = frame[frame["category_id"] == name]
         paths = [p for p in dict.fromkeys(samples["image"]) if p][:shown]
         pictures = [thumbnail(pathlib.Path(root) / path) for path in paths]
-        said = next(filter(None, samples["text"]), name)
-        result.append((said, int(sizes[name]), pictures))
+        title = next(filter(None, samples["text"]), name)
+        result.append((title, int(sizes[name]), pictures))
     return result
 
 
@@ -253,12 +253,12 @@ def rank_parts(
     return rankings
 
 
-def _remembering(function: Callable) -> Callable:
+def _memoized(function: Callable) -> Callable:
     known = {}
 
-    def remembered(path: pathlib.Path) -> str:
+    def memoized(path: pathlib.Path) -> str:
         if path not in known:
             known[path] = function(path)
         return known[path]
 
-    return remembered
+    return memoized

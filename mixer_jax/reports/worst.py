@@ -26,7 +26,7 @@ class Sheet(NamedTuple):
     """One category: its description and its samples."""
 
     category: str  # ID
-    said: tuple[str, ...]  # the description's items
+    details: tuple[str, ...]  # its description
     pictures: tuple[Picture, ...]
     more: int  # number of samples that are not shown
 
@@ -73,7 +73,7 @@ def choose(score: pd.Series, sizes: np.ndarray, count: int = 20) -> list[int]:
 def make(
     label: int,
     category: str,
-    said: tuple[str, ...],
+    details: tuple[str, ...],
     samples: pd.DataFrame,
     labels: np.ndarray,
     leading: str | None = None,
@@ -84,7 +84,7 @@ def make(
     Args:
       label: the label of the category.
       category: its ID.
-      said: its description, shown beside the ID.
+      details: its description, shown beside the ID.
       samples: `[N]` rows with sample_id, role, image (absolute), text and,
         for `leading`, truth.
       labels: `[N]` int.
@@ -105,4 +105,6 @@ def make(
                 right,
             )
         )
-    return Sheet(category, said, tuple(pictures), max(0, len(members) - SHOWN))
+    return Sheet(
+        category, details, tuple(pictures), max(0, len(members) - SHOWN)
+    )

@@ -11,7 +11,7 @@ _WORDS = [f"{a}{b}" for a in ("bird", "cake", "door") for b in "abcdefghij"]
 
 
 def _square(left, top, side, color="currentColor"):
-    """Returns the body of an icon, a square of a 24-pixel box."""
+    """Returns the body of an icon, a square in a 24-pixel box."""
     return f'<path fill="{color}" d="M{left} {top}h{side}v{side}h-{side}z"/>'
 
 
@@ -34,7 +34,7 @@ def _icon_set(prefix, author, spdx, icons, **fields):
 
 
 def _sets():
-    # No two of these drawings are equal, nor is one of those below.
+    # These drawings differ from each other and from those below.
     many, other = (
         {word: _square(k % 6, k // 6, side) for k, word in enumerate(_WORDS)}
         for side in (12, 14)
@@ -94,7 +94,7 @@ def _sets():
         {"star": _square(4, 4, 9), "twin": _square(5, 5, 5)},
         info={"category": "Logos"},
     )
-    # Copies of each other: "sun" is of one vendor, "moon" is Cleo's as well.
+    # Copies of each other: "sun" has one vendor, "moon" is also Cleo's.
     ic = _icon_set(
         "ic",
         "Material Design Authors",
@@ -112,7 +112,7 @@ def _sets():
 
 
 def _write(path, sets):
-    """Writes sets as npm packs @iconify/json; returns the path."""
+    """Writes sets as `npm pack @iconify/json` does; returns the path."""
     files = {f"json/{one['prefix']}.json": one for one in sets}
     files["collections.json"] = {one["prefix"]: one["info"] for one in sets}
     files["package.json"] = {"name": "@iconify/json"}
@@ -127,7 +127,7 @@ def _write(path, sets):
 
 @pytest.fixture
 def icon_sets():
-    """The sets of the package, to be changed."""
+    """The sets of the package, which tests may change."""
     return _sets()
 
 

@@ -31,7 +31,7 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path, make):
         appearance([path], [""])
 
 
-def test_rows_are_of_unit_length(tmp_path):
+def test_features_have_unit_length(tmp_path):
     Image.effect_noise((64, 64), 90).save(tmp_path / "a.png")
     Image.effect_noise((9, 30), 90).save(tmp_path / "b.png")
     rows = appearance([tmp_path / "a.png", tmp_path / "b.png"], ["a bag", ""])

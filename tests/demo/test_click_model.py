@@ -13,20 +13,20 @@ def _clicks(settings=SETTINGS, count=200, **features):
     return click_model.simulate(names, names, settings, **features)
 
 
-def test_is_a_log():
+def test_simulated_log_is_consistent():
     clicks = _clicks()
     assert (clicks["clicks"] <= clicks["exposures"]).all()
     assert (clicks["exposures"] > 0).all()
     assert not clicks.duplicated(["query", "item"]).any()
 
 
-def test_is_deterministic_by_seed():
+def test_log_is_reproducible_with_the_same_seed():
     pd.testing.assert_frame_equal(_clicks(), _clicks())
     other = _clicks(dataclasses.replace(SETTINGS, seed=1))
     assert not _clicks().equals(other)
 
 
-def test_right_items_are_clicked_more_but_not_only():
+def test_right_items_are_clicked_more_often_than_wrong_ones():
     clicks = _clicks()
     right = clicks["query"] == clicks["item"]
     rate = clicks["clicks"].sum() / clicks["exposures"].sum()
@@ -52,7 +52,7 @@ def test_frequency_is_skewed_by_zipf():
     assert flat.max() < 2 * flat.median()
 
 
-def test_wrong_clicks_go_to_what_looks_alike():
+def test_wrong_clicks_go_to_similar_items():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(200, 8))
     clicks = _clicks(query_features=base, item_features=base)
@@ -64,7 +64,7 @@ def test_wrong_clicks_go_to_what_looks_alike():
     assert rate[near].mean() > 1.5 * rate[~near].mean()
 
 
-def test_position_bias_lowers_clicks_down_the_page():
+def test_position_bias_reduces_clicks_further_down():
     kind = np.ones(8)
     even = click_model._search(
         4000,

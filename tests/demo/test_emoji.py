@@ -14,7 +14,7 @@ def frames():
     return emoji.frames()
 
 
-def test_keys_of_both_vendors_meet():
+def test_keys_of_both_vendors_are_normalized():
     assert emoji.code_key("0023-FE0F-20E3") == "23-20e3"
     assert emoji.code_key("1f469-1f3fd-200d-2764-fe0f") == (
         "1f469-1f3fd-200d-2764"
@@ -23,7 +23,7 @@ def test_keys_of_both_vendors_meet():
     assert emoji.base_key("1f3fd") == "1f3fd"
 
 
-def test_tables_hold_the_known_numbers_of_categories(frames):
+def test_tables_have_the_expected_number_of_categories(frames):
     for name, count in (("medium", 1949), ("large", 3979)):
         frame = frames[name]
         table.validate(frame)
@@ -41,7 +41,7 @@ def test_tables_hold_the_known_numbers_of_categories(frames):
     )
 
 
-def test_the_split_is_the_stated_rule_and_joins_skin_tones(frames):
+def test_split_follows_the_hash_and_ignores_skin_tones(frames):
     large = frames["large"]
     name = large["split"].str.split("/").str[0]
     for key, split in zip(large["category_id"], name, strict=True):
@@ -53,7 +53,7 @@ def test_the_split_is_the_stated_rule_and_joins_skin_tones(frames):
     assert 0.08 < (name == "test").mean() < 0.15
 
 
-def test_a_category_has_name_group_and_both_drawings(frames):
+def test_category_has_name_group_and_both_drawings(frames):
     apple = frames["medium"].query("category_id == '1f34e'")
     rows = apple.set_index("sample_id").to_dict("index")
     assert rows["twemoji:1f34e"]["image"] == "images/twemoji/1f34e.png"
@@ -64,7 +64,7 @@ def test_a_category_has_name_group_and_both_drawings(frames):
     assert rows["reverse:openmoji:1f34e"]["role"] == "query"
 
 
-def test_every_document_has_a_name_and_tones_a_group(frames):
+def test_documents_have_names_and_skin_tones_have_groups(frames):
     large = frames["large"]
     documents = large[large["role"] == table.DOCUMENT]
     assert (documents["text"] != "").all()
@@ -93,7 +93,7 @@ def test_build_renders_on_white_and_writes_the_table(tmp_path):
     assert not list(path.parent.rglob("*.[0-9]*"))
 
 
-def test_build_keeps_what_is_there_in_this_size(tmp_path):
+def test_build_keeps_existing_images_of_the_same_size(tmp_path):
     path = tmp_path / "any.csv"
     emoji.build_table(path, "medium", size=24, limit=2)
     files = sorted((tmp_path / "images").rglob("*.png"))
@@ -108,7 +108,7 @@ def test_build_keeps_what_is_there_in_this_size(tmp_path):
         assert image.size == (16, 16)
 
 
-def test_the_two_drawings_differ(tmp_path):
+def test_drawings_of_both_vendors_differ(tmp_path):
     emoji.build_table(tmp_path / "t.csv", "medium", size=32, limit=1)
     first, second = (
         decoding.decode(next((tmp_path / "images" / vendor).iterdir()), 32)
@@ -117,7 +117,7 @@ def test_the_two_drawings_differ(tmp_path):
     assert np.abs(first.astype(int) - second).mean() > 1
 
 
-def test_the_command_writes_both_tables(tmp_path, capsys):
+def test_command_writes_both_tables(tmp_path, capsys):
     out = f"--out={tmp_path}"
     assert emoji.main([out, "--size=16", "--limit=3"]) == 0
     assert "medium.csv: 3 categories" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):
     assert "pip install" in capsys.readouterr().err
 
 
-def test_a_missing_renderer_is_named(tmp_path, monkeypatch):
+def test_missing_renderer_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(emoji.sys.modules, "resvg_py", None)
     with pytest.raises(UserError, match=r"resvg_py.*mixer_jax\[demo\]"):
         emoji.build_table(tmp_path / "t.csv", "medium", limit=1)

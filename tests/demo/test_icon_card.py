@@ -36,7 +36,7 @@ def written(tmp_path):
             source="Somewhere.",
             size=64,
             permissive=True,
-            left_out={"blank on white": 1234, "that cannot be drawn": 12},
+            left_out={"blank on white": 1234, "cannot be drawn": 12},
             faults=[f"set:icon{k}: reason" for k in range(12)],
         ),
     )
@@ -45,17 +45,17 @@ def written(tmp_path):
     return [(tmp_path / name).read_text() for name in names]
 
 
-def test_the_card_states_what_is_in_the_table(written):
+def test_card_describes_the_table(written):
     card, _ = written
     assert "# The icons: 5 samples of 2 categories" in card
     assert "| test | 1 | 1 | 2 |\n| train | 1 | 1 | 1 |" in card
     assert "\nSomewhere.\n" in card
-    assert "Only permissive licenses" in card
+    assert "Only sets with permissive licenses" in card
     assert "| blank on white | 1,234 |" in card
     assert "- set:icon9: reason\n" in card
     assert "set:icon10" not in card
-    assert "1 samples are of sets of emoji" in card
-    assert "alone):\n  `noto:`\n" in card
+    assert "1 samples are from emoji sets" in card
+    assert "partners):\n  `noto:`\n" in card
     assert "64 x 64 pixels" in card
 
 

@@ -21,7 +21,7 @@ def draw(tmp_path, *bodies, size=16, **icon):
     return list(icon_drawing.draw([batch[:2], batch[2:]], size, len(batch)))
 
 
-def test_the_current_color_is_dark_on_white(tmp_path):
+def test_current_color_is_dark_on_white(tmp_path):
     draw(tmp_path / "new" / "folder", SQUARE)
     pixels = decoding.decode(tmp_path / "new/folder/0.png", 16)
     assert (pixels[:8, :8] == 0x22).all()
@@ -29,7 +29,7 @@ def test_the_current_color_is_dark_on_white(tmp_path):
     assert (pixels[:, 8:] == 255).all()
 
 
-def test_one_color_takes_one_channel(tmp_path):
+def test_gray_icons_are_saved_with_one_channel(tmp_path):
     draw(tmp_path, SQUARE, RED)
     for name, mode in (("0.png", "L"), ("1.png", "RGB")):
         with Image.open(tmp_path / name) as image:
@@ -38,15 +38,15 @@ def test_one_color_takes_one_channel(tmp_path):
     assert (pixels[:8, :8] == (255, 0, 0)).all()
 
 
-def test_an_icon_has_its_own_box_and_keeps_its_shape(tmp_path):
+def test_icon_uses_its_own_box_and_keeps_its_aspect_ratio(tmp_path):
     draw(tmp_path, SQUARE, left=2, width=4)
     pixels = decoding.decode(tmp_path / "0.png", 16)
-    # Four by eight, of which the square's right half fills a quarter.
+    # The icon is 4 x 8; the square's right half fills a quarter of it.
     assert (pixels[:8, 4:8] == 0x22).all()
     assert (pixels == 255).all(-1).mean() == 1 - 32 / 256
 
 
-def test_blank_and_broken_icons_have_no_file(tmp_path):
+def test_blank_and_broken_icons_are_not_written(tmp_path):
     white = SQUARE.replace("currentColor", "white")
     pale = SQUARE.replace("currentColor", "#f4f4f4")
     drawn = draw(tmp_path, SQUARE, white, pale, "", "<path d=", RED + "</g>")
@@ -65,7 +65,7 @@ def test_equal_pixels_have_equal_digests(tmp_path):
     assert first != third
 
 
-def test_whole_files_of_this_size_are_kept(tmp_path):
+def test_intact_files_of_the_same_size_are_kept(tmp_path):
     bodies = [SQUARE, RED, SQUARE + RED]
     first = draw(tmp_path, *bodies)
     files = [tmp_path / f"{k}.png" for k in range(3)]
@@ -83,7 +83,7 @@ def test_whole_files_of_this_size_are_kept(tmp_path):
             assert image.size == (24, 24)
 
 
-def test_a_file_is_named_by_its_drawing():
+def test_file_key_depends_on_the_drawing():
     keys = [
         icon_drawing.file_key(icon_drawing.svg({"body": body} | icon, BOX))
         for body, icon in ((SQUARE, {}), (RED, {}), (SQUARE, {"width": 9}))
@@ -92,7 +92,7 @@ def test_a_file_is_named_by_its_drawing():
     assert all(len(key) == 8 for key in keys)
 
 
-def test_processes_draw_the_same_in_the_same_order(tmp_path, monkeypatch):
+def test_processes_yield_the_same_drawings_in_order(tmp_path, monkeypatch):
     bodies = [SQUARE.replace("h4", f"h{k}") for k in range(1, 8)] + [""]
     here = draw(tmp_path / "here", *bodies)
     monkeypatch.setattr(icon_drawing, "_FEW", 0)
@@ -103,7 +103,7 @@ def test_processes_draw_the_same_in_the_same_order(tmp_path, monkeypatch):
         assert there.read_bytes() == path.read_bytes()
 
 
-def test_a_missing_renderer_is_named(tmp_path, monkeypatch):
+def test_missing_renderer_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(UserError, match=r"resvg_py.*mixer_jax\[demo\]"):
         draw(tmp_path, SQUARE)

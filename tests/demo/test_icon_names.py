@@ -4,8 +4,8 @@ import pytest
 
 from mixer_jax.demo import icon_names
 
-# A set of its own for each example: what it lists, its other names, and the
-# name in question.
+# Each example is a set of its own: its prefix, the suffixes and prefixes that
+# it lists, and a name and its category.
 EXAMPLES = [
     ("ph", ["bold", "fill", ""], [], "house-bold", "house"),
     ("ph", ["bold", "fill", ""], [], "house", "house"),
@@ -30,7 +30,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("prefix", "suffixes", "prefixes", "name", "want"), EXAMPLES
 )
-def test_a_category_is_the_name_without_style(
+def test_category_is_the_name_without_style(
     prefix, suffixes, prefixes, name, want
 ):
     names = {name, *(f"other{k}" for k in range(30))}
@@ -39,7 +39,7 @@ def test_a_category_is_the_name_without_style(
 
 
 @pytest.mark.parametrize("word", ["line", "light", "o", "24"])
-def test_a_doubtful_word_is_style_where_it_is_common(word):
+def test_ambiguous_word_is_a_style_only_if_common(word):
     rare = {f"thing{k}" for k in range(99)} | {f"chart-{word}"}
     common = rare | {f"thing{k}-{word}" for k in range(9)}
     for names, want in ((rare, f"chart-{word}"), (common, "chart")):
@@ -48,7 +48,7 @@ def test_a_doubtful_word_is_style_where_it_is_common(word):
         assert icon_names.category("any", name, names, style) == want
 
 
-def test_skin_tones_are_named_alike_and_are_no_style():
+def test_skin_tones_are_normalized_and_not_a_style():
     names = {"artist", "artist-dark", "artist-medium-light", "moon-light"}
     style = icon_names.affixes(names, (), ())
 
@@ -80,7 +80,7 @@ def test_skin_tones_are_named_alike_and_are_no_style():
         (("material-symbols", "material-icon-theme"), False),
     ],
 )
-def test_copies_are_one_vendor(prefixes, same):
+def test_copies_count_as_one_vendor(prefixes, same):
     for category in ("home", _test_category()):
         vendors = {
             icon_names.vendor(prefix, "one author" * same or prefix, category)
@@ -89,7 +89,7 @@ def test_copies_are_one_vendor(prefixes, same):
         assert (len(vendors) == 1) == same
 
 
-def test_an_author_is_one_vendor_in_test_categories_alone():
+def test_author_is_one_vendor_only_in_test_categories():
     sets = ("bx", "bxs"), ("fluent-emoji", "fluent")
     for one, two in sets:
         assert not icon_names.is_test("home")
@@ -116,11 +116,11 @@ def test_an_author_is_one_vendor_in_test_categories_alone():
         ("", ""),
     ],
 )
-def test_labels_are_spelled_alike(label, want):
+def test_labels_are_normalized(label, want):
     assert icon_names.group(label) == want
 
 
-def test_the_split_is_the_stated_rule_and_joins_skin_tones():
+def test_split_follows_the_hash_and_ignores_skin_tones():
     for key in [f"thing-{k}" for k in range(200)]:
         number = int(hashlib.sha1(key.encode()).hexdigest(), 16)
         assert icon_names.is_test(key) == (number % 10 == 0)
@@ -132,7 +132,7 @@ def test_the_split_is_the_stated_rule_and_joins_skin_tones():
     assert icon_names.base_key("dark-skin-tone") == "dark-skin-tone"
 
 
-def test_every_category_has_vendors_on_both_sides():
+def test_query_vendors_are_half_of_the_vendors():
     vendors = [f"v{k}" for k in range(5)]
     chosen = []
     for count in range(2, 6):
@@ -143,11 +143,11 @@ def test_every_category_has_vendors_on_both_sides():
             again = icon_names.query_vendors(f"c{k}", vendors[count - 1 :: -1])
             assert some == again
             chosen += some
-    # Nobody always asks, and nobody always answers.
+    # Each vendor has queries and documents.
     assert all(20 < chosen.count(vendor) < 180 for vendor in vendors)
 
 
-def test_the_shuffled_order_does_not_depend_on_the_given_one():
+def test_shuffled_order_is_independent_of_input_order():
     names = [f"c{k}" for k in range(20)]
     order = icon_names.shuffled(names)
     assert order == icon_names.shuffled(names[::-1])

@@ -13,7 +13,7 @@ LUCIDE = "lucide-static@1.62.0"
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
-    """A stand-in for npm that "fetches" one file, and tells how often."""
+    """A fake npm that "fetches" one file and records its calls."""
     log = tmp_path / "calls"
     script = tmp_path / "bin" / "npm"
     script.parent.mkdir()
@@ -32,7 +32,7 @@ def npm(tmp_path, monkeypatch):
     return install
 
 
-def test_a_package_is_fetched_once(npm, tmp_path):
+def test_package_is_fetched_once(npm, tmp_path):
     folder = tmp_path / "new" / "packages"
     path = icon_packages.fetch(LUCIDE, folder)
     assert path == folder / "lucide-static-1.62.0.tgz"
@@ -42,7 +42,7 @@ def test_a_package_is_fetched_once(npm, tmp_path):
     assert list(folder.iterdir()) == [path]
 
 
-def test_a_damaged_package_is_fetched_again(npm, tmp_path):
+def test_damaged_package_is_fetched_again(npm, tmp_path):
     path = icon_packages.fetch(LUCIDE, tmp_path)
     path.write_text("conte")
     assert icon_packages.fetch(LUCIDE, tmp_path).read_text() == "content"
@@ -50,35 +50,44 @@ def test_a_damaged_package_is_fetched_again(npm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("echo no such host >&2; exit 1", "no such host"),
         ("true", "no file"),
-        ("printf other > lucide-static-1.62.0.tgz", "not the checksum"),
+        (
+            "printf other > lucide-static-1.62.0.tgz",
+            "not have the expected checksum",
+        ),
     ],
 )
-def test_a_failed_fetch_says_why_and_leaves_nothing(npm, tmp_path, body, said):
+def test_failed_fetch_gives_reason_and_leaves_no_files(
+    npm, tmp_path, body, message
+):
     npm(body)
     folder = tmp_path / "packages"
-    with pytest.raises(UserError, match=f"npm pack lucide.*{said}"):
+    with pytest.raises(UserError, match=f"npm pack lucide.*{message}"):
         icon_packages.fetch(LUCIDE, folder)
     assert not list(folder.iterdir())
 
 
-def test_a_missing_npm_says_what_to_do(tmp_path, monkeypatch):
+def test_missing_npm_error_suggests_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(icon_packages.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"no npm .*Node\.js.*json.*\.tgz\."):
+    with pytest.raises(
+        UserError, match=r"npm is not .*Node\.js.*json.*\.tgz\."
+    ):
         icon_packages.fetch(icon_packages.ICONIFY, tmp_path)
-    with pytest.raises(UserError, match=r"no npm .*static.*tgz, .*--no-tags"):
+    with pytest.raises(
+        UserError, match=r"npm is not .*static.*tgz, .*--no-tags"
+    ):
         icon_packages.fetch(LUCIDE, tmp_path)
 
 
-def test_names_of_tarballs_are_those_of_npm():
+def test_tarball_names_match_npm():
     assert icon_packages._file_name("@a/b@1.0") == "a-b-1.0"
     assert icon_packages._file_name("c-d@2.0") == "c-d-2.0"
 
 
-def test_a_tarball_and_its_folder_hold_the_same_sets(icon_package, tmp_path):
+def test_tarball_and_folder_yield_the_same_sets(icon_package, tmp_path):
     sets = list(icon_packages.read_sets(icon_package))
     assert [one.prefix for one in sets] == [
         "alpha",
@@ -101,25 +110,25 @@ def test_a_tarball_and_its_folder_hold_the_same_sets(icon_package, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.95])
-def test_a_truncated_tarball_is_named(icon_package, share):
+def test_truncated_tarball_is_named(icon_package, share):
     content = icon_package.read_bytes()
     icon_package.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=r"iconify-json\.tgz is damaged"):
         list(icon_packages.read_sets(icon_package))
 
 
-def test_what_is_no_package_is_named(icon_package, tmp_path):
+def test_invalid_package_is_named(icon_package, tmp_path):
     with pytest.raises(UserError, match=r"no package at .*none\.tgz"):
         list(icon_packages.read_sets(tmp_path / "none.tgz"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty is no @iconify/json"):
+    with pytest.raises(UserError, match=r"empty is not an @iconify/json"):
         list(icon_packages.read_sets(tmp_path / "empty"))
     icon_package.write_bytes(b"<html>")
-    with pytest.raises(UserError, match="damaged, or no package"):
+    with pytest.raises(UserError, match="damaged or not a package"):
         list(icon_packages.read_sets(icon_package))
 
 
-def test_a_missing_set_is_named(icon_package, tmp_path):
+def test_missing_set_is_named(icon_package, tmp_path):
     with tarfile.open(icon_package) as archive:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "package/json/gamma.json").unlink()
@@ -128,7 +137,7 @@ def test_a_missing_set_is_named(icon_package, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["prefix", "icons", "info", "body", "name"])
-def test_a_set_in_another_format_is_named(pack_icons, icon_sets, tmp_path, key):
+def test_set_with_invalid_format_is_named(pack_icons, icon_sets, tmp_path, key):
     prefix = icon_sets[1]["prefix"]
     path = tmp_path / "odd.tgz"
     broken = dict(icon_sets[1])
@@ -145,10 +154,10 @@ def test_a_set_in_another_format_is_named(pack_icons, icon_sets, tmp_path, key):
             "json/beta.json": json.dumps(broken),
         },
     )
-    with pytest.raises(UserError, match=rf"json/beta\.json is no .*{key}"):
+    with pytest.raises(UserError, match=rf"json/beta\.json is not an .*{key}"):
         list(icon_packages.read_sets(path))
     _tar(path, {"json/beta.json": "{"})
-    with pytest.raises(UserError, match=r"json/beta\.json is no JSON"):
+    with pytest.raises(UserError, match=r"json/beta\.json is not valid JSON"):
         list(icon_packages.read_sets(path))
 
 

@@ -26,7 +26,7 @@ def build(tmp_path, icon_package):
 
 @pytest.fixture
 def vendors(icon_sets):
-    """Who drew each sample, by its ID."""
+    """Returns the vendor of each sample of a table."""
 
     def vendor(row):
         prefix = row.sample_id.partition(":")[0]
@@ -40,7 +40,7 @@ def vendors(icon_sets):
     return lambda frame: [vendor(row) for row in frame.itertuples()]
 
 
-def test_every_icon_of_a_shared_name_is_one_sample(build):
+def test_every_icon_with_a_shared_name_is_a_sample(build):
     frame, _ = build()
     of = frame.groupby("category_id")["sample_id"].apply(set)
     assert of["home"] == {
@@ -50,7 +50,7 @@ def test_every_icon_of_a_shared_name_is_one_sample(build):
         "beta:thin-home",
         "gamma:home",
     }
-    # Dan's star has Ann's pixels; the twins had nothing else.
+    # Dan's star has Ann's pixels; the twins have no other icons.
     assert of["star"] == {"alpha:star", "beta:bold-star"}
     assert "twin" not in of
     # Ann's ghost is blank and her torn icon broken.
@@ -59,7 +59,7 @@ def test_every_icon_of_a_shared_name_is_one_sample(build):
     assert len(of) == 3 + 30 + 1
 
 
-def test_a_category_of_one_vendor_has_documents_only(build):
+def test_category_of_one_vendor_has_only_documents(build):
     frame, root = build()
     # Two copies are one vendor.
     sun = frame[frame["category_id"] == "sun"]
@@ -68,7 +68,7 @@ def test_a_category_of_one_vendor_has_documents_only(build):
     assert "1\n  categories of one vendor" in (root / "CARD.md").read_text()
 
 
-def test_few_categories_have_documents_only(
+def test_share_of_categories_with_only_documents_is_limited(
     build, icon_sets, pack_icons, tmp_path
 ):
     body = icon_sets[0]["icons"]["home"]["body"]
@@ -82,21 +82,21 @@ def test_few_categories_have_documents_only(
     assert (roles == {table.DOCUMENT, table.QUERY}).sum() == 33
 
 
-def test_queries_and_documents_are_of_different_vendors(build, vendors):
+def test_queries_and_documents_have_different_vendors(build, vendors):
     frame, _ = build()
     frame = frame.assign(vendor=vendors(frame))
     for _, rows in frame[frame["category_id"] != "sun"].groupby("category_id"):
-        asks = set(rows[rows["role"] == table.QUERY]["vendor"])
-        answers = set(rows[rows["role"] == table.DOCUMENT]["vendor"])
-        assert asks
-        assert answers
-        assert not asks & answers
-    # No vendor has one role everywhere.
+        asking = set(rows[rows["role"] == table.QUERY]["vendor"])
+        answering = set(rows[rows["role"] == table.DOCUMENT]["vendor"])
+        assert asking
+        assert answering
+        assert not asking & answering
+    # No vendor has the same role everywhere.
     roles = frame.groupby("vendor")["role"].nunique()
     assert roles["alpha"] == roles["beta"] == 2
 
 
-def test_the_split_is_by_category_and_the_stated_rule(build):
+def test_split_follows_the_hash_of_the_category(build):
     frame, _ = build()
     for row in frame.itertuples():
         digest = hashlib.sha1(row.category_id.encode()).hexdigest()
@@ -105,7 +105,7 @@ def test_the_split_is_by_category_and_the_stated_rule(build):
     assert set(frame["split"]) == {"train", "test"}
 
 
-def test_texts_have_names_aliases_and_labels(build, monkeypatch):
+def test_texts_contain_names_aliases_and_labels(build, monkeypatch):
     tags = {
         "alpha": {"home-outline": ["Living  space", "home"], "star": ["best"]},
         "beta": {"home": ["hut"]},
@@ -124,20 +124,20 @@ def test_texts_have_names_aliases_and_labels(build, monkeypatch):
     assert text["gamma:home"] == ""
 
 
-def test_a_text_has_so_many_tags():
+def test_number_of_tags_in_a_text_is_limited():
     text = icons._text("a", [f"tag {k}" for k in range(20)], "label")
     assert text.split(", ") == ["a", *(f"tag {k}" for k in range(8)), "label"]
 
 
-def test_a_category_has_the_label_of_most_sets(build):
+def test_group_is_the_most_frequent_label(build):
     frame, _ = build()
     groups = frame.groupby("category_id")["group"].agg(set)
     assert groups["home"] == {"places"}  # Of two sets, "Buildings" of one.
     assert groups["star"] == {"shapes"}
-    assert groups["moon"] == {""}  # "UI 24px" says nothing of the thing.
+    assert groups["moon"] == {""}  # "UI 24px" does not describe the subject.
 
 
-def test_a_kind_of_set_is_a_group_where_no_set_has_a_label(
+def test_group_without_labels_is_the_kind_of_set(
     build, icon_sets, pack_icons, tmp_path
 ):
     for one in icon_sets:
@@ -148,38 +148,38 @@ def test_a_kind_of_set_is_a_group_where_no_set_has_a_label(
     assert set(frame["group"]) == {"logos"}
 
 
-def test_only_permissive_licenses_on_demand(build):
+def test_permissive_excludes_other_licenses(build):
     frame, root = build(permissive=True)
     assert not frame["sample_id"].str.startswith("gamma:").any()
     moon = frame[frame["category_id"] == "moon"]
-    assert set(moon["role"]) == {table.DOCUMENT}  # One vendor is left.
+    assert set(moon["role"]) == {table.DOCUMENT}  # Only one vendor is left.
     card = (root / "CARD.md").read_text()
-    assert "| of a license that asks more | 2 |" in card
+    assert "| license requires more than attribution | 2 |" in card
     assert "GPL" not in (root / "ATTRIBUTION.md").read_text()
     everything, root = build("all")
     assert everything["sample_id"].str.startswith("gamma:").any()
     assert "GPL-3.0-only" in (root / "ATTRIBUTION.md").read_text()
 
 
-def test_what_is_left_out_is_counted(build):
+def test_excluded_icons_are_counted(build):
     _, root = build()
     card = (root / "CARD.md").read_text()
     for line in (
         "hidden by their set | 1",
         # gone (beta), home-outline-copy, alone.
-        "of a category of one vendor | 3",
+        "category drawn by one vendor only | 3",
         "blank on white | 1",
-        "that cannot be drawn | 1",
-        "of the same pixels as another of the category | 2",
-        "of training, of the same pixels as one of test | 0",
-        # What is left of ghost, torn and twin.
-        "of a category that these left too small | 3",
+        "cannot be drawn | 1",
+        "same pixels as another icon of the category | 2",
+        "training icon with the pixels of a test icon | 0",
+        # The remaining icons of ghost, torn and twin.
+        "category too small without the icons above | 3",
     ):
         assert f"| {line} |" in card
     assert "alpha:torn: " in card
 
 
-def test_no_picture_is_in_both_splits(build, icon_sets, pack_icons, tmp_path):
+def test_splits_share_no_picture(build, icon_sets, pack_icons, tmp_path):
     alpha, beta = icon_sets[0]["icons"], icon_sets[1]["icons"]
     words = [word for word in beta if word in alpha and "-" not in word]
     test = next(word for word in words if icon_names.is_test(word))
@@ -190,11 +190,11 @@ def test_no_picture_is_in_both_splits(build, icon_sets, pack_icons, tmp_path):
     ids = set(frame["sample_id"])
     assert {f"alpha:{test}", f"beta:{test}", f"beta:{train}"} <= ids
     assert f"alpha:{train}" not in ids
-    line = "| of training, of the same pixels as one of test | 1 |"
+    line = "| training icon with the pixels of a test icon | 1 |"
     assert line in (root / "CARD.md").read_text()
 
 
-def test_pictures_are_whole_and_of_the_size(build):
+def test_pictures_are_intact_and_have_the_requested_size(build):
     frame, root = build(size=80)
     kept, skipped = decoding.check_images(frame, root, 0.0)
     assert len(kept) == len(frame)
@@ -205,7 +205,7 @@ def test_pictures_are_whole_and_of_the_size(build):
     assert not list(root.rglob("*.[0-9]*"))
 
 
-def test_an_interrupted_build_goes_on(build, monkeypatch, tmp_path):
+def test_interrupted_build_is_resumed(build, monkeypatch, tmp_path):
     want, _ = build("whole")
     draw_one, calls = icon_drawing._draw, []
 
@@ -227,9 +227,7 @@ def test_an_interrupted_build_goes_on(build, monkeypatch, tmp_path):
     assert before == {f: f.stat().st_mtime_ns for f in before}
 
 
-def test_a_changed_drawing_is_drawn_again(
-    build, icon_sets, pack_icons, tmp_path
-):
+def test_changed_drawing_is_drawn_again(build, icon_sets, pack_icons, tmp_path):
     first, root = build()
     body = icon_sets[1]["icons"]["bold-home"]
     body["body"] = body["body"].replace("M1 1", "M2 1")
@@ -242,16 +240,16 @@ def test_a_changed_drawing_is_drawn_again(
         assert path.is_file()
 
 
-def test_a_limit_takes_so_many_categories(build):
+def test_limit_bounds_the_number_of_categories(build):
     frame, _ = build(limit=5)
     everything, _ = build("all")
     chosen = set(frame["category_id"])
-    assert 3 <= len(chosen) <= 5  # Some are lost while drawing.
+    assert 3 <= len(chosen) <= 5  # Some are dropped while drawing.
     rows = everything[everything["category_id"].isin(chosen)]
     pd.testing.assert_frame_equal(frame, rows.reset_index(drop=True))
 
 
-def test_the_prepared_content_is_the_files(build):
+def test_prepared_content_matches_the_files(build):
     frame, root = build(limit=8)
     train = table.select(frame, "train")
     source = builder.prepare(train, root)
@@ -261,26 +259,26 @@ def test_the_prepared_content_is_the_files(build):
 
 
 @pytest.mark.parametrize("size", [63, 225, 0, -1])
-def test_a_size_out_of_range_is_named(build, size):
+def test_size_out_of_range_raises_an_error(build, size):
     with pytest.raises(UserError, match=rf"{size} pixels.*64 to 224"):
         build(size=size)
 
 
-def test_a_limit_below_one_is_named(build):
+def test_limit_below_one_raises_an_error(build):
     with pytest.raises(UserError, match="limit is 0"):
         build(limit=0)
 
 
-def test_a_package_without_shared_names_is_named(
+def test_package_without_shared_names_raises_an_error(
     build, icon_sets, pack_icons, tmp_path
 ):
     path = pack_icons(tmp_path / "one.tgz", icon_sets[:1])
-    with pytest.raises(UserError, match="no name that two vendors"):
+    with pytest.raises(UserError, match="No icon name of the package is drawn"):
         build(package=path)
     assert not (tmp_path / "out/icons.csv").exists()
 
 
-def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
+def test_command_builds_the_table(tmp_path, icon_package, capsys):
     command = [
         f"--out={tmp_path / 'out'}",
         f"--package={icon_package}",
@@ -295,7 +293,7 @@ def test_the_command_builds_the_table(tmp_path, icon_package, capsys):
     assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
 
 
-def test_a_package_that_is_none_is_refused_before_tags_are_fetched(
+def test_invalid_package_is_rejected_before_fetching_tags(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(icon_packages, "fetch", None)

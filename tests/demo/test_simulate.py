@@ -38,7 +38,7 @@ def table(tmp_path):
     return path
 
 
-def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
+def test_main_writes_a_log_marked_as_simulated(table, tmp_path, capsys):
     out = tmp_path / "log"
     arguments = [f"--table={table}", f"--out={out}", "--seed=3"]
     assert simulate.main(arguments) == 0
@@ -54,12 +54,12 @@ def test_main_writes_a_log_that_says_what_it_is(table, tmp_path, capsys):
     for name in ("exposures", "clicks"):
         assert note[name] == read.clicks[name].sum() > 0
     assert "simulated" in (out / "SIMULATION.md").read_text()
-    # The truth is nowhere in what the clustering reads.
+    # No table that the clustering reads contains the truth.
     for path in out.glob("*.csv"):
         assert "category" not in path.read_text()
 
 
-def test_a_table_whose_splits_have_no_parts_is_taken_whole(table, tmp_path):
+def test_table_without_parts_is_used_completely(table, tmp_path):
     frame = pd.read_csv(table, keep_default_na=False)
     frame["split"] = "train"
     frame.to_csv(table, index=False)
@@ -68,7 +68,7 @@ def test_a_table_whose_splits_have_no_parts_is_taken_whole(table, tmp_path):
     assert len(click_log.read_folder(out).queries) == 12
 
 
-def test_main_says_what_is_wrong(table, tmp_path, capsys):
+def test_main_reports_invalid_input(table, tmp_path, capsys):
     out = f"--out={tmp_path / 'log'}"
     assert simulate.main([f"--table={table}", out, "--part=sideways"]) == 2
     assert "no queries with an image" in capsys.readouterr().err
@@ -85,28 +85,26 @@ def test_main_says_what_is_wrong(table, tmp_path, capsys):
         ("category_id", "", "needs a category"),
     ],
 )
-def test_rows_that_no_log_can_be_made_of_are_named(
-    table, tmp_path, capsys, column, cell, problem
-):
+def test_invalid_rows_are_named(table, tmp_path, capsys, column, cell, problem):
     frame = pd.read_csv(table, keep_default_na=False)
     frame.loc[2, column] = cell
     frame.to_csv(table, index=False)
     out = tmp_path / "log"
     assert simulate.main([f"--table={table}", f"--out={out}"]) == 2
-    said = capsys.readouterr().err
-    assert f"{table}, line 4" in said
-    assert problem in said
+    message = capsys.readouterr().err
+    assert f"{table}, line 4" in message
+    assert problem in message
     assert not out.exists()
 
 
 @pytest.mark.parametrize("option", ["--seed=-1", "--clicks=-1"])
-def test_negative_numbers_are_refused(table, tmp_path, option):
+def test_negative_numbers_are_rejected(table, tmp_path, option):
     with pytest.raises(SystemExit) as raised:
         simulate.main([f"--table={table}", f"--out={tmp_path / 'log'}", option])
     assert raised.value.code == 2
 
 
-def test_a_log_may_be_written_through_a_link(table, tmp_path):
+def test_log_can_be_written_through_a_link(table, tmp_path):
     (tmp_path / "disk" / "far" / "log").mkdir(parents=True)
     out = tmp_path / "log"
     out.symlink_to(tmp_path / "disk" / "far" / "log")
@@ -116,12 +114,12 @@ def test_a_log_may_be_written_through_a_link(table, tmp_path):
         assert all(Path(image).is_file() for image in rows["image"])
 
 
-def test_a_real_log_is_not_replaced(table, tmp_path, capsys):
+def test_real_log_is_not_overwritten(table, tmp_path, capsys):
     out = tmp_path / "shop"
     out.mkdir()
     for name in ("queries.csv", "items.parquet", "clicks.csv"):
         (out / name).write_text("real")
         assert simulate.main([f"--table={table}", f"--out={out}"]) == 2
-        assert "Name another folder by --out" in capsys.readouterr().err
+        assert "Choose another folder with --out" in capsys.readouterr().err
         assert (out / name).read_text() == "real"
         (out / name).unlink()

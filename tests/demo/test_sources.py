@@ -15,7 +15,7 @@ def data(**keys):
     return config
 
 
-def test_a_table_that_exists_is_left_alone(tmp_path):
+def test_existing_table_is_unchanged(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("mine")
     config = data(table=str(path), source="emoji-medium")
@@ -24,7 +24,7 @@ def test_a_table_that_exists_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["emoji-medium", "emoji-large"])
-def test_a_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
+def test_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
     frames = sources.emoji.frames
     monkeypatch.setattr(sources.emoji, "frames", lambda limit: frames(3))
     path = tmp_path / "folder" / "t.csv"
@@ -35,7 +35,7 @@ def test_a_missing_table_is_built_by_its_source(tmp_path, monkeypatch, name):
     assert got["sample_id"].tolist() == want["sample_id"].tolist()
 
 
-def test_the_icons_are_built_from_their_package(
+def test_icons_are_built_from_their_package(
     tmp_path, monkeypatch, icon_package
 ):
     packages = sources.icons.icon_packages
@@ -50,7 +50,7 @@ def test_the_icons_are_built_from_their_package(
         assert image.size == (96, 96)
 
 
-def test_what_would_work_is_said(tmp_path):
+def test_errors_name_valid_sources(tmp_path):
     with pytest.raises(UserError, match=r"data\.table is empty"):
         sources.ensure_table(data())
     path = str(tmp_path / "none.csv")
@@ -60,13 +60,13 @@ def test_what_would_work_is_said(tmp_path):
         sources.ensure_table(data(table=path, source="emojis"))
 
 
-def test_a_name_that_has_a_newline_stays_on_its_line(tmp_path):
+def test_newline_in_a_path_is_escaped(tmp_path):
     missing = tmp_path / "none\nWrote everything.csv"
     with pytest.raises(UserError, match=r"none\\nWrote everything\.csv"):
         sources.ensure_table(data(table=str(missing)))
 
 
-def test_a_table_is_built_by_one_of_two_runs(tmp_path, monkeypatch):
+def test_concurrent_runs_build_a_table_once(tmp_path, monkeypatch):
     begun, go_on, built = threading.Event(), threading.Event(), []
 
     def build(path):

@@ -1,4 +1,4 @@
-"""Baselines: pairs, the loss, the linear map, and their rows."""
+"""Baselines: pairs, loss, linear map and rows."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_pairs_are_of_one_category_part_and_two_images(colors):
+def test_pairs_share_category_and_part_but_not_image(colors):
     _, frame = colors
     # One query's only document shows the query's own image.
     document = frame.sample_id == "red_document_forward"
@@ -27,7 +27,7 @@ def test_pairs_are_of_one_category_part_and_two_images(colors):
     assert "red_query_forward" not in set(left.sample_id)
 
 
-def test_infonce_by_hand():
+def test_infonce_matches_manual_result():
     query = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     document = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     labels = jnp.array([0, 1])
@@ -38,12 +38,12 @@ def test_infonce_by_hand():
     assert found == pytest.approx((rows + (2 * column - 2) / 2) / 2, rel=1e-5)
 
 
-def test_pairs_of_the_same_category_are_no_negatives():
+def test_pairs_of_one_category_are_not_negatives():
     query = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     same = baselines.symmetric_infonce(query, query, jnp.array([0, 0, 1]), 0.1)
     other = baselines.symmetric_infonce(query, query, jnp.array([0, 2, 1]), 0.1)
     assert same < 1e-3
-    # Two of three pairs cannot be told from each other.
+    # Two of three pairs are indistinguishable.
     assert other == pytest.approx(np.log(2) * 2 / 3, rel=1e-3)
 
 
@@ -72,7 +72,7 @@ def test_the_linear_map_learns_a_rotation():
 
 @pytest.fixture
 def mean_color(monkeypatch):
-    """Frozen features that cost nothing."""
+    """Replaces the frozen features by ones that are cheap to compute."""
 
     def of_images(name, paths, size):
         pixels = [decoding.decode(path, size).mean((0, 1)) for path in paths]
@@ -85,7 +85,7 @@ def mean_color(monkeypatch):
     monkeypatch.setattr(baselines.features, "text_features", of_texts)
 
 
-def test_rows_of_both_baselines(colors, mean_color):
+def test_rows_cover_both_baselines(colors, mean_color):
     root, frame = colors
     rows = baselines.measure_baselines(
         frame,
@@ -104,7 +104,7 @@ def test_rows_of_both_baselines(colors, mean_color):
     assert all(row["stage"] == "" for row in rows)
 
 
-def test_without_training_pairs_it_says_so(colors, mean_color):
+def test_missing_training_pairs_raise_an_error(colors, mean_color):
     root, frame = colors
     training = table.select(frame, "train")
     with pytest.raises(UserError, match="two training queries"):

@@ -25,7 +25,7 @@ def test_every_fusion_is_trained_and_measured(trained, colors):
     for row in rows:
         assert set(evaluate.MEASURES) < set(row)
         assert row["stage"] == ""
-    # Colors alone tell these categories apart.
+    # Colors alone distinguish these categories.
     best = {
         row["model"]: row["identical_at_1"]
         for row in rows
@@ -34,7 +34,7 @@ def test_every_fusion_is_trained_and_measured(trained, colors):
     assert best["image only"] == 1.0
 
 
-def test_the_measures_are_means_over_seeds(trained, colors, monkeypatch):
+def test_measures_are_averaged_over_seeds(trained, colors, monkeypatch):
     root, frame = colors
     training = table.select(frame, "train")
     monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
@@ -47,7 +47,7 @@ def test_the_measures_are_means_over_seeds(trained, colors, monkeypatch):
     def measure(embed, frame, root, settings, mesh, name):
         found.append(float(len(found)))
         measures = dict.fromkeys((*evaluate.MEASURES, "seconds"), found[-1])
-        return [measures | {"relevance_at_1": None}]  # a table of no groups
+        return [measures | {"relevance_at_1": None}]  # a table without groups
 
     monkeypatch.setattr(fusions, "train", train)
     monkeypatch.setattr(evaluate, "evaluate", measure)
@@ -59,7 +59,7 @@ def test_the_measures_are_means_over_seeds(trained, colors, monkeypatch):
     assert set(row.values()) == {1.0}
 
 
-def test_text_matters_to_the_average_alone(trained, colors, tmp_path):
+def test_only_average_fusion_depends_on_text(trained, colors, tmp_path):
     root, frame = colors
     frame = fusions.with_paths(frame, root)
     silent = frame[frame.role == table.DOCUMENT].assign(text="")

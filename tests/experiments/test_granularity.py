@@ -24,7 +24,7 @@ def blind(shop):
     return outcome.read(shop, shop / "log")
 
 
-def test_held_out_categories_are_asked_about(known):
+def test_exam_uses_held_out_categories(known):
     exam = granularity.make_exam(known)
     assert exam.of == granularity.TRUTH
     assert len(exam.queries) == CATEGORIES // 4 * QUERIES
@@ -38,7 +38,7 @@ def test_held_out_categories_are_asked_about(known):
     assert exam.trained.sum() == len(known.samples) - len(asked)
 
 
-def test_without_a_truth_later_clicks_are(blind):
+def test_exam_without_truth_uses_later_clicks(blind):
     exam = granularity.make_exam(blind)
     assert exam.of == granularity.LATER
     assert 0 < len(exam.queries) < CATEGORIES * QUERIES / 2
@@ -51,7 +51,7 @@ def test_without_a_truth_later_clicks_are(blind):
     assert exam.right[0] == set(clicked)
 
 
-def test_good_categories_teach_more_than_wrong_ones(known):
+def test_true_categories_score_higher_than_shuffled_ones(known):
     exam, shown = (
         granularity.make_exam(known),
         granularity.Shown.of(known.features),
@@ -65,7 +65,7 @@ def test_good_categories_teach_more_than_wrong_ones(known):
     assert granularity.identical_at_1(shown, nothing, exam, QUICK) is None
 
 
-def test_pairs_are_of_one_category():
+def test_pairs_share_a_category():
     labels = np.array([0, 1, 1, 2, -1, 0, 1, 1, -1, 3])
     is_query = np.arange(10) < 5
     queries, items = granularity.pairs(labels, is_query, seed=0)
@@ -79,7 +79,7 @@ def test_pairs_are_of_one_category():
     assert len(drawn) == 4
 
 
-def test_a_grid_is_measured(known, own_shop):
+def test_measure_covers_the_grid_and_the_settings_in_use(known, own_shop):
     result = granularity.measure(known, (0.95,), (4,), QUICK)
     (finer,), used = result["points"], result["used"]
     assert (finer["threshold"], finer["neighbors"]) == (0.95, 4)
@@ -90,17 +90,17 @@ def test_a_grid_is_measured(known, own_shop):
     assert 0 < result["true_categories"] <= 1
     path = granularity.write(result, own_shop)
     assert json.loads(path.read_text()) == result
-    said = granularity.lines(result).splitlines()
-    assert len(said) == 3
-    assert any(line.startswith(" 0.95          4") for line in said)
-    assert sum(line.endswith(" in use") for line in said) == 1
+    lines = granularity.lines(result).splitlines()
+    assert len(lines) == 3
+    assert any(line.startswith(" 0.95          4") for line in lines)
+    assert sum(line.endswith(" in use") for line in lines) == 1
 
 
-def test_there_must_be_something_to_measure(shop, own_shop):
+def test_nothing_to_measure_raises_an_error(shop, own_shop):
     (own_shop / "log" / "clicks_later.csv").unlink()
     found = outcome.read(own_shop, own_shop / "log")
     with pytest.raises(UserError, match="nothing to measure retrieval on"):
         granularity.measure(found)
     (own_shop / "features.npz").unlink()
-    with pytest.raises(UserError, match="no features of these samples"):
+    with pytest.raises(UserError, match="no features for these samples"):
         granularity.measure(outcome.read(own_shop, own_shop / "log"))

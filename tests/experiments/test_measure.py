@@ -1,4 +1,4 @@
-"""The rows of models, and of the baselines beside them."""
+"""Rows of models and baselines."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training.checkpoint import workdir
 
 
-def test_what_was_left_out_is_said(color_run, colors, monkeypatch):
+def test_excluded_documents_are_reported(color_run, colors, monkeypatch):
     root, _ = colors
     # A document that shows a query's own image.
     own = (root / "red_query_forward.png").read_bytes()
@@ -24,24 +24,24 @@ def test_what_was_left_out_is_said(color_run, colors, monkeypatch):
     monkeypatch.setattr(
         fusions, "measure_fusions", lambda *_: [{"model": "fusion"}]
     )
-    said = []
+    messages = []
     measured = measure.measure_models(
         runs.find_models(color_run / "stage1"),
         make_mesh(),
         baselines=True,
-        say=said.append,
+        say=messages.append,
     )
-    rows = [row for found in measured for row in found]
+    rows = [row for rows in measured for row in rows]
     assert rows[0] == {"model": "baseline"}
     assert rows[-1] == {"model": "fusion"}
     forward = next(r for r in rows[1:-1] if r["split"] == "test/forward")
     assert (forward["excluded"], forward["queries"]) == (1, 3)
-    assert any("own image" in line for line in said)
+    assert any("own image" in message for message in messages)
 
 
 @pytest.fixture
 def noted(color_run, colors, monkeypatch):
-    """The run, whose stages have noted the rows that they were trained on."""
+    """A run whose stages recorded the rows that they were trained on."""
     root, _ = colors
     rows = table.select(table.read_table(root / "colors.csv"), "train")
     noted = {"split": {"samples": 1, "rows": identity.hash_rows(rows)}}
@@ -60,7 +60,7 @@ def measured(run, **options):
     )
 
 
-def test_a_training_table_of_other_rows_is_refused(noted, colors):
+def test_training_table_with_other_rows_raises_an_error(noted, colors):
     root, frame = colors
     same, other = root / "same.parquet", root / "other.csv"
     table.write_table(frame, same)

@@ -1,4 +1,4 @@
-"""Found categories become a page, whatever is known of them."""
+"""Reports of found categories with and without truth and later clicks."""
 
 import json
 import re
@@ -28,8 +28,8 @@ SWEEP = {
 }
 
 
-def join_two(shop):
-    """Joins two categories by hand; returns the table and the ID of both."""
+def merge_two(shop):
+    """Merges two categories; returns the table and their common ID."""
     frame = pd.read_csv(shop / "found.csv", dtype=str).fillna("")
     found = frame["category_id"].str.startswith("found-")
     first, second = sorted(set(frame["category_id"][found]))[:2]
@@ -38,8 +38,8 @@ def join_two(shop):
     return frame, first
 
 
-def test_a_page_with_the_truth(own_shop):
-    join_two(own_shop)
+def test_page_with_truth(own_shop):
+    merge_two(own_shop)
     (own_shop / "sweep.json").write_text(json.dumps(SWEEP))
     path = categories.build(own_shop, truth=own_shop / "data/table.csv")
     assert path == own_shop / "report" / "index.html"
@@ -51,9 +51,9 @@ def test_a_page_with_the_truth(own_shop):
         "Silhouette",
         "later clicks on new pairs",
         "60 samples are held out",
-        "(dashed upright: eps 0.60, k 10) give 70.0%",
+        "(dashed vertical line: eps 0.60, k 10) reach 70.0%",
         "the best (eps 0.45, k 10) 75.0%",
-        "Of so many queries, 15.8 points may be chance",
+        "a difference of 15.8 percentage points may be due to chance",
         "on the true categories, 81.0%",
         "Painted by nobody, CC0.",
         "simulated",
@@ -61,15 +61,17 @@ def test_a_page_with_the_truth(own_shop):
     ):
         assert text in html, text
     assert 'class="missing"' not in html
-    assert "asked 30 items" in html
-    assert re.search(r"Gini <strong>0\.\d\d</strong> of items", html)
-    assert "built-in" not in html, "a figure is a method of a dict"
+    assert "search 30 items" in html
+    assert re.search(
+        r"Gini coefficient is <strong>0\.\d\d</strong> for items", html
+    )
+    assert "built-in" not in html, "a dict method is shown as a figure"
     for target in re.findall(r'<a href="#(\w+)"', html):
         assert f'id="{target}"' in html
 
 
-def test_the_worst_are_impure(own_shop):
-    frame, first = join_two(own_shop)
+def test_worst_categories_are_impure(own_shop):
+    frame, first = merge_two(own_shop)
     truth = own_shop / "data/table.csv"
     html = categories.build(own_shop, truth=truth).read_text()
     worst = html[html.index('id="worst"') :]
@@ -77,7 +79,7 @@ def test_the_worst_are_impure(own_shop):
     sheet = sheet[: sheet.index("</article>")]
     members = frame[frame["split"] == "train/forward"]
     members = members[members["category_id"] == first]["sample_id"]
-    # Their names begin with the true category, as in q7-0.
+    # Their names start with the true category, as in q7-0.
     true = members.str[1:].str.split("-").str[0].value_counts()
     assert len(true) == 2
     assert f"purity {100 * true.iloc[0] / true.sum():.1f}%" in sheet
@@ -85,7 +87,7 @@ def test_the_worst_are_impure(own_shop):
     assert sheet.count('<li class="wrong"') == true.iloc[1]
 
 
-def test_a_page_without_truth_or_later_clicks(own_shop):
+def test_page_without_truth_or_later_clicks(own_shop):
     (own_shop / "log" / "clicks_later.csv").unlink()
     (own_shop / "log" / "simulation.json").unlink()
     path = categories.build(own_shop, path=own_shop / "page.html")
@@ -99,10 +101,10 @@ def test_a_page_without_truth_or_later_clicks(own_shop):
     html = categories.build(own_shop).read_text()
     assert "there is no silhouette" in html
     assert "No true categories were given" in html
-    assert "shares of clicks that stay inside" in html
+    assert "shares of clicks that stay within the category" in html
 
 
-def test_what_is_missing_is_said(own_shop, tmp_path):
+def test_missing_or_damaged_input_raises_an_error(own_shop, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         categories.build(tmp_path / "no")
     with pytest.raises(UserError, match="no click log"):
@@ -114,7 +116,7 @@ def test_what_is_missing_is_said(own_shop, tmp_path):
         categories.build(own_shop)
 
 
-def test_many_sizes_are_joined():
+def test_many_sizes_are_binned():
     few = {3: 1, 2: 5}
     assert list(categories.binned(few).items()) == [(2, 5), (3, 1)]
     many = {size: 1 for size in range(2, 41)}
@@ -129,7 +131,7 @@ def test_many_sizes_are_joined():
     }
 
 
-def test_pictures_that_were_left_behind_are_said(own_shop, tmp_path):
+def test_error_explains_images_missing_after_a_move(own_shop, tmp_path):
     log = tmp_path / "moved" / "log"
     log.parent.mkdir()
     (own_shop / "log").rename(log)

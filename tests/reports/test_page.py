@@ -1,4 +1,4 @@
-"""The page holds its parts, says what is missing, and loads nothing."""
+"""The page shows all sections, notes missing ones, and loads nothing."""
 
 import functools
 import html.parser
@@ -51,7 +51,7 @@ def full_page():
         logs={"stage1": LOG},
         limits={"max_proxy_cosine": 0.5},
         ways={"combined": WAY, "clicks": WAY | {"bcubed_f1": 0.7}},
-        sheets=[Sheet("Not found first", "1 of 1", (STRIP,))],
+        sheets=[Sheet("Wrong at rank 1", "1 of 1", (STRIP,))],
         category_samples=[("apples", 4, [IMAGE])],
         attribution="Drawn by:\n\n- `a/`: A, CC-BY-4.0,\n  see there\n",
         simulated=True,
@@ -59,14 +59,14 @@ def full_page():
 
 
 def loads(html):
-    """What a browser would fetch."""
+    """Returns what a browser would fetch."""
     found = re.findall(r"""(?:src|href|srcset|data)\s*=\s*["']([^"']*)""", html)
     found += re.findall(r"url\(([^)]*)\)", html)
     found += re.findall(r"@import\s+(\S+)", html)
     return [f for f in found if not f.startswith(("data:", "#"))]
 
 
-def test_a_full_page_has_all_parts_and_loads_nothing():
+def test_full_page_has_all_sections_and_loads_nothing():
     html = full_page()
     assert loads(html) == []
     assert "<script" not in html
@@ -86,13 +86,13 @@ def test_a_full_page_has_all_parts_and_loads_nothing():
     assert 'class="missing"' not in html
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     html = full_page()
     for target in re.findall(r'<a href="#(\w+)"', html):
         assert f'id="{target}"' in html
 
 
-def test_marks_stand_by_their_documents():
+def test_marks_belong_to_their_documents():
     html = full_page()
     items = re.findall(r'<li class="(right|wrong)">(.*?)</li>', html, re.DOTALL)
     assert [kind for kind, _ in items] == ["wrong", "right"]
@@ -106,7 +106,7 @@ def test_texts_are_escaped():
     assert "<apple>" not in html
 
 
-def test_an_empty_run_says_what_is_missing():
+def test_page_of_an_empty_run_lists_missing_files():
     html = page.render("my run", sheets_missing="No checkpoint.")
     assert html.count('class="missing"') == 4
     for text in ("metrics.json", "No checkpoint.", "categories.json"):
@@ -114,7 +114,7 @@ def test_an_empty_run_says_what_is_missing():
     assert "simulated" not in html
 
 
-def test_logs_are_read_as_far_as_they_are_whole(tmp_path):
+def test_incomplete_last_line_of_a_log_is_ignored(tmp_path):
     lines = [{"step": 1, "stage": "a", "loss": 2.0}, {"step": 2, "loss": None}]
     text = "\n".join(map(json.dumps, lines)) + '\n{"step": 3, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
@@ -127,7 +127,7 @@ def test_logs_are_read_as_far_as_they_are_whole(tmp_path):
     assert page.read_log(tmp_path / "no") == {}
 
 
-def test_what_is_damaged_in_a_log_is_left_out(tmp_path):
+def test_damaged_lines_of_a_log_are_ignored(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(
         b'{"step": 1, "loss": 2.0}\n\xff\n3\n'
         b'{"loss": 1}\n{"step": 4, "loss": 5}'
@@ -136,7 +136,7 @@ def test_what_is_damaged_in_a_log_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
-def test_a_damaged_note_of_a_simulation_is_said(tmp_path, text):
+def test_damaged_simulation_note_raises_an_error(tmp_path, text):
     note = tmp_path / "simulation.json"
     assert not page.is_simulation(note)
     note.write_text('{"simulation": true}')
@@ -146,13 +146,13 @@ def test_a_damaged_note_of_a_simulation_is_said(tmp_path, text):
         page.is_simulation(note)
 
 
-def test_a_note_in_another_encoding_is_shown_all_the_same(tmp_path):
+def test_note_in_another_encoding_is_shown(tmp_path):
     (tmp_path / "note.md").write_text("by Ren\xe9", "latin-1")
     assert page.read_note(tmp_path / "note.md").startswith("by Ren")
     assert page.read_note(tmp_path / "no.md") == ""
 
 
-def test_categories_of_a_stage_are_no_quality(tmp_path):
+def test_category_list_of_a_stage_has_no_quality_figures(tmp_path):
     path = tmp_path / "categories.json"
     path.write_text('["a", "b"]')
     assert page.read_ways(tmp_path) == {}
@@ -163,7 +163,7 @@ def test_categories_of_a_stage_are_no_quality(tmp_path):
         page.read_ways(tmp_path)
 
 
-def test_a_way_that_finds_nothing_is_not_the_best():
+def test_method_without_categories_is_never_the_best():
     alone = {"bcubed_f1": 0.5, "bcubed_precision": 1.0, "categories": 0}
     ways = {"combined": WAY | {"bcubed_precision": 0.9}, "alone": alone}
     html = page.render("my run", ways=ways)
@@ -171,20 +171,20 @@ def test_a_way_that_finds_nothing_is_not_the_best():
     assert "<b>100.0</b>" not in html
 
 
-def test_the_page_is_written_whole(tmp_path):
+def test_page_is_written_atomically(tmp_path):
     path = page.write(tmp_path / "new" / "index.html", "é")
     assert path.read_text(encoding="utf-8") == "é"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
 
 
-def test_only_a_page_is_replaced(tmp_path):
+def test_only_a_report_is_overwritten(tmp_path):
     path = tmp_path / "index.html"
     for content in ("", "<!DOCTYPE html>", page.render("my run")):
         path.write_text(content)
         page.check_out(path)
     for content in ("sample_id,role", "[]", "<svg>"):
         path.write_text(content)
-        with pytest.raises(UserError, match="name another path by --out"):
+        with pytest.raises(UserError, match="choose another path with --out"):
             page.check_out(path)
 
 
@@ -232,7 +232,7 @@ def plain_elements():
     | st.text(max_size=30)
 )
 @hypothesis.settings(deadline=None, max_examples=8)
-def test_names_are_text_and_nothing_else(name):
+def test_names_are_rendered_as_plain_text(name):
     name = f"a{''.join(filter(str.isprintable, name))}z".replace("_", "")
     made = Reader(page_of(name))
     assert made.elements == plain_elements()
@@ -244,7 +244,7 @@ def test_names_are_text_and_nothing_else(name):
 @pytest.mark.parametrize(
     "rows", [[3], [{"model": "a"}], [ROW | {"documents": None}]]
 )
-def test_rows_of_another_form_are_said(tmp_path, rows):
+def test_malformed_rows_raise_an_error(tmp_path, rows):
     (tmp_path / "metrics.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="not hold what a report shows"):
+    with pytest.raises(UserError, match="other contents than a report expects"):
         page.read_rows(tmp_path)

@@ -1,4 +1,4 @@
-"""Drawings are inline SVG in the page's colors."""
+"""Plots are inline SVG in the page's colors."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def check(svg):
     assert not re.findall(r"#0[0-9a-f]{5}\b", svg), "a placeholder is left"
 
 
-def test_lines_and_their_limit():
+def test_lines_with_and_without_limit():
     series = {"stage1": ([1, 2, 3], [3.0, np.nan, 1.0]), "stage2": ([4], [2.0])}
     svg = plots.lines(series, 'Loss "a" & b', limit=2.5)
     check(svg)
@@ -33,7 +33,7 @@ def test_lines_and_their_limit():
     assert "stroke-dasharray" not in plots.lines(series, "Loss")
 
 
-def test_colors_belong_to_names():
+def test_colors_are_assigned_by_name():
     svg = plots.lines({"b": ([1, 2], [1, 2])}, "Loss", colors={"b": 2})
     assert "var(--series-3)" in svg
     assert "var(--series-1)" not in svg
@@ -54,7 +54,7 @@ def test_histogram():
     assert ">samples</text>" in svg
 
 
-def test_curves_and_where_we_stand():
+def test_curves_with_and_without_reference_lines():
     series = {"k = 5": ([0.1, 0.2], [60.0, np.nan]), "k = 10": ([0.1], [50.0])}
     svg = plots.curves(series, "by eps", ("eps", "percent"), 70.0, 0.1)
     check(svg)
@@ -80,11 +80,11 @@ def texts(svg):
     st.sampled_from(
         ["$", "$x^2$", "a_b", "_name", "x\\frac{", "#010101", "<b>"]
     )
-    # Numbers may stand on an axis too.
+    # Numbers may also be on an axis.
     | st.text(st.characters(exclude_categories=["N"]), max_size=20)
 )
 @hypothesis.settings(deadline=None, max_examples=8)
-def test_names_are_drawn_as_they_are(name):
+def test_names_are_drawn_unchanged(name):
     name = "".join(filter(str.isprintable, name)).strip() or "$1$"
     drawings = (
         plots.lines({name: ([1, 2], [1.0, 2.0])}, name),
@@ -92,13 +92,13 @@ def test_names_are_drawn_as_they_are(name):
         plots.curves({name: ([1, 2], [1.0, 2.0])}, name, (name, name)),
     )
     for number, svg in enumerate(drawings):
-        said = texts(svg)
-        assert said[0] == name
-        # A tick or an axis label, in all but the first.
-        assert (name in map(str.strip, said[1:])) == (number > 0)
+        label, *words = texts(svg)
+        assert label == name
+        # A tick or axis label in all but the first plot.
+        assert (name in map(str.strip, words)) == (number > 0)
 
 
-def test_a_home_that_cannot_be_written_to_is_no_message():
+def test_unwritable_home_causes_no_warning():
     unset = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
     known = {k: v for k, v in os.environ.items() if k not in unset}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The table of what compiled programs take."""
+"""The table of the costs of compiled programs."""
 
 import io
 
@@ -35,19 +35,19 @@ STEP = Row(
 )
 
 
-def test_every_figure_is_there():
-    said = io.StringIO()
+def test_table_has_every_figure():
+    file = io.StringIO()
     table = programs.console_table([STEP])
-    rich.console.Console(file=said, width=100).print(table)
+    rich.console.Console(file=file, width=100).print(table)
     lines = {
         line.split("  ")[1]: line.rsplit("  ", 2)[1].strip()
-        for line in said.getvalue().splitlines()
+        for line in file.getvalue().splitlines()
         if line.startswith("  ")
     }
-    assert "100,000,000 categories, knn head" in said.getvalue()
-    assert lines["HBM: results in new places"] == "0.001 GB"
-    assert lines["HBM: total of 16 GB"] == "1.885 GB"
+    assert "100,000,000 categories, knn head" in file.getvalue()
+    assert lines["HBM: outputs, not aliased"] == "0.001 GB"
+    assert lines["HBM: total, of 16 GB"] == "1.885 GB"
     assert lines["FLOPs"] == "456.2 G"
-    assert lines["all-reduces: number, bytes"] == "8, 0.020 GB"
-    assert lines["loops counted as one round"] == "1"
-    assert lines["roofline: the longest"] == "5.893 ms"
+    assert lines["all-reduces: count, bytes"] == "8, 0.020 GB"
+    assert lines["loops counted as one iteration"] == "1"
+    assert lines["roofline: maximum"] == "5.893 ms"

@@ -35,7 +35,7 @@ ROWS = [
 ]
 
 
-def test_comparisons_first_and_the_best_in_bold():
+def test_baselines_come_first_and_best_is_bold():
     found = results.make_results(ROWS, "test")
     assert [(x.model, x.stage) for x in found.lines] == [
         ("linear map", ""),
@@ -43,50 +43,50 @@ def test_comparisons_first_and_the_best_in_bold():
         ("mixer", "stage3"),
     ]
     assert [line.ours for line in found.lines] == [False, True, True]
-    # A measure that no row has is not a column.
+    # A measure that is in no row has no column.
     assert found.measures == ("Identical@1", "Identical@5", "MAP", "MRR")
     first = [line.cells[0] for line in found.lines]
-    # The two best read the same.
+    # The two best are equal as displayed.
     assert first == [("70.0", True), ("50.0", False), ("70.0", True)]
     beyond = [line.cells[4].text for line in found.lines]
     assert beyond == [results.percent(None)] * 2 + ["20.0"]
 
 
-def test_sizes_are_of_the_parts_galleries():
+def test_size_covers_the_galleries_of_all_parts():
     assert results.size(ROWS, "test", "test").endswith("4 to 6 documents")
     assert results.size(ROWS[:3], "test", "test") == "8 queries, 10 documents"
 
 
-def test_the_lead_sets_ours_beside_the_best_other():
+def test_lead_compares_ours_with_the_best_baseline():
     first, second = results.lead(ROWS, "test")
     assert (first["value"], first["other"]) == ("70.0", "linear map")
     assert (second["value"], second["other"]) == ("20.0", None)
     assert results.lead([], "test") == []
 
 
-def test_bars_are_percent():
+def test_bars_are_in_percent():
     bars = results.make_bars(ROWS, "test")
     assert [bar.name for bar in bars][1:] == ["mixer, stage1", "mixer, stage3"]
     assert bars[-1].values == pytest.approx((70.01, 20.0))
     assert bars[0].values == (pytest.approx(70.04), None)
 
 
-def test_a_terminal_shows_every_figure():
+def test_console_table_shows_every_figure():
     file = io.StringIO()
     console = rich.console.Console(file=file, width=80)
     console.print(*results.console_tables(ROWS))
-    said = file.getvalue()
-    for text in ("linear map", "mixer, stage3", "70.0", "20.0"):
-        assert text in said
-    assert "…" not in said
+    text = file.getvalue()
+    for figure in ("linear map", "mixer, stage3", "70.0", "20.0"):
+        assert figure in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("name", ["[v2]", "[/v3]", ":smile:", "z" * 70])
-def test_a_terminal_shows_names_as_they_are(name):
+def test_console_table_shows_names_unchanged(name):
     file = io.StringIO()
     rows = [row | {"model": name} for row in ROWS[:1]]
     tables = results.console_tables(rows)
     rich.console.Console(file=file, width=80).print(*tables)
-    said = file.getvalue()
-    assert name in said or said.count("z") == 70  # a long one is folded
-    assert "…" not in said
+    text = file.getvalue()
+    assert name in text or text.count("z") == 70  # long names are folded
+    assert "…" not in text

@@ -1,4 +1,4 @@
-"""A run's folder becomes a page, whatever it lacks."""
+"""Reports of complete and incomplete runs."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training.checkpoint import workdir
 
 
-def test_a_whole_run(color_run, colors):
+def test_report_of_a_complete_run(color_run, colors):
     root, _ = colors
     (root / "ATTRIBUTION.md").write_text("Painted by nobody, CC0.")
     log = color_run / "log"
@@ -27,7 +27,7 @@ def test_a_whole_run(color_run, colors):
     for text in (
         "Loss, stage1",
         "Loss, stage2",
-        "Found first",
+        "Correct at rank 1",
         "Painted by nobody, CC0.",
         "simulated",
         "B-cubed F1",
@@ -37,7 +37,7 @@ def test_a_whole_run(color_run, colors):
         assert text in html, text
 
 
-def test_without_checkpoint_or_log(color_run, tmp_path):
+def test_report_without_checkpoint_or_log(color_run, tmp_path):
     for stage in ("stage1", "stage2"):
         shutil.rmtree(color_run / stage / "checkpoints")
         (color_run / stage / "metrics.jsonl").unlink()
@@ -48,39 +48,39 @@ def test_without_checkpoint_or_log(color_run, tmp_path):
     assert "simulated" not in html
 
 
-def test_tables_may_be_folders_of_parts(color_run, colors):
+def test_tables_can_be_folders_of_parts(color_run, colors):
     root, frame = colors
     (root / "parts").mkdir()
     table.write_table(frame, root / "parts" / "part-0.parquet")
     (root / "colors.csv").unlink()
-    said, parts = [], str(root / "parts")
+    messages, parts = [], str(root / "parts")
     page = run.build(
         color_run,
         make_mesh(),
         table=parts,
         training_table=parts,
-        say=said.append,
+        say=messages.append,
     )
-    assert not said
+    assert not messages
     html = page.read_text()
-    assert "Found first" in html
+    assert "Correct at rank 1" in html
     assert "gray paint" in html
 
 
-def test_a_training_table_of_other_rows_is_said(color_run, colors):
+def test_training_table_with_other_rows_is_reported(color_run, colors):
     root, frame = colors
     rows = table.select(table.read_table(root / "colors.csv"), "train")
     noted = {"split": {"samples": 1, "rows": identity.hash_rows(rows)}}
     folder = color_run / "stage1"
     workdir.write_origin(folder, workdir.read_origin(folder) | noted)
-    other, said = root / "other.csv", []
+    other, messages = root / "other.csv", []
     frame = frame.copy()
     frame.loc[frame["split"].str.startswith("train"), "group"] = "another"
     table.write_table(frame, other)
     with pytest.raises(UserError, match=r"other\.csv has other training"):
         run.build(color_run, make_mesh(), training_table=str(other))
     shutil.copy(other, root / "colors.csv")
-    page = run.build(color_run, make_mesh(), say=said.append)
-    assert any("colors.csv has other training" in text for text in said)
-    assert "Found first" in page.read_text()
+    page = run.build(color_run, make_mesh(), say=messages.append)
+    assert any("colors.csv has other training" in text for text in messages)
+    assert "Correct at rank 1" in page.read_text()
     assert "gray paint" not in page.read_text()

@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 
 
 def embed_by_color(wrong=()):
-    """One axis a category; samples named in `wrong` point to green."""
+    """Embeds categories on one axis each, and samples in `wrong` on green's."""
     names = ["blue", "green", "gray", "red", "white", "yellow"]
 
     def embed(frame):
@@ -30,7 +30,7 @@ def rankings(colors):
     return sheets.rank_parts(embed, frame, root, "test", make_mesh())
 
 
-def test_right_and_wrong_are_marked(colors, rankings):
+def test_sheets_mark_right_and_wrong_documents(colors, rankings):
     root, _ = colors
     right, wrong, worst = sheets.make_sheets(rankings, root)
     assert (len(right.strips), len(wrong.strips)) == (7, 1)
@@ -46,17 +46,17 @@ def test_right_and_wrong_are_marked(colors, rankings):
     assert worst.strips == wrong.strips
 
 
-def test_without_mistakes_there_is_one_sheet(colors):
+def test_only_one_sheet_if_nothing_is_wrong(colors):
     root, frame = colors
     ranked = sheets.rank_parts(
         embed_by_color(), frame, root, "test", make_mesh()
     )
     (right,) = sheets.make_sheets(ranked, root, count=3)
     assert len(right.strips) == 3
-    assert right.note == "3 at random of 8"
+    assert right.note == "3 of 8, drawn at random"
 
 
-def test_a_query_without_an_answer_is_left_out(colors):
+def test_queries_without_right_document_are_left_out(colors):
     root, frame = colors
     lone = frame.sample_id == "red_document_forward"
     ranked = sheets.rank_parts(
@@ -65,7 +65,7 @@ def test_a_query_without_an_answer_is_left_out(colors):
     assert [len(r.queries) for r in ranked] == [3, 4]
 
 
-def test_a_document_without_an_image(colors):
+def test_document_without_image(colors):
     root, frame = colors
     frame.loc[frame.role == table.DOCUMENT, "image"] = ""
     ranked = sheets.rank_parts(
@@ -86,7 +86,7 @@ def test_thumbnails_are_small_images(colors):
     assert np.asarray(image)[..., 0].mean() > 200
 
 
-def test_category_samples_start_with_the_largest(colors):
+def test_category_samples_start_with_the_largest_category(colors):
     root, frame = colors
     frame.loc[frame.category_id == "blue", "category_id"] = "red"
     (first, *others) = sheets.category_samples(frame, root, count=4, shown=3)

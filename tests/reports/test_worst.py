@@ -14,7 +14,7 @@ def test_purity_counts_known_samples():
     assert found.share.to_dict() == {0: pytest.approx(2 / 3), 1: 1.0, 2: 1.0}
 
 
-def test_the_lowest_are_chosen_and_the_larger_first():
+def test_choose_returns_lowest_scores_and_larger_ones_first():
     score = pd.Series({0: 0.5, 1: 0.5, 2: np.nan, 3: 0.1, 4: 0.9})
     sizes = np.array([2, 7, 9, 2, 2])
     assert worst.choose(score, sizes) == [3, 1, 0, 4]
@@ -22,7 +22,7 @@ def test_the_lowest_are_chosen_and_the_larger_first():
     assert worst.choose(pd.Series(dtype=float), sizes) == []
 
 
-def test_a_sheet_marks_who_does_not_belong():
+def test_sheet_marks_samples_of_other_categories():
     samples = pd.DataFrame(
         {
             "sample_id": [f"s{i}" for i in range(8)],
@@ -45,7 +45,7 @@ def test_a_sheet_marks_who_does_not_belong():
     assert {p.right for p in blind.pictures[:1]} == {None}
 
 
-def test_of_a_large_category_some_are_shown():
+def test_sheet_of_a_large_category_is_truncated():
     count = worst.SHOWN + 5
     samples = pd.DataFrame(
         {"sample_id": "s", "role": "query", "image": "", "text": "t"},

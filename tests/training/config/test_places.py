@@ -54,7 +54,7 @@ def test_every_command_works_after_a_move(moved, tmp_path, capsys):
     said = capsys.readouterr()
     assert "There is no table" not in said.out + said.err
     html = (moved / "run" / "report" / "index.html").read_text()
-    assert "Found first" in html
+    assert "Correct at rank 1" in html
     assert "gray paint" in html
 
 
