@@ -70,8 +70,8 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
     names = progress.track(set(frame.image) - {""}, "Comparing image files")
-    found = {path: digest(path) for path in names} | {"": ""}
-    return np.array([found[path] for path in frame.image], dtype=str)
+    digests = {path: digest(path) for path in names} | {"": ""}
+    return np.array([digests[path] for path in frame.image], dtype=str)
 
 
 def make_samples(
@@ -129,7 +129,7 @@ def _with_progress(
 ) -> Iterator[Block]:
     """Yields the blocks of `rank` and shows the progress."""
     total = len(queries.categories)
-    with progress.show("Ranking the documents of queries", total) as count:
+    with progress.show("Ranking documents for queries", total) as count:
         for block in rank(queries, documents, mesh):
             yield block
             count(len(block.top))
@@ -155,7 +155,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
         top_group = np.where(top >= 0, group_d[top], -2)
         mask = (positions > 0).any(axis=1)
         answerable += int(mask.sum())
-        found = {
+        means = {
             "relevance_at_1": metrics.relevance_at(
                 top_group, group_q[rows], mask, 1
             ),
@@ -168,7 +168,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
             )
             for k in (1, RANKED)
         }
-        result = {name: result[name].merge(found[name]) for name in result}
+        result = {name: result[name].merge(means[name]) for name in result}
     image_q, image_d = _codes(queries.images, documents.images)
     shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
     shown[0] = 0  # documents without an image
@@ -262,10 +262,10 @@ def read(
     both = sorted(set(held.category_id) & set(others.category_id))
     if both:
         raise UserError(
-            f"{len(both)} categories of {path} are both in the split "
-            f"{settings.split!r} and in {settings.distractors!r}, such as "
-            f"{text.quoted(both[0])}; the evaluated categories must not be "
-            "trained on, so give each category one split."
+            f"{len(both)} categories of {path} are in both of the splits "
+            f"{settings.split!r} and {settings.distractors!r}, such as "
+            f"{text.quoted(both[0])}; evaluated categories must not be used "
+            "for training, so assign each category to one split."
         )
     splits = sorted(set(held.split))
     for split in splits:
@@ -349,10 +349,10 @@ def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     try:
         old = json.loads(content)
         if not isinstance(old, list) or not all(map(metrics.is_row, old)):
-            raise ValueError("it holds something else")
+            raise ValueError("not a list of rows")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a list of measured rows; move it away, or write to "
+            f"{path} is not a list of evaluation rows; move it, or write to "
             "another file with --out."
         ) from error
     return list((metrics.by_key(old) | metrics.by_key(rows)).values())

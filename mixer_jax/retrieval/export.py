@@ -78,12 +78,12 @@ def write(
     )
     if saved.dim != made.subcenters * made.dim:
         raise UserError(
-            f"{workdir} does not hold together: its {workdir_lib.CONFIG} says "
-            f"{made.subcenters} x {made.dim} numbers a category, but the "
-            f"checkpoint of step {saved.step} has {saved.dim}. Restore the "
-            "file from a copy."
+            f"{workdir} is inconsistent: its {workdir_lib.CONFIG} specifies "
+            f"{made.subcenters} x {made.dim} numbers per category, but the "
+            f"checkpoint of step {saved.step} has {saved.dim}. Restore "
+            f"{workdir_lib.CONFIG} from a backup."
         )
-    said = {
+    meta = {
         "workdir": str(workdir),
         "step": made.step,
         "C": made.count,
@@ -112,7 +112,7 @@ def write(
                 if not np.isfinite(block).all():
                     raise UserError(
                         f"The proxies of step {saved.step} in {workdir} are "
-                        "not all finite; train them again, with a smaller "
+                        "not all finite; train again with a smaller "
                         "proxies.learning_rate."
                     )
                 if unit:
@@ -120,7 +120,7 @@ def write(
                 file.write(np.ascontiguousarray(block, "<f4"))
         ids = json.dumps(saved.category_ids, indent=0) + "\n"
         (draft / CATEGORIES).write_text(ids, "utf-8")
-        (draft / EXPORT).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+        (draft / EXPORT).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, write_files)
     return made

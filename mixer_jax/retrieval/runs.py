@@ -42,20 +42,20 @@ def find_stages(
             wrong = [name for name in names if name not in (run.name, own)]
             if wrong:
                 raise UserError(
-                    f"{run} is the stage {own!r} alone and has no "
+                    f"{run} is the single stage {own!r} and has no stage "
                     f"{wrong[0]!r}; leave out --stage."
                 )
             return [run]
         configs = paths.glob(run, f"*/{workdir.CONFIG}")
-    there = {path.parent.name: path.parent for path in configs}
-    stages = sorted(name for name in there if name.startswith("stage"))
-    missing = [name for name in names if name not in there]
+    folders = {path.parent.name: path.parent for path in configs}
+    stages = sorted(name for name in folders if name.startswith("stage"))
+    missing = [name for name in names if name not in folders]
     if missing:
         raise UserError(
             f"{run} has no stage {missing[0]!r}; it has "
             f"{', '.join(stages) or 'none'}."
         )
-    return [there[name] for name in dict.fromkeys(names) or stages]
+    return [folders[name] for name in dict.fromkeys(names) or stages]
 
 
 def find_models(
@@ -89,9 +89,9 @@ def find_models(
         key = name, read_config(folder).name
         if key in rows:
             raise UserError(
-                f"The model {name!r}, {key[1]}, is given twice, by {rows[key]} "
-                f"and {folder}; give each --model=NAME=WORKDIR a name of its "
-                "own."
+                f"Stage {key[1]!r} of model {name!r} is given twice, by "
+                f"{rows[key]} and {folder}; give each --model=NAME=WORKDIR its "
+                "own name."
             )
         rows[key] = folder
     if not models:

@@ -27,8 +27,8 @@ def without_cancellation(app: ASGIApp) -> ASGIApp:
             if scope["type"] != "http":
                 raise
             if not began:
-                said = JSONResponse({"error": "The server is stopping."}, 503)
-                await said(scope, receive, send)
+                body = {"error": "The server is stopping."}
+                await JSONResponse(body, 503)(scope, receive, send)
 
     return answer
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
 _PATIENCE = 60  # seconds without a byte after which an upload ends
-_LONGEST = 600  # seconds that an upload may take: slow ones hold memory
+_LONGEST = 600  # maximum seconds of an upload, since slow ones hold memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
@@ -85,10 +85,10 @@ class Reader:
                 async with asyncio.timeout_at(min(clock() + _PATIENCE, end)):
                     chunk = await anext(stream, None)
             except TimeoutError as error:
-                said = f"stood still for {_PATIENCE:g} seconds"
+                problem = f"stalled for {_PATIENCE:g} seconds"
                 if clock() >= end:
-                    said = f"took more than {_LONGEST:g} seconds"
-                raise HTTPException(408, f"The upload {said}.") from error
+                    problem = f"took more than {_LONGEST:g} seconds"
+                raise HTTPException(408, f"The upload {problem}.") from error
             if chunk is None:
                 return
             count.bytes += len(chunk)
@@ -144,7 +144,7 @@ async def _read_form(
         ) from error
     except (LookupError, UnicodeError) as error:  # of a part's header
         raise HTTPException(
-            400, "The form's charset is unknown or does not fit; use UTF-8."
+            400, "The form's charset is unknown or wrong; use UTF-8."
         ) from error
     try:
         return await _take_file(form)
@@ -160,7 +160,7 @@ async def _take_file(form: FormData) -> Upload:
             "The form has no complete file; send one as curl -F file=@picture "
             "does.",
         )
-    found = [k for k in form.getlist("k") if isinstance(k, str)]
-    if len(found) > 1:
-        raise HTTPException(400, "The form has more than one k; give one.")
-    return Upload(await files[0].read(), found[0] if found else None)
+    values = [k for k in form.getlist("k") if isinstance(k, str)]
+    if len(values) > 1:
+        raise HTTPException(400, "The form has more than one k; give only one.")
+    return Upload(await files[0].read(), values[0] if values else None)

@@ -128,7 +128,7 @@ def test_changed_weights_are_noticed(made):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="differ from its fingerprint"):
+    with pytest.raises(UserError, match="do not match its fingerprint"):
         mixer_jax.load(made)
 
 

@@ -182,7 +182,7 @@ def test_update_replaces_the_same_rows(tmp_path):
     assert json.loads(path.read_text()) == merged
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
     path.write_text('{"a": 1}')
-    with pytest.raises(UserError, match="not a list of measured rows"):
+    with pytest.raises(UserError, match="not a list of evaluation rows"):
         evaluate.update(path, [])
 
 
@@ -242,7 +242,7 @@ def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
 def test_rows_of_another_form_are_not_merged(tmp_path, content):
     path = tmp_path / "metrics.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of measured rows"):
+    with pytest.raises(UserError, match="not a list of evaluation rows"):
         evaluate.update(path, [row("b", 1)])
     assert path.read_bytes() == content
 
@@ -253,9 +253,9 @@ def test_rows_are_kept_if_the_file_has_changed(tmp_path, monkeypatch, content):
     path = tmp_path / "rows.json"
     evaluate.check_out(path)
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of measured"):
+    with pytest.raises(UserError, match="not a list of evaluation"):
         evaluate.check_out(path)
-    with pytest.raises(UserError, match=r"not a list of measured.* saved as"):
+    with pytest.raises(UserError, match=r"not a list of evaluation.* saved as"):
         evaluate.update(path, [row("a", 1)])
     assert path.read_bytes() == content
     (kept,) = tmp_path.glob("rescued-*/rows.json")

@@ -160,7 +160,9 @@ def test_a_full_disk_loses_nothing_that_was_computed(
 
 def test_other_things_are_not_replaced(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"index is a folder, but .* is a file"):
+    with pytest.raises(
+        UserError, match=r"index is written to a folder, but .* is a file"
+    ):
         write(tmp_path / "file", "first")
     with pytest.raises(UserError, match="contents other than the index"):
         write(tmp_path, "first")

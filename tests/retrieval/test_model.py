@@ -72,7 +72,7 @@ def test_documents_without_anything_are_refused(model):
         model.embed_documents([RED, BLUE], ["red"])
     with pytest.raises(UserError, match=r"texts\[0\] is a float"):
         model.embed_documents(texts=[np.nan])
-    with pytest.raises(UserError, match="put it into a list"):
+    with pytest.raises(UserError, match="put it in a list"):
         model.embed_documents(texts="red")
 
 
@@ -108,7 +108,7 @@ def test_texts_that_are_not_used_are_noticed(color_run, monkeypatch):
     path.write_text(json.dumps(config))
     model = mixer_jax.load(color_run)
     assert "text=None" in repr(model)
-    with pytest.warns(UserWarning, match="'image_only', reads no text"):
+    with pytest.warns(UserWarning, match="'image_only', does not use text"):
         found = model.embed_documents([RED], ["red"])
     np.testing.assert_array_equal(found, model.embed_documents([RED]))
     with pytest.raises(UserError, match="Document 0 has no picture"):

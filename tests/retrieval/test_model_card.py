@@ -31,4 +31,4 @@ def test_training_is_described_if_there_was_any():
     assert "2,000 steps" in render()
     assert "1,234\ncategories" in render()
     assert "without any training" in render(categories=0)
-    assert "None; `python -m mixer_jax.evaluate`" in render()
+    assert "None yet; run `python -m mixer_jax.evaluate`" in render()

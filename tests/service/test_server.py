@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said(client):
         ("?k=", red, 400, "k is ''"),
         ("?k=1&k=5", red, 400, "more than one k"),
         ("?k=5&k=5", red, 400, "more than one k"),
-        ("?K=5", red, 400, "parameter 'K'; only k is known"),
+        ("?K=5", red, 400, "parameter 'K'; only k is supported"),
         ("?k=5&limit=5", red, 400, "parameter 'limit'"),
         ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
@@ -176,7 +176,7 @@ def test_what_is_wrong_with_a_form_is_said(client):
         (
             {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
             400,
-            "so has the form",
+            "Both the URL and the form",
         ),
     ):
         answer = client.post("/search", **arguments)
@@ -389,7 +389,7 @@ def test_no_such_host(monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [("_PATIENCE", "stood still for 0.01"), ("_LONGEST", "more than 0.01")],
+    [("_PATIENCE", "stalled for 0.01"), ("_LONGEST", "more than 0.01")],
 )
 @pytest.mark.parametrize("form", [False, True])
 def test_an_upload_that_stands_still_is_ended(form, limit, said, monkeypatch):
