@@ -54,13 +54,13 @@ def _embed(given: argparse.Namespace) -> None:
     frame, skipped = decoding.check_images(
         frame, root, limit, max_pixels=data.max_pixels
     )
-    made = embed.embed_table(trained, frame, root, mesh, given.batch_size)
-    embed.save(made, given.out)
+    result = embed.embed_table(trained, frame, root, mesh, given.batch_size)
+    embed.save(result, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(
-        f"Wrote {len(made.query_ids)} queries and {len(made.document_ids)} "
-        f"documents, {made.query_embeddings.shape[1]} numbers each, to "
+        f"Wrote {len(result.query_ids)} queries and {len(result.document_ids)} "
+        f"documents, {result.query_embeddings.shape[1]} numbers each, to "
         f"{given.out}"
     )
 

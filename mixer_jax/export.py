@@ -52,19 +52,19 @@ def _bundle(given: argparse.Namespace) -> str:
 
 
 def _proxies(given: argparse.Namespace) -> str:
-    made = export.write(given.workdir, given.out, given.unit)
+    info = export.write(given.workdir, given.out, given.unit)
     return (
-        f"Wrote the proxies of {made.count:,} categories, {made.dim} numbers "
-        f"each, of step {made.step} of {made.workdir} to {given.out}"
+        f"Wrote the proxies of {info.count:,} categories, {info.dim} numbers "
+        f"each, of step {info.step} of {info.workdir} to {given.out}"
     )
 
 
 def _encoders(given: argparse.Namespace) -> str:
-    made = export_encoders.write(given.workdir, given.out)
-    source = f"{' and '.join(made.parts)} of step {made.step} of {made.workdir}"
+    info = export_encoders.write(given.workdir, given.out)
+    source = f"{' and '.join(info.parts)} of step {info.step} of {info.workdir}"
     message = f"Wrote {source} to {given.out}"
-    if made.without:
-        message += f"; transformers has no {' and no '.join(made.without)}"
+    if info.without:
+        message += f"; transformers has no {' and no '.join(info.without)}"
     return message
 
 

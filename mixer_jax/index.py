@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _index(given: argparse.Namespace) -> None:
     with folders.owned(given.out, index.KIND):
-        made, skipped = index.build(
+        built, skipped = index.build(
             given.workdir,
             given.table,
             mesh_lib.make_mesh(),
@@ -44,10 +44,10 @@ def _index(given: argparse.Namespace) -> None:
             given.batch_size,
             given.max_skipped,
         )
-        index.save(made, given.out)
+        index.save(built, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
-    count, dim = made.embeddings.shape
+    count, dim = built.embeddings.shape
     terminal.say(
         f"Wrote an index of {count} documents, {dim} numbers each, to "
         f"{given.out}"

@@ -55,8 +55,8 @@ def make_embedder(
     data = trained.config.data
     tokenizer = text.load(data.tokenizer, data.text_length)
     batch_size = mesh_lib.padded_rows(batch_size, mesh)
-    whole = mesh_lib.replicated(mesh)
-    variables = jax.device_put(trained.variables, whole)
+    replicated = mesh_lib.replicated(mesh)
+    variables = jax.device_put(trained.variables, replicated)
 
     def encode(role: str) -> Callable:
         def forward(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
@@ -66,7 +66,7 @@ def make_embedder(
             return embeddings, batch["index"]
 
         # Every process gets all rows.
-        return jax.jit(forward, out_shardings=whole)
+        return jax.jit(forward, out_shardings=replicated)
 
     forwards = {role: encode(role) for role in (table.QUERY, table.DOCUMENT)}
 

@@ -208,9 +208,9 @@ def evaluate(
     for part in table_lib.parts(frame, settings.split):
         begin = time.perf_counter()
         split = _part(settings.split, part)
-        held = table_lib.select(frame, split)
-        queries = make_samples(held[held.role == "query"], root, embed)
-        documents = make_samples(held[held.role == "document"], root, embed)
+        test = table_lib.select(frame, split)
+        queries = make_samples(test[test.role == "query"], root, embed)
+        documents = make_samples(test[test.role == "document"], root, embed)
         names = {"model": model, "stage": stage, "split": split}
 
         def row(gallery, documents, names=names, queries=queries, begin=begin):
@@ -257,27 +257,27 @@ def read(
         category, or distractors share a category with the split.
     """
     frame = table_lib.read_table(path)
-    held = table_lib.select(frame, settings.split)
+    test = table_lib.select(frame, settings.split)
     others = distractors(frame, settings)
-    both = sorted(set(held.category_id) & set(others.category_id))
-    if both:
+    shared = sorted(set(test.category_id) & set(others.category_id))
+    if shared:
         raise UserError(
-            f"{len(both)} categories of {path} are in both of the splits "
+            f"{len(shared)} categories of {path} are in both of the splits "
             f"{settings.split!r} and {settings.distractors!r}, such as "
-            f"{text.quoted(both[0])}; evaluated categories must not be used "
+            f"{text.quoted(shared[0])}; evaluated categories must not be used "
             "for training, so assign each category to one split."
         )
-    splits = sorted(set(held.split))
+    splits = sorted(set(test.split))
     for split in splits:
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
-            if not (held.role[held.split == split] == role).any():
+            if not (test.role[test.split == split] == role).any():
                 raise UserError(
                     f"The split {split!r} of {path} has no {role}, so there "
                     "is nothing to measure."
                 )
-    held, lone = table_lib.drop_lone(held, max_skipped, training=False)
+    test, lone = table_lib.drop_lone(test, max_skipped, training=False)
     frame, unreadable = decoding.check_images(
-        frame.loc[held.index.append(others.index).sort_values()],
+        frame.loc[test.index.append(others.index).sort_values()],
         table_lib.folder(path),
         max_skipped,
         max_pixels=max_pixels,
@@ -291,9 +291,9 @@ def _check_answerable(
 ) -> None:
     """Checks that each split has a query and a document of its category."""
     for split in splits:
-        here = frame[frame.split == split]
-        query = here.role == table_lib.QUERY
-        if not here.category_id[query].isin(here.category_id[~query]).any():
+        part = frame[frame.split == split]
+        query = part.role == table_lib.QUERY
+        if not part.category_id[query].isin(part.category_id[~query]).any():
             raise UserError(
                 f"The split '{split}' of {path} has no usable query with a "
                 "document of its category, so there is nothing to measure. "
@@ -373,10 +373,10 @@ def _padded(
     rows: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
     """Returns each query's `rows[first:last]`, padded by -1, as `[Q, R]`."""
-    place = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
-    inside = place < last[:, None]
-    place = np.minimum(place, len(rows) - 1)
-    return np.where(inside, rows[place], -1).astype(np.int32)
+    index = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
+    inside = index < last[:, None]
+    index = np.minimum(index, len(rows) - 1)
+    return np.where(inside, rows[index], -1).astype(np.int32)
 
 
 def _means(rows: list[Row], split: str) -> list[Row]:

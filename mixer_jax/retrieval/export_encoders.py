@@ -68,11 +68,11 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
             f"No encoder of {workdir} can be exported: transformers has no "
             f"{' and no '.join(without)}."
         )
-    made = Export(workdir, trained.step, tuple(exported), tuple(without))
+    result = Export(workdir, trained.step, tuple(exported), tuple(without))
     meta = {
         "workdir": str(workdir),
-        "step": made.step,
-        "encoders": made.parts,
+        "step": result.step,
+        "encoders": result.parts,
     }
 
     def write_files(draft: pathlib.Path) -> None:
@@ -88,4 +88,4 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
         (draft / ENCODERS).write_text(text, "utf-8")
 
     folders.write(folder, KIND, write_files)
-    return made
+    return result

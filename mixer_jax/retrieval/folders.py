@@ -173,16 +173,16 @@ def write(
             with guards.locked(target):
                 finish(target, kind)
     except (OSError, UserError) as error:
-        kept = None
+        rescued = None
         if rescue:
 
-            def fill(place: pathlib.Path) -> None:
-                place.mkdir()
-                writer(place)
+            def fill(destination: pathlib.Path) -> None:
+                destination.mkdir()
+                writer(destination)
 
-            kept = results.rescue(pathlib.Path(folder).name, fill)
+            rescued = results.rescue(pathlib.Path(folder).name, fill)
         label = f"The {kind.label}"
-        raise results.unwritable(label, folder, error, kept) from error
+        raise results.unwritable(label, folder, error, rescued) from error
 
 
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:

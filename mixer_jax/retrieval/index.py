@@ -51,7 +51,7 @@ _REMEDY = (
     "name the workdir of its model with --workdir=FOLDER, or rebuild the index "
     f"with {_COMMAND}."
 )
-_MAX_TRIED = 100  # maximum number of pictures to look for in each folder
+_MAX_PROBES = 100  # maximum number of pictures to look for in each folder
 
 
 class Index(NamedTuple):
@@ -65,7 +65,7 @@ class Index(NamedTuple):
       step: the step of its checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: `bundle.fingerprint` of the model; "" if unknown.
-      sizes: file sizes in bytes of the first `_MAX_TRIED` pictures; () if
+      sizes: file sizes in bytes of the first `_MAX_PROBES` pictures; () if
         unknown.
     """
 
@@ -136,7 +136,7 @@ def build(
         step=trained.step,
         images=path.parent,
         fingerprint=bundle.fingerprint(trained),
-        sizes=tuple(places.sizes(path.parent, _tried(documents))),
+        sizes=tuple(places.sizes(path.parent, _probes(documents))),
     )
     return made, skipped
 
@@ -211,19 +211,19 @@ def _read(
     folder: str | os.PathLike,
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
     """Returns documents, embeddings and the contents of index.json."""
-    found = functools.partial(folders.find, folder)
-    if not found(INDEX).is_file():
+    find = functools.partial(folders.find, folder)
+    if not find(INDEX).is_file():
         raise UserError(
             f"There is no index in {folder}; build one with {_COMMAND}."
         )
     try:
-        meta = _read_meta(found(INDEX))
+        meta = _read_meta(find(INDEX))
         # Check everything that `load` uses.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
         _compare(folder, meta["checksums"])
-        embeddings = arrays.read(found(EMBEDDINGS))
-        documents = tables.read(found(DOCUMENTS), _LAYOUT)
+        embeddings = arrays.read(find(EMBEDDINGS))
+        documents = tables.read(find(DOCUMENTS), _LAYOUT)
         _check_embeddings(embeddings, (meta["N"], meta["D"]))
         if len(documents) != len(embeddings):
             raise ValueError("its files do not match each other")
@@ -231,7 +231,7 @@ def _read(
         if "images" in meta:
             _check_names(documents["image"])
     except (OSError, ValueError, UserError) as error:
-        files.check_fetched(*map(found, KIND.names))
+        files.check_fetched(*map(find, KIND.names))
         raise UserError(
             f"The index in {folder} is damaged or has an unknown version "
             f"({error}); rebuild it with {_COMMAND}."
@@ -282,37 +282,37 @@ def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
     return roots
 
 
-def _compare(folder: str | os.PathLike, noted: dict[str, list[int]]) -> None:
+def _compare(folder: str | os.PathLike, recorded: dict[str, list[int]]) -> None:
     """Raises a `ValueError` if a file differs from its checksum."""
-    for name, sums in noted.items():
+    for name, sums in recorded.items():
         if name not in KIND.names:
             raise ValueError(f"{INDEX} lists an unknown file, {name!r}")
-        place = folders.find(folder, name).parent
-        if checksums.find(place, (name,))[name] != sums:
+        parent = folders.find(folder, name).parent
+        if checksums.find(parent, (name,))[name] != sums:
             raise ValueError(f"{name} does not match its checksum")
 
 
 def missing_images(index: Index) -> str:
     """Returns a message about missing or changed pictures, or ""."""
     names = [name for name in index.documents["image"] if name]
-    gone = places.missing(index.images, names)
-    if not gone:
+    missing = places.missing(index.images, names)
+    if not missing:
         return _changed_images(index)
     return (
-        f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
-        f"such as {gone[0]}; search still works without them. If the pictures "
-        "were moved, name their folder with --images=FOLDER."
+        f"{len(missing)} of {len(names)} pictures are missing in "
+        f"{index.images}, such as {missing[0]}; search works without them. If "
+        "the pictures were moved, name their folder with --images=FOLDER."
     )
 
 
 def _changed_images(index: Index) -> str:
     """Returns a message about pictures whose file sizes changed, or ""."""
-    names = _tried(index.documents)
+    names = _probes(index.documents)
     pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
     changed = [
         name
-        for name, (now, noted) in zip(names, pairs, strict=False)
-        if now != noted
+        for name, (now, recorded) in zip(names, pairs, strict=False)
+        if now != recorded
     ]
     if not changed:
         return ""
@@ -325,9 +325,9 @@ def _changed_images(index: Index) -> str:
     )
 
 
-def _tried(documents: pd.DataFrame) -> list[str]:
+def _probes(documents: pd.DataFrame) -> list[str]:
     """Returns the pictures by which their folder is recognized."""
-    return [name for name in documents["image"] if name][:_MAX_TRIED]
+    return [name for name in documents["image"] if name][:_MAX_PROBES]
 
 
 def _find_workdir(
@@ -351,7 +351,7 @@ def _find_images(
     roots: list[pathlib.Path],
     documents: pd.DataFrame,
     images: str | os.PathLike,
-    noted: list[int],
+    recorded: list[int],
 ) -> pathlib.Path:
     """Returns the folder with the most pictures, the first one if tied.
 
@@ -366,11 +366,11 @@ def _find_images(
                 "--images=FOLDER."
             )
         return paths.absolute(root)
-    names = _tried(documents)
+    names = _probes(documents)
 
     def count(root: pathlib.Path) -> tuple[int, bool]:
         sizes = places.sizes(root, names)
-        same = sum(a == b >= 0 for a, b in zip(sizes, noted, strict=False))
+        same = sum(a == b >= 0 for a, b in zip(sizes, recorded, strict=False))
         return same, max(sizes, default=-1) >= 0
 
     return max(roots, key=count)

@@ -16,35 +16,35 @@ DEFINITIONS = (
     (
         "identical_at_1",
         "Identical@1",
-        "Share of queries whose first document is of their category.",
+        "Share of queries whose top document is in their category.",
     ),
     (
         "identical_at_5",
         "Identical@5",
-        "Share of queries with a document of their category among the first "
+        "Share of queries with a document of their category among the top "
         "five.",
     ),
     (
         "relevance_at_1",
         "Relevance@1",
-        "Share of queries whose first document is of their group, a coarser "
-        "label; only where the data has groups.",
+        "Share of queries whose top document is in their group, a coarser "
+        "label; only for data with groups.",
     ),
     (
         "map",
         "MAP",
-        "Mean over queries of the average precision over the whole ranking.",
+        "Mean over queries of the average precision of the whole ranking.",
     ),
     (
         "map_at_r",
         "MAP@R",
-        "The same, cut at R, the number of the query's relevant documents.",
+        "MAP cut at R, the number of the query's relevant documents.",
     ),
     (
         "mrr",
         "MRR",
-        "Mean of one over the position of the first document of the query's "
-        "category.",
+        "Mean over queries of 1 / position of the first document in the "
+        "query's category.",
     ),
 )
 

@@ -322,8 +322,8 @@ def load_measured(
     trained = runs.load(folder, mesh)
     rows = [
         row
-        for place in dict.fromkeys((folder, paths.make(workdir)))
-        for row in evaluate.merge(place / METRICS, ())
+        for path in dict.fromkeys((folder, paths.make(workdir)))
+        for row in evaluate.merge(path / METRICS, ())
         if row["model"] == runs.OURS and row["stage"] == trained.config.name
     ]
     return trained, rows
@@ -343,23 +343,23 @@ def _align(
         raise UserError("Documents need images, texts or both.")
     if isinstance(texts, str):
         raise UserError("texts is a single string; put it in a list.")
-    written = None if texts is None else list(texts)
-    pictured: list = [None] * len(written or ())
+    text_list = None if texts is None else list(texts)
+    image_list: list = [None] * len(text_list or ())
     if images is not None:
-        pictured = list(pictures.check_list(images, "images"))
-    if written is None:
-        return pictured, [""] * len(pictured)
-    for row, one in enumerate(written):
+        image_list = list(pictures.check_list(images, "images"))
+    if text_list is None:
+        return image_list, [""] * len(image_list)
+    for row, one in enumerate(text_list):
         if one is not None and not isinstance(one, str):
             raise UserError(
                 f"texts[{row}] is a {type(one).__name__}, not a string."
             )
-    if len(pictured) != len(written):
+    if len(image_list) != len(text_list):
         raise UserError(
-            f"There are {len(pictured)} images but {len(written)} texts; "
+            f"There are {len(image_list)} images but {len(text_list)} texts; "
             "give one of each per document, with None for a missing one."
         )
-    return pictured, [one or "" for one in written]
+    return image_list, [one or "" for one in text_list]
 
 
 def _require_content(images: list, texts: list[str]) -> None:

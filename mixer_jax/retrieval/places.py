@@ -71,12 +71,12 @@ def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
     existing = {
         folder: _files(root / folder, files) for folder, files in inside.items()
     }
-    gone = []
+    absent = []
     for name in names:
         folder, file = os.path.split(name)
         if file not in existing[folder]:
-            gone.append(name)
-    return gone
+            absent.append(name)
+    return absent
 
 
 def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:

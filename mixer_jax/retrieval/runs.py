@@ -38,12 +38,12 @@ def find_stages(
     run = paths.make(run)
     with paths.reaching(run):
         if bundle.is_bundle(run) or (run / workdir.CONFIG).is_file():
-            own = read_config(run).name
-            wrong = [name for name in names if name not in (run.name, own)]
-            if wrong:
+            stage = read_config(run).name
+            unknown = [name for name in names if name not in (run.name, stage)]
+            if unknown:
                 raise UserError(
-                    f"{run} is the single stage {own!r} and has no stage "
-                    f"{wrong[0]!r}; leave out --stage."
+                    f"{run} is the single stage {stage!r} and has no stage "
+                    f"{unknown[0]!r}; leave out --stage."
                 )
             return [run]
         configs = paths.glob(run, f"*/{workdir.CONFIG}")
@@ -138,8 +138,8 @@ def rival_note(folder: paths.Path, config: ConfigDict) -> str:
     """
     path = evaluate.table_path(config)
     key = "evaluate.table" if config.evaluate.table else "data.table"
-    place = workdir.read_origin(folder).get("places", {}).get(key, {})
-    other = places.rival(folder, place, path)
+    recorded = workdir.read_origin(folder).get("places", {}).get(key, {})
+    other = places.rival(folder, recorded, path)
     if not other:
         return ""
     return (

@@ -91,10 +91,10 @@ class Searcher:
         self._max_pixels = int(max_megapixels * 1e6)
         self._size = trained.config.data.image_size
         self._gallery = search.make_gallery(index.embeddings, mesh)
-        whole = mesh_lib.replicated(mesh)
-        self._variables = jax.device_put(trained.variables, whole)
+        replicated = mesh_lib.replicated(mesh)
+        self._variables = jax.device_put(trained.variables, replicated)
         encode = functools.partial(trained.model.apply, method="encode_query")
-        self._encode = jax.jit(encode, out_shardings=whole)
+        self._encode = jax.jit(encode, out_shardings=replicated)
         self._lock = threading.Lock()
         self._find(decoding.blank(self._size))
 

@@ -85,7 +85,7 @@ def _read(client):
 def test_a_connection_without_a_request_is_closed(
     serving, monkeypatch, sent, answers
 ):
-    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
+    monkeypatch.setattr(connections, "_TIMEOUT", 0.5)
     with serving() as (where, _), socket.create_connection(where, 60) as client:
         client.sendall(sent)
         assert _read(client).count(b"hello") == answers
@@ -94,7 +94,7 @@ def test_a_connection_without_a_request_is_closed(
 def test_a_connection_whose_response_is_not_read_is_closed(
     serving, monkeypatch
 ):
-    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
+    monkeypatch.setattr(connections, "_TIMEOUT", 0.5)
     with (
         serving() as (where, servers),
         socket.create_connection(where, 60) as client,

@@ -65,9 +65,9 @@ def test_results_do_not_depend_on_the_devices(made, num_devices):
 
 
 def test_a_search_returns_the_nearest_documents(client):
-    answer = client.post("/search?k=3", content=_picture("blue"))
-    assert answer.status_code == 200
-    found = answer.json()
+    response = client.post("/search?k=3", content=_picture("blue"))
+    assert response.status_code == 200
+    found = response.json()
     assert found["milliseconds"] > 0
     assert len(found["results"]) == 3
     first = found["results"][0]
@@ -87,8 +87,8 @@ def test_a_search_returns_the_nearest_documents(client):
 
 def test_common_picture_formats_are_accepted(client):
     for kind in ("jpeg", "webp", "gif", "bmp"):
-        answer = client.post("/search", content=_picture("blue", kind))
-        assert len(answer.json()["results"]) == server.DEFAULT_K
+        response = client.post("/search", content=_picture("blue", kind))
+        assert len(response.json()["results"]) == server.DEFAULT_K
 
 
 def test_bad_requests_get_an_error_message(client):
@@ -115,9 +115,9 @@ def test_bad_requests_get_an_error_message(client):
         ("?k=5&limit=5", red, 400, "parameter 'limit'"),
         ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
-        answer = client.post("/search" + query, content=content)
-        assert answer.status_code == status
-        assert message in answer.json()["error"]
+        response = client.post("/search" + query, content=content)
+        assert response.status_code == status
+        assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "none-such"])
@@ -125,38 +125,38 @@ def test_a_form_with_an_odd_charset_does_not_crash_the_server(client, charset):
     kind = f"multipart/form-data; boundary=x; charset={charset}"
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"'
     body = head + b"\r\n\r\n" + _picture("red") + b"\r\n--x--\r\n"
-    answer = client.post(
+    response = client.post(
         "/search", content=body, headers={"content-type": kind}
     )
-    assert answer.status_code in (200, 400)
-    assert {"results", "error"} & set(answer.json())
+    assert response.status_code in (200, 400)
+    assert {"results", "error"} & set(response.json())
 
 
 @pytest.mark.parametrize("row", ["9" * 5000, "-1", "1_0", "%D9%A3", "x", "99"])
 def test_an_unknown_document_gets_an_error_message(client, row):
-    answer = client.get(f"/image/{row}")
-    assert answer.status_code == 404
-    assert "There is no document" in answer.json()["error"]
-    assert len(answer.text) < 100
+    response = client.get(f"/image/{row}")
+    assert response.status_code == 404
+    assert "There is no document" in response.json()["error"]
+    assert len(response.text) < 100
 
 
 def test_a_form_with_a_file_is_accepted(client):
     files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
-    answer = client.post("/search?k=2", files=files)
-    assert answer.status_code == 200
-    first = answer.json()["results"][0]
+    response = client.post("/search?k=2", files=files)
+    assert response.status_code == 200
+    first = response.json()["results"][0]
     assert first["category_id"] == "blue"
     plain = client.post("/search?k=2", content=_picture("blue"))
-    assert answer.json()["results"] == plain.json()["results"]
-    answer = client.post("/search", files=files, data={"k": "3"})
-    assert len(answer.json()["results"]) == 3
+    assert response.json()["results"] == plain.json()["results"]
+    response = client.post("/search", files=files, data={"k": "3"})
+    assert len(response.json()["results"]) == 3
     # The content type that curl sends with --data-binary.
-    answer = client.post(
+    response = client.post(
         "/search",
         content=_picture("blue"),
         headers={"content-type": "application/x-www-form-urlencoded"},
     )
-    assert answer.json()["results"][0] == first
+    assert response.json()["results"][0] == first
 
 
 def test_invalid_forms_get_an_error_message(client):
@@ -179,11 +179,11 @@ def test_invalid_forms_get_an_error_message(client):
             "Both the URL and the form",
         ),
     ):
-        answer = client.post("/search", **arguments)
-        assert (answer.status_code, message in answer.json()["error"]) == (
+        response = client.post("/search", **arguments)
+        assert (response.status_code, message in response.json()["error"]) == (
             status,
             True,
-        ), answer.json()
+        ), response.json()
 
 
 BOUNDARY = b"--x"
@@ -225,9 +225,9 @@ def test_random_forms_are_accepted_or_rejected(client, body, header, length):
     headers = {"content-type": header}
     if length:
         headers["content-length"] = length.encode()
-    answer = client.post("/search", content=body, headers=headers)
-    assert answer.status_code in (200, 400, 413)
-    assert ("results" if answer.is_success else "error") in answer.json()
+    response = client.post("/search", content=body, headers=headers)
+    assert response.status_code in (200, 400, 413)
+    assert ("results" if response.is_success else "error") in response.json()
 
 
 def test_uploads_in_memory_are_limited(searcher, monkeypatch):
@@ -244,9 +244,12 @@ def test_uploads_in_memory_are_limited(searcher, monkeypatch):
             client.post("/search", content=content)
         assert readers[0]._held == 0
         monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
-        answer = client.post("/search", content=_picture("red"))
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "try again" in answer.json()["error"]
+        response = client.post("/search", content=_picture("red"))
+        assert (response.status_code, response.headers["retry-after"]) == (
+            503,
+            "1",
+        )
+        assert "try again" in response.json()["error"]
         assert readers[0]._held == 0
 
 
@@ -254,17 +257,17 @@ def test_the_pixel_limit_is_checked_before_decoding(searcher):
     bomb = broken_files.png_header(14_000, 14_000)
     bomb += broken_files.png_chunk(b"IDAT", b"")
     with TestClient(server.make_app(searcher)) as client:
-        answer = client.post("/search", content=bomb)
-        assert answer.status_code == 400
-        message = answer.json()["error"]
+        response = client.post("/search", content=bomb)
+        assert response.status_code == 400
+        message = response.json()["error"]
         assert "a PNG picture, but it has 14000 x 14000 pixels" in message
         assert "50 megapixels (--max-megapixels)" in message
         # Pictures from cameras and screens are accepted.
         for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
             file = io.BytesIO()
             Image.new("RGB", size, "blue").save(file, kind)
-            answer = client.post("/search?k=1", content=file.getvalue())
-            assert answer.json()["results"][0]["category_id"] == "blue"
+            response = client.post("/search?k=1", content=file.getvalue())
+            assert response.json()["results"][0]["category_id"] == "blue"
 
 
 @pytest.mark.parametrize("prefix", ["", "/shop", "/a/b c"])
@@ -288,14 +291,14 @@ def test_a_proxy_prefix_changes_nothing(searcher, prefix):
         # The page may be requested without a trailing slash.
         if prefix:
             assert client.get(prefix).url.path == page.url.path
-        answer = client.get(f"{prefix}/search/", follow_redirects=False)
-        assert answer.status_code == 404
+        response = client.get(f"{prefix}/search/", follow_redirects=False)
+        assert response.status_code == 404
 
 
 def test_an_upload_of_undeclared_size_is_limited(client):
     chunks = (bytes(1000) for _ in range(20))
-    answer = client.post("/search", content=chunks)
-    assert answer.status_code == 413
+    response = client.post("/search", content=chunks)
+    assert response.status_code == 413
 
 
 def test_documents_without_a_picture_get_an_error_message(searcher, made):
@@ -308,11 +311,11 @@ def test_documents_without_a_picture_get_an_error_message(searcher, made):
             (1, "--images=FOLDER"),
             (12, "no document 12"),
         ):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 404
-            assert message in answer.json()["error"]
-        answer = client.post("/search", content=_picture("red"))
-        shown = {r["sample_id"]: r["image"] for r in answer.json()["results"]}
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 404
+            assert message in response.json()["error"]
+        response = client.post("/search", content=_picture("red"))
+        shown = {r["sample_id"]: r["image"] for r in response.json()["results"]}
         assert shown[made.documents.sample_id[0]] is None
 
 
@@ -329,9 +332,9 @@ def test_page_health_and_unknown_urls(client, made):
         "step": 4,
     }
     assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
-    answer = client.get("/search")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert "POST a picture to search" in answer.json()["error"]
+    response = client.get("/search")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert "POST a picture to search" in response.json()["error"]
 
 
 def test_searches_do_not_block_other_requests(searcher, client):
@@ -347,16 +350,16 @@ def test_searches_do_not_block_other_requests(searcher, client):
         assert client.get("/health").status_code == 200
     for thread in asking:
         thread.join()
-    assert [answer.status_code for answer in started] == [200] * 3
+    assert [response.status_code for response in started] == [200] * 3
 
 
 def test_a_bug_gets_an_error_message(searcher, monkeypatch):
     monkeypatch.setattr(searcher, "search", lambda *_: 1 / 0)
     app = server.make_app(searcher)
     with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.post("/search", content=b"x")
-    assert answer.status_code == 500
-    assert "failed" in answer.json()["error"]
+        response = client.post("/search", content=b"x")
+    assert response.status_code == 500
+    assert "failed" in response.json()["error"]
 
 
 def test_an_invalid_limit_raises_an_error():
@@ -389,7 +392,10 @@ def test_an_unknown_host_raises_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("_PATIENCE", "stalled for 0.01"), ("_LONGEST", "more than 0.01")],
+    [
+        ("_IDLE_TIMEOUT", "stalled for 0.01"),
+        ("_TOTAL_TIMEOUT", "more than 0.01"),
+    ],
 )
 @pytest.mark.parametrize("form", [False, True])
 def test_a_stalled_upload_is_stopped(form, limit, message, monkeypatch):
@@ -435,10 +441,10 @@ def test_an_upload_during_shutdown_gets_a_response(
             assert b"100 Continue" in client.recv(1000)  # it is being read
             servers[0].should_exit = True
             with client.makefile("rb") as file:
-                answer = file.read()
+                response = file.read()
         thread.join()
-    assert b" 503 " in answer.splitlines()[0]
-    assert b"The server is stopping." in answer
+    assert b" 503 " in response.splitlines()[0]
+    assert b"The server is stopping." in response
     assert "Traceback" not in caplog.text
 
 
@@ -449,8 +455,8 @@ def test_repeated_slashes_are_collapsed(client):
     )
     assert again.json()["results"] == found["results"]
     for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
-        answer = client.get(f"http://testserver{url}")
-        assert answer.headers["content-type"].startswith(kind)
+        response = client.get(f"http://testserver{url}")
+        assert response.headers["content-type"].startswith(kind)
 
 
 @pytest.mark.parametrize(
@@ -465,8 +471,8 @@ def test_a_file_with_a_non_ascii_name_is_accepted(client, name):
     body = b"--x\r\nContent-Disposition: form-data; name=file; " + name
     body += b"\r\n\r\n" + _picture("blue") + b"\r\n--x--\r\n"
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    answer = client.post("/search", content=body, headers=kind)
-    assert answer.json()["results"][0]["category_id"] == "blue"
+    response = client.post("/search", content=body, headers=kind)
+    assert response.json()["results"][0]["category_id"] == "blue"
 
 
 BAD_REQUESTS = [
@@ -496,11 +502,11 @@ def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
             with socket.create_connection(listener.getsockname()) as client:
                 client.sendall(request)
                 with client.makefile("rb") as file:
-                    answer = file.read()
-            assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
+                    response = file.read()
+            assert response.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
         servers[0].should_exit = True
         thread.join()
-    assert b"send one file, as curl" in answer
+    assert b"send one file, as curl" in response
     assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]
 
 
@@ -512,9 +518,9 @@ def test_only_pictures_are_served(searcher, made):
     (made.images / "bare").write_bytes(_picture("red", "webp"))
     with TestClient(server.make_app(searcher)) as client:
         for row in range(3):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 404
-            assert "not a picture" in answer.json()["error"]
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 404
+            assert "not a picture" in response.json()["error"]
         shown = client.get("/image/3")
         assert shown.headers["content-type"] == "image/webp"
 
@@ -534,8 +540,8 @@ def test_an_unreadable_picture_gets_an_error_message(
     monkeypatch.setattr(server, "open", refuse, raising=False)
     with TestClient(server.make_app(searcher)) as client:
         for row, message in ((0, "name too long"), (1, "Permission denied")):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 500
-            assert f"of document {row} cannot be read" in answer.text
-            assert message in answer.json()["error"]
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 500
+            assert f"of document {row} cannot be read" in response.text
+            assert message in response.json()["error"]
         assert client.get("/image/2").status_code == 200
