@@ -75,7 +75,7 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
             raise UserError(
                 f"The {kind.label} cannot be written to {os.fspath(folder)}: "
                 f"its folder {name} is a mount point, which cannot be "
-                "replaced; unmount it, or name another folder."
+                "replaced; unmount it, or choose another folder."
             )
 
 
@@ -119,7 +119,7 @@ def _contents(folder: pathlib.Path, label: str) -> list[pathlib.Path]:
     except OSError as error:
         raise UserError(
             f"{label} cannot be written to {folder}, whose contents cannot be "
-            f"listed: {error.strerror}; name another folder."
+            f"listed: {error.strerror}; choose another folder."
         ) from error
 
 
@@ -301,12 +301,11 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
     except PermissionError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; ask for access to its "
-            "folder, or name another one."
+            "folder, or choose another one."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it, and create {folder} "
-            "again."
+            f"{path} is damaged ({error}); remove it, and recreate {folder}."
         ) from error
 
 

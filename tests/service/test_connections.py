@@ -148,6 +148,6 @@ def test_a_shutdown_logs_nothing(serving, monkeypatch, caplog):
         clients[1].sendall(GET.replace(b"/", b"/large", 1))
         clients[1].recv(1)
         servers[0].should_exit = True
-        while servers[0].server_state.tasks:  # until both are cancelled
+        while servers[0].server_state.tasks:  # until both are canceled
             threading.Event().wait(0.05)
     assert not [r for r in caplog.records if r.name.startswith("uvicorn")]
