@@ -120,12 +120,11 @@ def _check_call(image_size: Any, max_skipped: Any) -> None:
     """Checks numbers that would otherwise fail after the tables are read."""
     if not isinstance(image_size, numbers.Integral) or image_size < 1:
         raise UserError(
-            f"image_size is {image_size!r}; it must be a whole number of 1 or "
-            "more."
+            f"image_size is {image_size!r}; it must be a positive integer."
         )
     if not isinstance(max_skipped, numbers.Real) or not 0 <= max_skipped <= 1:
         raise UserError(
-            f"max_skipped is {max_skipped!r}; it is a share, from 0 to 1."
+            f"max_skipped is {max_skipped!r}; it must be from 0 to 1."
         )
 
 
@@ -135,6 +134,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     if unknown:
         raise UserError(
             f"There is no setting {unknown[0]!r}"
-            f"{similar.hint(unknown[0], names)}; there are {', '.join(names)}."
+            f"{similar.hint(unknown[0], names)}; the settings are "
+            f"{', '.join(names)}."
         )
     return Settings(**given).check()

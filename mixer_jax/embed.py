@@ -27,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.embed", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="of a trained stage, or a bundle")
+    add("--workdir", required=True, help="workdir of a stage, or a bundle")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the .npz file to write")
-    at_once = "samples at once"
-    add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
+    batch = "samples per batch"
+    add("--batch-size", type=numbers.batch_size, default=256, help=batch)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _run(given))
@@ -54,13 +54,13 @@ def _embed(given: argparse.Namespace) -> None:
     frame, skipped = decoding.check_images(
         frame, root, limit, max_pixels=data.max_pixels
     )
-    made = embed.embed_table(trained, frame, root, mesh, given.batch_size)
-    embed.save(made, given.out)
+    result = embed.embed_table(trained, frame, root, mesh, given.batch_size)
+    embed.save(result, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(
-        f"Wrote {len(made.query_ids)} queries and {len(made.document_ids)} "
-        f"documents, {made.query_embeddings.shape[1]} numbers each, to "
+        f"Wrote {len(result.query_ids)} queries and {len(result.document_ids)} "
+        f"documents, {result.query_embeddings.shape[1]} numbers each, to "
         f"{given.out}"
     )
 

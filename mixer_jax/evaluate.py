@@ -29,15 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add(
         "--workdir",
         required=True,
-        help="of a stage or curriculum, or a bundle",
+        help="workdir of a stage or curriculum, or a bundle",
     )
     repeated = {"action": "append", "default": []}
-    add("--stage", **repeated, help="stage to measure, repeatable; default all")
-    add("--model", **repeated, help="NAME=WORKDIR of another model, repeatable")
-    add("--table", default="", help="sample table; default the config's")
-    add("--training-table", default="", help="of --baselines, if moved")
-    add("--out", default="", help="default WORKDIR/metrics.json")
-    add("--baselines", action="store_true", help="measure what needs no model")
+    stage = "stage to evaluate (default: all); repeatable"
+    add("--stage", **repeated, help=stage)
+    other = "another model, as NAME=WORKDIR; repeatable"
+    add("--model", **repeated, help=other)
+    add("--table", default="", help="sample table (default: the config's)")
+    trained_on = "training table for --baselines, if moved"
+    add("--training-table", default="", help=trained_on)
+    add("--out", default="", help="default: WORKDIR/metrics.json")
+    untrained = "also evaluate baselines that need no model"
+    add("--baselines", action="store_true", help=untrained)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _evaluate(given))

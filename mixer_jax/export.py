@@ -2,8 +2,8 @@
 
     python -m mixer_jax.export --workdir=runs/quickstart --out=bundle
 
-Of a curriculum's workdir, the last stage is exported. An older export in the
-folder is replaced. --to selects the format:
+For a curriculum, the last stage is exported. An existing export in the folder
+is replaced. --to selects the format:
 
 bundle       the model in a portable folder, for `mixer_jax.load` and commands
 proxies      proxies.npy (float32, a row per category) and their categories.json
@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.export", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="a trained stage's or curriculum's")
+    add("--workdir", required=True, help="workdir of a stage or curriculum")
     add("--out", required=True, help="the folder to write")
-    add("--to", choices=list(_KINDS), default="bundle", help="what to write")
+    add("--to", choices=list(_KINDS), default="bundle", help="format to write")
     add("--unit", action="store_true", help="scale proxies to length 1")
     given = parser.parse_args(arguments)
     return command.run(lambda: _export(given))
@@ -44,27 +44,27 @@ def _export(given: argparse.Namespace) -> None:
 
 def _bundle(given: argparse.Namespace) -> str:
     trained, measures = model.load_measured(given.workdir)
-    mark = bundle.write(trained, given.out, measures)
+    fingerprint = bundle.write(trained, given.out, measures)
     return (
         f"Wrote the model of step {trained.step} of {given.workdir}, "
-        f"fingerprint {mark}, to {given.out}"
+        f"fingerprint {fingerprint}, to {given.out}"
     )
 
 
 def _proxies(given: argparse.Namespace) -> str:
-    made = export.write(given.workdir, given.out, given.unit)
+    info = export.write(given.workdir, given.out, given.unit)
     return (
-        f"Wrote the proxies of {made.count:,} categories, {made.dim} numbers "
-        f"each, of step {made.step} of {made.workdir} to {given.out}"
+        f"Wrote the proxies of {info.count:,} categories, {info.dim} numbers "
+        f"each, of step {info.step} of {info.workdir} to {given.out}"
     )
 
 
 def _encoders(given: argparse.Namespace) -> str:
-    made = export_encoders.write(given.workdir, given.out)
-    what = f"{' and '.join(made.parts)} of step {made.step} of {made.workdir}"
-    message = f"Wrote {what} to {given.out}"
-    if made.without:
-        message += f"; transformers has no {' and no '.join(made.without)}"
+    info = export_encoders.write(given.workdir, given.out)
+    source = f"{' and '.join(info.parts)} of step {info.step} of {info.workdir}"
+    message = f"Wrote {source} to {given.out}"
+    if info.without:
+        message += f"; transformers has no {' and no '.join(info.without)}"
     return message
 
 

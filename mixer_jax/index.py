@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixer_jax.index", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="of a run, or a bundle")
+    add("--workdir", required=True, help="workdir of a run, or a bundle")
     add("--table", required=True, help="the sample table")
     add("--out", required=True, help="the folder to write")
-    add("--split", default="", help="whose documents; default every split's")
-    at_once = "documents at once"
-    add("--batch-size", type=numbers.batch_size, default=256, help=at_once)
+    add("--split", default="", help="split to index (default: all)")
+    batch = "documents per batch"
+    add("--batch-size", type=numbers.batch_size, default=256, help=batch)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
     return command.run(lambda: _index(given))
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _index(given: argparse.Namespace) -> None:
     with folders.owned(given.out, index.KIND):
-        made, skipped = index.build(
+        built, skipped = index.build(
             given.workdir,
             given.table,
             mesh_lib.make_mesh(),
@@ -44,10 +44,10 @@ def _index(given: argparse.Namespace) -> None:
             given.batch_size,
             given.max_skipped,
         )
-        index.save(made, given.out)
+        index.save(built, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
-    count, dim = made.embeddings.shape
+    count, dim = built.embeddings.shape
     terminal.say(
         f"Wrote an index of {count} documents, {dim} numbers each, to "
         f"{given.out}"

@@ -27,11 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--index", required=True, help="the folder that mixer_jax.index wrote")
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
-    add("--port", type=int, default=8000)
-    add("--max-megabytes", type=float, default=20, help="largest picture")
-    add("--max-megapixels", type=float, default=50, help="of a decoded upload")
-    add("--workdir", default="", help="of the index's model, if moved")
+    host = "address to listen on; 0.0.0.0 for all interfaces"
+    add("--host", default="127.0.0.1", help=host)
+    add("--port", type=int, default=8000, help="0 selects a free port")
+    size = "maximum size of an uploaded picture"
+    add("--max-megabytes", type=float, default=20, help=size)
+    pixels = "maximum size of a decoded picture"
+    add("--max-megapixels", type=float, default=50, help=pixels)
+    add("--workdir", default="", help="workdir of the model, if moved")
     add("--images", default="", help="folder of the pictures, if moved")
     given = parser.parse_args(arguments)
     return command.run(lambda: _serve(given))
@@ -60,7 +63,7 @@ def _serve(given: argparse.Namespace) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             print(
                 f"Serving {len(index.documents)} documents at "
-                f"{server.address(listener)} (Ctrl-C ends)",
+                f"{server.address(listener)} (Ctrl-C to stop)",
                 flush=True,
             )
             server.run(app, listener)

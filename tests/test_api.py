@@ -133,10 +133,10 @@ def test_wrong_frames_and_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"image_size": 0}, "image_size is 0; it must be a whole number"),
+        ({"image_size": 0}, "image_size is 0; it must be a positive integer"),
         ({"image_size": "128"}, "image_size is '128'"),
-        ({"max_skipped": 7}, "max_skipped is 7; it is a share"),
-        ({"max_skipped": "1"}, "max_skipped is '1'; it is a share"),
+        ({"max_skipped": 7}, "max_skipped is 7; it must be from 0 to 1"),
+        ({"max_skipped": "1"}, "max_skipped is '1'; it must be from 0 to 1"),
         ({"max_skipped": float("nan")}, "max_skipped is nan"),
     ],
 )

@@ -94,10 +94,10 @@ def write(
     config = _portable(trained.config)
     tokenizer = _tokenizer_json(trained.config)
     tensors = _flatten(trained.variables)
-    mark = _digest(config, tokenizer, tensors)
+    digest = _digest(config, tokenizer, tensors)
     meta = {
         "format": FORMAT,
-        "fingerprint": mark,
+        "fingerprint": digest,
         "step": trained.step,
         "categories": len(trained.category_ids),
         "config": config.to_dict(),
@@ -115,7 +115,7 @@ def write(
         originals.write_file(draft / WEIGHTS, tensors, "mixer_jax")
 
     folders.write(folder, KIND, save)
-    return mark
+    return digest
 
 
 def find(name: str | os.PathLike) -> pathlib.Path | None:
@@ -144,7 +144,7 @@ def find(name: str | os.PathLike) -> pathlib.Path | None:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(
             f"There is no folder {os.fspath(name)}, and no bundle of that name "
-            f"on the Hugging Face hub can be downloaded ({reason})."
+            f"can be downloaded from the Hugging Face hub ({reason})."
         ) from error
 
 
@@ -159,12 +159,12 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       UserError: if it is incomplete, damaged, or of a newer format.
     """
     folder = pathlib.Path(folder)
-    config, step, mark = _read_config(folder)
+    config, step, digest = _read_config(folder)
     try:
         tensors = load_file(folders.find(folder, WEIGHTS))
         tokenizer = folders.find(folder, TOKENIZER).read_text("utf-8")
-        if _digest(_portable(config), tokenizer, tensors) != mark:
-            raise ValueError("its files differ from its fingerprint")
+        if _digest(_portable(config), tokenizer, tensors) != digest:
+            raise ValueError("its files do not match its fingerprint")
     except _DAMAGE as error:
         raise _damaged(folder, error) from error
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())
@@ -221,7 +221,7 @@ def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
     meta = _read_meta(folder)
     try:
         if not wellformed.is_config(meta["config"]):
-            raise ValueError("its config has values of other types")
+            raise ValueError("its config has values of the wrong type")
         config = config_lib.defaults()
         with config.ignore_type():
             config.update(config_lib.from_dict(meta["config"]))
@@ -244,9 +244,9 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
         raise _damaged(folder, error) from error
     if version > FORMAT:
         raise UserError(
-            f"The bundle {folder} has format {version}, which is newer than "
-            f"the latest that this version of mixer_jax reads, {FORMAT}; "
-            "install a newer version."
+            f"The bundle {folder} has format {version}, but this version of "
+            f"mixer_jax only reads formats up to {FORMAT}; install a newer "
+            "version."
         )
     return meta
 

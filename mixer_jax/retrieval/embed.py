@@ -55,8 +55,8 @@ def make_embedder(
     data = trained.config.data
     tokenizer = text.load(data.tokenizer, data.text_length)
     batch_size = mesh_lib.padded_rows(batch_size, mesh)
-    whole = mesh_lib.replicated(mesh)
-    variables = jax.device_put(trained.variables, whole)
+    replicated = mesh_lib.replicated(mesh)
+    variables = jax.device_put(trained.variables, replicated)
 
     def encode(role: str) -> Callable:
         def forward(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
@@ -66,14 +66,17 @@ def make_embedder(
             return embeddings, batch["index"]
 
         # Every process gets all rows.
-        return jax.jit(forward, out_shardings=whole)
+        return jax.jit(forward, out_shardings=replicated)
 
     forwards = {role: encode(role) for role in (table.QUERY, table.DOCUMENT)}
 
     def embed(frame: pd.DataFrame) -> np.ndarray:
         roles = set(frame["role"])
         if len(roles) > 1:
-            raise UserError("Samples of both roles cannot be embedded at once.")
+            raise UserError(
+                "The frame has samples of both roles; embed queries and "
+                "documents separately."
+            )
         if not roles:
             return np.zeros((0, trained.config.model.dim), np.float32)
         (role,) = roles
@@ -89,12 +92,12 @@ def make_embedder(
             process_count=jax.process_count(),
         )
         result = np.zeros((len(frame), trained.config.model.dim), np.float32)
-        what = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
+        label = {table.QUERY: "queries", table.DOCUMENT: "documents"}[role]
         encoded = (
             forwards[role](variables, mesh_lib.put_batch(batch, mesh))
             for batch in batches
         )
-        with progress.show(f"Embedding {what}", len(frame)) as count:
+        with progress.show(f"Embedding {label}", len(frame)) as count:
             for embeddings, index in mesh_lib.one_behind(encoded):
                 count(_store(result, embeddings, index))
         return result
@@ -140,7 +143,10 @@ def check_path(path: str | os.PathLike) -> None:
 
 def _check_suffix(path: str | os.PathLike) -> None:
     if paths.local(path, "A file of embeddings").suffix != ".npz":
-        raise UserError(f"Embeddings are written as .npz, not to {path}.")
+        raise UserError(
+            f"Embeddings are saved as .npz files, but {path} does not end in "
+            ".npz."
+        )
 
 
 def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
@@ -164,6 +170,6 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:
     """Stores a batch's embeddings in their rows; returns the row count."""
     embeddings, index = jax.device_get((embeddings, index))
-    there = index >= 0
-    result[index[there]] = embeddings[there]
-    return int(there.sum())
+    is_row = index >= 0  # not padding
+    result[index[is_row]] = embeddings[is_row]
+    return int(is_row.sum())

@@ -70,8 +70,8 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
     names = progress.track(set(frame.image) - {""}, "Comparing image files")
-    found = {path: digest(path) for path in names} | {"": ""}
-    return np.array([found[path] for path in frame.image], dtype=str)
+    digests = {path: digest(path) for path in names} | {"": ""}
+    return np.array([digests[path] for path in frame.image], dtype=str)
 
 
 def make_samples(
@@ -129,7 +129,7 @@ def _with_progress(
 ) -> Iterator[Block]:
     """Yields the blocks of `rank` and shows the progress."""
     total = len(queries.categories)
-    with progress.show("Ranking the documents of queries", total) as count:
+    with progress.show("Ranking documents for queries", total) as count:
         for block in rank(queries, documents, mesh):
             yield block
             count(len(block.top))
@@ -155,7 +155,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
         top_group = np.where(top >= 0, group_d[top], -2)
         mask = (positions > 0).any(axis=1)
         answerable += int(mask.sum())
-        found = {
+        means = {
             "relevance_at_1": metrics.relevance_at(
                 top_group, group_q[rows], mask, 1
             ),
@@ -168,7 +168,7 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
             )
             for k in (1, RANKED)
         }
-        result = {name: result[name].merge(found[name]) for name in result}
+        result = {name: result[name].merge(means[name]) for name in result}
     image_q, image_d = _codes(queries.images, documents.images)
     shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
     shown[0] = 0  # documents without an image
@@ -208,9 +208,9 @@ def evaluate(
     for part in table_lib.parts(frame, settings.split):
         begin = time.perf_counter()
         split = _part(settings.split, part)
-        held = table_lib.select(frame, split)
-        queries = make_samples(held[held.role == "query"], root, embed)
-        documents = make_samples(held[held.role == "document"], root, embed)
+        test = table_lib.select(frame, split)
+        queries = make_samples(test[test.role == "query"], root, embed)
+        documents = make_samples(test[test.role == "document"], root, embed)
         names = {"model": model, "stage": stage, "split": split}
 
         def row(gallery, documents, names=names, queries=queries, begin=begin):
@@ -257,27 +257,27 @@ def read(
         category, or distractors share a category with the split.
     """
     frame = table_lib.read_table(path)
-    held = table_lib.select(frame, settings.split)
+    test = table_lib.select(frame, settings.split)
     others = distractors(frame, settings)
-    both = sorted(set(held.category_id) & set(others.category_id))
-    if both:
+    shared = sorted(set(test.category_id) & set(others.category_id))
+    if shared:
         raise UserError(
-            f"{len(both)} categories of {path} are both in the split "
-            f"{settings.split!r} and in {settings.distractors!r}, such as "
-            f"{text.quoted(both[0])}; the evaluated categories must not be "
-            "trained on, so give each category one split."
+            f"{len(shared)} categories of {path} are in both of the splits "
+            f"{settings.split!r} and {settings.distractors!r}, such as "
+            f"{text.quoted(shared[0])}; evaluated categories must not be used "
+            "for training, so assign each category to one split."
         )
-    splits = sorted(set(held.split))
+    splits = sorted(set(test.split))
     for split in splits:
         for role in (table_lib.QUERY, table_lib.DOCUMENT):
-            if not (held.role[held.split == split] == role).any():
+            if not (test.role[test.split == split] == role).any():
                 raise UserError(
                     f"The split {split!r} of {path} has no {role}, so there "
                     "is nothing to measure."
                 )
-    held, lone = table_lib.drop_lone(held, max_skipped, training=False)
+    test, lone = table_lib.drop_lone(test, max_skipped, training=False)
     frame, unreadable = decoding.check_images(
-        frame.loc[held.index.append(others.index).sort_values()],
+        frame.loc[test.index.append(others.index).sort_values()],
         table_lib.folder(path),
         max_skipped,
         max_pixels=max_pixels,
@@ -291,9 +291,9 @@ def _check_answerable(
 ) -> None:
     """Checks that each split has a query and a document of its category."""
     for split in splits:
-        here = frame[frame.split == split]
-        query = here.role == table_lib.QUERY
-        if not here.category_id[query].isin(here.category_id[~query]).any():
+        part = frame[frame.split == split]
+        query = part.role == table_lib.QUERY
+        if not part.category_id[query].isin(part.category_id[~query]).any():
             raise UserError(
                 f"The split '{split}' of {path} has no usable query with a "
                 "document of its category, so there is nothing to measure. "
@@ -349,10 +349,10 @@ def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     try:
         old = json.loads(content)
         if not isinstance(old, list) or not all(map(metrics.is_row, old)):
-            raise ValueError("it holds something else")
+            raise ValueError("not a list of rows")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a list of measured rows; move it away, or write to "
+            f"{path} is not a list of evaluation rows; move it, or write to "
             "another file with --out."
         ) from error
     return list((metrics.by_key(old) | metrics.by_key(rows)).values())
@@ -373,10 +373,10 @@ def _padded(
     rows: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
     """Returns each query's `rows[first:last]`, padded by -1, as `[Q, R]`."""
-    place = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
-    inside = place < last[:, None]
-    place = np.minimum(place, len(rows) - 1)
-    return np.where(inside, rows[place], -1).astype(np.int32)
+    index = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
+    inside = index < last[:, None]
+    index = np.minimum(index, len(rows) - 1)
+    return np.where(inside, rows[index], -1).astype(np.int32)
 
 
 def _means(rows: list[Row], split: str) -> list[Row]:

@@ -29,7 +29,7 @@ KIND = folders.Kind(
     EXPORT,
     ("workdir", "step", "C", "D"),
 )
-_SHORTEST = 1e-6  # rows shorter than this have no meaningful direction
+_MIN_LENGTH = 1e-6  # rows shorter than this have no meaningful direction
 
 
 class Export(NamedTuple):
@@ -69,26 +69,26 @@ def write(
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     saved = row_files.open_proxies(workdir)
     config = workdir_lib.read_config(workdir)
-    made = Export(
+    result = Export(
         workdir,
         saved.step,
         len(saved.category_ids),
         config.head.get("subcenters", 1),
         config.model.dim,
     )
-    if saved.dim != made.subcenters * made.dim:
+    if saved.dim != result.subcenters * result.dim:
         raise UserError(
-            f"{workdir} does not hold together: its {workdir_lib.CONFIG} says "
-            f"{made.subcenters} x {made.dim} numbers a category, but the "
-            f"checkpoint of step {saved.step} has {saved.dim}. Restore the "
-            "file from a copy."
+            f"{workdir} is inconsistent: its {workdir_lib.CONFIG} specifies "
+            f"{result.subcenters} x {result.dim} numbers per category, but the "
+            f"checkpoint of step {saved.step} has {saved.dim}. Restore "
+            f"{workdir_lib.CONFIG} from a backup."
         )
-    said = {
+    meta = {
         "workdir": str(workdir),
-        "step": made.step,
-        "C": made.count,
-        "D": made.dim,
-        "subcenters": made.subcenters,
+        "step": result.step,
+        "C": result.count,
+        "D": result.dim,
+        "subcenters": result.subcenters,
         "dtype": "float32",
         "rows": (
             f"row i belongs to the i-th ID of {CATEGORIES}; "
@@ -105,22 +105,24 @@ def write(
                 {
                     "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
                     "fortran_order": False,
-                    "shape": (made.count, saved.dim),
+                    "shape": (result.count, saved.dim),
                 },
             )
             for block in saved.blocks:
                 if not np.isfinite(block).all():
                     raise UserError(
                         f"The proxies of step {saved.step} in {workdir} are "
-                        "not all finite; train them again, with a smaller "
+                        "not all finite; train again with a smaller "
                         "proxies.learning_rate."
                     )
                 if unit:
-                    block = normalize(block.reshape(-1, made.dim), _SHORTEST)
+                    block = normalize(
+                        block.reshape(-1, result.dim), _MIN_LENGTH
+                    )
                 file.write(np.ascontiguousarray(block, "<f4"))
         ids = json.dumps(saved.category_ids, indent=0) + "\n"
         (draft / CATEGORIES).write_text(ids, "utf-8")
-        (draft / EXPORT).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+        (draft / EXPORT).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, write_files)
-    return made
+    return result

@@ -53,7 +53,7 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
     folders.check(folder, KIND)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     trained = checkpoints.load_model(workdir)
-    there, without = {}, []
+    exported, without = {}, []
     for part, families in factory.FAMILIES.items():
         encoder = getattr(trained.model, part)
         if encoder is None:
@@ -62,21 +62,21 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
         if family is None:
             without.append(f"{type(encoder).__name__} ({part})")
         else:
-            there[part] = family, encoder.config
-    if not there:
+            exported[part] = family, encoder.config
+    if not exported:
         raise UserError(
-            f"Nothing of {workdir} can be written: transformers has no "
+            f"No encoder of {workdir} can be exported: transformers has no "
             f"{' and no '.join(without)}."
         )
-    made = Export(workdir, trained.step, tuple(there), tuple(without))
-    said = {
+    result = Export(workdir, trained.step, tuple(exported), tuple(without))
+    meta = {
         "workdir": str(workdir),
-        "step": made.step,
-        "encoders": made.parts,
+        "step": result.step,
+        "encoders": result.parts,
     }
 
     def write_files(draft: pathlib.Path) -> None:
-        for part, (family, config) in there.items():
+        for part, (family, config) in exported.items():
             variables = {
                 collection: tree[part]
                 for collection, tree in trained.variables.items()
@@ -84,8 +84,8 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
             }
             (draft / part).mkdir()
             originals.save(draft / part, family, config, variables)
-        text = json.dumps(said, indent=2) + "\n"
+        text = json.dumps(meta, indent=2) + "\n"
         (draft / ENCODERS).write_text(text, "utf-8")
 
     folders.write(folder, KIND, write_files)
-    return made
+    return result

@@ -38,16 +38,16 @@ class Kind(NamedTuple):
     """A kind of folder.
 
     Attributes:
-      what: its name in messages, "index" or "export".
+      label: its name in messages, "index" or "export".
       mark: the file that identifies the kind.
       names: all files and folders of this kind, including the mark; the names
         of folders have no suffix.
       record: the JSON file that tells this kind from the folders of other
         programs, whose files may have the same names; "" for none.
-      keys: keys that it has.
+      keys: the keys that the record must have.
     """
 
-    what: str
+    label: str
     mark: str
     names: tuple[str, ...]
     record: str = ""
@@ -69,13 +69,13 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
     """
     _check_kind(folder, kind)
     names = [name for name in kind.names if pathlib.Path(name).suffix]
-    files.check_folder(folder, f"The {kind.what}", names)
+    files.check_folder(folder, f"The {kind.label}", names)
     for name in set(kind.names).difference(names):
         if os.path.ismount(os.path.join(folder, name)):
             raise UserError(
-                f"The {kind.what} cannot be written to {os.fspath(folder)}: "
+                f"The {kind.label} cannot be written to {os.fspath(folder)}: "
                 f"its folder {name} is a mount point, which cannot be "
-                "replaced; unmount it, or name another folder."
+                "replaced; unmount it, or choose another folder."
             )
 
 
@@ -92,32 +92,34 @@ def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
 
 
 def _check_kind(folder: str | os.PathLike, kind: Kind) -> None:
-    what = f"The {kind.what}"
-    folder = paths.local(folder, what)
+    label = f"The {kind.label}"
+    folder = paths.local(folder, label)
     # Unlike pathlib, `os.path` reports a name that is too long as missing.
     exists = os.path.exists(folder)
     is_folder = os.path.isdir(folder)
     if exists and not is_folder:
-        raise UserError(f"{what} is a folder, but {folder} is a file.")
+        raise UserError(
+            f"{label} is written to a folder, but {folder} is a file."
+        )
     if not is_folder:
         return
     with guards.steady(folder):
         if _is_of(folder, kind):
             return
-        if any(not _is_ours(path) for path in _contents(folder, what)):
+        if any(not _is_ours(path) for path in _contents(folder, label)):
             raise UserError(
-                f"{folder} has contents other than the {kind.what}'s files; "
+                f"{folder} has contents other than the {kind.label}'s files; "
                 "choose another folder, or empty this one."
             )
 
 
-def _contents(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
+def _contents(folder: pathlib.Path, label: str) -> list[pathlib.Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
         raise UserError(
-            f"{what} cannot be written to {folder}, whose contents cannot be "
-            f"listed: {error.strerror}; name another folder."
+            f"{label} cannot be written to {folder}, whose contents cannot be "
+            f"listed: {error.strerror}; choose another folder."
         ) from error
 
 
@@ -128,10 +130,10 @@ def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
     if not kind.record:
         return True
     try:
-        found = json.loads(find(folder, kind.record).read_text("utf-8"))
+        record = json.loads(find(folder, kind.record).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return all(find(folder, name).exists() for name in kind.names)
-    return isinstance(found, dict) and found.keys() >= {*kind.keys}
+    return isinstance(record, dict) and record.keys() >= {*kind.keys}
 
 
 def write(
@@ -171,17 +173,16 @@ def write(
             with guards.locked(target):
                 finish(target, kind)
     except (OSError, UserError) as error:
-        kept = None
+        rescued = None
         if rescue:
 
-            def fill(place: pathlib.Path) -> None:
-                place.mkdir()
-                writer(place)
+            def fill(destination: pathlib.Path) -> None:
+                destination.mkdir()
+                writer(destination)
 
-            kept = results.rescue(pathlib.Path(folder).name, fill)
-        raise results.unwritable(f"The {kind.what}", folder, error, kept) from (
-            error
-        )
+            rescued = results.rescue(pathlib.Path(folder).name, fill)
+        label = f"The {kind.label}"
+        raise results.unwritable(label, folder, error, rescued) from error
 
 
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
@@ -207,13 +208,13 @@ def read_whole(
     while True:
         before = _versions(folder, kind)
         try:
-            found = read()
+            result = read()
         except Exception:
             if _versions(folder, kind) == before:
                 raise
             continue
         if _versions(folder, kind) == before:
-            return found
+            return result
 
 
 def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
@@ -240,21 +241,21 @@ def finish(folder: pathlib.Path, kind: Kind) -> None:
                 replacing.replace(pointed.folder / name, folder / name)
         (folder / _POINTER).unlink()
         shutil.rmtree(pointed.folder, ignore_errors=True)
-    for left in folder.glob(f"{_GENERATION}*"):
-        with contextlib.suppress(OSError), _locked(left):
-            shutil.rmtree(left)
+    for leftover in folder.glob(f"{_GENERATION}*"):
+        with contextlib.suppress(OSError), _locked(leftover):
+            shutil.rmtree(leftover)
 
 
 @contextlib.contextmanager
 def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the folder of a new generation; removes it if the block raises."""
     draft = folder / f"{_GENERATION}{secrets.token_hex(6)}"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with guards.locked(folder):
             draft.mkdir()
             # Some file systems have no locks; drafts of killed processes stay.
             with contextlib.suppress(OSError):
-                held.enter_context(_locked(draft))
+                stack.enter_context(_locked(draft))
         try:
             yield draft
         except BaseException:
@@ -286,7 +287,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
         name, names = pointer["generation"], pointer["names"]
         # Never read, move or remove files that are not ours.
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise ValueError(f"{name!r} is not a generation")
+            raise ValueError(f"{name!r} is not the name of a generation")
         if not (isinstance(names, list) and set(map(type, names)) <= {str}):
             raise ValueError(f"{names!r} is not a list of names")
         if not (folder / name).is_dir():
@@ -300,12 +301,11 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
     except PermissionError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; ask for access to its "
-            "folder, or name another one."
+            "folder, or choose another one."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it, and create {folder} "
-            "again."
+            f"{path} is damaged ({error}); remove it, and recreate {folder}."
         ) from error
 
 

@@ -51,7 +51,7 @@ _REMEDY = (
     "name the workdir of its model with --workdir=FOLDER, or rebuild the index "
     f"with {_COMMAND}."
 )
-_MAX_TRIED = 100  # maximum number of pictures to look for in each folder
+_MAX_PROBES = 100  # maximum number of pictures to look for in each folder
 
 
 class Index(NamedTuple):
@@ -65,7 +65,7 @@ class Index(NamedTuple):
       step: the step of its checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: `bundle.fingerprint` of the model; "" if unknown.
-      sizes: file sizes in bytes of the first `_MAX_TRIED` pictures; () if
+      sizes: file sizes in bytes of the first `_MAX_PROBES` pictures; () if
         unknown.
     """
 
@@ -114,7 +114,7 @@ def build(
     frame = frame[frame["role"] == table.DOCUMENT]
     if frame.empty:
         where = f"split {split!r} of {path}" if split else path
-        raise UserError(f"There is no document in {where}.")
+        raise UserError(f"There are no documents in {where}.")
     trained = runs.load(workdir, mesh)
     data = trained.config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
@@ -125,8 +125,8 @@ def build(
     embeddings = embedder(frame)
     if not np.isfinite(embeddings).all():
         raise UserError(
-            f"The model in {workdir} gives embeddings that are not finite; "
-            "train it again, with a smaller learning rate."
+            f"The model in {workdir} produces embeddings that are not finite; "
+            "train it again with a smaller learning rate."
         )
     documents = frame[list(COLUMNS)].reset_index(drop=True)
     made = Index(
@@ -136,7 +136,7 @@ def build(
         step=trained.step,
         images=path.parent,
         fingerprint=bundle.fingerprint(trained),
-        sizes=tuple(places.sizes(path.parent, _tried(documents))),
+        sizes=tuple(places.sizes(path.parent, _probes(documents))),
     )
     return made, skipped
 
@@ -211,30 +211,30 @@ def _read(
     folder: str | os.PathLike,
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
     """Returns documents, embeddings and the contents of index.json."""
-    found = functools.partial(folders.find, folder)
-    if not found(INDEX).is_file():
+    find = functools.partial(folders.find, folder)
+    if not find(INDEX).is_file():
         raise UserError(
-            f"There is no index in {folder}; make one with {_COMMAND}."
+            f"There is no index in {folder}; build one with {_COMMAND}."
         )
     try:
-        meta = _read_meta(found(INDEX))
+        meta = _read_meta(find(INDEX))
         # Check everything that `load` uses.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
         _compare(folder, meta["checksums"])
-        embeddings = arrays.read(found(EMBEDDINGS))
-        documents = tables.read(found(DOCUMENTS), _LAYOUT)
+        embeddings = arrays.read(find(EMBEDDINGS))
+        documents = tables.read(find(DOCUMENTS), _LAYOUT)
         _check_embeddings(embeddings, (meta["N"], meta["D"]))
         if len(documents) != len(embeddings):
-            raise ValueError("its files do not belong together")
+            raise ValueError("its files do not match each other")
         # The first version stored absolute paths, and no folder of pictures.
         if "images" in meta:
             _check_names(documents["image"])
     except (OSError, ValueError, UserError) as error:
-        files.check_fetched(*map(found, KIND.names))
+        files.check_fetched(*map(find, KIND.names))
         raise UserError(
-            f"The index in {folder} is damaged or of an unknown version "
-            f"({error}); make it again with {_COMMAND}."
+            f"The index in {folder} is damaged or has an unknown version "
+            f"({error}); rebuild it with {_COMMAND}."
         ) from error
     return documents, embeddings, meta
 
@@ -246,7 +246,7 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"{INDEX} is nested too deeply") from error
     if not isinstance(meta, dict):
-        raise ValueError(f"{INDEX} is not an object")
+        raise ValueError(f"{INDEX} is not a JSON object")
     meta = {"fingerprint": "", "sizes": [], "checksums": {}} | meta
     for key, kind in _KINDS.items():
         if key not in meta:
@@ -259,11 +259,11 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_embeddings(embeddings: np.ndarray, shape: tuple[int, int]) -> None:
     if embeddings.shape != shape:
-        raise ValueError("its files do not belong together")
+        raise ValueError("its files do not match each other")
     if embeddings.dtype != np.float32:
-        raise ValueError(f"{EMBEDDINGS} holds {embeddings.dtype}, not float32")
+        raise ValueError(f"{EMBEDDINGS} is {embeddings.dtype}, not float32")
     if not np.isfinite(embeddings).all():
-        raise ValueError(f"{EMBEDDINGS} holds numbers that are not finite")
+        raise ValueError(f"{EMBEDDINGS} contains values that are not finite")
 
 
 def _check_names(images: pd.Series) -> None:
@@ -271,63 +271,63 @@ def _check_names(images: pd.Series) -> None:
     outside = images[images.str.contains(rules.OUTSIDE)]
     if len(outside):
         raise ValueError(
-            f"{DOCUMENTS} has the image {quoted(outside.iloc[0])}, which is "
-            "not inside the folder of the pictures"
+            f"{DOCUMENTS} lists the image {quoted(outside.iloc[0])}, which is "
+            "outside the image folder"
         )
 
 
 def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
     if any(map(paths.is_remote, roots)):
-        raise ValueError(f"the pictures of {INDEX} are in a bucket")
+        raise ValueError(f"the image folder in {INDEX} is in a bucket")
     return roots
 
 
-def _compare(folder: str | os.PathLike, noted: dict[str, list[int]]) -> None:
+def _compare(folder: str | os.PathLike, recorded: dict[str, list[int]]) -> None:
     """Raises a `ValueError` if a file differs from its checksum."""
-    for name, sums in noted.items():
+    for name, sums in recorded.items():
         if name not in KIND.names:
-            raise ValueError(f"there is no file {name!r} in an index")
-        place = folders.find(folder, name).parent
-        if checksums.find(place, (name,))[name] != sums:
-            raise ValueError(f"{name} differs from its checksum")
+            raise ValueError(f"{INDEX} lists an unknown file, {name!r}")
+        parent = folders.find(folder, name).parent
+        if checksums.find(parent, (name,))[name] != sums:
+            raise ValueError(f"{name} does not match its checksum")
 
 
 def missing_images(index: Index) -> str:
     """Returns a message about missing or changed pictures, or ""."""
     names = [name for name in index.documents["image"] if name]
-    gone = places.missing(index.images, names)
-    if not gone:
+    missing = places.missing(index.images, names)
+    if not missing:
         return _changed_images(index)
     return (
-        f"{len(gone)} of {len(names)} pictures are missing in {index.images}, "
-        f"such as {gone[0]}; search still works without them. If the pictures "
-        "were moved, name their folder with --images=FOLDER."
+        f"{len(missing)} of {len(names)} pictures are missing in "
+        f"{index.images}, such as {missing[0]}; search works without them. If "
+        "the pictures were moved, name their folder with --images=FOLDER."
     )
 
 
 def _changed_images(index: Index) -> str:
     """Returns a message about pictures whose file sizes changed, or ""."""
-    names = _tried(index.documents)
+    names = _probes(index.documents)
     pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
     changed = [
         name
-        for name, (now, noted) in zip(names, pairs, strict=False)
-        if now != noted
+        for name, (now, recorded) in zip(names, pairs, strict=False)
+        if now != recorded
     ]
     if not changed:
         return ""
     return (
         f"{len(changed)} of the first {len(names)} pictures in {index.images} "
-        "have other sizes than when the index was made, such as "
-        f"{quoted(changed[0])}; search still ranks the earlier ones. Name the "
-        "folder of those with --images=FOLDER, or rebuild the index with "
-        f"{_COMMAND}."
+        "have changed in size since the index was built, such as "
+        f"{quoted(changed[0])}; search still ranks the original ones. Name the "
+        "folder of the originals with --images=FOLDER, or rebuild the index "
+        f"with {_COMMAND}."
     )
 
 
-def _tried(documents: pd.DataFrame) -> list[str]:
+def _probes(documents: pd.DataFrame) -> list[str]:
     """Returns the pictures by which their folder is recognized."""
-    return [name for name in documents["image"] if name][:_MAX_TRIED]
+    return [name for name in documents["image"] if name][:_MAX_PROBES]
 
 
 def _find_workdir(
@@ -339,10 +339,10 @@ def _find_workdir(
         for workdir, latest in steps.items():
             if latest in wanted:
                 return workdir
-    looked = " or ".join(map(str, workdirs))
+    searched = " or ".join(map(str, workdirs))
     raise UserError(
         f"The model of the index in {folder} is missing: there is no "
-        f"checkpoint in {looked}. Name its workdir with --workdir=FOLDER, or "
+        f"checkpoint in {searched}. Name its workdir with --workdir=FOLDER, or "
         f"rebuild the index with {_COMMAND}."
     )
 
@@ -351,7 +351,7 @@ def _find_images(
     roots: list[pathlib.Path],
     documents: pd.DataFrame,
     images: str | os.PathLike,
-    noted: list[int],
+    recorded: list[int],
 ) -> pathlib.Path:
     """Returns the folder with the most pictures, the first one if tied.
 
@@ -362,15 +362,15 @@ def _find_images(
         root = paths.local(images, "A picture")
         if not root.is_dir():
             raise UserError(
-                f"There is no folder {root}; name the folder of the pictures "
-                "with --images=FOLDER."
+                f"There is no folder {root}; name the image folder with "
+                "--images=FOLDER."
             )
         return paths.absolute(root)
-    names = _tried(documents)
+    names = _probes(documents)
 
     def count(root: pathlib.Path) -> tuple[int, bool]:
         sizes = places.sizes(root, names)
-        same = sum(a == b >= 0 for a, b in zip(sizes, noted, strict=False))
+        same = sum(a == b >= 0 for a, b in zip(sizes, recorded, strict=False))
         return same, max(sizes, default=-1) >= 0
 
     return max(roots, key=count)
@@ -384,7 +384,7 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
     """
     step = runs.latest_step(index.workdir)
     if step != index.step:
-        now = "none" if step is None else f"that of step {step}"
+        now = "no checkpoint" if step is None else f"step {step}"
         raise UserError(
             f"The index was built with the checkpoint of step {index.step} in "
             f"{index.workdir}, which now has {now}; {_REMEDY}"
@@ -393,7 +393,7 @@ def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
     same = index.fingerprint in ("", bundle.fingerprint(trained))
     if trained.config.model.dim != index.embeddings.shape[1] or not same:
         raise UserError(
-            "The index was built with another model than the current one in "
-            f"{index.workdir}; {_REMEDY}"
+            "The index was built with a different model than the current one "
+            f"in {index.workdir}; {_REMEDY}"
         )
     return trained

@@ -16,35 +16,35 @@ DEFINITIONS = (
     (
         "identical_at_1",
         "Identical@1",
-        "Share of queries whose first document is of their category.",
+        "Share of queries whose top document is in their category.",
     ),
     (
         "identical_at_5",
         "Identical@5",
-        "Share of queries with a document of their category among the first "
+        "Share of queries with a document of their category among the top "
         "five.",
     ),
     (
         "relevance_at_1",
         "Relevance@1",
-        "Share of queries whose first document is of their group, a coarser "
-        "label; only where the data has groups.",
+        "Share of queries whose top document is in their group, a coarser "
+        "label; only for data with groups.",
     ),
     (
         "map",
         "MAP",
-        "Mean over queries of the average precision over the whole ranking.",
+        "Mean over queries of the average precision of the whole ranking.",
     ),
     (
         "map_at_r",
         "MAP@R",
-        "The same, cut at R, the number of the query's relevant documents.",
+        "MAP cut at R, the number of the query's relevant documents.",
     ),
     (
         "mrr",
         "MRR",
-        "Mean of one over the position of the first document of the query's "
-        "category.",
+        "Mean over queries of 1 / position of the first document in the "
+        "query's category.",
     ),
 )
 
@@ -107,10 +107,10 @@ def relevance_at(
       ValueError: if fewer than k columns are given.
     """
     top = _top(found, k)
-    there = (top > -2).sum(axis=1)
+    available = (top > -2).sum(axis=1)
     hits = (top == groups[:, None]).sum(axis=1)
-    share = hits / np.maximum(there, 1)
-    return _mean(share, mask & (groups >= 0) & (there > 0))
+    share = hits / np.maximum(available, 1)
+    return _mean(share, mask & (groups >= 0) & (available > 0))
 
 
 def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
@@ -152,24 +152,24 @@ def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
     return _mean(best, mask & relevant.any(axis=1))
 
 
-def is_row(found: Any) -> bool:
+def is_row(value: Any) -> bool:
     """Returns whether parsed JSON is a row of measures, as `evaluate` writes.
 
     A measure may be absent or None, but the first one may not be absent.
     """
-    if not isinstance(found, dict) or DEFINITIONS[0][0] not in found:
+    if not isinstance(value, dict) or DEFINITIONS[0][0] not in value:
         return False
-    measures = [found.get(key) for key, _, _ in DEFINITIONS]
+    measures = [value.get(key) for key, _, _ in DEFINITIONS]
     return (
-        all(isinstance(found.get(key), str) for key in KEY)
-        and all(type(found.get(key)) is int for key in ("queries", "documents"))
+        all(isinstance(value.get(key), str) for key in KEY)
+        and all(type(value.get(key)) is int for key in ("queries", "documents"))
         and all(
-            value is None
+            measure is None
             or (
-                isinstance(value, int | float)
-                and abs(value) <= sys.float_info.max
+                isinstance(measure, int | float)
+                and abs(measure) <= sys.float_info.max
             )
-            for value in measures
+            for measure in measures
         )
     )
 
@@ -182,7 +182,7 @@ def by_key(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
 def _top(found: np.ndarray, k: int) -> np.ndarray:
     if found.shape[1] < k:
         raise ValueError(
-            f"The top {k} were asked of documents of shape {found.shape}."
+            f"The top {k} were requested, but `found` has shape {found.shape}."
         )
     return found[:, :k]
 
@@ -192,10 +192,10 @@ def _average_precision(
 ) -> Mean:
     count = (positions > 0).sum(axis=1)
     last = np.iinfo(positions.dtype).max
-    place = np.sort(np.where(positions > 0, positions, last), axis=1)
-    counted = place < last
+    ranked = np.sort(np.where(positions > 0, positions, last), axis=1)
+    counted = ranked < last
     if cut:
-        counted &= place <= count[:, None]
-    precision = np.arange(1, positions.shape[1] + 1)[None, :] / place
+        counted &= ranked <= count[:, None]
+    precision = np.arange(1, positions.shape[1] + 1)[None, :] / ranked
     total = np.where(counted, precision, 0.0).sum(axis=1)
     return _mean(total / np.maximum(count, 1), mask & (count > 0))

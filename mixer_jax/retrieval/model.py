@@ -66,7 +66,7 @@ class Model:
         }
         fusion = trained.config.model.fusion
         if not ignores_text and not _uses_text(fusion):
-            ignores_text = f"its fusion, {fusion!r}, reads no text"
+            ignores_text = f"its fusion, {fusion!r}, does not use text"
         self.ignores_text = ignores_text
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ class Model:
         missing = [row for row, one in enumerate(given) if one is None]
         if missing:
             raise UserError(
-                f"images[{missing[0]}] is None, but a query is a picture."
+                f"images[{missing[0]}] is None, but a query needs a picture."
             )
 
         def load(rows: slice) -> Batch:
@@ -238,7 +238,7 @@ class Model:
             )
         if any(texts):
             warnings.warn(
-                f"The texts are not used: {self.ignores_text}.", stacklevel=3
+                f"Texts are ignored: {self.ignores_text}.", stacklevel=3
             )
 
     def _load_pixels(self, images: Sequence, start: int) -> np.ndarray:
@@ -274,10 +274,10 @@ class Model:
                 batch = mesh_lib.put_batch(_pad(load(rows), size), self._mesh)
                 yield rows, self._encode[role](self._variables, batch)
 
-        found = np.zeros((count, self.dim), np.float32)
+        result = np.zeros((count, self.dim), np.float32)
         for rows, embeddings in mesh_lib.one_behind(batches()):
-            found[rows] = jax.device_get(embeddings)[: rows.stop - rows.start]
-        return found
+            result[rows] = jax.device_get(embeddings)[: rows.stop - rows.start]
+        return result
 
 
 def load(model: str | os.PathLike, *, mesh: Mesh | None = None) -> Model:
@@ -322,8 +322,8 @@ def load_measured(
     trained = runs.load(folder, mesh)
     rows = [
         row
-        for place in dict.fromkeys((folder, paths.make(workdir)))
-        for row in evaluate.merge(place / METRICS, ())
+        for path in dict.fromkeys((folder, paths.make(workdir)))
+        for row in evaluate.merge(path / METRICS, ())
         if row["model"] == runs.OURS and row["stage"] == trained.config.name
     ]
     return trained, rows
@@ -342,24 +342,24 @@ def _align(
     if images is None and texts is None:
         raise UserError("Documents need images, texts or both.")
     if isinstance(texts, str):
-        raise UserError("texts is a single text; put it into a list.")
-    written = None if texts is None else list(texts)
-    pictured: list = [None] * len(written or ())
+        raise UserError("texts is a single string; put it in a list.")
+    text_list = None if texts is None else list(texts)
+    image_list: list = [None] * len(text_list or ())
     if images is not None:
-        pictured = list(pictures.check_list(images, "images"))
-    if written is None:
-        return pictured, [""] * len(pictured)
-    for row, one in enumerate(written):
+        image_list = list(pictures.check_list(images, "images"))
+    if text_list is None:
+        return image_list, [""] * len(image_list)
+    for row, one in enumerate(text_list):
         if one is not None and not isinstance(one, str):
             raise UserError(
                 f"texts[{row}] is a {type(one).__name__}, not a string."
             )
-    if len(pictured) != len(written):
+    if len(image_list) != len(text_list):
         raise UserError(
-            f"There are {len(pictured)} images but {len(written)} texts; "
-            "give one of each per document, None where a document has none."
+            f"There are {len(image_list)} images but {len(text_list)} texts; "
+            "give one of each per document, with None for a missing one."
         )
-    return pictured, [one or "" for one in written]
+    return image_list, [one or "" for one in text_list]
 
 
 def _require_content(images: list, texts: list[str]) -> None:

@@ -26,8 +26,8 @@ tags: [image-retrieval, multi-modal-retrieval, mixer]
 # {{ name }}
 
 Embeds a query, which is an image, and a document, which is an image, a text or
-both, into one space of {{ model.dim }} dimensions. The cosine of two embeddings
-says how likely the query shows what the document offers.
+both, into one space of {{ model.dim }} dimensions. The higher the cosine of two
+embeddings, the more likely the query shows what the document offers.
 
 ```python
 import mixer_jax
@@ -43,7 +43,7 @@ cosines = queries @ documents.T
 | | |
 |---|---|
 | image encoder | {{ model.image.name }} |
-| text encoder | {{ "none" if reads_no_text else model.text.name }} |
+| text encoder | {{ "none" if ignores_text else model.text.name }} |
 | fusion | {{ model.fusion }} |
 | image size | {{ data.image_size }} x {{ data.image_size }} pixels |
 | text length | {{ data.text_length }} tokens |
@@ -58,18 +58,18 @@ classify queries and documents by {{ "{:,}".format(meta.categories) }}
 categories ({{ head.name }} softmax over proxies, {{ head.margin }} margin
 {{ head.margin_size }}, scale {{ head.scale }}).
 {% else %}
-Published weights of the encoders, without any training.
+Published encoder weights, without any training.
 {% endif %}
 
 ## Training data
 
 Describe the data and its license here.
 
-## Measures
+## Evaluation
 
 {% if rows %}
-On categories that were not trained on; each query ranks all documents of a
-gallery.
+Measured on categories that were not trained on; each query ranks all documents
+of a gallery.
 
 | {{ (columns + titles) | join(" | ") }} |
 |{% for _ in columns + titles %}---|{% endfor %}
@@ -82,19 +82,19 @@ gallery.
 - **{{ title }}**: {{ definition }}
 {% endfor %}
 {% else %}
-None; `python -m mixer_jax.evaluate` measures the model.
+None yet; run `python -m mixer_jax.evaluate` to evaluate the model.
 {% endif %}
 
 ## Intended use and limits
 
-Search of a catalog by picture. A similar embedding is no proof that two
+Searching a catalog by picture. Similar embeddings do not prove that two
 pictures show the same thing; categories and styles that differ from the
 training data may be embedded poorly.
 
 ## Citation
 
 The method is that of *Mixer* (arXiv 2305.03972). The equations and settings are
-mixer_jax's own reading of it.
+mixer_jax's own interpretation of it.
 """)
 
 
@@ -121,7 +121,7 @@ def render(
         name=f"{config.name} ({config.model.fusion})",
         meta=meta,
         model=config.model,
-        reads_no_text=config.model.fusion in ("image_only", "mean_patches"),
+        ignores_text=config.model.fusion in ("image_only", "mean_patches"),
         data=config.data,
         head=config.head,
         precision=config.precision,
@@ -129,7 +129,7 @@ def render(
         rows=rows,
         columns=_COLUMNS,
         titles=[title for _, title, _ in DEFINITIONS],
-        definitions=[(title, why) for _, title, why in DEFINITIONS],
+        definitions=[(title, text) for _, title, text in DEFINITIONS],
     )
 
 

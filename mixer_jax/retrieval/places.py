@@ -44,19 +44,19 @@ def load(
     """
     names = [names] if isinstance(names, str) else names
     if not (isinstance(names, list) and names):
-        raise ValueError("it has no paths")
+        raise ValueError("it contains no paths")
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{names!r} is not a list of paths")
-    found = {}
+    candidates = {}
     for name in names:
         if "://" in name:
-            found[paths.make(name)] = None
+            candidates[paths.make(name)] = None
             continue
         for resolve in (os.path.abspath, os.path.realpath):
             # Resolve links first: `..` after a link leads to another folder.
             path = os.path.normpath(os.path.join(resolve(folder), name))
-            found[pathlib.Path(path)] = None
-    return list(found)
+            candidates[pathlib.Path(path)] = None
+    return list(candidates)
 
 
 def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
@@ -68,15 +68,15 @@ def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
     for name in names:
         folder, file = os.path.split(name)
         inside[folder].add(file)
-    there = {
+    existing = {
         folder: _files(root / folder, files) for folder, files in inside.items()
     }
-    gone = []
+    absent = []
     for name in names:
         folder, file = os.path.split(name)
-        if file not in there[folder]:
-            gone.append(name)
-    return gone
+        if file not in existing[folder]:
+            absent.append(name)
+    return absent
 
 
 def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:

@@ -38,24 +38,24 @@ def find_stages(
     run = paths.make(run)
     with paths.reaching(run):
         if bundle.is_bundle(run) or (run / workdir.CONFIG).is_file():
-            own = read_config(run).name
-            wrong = [name for name in names if name not in (run.name, own)]
-            if wrong:
+            stage = read_config(run).name
+            unknown = [name for name in names if name not in (run.name, stage)]
+            if unknown:
                 raise UserError(
-                    f"{run} is the stage {own!r} alone and has no "
-                    f"{wrong[0]!r}; leave out --stage."
+                    f"{run} is the single stage {stage!r} and has no stage "
+                    f"{unknown[0]!r}; leave out --stage."
                 )
             return [run]
         configs = paths.glob(run, f"*/{workdir.CONFIG}")
-    there = {path.parent.name: path.parent for path in configs}
-    stages = sorted(name for name in there if name.startswith("stage"))
-    missing = [name for name in names if name not in there]
+    folders = {path.parent.name: path.parent for path in configs}
+    stages = sorted(name for name in folders if name.startswith("stage"))
+    missing = [name for name in names if name not in folders]
     if missing:
         raise UserError(
             f"{run} has no stage {missing[0]!r}; it has "
             f"{', '.join(stages) or 'none'}."
         )
-    return [there[name] for name in dict.fromkeys(names) or stages]
+    return [folders[name] for name in dict.fromkeys(names) or stages]
 
 
 def find_models(
@@ -89,9 +89,9 @@ def find_models(
         key = name, read_config(folder).name
         if key in rows:
             raise UserError(
-                f"The model {name!r}, {key[1]}, is given twice, by {rows[key]} "
-                f"and {folder}; give each --model=NAME=WORKDIR a name of its "
-                "own."
+                f"Stage {key[1]!r} of model {name!r} is given twice, by "
+                f"{rows[key]} and {folder}; give each --model=NAME=WORKDIR its "
+                "own name."
             )
         rows[key] = folder
     if not models:
@@ -138,8 +138,8 @@ def rival_note(folder: paths.Path, config: ConfigDict) -> str:
     """
     path = evaluate.table_path(config)
     key = "evaluate.table" if config.evaluate.table else "data.table"
-    place = workdir.read_origin(folder).get("places", {}).get(key, {})
-    other = places.rival(folder, place, path)
+    recorded = workdir.read_origin(folder).get("places", {}).get(key, {})
+    other = places.rival(folder, recorded, path)
     if not other:
         return ""
     return (

@@ -201,13 +201,13 @@ def _score(
 
 def _sharded(function: Callable, gallery: Gallery, arguments: int) -> Callable:
     """Maps `function(gallery, *arguments)` over the gallery's devices."""
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    specs = gallery.replace(documents=split, images=split, count=whole)
+    split, replicated = PartitionSpec(AXIS), PartitionSpec()
+    specs = gallery.replace(documents=split, images=split, count=replicated)
     return jax.shard_map(
         function,
         mesh=gallery.mesh,
-        in_specs=(specs, *([whole] * arguments)),
-        out_specs=whole,
+        in_specs=(specs, *([replicated] * arguments)),
+        out_specs=replicated,
         # The checker would need annotations for the loops' constant initial
         # values and for the all-gather, whose result is equal on all devices.
         check_vma=False,
@@ -235,9 +235,9 @@ def _top_k(gallery, query_BxD, image_B, k):
 
         shape = (query_BxD.shape[0], k)
         start = (jnp.full(shape, -jnp.inf), jnp.full(shape, -1))
-        found, _ = jax.lax.scan(scan, start, _steps(gallery))
+        nearest, _ = jax.lax.scan(scan, start, _steps(gallery))
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-        score_BxK, row_BxK = best(*map(gather, found))
+        score_BxK, row_BxK = best(*map(gather, nearest))
         return score_BxK, jnp.where(score_BxK == -jnp.inf, -1, row_BxK)
 
     return _sharded(local, gallery, 2)(gallery, query_BxD, image_B)

@@ -100,6 +100,6 @@ def _reason(image: str, text: str, aligned: bool) -> str:
     if not text:
         return "no text encoder was given"
     return (
-        f"{image} and {text} were not trained together, so that their "
+        f"{image} and {text} were not trained together, so their "
         "embeddings have no common space"
     )

@@ -10,11 +10,11 @@ import socket
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_PATIENCE = 60  # seconds for the head of a request, or to take an answer
+_TIMEOUT = 60  # seconds for the head of a request, or for reading a response
 
 
 class Connection(H11Protocol):
-    """A connection that ends if no request arrives or no answer is taken."""
+    """A connection that closes if its client is silent or does not read."""
 
     _no_request: asyncio.TimerHandle | None = None
     _no_reader: asyncio.TimerHandle | None = None
@@ -30,7 +30,7 @@ class Connection(H11Protocol):
         self._watch()
 
     def eof_received(self) -> bool:
-        """Returns whether the connection stays open, as for a pending answer.
+        """Returns whether the connection stays open, as for a pending response.
 
         Some clients close their end as soon as they have sent the request.
         """
@@ -50,7 +50,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Waits for the client to read."""
         super().pause_writing()
-        self._no_reader = self.loop.call_later(_PATIENCE, self.transport.abort)
+        self._no_reader = self.loop.call_later(_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stops waiting for the client to read."""
@@ -66,7 +66,7 @@ class Connection(H11Protocol):
             self._no_request = _cancelled(self._no_request)
         elif self._no_request is None:
             self._no_request = self.loop.call_later(
-                _PATIENCE, self.timeout_keep_alive_handler
+                _TIMEOUT, self.timeout_keep_alive_handler
             )
 
 
@@ -76,13 +76,13 @@ class Server(uvicorn.Server):
     async def shutdown(
         self, sockets: list[socket.socket] | None = None
     ) -> None:
-        """Waits for open requests, then drops answers that are not taken.
+        """Waits for open requests, then drops responses that are not read.
 
         uvloop cannot close an event loop that still writes.
         """
         await super().shutdown(sockets)
         if tasks := self.server_state.tasks:
-            await asyncio.wait(tasks)  # They are cancelled and give an answer.
+            await asyncio.wait(tasks)  # They are canceled, and respond.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

@@ -11,47 +11,47 @@ _LINGER = 30  # seconds to read the rest of an upload that was refused
 
 
 def without_cancellation(app: ASGIApp) -> ASGIApp:
-    """Answers requests with status 503 if a shutdown cancels them."""
+    """Responds with status 503 if a shutdown cancels a request."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-        async def note(message: Message) -> None:
-            nonlocal began
-            began = True
+        async def forward(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await app(scope, receive, note)
+            await app(scope, receive, forward)
         except asyncio.CancelledError:
             if scope["type"] != "http":
                 raise
-            if not began:
-                said = JSONResponse({"error": "The server is stopping."}, 503)
-                await said(scope, receive, send)
+            if not started:
+                body = {"error": "The server is stopping."}
+                await JSONResponse(body, 503)(scope, receive, send)
 
-    return answer
+    return wrapped
 
 
 def with_single_slashes(app: ASGIApp) -> ASGIApp:
     """Collapses repeated slashes: some proxies turn /search into //search."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope = scope | {"path": re.sub("/+", "/", scope["path"])}
         await app(scope, receive, send)
 
-    return answer
+    return wrapped
 
 
 def with_whole_uploads(app: ASGIApp) -> ASGIApp:
     """Reads the rest of an upload before the connection may close.
 
     Closing with unread bytes resets the connection, and a client that is still
-    sending loses the answer, such as that its upload is too large.
+    sending loses the response, such as that its upload is too large.
     """
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         names = dict(scope.get("headers", ()))
         more = b"content-length" in names or b"transfer-encoding" in names
         waits = b"expect" in names  # for the permission to send the body
@@ -68,7 +68,7 @@ def with_whole_uploads(app: ASGIApp) -> ASGIApp:
             if is_body and not message.get("more_body") and more and not waits:
                 await send(message | {"more_body": True})
                 message = message | {"body": b""}
-                # The answer is complete, even if a shutdown cancels this.
+                # The response is complete, even if a shutdown cancels this.
                 with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                     async with asyncio.timeout(_LINGER):
                         while more:
@@ -77,4 +77,4 @@ def with_whole_uploads(app: ASGIApp) -> ASGIApp:
 
         await app(scope, read, write)
 
-    return answer
+    return wrapped

@@ -49,13 +49,13 @@ MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
 # Formats that browsers show. Some other decoders start external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is needed"
+_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is required"
 # Replacements for the router's messages.
 _UNROUTED = {
     "Not Found": "There is nothing at this URL; POST a picture to search. "
-    "A proxy has to take its prefix off.",
-    "Method Not Allowed": "This URL does not take this method; POST a picture "
-    "to search, and GET the rest.",
+    "A proxy must strip its prefix.",
+    "Method Not Allowed": "This URL does not support this method; POST a "
+    "picture to search, and GET the other URLs.",
 }
 _HEAD = 64  # bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
@@ -91,10 +91,10 @@ class Searcher:
         self._max_pixels = int(max_megapixels * 1e6)
         self._size = trained.config.data.image_size
         self._gallery = search.make_gallery(index.embeddings, mesh)
-        whole = mesh_lib.replicated(mesh)
-        self._variables = jax.device_put(trained.variables, whole)
+        replicated = mesh_lib.replicated(mesh)
+        self._variables = jax.device_put(trained.variables, replicated)
         encode = functools.partial(trained.model.apply, method="encode_query")
-        self._encode = jax.jit(encode, out_shardings=whole)
+        self._encode = jax.jit(encode, out_shardings=replicated)
         self._lock = threading.Lock()
         self._find(decoding.blank(self._size))
 
@@ -121,8 +121,8 @@ class Searcher:
             formats=[name for name in _FORMATS if name in Image.OPEN],
         )
         cosines, rows = self._find(pixels)
-        found = zip(rows.tolist(), cosines.tolist(), strict=True)
-        return [(row, cosine) for row, cosine in found if row >= 0][:k]
+        pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
+        return [(row, cosine) for row, cosine in pairs if row >= 0][:k]
 
     def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns `MAX_K` cosines and rows; a fixed k compiles only once."""
@@ -165,19 +165,19 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             }
         )
 
-    async def answer(request: Request) -> JSONResponse:
-        asked = _queried_k(request.query_params)
+    async def answer_search(request: Request) -> JSONResponse:
+        url_k = _queried_k(request.query_params)
         async with reader.read(request) as upload:
-            if asked is not None and upload.k is not None:
+            if url_k is not None and upload.k is not None:
                 raise HTTPException(
-                    400, "The URL has a k, and so has the form; give one."
+                    400, "Both the URL and the form have a k; give only one."
                 )
-            k = asked or (_read_k(upload.k) if upload.k is not None else 0)
+            k = url_k or (_read_k(upload.k) if upload.k is not None else 0)
             # In a thread, since the search would block the event loop.
-            found = await anyio.to_thread.run_sync(
+            answer = await anyio.to_thread.run_sync(
                 find, upload.content, k or DEFAULT_K, limiter=limiter
             )
-        return JSONResponse(found)
+        return JSONResponse(answer)
 
     def find(content: bytes, k: int) -> dict[str, Any]:
         start = time.perf_counter()
@@ -237,11 +237,11 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         routes=[
             Route("/", home),
             Route("/health", health),
-            Route("/search", answer, methods=["POST"]),
+            Route("/search", answer_search, methods=["POST"]),
             Route("/image/{row}", picture),
         ],
         middleware=[Middleware(middleware.with_single_slashes)],
-        exception_handlers={HTTPException: _say, Exception: _apologize},
+        exception_handlers={HTTPException: _report, Exception: _report_bug},
     )
     # Redirects would be absolute URLs, without a proxy's prefix.
     app.router.redirect_slashes = False
@@ -271,14 +271,14 @@ def _media_type(path: pathlib.Path) -> str | None:
 
 def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
     """Returns why a picture is rejected, for the client."""
-    what = faults.describe(content)
+    kind = faults.describe(content)
     if error.kind == faults.TOO_LARGE:
-        return f"This is {what}, but {error.reason}."
+        return f"This is {kind}, but {error.reason}."
     if error.kind in (faults.TRUNCATED, faults.CORRUPT):
-        return f"This is {what} that cannot be read: it is {error.kind}."
+        return f"This is {kind} that cannot be read: it is {error.kind}."
     if error.kind == faults.NO_AREA:
-        return f"This is {what} that cannot be read: it has {error.kind}."
-    return f"This is {what}; {_SUPPORTED}."
+        return f"This is {kind} that cannot be read: it has {error.kind}."
+    return f"This is {kind}; {_SUPPORTED}."
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
@@ -313,7 +313,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         if not 0 <= port <= 65535:
-            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
+            raise OSError(errno.EINVAL, "a port must be from 0 to 65535")
         (family, *_, where), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )
@@ -327,10 +327,10 @@ def listen(host: str, port: int) -> socket.socket:
         ):
             reason = (
                 "this machine has no such name or address; choose one with "
-                "--host, as 127.0.0.1 or 0.0.0.0"
+                "--host, such as 127.0.0.1 or 0.0.0.0"
             )
         raise UserError(
-            f"Port {port} of {host or repr(host)} cannot be served: {reason}."
+            f"Port {port} of {host or repr(host)} cannot be opened: {reason}."
         ) from error
 
 
@@ -346,11 +346,11 @@ def _queried_k(query: QueryParams) -> int | None:
         if name != "k":
             raise HTTPException(
                 400,
-                f"The URL has the parameter {name[:20]!r}; only k is known, as "
-                f"in search?k={DEFAULT_K}.",
+                f"The URL has the parameter {name[:20]!r}; only k is "
+                f"supported, as in search?k={DEFAULT_K}.",
             )
     if len(query.getlist("k")) > 1:
-        raise HTTPException(400, "The URL has more than one k; give one.")
+        raise HTTPException(400, "The URL has more than one k; give only one.")
     return _read_k(query["k"]) if query else None
 
 
@@ -384,12 +384,11 @@ def _render(index: Index, max_megabytes: float) -> str:
     )
 
 
-def _say(request: Request, error: HTTPException) -> JSONResponse:
-    said = _UNROUTED.get(error.detail, error.detail)
-    return JSONResponse({"error": said}, error.status_code, error.headers)
+def _report(request: Request, error: HTTPException) -> JSONResponse:
+    message = _UNROUTED.get(error.detail, error.detail)
+    return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
-def _apologize(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(
-        {"error": "The search failed; the server's console says why."}, 500
-    )
+def _report_bug(request: Request, error: Exception) -> JSONResponse:
+    message = "The search failed; see the server's console for the reason."
+    return JSONResponse({"error": message}, 500)

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
-_PATIENCE = 60  # seconds without a byte after which an upload ends
-_LONGEST = 600  # seconds that an upload may take: slow ones hold memory
+_IDLE_TIMEOUT = 60  # seconds without a byte after which an upload ends
+_TOTAL_TIMEOUT = 600  # seconds; slow uploads would occupy memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
@@ -38,7 +38,9 @@ class Reader:
     def __init__(self, max_megabytes: float):
         """Takes the maximum size of a request in megabytes."""
         self._limit = int(max_megabytes * MEGABYTE)
-        self._large = f"The picture is larger than {max_megabytes:g} megabytes."
+        self._too_large = (
+            f"The picture is larger than {max_megabytes:g} megabytes."
+        )
         self._held = 0
 
     @contextlib.asynccontextmanager
@@ -53,7 +55,7 @@ class Reader:
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limit:
-            raise HTTPException(413, self._large)
+            raise HTTPException(413, self._too_large)
         count = _Count()
         try:
             yield await self._parse(request, count)
@@ -79,22 +81,24 @@ class Reader:
         self, request: Request, count: "_Count"
     ) -> AsyncIterator[bytes]:
         stream, clock = request.stream(), asyncio.get_running_loop().time
-        end = clock() + _LONGEST
+        end = clock() + _TOTAL_TIMEOUT
         while True:
             try:
-                async with asyncio.timeout_at(min(clock() + _PATIENCE, end)):
+                async with asyncio.timeout_at(
+                    min(clock() + _IDLE_TIMEOUT, end)
+                ):
                     chunk = await anext(stream, None)
             except TimeoutError as error:
-                said = f"stood still for {_PATIENCE:g} seconds"
+                problem = f"stalled for {_IDLE_TIMEOUT:g} seconds"
                 if clock() >= end:
-                    said = f"took more than {_LONGEST:g} seconds"
-                raise HTTPException(408, f"The upload {said}.") from error
+                    problem = f"took more than {_TOTAL_TIMEOUT:g} seconds"
+                raise HTTPException(408, f"The upload {problem}.") from error
             if chunk is None:
                 return
             count.bytes += len(chunk)
             self._held += len(chunk)
             if count.bytes > self._limit:
-                raise HTTPException(413, self._large)
+                raise HTTPException(413, self._too_large)
             if self._held > _MAX_UPLOADS * self._limit:
                 raise HTTPException(
                     503,
@@ -144,7 +148,7 @@ async def _read_form(
         ) from error
     except (LookupError, UnicodeError) as error:  # of a part's header
         raise HTTPException(
-            400, "The form's charset is unknown or does not fit; use UTF-8."
+            400, "The form's charset is unknown or wrong; use UTF-8."
         ) from error
     try:
         return await _take_file(form)
@@ -160,7 +164,7 @@ async def _take_file(form: FormData) -> Upload:
             "The form has no complete file; send one as curl -F file=@picture "
             "does.",
         )
-    found = [k for k in form.getlist("k") if isinstance(k, str)]
-    if len(found) > 1:
-        raise HTTPException(400, "The form has more than one k; give one.")
-    return Upload(await files[0].read(), found[0] if found else None)
+    values = [k for k in form.getlist("k") if isinstance(k, str)]
+    if len(values) > 1:
+        raise HTTPException(400, "The form has more than one k; give only one.")
+    return Upload(await files[0].read(), values[0] if values else None)

@@ -31,24 +31,24 @@ def change_config(folder, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_it_gives_the_same_embeddings_after_a_move(made, color_run, tmp_path):
-    wanted = mixer_jax.load(color_run)
+def test_a_moved_bundle_gives_the_same_embeddings(made, color_run, tmp_path):
+    expected = mixer_jax.load(color_run)
     queries, documents = (
-        wanted.embed_queries(PICTURES),
-        wanted.embed_documents(PICTURES, ["a text"] * 5),
+        expected.embed_queries(PICTURES),
+        expected.embed_documents(PICTURES, ["a text"] * 5),
     )
     shutil.move(made, tmp_path / "moved to")
     shutil.rmtree(color_run)
     shutil.rmtree(tmp_path / "data")
     found = mixer_jax.load(tmp_path / "moved to")
-    assert found.fingerprint == wanted.fingerprint
+    assert found.fingerprint == expected.fingerprint
     np.testing.assert_array_equal(found.embed_queries(PICTURES), queries)
     np.testing.assert_array_equal(
         found.embed_documents(PICTURES, ["a text"] * 5), documents
     )
 
 
-def test_it_names_no_path_of_this_machine(made, tmp_path):
+def test_a_bundle_contains_no_local_paths(made, tmp_path):
     here = os.path.realpath(tmp_path)
     names = [path.name for path in made.iterdir()]
     assert sorted(names) == sorted(bundle.KIND.names)
@@ -58,7 +58,7 @@ def test_it_names_no_path_of_this_machine(made, tmp_path):
             assert place.encode() not in content, (path, place)
 
 
-def test_whom_the_umask_allows_can_read_it(trained, tmp_path):
+def test_files_get_the_permissions_of_the_umask(trained, tmp_path):
     before = os.umask(0o027)
     try:
         bundle.write(trained, tmp_path / "bundle")
@@ -68,7 +68,7 @@ def test_whom_the_umask_allows_can_read_it(trained, tmp_path):
         assert path.stat().st_mode & 0o777 == 0o640, path
 
 
-def test_it_can_be_written_again_from_itself(made, tmp_path):
+def test_a_loaded_bundle_can_be_saved_again(made, tmp_path):
     loaded = mixer_jax.load(made)
     loaded.save(tmp_path / "again")
     for name in (bundle.CONFIG, bundle.TOKENIZER, bundle.WEIGHTS):
@@ -83,19 +83,19 @@ def test_it_can_be_written_again_from_itself(made, tmp_path):
         assert first == second
 
 
-def test_the_fingerprint_is_of_what_embeddings_depend_on(trained):
-    mark = bundle.fingerprint(trained)
+def test_the_fingerprint_covers_what_embeddings_depend_on(trained):
+    fingerprint = bundle.fingerprint(trained)
     config = trained.config.copy_and_resolve_references()
     config.data.table = "elsewhere.csv"
     config.batch_size = 4
     config.model.text.dropout = 0.9
-    assert bundle.fingerprint(_with(trained, config=config)) == mark
+    assert bundle.fingerprint(_with(trained, config=config)) == fingerprint
     for key, value in (("image_size", 16), ("text_length", 4)):
         other = trained.config.copy_and_resolve_references()
         other.data[key] = value
-        assert bundle.fingerprint(_with(trained, config=other)) != mark
+        assert bundle.fingerprint(_with(trained, config=other)) != fingerprint
     scaled = {"params": {"scale": trained.variables["params"]["scale"] * 2}}
-    assert bundle.fingerprint(_with(trained, variables=scaled)) != mark
+    assert bundle.fingerprint(_with(trained, variables=scaled)) != fingerprint
 
 
 def _with(trained, **changes):
@@ -104,14 +104,14 @@ def _with(trained, **changes):
     return dataclasses.replace(trained, **changes)
 
 
-def test_a_newer_format_is_refused(made):
+def test_a_newer_format_raises_an_error(made):
     change_config(made, format=bundle.FORMAT + 1)
     with pytest.raises(UserError, match="install a newer version"):
         mixer_jax.load(made)
 
 
 @pytest.mark.parametrize("name", bundle.KIND.names[:3])
-def test_damage_is_noticed(made, name):
+def test_damaged_files_raise_an_error(made, name):
     content = (made / name).read_bytes()
     for damaged in (b"", content[:-9], content[: len(content) // 2], None):
         (made / name).unlink(missing_ok=True)
@@ -123,16 +123,16 @@ def test_damage_is_noticed(made, name):
     mixer_jax.load(made)
 
 
-def test_changed_weights_are_noticed(made):
+def test_changed_weights_raise_an_error(made):
     path = made / bundle.WEIGHTS
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="differ from its fingerprint"):
+    with pytest.raises(UserError, match="do not match its fingerprint"):
         mixer_jax.load(made)
 
 
-def test_a_foreign_config_is_damage(made):
+def test_an_invalid_config_raises_an_error(made):
     for values in (
         {"format": 0},
         {"format": "1"},
@@ -149,7 +149,7 @@ def test_a_foreign_config_is_damage(made):
         (made / bundle.CONFIG).write_text(kept)
 
 
-def test_a_folder_with_other_contents_is_kept(trained, tmp_path):
+def test_a_folder_with_other_contents_is_not_replaced(trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep me")
     with pytest.raises(UserError, match="contents other than the bundle"):
@@ -157,7 +157,7 @@ def test_a_folder_with_other_contents_is_kept(trained, tmp_path):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
 
 
-def test_the_card_has_the_measures_of_the_stage(color_run, tmp_path):
+def test_the_card_lists_the_metrics_of_the_stage(color_run, tmp_path):
     row = dict(
         model="mixer",
         stage="stage2",
@@ -179,14 +179,14 @@ def test_the_card_has_the_measures_of_the_stage(color_run, tmp_path):
     assert "arXiv 2305.03972" in card
 
 
-def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path):
+def test_a_name_that_is_neither_folder_nor_on_the_hub_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="There is no folder nobody/nothing"):
         mixer_jax.load("nobody/nothing")
 
 
 def _embed_as_nobody(folder, pictures):
     """Embeds queries in a process of another user, if this one is root."""
-    # The interpreter may be readable by root alone: import before.
+    # Import before changing the user: perhaps only root can read the modules.
     program = (
         "import os, sys, jax, numpy as np, mixer_jax; "
         "jax.devices(), mixer_jax.load; "
@@ -211,8 +211,8 @@ def _embed_as_nobody(folder, pictures):
 
 
 @pytest.mark.slow
-def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
-    """A real model: exported, copied, its origin deleted, loaded elsewhere."""
+def test_another_user_can_load_a_copy_in_an_empty_environment(tmp_path):
+    """Exports a real model, copies it, deletes the original, loads the copy."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_mode & 0o777 == 0o700:  # by pytest
             folder.chmod(0o755)
@@ -220,16 +220,16 @@ def test_another_user_loads_a_copy_with_an_empty_environment(tmp_path):
     source.save(tmp_path / "origin")
     pictures, copy = tmp_path / "pictures.npy", tmp_path / "other" / "copy"
     np.save(pictures, PICTURES)
-    wanted = _embed_as_nobody(tmp_path / "origin", pictures)
+    expected = _embed_as_nobody(tmp_path / "origin", pictures)
     np.testing.assert_allclose(
-        wanted, source.embed_queries(PICTURES), atol=1e-5
+        expected, source.embed_queries(PICTURES), atol=1e-5
     )
     shutil.copytree(tmp_path / "origin", copy)
     shutil.rmtree(tmp_path / "origin")
-    np.testing.assert_array_equal(_embed_as_nobody(copy, pictures), wanted)
+    np.testing.assert_array_equal(_embed_as_nobody(copy, pictures), expected)
 
 
-def test_every_command_that_takes_a_model_takes_a_bundle(
+def test_every_command_that_takes_a_model_accepts_a_bundle(
     made, colors, color_run, tmp_path, capsys
 ):
     root, _ = colors
@@ -247,7 +247,7 @@ def test_every_command_that_takes_a_model_takes_a_bundle(
         results[name].append([row["map"] for row in rows])
     for ours, theirs in zip(*results.values(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    # An index is served with either, wherever its model is now.
+    # An index can be used with either model, wherever it is now.
     made.rename(tmp_path / "moved")
     shutil.rmtree(color_run)
     for name in ("ours", "theirs"):
@@ -257,13 +257,13 @@ def test_every_command_that_takes_a_model_takes_a_bundle(
     assert "with --table=PATH" in capsys.readouterr().err
 
 
-def test_a_config_that_is_nested_too_deeply_is_damage(made):
+def test_a_deeply_nested_config_raises_an_error(made):
     (made / bundle.CONFIG).write_text("[" * 100_000)
     with pytest.raises(UserError, match="is damaged"):
         mixer_jax.load(made)
 
 
-def test_a_model_of_another_library_is_no_bundle(made, color_run):
+def test_a_model_of_another_library_is_not_a_bundle(made, color_run):
     (made / bundle.CONFIG).write_text('{"model_type": "bert"}')
     assert not bundle.is_bundle(made)
     (made / bundle.CONFIG).write_text("{")

@@ -9,10 +9,10 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_rows_are_in_the_tables_order(trained, colors, num_devices):
+def test_rows_follow_the_order_of_the_table(trained, colors, num_devices):
     root, frame = colors
     mesh = make_mesh(jax.devices()[:num_devices])
-    # Neither a divisor of the rows nor a multiple of the devices.
+    # The batch size neither divides the rows nor is a multiple of the devices.
     found = embed.embed_table(trained, frame, root, mesh, batch_size=5)
     queries = frame[frame.role == "query"]
     assert list(found.query_ids) == list(queries.sample_id)
@@ -21,7 +21,7 @@ def test_rows_are_in_the_tables_order(trained, colors, num_devices):
     norms = np.linalg.norm(found.query_embeddings, axis=1)
     np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
     by_id = dict(zip(found.query_ids, found.query_embeddings, strict=True))
-    # Red squares point to red, minus the others.
+    # A red square's embedding is positive in red only.
     assert by_id["red_query_forward"] @ [1, -1, -1] > 1.6
     assert by_id["green_query_reverse"] @ [-1, 1, -1] > 1.6
 
@@ -36,13 +36,13 @@ def test_a_document_without_an_image_is_embedded(trained, colors):
     assert embedder(frame.iloc[:0]).shape == (0, 3)
 
 
-def test_both_roles_at_once_are_refused(trained, colors):
+def test_a_frame_with_both_roles_raises_an_error(trained, colors):
     root, frame = colors
     with pytest.raises(UserError, match="both roles"):
         embed.make_embedder(trained, root, make_mesh(), 8)(frame)
 
 
-def test_saved_arrays_come_back(tmp_path):
+def test_saved_arrays_can_be_loaded(tmp_path):
     made = embed.Embeddings(
         np.array(["a", "longer"]),
         np.ones((2, 3), np.float32),

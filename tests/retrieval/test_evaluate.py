@@ -1,4 +1,4 @@
-"""The measured rows of a small table of colored squares."""
+"""Evaluation rows of a small table of colored squares."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def samples(embeddings, categories, images=None, groups=None):
     )
 
 
-def test_measure_by_hand(num_devices):
+def test_measures_match_a_hand_computed_example(num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
     documents = samples(
         [[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]],
@@ -54,19 +54,19 @@ def test_measure_by_hand(num_devices):
     }
 
 
-def test_a_querys_own_image_is_not_in_its_gallery():
+def test_the_image_of_a_query_is_excluded_from_its_gallery():
     documents = samples(
         [[1, 0], [0.5, 0.5], [0, 1]], ["a", "b", "a"], ["same", "", "other"]
     )
     queries = samples([[1, 0], [1, 0]], ["a", "a"], ["same", ""])
     found = evaluate.measure(queries, documents, make_mesh())
-    # Without its own image the first query finds b before a.
+    # Without its own image, the first query ranks b before a.
     assert found["excluded"] == 1
     assert found["identical_at_1"] == 0.5
     assert found["mrr"] == pytest.approx((1 / 2 + 1) / 2)
 
 
-def test_a_query_left_without_an_answer_is_not_counted():
+def test_a_query_without_relevant_documents_is_not_counted():
     documents = samples([[1, 0], [0, 1]], ["a", "b"], ["same", "other"])
     queries = samples([[1, 0], [0, 1]], ["a", "b"], ["same", "third"])
     found = evaluate.measure(queries, documents, make_mesh())
@@ -75,7 +75,7 @@ def test_a_query_left_without_an_answer_is_not_counted():
     assert found["relevance_at_1"] is None
 
 
-def test_blocks_of_queries_add_up(monkeypatch):
+def test_blocks_of_queries_add_up_to_the_whole(monkeypatch):
     rng = np.random.default_rng(0)
     queries = samples(rng.normal(size=(30, 4)), list("abcde") * 6)
     documents = samples(rng.normal(size=(50, 4)), list("abcde") * 10)
@@ -85,7 +85,9 @@ def test_blocks_of_queries_add_up(monkeypatch):
     assert blocks == pytest.approx(whole, nan_ok=True)
 
 
-def test_rows_of_parts_galleries_and_their_mean(trained, colors):
+def test_evaluate_returns_rows_per_part_and_gallery_and_their_means(
+    trained, colors
+):
     root, frame = colors
     mesh = make_mesh()
     embedder = embed.make_embedder(trained, root, mesh, 8)
@@ -103,7 +105,7 @@ def test_rows_of_parts_galleries_and_their_mean(trained, colors):
     assert all(r["stage"] == "stage1" for r in rows)
 
 
-def test_the_mean_is_of_parts_not_of_queries(trained, colors):
+def test_the_mean_is_over_parts_not_queries(trained, colors):
     root, frame = colors
     # One query of the reverse part, wrongly labeled; four of the other.
     reverse = frame.split == "test/reverse"
@@ -121,7 +123,7 @@ def test_the_mean_is_of_parts_not_of_queries(trained, colors):
     assert mean["queries"] == 5
 
 
-def test_image_digests_name_contents(colors):
+def test_image_digests_depend_on_contents_only(colors):
     root, frame = colors
     shutil.copy(root / frame.image[0], root / "copy.png")
     frame = pd.concat([frame.iloc[:2], frame.iloc[:1]], ignore_index=True)
@@ -132,7 +134,7 @@ def test_image_digests_name_contents(colors):
     assert evaluate.image_digests(frame, root)[1] == ""
 
 
-def test_read_keeps_what_is_needed(colors):
+def test_read_keeps_only_the_rows_to_evaluate(colors):
     root, frame = colors
     found, skipped = evaluate.read(root / "colors.csv", SETTINGS, 0.0)
     needed = frame.split.str.startswith("test") | (frame.role == "document")
@@ -146,7 +148,7 @@ def test_read_keeps_what_is_needed(colors):
     assert skipped.count == 1
 
 
-def test_read_refuses_seen_categories(colors):
+def test_categories_in_both_splits_raise_an_error(colors):
     root, frame = colors
     frame.loc[frame.category_id == "gray", "category_id"] = "red"
     table.write_table(frame, root / "seen.csv")
@@ -154,7 +156,7 @@ def test_read_refuses_seen_categories(colors):
         evaluate.read(root / "seen.csv", SETTINGS, 0.0)
 
 
-def test_read_refuses_a_part_without_documents(colors):
+def test_a_part_without_documents_raises_an_error(colors):
     root, frame = colors
     keep = (frame.split != "test/forward") | (frame.role == "query")
     table.write_table(frame[keep], root / "half.csv")
@@ -174,7 +176,7 @@ def row(model, value, split="test"):
     }
 
 
-def test_update_replaces_the_same_rows(tmp_path):
+def test_update_replaces_rows_with_the_same_key(tmp_path):
     path = tmp_path / "new" / "metrics.json"
     evaluate.update(path, [row("a", 1), row("b", 2)])
     merged = evaluate.update(path, [row("a", 3), row("a", 4, "test/x")])
@@ -182,11 +184,11 @@ def test_update_replaces_the_same_rows(tmp_path):
     assert json.loads(path.read_text()) == merged
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
     path.write_text('{"a": 1}')
-    with pytest.raises(UserError, match="not a list of measured rows"):
+    with pytest.raises(UserError, match="not a list of evaluation rows"):
         evaluate.update(path, [])
 
 
-def test_ids_that_differ_by_a_nul_character_are_different(colors):
+def test_ids_that_differ_by_a_nul_character_are_distinct(colors):
     root, frame = colors
     frame = frame[:2].assign(category_id=["a", "a\0"], group=["g", "g\0"])
     made = evaluate.make_samples(
@@ -202,7 +204,7 @@ def test_ids_that_differ_by_a_nul_character_are_different(colors):
     assert codes[0][0] != codes[1][0]
 
 
-def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
+def test_concurrent_updates_lose_no_rows(tmp_path, monkeypatch):
     path = tmp_path / "new" / "metrics.json"
     merge = evaluate.merge
 
@@ -239,23 +241,25 @@ def test_updates_at_once_lose_no_rows(tmp_path, monkeypatch):
         json.dumps([{k: row("a", 1)[k] for k in metrics.KEY}]).encode(),
     ],
 )
-def test_rows_of_another_form_are_not_merged(tmp_path, content):
+def test_malformed_rows_are_not_merged(tmp_path, content):
     path = tmp_path / "metrics.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of measured rows"):
+    with pytest.raises(UserError, match="not a list of evaluation rows"):
         evaluate.update(path, [row("b", 1)])
     assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("content", [b"{}x", b"\xff\xfe\xff", b"[" * 99_999])
-def test_rows_are_kept_if_the_file_has_changed(tmp_path, monkeypatch, content):
+def test_rows_are_rescued_if_the_file_has_changed(
+    tmp_path, monkeypatch, content
+):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "rows.json"
     evaluate.check_out(path)
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of measured"):
+    with pytest.raises(UserError, match="not a list of evaluation"):
         evaluate.check_out(path)
-    with pytest.raises(UserError, match=r"not a list of measured.* saved as"):
+    with pytest.raises(UserError, match=r"not a list of evaluation.* saved as"):
         evaluate.update(path, [row("a", 1)])
     assert path.read_bytes() == content
     (kept,) = tmp_path.glob("rescued-*/rows.json")

@@ -1,4 +1,4 @@
-"""Proxies as plain files: the rows of the categories, and nothing else."""
+"""Export of proxies as plain files."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def proxies():
 
 @pytest.fixture
 def save_run(tmp_path, proxies):
-    """Saves a run on some devices; padding is 9, to be noticed."""
+    """Returns a function that saves a run whose padding rows are all 9."""
 
     def save(num_devices, dtype=jnp.float32, subcenters=1):
         mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
@@ -58,7 +58,7 @@ def save_run(tmp_path, proxies):
     return save
 
 
-def test_the_rows_of_the_categories_are_written(save_run, proxies, tmp_path):
+def test_the_export_has_one_row_per_category(save_run, proxies, tmp_path):
     run, out = save_run(8), tmp_path / "new" / "out"
     made = export.write(run, out)
     assert made == export.Export(run, 4, COUNT, 1, DIM)
@@ -91,23 +91,23 @@ def test_bytes_do_not_depend_on_devices_or_blocks(
         export.write(run, tmp_path / "out", unit)
         contents.add((tmp_path / "out" / "proxies.npy").read_bytes())
     (content,) = contents
-    # As numpy itself would write it.
+    # The bytes are those that `np.save` writes.
     file = io.BytesIO()
     np.save(file, np.load(io.BytesIO(content)))
     assert content == file.getvalue()
 
 
-def test_unit_rows(save_run, proxies, tmp_path):
+def test_unit_scales_rows_to_length_1(save_run, proxies, tmp_path):
     export.write(save_run(2), tmp_path / "out", unit=True)
     rows = np.load(tmp_path / "out" / "proxies.npy")
     length = np.linalg.norm(proxies, axis=1, keepdims=True)
     length[2] = 1  # A row of zeros has no direction.
     np.testing.assert_allclose(rows, proxies / length, atol=1e-6)
-    said = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert said["rows"].endswith("scaled to length 1")
+    meta = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert meta["rows"].endswith("scaled to length 1")
 
 
-def test_of_subcenters_each_is_a_unit_vector(save_run, proxies, tmp_path):
+def test_unit_scales_each_subcenter_to_length_1(save_run, proxies, tmp_path):
     made = export.write(save_run(1, subcenters=2), tmp_path / "out", unit=True)
     assert (made.subcenters, made.dim) == (2, DIM // 2)
     rows = np.load(tmp_path / "out" / "proxies.npy")
@@ -124,7 +124,7 @@ def test_bfloat16_becomes_float32(save_run, proxies, tmp_path):
     np.testing.assert_array_equal(rows, want)
 
 
-def test_what_is_wrong_leaves_the_export_before(
+def test_an_error_leaves_the_previous_export_unchanged(
     save_run, proxies, tmp_path, monkeypatch
 ):
     run, out = save_run(2), tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Encoders in the files of their originals, and back again."""
+"""Export of encoders in the file layout of their originals."""
 
 import functools
 import json
@@ -28,7 +28,10 @@ SIZES = {
 
 @pytest.fixture
 def save_run(tmp_path):
-    """Saves a run of random towers; returns its workdir and its variables."""
+    """Returns a function that saves a run of random encoders.
+
+    It returns the workdir and the variables.
+    """
 
     def save(image="resnet"):
         config = config_lib.defaults()
@@ -72,7 +75,7 @@ def run(folder, out, *more):
     return export.main([*arguments, "--to=huggingface"])
 
 
-def test_what_is_written_is_loaded_again(save_run, tmp_path, capsys):
+def test_exported_encoders_can_be_loaded(save_run, tmp_path, capsys):
     folder, variables = save_run()
     out = tmp_path / "out"
     assert run(folder, out) == 0
@@ -86,11 +89,11 @@ def test_what_is_written_is_loaded_again(save_run, tmp_path, capsys):
         zeros = jax.tree.map(np.zeros_like, own)
         loaded = originals.load(str(out / part), families, zeros)
         jax.tree.map(np.testing.assert_array_equal, loaded, own)
-    # Again, in its own place.
+    # Replaces the first export.
     assert run(folder, out) == 0
 
 
-def test_transformers_loads_it(save_run, tmp_path):
+def test_transformers_loads_the_exported_encoders(save_run, tmp_path):
     pytest.importorskip("torch")
     import transformers
 
@@ -109,15 +112,17 @@ def test_transformers_loads_it(save_run, tmp_path):
         )
 
 
-def test_an_encoder_without_original_is_named(save_run, tmp_path, capsys):
+def test_an_encoder_missing_in_transformers_is_reported(
+    save_run, tmp_path, capsys
+):
     folder, _ = save_run(image="efficientnet-lite0")
     assert run(folder, tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    assert "transformers has no EfficientNet (image_encoder)" in said
+    message = capsys.readouterr().out
+    assert "transformers has no EfficientNet (image_encoder)" in message
     assert not (tmp_path / "out" / "image_encoder").exists()
 
 
-def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
+def test_invalid_arguments_raise_an_error(save_run, tmp_path, capsys):
     folder, _ = save_run()
     assert run(folder, tmp_path / "out", "--unit") == 2
     assert "--unit needs --to=proxies" in capsys.readouterr().err
@@ -126,7 +131,7 @@ def test_what_is_wrong_is_said(save_run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_all_files_have_the_permissions_of_new_ones(save_run, tmp_path, umask):
+def test_files_get_the_permissions_of_the_umask(save_run, tmp_path, umask):
     folder, _ = save_run()
     before = os.umask(umask)
     try:

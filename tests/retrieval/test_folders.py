@@ -1,4 +1,4 @@
-"""A folder's next generation takes effect whole, or the last one stays."""
+"""A new generation of a folder takes effect completely or not at all."""
 
 import contextlib
 import errno
@@ -42,11 +42,11 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_generation_takes_the_place_of_another(tmp_path):
+def test_a_new_generation_replaces_the_previous_one(tmp_path):
     folder = tmp_path / "new" / "one"
     write(folder, "first")
     assert names(folder) == ["first", "mark"]
-    # As if an earlier writing had been killed.
+    # As left by a killed writer.
     (folder / ".generation-0123").mkdir()
     (folder / ".generation-0123" / "half").touch()
     write(folder, "second")
@@ -54,7 +54,7 @@ def test_a_generation_takes_the_place_of_another(tmp_path):
     assert names(folder.parent) == ["one"]
 
 
-def test_files_of_the_user_stay(tmp_path):
+def test_files_of_the_user_are_kept(tmp_path):
     write(tmp_path / "one", "first")
     (tmp_path / "one" / "notes.txt").write_text("mine")
     write(tmp_path / "one", "second")
@@ -62,7 +62,7 @@ def test_files_of_the_user_stay(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
-def test_an_error_leaves_everything_as_it_was(tmp_path, error):
+def test_an_error_leaves_everything_unchanged(tmp_path, error):
     write(tmp_path / "one", "first")
 
     def write_half(draft):
@@ -76,10 +76,10 @@ def test_an_error_leaves_everything_as_it_was(tmp_path, error):
     assert names(tmp_path) == ["one"]
 
 
-def test_a_process_killed_at_the_switch_has_written_all_or_nothing(
+def test_a_process_killed_while_switching_has_written_all_or_nothing(
     tmp_path, monkeypatch
 ):
-    """Whatever is left of a process, readers find one generation whole."""
+    """At any moment, readers find one complete generation."""
     folder = tmp_path / "one"
     write(folder, "first")
     replace, steps = os.replace, 0
@@ -110,7 +110,7 @@ def test_a_process_killed_at_the_switch_has_written_all_or_nothing(
 
 
 @pytest.mark.parametrize("links", [1, 2])
-def test_a_link_is_followed_and_stays(tmp_path, links):
+def test_a_symbolic_link_is_followed_and_kept(tmp_path, links):
     (tmp_path / "disk").mkdir()
     link = tmp_path / "disk" / "target"
     link.mkdir()
@@ -124,21 +124,19 @@ def test_a_link_is_followed_and_stays(tmp_path, links):
     assert names(tmp_path / "disk") == ["target"]
 
 
-def test_a_link_to_a_folder_that_is_missing_makes_it(tmp_path):
+def test_the_target_of_a_dangling_link_is_created(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "there" / "one")
     write(tmp_path / "link", "first")
     assert names(tmp_path / "there" / "one") == ["first", "mark"]
 
 
-def test_a_mount_point_is_written_to(disk):
+def test_a_mount_point_can_be_written_to(disk):
     for text in ("first", "second"):
         write(disk, text)
         assert names(disk) == sorted([text, "mark"])
 
 
-def test_a_full_disk_loses_nothing_that_was_computed(
-    disk, tmp_path, monkeypatch
-):
+def test_results_are_rescued_from_a_full_disk(disk, tmp_path, monkeypatch):
     write(disk, "first")
     monkeypatch.chdir(tmp_path)
 
@@ -149,18 +147,20 @@ def test_a_full_disk_loses_nothing_that_was_computed(
     for rescue in (False, True):
         with pytest.raises(
             UserError, match=r"The index cannot be written to .*: No space"
-        ) as said:
+        ) as error:
             folders.write(disk, KIND, write_large, rescue=rescue)
         assert names(disk) == ["first", "mark"]
         kept = next(tmp_path.glob("rescued-*/disk"), None)
         assert (kept is not None) == rescue
-    assert str(kept) in str(said.value)
+    assert str(kept) in str(error.value)
     assert (kept / "part").stat().st_size == 200_000
 
 
-def test_other_things_are_not_replaced(tmp_path):
+def test_files_and_other_folders_are_not_replaced(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"index is a folder, but .* is a file"):
+    with pytest.raises(
+        UserError, match=r"index is written to a folder, but .* is a file"
+    ):
         write(tmp_path / "file", "first")
     with pytest.raises(UserError, match="contents other than the index"):
         write(tmp_path, "first")
@@ -174,15 +174,15 @@ def test_other_things_are_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"generation": 3}'])
-def test_a_damaged_pointer_is_said(tmp_path, text):
+def test_a_damaged_pointer_raises_an_error(tmp_path, text):
     write(tmp_path / "one", "first")
     (tmp_path / "one" / ".generation.json").write_text(text)
     with pytest.raises(UserError, match=r"generation\.json is damaged"):
         folders.find(tmp_path / "one", "mark")
 
 
-def test_a_generation_that_is_being_written_stays(tmp_path):
-    """Two commands may write one folder at the same time; the last counts."""
+def test_a_generation_that_is_being_written_is_kept(tmp_path):
+    """If two commands write a folder at the same time, the last one wins."""
 
     def write_slowly(draft):
         write(tmp_path / "one", "first")
@@ -193,7 +193,7 @@ def test_a_generation_that_is_being_written_stays(tmp_path):
     assert json.dumps(names(tmp_path)) == '["one"]'
 
 
-def test_writers_at_once_do_not_mix_their_files(tmp_path):
+def test_concurrent_writers_do_not_mix_their_files(tmp_path):
     def write_one(text):
         def write_files(draft):
             for name in KIND.names:
@@ -222,7 +222,9 @@ def test_writers_at_once_do_not_mix_their_files(tmp_path):
         {"generation": "long" * 100, "names": ["mark"]},
     ],
 )
-def test_a_pointer_to_what_is_no_generation_takes_nothing(tmp_path, pointer):
+def test_an_invalid_pointer_raises_an_error_and_removes_nothing(
+    tmp_path, pointer
+):
     for name in ("one", "other"):
         write(tmp_path / name, "first")
     (tmp_path / "one" / ".generation.json").write_text(json.dumps(pointer))
@@ -232,7 +234,7 @@ def test_a_pointer_to_what_is_no_generation_takes_nothing(tmp_path, pointer):
     assert names(tmp_path / "other") == ["first", "mark"]
 
 
-def test_a_name_that_the_next_generation_lacks_is_gone_at_the_switch(
+def test_a_file_missing_in_the_next_generation_disappears_at_the_switch(
     tmp_path, monkeypatch
 ):
     write(tmp_path / "one", "first")
@@ -244,7 +246,7 @@ def test_a_name_that_the_next_generation_lacks_is_gone_at_the_switch(
     assert not folders.find(tmp_path / "one", "first").exists()
 
 
-def test_many_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+def test_many_concurrent_writers_do_not_interfere(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         texts = ["first", "second"] * 40
         list(pool.map(write, [tmp_path / "one"] * len(texts), texts))
@@ -252,7 +254,7 @@ def test_many_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
     assert names(tmp_path / "one") == sorted([last, "mark"])
 
 
-def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_can_be_written_to(tmp_path, monkeypatch):
     def no_lock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -262,7 +264,7 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
         assert names(tmp_path / "one") == sorted([text, "mark"])
 
 
-def test_a_generation_stays_while_it_is_read(tmp_path):
+def test_a_generation_is_kept_while_it_is_read(tmp_path):
     write(tmp_path / "one", "first")
     with ThreadPoolExecutor() as pool:
         with guards.steady(tmp_path / "one"):
@@ -302,14 +304,14 @@ def test_files_of_another_program_are_not_replaced(tmp_path, name):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files
 
 
-def test_a_damaged_folder_of_ours_is_replaced(tmp_path):
+def test_a_damaged_folder_of_this_kind_may_be_replaced(tmp_path):
     for name in index.KIND.names:
         (tmp_path / name).write_text('{"workdir": ')
     folders.check(tmp_path, index.KIND)
 
 
-def test_a_folder_of_another_program_is_not_replaced(tmp_path):
-    """Other programs have an index.json or a model.safetensors as well."""
+def test_a_folder_without_the_record_is_not_replaced(tmp_path):
+    """Other programs may also have an index.json or a model.safetensors."""
     kind = KIND._replace(record="mark", keys=("N", "D"))
     for text in (
         "{}",
@@ -328,7 +330,7 @@ def test_a_folder_of_another_program_is_not_replaced(tmp_path):
         assert names(tmp_path) == ["mark"]
     (tmp_path / "mark").write_text('{"N": 1, "D": 2, "E": 3}')
     folders.check(tmp_path, kind)
-    # A damaged one may be written again.
+    # A damaged folder may be replaced.
     for name in kind.names:
         (tmp_path / name).write_text("no JSON")
     folders.check(tmp_path, kind)
@@ -337,16 +339,14 @@ def test_a_folder_of_another_program_is_not_replaced(tmp_path):
 @pytest.mark.parametrize(
     "kind", [bundle.KIND, export.KIND, export_encoders.KIND, index.KIND]
 )
-def test_an_encoder_or_a_web_page_is_none_of_ours(tmp_path, kind):
+def test_folders_of_encoders_or_web_pages_are_not_replaced(tmp_path, kind):
     for name in kind.names:
         (tmp_path / name).write_text('{"model_type": "bert", "name": "page"}')
     with pytest.raises(UserError, match="choose another folder"):
         folders.check(tmp_path, kind)
 
 
-def test_what_was_computed_is_kept_if_the_folder_has_changed(
-    tmp_path, monkeypatch
-):
+def test_results_are_rescued_if_the_folder_has_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, change in enumerate(
         (
@@ -359,17 +359,17 @@ def test_what_was_computed_is_kept_if_the_folder_has_changed(
         folder.mkdir()
         folders.check(folder, KIND)
         change(folder)
-        with pytest.raises(UserError, match="saved as") as said:
+        with pytest.raises(UserError, match="saved as") as error:
             folders.write(folder, KIND, writer("first"), rescue=True)
         (kept,) = tmp_path.glob(f"rescued-*/one{number}")
-        assert str(kept) in str(said.value)
+        assert str(kept) in str(error.value)
         assert names(kept) == ["first", "mark"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="Only root has other users.")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change the user")
 @pytest.mark.parametrize("mode", [0o333, 0o444, 0o555])
-def test_a_folder_without_some_access_is_refused(mode):
-    # Other users may not search pytest's own folders.
+def test_a_folder_without_full_access_raises_an_error(mode):
+    # Other users have no access to pytest's temporary folders.
     with tempfile.TemporaryDirectory() as parent:
         os.chmod(parent, 0o755)
         folder = pathlib.Path(parent, "one")
@@ -383,7 +383,7 @@ def test_a_folder_without_some_access_is_refused(mode):
             os.seteuid(0)
 
 
-def test_a_folder_that_holds_a_mount_point_is_refused(disk):
+def test_a_folder_that_contains_a_mount_point_raises_an_error(disk):
     write(disk.parent / "one", "part")
     (disk.parent / "one" / "part").unlink()
     (disk.parent / "one" / "part").mkdir()
@@ -397,7 +397,7 @@ def test_a_folder_that_holds_a_mount_point_is_refused(disk):
     folders.check(disk.parent / "one", KIND)
 
 
-def test_another_run_that_has_taken_over_keeps_its_files(tmp_path, monkeypatch):
+def test_files_of_a_run_that_has_taken_over_are_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "one"
     with folders.owned(folder, KIND):

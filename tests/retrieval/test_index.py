@@ -39,7 +39,7 @@ def test_documents_are_embedded_by_the_last_stage(made, color_run, colors):
     assert made.embeddings[0] @ [1, -1, -1] > 1.6  # red
 
 
-def test_what_is_saved_comes_back(made, tmp_path):
+def test_a_saved_index_can_be_loaded(made, tmp_path):
     folder = tmp_path / "new" / "index"
     made.documents.loc[0, ["image", "text", "group"]] = [
         "",
@@ -51,9 +51,9 @@ def test_what_is_saved_comes_back(made, tmp_path):
     assert found.documents.equals(made.documents)
     np.testing.assert_array_equal(found.embeddings, made.embeddings)
     assert found[2:] == made[2:]
-    said = json.loads((folder / "index.json").read_text())
-    assert list(said.pop("checksums")) == ["embeddings.npy", "documents.csv"]
-    assert said == {
+    meta = json.loads((folder / "index.json").read_text())
+    assert list(meta.pop("checksums")) == ["embeddings.npy", "documents.csv"]
+    assert meta == {
         "workdir": ["../../run/stage2", str(made.workdir)],
         "images": ["../../data", str(made.images)],
         "step": 4,
@@ -62,7 +62,7 @@ def test_what_is_saved_comes_back(made, tmp_path):
         "N": 12,
         "D": 3,
     }
-    # A second one takes its place, and nothing else is left.
+    # A second index replaces the first.
     index.save(
         made._replace(
             documents=made.documents[:5], embeddings=made.embeddings[:5]
@@ -84,7 +84,7 @@ def test_what_is_saved_comes_back(made, tmp_path):
         max_size=3,
     )
 )
-def test_any_text_of_a_document_comes_back(texts):
+def test_any_text_survives_saving_and_loading(texts):
     columns = dict.fromkeys(index.COLUMNS, texts)
     documents = pd.DataFrame(columns, dtype=str)
     embeddings = np.ones((len(texts), 1), np.float32)
@@ -99,27 +99,27 @@ def test_any_text_of_a_document_comes_back(texts):
     assert found.to_numpy().tolist() == documents.to_numpy().tolist()
 
 
-def test_one_split_and_unreadable_images(color_run, colors):
+def test_build_selects_a_split_and_rejects_unreadable_images(color_run, colors):
     root, frame = colors
     run, mesh = color_run / "stage1", make_mesh()
     found, skipped = index.build(run, root / "colors.csv", mesh, "train")
     assert set(found.documents.category_id) == {"gray", "white"}
     assert not skipped.count
-    # Queries are not looked at; a document that is broken is named.
+    # Queries are ignored; unreadable documents raise an error.
     (root / "red_query_forward.png").write_bytes(b"nothing")
     index.build(run, root / "colors.csv", mesh)
     (root / "red_document_forward.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="1 of 12"):
         index.build(run, root / "colors.csv", mesh)
     table.write_table(frame[frame.role == "query"], root / "queries.csv")
-    with pytest.raises(UserError, match=r"no document in .*queries"):
+    with pytest.raises(UserError, match=r"no documents in .*queries"):
         index.build(run, root / "queries.csv", mesh)
     with pytest.raises(UserError, match="'nothing'"):
         index.build(run, root / "colors.csv", mesh, "nothing")
 
 
-def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # What cannot be written is kept there.
+def test_other_contents_are_not_overwritten(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where results are rescued
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="has contents other than"):
@@ -134,26 +134,26 @@ def test_nothing_else_is_overwritten(made, tmp_path, monkeypatch):
     assert index.load(tmp_path / "empty").step == 4
 
 
-def test_a_damaged_index_is_said(made, tmp_path):
+def test_a_damaged_index_raises_an_error(made, tmp_path):
     for name in ("embeddings.npy", "documents.csv"):
         index.save(made, tmp_path / "index")
         path = tmp_path / "index" / name
         whole = path.read_bytes()
         for content in (b"", whole[: len(whole) // 2], b"\xff" + whole):
             path.write_bytes(content)
-            with pytest.raises(UserError, match=r"damaged .* again"):
+            with pytest.raises(UserError, match=r"damaged .* rebuild"):
                 index.load(tmp_path / "index")
 
 
 def _without_checksums(folder):
-    """Makes an index one of an older version."""
-    said = json.loads((folder / "index.json").read_text())
-    del said["checksums"]
-    (folder / "index.json").write_text(json.dumps(said))
+    """Removes the checksums, as in an older version."""
+    meta = json.loads((folder / "index.json").read_text())
+    del meta["checksums"]
+    (folder / "index.json").write_text(json.dumps(meta))
 
 
 @pytest.mark.parametrize("name", ["embeddings.npy", "documents.csv"])
-def test_a_flipped_bit_is_found(made, tmp_path, name):
+def test_a_flipped_bit_raises_an_error(made, tmp_path, name):
     index.save(made, tmp_path / "index")
     path = tmp_path / "index" / name
     content = path.read_bytes()
@@ -161,12 +161,14 @@ def test_a_flipped_bit_is_found(made, tmp_path, name):
         flipped = bytearray(content)
         flipped[byte] ^= 4
         path.write_bytes(flipped)
-        with pytest.raises(UserError, match=f"{name} differs from its check"):
+        with pytest.raises(UserError, match=f"{name} does not match its check"):
             index.load(tmp_path / "index")
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_a_damaged_header_of_an_older_index_is_said(made, tmp_path, bit):
+def test_a_damaged_header_of_an_older_index_raises_an_error(
+    made, tmp_path, bit
+):
     index.save(made, tmp_path / "index")
     _without_checksums(tmp_path / "index")
     path = tmp_path / "index" / "embeddings.npy"
@@ -177,18 +179,18 @@ def test_a_damaged_header_of_an_older_index_is_said(made, tmp_path, bit):
         index.load(tmp_path / "index")
 
 
-def test_parts_of_different_indices_are_said(made, tmp_path):
+def test_inconsistent_files_raise_an_error(made, tmp_path):
     with pytest.raises(UserError, match="no index in"):
         index.load(tmp_path / "index")
     index.save(made, tmp_path / "index")
     _without_checksums(tmp_path / "index")
     embeddings = tmp_path / "index" / "embeddings.npy"
-    for array, said in (
-        (made.embeddings[:5], "belong together"),
+    for array, message in (
+        (made.embeddings[:5], "do not match each other"),
         (made.embeddings * np.nan, "not finite"),
     ):
         np.save(embeddings, array)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             index.load(tmp_path / "index")
     endless = '{"workdir": "w", "step": 1e999}'
     deep = "[" * 100_000
@@ -198,19 +200,21 @@ def test_parts_of_different_indices_are_said(made, tmp_path):
             index.load(tmp_path / "index")
 
 
-def test_the_model_must_be_the_one_that_embedded(made, tmp_path):
+def test_loading_another_model_raises_an_error(made, tmp_path):
     mesh = make_mesh()
     assert index.load_model(made, mesh).step == 4
-    with pytest.raises(UserError, match=r"step 3 in .* that of step 4"):
+    with pytest.raises(UserError, match=r"step 3 in .* now has step 4"):
         index.load_model(made._replace(step=3), mesh)
-    with pytest.raises(UserError, match="now has none"):
+    with pytest.raises(UserError, match="now has no checkpoint"):
         index.load_model(made._replace(workdir=tmp_path / "no"), mesh)
     wider = made._replace(embeddings=np.zeros((12, 4), np.float32))
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="different model"):
         index.load_model(wider, mesh)
 
 
-def test_embeddings_must_be_finite(color_run, colors, monkeypatch):
+def test_embeddings_that_are_not_finite_raise_an_error(
+    color_run, colors, monkeypatch
+):
     monkeypatch.setattr(
         index.embed,
         "make_embedder",
@@ -220,8 +224,8 @@ def test_embeddings_must_be_finite(color_run, colors, monkeypatch):
         index.build(color_run, colors[0] / "colors.csv", make_mesh())
 
 
-def gather(made, tmp_path):
-    """Saves the index beside its workdir and pictures; returns its folder."""
+def move_all(made, tmp_path):
+    """Moves index, workdir and pictures to a new folder; returns the index."""
     index.save(made, tmp_path / "index")
     (tmp_path / "all").mkdir()
     for name in ("index", "run", "data"):
@@ -229,8 +233,8 @@ def gather(made, tmp_path):
     return tmp_path / "all" / "index"
 
 
-def test_all_that_moved_together_is_found(made, tmp_path, monkeypatch):
-    folder = gather(made, tmp_path)
+def test_folders_moved_together_are_found(made, tmp_path, monkeypatch):
+    folder = move_all(made, tmp_path)
     monkeypatch.chdir(folder.parent)
     for place in (folder, "index", "../all/run/../index"):
         found = index.load(place)
@@ -249,7 +253,7 @@ def test_a_copy_uses_its_own_pictures(made, tmp_path):
     assert found.images == tmp_path / "copy" / "data"
 
 
-def test_an_index_that_moved_alone_finds_the_rest(made, tmp_path):
+def test_an_index_moved_alone_finds_its_model_and_pictures(made, tmp_path):
     index.save(made, tmp_path / "index")
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "index").rename(tmp_path / "deep" / "er" / "index")
@@ -257,17 +261,17 @@ def test_an_index_that_moved_alone_finds_the_rest(made, tmp_path):
     assert found[2:] == made[2:]
 
 
-def test_places_are_named_and_wrong_ones_refused(made, tmp_path):
-    folder = gather(made, tmp_path)
+def test_given_folders_are_used_and_missing_ones_raise_an_error(made, tmp_path):
+    folder = move_all(made, tmp_path)
     (tmp_path / "all" / "run").rename(tmp_path / "model")
     (tmp_path / "all" / "data").rename(tmp_path / "pictures")
     with pytest.raises(UserError, match=r"no checkpoint in .*--workdir="):
         index.load(folder)
     found = index.load(folder, tmp_path / "model")
-    said = index.missing_images(found)
-    assert "12 of 12 pictures are missing in" in said
-    assert "--images=FOLDER" in said
-    assert str(found.images) in said
+    message = index.missing_images(found)
+    assert "12 of 12 pictures are missing in" in message
+    assert "--images=FOLDER" in message
+    assert str(found.images) in message
     found = index.load(folder, tmp_path / "model", tmp_path / "pictures")
     assert index.missing_images(found) == ""
     assert found.workdir == tmp_path / "model" / "stage2"
@@ -276,7 +280,7 @@ def test_places_are_named_and_wrong_ones_refused(made, tmp_path):
             index.load(folder, **{"workdir": tmp_path / "model", **wrong})
 
 
-def test_an_index_behind_a_link_finds_the_rest(made, tmp_path):
+def test_an_index_behind_a_link_finds_its_model_and_pictures(made, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "index").symlink_to(tmp_path / "disk")
     index.save(made, tmp_path / "real")
@@ -287,12 +291,12 @@ def test_an_index_behind_a_link_finds_the_rest(made, tmp_path):
         assert found[2:] == made[2:]
 
 
-def test_an_older_index_with_absolute_paths_is_read(made, tmp_path):
+def test_an_older_index_with_absolute_paths_can_be_loaded(made, tmp_path):
     index.save(made, tmp_path / "index")
     path = tmp_path / "index" / "index.json"
-    said = json.loads(path.read_text())
-    del said["images"], said["fingerprint"], said["checksums"]
-    path.write_text(json.dumps(said | {"workdir": str(made.workdir)}))
+    meta = json.loads(path.read_text())
+    del meta["images"], meta["fingerprint"], meta["checksums"]
+    path.write_text(json.dumps(meta | {"workdir": str(made.workdir)}))
     absolute = [str(made.images / name) for name in made.documents["image"]]
     documents = made.documents.assign(image=absolute)
     documents.to_csv(tmp_path / "index" / "documents.csv", index=False)
@@ -301,7 +305,7 @@ def test_an_older_index_with_absolute_paths_is_read(made, tmp_path):
     assert index.load_model(found, make_mesh()).step == 4
 
 
-def test_another_model_of_the_same_step_is_refused(made, monkeypatch):
+def test_another_model_of_the_same_step_raises_an_error(made, monkeypatch):
     load = index.checkpoints.load_model
 
     def other(*arguments):
@@ -310,25 +314,25 @@ def test_another_model_of_the_same_step_is_refused(made, monkeypatch):
         return dataclasses.replace(trained, variables=variables)
 
     monkeypatch.setattr(index.checkpoints, "load_model", other)
-    with pytest.raises(UserError, match=r"another model .*--workdir="):
+    with pytest.raises(UserError, match=r"different model .*--workdir="):
         index.load_model(made, make_mesh())
 
 
-def test_some_missing_pictures_are_counted(made, tmp_path):
+def test_missing_pictures_are_counted(made, tmp_path):
     os.remove(made.images / made.documents.image[3])
     made.documents.loc[0, "image"] = ""
-    said = index.missing_images(made)
-    assert said.startswith("1 of 11 pictures are missing in")
-    assert made.documents.image[3] in said
+    message = index.missing_images(made)
+    assert message.startswith("1 of 11 pictures are missing in")
+    assert made.documents.image[3] in message
 
 
 @pytest.mark.parametrize(
     "name", ["../../etc/x.png", "/etc/passwd", "a/../../b.png", "~/x.png"]
 )
-def test_pictures_outside_of_their_folder_are_refused(made, tmp_path, name):
+def test_pictures_outside_the_image_folder_raise_an_error(made, tmp_path, name):
     made.documents.loc[2, "image"] = name
     index.save(made, tmp_path / "index")
-    with pytest.raises(UserError, match=r"not inside the folder .* again"):
+    with pytest.raises(UserError, match=r"outside the image folder.* rebuild"):
         index.load(tmp_path / "index")
 
 
@@ -345,32 +349,32 @@ def test_pictures_outside_of_their_folder_are_refused(made, tmp_path, name):
         {"N": "12"},
     ],
 )
-def test_a_damaged_field_is_said(made, tmp_path, change):
+def test_an_invalid_field_raises_an_error(made, tmp_path, change):
     index.save(made, tmp_path / "index")
     path = tmp_path / "index" / "index.json"
-    noted = json.loads(path.read_text())
-    path.write_text(json.dumps(noted | change))
-    with pytest.raises(UserError, match=r"damaged .* again") as raised:
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | change))
+    with pytest.raises(UserError, match=r"damaged .* rebuild") as raised:
         index.load(tmp_path / "index")
     assert len(str(raised.value)) < 800
     (key,) = change
     if key not in ("images", "fingerprint"):  # The first version had neither.
-        del noted[key]
-        path.write_text(json.dumps(noted))
-        with pytest.raises(UserError, match=rf"no '{key}'.* again"):
+        del meta[key]
+        path.write_text(json.dumps(meta))
+        with pytest.raises(UserError, match=rf"no '{key}'.* rebuild"):
             index.load(tmp_path / "index")
 
 
-def test_an_array_that_no_index_has_is_said(made, tmp_path):
+def test_an_invalid_array_raises_an_error(made, tmp_path):
     index.save(made, tmp_path / "index")
     path = tmp_path / "index" / "embeddings.npy"
     whole = path.read_bytes()
     (tmp_path / "index" / "index.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match=r"damaged .* again"):
+    with pytest.raises(UserError, match=r"damaged .* rebuild"):
         index.load(tmp_path / "index")
     index.save(made, tmp_path / "index")
     path.write_bytes(whole.replace(b"{", b"(", 1))
-    with pytest.raises(UserError, match=r"damaged .* again"):
+    with pytest.raises(UserError, match=r"damaged .* rebuild"):
         index.load(tmp_path / "index")
     _without_checksums(tmp_path / "index")
     np.save(path, made.embeddings.astype(np.complex64))
@@ -378,7 +382,7 @@ def test_an_array_that_no_index_has_is_said(made, tmp_path):
         index.load(tmp_path / "index")
 
 
-def test_other_pictures_of_the_same_names_are_not_taken(made, tmp_path):
+def test_other_pictures_with_the_same_names_are_not_used(made, tmp_path):
     (tmp_path / "there" / "data").mkdir(parents=True)
     index.save(made, tmp_path / "index")
     (tmp_path / "index").rename(tmp_path / "there" / "index")
@@ -387,18 +391,18 @@ def test_other_pictures_of_the_same_names_are_not_taken(made, tmp_path):
     found = index.load(tmp_path / "there" / "index")
     assert found.images == made.images
     assert index.missing_images(found) == ""
-    # If they are all there is, that is said.
+    # If no folder has the original pictures, there is a message.
     (tmp_path / "data").rename(tmp_path / "moved")
     found = index.load(tmp_path / "there" / "index")
-    said = index.missing_images(found)
-    assert "12 of the first 12 pictures in" in said
-    assert "--images=FOLDER" in said
+    message = index.missing_images(found)
+    assert "12 of the first 12 pictures in" in message
+    assert "--images=FOLDER" in message
     images = tmp_path / "moved"
     found = index.load(tmp_path / "there" / "index", images=images)
     assert index.missing_images(found) == ""
 
 
-def test_another_run_of_the_same_name_is_not_taken(made, tmp_path):
+def test_another_run_with_the_same_name_is_not_used(made, tmp_path):
     index.save(made, tmp_path / "index")
     (tmp_path / "there").mkdir()
     (tmp_path / "index").rename(tmp_path / "there" / "index")
@@ -408,7 +412,7 @@ def test_another_run_of_the_same_name_is_not_taken(made, tmp_path):
     assert found.workdir == made.workdir
 
 
-def test_an_index_that_is_replaced_meanwhile_is_read_whole(
+def test_an_index_replaced_during_loading_is_read_consistently(
     made, tmp_path, monkeypatch
 ):
     index.save(made, tmp_path / "index")

@@ -1,4 +1,4 @@
-"""Measures by hand and against a naive reading of their definitions."""
+"""Metrics against hand-computed examples and a naive implementation."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from mixer_jax.retrieval import metrics
 ALL = np.ones(2, bool)
 
 
-def test_identical_at_by_hand():
+def test_identical_at_matches_a_hand_computed_example():
     found = np.array([[3, 1, 2], [0, 0, 5]])
     labels = np.array([2, 0])
     assert metrics.identical_at(found, labels, ALL, 1).value == 0.5
@@ -16,17 +16,17 @@ def test_identical_at_by_hand():
     assert metrics.identical_at(found, labels, ALL, 3).value == 1.0
 
 
-def test_relevance_at_by_hand():
+def test_relevance_at_matches_a_hand_computed_example():
     found = np.array([[7, 7, 8, -1], [9, -2, -2, -2]])
     groups = np.array([7, 9])
-    # Two of four; then one of the one document that there is.
+    # Two of four documents, and one of one.
     assert metrics.relevance_at(found, groups, ALL, 4).value == 0.75
-    # A query without a group is not counted, nor matched to a groupless one.
+    # A query without a group is not counted, nor matched to such a document.
     groups = np.array([-1, 8])
     assert metrics.relevance_at(found, groups, ALL, 4) == (0.0, 1)
 
 
-def test_average_precision_by_hand():
+def test_average_precision_matches_a_hand_computed_example():
     # Relevant at 1, 3 and 6: (1/1 + 2/3 + 3/6) / 3; cut at R = 3: 5/9.
     positions = np.array([[6, 0, 1, 3], [2, 0, 0, 0]])
     first = np.array([True, False])
@@ -38,12 +38,12 @@ def test_average_precision_by_hand():
     assert metrics.mean_average_precision_at_r(positions, ~first).value == 0.0
 
 
-def test_reciprocal_rank_by_hand():
+def test_reciprocal_rank_matches_a_hand_computed_example():
     positions = np.array([[6, 0, 4, 5], [1, 0, 0, 0]])
     assert metrics.mean_reciprocal_rank(positions, ALL).value == 0.625
 
 
-def test_queries_without_an_answer_are_not_counted():
+def test_queries_without_relevant_documents_are_not_counted():
     positions = np.array([[0, 0], [2, 0]])
     for measure in (
         metrics.mean_average_precision,
@@ -55,20 +55,20 @@ def test_queries_without_an_answer_are_not_counted():
     assert nothing.value is None
 
 
-def test_masked_queries_change_nothing():
+def test_masked_queries_are_ignored():
     found = np.array([[0, 1], [1, 0]])
     labels = np.array([0, 0])
     mask = np.array([True, False])
     assert metrics.identical_at(found, labels, mask, 1) == (1.0, 1)
 
 
-def test_too_few_columns_are_named():
+def test_too_few_columns_raise_an_error():
     with pytest.raises(ValueError, match=r"top 3 .* \(1, 2\)"):
         metrics.identical_at(np.zeros((1, 2)), np.zeros(1), ALL[:1], 3)
 
 
 def naive(ranked, label):
-    """All measures of one query from its ranked list of categories."""
+    """Returns all metrics of a query from its ranked list of categories."""
     hits = [category == label for category in ranked]
     relevant = sum(hits)
     precisions = [
@@ -87,7 +87,7 @@ def naive(ranked, label):
     }
 
 
-def test_measures_equal_a_naive_reading():
+def test_measures_match_a_naive_implementation():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 40)
     ranked = rng.integers(0, 6, (40, 60))

@@ -1,4 +1,4 @@
-"""A model in Python, on the run of a small model that sees colors."""
+"""The Python interface to a small model that distinguishes colors."""
 
 import shutil
 
@@ -21,16 +21,16 @@ def model(color_run):
     return mixer_jax.load(color_run)
 
 
-def test_pictures_and_table_are_embedded_alike(model, trained, colors):
+def test_pictures_and_table_rows_get_equal_embeddings(model, trained, colors):
     root, frame = colors
     made = embed.embed_table(trained, frame, root, make_mesh())
-    for role, ids, wanted in (
+    for role, ids, expected in (
         ("queries", made.query_ids, made.query_embeddings),
         ("documents", made.document_ids, made.document_embeddings),
     ):
         files = [root / f"{name}.png" for name in ids]
         found = getattr(model, f"embed_{role}")(files, batch_size=5)
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_rows_do_not_depend_on_batches_or_devices(model, color_run):
@@ -54,7 +54,7 @@ def test_no_pictures_give_no_rows(model):
     assert model.embed_documents([], []).shape == (0, 3)
 
 
-def test_a_document_may_lack_its_picture_or_its_text(model):
+def test_a_document_may_lack_a_picture_or_a_text(model):
     found = model.embed_documents([RED, None], [None, "red paint"])
     np.testing.assert_allclose(found[1], [0, 0, 1], atol=1e-6)
     np.testing.assert_array_equal(
@@ -63,7 +63,7 @@ def test_a_document_may_lack_its_picture_or_its_text(model):
     np.testing.assert_array_equal(model.embed_documents([RED]), found[:1])
 
 
-def test_documents_without_anything_are_refused(model):
+def test_invalid_documents_raise_an_error(model):
     with pytest.raises(UserError, match="images, texts or both"):
         model.embed_documents()
     with pytest.raises(UserError, match="Document 1 has neither"):
@@ -72,11 +72,11 @@ def test_documents_without_anything_are_refused(model):
         model.embed_documents([RED, BLUE], ["red"])
     with pytest.raises(UserError, match=r"texts\[0\] is a float"):
         model.embed_documents(texts=[np.nan])
-    with pytest.raises(UserError, match="put it into a list"):
+    with pytest.raises(UserError, match="put it in a list"):
         model.embed_documents(texts="red")
 
 
-def test_the_unreadable_picture_is_named(model, tmp_path):
+def test_errors_name_the_unreadable_picture(model, tmp_path):
     Image.fromarray(RED).save(tmp_path / "red.png")
     good = tmp_path / "red.png"
     with pytest.raises(UserError, match=r"images\[70\]: .*missing"):
@@ -87,7 +87,7 @@ def test_the_unreadable_picture_is_named(model, tmp_path):
         model.embed_queries([good], batch_size=0)
 
 
-def test_it_evaluates_a_table(model, colors):
+def test_evaluate_measures_a_table(model, colors):
     root, _ = colors
     rows = model.evaluate(root / "colors.csv")
     galleries = {row["gallery"] for row in rows}
@@ -99,7 +99,7 @@ def test_it_evaluates_a_table(model, colors):
         model.evaluate(root / "colors.csv", split="valid")
 
 
-def test_texts_that_are_not_used_are_noticed(color_run, monkeypatch):
+def test_ignored_texts_cause_a_warning(color_run, monkeypatch):
     import json
 
     path = color_run / "stage2" / "config.json"
@@ -108,14 +108,14 @@ def test_texts_that_are_not_used_are_noticed(color_run, monkeypatch):
     path.write_text(json.dumps(config))
     model = mixer_jax.load(color_run)
     assert "text=None" in repr(model)
-    with pytest.warns(UserWarning, match="'image_only', reads no text"):
+    with pytest.warns(UserWarning, match="'image_only', does not use text"):
         found = model.embed_documents([RED], ["red"])
     np.testing.assert_array_equal(found, model.embed_documents([RED]))
     with pytest.raises(UserError, match="Document 0 has no picture"):
         model.embed_documents(texts=["red"])
 
 
-def test_what_is_no_model_is_said(color_run, tmp_path):
+def test_a_missing_model_raises_an_error(color_run, tmp_path):
     with pytest.raises(UserError, match="no trained stage"):
         mixer_jax.load(tmp_path / "missing")
     shutil.rmtree(color_run / "stage2" / "checkpoints")

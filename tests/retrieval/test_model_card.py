@@ -19,7 +19,7 @@ def render(categories=1234, measures=()):
     return model_card.render(meta, defaults.defaults(), measures)
 
 
-def test_measures_are_a_table_of_percentages():
+def test_metrics_are_shown_as_a_table_of_percentages():
     lines = render(measures=[ROW]).splitlines()
     (row,) = [line for line in lines if line.startswith("| stage1 |")]
     assert row.startswith("| stage1 | test | test | 8 | 9 | 45.7% | - |")
@@ -31,4 +31,4 @@ def test_training_is_described_if_there_was_any():
     assert "2,000 steps" in render()
     assert "1,234\ncategories" in render()
     assert "without any training" in render(categories=0)
-    assert "None; `python -m mixer_jax.evaluate`" in render()
+    assert "None yet; run `python -m mixer_jax.evaluate`" in render()

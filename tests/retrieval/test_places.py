@@ -1,4 +1,4 @@
-"""Places that an index remembers."""
+"""Paths stored in an index."""
 
 import pathlib
 import shutil
@@ -24,7 +24,9 @@ quick = settings(
 
 @quick
 @given(tree=NAMES, moved=NAMES, target=NAMES, folder=NAMES)
-def test_what_moves_together_is_found(tmp_path, tree, moved, target, folder):
+def test_folders_moved_together_are_found(
+    tmp_path, tree, moved, target, folder
+):
     root, there = tmp_path / "a" / tree, tmp_path / "b" / moved
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
@@ -35,7 +37,7 @@ def test_what_moves_together_is_found(tmp_path, tree, moved, target, folder):
     there.parent.mkdir()
     root.rename(there)
     assert places.load(names, there / folder)[0] == there / "targets" / target
-    # The index alone: the absolute one is the last resort.
+    # If only the index is moved, the absolute path is tried last.
     assert places.load(names, tmp_path / "c")[-1] == root / "targets" / target
 
 
@@ -45,17 +47,17 @@ def test_what_moves_together_is_found(tmp_path, tree, moved, target, folder):
     gone=st.sets(NAMES, max_size=5),
     folder=NAMES,
 )
-def test_missing_files_are_named(tmp_path, there, gone, folder):
+def test_missing_files_are_listed(tmp_path, there, gone, folder):
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     (tmp_path / "data" / folder).mkdir(parents=True)
     for name in there:
         (tmp_path / "data" / folder / name).touch()
     names = [f"{folder}/{name}" for name in sorted(there | gone)]
-    wanted = [f"{folder}/{name}" for name in sorted(gone - there)]
-    assert places.missing(tmp_path / "data", names) == wanted
+    expected = [f"{folder}/{name}" for name in sorted(gone - there)]
+    assert places.missing(tmp_path / "data", names) == expected
 
 
-def test_links_and_folders_are_no_pictures_unless_they_lead_to_one(tmp_path):
+def test_folders_and_broken_links_count_as_missing(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "good").symlink_to("file")
@@ -65,13 +67,13 @@ def test_links_and_folders_are_no_pictures_unless_they_lead_to_one(tmp_path):
     assert found == ["folder", "broken", "no/file"]
 
 
-def test_a_bucket_is_no_relative_place(tmp_path, bucket):
+def test_buckets_are_stored_as_absolute_paths(tmp_path, bucket):
     path = paths.make(f"{bucket}/runs/stage1")
     assert places.save(path, tmp_path) == [str(path)]
     assert places.load([str(path)], tmp_path) == [path]
 
 
-def test_through_links_both_ways_are_tried(tmp_path):
+def test_paths_are_tried_with_and_without_links(tmp_path):
     (tmp_path / "disk" / "index").mkdir(parents=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "index")
@@ -81,6 +83,6 @@ def test_through_links_both_ways_are_tried(tmp_path):
 
 
 @pytest.mark.parametrize("names", [[], [1], [""], None, {"a": 1}, ""])
-def test_what_names_no_place_is_said(names):
+def test_invalid_paths_raise_an_error(names):
     with pytest.raises(ValueError, match="paths"):
         places.load(names, pathlib.Path("x"))

@@ -6,7 +6,7 @@ from mixer_jax.retrieval import runs
 from mixer_jax.runtime.errors import UserError
 
 
-def test_models_of_a_run(color_run):
+def test_models_and_stages_of_a_run_are_found(color_run):
     one, two = color_run / "stage1", color_run / "stage2"
     assert runs.find_stages(color_run) == [one, two]
     assert runs.find_stages(color_run, ["stage2"]) == [two]
@@ -15,7 +15,7 @@ def test_models_of_a_run(color_run):
     assert found == [runs.Model("mixer", two), runs.Model("image only", two)]
 
 
-def test_a_model_is_measured_once(color_run):
+def test_a_model_given_twice_raises_an_error(color_run):
     one, two = color_run / "stage1", color_run / "stage2"
     assert runs.find_stages(color_run, ["stage1", "stage1"]) == [one]
     assert len(runs.find_models(one, [], [f"a={one}", f"a={two}"])) == 3
@@ -24,14 +24,14 @@ def test_a_model_is_measured_once(color_run):
             runs.find_models(one, [], others)
 
 
-def test_a_lone_stage_has_no_other(color_run):
+def test_another_stage_of_a_single_stage_raises_an_error(color_run):
     one = color_run / "stage1"
     assert runs.find_stages(one, ["stage1"]) == [one]
     with pytest.raises(UserError, match="leave out --stage"):
         runs.find_stages(one, ["stage2"])
 
 
-def test_wrong_names_are_said(color_run, tmp_path):
+def test_unknown_names_raise_an_error(color_run, tmp_path):
     with pytest.raises(UserError, match="'stage3'; it has stage1, stage2"):
         runs.find_stages(color_run, ["stage3"])
     with pytest.raises(UserError, match="NAME=WORKDIR"):

@@ -1,4 +1,4 @@
-"""Sharded search against a sort on one machine."""
+"""Sharded search against a plain sort."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from mixer_jax.runtime.mesh import make_mesh
 
 
 def naive_ranking(queries, documents, query_images, images):
-    """Document rows in order, a list a query; own images left out."""
+    """Returns each query's ranked document rows, without its own image."""
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     documents = documents / np.linalg.norm(documents, axis=1, keepdims=True)
     scores = queries @ documents.T
@@ -30,7 +30,7 @@ def problem():
     return queries, documents, query_images, images
 
 
-def test_top_k_equals_a_sort(problem, num_devices):
+def test_top_k_matches_a_sort(problem, num_devices):
     queries, documents, query_images, images = problem
     mesh = make_mesh(jax.devices()[:num_devices])
     gallery = search.make_gallery(documents, mesh, images, block=16)
@@ -40,12 +40,12 @@ def test_top_k_equals_a_sort(problem, num_devices):
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_positions_equal_a_sort(problem, num_devices):
+def test_positions_match_a_sort(problem, num_devices):
     queries, documents, query_images, images = problem
     mesh = make_mesh(jax.devices()[:num_devices])
     gallery = search.make_gallery(documents, mesh, images, block=16)
     rng = np.random.default_rng(1)
-    # More columns than are ranked at once, and some padding.
+    # More columns than are ranked at once, with some padding.
     relevant = rng.integers(-1, 150, (9, search.RELEVANT_BLOCK + 3))
     found = search.positions(gallery, queries, relevant, query_images)
     rankings = naive_ranking(queries, documents, query_images, images)
@@ -56,7 +56,7 @@ def test_positions_equal_a_sort(problem, num_devices):
         np.testing.assert_array_equal(found[row], expected)
 
 
-def test_device_count_changes_no_bit():
+def test_results_are_bitwise_equal_on_any_device_count():
     rng = np.random.default_rng(2)
     documents = rng.normal(size=(2500, 32)).astype(np.float32)
     documents[1::2] = documents[::2]  # every score is tied once
@@ -86,7 +86,7 @@ def test_ties_go_to_the_lower_row(num_devices):
     np.testing.assert_array_equal(places, [[1, 100], [51, 0]])
 
 
-def test_few_documents_leave_empty_places():
+def test_missing_documents_are_padded():
     gallery = search.make_gallery(
         np.eye(3, dtype=np.float32), make_mesh(), np.array([5, -1, -1])
     )
@@ -110,7 +110,7 @@ def test_no_queries_give_no_rows():
     assert scores.shape == found.shape == (0, 2)
 
 
-def test_bad_embeddings_are_named():
+def test_invalid_embeddings_raise_an_error():
     broken = np.ones((4, 2), np.float32)
     broken[2, 1] = np.nan
     with pytest.raises(ValueError, match=r"1 of 4 .* row 2"):

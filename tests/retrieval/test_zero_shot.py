@@ -1,4 +1,4 @@
-"""Models of published encoders, with the packaged weights."""
+"""Zero-shot models from packaged encoders."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mixer_jax.runtime.errors import UserError
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
-def test_pictures_are_embedded_by_their_mean_patches(tmp_path):
+def test_pictures_are_embedded_as_the_mean_of_their_patches(tmp_path):
     from PIL import Image
 
     files = []
@@ -18,10 +18,12 @@ def test_pictures_are_embedded_by_their_mean_patches(tmp_path):
         files.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(files[-1])
     model = mixer_jax.from_encoders("efficientnet-lite0", image_size=64)
-    wanted = features.image_features("efficientnet-lite0", files, 64)
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(model.embed_queries(files), wanted, atol=1e-5)
-    np.testing.assert_allclose(model.embed_documents(files), wanted, atol=1e-5)
+    expected = features.image_features("efficientnet-lite0", files, 64)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.embed_queries(files), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        model.embed_documents(files), expected, atol=1e-5
+    )
     model.save(tmp_path / "bundle")
     again = mixer_jax.load(tmp_path / "bundle")
     assert again.fingerprint == model.fingerprint
@@ -34,7 +36,7 @@ def test_pictures_are_embedded_by_their_mean_patches(tmp_path):
     )
 
 
-def test_an_unaligned_text_encoder_is_not_used():
+def test_an_unaligned_text_encoder_is_ignored():
     model = mixer_jax.from_encoders(
         "efficientnet-lite0", "minilm", image_size=64
     )
@@ -46,7 +48,7 @@ def test_an_unaligned_text_encoder_is_not_used():
         model.embed_documents(texts=["red"])
 
 
-def test_unknown_encoders_are_refused():
+def test_unknown_encoders_raise_an_error():
     with pytest.raises(UserError, match="no-such-encoder"):
         mixer_jax.from_encoders("no-such-encoder")
     with pytest.raises(UserError, match="no-such-encoder"):

@@ -1,4 +1,4 @@
-"""The application's connections, over a socket."""
+"""Connections to the server, over a socket."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,10 @@ APP = Starlette(
 
 @pytest.fixture
 def serving(monkeypatch):
-    """Returns a context that serves `APP` at an address."""
+    """Returns a context manager that serves `APP`.
+
+    It yields the address and the list of servers.
+    """
 
     @contextlib.contextmanager
     def serve():
@@ -70,26 +73,28 @@ def serving(monkeypatch):
 
 
 def _read(client):
-    """Returns all that is received until the connection ends."""
-    with client.makefile("rb") as answer:
-        return answer.read()
+    """Returns everything received until the connection closes."""
+    with client.makefile("rb") as response:
+        return response.read()
 
 
 @pytest.mark.parametrize(
     ("sent", "answers"),
     [(b"", 0), (b"POST /search HT", 0), (GET, 1), (GET + GET[:-2], 1)],
 )
-def test_a_connection_without_a_request_is_ended(
+def test_a_connection_without_a_request_is_closed(
     serving, monkeypatch, sent, answers
 ):
-    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
+    monkeypatch.setattr(connections, "_TIMEOUT", 0.5)
     with serving() as (where, _), socket.create_connection(where, 60) as client:
         client.sendall(sent)
         assert _read(client).count(b"hello") == answers
 
 
-def test_an_answer_that_is_not_taken_is_ended(serving, monkeypatch):
-    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
+def test_a_connection_whose_response_is_not_read_is_closed(
+    serving, monkeypatch
+):
+    monkeypatch.setattr(connections, "_TIMEOUT", 0.5)
     with (
         serving() as (where, servers),
         socket.create_connection(where, 60) as client,
@@ -102,7 +107,7 @@ def test_an_answer_that_is_not_taken_is_ended(serving, monkeypatch):
             assert len(_read(client)) < LARGE
 
 
-def test_a_client_that_has_said_all_is_answered(serving):
+def test_a_client_that_closes_its_end_gets_a_response(serving):
     with serving() as (where, _), socket.create_connection(where, 60) as client:
         client.sendall(GET.replace(b"/", b"/slow", 1))
         client.shutdown(socket.SHUT_WR)
@@ -110,7 +115,9 @@ def test_a_client_that_has_said_all_is_answered(serving):
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_a_refused_upload_is_read_so_that_the_answer_arrives(serving, version):
+def test_a_rejected_upload_is_read_so_that_the_response_arrives(
+    serving, version
+):
     head = b"POST /refuse HTTP/%s\r\nHost: x\r\nConnection: close\r\n" % version
     head += b"Content-Length: %d\r\n\r\n" % LARGE
     with serving() as (where, _), socket.create_connection(where, 60) as client:
@@ -119,7 +126,7 @@ def test_a_refused_upload_is_read_so_that_the_answer_arrives(serving, version):
         assert b" 413 " in _read(client)
 
 
-def test_a_refused_upload_that_waits_for_leave_is_not_waited_for(serving):
+def test_a_rejected_upload_that_expects_100_continue_is_not_read(serving):
     head = b"POST /refuse HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     head += b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % LARGE
     with serving() as (where, _), socket.create_connection(where, 10) as client:
@@ -127,7 +134,7 @@ def test_a_refused_upload_that_waits_for_leave_is_not_waited_for(serving):
         assert b" 413 " in _read(client)
 
 
-def test_the_end_of_the_server_says_nothing(serving, monkeypatch, caplog):
+def test_a_shutdown_logs_nothing(serving, monkeypatch, caplog):
     monkeypatch.setattr(server, "_GRACE", 0.1)
     head = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -141,6 +148,6 @@ def test_the_end_of_the_server_says_nothing(serving, monkeypatch, caplog):
         clients[1].sendall(GET.replace(b"/", b"/large", 1))
         clients[1].recv(1)
         servers[0].should_exit = True
-        while servers[0].server_state.tasks:  # until both are cancelled
+        while servers[0].server_state.tasks:  # until both are canceled
             threading.Event().wait(0.05)
     assert not [r for r in caplog.records if r.name.startswith("uvicorn")]

@@ -1,4 +1,4 @@
-"""Requests on their way to the application."""
+"""Middleware between the HTTP server and the application."""
 
 import asyncio
 
@@ -23,14 +23,14 @@ APP = Starlette(routes=[Route("/a/b", path), Route("/stop", cancelled)])
 
 
 @pytest.mark.parametrize("url", ["/a/b", "//a/b", "//a///b"])
-def test_repeated_slashes_are_one(url):
+def test_repeated_slashes_are_collapsed(url):
     client = TestClient(middleware.with_single_slashes(APP))
-    answer = client.get(f"http://testserver{url}")
-    assert (answer.status_code, answer.text) == (200, "/a/b")
+    response = client.get(f"http://testserver{url}")
+    assert (response.status_code, response.text) == (200, "/a/b")
 
 
-def test_a_cancelled_request_is_answered():
+def test_a_canceled_request_gets_a_response():
     client = TestClient(middleware.without_cancellation(APP))
-    answer = client.get("/stop")
-    assert answer.status_code == 503
-    assert "stopping" in answer.json()["error"]
+    response = client.get("/stop")
+    assert response.status_code == 503
+    assert "stopping" in response.json()["error"]

@@ -1,4 +1,4 @@
-"""The application over an index of colored squares."""
+"""The application with an index of colored squares."""
 
 import asyncio
 import base64
@@ -52,7 +52,7 @@ def _picture(color, kind="png"):
     return file.getvalue()
 
 
-def test_answers_do_not_depend_on_the_devices(made, num_devices):
+def test_results_do_not_depend_on_the_devices(made, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
     trained = index.load_model(made, mesh)
     found = server.Searcher(made, trained, mesh).search(_picture("red"), 100)
@@ -64,10 +64,10 @@ def test_answers_do_not_depend_on_the_devices(made, num_devices):
     np.testing.assert_allclose(cosines, expected[list(rows)], atol=1e-5)
 
 
-def test_a_picture_is_answered(client):
-    answer = client.post("/search?k=3", content=_picture("blue"))
-    assert answer.status_code == 200
-    found = answer.json()
+def test_a_search_returns_the_nearest_documents(client):
+    response = client.post("/search?k=3", content=_picture("blue"))
+    assert response.status_code == 200
+    found = response.json()
     assert found["milliseconds"] > 0
     assert len(found["results"]) == 3
     first = found["results"][0]
@@ -85,15 +85,15 @@ def test_a_picture_is_answered(client):
     assert decoding.decode(shown.content, 8)[..., 2].mean() > 200
 
 
-def test_every_common_kind_of_picture_is_read(client):
+def test_common_picture_formats_are_accepted(client):
     for kind in ("jpeg", "webp", "gif", "bmp"):
-        answer = client.post("/search", content=_picture("blue", kind))
-        assert len(answer.json()["results"]) == server.DEFAULT_K
+        response = client.post("/search", content=_picture("blue", kind))
+        assert len(response.json()["results"]) == server.DEFAULT_K
 
 
-def test_what_is_wrong_is_said(client):
+def test_bad_requests_get_an_error_message(client):
     red = _picture("red")
-    for question, content, status, said in (
+    for query, content, status, message in (
         ("", b"", 400, "empty"),
         ("", b"no picture", 400, "plain text; a PNG, JPEG"),
         ("", red[:-30], 400, "a PNG picture that cannot be read: it is trunca"),
@@ -111,58 +111,58 @@ def test_what_is_wrong_is_said(client):
         ("?k=", red, 400, "k is ''"),
         ("?k=1&k=5", red, 400, "more than one k"),
         ("?k=5&k=5", red, 400, "more than one k"),
-        ("?K=5", red, 400, "parameter 'K'; only k is known"),
+        ("?K=5", red, 400, "parameter 'K'; only k is supported"),
         ("?k=5&limit=5", red, 400, "parameter 'limit'"),
         ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
     ):
-        answer = client.post("/search" + question, content=content)
-        assert answer.status_code == status
-        assert said in answer.json()["error"]
+        response = client.post("/search" + query, content=content)
+        assert response.status_code == status
+        assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "none-such"])
-def test_a_form_of_an_odd_charset_is_no_failure(client, charset):
+def test_a_form_with_an_odd_charset_does_not_crash_the_server(client, charset):
     kind = f"multipart/form-data; boundary=x; charset={charset}"
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"'
     body = head + b"\r\n\r\n" + _picture("red") + b"\r\n--x--\r\n"
-    answer = client.post(
+    response = client.post(
         "/search", content=body, headers={"content-type": kind}
     )
-    assert answer.status_code in (200, 400)
-    assert {"results", "error"} & set(answer.json())
+    assert response.status_code in (200, 400)
+    assert {"results", "error"} & set(response.json())
 
 
 @pytest.mark.parametrize("row", ["9" * 5000, "-1", "1_0", "%D9%A3", "x", "99"])
-def test_a_picture_that_is_not_there_is_said(client, row):
-    answer = client.get(f"/image/{row}")
-    assert answer.status_code == 404
-    assert "There is no document" in answer.json()["error"]
-    assert len(answer.text) < 100
+def test_an_unknown_document_gets_an_error_message(client, row):
+    response = client.get(f"/image/{row}")
+    assert response.status_code == 404
+    assert "There is no document" in response.json()["error"]
+    assert len(response.text) < 100
 
 
-def test_a_form_with_a_file_is_answered(client):
+def test_a_form_with_a_file_is_accepted(client):
     files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
-    answer = client.post("/search?k=2", files=files)
-    assert answer.status_code == 200
-    first = answer.json()["results"][0]
+    response = client.post("/search?k=2", files=files)
+    assert response.status_code == 200
+    first = response.json()["results"][0]
     assert first["category_id"] == "blue"
     plain = client.post("/search?k=2", content=_picture("blue"))
-    assert answer.json()["results"] == plain.json()["results"]
-    answer = client.post("/search", files=files, data={"k": "3"})
-    assert len(answer.json()["results"]) == 3
-    # As curl sends --data-binary.
-    answer = client.post(
+    assert response.json()["results"] == plain.json()["results"]
+    response = client.post("/search", files=files, data={"k": "3"})
+    assert len(response.json()["results"]) == 3
+    # The content type that curl sends with --data-binary.
+    response = client.post(
         "/search",
         content=_picture("blue"),
         headers={"content-type": "application/x-www-form-urlencoded"},
     )
-    assert answer.json()["results"][0] == first
+    assert response.json()["results"][0] == first
 
 
-def test_what_is_wrong_with_a_form_is_said(client):
+def test_invalid_forms_get_an_error_message(client):
     red = _picture("red")
     broken = {"content-type": "multipart/form-data"}
-    for arguments, status, said in (
+    for arguments, status, message in (
         ({"files": {"file": ("a.pdf", b"%PDF-1.7")}}, 400, "a PDF document"),
         ({"files": {"file": ("a.png", b"")}}, 400, "empty"),
         ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
@@ -176,14 +176,14 @@ def test_what_is_wrong_with_a_form_is_said(client):
         (
             {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
             400,
-            "so has the form",
+            "Both the URL and the form",
         ),
     ):
-        answer = client.post("/search", **arguments)
-        assert (answer.status_code, said in answer.json()["error"]) == (
+        response = client.post("/search", **arguments)
+        assert (response.status_code, message in response.json()["error"]) == (
             status,
             True,
-        ), answer.json()
+        ), response.json()
 
 
 BOUNDARY = b"--x"
@@ -221,16 +221,16 @@ HEADERS = st.sampled_from(
     header=HEADERS,
     length=st.sampled_from(["", "1", "x", "-1", "²"]),
 )
-def test_random_forms_are_answered_or_refused(client, body, header, length):
+def test_random_forms_are_accepted_or_rejected(client, body, header, length):
     headers = {"content-type": header}
     if length:
         headers["content-length"] = length.encode()
-    answer = client.post("/search", content=body, headers=headers)
-    assert answer.status_code in (200, 400, 413)
-    assert ("results" if answer.is_success else "error") in answer.json()
+    response = client.post("/search", content=body, headers=headers)
+    assert response.status_code in (200, 400, 413)
+    assert ("results" if response.is_success else "error") in response.json()
 
 
-def test_uploads_in_memory_are_counted(searcher, monkeypatch):
+def test_uploads_in_memory_are_limited(searcher, monkeypatch):
     readers = []
 
     class Reader(uploads.Reader):
@@ -244,31 +244,34 @@ def test_uploads_in_memory_are_counted(searcher, monkeypatch):
             client.post("/search", content=content)
         assert readers[0]._held == 0
         monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
-        answer = client.post("/search", content=_picture("red"))
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "try again" in answer.json()["error"]
+        response = client.post("/search", content=_picture("red"))
+        assert (response.status_code, response.headers["retry-after"]) == (
+            503,
+            "1",
+        )
+        assert "try again" in response.json()["error"]
         assert readers[0]._held == 0
 
 
-def test_pixels_are_counted_before_they_are_decoded(searcher):
+def test_the_pixel_limit_is_checked_before_decoding(searcher):
     bomb = broken_files.png_header(14_000, 14_000)
     bomb += broken_files.png_chunk(b"IDAT", b"")
     with TestClient(server.make_app(searcher)) as client:
-        answer = client.post("/search", content=bomb)
-        assert answer.status_code == 400
-        said = answer.json()["error"]
-        assert "a PNG picture, but it has 14000 x 14000 pixels" in said
-        assert "50 megapixels (--max-megapixels)" in said
-        # Images of the size of cameras and screens are answered.
+        response = client.post("/search", content=bomb)
+        assert response.status_code == 400
+        message = response.json()["error"]
+        assert "a PNG picture, but it has 14000 x 14000 pixels" in message
+        assert "50 megapixels (--max-megapixels)" in message
+        # Pictures from cameras and screens are accepted.
         for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
             file = io.BytesIO()
             Image.new("RGB", size, "blue").save(file, kind)
-            answer = client.post("/search?k=1", content=file.getvalue())
-            assert answer.json()["results"][0]["category_id"] == "blue"
+            response = client.post("/search?k=1", content=file.getvalue())
+            assert response.json()["results"][0]["category_id"] == "blue"
 
 
 @pytest.mark.parametrize("prefix", ["", "/shop", "/a/b c"])
-def test_a_prefix_changes_nothing(searcher, prefix):
+def test_a_proxy_prefix_changes_nothing(searcher, prefix):
     app = server.make_app(searcher)
     if prefix:
         app = Starlette(routes=[Mount(prefix, app)])
@@ -285,43 +288,43 @@ def test_a_prefix_changes_nothing(searcher, prefix):
         for base in (found.url, page.url):
             shown = client.get(base.join(image))
             assert shown.headers["content-type"] == "image/png"
-        # The page may be asked for without the slash at its end.
+        # The page may be requested without a trailing slash.
         if prefix:
             assert client.get(prefix).url.path == page.url.path
-        answer = client.get(f"{prefix}/search/", follow_redirects=False)
-        assert answer.status_code == 404
+        response = client.get(f"{prefix}/search/", follow_redirects=False)
+        assert response.status_code == 404
 
 
-def test_an_upload_that_hides_its_size_is_cut_off(client):
+def test_an_upload_of_undeclared_size_is_limited(client):
     chunks = (bytes(1000) for _ in range(20))
-    answer = client.post("/search", content=chunks)
-    assert answer.status_code == 413
+    response = client.post("/search", content=chunks)
+    assert response.status_code == 413
 
 
-def test_documents_without_a_picture(searcher, made):
+def test_documents_without_a_picture_get_an_error_message(searcher, made):
     made.documents.loc[0, "image"] = ""
     made.documents.loc[1, "image"] = "gone.png"
     with TestClient(server.make_app(searcher)) as client:
-        for row, said in (
+        for row, message in (
             (0, "has no picture"),
             (1, "gone.png of document 1 is missing in"),
             (1, "--images=FOLDER"),
             (12, "no document 12"),
         ):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 404
-            assert said in answer.json()["error"]
-        answer = client.post("/search", content=_picture("red"))
-        shown = {r["sample_id"]: r["image"] for r in answer.json()["results"]}
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 404
+            assert message in response.json()["error"]
+        response = client.post("/search", content=_picture("red"))
+        shown = {r["sample_id"]: r["image"] for r in response.json()["results"]}
         assert shown[made.documents.sample_id[0]] is None
 
 
-def test_page_and_health(client, made):
+def test_page_health_and_unknown_urls(client, made):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "</html>" in page.text
     assert "12 documents" in page.text
-    # Nothing is fetched from elsewhere.
+    # The page loads nothing from other hosts.
     assert "://" not in page.text
     assert client.get("/health").json() == {
         "documents": 12,
@@ -329,12 +332,12 @@ def test_page_and_health(client, made):
         "step": 4,
     }
     assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
-    answer = client.get("/search")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert "POST a picture to search" in answer.json()["error"]
+    response = client.get("/search")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert "POST a picture to search" in response.json()["error"]
 
 
-def test_searches_do_not_hold_up_the_rest(searcher, client):
+def test_searches_do_not_block_other_requests(searcher, client):
     started = []
 
     def ask():
@@ -347,25 +350,25 @@ def test_searches_do_not_hold_up_the_rest(searcher, client):
         assert client.get("/health").status_code == 200
     for thread in asking:
         thread.join()
-    assert [answer.status_code for answer in started] == [200] * 3
+    assert [response.status_code for response in started] == [200] * 3
 
 
-def test_a_fault_of_our_own_is_no_silence(searcher, monkeypatch):
+def test_a_bug_gets_an_error_message(searcher, monkeypatch):
     monkeypatch.setattr(searcher, "search", lambda *_: 1 / 0)
     app = server.make_app(searcher)
     with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.post("/search", content=b"x")
-    assert answer.status_code == 500
-    assert "failed" in answer.json()["error"]
+        response = client.post("/search", content=b"x")
+    assert response.status_code == 500
+    assert "failed" in response.json()["error"]
 
 
-def test_a_wrong_limit_is_said():
+def test_an_invalid_limit_raises_an_error():
     for megabytes in (0, -1, float("inf"), float("nan")):
         with pytest.raises(UserError, match="at most 1000"):
             server.make_app(None, megabytes)
 
 
-def test_a_port_is_taken_once():
+def test_an_unavailable_port_raises_an_error():
     with server.listen("127.0.0.1", 0) as listener:
         url = server.address(listener)
         assert url.startswith("http://127.0.0.1:")
@@ -376,7 +379,7 @@ def test_a_port_is_taken_once():
         server.listen("127.0.0.1", 70000)
 
 
-def test_no_such_host(monkeypatch):
+def test_an_unknown_host_raises_an_error(monkeypatch):
     def fail(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -388,11 +391,14 @@ def test_no_such_host(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"),
-    [("_PATIENCE", "stood still for 0.01"), ("_LONGEST", "more than 0.01")],
+    ("limit", "message"),
+    [
+        ("_IDLE_TIMEOUT", "stalled for 0.01"),
+        ("_TOTAL_TIMEOUT", "more than 0.01"),
+    ],
 )
 @pytest.mark.parametrize("form", [False, True])
-def test_an_upload_that_stands_still_is_ended(form, limit, said, monkeypatch):
+def test_a_stalled_upload_is_stopped(form, limit, message, monkeypatch):
     monkeypatch.setattr(uploads, limit, 0.01)
     kind = b"multipart/form-data; boundary=x" if form else b"image/png"
     scope = {"type": "http", "headers": [(b"content-type", kind)]}
@@ -406,13 +412,13 @@ def test_an_upload_that_stands_still_is_ended(form, limit, said, monkeypatch):
             pass
 
     reader = uploads.Reader(1)
-    with pytest.raises(HTTPException, match=said) as caught:
+    with pytest.raises(HTTPException, match=message) as caught:
         asyncio.run(read())
     assert caught.value.status_code == 408
     assert reader._held == 0
 
 
-def test_an_upload_at_the_end_of_the_server_is_answered(
+def test_an_upload_during_shutdown_gets_a_response(
     searcher, monkeypatch, caplog
 ):
     monkeypatch.setattr(server, "_GRACE", 0.1)
@@ -434,23 +440,23 @@ def test_an_upload_at_the_end_of_the_server_is_answered(
             )
             assert b"100 Continue" in client.recv(1000)  # it is being read
             servers[0].should_exit = True
-            with client.makefile("rb") as answer:
-                said = answer.read()
+            with client.makefile("rb") as file:
+                response = file.read()
         thread.join()
-    assert b" 503 " in said.splitlines()[0]
-    assert b"The server is stopping." in said
+    assert b" 503 " in response.splitlines()[0]
+    assert b"The server is stopping." in response
     assert "Traceback" not in caplog.text
 
 
-def test_a_doubled_slash_is_one(client):
+def test_repeated_slashes_are_collapsed(client):
     found = client.post("/search?k=3", content=_picture("blue")).json()
     again = client.post(
         "http://testserver//search?k=3", content=_picture("blue")
     )
     assert again.json()["results"] == found["results"]
     for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
-        answer = client.get(f"http://testserver{url}")
-        assert answer.headers["content-type"].startswith(kind)
+        response = client.get(f"http://testserver{url}")
+        assert response.headers["content-type"].startswith(kind)
 
 
 @pytest.mark.parametrize(
@@ -461,12 +467,12 @@ def test_a_doubled_slash_is_one(client):
         b"filename*=utf-8''caf%C3%A9.png; filename=\"a\"",
     ],
 )
-def test_a_file_of_a_name_in_other_letters_is_a_file(client, name):
+def test_a_file_with_a_non_ascii_name_is_accepted(client, name):
     body = b"--x\r\nContent-Disposition: form-data; name=file; " + name
     body += b"\r\n\r\n" + _picture("blue") + b"\r\n--x--\r\n"
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    answer = client.post("/search", content=body, headers=kind)
-    assert answer.json()["results"][0]["category_id"] == "blue"
+    response = client.post("/search", content=body, headers=kind)
+    assert response.json()["results"][0]["category_id"] == "blue"
 
 
 BAD_REQUESTS = [
@@ -480,7 +486,7 @@ BAD_REQUESTS = [
 ]
 
 
-def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
+def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
     servers = []
     make = connections.Server
     monkeypatch.setattr(
@@ -495,32 +501,34 @@ def test_bad_requests_say_nothing_on_the_console(searcher, caplog, monkeypatch):
         for request in BAD_REQUESTS:
             with socket.create_connection(listener.getsockname()) as client:
                 client.sendall(request)
-                with client.makefile("rb") as answer:
-                    said = answer.read()
-            assert said.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
+                with client.makefile("rb") as file:
+                    response = file.read()
+            assert response.startswith((b"HTTP/1.1 400", b"HTTP/1.1 200"))
         servers[0].should_exit = True
         thread.join()
-    assert b"send one file, as curl" in said
+    assert b"send one file, as curl" in response
     assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]
 
 
-def test_only_pictures_are_shown(searcher, made):
+def test_only_pictures_are_served(searcher, made):
     made.documents.loc[:3, "image"] = ["notes", "page.png", "a.svg", "bare"]
-    (made.images / "notes").write_text("not for you")
+    (made.images / "notes").write_text("private")
     (made.images / "page.png").write_text("<html><script></script></html>")
     (made.images / "a.svg").write_text("<svg><script></script></svg>")
     (made.images / "bare").write_bytes(_picture("red", "webp"))
     with TestClient(server.make_app(searcher)) as client:
         for row in range(3):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 404
-            assert "not a picture" in answer.json()["error"]
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 404
+            assert "not a picture" in response.json()["error"]
         shown = client.get("/image/3")
         assert shown.headers["content-type"] == "image/webp"
 
 
-def test_a_picture_that_cannot_be_read_is_said(searcher, made, monkeypatch):
-    made.documents.loc[0, "image"] = "a" * 300  # no system has such names
+def test_an_unreadable_picture_gets_an_error_message(
+    searcher, made, monkeypatch
+):
+    made.documents.loc[0, "image"] = "a" * 300  # too long for any file system
     images = made.images / made.documents.loc[1, "image"]
     opened = open
 
@@ -531,9 +539,9 @@ def test_a_picture_that_cannot_be_read_is_said(searcher, made, monkeypatch):
 
     monkeypatch.setattr(server, "open", refuse, raising=False)
     with TestClient(server.make_app(searcher)) as client:
-        for row, said in ((0, "name too long"), (1, "Permission denied")):
-            answer = client.get(f"/image/{row}")
-            assert answer.status_code == 500
-            assert f"of document {row} cannot be read" in answer.text
-            assert said in answer.json()["error"]
+        for row, message in ((0, "name too long"), (1, "Permission denied")):
+            response = client.get(f"/image/{row}")
+            assert response.status_code == 500
+            assert f"of document {row} cannot be read" in response.text
+            assert message in response.json()["error"]
         assert client.get("/image/2").status_code == 200

@@ -1,3 +1,5 @@
+"""Reading of uploads from requests."""
+
 import asyncio
 
 import pytest
@@ -14,8 +16,8 @@ FORM = (
 FORM_TYPE = {"content-type": "multipart/form-data; boundary=x"}
 
 
-def read(reader, chunks, headers=(), held=None):
-    """Reads a request of chunks; calls `held` while the upload is in memory."""
+def read(reader, chunks, headers=(), during=None):
+    """Reads chunks as a request; calls `during` while the upload is held."""
     raw = [(k.encode(), v.encode()) for k, v in dict(headers).items()]
     messages = [
         {"type": "http.request", "body": chunk, "more_body": True}
@@ -30,28 +32,28 @@ def read(reader, chunks, headers=(), held=None):
     async def run():
         request = Request({"type": "http", "headers": raw}, receive)
         async with reader.read(request) as upload:
-            if held is not None:
-                held()
+            if during is not None:
+                during()
             return upload
 
     return asyncio.run(run())
 
 
-def test_a_body_is_the_picture():
+def test_a_body_is_read_as_the_picture():
     upload = read(uploads.Reader(1), [b"pic", b"ture"])
     assert upload == uploads.Upload(b"picture", None)
 
 
 @pytest.mark.parametrize("size", [1, 7, len(FORM)])
-def test_a_form_has_a_picture_and_k(size):
+def test_a_form_is_read_as_a_picture_and_k(size):
     chunks = [FORM[i : i + size] for i in range(0, len(FORM), size)]
     upload = read(uploads.Reader(1), chunks, FORM_TYPE)
     assert upload == uploads.Upload(b"picture", "3")
 
 
-def test_bytes_are_held_until_the_end():
+def test_bytes_count_until_the_context_ends():
     reader, seen = uploads.Reader(1), []
-    read(reader, [b"picture"], held=lambda: seen.append(reader._held))
+    read(reader, [b"picture"], during=lambda: seen.append(reader._held))
     assert seen == [7]
     assert reader._held == 0
 
@@ -67,7 +69,7 @@ def test_bytes_are_held_until_the_end():
         ([FORM[:-30]], FORM_TYPE, 400),
     ],
 )
-def test_a_bad_upload_is_refused_and_let_go(chunks, headers, status):
+def test_a_bad_upload_is_rejected_and_released(chunks, headers, status):
     reader = uploads.Reader(0.001)
     with pytest.raises(HTTPException) as caught:
         read(reader, chunks, headers)
