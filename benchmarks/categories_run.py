@@ -114,7 +114,7 @@ def kept(folder: str, features: str, truth: str) -> Catalog:
     queries, items = len(read.queries), len(read.items)
     if len(image) != queries + items or len(text) != items:
         raise UserError(
-            f"{features} has features of {len(image)} pictures and {len(text)} "
+            f"{features} has features of {len(image)} images and {len(text)} "
             f"texts, but {folder} has {queries} queries and {items} items; run "
             "categorize on this log first."
         )

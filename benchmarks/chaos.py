@@ -52,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.chaos", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--data", required=True, help="folder of medium.csv and large.csv")
+    add("--data", required=True, help="folder with medium.csv and large.csv")
     add("--kills", type=int, default=50)
-    add("--devices", default="4", help="in all, comma-separated")
+    add("--devices", default="4", help="in total, comma-separated")
     add("--processes", default="1,2,4", help="comma-separated")
-    add("--steps", type=int, default=60, help="of each stage")
-    add("--seed", type=int, default=0, help="of what is killed, and when")
-    add("--seeds", type=int, default=3, help="undisturbed runs to measure")
-    add("--json", default="", help="file to write the figures to")
+    add("--steps", type=int, default=60, help="per stage")
+    add("--seed", type=int, default=0, help="of the random choices")
+    add("--seeds", type=int, default=3, help="undisturbed runs to evaluate")
+    add("--json", default="", help="file to write the results to")
     given = parser.parse_args(arguments)
     chaos_main.register()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = measure(given, folder)
     except UserError as error:
         print(
-            f"error: {error}\nAll that was made is in {folder}.",
+            f"error: {error}\nThe output of the runs is in {folder}.",
             file=sys.stderr,
         )
         return 2
@@ -172,7 +172,7 @@ class Torment:
             ended = self._start(kill)
             self.codes.update(map(str, ended))
             if processes.WRONG in ended or (any(ended) and not kill):
-                raise self._run.fail("It failed when it was started again:")
+                raise self._run.fail("The run failed after a restart:")
             if self._run.written() > written:
                 self._check(first, before, copy)
             if not any(ended):
@@ -202,16 +202,16 @@ class Torment:
           written in time, "" if the run ended before.
         """
         written, since = self._run.written(), time.monotonic()
-        going_on = state == "starting"
-        moment = longest = _STARTING if going_on else _TRAINING
+        timing = state == "starting"
+        moment = limit = _STARTING if timing else _TRAINING
         if state != "saving":
-            moment = self._rng.uniform(0, longest)
-        while not going_on or time.monotonic() < since + moment:
+            moment = self._rng.uniform(0, limit)
+        while not timing or time.monotonic() < since + moment:
             if any(process.poll() is not None for process in begun):
                 return ""
-            if not going_on and self._run.written() > written:
-                going_on, since = True, time.monotonic()
-            if state == "saving" and going_on and self._run.saving():
+            if not timing and self._run.written() > written:
+                timing, since = True, time.monotonic()
+            if state == "saving" and timing and self._run.saving():
                 return state
             time.sleep(0.005)
         return "training" if state == "saving" else state

@@ -64,8 +64,8 @@ def measure(
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     # The kernel's OOM killer sends signal 9.
-    wanted = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
-    if done.returncode == -9 or any(w in done.stderr for w in wanted):
+    signs = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
+    if done.returncode == -9 or any(sign in done.stderr for sign in signs):
         return None
     raise RuntimeError(
         f"Measuring the memory of {name} failed:\n{done.stderr[-4000:]}"
