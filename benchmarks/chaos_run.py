@@ -207,13 +207,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def ending(begun: Sequence[subprocess.Popen]) -> Iterator[None]:
+def ending(started: Sequence[subprocess.Popen]) -> Iterator[None]:
     """Kills the remaining processes on exit, even if the block raises."""
     try:
         yield
     finally:
-        send("SIGKILL", begun)
-        for process in begun:
+        send("SIGKILL", started)
+        for process in started:
             process.wait()
 
 
@@ -223,7 +223,7 @@ def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
         process.send_signal(getattr(signal, name))
 
 
-def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
+def wait(started: Sequence[subprocess.Popen]) -> list[int]:
     """Waits for a run's processes; returns their exit codes.
 
     When a process has ended, the others are killed after a grace period, as a
@@ -231,11 +231,11 @@ def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
     for five minutes.
     """
     since = None
-    while None in (codes := [process.poll() for process in begun]):
+    while None in (codes := [process.poll() for process in started]):
         if since is None and any(code is not None for code in codes):
             since = time.monotonic()
         if since is not None and time.monotonic() > since + _GRACE:
-            send("SIGKILL", begun)
+            send("SIGKILL", started)
         time.sleep(0.02)
     return codes
 

@@ -140,7 +140,7 @@ def _compile(
     if not name.startswith("cpu"):
         row = abstract_pod.compile_stage(config, categories, mesh, name)[0]
         row = dataclasses.asdict(row)
-        kept = (
+        keys = (
             "total",
             "capacity",
             "flops",
@@ -152,7 +152,7 @@ def _compile(
             "collective_ms",
             "roofline_ms",
         )
-        return common | {key: row[key] for key in kept}
+        return common | {key: row[key] for key in keys}
     run = setup.assemble(config, categories, mesh)
     compiled = abstract_step.compile_step(run)
     costs = program_costs.count(compiled.as_text(), mesh.size)

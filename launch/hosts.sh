@@ -123,7 +123,7 @@ everywhere() {
 
 # Prints the state of the run on all hosts. Runs in a subshell that ignores
 # Ctrl-C, so that the output is not lost.
-look() {
+run_state() {
   trap '' INT
   (everywhere worker status || true) 2>/dev/null | verdict "$count"
 }
@@ -134,7 +134,7 @@ end_everywhere() {
   local final
   if [[ $now != "exited "* || $now == "exited 0" ]]; then return; fi
   everywhere worker end --grace=60 || true
-  final=$(look)
+  final=$(run_state)
   if [[ $final == "exited "* ]]; then now=$final; fi
 }
 
@@ -147,7 +147,7 @@ follow() {
       notified=true
       everywhere worker end || true
     fi
-    now=$(look)
+    now=$(run_state)
     case $now in
       running) unknown=0 ;;
       exited* | stopped*)
@@ -175,7 +175,7 @@ if [[ $command == run ]]; then
     exit
   fi
   stop_on_signals
-  now=$(look)
+  now=$(run_state)
   if [[ $now == running ]]; then
     note "The run has already started; following it."
   else

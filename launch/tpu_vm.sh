@@ -177,7 +177,7 @@ find_state() {
 
 # Prints the state of the run on all hosts, from worker.sh. Runs in a subshell
 # that ignores Ctrl-C, so that the output is not lost.
-look() {
+run_state() {
   local hosts
   trap '' INT
   hosts=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
@@ -219,14 +219,14 @@ end_everywhere() {
   local final code
   if [[ $now == "exited 0" ]]; then return; fi
   supervise as_one_group on_hosts end --grace=60
-  final=$(look)
+  final=$(run_state)
   if [[ $final == exited* || $final == stopped* ]]; then now=$final; fi
 }
 
 # Checks the run on an active pod once, and acts on its state.
-tend() {
+check_run() {
   local now
-  now=$(look)
+  now=$(run_state)
   if [[ $now != "$seen" ]]; then note "The run on $NAME: $now."; fi
   seen=$now
   if [[ $now == unknown ]]; then
@@ -266,7 +266,7 @@ babysit() {
     if [[ $state != "$before" ]]; then note "The pod $NAME: $state."; fi
     before=$state
     case $state in
-      ACTIVE) tend ;;
+      ACTIVE) check_run ;;
       ABSENT) attempt create || true ;;
       SUSPENDED) attempt delete || true ;; # Preempted; it still has the name.
       FAILED)

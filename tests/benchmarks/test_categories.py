@@ -36,7 +36,9 @@ def test_rows_and_growth(in_process, tmp_path, capsys):
 
 
 def test_synthetic_categories_have_a_long_tail():
-    features, clicks, truth = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+    features, clicks, truth = categories_run.synthetic(
+        3000, 9000, 0.05, (24, 8)
+    )
     sizes = np.bincount(truth)
     assert features.samples == len(truth) == 3000
     assert np.median(sizes) <= 4 < sizes.max() / 5
@@ -45,7 +47,7 @@ def test_synthetic_categories_have_a_long_tail():
     # All categories have both roles, except perhaps the last, which may be cut.
     assert set(queries) - {truth.max()} <= set(items)
     assert clicks["query"].max() < len(queries)
-    again, _, _ = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+    again, _, _ = categories_run.synthetic(3000, 9000, 0.05, (24, 8))
     np.testing.assert_array_equal(again.item_text, features.item_text)
 
 

@@ -56,32 +56,32 @@ def hasty(monkeypatch):
     monkeypatch.setattr(chaos, "_TRAINING", 0.1)
 
 
-def torment(tmp_path, fifth="105"):
+def kill_a_run(tmp_path, fifth="105"):
     whole = Counting(tmp_path / "whole")
     whole.finish(1)
     broken = Counting(tmp_path / "broken", fifth)
-    tormented = chaos.Torment(broken, whole, broken, [1], [1], seed=0)
-    tormented.run(kills=5)
+    killed = chaos.KilledRun(broken, whole, broken, [1], [1], seed=0)
+    killed.run(kills=5)
     assert broken.losses().keys() == whole.losses().keys()
-    return tormented
+    return killed
 
 
 def test_kills_the_given_number_of_times_and_lets_the_run_finish(tmp_path):
-    tormented = torment(tmp_path)
-    assert sum(tormented.kills.values()) == 5
-    assert sum(tormented.codes.values()) == 6
-    assert tormented.codes["0"] == 1
-    assert set(tormented.codes) <= {"0", "-9", "-15", str(processes.PREEMPTED)}
-    assert tormented.first
-    assert not any(tormented.first)
+    killed = kill_a_run(tmp_path)
+    assert sum(killed.kills.values()) == 5
+    assert sum(killed.codes.values()) == 6
+    assert killed.codes["0"] == 1
+    assert set(killed.codes) <= {"0", "-9", "-15", str(processes.PREEMPTED)}
+    assert killed.first
+    assert not any(killed.first)
 
 
 def test_a_different_first_loss_is_noticed(tmp_path, monkeypatch):
     # Killed only after step 4, the run resumes at step 5.
     monkeypatch.setattr(Counting, "saving", lambda run: run.next().step == 5)
     monkeypatch.setattr(chaos, "STATES", ("saving",))
-    tormented = torment(tmp_path, fifth="210")
-    assert max(tormented.first) == pytest.approx(1.0)
+    killed = kill_a_run(tmp_path, fifth="210")
+    assert max(killed.first) == pytest.approx(1.0)
 
 
 def test_a_run_that_fails_by_itself_is_not_restarted_forever(tmp_path):
@@ -90,9 +90,9 @@ def test_a_run_that_fails_by_itself_is_not_restarted_forever(tmp_path):
         subprocess.Popen([sys.executable, "-c", "raise SystemExit(70)"])
     ]
     (broken.folder / "log.txt").write_text("It hangs.\n")
-    tormented = chaos.Torment(broken, broken, broken, [1], [1], seed=0)
+    killed = chaos.KilledRun(broken, broken, broken, [1], [1], seed=0)
     with pytest.raises(UserError, match="It hangs"):
-        tormented.run(kills=0)
+        killed.run(kills=0)
 
 
 def test_unfinished_files_are_listed(tmp_path):
@@ -124,28 +124,28 @@ def test_losses_are_readable_while_being_written(tmp_path):
 def test_the_remaining_processes_are_killed_after_one_ends(monkeypatch):
     monkeypatch.setattr(chaos_run, "_GRACE", 0.2)
     commands = ["import time; time.sleep(600)", "raise SystemExit(3)"]
-    begun = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
-    assert chaos_run.wait(begun) == [-9, 3]
+    started = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
+    assert chaos_run.wait(started) == [-9, 3]
 
 
 def test_no_process_outlives_an_interruption(tmp_path, monkeypatch):
-    begun = []
+    started = []
 
     def start(count, devices):
         command = [sys.executable, "-c", "import time; time.sleep(60)"]
-        begun.append(subprocess.Popen(command))
-        return begun[-1:]
+        started.append(subprocess.Popen(command))
+        return started[-1:]
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     run = Counting(tmp_path / "run")
     run.start = start
-    tormented = chaos.Torment(run, run, run, [1], [1], seed=0)
-    monkeypatch.setattr(tormented, "_wait", interrupt)
+    killed = chaos.KilledRun(run, run, run, [1], [1], seed=0)
+    monkeypatch.setattr(killed, "_wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tormented.run(kills=1)
+        killed.run(kills=1)
     monkeypatch.setattr(run, "losses", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.finish(1, until=Place(0, 1))
-    assert [process.poll() for process in begun] == [-9, -9]
+    assert [process.poll() for process in started] == [-9, -9]
