@@ -147,7 +147,7 @@ def test_the_peer_samples_positives_and_random_others():
     assert len(set(torch.cat(drawn).tolist())) == 100
 
 
-def test_arrays(num_devices):
+def test_arrays_are_valid(num_devices):
     mesh = meshes.make_mesh(jax.devices()[:num_devices])
     made = arrays_lib.make_arrays(37, 16, 32, 4, mesh)
     norms = np.linalg.norm(made.proxies, axis=-1)

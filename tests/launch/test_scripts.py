@@ -83,7 +83,7 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_form(script):
+def test_scripts_follow_the_conventions(script):
     text = script.read_text(encoding="utf-8")
     assert max(map(len, text.splitlines())) <= 80
     executable = script.name not in SOURCED
