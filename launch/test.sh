@@ -32,16 +32,16 @@ install_apart() {
 # In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
-  # In .venv, it would make JAX look for a TPU in every command, and print that
-  # there is none.
+  # In .venv, libtpu would make JAX look for a TPU in every command, and print
+  # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
     install_apart "$libtpu" --no-deps &
     pids+=($!)
   fi
-  # In .venv, every command would import it.
+  # In .venv, every command would import torch.
   install_apart torch==2.13.0 &
   pids+=($!)
-  # In .venv, its pins would hold back pillow, protobuf, pyarrow and
+  # In .venv, the pins of Beam would hold back pillow, protobuf, pyarrow and
   # python-dateutil.
   install_apart apache-beam==2.77.0 &
   pids+=($!)

@@ -268,7 +268,7 @@ babysit() {
     case $state in
       ACTIVE) check_run ;;
       ABSENT) attempt create || true ;;
-      SUSPENDED) attempt delete || true ;; # Preempted; it still has the name.
+      SUSPENDED) attempt delete || true ;; # Preempted; the name is in use.
       FAILED)
         restart_or_exit 1 "The request for the pod"
         attempt delete || true
