@@ -190,7 +190,7 @@ def test_invalid_arguments_are_errors(arguments, words, capsys):
 
 
 def test_an_unavailable_head_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(contenders.heads, "HEADS", {})
+    monkeypatch.setattr(contenders.heads.factory, "HEADS", {})
     assert heads.main([*SMALL, "--heads=topk"]) == 2
     assert "topk" in capsys.readouterr().err
 
