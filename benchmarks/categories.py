@@ -65,16 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--samples", default="50000", help="sizes, comma-separated")
-    add("--clicks", type=float, default=5.0, help="of the log, a sample")
+    add("--clicks", type=float, default=5.0, help="clicks per sample")
     add("--wrong", type=float, default=0.05, help="share of wrong clicks")
-    add("--width", type=int, default=1280, help="of a picture's features")
-    add("--text-width", type=int, default=384, help="of a text's features")
+    add("--width", type=int, default=1280, help="dimensions of image features")
+    add("--text-width", type=int, default=384, help="same, of text features")
     add("--seed", type=int, default=0)
-    add("--log", default="", help="folder of a real log, in place of --samples")
-    add(
-        "--features", default="", help="features.npz that categorize kept of it"
-    )
-    add("--truth", default="", help="sample table of its true categories")
+    add("--log", default="", help="folder of a real log, instead of --samples")
+    add("--features", default="", help="features.npz of --log, by categorize")
+    add("--truth", default="", help="sample table with the true categories")
     add("--sweep", default="", help="thresholds to compare, comma-separated")
     add("--json", default="", help="file to write the rows to")
     settings.add_flags(parser)
@@ -93,16 +91,15 @@ def measure(given: argparse.Namespace) -> list[Row]:
     if given.log:
         for name in ("features", "truth"):
             if not getattr(given, name):
-                raise UserError(f"--log needs --{name} as well.")
+                raise UserError(f"--log also requires --{name}.")
         sizes = [0]
     elif not sizes or min(sizes) < 100:
         raise UserError(
-            f"--samples is {given.samples}; sizes of 100 or more are needed."
+            f"--samples is {given.samples}; each size must be 100 or more."
         )
     if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
         raise UserError(
-            f"--json={given.json} is in a folder that does not exist; make it "
-            "first."
+            f"--json={given.json}: the folder does not exist; create it first."
         )
     rows: list[Row] = []
     for size in sizes:
@@ -119,7 +116,9 @@ def _numbers(text: str, flag: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",") if part]
     except ValueError as error:
-        raise UserError(f"{flag} has '{text}'; it is numbers.") from error
+        raise UserError(
+            f"{flag} is '{text}'; it must be numbers separated by commas."
+        ) from error
 
 
 def _power(row: Row, before: Row) -> float | None:

@@ -37,7 +37,7 @@ _SEEN = 64  # dimensions that determine look-alikes
 Catalog = tuple[graph.Features, pd.DataFrame, np.ndarray]
 
 
-def made_up(
+def synthetic(
     samples: int,
     clicks: int,
     wrong: float,
@@ -102,19 +102,19 @@ def _around(
     return rows
 
 
-def kept(folder: str, features: str, truth: str) -> Catalog:
+def read_catalog(folder: str, features: str, truth: str) -> Catalog:
     """Reads a log, its features cached by `categorize`, and its true labels.
 
     Raises:
       UserError: if the features do not belong to the log.
     """
     read = click_log.read_folder(folder)
-    with np.load(features) as found:
-        image, text = found["image"], found["text"]
+    with np.load(features) as file:
+        image, text = file["image"], file["text"]
     queries, items = len(read.queries), len(read.items)
     if len(image) != queries + items or len(text) != items:
         raise UserError(
-            f"{features} has features of {len(image)} pictures and {len(text)} "
+            f"{features} has features of {len(image)} images and {len(text)} "
             f"texts, but {folder} has {queries} queries and {items} items; run "
             "categorize on this log first."
         )
@@ -129,11 +129,11 @@ def kept(folder: str, features: str, truth: str) -> Catalog:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Finds the categories; returns a row of `categories.py`."""
     if job["log"]:
-        features, clicks, truth = kept(
+        features, clicks, truth = read_catalog(
             job["log"], job["features"], job["truth"]
         )
     else:
-        features, clicks, truth = made_up(
+        features, clicks, truth = synthetic(
             job["samples"],
             round(job["clicks"] * job["samples"]),
             job["wrong"],
@@ -154,7 +154,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     settings = from_flags(argparse.Namespace(**job))
     memory.resident(peak=False)
     pairs, evidence = find.weigh_pairs(features, clicks, settings, phase=phase)
-    found = find.group(features, pairs, evidence, settings, phase=phase)
+    groups = find.group(features, pairs, evidence, settings, phase=phase)
     phase("end")
     peak = memory.resident(peak=True)
     seconds, cpu = (
@@ -177,12 +177,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         ),
         "pairs": len(pairs.first),
         "method": settings.method,
-        "chosen": found.chosen,
+        "chosen": groups.chosen,
         "seconds": seconds | {"total": sum(seconds.values())},
         "cpu_seconds": cpu | {"total": sum(cpu.values())},
         "peak_gb": peak / 1e9,
         "f1": {
-            name: f1(getattr(found, name))
+            name: f1(getattr(groups, name))
             for name in ("combined", "clicks_alone", "content_alone")
         },
         "sweep": sweep,

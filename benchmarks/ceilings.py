@@ -32,7 +32,7 @@ def measure(mesh: Mesh) -> dict[str, float]:
     """
     platform = mesh.devices.flat[0].platform
     side = round(SIDE[platform] / mesh.size ** (1 / 3))
-    found = {}
+    rates = {}
     for name, dtype in (("f32", jnp.float32), ("bf16", jnp.bfloat16)):
         x = _ones((mesh.size, side, side), dtype, mesh)
         out = _ones((mesh.size, side, side), jnp.float32, mesh)
@@ -42,21 +42,21 @@ def measure(mesh: Mesh) -> dict[str, float]:
             keep_unused=True,
         )
         flops = 2 * mesh.size * side**3
-        found[f"{name}_flops_per_s"] = flops / _best(product, out, x)
+        rates[f"{name}_flops_per_s"] = flops / _best(product, out, x)
     rows = MIB[platform] * 2**20 // 4 // 1024 // mesh.size * mesh.size
     x = _ones((rows, 1024), jnp.float32, mesh)
     out = _ones((rows, 1024), jnp.float32, mesh)
     # The factor matters: a plain copy may run on one device or thread only.
     copy = jax.jit(lambda out, x: 2 * x, donate_argnums=0, keep_unused=True)
-    found["copy_bytes_per_s"] = 2 * x.nbytes / _best(copy, out, x)
+    rates["copy_bytes_per_s"] = 2 * x.nbytes / _best(copy, out, x)
     moved = 2 * x.nbytes
     del out
     in_place = jax.jit(lambda x: 2 * x, donate_argnums=0)
-    found["in_place_bytes_per_s"] = moved / _best(in_place, x)
-    found["bytes_per_s"] = max(
-        found["copy_bytes_per_s"], found["in_place_bytes_per_s"]
+    rates["in_place_bytes_per_s"] = moved / _best(in_place, x)
+    rates["bytes_per_s"] = max(
+        rates["copy_bytes_per_s"], rates["in_place_bytes_per_s"]
     )
-    return found
+    return rates
 
 
 def _ones(shape, dtype, mesh):

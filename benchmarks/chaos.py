@@ -52,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.chaos", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--data", required=True, help="folder of medium.csv and large.csv")
+    add("--data", required=True, help="folder with medium.csv and large.csv")
     add("--kills", type=int, default=50)
-    add("--devices", default="4", help="in all, comma-separated")
+    add("--devices", default="4", help="in total, comma-separated")
     add("--processes", default="1,2,4", help="comma-separated")
-    add("--steps", type=int, default=60, help="of each stage")
-    add("--seed", type=int, default=0, help="of what is killed, and when")
-    add("--seeds", type=int, default=3, help="undisturbed runs to measure")
-    add("--json", default="", help="file to write the figures to")
+    add("--steps", type=int, default=60, help="per stage")
+    add("--seed", type=int, default=0, help="of the random choices")
+    add("--seeds", type=int, default=3, help="undisturbed runs to evaluate")
+    add("--json", default="", help="file to write the results to")
     given = parser.parse_args(arguments)
     chaos_main.register()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = measure(given, folder)
     except UserError as error:
         print(
-            f"error: {error}\nAll that was made is in {folder}.",
+            f"error: {error}\nThe output of the runs is in {folder}.",
             file=sys.stderr,
         )
         return 2
@@ -96,18 +96,18 @@ def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     whole.finish(devices[0])
     undisturbed = time.monotonic() - begin
     begin = time.monotonic()
-    torment = Torment(broken, whole, run("spare"), devices, counts, given.seed)
-    torment.run(given.kills)
+    killed = KilledRun(broken, whole, run("spare"), devices, counts, given.seed)
+    killed.run(given.kills)
     one, other = whole.losses(), broken.losses()
     figures = {
-        "kills": sum(torment.kills.values()),
-        **torment.kills,
-        "exit codes": dict(torment.codes),
+        "kills": sum(killed.kills.values()),
+        **killed.kills,
+        "exit codes": dict(killed.codes),
         "steps": len(one),
         "seconds undisturbed": round(undisturbed),
         "seconds disturbed": round(time.monotonic() - begin),
-        "restarts compared": len(torment.first),
-        "largest difference of first loss": max(torment.first, default=0.0),
+        "restarts compared": len(killed.first),
+        "largest difference of first loss": max(killed.first, default=0.0),
         "unfinished files left": len(broken.unfinished()),
         "every step logged once": [place for place, _ in broken.rows()]
         == [place for place, _ in whole.rows()],
@@ -125,7 +125,7 @@ def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     return figures
 
 
-class Torment:
+class KilledRun:
     """Starts and kills a run repeatedly, then lets it finish.
 
     Attributes:
@@ -172,7 +172,7 @@ class Torment:
             ended = self._start(kill)
             self.codes.update(map(str, ended))
             if processes.WRONG in ended or (any(ended) and not kill):
-                raise self._run.fail("It failed when it was started again:")
+                raise self._run.fail("The run failed after a restart:")
             if self._run.written() > written:
                 self._check(first, before, copy)
             if not any(ended):
@@ -184,17 +184,19 @@ class Torment:
         """Starts the run and kills it if `kill`; returns the exit codes."""
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
-        begun = self._run.start(count, devices)
-        with chaos_run.ending(begun):
+        started = self._run.start(count, devices)
+        with chaos_run.ending(started):
             state = self._rng.choice(STATES)
-            if kill and (state := self._wait(begun, state)):
+            if kill and (state := self._wait(started, state)):
                 name = self._rng.choice(["SIGKILL", "SIGTERM"])
-                victims = self._rng.choice([begun, [self._rng.choice(begun)]])
+                victims = self._rng.choice(
+                    [started, [self._rng.choice(started)]]
+                )
                 chaos_run.send(name, victims)
                 self.kills[f"{name} while {state}"] += 1
-            return chaos_run.wait(begun)
+            return chaos_run.wait(started)
 
-    def _wait(self, begun: list[subprocess.Popen], state: str) -> str:
+    def _wait(self, started: list[subprocess.Popen], state: str) -> str:
         """Waits until a random moment in the given state.
 
         Returns:
@@ -202,16 +204,16 @@ class Torment:
           written in time, "" if the run ended before.
         """
         written, since = self._run.written(), time.monotonic()
-        going_on = state == "starting"
-        moment = longest = _STARTING if going_on else _TRAINING
+        timing = state == "starting"
+        moment = limit = _STARTING if timing else _TRAINING
         if state != "saving":
-            moment = self._rng.uniform(0, longest)
-        while not going_on or time.monotonic() < since + moment:
-            if any(process.poll() is not None for process in begun):
+            moment = self._rng.uniform(0, limit)
+        while not timing or time.monotonic() < since + moment:
+            if any(process.poll() is not None for process in started):
                 return ""
-            if not going_on and self._run.written() > written:
-                going_on, since = True, time.monotonic()
-            if state == "saving" and going_on and self._run.saving():
+            if not timing and self._run.written() > written:
+                timing, since = True, time.monotonic()
+            if state == "saving" and timing and self._run.saving():
                 return state
             time.sleep(0.005)
         return "training" if state == "saving" else state
@@ -231,14 +233,14 @@ class Torment:
         now = self._run.losses()
         if first not in now:
             return
-        wanted = before
+        expected = before
         if len(self._devices) == 1 or first == Place(0, 1):
-            wanted = self._whole.losses()
+            expected = self._whole.losses()
         elif copy is not None:
             copy.finish(self._devices[0], until=first)
-            wanted = copy.losses()
-        difference = abs(now[first] - wanted[first])
-        self.first.append(difference / abs(wanted[first]))
+            expected = copy.losses()
+        difference = abs(now[first] - expected[first])
+        self.first.append(difference / abs(expected[first]))
 
 
 if __name__ == "__main__":

@@ -135,11 +135,11 @@ class Run:
                     return
                 time.sleep(0.1)
         if process.returncode:
-            raise self.fail("A run that was left alone has failed:")
+            raise self.fail("The undisturbed run failed:")
 
     def rows(self) -> list[tuple[Place, float]]:
         """Returns the losses in the order of the log, including repetitions."""
-        found = []
+        losses = []
         for index, stage in enumerate(STAGES):
             path = self.workdir / stage / logs.METRICS
             lines = path.read_text().splitlines() if path.exists() else []
@@ -149,8 +149,8 @@ class Run:
                 except ValueError:
                     break  # The line is still being written.
                 if "loss" in row:
-                    found.append((Place(index, row["step"]), row["loss"]))
-        return found
+                    losses.append((Place(index, row["step"]), row["loss"]))
+        return losses
 
     def losses(self) -> dict[Place, float]:
         """Returns the loss of each step logged so far."""
@@ -200,20 +200,20 @@ class Run:
         )
         return {name: row[name] for name in evaluate.MEASURES}
 
-    def fail(self, what: str) -> UserError:
+    def fail(self, message: str) -> UserError:
         """Returns an error with the end of the run's log."""
-        said = self._log.read_text().splitlines()[-30:]
-        return UserError("\n".join([what, *said]))
+        tail = self._log.read_text().splitlines()[-30:]
+        return UserError("\n".join([message, *tail]))
 
 
 @contextlib.contextmanager
-def ending(begun: Sequence[subprocess.Popen]) -> Iterator[None]:
+def ending(started: Sequence[subprocess.Popen]) -> Iterator[None]:
     """Kills the remaining processes on exit, even if the block raises."""
     try:
         yield
     finally:
-        send("SIGKILL", begun)
-        for process in begun:
+        send("SIGKILL", started)
+        for process in started:
             process.wait()
 
 
@@ -223,7 +223,7 @@ def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
         process.send_signal(getattr(signal, name))
 
 
-def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
+def wait(started: Sequence[subprocess.Popen]) -> list[int]:
     """Waits for a run's processes; returns their exit codes.
 
     When a process has ended, the others are killed after a grace period, as a
@@ -231,11 +231,11 @@ def wait(begun: Sequence[subprocess.Popen]) -> list[int]:
     for five minutes.
     """
     since = None
-    while None in (codes := [process.poll() for process in begun]):
+    while None in (codes := [process.poll() for process in started]):
         if since is None and any(code is not None for code in codes):
             since = time.monotonic()
         if since is not None and time.monotonic() > since + _GRACE:
-            send("SIGKILL", begun)
+            send("SIGKILL", started)
         time.sleep(0.02)
     return codes
 
@@ -251,6 +251,6 @@ def compare(one: Run, other: Run) -> dict[str, Any]:
         for folder in folders
     ]
     pairs = [*zip(*leaves, strict=True), tuple(rows)]
-    most = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
+    largest = max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs)
     same = all(np.array_equal(a, b) for a, b in pairs)
-    return {"same bit for bit": same, "largest parameter difference": most}
+    return {"same bit for bit": same, "largest parameter difference": largest}

@@ -74,7 +74,7 @@ class Problem:
             if config.head[key] != value:
                 raise UserError(
                     f"head.{key} is {config.head[key]!r}; it must be "
-                    f"{value!r}, which all contenders have."
+                    f"{value!r}, the only value that all contenders support."
                 )
         return config.head
 
@@ -290,12 +290,12 @@ def parse_overrides(
         name, sign, text = argument.partition("=")
         if not name.startswith("--head.") or not sign:
             raise UserError(
-                f"Unknown argument '{argument}'; settings of the heads are "
-                "given as --head.key=value."
+                f"Unknown argument '{argument}'; pass settings of the heads as "
+                "--head.key=value."
             )
         key = name.removeprefix("--head.")
         if key == "name":
-            raise UserError("head.name is not for this command; see --heads.")
+            raise UserError("head.name cannot be set here; use --heads.")
         configs.check_keys(configs.defaults(), [f"head.{key}"])
         kind = type(defaults[key])
         try:

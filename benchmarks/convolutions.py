@@ -31,7 +31,7 @@ from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")
-LEAST = 32  # pixels per side: the last feature maps have one cell
+MIN_SIZE = 32  # pixels per side: the last feature maps have one cell
 WARM_UP = 1
 
 
@@ -103,15 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--size", type=int, default=128, help="an image's side in pixels")
-    add("--batch", type=int, default=32, help="images")
-    add("--rounds", type=int, default=9, help="passes of each side")
+    add("--size", type=int, default=128, help="side of an image in pixels")
+    add("--batch", type=int, default=32, help="images per batch")
+    add("--rounds", type=int, default=9, help="passes per side")
     add("--json", default="", help="file to write the rows to")
     given = parser.parse_args(arguments)
-    for name, least in (("size", LEAST), ("batch", 1), ("rounds", 1)):
-        if (value := getattr(given, name)) < least:
+    for name, minimum in (("size", MIN_SIZE), ("batch", 1), ("rounds", 1)):
+        if (value := getattr(given, name)) < minimum:
             print(
-                f"error: --{name} is {value}; it must be {least} or more.",
+                f"error: --{name} is {value}; it must be {minimum} or more.",
                 file=sys.stderr,
             )
             return 2
@@ -133,14 +133,14 @@ def measure(
             times = [_time(one, name, size, batch, rounds) for one in here]
             names = [layer.name(size) for layer in here]
             sums = tuple(map(sum, zip(*times, strict=True)))
-            for what, (ours, native) in zip(
+            for label, (ours, native) in zip(
                 [*names, "all"], [*times, sums], strict=True
             ):
                 rows.append(
                     {
                         "kind": kind,
                         "pass": name,
-                        "layer": what,
+                        "layer": label,
                         "ours_ms": 1e3 * ours,
                         "native_ms": 1e3 * native,
                         "ratio": native / ours,

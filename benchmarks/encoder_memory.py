@@ -37,8 +37,8 @@ def measure(problem: encoder_sides.Problem, name: str, side: str) -> float:
     )
     if done.returncode:
         raise RuntimeError(
-            f"Measuring the memory of {problem.model} ({side}, {name}) ended "
-            f"with {done.returncode}:\n{done.stderr[-4000:]}"
+            f"Measuring the memory of {problem.model} ({side}, {name}) failed "
+            f"with exit code {done.returncode}:\n{done.stderr[-4000:]}"
         )
     return json.loads(done.stdout.splitlines()[-1])
 

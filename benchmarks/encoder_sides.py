@@ -72,8 +72,8 @@ class Problem:
         """Returns uint8 images, or tokens and a mask without padding."""
         rng = np.random.default_rng(0)
         if self.is_text:
-            shape, most = (self.batch, self.size), self.config.vocabulary
-            tokens = rng.integers(self.config.padding + 1, most, shape)
+            shape, limit = (self.batch, self.size), self.config.vocabulary
+            tokens = rng.integers(self.config.padding + 1, limit, shape)
             return tokens.astype(np.int32), np.ones(shape, bool)
         shape = (self.batch, self.size, self.size, 3)
         return (rng.integers(0, 256, shape, np.uint8),)

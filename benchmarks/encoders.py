@@ -43,7 +43,7 @@ from mixer_jax.runtime.errors import UserError
 
 WARM_UP = 2  # passes of each side before the first round
 PAUSE = 0.02  # seconds before a pass, to let the other library's threads sleep
-LEAST_IMAGE = 32  # pixels per side, one cell of a ResNet's last feature map
+MIN_IMAGE_SIZE = 32  # pixels per side, one cell of a ResNet's last feature map
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--models", default="resnet50,vit-s,bert-base", help="comma-separated")
-    add("--size", type=int, default=128, help="an image's side, or tokens")
-    add("--batch", type=int, default=32, help="images or texts")
-    add("--rounds", type=int, default=5, help="passes of each side")
+    add("--size", type=int, default=128, help="image side or tokens per text")
+    add("--batch", type=int, default=32, help="images or texts per batch")
+    add("--rounds", type=int, default=5, help="passes per side")
     add("--json", default="", help="file to write the rows to")
     return parser
 
@@ -87,16 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 def _check(given: argparse.Namespace) -> list[Problem]:
     """Checks the command line; returns the problems to measure."""
     if not partial_fc_torch.available():
-        raise UserError(
-            "The originals need torch; install it with `pip install torch`."
-        )
+        raise UserError("The originals require torch; run `pip install torch`.")
     for name in ("size", "batch", "rounds"):
         if (value := getattr(given, name)) < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more.")
     if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
         raise UserError(
-            f"--json={given.json} is in a folder that does not exist; make it "
-            "first."
+            f"--json={given.json}: the folder does not exist; create it first."
         )
     problems = []
     for name in dict.fromkeys(given.models.split(",")):
@@ -107,9 +104,10 @@ def _check(given: argparse.Namespace) -> list[Problem]:
                 f"--size is {given.size}; {name} reads at most "
                 f"{problem.config.positions} tokens."
             )
-        if not problem.is_text and given.size < LEAST_IMAGE:
+        if not problem.is_text and given.size < MIN_IMAGE_SIZE:
             raise UserError(
-                f"--size is {given.size}; images need {LEAST_IMAGE} pixels."
+                f"--size is {given.size}; it must be {MIN_IMAGE_SIZE} pixels "
+                "or more."
             )
         problems.append(problem)
     return problems
@@ -221,7 +219,7 @@ def table(rows: list[dict[str, Any]]) -> rich.table.Table:
     for heading in ("model", "pass"):
         shown.add_column(heading, no_wrap=True)
     for side in ("ours", "original"):
-        for heading in (f"{side} a second", "quartiles ms", "peak MB"):
+        for heading in (f"{side} per s", "quartiles ms", "peak MB"):
             shown.add_column(heading, justify="right", no_wrap=True)
     for heading in ("ratio", "of peak"):
         shown.add_column(heading, justify="right", no_wrap=True)

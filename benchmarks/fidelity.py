@@ -59,23 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fidelity",
         description=__doc__.split("\n")[0],
-        epilog="Settings of the heads are given as --head.key=value.",
+        epilog="Pass settings of the heads as --head.key=value.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--workdir", required=True, help="of a trained stage")
-    add("--table", default="", help="sample table; default the stage's own")
-    add("--size", type=int, default=0, help="of images; default the stage's")
-    add("--dim", type=int, default=0, help="of embeddings; default the stage's")
-    add("--active", type=float, default=0.1, help="share of the proxies")
+    add("--table", default="", help="sample table; default: the stage's own")
+    add("--size", type=int, default=0, help="image side; default: the stage's")
+    add("--dim", type=int, default=0, help="embedding; default: the stage's")
+    add("--active", type=float, default=0.1, help="share of active proxies")
     add("--steps", type=int, default=600)
     add("--batch", type=int, default=128)
     add("--seeds", type=int, default=3)
     add("--heads", default="/".join(HEADS), help="separated by /")
     add("--momentum", type=float, default=0.9, help="of the proxies")
     add("--rate", type=float, default=0.5, help="learning rate of the proxies")
-    add("--features", default="", help="folder to keep the features in")
-    add("--json", default="", help="where the rows go")
+    add("--features", default="", help="folder to cache the features in")
+    add("--json", default="", help="file to write the rows to")
     given, more = parser.parse_known_args(arguments)
     try:
         overrides = dict(contenders.parse_overrides(more))
@@ -97,7 +97,7 @@ def measure(
     for name in names:
         if name not in HEADS:
             raise UserError(
-                f"There is no head '{name}'; there are {', '.join(HEADS)}."
+                f"Unknown head '{name}'; known: {', '.join(HEADS)}."
             )
     trained = checkpoints.load_model(given.workdir, mesh)
     if given.table:
@@ -112,7 +112,7 @@ def measure(
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.features or temporary
-        print(f"Encoding {len(both):,} samples once.", flush=True)
+        print(f"Encoding {len(both):,} samples.", flush=True)
         encoded = fusions.encode(trained, both, folder, mesh)
         for seed in range(given.seeds):
             for name in names:
@@ -185,15 +185,15 @@ def _measures(
     config: ConfigDict,
     mesh: Mesh,
 ) -> dict[str, float]:
-    found = {
+    galleries = {
         row["gallery"]: row
         for row in evaluate.evaluate(
             fitted.embed, frame, root, config.evaluate, mesh, ""
         )
         if row["split"] == config.evaluate.split
     }
-    alone = found["test"]
-    among = found.get("test+distractors", alone)
+    alone = galleries["test"]
+    among = galleries.get("test+distractors", alone)
     return {
         "identical_at_1": alone["identical_at_1"],
         "with_distractors": among["identical_at_1"],
@@ -214,8 +214,8 @@ def top_1(fitted: fusions.Fitted, training: pd.DataFrame) -> float:
         embeddings = fitted.embed(frame)
         for start in range(0, len(labels), 1024):
             part = slice(start, start + 1024)
-            found = np.asarray(nearest(embeddings[part]))
-            right += int((found == labels[part]).sum())
+            predicted = np.asarray(nearest(embeddings[part]))
+            right += int((predicted == labels[part]).sum())
     return right / len(training)
 
 

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     printing.show(table(rows), rows, 110, given.json)
     limits = rows[0]["ceilings"]
     print(
-        "Reached by the machine: "
+        "Measured limits of the machine: "
         f"f32 {limits['f32_flops_per_s'] / 1e9:.0f} GFLOP/s, "
         f"bf16 {limits['bf16_flops_per_s'] / 1e9:.0f} GFLOP/s, "
         f"copy {limits['copy_bytes_per_s'] / 1e9:.1f} GB/s, "
@@ -78,20 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.heads",
         description=__doc__.split("\n")[0],
-        epilog="Settings of the heads are given as --head.key=value.",
+        epilog="Pass settings of the heads as --head.key=value.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--classes", type=int, default=20_000, help="C")
     add("--dim", type=int, default=256, help="D")
-    add("--batch", type=int, default=256, help="B, over all devices")
+    add("--batch", type=int, default=256, help="B, in total")
     add("--active", default="0.1", help="shares in (0, 1], comma-separated")
     add("--heads", default=",".join(contenders.HEADS), help="comma-separated")
-    add("--rounds", type=int, default=10, help="steps of each head")
+    add("--rounds", type=int, default=10, help="steps per head")
     add("--json", default="", help="file to write the rows to")
-    add("--peers", action="store_true", help="PartialFC in PyTorch as well")
-    add("--graph", action="store_true", help="time knn's build_graph as well")
-    add("--graph-classes", type=int, default=20_000, help="C of that graph")
+    add("--peers", action="store_true", help="also time PartialFC in PyTorch")
+    add("--graph", action="store_true", help="also time knn's build_graph")
+    add("--graph-classes", type=int, default=20_000, help="C for --graph")
     return parser
 
 
@@ -123,7 +123,7 @@ def measure(
             partial_fc_torch.make_contender(problem, share) for share in shares
         ]
     elif given.peers:
-        print("There is no torch here, so PyTorch's PartialFC is left out.")
+        print("torch is not installed; skipping PartialFC in PyTorch.")
     graph = {}
     if given.graph:
         graph = _time_graph(problem, mesh, given.graph_classes)
@@ -131,7 +131,7 @@ def measure(
     for one in field:
         memories[one] = memory.measure(problem, one.head, one.active)
         if memories[one] is None:
-            print(f"{one.head} at {one.active:g} does not fit into the memory.")
+            print(f"{one.head} at {one.active:g} does not fit into memory.")
     limits = ceilings.measure(mesh)
     times = _time(
         problem, mesh, [one for one in field if memories[one]], given.rounds
@@ -163,7 +163,7 @@ def _check(given: argparse.Namespace) -> tuple[list[str], list[float]]:
     unknown = [name for name in names if name not in contenders.HEADS]
     if unknown or not names:
         raise UserError(
-            f"--heads has '{','.join(unknown)}'; it can have "
+            f"Unknown name in --heads: '{','.join(unknown)}'; known: "
             f"{', '.join(contenders.HEADS)}."
         )
     shares = []
@@ -175,20 +175,19 @@ def _check(given: argparse.Namespace) -> tuple[list[str], list[float]]:
         if not 0 < share <= 1:
             raise UserError(f"--active has '{text}'; it must be in (0, 1].")
         shares.append(share)
-    for name, least in dict(
+    for name, minimum in dict(
         classes=2, dim=1, batch=1, rounds=1, graph_classes=2
     ).items():
-        if (value := getattr(given, name)) < least:
+        if (value := getattr(given, name)) < minimum:
             raise UserError(
-                f"--{name.replace('_', '-')} is {value}; it must be {least} "
-                "or more."
+                f"--{name.replace('_', '-')} is {value}; it must be "
+                f"{minimum} or more."
             )
     if given.graph and "knn" not in names:
         raise UserError("--graph times knn's class graph; add knn to --heads.")
     if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
         raise UserError(
-            f"--json={given.json} is in a folder that does not exist; make it "
-            "first."
+            f"--json={given.json}: the folder does not exist; create it first."
         )
     return list(dict.fromkeys(names)), list(dict.fromkeys(shares))
 
@@ -307,7 +306,7 @@ def table(rows: list[dict[str, Any]]) -> rich.table.Table:
     for row in rows:
         cells = [row["head"], f"{row['active']:g}"]
         if row["step_ms"] is None:
-            shown.add_row(*cells, "-", "", "too much")
+            shown.add_row(*cells, "-", "", "out of memory")
             continue
         ratio = row["ratio_to_dense"]
         low, high = row["quartiles_ms"]

@@ -58,16 +58,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--stored", default="400,1000", help="sides of the stored pictures")
+    add("--stored", default="400,1000", help="sides of the stored images")
     add("--format", default="jpeg", help=" or ".join(input_sides.FORMATS))
-    add("--size", type=int, default=224, help="side of the decoded pictures")
-    add("--images", type=int, default=128, help="pictures stored")
-    add("--rows", type=int, default=2048, help="of the table of them")
-    add("--batch", type=int, default=32, help="half queries, half documents")
-    add("--batches", type=int, default=40, help="read in a round")
-    add("--workers", type=int, default=2, help="threads, or processes")
-    add("--rounds", type=int, default=5, help="of each side")
-    add("--augment", default="strong", help="also shown with ours")
+    add("--size", type=int, default=224, help="side of the decoded images")
+    add("--images", type=int, default=128, help="number of stored images")
+    add("--rows", type=int, default=2048, help="rows of the sample table")
+    add("--batch", type=int, default=32, help="samples, half of them queries")
+    add("--batches", type=int, default=40, help="batches per round")
+    add("--workers", type=int, default=2, help="threads or processes")
+    add("--rounds", type=int, default=5, help="rounds per pipeline")
+    add("--augment", default="strong", help="strength, to also run ours with")
     add("--json", default="", help="file to write the rows to")
     return parser
 
@@ -80,26 +80,25 @@ def _check(given: argparse.Namespace) -> list[Problem]:
     for name in ("images", "rows", "batch"):
         if (value := getattr(given, name)) % 2:
             raise UserError(
-                f"--{name} is {value}; half are queries and half documents, "
-                "so it must be even."
+                f"--{name} is {value}; it must be even, for equal numbers of "
+                "queries and documents."
             )
     if given.format not in input_sides.FORMATS:
         raise UserError(
-            f"--format is '{given.format}'; it can be "
+            f"--format is '{given.format}'; it must be one of "
             f"{', '.join(input_sides.FORMATS)}."
         )
     augment.change(given.augment, ())
     if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
         raise UserError(
-            f"--json={given.json} is in a folder that does not exist; make it "
-            "first."
+            f"--json={given.json}: the folder does not exist; create it first."
         )
     problems = []
     for side in dict.fromkeys(given.stored.split(",")):
         if not side.isdecimal() or int(side) < 1:
             raise UserError(
                 f"--stored={given.stored} has '{side}'; it must be numbers of "
-                "pixels, with commas between them."
+                "pixels, separated by commas."
             )
         problems.append(
             Problem(
@@ -172,13 +171,13 @@ def table(rows: list[dict[str, Any]]) -> rich.table.Table:
     shown = rich.table.Table(
         title=(
             f"{rows[0]['format']} to {rows[0]['decoded_size']} pixels, "
-            f"{rows[0]['workers']} at once"
+            f"{rows[0]['workers']} workers"
         ),
         box=rich.box.SIMPLE,
     )
     for heading in ("pipeline", "source"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("stored pixels", "images a second", "all rounds", "ratio"):
+    for heading in ("stored pixels", "images/s", "range", "ratio"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(

@@ -197,15 +197,15 @@ def contenders(
       augment: strength of the augmentation to run ours with as well; "none"
         only runs it without.
     """
-    found = {(BARE, FILES): functools.partial(bare, data)}
+    sides = {(BARE, FILES): functools.partial(bare, data)}
     for strength in dict.fromkeys(("none", augment)):
         for processes, name in ((False, "threads"), (True, "processes")):
             if strength != "none":
                 name += f", {strength}"
             for source in data.sources:
-                found[name, source] = functools.partial(
+                sides[name, source] = functools.partial(
                     ours, data, source, processes, strength
                 )
     if torch:
-        found[TORCH, FILES] = functools.partial(peer, data)
-    return found
+        sides[TORCH, FILES] = functools.partial(peer, data)
+    return sides

@@ -20,7 +20,7 @@ def describe(devices: list[jax.Device]) -> dict[str, Any]:
         "machine": f"{kind}, {_cores()} cores, {count}"
         + ("s" if len(devices) > 1 else ""),
         "versions": {"python": platform.python_version()}
-        | {name: found for name in names if (found := _version(name))},
+        | {name: version for name in names if (version := _version(name))},
     }
 
 

@@ -5,7 +5,7 @@ steps run, minus the resident set before: the interpreter, libraries, the
 backend and the compiled step. The step is compiled before, so that the
 compiler's temporary memory does not count, and the arrays are filled chunk by
 chunk, so that making them is not the peak. On an accelerator, it is the
-allocator's figure for the device that needs most.
+allocator's figure for the device that needs the most.
 """
 
 import contextlib
@@ -64,8 +64,8 @@ def measure(
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     # The kernel's OOM killer sends signal 9.
-    wanted = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
-    if done.returncode == -9 or any(w in done.stderr for w in wanted):
+    signs = ("RESOURCE_EXHAUSTED", "MemoryError", "out of memory")
+    if done.returncode == -9 or any(sign in done.stderr for sign in signs):
         return None
     raise RuntimeError(
         f"Measuring the memory of {name} failed:\n{done.stderr[-4000:]}"
@@ -102,10 +102,12 @@ def _main(job: dict) -> dict[str, float]:
 
 def _in_use(mesh: Mesh, peak: bool = False) -> int:
     """Returns the bytes in use, or their peak; on CPUs, see `resident`."""
-    kept = [device.memory_stats() for device in mesh.local_devices]
-    if mesh.devices.flat[0].platform == "cpu" or None in kept:
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    if mesh.devices.flat[0].platform == "cpu" or None in stats:
         return resident(peak)
-    return max(k["peak_bytes_in_use" if peak else "bytes_in_use"] for k in kept)
+    return max(
+        s["peak_bytes_in_use" if peak else "bytes_in_use"] for s in stats
+    )
 
 
 def _torch_in_use(device: str, peak: bool = False) -> int:
@@ -129,8 +131,8 @@ def resident(peak: bool) -> int:
             _CLEAR.write_text("5")
     try:
         name = "VmHWM" if peak else "VmRSS"
-        found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
-        return int(found[1]) * 1024
+        match = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+        return int(match[1]) * 1024
     except OSError:  # not Linux: the peak in both cases
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return highest * (1 if sys.platform == "darwin" else 1024)

@@ -123,7 +123,7 @@ def make_contender(problem: Problem, active: float) -> Contender:
     if rows < min(problem.batch, problem.classes):
         raise UserError(
             f"--active={active} activates {rows} proxies, but a batch of "
-            f"{problem.batch} may be of as many categories; set it higher."
+            f"{problem.batch} may contain as many categories; increase it."
         )
     made = []
 

@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.scaling", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--config", required=True, help="of one stage, FILE or FILE:ARGUMENT")
-    add("--devices", default="1,2,4,8", help="of the CPU, comma-separated")
-    add("--topologies", default=TOPOLOGIES, help='comma-separated; "" is none')
+    add("--config", required=True, help="one stage, FILE or FILE:ARGUMENT")
+    add("--devices", default="1,2,4,8", help="CPU devices, comma-separated")
+    add("--topologies", default=TOPOLOGIES, help='comma-separated; "" for none')
     add("--categories", type=int, default=1_000_000)
     add("--batch", type=int, default=1024)
     add("--json", default="", help="file to write the rows to")
@@ -112,13 +112,15 @@ def load_config(path: str) -> ConfigDict:
     """
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
-        raise UserError(f"There is no config file {file}.")
+        raise UserError(f"The config file {file} does not exist.")
     spec = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(argument)
     if "curriculum" in config:
-        raise UserError(f"{path} is of several stages; name that of one.")
+        raise UserError(
+            f"{path} has several stages; use the config of one stage."
+        )
     return config
 
 
@@ -138,7 +140,7 @@ def _compile(
     if not name.startswith("cpu"):
         row = abstract_pod.compile_stage(config, categories, mesh, name)[0]
         row = dataclasses.asdict(row)
-        kept = (
+        keys = (
             "total",
             "capacity",
             "flops",
@@ -150,7 +152,7 @@ def _compile(
             "collective_ms",
             "roofline_ms",
         )
-        return common | {key: row[key] for key in kept}
+        return common | {key: row[key] for key in keys}
     run = setup.assemble(config, categories, mesh)
     compiled = abstract_step.compile_step(run)
     costs = program_costs.count(compiled.as_text(), mesh.size)
@@ -180,7 +182,7 @@ def _show(rows: list[Row]) -> None:
     console = rich.console.Console()
     console.width = max(console.width, 120)
     for kind, series in dict.fromkeys((r["kind"], r["series"]) for r in rows):
-        table = rich.table.Table(title=f"{series}, {kind}; of one device")
+        table = rich.table.Table(title=f"{series} scaling, {kind}; per device")
         names = ["devices", "categories", "batch", "collectives", "sent MB"]
         if kind == "tpu":
             names += ["HBM GB", "GFLOP", "roofline ms", "efficiency"]
@@ -189,7 +191,7 @@ def _show(rows: list[Row]) -> None:
         for row in rows:
             if (row["kind"], row["series"]) != (kind, series):
                 continue
-            met = ", ".join(
+            collectives = ", ".join(
                 f"{one['number']} {name}"
                 for name, one in sorted(row["collectives"].items())
             )
@@ -197,7 +199,7 @@ def _show(rows: list[Row]) -> None:
                 str(row["devices"]),
                 f"{row['categories']:,}",
                 f"{row['batch']:,}",
-                met or "-",
+                collectives or "-",
                 f"{row['collective_bytes'] / 1e6:.2f}",
             ]
             if kind == "tpu":

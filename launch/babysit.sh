@@ -4,16 +4,16 @@
 #   launch/babysit.sh [--workdir=DIR] [--max-restarts=10] [--backoff=10]
 #                     [--stop-on=CODE] [--stop-at=TIME] [--dry-run] COMMAND...
 #
-# Starts COMMAND again when it is preempted after a save (exit code 75) and when
-# it fails in any other way, but not after 0 (finished), 2 (wrong input) or the
-# --stop-on code, nor from --stop-at on, a time in seconds since 1970. It gives
-# up after --max-restarts in a row without progress. Progress is a later
-# checkpoint in --workdir, which may be gs://...; without a workdir, exit code
-# 75. --backoff is the number of seconds before the first restart; each wait is
-# twice as long as the one before. On SIGTERM, SIGINT, SIGQUIT and SIGHUP, it
-# sends SIGTERM to COMMAND, once, and ends; SIGUSR1 is passed on. The exit code
-# is COMMAND's. SIGTERM also ends a babysitter started by nohup or in the
-# background of a script. --dry-run prints COMMAND and does not run it.
+# Restarts COMMAND when it is preempted after a save (exit code 75) or fails in
+# any other way, but not after 0 (finished), 2 (wrong input) or the --stop-on
+# code, and not once --stop-at, a time in seconds since 1970, has passed. It
+# gives up after --max-restarts restarts in a row without progress. Progress is
+# a later checkpoint in --workdir, which may be gs://...; without a workdir, it
+# is exit code 75. --backoff is the number of seconds before the first restart;
+# each wait is twice as long as the one before. On SIGTERM, SIGINT, SIGQUIT or
+# SIGHUP, it sends SIGTERM to COMMAND, once, and ends; SIGUSR1 is passed on. The
+# exit code is that of COMMAND. SIGTERM also ends a babysitter started by nohup
+# or in the background of a script. --dry-run prints COMMAND without running it.
 #
 #   launch/babysit.sh --workdir=runs/stage2 .venv/bin/python \
 #     -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
@@ -47,11 +47,11 @@ while (($#)); do
   shift
 done
 if ((!$#)); then
-  reject "which COMMAND? As in launch/babysit.sh launch/hosts.sh run."
+  reject "no COMMAND given; for example, launch/babysit.sh launch/hosts.sh run."
 fi
 cd "$OLDPWD" # COMMAND's paths are relative to the caller's folder.
 if [[ -z $(type -P "$1") ]]; then
-  reject "there is no program $1 to run, seen from $PWD."
+  reject "program $1 not found; the current folder is $PWD."
 fi
 
 if $dry_run; then

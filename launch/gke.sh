@@ -54,16 +54,16 @@ case $command in
     ;;
 esac
 
-need NAME "a name for the run, of your own" stage2
+need NAME "a name of your choice for the run" stage2
 case $command in
   render | apply)
-    need ACCELERATOR "the TPU, as GKE labels its nodes" tpu-v5-lite-podslice
-    need TOPOLOGY "the slice's chips" 16x16
-    need IMAGE "the image built of launch/gke/Dockerfile" \
+    need ACCELERATOR "the TPU type, as GKE labels nodes" tpu-v5-lite-podslice
+    need TOPOLOGY "the topology of the slice" 16x16
+    need IMAGE "the image built from launch/gke/Dockerfile" \
       my-registry/my-project/mixer_jax:1
     need CONFIG "the run's config" configs/stage2.py
-    need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
-    need DATA "what is copied into data/ on every host" gs://my-bucket/data
+    need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
+    need DATA "what to copy to data/ on every host" gs://my-bucket/data
     ;;
 esac
 check_needs
@@ -74,9 +74,9 @@ check() {
 }
 
 check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
-  "at most 40 of a-z, 0-9 and -, starting with a letter, not ending with -."
+  "use at most 40 of a-z, 0-9 and -, starting with a letter, not ending in -."
 if [[ $command != render ]]; then
-  need_program kubectl "it connects to the cluster"
+  need_program kubectl "it is needed to connect to the cluster"
 fi
 
 # Sets $CHIPS, the chips per host, and $HOSTS.
@@ -91,8 +91,8 @@ count_hosts() {
   esac
   chips=${CHIPS_PER_HOST:-$chips}
   if ((all % chips)); then
-    reject "TOPOLOGY=$TOPOLOGY has $all chips, which are not a whole number" \
-      "of hosts with $chips each; set CHIPS_PER_HOST."
+    reject "TOPOLOGY=$TOPOLOGY has $all chips, which is not a multiple of" \
+      "the $chips chips per host; set CHIPS_PER_HOST."
   fi
   CHIPS=$chips HOSTS=$((all / chips))
 }
@@ -102,7 +102,7 @@ count_hosts() {
 escape() {
   local text=${!1}
   if [[ $text == *[[:cntrl:]]* ]]; then
-    reject "$1=$(quoted "$text"): it has a control character."
+    reject "$1=$(quoted "$text"): control characters are not allowed."
   fi
   text=${text//\\/\\\\}
   text=${text//\"/\\\"}
@@ -111,9 +111,9 @@ escape() {
 
 render() {
   local yaml option name lines="" CHIPS HOSTS
-  local plain='a plain value is wanted, without spaces or quotes.'
+  local plain='expected a plain value, without spaces or quotes.'
   check TOPOLOGY '^[1-9][0-9]*(x[1-9][0-9]*){1,2}$' \
-    "chips along two or three axes are wanted, as in 16x16 or 4x4x4."
+    "expected chips along two or three axes, as in 16x16 or 4x4x4."
   check WORKDIR '^gs://.' \
     "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
   check DATA '^gs://.' \
@@ -123,7 +123,7 @@ render() {
   SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
   check SERVICE_ACCOUNT '^[-.a-z0-9]+$' "$plain"
   CHIPS_PER_HOST=${CHIPS_PER_HOST:-}
-  check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "a whole number is wanted."
+  check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "expected a whole number."
   check_config
   count_hosts
   for name in CONFIG WORKDIR DATA; do escape "$name"; done

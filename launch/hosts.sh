@@ -5,12 +5,13 @@
 #     launch/hosts.sh run [--dry-run] [-- --config.KEY=VALUE ...]
 #   HOSTS="a b c" launch/hosts.sh status|logs|profile|stop
 #
-# run starts a process on every host unless they are running, follows them until
-# they end, and exits with the run's code; launch/babysit.sh launch/hosts.sh run
-# restarts it after failures. SIGTERM or Ctrl-C makes the processes save and
-# end. status prints the state of each host, logs [--host=HOST] shows a host's
-# log, profile makes every host capture a profile, stop saves and ends the run.
-# --dry-run prints every command and runs none.
+# run starts a process on every host unless the run has already started, follows
+# the processes until they end, and exits with the run's exit code.
+# launch/babysit.sh launch/hosts.sh run restarts it after failures. SIGTERM or
+# Ctrl-C makes the processes save and end. status prints the state of each host,
+# logs [--host=HOST] shows a host's log, profile makes every host capture a
+# profile, stop saves and ends the run. --dry-run prints every command and runs
+# none.
 #
 # The first of HOSTS is the coordinator. The project, with its .venv, must be in
 # the same folder on every host: DIRECTORY, by default the folder on this one.
@@ -28,7 +29,7 @@ source "$root/launch/restarts.sh"
 known="--host=HOST, --poll=SECONDS, "
 one_host=""
 poll=15 # seconds between checks of the hosts
-most_unknown=40 # checks in a row that may fail to reach all hosts
+max_unknown=40 # checks in a row that may fail to reach all hosts
 command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
@@ -56,14 +57,14 @@ esac
 need HOSTS "the hosts, the coordinator first" '"a b c"'
 if [[ $command == run ]]; then
   need CONFIG "the run's config" configs/stage2.py
-  need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
+  need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
 fi
 check_needs
 read -r -d '' -a hosts <<<"$HOSTS" || true # read returns 1 at the end of input.
 count=${#hosts[@]}
-if ((!count)); then reject "HOSTS names no host."; fi
+if ((!count)); then reject "HOSTS lists no hosts."; fi
 for host in "${hosts[@]}" ${one_host:+"$one_host"}; do
-  check_name "HOSTS, host" "$host"
+  check_name "host" "$host"
 done
 check_name NAME "${NAME:-run}"
 check_number "PORT=${PORT:=8476}"
@@ -73,7 +74,7 @@ ssh_options=(${words[@]+"${words[@]}"})
 coordinator=${hosts[0]#*@}
 if [[ $coordinator == *:* ]]; then coordinator="[$coordinator]"; fi # IPv6
 coordinator+=:$PORT
-need_program ssh "it connects to the hosts"
+need_program ssh "it is needed to connect to the hosts"
 
 # Runs worker.sh on $host.
 worker() {
@@ -122,42 +123,42 @@ everywhere() {
 
 # Prints the state of the run on all hosts. Runs in a subshell that ignores
 # Ctrl-C, so that the output is not lost.
-look() {
+run_state() {
   trap '' INT
   (everywhere worker status || true) 2>/dev/null | verdict "$count"
 }
 
 # Ends the run on all hosts once one has failed, since the others wait for it.
 # Updates $now, because another host's failure may take precedence.
-settle() {
-  local settled
+end_everywhere() {
+  local final
   if [[ $now != "exited "* || $now == "exited 0" ]]; then return; fi
   everywhere worker end --grace=60 || true
-  settled=$(look)
-  if [[ $settled == "exited "* ]]; then now=$settled; fi
+  final=$(run_state)
+  if [[ $final == "exited "* ]]; then now=$final; fi
 }
 
 # Waits until the run ends on all hosts, and exits with its code.
 follow() {
-  local now unknown=0 asked=false
+  local now unknown=0 notified=false
   while true; do
-    if $told_to_stop && ! $asked; then
-      note "Told to stop: the run saves and ends."
-      asked=true
+    if $told_to_stop && ! $notified; then
+      note "Stopping: the run saves its state and ends."
+      notified=true
       everywhere worker end || true
     fi
-    now=$(look)
+    now=$(run_state)
     case $now in
       running) unknown=0 ;;
       exited* | stopped*)
-        settle
+        end_everywhere
         note "The run ended: $(meaning "${now#* }")."
         exit "${now#* }"
         ;;
       *)
         unknown=$((unknown + 1))
-        if ((unknown > most_unknown)); then
-          fail "not all hosts could be asked, $unknown times in a row;" \
+        if ((unknown > max_unknown)); then
+          fail "some hosts could not be reached, $unknown times in a row;" \
             "launch/hosts.sh status shows why."
         fi
         ;;
@@ -174,15 +175,15 @@ if [[ $command == run ]]; then
     exit
   fi
   stop_on_signals
-  now=$(look)
+  now=$(run_state)
   if [[ $now == running ]]; then
-    note "The run goes on; following it."
+    note "The run has already started; following it."
   else
     code=0
     everywhere start || code=$?
     if ((code)); then
       everywhere worker end --grace=60 || true
-      if ((code == 2)); then reject "the run cannot be started, see above."; fi
+      if ((code == 2)); then reject "the run cannot be started; see above."; fi
       fail "the run could not be started on all hosts."
     fi
   fi

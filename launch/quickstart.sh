@@ -47,7 +47,7 @@ run "$python" -m mixer_jax.categorize --log="$run/log" --out="$run" \
 say "4/6 Training: three stages in a row"
 run "$python" -m mixer_jax.main --config="$config" --workdir="$run"
 
-say "5/6 Measuring on unseen categories, beside baselines"
+say "5/6 Evaluating on unseen categories, with baselines"
 run "$python" -m mixer_jax.evaluate --workdir="$run" --baselines \
   --stage=stage3
 

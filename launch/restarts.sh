@@ -11,7 +11,7 @@
 workdir="" # its checkpoints show progress
 max_restarts=10 # in a row without progress
 backoff=10 # seconds before the first restart
-longest=600 # maximum seconds before a restart
+max_backoff=600 # seconds before a restart
 
 restarts=0
 reached=0
@@ -65,10 +65,10 @@ pause() {
 meaning() {
   case $1 in
     0) printf 'it finished' ;;
-    2) printf 'its input is wrong; a restart does not mend that' ;;
+    2) printf 'its input is wrong, which a restart does not fix' ;;
     70) printf 'a process hung, and its watchdog ended it' ;;
-    75) printf 'it was pre-empted, and its state is saved' ;;
-    *) printf 'it crashed, or was killed' ;;
+    75) printf 'it was preempted, and its state is saved' ;;
+    *) printf 'it crashed or was killed' ;;
   esac
 }
 
@@ -78,7 +78,7 @@ remember_step() {
   if [[ $workdir == gs://* ]]; then
     if [[ -z $(type -P gcloud) ]]; then reason="gcloud is not installed"; fi
     # gcloud cannot escape wildcards.
-    if [[ $workdir == *[][*?]* ]]; then reason="it has a wildcard"; fi
+    if [[ $workdir == *[][*?]* ]]; then reason="it contains a wildcard"; fi
   fi
   if [[ -n $reason ]]; then
     note "The checkpoints in $workdir cannot be listed: $reason. Only exit" \
@@ -103,20 +103,20 @@ progressed() {
 # Handles the end of a run; $1 is its exit code, $2 names what ran. Exits with
 # that code if it is not to be restarted; otherwise returns after the wait.
 restart_or_exit() {
-  local code=$1 what=${2:-The run} seconds
-  note "$what ended with exit code $code: $(meaning "$code")."
+  local code=$1 subject=${2:-The run} seconds
+  note "$subject ended with exit code $code: $(meaning "$code")."
   if [[ $code == 0 || $code == 2 ]] || $told_to_stop; then exit "$code"; fi
   if progressed "$code"; then restarts=0; fi
   if ((restarts >= max_restarts)); then
     note "Giving up after $restarts restarts in a row without progress. The" \
-      "log says why it ends; once that is mended, the same command goes on."
+      "log shows the cause; once it is fixed, the same command resumes the run."
     exit "$code"
   fi
   seconds=$((backoff << (restarts < 10 ? restarts : 10)))
-  seconds=$((seconds < longest ? seconds : longest))
+  seconds=$((seconds < max_backoff ? seconds : max_backoff))
   restarts=$((restarts + 1))
-  note "Restart $restarts of at most $max_restarts in a row without progress," \
-    "in $seconds s."
+  note "Restart $restarts in $seconds s (at most $max_restarts in a row" \
+    "without progress)."
   pause "$seconds"
   if $told_to_stop; then exit "$code"; fi
 }

@@ -18,7 +18,8 @@
 set -euo pipefail
 launch=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 in_job=false
-if [[ ! -f $launch/environment.sh ]]; then # Slurm runs a copy, in our root.
+# In a job, Slurm runs a copy of this script, in the project's root.
+if [[ ! -f $launch/environment.sh ]]; then
   launch=./launch
   in_job=true
 fi
@@ -47,10 +48,10 @@ while (($#)); do
   shift
 done
 
-need NODES "how many nodes" 4
-need GPUS "how many GPUs each has, 0 for none" 8
+need NODES "the number of nodes" 4
+need GPUS "the number of GPUs per node, 0 for none" 8
 need CONFIG "the run's config" configs/stage2.py
-need WORKDIR "where its checkpoints go" gs://my-bucket/runs/stage2
+need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
 check_needs
 check_number "NODES=$NODES"
 check_number "GPUS=$GPUS"
@@ -62,7 +63,7 @@ if ! $in_job; then
   gpus=()
   if ((GPUS > 0)); then gpus=("--gpus-per-node=$GPUS"); fi
   split_words SBATCH_OPTIONS
-  need_program sbatch "run this on a machine with Slurm's commands"
+  need_program sbatch "run this where Slurm's commands are installed"
   if ! $dry_run; then make_folder runs/launch; fi
   run sbatch "--job-name=${NAME:-mixer_jax}" "--nodes=$NODES" \
     "--ntasks-per-node=$tasks" ${gpus[@]+"${gpus[@]}"} ${TIME:+"--time=$TIME"} \
@@ -91,7 +92,7 @@ if $dry_run; then exit; fi
 "${watched[@]}" || code=$?
 if [[ $code == 75 ]] || [[ $code != [02] && -n $time_is_up &&
   $(date +%s) -ge $time_is_up ]]; then
-  note "The run ended: $(meaning "$code"). Back into the queue."
+  note "The run ended: $(meaning "$code"). Requeuing the job."
   run scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -23,7 +23,7 @@ supervise() {
   set +m
   child=$!
   if $told_to_stop; then ask_to_end; fi # The signal came before the child.
-  if [[ -n $missed ]]; then hand_on "$missed"; fi
+  if [[ -n $missed ]]; then forward "$missed"; fi
   interrupted=true
   while $interrupted; do # A signal interrupts the wait, but not the command.
     interrupted=false
@@ -33,7 +33,7 @@ supervise() {
   child=""
 }
 
-hand_on() {
+forward() {
   if [[ -z $child ]]; then
     missed=$1
   else
@@ -48,7 +48,7 @@ ask_to_end() {
     if $asked_to_end; then signal=TERM; fi
     kill "-$signal" -- "-$child" 2>/dev/null || true
   elif ! $asked_to_end; then
-    hand_on TERM
+    forward TERM
   fi
   asked_to_end=true
 }
@@ -57,7 +57,7 @@ ask_to_end() {
 # to the child as SIGTERM.
 stop_on_signals() {
   trap 'interrupted=true told_to_stop=true; ask_to_end' TERM INT QUIT HUP
-  trap 'interrupted=true; hand_on USR1' USR1
+  trap 'interrupted=true; forward USR1' USR1
 }
 
 # Makes a signal end the commands of `run`, and then this script with code 75.

@@ -32,16 +32,16 @@ install_apart() {
 # In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
-  # In .venv, it would make JAX look for a TPU in every command, and print that
-  # there is none.
+  # In .venv, libtpu would make JAX look for a TPU in every command, and print
+  # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
     install_apart "$libtpu" --no-deps &
     pids+=($!)
   fi
-  # In .venv, every command would import it.
+  # In .venv, every command would import torch.
   install_apart torch==2.13.0 &
   pids+=($!)
-  # In .venv, its pins would hold back pillow, protobuf, pyarrow and
+  # In .venv, the pins of Beam would hold back pillow, protobuf, pyarrow and
   # python-dateutil.
   install_apart apache-beam==2.77.0 &
   pids+=($!)
@@ -52,7 +52,7 @@ install_all_apart() {
   return "$code"
 }
 
-say "Installing what is kept apart from the packages (once; about a minute)"
+say "Installing packages into separate folders (once; about a minute)"
 lock_environment "$venv/bin/python"
 guarded as_one_group install_all_apart
 unlock_environment
@@ -68,7 +68,7 @@ say "Running the tests"
 # Three workers keep two cores busy, because many tests wait for processes that
 # they started. Keep pytest's order of the files: reordering would put the
 # longest files last, while the other cores are idle.
-# After a worker has crashed, pytest-xdist may wait for its tests for ever.
+# After a worker has crashed, pytest-xdist may wait for its tests forever.
 stop_signal=INT # On SIGINT, pytest ends the processes of the tests.
 run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
   --no-loadscope-reorder --max-worker-restart=0

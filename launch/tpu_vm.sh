@@ -35,7 +35,7 @@ tier=()
 worker=0
 logs=()
 poll=60 # seconds between checks of the pod
-most_unknown=30 # checks in a row that may fail to reach all hosts
+max_unknown=30 # checks in a row that may fail to reach all hosts
 command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
@@ -63,13 +63,13 @@ case $command in
     ;;
 esac
 
-need PROJECT "the Google Cloud project that pays" my-project
+need PROJECT "the Google Cloud project to bill" my-project
 need ZONE "where the TPUs are (gcloud compute tpus locations list)" us-west4-a
-need NAME "a name for the pod, of your own" stage2
+need NAME "a name of your choice for the pod" stage2
 case $command in
   create | babysit)
-    need ACCELERATOR "type and size of the pod" v5litepod-256
-    need RUNTIME "the hosts' system, of the same TPU" v2-alpha-tpuv5-lite
+    need ACCELERATOR "the type and size of the pod" v5litepod-256
+    need RUNTIME "the TPU software version of the hosts" v2-alpha-tpuv5-lite
     ;;
 esac
 case $command in
@@ -79,11 +79,12 @@ case $command in
 esac
 case $command in
   create | setup | delete) ;;
-  *) need WORKDIR "where the run's checkpoints go" gs://my-bucket/runs/stage2 ;;
+  *) need WORKDIR "where to write checkpoints" gs://my-bucket/runs/stage2 ;;
 esac
 check_needs
 if [[ ! $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
-  reject "NAME=$NAME: at most 40 of a-z, 0-9 and -, a letter first, no - last."
+  reject "NAME=$NAME: use at most 40 of a-z, 0-9 and -, starting with a" \
+    "letter, not ending in -."
 fi
 for variable in WORKDIR DATA; do
   if [[ -n ${!variable:-} && ${!variable} != gs://* ]]; then
@@ -176,7 +177,7 @@ find_state() {
 
 # Prints the state of the run on all hosts, from worker.sh. Runs in a subshell
 # that ignores Ctrl-C, so that the output is not lost.
-look() {
+run_state() {
   local hosts
   trap '' INT
   hosts=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
@@ -214,25 +215,25 @@ restart() {
 
 # Ends the run on all hosts once one has failed, since the others wait for it.
 # Updates $now, because another host's failure may take precedence.
-settle() {
-  local settled code
+end_everywhere() {
+  local final code
   if [[ $now == "exited 0" ]]; then return; fi
   supervise as_one_group on_hosts end --grace=60
-  settled=$(look)
-  if [[ $settled == exited* || $settled == stopped* ]]; then now=$settled; fi
+  final=$(run_state)
+  if [[ $final == exited* || $final == stopped* ]]; then now=$final; fi
 }
 
 # Checks the run on an active pod once, and acts on its state.
-tend() {
+check_run() {
   local now
-  now=$(look)
+  now=$(run_state)
   if [[ $now != "$seen" ]]; then note "The run on $NAME: $now."; fi
   seen=$now
   if [[ $now == unknown ]]; then
     unknown=$((unknown + 1))
-    if ((unknown > most_unknown)); then
+    if ((unknown > max_unknown)); then
       unknown=0
-      restart_or_exit 1 "Asking all hosts"
+      restart_or_exit 1 "The query of the hosts' state"
       attempt restart || true
     fi
     return
@@ -244,7 +245,7 @@ tend() {
     # A run that has ended did so before this loop began.
     if attempt setup_and_start; then started=true; fi
   else
-    if [[ $now != stopped* ]]; then settle; fi
+    if [[ $now != stopped* ]]; then end_everywhere; fi
     if [[ $now == stopped* ]]; then
       note "The run was stopped."
       exit "${now#* }"
@@ -265,9 +266,9 @@ babysit() {
     if [[ $state != "$before" ]]; then note "The pod $NAME: $state."; fi
     before=$state
     case $state in
-      ACTIVE) tend ;;
+      ACTIVE) check_run ;;
       ABSENT) attempt create || true ;;
-      SUSPENDED) attempt delete || true ;; # Preempted; it still has the name.
+      SUSPENDED) attempt delete || true ;; # Preempted; the name is in use.
       FAILED)
         restart_or_exit 1 "The request for the pod"
         attempt delete || true
@@ -276,15 +277,15 @@ babysit() {
         note "$reason"
         # If the state was known before, this is a temporary outage.
         if ! $known_once; then
-          restart_or_exit 1 "Asking for the pod's state"
+          restart_or_exit 1 "The query of the pod's state"
         fi
         ;;
     esac # In all other states, wait.
     if [[ $state != UNKNOWN ]]; then known_once=true; fi
     pause "$poll"
   done
-  note "The run goes on without a babysitter; stop ends it, and delete gives" \
-    "the pod back."
+  note "The run continues without a babysitter; 'stop' ends it, and 'delete'" \
+    "deletes the pod."
   exit 75
 }
 
@@ -303,7 +304,7 @@ case $command in
   profile | stop) on_hosts "$command" ;;
   babysit)
     if $dry_run; then
-      say "Once, and again after a pre-emption:"
+      say "At the start, and again after a preemption:"
       find_state
       create
       setup
@@ -312,7 +313,7 @@ case $command in
       on_workers all "$(status_command)"
       say "After a failure:"
       restart
-      say "After a pre-emption, before it all begins again:"
+      say "After a preemption, before starting over:"
       delete
     else
       babysit

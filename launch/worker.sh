@@ -9,7 +9,7 @@
 # tpu_vm.sh and hosts.sh run it on every host. setup creates .venv, installs a
 # newer Python if the host's is too old, and copies the data into data/. start
 # runs COMMAND in the background with its output in runs/launch/NAME/log; NAME
-# is run unless given. status prints "worker HOST:NAME" and running, exited
+# defaults to run. status prints "worker HOST:NAME" and running, exited
 # CODE, stopped CODE, lost (its exit code was not recorded, as in a reboot) or
 # absent. stop sends SIGTERM, so that the run saves, and SIGKILL after
 # --grace=600 seconds; end does the same, but does not mark the run as stopped.
@@ -93,9 +93,11 @@ write() { # FILE; atomically, from standard input
 }
 
 setup() {
-  if [[ -n $data ]]; then need_program gcloud "it downloads the data"; fi
+  if [[ -n $data ]]; then
+    need_program gcloud "it is needed to download the data"
+  fi
   if ! find_python >/dev/null; then
-    say "Python here is older than 3.11; bringing $wanted_python"
+    say "Python here is older than 3.11; installing $wanted_python"
     run python3 -m pip install --quiet --user "$uv"
     run python3 -m uv python install "$wanted_python"
     PYTHON=$(python3 -m uv python find "$wanted_python" || true)
@@ -124,26 +126,26 @@ attend() {
 }
 
 start() {
-  if ((!$#)); then reject "which COMMAND? It stands after --."; fi
+  if ((!$#)); then reject "no COMMAND given; put it after --."; fi
   if $dry_run; then
     run "$@"
     return
   fi
   if [[ -z $(type -P "$1") ]]; then
-    reject "there is no program $1 to run in $PWD."
+    reject "program $1 not found; the current folder is $PWD."
   fi
   if running; then
-    fail "process $pid of $name still runs; stop it, or end it, first."
+    fail "process $pid of $name is still running; stop or end it first."
   fi
   make_folder "$state"
   rm -f "$state/process" "$state/attendant" "$state/exit" "$state/stopped"
   printf '\n%s + %s\n' "$(date '+%F %T')" "$(quoted "$@")" >>"$state/log" ||
-    reject "nothing can be written into $root/$state."
+    reject "cannot write to $root/$state."
   attend "$@" </dev/null >>"$state/log" 2>&1 &
   attendant=$!
   until [[ -f $state/process ]]; do
     if ! kill -0 "$attendant" 2>/dev/null; then
-      reject "nothing can be written into $root/$state."
+      reject "cannot write to $root/$state."
     fi
     sleep 0.02
   done
@@ -151,7 +153,7 @@ start() {
 }
 
 status() {
-  local ended=exited said
+  local ended=exited condition
   # The attendant writes the exit code a moment after the process has ended.
   for _ in {1..600}; do
     if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
@@ -161,15 +163,15 @@ status() {
   # Check only now, because the run may be stopped during the loop.
   if [[ -f $state/stopped ]]; then ended=stopped; fi
   if running; then
-    said=running
+    condition=running
   elif [[ -f $state/exit ]]; then
-    said="$ended $(<"$state/exit")"
+    condition="$ended $(<"$state/exit")"
   elif [[ -f $state/process ]]; then
-    said=lost
+    condition=lost
   else
-    said=absent
+    condition=absent
   fi
-  echo "worker $(uname -n):$name $said"
+  echo "worker $(uname -n):$name $condition"
 }
 
 # Sends the process a signal, unless it has ended.

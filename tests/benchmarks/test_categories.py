@@ -9,12 +9,12 @@ SMALL = ["--samples=200", "--width=16", "--text-width=8", "--clicks=20"]
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Measures in this process: another would take seconds to begin."""
+def in_process(monkeypatch):
+    """Measures in this process, because another would take seconds to start."""
     monkeypatch.setattr(categories, "_run", categories_run.run)
 
 
-def test_rows_and_growth(here, tmp_path, capsys):
+def test_rows_and_growth(in_process, tmp_path, capsys):
     path = tmp_path / "rows.json"
     arguments = [*SMALL, "--samples=200,400", f"--json={path}", "--sweep=0.3"]
     assert categories.main(arguments) == 0
@@ -35,17 +35,19 @@ def test_rows_and_growth(here, tmp_path, capsys):
     assert "threshold 0.3: F1" in out
 
 
-def test_what_is_made_up_is_a_long_tail():
-    features, clicks, truth = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+def test_synthetic_categories_have_a_long_tail():
+    features, clicks, truth = categories_run.synthetic(
+        3000, 9000, 0.05, (24, 8)
+    )
     sizes = np.bincount(truth)
     assert features.samples == len(truth) == 3000
     assert np.median(sizes) <= 4 < sizes.max() / 5
     queries = truth[: len(features.query_image)]
     items = truth[len(features.query_image) :]
-    # All but the last, which may be cut, have both roles.
+    # All categories have both roles, except perhaps the last, which may be cut.
     assert set(queries) - {truth.max()} <= set(items)
     assert clicks["query"].max() < len(queries)
-    again, _, _ = categories_run.made_up(3000, 9000, 0.05, (24, 8))
+    again, _, _ = categories_run.synthetic(3000, 9000, 0.05, (24, 8))
     np.testing.assert_array_equal(again.item_text, features.item_text)
 
 
@@ -61,9 +63,9 @@ def test_what_is_made_up_is_a_long_tail():
         (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
-def test_what_is_wrong_is_said(arguments, words, capsys):
+def test_invalid_arguments_are_errors(arguments, words, capsys):
     assert categories.main([*SMALL, *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert all(word in said for word in words)
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert all(word in message for word in words)
+    assert message.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The benchmark of kills counts what it does and notices what differs."""
+"""Tests that the chaos benchmark counts kills and notices differences."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ from benchmarks.chaos_run import Place, Run
 from mixer_jax.runtime import processes
 from mixer_jax.runtime.errors import UserError
 
-# Takes the steps that are missing, in a file of one loss a line; the loss of
-# step 5 is what the third argument says.
+# Runs the missing steps, with one loss per line of a file; the third argument
+# is the loss of step 5.
 SCRIPT = """
 import json, pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
@@ -26,7 +26,7 @@ for step in range(done + 1, last + 1):
 
 
 class Counting(Run):
-    """A run that does nothing but log losses, and forgets none."""
+    """A run that only logs losses and never loses any."""
 
     def __init__(self, folder, fifth="105"):
         super().__init__(folder, "unused", 20, 0)
@@ -56,46 +56,46 @@ def hasty(monkeypatch):
     monkeypatch.setattr(chaos, "_TRAINING", 0.1)
 
 
-def torment(tmp_path, fifth="105"):
+def kill_a_run(tmp_path, fifth="105"):
     whole = Counting(tmp_path / "whole")
     whole.finish(1)
     broken = Counting(tmp_path / "broken", fifth)
-    tormented = chaos.Torment(broken, whole, broken, [1], [1], seed=0)
-    tormented.run(kills=5)
+    killed = chaos.KilledRun(broken, whole, broken, [1], [1], seed=0)
+    killed.run(kills=5)
     assert broken.losses().keys() == whole.losses().keys()
-    return tormented
+    return killed
 
 
-def test_it_kills_as_often_as_asked_and_lets_the_run_end(tmp_path):
-    tormented = torment(tmp_path)
-    assert sum(tormented.kills.values()) == 5
-    assert sum(tormented.codes.values()) == 6
-    assert tormented.codes["0"] == 1
-    assert set(tormented.codes) <= {"0", "-9", "-15", str(processes.PREEMPTED)}
-    assert tormented.first
-    assert not any(tormented.first)
+def test_kills_the_given_number_of_times_and_lets_the_run_finish(tmp_path):
+    killed = kill_a_run(tmp_path)
+    assert sum(killed.kills.values()) == 5
+    assert sum(killed.codes.values()) == 6
+    assert killed.codes["0"] == 1
+    assert set(killed.codes) <= {"0", "-9", "-15", str(processes.PREEMPTED)}
+    assert killed.first
+    assert not any(killed.first)
 
 
-def test_a_first_step_that_differs_is_noticed(tmp_path, monkeypatch):
-    # Killed after step 4 and nowhere else, it goes on with step 5.
+def test_a_different_first_loss_is_noticed(tmp_path, monkeypatch):
+    # Killed only after step 4, the run resumes at step 5.
     monkeypatch.setattr(Counting, "saving", lambda run: run.next().step == 5)
     monkeypatch.setattr(chaos, "STATES", ("saving",))
-    tormented = torment(tmp_path, fifth="210")
-    assert max(tormented.first) == pytest.approx(1.0)
+    killed = kill_a_run(tmp_path, fifth="210")
+    assert max(killed.first) == pytest.approx(1.0)
 
 
-def test_a_run_that_fails_by_itself_is_not_started_for_ever(tmp_path):
+def test_a_run_that_fails_by_itself_is_not_restarted_forever(tmp_path):
     broken = Counting(tmp_path / "broken")
     broken.start = lambda *_: [
         subprocess.Popen([sys.executable, "-c", "raise SystemExit(70)"])
     ]
     (broken.folder / "log.txt").write_text("It hangs.\n")
-    tormented = chaos.Torment(broken, broken, broken, [1], [1], seed=0)
+    killed = chaos.KilledRun(broken, broken, broken, [1], [1], seed=0)
     with pytest.raises(UserError, match="It hangs"):
-        tormented.run(kills=0)
+        killed.run(kills=0)
 
 
-def test_what_is_unfinished_is_named(tmp_path):
+def test_unfinished_files_are_listed(tmp_path):
     run = Run(tmp_path / "run", "unused", 20, 0)
     folder = run.workdir / "stage1" / "checkpoints"
     folder.mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_what_is_unfinished_is_named(tmp_path):
     assert run.saving()
 
 
-def test_losses_are_read_while_they_are_written(tmp_path):
+def test_losses_are_readable_while_being_written(tmp_path):
     run = Run(tmp_path / "run", "unused", 20, 0)
     (run.workdir / "stage2").mkdir(parents=True)
     row = json.dumps({"step": 1, "loss": 2.5})
@@ -121,31 +121,31 @@ def test_losses_are_read_while_they_are_written(tmp_path):
     assert run.next() == Place(0, 1)
 
 
-def test_those_that_stay_when_one_has_ended_are_killed(monkeypatch):
+def test_the_remaining_processes_are_killed_after_one_ends(monkeypatch):
     monkeypatch.setattr(chaos_run, "_GRACE", 0.2)
     commands = ["import time; time.sleep(600)", "raise SystemExit(3)"]
-    begun = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
-    assert chaos_run.wait(begun) == [-9, 3]
+    started = [subprocess.Popen([sys.executable, "-c", c]) for c in commands]
+    assert chaos_run.wait(started) == [-9, 3]
 
 
 def test_no_process_outlives_an_interruption(tmp_path, monkeypatch):
-    begun = []
+    started = []
 
     def start(count, devices):
         command = [sys.executable, "-c", "import time; time.sleep(60)"]
-        begun.append(subprocess.Popen(command))
-        return begun[-1:]
+        started.append(subprocess.Popen(command))
+        return started[-1:]
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     run = Counting(tmp_path / "run")
     run.start = start
-    tormented = chaos.Torment(run, run, run, [1], [1], seed=0)
-    monkeypatch.setattr(tormented, "_wait", interrupt)
+    killed = chaos.KilledRun(run, run, run, [1], [1], seed=0)
+    monkeypatch.setattr(killed, "_wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tormented.run(kills=1)
+        killed.run(kills=1)
     monkeypatch.setattr(run, "losses", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.finish(1, until=Place(0, 1))
-    assert [process.poll() for process in begun] == [-9, -9]
+    assert [process.poll() for process in started] == [-9, -9]

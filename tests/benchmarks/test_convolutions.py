@@ -1,4 +1,4 @@
-"""The benchmark of the convolutions compares like with like."""
+"""Tests that the convolution benchmark compares equal computations."""
 
 import json
 import math
@@ -18,7 +18,7 @@ SMALL = (
 
 @pytest.mark.parametrize("layer", SMALL, ids=lambda layer: layer.name(32))
 @pytest.mark.parametrize("name", PASSES)
-def test_both_sides_do_the_same(layer, name):
+def test_both_sides_compute_the_same(layer, name):
     given = convolutions.inputs(layer, 32, 2)
     both = convolutions.sides(layer, name)
     ours, native = (both[side](*given) for side in ("ours", "native"))
@@ -46,6 +46,6 @@ def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
     assert rows[0]["machine"] in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said(capsys):
+def test_invalid_arguments_are_errors(capsys):
     assert convolutions.main(["--size=16"]) == 2
     assert "--size is 16; it must be 32" in capsys.readouterr().err

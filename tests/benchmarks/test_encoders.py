@@ -1,6 +1,6 @@
-"""The benchmark of the encoders compares like with like.
+"""Tests that the encoder benchmark compares equal computations.
 
-Nothing here asserts how long anything takes.
+No test asserts a time.
 """
 
 import json
@@ -85,9 +85,9 @@ def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
         share = row["gflop"] * 1e9 * passes / 1e12
         assert row["flop_share"] == pytest.approx(share)
         assert row["versions"].keys() >= {"jax", "torch", "transformers"}
-    said = capsys.readouterr().out
-    assert rows[0]["machine"] in said
-    assert "tiny-bert" in said
+    printed = capsys.readouterr().out
+    assert rows[0]["machine"] in printed
+    assert "tiny-bert" in printed
 
 
 def test_a_rate_counts_images_or_tokens():
@@ -105,7 +105,7 @@ def test_a_rate_counts_images_or_tokens():
 
 
 @pytest.mark.parametrize("model", list(TINY))
-def test_both_sides_do_the_same(model):
+def test_both_sides_compute_the_same(model):
     problem = encoder_sides.Problem(model, 2, 40)
     peer, ours = encoder_sides.Peer(problem), encoder_sides.Ours(problem)
     ours.place(peer.tensors())
@@ -116,7 +116,7 @@ def test_both_sides_do_the_same(model):
             theirs = theirs.reshape(*theirs.shape[:2], -1).swapaxes(1, 2)
         largest = np.abs(theirs).max()
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-5 * largest)
-    # A gradient takes two products for each of the forward pass.
+    # The backward pass has two products for each one of the forward pass.
     forward, both = (ours.flops[name] for name in encoder_sides.PASSES)
     assert 2.3 < both / forward < 3.7
 
@@ -126,7 +126,7 @@ def test_memory_of_both_sides():
         problem = {"model": "tiny-bert", "batch": 2, "size": 8}
         peak = encoder_memory.run(problem, "forward+backward", side)
         assert math.isfinite(peak)
-        # The 30,522 words of 16 numbers and their gradient, if nothing more.
+        # At least the 30,522 word embeddings of 16 numbers and their gradients.
         assert side == "peer" or peak > 0
 
 
@@ -142,15 +142,15 @@ def test_memory_of_both_sides():
         (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
-def test_what_is_wrong_is_said(arguments, words, capsys):
+def test_invalid_arguments_are_errors(arguments, words, capsys):
     assert encoders.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert all(word in said for word in words)
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert all(word in message for word in words)
+    assert message.count("\n") == 1
 
 
-def test_without_torch_there_is_nothing_to_compare(monkeypatch, capsys):
+def test_missing_torch_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(partial_fc_torch, "available", lambda: False)
     assert encoders.main([]) == 2
     assert "install torch" in capsys.readouterr().err

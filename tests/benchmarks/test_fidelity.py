@@ -1,4 +1,4 @@
-"""The benchmark of fidelity compares heads that differ in nothing else."""
+"""Tests that the fidelity benchmark changes nothing but the head."""
 
 import json
 
@@ -10,7 +10,7 @@ from mixer_jax.training.checkpoint import checkpoints
 
 @pytest.fixture
 def measure(tiny_towers, colors, monkeypatch, tmp_path):
-    """Runs the command on the colors' table; returns its rows."""
+    """Runs the command on the table of colors; returns its rows."""
     root, _ = colors
     monkeypatch.setattr(checkpoints, "load_model", lambda *_: tiny_towers)
     tiny_towers.config.data.threads = 0
@@ -33,7 +33,7 @@ def measure(tiny_towers, colors, monkeypatch, tmp_path):
     return run
 
 
-def test_heads_with_all_rows_active_are_exact(measure):
+def test_heads_with_all_rows_active_match_exact(measure):
     rows = measure("--active=1", "--seeds=2", "--heads=exact/knn/sampled")
     assert [(row["seed"], row["head"]) for row in rows] == [
         (seed, head) for seed in (0, 1) for head in ("exact", "knn", "sampled")
@@ -45,6 +45,6 @@ def test_heads_with_all_rows_active_are_exact(measure):
         assert row["categories"] == 2
 
 
-def test_an_unknown_head_is_a_sentence(measure, capsys):
+def test_an_unknown_head_is_an_error(measure, capsys):
     assert measure("--heads=exact/fast") == 2
-    assert "There is no head 'fast'; there are exact" in capsys.readouterr().err
+    assert "Unknown head 'fast'; known: exact" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""The benchmark of the heads compares like with like, and says what is wrong.
+"""Tests that the head benchmark compares equal steps and checks its arguments.
 
-Nothing here asserts how long anything takes.
+No test asserts a time.
 """
 
 import copy
@@ -29,7 +29,7 @@ KEYS = (
     "ratio_to_dense",
 )
 SMALL = ("--classes=512", "--dim=16", "--batch=32", "--rounds=2")
-# 37 categories, which 8 devices do not divide.
+# 37 categories are not divisible by 8 devices.
 PROBLEM = contenders.Problem(37, 16, 32)
 
 
@@ -46,9 +46,9 @@ def _arrays(mesh):
 
 
 def _two_steps(name, arrays, mesh):
-    """Runs two steps; returns losses, embeddings' gradient and arrays."""
+    """Runs two steps; returns losses, gradient of embeddings, and arrays."""
     arrays = copy.copy(arrays)
-    # Steps take over what they are given.
+    # Steps donate their arguments.
     arrays.proxies, arrays.momentum = jax.tree.map(
         lambda x: x.copy(), (arrays.proxies, arrays.momentum)
     )
@@ -93,12 +93,12 @@ def test_rows_of_the_json(tmp_path, capsys, small_ceilings):
     assert rows[0]["ratio_to_dense"] == 1
     assert [row["rows"] for row in rows] == [512, 512, 256, 256, 256]
     assert rows[3]["graph_classes"] == 100
-    said = capsys.readouterr().out
-    assert rows[0]["machine"] in said
-    assert "knn" in said
+    printed = capsys.readouterr().out
+    assert rows[0]["machine"] in printed
+    assert "knn" in printed
 
 
-def test_dense_is_exact(num_devices):
+def test_dense_matches_exact(num_devices):
     mesh = meshes.make_mesh(jax.devices()[:num_devices])
     arrays = _arrays(mesh)
     for dense, exact in zip(
@@ -110,7 +110,7 @@ def test_dense_is_exact(num_devices):
         np.testing.assert_allclose(dense, exact, rtol=0, atol=1e-5 * largest)
 
 
-def test_the_peer_is_exact():
+def test_the_peer_matches_exact():
     torch = pytest.importorskip("torch")
     mesh = meshes.make_mesh(jax.devices()[:1])
     arrays = _arrays(mesh)
@@ -125,17 +125,17 @@ def test_the_peer_is_exact():
     labels = torch.tensor(np.array(arrays.labels)).long()
     first, _ = peer.step(embeddings, labels)
     second, d_embeddings = peer.step(embeddings, labels)
-    found = (first, second, d_embeddings, peer.proxies, peer.momentum)
-    for torches, exact in zip(
-        found, _two_steps("exact", arrays, mesh), strict=True
+    results = (first, second, d_embeddings, peer.proxies, peer.momentum)
+    for theirs, exact in zip(
+        results, _two_steps("exact", arrays, mesh), strict=True
     ):
         largest = np.abs(exact).max()
         np.testing.assert_allclose(
-            torches.numpy(), exact, rtol=0, atol=1e-5 * largest
+            theirs.numpy(), exact, rtol=0, atol=1e-5 * largest
         )
 
 
-def test_the_peer_samples_positives_and_others():
+def test_the_peer_samples_positives_and_random_others():
     torch = pytest.importorskip("torch")
     peer = partial_fc_torch.PartialFC(torch.zeros(100, 4), 20, 32.0, 0.25)
     labels = torch.tensor([7, 3, 7, 99])
@@ -147,7 +147,7 @@ def test_the_peer_samples_positives_and_others():
     assert len(set(torch.cat(drawn).tolist())) == 100
 
 
-def test_arrays(num_devices):
+def test_arrays_are_valid(num_devices):
     mesh = meshes.make_mesh(jax.devices()[:num_devices])
     made = arrays_lib.make_arrays(37, 16, 32, 4, mesh)
     norms = np.linalg.norm(made.proxies, axis=-1)
@@ -181,23 +181,21 @@ def test_arrays(num_devices):
         (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
-def test_what_is_wrong_is_said(arguments, words, capsys):
+def test_invalid_arguments_are_errors(arguments, words, capsys):
     assert heads.main([*SMALL, *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert all(word in said for word in words)
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert all(word in message for word in words)
+    assert message.count("\n") == 1
 
 
-def test_a_head_that_is_not_built_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(contenders.heads, "HEADS", {})
+def test_an_unavailable_head_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(contenders.heads.factory, "HEADS", {})
     assert heads.main([*SMALL, "--heads=topk"]) == 2
     assert "topk" in capsys.readouterr().err
 
 
-def test_without_torch_the_peer_is_left_out(
-    monkeypatch, capsys, small_ceilings
-):
+def test_without_torch_the_peer_is_skipped(monkeypatch, capsys, small_ceilings):
     monkeypatch.setattr(partial_fc_torch, "available", lambda: False)
     monkeypatch.setattr(
         heads.memory,
@@ -205,10 +203,10 @@ def test_without_torch_the_peer_is_left_out(
         lambda *given: {"peak_mb": 1.0, "runtime_mb": 1.0},
     )
     assert heads.main([*SMALL, "--heads=exact", "--peers"]) == 0
-    assert "no torch" in capsys.readouterr().out
+    assert "torch is not installed" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_has_a_row(
+def test_a_head_that_does_not_fit_into_memory_has_a_row(
     tmp_path, monkeypatch, capsys, small_ceilings
 ):
     out = tmp_path / "heads.json"

@@ -1,6 +1,6 @@
-"""The benchmark of the input pipeline: all sides decode the same pictures.
+"""Tests that all sides of the input benchmark decode the same images.
 
-Nothing here asserts how long anything takes.
+No test asserts a time.
 """
 
 import json
@@ -26,7 +26,7 @@ TINY += ("--rows=12",)
 
 
 def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
-    # Processes take seconds to start; tests/data/test_workers.py has them.
+    # Processes start slowly; tests/data/stream/test_workers.py tests them.
     ours = input_sides.ours
     monkeypatch.setattr(
         input_sides,
@@ -65,12 +65,12 @@ def test_rows_of_the_json(tmp_path, monkeypatch, capsys):
             row["images_per_s"] / limit
         )
     assert rows[9]["images_per_s"] == 4
-    said = capsys.readouterr().out
-    assert rows[0]["machine"] in said
-    assert "torch DataLoader" in said
+    printed = capsys.readouterr().out
+    assert rows[0]["machine"] in printed
+    assert "torch DataLoader" in printed
 
 
-def test_a_ratio_is_that_of_rounds(monkeypatch, data):
+def test_the_ratio_is_the_median_over_rounds(monkeypatch, data):
     times = {"bare": iter([9.0, 1.0, 2.0, 8.0]), "other": iter([2.0, 4.0, 4.0])}
     monkeypatch.setattr(input_sides, "Data", lambda problem, folder: data)
     monkeypatch.setattr(
@@ -102,9 +102,9 @@ def data(tmp_path):
     return input_sides.Data(problem, tmp_path)
 
 
-def test_all_sides_decode_the_same(data, monkeypatch):
-    wanted = {decoding.decode(path, 8).tobytes() for path in data.paths}
-    assert len(wanted) == 8
+def test_all_sides_decode_the_same_images(data, monkeypatch):
+    expected = {decoding.decode(path, 8).tobytes() for path in data.paths}
+    assert len(expected) == 8
     decode, seen = decoding.decode, []
 
     def spy(*arguments):
@@ -119,12 +119,12 @@ def test_all_sides_decode_the_same(data, monkeypatch):
         ):
             seen.clear()
             assert run() > 0
-            # What a round reads, and what is read ahead of it.
+            # the images of the round, and those read ahead
             assert len(seen) >= 8
-            assert {pixels.tobytes() for pixels in seen} == wanted
+            assert {pixels.tobytes() for pixels in seen} == expected
 
 
-def test_what_torch_is_given(data):
+def test_the_torch_dataset(data):
     pytest.importorskip("torch")
     given = input_sides.TorchImages(data.paths, 8, 20)
     assert len(given) == 20
@@ -133,11 +133,11 @@ def test_what_torch_is_given(data):
     assert label == 1
 
 
-def test_pictures_compress_as_photographs_do():
+def test_pictures_compress_like_photographs():
     one, other = (input_sides.picture(256, seed) for seed in range(2))
     assert one.tobytes() != other.tobytes()
     bits = 8 * len(broken_files.encode(one, "jpeg", quality=90)) / 256**2
-    assert 1 < bits < 4  # of a pixel
+    assert 1 < bits < 4  # per pixel
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_pictures_compress_as_photographs_do():
         (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
-def test_what_is_wrong_is_said(arguments, words, capsys):
+def test_invalid_arguments_are_errors(arguments, words, capsys):
     assert input_pipeline.main([*TINY, *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert all(word in said for word in words)
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert all(word in message for word in words)
+    assert message.count("\n") == 1

@@ -10,10 +10,10 @@ def test_table_machine_and_rows(tmp_path, capsys):
     rows = [{"machine": "two cores", "versions": {"jax": "1.2"}, "ratio": 0.5}]
     out = tmp_path / "rows.json"
     printing.show(table, rows, 120, str(out))
-    said = capsys.readouterr().out
-    assert "a heading " + "of many words " * 5 in said  # on one line
-    assert "two cores; jax 1.2\n" in said
-    assert f"Wrote {out}" in said
+    printed = capsys.readouterr().out
+    assert "a heading " + "of many words " * 5 in printed  # on one line
+    assert "two cores; jax 1.2\n" in printed
+    assert f"Wrote {out}" in printed
     assert json.loads(out.read_text()) == rows
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of scaling compiles what a run would run."""
+"""Tests that the scaling benchmark compiles the step of a run."""
 
 import json
 
@@ -11,14 +11,16 @@ SMALL = ("--devices=1,4", "--topologies=", "--categories=512", "--batch=16")
 
 @pytest.fixture
 def config(tiny_towers, monkeypatch):
-    """A small stage in place of the file's."""
+    """A small stage instead of the one in the file."""
     small = tiny_towers.config
     small.head.name = "knn"
     small.head.active = 0.5
     monkeypatch.setattr(scaling, "load_config", lambda path: small)
 
 
-def test_devices_meet_as_often_and_send_more_with_the_batch(config, tmp_path):
+def test_collectives_are_the_same_and_their_bytes_grow_with_the_batch(
+    config, tmp_path
+):
     file = tmp_path / "rows.json"
     assert scaling.main(["--config=small", *SMALL, f"--json={file}"]) == 0
     rows = json.loads(file.read_text())
@@ -34,7 +36,7 @@ def test_devices_meet_as_often_and_send_more_with_the_batch(config, tmp_path):
     assert weak[1]["collective_bytes"] > strong[1]["collective_bytes"]
 
 
-def test_efficiency_is_against_the_fewest_chips():
+def test_efficiency_is_relative_to_the_fewest_chips():
     rows = [
         {"kind": "tpu", "series": s, "devices": n, "roofline_ms": t}
         for s, n, t in (
@@ -49,12 +51,15 @@ def test_efficiency_is_against_the_fewest_chips():
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        (["--config=configs/none.py"], "There is no config file configs/none"),
-        (["--config=configs/quickstart.py"], "is of several stages"),
+        (
+            ["--config=configs/none.py"],
+            "The config file configs/none.py does not exist",
+        ),
+        (["--config=configs/quickstart.py"], "has several stages"),
     ],
 )
-def test_what_is_wrong_is_said(flags, said, capsys):
+def test_invalid_arguments_are_errors(flags, message, capsys):
     assert scaling.main(flags) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A copy of the launch scripts to run in, and programs that stand in."""
+"""A copy of the launch scripts to run in, and stand-ins for programs."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Stands in for Python: makes "environments" that are copies of itself, installs
-# nothing, and runs $TRAINING for the training.
+# A stand-in for Python: it creates "environments" that are copies of itself,
+# installs nothing, and runs $TRAINING instead of the training.
 _PYTHON = """\
 #!/usr/bin/env bash
 case "$*" in
@@ -28,7 +28,7 @@ esac
 
 
 class _Process(subprocess.Popen):
-    """A process that is not waited for where a test fails."""
+    """A process that is killed, not waited for, if a test fails."""
 
     def __exit__(self, kind, *rest):
         if kind is not None:
@@ -53,16 +53,17 @@ class Project:
         return path
 
     def training(self, text: str) -> None:
-        """Sets what runs, as bash, in place of the training."""
+        """Sets the bash script that runs in place of the training."""
         path = self.folder.parent / "training.sh"
         path.write_text(text)
         self.environment["TRAINING"] = str(path)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Starts a command in a session of its own, where no signal is ignored.
+        """Starts a command in its own session, in which no signal is ignored.
 
-        `nohup` starts these tests with SIGHUP ignored, and what they start
-        would inherit that, but not a handler. These tests go on ignoring it.
+        `nohup` starts these tests with SIGHUP ignored. Their child processes
+        would inherit this, but they do not inherit a handler. The tests
+        themselves continue to ignore the signal.
         """
         before = signal.signal(signal.SIGHUP, lambda *_: None)
         try:
@@ -82,23 +83,23 @@ class Project:
         return process
 
     def remaining(self) -> list[int]:
-        """Returns the processes that are left of all that was started."""
+        """Returns the started processes that are still running."""
         listed = subprocess.run(
             ["ps", "-A", "-o", "pid=", "-o", "stat="],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        found = []
+        remaining = []
         for line in listed.splitlines():
             pid, state = line.split()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getsid(int(pid)) in self.sessions and state[0] != "Z":
-                    found.append(int(pid))
-        return found
+                    remaining.append(int(pid))
+        return remaining
 
     def end(self, grace: float = 10.0) -> list[int]:
-        """Kills what is left after some seconds, and returns it."""
+        """Kills the processes that remain after `grace` s, and returns them."""
         deadline = time.monotonic() + grace
         while (left := self.remaining()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -114,17 +115,17 @@ class Project:
         self, *command: str, **environment: str
     ) -> subprocess.CompletedProcess:
         with self.start(*command, **environment) as process:
-            said = self.said(process)
-        return subprocess.CompletedProcess(command, process.returncode, said)
+            output = self.output(process)
+        return subprocess.CompletedProcess(command, process.returncode, output)
 
     @staticmethod
-    def said(process: subprocess.Popen) -> str:
-        """Waits for the end, though not for ever, and returns the output."""
+    def output(process: subprocess.Popen) -> str:
+        """Waits for the process to end, up to a limit; returns its output."""
         return process.communicate(timeout=60)[0]
 
     @staticmethod
     def wait_for(path: pathlib.Path) -> None:
-        """Waits until a file is there."""
+        """Waits until a file exists."""
         deadline = time.monotonic() + 30
         while not path.exists():
             assert time.monotonic() < deadline, f"{path} did not appear"
@@ -133,7 +134,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    """A project whose processes end with the test, as it has to see to."""
+    """A project; the test must end all processes that it started."""
     folder = tmp_path / "it's a [1] $drive; *" / "project"
     programs = tmp_path / "programs"
     folder.mkdir(parents=True)
@@ -143,7 +144,7 @@ def project(tmp_path):
     (folder / "mixer_jax").mkdir()
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
-    # None of the caller's variables, nor, by accident, its cloud.
+    # Without the caller's variables, so that no test reaches a real cloud.
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/none"}
     made = Project(folder, programs, environment)
     python = made.program("stub-python", _PYTHON)
@@ -154,4 +155,4 @@ def project(tmp_path):
         made.program(name, f"#!/bin/sh\necho {name} was run >&2\nexit 9\n")
     yield made
     left = made.end()
-    assert not left, f"These processes have outlived their test: {left}"
+    assert not left, f"These processes outlived their test: {left}"

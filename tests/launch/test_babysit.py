@@ -1,4 +1,4 @@
-"""The babysitter, over commands that end in every way a run does."""
+"""Tests of the babysitter, on commands that end in every way a run can."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Ends with the next of its arguments each time that it is run.
+# Exits with the next of its arguments each time it is run.
 _SCRIPT = """\
 #!/usr/bin/env bash
 echo started >>runs.txt
@@ -28,11 +28,11 @@ def babysit(project):
     return run
 
 
-def test_restarts_what_was_preempted_until_it_finishes(babysit):
+def test_restarts_after_preemptions_until_it_finishes(babysit):
     done, starts = babysit(75, 75, 0)
     assert done.returncode == 0
     assert starts == 3
-    assert done.stdout.count("it was pre-empted, and its state is saved") == 2
+    assert done.stdout.count("it was preempted, and its state is saved") == 2
     assert "it finished" in done.stdout
 
 
@@ -40,7 +40,7 @@ def test_does_not_restart_wrong_input(babysit):
     done, starts = babysit(2, 0)
     assert done.returncode == 2
     assert starts == 1
-    assert "a restart does not mend that" in done.stdout
+    assert "which a restart does not fix" in done.stdout
 
 
 @pytest.mark.parametrize("code", [1, 70, 137])
@@ -50,14 +50,14 @@ def test_restarts_other_failures(babysit, code):
     assert starts == 2
 
 
-def test_gives_up_without_progress_with_the_last_code(babysit):
+def test_gives_up_without_progress_and_exits_with_the_last_code(babysit):
     done, starts = babysit(1, 70, 3, 0, options=["--max-restarts=2"])
     assert done.returncode == 3
     assert starts == 3
     assert "Giving up after 2 restarts" in done.stdout
 
 
-def test_a_save_counts_as_progress_where_no_workdir_is_known(babysit):
+def test_a_save_counts_as_progress_without_a_workdir(babysit):
     done, starts = babysit(1, 75, 1, 75, 1, 0, options=["--max-restarts=2"])
     assert done.returncode == 0
     assert starts == 6
@@ -65,7 +65,7 @@ def test_a_save_counts_as_progress_where_no_workdir_is_known(babysit):
 
 @pytest.mark.parametrize("stages", [("",), ("stage1/", "stage2/")])
 def test_progress_is_a_later_checkpoint(project, stages):
-    """Whatever the exit code is, in a stage's workdir or a curriculum's."""
+    """In the workdir of a stage or a curriculum, whatever the exit code."""
     project.program(
         "ends",
         f"""#!/usr/bin/env bash
@@ -73,11 +73,11 @@ def test_progress_is_a_later_checkpoint(project, stages):
         n=$(wc -l <runs.txt)
         if ((n <= 3)); then
           for stage in {" ".join(f"work/{stage}" for stage in stages)}; do
-            # 9 before 10: as numbers, not as words.
+            # 9 comes before 10: the order is numeric.
             mkdir -p "${{stage}}checkpoints/$((n + 7))"
           done
         fi
-        # One that is being saved is none.
+        # A checkpoint that is being saved does not count.
         mkdir -p "work/{stages[0]}checkpoints/$((n + 90)).orbax-tmp"
         exit 75
         """,
@@ -91,7 +91,7 @@ def test_progress_is_a_later_checkpoint(project, stages):
     )
     assert done.returncode == 75
     starts = (project.folder / "runs.txt").read_text().count("started")
-    assert starts == 5  # three that save, and two restarts in vain
+    assert starts == 5  # three that save, and two restarts without progress
     assert f"It reached step {10 * len(stages)}." in done.stdout
 
 
@@ -156,7 +156,7 @@ def test_stops_on_a_code_and_at_a_time(babysit, project):
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 )
-def test_hands_signals_on_and_ends(project, number):
+def test_forwards_signals_and_ends(project, number):
     project.program(
         "saves",
         """#!/usr/bin/env bash
@@ -171,14 +171,14 @@ def test_hands_signals_on_and_ends(project, number):
         process.send_signal(signal.SIGUSR1)
         project.wait_for(project.folder / "profile.txt")
         process.send_signal(number)
-        said = project.said(process)
-    assert process.returncode == 75, said
+        output = project.output(process)
+    assert process.returncode == 75, output
     assert (project.folder / "saved.txt").exists()
     assert (project.folder / "runs.txt").read_text() == "started\n"
 
 
 def test_ctrl_c_on_a_terminal_is_one_signal(project):
-    """It goes to the whole process group, and a second one would not save."""
+    """Ctrl-C signals the whole group; a second signal would prevent a save."""
     project.program(
         "saves",
         f"""#!{sys.executable}
@@ -198,25 +198,25 @@ sys.exit(75 if got == [signal.SIGTERM] else 1)
         project.wait_for(project.folder / "runs.txt")
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGINT)
-        said = project.said(process)
-    assert process.returncode == 75, said
+        output = project.output(process)
+    assert process.returncode == 75, output
 
 
-def test_ends_while_it_waits_for_a_restart(project):
+def test_a_signal_ends_the_wait_for_a_restart(project):
     command = ["launch/babysit.sh", "--backoff=600"]
     script = "echo >runs.txt; exit 3"
     with project.start(*command, "bash", "-c", script) as process:
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if "Restart 1" in line:
                 break
         process.send_signal(signal.SIGTERM)
-        said += project.said(process)
-    assert process.returncode == 3, said
+        output += project.output(process)
+    assert process.returncode == 3, output
 
 
-def test_paths_are_the_callers(project):
+def test_paths_are_relative_to_the_callers_folder(project):
     elsewhere = project.folder / "elsewhere"
     elsewhere.mkdir()
     project.program("ends", "#!/bin/sh\npwd >where.txt\n")
@@ -225,8 +225,8 @@ def test_paths_are_the_callers(project):
     assert (elsewhere / "where.txt").read_text().strip() == str(elsewhere)
 
 
-def test_restarts_go_on_where_nothing_can_be_printed(project):
-    """As on a terminal that has been closed, and for a log on a full disk."""
+def test_restarts_continue_if_nothing_can_be_printed(project):
+    """As on a closed terminal, or with the log on a full disk."""
     project.program("ends", _SCRIPT)
     script = "launch/babysit.sh --backoff=0 ends 75 1 3 2 >/dev/full 2>&1"
     assert project.run("bash", "-c", script).returncode == 2

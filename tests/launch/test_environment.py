@@ -1,4 +1,4 @@
-"""The environment is made once, whole or anew, and ends with its script."""
+"""Tests of the creation of the environment, also when it is interrupted."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-# Stands in for Python: notes what it is asked, and does what pip and venv do
-# in part; then, the first time, it waits in the part that $CUT names.
+# A stand-in for Python: it logs its arguments and does part of the work of pip
+# and venv; the first time, it then waits in the step that $CUT names.
 _PYTHON = """\
 #!/usr/bin/env bash
 case "$*" in
@@ -40,7 +40,7 @@ MOMENTS = ["-m venv", "--requirement", "--editable ."]
 
 @pytest.fixture
 def fresh(project):
-    """A project whose environment is yet to be made."""
+    """A project whose environment does not exist yet."""
     shutil.rmtree(project.folder / ".venv")
     project.program("stub-python", _PYTHON)
     project.environment |= {"CUT": "", "FAIL": "", "CODE": ""}
@@ -55,12 +55,12 @@ def _asked(fresh, word):
 
 
 def _cut(fresh, number, group=False, script="launch/quickstart.sh"):
-    """Sends a signal to a script in the middle, or to its process group."""
+    """Interrupts a script, or its process group, with a signal."""
     with fresh.start(script) as process:
         fresh.wait_for(fresh.folder / "cut.txt")
         (os.killpg if group else os.kill)(process.pid, number)
-        said = fresh.said(process)
-    return process.returncode, said
+        output = fresh.output(process)
+    return process.returncode, output
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -72,11 +72,11 @@ def _cut(fresh, number, group=False, script="launch/quickstart.sh"):
         (signal.SIGHUP, True),
     ],
 )
-def test_what_was_cut_off_is_made_anew(fresh, moment, number, group):
+def test_an_interrupted_installation_starts_over(fresh, moment, number, group):
     fresh.environment["CUT"] = moment
-    code, said = _cut(fresh, number, group)
-    assert code == 75, said
-    assert "the same command again to resume" in said
+    code, output = _cut(fresh, number, group)
+    assert code == 75, output
+    assert "the same command again to resume" in output
     (fresh.folder / ".venv/rest").touch()
     done = fresh.run("launch/quickstart.sh")
     assert done.returncode == 0, done.stdout
@@ -87,22 +87,22 @@ def test_what_was_cut_off_is_made_anew(fresh, moment, number, group):
     assert "is up to date" in again.stdout
 
 
-def test_what_a_power_cut_left_is_made_anew(fresh):
+def test_an_installation_killed_by_a_power_cut_starts_over(fresh):
     fresh.environment["CUT"] = "--editable ."
     with fresh.start("launch/quickstart.sh") as process:
         fresh.wait_for(fresh.folder / "cut.txt")
         for pid in fresh.remaining():
-            # Some end with those that were killed before.
+            # Some end together with those that were killed before.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        fresh.said(process)
+        fresh.output(process)
     done = fresh.run("launch/quickstart.sh")
     assert done.returncode == 0, done.stdout
     assert len(_asked(fresh, "-m venv")) == 2
 
 
-def test_a_failure_of_pip_costs_no_environment(fresh):
-    """As without a network, where the packages of before still work."""
+def test_a_failure_of_pip_keeps_the_environment(fresh):
+    """Without a network, for example, the installed packages still work."""
     assert fresh.run("launch/worker.sh", "setup").returncode == 0
     done = fresh.run(
         *("launch/worker.sh", "setup", "--extra=tpu"), FAIL="libtpu", CODE="1"
@@ -114,17 +114,19 @@ def test_a_failure_of_pip_costs_no_environment(fresh):
     assert len(_asked(fresh, "-m venv")) == 1
 
 
-def test_a_python_without_venv_is_a_sentence(fresh):
+def test_a_python_without_venv_is_an_error(fresh):
     broken = {"FAIL": "-m venv", "CODE": "1"}
     for _ in range(2):
         done = fresh.run("launch/quickstart.sh", **broken)
         assert done.returncode == 1
-        assert "need the package python3-venv" in " ".join(done.stdout.split())
+        assert "install the package python3-venv" in " ".join(
+            done.stdout.split()
+        )
     assert fresh.run("launch/quickstart.sh").returncode == 0
     assert len(_asked(fresh, "-m venv")) == 3
 
 
-def test_of_two_at_once_one_waits(fresh):
+def test_concurrent_installations_wait_for_each_other(fresh):
     fresh.environment["CUT"] = "--requirement"
     with fresh.start("launch/quickstart.sh") as first:
         fresh.wait_for(fresh.folder / "cut.txt")
@@ -133,16 +135,16 @@ def test_of_two_at_once_one_waits(fresh):
                 if "Waiting for another script" in line:
                     break
             os.killpg(first.pid, signal.SIGTERM)
-            assert fresh.said(first)
-            said = fresh.said(second)
+            assert fresh.output(first)
+            output = fresh.output(second)
     assert first.returncode == 75
-    assert second.returncode == 0, said
-    # Only the second run makes the unfinished environment anew.
+    assert second.returncode == 0, output
+    # Only the second run recreates the unfinished environment.
     assert len(_asked(fresh, "-m venv")) == 2
     assert "is up to date" in fresh.run("launch/worker.sh", "setup").stdout
 
 
-def test_who_waits_installs_nothing_again(fresh):
+def test_a_waiting_script_does_not_install_again(fresh):
     fresh.program(
         "slow-python",
         """#!/usr/bin/env bash
@@ -161,17 +163,17 @@ def test_who_waits_installs_nothing_again(fresh):
                 if "Waiting for another script" in line:
                     break
             (fresh.folder / "go.txt").touch()
-            fresh.said(first)
-            fresh.said(second)
+            fresh.output(first)
+            fresh.output(second)
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(_asked(fresh, "--requirement")) == 1
 
 
-def test_packages_apart_are_there_whole_or_not_at_all(fresh):
+def test_separate_packages_are_installed_completely_or_not_at_all(fresh):
     fresh.environment["CUT"] = "torch"
     script = "launch/test.sh"
-    code, said = _cut(fresh, signal.SIGTERM, script=script)
-    assert code == 75, said
+    code, output = _cut(fresh, signal.SIGTERM, script=script)
+    assert code == 75, output
     assert not list((fresh.folder / ".venv").glob("torch==*[0-9]"))
     shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
     done = fresh.run(script)
@@ -184,16 +186,16 @@ def test_packages_apart_are_there_whole_or_not_at_all(fresh):
     assert len(_asked(fresh, "--target")) == asked
 
 
-def test_tests_that_are_stopped_can_end_what_they_started(fresh):
+def test_interrupted_tests_can_end_their_processes(fresh):
     fresh.run("launch/worker.sh", "setup")
     shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
     fresh.environment["CUT"] = "-m pytest"
-    code, said = _cut(fresh, signal.SIGTERM, script="launch/test.sh")
-    assert code == 75, said
+    code, output = _cut(fresh, signal.SIGTERM, script="launch/test.sh")
+    assert code == 75, output
 
 
 @pytest.mark.parametrize("code", [1, 2, 70, 75])
-def test_a_commands_exit_code_is_the_quickstarts(fresh, code):
+def test_the_quickstart_exits_with_a_failed_commands_code(fresh, code):
     done = fresh.run(
         "launch/quickstart.sh", FAIL="mixer_jax.main", CODE=str(code)
     )
@@ -207,18 +209,16 @@ def test_a_commands_exit_code_is_the_quickstarts(fresh, code):
 @pytest.mark.parametrize(
     ("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)]
 )
-def test_a_quickstart_that_is_stopped_has_the_training_save(
-    fresh, number, group
-):
+def test_an_interrupted_quickstart_lets_the_training_save(fresh, number, group):
     fresh.environment["CUT"] = "mixer_jax.main"
-    code, said = _cut(fresh, number, group)
-    assert code == 75, said
+    code, output = _cut(fresh, number, group)
+    assert code == 75, output
     done = fresh.run("launch/quickstart.sh")
     assert done.returncode == 0, done.stdout
     assert len(_asked(fresh, "-m venv")) == 1
 
 
-def test_sigterm_ends_what_began_with_other_signals_ignored(fresh):
+def test_sigterm_works_if_other_signals_were_ignored_at_the_start(fresh):
     """As `nohup launch/quickstart.sh &` does in a script."""
     fresh.environment["CUT"] = "mixer_jax.main"
     ignoring = "trap '' HUP INT QUIT; exec launch/quickstart.sh"
@@ -227,11 +227,11 @@ def test_sigterm_ends_what_began_with_other_signals_ignored(fresh):
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             os.kill(process.pid, number)
         process.send_signal(signal.SIGTERM)
-        said = fresh.said(process)
-    assert process.returncode == 75, said
+        output = fresh.output(process)
+    assert process.returncode == 75, output
 
 
-def test_a_place_that_cannot_be_written_is_a_sentence(fresh):
+def test_an_environment_that_cannot_be_created_is_an_error(fresh):
     (fresh.folder / ".venv").write_text("")
     done = fresh.run("launch/quickstart.sh")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Missing programs, places that take nothing, and Ctrl-C at any moment."""
+"""Tests of missing programs, unwritable folders, and Ctrl-C at any moment."""
 
 import os
 import pathlib
@@ -56,16 +56,16 @@ def _leave_common_programs(project):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_missing_program_is_a_sentence(project, words, variables, program):
+def test_a_missing_program_is_an_error(project, words, variables, program):
     _leave_common_programs(project)
     script, *others = words
     done = project.run(f"launch/{script}", *others, **variables)
     assert done.returncode == 2, done.stdout
-    assert f"there is no program {program} " in done.stdout
+    assert f"program {program} not found; " in done.stdout
     assert not (project.folder / "runs").exists()
 
 
-def test_without_gcloud_a_save_is_the_progress_in_a_bucket(project):
+def test_without_gcloud_a_save_counts_as_progress_in_a_bucket(project):
     _leave_common_programs(project)
     project.program(
         "ends",
@@ -94,7 +94,7 @@ def test_without_gcloud_a_save_is_the_progress_in_a_bucket(project):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_folder_that_cannot_be_made_is_a_sentence(project, words, variables):
+def test_a_folder_that_cannot_be_created_is_an_error(project, words, variables):
     (project.folder / "runs").write_text("")
     script, *others = words
     done = project.run(f"launch/{script}", *others, **variables)
@@ -115,11 +115,11 @@ def test_a_worker_does_not_start_on_a_full_disk(project, file):
     loop = "for _ in {1..6000}; do sleep 0.01; done"
     done = project.run("launch/worker.sh", "start", "--", "bash", "-c", loop)
     assert done.returncode == 2, done.stdout
-    assert "nothing can be written into " in done.stdout
+    assert "cannot write to " in done.stdout
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-def test_no_half_of_a_manifest_is_sent(project):
+def test_an_incomplete_manifest_is_not_sent(project):
     folder = project.folder / "runs/launch"
     folder.mkdir(parents=True)
     (folder / "stage2.yaml").symlink_to(FULL)
@@ -141,8 +141,8 @@ for _ in {1..6000}; do sleep 0.01; done
 """
 
 
-def test_ctrl_c_while_hosts_are_looked_at_has_them_save(project):
-    """It goes to the whole process group, with what asks the hosts in it."""
+def test_ctrl_c_during_a_status_check_lets_all_hosts_save(project):
+    """Ctrl-C signals the whole process group, including the status check."""
     project.program("ssh", _SSH)
     project.training(_SAVES)
     looks = project.folder / "looks.txt"
@@ -153,13 +153,13 @@ def test_ctrl_c_while_hosts_are_looked_at_has_them_save(project):
         looks.unlink()
         project.wait_for(looks)
         os.killpg(process.pid, signal.SIGINT)
-        said = project.said(process)
-    assert process.returncode == 75, said
+        output = project.output(process)
+    assert process.returncode == 75, output
     assert len(list(project.folder.glob("saved*"))) == 2
 
 
 @pytest.mark.parametrize("moment", ["describe", "create", "tpu-vm ssh"])
-def test_ctrl_c_leaves_a_pod_as_it_is(project, moment):
+def test_ctrl_c_leaves_a_pod_unchanged(project, moment):
     project.program(
         "gcloud",
         f"""#!/usr/bin/env bash
@@ -181,18 +181,18 @@ def test_ctrl_c_leaves_a_pod_as_it_is(project, moment):
     with project.start(*command, **POD) as process:
         project.wait_for(project.folder / "reached.txt")
         os.killpg(process.pid, signal.SIGINT)
-        said = project.said(process)
-    assert process.returncode == 75, said
-    assert "The run goes on without a babysitter" in said
+        output = project.output(process)
+    assert process.returncode == 75, output
+    assert "The run continues without a babysitter" in output
 
 
-def test_hosts_that_fail_are_no_exit_code_of_their_number(project):
-    """Two of them were 2, which is wrong input."""
+def test_the_exit_code_is_not_the_number_of_failed_hosts(project):
+    """Two failed hosts must not exit with 2, which means wrong input."""
     done = project.run("launch/hosts.sh", "status", **HOSTS)
     assert done.returncode == 1, done.stdout
 
 
-def test_what_a_host_refuses_is_not_started_again(project):
+def test_a_run_that_a_host_rejects_is_not_restarted(project):
     project.program("ssh", _SSH)
     (project.folder / ".venv/bin/python").unlink()
     variables = HOSTS | {"WORKDIR": "w", "LOOKS": "looks.txt"}
@@ -201,5 +201,5 @@ def test_what_a_host_refuses_is_not_started_again(project):
         **variables,
     )
     assert done.returncode == 2, done.stdout
-    assert "there is no program .venv/bin/python to run" in done.stdout
+    assert "program .venv/bin/python not found; " in done.stdout
     assert "Restart" not in done.stdout

@@ -1,4 +1,4 @@
-"""The JobSet that gke.sh renders, by the API's schema and by what it does."""
+"""Tests of the JobSet that gke.sh renders: its schema and its behavior."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def _pod(manifest):
 
 
 # From https://cloud.google.com/tpu/docs/v5p and
-# https://cloud.google.com/tpu/docs/tpus-in-gke: 4 chips a host but where one
+# https://cloud.google.com/tpu/docs/tpus-in-gke: 4 chips per host, unless one
 # host of v5e or v6e is the whole slice.
 @pytest.mark.parametrize(
     ("accelerator", "topology", "hosts", "chips"),
@@ -72,7 +72,7 @@ def _pod(manifest):
         ("tpu-v4-podslice", "2x2x2", 2, 4),
     ],
 )
-def test_hosts_follow_from_the_topology(
+def test_the_topology_determines_the_hosts(
     render, accelerator, topology, hosts, chips
 ):
     manifest = render(ACCELERATOR=accelerator, TOPOLOGY=topology)
@@ -90,7 +90,7 @@ def test_hosts_follow_from_the_topology(
     }
 
 
-def test_what_is_set_is_in_it(render):
+def test_settings_appear_in_the_manifest(render):
     manifest = render(
         "--spot",
         "--max-restarts=3",
@@ -126,7 +126,7 @@ def test_what_is_set_is_in_it(render):
 
 
 def _action(manifest, exit_code=None, condition=None):
-    """What the JobSet does when a pod fails so.
+    """Returns what the JobSet does when a pod fails in the given way.
 
     Follows Kubernetes' Job controller, pkg/controller/job/
     pod_failure_policy.go, and JobSet's failure policy, KEP 262.
@@ -138,15 +138,15 @@ def _action(manifest, exit_code=None, condition=None):
         assert codes["operator"] == "In"
         conditions = [c["type"] for c in rule.get("onPodConditions", [])]
         if exit_code in codes["values"]:
-            what = (
+            cause = (
                 f"Container train for pod a/b failed with exit code {exit_code}"
             )
         elif condition in conditions:
-            what = f"Pod a/b has condition {condition}"
+            cause = f"Pod a/b has condition {condition}"
         else:
             continue
         reason = "PodFailurePolicy"
-        message = f"{what} matching {rule['action']} rule at index {index}"
+        message = f"{cause} matching {rule['action']} rule at index {index}"
         break
     assert reason == "PodFailurePolicy" or job["backoffLimit"] == 0
     for rule in manifest["spec"]["failurePolicy"]["rules"]:
@@ -158,7 +158,7 @@ def _action(manifest, exit_code=None, condition=None):
     return "RestartJobSet"
 
 
-def test_exit_codes_do_what_they_mean(render):
+def test_exit_codes_lead_to_the_right_actions(render):
     manifest = render()
     assert _action(manifest, 2) == "FailJobSet"
     saved = "RestartJobSetAndIgnoreMaxRestarts"
@@ -211,7 +211,7 @@ def _no_image(manifest):
         _no_image,
     ],
 )
-def test_the_schema_refuses_what_the_cluster_would(render, spoil):
+def test_the_schema_rejects_what_the_cluster_would(render, spoil):
     manifest = copy.deepcopy(render())
     spoil(manifest)
     with pytest.raises(jsonschema.ValidationError):
@@ -228,7 +228,7 @@ def test_apply_sends_what_render_prints(project):
     assert sent == project.run("launch/gke.sh", "render", **SLICE).stdout
 
 
-def test_nothing_is_applied_if_it_cannot_be_rendered(project):
+def test_nothing_is_applied_if_rendering_fails(project):
     done = project.run("launch/gke.sh", "apply", **SLICE | {"TOPOLOGY": "3x3"})
     assert done.returncode == 2
     assert "kubectl was run" not in done.stdout

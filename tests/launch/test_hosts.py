@@ -1,4 +1,4 @@
-"""A run on hosts behind ssh, which here is this one, three times."""
+"""Tests of a run on three hosts over ssh, all of them simulated here."""
 
 import shlex
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 
 HOSTS = "a me@b c"
-# Says what it was asked, and does it here.
+# Logs its command, and runs it on this machine.
 _SSH = """\
 #!/usr/bin/env bash
 while [[ $1 == -* ]]; do if [[ $1 == -o ]]; then shift; fi; shift; done
@@ -34,7 +34,7 @@ def hosts(project):
     def training(text):
         project.training(f'process=${{7#--process=}}\necho "$*"\n{text}')
 
-    project.sets = training
+    project.set_training = training
     yield project
     for host in HOSTS.split():
         project.run(
@@ -53,8 +53,8 @@ def _wait_until_started(project):
         project.wait_for(project.folder / f"runs/launch/run.{host}/process")
 
 
-def test_every_host_gets_its_process(hosts):
-    hosts.sets("exit 0")
+def test_every_host_runs_its_process(hosts):
+    hosts.set_training("exit 0")
     done = hosts.run(
         "launch/hosts.sh", "run", "--poll=0", "--", "--config.x=a b"
     )
@@ -77,8 +77,8 @@ def test_every_host_gets_its_process(hosts):
     assert status.count("exited 0") == 3
 
 
-def test_a_lone_host_needs_no_coordinator(hosts):
-    hosts.sets("exit 0")
+def test_a_single_host_needs_no_coordinator(hosts):
+    hosts.set_training("exit 0")
     done = hosts.run(
         "launch/hosts.sh", "run", "--poll=0", HOSTS="a", WORKDIR="runs/x"
     )
@@ -87,20 +87,20 @@ def test_a_lone_host_needs_no_coordinator(hosts):
     assert start.endswith("--workdir=runs/x")
 
 
-def test_one_that_fails_ends_the_others(hosts):
-    hosts.sets(
+def test_a_failed_host_ends_the_others(hosts):
+    hosts.set_training(
         f"if [[ $process == 1 ]]; then until [[ -e started0 && -e started2 ]]; "
         f"do sleep 0.01; done; exit 3; fi\n{_WAITS}"
     )
     done = hosts.run("launch/hosts.sh", "run", "--poll=0")
     assert done.returncode == 3, done.stdout
-    assert "it crashed, or was killed" in done.stdout
+    assert "it crashed or was killed" in done.stdout
     assert (hosts.folder / "saved0").exists()
     assert (hosts.folder / "saved2").exists()
 
 
-def test_wrong_input_counts_more_than_what_it_brings_down(hosts):
-    hosts.sets(
+def test_wrong_input_takes_precedence_over_later_failures(hosts):
+    hosts.set_training(
         """
         if [[ $process == 2 ]]; then exit 2; fi
         until [[ -e runs/launch/run.c/exit ]]; do sleep 0.01; done
@@ -111,8 +111,8 @@ def test_wrong_input_counts_more_than_what_it_brings_down(hosts):
     assert done.returncode == 2, done.stdout
 
 
-def test_wrong_input_counts_even_if_it_is_seen_last(hosts):
-    hosts.sets(
+def test_wrong_input_takes_precedence_even_if_seen_last(hosts):
+    hosts.set_training(
         """
         trap 'exit 2' TERM
         touch "started$process"
@@ -126,21 +126,21 @@ def test_wrong_input_counts_even_if_it_is_seen_last(hosts):
     assert done.returncode == 2, done.stdout
 
 
-def test_a_signal_has_all_save(hosts):
-    hosts.sets(_WAITS)
+def test_a_signal_makes_all_hosts_save(hosts):
+    hosts.set_training(_WAITS)
     with hosts.start("launch/hosts.sh", "run", "--poll=1") as process:
         _wait_until_started(hosts)
         status = hosts.run("launch/hosts.sh", "status").stdout
         assert status.count("running") == 3
         process.send_signal(signal.SIGTERM)
-        said = hosts.said(process)
-    assert process.returncode == 75, said
+        output = hosts.output(process)
+    assert process.returncode == 75, output
     for index in range(3):
         assert (hosts.folder / f"saved{index}").exists()
 
 
-def test_run_follows_what_already_runs(hosts):
-    hosts.sets(_WAITS)
+def test_run_follows_a_run_that_has_started(hosts):
+    hosts.set_training(_WAITS)
     first = hosts.start("launch/hosts.sh", "run", "--poll=1")
     with first:
         _wait_until_started(hosts)
@@ -148,13 +148,13 @@ def test_run_follows_what_already_runs(hosts):
     with hosts.start("launch/hosts.sh", "run", "--poll=0") as second:
         assert "following it" in second.stdout.readline()
         hosts.run("launch/hosts.sh", "stop")
-        said = hosts.said(second)
-    assert second.returncode == 75, said
+        output = hosts.output(second)
+    assert second.returncode == 75, output
     assert len(_asked(hosts, "start")) == 3
 
 
-def test_the_babysitter_goes_on_after_a_failure(hosts):
-    hosts.sets(
+def test_the_babysitter_restarts_after_a_failure(hosts):
+    hosts.set_training(
         'if [[ ! -e failed$process ]]; then touch "failed$process"; exit 75; fi'
     )
     done = hosts.run(
@@ -164,8 +164,8 @@ def test_the_babysitter_goes_on_after_a_failure(hosts):
     assert len(_asked(hosts, "start")) == 6
 
 
-def test_a_host_out_of_reach_is_named(hosts):
-    hosts.sets("exit 0")
+def test_an_unreachable_host_is_named(hosts):
+    hosts.set_training("exit 0")
     (hosts.folder / "c.gone").touch()
     done = hosts.run("launch/hosts.sh", "run", "--poll=0")
     assert done.returncode == 1

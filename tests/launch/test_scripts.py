@@ -1,4 +1,4 @@
-"""What all launch scripts have in common, and that the page's commands work."""
+"""Tests common to all launch scripts, and of the commands in the README."""
 
 import os
 import pathlib
@@ -43,7 +43,7 @@ NODES = {
     "CONFIG": "configs/stage2.py",
     "WORKDIR": "gs://my-bucket/runs/stage2",
 }
-# Script, its subcommands, its variables, and what a dry run of each says.
+# Script, subcommand, variables, and part of a command that its dry run prints.
 DRY_RUNS = [
     ("tpu_vm.sh", "create", POD, "queued-resources create stage2"),
     ("tpu_vm.sh", "setup", POD, "launch/worker.sh setup --extra=tpu"),
@@ -70,7 +70,7 @@ DRY_RUNS = [
 ]
 
 
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_finds_nothing():
     places = (sysconfig.get_path("scripts"), os.environ["PATH"])
     shellcheck = shutil.which("shellcheck", path=os.pathsep.join(places))
     assert shellcheck, 'shellcheck comes with pip install -e ".[test]"'
@@ -83,7 +83,7 @@ def test_shellcheck_has_nothing_to_say():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_form(script):
+def test_scripts_follow_the_conventions(script):
     text = script.read_text(encoding="utf-8")
     assert max(map(len, text.splitlines())) <= 80
     executable = script.name not in SOURCED
@@ -113,11 +113,11 @@ def test_help_is_the_head_comment(project, script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "subcommand", "variables", "said"),
+    ("script", "subcommand", "variables", "expected"),
     DRY_RUNS,
     ids=[f"{script} {subcommand}" for script, subcommand, *_ in DRY_RUNS],
 )
-def test_dry_run(project, script, subcommand, variables, said):
+def test_dry_run(project, script, subcommand, variables, expected):
     before = sorted(project.folder.rglob("*"))
     words = [subcommand] if subcommand else []
     if script == "babysit.sh":
@@ -127,7 +127,7 @@ def test_dry_run(project, script, subcommand, variables, said):
     done = project.run(f"launch/{script}", *words, **variables)
     assert done.returncode == 0, done.stdout
     commands = [x for x in done.stdout.splitlines() if x.startswith("+ ")]
-    assert any(said in command for command in commands), done.stdout
+    assert any(expected in command for command in commands), done.stdout
     assert "was run" not in done.stdout
     assert sorted(project.folder.rglob("*")) == before
 
@@ -148,7 +148,7 @@ def test_options_reach_the_pod(project):
     )
     ssh = [x for x in commands if "tpu-vm ssh" in x or "tpu-vm scp" in x]
     assert all(" --internal-ip " in x for x in ssh)
-    # Quoted twice, for here and for there, it is one word again there.
+    # Quoted twice, for this shell and the remote one, it arrives as one word.
     start = next(x for x in commands if "worker.sh start" in x)
     there = shlex.split(shlex.split(start)[-1])
     assert there[-1] == "--config.name=it's (a) test"
@@ -180,7 +180,7 @@ def test_missing_variables_are_explained(
         assert f"{name} is not set" in done_one.stdout
 
 
-def test_a_subcommand_asks_for_no_more_than_it_needs(project):
+def test_a_subcommand_requires_only_the_variables_it_needs(project):
     done = project.run("launch/tpu_vm.sh", "delete")
     assert "PROJECT" in done.stdout
     assert "WORKDIR" not in done.stdout
@@ -190,7 +190,7 @@ def test_a_subcommand_asks_for_no_more_than_it_needs(project):
 
 
 @pytest.mark.parametrize(
-    ("script", "variables", "words", "said"),
+    ("script", "variables", "words", "message"),
     [
         ("tpu_vm.sh", POD, ["fly"], "unknown subcommand 'fly'; known: create"),
         ("gke.sh", SLICE, ["fly"], "unknown subcommand 'fly'; known: render"),
@@ -200,35 +200,40 @@ def test_a_subcommand_asks_for_no_more_than_it_needs(project):
         ("tpu_vm.sh", POD, ["run", "--fast"], "unknown option --fast; known"),
         ("slurm.sh", NODES, ["--fast"], "unknown option --fast; known"),
         ("babysit.sh", {}, ["--fast", "ls"], "unknown option --fast; known"),
-        ("babysit.sh", {}, [], "which COMMAND?"),
-        ("babysit.sh", {}, ["no-such"], "there is no program no-such"),
-        ("babysit.sh", {}, ["--backoff=1.5", "ls"], "is no whole number"),
-        ("worker.sh", {}, ["start"], "which COMMAND?"),
+        ("babysit.sh", {}, [], "no COMMAND given"),
+        ("babysit.sh", {}, ["no-such"], "program no-such not found"),
+        ("babysit.sh", {}, ["--backoff=1.5", "ls"], "is not a whole number"),
+        ("worker.sh", {}, ["start"], "no COMMAND given"),
         ("tpu_vm.sh", POD | {"WORKDIR": "runs/x"}, ["run"], "share no disk"),
         ("tpu_vm.sh", POD | {"NAME": "Stage_2"}, ["run"], "at most 40 of a-z"),
         (
             "tpu_vm.sh",
             POD | {"CONFIG": "configs/s.py"},
             ["run"],
-            "it has configs/own_data.py",
+            "available: configs/own_data.py",
         ),
         ("gke.sh", SLICE | {"TOPOLOGY": "256"}, ["render"], "as in 16x16"),
-        ("gke.sh", SLICE | {"TOPOLOGY": "3x3"}, ["render"], "whole number of"),
+        (
+            "gke.sh",
+            SLICE | {"TOPOLOGY": "3x3"},
+            ["render"],
+            "not a multiple of",
+        ),
         ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "plain value"),
         (
             "gke.sh",
             SLICE,
             ["apply", "--", "a\nb"],
-            "a control character",
+            "control characters are not allowed",
         ),
         ("gke.sh", SLICE | {"DATA": "data"}, ["render"], "share no disk"),
-        ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is no whole"),
+        ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is not a whole"),
     ],
 )
-def test_wrong_input_is_a_sentence(project, script, variables, words, said):
+def test_wrong_input_is_an_error(project, script, variables, words, message):
     done = project.run(f"launch/{script}", *words, **variables)
     assert done.returncode == 2
-    assert said in " ".join(done.stdout.split())
+    assert message in " ".join(done.stdout.split())
     assert "was run" not in done.stdout
 
 
@@ -241,7 +246,7 @@ def test_wrong_input_is_a_sentence(project, script, variables, words, said):
     ],
     ids=lambda path: path.name,
 )
-def test_no_script_holds_a_project_zone_or_bucket(path):
+def test_no_script_contains_a_project_zone_or_bucket(path):
     for line in path.read_text(encoding="utf-8").splitlines():
         for bucket in re.findall(r"gs://(\w[\w-]*)", line):
             assert bucket in ("my-bucket", "BUCKET"), line
@@ -252,8 +257,8 @@ def test_no_script_holds_a_project_zone_or_bucket(path):
             assert not re.search(r"[a-z]+-[a-z]+\d-[a-z]\b", line), line
 
 
-def test_every_command_of_the_page_works(project):
-    """In the page's order, since each block builds on those before."""
+def test_every_command_of_the_readme_works(project):
+    """In the README's order, since each block builds on the previous ones."""
     page = (ROOT / "launch/README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     lines = [line.strip() for line in "".join(blocks).splitlines()]
@@ -284,27 +289,27 @@ def test_every_command_of_the_page_works(project):
     assert tried > 15
 
 
-def test_the_page_knows_every_script():
+def test_the_readme_mentions_every_script():
     page = (ROOT / "launch/README.md").read_text(encoding="utf-8")
     for script in SCRIPTS:
         if script.name not in SOURCED:
             assert script.name in page
 
 
-def test_tests_start_nothing_that_ignores_signals(project):
-    """However they were started themselves, as by `nohup` in a script."""
+def test_tests_start_no_process_that_ignores_signals(project):
+    """However the tests were started, for example by `nohup` in a script."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         done = project.run("bash", "-c", "trap -p")
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-    # The TPU's compiler, where a test has loaded it, ignores SIGPROF.
+    # The TPU compiler, if a test has loaded it, ignores SIGPROF.
     ignored = set(done.stdout.splitlines()) - {"trap -- '' SIGPROF"}
     assert not ignored
 
 
-def test_nothing_outlives_a_test(project):
+def test_no_process_outlives_a_test(project):
     loop = "for _ in {1..6000}; do sleep 0.01; done"
     script = f"{loop} & set -m; {loop} & echo begun; exec sleep 60"
     with project.start("bash", "-c", script) as process:

@@ -1,4 +1,4 @@
-"""The Slurm script, on the login node and as the copy that Slurm runs."""
+"""Tests of the Slurm script, on the login node and as Slurm's copy."""
 
 import shutil
 
@@ -14,7 +14,7 @@ NODES = {
 
 @pytest.fixture
 def job(project, tmp_path):
-    """Runs the script as Slurm does: a copy of it, in the project's folder."""
+    """Runs the script as Slurm does: as a copy, in the project's folder."""
     spool = tmp_path / "spool"
     spool.mkdir()
     script = spool / "slurm_script"
@@ -47,7 +47,7 @@ def job(project, tmp_path):
     return run
 
 
-def test_hands_itself_to_sbatch(project):
+def test_submits_itself_to_sbatch(project):
     project.program("sbatch", '#!/bin/sh\nprintf "%s\\n" "$@" >sbatch.txt\n')
     options = ["--max-restarts=3", "--", "--config.x=a b"]
     more = {"TIME": "24:00:00", "SBATCH_OPTIONS": "--partition=gpu --mem=0"}
@@ -68,10 +68,10 @@ def test_hands_itself_to_sbatch(project):
         "--partition=gpu",
         "--mem=0",
     } <= set(given[:script])
-    assert (project.folder / "runs/launch").is_dir()  # Where the log goes.
+    assert (project.folder / "runs/launch").is_dir()  # for the log
 
 
-def test_nodes_without_gpus_have_a_task_each(project):
+def test_nodes_without_gpus_have_one_task_each(project):
     done = project.run(
         "launch/slurm.sh",
         "--dry-run",
@@ -92,7 +92,7 @@ def test_the_job_trains_and_ends(job):
     )
 
 
-def test_what_was_preempted_goes_back_into_the_queue(job):
+def test_a_preempted_run_is_requeued(job):
     done, names, asked = job("75")
     assert done.returncode == 75
     assert names == ["srun", "scontrol"]
@@ -114,8 +114,8 @@ def test_failures_are_restarted_in_place(job, codes, code, names):
     assert asked == names
 
 
-def test_a_failure_at_the_limit_goes_back_too(job):
-    """Else Slurm ends what was restarted, and does not requeue it."""
+def test_a_failure_at_the_time_limit_is_requeued(job):
+    """Otherwise, Slurm would end the restarted run and not requeue it."""
     done, names, _ = job("1", SLURM_JOB_END_TIME="1000")
     assert done.returncode == 1
     assert names == ["srun", "scontrol"]

@@ -1,17 +1,17 @@
-"""A TPU VM pod's life, with a gcloud that plays one of two hosts here."""
+"""Tests of a TPU VM pod, with a gcloud that simulates two hosts here."""
 
 import signal
 
 import pytest
 
-# Keeps the pod's state in pod.txt and each host's home in host0 and host1. It
-# is pre-empted as soon as there is a preempt.txt: the hosts and all that runs
-# on them are gone. As often as outage.txt has lines, it cannot tell the state.
+# Keeps the pod's state in pod.txt and each host's home in host0 and host1. The
+# pod is preempted once preempt.txt exists: its hosts and their processes are
+# gone. For each line of outage.txt, one query of the state fails.
 _GCLOUD = """\
 #!/usr/bin/env bash
 cd "$CLOUD"
 echo "$*" >>gcloud.txt
-take() { # the hosts away
+remove_hosts() {
   for process in host?/mixer_jax/runs/launch/*/process; do
     if [[ -e $process ]]; then kill -KILL "$(head -1 "$process")"; fi
   done 2>/dev/null
@@ -36,13 +36,13 @@ case "$*" in
     fi
     if [[ -e preempt.txt ]]; then
       rm preempt.txt
-      take
+      remove_hosts
       echo SUSPENDED >pod.txt
     fi
     cat pod.txt
     ;;
   *"queued-resources delete "*)
-    take
+    remove_hosts
     rm pod.txt
     ;;
   *"tpu-vm describe "*) echo 2 ;;
@@ -85,7 +85,7 @@ def pod(project):
 
 
 def _asked(pod):
-    """What was asked of gcloud, by its kind, without the looks."""
+    """Returns the kinds of the commands given to gcloud, without queries."""
     kinds = {
         "queued-resources create": "create",
         "queued-resources delete": "delete",
@@ -104,7 +104,7 @@ def _babysit(pod, *options):
     return ("launch/tpu_vm.sh", "babysit", "--poll=0", "--backoff=0", *options)
 
 
-def test_from_nothing_to_the_end_by_hand(pod):
+def test_all_steps_by_hand(pod):
     pod.training('echo "$*"; exit 0')
     assert pod.run("launch/tpu_vm.sh", "create", "--spot").returncode == 0
     assert pod.run("launch/tpu_vm.sh", "setup").returncode == 0
@@ -122,7 +122,7 @@ def test_from_nothing_to_the_end_by_hand(pod):
         "-m mixer_jax.main --config=configs/stage2.py "
         "--workdir=gs://my-bucket/runs/stage2 --config.steps=3\n"
     )
-    assert log.count("mixer_jax.main") == 2  # The command, and what it says.
+    assert log.count("mixer_jax.main") == 2  # the command and its output
     assert pod.run("launch/tpu_vm.sh", "delete").returncode == 0
     done = pod.run("launch/tpu_vm.sh", "status")
     assert "The pod stage2: ABSENT" in done.stdout
@@ -144,15 +144,15 @@ def test_babysits_through_a_preemption(pod):
     assert done.returncode == 0, done.stdout
     once = ["create", "copy", "setup", "start"]
     assert _asked(pod) == [*once, "delete", *once]
-    said = done.stdout
+    output = done.stdout
     states = ["ABSENT", "ACTIVE", "SUSPENDED", "ABSENT", "ACTIVE"]
     assert [
         line.rpartition(": ")[2].rstrip(".")
-        for line in said.splitlines()
+        for line in output.splitlines()
         if "The pod stage2: " in line
     ] == states
-    assert "it finished" in said
-    assert "Restart" not in said  # It was not the run's fault.
+    assert "it finished" in output
+    assert "Restart" not in output  # It does not count as a failure.
 
 
 def test_restarts_a_failure_but_not_wrong_input(pod):
@@ -178,7 +178,7 @@ def test_gives_up_without_progress(pod):
     assert _asked(pod).count("start") == 2
 
 
-def test_progress_in_the_bucket_goes_on(pod):
+def test_progress_in_the_bucket_resets_the_restarts(pod):
     pod.training(
         """
         step=$(ls "$CLOUD/bucket/runs/stage2/checkpoints" 2>/dev/null | wc -l)
@@ -194,8 +194,8 @@ def test_progress_in_the_bucket_goes_on(pod):
     assert _asked(pod).count("start") == 5
 
 
-def test_a_stop_is_seen_while_a_failure_is_settled(pod):
-    """One host fails, and the other is stopped before babysit has ended it."""
+def test_a_stop_during_the_end_of_a_failed_run_is_noticed(pod):
+    """One host fails, and the other is stopped before babysit ends it."""
     pod.training(
         """
         if [[ $PWD == */host0/* ]]; then
@@ -213,7 +213,7 @@ def test_a_stop_is_seen_while_a_failure_is_settled(pod):
     assert _asked(pod).count("start") == 1
 
 
-def test_follows_what_runs_and_ends_when_it_is_stopped(pod):
+def test_follows_a_run_and_ends_when_it_is_stopped(pod):
     pod.training(
         """
         trap 'exit 75' TERM
@@ -230,34 +230,34 @@ def test_follows_what_runs_and_ends_when_it_is_stopped(pod):
         for host in ("host0", "host1"):
             pod.wait_for(pod.cloud / host / "mixer_jax/started.txt")
         assert pod.run("launch/tpu_vm.sh", "stop").returncode == 0
-        said = pod.said(process)
-    assert process.returncode == 75, said
-    assert "The run was stopped." in said
+        output = pod.output(process)
+    assert process.returncode == 75, output
+    assert "The run was stopped." in output
     assert _asked(pod).count("start") == 1
 
 
-def test_the_run_goes_on_without_its_babysitter(pod):
+def test_the_run_continues_without_its_babysitter(pod):
     pod.training("for _ in {1..6000}; do sleep 0.01; done")
     with pod.start(*_babysit(pod)) as process:
         for line in process.stdout:
             if "running" in line:
                 break
         process.send_signal(signal.SIGTERM)
-        said = pod.said(process)
+        output = pod.output(process)
     assert process.returncode == 75
-    assert "The run goes on without a babysitter" in said
+    assert "The run continues without a babysitter" in output
     assert pod.run("launch/tpu_vm.sh", "status").stdout.count("running") == 2
 
 
-def test_what_ended_before_is_started_anew(pod):
+def test_a_run_that_has_ended_is_started_again(pod):
     pod.training("exit 2")
     assert pod.run(*_babysit(pod)).returncode == 2
-    pod.training("exit 0")  # The input was mended.
+    pod.training("exit 0")  # The input was fixed.
     assert pod.run(*_babysit(pod)).returncode == 0
     assert _asked(pod).count("setup") == 2
 
 
-def test_says_why_gcloud_cannot_tell(pod):
+def test_prints_why_gcloud_fails(pod):
     pod.program(
         "gcloud", "#!/bin/sh\necho PERMISSION_DENIED: not yours >&2\nexit 1\n"
     )
@@ -266,7 +266,7 @@ def test_says_why_gcloud_cannot_tell(pod):
     assert done.stdout.count("PERMISSION_DENIED: not yours") == 2
 
 
-def test_an_outage_passes(pod):
+def test_continues_after_an_outage(pod):
     pod.training(
         """
         if [[ $PWD == */host1/* ]]; then seq 3 >"$CLOUD/outage.txt"; fi
@@ -282,7 +282,7 @@ def test_an_outage_passes(pod):
     assert _asked(pod).count("start") == 1
 
 
-def test_a_refused_request_is_asked_again_and_not_for_ever(pod):
+def test_a_failed_request_is_repeated_a_limited_number_of_times(pod):
     gcloud = (pod.programs / "gcloud").read_text()
     pod.program("gcloud", gcloud.replace("echo ACTIVE", "echo FAILED"))
     done = pod.run(*_babysit(pod, "--max-restarts=2"))

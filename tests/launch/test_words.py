@@ -1,4 +1,4 @@
-"""Words of any characters reach a command as they were given, quoted once."""
+"""Tests that words of any characters reach a command unchanged."""
 
 import random
 import re
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-# Each of them means something to a shell, YAML, Kubernetes, awk or printf.
+# Characters with a meaning to a shell, YAML, Kubernetes, awk or printf.
 NASTY = (
     " 'it''s' \"$HOME\" `id` $(id) $$(id) \\ \\n %s & ; | < > ( ) [a] {b,c} *"
     " ? ! # ~ -x @CONFIG@ @DATA@ : é 日 "
@@ -26,14 +26,14 @@ PRINTABLE = [chr(n) for n in range(0x3000) if chr(n).isprintable()]
 
 @pytest.fixture
 def nasty(project):
-    """A project that has the config."""
+    """A project with the config of that name."""
     file = RUN["CONFIG"].removesuffix(":runlocal")
     (project.folder / file).write_text("")
     return project
 
 
 def _words(output):
-    """The words of the commands that a script printed."""
+    """Returns the words of the commands that a script printed."""
     commands = re.findall(r"^\+ (.*(?:\n(?!\+ |\n).*)*)", output, re.M)
     return [shlex.split(command) for command in commands]
 
@@ -49,7 +49,7 @@ def _any_words(count):
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_any_word_is_read_back(project, locale):
+def test_quoted_words_are_read_back(project, locale):
     words = [*_any_words(1000), *EXTRA, "\n", "a\n", "-n", "~root", "a\tb"]
     script = """
     source launch/environment.sh
@@ -68,7 +68,7 @@ def test_any_word_is_read_back(project, locale):
     lines = output.split("\0")[:-1]
     for word, line in zip(words, lines, strict=True):
         assert shlex.split(line) == [word, "x", word]
-    # Another shell than the one that quoted them reads them too.
+    # A shell other than the one that quoted them reads them too.
     back = subprocess.run(
         ["sh"],
         input="".join(f"printf '%s\\0' {line}\n" for line in lines).encode(),
@@ -82,7 +82,7 @@ def test_any_word_is_read_back(project, locale):
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_hosts_get_each_word_once(nasty, locale):
+def test_hosts_get_words_unchanged(nasty, locale):
     done = nasty.run(
         *("launch/hosts.sh", "run", "--dry-run", "--", *EXTRA),
         HOSTS="a\nme@b\t c\n",
@@ -107,7 +107,7 @@ def test_hosts_get_each_word_once(nasty, locale):
         ]
 
 
-def test_a_pod_gets_each_word_once(nasty):
+def test_a_pod_gets_words_unchanged(nasty):
     done = nasty.run(
         *("launch/tpu_vm.sh", "run", "--dry-run", "--", *EXTRA), **POD
     )
@@ -115,12 +115,12 @@ def test_a_pod_gets_each_word_once(nasty):
     (words,) = _words(done.stdout)
     there = shlex.split(words[-1].removeprefix("--command="))
     assert there[there.index("--") + 1 :] == [*TRAINING, *EXTRA]
-    # The run's name there is one plain word, in the status too.
+    # On the pod, the run's name is one plain word.
     (name,) = (x for x in there if x.startswith("--name="))
     assert re.fullmatch(r"--name=my-bucket-runs-[-.\w]*", name)
 
 
-def test_data_of_any_name_reach_a_pod(nasty):
+def test_a_pod_gets_the_data_path_unchanged(nasty):
     done = nasty.run(
         *("launch/tpu_vm.sh", "setup", "--dry-run"),
         **POD | {"DATA": f"gs://my-bucket/{NASTY}"},
@@ -130,7 +130,7 @@ def test_data_of_any_name_reach_a_pod(nasty):
     assert there[-1] == f"--data=gs://my-bucket/{NASTY}"
 
 
-def test_slurm_gets_each_word_once(nasty, tmp_path):
+def test_slurm_gets_words_unchanged(nasty, tmp_path):
     nodes = RUN | {"NODES": "2", "GPUS": "0"}
     done = nasty.run(
         *("launch/slurm.sh", "--dry-run", "--", *EXTRA),
@@ -151,18 +151,18 @@ def test_slurm_gets_each_word_once(nasty, tmp_path):
     assert words[words.index(TRAINING[0]) :] == [*TRAINING, *EXTRA]
 
 
-def test_babysit_and_worker_run_each_word_once(nasty):
+def test_babysit_and_worker_pass_words_unchanged(nasty):
     nasty.program("says", '#!/bin/sh\nprintf "%s\\0" "$@" >words.txt\n')
-    said = nasty.folder / "words.txt"
+    file = nasty.folder / "words.txt"
     options = [f"--workdir={NASTY}", "--backoff=0", "--", "says"]
     done = nasty.run("launch/babysit.sh", *options, *EXTRA)
     assert done.returncode == 0, done.stdout
-    assert said.read_text().split("\0")[:-1] == EXTRA
-    said.unlink()
+    assert file.read_text().split("\0")[:-1] == EXTRA
+    file.unlink()
     done = nasty.run("launch/worker.sh", "start", "--", "says", *EXTRA)
     assert done.returncode == 0, done.stdout
     nasty.wait_for(nasty.folder / "runs/launch/run/exit")
-    assert said.read_text().split("\0")[:-1] == EXTRA
+    assert file.read_text().split("\0")[:-1] == EXTRA
 
 
 def _expanded(word):
@@ -171,7 +171,7 @@ def _expanded(word):
     return word.replace("$$", "$")
 
 
-def test_no_value_leaves_its_place_in_the_job_set(nasty):
+def test_values_do_not_change_the_structure_of_the_job_set(nasty):
     words = [w for w in _any_words(500) if not re.search(r"[\x00-\x1f\x7f]", w)]
     done = nasty.run(
         *("launch/gke.sh", "render", "--", *EXTRA, *words),
@@ -193,38 +193,43 @@ def test_no_value_leaves_its_place_in_the_job_set(nasty):
 
 
 @pytest.mark.parametrize(
-    ("script", "variables", "words", "said"),
+    ("script", "variables", "words", "message"),
     [
         ("hosts.sh", {"HOSTS": "a -oProxyCommand=id"}, ["status"], "leading"),
         ("hosts.sh", {"HOSTS": "a;id"}, ["status"], "only letters"),
-        ("hosts.sh", {"HOSTS": " "}, ["status"], "names no host"),
+        ("hosts.sh", {"HOSTS": " "}, ["status"], "lists no hosts"),
         ("hosts.sh", {"NAME": "../.."}, ["status"], "only letters"),
-        ("hosts.sh", {"PORT": "a[$(id)]"}, ["status"], "PORT=a[$(id)] is no"),
+        ("hosts.sh", {"PORT": "a[$(id)]"}, ["status"], "PORT=a[$(id)] is not"),
         ("hosts.sh", {}, ["logs", "--host=-x"], "only letters"),
         ("hosts.sh", {"SSH_OPTIONS": "-o 'a"}, ["status"], "is not closed"),
         ("gke.sh", {"NAME": "--all"}, ["delete"], "at most 40"),
         ("worker.sh", {}, ["status", "--name=../x"], "only letters"),
-        ("worker.sh", {}, ["end", "--grace=a[$(id)]"], "no whole number"),
-        ("worker.sh", {}, ["end", "--grace=08"], "no whole number"),
-        ("worker.sh", {}, ["logs", "--lines=x"], "no whole number"),
+        ("worker.sh", {}, ["end", "--grace=a[$(id)]"], "not a whole number"),
+        ("worker.sh", {}, ["end", "--grace=08"], "not a whole number"),
+        ("worker.sh", {}, ["logs", "--lines=x"], "not a whole number"),
         ("worker.sh", {}, ["setup", "--extra=x"], "unknown option --extra=x"),
         ("babysit.sh", {}, ["--stop-at=08", "ls"], "is not a time"),
-        ("tpu_vm.sh", POD | {"CONFIG": "con figs/a.py"}, ["run"], "no file"),
-        ("tpu_vm.sh", POD | {"CONFIG": "a:b/c.py"}, ["run"], "no file"),
+        (
+            "tpu_vm.sh",
+            POD | {"CONFIG": "con figs/a.py"},
+            ["run"],
+            "no such file",
+        ),
+        ("tpu_vm.sh", POD | {"CONFIG": "a:b/c.py"}, ["run"], "no such file"),
     ],
 )
-def test_what_cannot_be_a_word_is_refused(
-    project, script, variables, words, said
+def test_invalid_values_are_rejected(
+    project, script, variables, words, message
 ):
     done = project.run(
         f"launch/{script}", *words, **{"HOSTS": "a", **variables}
     )
     assert done.returncode == 2, done.stdout
-    assert said in " ".join(done.stdout.split())
+    assert message in " ".join(done.stdout.split())
     assert "was run" not in done.stdout
 
 
-def test_the_coordinator_of_ipv6_is_in_brackets(project):
+def test_an_ipv6_coordinator_is_in_brackets(project):
     done = project.run(
         *("launch/hosts.sh", "run", "--dry-run"),
         HOSTS="me@fe80::1 b",
@@ -241,7 +246,7 @@ def test_scripts_find_their_project_from_anywhere(project):
     (elsewhere / "launch").mkdir(parents=True)
     link = elsewhere / "my link"
     link.symlink_to(project.folder / "launch/quickstart.sh")
-    # Without its cure, `cd launch/..` would go there, and say so.
+    # If the scripts used CDPATH, `cd launch/..` would go there and print it.
     project.environment["CDPATH"] = f".:{elsewhere}"
     del project.environment["HOME"]
     folder = shlex.quote(str(elsewhere))

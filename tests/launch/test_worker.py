@@ -1,4 +1,4 @@
-"""One host's part: a process that is left behind, watched and ended."""
+"""Tests of worker.sh: a background process, its status and its end."""
 
 import os
 import pathlib
@@ -32,35 +32,35 @@ def _state(worker):
     return " ".join(words[2:])
 
 
-def test_from_nothing_to_the_end(worker, project):
+def test_states_from_absent_to_exited(worker, project):
     assert _state(worker) == "absent"
     done = worker("start", "--", "bash", "-c", "echo a line; exit 3")
     assert done.returncode == 0
     project.wait_for(project.folder / "runs/launch/it/exit")
     assert _state(worker) == "exited 3"
-    said = worker("logs").stdout
-    assert "+ bash -c 'echo a line; exit 3'" in said
-    assert "\na line\n" in said
+    output = worker("logs").stdout
+    assert "+ bash -c 'echo a line; exit 3'" in output
+    assert "\na line\n" in output
     assert "a line" not in worker("logs", "--lines=0").stdout
 
 
-def test_the_end_saves_and_the_next_start_goes_on(worker, project):
+def test_end_saves_and_the_next_start_appends_to_the_log(worker, project):
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
     assert _state(worker) == "running"
     again = worker("start", "--", "true")
     assert again.returncode == 1
-    assert "still runs" in again.stdout
+    assert "still running" in again.stdout
     worker("profile")
     project.wait_for(project.folder / "profile.txt")
     assert "exited 75" in worker("end").stdout
     worker("start", "--", "true")
     project.wait_for(project.folder / "runs/launch/it/exit")
     assert _state(worker) == "exited 0"
-    assert "saved" in worker("logs").stdout  # Of the run before, too.
+    assert "saved" in worker("logs").stdout  # from the previous run
 
 
-def test_stop_is_told_from_an_end(worker, project):
+def test_stop_is_distinguished_from_end(worker, project):
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
     assert "stopped 75" in worker("stop").stdout
@@ -75,13 +75,13 @@ def test_a_process_that_does_not_save_in_time_is_killed(worker, project):
     assert "exited 137" in worker("end", "--grace=0").stdout
 
 
-def test_a_process_that_a_reboot_took_is_lost(worker, project):
+def test_a_process_ended_by_a_reboot_is_lost(worker, project):
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
     for name in ("attendant", "process"):
         record = project.folder / "runs/launch/it" / name
         number, began = record.read_text().splitlines()
-        # It is another process's number now: this one's, which must not end.
+        # The ID now belongs to another process, this one, which must not end.
         record.write_text(f"{os.getpid()}\n{began} before\n")
     assert _state(worker) == "lost"
     worker("end")
@@ -90,24 +90,24 @@ def test_a_process_that_a_reboot_took_is_lost(worker, project):
 
 
 def _began(pid):
-    """Returns the boot and the start time in it, as worker.sh records them."""
+    """Returns the boot ID and the start time, as worker.sh records them."""
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
     return f"{boot_id.strip()} {stat.rpartition(')')[2].split()[19]}"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_a_process_runs_on_when_the_clock_is_set(worker, project):
-    project.program("ps", "#!/bin/sh\ndate +%N\n")  # Another date each time.
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_counts_as_running_after_the_clock_is_set(worker, project):
+    project.program("ps", "#!/bin/sh\ndate +%N\n")  # a different date each time
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
     assert _state(worker) == "running"
     assert "stopped 75" in worker("stop").stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_an_exit_code_that_comes_late_is_waited_for(worker, project):
-    """The process is gone, and its attendant has yet to write how it ended."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_status_waits_for_a_late_exit_code(worker, project):
+    """The process has ended; its attendant has not yet written the code."""
     folder = project.folder / "runs/launch/it"
     worker("start", "--", "bash", "-c", _SAVES)
     project.wait_for(project.folder / "started.txt")
@@ -124,15 +124,15 @@ def test_an_exit_code_that_comes_late_is_waited_for(worker, project):
     assert _state(worker) == "lost"
 
 
-def test_it_outlives_the_session_that_started_it(worker, project):
-    # As ssh does, it waits until nobody holds its output.
+def test_a_process_outlives_the_session_that_started_it(worker, project):
+    # Like ssh, this waits until no process holds the output open.
     done = worker("start", "--", "bash", "-c", _SAVES)
     assert done.stdout.endswith("it running\n")
     os.killpg(project.sessions[-1], signal.SIGHUP)
     assert _state(worker) == "running"
 
 
-def test_setup_makes_the_environment_and_copies_the_data(project):
+def test_setup_creates_the_environment_and_copies_the_data(project):
     (project.folder / ".venv/bin/python").unlink()
     project.program("gcloud", "#!/bin/sh\necho gcloud $*\n")
     done = project.run(
@@ -149,8 +149,8 @@ def test_setup_makes_the_environment_and_copies_the_data(project):
     assert "is up to date" not in without.stdout
 
 
-def test_setup_brings_a_python_where_the_hosts_is_too_old(project):
-    """As on TPU VMs, whose Ubuntu 22.04 has Python 3.10."""
+def test_setup_installs_python_if_the_hosts_is_too_old(project):
+    """For example on TPU VMs, whose Ubuntu 22.04 has Python 3.10."""
     found = project.environment.pop("PYTHON")
     for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
         project.program(
@@ -166,5 +166,5 @@ def test_setup_brings_a_python_where_the_hosts_is_too_old(project):
     assert done.returncode == 0, done.stdout
     assert "+ python3 -m pip install --quiet --user uv==" in done.stdout
     assert "+ python3 -m uv python install 3.11" in done.stdout
-    assert f"+ {found} -m venv .venv" not in done.stdout  # It was there.
+    assert f"+ {found} -m venv .venv" not in done.stdout  # It existed.
     assert "pip install" in done.stdout

@@ -17,9 +17,9 @@ def test_each_format_has_a_page_with_a_valid_command(name):
         "License",
         "Layout.",
         "Command.",
-        "What becomes what.",
+        "Mapping.",
         "Split and roles.",
-        "Traps.",
+        "Pitfalls.",
     ):
         assert f"**{heading}" in page, heading
     (block,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
