@@ -88,12 +88,12 @@ class Owner:
         folder, stops = self._store.folder, "This run stops and writes no more."
         if there is None:
             raise LostError(
-                f"{folder} was moved, removed or emptied while this run used "
-                f"it. {stops} To resume, name the folder's present place."
+                f"{folder} was moved, removed or emptied while this run was "
+                f"using it. {stops} To resume, give the folder's current path."
             )
         raise LostError(
             f"Another run has taken over {self._used.name}: {there}. No "
-            f"heartbeat of this run had reached it for {STALE:.0f} seconds, or "
+            f"heartbeat from this run reached it for {STALE:.0f} seconds, or "
             f"its .owner files were deleted. {stops}"
         )
 
@@ -263,7 +263,7 @@ def _take(
             raise
         raise UserError(
             f"{store.folder} cannot be written to: {store.reason(error)}. "
-            f"Name another {used.kind} by {used.flag}."
+            f"Choose another {used.kind} with {used.flag}."
         ) from error
 
 
@@ -316,8 +316,8 @@ def _wait_until_free(
     if left > 0:
         who = "another run" if there is None else there
         say(
-            f"{name} was last used by {who}. Waiting at most "
-            f"{left:.0f} s to see whether that run is alive."
+            f"{name} was last used by {who}. Waiting up to {left:.0f} s to "
+            "see whether that run is still alive."
         )
     end = time.monotonic() + left
     while (left := end - time.monotonic()) > 0:
@@ -331,10 +331,10 @@ def _wait_until_free(
 def _refusal(used: _Used, there: Record | None) -> UserError:
     who = "" if there is None else f": {there}"
     return UserError(
-        f"Another run is using {used.name}{who}. Name another {used.kind} by "
-        f"{used.flag}, or wait until that run has ended."
+        f"Another run is using {used.name}{who}. Choose another {used.kind} "
+        f"with {used.flag}, or wait until that run has ended."
     )
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr)
+def _print(message: str) -> None:
+    print(message, file=sys.stderr)
