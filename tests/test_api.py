@@ -14,7 +14,7 @@ from mixer_jax.training import curriculum
 from tests import shop
 
 
-def test_importing_it_starts_nothing():
+def test_import_loads_no_heavy_library():
     program = (
         "import sys, mixer_jax; "
         "heavy = {'jax', 'numpy', 'flax', 'pandas', 'PIL'} & set(sys.modules); "
@@ -24,7 +24,7 @@ def test_importing_it_starts_nothing():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_no_module_replaces_a_public_function():
+def test_modules_do_not_shadow_public_functions():
     program = """
 import importlib, pkgutil, mixer_jax
 from absl import flags
@@ -59,7 +59,7 @@ def test_training_returns_the_model(color_run, monkeypatch):
         mixer_jax.train("nowhere.py", color_run)
 
 
-def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):
+def test_frames_and_files_give_the_same_categories(tmp_path, monkeypatch):
     shop.build(tmp_path, with_truth=False)
     pixels, words = shop.image_features, shop.text_features
     monkeypatch.setattr(api.features, "image_features", pixels)
@@ -97,7 +97,7 @@ def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):
     assert set(sizes) == {2}
 
 
-def test_wrong_frames_and_settings_are_refused(tmp_path):
+def test_invalid_frames_and_settings_raise_an_error(tmp_path):
     queries = pd.DataFrame({"query_id": ["q"], "image": ["a.png"]})
     items = pd.DataFrame({"item_id": ["d"], "image": [""], "text": ["red"]})
     clicks = pd.DataFrame(
@@ -145,6 +145,6 @@ def test_numbers_are_checked_before_the_tables_are_read(changes, said):
         mixer_jax.find_categories("no.csv", "no.csv", "no.csv", **changes)
 
 
-def test_an_empty_workdir_is_not_the_current_folder():
+def test_empty_workdir_is_an_error():
     with pytest.raises(UserError, match="workdir is empty"):
         mixer_jax.train("stage1:runlocal", "")

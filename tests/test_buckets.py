@@ -22,7 +22,7 @@ def run(color_run, bucket, cloud):
     return f"{bucket}/run"
 
 
-def test_rows_and_page_are_written_there(run, cloud, capsys):
+def test_metrics_and_report_are_written_to_the_bucket(run, cloud, capsys):
     assert evaluate.main([f"--workdir={run}"]) == 0
     assert evaluate.main([f"--workdir={run}", "--stage=stage2"]) == 0
     assert report.main([f"--workdir={run}"]) == 0
@@ -35,7 +35,7 @@ def test_rows_and_page_are_written_there(run, cloud, capsys):
     assert "red paint" in page
 
 
-def test_a_name_is_no_pattern(bucket, cloud):
+def test_special_characters_in_a_name_are_literal(bucket, cloud):
     name = bucket.removeprefix("gs://")
     for folder in ("a[1]*?", "a1"):
         cloud.put(name, f"{folder}/stage1/config.json", b"{}", {})
@@ -43,7 +43,7 @@ def test_a_name_is_no_pattern(bucket, cloud):
     assert list(map(str, found)) == [f"{bucket}/a[1]*?/stage1"]
 
 
-def test_embeddings_index_and_proxies_are_written_here(
+def test_embeddings_index_and_proxies_are_written_locally(
     run, colors, tmp_path, capsys
 ):
     table = f"--table={colors[0] / 'colors.csv'}"
@@ -64,7 +64,7 @@ def test_embeddings_index_and_proxies_are_written_here(
         assert "is kept on this machine" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_said(bucket, capsys):
+def test_missing_run_or_bucket_is_an_error(bucket, capsys):
     for place, said in (
         (f"{bucket}/run", "no trained stage in gs://"),
         ("gs://nowhere/run", "no such bucket"),

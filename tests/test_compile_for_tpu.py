@@ -37,7 +37,7 @@ def run(*flags):
 
 
 @pytest.mark.slow
-def test_a_stage_is_compiled_without_its_data(tmp_path):
+def test_stage_is_compiled_without_data(tmp_path):
     file = tmp_path / "rows.json"
     done = run(
         "--topology=v5e:2x2", "--categories=5000", f"--json={file}", *SMALL
@@ -63,7 +63,7 @@ def test_a_stage_is_compiled_without_its_data(tmp_path):
         ([], "--topology"),
     ],
 )
-def test_what_is_wrong_is_said(flags, said):
+def test_invalid_arguments_are_rejected(flags, said):
     done = run(*flags)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr

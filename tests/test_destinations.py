@@ -54,7 +54,7 @@ def forbid(patch):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_read_only_place_is_refused_before_the_work(
+def test_read_only_destination_is_rejected_before_the_work(
     name, inputs, disk, capsys, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -70,7 +70,7 @@ def test_a_read_only_place_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", ["categorize", "sweep"])
-def test_a_read_only_folder_of_categories_is_refused_before_the_work(
+def test_read_only_categories_are_rejected_before_the_work(
     name, inputs, disk, capsys, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
@@ -86,7 +86,7 @@ def test_a_read_only_folder_of_categories_is_refused_before_the_work(
     assert "Read-only" in said
 
 
-def test_a_read_only_workdir_is_refused_before_the_work(
+def test_read_only_workdir_is_rejected_before_the_work(
     inputs, disk, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -99,7 +99,7 @@ def test_a_read_only_workdir_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_place_below_a_file_is_refused_before_the_work(
+def test_destination_below_a_file_is_rejected_before_the_work(
     name, inputs, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "file").touch()
@@ -112,7 +112,7 @@ def test_a_place_below_a_file_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_missing_folders_links_and_mount_points_are_written_to(
+def test_missing_folders_are_created_and_links_followed(
     name, inputs, disk, tmp_path
 ):
     command = COMMANDS[name]
@@ -135,7 +135,7 @@ def test_missing_folders_links_and_mount_points_are_written_to(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_fills_up_loses_nothing(
+def test_full_disk_keeps_existing_files(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):
     command = COMMANDS[name]
@@ -160,7 +160,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 
 
 @pytest.mark.parametrize("name", ["embed", "evaluate", "index", "report"])
-def test_what_was_computed_is_kept_elsewhere(
+def test_result_is_rescued_if_the_disk_fills_up(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):
     """The place could be written to when it was tried."""
@@ -200,7 +200,7 @@ def test_what_was_computed_is_kept_elsewhere(
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "categorize", "sweep"])
-def test_a_folder_in_place_of_a_file_is_refused_before_the_work(
+def test_folder_in_place_of_a_file_is_rejected_before_the_work(
     name, inputs, tmp_path, capsys, monkeypatch
 ):
     command = COMMANDS[name]
@@ -273,7 +273,7 @@ def build(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_builders_refuse_a_bad_place_before_the_work(
+def test_builders_reject_an_invalid_destination_before_the_work(
     name, build, disk, tmp_path
 ):
     (tmp_path / "file").touch()
@@ -294,9 +294,7 @@ def test_builders_refuse_a_bad_place_before_the_work(
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_builders_refuse_other_content_in_place_of_theirs(
-    name, build, tmp_path
-):
+def test_builders_reject_folders_in_place_of_their_files(name, build, tmp_path):
     for file in BUILDERS[name][2]:
         (tmp_path / "out" / file).mkdir(parents=True)
         assert f"{file}: it is a folder" in build(name, tmp_path / "out")
@@ -308,7 +306,7 @@ def test_builders_refuse_other_content_in_place_of_theirs(
         assert "ot a " in said  # a folder, or a directory
 
 
-def test_the_rows_of_a_pod_refuse_a_bad_place_before_the_work(disk, tmp_path):
+def test_compile_for_tpu_rejects_an_invalid_destination(disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     root = pathlib.Path(__file__).parents[1]
     for out, reason in (

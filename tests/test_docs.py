@@ -27,7 +27,7 @@ def _run(*arguments):
 
 
 @pytest.mark.slow
-def test_it_builds_without_a_warning(tmp_path):
+def test_docs_build_without_warnings(tmp_path):
     if not SPHINX:
         pytest.skip("Sphinx is not installed.")
     _run("-m", "sphinx", "-q", "-W", "--keep-going", "docs", tmp_path / "html")
@@ -41,7 +41,7 @@ def test_it_builds_without_a_warning(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-def test_its_python_runs(page, tmp_path):
+def test_python_examples_run(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     for number, block in enumerate(blocks):
         script = tmp_path / f"{number}.py"
@@ -55,7 +55,7 @@ def test_every_page_is_linked_from_the_readme():
     assert linked == {page.stem for page in PAGES} - {"index"}
 
 
-def test_every_link_between_files_leads_somewhere():
+def test_links_between_files_are_valid():
     for page in (*PAGES, ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:

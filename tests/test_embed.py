@@ -7,7 +7,7 @@ import numpy as np
 from mixer_jax import embed
 
 
-def test_a_table_is_embedded(color_run, colors, tmp_path, capsys):
+def test_table_is_embedded(color_run, colors, tmp_path, capsys):
     root, frame = colors
     out = tmp_path / "new" / "out.npz"
     arguments = [
@@ -47,7 +47,7 @@ def test_unreadable_images_are_reported(color_run, colors, tmp_path, capsys):
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, colors, tmp_path, capsys):
     table = f"--table={colors[0] / 'colors.csv'}"
     stage = f"--workdir={color_run / 'stage2'}"
     for arguments, said in (
@@ -59,7 +59,7 @@ def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+def test_suggested_remedy_works(color_run, colors, tmp_path, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [

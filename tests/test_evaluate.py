@@ -11,7 +11,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checkpoints
 
 
-def test_stages_and_other_models_are_measured(color_run, capsys):
+def test_stages_and_other_models_are_evaluated(color_run, capsys):
     arguments = [
         f"--workdir={color_run}",
         f"--model=twin, one={color_run}/stage1",
@@ -33,7 +33,7 @@ def test_stages_and_other_models_are_measured(color_run, capsys):
     assert "mixer, stage2" in capsys.readouterr().out
 
 
-def test_a_stage_by_itself_and_again(color_run, tmp_path):
+def test_repeated_evaluation_of_a_stage_replaces_its_rows(color_run, tmp_path):
     out = tmp_path / "rows.json"
     arguments = [f"--workdir={color_run / 'stage1'}", f"--out={out}"]
     assert evaluate.main(arguments) == 0
@@ -41,7 +41,7 @@ def test_a_stage_by_itself_and_again(color_run, tmp_path):
     assert len(json.loads(out.read_text())) == 6
 
 
-def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, tmp_path, capsys):
     for arguments, said in (
         ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
         ([f"--workdir={color_run}", "--stage=stage9"], "'stage9'"),
@@ -53,7 +53,7 @@ def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
     assert not (color_run / "metrics.json").exists()
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, capsys):
+def test_suggested_remedy_works(color_run, colors, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [f"--workdir={color_run}", "--stage=stage2"]
@@ -63,7 +63,7 @@ def test_the_remedy_that_is_said_works(color_run, colors, capsys):
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
-def test_the_remedies_for_queries_without_a_document_work(
+def test_suggested_remedy_for_queries_without_documents_works(
     color_run, colors, capsys
 ):
     root, frame = colors
@@ -76,7 +76,7 @@ def test_the_remedies_for_queries_without_a_document_work(
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
-def test_nothing_left_to_measure_is_an_error(color_run, colors, capsys):
+def test_no_queries_to_evaluate_is_an_error(color_run, colors, capsys):
     root, frame = colors
     test = frame.split.str.startswith("test")
     documents = test & (frame.role == "document")
@@ -89,18 +89,14 @@ def test_nothing_left_to_measure_is_an_error(color_run, colors, capsys):
     assert not (color_run / "metrics.json").exists()
 
 
-def test_a_model_without_checkpoint_is_refused_before_any_is_measured(
-    color_run, capsys
-):
+def test_missing_checkpoint_is_rejected_before_the_work(color_run, capsys):
     shutil.rmtree(color_run / "stage2" / "checkpoints")
     assert evaluate.main([f"--workdir={color_run}"]) == 2
     assert "stage2" in capsys.readouterr().err
     assert not (color_run / "metrics.json").exists()
 
 
-def test_what_was_measured_before_a_failure_is_kept(
-    color_run, monkeypatch, capsys
-):
+def test_results_before_a_failure_are_kept(color_run, monkeypatch, capsys):
     load = checkpoints.load_model
 
     def damaged(folder, mesh):
@@ -115,7 +111,7 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert {row["stage"] for row in rows} == {"stage1"}
 
 
-def test_a_folder_of_parquet_files_is_a_table(
+def test_folder_of_parquet_files_is_a_table(
     color_run, colors, tmp_path, capsys, monkeypatch
 ):
     root, frame = colors
@@ -133,7 +129,7 @@ def test_a_folder_of_parquet_files_is_a_table(
         assert "no table" not in capsys.readouterr().out
 
 
-def test_another_table_in_the_place_of_the_runs_own_is_said(
+def test_copied_table_with_other_contents_is_reported(
     color_run, colors, tmp_path, capsys
 ):
     root, _ = colors

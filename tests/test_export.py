@@ -9,7 +9,7 @@ import mixer_jax
 from mixer_jax import export
 
 
-def test_the_last_stage_is_exported(color_run, tmp_path, capsys):
+def test_last_stage_is_exported(color_run, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [f"--workdir={color_run}", f"--out={out}", "--to=proxies"]
     assert export.main(arguments) == 0
@@ -26,7 +26,7 @@ def test_the_last_stage_is_exported(color_run, tmp_path, capsys):
     assert said["rows"].endswith("scaled to length 1")
 
 
-def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, tmp_path, capsys):
     stage = color_run / "stage2"
     run, out = f"--workdir={stage}", f"--out={tmp_path / 'out'}"
     (tmp_path / "file").touch()
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
     check([run, out], "is damaged")
 
 
-def test_the_default_is_a_bundle(color_run, tmp_path, capsys):
+def test_default_export_is_a_bundle(color_run, tmp_path, capsys):
     out = tmp_path / "out"
     assert export.main([f"--workdir={color_run}", f"--out={out}"]) == 0
     message = capsys.readouterr().out

@@ -6,7 +6,7 @@ from mixer_jax import index
 from mixer_jax.retrieval import index as index_lib
 
 
-def test_a_table_is_indexed(color_run, colors, tmp_path, capsys):
+def test_table_is_indexed(color_run, colors, tmp_path, capsys):
     arguments = [
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
@@ -18,7 +18,7 @@ def test_a_table_is_indexed(color_run, colors, tmp_path, capsys):
     assert len(index_lib.load(tmp_path / "index").documents) == 4
 
 
-def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, colors, tmp_path, capsys):
     run = f"--workdir={color_run}"
     table = f"--table={colors[0] / 'colors.csv'}"
     out = f"--out={tmp_path / 'index'}"
@@ -33,7 +33,7 @@ def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
     assert not (tmp_path / "index").exists()
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+def test_suggested_remedy_works(color_run, colors, tmp_path, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [

@@ -81,7 +81,9 @@ def outputs(inputs, out):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
+def test_interrupted_command_leaves_no_partial_files(
+    name, inputs, tmp_path, capsys
+):
     command = COMMANDS[name]
     out = tmp_path / "out" / (command.name or "none")
     out.parent.mkdir()
@@ -110,7 +112,7 @@ def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
     assert outputs(inputs, out).keys() == wanted
 
 
-def test_a_server_is_interrupted_until_it_serves(
+def test_server_is_interrupted_before_and_stopped_while_serving(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
     """Once it serves, it is asked to stop, and is done."""

@@ -105,7 +105,7 @@ def table(tmp_path_factory):
         ),
     ],
 )
-def test_what_is_wrong_is_said_without_a_traceback(tmp_path, flags, said):
+def test_invalid_arguments_exit_without_a_traceback(tmp_path, flags, said):
     done = run(tmp_path, *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_without_a_traceback(tmp_path, flags, said):
 
 
 @pytest.mark.slow
-def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path, table):
+def test_dry_run_prints_the_plan_without_training(tmp_path, table):
     done = run(
         tmp_path,
         "--config=configs/stage1.py:runlocal",
@@ -130,7 +130,7 @@ def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path, table):
 
 
 @pytest.mark.slow
-def test_stages_killed_anywhere_end_as_if_they_were_not(tmp_path, table):
+def test_killed_run_resumes_to_the_same_result(tmp_path, table):
     """SIGKILL at a random moment, and again; then the same command."""
     flags = (
         "--config=configs/stage1.py:runlocal",

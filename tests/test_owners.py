@@ -40,7 +40,7 @@ def beam(monkeypatch):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
+def test_folder_in_use_is_rejected(name, tmp_path, capsys):
     module = importlib.import_module(f"mixer_jax.{name.split()[0]}")
     arguments = [given.format(tmp_path / "out") for given in COMMANDS[name]]
     with folder_lock.hold(tmp_path / "out", "--out"):
@@ -61,7 +61,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_in_use_is_refused(
+def test_file_in_use_is_rejected(
     name, color_run, colors, shop, tmp_path, capsys
 ):
     every_command.draw_album(tmp_path / "album")
@@ -96,7 +96,7 @@ def is_locked(folder):
         ("categorize", {"found.csv", "unassigned.csv", "categories.json"}),
     ],
 )
-def test_files_that_belong_together_are_written_under_a_lock(
+def test_related_files_are_replaced_under_a_lock(
     name, written, shop, tmp_path, monkeypatch
 ):
     shop = shutil.copytree(shop, tmp_path / "shop")

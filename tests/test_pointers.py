@@ -22,7 +22,7 @@ def said(name):
     return pytest.raises(UserError, match=rf"{name} is a Git LFS pointer.*pull")
 
 
-def test_what_is_not_a_pointer_passes(tmp_path):
+def test_only_pointers_are_rejected(tmp_path):
     (tmp_path / "other").write_text(f"# {POINTER}")
     files.check_fetched(tmp_path, tmp_path / "missing")
     (tmp_path / "file").write_text(POINTER)
@@ -31,13 +31,13 @@ def test_what_is_not_a_pointer_passes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_tables(tmp_path, name):
+def test_pointer_in_place_of_a_table_is_rejected(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
     with said(name):
         tables.read(tmp_path / name, tables.Layout(("sample_id",)))
 
 
-def test_tokenizers_and_weights(tmp_path):
+def test_pointers_in_place_of_weights_are_rejected(tmp_path):
     for name in ("tokenizer.json", "model.safetensors", "model.bin"):
         (tmp_path / name).write_text(POINTER)
     with said("tokenizer.json"):
@@ -47,7 +47,9 @@ def test_tokenizers_and_weights(tmp_path):
             originals.read_file(tmp_path / name)
 
 
-def test_indexes_and_bundles(color_run, colors, tmp_path):
+def test_pointers_in_indexes_and_bundles_are_rejected(
+    color_run, colors, tmp_path
+):
     mesh = make_mesh()
     made, _ = index.build(color_run, colors[0] / "colors.csv", mesh)
     index.save(made, tmp_path / "index")
@@ -60,7 +62,7 @@ def test_indexes_and_bundles(color_run, colors, tmp_path):
         bundle.read(tmp_path / "bundle")
 
 
-def test_a_checkpoint_that_was_not_fetched_is_not_set_aside(color_run):
+def test_unfetched_checkpoint_is_not_set_aside(color_run):
     folder = color_run / "stage2"
     step = folder / workdir.CHECKPOINTS / "4"
     part = next((step / "model").rglob("d/*"))

@@ -161,7 +161,7 @@ def _own_data(folder):
     return samples
 
 
-def test_every_block_is_run_here():
+def test_every_block_is_tested():
     words = ["quickstart.sh", "own_data.py", "categorize"]
     words += ["mixer_jax.serve", "stage1", "test.sh"]
     run = [command for word in words for command in _commands(word)]
@@ -170,7 +170,7 @@ def test_every_block_is_run_here():
 
 
 @pytest.mark.slow
-def test_quickstart(clone):
+def test_quickstart_runs(clone):
     for command in _commands("quickstart.sh"):
         _run(command, clone)
     page = clone / "runs/smoke/report/index.html"
@@ -198,7 +198,7 @@ def test_quickstart(clone):
 
 
 @pytest.mark.slow
-def test_your_own_data(clone):
+def test_own_data_commands_run(clone):
     samples = _own_data(clone / "mydata")
     for command in _commands("own_data.py"):
         _run(command, clone)
@@ -225,7 +225,7 @@ def test_your_own_data(clone):
 
 
 @pytest.mark.slow
-def test_categories_of_a_click_log(clone):
+def test_click_log_commands_run(clone):
     samples = pd.DataFrame(_own_data(clone / "mydata"))
     queries = samples[samples.role == "query"]
     items = samples[samples.role == "document"]
@@ -249,7 +249,7 @@ def test_categories_of_a_click_log(clone):
 
 
 @pytest.mark.slow
-def test_reference_model_in_little(clone):
+def test_reference_model_commands_run(clone):
     # As many as stage 2's active set needs; the tables are then there already.
     few = "--limit=400 --size=64 --out=runs/local/data"
     _run(f".venv/bin/python -m mixer_jax.demo.emoji {few}", clone)
@@ -257,6 +257,6 @@ def test_reference_model_in_little(clone):
         assert "loss" in _run(command, clone)
 
 
-def test_tests(clone):
+def test_test_script_runs(clone):
     for command in _commands("test.sh"):
         assert "pytest" in _run(command, clone)

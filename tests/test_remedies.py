@@ -143,7 +143,7 @@ def options(command, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_options_that_messages_name_exist(command, monkeypatch):
+def test_options_in_messages_exist(command, monkeypatch):
     have = options(command, monkeypatch)
     assert have
     wrong = [
@@ -156,12 +156,12 @@ def test_options_that_messages_name_exist(command, monkeypatch):
     assert not wrong, "\n".join(wrong)
 
 
-def test_messages_name_options_at_all():
+def test_options_are_found_in_messages():
     assert {o for _, o in named("data.readers.columns")} >= {"out", "column"}
     assert {o for _, o in named("retrieval.evaluate")} == {"out"}
 
 
-def test_keys_that_a_resumed_run_refuses_are_no_remedy_there():
+def test_suggested_keys_can_be_changed_when_resuming():
     """What helps a run that goes on must be a key that it may change."""
     from mixer_jax.training.config import defaults
 

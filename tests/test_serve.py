@@ -25,7 +25,7 @@ def made(color_run, colors, tmp_path):
     return tmp_path / "index"
 
 
-def test_a_picture_is_answered_until_ctrl_c(made, colors, monkeypatch, capsys):
+def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
     picture = (colors[0] / "green_query_forward.png").read_bytes()
     answers = []
 
@@ -51,7 +51,7 @@ def test_a_picture_is_answered_until_ctrl_c(made, colors, monkeypatch, capsys):
     assert found == ["green", "green"]
 
 
-def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_rejected(made, tmp_path, monkeypatch, capsys):
     with server.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         for arguments, said in (
@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "package", ["uvicorn", "starlette", "python_multipart"]
 )
-def test_missing_packages_are_named(monkeypatch, capsys, package):
+def test_missing_packages_are_reported(monkeypatch, capsys, package):
     for name in list(sys.modules):
         if name.startswith((package, "mixer_jax.service.server")):
             monkeypatch.delitem(sys.modules, name)
@@ -85,7 +85,7 @@ def test_missing_packages_are_named(monkeypatch, capsys, package):
     assert "pip install 'mixer_jax[serve]'" in said
 
 
-def test_what_was_moved_is_named(made, tmp_path, monkeypatch, capsys):
+def test_moved_run_and_images_are_reported(made, tmp_path, monkeypatch, capsys):
     served = []
     monkeypatch.setattr(server, "run", lambda app, _: served.append(app))
     monkeypatch.setattr(memory, "BUDGET", memory.Budget(1))

@@ -61,7 +61,7 @@ def check(*arguments, folder):
 
 
 @pytest.mark.slow
-def test_the_public_api_is_typed(tmp_path):
+def test_public_api_is_typed(tmp_path):
     (tmp_path / "right.py").write_text(RIGHT)
     done = check(*CHECKED, str(tmp_path / "right.py"), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_an_array_comes_back(tmp_path, mapped):
+def test_saved_array_is_read_back(tmp_path, mapped):
     np.save(tmp_path / "a.npy", ARRAY)
     found = arrays.read(tmp_path / "a.npy", mapped=mapped)
     np.testing.assert_array_equal(found, ARRAY)
@@ -41,7 +41,7 @@ def _damaged(tmp_path):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_what_is_damaged_is_a_value_error(tmp_path, mapped):
+def test_damaged_files_raise_a_value_error(tmp_path, mapped):
     for path in _damaged(tmp_path):
         with pytest.raises(ValueError, match=r"\w"):
             arrays.read(path, mapped=mapped)
@@ -50,7 +50,7 @@ def test_what_is_damaged_is_a_value_error(tmp_path, mapped):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_damage_is_said_or_harmless(tmp_path, suffix):
+def test_flipped_bits_raise_no_other_error(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     if suffix == ".npy":
         np.save(path, np.ones((3, 4), np.float32))
@@ -72,7 +72,7 @@ def test_damage_is_said_or_harmless(tmp_path, suffix):
     assert said > 5
 
 
-def test_a_missing_file_is_not_damaged(tmp_path):
+def test_missing_file_is_not_a_damaged_file(tmp_path):
     path = tmp_path / "file.npy"
     with pytest.raises(FileNotFoundError), arrays.reading(path) as file:
         np.load(file)
@@ -86,11 +86,11 @@ def test_rows_have_unit_length_in_float32():
     np.testing.assert_allclose(np.cross(unit, rows), 0, atol=2e-3)
 
 
-def test_a_row_of_zeros_stays_zero():
+def test_zero_rows_stay_zero():
     np.testing.assert_array_equal(arrays.normalize(np.zeros((2, 3))), 0)
 
 
-def test_short_rows_stay_shorter_than_one():
+def test_short_rows_are_divided_by_the_minimum_length():
     short = arrays.normalize(np.array([[3e-7, 4e-7]]), shortest=1e-6)
     np.testing.assert_allclose(short, [[0.3, 0.4]], rtol=1e-6)
 

@@ -30,13 +30,13 @@ def stop(error):
     return work
 
 
-def test_a_command_that_is_done_says_nothing(capsys):
+def test_successful_command_prints_nothing(capsys):
     assert command.run(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
 
 
 @given(message=st.text(st.characters(codec="utf-8")))
-def test_an_error_of_the_user_is_its_sentence(message):
+def test_user_error_is_explained_by_its_message(message):
     ending = command.explain(UserError(message))
     assert ending == (f"error: {printable(message)}", command.WRONG)
 
@@ -51,7 +51,9 @@ def test_an_error_of_the_user_is_its_sentence(message):
         (KeyboardInterrupt(), 75, "Interrupted. All files are intact"),
     ],
 )
-def test_what_the_system_refuses_is_a_sentence(error, code, message, capsys):
+def test_system_errors_and_interrupts_print_one_message(
+    error, code, message, capsys
+):
     assert command.run(stop(error)) == code
     said = capsys.readouterr().err
     assert message in said.encode(errors="backslashreplace").decode()
@@ -61,13 +63,13 @@ def test_what_the_system_refuses_is_a_sentence(error, code, message, capsys):
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError(), OSError("of a library"), SystemExit(70)]
 )
-def test_a_crash_is_not_hidden(error):
+def test_unknown_errors_propagate(error):
     with pytest.raises(type(error)):
         command.run(stop(error))
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_interrupts_and_cleans_up(number, capsys):
+def test_signal_interrupts_and_cleans_up(number, capsys):
     cleaned = []
 
     def work():
@@ -83,7 +85,7 @@ def test_a_signal_interrupts_and_cleans_up(number, capsys):
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
+def test_signal_during_object_deletion_is_not_lost(capsys):
     class Deleted:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -120,7 +122,7 @@ def test_only_the_command_reports_an_interrupt(capsys):
     assert logging.root.manager.disable == disabled
 
 
-def test_signals_that_are_ignored_stay_so():
+def test_ignored_signals_stay_ignored():
     """As under nohup, and in the background of a script."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -140,7 +142,7 @@ def python(code, *arguments, **options):
     )
 
 
-def test_a_second_signal_ends_the_process_at_once():
+def test_second_signal_ends_the_process_at_once():
     code = """
 import signal, time
 from mixer_jax.runtime import command
@@ -157,7 +159,7 @@ command.run(work)
     assert (process.returncode, error) == (75, f"{command.INTERRUPTION}\n")
 
 
-def test_output_that_nobody_reads_is_no_crash():
+def test_closed_pipe_is_not_a_crash():
     code = """
 import sys
 from mixer_jax.runtime import command
@@ -173,7 +175,7 @@ sys.exit(command.run(work))
     assert (process.returncode, error) == (command.UNREAD, "")
 
 
-def test_output_of_a_console_that_nobody_reads_is_no_crash():
+def test_closed_pipe_of_a_console_is_not_a_crash():
     code = """
 import sys
 from mixer_jax.runtime import command, terminal
@@ -189,12 +191,12 @@ sys.exit(command.run(work))
     assert (process.returncode, error) == (command.UNREAD, "")
 
 
-def test_a_command_without_standard_output_is_done(monkeypatch):
+def test_command_without_standard_output_succeeds(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert command.run(lambda: print("a line")) == command.DONE
 
 
-def test_a_full_disk_behind_standard_output_is_said():
+def test_full_disk_behind_standard_output_is_reported():
     code = """
 import sys
 from mixer_jax.runtime import command
@@ -211,7 +213,7 @@ sys.exit(command.run(lambda: print("a line")))
     assert "No space left" in done.stderr
 
 
-def test_names_that_are_no_text_are_printed():
+def test_unencodable_names_are_printed_with_escapes():
     code = r"""
 import sys
 from mixer_jax.runtime import command
@@ -234,7 +236,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
+def test_command_can_be_interrupted_during_imports(name, tmp_path):
     """No library's import ends in a traceback, and nothing is written."""
     with subprocess.Popen(
         [sys.executable, "-v", "-m", f"mixer_jax.{name}", "--help"],
@@ -255,7 +257,7 @@ def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_programs_keep_their_signals():
+def test_other_programs_keep_their_signal_handlers():
     code = """
 import signal, mixer_jax
 from mixer_jax.runtime import command
@@ -265,7 +267,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert done.returncode == 0
 
 
-def test_a_signal_while_the_interpreter_ends_changes_no_code():
+def test_signal_at_interpreter_exit_keeps_the_exit_code():
     # Module globals are deleted when handlers are no longer called.
     script = """
 import os, signal, sys
@@ -282,7 +284,7 @@ sys.exit(command.run(lambda: None))
     assert ended.returncode == 0
 
 
-def test_an_interrupt_does_not_wait_for_a_program_that_is_compiled():
+def test_interrupt_does_not_wait_for_a_compilation():
     # XLA compiles on, in a thread that needs the devices' client.
     script = """
 import os, signal, sys, threading
@@ -356,7 +358,7 @@ end()
         ("done", {(75, f"{command.INTERRUPTION}\n"), (0, "")}),
     ],
 )
-def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
+def test_second_signal_at_any_call_keeps_the_outcome(kind, endings):
     """One sentence, however many signals arrive and whenever."""
     found, moment, sent = set(), 0, True
     while sent:
@@ -378,7 +380,7 @@ def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
     assert found == endings
 
 
-def test_a_command_outlives_its_terminal():
+def test_command_outlives_its_terminal():
     script = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -415,7 +417,7 @@ sys.exit(command.run(work))
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+def test_opened_files_do_not_replace_closed_streams(closed, tmp_path):
     script = f"""
 import os, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -435,7 +437,7 @@ sys.exit(command.run(work))
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_platform_that_jax_lacks_is_a_sentence():
+def test_unknown_jax_platform_is_an_error():
     lacks = RuntimeError(
         "Unable to initialize backend 'gpux': Backend 'gpux' is not in the "
         "list of known backends: ['cpu'].\n(set JAX_PLATFORMS='')"
@@ -449,7 +451,7 @@ def test_a_platform_that_jax_lacks_is_a_sentence():
     assert command.explain(RuntimeError("a bug")) is None
 
 
-def test_a_missing_folder_for_temporary_files_is_a_sentence(monkeypatch):
+def test_missing_temporary_folder_is_an_error(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     with pytest.raises(FileNotFoundError) as error:

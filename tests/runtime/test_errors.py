@@ -14,9 +14,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
-def test_a_run_that_is_not_there_is_said(
-    command, tmp_path, monkeypatch, capsys
-):
+def test_missing_run_is_an_error(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     option, *more = COMMANDS[command]
     assert command.main([f"{option}=nowhere", *more]) == 2
@@ -27,6 +25,6 @@ def test_a_run_that_is_not_there_is_said(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_libraries_catch_it_as_a_value_error():
+def test_user_error_is_a_value_error():
     with pytest.raises(ValueError, match="what would work"):
         raise UserError("what would work")

@@ -49,7 +49,7 @@ def refusal(capsys, main, arguments):
 @pytest.mark.parametrize(
     ("value", "reason"), [("", "it is empty"), ("a\nWrote b", "line break")]
 )
-def test_no_command_takes_a_path_that_is_none(
+def test_every_command_rejects_empty_and_multiline_paths(
     command, others, option, value, reason, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def test_no_command_takes_a_path_that_is_none(
     assert not list(tmp_path.iterdir())
 
 
-def test_every_command_has_this_parser():
+def test_every_command_uses_this_parser():
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -98,11 +98,11 @@ def parser():
         ([], "required: --workdir"),
     ],
 )
-def test_every_mistake_is_a_sentence(parser, given, said, capsys):
+def test_mistakes_are_reported_in_one_line(parser, given, said, capsys):
     assert said in refusal(capsys, parser.parse_args, given)
 
 
-def test_values_are_taken_whole(parser):
+def test_values_are_parsed_unchanged(parser):
     given = parser.parse_args(
         ["--workdir=-x=1", "--size", "-5", "--rate=-1e3", "--column=a\nb"]
         + ["--model", "--my folder", "--model= ", "--unit", "--unit"]
@@ -113,7 +113,7 @@ def test_values_are_taken_whole(parser):
     assert (again.workdir, again.size) == ("b", 3)
 
 
-def test_a_help_that_cannot_be_printed_is_an_error(parser, monkeypatch, capsys):
+def test_unprintable_help_is_an_error(parser, monkeypatch, capsys):
     full = io.StringIO()
 
     def write(text):

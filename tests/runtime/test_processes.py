@@ -36,7 +36,7 @@ def act(cache):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_all_processes_are_one_run(act, count):
+def test_gather_returns_the_values_of_all_processes(act, count):
     names = [f"n{index}" for index in range(count)]
     for ended in act("gather", count):
         assert ended.code == 0, ended.error
@@ -44,7 +44,7 @@ def test_all_processes_are_one_run(act, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_what_is_wrong_for_one_ends_all_with_its_message(act, count):
+def test_error_in_one_process_ends_all_with_its_message(act, count):
     everyone = act("wrong", count)
     assert [ended.code for ended in everyone] == [processes.WRONG] * count
     for index, ended in enumerate(everyone):
@@ -54,14 +54,14 @@ def test_what_is_wrong_for_one_ends_all_with_its_message(act, count):
         assert "Traceback" not in ended.error
 
 
-def test_what_is_wrong_for_all_is_said_by_each(act):
+def test_error_in_all_processes_is_printed_by_each(act):
     """None aborts as process 0, which holds JAX's service, leaves first."""
     for ended in act("wrong_for_all", 2):
         assert ended.code == processes.WRONG, ended.error
         assert "error: The table has no rows.\n" in ended.error
 
 
-def test_a_crash_of_one_ends_all_with_its_message(act):
+def test_crash_of_one_process_ends_all_with_its_message(act):
     first, second = act("crash", 2)
     assert first.code == second.code == 1
     assert "Traceback" in second.error
@@ -72,7 +72,7 @@ def test_a_crash_of_one_ends_all_with_its_message(act):
 
 
 @pytest.mark.parametrize("when", ["before", "in"])
-def test_another_process_that_dies_is_no_file_that_cannot_be_written(
+def test_death_of_a_process_is_not_reported_as_a_failed_write(
     act, tmp_path, when
 ):
     first, second = act(f"die_{when}_save", 2, f"--folder={tmp_path}")
@@ -91,7 +91,7 @@ def test_another_process_that_dies_is_no_file_that_cannot_be_written(
         (lambda: jax.tree.map(open, "/no/such/file"), False),
     ],
 )
-def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
+def test_device_errors_are_distinguished_from_file_errors(fail, expected):
     with pytest.raises((ValueError, OSError)) as error:
         fail()
     assert processes.raised_by_devices(error.value) == expected
@@ -99,7 +99,7 @@ def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
 
 @pytest.mark.parametrize("way", ["stop", "stop_by_hand"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_to_one_stops_all_at_the_same_step(act, count, way):
+def test_signal_to_one_process_stops_all_at_the_same_step(act, count, way):
     everyone = act(way, count)
     assert [ended.code for ended in everyone] == [75] * count
     assert stopped_at(everyone) > 3
@@ -112,7 +112,7 @@ def stopped_at(everyone):
     return int(steps.pop())
 
 
-def test_a_signal_before_the_first_step_is_not_lost(cache):
+def test_signal_before_the_first_step_is_not_lost(cache):
     """Whether of several processes or one that is coordinated alone."""
     command = (*WORKER, "--act=stop_early")
     both = several.finish(several.begin(command, 2, 1, cache))
@@ -124,7 +124,7 @@ def test_a_signal_before_the_first_step_is_not_lost(cache):
     assert "Interrupted" in alone.error
 
 
-def test_a_frozen_process_is_named_by_the_others(cache):
+def test_frozen_process_is_reported_by_the_others(cache):
     command = (*WORKER, "--act=freeze")
     begun = several.begin(command, 2, 1, cache)
     first = begun[0]
@@ -150,12 +150,12 @@ def test_a_frozen_process_is_named_by_the_others(cache):
         (("h:1", 2, 2), "--process=2 is none of --processes=2"),
     ],
 )
-def test_flags_that_do_not_fit_are_a_sentence(given, said):
+def test_inconsistent_flags_raise_an_error(given, said):
     with pytest.raises(UserError, match=said):
         processes.start(*given)
 
 
-def test_half_a_sign_of_others_is_not_taken_for_none(monkeypatch):
+def test_partly_detected_cluster_is_an_error(monkeypatch):
     def partly(*arguments):
         raise ValueError("Number of processes must be defined.")
 
@@ -164,7 +164,7 @@ def test_half_a_sign_of_others_is_not_taken_for_none(monkeypatch):
         processes.start()
 
 
-def test_others_that_do_not_come_are_no_wrong_input(monkeypatch, capsys):
+def test_failed_connection_may_be_retried(monkeypatch, capsys):
     def alone(*arguments):
         raise jax.errors.JaxRuntimeError(
             "DEADLINE_EXCEEDED: nobody came\nat all"
@@ -180,7 +180,7 @@ def test_others_that_do_not_come_are_no_wrong_input(monkeypatch, capsys):
     ) in capsys.readouterr().err
 
 
-def test_a_lone_process_needs_nobody():
+def test_single_process_needs_no_coordination():
     assert processes.gather("alone", [1, 2]) == [[1, 2]]
     assert processes.told("alone") == {}
     processes.tell("alone", 3)
@@ -193,7 +193,7 @@ def test_a_lone_process_needs_nobody():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_signal_after_the_last_step_ends_what_would_come_next(capsys):
+def test_signal_after_the_last_step_interrupts_the_command(capsys):
     begun = []
 
     def work():
@@ -210,7 +210,7 @@ def test_a_signal_after_the_last_step_ends_what_would_come_next(capsys):
     assert not begun
 
 
-def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):
+def test_several_processes_own_a_folder_together(act, tmp_path):
     folder = tmp_path / "b[1]\\2"
     for ended in act("own", 2, f"--folder={folder}"):
         assert ended.code == 0, ended.error
@@ -225,9 +225,7 @@ def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_a_process_that_ends_all_is_not_kept_by_what_it_does_last(
-    monkeypatch, hangs
-):
+def test_hanging_last_action_does_not_block_the_end(monkeypatch, hangs):
     done, codes, over = [], [], threading.Event()
 
     def last():

@@ -29,7 +29,7 @@ def shown(clock, counts, total, seconds=40.0, **kwargs):
     return file.getvalue()
 
 
-def test_lines_tell_count_rate_and_time_left(clock):
+def test_lines_show_count_rate_and_time_left(clock):
     said = shown(clock, [100, 800, 800], 8100).splitlines()
     assert said == [
         "Embedding [x]: 100 of 8,100",
@@ -38,7 +38,7 @@ def test_lines_tell_count_rate_and_time_left(clock):
     ]
 
 
-def test_a_line_comes_only_now_and_then(clock):
+def test_lines_are_rate_limited(clock):
     assert len(shown(clock, [1] * 60, 60, seconds=1.0).splitlines()) == 2
     assert shown(clock, [1] * 20, 20, seconds=1.0) == ""
 
@@ -52,14 +52,14 @@ def test_shares_and_unknown_totals(clock):
     assert said[1] == "Embedding [x]: 40 of 288,040, 1/s, 80:00:00 left"
 
 
-def test_a_terminal_gets_a_bar_that_goes_away(clock):
+def test_terminal_shows_a_transient_bar(clock):
     said = shown(clock, [1, 2], 3, force_terminal=True)
     assert "Embedding [x]" in said
     assert "3 of 3" in said
     assert said.rstrip().endswith("\x1b[2K")
 
 
-def test_it_is_on_stderr(clock, capsys):
+def test_progress_is_printed_to_stderr(clock, capsys):
     with progress.show("Embedding", 2) as count:
         clock[0] += progress.EVERY
         count(1)
@@ -67,7 +67,7 @@ def test_it_is_on_stderr(clock, capsys):
     assert (out, err) == ("", "Embedding: 1 of 2\n")
 
 
-def test_only_the_outermost_is_shown(clock, capsys):
+def test_only_the_outermost_pass_is_shown(clock, capsys):
     for _ in range(2):
         with progress.show("Outer", 2) as outer:
             with progress.show("Inner", 2) as inner:
@@ -77,7 +77,7 @@ def test_only_the_outermost_is_shown(clock, capsys):
     assert capsys.readouterr().err == "Outer: 1 of 2\n" * 2
 
 
-def test_a_pass_over_items_is_tracked(clock, capsys):
+def test_track_counts_consumed_items(clock, capsys):
     for _ in progress.track(["a", "b", "c"], "Reading"):
         clock[0] += progress.EVERY
     assert capsys.readouterr().err.splitlines() == [
@@ -101,7 +101,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
-def test_commands_that_take_long_show_it(
+def test_long_commands_show_progress(
     command, color_run, colors, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "EVERY", 0.0)

@@ -28,7 +28,7 @@ def consoles(file):
 
 @hypothesis.given(st.sampled_from(MARKUP) | LINES)
 @hypothesis.settings(deadline=None, max_examples=100)
-def test_a_line_is_printed_as_it_is(text):
+def test_lines_are_printed_unchanged(text):
     for number in range(2):
         file = io.StringIO()
         terminal.say(text, console=list(consoles(file))[number])
@@ -38,7 +38,7 @@ def test_a_line_is_printed_as_it_is(text):
 
 @hypothesis.given(st.sampled_from(MARKUP) | LINES)
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_our_consoles_print_strings_as_they_are(text):
+def test_consoles_print_strings_unchanged(text):
     file = io.StringIO()
     terminal.Console(file=file, width=40).print(text)
     assert file.getvalue() == f"{printable(text)}\n"
@@ -46,7 +46,7 @@ def test_our_consoles_print_strings_as_they_are(text):
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[31mred"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_tables_show_titles_headings_and_cells_as_they_are(text, number):
+def test_tables_show_text_unchanged(text, number):
     file = io.StringIO()
     table = terminal.Table(f"1{text}", title=f"0{text}")
     table.add_column(f"2{text}")
@@ -60,7 +60,7 @@ def test_tables_show_titles_headings_and_cells_as_they_are(text, number):
 
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[31mred"])
-def test_bars_show_descriptions_as_they_are(text):
+def test_bars_show_descriptions_unchanged(text):
     file = io.StringIO()
     console = terminal.Console(file=file, force_terminal=True, width=200)
     with progress.show(f"1{text}", 2, console=console) as count:
@@ -89,7 +89,7 @@ def test_every_encoding_prints_every_text(monkeypatch, encoding):
     assert said.count(expected) == 3
 
 
-def test_nothing_else_prints_by_rich():
+def test_no_other_module_uses_rich():
     root = pathlib.Path(mixer_jax.__file__).parent
     users = {
         str(path.relative_to(root))

@@ -69,8 +69,8 @@ def test_empty_cells_stay_empty_and_words_for_missing_stay_words(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("x,document,,a", "line 4: the row has fewer cells than its header, 4"),
-        ("x,document,,a,c,,train,", "more cells than its header, 8 instead"),
+        ("x,document,,a", "line 4: the row has fewer cells than the header, 4"),
+        ("x,document,,a,c,,train,", "more cells than the header, 8 instead"),
     ],
 )
 def test_rows_of_another_length_are_named_by_line(tmp_path, row, said):

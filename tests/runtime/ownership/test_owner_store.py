@@ -21,7 +21,7 @@ def make(request, tmp_path):
     return lambda: bucket_store.Bucket(folder)
 
 
-def test_what_is_written_is_read(make):
+def test_written_record_is_read_back(make):
     store, record = make(), owner_record.make()
     store.lock()
     assert store.read().record is None
@@ -30,7 +30,7 @@ def test_what_is_written_is_read(make):
     store.close(record)
 
 
-def test_a_closed_record_is_gone(make):
+def test_close_removes_the_record(make):
     store, record = make(), owner_record.make()
     store.lock()
     store.write(record, store.read().version)
@@ -38,7 +38,7 @@ def test_a_closed_record_is_gone(make):
     assert make().read().record is None
 
 
-def test_the_record_of_another_owner_stays(make):
+def test_close_keeps_the_record_of_another_owner(make):
     store, other, record = make(), make(), owner_record.make()
     store.lock()
     assert store.write(record, store.read().version)
@@ -47,7 +47,7 @@ def test_the_record_of_another_owner_stays(make):
     store.close(record)
 
 
-def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
+def test_pipe_or_huge_file_is_an_invalid_record(tmp_path):
     path = tmp_path / owner_store.RECORD.format("")
     os.mkfifo(path)
     assert owner_store.Folder(tmp_path).read().record is None
@@ -60,7 +60,7 @@ def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
-def test_a_lock_file_of_another_user_is_locked(tmp_path):
+def test_lock_file_of_another_user_can_be_locked(tmp_path):
     def lock_as_nobody():
         os.seteuid(65534)
         try:
@@ -82,9 +82,7 @@ def test_a_lock_file_of_another_user_is_locked(tmp_path):
         assert lock_as_nobody()
 
 
-def test_a_folder_that_its_last_owner_removes_is_made_again(
-    tmp_path, monkeypatch
-):
+def test_folder_removed_by_its_last_owner_is_recreated(tmp_path, monkeypatch):
     open_lock = owner_store._open_lock
 
     def remove_first(path):
