@@ -1,4 +1,4 @@
-"""Array files, whole and damaged, whatever NumPy raises."""
+"""Array files, intact and damaged, and normalized rows."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_saved_array_is_read_back(tmp_path, mapped):
 
 
 def _damaged(tmp_path):
-    """Yields the path of a file with one kind of damage after another."""
+    """Yields the path of a file, damaged in another way each time."""
     path = tmp_path / "a.npy"
     np.save(path, ARRAY)
     whole = path.read_bytes()
@@ -57,7 +57,7 @@ def test_flipped_bits_raise_no_other_error(tmp_path, suffix):
     else:
         np.savez(path, one=np.ones((3, 4), np.float32))
     content = path.read_bytes()
-    said = 0
+    detected = 0
     for byte in range(0, len(content), 3):
         flipped = bytearray(content)
         flipped[byte] ^= 4
@@ -68,8 +68,8 @@ def test_flipped_bits_raise_no_other_error(tmp_path, suffix):
                 if suffix == ".npz":
                     read["one"]
         except arrays.DamagedError:
-            said += 1
-    assert said > 5
+            detected += 1
+    assert detected > 5
 
 
 def test_missing_file_is_not_a_damaged_file(tmp_path):
@@ -91,7 +91,7 @@ def test_zero_rows_stay_zero():
 
 
 def test_short_rows_are_divided_by_the_minimum_length():
-    short = arrays.normalize(np.array([[3e-7, 4e-7]]), shortest=1e-6)
+    short = arrays.normalize(np.array([[3e-7, 4e-7]]), min_length=1e-6)
     np.testing.assert_allclose(short, [[0.3, 0.4]], rtol=1e-6)
 
 

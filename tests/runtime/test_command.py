@@ -1,4 +1,4 @@
-"""Whatever ends a command, its exit code and one sentence say how."""
+"""Exit codes and messages of commands, however they end."""
 
 import errno
 import logging
@@ -44,7 +44,11 @@ def test_user_error_is_explained_by_its_message(message):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left"), 2, "No space left; make room"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            2,
+            "No space left; free up some space",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Perm"),
         (OSError(errno.EROFS, "Read-only", b"b\xff"), 2, "b\\udcff: Read-only"),
         (OSError(errno.EIO, "Input/output error", "c"), 1, "c: Input/output"),
@@ -55,9 +59,9 @@ def test_system_errors_and_interrupts_print_one_message(
     error, code, message, capsys
 ):
     assert command.run(stop(error)) == code
-    said = capsys.readouterr().err
-    assert message in said.encode(errors="backslashreplace").decode()
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert message in printed.encode(errors="backslashreplace").decode()
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(
@@ -99,10 +103,10 @@ def test_signal_during_object_deletion_is_not_lost(capsys):
 
 
 def test_only_the_command_reports_an_interrupt(capsys):
-    """Neither threads whose work is taken away, nor a failing cleanup."""
+    """Cut-off threads and a failing cleanup print nothing."""
 
     def fail():
-        logging.getLogger("library").error("a callback has failed")
+        logging.getLogger("library").error("a callback failed")
         warnings.warn("never awaited", stacklevel=1)
         raise RuntimeError("the event loop is closed")
 
@@ -113,7 +117,7 @@ def test_only_the_command_reports_an_interrupt(capsys):
             thread = threading.Thread(target=fail)
             thread.start()
             thread.join()
-            raise UserError("nothing can be closed any more")
+            raise UserError("cleanup failed")
 
     hook, disabled = threading.excepthook, logging.root.manager.disable
     assert command.run(work) == command.INTERRUPTED
@@ -123,7 +127,7 @@ def test_only_the_command_reports_an_interrupt(capsys):
 
 
 def test_ignored_signals_stay_ignored():
-    """As under nohup, and in the background of a script."""
+    """`nohup` and scripts ignore signals for background commands."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         done = command.run(lambda: signal.raise_signal(signal.SIGHUP))
@@ -222,9 +226,9 @@ sys.exit(command.run(lambda: print("b\udcff \u2019")))
     for encoding in ("utf-8", "ascii"):
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         with python(code, env=environment) as process:
-            said, error = process.communicate()
+            output, error = process.communicate()
         assert (process.returncode, error) == (0, "")
-        assert said.startswith(r"b\udcff ")
+        assert output.startswith(r"b\udcff ")
 
 
 COMMANDS = (
@@ -237,7 +241,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_can_be_interrupted_during_imports(name, tmp_path):
-    """No library's import ends in a traceback, and nothing is written."""
+    """An interrupted import prints no traceback and writes no files."""
     with subprocess.Popen(
         [sys.executable, "-v", "-m", f"mixer_jax.{name}", "--help"],
         cwd=tmp_path,
@@ -245,15 +249,16 @@ def test_command_can_be_interrupted_during_imports(name, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        # `-v` says which modules are there: the handlers are, of the rest few.
+        # `-v` prints each import. At these lines, the signal handlers are
+        # installed, but most modules are not imported yet.
         for line in process.stderr:
             if line.startswith("import 'argparse'") or "'absl" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        said = process.stderr.read()
-    assert process.returncode == command.INTERRUPTED, said[-2000:]
-    assert said.count(command.INTERRUPTION) == 1
-    assert "Traceback" not in said
+        error = process.stderr.read()
+    assert process.returncode == command.INTERRUPTED, error[-2000:]
+    assert error.count(command.INTERRUPTION) == 1
+    assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
 
 
@@ -268,7 +273,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_signal_at_interpreter_exit_keeps_the_exit_code():
-    # Module globals are deleted when handlers are no longer called.
+    # Module globals are deleted after Python stops calling handlers.
     script = """
 import os, signal, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -285,7 +290,7 @@ sys.exit(command.run(lambda: None))
 
 
 def test_interrupt_does_not_wait_for_a_compilation():
-    # XLA compiles on, in a thread that needs the devices' client.
+    # XLA continues to compile in a thread that uses the devices' client.
     script = """
 import os, signal, sys, threading
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -332,7 +337,7 @@ def end():
 
 def signalling(moment):
     calls = 0
-    def look(frame, event, _):
+    def profile(frame, event, _):
         nonlocal calls
         if frame.f_globals.get("__name__") != command.__name__:
             return
@@ -341,7 +346,7 @@ def signalling(moment):
             sys.setprofile(None)
             os.write(3, b"!")
             os.kill(os.getpid(), signal.SIGTERM)
-    return look
+    return profile
 
 sys.argv = sys.argv + [os.environ["KIND"]]
 sys.setprofile(signalling(int(os.environ["MOMENT"])))
@@ -359,7 +364,7 @@ end()
     ],
 )
 def test_second_signal_at_any_call_keeps_the_outcome(kind, endings):
-    """One sentence, however many signals arrive and whenever."""
+    """One message is printed, whenever further signals arrive."""
     found, moment, sent = set(), 0, True
     while sent:
         moment += 1
@@ -384,7 +389,7 @@ def test_command_outlives_its_terminal():
     script = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-told = int(sys.argv[1])
+pipe = int(sys.argv[1])
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
 from mixer_jax.runtime import command
 command.catch_early()
@@ -392,9 +397,9 @@ def work():
     print("begins")
     sys.stdin.read()
     for _ in range(3):
-        print("goes on", flush=True)
+        print("continues", flush=True)
         print("warning", file=sys.stderr)
-    os.write(told, b"done")
+    os.write(pipe, b"done")
 sys.exit(command.run(work))
 """
     reader, writer = os.pipe()
@@ -411,8 +416,8 @@ sys.exit(command.run(work))
         assert os.read(ours, 100).startswith(b"begins")
         os.close(ours)
         process.stdin.close()
-        with os.fdopen(reader, "rb") as told:
-            assert told.read() == b"done"
+        with os.fdopen(reader, "rb") as pipe:
+            assert pipe.read() == b"done"
     assert process.returncode == 0
 
 
@@ -438,14 +443,14 @@ sys.exit(command.run(work))
 
 
 def test_unknown_jax_platform_is_an_error():
-    lacks = RuntimeError(
+    unknown = RuntimeError(
         "Unable to initialize backend 'gpux': Backend 'gpux' is not in the "
         "list of known backends: ['cpu'].\n(set JAX_PLATFORMS='')"
     )
-    said, code = command.explain(lacks)
+    message, code = command.explain(unknown)
     assert code == command.WRONG
-    assert said.startswith("error: JAX cannot start: Unable to")
-    assert "\n" not in said
+    assert message.startswith("error: JAX cannot start: Unable to")
+    assert "\n" not in message
     busy = RuntimeError("Unable to initialize backend 'cuda': it is in use")
     assert command.explain(busy).code == command.CRASHED
     assert command.explain(RuntimeError("a bug")) is None
@@ -458,4 +463,4 @@ def test_missing_temporary_folder_is_an_error(monkeypatch):
         tempfile.gettempdir()
     ending = command.explain(error.value)
     assert ending.code == command.WRONG
-    assert "set TMPDIR to a folder" in ending.message
+    assert "set TMPDIR to a writable folder" in ending.message

@@ -1,4 +1,4 @@
-"""Every command says what is wrong in one sentence, and exits with 2."""
+"""User errors: commands print the message and exit with code 2."""
 
 import pytest
 
@@ -18,10 +18,10 @@ def test_missing_run_is_an_error(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     option, *more = COMMANDS[command]
     assert command.main([f"{option}=nowhere", *more]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "nowhere" in said or "t.csv" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "nowhere" in error or "t.csv" in error
+    assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
 

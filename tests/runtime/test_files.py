@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, wherever they are to be written."""
+"""Atomic writes, checks of destinations, and rescued results."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixer_jax.runtime import command, files, results
 from mixer_jax.runtime.errors import UserError
 
-# File names that this system allows, printable or not.
+# All file names that the system allows, printable or not.
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)
@@ -121,22 +121,22 @@ def test_full_disk_loses_no_result(disk, tmp_path, monkeypatch):
     content = bytes(200_000)
     with pytest.raises(
         UserError, match=r"The rows cannot be written to .*: No space .* free"
-    ) as said:
+    ) as caught:
         results.deliver(
             disk / "one", lambda d: d.write_bytes(content), "The rows"
         )
     assert names(disk) == []
     (kept,) = tmp_path.glob("rescued-*/one")
-    assert str(kept) in str(said.value)
+    assert str(kept) in str(caught.value)
     assert kept.read_bytes() == content
 
 
 def test_failed_rescue_leaves_no_files(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(disk)
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(disk))
-    with pytest.raises(UserError, match="No space") as said:
+    with pytest.raises(UserError, match="No space") as caught:
         results.deliver("one", lambda d: d.write_bytes(bytes(200_000)), "It")
-    assert "was saved as" not in str(said.value)
+    assert "was saved as" not in str(caught.value)
     assert names(disk) == []
 
 
@@ -163,7 +163,9 @@ def test_disk_without_free_inodes_is_reported(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run(["mount", "-o", "remount,nr_inodes=2", disk], check=True)
     (disk / "last").touch()
-    with pytest.raises(UserError, match="GB free, but no more files can be"):
+    with pytest.raises(
+        UserError, match="GB free, but no more files can be created"
+    ):
         results.deliver(disk / "new", lambda draft: draft.touch(), "The new")
 
 
@@ -213,9 +215,9 @@ def test_files_of_a_result_are_replaced_or_rescued_together(
             monkeypatch.setattr(
                 files.tempfile, "gettempdir", lambda: tmp_path / "rescue"
             )
-        with pytest.raises(UserError, match=r"It cannot be .* saved") as said:
+        with pytest.raises(UserError, match=r"It cannot be .* saved") as caught:
             results.deliver_all(folder, writers, "It")
-        kept = pathlib.Path(said.value.args[0].split(" as ")[1].split(";")[0])
+        kept = pathlib.Path(caught.value.args[0].split(" as ")[1].split(";")[0])
         assert (kept / "first").read_text() == "new"
         assert (kept / "second").stat().st_size == 200_000
         assert (disk / "first").read_text() == "old"
@@ -234,8 +236,8 @@ def test_result_is_rescued_without_a_working_directory(
     (tmp_path / "gone").rmdir()
     rescue = str(tmp_path / "rescue")
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: rescue)
-    with pytest.raises(UserError, match="saved as") as said:
+    with pytest.raises(UserError, match="saved as") as caught:
         results.deliver(
             disk / "one", lambda d: d.write_bytes(bytes(200_000)), "It"
         )
-    assert rescue in str(said.value)
+    assert rescue in str(caught.value)

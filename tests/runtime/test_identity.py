@@ -1,4 +1,4 @@
-"""Data is identified by its content alone."""
+"""Data is identified only by its content."""
 
 import os
 
@@ -39,7 +39,7 @@ def test_separators_in_texts_change_the_hash(one, other):
 
 @pytest.fixture
 def frame(tmp_path):
-    """Four rows of three images: a, b, a and none."""
+    """Four rows with the images a, b, a and none."""
     for name in "ab":
         (tmp_path / name).write_text(name)
     rows = [
@@ -105,7 +105,7 @@ def test_only_possibly_changed_images_are_read(frame, tmp_path, monkeypatch):
     changed, known, content = compare(*at)
     assert (changed, known) == (["b"], True)
     assert content != first[2]
-    # In another order and with another image, each keeps its own notes.
+    # Notes stay with their images if the order or the set of images changes.
     (tmp_path / "c").write_text("c")
     frame["image"] = ["c", "b", "a", ""]
     assert compare(*at)[:2] == ([], False)

@@ -6,7 +6,7 @@ import pytest
 from mixer_jax.runtime import numbers
 
 RUN = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
-# The arguments that each command needs before it looks at the numbers.
+# The required arguments of each command.
 NEEDED = {
     "mixer_jax.embed": RUN,
     "mixer_jax.index": RUN,

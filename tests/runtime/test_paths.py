@@ -1,4 +1,4 @@
-"""What is said and done of paths in buckets and on this machine."""
+"""Local paths and paths in buckets."""
 
 import pathlib
 import sys
@@ -41,7 +41,9 @@ def test_missing_package_is_reported(monkeypatch):
 
 def test_local_rejects_buckets(tmp_path):
     assert paths.local(str(tmp_path), "An index") == tmp_path
-    with pytest.raises(UserError, match="An index is kept on this machine"):
+    with pytest.raises(
+        UserError, match="An index must be stored on this machine"
+    ):
         paths.local("gs://bucket/index", "An index")
 
 
@@ -60,7 +62,7 @@ def test_files_are_written_listed_and_read(bucket):
 
 
 def test_files_of_other_writers_are_visible(bucket):
-    """Also where a list was looked at before."""
+    """Earlier listings of the folder are not reused."""
     run = paths.make(bucket) / "run"
     paths.write(run / "a", "")
     assert [path.name for path in run.iterdir()] == ["a"]
@@ -121,7 +123,7 @@ def test_cache_folder_is_unique_per_path(bucket, tmp_path):
 
 @pytest.mark.parametrize("sign", [*"[]*?#% &+\n\x01\\", "é"])
 def test_check_rejects_special_characters_in_names(bucket, cloud, sign):
-    with pytest.raises(UserError, match="Name another folder in the bucket"):
+    with pytest.raises(UserError, match="Choose another folder in the bucket"):
         paths.check(paths.make(f"{bucket}/a{sign}b/run"))
     assert not cloud.buckets[bucket.removeprefix("gs://")]
 
@@ -130,7 +132,7 @@ def test_plain_paths_are_returned_unchanged(tmp_path, bucket):
     for path in (tmp_path / "a b", paths.make(f"{bucket}/b[1]")):
         paths.make_folder(path)
         assert paths.plain(path) == path
-    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # not there
+    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # missing
 
 
 def test_plain_path_leads_to_the_same_folder(tmp_path):
@@ -140,7 +142,7 @@ def test_plain_path_leads_to_the_same_folder(tmp_path):
     assert name == paths.plain(folder)
     assert name.samefile(folder)
     assert not set("[]*?\\") & set(str(name))
-    # A folder of that name that is made later is another one.
+    # A new folder with the same name is a different one.
     folder.rmdir()
     folder.mkdir()
     assert paths.plain(folder).samefile(folder)

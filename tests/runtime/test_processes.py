@@ -1,4 +1,4 @@
-"""Real processes on this machine: they start, agree and end together."""
+"""Runs of several real processes: start, communication and end."""
 
 import contextlib
 import json
@@ -26,10 +26,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def act(cache):
-    """Lets some processes act; returns what they left."""
+    """Returns a function that runs an act in several processes."""
 
-    def run(what, count, *more):
-        command = (*WORKER, f"--act={what}", *more)
+    def run(name, count, *more):
+        command = (*WORKER, f"--act={name}", *more)
         return several.finish(several.begin(command, count, 2, cache))
 
     return run
@@ -48,14 +48,14 @@ def test_error_in_one_process_ends_all_with_its_message(act, count):
     everyone = act("wrong", count)
     assert [ended.code for ended in everyone] == [processes.WRONG] * count
     for index, ended in enumerate(everyone):
-        other = f"process {count - 1} has ended, and so all: "
-        said = "error: " + ("" if index == count - 1 else other)
-        assert f"{said}The table has no rows.\n" in ended.error
+        other = f"process {count - 1} ended the run: "
+        prefix = "error: " + ("" if index == count - 1 else other)
+        assert f"{prefix}The table has no rows.\n" in ended.error
         assert "Traceback" not in ended.error
 
 
 def test_error_in_all_processes_is_printed_by_each(act):
-    """None aborts as process 0, which holds JAX's service, leaves first."""
+    """No process aborts if process 0, which runs JAX's service, ends first."""
     for ended in act("wrong_for_all", 2):
         assert ended.code == processes.WRONG, ended.error
         assert "error: The table has no rows.\n" in ended.error
@@ -66,8 +66,7 @@ def test_crash_of_one_process_ends_all_with_its_message(act):
     assert first.code == second.code == 1
     assert "Traceback" in second.error
     assert (
-        "error: process 1 has ended, and so all: ZeroDivisionError: of all "
-        "things"
+        "error: process 1 ended the run: ZeroDivisionError: of all things"
     ) in first.error
 
 
@@ -106,14 +105,14 @@ def test_signal_to_one_process_stops_all_at_the_same_step(act, count, way):
 
 
 def stopped_at(everyone):
-    """Returns the one step at which all processes have stopped."""
+    """Returns the step at which all processes stopped."""
     steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in everyone}
     assert len(steps) == 1
     return int(steps.pop())
 
 
 def test_signal_before_the_first_step_is_not_lost(cache):
-    """Whether of several processes or one that is coordinated alone."""
+    """In several processes, and in a single one with a coordinator."""
     command = (*WORKER, "--act=stop_early")
     both = several.finish(several.begin(command, 2, 1, cache))
     assert [ended.code for ended in both] == [processes.PREEMPTED] * 2
@@ -138,7 +137,7 @@ def test_frozen_process_is_reported_by_the_others(cache):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("", 2, -1), "go together"),
         (("h:1", 0, 0), "go together"),
@@ -147,11 +146,11 @@ def test_frozen_process_is_reported_by_the_others(cache):
         ((":1", 2, 0), "must be HOST:PORT"),
         (("h:port", 2, 0), "must be HOST:PORT"),
         (("h:65536", 2, 0), "must be HOST:PORT"),
-        (("h:1", 2, 2), "--process=2 is none of --processes=2"),
+        (("h:1", 2, 2), "--process=2 is out of range for --processes=2"),
     ],
 )
-def test_inconsistent_flags_raise_an_error(given, said):
-    with pytest.raises(UserError, match=said):
+def test_inconsistent_flags_raise_an_error(given, message):
+    with pytest.raises(UserError, match=message):
         processes.start(*given)
 
 
@@ -160,7 +159,7 @@ def test_partly_detected_cluster_is_an_error(monkeypatch):
         raise ValueError("Number of processes must be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", partly)
-    with pytest.raises(UserError, match=r"must be defined\. Name them by"):
+    with pytest.raises(UserError, match=r"must be defined\. Set --coordinator"):
         processes.start()
 
 
@@ -173,9 +172,9 @@ def test_failed_connection_may_be_retried(monkeypatch, capsys):
     monkeypatch.setattr(jax.distributed, "initialize", alone)
     with pytest.raises(SystemExit) as ended:
         processes.start("host0:8476", 2, 1)
-    assert ended.value.code == 1  # which a restart may mend
+    assert ended.value.code == 1  # A restart may succeed.
     assert (
-        "process 1 of 2 has not met the others at host0:8476: "
+        "process 1 of 2 could not connect to the others at host0:8476: "
         "DEADLINE_EXCEEDED: nobody came\n"
     ) in capsys.readouterr().err
 
@@ -189,7 +188,7 @@ def test_single_process_needs_no_coordination():
         assert not preemption.reached()
         signal.raise_signal(signal.SIGTERM)
         assert preemption.reached()
-    # Outside, the signal is what it was.
+    # Outside, the previous handler is restored.
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -198,12 +197,12 @@ def test_signal_after_the_last_step_interrupts_the_command(capsys):
 
     def work():
         with contextlib.ExitStack() as outer:
-            # As where a second one arrives while the first ends the run.
+            # A second signal arrives while the first one ends the run.
             outer.callback(signal.raise_signal, signal.SIGTERM)
             with processes.Preemption() as preemption:
                 assert not preemption.reached()
                 signal.raise_signal(signal.SIGTERM)
-            begun.append("what comes next")
+            begun.append("the next step")
 
     assert command.run(work) == processes.PREEMPTED
     assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"

@@ -12,26 +12,26 @@ from mixer_jax.runtime import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that have passed, in a list of one."""
+    """The current time in seconds, in a list with one element."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def shown(clock, counts, total, seconds=40.0, **kwargs):
-    """Returns what is printed when each count takes so long."""
+    """Returns the output if each count takes the given seconds."""
     file = io.StringIO()
     console = rich.console.Console(file=file, width=80, **kwargs)
     with progress.show("Embedding [x]", total, console=console) as count:
-        for some in counts:
+        for number in counts:
             clock[0] += seconds
-            count(some)
+            count(number)
     return file.getvalue()
 
 
 def test_lines_show_count_rate_and_time_left(clock):
-    said = shown(clock, [100, 800, 800], 8100).splitlines()
-    assert said == [
+    lines = shown(clock, [100, 800, 800], 8100).splitlines()
+    assert lines == [
         "Embedding [x]: 100 of 8,100",
         "Embedding [x]: 900 of 8,100, 20/s, 6:00 left",
         "Embedding [x]: 1,700 of 8,100, 20/s, 5:20 left",
@@ -44,19 +44,19 @@ def test_lines_are_rate_limited(clock):
 
 
 def test_shares_and_unknown_totals(clock):
-    said = shown(clock, [0.25, 0.25], 1.0).splitlines()
-    assert said[1] == "Embedding [x]: 50%, 1:20 left"
-    said = shown(clock, [1, 4000], None).splitlines()
-    assert said[1] == "Embedding [x]: 4,001, 100/s"
-    said = shown(clock, [0, 40], 40 * 7201).splitlines()
-    assert said[1] == "Embedding [x]: 40 of 288,040, 1/s, 80:00:00 left"
+    lines = shown(clock, [0.25, 0.25], 1.0).splitlines()
+    assert lines[1] == "Embedding [x]: 50%, 1:20 left"
+    lines = shown(clock, [1, 4000], None).splitlines()
+    assert lines[1] == "Embedding [x]: 4,001, 100/s"
+    lines = shown(clock, [0, 40], 40 * 7201).splitlines()
+    assert lines[1] == "Embedding [x]: 40 of 288,040, 1/s, 80:00:00 left"
 
 
 def test_terminal_shows_a_transient_bar(clock):
-    said = shown(clock, [1, 2], 3, force_terminal=True)
-    assert "Embedding [x]" in said
-    assert "3 of 3" in said
-    assert said.rstrip().endswith("\x1b[2K")
+    output = shown(clock, [1, 2], 3, force_terminal=True)
+    assert "Embedding [x]" in output
+    assert "3 of 3" in output
+    assert output.rstrip().endswith("\x1b[2K")
 
 
 def test_progress_is_printed_to_stderr(clock, capsys):

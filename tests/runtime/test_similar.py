@@ -55,9 +55,9 @@ def test_hint_mentions_floats_of_pandas():
 
 
 def test_misspelled_name_is_found():
-    name, said = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
+    name, hint = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
     assert name == "7"
-    assert said.startswith(", which has '7.0': a program such as pandas")
+    assert hint.startswith(", which has '7.0': a program such as pandas")
     assert not similar.misspelled(["a", "A"], ["a"])  # both are names
     assert not similar.misspelled(["a"], ["a", "A"])
     assert not similar.misspelled([], ["a"])

@@ -1,4 +1,4 @@
-"""User text on the terminal: what is printed is what was given."""
+"""User text is printed on the terminal unchanged."""
 
 import io
 import pathlib
@@ -14,14 +14,14 @@ import mixer_jax
 from mixer_jax.runtime import progress, terminal
 from mixer_jax.runtime.text import printable
 
-# Any one line of text; surrogates stand for bytes of a file name.
+# Any line of text; surrogates represent bytes of a file name.
 LINES = st.text(st.characters(exclude_characters="\n\t"), max_size=60)
 MARKUP = ["[/v3]/w", "[v2]", ":smile:", "[bold]x", "a\\[b]", "[link=x]y[/link]"]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def consoles(file):
-    """Ours, and one that reads markup and emoji codes where it can."""
+    """Yields our console, and one of Rich that would parse markup and emoji."""
     yield terminal.Console(file=file, width=40)
     yield rich.console.Console(file=file, width=40, force_terminal=True)
 
@@ -32,8 +32,8 @@ def test_lines_are_printed_unchanged(text):
     for number in range(2):
         file = io.StringIO()
         terminal.say(text, console=list(consoles(file))[number])
-        said = file.getvalue()
-        assert ESCAPES.sub("", said) == f"{printable(text)}\n"
+        output = file.getvalue()
+        assert ESCAPES.sub("", output) == f"{printable(text)}\n"
 
 
 @hypothesis.given(st.sampled_from(MARKUP) | LINES)
@@ -54,9 +54,9 @@ def test_tables_show_text_unchanged(text, number):
     console = list(consoles(file))[number]
     console.width = 200
     console.print(table)
-    said = ESCAPES.sub("", file.getvalue())
+    output = ESCAPES.sub("", file.getvalue())
     for place in range(5):
-        assert f"{place}{printable(text)}" in said
+        assert f"{place}{printable(text)}" in output
 
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[31mred"])
@@ -67,9 +67,9 @@ def test_bars_show_descriptions_unchanged(text):
         count(1)
     with terminal.count_bar(console) as bar:
         bar.add_task(f"2{text}", total=2, message=f"3{text}")
-    said = ESCAPES.sub("", file.getvalue())
+    output = ESCAPES.sub("", file.getvalue())
     for place in range(1, 4):
-        assert f"{place}{printable(text)}" in said
+        assert f"{place}{printable(text)}" in output
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -84,9 +84,9 @@ def test_every_encoding_prints_every_text(monkeypatch, encoding):
     table.add_row(text)
     terminal.Console().print(table)
     sys.stdout.flush()
-    said = raw.getvalue().decode(encoding)
+    output = raw.getvalue().decode(encoding)
     expected = text.encode(encoding, "backslashreplace").decode(encoding)
-    assert said.count(expected) == 3
+    assert output.count(expected) == 3
 
 
 def test_no_other_module_uses_rich():

@@ -1,4 +1,4 @@
-"""Pools end soon when their block raises; starting processes are shielded."""
+"""Pools end soon if their block raises; starting processes are shielded."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A folder or file is used by one run at a time."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ from mixer_jax.runtime.ownership import (
     owner_store,
 )
 
-# Holds a folder until it is killed, without importing what takes long.
+# Holds a folder until it is killed; avoids slow imports.
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, {root!r})
@@ -35,7 +35,7 @@ with folder_lock.hold(sys.argv[1], "--workdir"):
 
 @pytest.fixture(params=["folder", "bucket"])
 def folder(request, tmp_path):
-    """A folder that is not there yet, on this machine or in a bucket."""
+    """A missing folder, local or in a bucket."""
     if request.param == "folder":
         return tmp_path / "new" / "run"
     return paths.make(f"{request.getfixturevalue('bucket')}/run")
@@ -49,12 +49,12 @@ def store_of(folder):
 
 
 def leave(folder, age=0.0, **changes):
-    """Leaves the record that another run would, some seconds ago."""
+    """Writes the record of another run, as of `age` seconds ago."""
     record = owner_record.make()._replace(**changes)
     if paths.is_remote(folder):
         store = store_of(folder)
         while not store.write(record, store.read().version):
-            pass  # A heartbeat came between the two.
+            pass  # A heartbeat changed the version; try again.
     else:
         paths.make_folder(folder)
         path = folder / owner_store.RECORD.format("")
@@ -118,10 +118,10 @@ def test_parts_of_a_folder_are_owned_separately(tmp_path):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """Fails where anything would wait."""
+    """Fails the test if the lock waits."""
 
     def wait(_):
-        raise AssertionError("This waits.")
+        raise AssertionError("The lock waits.")
 
     monkeypatch.setattr(folder_lock.time, "sleep", wait)
 
@@ -138,7 +138,7 @@ def start_holder(folder):
 
 
 def test_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
-    """Not even for what the killed process has started and left."""
+    """Not even for child processes of the killed process."""
     holder, child = start_holder(tmp_path)
     try:
         with (
@@ -148,7 +148,7 @@ def test_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
             pass
         holder.kill()
         holder.wait()
-        os.kill(child, 0)  # It lives.
+        os.kill(child, 0)  # It is alive.
         assert (tmp_path / owner_store.RECORD.format("")).exists()
         with folder_lock.hold(tmp_path, "--workdir"):
             pass
@@ -159,7 +159,7 @@ def test_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
 
 
 def test_waits_for_the_lock_of_a_dying_process(tmp_path, monkeypatch):
-    """Its lock goes when its memory is freed, which may take seconds."""
+    """Its lock is released with its memory, which may take seconds."""
     monkeypatch.setattr(owner_record, "_is_dying", lambda _: True)
     first = folder_lock.hold(tmp_path, "--workdir")
     first.__enter__()
@@ -201,11 +201,11 @@ def test_reused_process_id_counts_as_another_process(folder, no_waiting):
 def test_living_owner_is_detected_with_and_without_locks(
     tmp_path, monkeypatch, locks
 ):
-    """A record alone counts as much as a lock, if its process lives."""
+    """The record of a living process is enough to reject another run."""
     if not locks:
 
         def flock(*_):
-            raise OSError("There are no locks here.")
+            raise OSError("Locks are not supported.")
 
         monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     with (
@@ -223,7 +223,7 @@ def test_stale_record_of_another_machine_is_replaced(tmp_path, no_waiting):
 
 
 def test_age_uses_the_clock_of_the_storage(tmp_path, monkeypatch, no_waiting):
-    """This machine's clock may be wrong by an hour."""
+    """The clock of this machine may be off by an hour."""
     leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
@@ -236,12 +236,12 @@ def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "STALE", 4.0)
     monkeypatch.setattr(folder_lock, "_POLL", 0.1)
     leave(folder, **ELSEWHERE)
-    said = []
-    with folder_lock.hold(folder, "--workdir", say=said.append) as owner:
+    messages = []
+    with folder_lock.hold(folder, "--workdir", say=messages.append) as owner:
         owner.check()
-    (sentence,) = said
-    assert "process 17 on elsewhere" in sentence
-    assert "at most 4 s" in sentence
+    (message,) = messages
+    assert "process 17 on elsewhere" in message
+    assert "up to 4 s" in message
 
 
 def test_heartbeat_during_the_wait_rejects_the_second_run(folder, monkeypatch):
@@ -337,7 +337,7 @@ def test_path_through_a_file_is_rejected(tmp_path, name):
         pytest.raises(
             UserError,
             match=r"cannot be written to: \S+/file is not a folder.*"
-            "by --out",
+            "with --out",
         ),
         folder_lock.hold(tmp_path / name, "--out"),
     ):
@@ -352,7 +352,7 @@ def test_link_to_a_missing_folder_is_followed(tmp_path):
 
 
 def test_only_one_of_several_concurrent_runs_wins(folder):
-    """Many threads stand for processes: a file's lock is not a process's."""
+    """Threads can replace processes: a lock belongs to an open file."""
     ready = threading.Barrier(4)
     results = []
 
@@ -416,10 +416,10 @@ def test_owner_of_a_moved_folder_keeps_the_new_lock_at_its_old_path(tmp_path):
 def test_living_process_of_another_container_keeps_the_folder(
     tmp_path, monkeypatch
 ):
-    """Its ID means nothing here; where there are no locks, heartbeats tell."""
+    """Its ID is unknown here; without locks, heartbeats show it is alive."""
 
     def flock(*_):
-        raise OSError("There are no locks here.")
+        raise OSError("Locks are not supported.")
 
     monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
@@ -468,10 +468,10 @@ def test_owner_of_a_moved_folder_gets_an_error(tmp_path):
 def test_only_one_of_several_concurrent_runs_wins_without_locks(
     tmp_path, monkeypatch, is_stale
 ):
-    """All have read before one of them writes."""
+    """All runs read the record before one of them writes."""
 
     def flock(*_):
-        raise OSError("There are no locks here.")
+        raise OSError("Locks are not supported.")
 
     if is_stale:
         leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
@@ -527,11 +527,13 @@ def test_file_has_one_owner_under_all_its_paths(tmp_path):
     with folder_lock.hold_file(tmp_path / "there" / "made.npz", "--out"):
         for path in (tmp_path / "link" / "made.npz", tmp_path / "made.npz"):
             with (
-                pytest.raises(UserError, match="another file by --out") as said,
+                pytest.raises(
+                    UserError, match="another file with --out"
+                ) as caught,
                 folder_lock.hold_file(path, "--out"),
             ):
                 pass
-            assert f"using {path}: process" in str(said.value)
+            assert f"using {path}: process" in str(caught.value)
 
 
 def test_files_of_a_folder_are_owned_separately(folder):
@@ -547,7 +549,7 @@ def test_files_of_a_folder_are_owned_separately(folder):
 
 @pytest.mark.parametrize("is_file", [False, True])
 def test_lost_owner_does_not_overwrite_files(tmp_path, monkeypatch, is_file):
-    """The run was stopped for a minute, where there are no locks."""
+    """The run was suspended for a minute, without lock support."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out" / "made.npz"
     hold = folder_lock.hold_file if is_file else folder_lock.hold
@@ -575,7 +577,7 @@ def test_pipe_in_place_of_the_lock_file_does_not_block(tmp_path, monkeypatch):
 
     def open_others(path, flags, *arguments, **options):
         if os.fspath(path).endswith(".owner") and flags & os.O_RDWR:
-            raise PermissionError  # It is another user's.
+            raise PermissionError  # as for another user's file
         assert flags & os.O_NONBLOCK
         return system_open(path, flags, *arguments, **options)
 

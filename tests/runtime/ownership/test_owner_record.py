@@ -60,7 +60,7 @@ def test_ended_process_is_not_alive():
 
 
 def test_hidden_process_of_another_user_is_alive(monkeypatch):
-    """With the mount option hidepid, /proc shows only one's own processes."""
+    """With the mount option hidepid, /proc hides other users' processes."""
 
     def kill(process, signal):
         assert signal == 0

@@ -1,4 +1,4 @@
-"""Files that cannot be renamed over are overwritten, or refused before."""
+"""Files that cannot be renamed over are overwritten or rejected early."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import UserError
 
 @contextlib.contextmanager
 def mounted(source, target, *options):
-    """Mounts a file over another one."""
+    """Mounts a file over another one within a block."""
     target.touch()
     commands = [["mount", "--bind", source, target]]
     if options:
@@ -63,7 +63,7 @@ def test_protected_file_is_rejected(flag, tmp_path):
     if subprocess.run(["chattr", f"+{flag}", path]).returncode:
         pytest.skip("This file system has no such flag.")
     try:
-        with pytest.raises(UserError, match="Operation not permitted; name"):
+        with pytest.raises(UserError, match="Operation not permitted; choose"):
             files.check(path, "It")
     finally:
         subprocess.run(["chattr", f"-{flag}", path], check=True)

@@ -48,7 +48,7 @@ def test_parquet_ids_are_read_as_texts(tmp_path, values, texts):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (np.array([1.0, 2.5]), "row 2, column id: 2.5 is a float that"),
         (np.array([1.0, np.nan, np.inf]), "row 3, column id: inf is too large"),
@@ -59,10 +59,10 @@ def test_parquet_ids_are_read_as_texts(tmp_path, values, texts):
         ([b"\xff"], "column id: a cell is not UTF-8 text"),
     ],
 )
-def test_inexact_or_unsupported_ids_are_rejected(tmp_path, values, said):
+def test_inexact_or_unsupported_ids_are_rejected(tmp_path, values, message):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": pa.array(values)}), path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         tables.read(path, Layout(("id",), ids=("id",)))
 
 

@@ -66,15 +66,15 @@ def test_any_single_column_reads_back_unchanged(folder, cells):
 @FEW
 @given(rows=ROWS)
 def test_python_and_arrow_find_the_same_records(folder, rows):
-    """Python's parser finds the cells that Arrow finds, so lines are right."""
+    """Line numbers come from Python's parser, so it must agree with Arrow."""
     path = folder / "other.csv"
     tables.write(frame_of(rows), path)
     text = path.read_bytes().decode()
     found = list(csv_files.records(io.StringIO(text, newline=""), strict=True))
     assert [tuple(cells) for _, cells in found[1:]] == rows
     lines = [line for line, _ in found[1:]]
-    said = tables.name_records(path, range(len(rows)))
-    assert said == [f"{path}, line {line}" for line in lines]
+    names = tables.name_records(path, range(len(rows)))
+    assert names == [f"{path}, line {line}" for line in lines]
 
 
 @FEW
@@ -137,7 +137,7 @@ def test_failed_write_leaves_the_old_file_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_bytes(b"old")
     monkeypatch.setattr(csv_files, "BLOCK", 10)
-    with pytest.raises(UserError, match=r"name a \.parquet file"):
+    with pytest.raises(UserError, match=r"choose a \.parquet file"):
         tables.write(frame_of([("1", "a long text", "")]), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -185,7 +185,7 @@ def test_table_with_only_a_header_has_no_rows(tmp_path, end):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("id,a,b\nx,y,z\n".encode("utf-16"), "it is UTF-16 text"),
         ("id,a,b\nx,y,z\n".encode("utf-16-be"), "it is UTF-16 text or"),
@@ -202,10 +202,10 @@ def test_table_with_only_a_header_has_no_rows(tmp_path, end):
         (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*an unclosed quote"),
     ],
 )
-def test_invalid_csv_files_raise_an_error(tmp_path, content, said):
+def test_invalid_csv_files_raise_an_error(tmp_path, content, message):
     path = tmp_path / "t.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         tables.read(path, LAYOUT)
 
 
@@ -213,13 +213,13 @@ def test_unclosed_quote_is_reported_with_its_own_line(tmp_path):
     path = tmp_path / "t.csv"
     rows = ['"a\nb",y,z', "", 'x,"y,z', *["x,y,z"] * 99]
     path.write_text("\n".join(("id,a,b", *rows)))
-    said = "line 5: the row has more than 100 bytes; is there an unclosed"
-    with pytest.raises(UserError, match=said):
+    message = "line 5: the row has more than 100 bytes; is there an unclosed"
+    with pytest.raises(UserError, match=message):
         list(tables.batches(path, LAYOUT, block=100))
 
 
 def parts(path):
-    """A table in three parts as Spark leaves it, one behind a link."""
+    """Writes a table in three parts, as Spark does, one of them a link."""
     path.mkdir()
     for number, rows in enumerate(([1, 2], [3], [4, 5])):
         part = pa.table({"id": rows, "a": [b"\xc3\xa9"] * len(rows), "x": rows})
@@ -253,7 +253,7 @@ def test_folder_of_parts_is_one_table(tmp_path, name):
 def test_incomplete_or_invalid_folder_is_rejected(tmp_path):
     path = tmp_path / "t.parquet"
     layout = parts(path)
-    (path / "notes.txt").write_text("no part")
+    (path / "notes.txt").write_text("not a part")
     with pytest.raises(UserError, match=r"notes\.txt cannot be read"):
         tables.read(path, layout)
     (path / "notes.txt").unlink()
@@ -323,7 +323,7 @@ def test_write_follows_links(tmp_path):
 
 
 def test_arrow_tables_are_written_without_pandas(tmp_path):
-    """Beam's environment has PyArrow, but need not have pandas."""
+    """Beam's environment has PyArrow, but may lack pandas."""
     code = (
         "import pyarrow as pa\n"
         "from mixer_jax.runtime.tabular import tables\n"
@@ -391,10 +391,10 @@ def test_rows_of_a_changed_table_can_be_named(tmp_path, name):
 
 def test_files_that_are_not_parquet_raise_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"a\.png .* every file must be"):
+    with pytest.raises(UserError, match=r"a\.png .* every file .* must be one"):
         tables.read(tmp_path, LAYOUT)
     (tmp_path / "t.parquet").write_text("id,a,b\n")
-    with pytest.raises(UserError, match="it is no complete Parquet file"):
+    with pytest.raises(UserError, match="it is not a complete Parquet file"):
         tables.read(tmp_path / "t.parquet", LAYOUT)
 
 
@@ -426,7 +426,7 @@ def test_folder_whose_name_is_not_utf8_is_read(tmp_path, name):
     try:
         folder.mkdir()
     except OSError:
-        pytest.skip("This file system has only names that are text.")
+        pytest.skip("This file system only allows UTF-8 names.")
     path = folder / name
     part = path if path.suffix else path / "part-0.parquet"
     tables.write(pd.DataFrame({"a": ["x", "y"]}), part)
