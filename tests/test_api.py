@@ -1,4 +1,4 @@
-"""The package's front: its public functions, and how fast it is imported."""
+"""The public functions of the package, and the cost of its import."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ def test_frames_and_files_give_the_same_categories(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(
         mixer_jax.find_categories(*frames, cache=tmp_path / "cache"), found
     )
-    # The same samples together as by the command, which numbers anew.
+    # The command finds the same categories, with other numbers.
     table = pd.read_csv(tmp_path / "found.csv").set_index("sample_id")
     categories = found.set_index("sample_id").category_id
     assert 2 * (categories != "").sum() == len(table)  # in both directions
@@ -104,25 +104,25 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
         {"query_id": ["q"], "item_id": ["d"], "exposures": [2], "clicks": [1]}
     )
 
-    def refused(message, *tables, **settings):
+    def check(message, *tables, **settings):
         with pytest.raises(mixer_jax.UserError, match=message):
             mixer_jax.find_categories(*tables, **settings)
 
-    refused("no setting 'tresh'", queries, items, clicks, tresh=1)
-    refused(
+    check("no setting 'tresh'", queries, items, clicks, tresh=1)
+    check(
         "The table items has no column text",
         queries,
         items.drop(columns="text"),
         clicks,
     )
-    refused("The table clicks has no rows", queries, items, clicks[:0])
-    refused(
+    check("The table clicks has no rows", queries, items, clicks[:0])
+    check(
         "clicks, row 0, column .item_id.: 'x' is not in items",
         queries,
         items,
         clicks.assign(item_id="x"),
     )
-    refused(
+    check(
         "query_id of the table queries holds floats",
         queries.assign(query_id=[np.nan]),
         items,
@@ -131,7 +131,7 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image_size": 0}, "image_size is 0; it must be a whole number"),
         ({"image_size": "128"}, "image_size is '128'"),
@@ -140,8 +140,8 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
         ({"max_skipped": float("nan")}, "max_skipped is nan"),
     ],
 )
-def test_numbers_are_checked_before_the_tables_are_read(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_numbers_are_checked_before_the_tables_are_read(changes, message):
+    with pytest.raises(UserError, match=message):
         mixer_jax.find_categories("no.csv", "no.csv", "no.csv", **changes)
 
 

@@ -1,4 +1,4 @@
-"""The commands on a run that was copied to a bucket."""
+"""The commands with a run that was copied to a bucket."""
 
 import json
 
@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 
 @pytest.fixture
 def run(color_run, bucket, cloud):
-    """Such a run of two stages."""
+    """A run of two stages in a bucket."""
     name = bucket.removeprefix("gs://")
     for path in color_run.rglob("*"):
         if path.is_file():
@@ -61,15 +61,15 @@ def test_embeddings_index_and_proxies_are_written_locally(
         (index.main, f"{run}/index"),
     ):
         assert command([stage, table, f"--out={out}"]) == 2
-        assert "is kept on this machine" in capsys.readouterr().err
+        assert "must be stored on this machine" in capsys.readouterr().err
 
 
 def test_missing_run_or_bucket_is_an_error(bucket, capsys):
-    for place, said in (
+    for place, message in (
         (f"{bucket}/run", "no trained stage in gs://"),
         ("gs://nowhere/run", "no such bucket"),
     ):
         assert evaluate.main([f"--workdir={place}"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert report.main([f"--workdir={place}"]) == 2
         assert "no run in gs://" in capsys.readouterr().err

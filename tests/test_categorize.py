@@ -21,7 +21,7 @@ WRITTEN = ["categories.json", "found.csv", "identities.json", "unassigned.csv"]
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A table of one query and one document a category, and its log."""
+    """A table with one query and one document per category, and its log."""
     rng = np.random.default_rng(0)
     (tmp_path / "data" / "images").mkdir(parents=True)
     rows = []
@@ -84,7 +84,7 @@ def test_found_table_has_training_and_test_samples(run, capsys):
     assert calls == ["efficientnet-lite0", "minilm"]
 
     assert categorize.main(arguments) == 0
-    assert len(calls) == 2  # features are kept
+    assert len(calls) == 2  # The features are cached.
 
 
 def test_without_truth_no_samples_are_held_out(run, capsys):
@@ -212,7 +212,7 @@ def _all_test(frame):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("change", "message"),
     [
         (_train_only, "no sample of split 'test'"),
         (_named_as_found, "line 2, column category_id: the test category"),
@@ -221,20 +221,20 @@ def _all_test(frame):
     ],
 )
 def test_unsuitable_truth_is_rejected_before_the_work(
-    run, capsys, monkeypatch, changed, said
+    run, capsys, monkeypatch, change, message
 ):
     root, truth, _ = run
-    changed(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
+    change(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
         truth, index=False
     )
     monkeypatch.delattr(categorize.decoding, "check_images")
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "query", "said"),
+    ("name", "query", "message"),
     [
         ("~1.png", "q1", "must be relative to the table's folder"),
         ("..1.png", "q1", ""),
@@ -242,7 +242,7 @@ def test_unsuitable_truth_is_rejected_before_the_work(
     ],
 )
 def test_unsuitable_samples_are_rejected_before_the_work(
-    run, capsys, monkeypatch, name, query, said
+    run, capsys, monkeypatch, name, query, message
 ):
     root, _, _ = run
     (root / "data" / "images" / "1.png").rename(root / name)
@@ -254,10 +254,11 @@ def test_unsuitable_samples_are_rejected_before_the_work(
     items = root / "log" / "items.csv"
     changed = items.read_text().replace("../data/images/1.png", f"../{name}")
     items.write_text(changed)
-    if said:
+    if message:
         monkeypatch.delattr(categorize.decoding, "check_images")
     code = categorize.main([f"--log={root}/log", f"--out={root}"])
-    assert (code, said in capsys.readouterr().err) == (2 if said else 0, True)
+    assert code == (2 if message else 0)
+    assert message in capsys.readouterr().err
 
 
 def test_full_disk_rescues_all_files_together(
@@ -279,16 +280,16 @@ def test_full_disk_rescues_all_files_together(
         with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
             while True:
                 file.write(bytes(512))
-        # found.csv fits, and the others do not.
+        # found.csv fits, but the other files do not.
         os.truncate(disk / "filler", os.path.getsize(disk / "filler") - room)
         return real(*given)
 
     monkeypatch.setattr(categorize, "find_categories", find_categories)
     monkeypatch.chdir(tmp_path)
     assert categorize.main(arguments) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     (kept,) = tmp_path.glob("rescued-*/disk")
-    assert str(kept) in said
+    assert str(kept) in error
     assert sorted(path.name for path in kept.iterdir()) == WRITTEN
     (disk / "filler").unlink()
     assert dict(every_command.contents(disk)) == before
@@ -296,9 +297,9 @@ def test_full_disk_rescues_all_files_together(
 
 def test_truth_is_not_overwritten(run, capsys, monkeypatch):
     root, truth, _ = run
-    there = root / "found.csv"
-    shutil.copy(truth, there)
-    (root / "link.csv").symlink_to(there)
+    copy = root / "found.csv"
+    shutil.copy(truth, copy)
+    (root / "link.csv").symlink_to(copy)
     monkeypatch.delattr(categorize.decoding, "check_images")
     for name in ("found.csv", "link.csv"):
         arguments = [f"--log={root}/log", f"--out={root}"]

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/stage2.py:runlocal"
-# Without the encoders' depth it compiles in seconds.
+# A small encoder, which compiles in seconds.
 SMALL = (
     "--config.model.image.name=resnet18",
     "--config.model.fusion=image_only",
@@ -43,7 +43,7 @@ def test_stage_is_compiled_without_data(tmp_path):
         "--topology=v5e:2x2", "--categories=5000", f"--json={file}", *SMALL
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # The compiler has nothing to add.
+    assert done.stderr == ""  # The compiler prints no warnings.
     assert "5,000 categories, knn head" in done.stdout
     assert "roofline: the longest" in done.stdout
     step, graph = json.loads(file.read_text())
@@ -54,7 +54,7 @@ def test_stage_is_compiled_without_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--topology=v5e:3x3"], "no TPU topology 'v5e:3x3'"),
         (["--topology=v5e:2x2", "--json=/dev/null/rows"], "Not a directory"),
@@ -63,8 +63,8 @@ def test_stage_is_compiled_without_data(tmp_path):
         ([], "--topology"),
     ],
 )
-def test_invalid_arguments_are_rejected(flags, said):
+def test_invalid_arguments_are_rejected(flags, message):
     done = run(*flags)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and its examples run."""
+"""The documentation builds without warnings, and its examples run."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Where launch/test.sh puts Sphinx, which no command of ours needs.
+# launch/test.sh installs Sphinx here; no command needs it.
 SPHINX = [str(path) for path in pathlib.Path(sys.prefix).glob("furo==*")]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 

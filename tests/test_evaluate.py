@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors."""
+"""The evaluate command with a run of the color model."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def test_stages_and_other_models_are_evaluated(color_run, capsys):
     ]
     assert evaluate.main(arguments) == 0
     rows = json.loads((color_run / "metrics.json").read_text())
-    # Two stages and two others, each on two parts and their mean, twice.
+    # Two stages and two other models, two parts and their mean, two galleries.
     assert len(rows) == 4 * 3 * 2
     assert {(r["model"], r["stage"]) for r in rows} == {
         ("mixer", "stage1"),
@@ -42,14 +42,14 @@ def test_repeated_evaluation_of_a_stage_replaces_its_rows(color_run, tmp_path):
 
 
 def test_invalid_arguments_are_rejected(color_run, tmp_path, capsys):
-    for arguments, said in (
+    for arguments, message in (
         ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
         ([f"--workdir={color_run}", "--stage=stage9"], "'stage9'"),
         ([f"--workdir={color_run}", "--model=x"], "NAME=WORKDIR"),
         ([f"--workdir={color_run}", "--table=no.csv"], "no.csv"),
     ):
         assert evaluate.main(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (color_run / "metrics.json").exists()
 
 
@@ -58,8 +58,8 @@ def test_suggested_remedy_works(color_run, colors, capsys):
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
@@ -71,8 +71,8 @@ def test_suggested_remedy_for_queries_without_documents_works(
     table.write_table(frame[~red], root / "colors.csv")
     arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
@@ -84,8 +84,8 @@ def test_no_queries_to_evaluate_is_an_error(color_run, colors, capsys):
     table.write_table(frame, root / "colors.csv")
     arguments = [f"--workdir={color_run}", "--max-skipped=1"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "there is nothing to measure" in said
+    error = capsys.readouterr().err
+    assert "there is nothing to measure" in error
     assert not (color_run / "metrics.json").exists()
 
 
@@ -143,9 +143,9 @@ def test_copied_table_with_other_contents_is_reported(
     lines = copied.read_text().splitlines(keepends=True)
     copied.write_text("".join([lines[0], *reversed(lines[1:])]))
     assert evaluate.main(arguments) == 0
-    said = "".join(capsys.readouterr().out.split())
+    output = "".join(capsys.readouterr().out.split())
     wanted = f"measured on {copied}, but {root / 'colors.csv'} has other"
-    assert "".join(wanted.split()) in said
+    assert "".join(wanted.split()) in output
     assert report.main([run]) == 0
     assert "--table=PATH" in capsys.readouterr().out
     for path in (copied, root / "colors.csv"):

@@ -1,4 +1,4 @@
-"""The notebooks under `examples/` run, cell by cell."""
+"""The notebooks in `examples/` run and show their outputs."""
 
 import json
 import os

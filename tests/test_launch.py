@@ -1,4 +1,4 @@
-"""The launch scripts, up to but not including what they install."""
+"""The launch scripts, without running their installations."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Where modules are, how large they are, and which imports are allowed."""
+"""The folders, sizes and allowed imports of modules."""
 
 import ast
 import pathlib

@@ -1,4 +1,4 @@
-"""A command is refused a folder that another one is writing to."""
+"""Commands reject a folder or file that another one is writing to."""
 
 import fcntl
 import importlib.util
@@ -9,8 +9,7 @@ import types
 
 import pytest
 
-from mixer_jax.runtime import files
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, replacing
 from tests import every_command
 
 COMMANDS = {
@@ -28,7 +27,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def beam(monkeypatch):
-    """Lets aggregate begin, which needs an environment of its own."""
+    """Lets aggregate start without Beam's environment."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -47,10 +46,10 @@ def test_folder_in_use_is_rejected(name, tmp_path, capsys):
         before = sorted((tmp_path / "out").iterdir())
         assert module.main(arguments) == 2
         assert sorted((tmp_path / "out").iterdir()) == before
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     flag = arguments[-1].partition("=")[0]
-    assert f"Another run is using {tmp_path / 'out'}: process" in said
-    assert f"by {flag}, or wait" in said
+    assert f"Another run is using {tmp_path / 'out'}: process" in error
+    assert f"with {flag}, or wait" in error
 
 
 WRITERS = {
@@ -73,9 +72,9 @@ def test_file_in_use_is_rejected(
     with folder_lock.hold_file(out, "--out"):
         assert WRITERS[name].main(arguments) == 2
         assert not out.exists()
-    said = capsys.readouterr().err
-    assert f"Another run is using {out}: process" in said
-    assert "Name another file by --out, or wait" in said
+    error = capsys.readouterr().err
+    assert f"Another run is using {out}: process" in error
+    assert "Choose another file with --out, or wait" in error
 
 
 def is_locked(folder):
@@ -101,13 +100,13 @@ def test_related_files_are_replaced_under_a_lock(
 ):
     shop = shutil.copytree(shop, tmp_path / "shop")
     inputs = every_command.Inputs(None, None, shop, None)
-    locked, replace = {}, files._replace
+    locked, replace = {}, replacing.replace
 
     def note(draft, target):
         locked[target.name] = is_locked(target.parent)
         replace(draft, target)
 
-    monkeypatch.setattr(files, "_replace", note)
+    monkeypatch.setattr(replacing, "replace", note)
     command = every_command.COMMANDS[name]
     assert command.main(command.arguments(inputs, tmp_path / "out")) == 0
     assert written <= locked.keys()

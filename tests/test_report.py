@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors, and on a shop."""
+"""The report command with a run of the color model and with a shop."""
 
 import re
 
@@ -48,6 +48,6 @@ def test_suggested_remedy_works(color_run, colors, capsys):
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [f"--workdir={color_run}"]
     assert report.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert report.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

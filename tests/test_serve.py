@@ -1,4 +1,4 @@
-"""The command on an index by a small model that sees colors."""
+"""The serve command with an index by the color model."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
     answers = []
 
     def ask(url):
-        # Waits for the server, then ends it as Ctrl-C does.
+        # Wait for the server, then stop it as Ctrl-C does.
         with urllib.request.urlopen(f"{url}/search?k=2", picture) as answer:
             answers.append(json.load(answer))
         os.kill(os.getpid(), signal.SIGINT)
@@ -44,9 +44,9 @@ def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
     listen_ = server.listen
     monkeypatch.setattr(server, "listen", listen)
     assert serve.main([f"--index={made}", "--port=0"]) == 0
-    said = capsys.readouterr().out
-    assert "Serving 12 documents at http://127.0.0.1:" in said
-    assert "Stopped." in said
+    output = capsys.readouterr().out
+    assert "Serving 12 documents at http://127.0.0.1:" in output
+    assert "Stopped." in output
     found = [result["category_id"] for result in answers[0]["results"]]
     assert found == ["green", "green"]
 
@@ -54,7 +54,7 @@ def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
 def test_invalid_arguments_are_rejected(made, tmp_path, monkeypatch, capsys):
     with server.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        for arguments, said in (
+        for arguments, message in (
             ([f"--index={made}", f"--port={port}"], "in use"),
             ([f"--index={made}", "--port=0", "--max-megabytes=0"], "megabytes"),
             ([f"--index={made}", "--port=0", "--max-megapixels=0"], "pixels"),
@@ -63,9 +63,9 @@ def test_invalid_arguments_are_rejected(made, tmp_path, monkeypatch, capsys):
             ([f"--index={made}", f"--images={tmp_path / 'no'}"], "--images="),
         ):
             assert serve.main(arguments) == 2
-            assert said in capsys.readouterr().err
-    said = json.loads((made / "index.json").read_text())
-    (made / "index.json").write_text(json.dumps(said | {"step": 3}))
+            assert message in capsys.readouterr().err
+    metadata = json.loads((made / "index.json").read_text())
+    (made / "index.json").write_text(json.dumps(metadata | {"step": 3}))
     assert serve.main([f"--index={made}", "--port=0"]) == 2
     assert "rebuild the index" in capsys.readouterr().err
 
@@ -80,9 +80,9 @@ def test_missing_packages_are_reported(monkeypatch, capsys, package):
     monkeypatch.delattr("mixer_jax.service.server")
     monkeypatch.setitem(sys.modules, package, None)
     assert serve.main(["--index=no"]) == 2
-    said = capsys.readouterr().err
-    assert package in said
-    assert "pip install 'mixer_jax[serve]'" in said
+    error = capsys.readouterr().err
+    assert package in error
+    assert "pip install 'mixer_jax[serve]'" in error
 
 
 def test_moved_run_and_images_are_reported(made, tmp_path, monkeypatch, capsys):
@@ -96,9 +96,9 @@ def test_moved_run_and_images_are_reported(made, tmp_path, monkeypatch, capsys):
     assert "--workdir=FOLDER" in capsys.readouterr().err
     arguments.append(f"--workdir={tmp_path / 'model'}")
     assert serve.main(arguments) == 0
-    said = capsys.readouterr().err
-    assert f"12 of 12 pictures are missing in {tmp_path / 'data'}" in said
-    assert "--images=FOLDER" in said
+    error = capsys.readouterr().err
+    assert f"12 of 12 pictures are missing in {tmp_path / 'data'}" in error
+    assert "--images=FOLDER" in error
     arguments.append(f"--images={tmp_path / 'pictures'}")
     assert serve.main(arguments) == 0
     assert capsys.readouterr().err == ""

@@ -5,7 +5,7 @@ from mixer_jax.experiments import granularity
 
 
 def test_grid_is_measured_and_written(own_shop, capsys, monkeypatch):
-    # Its training is tested where it is.
+    # The training is tested with `granularity`.
     monkeypatch.setattr(granularity, "identical_at_1", lambda *_: 0.5)
     arguments = [
         f"--categories={own_shop}",

@@ -1,4 +1,4 @@
-"""A wheel of the tree works outside any checkout."""
+"""A wheel of the package works outside of a checkout."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """An empty folder to work in, and beside it the installed wheel."""
+    """An empty working directory; the wheel is installed next to it."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet"]
     tree = folder / "tree"
