@@ -154,13 +154,13 @@ def check_folder(
     """
     try:
         target = resolve(folder)
-        there = _existing(target)
-        if not there.is_dir():
+        existing = _existing(target)
+        if not existing.is_dir():
             raise UserError(
-                f"{subject} cannot be written to {os.fspath(folder)}: {there} "
-                "is not a folder."
+                f"{subject} cannot be written to {os.fspath(folder)}: "
+                f"{existing} is not a folder."
             )
-        _try(there)
+        _try(existing)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

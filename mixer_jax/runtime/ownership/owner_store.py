@@ -129,8 +129,8 @@ class Folder:
 
     def beat(self, record: Record) -> bool:
         """Updates the record's modification time; False if it was replaced."""
-        there = self.read().record
-        if there is None or there.token != record.token:
+        current = self.read().record
+        if current is None or current.token != record.token:
             return False
         os.utime(self._path)  # uses the clock of a network file system
         return True
@@ -139,8 +139,8 @@ class Folder:
         """Removes this owner's record, then its lock."""
         try:
             with contextlib.suppress(OSError):
-                there = self.read().record
-                if there is not None and there.token == record.token:
+                current = self.read().record
+                if current is not None and current.token == record.token:
                     self._path.unlink()
         finally:
             self._unlock()

@@ -267,8 +267,8 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
         raise UserError(f"There is no {layout.name} at {path}{hint}.")
     if not (path.is_dir() or path.is_file()):
         raise UserError(
-            f"The {layout.name} {path} is not a regular file but, for example, "
-            "a pipe; it is read more than once, so write it to a file first."
+            f"The {layout.name} {path} is not a regular file. It is read more "
+            "than once, so write the output of a pipe to a file first."
         )
     if path.is_dir() or _has_suffix(path, ".parquet"):
         if _has_suffix(path, ".csv"):
@@ -299,7 +299,7 @@ def _check_version(path: Path, layout: Layout, version: list) -> None:
     if _version(path) != version:
         raise UserError(
             f"The {layout.name} {path} changed while it was read; rerun the "
-            "command once the file is written completely."
+            "command once it is completely written."
         )
 
 

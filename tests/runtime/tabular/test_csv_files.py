@@ -80,7 +80,7 @@ def test_stray_quote_is_an_error(tmp_path, rows):
     for head in ("", 'a,b\n"0","""ok"""\n'):
         path.write_text((head or "a,b\n") + rows)
         line = 3 if head else 2
-        with pytest.raises(UserError, match=f"line {line}: .*a quote"):
+        with pytest.raises(UserError, match=f"line {line}: .*every quote"):
             list(csv_files.batches(path, lambda names, _: names, 1 << 10))
 
 
