@@ -54,7 +54,7 @@ class Server(http.server.ThreadingHTTPServer):
         """Returns environment variables that make clients use this server."""
         return {
             "STORAGE_EMULATOR_HOST": self.url,  # gcsfs, google-cloud-storage
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it needs gRPC
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # requires gRPC
             "NO_GCE_CHECK": "true",
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
@@ -74,9 +74,9 @@ class Server(http.server.ThreadingHTTPServer):
             objects = self.objects(bucket)
             if bucket in self.frozen:
                 raise RefusedError(403)
-            there = objects[name].generation if name in objects else 0
+            current = objects[name].generation if name in objects else 0
             wanted = query.get("ifGenerationMatch")
-            if wanted is not None and int(wanted) != there:
+            if wanted is not None and int(wanted) != current:
                 raise RefusedError(412)
             now = datetime.datetime.now(datetime.UTC)
             objects[name] = Object(

@@ -66,7 +66,7 @@ def main() -> None:
                 time.sleep(0.05)
     elif _ACT.value in ("die_before_save", "die_in_save"):
         state = make_state()
-        double(state)  # compiles
+        double(state)  # compile
         with Checkpoints(_FOLDER.value) as checkpoints:
             checkpoints.save(1, state, {})
         with Checkpoints(_FOLDER.value) as checkpoints:
@@ -87,7 +87,7 @@ def main() -> None:
             with Checkpoints(_FOLDER.value) as checkpoints:
                 checkpoints.read({"proxies": {"proxies": state.proxies}})
     elif _ACT.value == "freeze":
-        together(-1)  # compiles
+        together(-1)  # compile
         clock = Clock()
         with Watchdog(clock, 5.0):
             for step in range(3):

@@ -1,4 +1,4 @@
-"""The command, as a user runs it."""
+"""The compile_for_tpu command, run as a user would."""
 
 import importlib.util
 import json

@@ -43,7 +43,7 @@ def disk(disk):
     return disk
 
 
-def forbid(patch):
+def forbid_work(patch):
     """Makes a test fail as soon as a command starts its work."""
 
     def work(*_, **__):
@@ -61,7 +61,7 @@ def test_read_only_destination_is_rejected_before_the_work(
     command = COMMANDS[name]
     out = disk / "new" / command.name
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         assert command.main(command.arguments(inputs, out)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -78,7 +78,7 @@ def test_read_only_categories_are_rejected_before_the_work(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     command = COMMANDS[name]
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         arguments = command.arguments(inputs._replace(shop=shop), disk)
         assert command.main(arguments) == 2
     error = capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_read_only_workdir_is_rejected_before_the_work(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     config = workdir.read_config(inputs.run / "stage1")
     config.batch_size = 16
-    forbid(monkeypatch)
+    forbid_work(monkeypatch)
     with pytest.raises(UserError, match=r"disk/run.*Read-only") as refused:
         loop.train(config, disk / "run")
     assert "--workdir" in str(refused.value)
@@ -106,7 +106,7 @@ def test_destination_below_a_file_is_rejected_before_the_work(
     command = COMMANDS[name]
     out = tmp_path / "file" / command.name
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         assert command.main(command.arguments(inputs, out)) == 2
     assert str(out) in capsys.readouterr().err
 
@@ -221,7 +221,7 @@ def test_folder_in_place_of_a_file_is_rejected_before_the_work(
         file.mkdir()
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            forbid(patch)
+            forbid_work(patch)
             assert command.main(arguments) == 2, file
         error = capsys.readouterr().err
         assert str(place) in error

@@ -41,7 +41,7 @@ def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
     )
 
 
-class Calls:
+class CallCounter:
     """Counts the calls of the package's functions while a command works.
 
     Attributes:
@@ -51,7 +51,7 @@ class Calls:
     def __init__(self, stop_at: int | None = None):
         self.count, self._stop_at = 0, stop_at
 
-    def __enter__(self) -> "Calls":
+    def __enter__(self) -> "CallCounter":
         sys.setprofile(self._profile)
         return self
 
@@ -90,17 +90,16 @@ def test_interrupted_command_leaves_no_partial_files(
     if name == "data.read":
         out = tmp_path / command.name
     arguments = command.arguments(inputs, out)
-    for _ in range(
-        2
-    ):  # The second run uses the programs that the first one compiled.
-        with Calls() as calls:
+    # The second run uses the programs that the first one compiled.
+    for _ in range(2):
+        with CallCounter() as calls:
             assert command.main(arguments) == 0
     total = calls.count
     assert total > 5
     wanted = outputs(inputs, out).keys()
     for moment in MOMENTS:
         capsys.readouterr()
-        with Calls(stop_at=1 + round(moment * (total - 6))):
+        with CallCounter(stop_at=1 + round(moment * (total - 6))):
             assert command.main(arguments) == command_lib.INTERRUPTED, moment
         error = capsys.readouterr().err
         assert error.splitlines()[-1] == command_lib.INTERRUPTION
@@ -130,12 +129,12 @@ def test_server_is_interrupted_before_and_stopped_while_serving(
         real(app, listener)
 
     monkeypatch.setattr(server, "run", run)
-    with Calls() as calls:
+    with CallCounter() as calls:
         assert serve.main(arguments) == 0
     total, codes = calls.count, []
     for moment in MOMENTS:
         capsys.readouterr()
-        with Calls(stop_at=1 + round(moment * (total - 1))):
+        with CallCounter(stop_at=1 + round(moment * (total - 1))):
             codes.append(serve.main(arguments))
         output, error = capsys.readouterr()
         if output.startswith("Serving "):

@@ -23,7 +23,7 @@ ORDER = (
 )
 MAX_MODULES = 16  # in a folder
 MAX_LINES = 400  # of a module
-CONFIGS = "configs"  # a link to the folder beside the package
+CONFIGS = "configs"  # a link to the folder next to the package
 
 
 def _files():

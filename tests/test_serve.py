@@ -15,7 +15,7 @@ from mixer_jax.service import server
 
 
 @pytest.fixture
-def made(color_run, colors, tmp_path):
+def folder(color_run, colors, tmp_path):
     arguments = [
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
@@ -25,7 +25,7 @@ def made(color_run, colors, tmp_path):
     return tmp_path / "index"
 
 
-def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
+def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
     picture = (colors[0] / "green_query_forward.png").read_bytes()
     answers = []
 
@@ -43,7 +43,7 @@ def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
 
     listen_ = server.listen
     monkeypatch.setattr(server, "listen", listen)
-    assert serve.main([f"--index={made}", "--port=0"]) == 0
+    assert serve.main([f"--index={folder}", "--port=0"]) == 0
     output = capsys.readouterr().out
     assert "Serving 12 documents at http://127.0.0.1:" in output
     assert "Stopped." in output
@@ -51,22 +51,28 @@ def test_serves_searches_until_ctrl_c(made, colors, monkeypatch, capsys):
     assert found == ["green", "green"]
 
 
-def test_invalid_arguments_are_rejected(made, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_rejected(folder, tmp_path, monkeypatch, capsys):
     with server.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         for arguments, message in (
-            ([f"--index={made}", f"--port={port}"], "in use"),
-            ([f"--index={made}", "--port=0", "--max-megabytes=0"], "megabytes"),
-            ([f"--index={made}", "--port=0", "--max-megapixels=0"], "pixels"),
+            ([f"--index={folder}", f"--port={port}"], "in use"),
+            (
+                [f"--index={folder}", "--port=0", "--max-megabytes=0"],
+                "megabytes",
+            ),
+            ([f"--index={folder}", "--port=0", "--max-megapixels=0"], "pixels"),
             ([f"--index={tmp_path / 'no'}"], "no index"),
-            ([f"--index={made}", f"--workdir={tmp_path / 'no'}"], "no trained"),
-            ([f"--index={made}", f"--images={tmp_path / 'no'}"], "--images="),
+            (
+                [f"--index={folder}", f"--workdir={tmp_path / 'no'}"],
+                "no trained",
+            ),
+            ([f"--index={folder}", f"--images={tmp_path / 'no'}"], "--images="),
         ):
             assert serve.main(arguments) == 2
             assert message in capsys.readouterr().err
-    metadata = json.loads((made / "index.json").read_text())
-    (made / "index.json").write_text(json.dumps(metadata | {"step": 3}))
-    assert serve.main([f"--index={made}", "--port=0"]) == 2
+    metadata = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(metadata | {"step": 3}))
+    assert serve.main([f"--index={folder}", "--port=0"]) == 2
     assert "rebuild the index" in capsys.readouterr().err
 
 
@@ -85,13 +91,15 @@ def test_missing_packages_are_reported(monkeypatch, capsys, package):
     assert "pip install 'mixer_jax[serve]'" in error
 
 
-def test_moved_run_and_images_are_reported(made, tmp_path, monkeypatch, capsys):
+def test_moved_run_and_images_are_reported(
+    folder, tmp_path, monkeypatch, capsys
+):
     served = []
     monkeypatch.setattr(server, "run", lambda app, _: served.append(app))
     monkeypatch.setattr(memory, "BUDGET", memory.Budget(1))
     (tmp_path / "run").rename(tmp_path / "model")
     (tmp_path / "data").rename(tmp_path / "pictures")
-    arguments = [f"--index={made}", "--port=0", "--max-megapixels=2"]
+    arguments = [f"--index={folder}", "--port=0", "--max-megapixels=2"]
     assert serve.main(arguments) == 2
     assert "--workdir=FOLDER" in capsys.readouterr().err
     arguments.append(f"--workdir={tmp_path / 'model'}")

@@ -23,7 +23,7 @@ from mixer_jax.runtime.text import printable
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def stop(error):
+def raising(error):
     def work():
         raise error
 
@@ -58,7 +58,7 @@ def test_user_error_is_explained_by_its_message(message):
 def test_system_errors_and_interrupts_print_one_message(
     error, code, message, capsys
 ):
-    assert command.run(stop(error)) == code
+    assert command.run(raising(error)) == code
     printed = capsys.readouterr().err
     assert message in printed.encode(errors="backslashreplace").decode()
     assert "Traceback" not in printed
@@ -69,7 +69,7 @@ def test_system_errors_and_interrupts_print_one_message(
 )
 def test_unknown_errors_propagate(error):
     with pytest.raises(type(error)):
-        command.run(stop(error))
+        command.run(raising(error))
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -50,14 +50,14 @@ def frame(tmp_path):
 
 
 def test_hash_does_not_depend_on_the_storage_of_a_frame(frame):
-    wanted = identity.hash_rows(frame)
-    assert identity.hash_rows(frame.astype(object)) == wanted
-    assert identity.hash_rows(frame.astype("string[pyarrow]")) == wanted
+    expected = identity.hash_rows(frame)
+    assert identity.hash_rows(frame.astype(object)) == expected
+    assert identity.hash_rows(frame.astype("string[pyarrow]")) == expected
     twice = pd.concat([frame, frame], ignore_index=True).astype(str)
-    assert identity.hash_rows(twice.iloc[4:]) == wanted
-    assert identity.hash_rows(twice.iloc[3:7]) != wanted
+    assert identity.hash_rows(twice.iloc[4:]) == expected
+    assert identity.hash_rows(twice.iloc[3:7]) != expected
     parts = pd.concat([frame.iloc[:1], frame.iloc[1:]])
-    assert identity.hash_rows(parts.astype("string[pyarrow]")) == wanted
+    assert identity.hash_rows(parts.astype("string[pyarrow]")) == expected
     identity.hash_rows(frame[:0])
 
 
@@ -145,5 +145,5 @@ def test_folder_hash_depends_on_names_and_contents(tmp_path):
 def test_digests_are_those_of_the_image_bytes(frame, tmp_path):
     data = identity.examine(frame, tmp_path)
     found = identity.compare(tmp_path, data).notes["digest"]
-    wanted = [identity.digest(b"a"), identity.digest(b"b")]
-    np.testing.assert_array_equal(found, wanted)
+    expected = [identity.digest(b"a"), identity.digest(b"b")]
+    np.testing.assert_array_equal(found, expected)

@@ -7,7 +7,7 @@ from mixer_jax.runtime import numbers
 
 RUN = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
 # The required arguments of each command.
-NEEDED = {
+REQUIRED = {
     "mixer_jax.embed": RUN,
     "mixer_jax.index": RUN,
     "mixer_jax.evaluate": ["--workdir=w"],
@@ -19,11 +19,11 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1.01", "", "x"])
-@pytest.mark.parametrize("command", NEEDED)
+@pytest.mark.parametrize("command", REQUIRED)
 def test_invalid_shares_are_rejected_by_every_command(command, text, capsys):
     main = importlib.import_module(command).main
     with pytest.raises(SystemExit) as stopped:
-        main([*NEEDED[command], f"--max-skipped={text}"])
+        main([*REQUIRED[command], f"--max-skipped={text}"])
     assert stopped.value.code == 2
     message = f"--max-skipped: {text!r} is not a number from 0 to 1"
     assert message in capsys.readouterr().err
@@ -41,7 +41,7 @@ def test_invalid_shares_are_rejected_by_every_command(command, text, capsys):
 def test_invalid_counts_are_rejected(command, option, text, capsys):
     main = importlib.import_module(command).main
     with pytest.raises(SystemExit) as stopped:
-        main([*NEEDED[command], f"{option}={text}"])
+        main([*REQUIRED[command], f"{option}={text}"])
     assert stopped.value.code == 2
     assert (
         f"{option}: {text!r} is not a whole number" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def act(cache):
+def run_act(cache):
     """Returns a function that runs an act in several processes."""
 
     def run(name, count, *more):
@@ -36,33 +36,33 @@ def act(cache):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_gather_returns_the_values_of_all_processes(act, count):
+def test_gather_returns_the_values_of_all_processes(run_act, count):
     names = [f"n{index}" for index in range(count)]
-    for ended in act("gather", count):
+    for ended in run_act("gather", count):
         assert ended.code == 0, ended.error
         assert f"{names} {2 * count}" in ended.output
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_error_in_one_process_ends_all_with_its_message(act, count):
-    everyone = act("wrong", count)
-    assert [ended.code for ended in everyone] == [processes.WRONG] * count
-    for index, ended in enumerate(everyone):
+def test_error_in_one_process_ends_all_with_its_message(run_act, count):
+    results = run_act("wrong", count)
+    assert [ended.code for ended in results] == [processes.WRONG] * count
+    for index, ended in enumerate(results):
         other = f"process {count - 1} ended the run: "
         prefix = "error: " + ("" if index == count - 1 else other)
         assert f"{prefix}The table has no rows.\n" in ended.error
         assert "Traceback" not in ended.error
 
 
-def test_error_in_all_processes_is_printed_by_each(act):
+def test_error_in_all_processes_is_printed_by_each(run_act):
     """No process aborts if process 0, which runs JAX's service, ends first."""
-    for ended in act("wrong_for_all", 2):
+    for ended in run_act("wrong_for_all", 2):
         assert ended.code == processes.WRONG, ended.error
         assert "error: The table has no rows.\n" in ended.error
 
 
-def test_crash_of_one_process_ends_all_with_its_message(act):
-    first, second = act("crash", 2)
+def test_crash_of_one_process_ends_all_with_its_message(run_act):
+    first, second = run_act("crash", 2)
     assert first.code == second.code == 1
     assert "Traceback" in second.error
     assert (
@@ -72,9 +72,9 @@ def test_crash_of_one_process_ends_all_with_its_message(act):
 
 @pytest.mark.parametrize("when", ["before", "in"])
 def test_death_of_a_process_is_not_reported_as_a_failed_write(
-    act, tmp_path, when
+    run_act, tmp_path, when
 ):
-    first, second = act(f"die_{when}_save", 2, f"--folder={tmp_path}")
+    first, second = run_act(f"die_{when}_save", 2, f"--folder={tmp_path}")
     assert second.code == -signal.SIGKILL
     assert first.code == 1
     assert "Gloo" in first.error
@@ -98,15 +98,15 @@ def test_device_errors_are_distinguished_from_file_errors(fail, expected):
 
 @pytest.mark.parametrize("way", ["stop", "stop_by_hand"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_signal_to_one_process_stops_all_at_the_same_step(act, count, way):
-    everyone = act(way, count)
-    assert [ended.code for ended in everyone] == [75] * count
-    assert stopped_at(everyone) > 3
+def test_signal_to_one_process_stops_all_at_the_same_step(run_act, count, way):
+    results = run_act(way, count)
+    assert [ended.code for ended in results] == [75] * count
+    assert stopped_at(results) > 3
 
 
-def stopped_at(everyone):
+def stopped_at(results):
     """Returns the step at which all processes stopped."""
-    steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in everyone}
+    steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in results}
     assert len(steps) == 1
     return int(steps.pop())
 
@@ -209,14 +209,14 @@ def test_signal_after_the_last_step_interrupts_the_command(capsys):
     assert not begun
 
 
-def test_several_processes_own_a_folder_together(act, tmp_path):
+def test_several_processes_own_a_folder_together(run_act, tmp_path):
     folder = tmp_path / "b[1]\\2"
-    for ended in act("own", 2, f"--folder={folder}"):
+    for ended in run_act("own", 2, f"--folder={folder}"):
         assert ended.code == 0, ended.error
     assert workdir.latest_step(folder) == 1
     assert {path.name for path in folder.iterdir()} == {"checkpoints"}
     with folder_lock.hold(folder, "--workdir"):
-        refused = act("own", 2, f"--folder={folder}")
+        refused = run_act("own", 2, f"--folder={folder}")
     for ended in refused:
         assert ended.code == processes.WRONG, ended.error
         assert f"error: Another run is using {folder}: process " in ended.error

@@ -41,18 +41,18 @@ def folder(request, tmp_path):
     return paths.make(f"{request.getfixturevalue('bucket')}/run")
 
 
-def store_of(folder):
+def open_store(folder):
     kind = (
         bucket_store.Bucket if paths.is_remote(folder) else owner_store.Folder
     )
     return kind(folder)
 
 
-def leave(folder, age=0.0, **changes):
+def write_record(folder, age=0.0, **changes):
     """Writes the record of another run, as of `age` seconds ago."""
     record = owner_record.make()._replace(**changes)
     if paths.is_remote(folder):
-        store = store_of(folder)
+        store = open_store(folder)
         while not store.write(record, store.read().version):
             pass  # A heartbeat changed the version; try again.
     else:
@@ -117,7 +117,7 @@ def test_parts_of_a_folder_are_owned_separately(tmp_path):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
+def no_sleep(monkeypatch):
     """Fails the test if the lock waits."""
 
     def wait(_):
@@ -137,7 +137,7 @@ def start_holder(folder):
     return holder, child
 
 
-def test_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
+def test_restart_after_a_kill_does_not_wait(tmp_path, no_sleep):
     """Not even for child processes of the killed process."""
     holder, child = start_holder(tmp_path)
     try:
@@ -185,14 +185,14 @@ def test_forked_child_does_not_keep_the_lock(tmp_path):
         child.join()
 
 
-def test_dead_process_of_this_machine_is_replaced_at_once(folder, no_waiting):
-    leave(folder, process=2**22, ticks="1")
+def test_dead_process_of_this_machine_is_replaced_at_once(folder, no_sleep):
+    write_record(folder, process=2**22, ticks="1")
     with folder_lock.hold(folder, "--workdir"):
         pass
 
 
-def test_reused_process_id_counts_as_another_process(folder, no_waiting):
-    leave(folder, ticks="1")
+def test_reused_process_id_counts_as_another_process(folder, no_sleep):
+    write_record(folder, ticks="1")
     with folder_lock.hold(folder, "--workdir"):
         pass
 
@@ -216,15 +216,15 @@ def test_living_owner_is_detected_with_and_without_locks(
         pass
 
 
-def test_stale_record_of_another_machine_is_replaced(tmp_path, no_waiting):
-    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+def test_stale_record_of_another_machine_is_replaced(tmp_path, no_sleep):
+    write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     with folder_lock.hold(tmp_path, "--workdir") as owner:
         owner.check()
 
 
-def test_age_uses_the_clock_of_the_storage(tmp_path, monkeypatch, no_waiting):
+def test_age_uses_the_clock_of_the_storage(tmp_path, monkeypatch, no_sleep):
     """The clock of this machine may be off by an hour."""
-    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+    write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
     with folder_lock.hold(tmp_path, "--workdir"):
@@ -235,7 +235,7 @@ def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
     assert folder_lock.STALE == 60
     monkeypatch.setattr(folder_lock, "STALE", 4.0)
     monkeypatch.setattr(folder_lock, "_POLL", 0.1)
-    leave(folder, **ELSEWHERE)
+    write_record(folder, **ELSEWHERE)
     messages = []
     with folder_lock.hold(folder, "--workdir", say=messages.append) as owner:
         owner.check()
@@ -246,10 +246,10 @@ def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
 
 def test_heartbeat_during_the_wait_rejects_the_second_run(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
-    record = leave(folder, **ELSEWHERE)
+    record = write_record(folder, **ELSEWHERE)
 
     def beat(_):
-        store = store_of(folder)
+        store = open_store(folder)
         store._version = store.read().version
         store.beat(record)
 
@@ -258,15 +258,15 @@ def test_heartbeat_during_the_wait_rejects_the_second_run(folder, monkeypatch):
         folder_lock.hold(folder, "--workdir", say=beat),
     ):
         pass
-    assert store_of(folder).read().record == record
+    assert open_store(folder).read().record == record
 
 
 def test_owner_that_ends_during_the_wait_frees_the_folder(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
-    record = leave(folder, **ELSEWHERE)
+    record = write_record(folder, **ELSEWHERE)
 
     def end(_):
-        store = store_of(folder)
+        store = open_store(folder)
         store._version = store.read().version
         store.close(record)
 
@@ -277,8 +277,8 @@ def test_owner_that_ends_during_the_wait_frees_the_folder(folder, monkeypatch):
 def test_heartbeats_change_the_version(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     with folder_lock.hold(folder, "--workdir") as owner:
-        first = store_of(folder).read().version
-        while store_of(folder).read().version == first:
+        first = open_store(folder).read().version
+        while open_store(folder).read().version == first:
             time.sleep(0.02)
         owner.check()
 
@@ -286,14 +286,14 @@ def test_heartbeats_change_the_version(folder, monkeypatch):
 def test_lost_owner_stops_and_keeps_the_new_record(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     with folder_lock.hold(folder, "--workdir") as owner:
-        other = leave(folder, **ELSEWHERE)
+        other = write_record(folder, **ELSEWHERE)
         with pytest.raises(
             folder_lock.LostError,
             match=r"taken over .* process 17 on elsewhere",
         ):
             owner.check()
         time.sleep(0.1)  # Heartbeats must not take it back.
-    assert store_of(folder).read().record == other
+    assert open_store(folder).read().record == other
 
 
 def test_owner_whose_record_was_removed_is_lost(tmp_path):
@@ -320,8 +320,8 @@ WRONG_KINDS = json.dumps({name: [1] for name in owner_record.Record._fields})
     ],
     ids=lambda text: text[:8].hex(),
 )
-def test_stale_damaged_record_is_replaced(tmp_path, no_waiting, text):
-    leave(tmp_path)
+def test_stale_damaged_record_is_replaced(tmp_path, no_sleep, text):
+    write_record(tmp_path)
     path = tmp_path / owner_store.RECORD.format("")
     path.write_bytes(text)
     os.utime(path, (1, 1))
@@ -424,10 +424,12 @@ def test_living_process_of_another_container_keeps_the_folder(
     monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
     boot = owner_record.make().boot.split()[0]
-    record = leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    record = write_record(
+        tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1"
+    )
 
     def beat(_):
-        store_of(tmp_path).beat(record)
+        open_store(tmp_path).beat(record)
 
     with (
         pytest.raises(UserError, match=f"process {2**22} on"),
@@ -436,9 +438,9 @@ def test_living_process_of_another_container_keeps_the_folder(
         pass
 
 
-def test_record_of_a_dead_container_is_replaced_at_once(tmp_path, no_waiting):
+def test_record_of_a_dead_container_is_replaced_at_once(tmp_path, no_sleep):
     boot = owner_record.make().boot.split()[0]
-    leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    write_record(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
     with folder_lock.hold(tmp_path, "--workdir"):
         pass
 
@@ -448,7 +450,7 @@ def test_next_heartbeat_detects_a_lost_folder(folder, monkeypatch):
     with folder_lock.hold(folder, "--workdir") as owner:
         time.sleep(0.1)
         owner.check_heard()
-        leave(folder, **ELSEWHERE)
+        write_record(folder, **ELSEWHERE)
         while not owner._lost:
             time.sleep(0.02)
         with pytest.raises(folder_lock.LostError, match="process 17"):
@@ -474,7 +476,7 @@ def test_only_one_of_several_concurrent_runs_wins_without_locks(
         raise OSError("Locks are not supported.")
 
     if is_stale:
-        leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+        write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     wait_until_free = folder_lock._wait_until_free
     barrier, done, results = threading.Barrier(3), threading.Event(), []
@@ -506,7 +508,7 @@ def test_only_one_of_several_concurrent_runs_wins_without_locks(
 
 
 def test_interrupted_wait_leaves_no_lock(tmp_path):
-    leave(tmp_path, **ELSEWHERE)
+    write_record(tmp_path, **ELSEWHERE)
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -575,12 +577,12 @@ def test_pipe_in_place_of_the_lock_file_does_not_block(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / owner_store.LOCK.format(""))
     system_open = os.open
 
-    def open_others(path, flags, *arguments, **options):
+    def open_as_other_user(path, flags, *arguments, **options):
         if os.fspath(path).endswith(".owner") and flags & os.O_RDWR:
             raise PermissionError  # as for another user's file
         assert flags & os.O_NONBLOCK
         return system_open(path, flags, *arguments, **options)
 
-    monkeypatch.setattr(os, "open", open_others)
+    monkeypatch.setattr(os, "open", open_as_other_user)
     with folder_lock.hold(tmp_path, "--workdir"):
         pass

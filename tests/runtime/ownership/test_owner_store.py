@@ -13,7 +13,7 @@ from mixer_jax.runtime.ownership import (
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def make(request, tmp_path):
+def make_store(request, tmp_path):
     """Returns a function that makes stores of the same folder."""
     if request.param == "folder":
         return lambda: owner_store.Folder(tmp_path / "new" / "run")
@@ -21,8 +21,8 @@ def make(request, tmp_path):
     return lambda: bucket_store.Bucket(folder)
 
 
-def test_written_record_is_read_back(make):
-    store, record = make(), owner_record.make()
+def test_written_record_is_read_back(make_store):
+    store, record = make_store(), owner_record.make()
     store.lock()
     assert store.read().record is None
     assert store.write(record, store.read().version)
@@ -30,20 +30,20 @@ def test_written_record_is_read_back(make):
     store.close(record)
 
 
-def test_close_removes_the_record(make):
-    store, record = make(), owner_record.make()
+def test_close_removes_the_record(make_store):
+    store, record = make_store(), owner_record.make()
     store.lock()
     store.write(record, store.read().version)
     store.close(record)
-    assert make().read().record is None
+    assert make_store().read().record is None
 
 
-def test_close_keeps_the_record_of_another_owner(make):
-    store, other, record = make(), make(), owner_record.make()
+def test_close_keeps_the_record_of_another_owner(make_store):
+    store, other, record = make_store(), make_store(), owner_record.make()
     store.lock()
     assert store.write(record, store.read().version)
     other.close(owner_record.make())
-    assert make().read().record == record
+    assert make_store().read().record == record
     store.close(record)
 
 
