@@ -85,7 +85,8 @@ class Owner:
             return  # The write that follows will report the error.
         if current is not None and current.token == self._record.token:
             return
-        folder, stops = self._store.folder, "This run stops and writes no more."
+        folder = self._store.folder
+        stops = "This run stops and writes nothing further."
         if current is None:
             raise LostError(
                 f"{folder} was moved, removed or emptied while this run was "
