@@ -33,7 +33,7 @@ REACHED = {
 }
 # Another command with its option.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
-# Beginnings of other programs' command lines in a message.
+# Parts of a message that are another program's command line.
 OTHERS = ("pip install", "npm pack", "python -m", "Run first")
 
 
