@@ -104,25 +104,25 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
         {"query_id": ["q"], "item_id": ["d"], "exposures": [2], "clicks": [1]}
     )
 
-    def check(message, *tables, **settings):
+    def refused(message, *tables, **settings):
         with pytest.raises(mixer_jax.UserError, match=message):
             mixer_jax.find_categories(*tables, **settings)
 
-    check("no setting 'tresh'", queries, items, clicks, tresh=1)
-    check(
+    refused("no setting 'tresh'", queries, items, clicks, tresh=1)
+    refused(
         "The table items has no column text",
         queries,
         items.drop(columns="text"),
         clicks,
     )
-    check("The table clicks has no rows", queries, items, clicks[:0])
-    check(
+    refused("The table clicks has no rows", queries, items, clicks[:0])
+    refused(
         "clicks, row 0, column .item_id.: 'x' is not in items",
         queries,
         items,
         clicks.assign(item_id="x"),
     )
-    check(
+    refused(
         "query_id of the table queries holds floats",
         queries.assign(query_id=[np.nan]),
         items,
