@@ -16,8 +16,10 @@ OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
 # Modules whose messages only these commands can print, although others import
 # the modules too.
 REACHED = {
+    "categories.quality.against_truth": {"categorize"},
     "categories.settings": {"categorize"},
     "categories.tables": {"categorize"},
+    "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main", "categories.aggregate"},
     "retrieval.index": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
