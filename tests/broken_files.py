@@ -1,4 +1,4 @@
-"""Image files that cannot be used, of every kind there is."""
+"""Unusable image files of every kind in `faults`."""
 
 import io
 import pathlib
@@ -10,8 +10,8 @@ from PIL import Image
 
 from mixer_jax.data.images import faults
 
-SIDE = 128  # of the files that are too large where 64 x 64 pixels are allowed
-ALLOWED = 64 * 64
+SIDE = 128  # pixels per side of files that are larger than `ALLOWED`
+ALLOWED = 64 * 64  # pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FOREIGN = (
     b"no image",
@@ -30,14 +30,14 @@ FORMATS = ("png", "jpeg", "gif", "webp", "bmp", "tiff", "avif", "ppm")
 
 
 def encode(image: Image.Image, kind: str = "png", **options) -> bytes:
-    """Returns an image as a file of some format."""
+    """Returns an image encoded in a file format."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(side: int, seed: int = 0) -> Image.Image:
-    """Returns an image that no format makes small."""
+    """Returns an image of noise, which no format compresses well."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
 
@@ -49,7 +49,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Returns a PNG file of that size, of which no pixel follows."""
+    """Returns a PNG header for an image of this size, without pixels."""
     data = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return _PNG + png_chunk(b"IHDR", data)
 
@@ -70,7 +70,7 @@ def without_area(number: int) -> bytes:
 
 
 def too_large(number: int) -> bytes:
-    """Returns a good file of more pixels than `ALLOWED`."""
+    """Returns a valid file with more pixels than `ALLOWED`."""
     image = Image.new("RGB", (SIDE, SIDE), (number % 256, 0, 0))
     kind, options = (
         ("png", {}),
@@ -81,7 +81,7 @@ def too_large(number: int) -> bytes:
 
 
 def corrupt(number: int) -> bytes:
-    """Returns a file that ends where it should, and is damaged before."""
+    """Returns a file of the right length with damaged content."""
     kind = ("png", "jpeg", "webp")[number % 3]
     content = bytearray(encode(noise(16, number), kind))
     if kind == "png":
@@ -111,14 +111,14 @@ def write(folder: pathlib.Path, kind: str, number: int) -> str:
     if kind == faults.FOLDER:
         path.mkdir()
     elif kind == faults.UNREADABLE:
-        path.symlink_to(name)  # A loop, which no one may follow.
+        path.symlink_to(name)  # a loop
     else:
         path.write_bytes(content(kind, number))
     return name
 
 
 def content(kind: str, number: int) -> bytes:
-    """Returns the bytes of a broken file of a kind that has some."""
+    """Returns the bytes of a broken file, for kinds that have content."""
     make = {
         faults.EMPTY: lambda _: b"",
         faults.NOT_AN_IMAGE: lambda n: _FOREIGN[n % len(_FOREIGN)],

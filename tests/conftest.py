@@ -1,4 +1,4 @@
-"""Eight fake devices, no network, and strict numerics for every test."""
+"""Fixtures; sets up eight CPU devices, no network and strict numerics."""
 
 import functools
 import json
@@ -33,10 +33,10 @@ from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import defaults as config_lib
 from tests import several
 
-# Where launch/test.sh puts PyTorch, which no command of ours needs.
+# launch/test.sh installs PyTorch here; no command needs it.
 sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
 
-# The same examples in every run; what failed once becomes an explicit example.
+# Use the same examples in every run; add failing ones as explicit examples.
 hypothesis.settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -51,11 +51,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
-def _heed_signals():
-    """Undoes that a start in the background of a script ignores SIGINT.
+def _restore_signals():
+    """Restores signal handlers that scripts ignore in background commands.
 
-    Tests send signals to themselves, and to commands, which inherit this.
-    SIGHUP stays ignored, as `nohup` is asked for.
+    Tests send signals to themselves and to the commands that they start.
+    SIGHUP stays ignored, because `nohup` is intentional.
     """
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -66,28 +66,28 @@ def _heed_signals():
             )
 
 
-_heed_signals()
+_restore_signals()
 
 
 def pytest_collection_modifyitems(items):
-    """Begins with the file that takes longest, beside which all others run."""
+    """Starts the slowest file first, so that the others run alongside."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 @pytest.fixture(autouse=True)
-def begun_processes_end():
-    """Ends the processes of every test, also of one that failed."""
+def kill_processes():
+    """Kills the remaining processes of each test, even if it failed."""
     yield
     several.end_all()
 
 
 @pytest.fixture(params=[1, 2, 4, 8])
 def num_devices(request):
-    """Every sharded computation is compared on these device counts."""
+    """The device counts on which sharded computations are compared."""
     return request.param
 
 
-# Rooms whose tests compile small programs.
+# Folders whose tests compile small programs.
 QUICK = (
     *("benchmarks", "categories", "models", "proxies", "retrieval"),
     "training",
@@ -96,14 +96,14 @@ QUICK = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler(request):
-    """Spares optimizing programs that run for a moment and compile longer."""
+    """Turns off optimizations if programs compile longer than they run."""
     quick = request.path.parent.name in QUICK
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory):
-    """Programs are compiled once for all tests and the commands they start."""
+    """The compilation cache of all tests and the commands they start."""
     folder = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -124,7 +124,7 @@ COLORS = {
 
 
 class ColorModel(nn.Module):
-    """Embeds an image as its mean color; the interface of the towers."""
+    """Embeds an image as its mean color; has the interface of the towers."""
 
     def setup(self):
         self.scale = self.param("scale", nn.initializers.ones, ())
@@ -139,7 +139,7 @@ class ColorModel(nn.Module):
         return color / jnp.maximum(norm, 1e-6)
 
     def encode_document(self, document, train=False):
-        # A document without an image points to one fixed corner.
+        # Documents without an image share one fixed embedding.
         corner = jnp.array([[0.0, 0.0, 1.0]])
         color = self.unit_color(document["image"])
         return jnp.where(document["has_image"][:, None], color, corner)
@@ -147,7 +147,7 @@ class ColorModel(nn.Module):
 
 @pytest.fixture
 def colors(tmp_path):
-    """A folder and its table `colors.csv`: four colors held out, two not."""
+    """A folder with a table `colors.csv` of four test and two train colors."""
     rng = np.random.default_rng(0)
     root, samples = tmp_path / "data", []
     root.mkdir()
@@ -179,7 +179,7 @@ def colors(tmp_path):
 
 @pytest.fixture
 def color_run(colors, tmp_path, monkeypatch):
-    """A run of two finished stages of the `ColorModel`; nothing is trained."""
+    """A run of two finished stages of the untrained `ColorModel`."""
     root, _ = colors
     model = ColorModel()
 
@@ -226,7 +226,7 @@ def color_run(colors, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
-    """A folder of found categories, see `shop`; not to be written to."""
+    """A read-only folder of found categories; see `shop`."""
     from tests import shop
 
     root = tmp_path_factory.mktemp("shop")
@@ -236,20 +236,20 @@ def shop(tmp_path_factory):
 
 @pytest.fixture
 def own_shop(shop, tmp_path):
-    """The same, to be changed."""
-    # Features belong to image files of a time and size.
+    """A writable copy of the `shop`."""
+    # Keep the modification times, by which cached features are found.
     return shutil.copytree(shop, tmp_path / "shop")
 
 
 @pytest.fixture
 def trained(color_run):
-    """The last stage of the `color_run`."""
+    """The model of the last stage of the `color_run`."""
     return checkpoints.load_model(color_run / "stage2")
 
 
 @pytest.fixture(scope="session")
 def cloud():
-    """A server of buckets; see `fake_gcs`."""
+    """A server with buckets; see `fake_gcs`."""
     from tests import fake_gcs
 
     with fake_gcs.Server() as server:
@@ -260,7 +260,7 @@ def cloud():
 
 @pytest.fixture
 def bucket(cloud, tmp_path, monkeypatch):
-    """A new bucket that this process finds, as `gs://...`."""
+    """The `gs://` path of a new bucket that this process can access."""
     for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -271,7 +271,7 @@ def bucket(cloud, tmp_path, monkeypatch):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small file system of its own, 100 kB; remount it for another size."""
+    """A mounted file system of 100 kB; remount it for another size."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)]
@@ -282,7 +282,7 @@ def disk(tmp_path):
 
 
 class Quarters(nn.Module):
-    """Four patches of an image: the mean colors of its quarters."""
+    """An image encoder whose four patches are the mean colors of quarters."""
 
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32
@@ -297,7 +297,7 @@ class Quarters(nn.Module):
 
 @pytest.fixture
 def tiny_towers(monkeypatch):
-    """Random towers whose encoders are tiny, as a workdir would give them."""
+    """Random towers with tiny encoders, as if loaded from a workdir."""
     tiny_bert = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
     text = functools.partial(bert.Bert, tiny_bert)
     monkeypatch.setitem(factory.IMAGE_ENCODERS, "tiny", Quarters)

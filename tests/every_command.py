@@ -1,4 +1,4 @@
-"""Every command on small input, to be run in this process."""
+"""Every command with small inputs, to be run in the test process."""
 
 import pathlib
 from collections.abc import Callable, Iterator
@@ -16,10 +16,10 @@ class Inputs(NamedTuple):
     """Read-only inputs of the commands.
 
     Attributes:
-      run: of two stages of the color model.
-      table: that it was made for.
-      shop: a folder of categories, with its log.
-      album: a folder of two categories of three pictures each.
+      run: a run with two stages of the color model.
+      table: the run's table.
+      shop: a folder of categories and their click log.
+      album: a folder with two categories of three images each.
     """
 
     run: pathlib.Path
@@ -32,9 +32,9 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-      main: from its arguments to its exit code.
-      arguments: from `Inputs` and where to write to its arguments.
-      name: of what it writes; a folder's has no suffix, and "" is nothing.
+      main: maps the arguments to the exit code.
+      arguments: maps the inputs and the output path to the arguments.
+      name: the name of the output file or folder; "" if it has no --out.
     """
 
     main: Callable[[list[str]], int]
@@ -115,7 +115,7 @@ COMMANDS = {
 
 
 def draw_album(folder: pathlib.Path) -> None:
-    """Writes two categories of three pictures each."""
+    """Writes two categories of three images each."""
     rng = np.random.default_rng(0)
     for category in "ab":
         (folder / category).mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""A server that speaks the part of Google Cloud Storage's JSON API we need.
+"""A server for the part of Google Cloud Storage's JSON API that we use.
 
-What it answers follows https://cloud.google.com/storage/docs/json_api/v1. The
-emulators in the package registry ignore the preconditions of a write, on which
-TensorStore relies, and answer one request at a time.
+See https://cloud.google.com/storage/docs/json_api/v1. Unlike the emulators in
+the package registry, it checks the preconditions of a write, which TensorStore
+relies on, and answers several requests at a time.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-PAGE = 5  # objects in an answer to a list, so that lists have several
+PAGE = 5  # objects per page of a listing; small, to test several pages
 
 
 class Object(NamedTuple):
@@ -27,16 +27,16 @@ class Object(NamedTuple):
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error; the argument is its status."""
+    """Answers a request with an error; the argument is the HTTP status."""
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Some buckets.
+    """A server with buckets.
 
     Attributes:
       buckets: `{bucket: {name: Object}}`.
-      frozen: the buckets that may not be written to.
-      url: where they are.
+      frozen: names of read-only buckets.
+      url: the address of the server.
     """
 
     daemon_threads = True
@@ -51,17 +51,17 @@ class Server(http.server.ThreadingHTTPServer):
         self.numbers = itertools.count(1)
 
     def environment(self) -> dict[str, str]:
-        """Returns the variables that lead all clients here."""
+        """Returns environment variables that make clients use this server."""
         return {
             "STORAGE_EMULATOR_HOST": self.url,  # gcsfs, google-cloud-storage
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it needs gRPC
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # requires gRPC
             "NO_GCE_CHECK": "true",
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         }
 
     def objects(self, bucket: str) -> dict[str, Object]:
-        """Returns a bucket's objects, or refuses."""
+        """Returns a bucket's objects; raises `RefusedError` if missing."""
         if bucket not in self.buckets:
             raise RefusedError(404)
         return self.buckets[bucket]
@@ -69,14 +69,14 @@ class Server(http.server.ThreadingHTTPServer):
     def put(
         self, bucket: str, name: str, data: bytes, query: Mapping[str, str]
     ) -> dict:
-        """Writes an object whole, if its generation is the one wanted."""
+        """Writes an object if its generation matches the precondition."""
         with self.lock:
             objects = self.objects(bucket)
             if bucket in self.frozen:
                 raise RefusedError(403)
-            there = objects[name].generation if name in objects else 0
+            current = objects[name].generation if name in objects else 0
             wanted = query.get("ifGenerationMatch")
-            if wanted is not None and int(wanted) != there:
+            if wanted is not None and int(wanted) != current:
                 raise RefusedError(412)
             now = datetime.datetime.now(datetime.UTC)
             objects[name] = Object(
@@ -85,7 +85,7 @@ class Server(http.server.ThreadingHTTPServer):
             return about(bucket, name, objects[name])
 
     def take(self, bucket: str, name: str, query: Mapping[str, str]) -> Object:
-        """Removes an object, if its generation is the one wanted."""
+        """Removes an object if its generation matches the precondition."""
         with self.lock:
             objects = self.objects(bucket)
             if bucket in self.frozen:
@@ -99,7 +99,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def about(bucket: str, name: str, found: Object) -> dict:
-    """Returns what the API says about an object."""
+    """Returns the metadata of an object, as in the API."""
     return {
         "kind": "storage#object",
         "bucket": bucket,
@@ -124,7 +124,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
-        except ConnectionError:  # by a client that was killed
+        except ConnectionError:  # The client was killed.
             self.close_connection = True
 
     def do_GET(self) -> None:
@@ -145,7 +145,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"] or 0)
         self.body = self.rfile.read(size)
         if len(self.body) < size:
-            raise ConnectionError("The client has ended within its request.")
+            raise ConnectionError("The client ended during its request.")
         # /[upload/ or download/]storage/v1/b/BUCKET[/o[/NAME[/VERB...]]]
         parts = [unquote(part) for part in url.path.split("/")]
         parts = parts[parts.index("b") + 1 :]
@@ -153,8 +153,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             act(*parts[:1], *parts[2:])
         except RefusedError as error:
             code = error.args[0]
-            said = {"error": {"code": code, "message": self.responses[code][0]}}
-            self._send(code, json.dumps(said).encode())
+            body = {"error": {"code": code, "message": self.responses[code][0]}}
+            self._send(code, json.dumps(body).encode())
 
     def _send(self, code: int, data: bytes = b"", **headers: object) -> None:
         self.send_response(code)
@@ -213,7 +213,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         with self.server.lock:
             objects = dict(self.server.buckets[bucket])
-        entries: dict[str, Object | None] = {}  # None: names up to a delimiter
+        entries: dict[str, Object | None] = {}  # None for a prefix
         for name in sorted(objects):
             if not name.startswith(prefix) or name < start:
                 continue
@@ -250,10 +250,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             mark = re.search(
                 r'boundary="?([^";]+)', self.headers.get_all("Content-Type")[0]
             )[1].encode()
-            said, data = self.body[: self.body.rindex(b"--" + mark)].split(
+            metadata, data = self.body[: self.body.rindex(b"--" + mark)].split(
                 b"--" + mark, 2
             )[1:]
-            name = json.loads(_content(said))["name"]
+            name = json.loads(_content(metadata))["name"]
             self._send_json(server.put(bucket, name, _content(data), query))
         else:
             server.objects(bucket)
@@ -280,6 +280,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _content(part: bytes) -> bytes:
-    """Returns what follows a part's headers, without the last line's end."""
+    """Returns a part's content after its headers, without the last newline."""
     end = re.search(rb"\r?\n\r?\n", part).end()
     return re.sub(rb"\r?\n\Z", b"", part[end:])

@@ -1,4 +1,4 @@
-"""One of the processes that `test_processes.py` starts: acts as it is told."""
+"""A process that `test_processes.py` starts; runs one act of `--act`."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ from mixer_jax.training.state import TrainState
 from mixer_jax.training.watch.clock import Clock
 from mixer_jax.training.watch.watchdog import Watchdog
 
-_ACT = flags.DEFINE_string("act", None, "What to do.")
-_FOLDER = flags.DEFINE_string("folder", None, "Where to save.")
+_ACT = flags.DEFINE_string("act", None, "The act to run.")
+_FOLDER = flags.DEFINE_string("folder", None, "The folder of checkpoints.")
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     me, last = jax.process_index(), jax.process_count() - 1
 
     def together(step: int) -> None:
-        """Stands for a step: all processes have to take it."""
+        """Simulates a step, in which all processes take part."""
         multihost_utils.sync_global_devices(str(step))
 
     if _ACT.value == "gather":
@@ -39,7 +39,7 @@ def main() -> None:
         together(0)
     elif _ACT.value == "wrong_for_all":
         if me == 0:
-            # Fails while it has not heard, and another has not left.
+            # Fail before the other process acknowledges the end and leaves.
             processes._OVER.set()
             time.sleep(0.5)
         else:
@@ -66,7 +66,7 @@ def main() -> None:
                 time.sleep(0.05)
     elif _ACT.value in ("die_before_save", "die_in_save"):
         state = make_state()
-        double(state)  # compiles
+        double(state)  # compile
         with Checkpoints(_FOLDER.value) as checkpoints:
             checkpoints.save(1, state, {})
         with Checkpoints(_FOLDER.value) as checkpoints:
@@ -87,7 +87,7 @@ def main() -> None:
             with Checkpoints(_FOLDER.value) as checkpoints:
                 checkpoints.read({"proxies": {"proxies": state.proxies}})
     elif _ACT.value == "freeze":
-        together(-1)  # compiles
+        together(-1)  # compile
         clock = Clock()
         with Watchdog(clock, 5.0):
             for step in range(3):
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def hear_late() -> None:
-    """Makes this process slow where it ends."""
+    """Delays the acknowledgement of the end of the run."""
     hear = processes._hear
 
     def late() -> None:
@@ -134,7 +134,7 @@ def make_state() -> TrainState:
 
 
 def double(state: TrainState) -> TrainState:
-    """Stands for a step whose parameters are gathered on every device."""
+    """Simulates a step that gathers the parameters on every device."""
     import jax
 
     whole = jax.NamedSharding(mesh_lib.make_mesh(), jax.P())

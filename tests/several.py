@@ -15,7 +15,7 @@ _begun: list[subprocess.Popen] = []
 
 
 class Ended(NamedTuple):
-    """What a process left."""
+    """The exit code and output of a process."""
 
     code: int
     output: str
@@ -23,20 +23,20 @@ class Ended(NamedTuple):
 
 
 def free_port() -> int:
-    """Returns a port that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Returns an unused port."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
 
 
 def environment(devices: int, cache: str | os.PathLike) -> dict[str, str]:
-    """Returns the environment of a process of some CPU devices."""
+    """Returns the environment of a process with this number of CPU devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # Programs run for a moment, and are compiled by every process.
+        # Every process compiles programs that only run briefly.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
     }
@@ -50,17 +50,17 @@ def begin(
     coordinate_one: bool = False,
     **variables: str,
 ) -> list[subprocess.Popen]:
-    """Starts a Python command as several processes of some devices each.
+    """Starts a Python command as several processes.
 
     Args:
-      command: what follows `python`; where there are several, the flags of
-        their coordination follow.
-      processes: how many.
-      devices: of each.
-      cache: folder of compiled programs, shared by all.
-      coordinate_one: whether those flags follow for a single process too:
-        then it forms sums over devices in the order in which several do.
-      **variables: of the environment.
+      command: the arguments of `python`. Several processes also get the flags
+        that let them connect.
+      processes: the number of processes.
+      devices: the number of devices per process.
+      cache: the compilation cache that all processes share.
+      coordinate_one: whether a single process gets these flags too. It then
+        sums over devices in the same order as several processes.
+      **variables: additional environment variables.
     """
     port = free_port()
     coordinated = processes > 1 or coordinate_one
@@ -86,7 +86,7 @@ def begin(
 
 
 def end_all() -> None:
-    """Kills what a test has begun and not finished, as where it failed."""
+    """Kills the processes that a test started and did not finish."""
     while _begun:
         with _begun.pop() as process:
             process.kill()
@@ -95,11 +95,11 @@ def end_all() -> None:
 def finish(begun: Sequence[subprocess.Popen]) -> list[Ended]:
     """Waits for the processes; none outlives this call."""
     try:
-        said = [process.communicate(timeout=900) for process in begun]
+        outputs = [process.communicate(timeout=900) for process in begun]
     finally:
         for process in begun:
             process.kill()
     return [
         Ended(process.returncode, *text)
-        for process, text in zip(begun, said, strict=True)
+        for process, text in zip(begun, outputs, strict=True)
     ]

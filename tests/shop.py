@@ -1,4 +1,4 @@
-"""A small shop: pictures, a click log, later clicks, and found categories."""
+"""A small shop: images, a click log, later clicks, and found categories."""
 
 import pathlib
 import shutil
@@ -12,11 +12,12 @@ from mixer_jax import categorize
 from mixer_jax.data.tables import table
 from mixer_jax.demo import click_model, simulate
 
-CATEGORIES, QUERIES, ITEMS = 60, 2, 2  # how many, and of each
+CATEGORIES = 60
+QUERIES, ITEMS = 2, 2  # per category
 
 
 def build(root: pathlib.Path, with_truth: bool = True) -> None:
-    """Writes data/table.csv, log/ and what categorize writes into `root`."""
+    """Writes data/table.csv, log/ and the output of categorize into `root`."""
     rng = np.random.default_rng(0)
     (root / "data" / "images").mkdir(parents=True)
     rows = []

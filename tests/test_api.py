@@ -1,4 +1,4 @@
-"""The package's front: its public functions, and how fast it is imported."""
+"""The public functions of the package, and the cost of its import."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from mixer_jax.training import curriculum
 from tests import shop
 
 
-def test_importing_it_starts_nothing():
+def test_import_loads_no_heavy_library():
     program = (
         "import sys, mixer_jax; "
         "heavy = {'jax', 'numpy', 'flax', 'pandas', 'PIL'} & set(sys.modules); "
@@ -24,7 +24,7 @@ def test_importing_it_starts_nothing():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_no_module_replaces_a_public_function():
+def test_modules_do_not_shadow_public_functions():
     program = """
 import importlib, pkgutil, mixer_jax
 from absl import flags
@@ -59,7 +59,7 @@ def test_training_returns_the_model(color_run, monkeypatch):
         mixer_jax.train("nowhere.py", color_run)
 
 
-def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):
+def test_frames_and_files_give_the_same_categories(tmp_path, monkeypatch):
     shop.build(tmp_path, with_truth=False)
     pixels, words = shop.image_features, shop.text_features
     monkeypatch.setattr(api.features, "image_features", pixels)
@@ -81,7 +81,7 @@ def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(
         mixer_jax.find_categories(*frames, cache=tmp_path / "cache"), found
     )
-    # The same samples together as by the command, which numbers anew.
+    # The command finds the same categories, with other numbers.
     table = pd.read_csv(tmp_path / "found.csv").set_index("sample_id")
     categories = found.set_index("sample_id").category_id
     assert 2 * (categories != "").sum() == len(table)  # in both directions
@@ -97,7 +97,7 @@ def test_categories_of_frames_equal_those_of_files(tmp_path, monkeypatch):
     assert set(sizes) == {2}
 
 
-def test_wrong_frames_and_settings_are_refused(tmp_path):
+def test_invalid_frames_and_settings_raise_an_error(tmp_path):
     queries = pd.DataFrame({"query_id": ["q"], "image": ["a.png"]})
     items = pd.DataFrame({"item_id": ["d"], "image": [""], "text": ["red"]})
     clicks = pd.DataFrame(
@@ -131,7 +131,7 @@ def test_wrong_frames_and_settings_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image_size": 0}, "image_size is 0; it must be a positive integer"),
         ({"image_size": "128"}, "image_size is '128'"),
@@ -140,11 +140,11 @@ def test_wrong_frames_and_settings_are_refused(tmp_path):
         ({"max_skipped": float("nan")}, "max_skipped is nan"),
     ],
 )
-def test_numbers_are_checked_before_the_tables_are_read(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_numbers_are_checked_before_the_tables_are_read(changes, message):
+    with pytest.raises(UserError, match=message):
         mixer_jax.find_categories("no.csv", "no.csv", "no.csv", **changes)
 
 
-def test_an_empty_workdir_is_not_the_current_folder():
+def test_empty_workdir_is_an_error():
     with pytest.raises(UserError, match="workdir is empty"):
         mixer_jax.train("stage1:runlocal", "")

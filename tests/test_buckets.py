@@ -1,4 +1,4 @@
-"""The commands on a run that was copied to a bucket."""
+"""The commands with a run that was copied to a bucket."""
 
 import json
 
@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 
 @pytest.fixture
 def run(color_run, bucket, cloud):
-    """Such a run of two stages."""
+    """A run of two stages in a bucket."""
     name = bucket.removeprefix("gs://")
     for path in color_run.rglob("*"):
         if path.is_file():
@@ -22,7 +22,7 @@ def run(color_run, bucket, cloud):
     return f"{bucket}/run"
 
 
-def test_rows_and_page_are_written_there(run, cloud, capsys):
+def test_metrics_and_report_are_written_to_the_bucket(run, cloud, capsys):
     assert evaluate.main([f"--workdir={run}"]) == 0
     assert evaluate.main([f"--workdir={run}", "--stage=stage2"]) == 0
     assert report.main([f"--workdir={run}"]) == 0
@@ -35,7 +35,7 @@ def test_rows_and_page_are_written_there(run, cloud, capsys):
     assert "red paint" in page
 
 
-def test_a_name_is_no_pattern(bucket, cloud):
+def test_special_characters_in_a_name_are_literal(bucket, cloud):
     name = bucket.removeprefix("gs://")
     for folder in ("a[1]*?", "a1"):
         cloud.put(name, f"{folder}/stage1/config.json", b"{}", {})
@@ -43,7 +43,7 @@ def test_a_name_is_no_pattern(bucket, cloud):
     assert list(map(str, found)) == [f"{bucket}/a[1]*?/stage1"]
 
 
-def test_embeddings_index_and_proxies_are_written_here(
+def test_embeddings_index_and_proxies_are_written_locally(
     run, colors, tmp_path, capsys
 ):
     table = f"--table={colors[0] / 'colors.csv'}"
@@ -61,15 +61,15 @@ def test_embeddings_index_and_proxies_are_written_here(
         (index.main, f"{run}/index"),
     ):
         assert command([stage, table, f"--out={out}"]) == 2
-        assert "is kept on this machine" in capsys.readouterr().err
+        assert "must be stored on this machine" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_said(bucket, capsys):
-    for place, said in (
+def test_missing_run_or_bucket_is_an_error(bucket, capsys):
+    for place, message in (
         (f"{bucket}/run", "no trained stage in gs://"),
         ("gs://nowhere/run", "no such bucket"),
     ):
         assert evaluate.main([f"--workdir={place}"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert report.main([f"--workdir={place}"]) == 2
         assert "no run in gs://" in capsys.readouterr().err

@@ -21,7 +21,7 @@ WRITTEN = ["categories.json", "found.csv", "identities.json", "unassigned.csv"]
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A table of one query and one document a category, and its log."""
+    """A table with one query and one document per category, and its log."""
     rng = np.random.default_rng(0)
     (tmp_path / "data" / "images").mkdir(parents=True)
     rows = []
@@ -56,7 +56,7 @@ def run(tmp_path, monkeypatch):
     return tmp_path, truth, calls
 
 
-def test_found_table_trains_and_holds_out(run, capsys):
+def test_found_table_has_training_and_test_samples(run, capsys):
     root, truth, calls = run
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 0
@@ -84,10 +84,10 @@ def test_found_table_trains_and_holds_out(run, capsys):
     assert calls == ["efficientnet-lite0", "minilm"]
 
     assert categorize.main(arguments) == 0
-    assert len(calls) == 2  # features are kept
+    assert len(calls) == 2  # The features are cached.
 
 
-def test_without_a_truth_nothing_is_held_out(run, capsys):
+def test_without_truth_no_samples_are_held_out(run, capsys):
     root, _, _ = run
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 0
     assert "B-cubed" not in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_without_a_truth_nothing_is_held_out(run, capsys):
     assert set(found["split"]) == {"train/forward", "train/reverse"}
 
 
-def test_one_unreadable_image_is_reported(run, capsys):
+def test_unreadable_image_is_reported(run, capsys):
     root, truth, _ = run
     (root / "data" / "images" / "3.png").write_bytes(b"not an image")
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
@@ -107,7 +107,7 @@ def test_one_unreadable_image_is_reported(run, capsys):
     assert "3.png" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_sentence(run, capsys):
+def test_invalid_input_raises_an_error(run, capsys):
     root, truth, calls = run
     assert categorize.main([f"--log={root}/no", f"--out={root}"]) == 2
     assert capsys.readouterr().err.startswith("error: The click log")
@@ -125,7 +125,7 @@ def test_bad_input_is_one_sentence(run, capsys):
     assert not calls
 
 
-def test_the_same_log_again_renames_nothing(run, capsys):
+def test_same_log_keeps_all_category_ids(run, capsys):
     root, truth, _ = run
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 0
@@ -145,7 +145,7 @@ def test_the_same_log_again_renames_nothing(run, capsys):
     assert not report["appeared"]
 
 
-def test_another_days_log_extends_the_ids(run, capsys):
+def test_next_log_keeps_most_category_ids(run, capsys):
     root, truth, _ = run
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 0
     first = table.read_table(root / "found.csv").set_index("sample_id")
@@ -162,7 +162,7 @@ def test_another_days_log_extends_the_ids(run, capsys):
 
 
 @pytest.mark.parametrize("method", ["hdbscan", "components", "kmeans"])
-def test_other_methods(run, method, capsys):
+def test_other_methods_find_the_categories(run, method, capsys):
     root, truth, _ = run
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     given = [f"--method={method}", f"--k={COUNT}", "--max-size=5"]
@@ -174,7 +174,7 @@ def test_other_methods(run, method, capsys):
     assert "hdbscan" in capsys.readouterr().err
 
 
-def test_a_second_run_in_its_folder_is_refused(run, capsys):
+def test_second_run_in_the_same_folder_is_rejected(run, capsys):
     root, _, calls = run
     with folder_lock.hold(root / "out", "--out"):
         code = categorize.main([f"--log={root}/log", f"--out={root}/out"])
@@ -184,7 +184,7 @@ def test_a_second_run_in_its_folder_is_refused(run, capsys):
 
 
 @pytest.mark.parametrize("option", ["--image-encoder", "--text-encoder"])
-def test_an_unknown_encoder_is_refused_before_the_images_are_read(
+def test_unknown_encoder_is_rejected_before_images_are_read(
     option, tmp_path, capsys
 ):
     given = [f"--log={tmp_path}", f"--out={tmp_path / 'out'}"]
@@ -212,7 +212,7 @@ def _all_test(frame):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("change", "message"),
     [
         (_train_only, "no samples of split 'test'"),
         (_named_as_found, "line 2, column category_id: the test category"),
@@ -220,29 +220,29 @@ def _all_test(frame):
         (_image_outside, "must be relative to the table's folder"),
     ],
 )
-def test_a_truth_that_fits_no_table_is_refused_before_the_work(
-    run, capsys, monkeypatch, changed, said
+def test_unsuitable_truth_is_rejected_before_the_work(
+    run, capsys, monkeypatch, change, message
 ):
     root, truth, _ = run
-    changed(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
+    change(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
         truth, index=False
     )
     monkeypatch.delattr(categorize.decoding, "check_images")
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "query", "said"),
+    ("name", "query", "message"),
     [
         ("~1.png", "q1", "must be relative to the table's folder"),
         ("..1.png", "q1", ""),
         ("1.png", "reverse:q2", "an earlier row has the same ID 'reverse:q2'"),
     ],
 )
-def test_samples_that_no_table_can_hold_are_refused_before_the_work(
-    run, capsys, monkeypatch, name, query, said
+def test_unsuitable_samples_are_rejected_before_the_work(
+    run, capsys, monkeypatch, name, query, message
 ):
     root, _, _ = run
     (root / "data" / "images" / "1.png").rename(root / name)
@@ -254,13 +254,14 @@ def test_samples_that_no_table_can_hold_are_refused_before_the_work(
     items = root / "log" / "items.csv"
     changed = items.read_text().replace("../data/images/1.png", f"../{name}")
     items.write_text(changed)
-    if said:
+    if message:
         monkeypatch.delattr(categorize.decoding, "check_images")
     code = categorize.main([f"--log={root}/log", f"--out={root}"])
-    assert (code, said in capsys.readouterr().err) == (2 if said else 0, True)
+    assert code == (2 if message else 0)
+    assert message in capsys.readouterr().err
 
 
-def test_a_disk_that_fills_up_keeps_all_files_together(
+def test_full_disk_rescues_all_files_together(
     run, disk, tmp_path, monkeypatch, capsys
 ):
     root, _, _ = run
@@ -279,26 +280,26 @@ def test_a_disk_that_fills_up_keeps_all_files_together(
         with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
             while True:
                 file.write(bytes(512))
-        # found.csv fits, and the others do not.
+        # found.csv fits, but the other files do not.
         os.truncate(disk / "filler", os.path.getsize(disk / "filler") - room)
         return real(*given)
 
     monkeypatch.setattr(categorize, "find_categories", find_categories)
     monkeypatch.chdir(tmp_path)
     assert categorize.main(arguments) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     (kept,) = tmp_path.glob("rescued-*/disk")
-    assert str(kept) in said
+    assert str(kept) in error
     assert sorted(path.name for path in kept.iterdir()) == WRITTEN
     (disk / "filler").unlink()
     assert dict(every_command.contents(disk)) == before
 
 
-def test_the_truth_is_not_replaced(run, capsys, monkeypatch):
+def test_truth_is_not_overwritten(run, capsys, monkeypatch):
     root, truth, _ = run
-    there = root / "found.csv"
-    shutil.copy(truth, there)
-    (root / "link.csv").symlink_to(there)
+    copy = root / "found.csv"
+    shutil.copy(truth, copy)
+    (root / "link.csv").symlink_to(copy)
     monkeypatch.delattr(categorize.decoding, "check_images")
     for name in ("found.csv", "link.csv"):
         arguments = [f"--log={root}/log", f"--out={root}"]
@@ -306,7 +307,7 @@ def test_the_truth_is_not_replaced(run, capsys, monkeypatch):
         assert f"--truth={root}/{name} would be" in capsys.readouterr().err
 
 
-def test_a_training_run_is_not_written_into(run, capsys, monkeypatch):
+def test_folder_of_a_training_run_is_rejected(run, capsys, monkeypatch):
     root, _, _ = run
     (root / "categories.json").write_text('["c1", "c2"]')
     monkeypatch.delattr(categorize.decoding, "check_images")

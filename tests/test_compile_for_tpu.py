@@ -1,4 +1,4 @@
-"""The command, as a user runs it."""
+"""The compile_for_tpu command, run as a user would."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/stage2.py:runlocal"
-# Without the encoders' depth it compiles in seconds.
+# A small encoder, which compiles in seconds.
 SMALL = (
     "--config.model.image.name=resnet18",
     "--config.model.fusion=image_only",
@@ -37,13 +37,13 @@ def run(*flags):
 
 
 @pytest.mark.slow
-def test_a_stage_is_compiled_without_its_data(tmp_path):
+def test_stage_is_compiled_without_data(tmp_path):
     file = tmp_path / "rows.json"
     done = run(
         "--topology=v5e:2x2", "--categories=5000", f"--json={file}", *SMALL
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # The compiler has nothing to add.
+    assert done.stderr == ""  # The compiler prints no warnings.
     assert "5,000 categories, knn head" in done.stdout
     assert "roofline: maximum" in done.stdout
     step, graph = json.loads(file.read_text())
@@ -54,7 +54,7 @@ def test_a_stage_is_compiled_without_its_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--topology=v5e:3x3"], "no TPU topology 'v5e:3x3'"),
         (["--topology=v5e:2x2", "--json=/dev/null/rows"], "Not a directory"),
@@ -63,8 +63,8 @@ def test_a_stage_is_compiled_without_its_data(tmp_path):
         ([], "--topology"),
     ],
 )
-def test_what_is_wrong_is_said(flags, said):
+def test_invalid_arguments_are_rejected(flags, message):
     done = run(*flags)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

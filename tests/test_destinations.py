@@ -1,8 +1,8 @@
-"""Every command, whatever the place is that it shall write to.
+"""Every command with missing, read-only, full and otherwise unusable outputs.
 
-What cannot be written is refused before the work, with a sentence and code 2.
-A disk that fills up meanwhile loses nothing that was computed, nor what was
-there before, and no draft is left.
+A destination that cannot be written is rejected before the work, with a message
+and exit code 2. If the disk fills up during the work, no result and no existing
+file is lost, and no draft remains.
 """
 
 import contextlib
@@ -38,39 +38,39 @@ def inputs(color_run, colors, shop, tmp_path):
 
 @pytest.fixture
 def disk(disk):
-    """The small file system, with room for a report: 1 MB."""
+    """The mounted file system with 1 MB, enough for a report."""
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
     return disk
 
 
-def forbid(patch):
-    """Makes a test fail as soon as a command begins its work."""
+def forbid_work(patch):
+    """Makes a test fail as soon as a command starts its work."""
 
     def work(*_, **__):
-        raise AssertionError("The work has begun.")
+        raise AssertionError("The work has started.")
 
     patch.setattr(checkpoints, "load_model", work)
     patch.setattr(decoding, "check_images", work)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_read_only_place_is_refused_before_the_work(
+def test_read_only_destination_is_rejected_before_the_work(
     name, inputs, disk, capsys, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     command = COMMANDS[name]
     out = disk / "new" / command.name
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         assert command.main(command.arguments(inputs, out)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert str(out) in said
-    assert "Read-only" in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(out) in error
+    assert "Read-only" in error
 
 
 @pytest.mark.parametrize("name", ["categorize", "sweep"])
-def test_a_read_only_folder_of_categories_is_refused_before_the_work(
+def test_read_only_categories_are_rejected_before_the_work(
     name, inputs, disk, capsys, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
@@ -78,51 +78,51 @@ def test_a_read_only_folder_of_categories_is_refused_before_the_work(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     command = COMMANDS[name]
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         arguments = command.arguments(inputs._replace(shop=shop), disk)
         assert command.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert str(shop) in said
-    assert "Read-only" in said
+    error = capsys.readouterr().err
+    assert str(shop) in error
+    assert "Read-only" in error
 
 
-def test_a_read_only_workdir_is_refused_before_the_work(
+def test_read_only_workdir_is_rejected_before_the_work(
     inputs, disk, monkeypatch
 ):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     config = workdir.read_config(inputs.run / "stage1")
     config.batch_size = 16
-    forbid(monkeypatch)
+    forbid_work(monkeypatch)
     with pytest.raises(UserError, match=r"disk/run.*Read-only") as refused:
         loop.train(config, disk / "run")
     assert "--workdir" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_place_below_a_file_is_refused_before_the_work(
+def test_destination_below_a_file_is_rejected_before_the_work(
     name, inputs, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "file").touch()
     command = COMMANDS[name]
     out = tmp_path / "file" / command.name
     with monkeypatch.context() as patch:
-        forbid(patch)
+        forbid_work(patch)
         assert command.main(command.arguments(inputs, out)) == 2
     assert str(out) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_missing_folders_links_and_mount_points_are_written_to(
+def test_missing_folders_are_created_and_links_followed(
     name, inputs, disk, tmp_path
 ):
     command = COMMANDS[name]
-    # The place is missing; then a link leads to another disk, where it is
-    # missing too; then it is there.
+    # First the output is missing; then it is a dangling link to another disk;
+    # then the target of the link exists.
     (tmp_path / "link").mkdir()
     there = disk / command.name
     link = tmp_path / "link" / command.name
     link.symlink_to(there)
-    # A sample table names pictures in its own folder alone.
+    # A sample table may only contain images in its own folder.
     inputs = inputs._replace(album=tmp_path / "album")
     for out in (tmp_path / "new" / command.name, link, link):
         if name == "data.read":
@@ -135,7 +135,7 @@ def test_missing_folders_links_and_mount_points_are_written_to(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_fills_up_loses_nothing(
+def test_full_disk_keeps_existing_files(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):
     command = COMMANDS[name]
@@ -152,18 +152,18 @@ def test_a_disk_that_fills_up_loses_nothing(
     monkeypatch.chdir(tmp_path / "here")
     capsys.readouterr()
     assert command.main(command.arguments(inputs, out)) == 2, name
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "No space left" in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "No space left" in error
     (disk / "filler").unlink()
     assert dict(every_command.contents(disk)) == before
 
 
 @pytest.mark.parametrize("name", ["embed", "evaluate", "index", "report"])
-def test_what_was_computed_is_kept_elsewhere(
+def test_result_is_rescued_if_the_disk_fills_up(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):
-    """The place could be written to when it was tried."""
+    """The destination is writable when it is checked."""
     command = COMMANDS[name]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -182,12 +182,12 @@ def test_what_was_computed_is_kept_elsewhere(
     monkeypatch.setattr(checkpoints, "load_model", load_model)
     out = disk / command.name
     assert command.main(command.arguments(inputs, out)) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     (kept,) = (tmp_path / "here").glob("rescued-*/*")
     assert kept.name == out.name
-    assert str(kept) in said
+    assert str(kept) in error
     assert [n for n, _ in every_command.contents(disk)] == ["filler"]
-    # The rescued output equals the one of an undisturbed run.
+    # The rescued output equals that of a successful run.
     (disk / "filler").unlink()
     monkeypatch.setattr(checkpoints, "load_model", real)
     assert command.main(command.arguments(inputs, out)) == 0
@@ -200,7 +200,7 @@ def test_what_was_computed_is_kept_elsewhere(
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "categorize", "sweep"])
-def test_a_folder_in_place_of_a_file_is_refused_before_the_work(
+def test_folder_in_place_of_a_file_is_rejected_before_the_work(
     name, inputs, tmp_path, capsys, monkeypatch
 ):
     command = COMMANDS[name]
@@ -221,11 +221,11 @@ def test_a_folder_in_place_of_a_file_is_refused_before_the_work(
         file.mkdir()
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            forbid(patch)
+            forbid_work(patch)
             assert command.main(arguments) == 2, file
-        said = capsys.readouterr().err
-        assert str(place) in said
-        assert "draft" not in said
+        error = capsys.readouterr().err
+        assert str(place) in error
+        assert "draft" not in error
         file.rmdir()
         file.write_bytes(content)
 
@@ -243,10 +243,10 @@ BUILDERS = {
 
 @pytest.fixture
 def build(tmp_path, monkeypatch, capsys):
-    """Runs a builder that must not begin; returns what it says."""
+    """Returns a function that runs a builder, which must fail early."""
 
     def work(*_, **__):
-        raise AssertionError("The work has begun.")
+        raise AssertionError("The work has started.")
 
     monkeypatch.setattr(emoji, "build_table", work)
     monkeypatch.setattr(icons, "build_table", work)
@@ -264,16 +264,16 @@ def build(tmp_path, monkeypatch, capsys):
     def build(name, out):
         main, arguments, _ = BUILDERS[name]
         assert main([*arguments, f"--out={out}"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ")
-        assert said.count("\n") == 1
-        return said
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
 
     return build
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_builders_refuse_a_bad_place_before_the_work(
+def test_builders_reject_an_invalid_destination_before_the_work(
     name, build, disk, tmp_path
 ):
     (tmp_path / "file").touch()
@@ -288,27 +288,25 @@ def test_builders_refuse_a_bad_place_before_the_work(
         (disk / "new", "Read-only"),
         (tmp_path / ("long" * 100), "File name too long"),
     ):
-        said = build(name, out)
-        assert str(out) in said
-        assert reason in said
+        error = build(name, out)
+        assert str(out) in error
+        assert reason in error
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_builders_refuse_other_content_in_place_of_theirs(
-    name, build, tmp_path
-):
+def test_builders_reject_folders_in_place_of_their_files(name, build, tmp_path):
     for file in BUILDERS[name][2]:
         (tmp_path / "out" / file).mkdir(parents=True)
         assert f"{file}: it is a folder" in build(name, tmp_path / "out")
         (tmp_path / "out" / file).rmdir()
     if name != "aggregate":
         (tmp_path / "out" / "images").touch()
-        said = build(name, tmp_path / "out")
-        assert f"{tmp_path}/out/images" in said
-        assert "ot a " in said  # a folder, or a directory
+        error = build(name, tmp_path / "out")
+        assert f"{tmp_path}/out/images" in error
+        assert "ot a " in error  # a folder, or a directory
 
 
-def test_the_rows_of_a_pod_refuse_a_bad_place_before_the_work(disk, tmp_path):
+def test_compile_for_tpu_rejects_an_invalid_destination(disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     root = pathlib.Path(__file__).parents[1]
     for out, reason in (

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and its examples run."""
+"""The documentation builds without warnings, and its examples run."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Where launch/test.sh puts Sphinx, which no command of ours needs.
+# launch/test.sh installs Sphinx here; no command needs it.
 SPHINX = [str(path) for path in pathlib.Path(sys.prefix).glob("furo==*")]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
@@ -27,7 +27,7 @@ def _run(*arguments):
 
 
 @pytest.mark.slow
-def test_it_builds_without_a_warning(tmp_path):
+def test_docs_build_without_warnings(tmp_path):
     if not SPHINX:
         pytest.skip("Sphinx is not installed.")
     _run("-m", "sphinx", "-q", "-W", "--keep-going", "docs", tmp_path / "html")
@@ -41,7 +41,7 @@ def test_it_builds_without_a_warning(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
-def test_its_python_runs(page, tmp_path):
+def test_python_examples_run(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     for number, block in enumerate(blocks):
         script = tmp_path / f"{number}.py"
@@ -55,7 +55,7 @@ def test_every_page_is_linked_from_the_readme():
     assert linked == {page.stem for page in PAGES} - {"index"}
 
 
-def test_every_link_between_files_leads_somewhere():
+def test_links_between_files_are_valid():
     for page in (*PAGES, ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:

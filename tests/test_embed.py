@@ -1,4 +1,4 @@
-"""The command on a stage of a small model that sees colors."""
+"""The embed command with a stage of the color model."""
 
 import re
 
@@ -7,7 +7,7 @@ import numpy as np
 from mixer_jax import embed
 
 
-def test_a_table_is_embedded(color_run, colors, tmp_path, capsys):
+def test_table_is_embedded(color_run, colors, tmp_path, capsys):
     root, frame = colors
     out = tmp_path / "new" / "out.npz"
     arguments = [
@@ -39,27 +39,27 @@ def test_unreadable_images_are_reported(color_run, colors, tmp_path, capsys):
         f"--table={root / 'colors.csv'}",
         f"--out={tmp_path / 'out.npz'}",
     ]
-    # One of 24 is more than a hundredth.
+    # One of 24 exceeds the default limit of 1%.
     assert embed.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "1 of 24" in said
-    assert "red_query_forward" in said
+    error = capsys.readouterr().err
+    assert "1 of 24" in error
+    assert "red_query_forward" in error
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, colors, tmp_path, capsys):
     table = f"--table={colors[0] / 'colors.csv'}"
     stage = f"--workdir={color_run / 'stage2'}"
-    for arguments, said in (
+    for arguments, message in (
         ([stage, table, "--out=x.csv"], ".npz"),
         ([stage, "--table=no.csv", "--out=x.npz"], "no.csv"),
         ([f"--workdir={tmp_path}", table, "--out=x.npz"], "no checkpoint"),
     ):
         assert embed.main(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+def test_suggested_remedy_works(color_run, colors, tmp_path, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [
@@ -68,6 +68,6 @@ def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
         f"--out={tmp_path / 'out.npz'}",
     ]
     assert embed.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert embed.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

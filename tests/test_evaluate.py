@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors."""
+"""The evaluate command with a run of the color model."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checkpoints
 
 
-def test_stages_and_other_models_are_measured(color_run, capsys):
+def test_stages_and_other_models_are_evaluated(color_run, capsys):
     arguments = [
         f"--workdir={color_run}",
         f"--model=twin, one={color_run}/stage1",
@@ -19,7 +19,7 @@ def test_stages_and_other_models_are_measured(color_run, capsys):
     ]
     assert evaluate.main(arguments) == 0
     rows = json.loads((color_run / "metrics.json").read_text())
-    # Two stages and two others, each on two parts and their mean, twice.
+    # Two stages and two other models, two parts and their mean, two galleries.
     assert len(rows) == 4 * 3 * 2
     assert {(r["model"], r["stage"]) for r in rows} == {
         ("mixer", "stage1"),
@@ -33,7 +33,7 @@ def test_stages_and_other_models_are_measured(color_run, capsys):
     assert "mixer, stage2" in capsys.readouterr().out
 
 
-def test_a_stage_by_itself_and_again(color_run, tmp_path):
+def test_repeated_evaluation_of_a_stage_replaces_its_rows(color_run, tmp_path):
     out = tmp_path / "rows.json"
     arguments = [f"--workdir={color_run / 'stage1'}", f"--out={out}"]
     assert evaluate.main(arguments) == 0
@@ -41,29 +41,29 @@ def test_a_stage_by_itself_and_again(color_run, tmp_path):
     assert len(json.loads(out.read_text())) == 6
 
 
-def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
-    for arguments, said in (
+def test_invalid_arguments_are_rejected(color_run, tmp_path, capsys):
+    for arguments, message in (
         ([f"--workdir={tmp_path / 'no'}"], "no trained stage"),
         ([f"--workdir={color_run}", "--stage=stage9"], "'stage9'"),
         ([f"--workdir={color_run}", "--model=x"], "NAME=WORKDIR"),
         ([f"--workdir={color_run}", "--table=no.csv"], "no.csv"),
     ):
         assert evaluate.main(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (color_run / "metrics.json").exists()
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, capsys):
+def test_suggested_remedy_works(color_run, colors, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
-def test_the_remedies_for_queries_without_a_document_work(
+def test_suggested_remedy_for_queries_without_documents_works(
     color_run, colors, capsys
 ):
     root, frame = colors
@@ -71,12 +71,12 @@ def test_the_remedies_for_queries_without_a_document_work(
     table.write_table(frame[~red], root / "colors.csv")
     arguments = [f"--workdir={color_run}", "--stage=stage2"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert evaluate.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
 
 
-def test_nothing_left_to_measure_is_an_error(color_run, colors, capsys):
+def test_no_queries_to_evaluate_is_an_error(color_run, colors, capsys):
     root, frame = colors
     test = frame.split.str.startswith("test")
     documents = test & (frame.role == "document")
@@ -84,23 +84,19 @@ def test_nothing_left_to_measure_is_an_error(color_run, colors, capsys):
     table.write_table(frame, root / "colors.csv")
     arguments = [f"--workdir={color_run}", "--max-skipped=1"]
     assert evaluate.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "there is nothing to measure" in said
+    error = capsys.readouterr().err
+    assert "there is nothing to measure" in error
     assert not (color_run / "metrics.json").exists()
 
 
-def test_a_model_without_checkpoint_is_refused_before_any_is_measured(
-    color_run, capsys
-):
+def test_missing_checkpoint_is_rejected_before_the_work(color_run, capsys):
     shutil.rmtree(color_run / "stage2" / "checkpoints")
     assert evaluate.main([f"--workdir={color_run}"]) == 2
     assert "stage2" in capsys.readouterr().err
     assert not (color_run / "metrics.json").exists()
 
 
-def test_what_was_measured_before_a_failure_is_kept(
-    color_run, monkeypatch, capsys
-):
+def test_results_before_a_failure_are_kept(color_run, monkeypatch, capsys):
     load = checkpoints.load_model
 
     def damaged(folder, mesh):
@@ -115,7 +111,7 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert {row["stage"] for row in rows} == {"stage1"}
 
 
-def test_a_folder_of_parquet_files_is_a_table(
+def test_folder_of_parquet_files_is_a_table(
     color_run, colors, tmp_path, capsys, monkeypatch
 ):
     root, frame = colors
@@ -133,7 +129,7 @@ def test_a_folder_of_parquet_files_is_a_table(
         assert "no table" not in capsys.readouterr().out
 
 
-def test_another_table_in_the_place_of_the_runs_own_is_said(
+def test_copied_table_with_other_contents_is_reported(
     color_run, colors, tmp_path, capsys
 ):
     root, _ = colors
@@ -147,9 +143,9 @@ def test_another_table_in_the_place_of_the_runs_own_is_said(
     lines = copied.read_text().splitlines(keepends=True)
     copied.write_text("".join([lines[0], *reversed(lines[1:])]))
     assert evaluate.main(arguments) == 0
-    said = "".join(capsys.readouterr().out.split())
+    output = "".join(capsys.readouterr().out.split())
     wanted = f"measured on {copied}, but {root / 'colors.csv'} has other"
-    assert "".join(wanted.split()) in said
+    assert "".join(wanted.split()) in output
     assert report.main([run]) == 0
     assert "--table=PATH" in capsys.readouterr().out
     for path in (copied, root / "colors.csv"):

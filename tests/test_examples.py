@@ -1,4 +1,4 @@
-"""The notebooks under `examples/` run, cell by cell."""
+"""The notebooks in `examples/` run and show their outputs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def _cells(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path):
+def test_notebook_runs(path, tmp_path):
     script = tmp_path / "notebook.py"
     cells = ["".join(cell["source"]) for cell in _cells(path)]
     script.write_text("\n\n".join(cells), encoding="utf-8")
@@ -37,7 +37,7 @@ def test_it_runs(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_shows_what_came_out(path):
+def test_notebook_has_outputs_without_errors(path):
     outputs = [output for cell in _cells(path) for output in cell["outputs"]]
     assert outputs
     assert not [o for o in outputs if o["output_type"] == "error"]

@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors."""
+"""The export command with a run of the color model."""
 
 import json
 import shutil
@@ -9,24 +9,24 @@ import mixer_jax
 from mixer_jax import export
 
 
-def test_the_last_stage_is_exported(color_run, tmp_path, capsys):
+def test_last_stage_is_exported(color_run, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [f"--workdir={color_run}", f"--out={out}", "--to=proxies"]
     assert export.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "proxies of 2 categories, 3 numbers each, of step 4" in said
-    assert str(color_run / "stage2") in said
+    output = capsys.readouterr().out
+    assert "proxies of 2 categories, 3 numbers each, of step 4" in output
+    assert str(color_run / "stage2") in output
     assert np.load(out / "proxies.npy").shape == (2, 3)
     assert json.loads((out / "categories.json").read_text()) == [
         "gray",
         "white",
     ]
     assert export.main([*arguments, "--unit"]) == 0
-    said = json.loads((out / "export.json").read_text())
-    assert said["rows"].endswith("scaled to length 1")
+    metadata = json.loads((out / "export.json").read_text())
+    assert metadata["rows"].endswith("scaled to length 1")
 
 
-def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, tmp_path, capsys):
     stage = color_run / "stage2"
     run, out = f"--workdir={stage}", f"--out={tmp_path / 'out'}"
     (tmp_path / "file").touch()
@@ -34,10 +34,10 @@ def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
     empty.mkdir()
     shutil.copy(stage / "config.json", empty)
 
-    def check(arguments, said):
+    def check(arguments, message):
         for kind in ("proxies", "bundle"):
             assert export.main([*arguments, f"--to={kind}"]) == 2
-            assert said in capsys.readouterr().err
+            assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     check([run, f"--out={tmp_path / 'file'}"], "is a file")
@@ -52,16 +52,16 @@ def test_what_is_wrong_is_said(color_run, tmp_path, capsys):
     check([run, out], "is damaged")
 
 
-def test_the_default_is_a_bundle(color_run, tmp_path, capsys):
+def test_default_export_is_a_bundle(color_run, tmp_path, capsys):
     out = tmp_path / "out"
     assert export.main([f"--workdir={color_run}", f"--out={out}"]) == 0
-    message = capsys.readouterr().out
+    output = capsys.readouterr().out
     model = mixer_jax.load(out)
-    assert model.fingerprint in message
-    assert "model of step 4" in message
-    # Neither kind replaces the other.
-    for kind, said in (("proxies", "export"), ("huggingface", "export")):
+    assert model.fingerprint in output
+    assert "model of step 4" in output
+    # An export does not replace one of another kind.
+    for kind, other in (("proxies", "export"), ("huggingface", "export")):
         arguments = [f"--workdir={color_run}", f"--out={out}", f"--to={kind}"]
         assert export.main(arguments) == 2
-        assert f"contents other than the {said}" in capsys.readouterr().err
+        assert f"contents other than the {other}" in capsys.readouterr().err
     assert mixer_jax.load(out).fingerprint == model.fingerprint

@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors."""
+"""The index command with a run of the color model."""
 
 import re
 
@@ -6,7 +6,7 @@ from mixer_jax import index
 from mixer_jax.retrieval import index as index_lib
 
 
-def test_a_table_is_indexed(color_run, colors, tmp_path, capsys):
+def test_table_is_indexed(color_run, colors, tmp_path, capsys):
     arguments = [
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
@@ -18,22 +18,22 @@ def test_a_table_is_indexed(color_run, colors, tmp_path, capsys):
     assert len(index_lib.load(tmp_path / "index").documents) == 4
 
 
-def test_what_is_wrong_is_said(color_run, colors, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(color_run, colors, tmp_path, capsys):
     run = f"--workdir={color_run}"
     table = f"--table={colors[0] / 'colors.csv'}"
     out = f"--out={tmp_path / 'index'}"
-    for arguments, said in (
+    for arguments, message in (
         ([run, table, f"--out={colors[0]}"], "has contents other than"),
         ([run, "--table=no.csv", out], "no.csv"),
         ([f"--workdir={tmp_path / 'no'}", table, out], "no trained stage"),
         ([run, table, out, "--split=no"], "'no'"),
     ):
         assert index.main(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "index").exists()
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
+def test_suggested_remedy_works(color_run, colors, tmp_path, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [
@@ -42,6 +42,6 @@ def test_the_remedy_that_is_said_works(color_run, colors, tmp_path, capsys):
         f"--out={tmp_path / 'index'}",
     ]
     assert index.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert index.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

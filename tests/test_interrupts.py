@@ -1,7 +1,7 @@
-"""Every command, interrupted at its start, in its middle and at its end.
+"""Every command, interrupted at the start, in the middle and at the end.
 
-It prints one sentence and exits with code 75. No file is incomplete, what was
-there before stays, and the same command resumes.
+It prints one message and exits with code 75. No file is incomplete, existing
+files are kept, and the same command resumes.
 """
 
 import inspect
@@ -41,24 +41,24 @@ def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
     )
 
 
-class Calls:
-    """Counts the calls of our functions in a command's work.
+class CallCounter:
+    """Counts the calls of the package's functions while a command works.
 
     Attributes:
-      count: how many there were.
+      count: the number of calls so far.
     """
 
     def __init__(self, stop_at: int | None = None):
         self.count, self._stop_at = 0, stop_at
 
-    def __enter__(self) -> "Calls":
-        sys.setprofile(self._look)
+    def __enter__(self) -> "CallCounter":
+        sys.setprofile(self._profile)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
 
-    def _look(self, frame, event, _):
+    def _profile(self, frame, event, _):
         name = frame.f_globals.get("__name__", "")
         if event != "call" or not name.startswith("mixer_jax."):
             return
@@ -75,45 +75,48 @@ class Calls:
 
 
 def outputs(inputs, out):
-    """Returns the files that a command may have written."""
+    """Returns the files that a command may write, with their contents."""
     found = dict(every_command.contents(out.parent))
     return found | dict(every_command.contents(inputs.shop))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_interrupt_at_any_moment(name, inputs, tmp_path, capsys):
+def test_interrupted_command_leaves_no_partial_files(
+    name, inputs, tmp_path, capsys
+):
     command = COMMANDS[name]
     out = tmp_path / "out" / (command.name or "none")
     out.parent.mkdir()
     if name == "data.read":
         out = tmp_path / command.name
     arguments = command.arguments(inputs, out)
-    for _ in range(2):  # The second finds what the first has compiled.
-        with Calls() as calls:
+    # The second run uses the programs that the first one compiled.
+    for _ in range(2):
+        with CallCounter() as calls:
             assert command.main(arguments) == 0
     total = calls.count
     assert total > 5
     wanted = outputs(inputs, out).keys()
     for moment in MOMENTS:
         capsys.readouterr()
-        with Calls(stop_at=1 + round(moment * (total - 6))):
+        with CallCounter(stop_at=1 + round(moment * (total - 6))):
             assert command.main(arguments) == command_lib.INTERRUPTED, moment
-        said = capsys.readouterr().err
-        assert said.splitlines()[-1] == command_lib.INTERRUPTION
-        assert "Traceback" not in said
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1] == command_lib.INTERRUPTION
+        assert "Traceback" not in error
         left = outputs(inputs, out).keys() - wanted
-        assert not [one for one in left if "draft" in one], left
-        assert not [one for one in left if "generation" in one], left
+        assert not [name for name in left if "draft" in name], left
+        assert not [name for name in left if "generation" in name], left
     if out.is_dir():
         shutil.rmtree(out)
     assert command.main(arguments) == 0
     assert outputs(inputs, out).keys() == wanted
 
 
-def test_a_server_is_interrupted_until_it_serves(
+def test_server_is_interrupted_before_and_stopped_while_serving(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
-    """Once it serves, it is asked to stop, and is done."""
+    """While it serves, an interrupt stops it, and it exits with code 0."""
     arguments = [f"--workdir={color_run}/stage2", f"--out={tmp_path}/index"]
     arguments.append(f"--table={colors[0]}/colors.csv")
     assert index.main(arguments) == 0
@@ -126,18 +129,18 @@ def test_a_server_is_interrupted_until_it_serves(
         real(app, listener)
 
     monkeypatch.setattr(server, "run", run)
-    with Calls() as calls:
+    with CallCounter() as calls:
         assert serve.main(arguments) == 0
     total, codes = calls.count, []
     for moment in MOMENTS:
         capsys.readouterr()
-        with Calls(stop_at=1 + round(moment * (total - 1))):
+        with CallCounter(stop_at=1 + round(moment * (total - 1))):
             codes.append(serve.main(arguments))
-        said, error = capsys.readouterr()
-        if said.startswith("Serving "):
+        output, error = capsys.readouterr()
+        if output.startswith("Serving "):
             assert (codes[-1], error) == (0, ""), moment
-            assert said.endswith("Stopped.\n")
+            assert output.endswith("Stopped.\n")
         else:
-            assert (codes[-1], said) == (command_lib.INTERRUPTED, ""), moment
+            assert (codes[-1], output) == (command_lib.INTERRUPTED, ""), moment
             assert error == f"{command_lib.INTERRUPTION}\n"
     assert set(codes) == {0, command_lib.INTERRUPTED}

@@ -1,4 +1,4 @@
-"""The launch scripts, up to but not including what they install."""
+"""The launch scripts, without running their installations."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ def _run(*command, **environment):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_dry_run_prints_commands_and_runs_none(script):
+def test_dry_run_prints_commands_without_running_them(script):
     done = _run(script, "--dry-run", PATH=f"{os.environ['PATH']}:/nowhere")
     assert done.returncode == 0, done.stderr
     commands = [x for x in done.stdout.splitlines() if x.startswith("+ ")]
@@ -39,7 +39,7 @@ def test_dry_run_prints_commands_and_runs_none(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_unknown_option_is_a_sentence(script):
+def test_unknown_option_is_an_error(script):
     done = _run(script, "--fast")
     assert done.returncode == 2
     more = "--smoke, " if "quickstart" in script else ""
@@ -47,7 +47,7 @@ def test_unknown_option_is_a_sentence(script):
     assert f"unknown option --fast; {known}" in done.stderr
 
 
-def test_missing_python_is_a_sentence(tmp_path):
+def test_missing_python_is_an_error(tmp_path):
     for name in ("dirname", "readlink", "cat", "sed", "bash"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     done = _run(
@@ -61,6 +61,6 @@ def test_missing_python_is_a_sentence(tmp_path):
     assert "Python 3.11 or newer is needed" in done.stderr
 
 
-def test_scripts_parse():
+def test_scripts_have_valid_syntax():
     for script in sorted((ROOT / "launch").glob("*.sh")):
         assert _run("bash", "-n", str(script)).returncode == 0

@@ -1,4 +1,4 @@
-"""Where modules are, how large they are, and which imports are allowed."""
+"""The folders, sizes and allowed imports of modules."""
 
 import ast
 import pathlib
@@ -23,7 +23,7 @@ ORDER = (
 )
 MAX_MODULES = 16  # in a folder
 MAX_LINES = 400  # of a module
-CONFIGS = "configs"  # a link to the folder beside the package
+CONFIGS = "configs"  # a link to the folder next to the package
 
 
 def _files():
@@ -64,12 +64,12 @@ def _folder(name):
     return name.partition(".")[0]
 
 
-def test_every_folder_has_its_place_in_the_order():
+def test_every_folder_is_in_the_order():
     folders = {_folder(name) for name in MODULES if "." in name}
     assert folders == set(ORDER)
 
 
-def test_no_import_goes_to_the_right():
+def test_folders_import_only_from_the_left():
     wrong = [
         (name, other)
         for name, others in IMPORTS.items()
@@ -94,7 +94,7 @@ def test_nothing_imports_a_command():
     assert not {name: found for name, found in wrong.items() if found}
 
 
-def test_no_import_leads_back():
+def test_imports_have_no_cycles():
     done, path = set(), []
 
     def visit(name):
@@ -119,7 +119,7 @@ def test_folders_and_modules_are_small():
         assert lines <= MAX_LINES, (path, lines)
 
 
-def test_every_folder_says_what_it_is_for():
+def test_every_folder_has_a_docstring():
     for folder in {path.parent for path in MODULES.values()}:
         text = (folder / "__init__.py").read_text()
         assert ast.get_docstring(ast.parse(text)), folder

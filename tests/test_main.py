@@ -1,4 +1,4 @@
-"""The command that trains, as a user runs it."""
+"""The training command, run as a user would."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def run(folder, *flags):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Six categories, two queries and two documents each."""
+    """A table of six categories with two queries and two documents each."""
     folder = tmp_path_factory.mktemp("data")
     samples = []
     for number in range(24):
@@ -81,7 +81,7 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (
             ["--config=configs/stage1.py", "--config.optimizer.learning_rat=1"],
@@ -105,16 +105,16 @@ def table(tmp_path_factory):
         ),
     ],
 )
-def test_what_is_wrong_is_said_without_a_traceback(tmp_path, flags, said):
+def test_invalid_arguments_exit_without_a_traceback(tmp_path, flags, message):
     done = run(tmp_path, *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path, table):
+def test_dry_run_prints_the_plan_without_training(tmp_path, table):
     done = run(
         tmp_path,
         "--config=configs/stage1.py:runlocal",
@@ -130,8 +130,8 @@ def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path, table):
 
 
 @pytest.mark.slow
-def test_stages_killed_anywhere_end_as_if_they_were_not(tmp_path, table):
-    """SIGKILL at a random moment, and again; then the same command."""
+def test_killed_run_resumes_to_the_same_result(tmp_path, table):
+    """A run is killed twice at a random moment, then resumed."""
     flags = (
         "--config=configs/stage1.py:runlocal",
         f"--config.data.table={table}",
@@ -150,7 +150,7 @@ def test_stages_killed_anywhere_end_as_if_they_were_not(tmp_path, table):
             stderr=subprocess.DEVNULL,
             text=True,
         ) as killed:
-            for line in killed.stdout:  # until its first step is said
+            for line in killed.stdout:  # until it reports its first step
                 if re.search(r"step \d+/", line):
                     break
             time.sleep(rng.uniform(0, 0.3))

@@ -1,4 +1,4 @@
-"""A command is refused a folder that another one is writing to."""
+"""Commands reject a folder or file that another one is writing to."""
 
 import fcntl
 import importlib.util
@@ -9,8 +9,7 @@ import types
 
 import pytest
 
-from mixer_jax.runtime import files
-from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.ownership import folder_lock, replacing
 from tests import every_command
 
 COMMANDS = {
@@ -28,7 +27,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def beam(monkeypatch):
-    """Lets aggregate begin, which needs an environment of its own."""
+    """Lets aggregate start without Beam's environment."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -40,17 +39,17 @@ def beam(monkeypatch):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_folder_in_use_is_refused(name, tmp_path, capsys):
+def test_folder_in_use_is_rejected(name, tmp_path, capsys):
     module = importlib.import_module(f"mixer_jax.{name.split()[0]}")
     arguments = [given.format(tmp_path / "out") for given in COMMANDS[name]]
     with folder_lock.hold(tmp_path / "out", "--out"):
         before = sorted((tmp_path / "out").iterdir())
         assert module.main(arguments) == 2
         assert sorted((tmp_path / "out").iterdir()) == before
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     flag = arguments[-1].partition("=")[0]
-    assert f"Another run is using {tmp_path / 'out'}: process" in said
-    assert f"by {flag}, or wait" in said
+    assert f"Another run is using {tmp_path / 'out'}: process" in error
+    assert f"with {flag}, or wait" in error
 
 
 WRITERS = {
@@ -61,7 +60,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_in_use_is_refused(
+def test_file_in_use_is_rejected(
     name, color_run, colors, shop, tmp_path, capsys
 ):
     every_command.draw_album(tmp_path / "album")
@@ -73,9 +72,9 @@ def test_a_file_in_use_is_refused(
     with folder_lock.hold_file(out, "--out"):
         assert WRITERS[name].main(arguments) == 2
         assert not out.exists()
-    said = capsys.readouterr().err
-    assert f"Another run is using {out}: process" in said
-    assert "Name another file by --out, or wait" in said
+    error = capsys.readouterr().err
+    assert f"Another run is using {out}: process" in error
+    assert "Choose another file with --out, or wait" in error
 
 
 def is_locked(folder):
@@ -96,18 +95,18 @@ def is_locked(folder):
         ("categorize", {"found.csv", "unassigned.csv", "categories.json"}),
     ],
 )
-def test_files_that_belong_together_are_written_under_a_lock(
+def test_related_files_are_replaced_under_a_lock(
     name, written, shop, tmp_path, monkeypatch
 ):
     shop = shutil.copytree(shop, tmp_path / "shop")
     inputs = every_command.Inputs(None, None, shop, None)
-    locked, replace = {}, files._replace
+    locked, replace = {}, replacing.replace
 
     def note(draft, target):
         locked[target.name] = is_locked(target.parent)
         replace(draft, target)
 
-    monkeypatch.setattr(files, "_replace", note)
+    monkeypatch.setattr(replacing, "replace", note)
     command = every_command.COMMANDS[name]
     assert command.main(command.arguments(inputs, tmp_path / "out")) == 0
     assert written <= locked.keys()

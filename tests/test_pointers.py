@@ -1,4 +1,4 @@
-"""Git LFS pointers in place of files: they are named, and nothing is lost."""
+"""Git LFS pointers in place of files raise an error that names them."""
 
 import pytest
 
@@ -18,54 +18,56 @@ size 12345
 """
 
 
-def said(name):
+def error_for(name):
     return pytest.raises(UserError, match=rf"{name} is a Git LFS pointer.*pull")
 
 
-def test_what_is_not_a_pointer_passes(tmp_path):
+def test_only_pointers_are_rejected(tmp_path):
     (tmp_path / "other").write_text(f"# {POINTER}")
     files.check_fetched(tmp_path, tmp_path / "missing")
     (tmp_path / "file").write_text(POINTER)
-    with said("file"):
+    with error_for("file"):
         files.check_fetched(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_tables(tmp_path, name):
+def test_pointer_in_place_of_a_table_is_rejected(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
-    with said(name):
+    with error_for(name):
         tables.read(tmp_path / name, tables.Layout(("sample_id",)))
 
 
-def test_tokenizers_and_weights(tmp_path):
+def test_pointers_in_place_of_weights_are_rejected(tmp_path):
     for name in ("tokenizer.json", "model.safetensors", "model.bin"):
         (tmp_path / name).write_text(POINTER)
-    with said("tokenizer.json"):
+    with error_for("tokenizer.json"):
         text.load(str(tmp_path), 8)
     for name in ("model.safetensors", "model.bin"):
-        with said(name):
+        with error_for(name):
             originals.read_file(tmp_path / name)
 
 
-def test_indexes_and_bundles(color_run, colors, tmp_path):
+def test_pointers_in_indexes_and_bundles_are_rejected(
+    color_run, colors, tmp_path
+):
     mesh = make_mesh()
     made, _ = index.build(color_run, colors[0] / "colors.csv", mesh)
     index.save(made, tmp_path / "index")
     (tmp_path / "index" / "embeddings.npy").write_text(POINTER)
-    with said("embeddings.npy"):
+    with error_for("embeddings.npy"):
         index.load(tmp_path / "index")
     bundle.write(runs.load(color_run / "stage2", mesh), tmp_path / "bundle")
     (tmp_path / "bundle" / "model.safetensors").write_text(POINTER)
-    with said("model.safetensors"):
+    with error_for("model.safetensors"):
         bundle.read(tmp_path / "bundle")
 
 
-def test_a_checkpoint_that_was_not_fetched_is_not_set_aside(color_run):
+def test_unfetched_checkpoint_is_not_set_aside(color_run):
     folder = color_run / "stage2"
     step = folder / workdir.CHECKPOINTS / "4"
     part = next((step / "model").rglob("d/*"))
     part.write_text(POINTER)
-    with said(part.name):
+    with error_for(part.name):
         checkpoints.load_model(folder)
     state = state_lib.TrainState(
         step=0,
@@ -77,6 +79,6 @@ def test_a_checkpoint_that_was_not_fetched_is_not_set_aside(color_run):
         proxy_state={},
         graph=None,
     )
-    with checkpoints.Checkpoints(folder) as saved, said(part.name):
+    with checkpoints.Checkpoints(folder) as saved, error_for(part.name):
         saved.restore(state)
     assert step.is_dir()

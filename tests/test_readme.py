@@ -1,4 +1,4 @@
-"""Every command of README and docs runs, in a folder laid out like a clone."""
+"""All commands of README and docs run in a folder laid out like a clone."""
 
 import json
 import os
@@ -28,10 +28,10 @@ BLOCKS = [
     for page in (README, *PAGES)
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
 ]
-# Enough to show that a command works; what it says stays as it is otherwise.
+# Options that make the commands faster. The rest of a command is unchanged.
 SHORTER = {
     "launch/quickstart.sh": " --smoke",
-    "launch/test.sh": " --dry-run",  # this very run, in full, is the CI's
+    "launch/test.sh": " --dry-run",  # The CI runs the full script.
     "configs/own_data.py": (
         " --config.steps=3 --config.batch_size=16 --config.data.image_size=64"
         " --config.evaluate.batch_size=16 --config.evaluate.baseline_steps=10"
@@ -48,13 +48,13 @@ def _commands(word):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Programs run for a moment, and take longer to optimize."""
+    """Turns off optimizations, which take longer than the programs run."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone whose environment is the one that runs the tests."""
+    """A clone that uses the Python environment of the tests."""
     for name in ("mixer_jax", "configs", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "launch").unlink()
@@ -98,7 +98,7 @@ def _environment(folder):
 
 
 def _serve_one(command, folder, picture):
-    """Starts a server, asks it for one picture, and ends it as Ctrl-C does."""
+    """Starts a server, searches with one image, and stops it with SIGINT."""
     with subprocess.Popen(
         ["bash", "-c", f"exec {command} {SHORTER['mixer_jax.serve']}"],
         cwd=folder,
@@ -107,25 +107,25 @@ def _serve_one(command, folder, picture):
         stderr=subprocess.STDOUT,
         text=True,
     ) as server:
-        said = ""
+        output = ""
         try:
             for line in server.stdout:
-                said += line
+                output += line
                 if "Ctrl-C" in line:
                     break
-            (url,) = re.findall(r"http://\S+", said) or pytest.fail(said)
+            (url,) = re.findall(r"http://\S+", output) or pytest.fail(output)
             with urllib.request.urlopen(url) as page:
                 assert b"</html>" in page.read()
-            asked = urllib.request.Request(
+            request = urllib.request.Request(
                 f"{url}/search?k=12", picture.read_bytes()
             )
-            with urllib.request.urlopen(asked) as answer:
+            with urllib.request.urlopen(request) as answer:
                 found = json.load(answer)["results"]
             server.send_signal(signal.SIGINT)
-            said += server.communicate(timeout=60)[0]
+            output += server.communicate(timeout=60)[0]
         finally:
             server.kill()
-    assert server.returncode == 0, said
+    assert server.returncode == 0, output
     return found
 
 
@@ -138,7 +138,7 @@ def _draw(path, hue, shape):
 
 
 def _own_data(folder):
-    """What the README asks for: pictures and a table."""
+    """Writes the images and the table that the README asks for."""
     (folder / "pictures").mkdir(parents=True)
     samples = []
     for category in range(14):
@@ -161,7 +161,7 @@ def _own_data(folder):
     return samples
 
 
-def test_every_block_is_run_here():
+def test_every_block_is_tested():
     words = ["quickstart.sh", "own_data.py", "categorize"]
     words += ["mixer_jax.serve", "stage1", "test.sh"]
     run = [command for word in words for command in _commands(word)]
@@ -170,7 +170,7 @@ def test_every_block_is_run_here():
 
 
 @pytest.mark.slow
-def test_quickstart(clone):
+def test_quickstart_runs(clone):
     for command in _commands("quickstart.sh"):
         _run(command, clone)
     page = clone / "runs/smoke/report/index.html"
@@ -187,7 +187,7 @@ def test_quickstart(clone):
         + "assert cosines.shape == (1, 2), cosines\n"
     )
     _run(f".venv/bin/python {script}", clone)
-    # Its stages are there: no other test has to train them for a search.
+    # Test the search here, where the stages are already trained.
     index, serve = (
         command.replace("runs/quickstart", "runs/smoke")
         for command in _commands("mixer_jax.serve")
@@ -198,7 +198,7 @@ def test_quickstart(clone):
 
 
 @pytest.mark.slow
-def test_your_own_data(clone):
+def test_own_data_commands_run(clone):
     samples = _own_data(clone / "mydata")
     for command in _commands("own_data.py"):
         _run(command, clone)
@@ -225,7 +225,7 @@ def test_your_own_data(clone):
 
 
 @pytest.mark.slow
-def test_categories_of_a_click_log(clone):
+def test_click_log_commands_run(clone):
     samples = pd.DataFrame(_own_data(clone / "mydata"))
     queries = samples[samples.role == "query"]
     items = samples[samples.role == "document"]
@@ -249,14 +249,15 @@ def test_categories_of_a_click_log(clone):
 
 
 @pytest.mark.slow
-def test_reference_model_in_little(clone):
-    # As many as stage 2's active set needs; the tables are then there already.
+def test_reference_model_commands_run(clone):
+    # As many samples as stage 2's active set needs. The later commands then
+    # find the tables.
     few = "--limit=400 --size=64 --out=runs/local/data"
     _run(f".venv/bin/python -m mixer_jax.demo.emoji {few}", clone)
     for command in _commands("stage1"):
         assert "loss" in _run(command, clone)
 
 
-def test_tests(clone):
+def test_test_script_runs(clone):
     for command in _commands("test.sh"):
         assert "pytest" in _run(command, clone)

@@ -1,4 +1,4 @@
-"""Every option that a message names exists in each command that can say it."""
+"""Options in a message exist in every command that can print it."""
 
 import argparse
 import ast
@@ -13,10 +13,13 @@ from mixer_jax.data import read, readers
 
 ROOT = pathlib.Path(mixer_jax.__file__).parent
 OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
-# Modules whose messages only these commands reach, though more import them.
+# Modules whose messages only these commands can print, although others import
+# the modules too.
 REACHED = {
+    "categories.quality.against_truth": {"categorize"},
     "categories.settings": {"categorize"},
     "categories.tables": {"categorize"},
+    "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main", "categories.aggregate"},
     "retrieval.index": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
@@ -30,14 +33,14 @@ REACHED = {
     "retrieval.evaluate": {"evaluate"},
     "demo.icon_packages": {"demo.icons"},
 }
-# A command that is named with its option.
+# Another command with its option.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
 # Parts of a message that are another program's command line.
 OTHERS = ("pip install", "npm pack", "python -m", "Run first")
 
 
-def names():
-    """Returns every module's name, without `mixer_jax.`."""
+def parse_modules():
+    """Returns the syntax tree of each module, by name without `mixer_jax.`."""
     found = {}
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -46,7 +49,7 @@ def names():
     return found
 
 
-TREES = names()
+TREES = parse_modules()
 
 
 def is_command(tree):
@@ -58,7 +61,7 @@ COMMANDS = sorted(name for name, tree in TREES.items() if is_command(tree))
 
 
 def imported(name):
-    """Returns the modules of the package that a module imports."""
+    """Yields the modules of the package that a module imports."""
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -81,7 +84,7 @@ def reachable(command):
 
 
 def text(node):
-    """Returns a string's constant parts; a blank for what is filled in."""
+    """Returns the constant parts of a string, with a blank per placeholder."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -89,8 +92,8 @@ def text(node):
     return " "
 
 
-def named(name):
-    """Yields line and option of each message of a module."""
+def options_in_messages(name):
+    """Yields the line and name of each option in a module's messages."""
     for node in ast.walk(TREES[name]):
         if not isinstance(node, ast.Call):
             continue
@@ -100,15 +103,15 @@ def named(name):
         for part in ast.walk(node):
             if not isinstance(part, ast.JoinedStr | ast.Constant):
                 continue
-            said = ELSEWHERE.sub("", text(part))
-            if any(other in said for other in OTHERS):
+            message = ELSEWHERE.sub("", text(part))
+            if any(other in message for other in OTHERS):
                 continue
-            for option in OPTION.findall(said):
+            for option in OPTION.findall(message):
                 yield node.lineno, option
 
 
 class ParsedError(Exception):
-    """Carries a parser out of the command that made it."""
+    """Passes on the parser of a command."""
 
 
 def options(command, monkeypatch):
@@ -143,26 +146,29 @@ def options(command, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_options_that_messages_name_exist(command, monkeypatch):
-    have = options(command, monkeypatch)
-    assert have
+def test_options_in_messages_exist(command, monkeypatch):
+    known = options(command, monkeypatch)
+    assert known
     wrong = [
         f"{name}, line {line}: --{option}"
         for name in sorted(reachable(command))
         if command in REACHED.get(name, {command})
-        for line, option in named(name)
-        if option not in have
+        for line, option in options_in_messages(name)
+        if option not in known
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_messages_name_options_at_all():
-    assert {o for _, o in named("data.readers.columns")} >= {"out", "column"}
-    assert {o for _, o in named("retrieval.evaluate")} == {"out"}
+def test_options_are_found_in_messages():
+    assert {o for _, o in options_in_messages("data.readers.columns")} >= {
+        "out",
+        "column",
+    }
+    assert {o for _, o in options_in_messages("retrieval.evaluate")} == {"out"}
 
 
-def test_keys_that_a_resumed_run_refuses_are_no_remedy_there():
-    """What helps a run that goes on must be a key that it may change."""
+def test_suggested_keys_can_be_changed_when_resuming():
+    """Messages suggest these keys to a run that may be resumed."""
     from mixer_jax.training.config import defaults
 
     for key in ("data.max_skipped", "data.features", "data.prepared"):

@@ -1,4 +1,4 @@
-"""The command on a run of a small model that sees colors, and on a shop."""
+"""The report command with a run of the color model and with a shop."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from mixer_jax import evaluate, report
 
 
-def test_a_run_is_reported(color_run, capsys):
+def test_run_report_is_written(color_run, capsys):
     assert evaluate.main([f"--workdir={color_run}"]) == 0
     assert report.main([f"--workdir={color_run}"]) == 0
     page = (color_run / "report" / "index.html").read_text()
@@ -16,7 +16,7 @@ def test_a_run_is_reported(color_run, capsys):
     assert "red paint" in page
 
 
-def test_categories_are_reported(own_shop, capsys):
+def test_category_report_is_written(own_shop, capsys):
     arguments = [f"--categories={own_shop}", f"--out={own_shop}/a.html"]
     assert report.main([*arguments, f"--log={own_shop}/log"]) == 0
     assert "a.html" in capsys.readouterr().out
@@ -25,7 +25,7 @@ def test_categories_are_reported(own_shop, capsys):
     assert capsys.readouterr().err.startswith("error: The click log")
 
 
-def test_a_run_and_categories_are_two_reports(capsys):
+def test_run_and_categories_are_separate_reports(capsys):
     for arguments in (
         [],
         ["--workdir=a", "--categories=b"],
@@ -36,18 +36,18 @@ def test_a_run_and_categories_are_two_reports(capsys):
         assert ended.value.code == 2
 
 
-def test_what_is_wrong_is_said(tmp_path, capsys):
+def test_invalid_arguments_are_rejected(tmp_path, capsys):
     assert report.main([f"--workdir={tmp_path / 'no'}"]) == 2
     assert "no run" in capsys.readouterr().err
     assert report.main([f"--workdir={tmp_path}"]) == 2
     assert "nothing to report" in capsys.readouterr().err
 
 
-def test_the_remedy_that_is_said_works(color_run, colors, capsys):
+def test_suggested_remedy_works(color_run, colors, capsys):
     root, _ = colors
     (root / "red_document_forward.png").write_bytes(b"nothing")
     arguments = [f"--workdir={color_run}"]
     assert report.main(arguments) == 2
-    said = capsys.readouterr().err
-    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", said)
+    error = capsys.readouterr().err
+    remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
     assert report.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0

@@ -1,4 +1,4 @@
-"""The command on an index by a small model that sees colors."""
+"""The serve command with an index by the color model."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mixer_jax.service import server
 
 
 @pytest.fixture
-def made(color_run, colors, tmp_path):
+def folder(color_run, colors, tmp_path):
     arguments = [
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
@@ -25,12 +25,12 @@ def made(color_run, colors, tmp_path):
     return tmp_path / "index"
 
 
-def test_a_picture_is_answered_until_ctrl_c(made, colors, monkeypatch, capsys):
+def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
     picture = (colors[0] / "green_query_forward.png").read_bytes()
     answers = []
 
     def ask(url):
-        # Waits for the server, then ends it as Ctrl-C does.
+        # Wait for the server, then stop it as Ctrl-C does.
         with urllib.request.urlopen(f"{url}/search?k=2", picture) as answer:
             answers.append(json.load(answer))
         os.kill(os.getpid(), signal.SIGINT)
@@ -43,62 +43,70 @@ def test_a_picture_is_answered_until_ctrl_c(made, colors, monkeypatch, capsys):
 
     listen_ = server.listen
     monkeypatch.setattr(server, "listen", listen)
-    assert serve.main([f"--index={made}", "--port=0"]) == 0
-    said = capsys.readouterr().out
-    assert "Serving 12 documents at http://127.0.0.1:" in said
-    assert "Stopped." in said
+    assert serve.main([f"--index={folder}", "--port=0"]) == 0
+    output = capsys.readouterr().out
+    assert "Serving 12 documents at http://127.0.0.1:" in output
+    assert "Stopped." in output
     found = [result["category_id"] for result in answers[0]["results"]]
     assert found == ["green", "green"]
 
 
-def test_what_is_wrong_is_said(made, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_rejected(folder, tmp_path, monkeypatch, capsys):
     with server.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        for arguments, said in (
-            ([f"--index={made}", f"--port={port}"], "in use"),
-            ([f"--index={made}", "--port=0", "--max-megabytes=0"], "megabytes"),
-            ([f"--index={made}", "--port=0", "--max-megapixels=0"], "pixels"),
+        for arguments, message in (
+            ([f"--index={folder}", f"--port={port}"], "in use"),
+            (
+                [f"--index={folder}", "--port=0", "--max-megabytes=0"],
+                "megabytes",
+            ),
+            ([f"--index={folder}", "--port=0", "--max-megapixels=0"], "pixels"),
             ([f"--index={tmp_path / 'no'}"], "no index"),
-            ([f"--index={made}", f"--workdir={tmp_path / 'no'}"], "no trained"),
-            ([f"--index={made}", f"--images={tmp_path / 'no'}"], "--images="),
+            (
+                [f"--index={folder}", f"--workdir={tmp_path / 'no'}"],
+                "no trained",
+            ),
+            ([f"--index={folder}", f"--images={tmp_path / 'no'}"], "--images="),
         ):
             assert serve.main(arguments) == 2
-            assert said in capsys.readouterr().err
-    said = json.loads((made / "index.json").read_text())
-    (made / "index.json").write_text(json.dumps(said | {"step": 3}))
-    assert serve.main([f"--index={made}", "--port=0"]) == 2
+            assert message in capsys.readouterr().err
+    metadata = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(metadata | {"step": 3}))
+    assert serve.main([f"--index={folder}", "--port=0"]) == 2
     assert "rebuild the index" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "package", ["uvicorn", "starlette", "python_multipart"]
 )
-def test_missing_packages_are_named(monkeypatch, capsys, package):
+def test_missing_packages_are_reported(monkeypatch, capsys, package):
     for name in list(sys.modules):
         if name.startswith((package, "mixer_jax.service.server")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mixer_jax.service.server")
     monkeypatch.setitem(sys.modules, package, None)
     assert serve.main(["--index=no"]) == 2
-    said = capsys.readouterr().err
-    assert package in said
-    assert "pip install 'mixer_jax[serve]'" in said
+    error = capsys.readouterr().err
+    assert package in error
+    assert "pip install 'mixer_jax[serve]'" in error
 
 
-def test_what_was_moved_is_named(made, tmp_path, monkeypatch, capsys):
+def test_moved_run_and_images_are_reported(
+    folder, tmp_path, monkeypatch, capsys
+):
     served = []
     monkeypatch.setattr(server, "run", lambda app, _: served.append(app))
     monkeypatch.setattr(memory, "BUDGET", memory.Budget(1))
     (tmp_path / "run").rename(tmp_path / "model")
     (tmp_path / "data").rename(tmp_path / "pictures")
-    arguments = [f"--index={made}", "--port=0", "--max-megapixels=2"]
+    arguments = [f"--index={folder}", "--port=0", "--max-megapixels=2"]
     assert serve.main(arguments) == 2
     assert "--workdir=FOLDER" in capsys.readouterr().err
     arguments.append(f"--workdir={tmp_path / 'model'}")
     assert serve.main(arguments) == 0
-    said = capsys.readouterr().err
-    assert f"12 of 12 pictures are missing in {tmp_path / 'data'}" in said
-    assert "--images=FOLDER" in said
+    error = capsys.readouterr().err
+    assert f"12 of 12 pictures are missing in {tmp_path / 'data'}" in error
+    assert "--images=FOLDER" in error
     arguments.append(f"--images={tmp_path / 'pictures'}")
     assert serve.main(arguments) == 0
     assert capsys.readouterr().err == ""

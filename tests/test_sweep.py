@@ -4,8 +4,8 @@ from mixer_jax import sweep
 from mixer_jax.experiments import granularity
 
 
-def test_a_grid_is_written(own_shop, capsys, monkeypatch):
-    # Its training is tested where it is.
+def test_grid_is_measured_and_written(own_shop, capsys, monkeypatch):
+    # The training is tested with `granularity`.
     monkeypatch.setattr(granularity, "identical_at_1", lambda *_: 0.5)
     arguments = [
         f"--categories={own_shop}",
@@ -19,7 +19,7 @@ def test_a_grid_is_written(own_shop, capsys, monkeypatch):
     assert [p["threshold"] for p in result["points"]] == [0.35, 0.7]
 
 
-def test_what_is_wrong_is_said(own_shop, tmp_path, capsys):
+def test_invalid_arguments_are_rejected(own_shop, tmp_path, capsys):
     assert sweep.main([f"--categories={tmp_path / 'no'}"]) == 2
     assert capsys.readouterr().err.startswith("error: There is no click log")
     (own_shop / "log" / "clicks_later.csv").unlink()
@@ -27,9 +27,7 @@ def test_what_is_wrong_is_said(own_shop, tmp_path, capsys):
     assert "--truth" in capsys.readouterr().err
 
 
-def test_an_interrupted_sweep_measures_no_point_again(
-    own_shop, capsys, monkeypatch
-):
+def test_resumed_sweep_measures_no_point_again(own_shop, capsys, monkeypatch):
     measured = []
 
     def identical_at_1(*_):
@@ -66,7 +64,7 @@ def test_an_interrupted_sweep_measures_no_point_again(
     assert len(again) == 6
 
 
-def test_kept_points_of_other_data_are_not_used(own_shop, monkeypatch):
+def test_damaged_or_outdated_points_are_not_reused(own_shop, monkeypatch):
     truth = own_shop / "data" / "table.csv"
     arguments = [f"--categories={own_shop}", f"--truth={truth}"]
     arguments += ["--threshold=0.35", "--neighbors=4"]

@@ -1,4 +1,4 @@
-"""The types of the public API, as a type checker sees them."""
+"""The types of the public API, as seen by a type checker."""
 
 import pathlib
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import mixer_jax
 
 ROOT = pathlib.Path(mixer_jax.__file__).parents[1]
-# The modules that define public names, and those that their types come from.
+# The modules that define public names, and those that define their types.
 CHECKED = (
     "mixer_jax/__init__.py",
     "mixer_jax/api.py",
@@ -61,7 +61,7 @@ def check(*arguments, folder):
 
 
 @pytest.mark.slow
-def test_the_public_api_is_typed(tmp_path):
+def test_public_api_is_typed(tmp_path):
     (tmp_path / "right.py").write_text(RIGHT)
     done = check(*CHECKED, str(tmp_path / "right.py"), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

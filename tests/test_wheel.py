@@ -1,4 +1,4 @@
-"""A wheel of the tree works outside any checkout."""
+"""A wheel of the package works outside of a checkout."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """An empty folder to work in, and beside it the installed wheel."""
+    """An empty working directory; the wheel is installed next to it."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet"]
     tree = folder / "tree"
@@ -88,14 +88,14 @@ def data(place):
     return place
 
 
-def test_it_is_imported_from_the_wheel(place):
+def test_package_is_imported_from_the_wheel(place):
     path = _run(place, "-c", "import mixer_jax; print(mixer_jax.__file__)")
     assert str(place.parent / "installed") in path
     files = {p.name for p in (place.parent / "installed/mixer_jax").iterdir()}
     assert {"py.typed", "configs"} <= files
 
 
-def test_the_commands_and_five_lines_run(data):
+def test_commands_and_readme_example_run(data):
     run = ["-m", "mixer_jax.main", "--config=own_data", "--workdir=run"]
     _run(data, *run, "--config.data.table=t.csv", *TINY)
     _run(data, "-m", "mixer_jax.evaluate", "--workdir=run")
@@ -113,7 +113,7 @@ def test_the_commands_and_five_lines_run(data):
     _serve(data)
 
 
-def test_a_config_of_ones_own_starts_from_the_common_one(data):
+def test_own_config_can_import_the_common_one(data):
     (data / "mine.py").write_text(
         "from mixer_jax.configs import common\n"
         "def get_config(arg=''):\n"

@@ -49,9 +49,9 @@ def read(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
             array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             array.close()
-            raise ValueError("it is an archive of arrays, not an array")
+            raise ValueError("it is an archive of arrays, not a single array")
         if not mapped and file.read(1):
-            raise ValueError("the array is shorter than its file")
+            raise ValueError("the file continues after the array")
     return array
 
 
@@ -79,14 +79,14 @@ def reading(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise DamagedError(f"{os.fspath(path)} is damaged") from error
 
 
-def normalize(rows: np.ndarray, shortest: float = 1e-12) -> np.ndarray:
+def normalize(rows: np.ndarray, min_length: float = 1e-12) -> np.ndarray:
     """Returns rows scaled to unit length, as float32.
 
     Args:
       rows: `[N, D]`, any real dtype.
-      shortest: shorter rows are divided by this length instead of their own;
-        zero rows thus stay zero.
+      min_length: shorter rows are divided by this length instead of their
+        own; zero rows thus stay zero.
     """
     rows = np.asarray(rows, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, shortest)
+    return rows / np.maximum(lengths, min_length)

@@ -50,7 +50,7 @@ _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
 _is_process = False  # whether this process runs one of our commands
-_said = threading.Lock()  # held once the final message is printed
+_printed = threading.Lock()  # held once the final message is printed
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,8 +84,8 @@ def run(work: Callable[[], None]) -> int:
     Raises:
       BaseException: any error unknown to `explain`, and `SystemExit`.
     """
-    global _ended, _interrupted, _said
-    _interrupted, _said = False, threading.Lock()
+    global _ended, _interrupted, _printed
+    _interrupted, _printed = False, threading.Lock()
     for stream in (sys.stdout, sys.stderr):
         # File names may not be valid text; print them with escapes.
         if hasattr(stream, "reconfigure"):
@@ -131,7 +131,7 @@ def _finish(ending: Ending) -> int:
     An interrupt may arrive while an error message is being printed.
     """
     _leave_at_next()
-    if _said.acquire(blocking=False):
+    if _printed.acquire(blocking=False):
         say(ending)
     return ending.code
 
@@ -151,17 +151,17 @@ def explain(error: BaseException) -> Ending | None:
         )
     if isinstance(error, OSError) and error.strerror:
         if error.strerror.startswith("No usable temporary directory"):
-            hint = "set TMPDIR to a folder that can be written to"
+            hint = "set TMPDIR to a writable folder"
             return Ending(f"error: {error.strerror}; {hint}.", WRONG)
         if error.filename is None and error.errno not in NO_ROOM:
             return None
         where = error.filename
         if isinstance(where, bytes):
             where = os.fsdecode(where)
-        what = "The output" if where is None else f"{where}"
-        hint = "; make room" if error.errno in NO_ROOM else ""
+        subject = "The output" if where is None else f"{where}"
+        hint = "; free up some space" if error.errno in NO_ROOM else ""
         code = CRASHED if error.errno in TRANSIENT else WRONG
-        return Ending(f"error: {what}: {error.strerror}{hint}.", code)
+        return Ending(f"error: {subject}: {error.strerror}{hint}.", code)
     return None
 
 
@@ -375,7 +375,7 @@ def leave(*_: object) -> None:
     """
     if _ended is not None:
         os._exit(_ended)
-    if not _said.acquire(blocking=False):
+    if not _printed.acquire(blocking=False):
         return  # The interrupted code prints it and ends the process.
     with contextlib.suppress(OSError):
         os.write(2, f"{INTERRUPTION}\n".encode())

@@ -111,16 +111,16 @@ def room(path: str | os.PathLike) -> str:
     free = f"{system.f_bavail * system.f_frsize / 1e9:.2f} GB free"
     # File systems without a limit on the number of files report 0.
     if system.f_files and not system.f_favail:
-        free += ", but no more files can be made"
+        free += ", but no more files can be created"
     return free
 
 
-def check(path: str | os.PathLike, what: str) -> None:
+def check(path: str | os.PathLike, subject: str) -> None:
     """Checks that a file can be written, without creating it.
 
     Args:
       path: the file; it and its folders may be missing.
-      what: the subject of the error message, as in "The report".
+      subject: the subject of the error message, as in "The report".
 
     Raises:
       UserError: if the file cannot be written.
@@ -130,8 +130,8 @@ def check(path: str | os.PathLike, what: str) -> None:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             kind = "a folder" if target.is_dir() else "not a regular file"
             raise UserError(
-                f"{what} cannot be written to {os.fspath(path)}: it is {kind}; "
-                "name a file."
+                f"{subject} cannot be written to {os.fspath(path)}: it is "
+                f"{kind}; choose a file name."
             )
         _try(_existing(target.parent))
         if target.exists():
@@ -139,34 +139,34 @@ def check(path: str | os.PathLike, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _check_failed(what, path, error) from error
+        raise _check_failed(subject, path, error) from error
 
 
 def check_folder(
-    folder: str | os.PathLike, what: str, names: Iterable[str] = ()
+    folder: str | os.PathLike, subject: str, names: Iterable[str] = ()
 ) -> None:
     """Checks that files can be written into a folder; see `check`.
 
     Args:
       folder: the folder; it and its parents may be missing.
-      what: the subject of the error message, as in "The report".
+      subject: the subject of the error message, as in "The report".
       names: the names of the files; none of them may be a folder.
     """
     try:
         target = resolve(folder)
-        there = _existing(target)
-        if not there.is_dir():
+        existing = _existing(target)
+        if not existing.is_dir():
             raise UserError(
-                f"{what} cannot be written to {os.fspath(folder)}: {there} is "
-                "not a folder."
+                f"{subject} cannot be written to {os.fspath(folder)}: "
+                f"{existing} is not a folder."
             )
-        _try(there)
+        _try(existing)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _check_failed(what, folder, error) from error
+        raise _check_failed(subject, folder, error) from error
     for name in names:
-        check(os.path.join(folder, name), what)
+        check(os.path.join(folder, name), subject)
 
 
 def check_fetched(*places: str | os.PathLike) -> None:
@@ -183,8 +183,8 @@ def check_fetched(*places: str | os.PathLike) -> None:
                     continue
                 if path.read_bytes().startswith(_POINTER):
                     raise UserError(
-                        f"{path} is a Git LFS pointer instead of the file; "
-                        "fetch the file with `git lfs pull`."
+                        f"{path} is a Git LFS pointer instead of the file "
+                        "itself; fetch the file with `git lfs pull`."
                     )
 
 
@@ -311,11 +311,11 @@ def _try(folder: pathlib.Path) -> None:
 
 
 def _check_failed(
-    what: str, path: str | os.PathLike, error: Exception
+    subject: str, path: str | os.PathLike, error: Exception
 ) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
-        f"{what} cannot be written to {os.fspath(path)}: {reason}; name "
+        f"{subject} cannot be written to {os.fspath(path)}: {reason}; choose "
         "another path."
     )
 

@@ -73,7 +73,7 @@ class Data(NamedTuple):
           UserError: if an image file is missing.
         """
         if missing := np.flatnonzero(self.sizes < 0).tolist():
-            more = f", and {len(missing) - 1} more" if missing[1:] else ""
+            more = f", as are {len(missing) - 1} more" if missing[1:] else ""
             raise UserError(
                 f"The image {self.files[missing[0]]} is missing{more}."
             )
@@ -245,7 +245,7 @@ def _read_digests(paths: Sequence[Path]) -> np.ndarray:
 
     with threads.pool() as pool:
         digests = pool.map(read, paths)
-        found = list(progress.track(digests, "Looking at images", len(paths)))
+        found = list(progress.track(digests, "Hashing images", len(paths)))
     return np.array(found, np.uint8).reshape(len(paths), _BYTES)
 
 

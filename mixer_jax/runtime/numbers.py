@@ -42,11 +42,11 @@ def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:
         value = math.nan
     if minimum <= value <= maximum and abs(value) < limit:
         return value
-    what = "a whole number" if kind is int else "a number"
+    noun = "a whole number" if kind is int else "a number"
     to = f"from {minimum:g} to {maximum:g}"
     if maximum == math.inf:
         to = f"of {minimum:g} or more"
     if minimum == -math.inf:
         to = "" if kind is float else "of at most 18 digits"
-    said = f"{quoted(text)} is not {what} {to}".rstrip()
-    raise argparse.ArgumentTypeError(said)
+    message = f"{quoted(text)} is not {noun} {to}".rstrip()
+    raise argparse.ArgumentTypeError(message)

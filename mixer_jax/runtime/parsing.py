@@ -43,11 +43,11 @@ class Parser(argparse.ArgumentParser):
         """Parses arguments; reports unknown options before missing ones."""
         args = sys.argv[1:] if args is None else args
         self._given.clear()
-        for place, one in enumerate(args):
-            if one == "--":
+        for place, argument in enumerate(args):
+            if argument == "--":
                 break
-            name = one.partition("=")[0]
-            if self._is_unknown(one, name):
+            name = argument.partition("=")[0]
+            if self._is_unknown(argument, name):
                 self.error(self._no_option(name, args[max(place - 1, 0)]))
         return super().parse_known_args(args, namespace)
 
@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
 
         argparse would ignore the error.
         """
-        said = self.format_help()
-        code = command.run(lambda: print(said, end="", file=file))
+        text = self.format_help()
+        code = command.run(lambda: print(text, end="", file=file))
         if code:
             self.exit(code)
 
@@ -78,29 +78,32 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _no_option(self, name: str, before: str) -> str:
-        known = [one for one in self._option_string_actions if one[:2] == "--"]
-        near = [one for one in known if one.startswith(f"--{name.strip('-')}")]
+        known = [o for o in self._option_string_actions if o.startswith("--")]
+        near = [o for o in known if o.startswith(f"--{name.strip('-')}")]
         near = near or difflib.get_close_matches(name, known)
-        said = f"there is no option {name}"
+        message = f"there is no option {name}"
         if near:
-            return f"{said}; did you mean {' or '.join(near)}?"
+            return f"{message}; did you mean {' or '.join(near)}?"
         if before in known:
-            return f"{said}; if it is the value of {before}, write {before}=..."
-        return said
+            return (
+                f"{message}; to pass it as the value of {before}, write "
+                f"{before}=..."
+            )
+        return message
 
     def _get_values(self, action: argparse.Action, values: list[str]) -> Any:
         """Converts and checks an option's values."""
         converted = super()._get_values(action, values)
         if "" in values:
             raise argparse.ArgumentError(
-                action, "it is empty; give it a value or leave it out"
+                action, "the value is empty; set one or omit the option"
             )
-        if action.type is not any_text and any("\n" in one for one in values):
+        if action.type is not any_text and any("\n" in x for x in values):
             raise argparse.ArgumentError(
-                action, f"{''.join(values)!r} has a line break"
+                action, f"{''.join(values)!r} contains a line break"
             )
         is_list = isinstance(action, argparse._AppendAction)
         if values and action.dest in self._given and not is_list:
-            raise argparse.ArgumentError(action, "it is given twice")
+            raise argparse.ArgumentError(action, "given more than once")
         self._given.add(action.dest)
         return converted

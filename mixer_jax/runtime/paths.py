@@ -53,12 +53,12 @@ def make(name: str | os.PathLike) -> Path:
     bucket = text.removeprefix(_SCHEME).strip("/")
     if not (text.startswith(_SCHEME) and bucket):
         raise UserError(
-            f"{text} is neither a local path nor one in a bucket of Google "
-            "Cloud Storage, as gs://BUCKET/runs/stage1 is."
+            f"{text} is neither a local path nor a Google Cloud Storage path "
+            "such as gs://BUCKET/runs/stage1."
         )
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(
-            f"{text} is in a bucket, which needs some more packages: "
+            f"{text} is in a bucket, which requires extra packages: "
             'pip install "mixer_jax[gcs]"'
         )
     # If TensorFlow is installed, epath would use its file system instead.
@@ -80,20 +80,20 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
 
 
-def local(name: str | os.PathLike, what: str) -> pathlib.Path:
+def local(name: str | os.PathLike, subject: str) -> pathlib.Path:
     """Returns the path of data that can only be on this machine.
 
     Args:
       name: the path.
-      what: the subject of the error message, as in "An index".
+      subject: the subject of the error message, as in "An index".
 
     Raises:
       UserError: if the path is not local.
     """
     if "://" in os.fspath(name):
         raise UserError(
-            f"{what} is kept on this machine, so {name} cannot be its place; "
-            "name a local one."
+            f"{subject} must be stored on this machine, but {name} is not a "
+            "local path; choose one that is."
         )
     return pathlib.Path(name)
 
@@ -116,7 +116,7 @@ def write(path: Path, text: str) -> None:
     files.write_text(path, text)
 
 
-def deliver(path: Path, text: str, what: str) -> None:
+def deliver(path: Path, text: str, subject: str) -> None:
     """Writes a text that took long to compute; see `results.deliver`.
 
     Raises:
@@ -124,14 +124,14 @@ def deliver(path: Path, text: str, what: str) -> None:
         instead, if any.
     """
     if not is_remote(path):
-        results.deliver(path, files.text_writer(text), what)
+        results.deliver(path, files.text_writer(text), subject)
         return
     try:
         write(path, text)
     except failures() as error:
         kept = results.rescue(path.name, files.text_writer(text))
         raise UserError(
-            f"{what} cannot be written to {path}: {reason(error)}."
+            f"{subject} cannot be written to {path}: {reason(error)}."
             + (f" The result was saved as {kept}." if kept else "")
         ) from error
 
@@ -141,12 +141,12 @@ def in_turn(path: Path) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if is_remote(path) else files.in_turn(path)
 
 
-def check_file(path: Path, what: str) -> None:
+def check_file(path: Path, subject: str) -> None:
     """Checks that a file can be written; see `files.check` and `check`."""
     if is_remote(path):
         check(path.parent)
     else:
-        files.check(path, what)
+        files.check(path, subject)
 
 
 def make_folder(path: Path) -> None:
@@ -297,9 +297,9 @@ def check(path: Path) -> None:
         return
     if not _PLAIN_OBJECT.fullmatch(str(path)):
         raise UserError(
-            f"{path} cannot be used: a name in a bucket may only have ASCII "
-            "letters, digits and any of ._-=,@~: in it. Name another folder in "
-            "the bucket."
+            f"{path} cannot be used: a name in a bucket may only contain "
+            "ASCII letters, digits and any of ._-=,@~: in it. Choose another "
+            "folder in the bucket."
         )
     from google.api_core.exceptions import NotFound
     from google.cloud import storage
@@ -309,12 +309,12 @@ def check(path: Path) -> None:
         storage.Client().get_bucket(bucket)
     except NotFound as error:
         raise UserError(
-            f"There is no bucket {_SCHEME}{bucket}, where {path} should be; "
-            "make it, or name another."
+            f"There is no bucket {_SCHEME}{bucket}, as required by {path}; "
+            "create it, or choose another."
         ) from error
     except failures() as error:
         raise UserError(
-            f"The bucket {_SCHEME}{bucket} cannot be looked at, which needs "
+            f"The bucket {_SCHEME}{bucket} cannot be accessed, which requires "
             "credentials with the roles Storage Object Admin and Storage "
             f"Legacy Bucket Reader: {reason(error)}."
         ) from error
@@ -327,6 +327,6 @@ def check(path: Path) -> None:
         mark.unlink()
     except failures() as error:
         raise UserError(
-            f"{path} cannot be written to, which needs credentials with the "
-            f"role Storage Object Admin: {reason(error)}."
+            f"{path} cannot be written to, which requires credentials with "
+            f"the role Storage Object Admin: {reason(error)}."
         ) from error

@@ -61,13 +61,13 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if any(given) and not all(given):
         raise UserError(
             "--coordinator=HOST:PORT, --processes=N and --process=I go "
-            "together: where process 0 listens, how many there are, and which "
-            "one this is, from 0."
+            "together: the address of process 0, the number of processes, and "
+            "the index of this one, from 0."
         )
     if process >= processes > 0:
         raise UserError(
-            f"--process={process} is none of --processes={processes}; they "
-            "count from 0."
+            f"--process={process} is out of range for --processes={processes}; "
+            "processes are numbered from 0."
         )
     port = coordinator.rpartition(":")[2]
     if coordinator and not (
@@ -77,8 +77,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         and 0 < int(port) < 2**16
     ):
         raise UserError(
-            f"--coordinator is {coordinator!r}; it must be HOST:PORT, as "
-            "host0:1234, with a port from 1 to 65535."
+            f"--coordinator is {coordinator!r}; it must be HOST:PORT, such "
+            "as host0:1234, with a port from 1 to 65535."
         )
     try:
         if coordinator:
@@ -91,13 +91,13 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         if not coordinator and "coordinator_address" in str(error):
             return
         raise UserError(
-            f"The processes of this run cannot find each other: {error} Name "
-            "them by --coordinator=HOST:PORT, --processes=N and --process=I."
+            f"The processes of this run cannot find each other: {error} Set "
+            "--coordinator=HOST:PORT, --processes=N and --process=I."
         ) from error
     except jax.errors.JaxRuntimeError as error:
         print(
-            f"error: process {process} of {processes} has not met the others "
-            f"at {coordinator}: {_first_line(error)}",
+            f"error: process {process} of {processes} could not connect to "
+            f"the others at {coordinator}: {_first_line(error)}",
             file=sys.stderr,
         )
         raise SystemExit(command.CRASHED) from error
@@ -142,10 +142,10 @@ def end_all(message: str, code: int) -> NoReturn:
     """Ends this process and all others, which print the message."""
     if jax.process_count() > 1:
         index = jax.process_index()
-        said = {"process": index, "code": code, "message": message}
+        ending = {"process": index, "code": code, "message": message}
         # Fails if another process has already ended all.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _client().key_value_set(_END, json.dumps(said))
+            _client().key_value_set(_END, json.dumps(ending))
         _hear()
     _leave(code)
 
@@ -293,18 +293,18 @@ def _listen(over: threading.Event) -> None:
     """Ends this process when another one has called `end_all`."""
     while not over.wait(_POLL):
         try:
-            said = json.loads(_client().key_value_try_get(_END))
+            ending = json.loads(_client().key_value_try_get(_END))
         except jax.errors.JaxRuntimeError:
             continue  # No end yet; or process 0 is gone, as JAX reports.
-        if said["process"] == jax.process_index():
+        if ending["process"] == jax.process_index():
             return
         print(
-            f"error: process {said['process']} has ended, and so all: "
-            f"{said['message']}",
+            f"error: process {ending['process']} ended the run: "
+            f"{ending['message']}",
             file=sys.stderr,
         )
         _hear()
-        _leave(said["code"])
+        _leave(ending["code"])
 
 
 def _hear() -> None:

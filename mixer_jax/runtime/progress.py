@@ -27,7 +27,7 @@ _shown = threading.Lock()  # held while progress is shown
 
 @contextlib.contextmanager
 def show(
-    what: str,
+    label: str,
     total: float | None = None,
     *,
     console: rich.console.Console | None = None,
@@ -35,7 +35,7 @@ def show(
     """Shows the progress of a `with` block.
 
     Args:
-      what: the description, as in "Embedding documents".
+      label: what is being done, as in "Embedding documents".
       total: the number of items; 1.0 to show a percentage, None if unknown.
       console: the output; default stderr.
 
@@ -47,31 +47,31 @@ def show(
         yield lambda count: None
         return
     try:
-        with _shower(what, total, console) as count:
+        with _bar_or_lines(label, total, console) as count:
             yield count
     finally:
         _shown.release()
 
 
 def track(
-    items: Iterable[T], what: str, total: int | None = None
+    items: Iterable[T], label: str, total: int | None = None
 ) -> Iterator[T]:
     """Yields the items, and shows how many have been consumed.
 
     Args:
       items: any iterable.
-      what: the description, as in "Embedding documents".
+      label: what is being done, as in "Embedding documents".
       total: the number of items; default `len(items)`.
     """
-    with show(what, len(items) if total is None else total) as count:
+    with show(label, len(items) if total is None else total) as count:
         for item in items:
             yield item
             count(1)
 
 
 @contextlib.contextmanager
-def _shower(
-    what: str, total: float | None, console: rich.console.Console
+def _bar_or_lines(
+    label: str, total: float | None, console: rich.console.Console
 ) -> Iterator[Count]:
     if console.is_terminal:
         with terminal.Progress(
@@ -81,10 +81,10 @@ def _shower(
             console=console,
             transient=True,
         ) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
     else:
-        yield _Lines(what, total, console)
+        yield _Lines(label, total, console)
 
 
 class _StateColumn(rich.progress.ProgressColumn):
@@ -99,9 +99,9 @@ class _Lines:
     """Prints a line every `EVERY` seconds."""
 
     def __init__(
-        self, what: str, total: float | None, console: rich.console.Console
+        self, label: str, total: float | None, console: rich.console.Console
     ):
-        self._what, self._total, self._console = what, total, console
+        self._label, self._total, self._console = label, total, console
         self._done = 0.0
         self._printed = time.monotonic()
         self._first: tuple[float, float] | None = None
@@ -117,7 +117,7 @@ class _Lines:
         done, since = self._first
         speed = (self._done - done) / (now - since) if now > since else None
         state = _state(self._done, self._total, speed)
-        terminal.say(f"{self._what}: {state}", console=self._console)
+        terminal.say(f"{self._label}: {state}", console=self._console)
 
 
 def _state(done: float, total: float | None, speed: float | None) -> str:

@@ -11,36 +11,38 @@ from mixer_jax.runtime import command, files
 from mixer_jax.runtime.errors import LostError, PassingError, UserError
 
 
-def deliver(path: str | os.PathLike, writer: files.Writer, what: str) -> None:
+def deliver(
+    path: str | os.PathLike, writer: files.Writer, subject: str
+) -> None:
     """Writes a command's result, to another place if the destination fails.
 
     Args:
       path: the destination; `files.check` has tested it before.
       writer: see `files.write`; may be called again with another path.
-      what: the subject of the error message, as in "The report".
+      subject: the subject of the error message, as in "The report".
 
     Raises:
       UserError: if the destination cannot be written; names the file where the
         result was saved instead, if any.
     """
-    with rescuing(path, writer, what):
+    with rescuing(path, writer, subject):
         files.write(path, writer)
 
 
 @contextlib.contextmanager
 def rescuing(
-    path: str | os.PathLike, writer: files.Writer, what: str
+    path: str | os.PathLike, writer: files.Writer, subject: str
 ) -> Iterator[None]:
     """Writes a result to another place if the block fails; see `deliver`."""
     try:
         yield
     except (OSError, UserError) as error:
         kept = rescue(pathlib.Path(path).name, writer)
-        raise unwritable(what, path, error, kept) from error
+        raise unwritable(subject, path, error, kept) from error
 
 
 def deliver_all(
-    folder: str | os.PathLike, writers: Mapping[str, files.Writer], what: str
+    folder: str | os.PathLike, writers: Mapping[str, files.Writer], subject: str
 ) -> None:
     """Writes the files of a command's result; see `deliver`.
 
@@ -50,7 +52,7 @@ def deliver_all(
     Args:
       folder: the destination; `files.check_folder` has tested it before.
       writers: file name -> writer; the first file is the last to be replaced.
-      what: see `deliver`.
+      subject: see `deliver`.
 
     Raises:
       UserError: see `deliver`.
@@ -61,7 +63,7 @@ def deliver_all(
         for name, writer in writers.items():
             writer(place / name)
 
-    with rescuing(folder, fill, what), contextlib.ExitStack() as drafts:
+    with rescuing(folder, fill, subject), contextlib.ExitStack() as drafts:
         for name, writer in writers.items():
             path = os.path.join(folder, name)
             drafts.enter_context(files.prepared(path, writer))
@@ -90,7 +92,7 @@ def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
 
 
 def unwritable(
-    what: str,
+    subject: str,
     path: str | os.PathLike,
     error: OSError | UserError,
     kept: pathlib.Path | None = None,
@@ -102,15 +104,15 @@ def unwritable(
     if isinstance(error, UserError):
         message = str(error)
     else:
-        message = _refused(what, path, error)
+        message = _refused(subject, path, error)
     if kept is not None:
         message += f" The result was saved as {kept}; move it from there."
     return known(message)
 
 
-def _refused(what: str, path: str | os.PathLike, error: OSError) -> str:
+def _refused(subject: str, path: str | os.PathLike, error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno in command.NO_ROOM:
         with contextlib.suppress(OSError):
             reason += f" ({files.room(path)})"
-    return f"{what} cannot be written to {os.fspath(path)}: {reason}."
+    return f"{subject} cannot be written to {os.fspath(path)}: {reason}."

@@ -11,7 +11,7 @@ _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
 )
-_LONGEST = 200  # maximum characters of a cell in a message
+_MAX_CHARACTERS = 200  # maximum characters of a cell in a message
 LISTED = 10  # maximum columns, cells or rows in a message
 
 
@@ -45,9 +45,9 @@ def quoted(cell: Any) -> str:
     'cat 0'
     """
     text = cell if isinstance(cell, str) else str(cell)
-    if len(text) <= _LONGEST:
+    if len(text) <= _MAX_CHARACTERS:
         return repr(cell)
-    half = _LONGEST // 2
+    half = _MAX_CHARACTERS // 2
     return f"{text[:half]!r}...{text[-half:]!r} ({len(text):,} characters)"
 
 

@@ -166,7 +166,7 @@ def test_files_and_other_folders_are_not_replaced(tmp_path):
         write(tmp_path, "first")
     with pytest.raises(UserError, match=r"written to .*Not a directory"):
         write(tmp_path / "file" / "below", "first")
-    with pytest.raises(UserError, match=r"too long; name another path"):
+    with pytest.raises(UserError, match=r"too long; choose another path"):
         folders.check(tmp_path / ("long" * 100), KIND)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", "first")

@@ -1,4 +1,4 @@
-"""Array files, whole and damaged, whatever NumPy raises."""
+"""Array files, intact and damaged, and normalized rows."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_an_array_comes_back(tmp_path, mapped):
+def test_saved_array_is_read_back(tmp_path, mapped):
     np.save(tmp_path / "a.npy", ARRAY)
     found = arrays.read(tmp_path / "a.npy", mapped=mapped)
     np.testing.assert_array_equal(found, ARRAY)
 
 
 def _damaged(tmp_path):
-    """Yields the path of a file with one kind of damage after another."""
+    """Yields the path of a file, damaged in another way each time."""
     path = tmp_path / "a.npy"
     np.save(path, ARRAY)
     whole = path.read_bytes()
@@ -41,7 +41,7 @@ def _damaged(tmp_path):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_what_is_damaged_is_a_value_error(tmp_path, mapped):
+def test_damaged_files_raise_a_value_error(tmp_path, mapped):
     for path in _damaged(tmp_path):
         with pytest.raises(ValueError, match=r"\w"):
             arrays.read(path, mapped=mapped)
@@ -50,14 +50,14 @@ def test_what_is_damaged_is_a_value_error(tmp_path, mapped):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_damage_is_said_or_harmless(tmp_path, suffix):
+def test_flipped_bits_raise_no_other_error(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     if suffix == ".npy":
         np.save(path, np.ones((3, 4), np.float32))
     else:
         np.savez(path, one=np.ones((3, 4), np.float32))
     content = path.read_bytes()
-    said = 0
+    detected = 0
     for byte in range(0, len(content), 3):
         flipped = bytearray(content)
         flipped[byte] ^= 4
@@ -68,11 +68,11 @@ def test_damage_is_said_or_harmless(tmp_path, suffix):
                 if suffix == ".npz":
                     read["one"]
         except arrays.DamagedError:
-            said += 1
-    assert said > 5
+            detected += 1
+    assert detected > 5
 
 
-def test_a_missing_file_is_not_damaged(tmp_path):
+def test_missing_file_is_not_a_damaged_file(tmp_path):
     path = tmp_path / "file.npy"
     with pytest.raises(FileNotFoundError), arrays.reading(path) as file:
         np.load(file)
@@ -86,12 +86,12 @@ def test_rows_have_unit_length_in_float32():
     np.testing.assert_allclose(np.cross(unit, rows), 0, atol=2e-3)
 
 
-def test_a_row_of_zeros_stays_zero():
+def test_zero_rows_stay_zero():
     np.testing.assert_array_equal(arrays.normalize(np.zeros((2, 3))), 0)
 
 
-def test_short_rows_stay_shorter_than_one():
-    short = arrays.normalize(np.array([[3e-7, 4e-7]]), shortest=1e-6)
+def test_short_rows_are_divided_by_the_minimum_length():
+    short = arrays.normalize(np.array([[3e-7, 4e-7]]), min_length=1e-6)
     np.testing.assert_allclose(short, [[0.3, 0.4]], rtol=1e-6)
 
 

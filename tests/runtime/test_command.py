@@ -1,4 +1,4 @@
-"""Whatever ends a command, its exit code and one sentence say how."""
+"""Exit codes and messages of commands, however they end."""
 
 import errno
 import logging
@@ -23,20 +23,20 @@ from mixer_jax.runtime.text import printable
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def stop(error):
+def raising(error):
     def work():
         raise error
 
     return work
 
 
-def test_a_command_that_is_done_says_nothing(capsys):
+def test_successful_command_prints_nothing(capsys):
     assert command.run(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
 
 
 @given(message=st.text(st.characters(codec="utf-8")))
-def test_an_error_of_the_user_is_its_sentence(message):
+def test_user_error_is_explained_by_its_message(message):
     ending = command.explain(UserError(message))
     assert ending == (f"error: {printable(message)}", command.WRONG)
 
@@ -44,30 +44,36 @@ def test_an_error_of_the_user_is_its_sentence(message):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left"), 2, "No space left; make room"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            2,
+            "No space left; free up some space",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Perm"),
         (OSError(errno.EROFS, "Read-only", b"b\xff"), 2, "b\\udcff: Read-only"),
         (OSError(errno.EIO, "Input/output error", "c"), 1, "c: Input/output"),
         (KeyboardInterrupt(), 75, "Interrupted. All files are intact"),
     ],
 )
-def test_what_the_system_refuses_is_a_sentence(error, code, message, capsys):
-    assert command.run(stop(error)) == code
-    said = capsys.readouterr().err
-    assert message in said.encode(errors="backslashreplace").decode()
-    assert "Traceback" not in said
+def test_system_errors_and_interrupts_print_one_message(
+    error, code, message, capsys
+):
+    assert command.run(raising(error)) == code
+    printed = capsys.readouterr().err
+    assert message in printed.encode(errors="backslashreplace").decode()
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError(), OSError("of a library"), SystemExit(70)]
 )
-def test_a_crash_is_not_hidden(error):
+def test_unknown_errors_propagate(error):
     with pytest.raises(type(error)):
-        command.run(stop(error))
+        command.run(raising(error))
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_interrupts_and_cleans_up(number, capsys):
+def test_signal_interrupts_and_cleans_up(number, capsys):
     cleaned = []
 
     def work():
@@ -83,7 +89,7 @@ def test_a_signal_interrupts_and_cleans_up(number, capsys):
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
+def test_signal_during_object_deletion_is_not_lost(capsys):
     class Deleted:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -97,10 +103,10 @@ def test_a_signal_while_an_object_is_deleted_is_not_lost(capsys):
 
 
 def test_only_the_command_reports_an_interrupt(capsys):
-    """Neither threads whose work is taken away, nor a failing cleanup."""
+    """Cut-off threads and a failing cleanup print nothing."""
 
     def fail():
-        logging.getLogger("library").error("a callback has failed")
+        logging.getLogger("library").error("a callback failed")
         warnings.warn("never awaited", stacklevel=1)
         raise RuntimeError("the event loop is closed")
 
@@ -111,7 +117,7 @@ def test_only_the_command_reports_an_interrupt(capsys):
             thread = threading.Thread(target=fail)
             thread.start()
             thread.join()
-            raise UserError("nothing can be closed any more")
+            raise UserError("cleanup failed")
 
     hook, disabled = threading.excepthook, logging.root.manager.disable
     assert command.run(work) == command.INTERRUPTED
@@ -120,8 +126,8 @@ def test_only_the_command_reports_an_interrupt(capsys):
     assert logging.root.manager.disable == disabled
 
 
-def test_signals_that_are_ignored_stay_so():
-    """As under nohup, and in the background of a script."""
+def test_ignored_signals_stay_ignored():
+    """`nohup` and scripts ignore signals for background commands."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         done = command.run(lambda: signal.raise_signal(signal.SIGHUP))
@@ -140,7 +146,7 @@ def python(code, *arguments, **options):
     )
 
 
-def test_a_second_signal_ends_the_process_at_once():
+def test_second_signal_ends_the_process_at_once():
     code = """
 import signal, time
 from mixer_jax.runtime import command
@@ -157,7 +163,7 @@ command.run(work)
     assert (process.returncode, error) == (75, f"{command.INTERRUPTION}\n")
 
 
-def test_output_that_nobody_reads_is_no_crash():
+def test_closed_pipe_is_not_a_crash():
     code = """
 import sys
 from mixer_jax.runtime import command
@@ -173,7 +179,7 @@ sys.exit(command.run(work))
     assert (process.returncode, error) == (command.UNREAD, "")
 
 
-def test_output_of_a_console_that_nobody_reads_is_no_crash():
+def test_closed_pipe_of_a_console_is_not_a_crash():
     code = """
 import sys
 from mixer_jax.runtime import command, terminal
@@ -189,12 +195,12 @@ sys.exit(command.run(work))
     assert (process.returncode, error) == (command.UNREAD, "")
 
 
-def test_a_command_without_standard_output_is_done(monkeypatch):
+def test_command_without_standard_output_succeeds(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert command.run(lambda: print("a line")) == command.DONE
 
 
-def test_a_full_disk_behind_standard_output_is_said():
+def test_full_disk_behind_standard_output_is_reported():
     code = """
 import sys
 from mixer_jax.runtime import command
@@ -211,7 +217,7 @@ sys.exit(command.run(lambda: print("a line")))
     assert "No space left" in done.stderr
 
 
-def test_names_that_are_no_text_are_printed():
+def test_unencodable_names_are_printed_with_escapes():
     code = r"""
 import sys
 from mixer_jax.runtime import command
@@ -220,9 +226,9 @@ sys.exit(command.run(lambda: print("b\udcff \u2019")))
     for encoding in ("utf-8", "ascii"):
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         with python(code, env=environment) as process:
-            said, error = process.communicate()
+            output, error = process.communicate()
         assert (process.returncode, error) == (0, "")
-        assert said.startswith(r"b\udcff ")
+        assert output.startswith(r"b\udcff ")
 
 
 COMMANDS = (
@@ -234,8 +240,8 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
-    """No library's import ends in a traceback, and nothing is written."""
+def test_command_can_be_interrupted_during_imports(name, tmp_path):
+    """An interrupted import prints no traceback and writes no files."""
     with subprocess.Popen(
         [sys.executable, "-v", "-m", f"mixer_jax.{name}", "--help"],
         cwd=tmp_path,
@@ -243,19 +249,20 @@ def test_a_command_can_be_interrupted_while_it_imports(name, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        # `-v` says which modules are there: the handlers are, of the rest few.
+        # `-v` prints each import. At these lines, the signal handlers are
+        # installed, but most modules are not imported yet.
         for line in process.stderr:
             if line.startswith("import 'argparse'") or "'absl" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        said = process.stderr.read()
-    assert process.returncode == command.INTERRUPTED, said[-2000:]
-    assert said.count(command.INTERRUPTION) == 1
-    assert "Traceback" not in said
+        error = process.stderr.read()
+    assert process.returncode == command.INTERRUPTED, error[-2000:]
+    assert error.count(command.INTERRUPTION) == 1
+    assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
 
 
-def test_other_programs_keep_their_signals():
+def test_other_programs_keep_their_signal_handlers():
     code = """
 import signal, mixer_jax
 from mixer_jax.runtime import command
@@ -265,8 +272,8 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert done.returncode == 0
 
 
-def test_a_signal_while_the_interpreter_ends_changes_no_code():
-    # Module globals are deleted when handlers are no longer called.
+def test_signal_at_interpreter_exit_keeps_the_exit_code():
+    # Module globals are deleted after Python stops calling handlers.
     script = """
 import os, signal, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -282,8 +289,8 @@ sys.exit(command.run(lambda: None))
     assert ended.returncode == 0
 
 
-def test_an_interrupt_does_not_wait_for_a_program_that_is_compiled():
-    # XLA compiles on, in a thread that needs the devices' client.
+def test_interrupt_does_not_wait_for_a_compilation():
+    # XLA continues to compile in a thread that uses the devices' client.
     script = """
 import os, signal, sys, threading
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -330,7 +337,7 @@ def end():
 
 def signalling(moment):
     calls = 0
-    def look(frame, event, _):
+    def profile(frame, event, _):
         nonlocal calls
         if frame.f_globals.get("__name__") != command.__name__:
             return
@@ -339,7 +346,7 @@ def signalling(moment):
             sys.setprofile(None)
             os.write(3, b"!")
             os.kill(os.getpid(), signal.SIGTERM)
-    return look
+    return profile
 
 sys.argv = sys.argv + [os.environ["KIND"]]
 sys.setprofile(signalling(int(os.environ["MOMENT"])))
@@ -356,8 +363,8 @@ end()
         ("done", {(75, f"{command.INTERRUPTION}\n"), (0, "")}),
     ],
 )
-def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
-    """One sentence, however many signals arrive and whenever."""
+def test_second_signal_at_any_call_keeps_the_outcome(kind, endings):
+    """One message is printed, whenever further signals arrive."""
     found, moment, sent = set(), 0, True
     while sent:
         moment += 1
@@ -378,11 +385,11 @@ def test_a_further_signal_at_any_moment_changes_no_ending(kind, endings):
     assert found == endings
 
 
-def test_a_command_outlives_its_terminal():
+def test_command_outlives_its_terminal():
     script = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-told = int(sys.argv[1])
+pipe = int(sys.argv[1])
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
 from mixer_jax.runtime import command
 command.catch_early()
@@ -390,9 +397,9 @@ def work():
     print("begins")
     sys.stdin.read()
     for _ in range(3):
-        print("goes on", flush=True)
+        print("continues", flush=True)
         print("warning", file=sys.stderr)
-    os.write(told, b"done")
+    os.write(pipe, b"done")
 sys.exit(command.run(work))
 """
     reader, writer = os.pipe()
@@ -409,13 +416,13 @@ sys.exit(command.run(work))
         assert os.read(ours, 100).startswith(b"begins")
         os.close(ours)
         process.stdin.close()
-        with os.fdopen(reader, "rb") as told:
-            assert told.read() == b"done"
+        with os.fdopen(reader, "rb") as pipe:
+            assert pipe.read() == b"done"
     assert process.returncode == 0
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+def test_opened_files_do_not_replace_closed_streams(closed, tmp_path):
     script = f"""
 import os, sys
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -435,25 +442,25 @@ sys.exit(command.run(work))
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_platform_that_jax_lacks_is_a_sentence():
-    lacks = RuntimeError(
+def test_unknown_jax_platform_is_an_error():
+    unknown = RuntimeError(
         "Unable to initialize backend 'gpux': Backend 'gpux' is not in the "
         "list of known backends: ['cpu'].\n(set JAX_PLATFORMS='')"
     )
-    said, code = command.explain(lacks)
+    message, code = command.explain(unknown)
     assert code == command.WRONG
-    assert said.startswith("error: JAX cannot start: Unable to")
-    assert "\n" not in said
+    assert message.startswith("error: JAX cannot start: Unable to")
+    assert "\n" not in message
     busy = RuntimeError("Unable to initialize backend 'cuda': it is in use")
     assert command.explain(busy).code == command.CRASHED
     assert command.explain(RuntimeError("a bug")) is None
 
 
-def test_a_missing_folder_for_temporary_files_is_a_sentence(monkeypatch):
+def test_missing_temporary_folder_is_an_error(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     with pytest.raises(FileNotFoundError) as error:
         tempfile.gettempdir()
     ending = command.explain(error.value)
     assert ending.code == command.WRONG
-    assert "set TMPDIR to a folder" in ending.message
+    assert "set TMPDIR to a writable folder" in ending.message

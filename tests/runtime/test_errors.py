@@ -1,4 +1,4 @@
-"""Every command says what is wrong in one sentence, and exits with 2."""
+"""User errors: commands print the message and exit with code 2."""
 
 import pytest
 
@@ -14,19 +14,17 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
-def test_a_run_that_is_not_there_is_said(
-    command, tmp_path, monkeypatch, capsys
-):
+def test_missing_run_is_an_error(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     option, *more = COMMANDS[command]
     assert command.main([f"{option}=nowhere", *more]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "nowhere" in said or "t.csv" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "nowhere" in error or "t.csv" in error
+    assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_libraries_catch_it_as_a_value_error():
+def test_user_error_is_a_value_error():
     with pytest.raises(ValueError, match="what would work"):
         raise UserError("what would work")

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, wherever they are to be written."""
+"""Atomic writes, checks of destinations, and rescued results."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixer_jax.runtime import command, files, results
 from mixer_jax.runtime.errors import UserError
 
-# File names that this system allows, printable or not.
+# All file names that the system allows, printable or not.
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)
@@ -25,7 +25,7 @@ def names(folder):
 
 @settings(max_examples=50, deadline=None)
 @given(name=NAMES, text=st.text(st.characters(codec="utf-8")))
-def test_any_name_can_be_written(tmp_path_factory, name, text):
+def test_any_file_name_can_be_written(tmp_path_factory, name, text):
     folder = tmp_path_factory.mktemp("any")
     path = folder / "new" / name
     files.check(path, "The file")
@@ -36,7 +36,7 @@ def test_any_name_can_be_written(tmp_path_factory, name, text):
     assert names(folder / "new") == [name]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_failed_write_keeps_existing_files(tmp_path):
     def fail(draft):
         draft.write_text("half")
         raise KeyboardInterrupt
@@ -49,7 +49,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert (tmp_path / "old").read_text() == "old"
 
 
-def test_a_draft_that_was_left_behind_is_removed_and_a_live_one_stays(tmp_path):
+def test_stale_drafts_are_removed_and_live_ones_kept(tmp_path):
     (tmp_path / ".one.0123456789ab.draft").touch()
     (tmp_path / ".two.0123456789ab.draft").touch()
 
@@ -62,7 +62,7 @@ def test_a_draft_that_was_left_behind_is_removed_and_a_live_one_stays(tmp_path):
     assert (tmp_path / "one").read_text() == "second"
 
 
-def test_links_are_written_through(tmp_path):
+def test_writes_follow_links(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk/file")
     (tmp_path / "second").symlink_to("link")
@@ -76,7 +76,7 @@ def test_links_are_written_through(tmp_path):
         files.check(tmp_path / "round", "The file")
 
 
-def test_the_mode_of_a_file_stays(tmp_path):
+def test_file_mode_is_kept(tmp_path):
     files.write_text(tmp_path / "one", "")
     umask = os.umask(0)
     os.umask(umask)
@@ -87,7 +87,7 @@ def test_the_mode_of_a_file_stays(tmp_path):
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o640
 
 
-def test_what_cannot_be_written_is_said_before_and_leaves_nothing(tmp_path):
+def test_checks_reject_unwritable_paths_and_create_nothing(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -109,42 +109,38 @@ def test_what_cannot_be_written_is_said_before_and_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["file", "folder", "pipe"]
 
 
-def test_a_read_only_disk_is_said(disk):
+def test_checks_reject_a_read_only_disk(disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for check in (files.check, files.check_folder):
         with pytest.raises(UserError, match="Read-only"):
             check(disk / "one", "The file")
 
 
-def test_a_full_disk_loses_nothing_that_was_computed(
-    disk, tmp_path, monkeypatch
-):
+def test_full_disk_loses_no_result(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = bytes(200_000)
     with pytest.raises(
         UserError, match=r"The rows cannot be written to .*: No space .* free"
-    ) as said:
+    ) as caught:
         results.deliver(
             disk / "one", lambda d: d.write_bytes(content), "The rows"
         )
     assert names(disk) == []
     (kept,) = tmp_path.glob("rescued-*/one")
-    assert str(kept) in str(said.value)
+    assert str(kept) in str(caught.value)
     assert kept.read_bytes() == content
 
 
-def test_what_can_be_kept_nowhere_leaves_nothing_either(
-    disk, tmp_path, monkeypatch
-):
+def test_failed_rescue_leaves_no_files(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(disk)
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(disk))
-    with pytest.raises(UserError, match="No space") as said:
+    with pytest.raises(UserError, match="No space") as caught:
         results.deliver("one", lambda d: d.write_bytes(bytes(200_000)), "It")
-    assert "was saved as" not in str(said.value)
+    assert "was saved as" not in str(caught.value)
     assert names(disk) == []
 
 
-def test_a_file_that_is_a_mount_point_is_written_to(tmp_path):
+def test_file_that_is_a_mount_point_is_overwritten(tmp_path):
     (tmp_path / "outside").write_text("old")
     (tmp_path / "inside").touch()
     bind = ["mount", "--bind", tmp_path / "outside", tmp_path / "inside"]
@@ -158,22 +154,22 @@ def test_a_file_that_is_a_mount_point_is_written_to(tmp_path):
     assert names(tmp_path) == ["inside", "outside"]
 
 
-def test_where_a_path_leads(tmp_path, monkeypatch):
+def test_resolve_returns_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert files.resolve("a/../b") == pathlib.Path(tmp_path / "b")
 
 
-def test_a_disk_that_can_hold_no_more_files_says_so(
-    disk, tmp_path, monkeypatch
-):
+def test_disk_without_free_inodes_is_reported(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run(["mount", "-o", "remount,nr_inodes=2", disk], check=True)
     (disk / "last").touch()
-    with pytest.raises(UserError, match="GB free, but no more files can be"):
+    with pytest.raises(
+        UserError, match="GB free, but no more files can be created"
+    ):
         results.deliver(disk / "new", lambda draft: draft.touch(), "The new")
 
 
-def test_an_error_names_the_file_and_not_its_draft(tmp_path):
+def test_errors_name_the_file_and_not_its_draft(tmp_path):
     (tmp_path / "there").mkdir()
 
     def refuse(draft):
@@ -189,7 +185,7 @@ def test_an_error_names_the_file_and_not_its_draft(tmp_path):
         assert "draft" not in command.explain(refused.value).message
 
 
-def test_a_failing_file_system_makes_no_file_missing(tmp_path, monkeypatch):
+def test_is_filled_raises_if_the_file_system_fails(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").touch()
     names = [str(tmp_path / name) for name in ("a", "b", "c", "a/c", "\0")]
@@ -203,7 +199,7 @@ def test_a_failing_file_system_makes_no_file_missing(tmp_path, monkeypatch):
         files.is_filled(names[0])
 
 
-def test_the_files_of_a_result_are_replaced_together_or_kept_together(
+def test_files_of_a_result_are_replaced_or_rescued_together(
     disk, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -219,9 +215,9 @@ def test_the_files_of_a_result_are_replaced_together_or_kept_together(
             monkeypatch.setattr(
                 files.tempfile, "gettempdir", lambda: tmp_path / "rescue"
             )
-        with pytest.raises(UserError, match=r"It cannot be .* saved") as said:
+        with pytest.raises(UserError, match=r"It cannot be .* saved") as caught:
             results.deliver_all(folder, writers, "It")
-        kept = pathlib.Path(said.value.args[0].split(" as ")[1].split(";")[0])
+        kept = pathlib.Path(caught.value.args[0].split(" as ")[1].split(";")[0])
         assert (kept / "first").read_text() == "new"
         assert (kept / "second").stat().st_size == 200_000
         assert (disk / "first").read_text() == "old"
@@ -231,7 +227,7 @@ def test_the_files_of_a_result_are_replaced_together_or_kept_together(
     assert names(tmp_path / "a" / "b") == ["first", "second"]
 
 
-def test_a_result_is_kept_though_the_working_directory_is_gone(
+def test_result_is_rescued_without_a_working_directory(
     disk, tmp_path, monkeypatch
 ):
     for name in ("gone", "rescue"):
@@ -240,8 +236,8 @@ def test_a_result_is_kept_though_the_working_directory_is_gone(
     (tmp_path / "gone").rmdir()
     rescue = str(tmp_path / "rescue")
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: rescue)
-    with pytest.raises(UserError, match="saved as") as said:
+    with pytest.raises(UserError, match="saved as") as caught:
         results.deliver(
             disk / "one", lambda d: d.write_bytes(bytes(200_000)), "It"
         )
-    assert rescue in str(said.value)
+    assert rescue in str(caught.value)

@@ -1,4 +1,4 @@
-"""Data is identified by its content alone."""
+"""Data is identified only by its content."""
 
 import os
 
@@ -19,7 +19,7 @@ texts = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(one=st.tuples(texts, texts), other=st.tuples(texts, texts))
-def test_texts_have_one_hash_only_if_they_are_equal(one, other):
+def test_hashes_are_equal_only_for_equal_texts(one, other):
     same = identity.hash_texts(*one) == identity.hash_texts(*other)
     assert same == (one == other)
 
@@ -33,13 +33,13 @@ def test_texts_have_one_hash_only_if_they_are_equal(one, other):
         ([["ab", ""]], [["a", "b"]]),
     ],
 )
-def test_separators_in_texts_do_not_hide_a_change(one, other):
+def test_separators_in_texts_change_the_hash(one, other):
     assert identity.hash_texts(*one) != identity.hash_texts(*other)
 
 
 @pytest.fixture
 def frame(tmp_path):
-    """Four rows of three images: a, b, a and none."""
+    """Four rows with the images a, b, a and none."""
     for name in "ab":
         (tmp_path / name).write_text(name)
     rows = [
@@ -49,19 +49,19 @@ def frame(tmp_path):
     return pd.DataFrame(rows, columns=table.COLUMNS)
 
 
-def test_the_hash_is_of_cells_however_a_frame_keeps_them(frame):
-    wanted = identity.hash_rows(frame)
-    assert identity.hash_rows(frame.astype(object)) == wanted
-    assert identity.hash_rows(frame.astype("string[pyarrow]")) == wanted
+def test_hash_does_not_depend_on_the_storage_of_a_frame(frame):
+    expected = identity.hash_rows(frame)
+    assert identity.hash_rows(frame.astype(object)) == expected
+    assert identity.hash_rows(frame.astype("string[pyarrow]")) == expected
     twice = pd.concat([frame, frame], ignore_index=True).astype(str)
-    assert identity.hash_rows(twice.iloc[4:]) == wanted
-    assert identity.hash_rows(twice.iloc[3:7]) != wanted
+    assert identity.hash_rows(twice.iloc[4:]) == expected
+    assert identity.hash_rows(twice.iloc[3:7]) != expected
     parts = pd.concat([frame.iloc[:1], frame.iloc[1:]])
-    assert identity.hash_rows(parts.astype("string[pyarrow]")) == wanted
+    assert identity.hash_rows(parts.astype("string[pyarrow]")) == expected
     identity.hash_rows(frame[:0])
 
 
-def test_each_file_is_asked_once(frame, tmp_path, monkeypatch):
+def test_known_sizes_and_times_are_reused(frame, tmp_path, monkeypatch):
     data = identity.examine(frame, tmp_path)
     assert (data.count, data.images) == (4, ["a", "b"])
     assert data.sizes.tolist() == [1, 1]
@@ -71,7 +71,7 @@ def test_each_file_is_asked_once(frame, tmp_path, monkeypatch):
     assert part.times.tolist() == data.times[1:].tolist()
 
 
-def test_a_missing_image_is_named(frame, tmp_path):
+def test_missing_image_is_reported(frame, tmp_path):
     (tmp_path / "b").unlink()
     data = identity.examine(frame, tmp_path)
     assert data.sizes.tolist() == [1, -1]
@@ -86,7 +86,7 @@ def compare(folder, frame, root):
     return found.changed, found.known, data.content(found.notes)
 
 
-def test_only_what_may_have_changed_is_read(frame, tmp_path, monkeypatch):
+def test_only_possibly_changed_images_are_read(frame, tmp_path, monkeypatch):
     read = []
     spy = identity._read_digests
     monkeypatch.setattr(
@@ -105,7 +105,7 @@ def test_only_what_may_have_changed_is_read(frame, tmp_path, monkeypatch):
     changed, known, content = compare(*at)
     assert (changed, known) == (["b"], True)
     assert content != first[2]
-    # In another order and with another image, each keeps its own notes.
+    # Notes stay with their images if the order or the set of images changes.
     (tmp_path / "c").write_text("c")
     frame["image"] = ["c", "b", "a", ""]
     assert compare(*at)[:2] == ([], False)
@@ -113,14 +113,14 @@ def test_only_what_may_have_changed_is_read(frame, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x93NUMPY\1"])
-def test_damaged_notes_are_none(frame, tmp_path, content):
+def test_damaged_notes_are_ignored(frame, tmp_path, content):
     (tmp_path / identity.NOTES).write_bytes(content)
     assert len(identity.read_notes(tmp_path)) == 0
     assert compare(tmp_path, frame, tmp_path)[1] is False
     assert compare(tmp_path, frame, tmp_path)[1] is True
 
 
-def test_folders_are_hashed_by_names_and_content(tmp_path):
+def test_folder_hash_depends_on_names_and_contents(tmp_path):
     assert identity.hash_folder(tmp_path / "none") == ""
     folder = tmp_path / "f"
     folder.mkdir()
@@ -142,8 +142,8 @@ def test_folders_are_hashed_by_names_and_content(tmp_path):
     assert file not in hashes | {""}
 
 
-def test_digests_are_of_the_bytes(frame, tmp_path):
+def test_digests_are_those_of_the_image_bytes(frame, tmp_path):
     data = identity.examine(frame, tmp_path)
     found = identity.compare(tmp_path, data).notes["digest"]
-    wanted = [identity.digest(b"a"), identity.digest(b"b")]
-    np.testing.assert_array_equal(found, wanted)
+    expected = [identity.digest(b"a"), identity.digest(b"b")]
+    np.testing.assert_array_equal(found, expected)

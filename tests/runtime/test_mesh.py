@@ -5,7 +5,7 @@ import pytest
 from mixer_jax.runtime import mesh as mesh_lib
 
 
-def test_batch_is_split_and_whole(num_devices):
+def test_batch_is_split_over_the_devices(num_devices):
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     batch = {"x": np.arange(16).reshape(8, 2), "y": np.arange(8)}
     placed = mesh_lib.put_batch(batch, mesh)
@@ -15,14 +15,14 @@ def test_batch_is_split_and_whole(num_devices):
         assert array.addressable_shards[0].data.shape[0] == 8 // num_devices
 
 
-def test_batch_that_does_not_split_is_refused():
+def test_indivisible_batch_raises_an_error():
     mesh = mesh_lib.make_mesh(jax.devices()[:4])
     with pytest.raises(ValueError, match=r"\(6,\) .* 4 local devices"):
         mesh_lib.put_batch(np.arange(6), mesh)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 4), (4, 4), (5, 8)])
-def test_padded_rows(count, rows):
+def test_padded_rows_rounds_up_to_the_mesh_size(count, rows):
     mesh = mesh_lib.make_mesh(jax.devices()[:4])
     assert mesh_lib.padded_rows(count, mesh) == rows
 
@@ -33,7 +33,7 @@ def test_replicated_arrays_are_whole_on_every_device():
     assert {s.data.shape for s in array.addressable_shards} == {(5,)}
 
 
-def test_the_next_item_is_created_before_the_previous_is_yielded():
+def test_next_item_is_created_before_the_previous_one_is_yielded():
     created = []
 
     def items():
@@ -45,5 +45,5 @@ def test_the_next_item_is_created_before_the_previous_is_yielded():
     assert seen == [(0, 2), (1, 3), (2, 3)]
 
 
-def test_nothing_is_yielded_one_behind_nothing():
+def test_one_behind_of_no_items_is_empty():
     assert list(mesh_lib.one_behind([])) == []

@@ -6,8 +6,8 @@ import pytest
 from mixer_jax.runtime import numbers
 
 RUN = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
-# The arguments that each command needs before it looks at the numbers.
-NEEDED = {
+# The required arguments of each command.
+REQUIRED = {
     "mixer_jax.embed": RUN,
     "mixer_jax.index": RUN,
     "mixer_jax.evaluate": ["--workdir=w"],
@@ -19,11 +19,11 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1.01", "", "x"])
-@pytest.mark.parametrize("command", NEEDED)
-def test_no_command_skips_a_share_that_is_none(command, text, capsys):
+@pytest.mark.parametrize("command", REQUIRED)
+def test_invalid_shares_are_rejected_by_every_command(command, text, capsys):
     main = importlib.import_module(command).main
     with pytest.raises(SystemExit) as stopped:
-        main([*NEEDED[command], f"--max-skipped={text}"])
+        main([*REQUIRED[command], f"--max-skipped={text}"])
     assert stopped.value.code == 2
     message = f"--max-skipped: {text!r} is not a number from 0 to 1"
     assert message in capsys.readouterr().err
@@ -38,12 +38,10 @@ def test_no_command_skips_a_share_that_is_none(command, text, capsys):
     ],
 )
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "nan", "1000000000000"])
-def test_counts_that_no_machine_can_hold_are_refused(
-    command, option, text, capsys
-):
+def test_invalid_counts_are_rejected(command, option, text, capsys):
     main = importlib.import_module(command).main
     with pytest.raises(SystemExit) as stopped:
-        main([*NEEDED[command], f"{option}={text}"])
+        main([*REQUIRED[command], f"{option}={text}"])
     assert stopped.value.code == 2
     assert (
         f"{option}: {text!r} is not a whole number" in capsys.readouterr().err
@@ -52,7 +50,7 @@ def test_counts_that_no_machine_can_hold_are_refused(
 
 @pytest.mark.parametrize("option", ["--searches", "--wrong"])
 @pytest.mark.parametrize("text", ["nan", "inf", "-1"])
-def test_the_simulation_takes_finite_numbers_only(option, text, capsys):
+def test_simulation_takes_only_finite_numbers(option, text, capsys):
     simulate = importlib.import_module("mixer_jax.demo.simulate")
     with pytest.raises(SystemExit) as stopped:
         simulate.main(["--table=t.csv", "--out=o", f"{option}={text}"])
@@ -60,7 +58,7 @@ def test_the_simulation_takes_finite_numbers_only(option, text, capsys):
     assert f"{option}: {text!r} is not a number" in capsys.readouterr().err
 
 
-def test_the_ends_of_a_range_belong_to_it():
+def test_ranges_include_their_ends():
     assert numbers.share("0") == 0
     assert numbers.share("1") == 1
     assert numbers.whole(1)("1") == 1
@@ -84,7 +82,7 @@ def test_the_ends_of_a_range_belong_to_it():
         ("mixer_jax.demo.emoji", ["--limit=-1"]),
     ],
 )
-def test_counts_out_of_range_are_refused_before_the_work(
+def test_counts_out_of_range_are_rejected_before_the_work(
     command, arguments, capsys, tmp_path
 ):
     main = importlib.import_module(command).main

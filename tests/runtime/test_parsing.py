@@ -1,4 +1,4 @@
-"""Options of commands: nothing is taken for something else."""
+"""Command-line parsing: invalid options are reported, not guessed."""
 
 import ast
 import errno
@@ -12,7 +12,7 @@ import mixer_jax
 from mixer_jax.runtime import parsing
 
 ROOT = pathlib.Path(mixer_jax.__file__).parent
-# A path option of each command, with the arguments it needs beside it.
+# A path option of each command, and the other required arguments.
 PATHS = [
     ("demo.simulate", ["--table=t"], "--out"),
     ("demo.simulate", ["--out=o"], "--table"),
@@ -35,33 +35,34 @@ PATHS = [
 ]
 
 
-def refusal(capsys, main, arguments):
+def run_invalid(capsys, main, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
 
 
 @pytest.mark.parametrize(("command", "others", "option"), PATHS)
 @pytest.mark.parametrize(
-    ("value", "reason"), [("", "it is empty"), ("a\nWrote b", "line break")]
+    ("value", "reason"),
+    [("", "the value is empty"), ("a\nWrote b", "line break")],
 )
-def test_no_command_takes_a_path_that_is_none(
+def test_every_command_rejects_empty_and_multiline_paths(
     command, others, option, value, reason, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module(f"mixer_jax.{command}").main
     for given in ([f"{option}={value}"], [option, value]):
-        said = refusal(capsys, main, [*others, *given])
-        assert option in said
-        assert reason in said
+        error = run_invalid(capsys, main, [*others, *given])
+        assert option in error
+        assert reason in error
     assert not list(tmp_path.iterdir())
 
 
-def test_every_command_has_this_parser():
+def test_every_command_uses_this_parser():
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -81,9 +82,9 @@ def parser():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        (["--workdir=a", "--workdir=b"], "--workdir: it is given twice"),
+        (["--workdir=a", "--workdir=b"], "--workdir: given more than once"),
         (["--work=a"], "no option --work; did you mean --workdir?"),
         (["--wrokdir=a"], "no option --wrokdir; did you mean --workdir?"),
         (["-workdir=a"], "no option -workdir; did you mean --workdir?"),
@@ -94,15 +95,15 @@ def parser():
         (["--workdir=a", f"--size={'9' * 400}"], "is not a whole number"),
         (["--workdir=a", "--rate=nan"], "--rate: 'nan' is not a number"),
         (["--workdir=a", "--size="], "--size: '' is not a whole number"),
-        (["--workdir=a", "--model="], "--model: it is empty"),
+        (["--workdir=a", "--model="], "--model: the value is empty"),
         ([], "required: --workdir"),
     ],
 )
-def test_every_mistake_is_a_sentence(parser, given, said, capsys):
-    assert said in refusal(capsys, parser.parse_args, given)
+def test_mistakes_are_reported_in_one_line(parser, given, message, capsys):
+    assert message in run_invalid(capsys, parser.parse_args, given)
 
 
-def test_values_are_taken_whole(parser):
+def test_values_are_parsed_unchanged(parser):
     given = parser.parse_args(
         ["--workdir=-x=1", "--size", "-5", "--rate=-1e3", "--column=a\nb"]
         + ["--model", "--my folder", "--model= ", "--unit", "--unit"]
@@ -113,7 +114,7 @@ def test_values_are_taken_whole(parser):
     assert (again.workdir, again.size) == ("b", 3)
 
 
-def test_a_help_that_cannot_be_printed_is_an_error(parser, monkeypatch, capsys):
+def test_unprintable_help_is_an_error(parser, monkeypatch, capsys):
     full = io.StringIO()
 
     def write(text):
@@ -121,5 +122,7 @@ def test_a_help_that_cannot_be_printed_is_an_error(parser, monkeypatch, capsys):
 
     full.write = write
     monkeypatch.setattr("sys.stdout", full)
-    said = refusal(capsys, parser.parse_args, ["--help"])
-    assert said == "error: The output: No space left on device; make room.\n"
+    error = run_invalid(capsys, parser.parse_args, ["--help"])
+    assert error == (
+        "error: The output: No space left on device; free up some space.\n"
+    )

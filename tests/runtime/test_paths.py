@@ -1,4 +1,4 @@
-"""What is said and done of paths in buckets and on this machine."""
+"""Local paths and paths in buckets."""
 
 import pathlib
 import sys
@@ -11,7 +11,7 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 
 
-def test_local_paths_are_those_of_pathlib(tmp_path):
+def test_local_paths_are_pathlib_paths(tmp_path):
     path = paths.make(str(tmp_path))
     assert path == tmp_path
     assert not paths.is_remote(path)
@@ -28,24 +28,26 @@ def test_a_bucket_keeps_its_name(bucket):
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs:///"])
-def test_other_places_are_refused(name):
+def test_other_schemes_are_rejected(name):
     with pytest.raises(UserError, match="gs://BUCKET/runs/stage1"):
         paths.make(name)
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r'pip install "mixer_jax\[gcs\]"'):
         paths.make("gs://bucket/run")
 
 
-def test_what_must_be_local_says_so(tmp_path):
+def test_local_rejects_buckets(tmp_path):
     assert paths.local(str(tmp_path), "An index") == tmp_path
-    with pytest.raises(UserError, match="An index is kept on this machine"):
+    with pytest.raises(
+        UserError, match="An index must be stored on this machine"
+    ):
         paths.local("gs://bucket/index", "An index")
 
 
-def test_files_are_written_found_and_read(bucket):
+def test_files_are_written_listed_and_read(bucket):
     run = paths.make(bucket) / "run"
     paths.make_folder(run)
     large = np.random.default_rng(0).bytes(7_000_000)  # in two parts
@@ -59,8 +61,8 @@ def test_files_are_written_found_and_read(bucket):
     assert text == '"é7"'
 
 
-def test_what_others_write_is_seen(bucket):
-    """Also where a list was looked at before."""
+def test_files_of_other_writers_are_visible(bucket):
+    """Earlier listings of the folder are not reused."""
     run = paths.make(bucket) / "run"
     paths.write(run / "a", "")
     assert [path.name for path in run.iterdir()] == ["a"]
@@ -71,7 +73,7 @@ def test_what_others_write_is_seen(bucket):
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_a_folder_is_moved(bucket, tmp_path, remote):
+def test_move_folder_finds_a_free_name(bucket, tmp_path, remote):
     root = paths.make(bucket if remote else tmp_path)
     for name in ("old/4/a", "old/4/deep/b", "aside/4/left"):
         paths.make_folder((root / name).parent)
@@ -87,12 +89,12 @@ def test_a_folder_is_moved(bucket, tmp_path, remote):
     assert paths.move_folder(again, root / "new" / "4") == root / "new" / "4"
 
 
-def test_a_bucket_that_can_be_used_is_left_as_it_was(bucket, cloud):
+def test_check_leaves_a_bucket_unchanged(bucket, cloud):
     paths.check(paths.make(f"{bucket}/run"))
     assert cloud.buckets[bucket.removeprefix("gs://")] == {}
 
 
-def test_a_bucket_that_cannot_be_used_is_a_sentence(bucket, cloud):
+def test_check_rejects_missing_and_read_only_buckets(bucket, cloud):
     with pytest.raises(UserError, match="There is no bucket gs://nowhere,"):
         paths.check(paths.make("gs://nowhere/run"))
     cloud.frozen.add(bucket.removeprefix("gs://"))
@@ -101,7 +103,7 @@ def test_a_bucket_that_cannot_be_used_is_a_sentence(bucket, cloud):
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_bucket_answers_is_a_sentence(bucket):
+def test_errors_of_a_bucket_are_reported(bucket):
     path = paths.make(bucket) / "run"
     with (
         pytest.raises(UserError, match="run cannot be reached: "),
@@ -112,7 +114,7 @@ def test_what_a_bucket_answers_is_a_sentence(bucket):
         pathlib.Path("x").read_bytes()
 
 
-def test_the_cache_has_a_folder_for_each(bucket, tmp_path):
+def test_cache_folder_is_unique_per_path(bucket, tmp_path):
     folder = paths.cache(paths.make(f"{bucket}/runs/stage2"))
     name = bucket.removeprefix("gs://")
     place = tmp_path / "cache" / "mixer_jax" / "gs" / name
@@ -120,33 +122,33 @@ def test_the_cache_has_a_folder_for_each(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("sign", [*"[]*?#% &+\n\x01\\", "é"])
-def test_a_name_that_a_bucket_would_lose_is_refused(bucket, cloud, sign):
-    with pytest.raises(UserError, match="Name another folder in the bucket"):
+def test_check_rejects_special_characters_in_names(bucket, cloud, sign):
+    with pytest.raises(UserError, match="Choose another folder in the bucket"):
         paths.check(paths.make(f"{bucket}/a{sign}b/run"))
     assert not cloud.buckets[bucket.removeprefix("gs://")]
 
 
-def test_plain_names_stay_as_they_are(tmp_path, bucket):
+def test_plain_paths_are_returned_unchanged(tmp_path, bucket):
     for path in (tmp_path / "a b", paths.make(f"{bucket}/b[1]")):
         paths.make_folder(path)
         assert paths.plain(path) == path
-    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # not there
+    assert paths.plain(tmp_path / "b[1]") == tmp_path / "b[1]"  # missing
 
 
-def test_another_name_leads_to_the_same_folder(tmp_path):
+def test_plain_path_leads_to_the_same_folder(tmp_path):
     folder = tmp_path / "b[1]"
     folder.mkdir()
     name = paths.plain(folder)
     assert name == paths.plain(folder)
     assert name.samefile(folder)
     assert not set("[]*?\\") & set(str(name))
-    # A folder of that name that is made later is another one.
+    # A new folder with the same name is a different one.
     folder.rmdir()
     folder.mkdir()
     assert paths.plain(folder).samefile(folder)
 
 
-def test_a_system_without_other_names_refuses(tmp_path, monkeypatch):
+def test_plain_raises_without_proc(tmp_path, monkeypatch):
     (tmp_path / "b[1]").mkdir()
     monkeypatch.setattr(
         paths.pathlib.Path, "is_dir", lambda path: "[" in str(path)

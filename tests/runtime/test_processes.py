@@ -1,4 +1,4 @@
-"""Real processes on this machine: they start, agree and end together."""
+"""Runs of several real processes: start, communication and end."""
 
 import contextlib
 import json
@@ -25,57 +25,56 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def act(cache):
-    """Lets some processes act; returns what they left."""
+def run_act(cache):
+    """Returns a function that runs an act in several processes."""
 
-    def run(what, count, *more):
-        command = (*WORKER, f"--act={what}", *more)
+    def run(name, count, *more):
+        command = (*WORKER, f"--act={name}", *more)
         return several.finish(several.begin(command, count, 2, cache))
 
     return run
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_all_processes_are_one_run(act, count):
+def test_gather_returns_the_values_of_all_processes(run_act, count):
     names = [f"n{index}" for index in range(count)]
-    for ended in act("gather", count):
+    for ended in run_act("gather", count):
         assert ended.code == 0, ended.error
         assert f"{names} {2 * count}" in ended.output
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_what_is_wrong_for_one_ends_all_with_its_message(act, count):
-    everyone = act("wrong", count)
-    assert [ended.code for ended in everyone] == [processes.WRONG] * count
-    for index, ended in enumerate(everyone):
-        other = f"process {count - 1} has ended, and so all: "
-        said = "error: " + ("" if index == count - 1 else other)
-        assert f"{said}The table has no rows.\n" in ended.error
+def test_error_in_one_process_ends_all_with_its_message(run_act, count):
+    results = run_act("wrong", count)
+    assert [ended.code for ended in results] == [processes.WRONG] * count
+    for index, ended in enumerate(results):
+        other = f"process {count - 1} ended the run: "
+        prefix = "error: " + ("" if index == count - 1 else other)
+        assert f"{prefix}The table has no rows.\n" in ended.error
         assert "Traceback" not in ended.error
 
 
-def test_what_is_wrong_for_all_is_said_by_each(act):
-    """None aborts as process 0, which holds JAX's service, leaves first."""
-    for ended in act("wrong_for_all", 2):
+def test_error_in_all_processes_is_printed_by_each(run_act):
+    """No process aborts if process 0, which runs JAX's service, ends first."""
+    for ended in run_act("wrong_for_all", 2):
         assert ended.code == processes.WRONG, ended.error
         assert "error: The table has no rows.\n" in ended.error
 
 
-def test_a_crash_of_one_ends_all_with_its_message(act):
-    first, second = act("crash", 2)
+def test_crash_of_one_process_ends_all_with_its_message(run_act):
+    first, second = run_act("crash", 2)
     assert first.code == second.code == 1
     assert "Traceback" in second.error
     assert (
-        "error: process 1 has ended, and so all: ZeroDivisionError: of all "
-        "things"
+        "error: process 1 ended the run: ZeroDivisionError: of all things"
     ) in first.error
 
 
 @pytest.mark.parametrize("when", ["before", "in"])
-def test_another_process_that_dies_is_no_file_that_cannot_be_written(
-    act, tmp_path, when
+def test_death_of_a_process_is_not_reported_as_a_failed_write(
+    run_act, tmp_path, when
 ):
-    first, second = act(f"die_{when}_save", 2, f"--folder={tmp_path}")
+    first, second = run_act(f"die_{when}_save", 2, f"--folder={tmp_path}")
     assert second.code == -signal.SIGKILL
     assert first.code == 1
     assert "Gloo" in first.error
@@ -91,7 +90,7 @@ def test_another_process_that_dies_is_no_file_that_cannot_be_written(
         (lambda: jax.tree.map(open, "/no/such/file"), False),
     ],
 )
-def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
+def test_device_errors_are_distinguished_from_file_errors(fail, expected):
     with pytest.raises((ValueError, OSError)) as error:
         fail()
     assert processes.raised_by_devices(error.value) == expected
@@ -99,21 +98,21 @@ def test_what_devices_raise_is_told_from_what_files_do(fail, expected):
 
 @pytest.mark.parametrize("way", ["stop", "stop_by_hand"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_to_one_stops_all_at_the_same_step(act, count, way):
-    everyone = act(way, count)
-    assert [ended.code for ended in everyone] == [75] * count
-    assert stopped_at(everyone) > 3
+def test_signal_to_one_process_stops_all_at_the_same_step(run_act, count, way):
+    results = run_act(way, count)
+    assert [ended.code for ended in results] == [75] * count
+    assert stopped_at(results) > 3
 
 
-def stopped_at(everyone):
-    """Returns the one step at which all processes have stopped."""
-    steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in everyone}
+def stopped_at(results):
+    """Returns the step at which all processes stopped."""
+    steps = {re.search(r"stopped at (\d+)", e.output)[1] for e in results}
     assert len(steps) == 1
     return int(steps.pop())
 
 
-def test_a_signal_before_the_first_step_is_not_lost(cache):
-    """Whether of several processes or one that is coordinated alone."""
+def test_signal_before_the_first_step_is_not_lost(cache):
+    """In several processes, and in a single one with a coordinator."""
     command = (*WORKER, "--act=stop_early")
     both = several.finish(several.begin(command, 2, 1, cache))
     assert [ended.code for ended in both] == [processes.PREEMPTED] * 2
@@ -124,7 +123,7 @@ def test_a_signal_before_the_first_step_is_not_lost(cache):
     assert "Interrupted" in alone.error
 
 
-def test_a_frozen_process_is_named_by_the_others(cache):
+def test_frozen_process_is_reported_by_the_others(cache):
     command = (*WORKER, "--act=freeze")
     begun = several.begin(command, 2, 1, cache)
     first = begun[0]
@@ -138,7 +137,7 @@ def test_a_frozen_process_is_named_by_the_others(cache):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("", 2, -1), "go together"),
         (("h:1", 0, 0), "go together"),
@@ -147,24 +146,24 @@ def test_a_frozen_process_is_named_by_the_others(cache):
         ((":1", 2, 0), "must be HOST:PORT"),
         (("h:port", 2, 0), "must be HOST:PORT"),
         (("h:65536", 2, 0), "must be HOST:PORT"),
-        (("h:1", 2, 2), "--process=2 is none of --processes=2"),
+        (("h:1", 2, 2), "--process=2 is out of range for --processes=2"),
     ],
 )
-def test_flags_that_do_not_fit_are_a_sentence(given, said):
-    with pytest.raises(UserError, match=said):
+def test_inconsistent_flags_raise_an_error(given, message):
+    with pytest.raises(UserError, match=message):
         processes.start(*given)
 
 
-def test_half_a_sign_of_others_is_not_taken_for_none(monkeypatch):
+def test_partly_detected_cluster_is_an_error(monkeypatch):
     def partly(*arguments):
         raise ValueError("Number of processes must be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", partly)
-    with pytest.raises(UserError, match=r"must be defined\. Name them by"):
+    with pytest.raises(UserError, match=r"must be defined\. Set --coordinator"):
         processes.start()
 
 
-def test_others_that_do_not_come_are_no_wrong_input(monkeypatch, capsys):
+def test_failed_connection_may_be_retried(monkeypatch, capsys):
     def alone(*arguments):
         raise jax.errors.JaxRuntimeError(
             "DEADLINE_EXCEEDED: nobody came\nat all"
@@ -173,14 +172,14 @@ def test_others_that_do_not_come_are_no_wrong_input(monkeypatch, capsys):
     monkeypatch.setattr(jax.distributed, "initialize", alone)
     with pytest.raises(SystemExit) as ended:
         processes.start("host0:8476", 2, 1)
-    assert ended.value.code == 1  # which a restart may mend
+    assert ended.value.code == 1  # A restart may succeed.
     assert (
-        "process 1 of 2 has not met the others at host0:8476: "
+        "process 1 of 2 could not connect to the others at host0:8476: "
         "DEADLINE_EXCEEDED: nobody came\n"
     ) in capsys.readouterr().err
 
 
-def test_a_lone_process_needs_nobody():
+def test_single_process_needs_no_coordination():
     assert processes.gather("alone", [1, 2]) == [[1, 2]]
     assert processes.told("alone") == {}
     processes.tell("alone", 3)
@@ -189,35 +188,35 @@ def test_a_lone_process_needs_nobody():
         assert not preemption.reached()
         signal.raise_signal(signal.SIGTERM)
         assert preemption.reached()
-    # Outside, the signal is what it was.
+    # Outside, the previous handler is restored.
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_signal_after_the_last_step_ends_what_would_come_next(capsys):
+def test_signal_after_the_last_step_interrupts_the_command(capsys):
     begun = []
 
     def work():
         with contextlib.ExitStack() as outer:
-            # As where a second one arrives while the first ends the run.
+            # A second signal arrives while the first one ends the run.
             outer.callback(signal.raise_signal, signal.SIGTERM)
             with processes.Preemption() as preemption:
                 assert not preemption.reached()
                 signal.raise_signal(signal.SIGTERM)
-            begun.append("what comes next")
+            begun.append("the next step")
 
     assert command.run(work) == processes.PREEMPTED
     assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
     assert not begun
 
 
-def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):
+def test_several_processes_own_a_folder_together(run_act, tmp_path):
     folder = tmp_path / "b[1]\\2"
-    for ended in act("own", 2, f"--folder={folder}"):
+    for ended in run_act("own", 2, f"--folder={folder}"):
         assert ended.code == 0, ended.error
     assert workdir.latest_step(folder) == 1
     assert {path.name for path in folder.iterdir()} == {"checkpoints"}
     with folder_lock.hold(folder, "--workdir"):
-        refused = act("own", 2, f"--folder={folder}")
+        refused = run_act("own", 2, f"--folder={folder}")
     for ended in refused:
         assert ended.code == processes.WRONG, ended.error
         assert f"error: Another run is using {folder}: process " in ended.error
@@ -225,9 +224,7 @@ def test_several_processes_are_one_owner_of_a_folder_of_any_name(act, tmp_path):
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_a_process_that_ends_all_is_not_kept_by_what_it_does_last(
-    monkeypatch, hangs
-):
+def test_hanging_last_action_does_not_block_the_end(monkeypatch, hangs):
     done, codes, over = [], [], threading.Event()
 
     def last():

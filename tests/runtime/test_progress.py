@@ -12,54 +12,54 @@ from mixer_jax.runtime import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that have passed, in a list of one."""
+    """The current time in seconds, in a list with one element."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def shown(clock, counts, total, seconds=40.0, **kwargs):
-    """Returns what is printed when each count takes so long."""
+    """Returns the output if each count takes the given seconds."""
     file = io.StringIO()
     console = rich.console.Console(file=file, width=80, **kwargs)
     with progress.show("Embedding [x]", total, console=console) as count:
-        for some in counts:
+        for number in counts:
             clock[0] += seconds
-            count(some)
+            count(number)
     return file.getvalue()
 
 
-def test_lines_tell_count_rate_and_time_left(clock):
-    said = shown(clock, [100, 800, 800], 8100).splitlines()
-    assert said == [
+def test_lines_show_count_rate_and_time_left(clock):
+    lines = shown(clock, [100, 800, 800], 8100).splitlines()
+    assert lines == [
         "Embedding [x]: 100 of 8,100",
         "Embedding [x]: 900 of 8,100, 20/s, 6:00 left",
         "Embedding [x]: 1,700 of 8,100, 20/s, 5:20 left",
     ]
 
 
-def test_a_line_comes_only_now_and_then(clock):
+def test_lines_are_rate_limited(clock):
     assert len(shown(clock, [1] * 60, 60, seconds=1.0).splitlines()) == 2
     assert shown(clock, [1] * 20, 20, seconds=1.0) == ""
 
 
 def test_shares_and_unknown_totals(clock):
-    said = shown(clock, [0.25, 0.25], 1.0).splitlines()
-    assert said[1] == "Embedding [x]: 50%, 1:20 left"
-    said = shown(clock, [1, 4000], None).splitlines()
-    assert said[1] == "Embedding [x]: 4,001, 100/s"
-    said = shown(clock, [0, 40], 40 * 7201).splitlines()
-    assert said[1] == "Embedding [x]: 40 of 288,040, 1/s, 80:00:00 left"
+    lines = shown(clock, [0.25, 0.25], 1.0).splitlines()
+    assert lines[1] == "Embedding [x]: 50%, 1:20 left"
+    lines = shown(clock, [1, 4000], None).splitlines()
+    assert lines[1] == "Embedding [x]: 4,001, 100/s"
+    lines = shown(clock, [0, 40], 40 * 7201).splitlines()
+    assert lines[1] == "Embedding [x]: 40 of 288,040, 1/s, 80:00:00 left"
 
 
-def test_a_terminal_gets_a_bar_that_goes_away(clock):
-    said = shown(clock, [1, 2], 3, force_terminal=True)
-    assert "Embedding [x]" in said
-    assert "3 of 3" in said
-    assert said.rstrip().endswith("\x1b[2K")
+def test_terminal_shows_a_transient_bar(clock):
+    output = shown(clock, [1, 2], 3, force_terminal=True)
+    assert "Embedding [x]" in output
+    assert "3 of 3" in output
+    assert output.rstrip().endswith("\x1b[2K")
 
 
-def test_it_is_on_stderr(clock, capsys):
+def test_progress_is_printed_to_stderr(clock, capsys):
     with progress.show("Embedding", 2) as count:
         clock[0] += progress.EVERY
         count(1)
@@ -67,7 +67,7 @@ def test_it_is_on_stderr(clock, capsys):
     assert (out, err) == ("", "Embedding: 1 of 2\n")
 
 
-def test_only_the_outermost_is_shown(clock, capsys):
+def test_only_the_outermost_pass_is_shown(clock, capsys):
     for _ in range(2):
         with progress.show("Outer", 2) as outer:
             with progress.show("Inner", 2) as inner:
@@ -77,7 +77,7 @@ def test_only_the_outermost_is_shown(clock, capsys):
     assert capsys.readouterr().err == "Outer: 1 of 2\n" * 2
 
 
-def test_a_pass_over_items_is_tracked(clock, capsys):
+def test_track_counts_consumed_items(clock, capsys):
     for _ in progress.track(["a", "b", "c"], "Reading"):
         clock[0] += progress.EVERY
     assert capsys.readouterr().err.splitlines() == [
@@ -101,7 +101,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
-def test_commands_that_take_long_show_it(
+def test_long_commands_show_progress(
     command, color_run, colors, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "EVERY", 0.0)

@@ -24,7 +24,7 @@ from mixer_jax.runtime import similar
         ("a b", "a \u200b b"),
     ],
 )
-def test_names_that_look_alike(a, b):
+def test_similar_names_have_equal_keys(a, b):
     assert similar.keys([a]) == similar.keys([b])
     assert similar.pairs(["other", a, b]) == [(a, b)]
     assert "which has" in similar.hint(a, ["x", b])
@@ -34,30 +34,30 @@ def test_names_that_look_alike(a, b):
     ("a", "b"),
     [("1.5", "1"), ("12", "120"), ("a.0", "a"), ("", "0"), ("a", "b")],
 )
-def test_names_that_do_not(a, b):
+def test_different_names_have_different_keys(a, b):
     assert similar.pairs([a, b]) == []
     assert similar.hint(a, [b]) == ""
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=8))
-def test_a_key_is_that_of_its_own_forms(name):
+def test_normal_forms_have_equal_keys(name):
     (key,) = similar.keys([name]).to_pylist()
     for form in ("NFC", "NFD"):
         other = unicodedata.normalize(form, name)
         assert similar.keys([f" {other}\n"]).to_pylist() == [key]
 
 
-def test_floats_of_pandas_are_named_as_such():
+def test_hint_mentions_floats_of_pandas():
     assert "into floats" in similar.hint("12.0", ["12"])
     assert "into floats" in similar.hint("12", ["12.0"])
     assert "into floats" not in similar.hint("12 ", ["12"])
 
 
-def test_a_name_that_is_spelled_otherwise_is_found():
-    name, said = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
+def test_misspelled_name_is_found():
+    name, hint = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
     assert name == "7"
-    assert said.startswith(", which has '7.0': a program such as pandas")
-    assert not similar.misspelled(["a", "A"], ["a"])  # both are names
+    assert hint.startswith(", which has '7.0': a program such as pandas")
+    assert not similar.misspelled(["a", "A"], ["a"])  # Both were looked up.
     assert not similar.misspelled(["a"], ["a", "A"])
     assert not similar.misspelled([], ["a"])

@@ -1,4 +1,4 @@
-"""User text on the terminal: what is printed is what was given."""
+"""User text is printed on the terminal unchanged."""
 
 import io
 import pathlib
@@ -14,31 +14,31 @@ import mixer_jax
 from mixer_jax.runtime import progress, terminal
 from mixer_jax.runtime.text import printable
 
-# Any one line of text; surrogates stand for bytes of a file name.
+# Any line of text; surrogates represent bytes of a file name.
 LINES = st.text(st.characters(exclude_characters="\n\t"), max_size=60)
 MARKUP = ["[/v3]/w", "[v2]", ":smile:", "[bold]x", "a\\[b]", "[link=x]y[/link]"]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def consoles(file):
-    """Ours, and one that reads markup and emoji codes where it can."""
+    """Yields our console, and one of Rich that would parse markup and emoji."""
     yield terminal.Console(file=file, width=40)
     yield rich.console.Console(file=file, width=40, force_terminal=True)
 
 
 @hypothesis.given(st.sampled_from(MARKUP) | LINES)
 @hypothesis.settings(deadline=None, max_examples=100)
-def test_a_line_is_printed_as_it_is(text):
+def test_lines_are_printed_unchanged(text):
     for number in range(2):
         file = io.StringIO()
         terminal.say(text, console=list(consoles(file))[number])
-        said = file.getvalue()
-        assert ESCAPES.sub("", said) == f"{printable(text)}\n"
+        output = file.getvalue()
+        assert ESCAPES.sub("", output) == f"{printable(text)}\n"
 
 
 @hypothesis.given(st.sampled_from(MARKUP) | LINES)
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_our_consoles_print_strings_as_they_are(text):
+def test_consoles_print_strings_unchanged(text):
     file = io.StringIO()
     terminal.Console(file=file, width=40).print(text)
     assert file.getvalue() == f"{printable(text)}\n"
@@ -46,7 +46,7 @@ def test_our_consoles_print_strings_as_they_are(text):
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[31mred"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_tables_show_titles_headings_and_cells_as_they_are(text, number):
+def test_tables_show_text_unchanged(text, number):
     file = io.StringIO()
     table = terminal.Table(f"1{text}", title=f"0{text}")
     table.add_column(f"2{text}")
@@ -54,22 +54,22 @@ def test_tables_show_titles_headings_and_cells_as_they_are(text, number):
     console = list(consoles(file))[number]
     console.width = 200
     console.print(table)
-    said = ESCAPES.sub("", file.getvalue())
+    output = ESCAPES.sub("", file.getvalue())
     for place in range(5):
-        assert f"{place}{printable(text)}" in said
+        assert f"{place}{printable(text)}" in output
 
 
 @pytest.mark.parametrize("text", [*MARKUP, "\x1b[31mred"])
-def test_bars_show_descriptions_as_they_are(text):
+def test_bars_show_descriptions_unchanged(text):
     file = io.StringIO()
     console = terminal.Console(file=file, force_terminal=True, width=200)
     with progress.show(f"1{text}", 2, console=console) as count:
         count(1)
     with terminal.count_bar(console) as bar:
         bar.add_task(f"2{text}", total=2, message=f"3{text}")
-    said = ESCAPES.sub("", file.getvalue())
+    output = ESCAPES.sub("", file.getvalue())
     for place in range(1, 4):
-        assert f"{place}{printable(text)}" in said
+        assert f"{place}{printable(text)}" in output
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -84,12 +84,12 @@ def test_every_encoding_prints_every_text(monkeypatch, encoding):
     table.add_row(text)
     terminal.Console().print(table)
     sys.stdout.flush()
-    said = raw.getvalue().decode(encoding)
+    output = raw.getvalue().decode(encoding)
     expected = text.encode(encoding, "backslashreplace").decode(encoding)
-    assert said.count(expected) == 3
+    assert output.count(expected) == 3
 
 
-def test_nothing_else_prints_by_rich():
+def test_no_other_module_uses_rich():
     root = pathlib.Path(mixer_jax.__file__).parent
     users = {
         str(path.relative_to(root))

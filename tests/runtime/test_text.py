@@ -10,9 +10,9 @@ from mixer_jax.runtime.text import one_line, printable
 
 @hypothesis.given(st.text())
 @hypothesis.settings(deadline=None, max_examples=200)
-def test_what_prints_stays_and_the_rest_is_escaped(text):
+def test_only_control_characters_are_escaped(text):
     shown = printable(text)
-    # It can be written anywhere, and nothing in it acts on a terminal.
+    # It can be encoded, and has no effect on a terminal.
     shown.encode()
     assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
     assert not any(0x7F <= ord(c) < 0xA0 for c in shown)
@@ -32,16 +32,16 @@ def test_what_prints_stays_and_the_rest_is_escaped(text):
         ("\N{WOMAN}\u200d\N{ROCKET}", "\N{WOMAN}\u200d\N{ROCKET}"),
     ],
 )
-def test_each_kind(text, shown):
+def test_printable_escapes_each_kind_of_control_character(text, shown):
     assert printable(text) == shown
 
 
-def test_errors_cannot_act_on_a_terminal():
+def test_error_messages_are_escaped():
     error = UserError("There is no file \x1b]0;title\x07\udcff.")
     assert str(error) == r"There is no file \x1b]0;title\x07\udcff."
 
 
 @hypothesis.given(st.text())
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_one_line_is_one_line(text):
+def test_one_line_returns_one_line(text):
     assert len(one_line(f"a{text}z").splitlines()) == 1

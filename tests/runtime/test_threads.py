@@ -1,4 +1,4 @@
-"""Pools end soon when their block raises; starting processes are shielded."""
+"""Pools end soon if their block raises; starting processes are shielded."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ import pytest
 from mixer_jax.runtime import threads
 
 
-def test_waiting_work_is_dropped_when_the_block_raises():
+def test_pending_work_is_cancelled_when_the_block_raises():
     begun, release = [], threading.Event()
 
     def work(number):
@@ -29,7 +29,7 @@ def test_waiting_work_is_dropped_when_the_block_raises():
     assert begun == [0]
 
 
-def test_signals_are_blocked_within_the_shield_only():
+def test_signals_are_blocked_only_within_the_shield():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with threads.shielded():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

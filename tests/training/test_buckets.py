@@ -135,7 +135,9 @@ def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
     count = len(local.category_ids)
     loaded = checkpoints.load_proxies(str(run / "stage3"), 16, mesh)
     np.testing.assert_array_equal(proxies, loaded[:count])
-    with pytest.raises(UserError, match="The export is kept on this machine"):
+    with pytest.raises(
+        UserError, match="The export must be stored on this machine"
+    ):
         export.write(RUN, f"{RUN}/proxies")
 
 

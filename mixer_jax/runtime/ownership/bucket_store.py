@@ -51,10 +51,10 @@ class Bucket:
             self._version = stamp.generation
             return True
         # If a reply was lost and the write retried, the stored record is ours.
-        there = self.read()
-        if there.record is None or there.record.token != record.token:
+        current = self.read()
+        if current.record is None or current.record.token != record.token:
             return False
-        self._version = there.version
+        self._version = current.version
         return True
 
     def beat(self, record: Record) -> bool:

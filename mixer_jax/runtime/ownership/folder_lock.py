@@ -80,20 +80,21 @@ class Owner:
         if self._store is None:
             return
         try:
-            there = self._store.read().record
+            current = self._store.read().record
         except self._store.failures:
             return  # The write that follows will report the error.
-        if there is not None and there.token == self._record.token:
+        if current is not None and current.token == self._record.token:
             return
-        folder, stops = self._store.folder, "This run stops and writes no more."
-        if there is None:
+        folder = self._store.folder
+        stops = "This run stops and writes nothing further."
+        if current is None:
             raise LostError(
-                f"{folder} was moved, removed or emptied while this run used "
-                f"it. {stops} To resume, name the folder's present place."
+                f"{folder} was moved, removed or emptied while this run was "
+                f"using it. {stops} To resume, give the folder's current path."
             )
         raise LostError(
-            f"Another run has taken over {self._used.name}: {there}. No "
-            f"heartbeat of this run had reached it for {STALE:.0f} seconds, or "
+            f"Another run has taken over {self._used.name}: {current}. No "
+            f"heartbeat from this run reached it for {STALE:.0f} seconds, or "
             f"its .owner files were deleted. {stops}"
         )
 
@@ -263,7 +264,7 @@ def _take(
             raise
         raise UserError(
             f"{store.folder} cannot be written to: {store.reason(error)}. "
-            f"Name another {used.kind} by {used.flag}."
+            f"Choose another {used.kind} with {used.flag}."
         ) from error
 
 
@@ -279,8 +280,8 @@ def _lock(store: Store) -> bool | None:
         if locked is not None or time.monotonic() > deadline:
             return locked
         # A killed process keeps its lock until its memory is freed.
-        there = store.read().record
-        if there is None or not there.is_seen() or there.is_alive():
+        current = store.read().record
+        if current is None or not current.is_seen() or current.is_alive():
             return None
         time.sleep(_POLL_DYING)
 
@@ -303,21 +304,21 @@ def _wait_until_free(
     """
     if seen.version is None:
         return seen
-    there = seen.record
-    if there is not None and there.is_seen():
-        if not there.is_alive():
+    current = seen.record
+    if current is not None and current.is_seen():
+        if not current.is_alive():
             return seen
         if not locked:
             return None
         # The lock file was deleted or the folder copied: wait for a heartbeat.
-    elif there is not None and there.is_of_this_machine() and locked:
+    elif current is not None and current.is_of_this_machine() and locked:
         return seen
     left = STALE - max(seen.age(), 0.0)
     if left > 0:
-        who = "another run" if there is None else there
+        who = "another run" if current is None else current
         say(
-            f"{name} was last used by {who}. Waiting at most "
-            f"{left:.0f} s to see whether that run is alive."
+            f"{name} was last used by {who}. Waiting up to {left:.0f} s to "
+            "see whether that run is still alive."
         )
     end = time.monotonic() + left
     while (left := end - time.monotonic()) > 0:
@@ -328,13 +329,13 @@ def _wait_until_free(
     return seen
 
 
-def _refusal(used: _Used, there: Record | None) -> UserError:
-    who = "" if there is None else f": {there}"
+def _refusal(used: _Used, current: Record | None) -> UserError:
+    who = "" if current is None else f": {current}"
     return UserError(
-        f"Another run is using {used.name}{who}. Name another {used.kind} by "
-        f"{used.flag}, or wait until that run has ended."
+        f"Another run is using {used.name}{who}. Choose another {used.kind} "
+        f"with {used.flag}, or wait until that run has ended."
     )
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr)
+def _print(message: str) -> None:
+    print(message, file=sys.stderr)

@@ -20,7 +20,7 @@ from mixer_jax.runtime.ownership.owner_record import Record
 PREFIX = ".owner"  # of all file names in the folder
 RECORD = PREFIX + "{}.json"
 LOCK = PREFIX + "{}"
-_LARGEST = 2**16  # maximum bytes of a record
+_MAX_BYTES = 2**16  # maximum bytes of a record
 
 
 def is_part(path: pathlib.Path) -> bool:
@@ -88,7 +88,7 @@ class Folder:
             with open(self._path, "rb", opener=_open_at_once) as file:
                 changed = os.fstat(file.fileno())
                 is_file = stat.S_ISREG(changed.st_mode)
-                text = file.read(_LARGEST) if is_file else b""
+                text = file.read(_MAX_BYTES) if is_file else b""
         except FileNotFoundError:
             return Seen(None, None, lambda: 0.0)
         age = functools.partial(self._age, changed.st_mtime)
@@ -129,8 +129,8 @@ class Folder:
 
     def beat(self, record: Record) -> bool:
         """Updates the record's modification time; False if it was replaced."""
-        there = self.read().record
-        if there is None or there.token != record.token:
+        current = self.read().record
+        if current is None or current.token != record.token:
             return False
         os.utime(self._path)  # uses the clock of a network file system
         return True
@@ -139,8 +139,8 @@ class Folder:
         """Removes this owner's record, then its lock."""
         try:
             with contextlib.suppress(OSError):
-                there = self.read().record
-                if there is not None and there.token == record.token:
+                current = self.read().record
+                if current is not None and current.token == record.token:
                     self._path.unlink()
         finally:
             self._unlock()

@@ -50,8 +50,9 @@ def check_inputs(
             continue
         if any(os.path.samefile(source, target) for target in targets):
             raise UserError(
-                f"{flag}={source} would be replaced by what this command "
-                "writes; name another --out, or copy it to another path first."
+                f"{flag}={source} would be replaced by the output of this "
+                "command; choose another --out, or copy the file to another "
+                "path first."
             )
 
 

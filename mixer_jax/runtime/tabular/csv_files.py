@@ -100,7 +100,7 @@ def encode(batch: pa.RecordBatch | pa.Table) -> str:
     if (pc.max(pc.binary_length(lines)).as_py() or 0) + 2 > BLOCK:
         raise UserError(
             f"A row of more than {BLOCK} bytes is too long for a CSV file; "
-            "name a .parquet file instead."
+            "choose a .parquet file instead."
         )
     return "".join(line + "\n" for line in lines.to_pylist())
 
@@ -189,8 +189,8 @@ def _header(path: Path, block: int) -> list[str]:
 
 def _not_csv(path: Path, kind: str) -> UserError:
     return UserError(
-        f"{path} cannot be read: it is {kind}, and a .csv must be UTF-8 text "
-        "with commas between the cells; save it again as CSV UTF-8."
+        f"{path} cannot be read: it is {kind}, but a .csv file must be UTF-8 "
+        "text separated by commas; save it again as CSV UTF-8."
     )
 
 
@@ -218,8 +218,8 @@ def _check_quotes(path: Path, block: int) -> None:
         if "expected after" in error.reason:
             problem += " or text after a closing quote"
         raise UserError(
-            f"{path}, line {error.line}: the row has {problem}; a "
-            'quote in a text is written twice, as in "12"" pipe".'
+            f"{path}, line {error.line}: the row has {problem}; "
+            'double every quote within a text, as in "12"" pipe".'
         ) from error
 
 
@@ -250,11 +250,11 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
         _check_utf8(path, file)
     for line, cells in _bounded_records(path, block):
         if len(cells) != len(header):
-            less = "more" if len(cells) > len(header) else "fewer"
+            amount = "more" if len(cells) > len(header) else "fewer"
             raise UserError(
-                f"{path}, line {line}: the row has {less} cells than its "
-                f"header, {len(cells)} instead of {len(header)}; is there "
-                "a comma at its end, or in an unquoted text?"
+                f"{path}, line {line}: the row has {amount} cells than the "
+                f"header, {len(cells)} instead of {len(header)}; is there a "
+                "comma at the end of the row or in an unquoted text?"
             )
 
 

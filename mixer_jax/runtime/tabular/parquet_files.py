@@ -29,7 +29,7 @@ _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 class NotTextError(UserError):
-    """Error for a cell that is no text; `row` is its row, from 0."""
+    """Error for a cell that is not text; `row` is its row, from 0."""
 
     def __init__(self, where: str, row: int, problem: str):
         super().__init__(f"{where}: {problem}")
@@ -51,13 +51,13 @@ def parts(path: Path) -> list[Path]:
         return [path]
     if (path / "_temporary").is_dir():
         raise UserError(
-            f"The table {path} is not complete: it holds a folder _temporary, "
-            "which Spark removes when all parts are written."
+            f"The table {path} is not complete: it contains a folder "
+            "_temporary, which Spark removes once all parts are written."
         )
     for log, kind in _LOGS.items():
         if (path / log).is_dir():
             raise UserError(
-                f"The table {path} is a {kind} table, whose folder may hold "
+                f"The table {path} is a {kind} table, whose folder may contain "
                 "rows that were deleted or replaced; write its rows as plain "
                 "Parquet files to another folder."
             )
@@ -229,8 +229,8 @@ def _unreadable(path: Path, part: Path, error: Exception) -> str:
     except OSError as reason:
         if reason.errno != errno.EINVAL:  # shorter than the signature
             return f"{part} cannot be read: {reason.strerror}."
-    where = f"; in the folder {path} every file must be" * (part != path)
-    return f"{part} cannot be read: it is no complete Parquet file{where}."
+    where = f"; every file in the folder {path} must be one" * (part != path)
+    return f"{part} cannot be read: it is not a complete Parquet file{where}."
 
 
 def _open(part: Path) -> pa.NativeFile:
@@ -278,7 +278,7 @@ def _check_partition(
     if other >= 0:
         raise UserError(
             f"{part}, column {name}: a cell is {quoted(cells[other].as_py())}, "
-            f"and the folder's name says {quoted(value)}; move the file, or "
+            f"but the folder's name says {quoted(value)}; move the file, or "
             "rename the folder so that its name has no '='."
         )
 

@@ -62,8 +62,8 @@ class Layout:
         ours = (*self.columns, *self.optional)
         unknown = [name for name in names if name not in ours]
         missing = [name for name in self.columns if name not in names]
-        twice = [name for name in ours if names.count(name) > 1]
-        if not missing and not twice and not (unknown and self.exact):
+        duplicates = [name for name in ours if names.count(name) > 1]
+        if not missing and not duplicates and not (unknown and self.exact):
             return
         lines = [f"The {self.name} {path} has wrong columns."]
         if self.exact:
@@ -71,9 +71,9 @@ class Layout:
         for name in missing:
             hint = "" if self.exact else _suggestion(name, unknown)
             lines.append(f"Missing column {name!r}{hint}")
-        lines += [f"Duplicate column {name!r}" for name in twice]
+        lines += [f"Duplicate column {name!r}" for name in duplicates]
         if len(names) == 1 and missing and not _has_suffix(path, ".parquet"):
-            lines.append("Is the file separated by commas?")
+            lines.append("Is the file comma-separated?")
         elif not self.exact and missing:
             lines.append(f"Its columns are {listing(names)}.")
         exactly = "exactly " if self.exact else ""
@@ -180,11 +180,11 @@ def read(
 
 
 def write(
-    table: pd.DataFrame | pa.Table, path: str | os.PathLike, what: str = ""
+    table: pd.DataFrame | pa.Table, path: str | os.PathLike, subject: str = ""
 ) -> None:
-    """Writes a table atomically; see `writer`, and for `what` see `deliver`."""
+    """Writes a table atomically; see `writer` and `results.deliver`."""
     rows = writer(table, path)
-    results.deliver(path, rows, what) if what else files.write(path, rows)
+    results.deliver(path, rows, subject) if subject else files.write(path, rows)
 
 
 def writer(
@@ -202,7 +202,7 @@ def writer(
     if not _has_suffix(path, *SUFFIXES):
         raise UserError(f"The table {path} must be a .csv or a .parquet file.")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; move it, or name a file.")
+        raise UserError(f"{path} is a folder; move it, or choose a file name.")
     table = _as_arrow(table, str(path))
 
     def write_rows(draft: Path) -> None:
@@ -231,8 +231,8 @@ def find(folder: str | os.PathLike, name: str) -> Path | None:
     found = [path for path in paths if path.exists()]
     if len(found) > 1:
         raise UserError(
-            f"{folder} has both {name}.csv and {name}.parquet; exactly one of "
-            "them is needed."
+            f"{folder} has both {name}.csv and {name}.parquet; keep exactly "
+            "one of them."
         )
     return found[0] if found else None
 
@@ -267,8 +267,8 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
         raise UserError(f"There is no {layout.name} at {path}{hint}.")
     if not (path.is_dir() or path.is_file()):
         raise UserError(
-            f"The {layout.name} {path} is not a regular file, such as a pipe; "
-            "it is read more than once, so write it to a file."
+            f"The {layout.name} {path} is not a regular file. It is read more "
+            "than once, so write the output of a pipe to a file first."
         )
     if path.is_dir() or _has_suffix(path, ".parquet"):
         if _has_suffix(path, ".csv"):
@@ -298,8 +298,8 @@ def _check_version(path: Path, layout: Layout, version: list) -> None:
     """Raises a `UserError` if a table has changed."""
     if _version(path) != version:
         raise UserError(
-            f"The {layout.name} {path} changed while it was read; run the "
-            "command again once it is written."
+            f"The {layout.name} {path} changed while it was read; rerun the "
+            "command once it is completely written."
         )
 
 

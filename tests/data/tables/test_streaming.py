@@ -69,8 +69,8 @@ def test_only_empty_cells_are_missing_values(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("x,document,,a", "line 4: the row has fewer cells than its header, 4"),
-        ("x,document,,a,c,,train,", "more cells than its header, 8 instead"),
+        ("x,document,,a", "line 4: the row has fewer cells than the header, 4"),
+        ("x,document,,a,c,,train,", "more cells than the header, 8 instead"),
     ],
 )
 def test_wrong_row_length_error_names_the_line(tmp_path, row, message):

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A folder or file is used by one run at a time."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ from mixer_jax.runtime.ownership import (
     owner_store,
 )
 
-# Holds a folder until it is killed, without importing what takes long.
+# Holds a folder until it is killed; avoids slow imports.
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, {root!r})
@@ -35,26 +35,26 @@ with folder_lock.hold(sys.argv[1], "--workdir"):
 
 @pytest.fixture(params=["folder", "bucket"])
 def folder(request, tmp_path):
-    """A folder that is not there yet, on this machine or in a bucket."""
+    """A missing folder, local or in a bucket."""
     if request.param == "folder":
         return tmp_path / "new" / "run"
     return paths.make(f"{request.getfixturevalue('bucket')}/run")
 
 
-def store_of(folder):
+def open_store(folder):
     kind = (
         bucket_store.Bucket if paths.is_remote(folder) else owner_store.Folder
     )
     return kind(folder)
 
 
-def leave(folder, age=0.0, **changes):
-    """Leaves the record that another run would, some seconds ago."""
+def write_record(folder, age=0.0, **changes):
+    """Writes the record of another run, as of `age` seconds ago."""
     record = owner_record.make()._replace(**changes)
     if paths.is_remote(folder):
-        store = store_of(folder)
+        store = open_store(folder)
         while not store.write(record, store.read().version):
-            pass  # A heartbeat came between the two.
+            pass  # A heartbeat changed the version; try again.
     else:
         paths.make_folder(folder)
         path = folder / owner_store.RECORD.format("")
@@ -67,7 +67,7 @@ def leave(folder, age=0.0, **changes):
 ELSEWHERE = {"host": "elsewhere", "boot": "another", "process": 17}
 
 
-def test_a_second_run_is_refused_and_the_first_is_named(folder):
+def test_second_run_is_rejected_with_the_owner_in_the_message(folder):
     with folder_lock.hold(folder, "--workdir") as owner:
         owner.check()
         with (
@@ -81,14 +81,14 @@ def test_a_second_run_is_refused_and_the_first_is_named(folder):
     assert str(folder) in str(caught.value)
 
 
-def test_nothing_is_left_behind(folder):
+def test_release_removes_the_empty_folder(folder):
     for _ in range(2):
         with folder_lock.hold(folder, "--workdir"):
             assert folder.is_dir()
         assert not folder.exists()
 
 
-def test_what_was_written_stays(tmp_path):
+def test_release_keeps_files_of_the_run(tmp_path):
     with folder_lock.hold(tmp_path / "run", "--workdir"):
         (tmp_path / "run" / "config.json").touch()
     assert [path.name for path in (tmp_path / "run").iterdir()] == [
@@ -96,7 +96,7 @@ def test_what_was_written_stays(tmp_path):
     ]
 
 
-def test_a_failure_gives_the_folder_up(folder):
+def test_exception_releases_the_folder(folder):
     with (
         pytest.raises(ZeroDivisionError),
         folder_lock.hold(folder, "--workdir"),
@@ -106,7 +106,7 @@ def test_a_failure_gives_the_folder_up(folder):
         pass
 
 
-def test_parts_of_a_folder_have_owners_of_their_own(tmp_path):
+def test_parts_of_a_folder_are_owned_separately(tmp_path):
     with (
         folder_lock.hold(tmp_path, "--workdir", part="-0"),
         folder_lock.hold(tmp_path, "--workdir", part="-1"),
@@ -117,11 +117,11 @@ def test_parts_of_a_folder_have_owners_of_their_own(tmp_path):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
-    """Fails where anything would wait."""
+def no_sleep(monkeypatch):
+    """Fails the test if the lock waits."""
 
     def wait(_):
-        raise AssertionError("This waits.")
+        raise AssertionError("The lock waits.")
 
     monkeypatch.setattr(folder_lock.time, "sleep", wait)
 
@@ -137,8 +137,8 @@ def start_holder(folder):
     return holder, child
 
 
-def test_a_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
-    """Not even for what the killed process has started and left."""
+def test_restart_after_a_kill_does_not_wait(tmp_path, no_sleep):
+    """Not even for child processes of the killed process."""
     holder, child = start_holder(tmp_path)
     try:
         with (
@@ -148,7 +148,7 @@ def test_a_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
             pass
         holder.kill()
         holder.wait()
-        os.kill(child, 0)  # It lives.
+        os.kill(child, 0)  # It is alive.
         assert (tmp_path / owner_store.RECORD.format("")).exists()
         with folder_lock.hold(tmp_path, "--workdir"):
             pass
@@ -158,8 +158,8 @@ def test_a_restart_after_a_kill_does_not_wait(tmp_path, no_waiting):
         holder.communicate()
 
 
-def test_a_process_that_is_being_killed_is_waited_for(tmp_path, monkeypatch):
-    """Its lock goes when its memory is freed, which may take seconds."""
+def test_waits_for_the_lock_of_a_dying_process(tmp_path, monkeypatch):
+    """Its lock is released with its memory, which may take seconds."""
     monkeypatch.setattr(owner_record, "_is_dying", lambda _: True)
     first = folder_lock.hold(tmp_path, "--workdir")
     first.__enter__()
@@ -169,7 +169,7 @@ def test_a_process_that_is_being_killed_is_waited_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:os.fork")
-def test_a_fork_does_not_keep_the_lock(tmp_path):
+def test_forked_child_does_not_keep_the_lock(tmp_path):
     context = multiprocessing.get_context("fork")
     over = context.Event()
     first = folder_lock.hold(tmp_path, "--workdir")
@@ -185,27 +185,27 @@ def test_a_fork_does_not_keep_the_lock(tmp_path):
         child.join()
 
 
-def test_the_dead_of_this_machine_are_not_waited_for(folder, no_waiting):
-    leave(folder, process=2**22, ticks="1")
+def test_dead_process_of_this_machine_is_replaced_at_once(folder, no_sleep):
+    write_record(folder, process=2**22, ticks="1")
     with folder_lock.hold(folder, "--workdir"):
         pass
 
 
-def test_a_process_id_that_is_used_again_is_another_process(folder, no_waiting):
-    leave(folder, ticks="1")
+def test_reused_process_id_counts_as_another_process(folder, no_sleep):
+    write_record(folder, ticks="1")
     with folder_lock.hold(folder, "--workdir"):
         pass
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_where_there_are_no_locks_the_living_are_found(
+def test_living_owner_is_detected_with_and_without_locks(
     tmp_path, monkeypatch, locks
 ):
-    """A record alone counts as much as a lock, if its process lives."""
+    """The record of a living process is enough to reject another run."""
     if not locks:
 
         def flock(*_):
-            raise OSError("There are no locks here.")
+            raise OSError("Locks are not supported.")
 
         monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     with (
@@ -216,42 +216,40 @@ def test_where_there_are_no_locks_the_living_are_found(
         pass
 
 
-def test_an_old_record_of_another_machine_is_replaced(tmp_path, no_waiting):
-    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+def test_stale_record_of_another_machine_is_replaced(tmp_path, no_sleep):
+    write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     with folder_lock.hold(tmp_path, "--workdir") as owner:
         owner.check()
 
 
-def test_age_is_told_by_the_storage(tmp_path, monkeypatch, no_waiting):
-    """This machine's clock may be wrong by an hour."""
-    leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+def test_age_uses_the_clock_of_the_storage(tmp_path, monkeypatch, no_sleep):
+    """The clock of this machine may be off by an hour."""
+    write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
     with folder_lock.hold(tmp_path, "--workdir"):
         pass
 
 
-def test_a_young_record_is_waited_for_but_no_longer_than_a_minute(
-    folder, monkeypatch
-):
+def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
     assert folder_lock.STALE == 60
     monkeypatch.setattr(folder_lock, "STALE", 4.0)
     monkeypatch.setattr(folder_lock, "_POLL", 0.1)
-    leave(folder, **ELSEWHERE)
-    said = []
-    with folder_lock.hold(folder, "--workdir", say=said.append) as owner:
+    write_record(folder, **ELSEWHERE)
+    messages = []
+    with folder_lock.hold(folder, "--workdir", say=messages.append) as owner:
         owner.check()
-    (sentence,) = said
-    assert "process 17 on elsewhere" in sentence
-    assert "at most 4 s" in sentence
+    (message,) = messages
+    assert "process 17 on elsewhere" in message
+    assert "up to 4 s" in message
 
 
-def test_a_heartbeat_within_the_wait_refuses_the_second(folder, monkeypatch):
+def test_heartbeat_during_the_wait_rejects_the_second_run(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
-    record = leave(folder, **ELSEWHERE)
+    record = write_record(folder, **ELSEWHERE)
 
     def beat(_):
-        store = store_of(folder)
+        store = open_store(folder)
         store._version = store.read().version
         store.beat(record)
 
@@ -260,15 +258,15 @@ def test_a_heartbeat_within_the_wait_refuses_the_second(folder, monkeypatch):
         folder_lock.hold(folder, "--workdir", say=beat),
     ):
         pass
-    assert store_of(folder).read().record == record
+    assert open_store(folder).read().record == record
 
 
-def test_a_run_that_ends_within_the_wait_leaves_the_folder(folder, monkeypatch):
+def test_owner_that_ends_during_the_wait_frees_the_folder(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
-    record = leave(folder, **ELSEWHERE)
+    record = write_record(folder, **ELSEWHERE)
 
     def end(_):
-        store = store_of(folder)
+        store = open_store(folder)
         store._version = store.read().version
         store.close(record)
 
@@ -276,31 +274,29 @@ def test_a_run_that_ends_within_the_wait_leaves_the_folder(folder, monkeypatch):
         owner.check()
 
 
-def test_heartbeats_change_the_record(folder, monkeypatch):
+def test_heartbeats_change_the_version(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     with folder_lock.hold(folder, "--workdir") as owner:
-        first = store_of(folder).read().version
-        while store_of(folder).read().version == first:
+        first = open_store(folder).read().version
+        while open_store(folder).read().version == first:
             time.sleep(0.02)
         owner.check()
 
 
-def test_who_lost_the_folder_stops_and_leaves_the_other_alone(
-    folder, monkeypatch
-):
+def test_lost_owner_stops_and_keeps_the_new_record(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     with folder_lock.hold(folder, "--workdir") as owner:
-        other = leave(folder, **ELSEWHERE)
+        other = write_record(folder, **ELSEWHERE)
         with pytest.raises(
             folder_lock.LostError,
             match=r"taken over .* process 17 on elsewhere",
         ):
             owner.check()
         time.sleep(0.1)  # Heartbeats must not take it back.
-    assert store_of(folder).read().record == other
+    assert open_store(folder).read().record == other
 
 
-def test_a_folder_that_was_removed_is_lost(tmp_path):
+def test_owner_whose_record_was_removed_is_lost(tmp_path):
     with folder_lock.hold(tmp_path, "--workdir") as owner:
         (tmp_path / owner_store.RECORD.format("")).unlink()
         with pytest.raises(folder_lock.LostError):
@@ -324,10 +320,8 @@ WRONG_KINDS = json.dumps({name: [1] for name in owner_record.Record._fields})
     ],
     ids=lambda text: text[:8].hex(),
 )
-def test_a_damaged_record_is_old_or_young_like_any_other(
-    tmp_path, no_waiting, text
-):
-    leave(tmp_path)
+def test_stale_damaged_record_is_replaced(tmp_path, no_sleep, text):
+    write_record(tmp_path)
     path = tmp_path / owner_store.RECORD.format("")
     path.write_bytes(text)
     os.utime(path, (1, 1))
@@ -336,29 +330,29 @@ def test_a_damaged_record_is_old_or_young_like_any_other(
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "link/run"])
-def test_what_cannot_be_a_folder_is_refused(tmp_path, name):
+def test_path_through_a_file_is_rejected(tmp_path, name):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
     with (
         pytest.raises(
             UserError,
             match=r"cannot be written to: \S+/file is not a folder.*"
-            "by --out",
+            "with --out",
         ),
         folder_lock.hold(tmp_path / name, "--out"),
     ):
         pass
 
 
-def test_a_link_to_a_missing_folder_is_followed(tmp_path):
+def test_link_to_a_missing_folder_is_followed(tmp_path):
     (tmp_path / "link").symlink_to("there/deep")
     with folder_lock.hold(tmp_path / "link" / "run", "--workdir"):
         assert list((tmp_path / "there" / "deep" / "run").iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-def test_two_at_once_have_one_winner(folder):
-    """Many threads stand for processes: a file's lock is not a process's."""
+def test_only_one_of_several_concurrent_runs_wins(folder):
+    """Threads can replace processes: a lock belongs to an open file."""
     ready = threading.Barrier(4)
     results = []
 
@@ -383,9 +377,7 @@ def test_two_at_once_have_one_winner(folder):
     assert sorted(results) == ["refused"] * 3 + ["won"]
 
 
-def test_a_deleted_lock_file_does_not_let_a_second_run_in(
-    tmp_path, monkeypatch
-):
+def test_deleted_lock_file_does_not_admit_a_second_run(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     monkeypatch.setattr(folder_lock, "_POLL", 0.1)
     with folder_lock.hold(tmp_path, "--workdir") as owner:
@@ -398,9 +390,7 @@ def test_a_deleted_lock_file_does_not_let_a_second_run_in(
         owner.check()
 
 
-def test_a_copy_of_a_folder_in_use_is_free_after_a_minute(
-    tmp_path, monkeypatch
-):
+def test_copy_of_a_folder_in_use_becomes_free(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "STALE", 0.5)
     monkeypatch.setattr(folder_lock, "_POLL", 0.1)
     with folder_lock.hold(tmp_path / "run", "--workdir"):
@@ -409,7 +399,7 @@ def test_a_copy_of_a_folder_in_use_is_free_after_a_minute(
             pass
 
 
-def test_the_owner_of_a_moved_folder_leaves_the_lock_at_its_old_place(tmp_path):
+def test_owner_of_a_moved_folder_keeps_the_new_lock_at_its_old_path(tmp_path):
     first = folder_lock.hold(tmp_path / "run", "--workdir")
     first.__enter__()
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -423,21 +413,23 @@ def test_the_owner_of_a_moved_folder_leaves_the_lock_at_its_old_place(tmp_path):
             pass
 
 
-def test_a_living_process_of_another_container_is_not_taken_for_dead(
+def test_living_process_of_another_container_keeps_the_folder(
     tmp_path, monkeypatch
 ):
-    """Its ID means nothing here; where there are no locks, heartbeats tell."""
+    """Its ID is unknown here; without locks, heartbeats show it is alive."""
 
     def flock(*_):
-        raise OSError("There are no locks here.")
+        raise OSError("Locks are not supported.")
 
     monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     monkeypatch.setattr(folder_lock, "_POLL", 0.05)
     boot = owner_record.make().boot.split()[0]
-    record = leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    record = write_record(
+        tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1"
+    )
 
     def beat(_):
-        store_of(tmp_path).beat(record)
+        open_store(tmp_path).beat(record)
 
     with (
         pytest.raises(UserError, match=f"process {2**22} on"),
@@ -446,28 +438,26 @@ def test_a_living_process_of_another_container_is_not_taken_for_dead(
         pass
 
 
-def test_a_dead_container_of_this_machine_is_not_waited_for(
-    tmp_path, no_waiting
-):
+def test_record_of_a_dead_container_is_replaced_at_once(tmp_path, no_sleep):
     boot = owner_record.make().boot.split()[0]
-    leave(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
+    write_record(tmp_path, boot=f"{boot} pid:[1]", process=2**22, ticks="1")
     with folder_lock.hold(tmp_path, "--workdir"):
         pass
 
 
-def test_the_next_heartbeat_tells_who_lost_the_folder(folder, monkeypatch):
+def test_next_heartbeat_detects_a_lost_folder(folder, monkeypatch):
     monkeypatch.setattr(folder_lock, "BEAT", 0.02)
     with folder_lock.hold(folder, "--workdir") as owner:
         time.sleep(0.1)
         owner.check_heard()
-        leave(folder, **ELSEWHERE)
+        write_record(folder, **ELSEWHERE)
         while not owner._lost:
             time.sleep(0.02)
         with pytest.raises(folder_lock.LostError, match="process 17"):
             owner.check_heard()
 
 
-def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
+def test_owner_of_a_moved_folder_gets_an_error(tmp_path):
     with folder_lock.hold(tmp_path / "run", "--workdir") as owner:
         (tmp_path / "run").rename(tmp_path / "moved")
         with pytest.raises(
@@ -477,16 +467,16 @@ def test_the_owner_of_a_moved_folder_is_told_so(tmp_path):
 
 
 @pytest.mark.parametrize("is_stale", [False, True])
-def test_two_at_once_have_one_winner_without_locks(
+def test_only_one_of_several_concurrent_runs_wins_without_locks(
     tmp_path, monkeypatch, is_stale
 ):
-    """All have read before one of them writes."""
+    """All runs read the record before one of them writes."""
 
     def flock(*_):
-        raise OSError("There are no locks here.")
+        raise OSError("Locks are not supported.")
 
     if is_stale:
-        leave(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
+        write_record(tmp_path, age=folder_lock.STALE + 1, **ELSEWHERE)
     monkeypatch.setattr(owner_store.fcntl, "flock", flock)
     wait_until_free = folder_lock._wait_until_free
     barrier, done, results = threading.Barrier(3), threading.Event(), []
@@ -517,8 +507,8 @@ def test_two_at_once_have_one_winner_without_locks(
     assert not list(tmp_path.glob(".owner[.-]*"))
 
 
-def test_an_interrupted_wait_leaves_nothing(tmp_path):
-    leave(tmp_path, **ELSEWHERE)
+def test_interrupted_wait_leaves_no_lock(tmp_path):
+    write_record(tmp_path, **ELSEWHERE)
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -532,21 +522,23 @@ def test_an_interrupted_wait_leaves_nothing(tmp_path):
     assert owner_store.Folder(tmp_path).lock()
 
 
-def test_a_file_has_one_owner_whatever_leads_to_it(tmp_path):
+def test_file_has_one_owner_under_all_its_paths(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     (tmp_path / "made.npz").symlink_to("there/made.npz")
     with folder_lock.hold_file(tmp_path / "there" / "made.npz", "--out"):
         for path in (tmp_path / "link" / "made.npz", tmp_path / "made.npz"):
             with (
-                pytest.raises(UserError, match="another file by --out") as said,
+                pytest.raises(
+                    UserError, match="another file with --out"
+                ) as caught,
                 folder_lock.hold_file(path, "--out"),
             ):
                 pass
-            assert f"using {path}: process" in str(said.value)
+            assert f"using {path}: process" in str(caught.value)
 
 
-def test_files_of_a_folder_have_owners_of_their_own(folder):
+def test_files_of_a_folder_are_owned_separately(folder):
     with (
         folder_lock.hold_file(folder / "made", "--out"),
         folder_lock.hold_file(folder / "made.json", "--out"),
@@ -558,10 +550,8 @@ def test_files_of_a_folder_have_owners_of_their_own(folder):
 
 
 @pytest.mark.parametrize("is_file", [False, True])
-def test_who_lost_a_folder_or_file_does_not_overwrite_it(
-    tmp_path, monkeypatch, is_file
-):
-    """The run was stopped for a minute, where there are no locks."""
+def test_lost_owner_does_not_overwrite_files(tmp_path, monkeypatch, is_file):
+    """The run was suspended for a minute, without lock support."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out" / "made.npz"
     hold = folder_lock.hold_file if is_file else folder_lock.hold
@@ -583,16 +573,16 @@ def test_who_lost_a_folder_or_file_does_not_overwrite_it(
     files.write_text(out, "third")
 
 
-def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path, monkeypatch):
+def test_pipe_in_place_of_the_lock_file_does_not_block(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / owner_store.LOCK.format(""))
     system_open = os.open
 
-    def open_others(path, flags, *arguments, **options):
+    def open_as_other_user(path, flags, *arguments, **options):
         if os.fspath(path).endswith(".owner") and flags & os.O_RDWR:
-            raise PermissionError  # It is another user's.
+            raise PermissionError  # as for another user's file
         assert flags & os.O_NONBLOCK
         return system_open(path, flags, *arguments, **options)
 
-    monkeypatch.setattr(os, "open", open_others)
+    monkeypatch.setattr(os, "open", open_as_other_user)
     with folder_lock.hold(tmp_path, "--workdir"):
         pass

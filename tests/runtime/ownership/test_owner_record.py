@@ -7,7 +7,7 @@ import pytest
 from mixer_jax.runtime.ownership import owner_record
 
 
-def test_a_record_is_read_back():
+def test_record_round_trips_through_json():
     record = owner_record.make()
     assert owner_record.parse(owner_record.to_json(record)) == record
 
@@ -15,11 +15,11 @@ def test_a_record_is_read_back():
 @pytest.mark.parametrize(
     "text", ["", "{}", "[1]", "{", '{"host": "a"}', "[" * 9]
 )
-def test_other_texts_are_no_record(text):
+def test_invalid_texts_give_no_record(text):
     assert owner_record.parse(text) is None
 
 
-def test_a_field_of_another_kind_makes_no_record():
+def test_field_of_the_wrong_type_gives_no_record():
     record = owner_record.make()._replace(process="17")
     assert owner_record.parse(owner_record.to_json(record)) is None
 
@@ -30,7 +30,7 @@ def test_each_record_has_its_own_token():
     assert one._replace(token="") == other._replace(token="", start=one.start)
 
 
-def test_this_process_is_alive_and_of_this_machine():
+def test_this_process_is_alive_and_on_this_machine():
     record = owner_record.make()
     assert record.process == os.getpid()
     assert record.is_of_this_machine()
@@ -38,15 +38,15 @@ def test_this_process_is_alive_and_of_this_machine():
 
 
 @pytest.mark.parametrize("change", [{"host": "other"}, {"boot": "other"}])
-def test_another_machine_or_boot_is_told_apart(change):
+def test_other_host_or_boot_is_another_machine(change):
     assert not owner_record.make()._replace(**change).is_of_this_machine()
 
 
-def test_a_later_process_of_the_same_id_is_another():
+def test_later_process_with_the_same_id_is_another_one():
     assert not owner_record.make()._replace(ticks="1").is_alive()
 
 
-def test_a_process_that_has_ended_is_not_alive():
+def test_ended_process_is_not_alive():
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
     ) as process:
@@ -59,8 +59,8 @@ def test_a_process_that_has_ended_is_not_alive():
         assert not record.is_alive()
 
 
-def test_a_process_that_another_user_hides_is_alive(monkeypatch):
-    """With the mount option hidepid, /proc shows only one's own processes."""
+def test_hidden_process_of_another_user_is_alive(monkeypatch):
+    """With the mount option hidepid, /proc hides other users' processes."""
 
     def kill(process, signal):
         assert signal == 0

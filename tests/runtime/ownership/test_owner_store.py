@@ -13,16 +13,16 @@ from mixer_jax.runtime.ownership import (
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def make(request, tmp_path):
-    """Returns a function that makes a store of the same folder."""
+def make_store(request, tmp_path):
+    """Returns a function that makes stores of the same folder."""
     if request.param == "folder":
         return lambda: owner_store.Folder(tmp_path / "new" / "run")
     folder = paths.make(f"{request.getfixturevalue('bucket')}/run")
     return lambda: bucket_store.Bucket(folder)
 
 
-def test_what_is_written_is_read(make):
-    store, record = make(), owner_record.make()
+def test_written_record_is_read_back(make_store):
+    store, record = make_store(), owner_record.make()
     store.lock()
     assert store.read().record is None
     assert store.write(record, store.read().version)
@@ -30,24 +30,24 @@ def test_what_is_written_is_read(make):
     store.close(record)
 
 
-def test_a_closed_record_is_gone(make):
-    store, record = make(), owner_record.make()
+def test_close_removes_the_record(make_store):
+    store, record = make_store(), owner_record.make()
     store.lock()
     store.write(record, store.read().version)
     store.close(record)
-    assert make().read().record is None
+    assert make_store().read().record is None
 
 
-def test_the_record_of_another_owner_stays(make):
-    store, other, record = make(), make(), owner_record.make()
+def test_close_keeps_the_record_of_another_owner(make_store):
+    store, other, record = make_store(), make_store(), owner_record.make()
     store.lock()
     assert store.write(record, store.read().version)
     other.close(owner_record.make())
-    assert make().read().record == record
+    assert make_store().read().record == record
     store.close(record)
 
 
-def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
+def test_pipe_or_huge_file_is_an_invalid_record(tmp_path):
     path = tmp_path / owner_store.RECORD.format("")
     os.mkfifo(path)
     assert owner_store.Folder(tmp_path).read().record is None
@@ -60,7 +60,7 @@ def test_a_pipe_or_a_huge_file_is_an_invalid_record(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
-def test_a_lock_file_of_another_user_is_locked(tmp_path):
+def test_lock_file_of_another_user_can_be_locked(tmp_path):
     def lock_as_nobody():
         os.seteuid(65534)
         try:
@@ -76,15 +76,13 @@ def test_a_lock_file_of_another_user_is_locked(tmp_path):
         root = owner_store.Folder(folder)
         assert root.lock()
         assert lock_as_nobody() is None
-        # The process of root is killed: its files stay.
+        # Simulate that root's process is killed: its files remain.
         owner_store._LOCK_FILES.discard(root._file)
         os.close(root._file)
         assert lock_as_nobody()
 
 
-def test_a_folder_that_its_last_owner_removes_is_made_again(
-    tmp_path, monkeypatch
-):
+def test_folder_removed_by_its_last_owner_is_recreated(tmp_path, monkeypatch):
     open_lock = owner_store._open_lock
 
     def remove_first(path):

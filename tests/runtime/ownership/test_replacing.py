@@ -1,4 +1,4 @@
-"""Files that cannot be renamed over are overwritten, or refused before."""
+"""Files that cannot be renamed over are overwritten or rejected early."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import UserError
 
 @contextlib.contextmanager
 def mounted(source, target, *options):
-    """Mounts a file over another one."""
+    """Mounts a file over another one within a block."""
     target.touch()
     commands = [["mount", "--bind", source, target]]
     if options:
@@ -30,9 +30,7 @@ def mounted(source, target, *options):
         subprocess.run(["umount", target], capture_output=True)
 
 
-def test_a_full_disk_leaves_a_mounted_file_as_it_was(
-    disk, tmp_path, monkeypatch
-):
+def test_full_disk_leaves_a_mounted_file_unchanged(disk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = disk / "source"
     source.write_text("old" * 1000)
@@ -47,7 +45,7 @@ def test_a_full_disk_leaves_a_mounted_file_as_it_was(
             assert source.read_text() == text
 
 
-def test_a_file_that_is_mounted_read_only_is_refused(tmp_path):
+def test_file_mounted_read_only_is_rejected(tmp_path):
     (tmp_path / "source").write_text("old")
     with mounted(tmp_path / "source", tmp_path / "in", "bind", "ro") as inside:
         for check in (
@@ -59,13 +57,13 @@ def test_a_file_that_is_mounted_read_only_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_a_protected_file_is_refused(flag, tmp_path):
+def test_protected_file_is_rejected(flag, tmp_path):
     path = tmp_path / "file"
     path.touch()
     if subprocess.run(["chattr", f"+{flag}", path]).returncode:
         pytest.skip("This file system has no such flag.")
     try:
-        with pytest.raises(UserError, match="Operation not permitted; name"):
+        with pytest.raises(UserError, match="Operation not permitted; choose"):
             files.check(path, "It")
     finally:
         subprocess.run(["chattr", f"-{flag}", path], check=True)
@@ -73,7 +71,7 @@ def test_a_protected_file_is_refused(flag, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root has other users.")
-def test_another_users_file_in_a_sticky_folder_is_refused():
+def test_file_of_another_user_in_a_sticky_folder_is_rejected():
     # Other users may not search pytest's own folders.
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -92,7 +90,7 @@ def test_another_users_file_in_a_sticky_folder_is_refused():
             os.seteuid(0)
 
 
-def test_a_file_that_may_not_be_written_to_is_replaced(tmp_path):
+def test_file_without_write_permission_is_replaced(tmp_path):
     path = tmp_path / "file"
     path.touch()
     path.chmod(0o400)

@@ -9,7 +9,7 @@ from mixer_jax.runtime.tabular import csv_files
 TEXT = 'a,b\n1,"x\r\ny"\r\n\r\n"2",""\r3,"\r"\n'
 
 
-def test_records_start_where_an_editor_shows_them(tmp_path):
+def test_records_have_the_line_numbers_of_an_editor(tmp_path):
     lines = io.StringIO(TEXT, newline="")
     assert list(csv_files.records(lines)) == [
         (1, ["a", "b"]),
@@ -23,14 +23,14 @@ def test_records_start_where_an_editor_shows_them(tmp_path):
 
 
 @pytest.mark.parametrize("row", ['1,"x\ny', '1,"x"y'])
-def test_a_strict_reader_names_the_start_of_a_bad_record(row):
+def test_strict_reader_reports_the_first_line_of_a_bad_record(row):
     text = f'a,b\n1,"x\ny"\n{row}\n'
     with pytest.raises(csv_files.RecordError) as caught:
         list(csv_files.records(io.StringIO(text, newline=""), strict=True))
     assert caught.value.line == 4
 
 
-def test_only_cells_that_need_it_are_quoted():
+def test_only_cells_that_need_quotes_are_quoted():
     cells = ["a b", "5\u2033", "é", "", " a", "a\t", 'a"b', "a,b", "\r", "\x85"]
     row = pa.table({str(i): [cell] for i, cell in enumerate(cells)})
     assert csv_files.encode(row.to_batches()[0]) == (
@@ -39,7 +39,7 @@ def test_only_cells_that_need_it_are_quoted():
     assert csv_files.encode_header(["a", "b,c"]) == 'a,"b,c"\n'
 
 
-def test_a_batch_is_what_is_selected(tmp_path):
+def test_batch_has_the_selected_columns(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(TEXT.encode())
     seen = []
@@ -54,7 +54,7 @@ def test_a_batch_is_what_is_selected(tmp_path):
     assert seen == [(["a", "b"], path)]
 
 
-def test_a_last_cell_of_line_breaks_is_closed_or_not(tmp_path):
+def test_unclosed_last_cell_of_line_breaks_is_an_error(tmp_path):
     path = tmp_path / "t.csv"
     for rows in ('x\n"\n"\n', '"\n"', 'x,""\n', '"\n\n"\n\n'):
         columns = rows.count(",") + 1
@@ -75,18 +75,18 @@ def test_a_last_cell_of_line_breaks_is_closed_or_not(tmp_path):
         '1,"x\n',
     ],
 )
-def test_a_quote_swallows_no_rows(tmp_path, rows):
+def test_stray_quote_is_an_error(tmp_path, rows):
     path = tmp_path / "t.csv"
     for head in ("", 'a,b\n"0","""ok"""\n'):
         path.write_text((head or "a,b\n") + rows)
         line = 3 if head else 2
-        with pytest.raises(UserError, match=f"line {line}: .*a quote"):
+        with pytest.raises(UserError, match=f"line {line}: .*every quote"):
             list(csv_files.batches(path, lambda names, _: names, 1 << 10))
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_quotes_that_are_written_well_are_read(tmp_path, monkeypatch, bom, end):
+def test_valid_quotes_are_read(tmp_path, monkeypatch, bom, end):
     rows = ['"a","b"', '"","""x"""', '12" pipe,a"b"c', '"1,2","\n"', '"","z"']
     path = tmp_path / "t.csv"
     path.write_text(bom + end.join(rows), newline="")

@@ -37,7 +37,7 @@ def rows_of(frame):
         (pa.array([1200], pa.int64()).cast(pa.decimal128(30, 2)), ["1200"]),
     ],
 )
-def test_ids_of_parquet_are_texts(tmp_path, values, texts):
+def test_parquet_ids_are_read_as_texts(tmp_path, values, texts):
     path = tmp_path / "t.parquet"
     if not isinstance(values, pa.Array):
         values = pa.array(values, from_pandas=True)
@@ -48,7 +48,7 @@ def test_ids_of_parquet_are_texts(tmp_path, values, texts):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (np.array([1.0, 2.5]), "row 2, column id: 2.5 is a float that"),
         (np.array([1.0, np.nan, np.inf]), "row 3, column id: inf is too large"),
@@ -59,14 +59,14 @@ def test_ids_of_parquet_are_texts(tmp_path, values, texts):
         ([b"\xff"], "column id: a cell is not UTF-8 text"),
     ],
 )
-def test_ids_that_lost_digits_are_refused(tmp_path, values, said):
+def test_inexact_or_unsupported_ids_are_rejected(tmp_path, values, message):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": pa.array(values)}), path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         tables.read(path, Layout(("id",), ids=("id",)))
 
 
-def test_numbers_that_are_no_ids_may_be_fractions(tmp_path):
+def test_non_id_columns_may_contain_fractions(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"a": [1.5, 2.0, 1e20]}), path)
     assert tables.read(path, Layout(("a",)))["a"].tolist() == [
@@ -76,7 +76,7 @@ def test_numbers_that_are_no_ids_may_be_fractions(tmp_path):
     ]
 
 
-def test_indices_of_pandas_are_no_columns_unless_named(tmp_path):
+def test_unnamed_pandas_indices_are_not_columns(tmp_path):
     path = tmp_path / "t.parquet"
     frame = frame_of([("1", "2", "3"), ("4", "5", "6")])
     frame.set_index("id").to_parquet(path)
@@ -89,7 +89,7 @@ def test_indices_of_pandas_are_no_columns_unless_named(tmp_path):
     )
 
 
-def test_wrong_bytes_in_a_parquet_text_are_refused(tmp_path):
+def test_invalid_utf8_in_a_string_column_is_rejected(tmp_path):
     path = tmp_path / "t.parquet"
     wrong = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
     pq.write_table(pa.table({"id": wrong}), path)
@@ -97,7 +97,7 @@ def test_wrong_bytes_in_a_parquet_text_are_refused(tmp_path):
         tables.read(path, Layout(("id",)))
 
 
-def test_partitions_are_columns(tmp_path):
+def test_partition_folders_become_columns(tmp_path):
     path = tmp_path / "t.parquet"
     frame = frame_of(
         [("1", "x y/z", "a"), ("2", "x y/z", "b"), ("3", None, "")]
@@ -112,7 +112,7 @@ def test_partitions_are_columns(tmp_path):
     ]
 
 
-def test_a_partition_and_a_column_must_agree(tmp_path):
+def test_partition_and_column_must_agree(tmp_path):
     folder = tmp_path / "t" / "b=x"
     folder.mkdir(parents=True)
     frame = frame_of([("1", "2", "x"), ("3", "4", "x")])
@@ -127,19 +127,19 @@ def test_a_partition_and_a_column_must_agree(tmp_path):
         tables.read(tmp_path / "t", Layout(NAMES))
 
 
-def test_a_pipe_is_no_part(tmp_path):
+def test_pipe_among_the_parts_is_rejected(tmp_path):
     frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
     os.mkfifo(tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"b.parquet .*not a regular file"):
         tables.read(tmp_path, Layout(NAMES))
 
 
-def test_a_zero_of_many_decimals_is_a_zero():
+def test_zero_with_many_decimals_is_written_as_zero():
     column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
     assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]
 
 
-def test_a_folder_that_is_linked_twice_is_read_twice(tmp_path):
+def test_folder_that_is_linked_twice_is_read_twice(tmp_path):
     folder = tmp_path / "t" / "b=x"
     folder.mkdir(parents=True)
     frame_of([("1", "2", "")])[["id", "a"]].to_parquet(folder / "p.parquet")
@@ -153,9 +153,7 @@ def test_a_folder_that_is_linked_twice_is_read_twice(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".", "b"])
-def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
-    tmp_path, monkeypatch, name
-):
+def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch, name):
     (tmp_path / "b").mkdir()
     frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
     locked, scandir = tmp_path / name, os.scandir
@@ -170,7 +168,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
         tables.read(tmp_path, Layout(NAMES))
 
 
-def test_a_part_of_another_type_is_named(tmp_path):
+def test_part_with_an_unsupported_type_is_reported(tmp_path):
     frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
     frame_of([("1", ["2"], "3")]).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"b\.parquet, row 1, column a: cells"):
@@ -178,7 +176,7 @@ def test_a_part_of_another_type_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("log", ["_delta_log", ".hoodie"])
-def test_a_folder_with_parts_of_older_versions_is_refused(tmp_path, log):
+def test_delta_and_hudi_tables_are_rejected(tmp_path, log):
     frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
     (tmp_path / log).mkdir()
     with pytest.raises(UserError, match=r"is a .* table, .* as plain Parquet"):

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("suffix", tables.SUFFIXES)
 @FEW
 @given(rows=ROWS)
-def test_any_text_reads_back_as_written(folder, suffix, rows):
+def test_any_text_reads_back_unchanged(folder, suffix, rows):
     path = folder / f"t{suffix}"
     tables.write(frame_of(rows), path)
     assert rows_of(tables.read(path, LAYOUT)) == rows
@@ -57,7 +57,7 @@ def test_any_text_reads_back_as_written(folder, suffix, rows):
 
 @FEW
 @given(cells=st.lists(CELL, min_size=1, max_size=6))
-def test_any_single_column_reads_back_as_written(folder, cells):
+def test_any_single_column_reads_back_unchanged(folder, cells):
     path = folder / "one.csv"
     tables.write(frame_of([(cell,) for cell in cells], ["a"]), path)
     assert tables.read(path, Layout(("a",)))["a"].tolist() == cells
@@ -65,21 +65,21 @@ def test_any_single_column_reads_back_as_written(folder, cells):
 
 @FEW
 @given(rows=ROWS)
-def test_other_readers_read_the_same(folder, rows):
-    """Python's parser finds the cells that Arrow finds, so lines are right."""
+def test_python_and_arrow_find_the_same_records(folder, rows):
+    """Line numbers come from Python's parser, so it must agree with Arrow."""
     path = folder / "other.csv"
     tables.write(frame_of(rows), path)
     text = path.read_bytes().decode()
     found = list(csv_files.records(io.StringIO(text, newline=""), strict=True))
     assert [tuple(cells) for _, cells in found[1:]] == rows
     lines = [line for line, _ in found[1:]]
-    said = tables.name_records(path, range(len(rows)))
-    assert said == [f"{path}, line {line}" for line in lines]
+    names = tables.name_records(path, range(len(rows)))
+    assert names == [f"{path}, line {line}" for line in lines]
 
 
 @FEW
 @given(rows=ROWS, data=st.data())
-def test_a_truncated_file_is_refused_or_a_prefix(folder, rows, data):
+def test_truncated_file_is_rejected_or_a_prefix(folder, rows, data):
     path = folder / "cut.csv"
     tables.write(frame_of(rows), path)
     whole = path.read_bytes()
@@ -99,7 +99,7 @@ def test_a_truncated_file_is_refused_or_a_prefix(folder, rows, data):
     place=st.integers(min_value=0),
     byte=st.integers(0, 255),
 )
-def test_a_damaged_file_is_read_or_refused(folder, rows, place, byte):
+def test_damaged_file_is_read_or_rejected(folder, rows, place, byte):
     path = folder / "bad.csv"
     tables.write(frame_of(rows), path)
     whole = bytearray(path.read_bytes())
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_read_or_refused(folder, rows, place, byte):
 
 @FEW
 @given(rows=ROWS, at=st.integers(min_value=0))
-def test_a_row_of_another_length_is_named_by_its_line(folder, rows, at):
+def test_row_with_extra_cells_is_reported_with_its_line(folder, rows, at):
     at %= len(rows)
     before, after = frame_of(rows[:at]), frame_of(rows[at:])
     text = tables.csv_text(before) + "x,y,z,\n"
@@ -124,7 +124,7 @@ def test_a_row_of_another_length_is_named_by_its_line(folder, rows, at):
 
 
 @pytest.mark.parametrize("suffix", tables.SUFFIXES)
-def test_lone_surrogates_are_reported_by_row_and_column(tmp_path, suffix):
+def test_lone_surrogates_are_reported_with_row_and_column(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=r"column a, row 2: .*\\udcff"):
@@ -133,11 +133,11 @@ def test_lone_surrogates_are_reported_by_row_and_column(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_file_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_bytes(b"old")
     monkeypatch.setattr(csv_files, "BLOCK", 10)
-    with pytest.raises(UserError, match=r"name a \.parquet file"):
+    with pytest.raises(UserError, match=r"choose a \.parquet file"):
         tables.write(frame_of([("1", "a long text", "")]), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -156,7 +156,7 @@ def test_numbers_are_written_as_numbers(tmp_path):
     assert pa.types.is_integer(pq.read_schema(path).field("a").type)
 
 
-def test_other_columns_are_ignored_or_refused(tmp_path):
+def test_other_columns_are_ignored_or_rejected(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(",id,b,a,\n0,x,2,1,\n")
     assert rows_of(tables.read(path, LAYOUT)) == [("x", "1", "2")]
@@ -174,7 +174,7 @@ def test_other_columns_are_ignored_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
-def test_a_header_alone_is_no_rows(tmp_path, end):
+def test_table_with_only_a_header_has_no_rows(tmp_path, end):
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,a,b" + end.encode())
     assert tables.read(path, LAYOUT, allow_empty=True).shape == (0, 3)
@@ -185,7 +185,7 @@ def test_a_header_alone_is_no_rows(tmp_path, end):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("id,a,b\nx,y,z\n".encode("utf-16"), "it is UTF-16 text"),
         ("id,a,b\nx,y,z\n".encode("utf-16-be"), "it is UTF-16 text or"),
@@ -202,24 +202,24 @@ def test_a_header_alone_is_no_rows(tmp_path, end):
         (b'id,a,b\nx,y,z\n\nx,"y\n,z\n', "line 4: .*an unclosed quote"),
     ],
 )
-def test_what_is_no_csv_is_said(tmp_path, content, said):
+def test_invalid_csv_files_raise_an_error(tmp_path, content, message):
     path = tmp_path / "t.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         tables.read(path, LAYOUT)
 
 
-def test_an_unclosed_quote_is_reported_with_its_own_line(tmp_path):
+def test_unclosed_quote_is_reported_with_its_own_line(tmp_path):
     path = tmp_path / "t.csv"
     rows = ['"a\nb",y,z', "", 'x,"y,z', *["x,y,z"] * 99]
     path.write_text("\n".join(("id,a,b", *rows)))
-    said = "line 5: the row has more than 100 bytes; is there an unclosed"
-    with pytest.raises(UserError, match=said):
+    message = "line 5: the row has more than 100 bytes; is there an unclosed"
+    with pytest.raises(UserError, match=message):
         list(tables.batches(path, LAYOUT, block=100))
 
 
 def parts(path):
-    """A table in three parts as Spark leaves it, one behind a link."""
+    """Writes a table in three parts, as Spark does, one of them a link."""
     path.mkdir()
     for number, rows in enumerate(([1, 2], [3], [4, 5])):
         part = pa.table({"id": rows, "a": [b"\xc3\xa9"] * len(rows), "x": rows})
@@ -233,7 +233,7 @@ def parts(path):
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t"])
-def test_a_folder_of_parts_is_one_table(tmp_path, name):
+def test_folder_of_parts_is_one_table(tmp_path, name):
     path = tmp_path / name
     layout = parts(path)
     (tmp_path / "link").symlink_to(path)
@@ -250,10 +250,10 @@ def test_a_folder_of_parts_is_one_table(tmp_path, name):
     ]
 
 
-def test_a_folder_that_is_no_whole_table_is_refused(tmp_path):
+def test_incomplete_or_invalid_folder_is_rejected(tmp_path):
     path = tmp_path / "t.parquet"
     layout = parts(path)
-    (path / "notes.txt").write_text("no part")
+    (path / "notes.txt").write_text("not a part")
     with pytest.raises(UserError, match=r"notes\.txt cannot be read"):
         tables.read(path, layout)
     (path / "notes.txt").unlink()
@@ -271,7 +271,7 @@ def test_a_folder_that_is_no_whole_table_is_refused(tmp_path):
         tables.read(tmp_path / "t.csv", layout)
 
 
-def test_a_part_with_other_columns_is_named(tmp_path):
+def test_part_with_other_columns_is_reported(tmp_path):
     path = tmp_path / "t.parquet"
     layout = parts(path)
     pq.write_table(pa.table({"a": [1]}), path / "part-00001.snappy.parquet")
@@ -279,7 +279,7 @@ def test_a_part_with_other_columns_is_named(tmp_path):
         tables.read(path, layout)
 
 
-def test_suffixes_may_be_capitals(tmp_path):
+def test_suffixes_ignore_case(tmp_path):
     frame = frame_of([("1", "2", "3")])
     for suffix in ("CSV", "Parquet"):
         path = tmp_path / f"t.{suffix}"
@@ -296,7 +296,7 @@ def test_tables_are_found_by_name(tmp_path):
         tables.find(tmp_path, "t")
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_missing_or_unsupported_tables_raise_an_error(tmp_path):
     with pytest.raises(UserError, match="no table at"):
         tables.read(tmp_path / "t.csv", LAYOUT)
     with pytest.raises(UserError, match="no table at"):
@@ -313,7 +313,7 @@ def test_what_is_not_there_is_said(tmp_path):
             act(tmp_path / "t.xlsx")
 
 
-def test_the_target_of_a_link_is_written(tmp_path):
+def test_write_follows_links(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "t.csv"
     link.symlink_to(tmp_path / "there" / "real.csv")
@@ -323,7 +323,7 @@ def test_the_target_of_a_link_is_written(tmp_path):
 
 
 def test_arrow_tables_are_written_without_pandas(tmp_path):
-    """Beam's environment has PyArrow, but need not have pandas."""
+    """Beam's environment has PyArrow, but may lack pandas."""
     code = (
         "import pyarrow as pa\n"
         "from mixer_jax.runtime.tabular import tables\n"
@@ -343,13 +343,13 @@ def test_arrow_tables_are_written_without_pandas(tmp_path):
         assert rows_of(frame) == [("a,b",)]
 
 
-def test_a_pipe_is_no_table(tmp_path):
+def test_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(UserError, match="is not a regular file"):
         tables.read(tmp_path / "t.csv", Layout(("id",)))
 
 
-def test_many_or_long_columns_make_no_long_message(tmp_path):
+def test_many_or_long_columns_give_a_short_message(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(",".join(f"u{i}" for i in range(20_000)) + "\n")
     for layout in (LAYOUT, Layout(NAMES, exact=True)):
@@ -364,7 +364,7 @@ def test_many_or_long_columns_make_no_long_message(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_that_is_written_while_it_is_read_is_refused(tmp_path, suffix):
+def test_table_that_changes_while_it_is_read_is_rejected(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"
     tables.write(frame_of([("1", "2", "3")] * 100), path)
     batches = tables.batches(path, LAYOUT, rows=10, block=100)
@@ -375,7 +375,7 @@ def test_a_table_that_is_written_while_it_is_read_is_refused(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "folder"])
-def test_a_row_of_a_table_that_has_changed_has_a_name(tmp_path, name):
+def test_rows_of_a_changed_table_can_be_named(tmp_path, name):
     path = tmp_path / name
     if name == "folder":
         path.mkdir()
@@ -389,19 +389,19 @@ def test_a_row_of_a_table_that_has_changed_has_a_name(tmp_path, name):
     assert tables.name_records(path, [4])[0] in (as_read, f"{path}, row 5")
 
 
-def test_a_folder_of_other_files_is_said(tmp_path):
+def test_files_that_are_not_parquet_raise_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"a\.png .* every file must be"):
+    with pytest.raises(UserError, match=r"a\.png .* every file .* must be one"):
         tables.read(tmp_path, LAYOUT)
     (tmp_path / "t.parquet").write_text("id,a,b\n")
-    with pytest.raises(UserError, match="it is no complete Parquet file"):
+    with pytest.raises(UserError, match="it is not a complete Parquet file"):
         tables.read(tmp_path / "t.parquet", LAYOUT)
 
 
 @pytest.mark.parametrize(
     "kind", [pa.binary(), pa.large_binary(), pa.string(), "dictionary"]
 )
-def test_the_row_of_a_cell_that_is_no_text_is_named(tmp_path, kind):
+def test_cell_that_is_not_utf8_is_reported_with_its_row(tmp_path, kind):
     cells = pa.array([b"x", None, b"\xff"], pa.binary())
     if kind == "dictionary":
         cells = cells.dictionary_encode()
@@ -421,12 +421,12 @@ def test_the_row_of_a_cell_that_is_no_text_is_named(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "parts"])
-def test_a_folder_whose_name_is_not_text_is_read(tmp_path, name):
+def test_folder_whose_name_is_not_utf8_is_read(tmp_path, name):
     folder = tmp_path / os.fsdecode(b"\xff\xfe")
     try:
         folder.mkdir()
     except OSError:
-        pytest.skip("This file system has only names that are text.")
+        pytest.skip("This file system only allows UTF-8 names.")
     path = folder / name
     part = path if path.suffix else path / "part-0.parquet"
     tables.write(pd.DataFrame({"a": ["x", "y"]}), part)
