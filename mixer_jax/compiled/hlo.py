@@ -51,8 +51,8 @@ class Instruction:
 
     def names(self, attribute: str) -> str | None:
         """Returns the name of an attribute's computation, or None."""
-        found = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
-        return found and found[1]
+        match = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
+        return match and match[1]
 
 
 class Program:
@@ -169,16 +169,16 @@ def _closes(text: str, start: int) -> int:
         depth += 1 if match[0] == "(" else -1
         if not depth:
             return match.end()
-    raise ValueError(f"A parenthesis never closes: {text[start:][:80]}")
+    raise ValueError(f"Unclosed parenthesis: {text[start:][:80]}")
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
-    found = []
+    arrays = []
     for dtype, dimensions, layout in _ARRAY.findall(text):
         shape = tuple(int(n) for n in dimensions.split(",") if n)
         bits = re.search(r"\d+", dtype)
         size = max(1, int(bits[0]) // 8) if bits else 1
         # S(n) marks another memory space: on-chip memory or that of flags.
         there = "S(" not in layout
-        found.append(Array(shape, size * math.prod(shape), there))
-    return tuple(found)
+        arrays.append(Array(shape, size * math.prod(shape), there))
+    return tuple(arrays)

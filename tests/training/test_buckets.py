@@ -163,7 +163,7 @@ def test_damage_is_set_aside_and_the_run_goes_on(
     name = "run/checkpoints/6/iterator/metadata"
     objects[name] = objects[name]._replace(data=b"{")
     said = train(tiny_config, f"{bucket}/run")
-    assert f"is set aside in {bucket}/run/damaged/6" in said
+    assert f"was moved to {bucket}/run/damaged/6" in said
     assert "run/damaged/6/iterator/metadata" in objects
     steps = {name.split("/")[2] for name in objects if "/checkpoints/" in name}
     assert steps == {"3", "6", "8"}

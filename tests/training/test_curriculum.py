@@ -55,9 +55,9 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
     curriculum.run(config, tmp_path, mesh, console)
     assert workdir_lib.latest_step(tmp_path / "stage1") == 3
     assert workdir_lib.latest_step(tmp_path / "stage2") == 3
-    assert "finished before" not in said.getvalue()
+    assert "already finished" not in said.getvalue()
     curriculum.run(config, tmp_path, mesh, console)
-    assert said.getvalue().count("finished before") == 2
+    assert said.getvalue().count("already finished") == 2
 
 
 @pytest.mark.parametrize("command", [curriculum.run, plan.show])
@@ -69,9 +69,9 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
         ("sharding", (("gpt", "fsdp"),), "Stage stage2: "),
         ("head.chunk", 0, "Stage stage2: config.head.chunk is 0"),
         ("optimizer.parts", (("gpt", 0.1),), "Stage stage2: "),
-        ("data.text_length", 600, "Stage stage2: The data.text_length"),
-        ("model.dim", 24, "(24,) wanted"),
-        ("head.subcenters", 2, "proxies: (0, 16) saved, (0, 32) wanted"),
+        ("data.text_length", 600, "Stage stage2: data.text_length is 600"),
+        ("model.dim", 24, "(24,) expected"),
+        ("head.subcenters", 2, "proxies: (0, 16) saved, (0, 32) expected"),
     ],
 )
 def test_a_later_stage_is_checked_before_the_first_is_trained(

@@ -207,8 +207,8 @@ def test_categories_that_are_new_are_imprinted_and_others_go_on(
     assert new[embedded].all()
     assert len(embedded) == 2 * 2 * (most or 2)
     assert said == (
-        f"stage2: 11 proxies are those of {before}, "
-        "2 categories are new and 6 gone\n"
+        f"stage2: 11 proxies come from {before}; "
+        "2 categories are new, 6 removed\n"
         f"stage2: embedding {len(embedded)} samples; "
         "new proxies start as their categories' means\n"
     )
@@ -230,7 +230,7 @@ def test_the_same_categories_in_another_order_are_not_imprinted(
     state, said, embedded = start(make_run(2), tiny_config, tmp_path)
     np.testing.assert_array_equal(state.proxies, means.proxies)
     assert not embedded
-    assert said.endswith("0 categories are new and 0 gone\n")
+    assert said.endswith("0 categories are new, 0 removed\n")
 
 
 def test_rows_are_not_gathered_on_every_device():

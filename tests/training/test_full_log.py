@@ -43,7 +43,7 @@ def test_a_log_without_room_stops_the_run_with_all_steps_saved(
     assert len(said) == count
     for sentence in said:
         assert "The log cannot be written to " in sentence
-        assert "Make room, and the same command goes on." in sentence
+        assert "Free up space, then run the same command again." in sentence
     saved = workdir_lib.latest_step(folder)
     assert saved > len((disk / logs.METRICS).read_text().splitlines()) - 1
     (disk / "filler").unlink()

@@ -112,7 +112,7 @@ def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
     before = (tmp_path / "metrics.jsonl").read_text()
     state, said = train(tiny_config, tmp_path)
     assert state is None
-    assert "finished before" in said
+    assert "already finished" in said
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert checkpoints.load_model(tmp_path).step == 8
 
@@ -130,7 +130,7 @@ def test_a_finished_stage_that_was_damaged_is_mended(
     )
     path.write_bytes(path.read_bytes()[:-1])
     again, said = train(tiny_config, tmp_path)
-    assert "bytes). It is set aside in" in said
+    assert "bytes). It was moved to" in said
     equal(last.proxies, again.proxies)
     assert train(tiny_config, tmp_path)[0] is None
 
@@ -183,7 +183,7 @@ def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
     train(tiny_config, workdir)
     with folder_lock.hold(workdir, "--workdir"):
         _, said = train(tiny_config, workdir)
-    assert "finished before" in said
+    assert "already finished" in said
 
 
 def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
@@ -292,7 +292,9 @@ def test_a_run_resumes_on_its_content_alone(
     changed = content.replace(b"IEND", b"IENX")  # after the pixels
     image.write_bytes(changed)
     tiny_config.data.table = str(tmp_path / "d1" / "." / "table.csv")
-    with pytest.raises(UserError, match="some image files have other bytes"):
+    with pytest.raises(
+        UserError, match="some image files have different bytes"
+    ):
         train(tiny_config, tmp_path / "run")
     gc.collect()  # Nothing reads the first generation any more.
     image.write_bytes(content)
@@ -367,7 +369,9 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.warmup = 0.0
     tiny_config.steps = 20
-    with pytest.raises(UserError, match="steps had a loss or gradient"):
+    with pytest.raises(
+        UserError, match="steps had a non-finite loss or gradient"
+    ):
         train(tiny_config, tmp_path)
     assert 3 <= workdir_lib.latest_step(tmp_path) < 20
 
@@ -468,5 +472,5 @@ def test_steps_that_were_skipped_at_the_end_are_said(
     tiny_config.optimizer.warmup = 0.0
     tiny_config.steps = 6  # fewer than `max_skipped` in a row
     _, said = train(tiny_config, tmp_path)
-    assert "the last 5 steps had a loss or gradient" in said
+    assert "the last 5 steps had a non-finite loss or gradient" in said
     assert "lower optimizer.learning_rate" in " ".join(said.split())

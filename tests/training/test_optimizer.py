@@ -48,7 +48,7 @@ def test_the_first_matching_pattern_decides():
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
-    [("image_encodr", "image_encoder, text_enc"), ("(", "no regular expr")],
+    [("image_encodr", "image_encoder, text_enc"), ("(", "not a regular expr")],
 )
 def test_a_pattern_that_cannot_work_is_an_error(pattern, said):
     with pytest.raises(UserError, match=said):

@@ -127,7 +127,7 @@ def test_what_has_changed_is_said(begun):
     shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
     Image.new("RGB", (99, 16)).save(image)
     with pytest.raises(
-        UserError, match=r"of the 8 image files have another size"
+        UserError, match=r"of the 8 image files have a different size"
     ):
         resume(begun)
     shutil.copy("kept", image)
@@ -138,7 +138,9 @@ def test_an_image_that_became_unreadable_is_said(begun):
     image = table.read_table("d0/table.csv")["image"][0]
     os.rename(f"d0/{image}", "kept")
     loaded = inputs.load(begun.data, "run")
-    wanted = "of the 8 samples .*, 7 can be used, where 8 could.*skipped.csv"
+    wanted = (
+        "7 of the 8 samples .* can be used, but 8 could before.*skipped.csv"
+    )
     with pytest.raises(UserError, match=wanted):
         origins.check_data("run", loaded)
     os.rename("kept", f"d0/{image}")
@@ -148,7 +150,7 @@ def test_an_image_that_became_unreadable_is_said(begun):
 def test_other_bytes_are_refused(begun):
     origins.check_content("run", "one")
     origins.check_content("run", "one")
-    with pytest.raises(UserError, match="same, but some image files have othe"):
+    with pytest.raises(UserError, match="same, but some image files have diff"):
         origins.check_content("run", "two")
 
 
@@ -180,7 +182,9 @@ def test_a_finished_run_on_another_table_is_refused(begun):
     origins.check_table("run", begun.data)
     frame = table.read_table("d1/table.csv")
     table.write_table(frame.iloc[1:], "d1/table.csv")
-    with pytest.raises(UserError, match="finished run on other data: d1/table"):
+    with pytest.raises(
+        UserError, match="finished run on other data: the rows of d1/table"
+    ):
         origins.check_table("run", begun.data)
 
 
@@ -206,13 +210,13 @@ def test_a_moved_stage_before_resumes_and_another_is_refused(second):
     other.seed += 1
     begin("other", other)
     for wrong, reason in (
-        ("other", "'other' holds another run"),
-        ("nowhere", "'nowhere' does not exist to be compared"),
-        ("", "'' is not the same"),
+        ("other", "'other' contains another run"),
+        ("nowhere", "'nowhere' does not exist, so it cannot be"),
+        ("", "'' is given"),
     ):
         second.init_from = wrong
         with pytest.raises(
-            UserError, match=f"init_from was 'one', and {reason}"
+            UserError, match=f"init_from was 'one', but {reason}"
         ):
             resume(second, "two")
 
@@ -260,9 +264,11 @@ def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
         origins.check_names("run", named(same))
     with open("copy/tokenizer.json", "r+b") as file:
         file.write(b"b")
-    with pytest.raises(UserError, match=f"{key} was 'words'.*has other files"):
+    with pytest.raises(
+        UserError, match=f"{key} was 'words'.*has different files"
+    ):
         origins.check_names("run", named("copy"))
-    with pytest.raises(UserError, match=f"{key} was 'words', and 'minilm'"):
+    with pytest.raises(UserError, match=f"{key} was 'words', but 'minilm'"):
         origins.check_names("run", named("minilm"))
     shutil.rmtree("words")
     origins.check_names("run", named("./words"))
@@ -294,7 +300,7 @@ def test_a_run_of_an_older_version_resumes(begun):
     os.remove("run/origin.json")
     resume(begun)
     begun.init_from = "one"
-    with pytest.raises(UserError, match="init_from was '', and 'one'"):
+    with pytest.raises(UserError, match="init_from was '', but 'one'"):
         resume(begun)
 
 

@@ -24,7 +24,7 @@ def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
     tiny_config.head.name = "knn"
     said = show(tiny_config, tmp_path / "run")
     assert "24 queries, 24 documents, 12 categories; 0 skipped" in said
-    assert "8 of 16 samples, 2.7 epochs" in said
+    assert "8, each on 16 samples; 2.7 epochs" in said
     (text,) = [line for line in said.splitlines() if "text_encoder" in line]
     assert re.search(r"\(512, 16\) +│ +8,192 .* no +│ +0 ", text)
     (rows,) = [line for line in said.splitlines() if " proxies " in line]
@@ -38,7 +38,7 @@ def test_no_data_is_needed_where_the_categories_are_counted(
 ):
     tiny_config.data.table = "nowhere.csv"
     said = show(tiny_config, tmp_path, categories=1000)
-    assert "none is looked at" in said
+    assert "table  not read" in said
     assert "(1000, 16)" in said
 
 
@@ -57,7 +57,7 @@ def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
 
 def test_a_missing_stage_is_part_of_the_plan(toy, tiny_config, tmp_path):
     tiny_config.init_from = str(tmp_path / "none")
-    assert "Run first:" in show(tiny_config, tmp_path / "run")
+    assert "Run this first:" in show(tiny_config, tmp_path / "run")
 
 
 def test_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):

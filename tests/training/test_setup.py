@@ -29,8 +29,8 @@ def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
             {"optimizer.parts": (("image_encoder", 0.0),)},
             "model.image.batch_norm",
         ),
-        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path has"),
-        ({"data.text_length": 600}, "has room for 512"),
+        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path matches"),
+        ({"data.text_length": 600}, "supports at most 512"),
         ({"data.table": "nowhere.csv"}, "no sample table at nowhere.csv"),
         ({"head.name": "knn", "head.active": 0.1}, "head.active"),
         ({"batch_size": 6}, "multiple of 4"),
@@ -73,5 +73,5 @@ def test_a_stage_of_other_shapes_is_no_start(toy, tiny_config, tmp_path):
     before.model.dim = 24
     tiny_config.init_from = "before"
     setup.check_fit(tiny_config, tiny_config)
-    with pytest.raises(UserError, match=r"before has other shapes: .*24"):
+    with pytest.raises(UserError, match=r"before has different shapes: .*24"):
         setup.check_fit(tiny_config, before)

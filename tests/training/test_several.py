@@ -88,7 +88,7 @@ def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
     (folder / "8" / "iterator" / "metadata").write_text("{}")
     for index, ended in enumerate(several.finish(begin(tmp_path, 2))):
         assert ended.code == 0, ended.error
-        assert ("is set aside in" in ended.output) == (index == 0)
+        assert ("was moved to" in ended.output) == (index == 0)
 
 
 def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
@@ -121,5 +121,5 @@ def test_a_disk_that_is_full_is_a_sentence(begin, whole, tmp_path):
     assert len(found) == 1, ended.error
     (said,) = found
     assert "_SignalingThread" not in ended.error
-    assert "File too large. The checkpoint of step 8 is whole" in said
+    assert "File too large. The checkpoint of step 8 is intact" in said
     assert workdir_lib.latest_step(tmp_path / "stage1") == 8

@@ -59,7 +59,9 @@ def test_the_stage_before_is_asked_for(tiny_config, tmp_path):
         start.check(tiny_config, tmp_path / "stage2")
     said = str(caught.value)
     assert "stage2 starts from" in said
-    assert "Run first:\n  python -m mixer_jax.main --config=stage1.py" in said
+    assert (
+        "Run this first:\n  python -m mixer_jax.main --config=stage1.py" in said
+    )
 
 
 @pytest.mark.parametrize("there", ["stage1", "stage2"])

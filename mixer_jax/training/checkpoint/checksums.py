@@ -55,7 +55,7 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
     except (AttributeError, TypeError, OverflowError):
         noted = {}
     if not noted:
-        return f"{FILE} holds no checksums"
+        return f"{FILE} contains no checksums"
     if items:
         parts = {name: name.partition("/")[0] for name in noted}
         noted = {name: noted[name] for name in noted if parts[name] in items}
@@ -82,7 +82,7 @@ def _checked(name: str) -> str:
     """
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or b"\0" in name.encode():
-        raise ValueError(f"{name!r} is not a file in its folder")
+        raise ValueError(f"{name!r} is not a path inside the folder")
     return name
 
 
@@ -131,7 +131,7 @@ class Noting:
             else:
                 missing = "the folder does not exist"
         except paths.failures() as error:
-            missing = f"it cannot be read, {paths.reason(error)}"
+            missing = f"it cannot be read: {paths.reason(error)}"
         if missing:
             self._found.append(missing)
         elif not paths.is_remote(folder):

@@ -65,7 +65,7 @@ def test_what_is_whole_is_kept(store):
     made, said = open_folder()
     assert made == list(range(10))
     (line,) = said
-    assert line.startswith("encoding ten rows once, 0.00 GB in ")
+    assert line.startswith("encoding ten rows once (0.00 GB in ")
     assert_whole(folder)
     assert len(json.loads((folder / "done.json").read_text())["wide"]) == 4
     assert open_folder() == ([], [])
@@ -113,7 +113,7 @@ def test_a_damaged_block_is_made_again(store, name, row, again):
     assert made == list(again)
     assert "1 of 4 blocks of " in said
     assert f"{name}.npy" in said
-    assert f"their {len(again)} rows are made again" in said
+    assert f"computing their {len(again)} rows again" in said
     assert_whole(folder)
     assert open_folder() == ([], [])
 
@@ -146,7 +146,7 @@ def test_a_file_of_another_size_is_made_again(store, harm):
         path.write_bytes(change[harm])
     made, said = open_folder()
     assert made == list(range(10))
-    assert said[0] == f"{path} is missing or cut off"
+    assert said[0] == f"{path} is missing or truncated"
     assert "4 of 4 blocks" in said[1]
     assert_whole(folder)
 
@@ -171,8 +171,8 @@ def test_what_is_large_is_said_before_it_is_compared(store, monkeypatch):
     ticks = iter([1.0, 3.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     _, (before, after) = open_folder()
-    assert before.startswith("comparing 0.00 GB of ")
-    assert after == "compared in 2.0 s, 0.00 GB/s"
+    assert before.startswith("verifying the checksums of 0.00 GB in ")
+    assert after == "verified in 2.0 s, 0.00 GB/s"
 
 
 def test_no_rows(store):
@@ -212,6 +212,6 @@ def test_a_folder_of_other_things_is_not_emptied(store):
     open_folder()
     open_folder(key="other")  # only what is ours
     (folder / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"thesis.tex that does not belong"):
+    with pytest.raises(UserError, match=r"thesis.tex, which does not belong"):
         open_folder(key="third")
     assert (folder / "thesis.tex").exists()

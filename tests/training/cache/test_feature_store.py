@@ -152,8 +152,8 @@ def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
         array.flush()
     said = io.StringIO()
     again = make(said=said).batch(rows, table.DOCUMENT)
-    assert "patches.npy are damaged; their 8 rows" in said.getvalue()
-    assert "mask.npy are damaged; their 1 rows" in said.getvalue()
+    assert "patches.npy are damaged; computing their 8 rows" in said.getvalue()
+    assert "mask.npy are damaged; computing their 1 rows" in said.getvalue()
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 

@@ -280,7 +280,7 @@ def test_another_shape_lists_the_paths(tmp_path):
         checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
         pytest.raises(
             UserError,
-            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) wanted",
+            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) expected",
         ),
     ):
         checkpoints.restore(state_lib.abstract(wanted, mesh))
@@ -349,7 +349,7 @@ def copy_another(folder):
         (flip_a_bit, "differs from its checksum"),
         (cut_off, "bytes"),
         (lose_a_file, "is missing"),
-        (copy_another, "it is that of step 3"),
+        (copy_another, "it is the checkpoint of step 3"),
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
@@ -371,7 +371,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         assert saved.save(6, state, {"next": 7})
     (sentence,) = heard
     assert said in sentence
-    assert f"It is set aside in {tmp_path / workdir.DAMAGED / '6'}" in sentence
+    assert f"It was moved to {tmp_path / workdir.DAMAGED / '6'}" in sentence
     assert (tmp_path / workdir.DAMAGED / "6" / "proxies").is_dir()
     assert workdir.latest_step(tmp_path) == 6
 
@@ -471,9 +471,13 @@ def test_a_reader_notices_a_checkpoint_of_another_step(
     save(tmp_path, state, 3)
     shutil.move(tmp_path / "checkpoints" / "3", tmp_path / "checkpoints" / "6")
     assert not checkpoints_lib.is_whole(tmp_path, 6)
-    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+    with pytest.raises(
+        UserError, match=r"6 is damaged.*the checkpoint of step 3"
+    ):
         row_files.open_proxies(tmp_path)
-    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+    with pytest.raises(
+        UserError, match=r"6 is damaged.*the checkpoint of step 3"
+    ):
         checkpoints_lib.load_model(tmp_path)
 
 
@@ -526,7 +530,7 @@ def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
         save_all()
     gc.collect()
     assert "the disk is full" in str(caught.value)
-    assert "checkpoint of step 3 is whole" in str(caught.value)
+    assert "checkpoint of step 3 is intact" in str(caught.value)
     assert capfd.readouterr() == ("", "")
     names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
     assert names == ["3"]
@@ -553,6 +557,6 @@ def test_a_checkpoint_that_was_removed_gives_way_to_a_newer_one(
     proxies = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
     np.testing.assert_array_equal(proxies, state.proxies)
     monkeypatch.setattr(checksums, "check", check)
-    with pytest.raises(UserError, match="Start this command again") as said:
+    with pytest.raises(UserError, match="Run this command again") as said:
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
     assert command.explain(said.value).code == command.CRASHED

@@ -16,13 +16,13 @@ def test_the_reason_and_a_remedy_are_given(tmp_path, reason, expected):
     assert error.args
     with pytest.raises(type(error), match=expected) as caught:
         raise error
-    assert str(caught.value).endswith("and the same command goes on.")
+    assert str(caught.value).endswith("then run the same command again.")
 
 
 def test_the_last_whole_checkpoint_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 7)
     error = failed_saves.explain(paths.make(tmp_path), "Input/output error")
-    assert "The checkpoint of step 7 is whole" in str(error)
+    assert "The checkpoint of step 7 is intact" in str(error)
 
 
 def test_drafts_are_removed_and_checkpoints_are_not(tmp_path):

@@ -110,7 +110,7 @@ def test_what_does_not_hold_together_is_said(save_run, proxies):
     folder = save_run("run", proxies)
     ids = folder / workdir.CATEGORIES
     ids.write_text(json.dumps([str(i) for i in range(62)]))
-    with pytest.raises(UserError, match=r"json .* changed after the training"):
+    with pytest.raises(UserError, match=r"json .* changed after training"):
         row_files.open_proxies(folder)
     (folder / workdir.ORIGIN).unlink()  # as of a run that noted nothing
     with pytest.raises(UserError, match=r"62 categories.* 61 proxies"):
@@ -135,9 +135,9 @@ def test_a_damaged_checkpoint_is_said(save_run, proxies, lost):
 @pytest.mark.parametrize(
     ("other", "remedy"),
     [
-        ("2", "Delete that folder to go on from the checkpoint before it"),
-        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from the start"),
-        ("", "no other one. Delete that folder to train from the start"),
+        ("2", "Delete that folder to use the previous checkpoint"),
+        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from scratch"),
+        ("", "no other one. Delete that folder to train from scratch"),
     ],
 )
 def test_the_remedy_names_no_checkpoint_that_is_not_there(
@@ -201,5 +201,5 @@ def test_a_checkpoint_that_a_run_removed_is_not_called_damaged(
     folder = save_run("run", proxies)
     blocks = row_files.open_proxies(folder).blocks
     shutil.rmtree(folder / workdir.CHECKPOINTS / "4")
-    with pytest.raises(UserError, match=r"was removed while .* Start this"):
+    with pytest.raises(UserError, match=r"was removed while .* Run this"):
         list(blocks)

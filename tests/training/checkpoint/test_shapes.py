@@ -21,6 +21,6 @@ def test_what_differs_is_named_and_the_rest_counted():
     with pytest.raises(UserError) as error:
         shapes.check("run/5", saved, {"params/new": (3,)})
     said = str(error.value)
-    assert "run/5 has other shapes" in said
-    assert "params/00: (2,) saved, absent wanted" in said
+    assert "run/5 has different shapes" in said
+    assert "params/00: (2,) saved, absent expected" in said
     assert "and 3 more" in said

@@ -65,7 +65,7 @@ def test_another_config_is_listed_by_key(started):
 
 
 def test_other_categories_are_counted(started):
-    with pytest.raises(UserError, match="2 are new and 1 are gone"):
+    with pytest.raises(UserError, match="2 are new, 1 were removed"):
         workdir.check_categories(started, ["a", "c", "d"])
 
 
@@ -88,7 +88,8 @@ def test_a_folder_that_is_read_only_is_a_sentence(
 
     monkeypatch.setattr(workdir.paths, refuses, refuse)
     with pytest.raises(
-        UserError, match=r"cannot be written to: .*Read-only.* by --workdir"
+        UserError,
+        match=r"cannot be written to: .*Read-only.* Choose another --workdir",
     ) as caught:
         workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     assert str(tmp_path) in str(caught.value)
@@ -97,7 +98,7 @@ def test_a_folder_that_is_read_only_is_a_sentence(
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     path = tmp_path / workdir.CHECKPOINTS
     path.touch()
-    with pytest.raises(UserError, match=f"{path} is not a folder[.] Name"):
+    with pytest.raises(UserError, match=f"{path} is not a folder[.] Choose"):
         workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
 
 
@@ -200,7 +201,9 @@ def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
 )
 def test_a_new_run_replaces_no_file_of_another_program(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name} is not of a run.*--workdir"):
+    with pytest.raises(
+        UserError, match=f"{name} does not belong to a training run.*--workdir"
+    ):
         workdir.check_config(tmp_path, config_lib.defaults())
     # Files of a run that was stopped before its first checkpoint are replaced.
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])

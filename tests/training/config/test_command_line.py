@@ -68,7 +68,7 @@ def test_a_path_of_several_lines_is_refused():
         check=False,
     )
     assert ended.returncode == 2
-    said = r"error: The argument '--workdir=a\nWrote b' has a line break."
+    said = r"error: The argument '--workdir=a\nWrote b' contains a line break."
     assert ended.stderr == f"{said}\n"
 
 

@@ -149,7 +149,7 @@ def test_curriculum_keeps_the_order_given():
 def test_what_is_no_pair_is_said(key, value):
     config = config_lib.defaults()
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=rf"{key} has .*--config\.{key}="):
+    with pytest.raises(UserError, match=rf"{key} contains .*--config\.{key}="):
         config_lib.check_values(config, 1)
 
 
@@ -171,5 +171,7 @@ def test_a_curriculum_of_stages_that_are_not_there_is_said(names):
 def test_a_part_cannot_climb():
     config = config_lib.defaults()
     config.optimizer.parts = (("encoder", -0.1),)
-    with pytest.raises(UserError, match=r"optimizer.parts has .*0 or more"):
+    with pytest.raises(
+        UserError, match=r"optimizer.parts contains .*0 or more"
+    ):
         config_lib.check_values(config, num_devices=8)

@@ -138,14 +138,14 @@ def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = config.copy_and_resolve_references()
     given.model.image.name = "resnet50"
-    workdir.settle("new/run", given)
+    workdir.restore_paths("new/run", given)
     assert given.data.table == str(tmp_path / "new/data/t.csv")
     # Its weights are in the checkpoint, its sizes in the workdir's config.
     assert given.model.image.name == "described"
     factory.resolve(given)
     # Another path that does not exist is left as it was given.
     given.data.table = "other/t.csv"
-    workdir.settle("new/run", given)
+    workdir.restore_paths("new/run", given)
     assert given.data.table == "other/t.csv"
 
 
@@ -172,14 +172,14 @@ def test_a_command_is_repeated_more_than_once_after_moves(
         for name in names * 2:
             given = config_lib.defaults()
             given.data.table = name
-            places.settle(f"{after}/run", given, noted)
+            places.restore(f"{after}/run", given, noted)
             assert given.data.table == str(
                 tmp_path / after / "data" / "table.csv"
             )
             noted = places.record(f"{after}/run", given, noted)
     other = config_lib.defaults()
     other.data.table = "other/table.csv"
-    places.settle("newest/run", other, noted)
+    places.restore("newest/run", other, noted)
     assert other.data.table == "other/table.csv"
 
 
@@ -197,14 +197,14 @@ def test_a_finished_run_notes_where_its_table_is_now(
     monkeypatch.chdir(tmp_path)
     config.data.table = "new/colors.csv"
     loop.train(config, folder)
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     monkeypatch.chdir(color_run)
     table = workdir.read_config(folder).data.table
     assert os.path.samefile(table, tmp_path / "new" / "colors.csv")
     assert evaluate.main([f"--workdir={folder}"]) == 0
     # The command of before the move still names it.
     config.data.table = str(root / "colors.csv")
-    workdir.settle(folder, config)
+    workdir.restore_paths(folder, config)
     assert os.path.samefile(config.data.table, table)
 
 
@@ -215,7 +215,7 @@ def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
     config.model.image.pretrained = "encoder"
     noted = places.record("run", config, {})
     os.rmdir("encoder")
-    places.settle("run", config, noted)
+    places.restore("run", config, noted)
     noted = places.record("run", config, noted)
     os.mkdir("encoder")
     found = config_lib.defaults()

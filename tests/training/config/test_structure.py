@@ -19,7 +19,7 @@ def test_the_defaults_and_what_equals_them_pass():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("stepps", 5, r"no key 'stepps'. Near names: steps"),
+        ("stepps", 5, r"no key 'stepps'. Similar keys: steps"),
         ("model.imag", ConfigDict({"name": "vit"}), "no key 'model.imag.name'"),
         ("head", None, "lacks the key 'head.active'"),
         ("steps", None, "steps is None; it must be a whole number"),

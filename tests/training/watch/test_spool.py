@@ -75,12 +75,14 @@ def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
         assert not spool.send(NAME)
         assert not spool.send(NAME)
         (once,) = said
-        assert f"{workdir / NAME} cannot be written for now: Forbidden" in once
+        assert (
+            f"{workdir / NAME} cannot be written at present: Forbidden" in once
+        )
         cloud.frozen.remove(workdir.parts[2])
         assert spool.send(NAME)
         add(spool, "two\n")
         cloud.frozen.add(workdir.parts[2])
-    assert said[-1] == f"What could not be copied is in {spool.folder}."
+    assert said[-1] == f"Files that could not be copied are in {spool.folder}."
     assert (spool.folder / NAME).read_text() == "one\ntwo\n"
 
 

@@ -28,8 +28,8 @@ def test_a_standstill_ends_the_process_and_says_where(capfd):
         assert ends.called.wait(60)
     message, code = ends.said
     assert code == processes.HUNG
-    assert "Nothing has moved for" in message
-    assert "at step 12, in the phase 'input'" in message
+    assert "No progress for" in message
+    assert "at step 12, in phase 'input'" in message
     traces = capfd.readouterr().err
     assert message in traces
     # What each thread was doing, this one too.
@@ -65,7 +65,7 @@ def test_no_limit_is_no_watchdog():
 def test_it_names_the_process_that_holds_the_others_up(places, culprit):
     places = {index: Place(*place) for index, place in places.items()}
     said = describe(places, 60.0, 0)
-    assert f"Process {culprit} holds the others up" in said
-    assert f"the phase '{places[culprit].phase}'" in said
+    assert f"Process {culprit} is holding up the others" in said
+    assert f"in phase '{places[culprit].phase}' for" in said
     for other in set(places) - {culprit}:
         assert f"{other} at step {places[other].step}" in said
