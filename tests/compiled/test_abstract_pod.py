@@ -34,7 +34,7 @@ def compile_stage(toy, tiny_config):
 
 
 @needs_compiler
-def test_step_and_graph_take_what_they_must(compile_stage):
+def test_step_and_graph_have_the_expected_costs(compile_stage):
     step, graph = compile_stage()
     assert (step.program, graph.program) == ("step", "graph")
     for row in (step, graph):
@@ -64,7 +64,7 @@ def test_step_and_graph_take_what_they_must(compile_stage):
 
 
 @needs_compiler
-def test_more_categories_take_more(compile_stage):
+def test_costs_grow_with_categories(compile_stage):
     (small,) = compile_stage(2000, **{"head.name": "exact"})
     (large,) = compile_stage(8000)[:1]
     (wide,) = compile_stage(8000, **{"head.name": "exact"})
@@ -77,18 +77,18 @@ def test_more_categories_take_more(compile_stage):
 
 @needs_compiler
 @pytest.mark.parametrize("topology", ["v5e:3x3", "tpu", "v4:2x2x2"])
-def test_another_topology_is_refused_with_examples(topology):
+def test_unknown_topology_error_lists_examples(topology):
     with pytest.raises(UserError, match=r"examples.*: v5e:2x2, v5e:4x4"):
         abstract_pod.make_mesh(topology)
 
 
 @needs_compiler
-def test_what_does_not_fit_is_said(compile_stage):
+def test_oversized_program_raises_an_error(compile_stage):
     with pytest.raises(UserError, match="does not fit on a TPU v5 lite chip"):
         compile_stage(500_000_000, **{"head.active": 0.9})
 
 
-def test_a_missing_compiler_is_said(monkeypatch):
+def test_missing_compiler_raises_an_error(monkeypatch):
     def missing(*arguments, **options):
         raise RuntimeError("JAX TPU support not installed")
 

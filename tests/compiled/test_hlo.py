@@ -40,7 +40,7 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 """
 
 
-def test_instructions_have_shapes_memories_and_operands():
+def test_instructions_have_shapes_memory_and_operands():
     program = Program(LOOP)
     assert program.entry == "%main"
     carry = program.computations["%body"]["%carry"]
@@ -55,7 +55,7 @@ def test_instructions_have_shapes_memories_and_operands():
     assert program.roots["%square"].attributes == ""
 
 
-def test_a_body_runs_as_often_as_its_loop():
+def test_loop_bodies_run_once_per_iteration():
     times = {one.name: n for one, n in Program(LOOP).runs()}
     assert times["%loop"] == 1
     assert times["%fused"] == 5
@@ -71,7 +71,7 @@ def test_a_body_runs_as_often_as_its_loop():
         ("constant(5)", "partition-id()"),
     ],
 )
-def test_rounds_of_another_loop_are_not_known(old, new):
+def test_trip_counts_of_other_loops_are_unknown(old, new):
     program = Program(LOOP.replace(old, new))
     (loop,) = [one for one, _ in program.runs() if one.opcode == "while"]
     assert program.rounds(loop) is None

@@ -85,7 +85,7 @@ def one(train):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_as_one_process_of_as_many_devices(train, one, processes):
+def test_losses_do_not_depend_on_the_number_of_processes(train, one, processes):
     assert one.shape == (len(STAGES), STEPS)
     assert np.all(np.isfinite(one))
     assert np.all(np.ptp(one, axis=1) > 0.1)

@@ -69,7 +69,7 @@ def run(killed, cloud, monkeypatch):
     return paths.make(RUN)
 
 
-def test_it_was_killed_within_a_save(killed):
+def test_killed_run_leaves_a_partial_save(killed):
     left, _, _ = killed
     folder = "runs/toy/stage3/checkpoints"
     assert f"{folder}/4/{MARK}" in left
@@ -80,7 +80,7 @@ def test_it_was_killed_within_a_save(killed):
     assert list(losses(log))[:8] == list(range(1, 9))
 
 
-def test_it_ends_as_a_local_run(killed, run, whole):
+def test_losses_match_a_local_run(killed, run, whole):
     for stage in STAGES:
         local = losses((whole / stage / METRICS).read_text())
         found = losses((run / stage / METRICS).read_text())
@@ -90,7 +90,7 @@ def test_it_ends_as_a_local_run(killed, run, whole):
         )
 
 
-def test_it_has_the_files_of_a_local_run(killed, whole):
+def test_files_match_a_local_run(killed, whole):
     _, objects, cache = killed
     local = {
         path.relative_to(whole).as_posix()
@@ -116,7 +116,7 @@ def test_it_has_the_files_of_a_local_run(killed, whole):
     }
 
 
-def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
+def test_model_and_proxies_are_readable(killed, run, toy, whole, tmp_path):
     mesh = mesh_lib.make_mesh()
     assert workdir_lib.latest_step(run / "stage3") == 12
     (model,) = runs.find_models(run, ["stage3"])
@@ -146,7 +146,7 @@ def train(config, workdir):
     return said.getvalue()
 
 
-def test_damage_is_set_aside_and_the_run_goes_on(
+def test_damaged_checkpoint_is_moved_and_the_run_resumes(
     bucket, cloud, toy, tiny_config
 ):
     objects = cloud.buckets[bucket.removeprefix("gs://")]
@@ -172,7 +172,7 @@ def test_damage_is_set_aside_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("act", [train, plan.show])
-def test_a_bucket_that_cannot_be_used_is_said_at_once(
+def test_unusable_bucket_raises_an_error_before_data_is_read(
     act, bucket, cloud, tiny_config
 ):
     tiny_config.data.table = "there is none"

@@ -13,7 +13,7 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 
 
-def test_each_stage_starts_from_the_one_before(tmp_path):
+def test_each_stage_starts_from_the_previous_one(tmp_path):
     config = config_lib.curriculum(
         stage1=config_lib.defaults(),
         stage2=config_lib.defaults(),
@@ -30,7 +30,7 @@ def test_each_stage_starts_from_the_one_before(tmp_path):
     ]
 
 
-def test_one_stage_uses_the_workdir_itself(tmp_path):
+def test_single_stage_uses_the_workdir_itself(tmp_path):
     config = config_lib.defaults()
     ((stage, folder),) = curriculum.stages(config, tmp_path)
     assert folder == tmp_path
@@ -74,7 +74,7 @@ def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
         ("head.subcenters", 2, "proxies: (0, 16) saved, (0, 32) expected"),
     ],
 )
-def test_a_later_stage_is_checked_before_the_first_is_trained(
+def test_later_stages_are_checked_before_training(
     toy, tiny_config, tmp_path, monkeypatch, command, key, value, said
 ):
     monkeypatch.setattr(curriculum.loop, "train", None)
@@ -89,7 +89,7 @@ def test_a_later_stage_is_checked_before_the_first_is_trained(
     assert said in str(caught.value)
 
 
-def test_what_is_wrong_with_a_later_stage_is_said_before_the_first(
+def test_errors_in_later_stages_stop_the_run_before_training(
     toy, tiny_config, tmp_path
 ):
     first, second = (tiny_config.copy_and_resolve_references() for _ in "12")
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_later_stage_is_said_before_the_first(
         ("model.image.name", "vgg", "Stage stage2: There is no image encoder"),
     ],
 )
-def test_a_later_stage_names_parts_that_exist(
+def test_unknown_parts_of_a_later_stage_raise_an_error(
     tiny_config, tmp_path, key, value, said
 ):
     second = tiny_config.copy_and_resolve_references()

@@ -101,7 +101,7 @@ def unsplit(run, state):
 
 
 @pytest.mark.parametrize(("head", "chunk"), [("exact", 2**26), ("knn", 150)])
-def test_rows_and_loss_are_the_same_on_other_devices(
+def test_rows_and_loss_do_not_depend_on_the_devices(
     make_run, tiny_config, tmp_path, monkeypatch, head, chunk
 ):
     monkeypatch.setattr(row_files, "CHUNK", chunk)
@@ -129,7 +129,7 @@ def test_rows_and_loss_are_the_same_on_other_devices(
         save(tmp_path / before, state)
 
 
-def test_a_small_active_set_is_the_same_on_as_many_devices(
+def test_small_active_set_is_reproducible_on_equal_devices(
     make_run, tiny_config, tmp_path
 ):
     # With it the loss depends on the number of devices, each of which picks.
@@ -165,7 +165,7 @@ def start(run, config, workdir):
 
 
 @pytest.mark.parametrize(("after", "most"), [(1, 0), (8, 1)])
-def test_categories_that_are_new_are_imprinted_and_others_go_on(
+def test_new_categories_are_imprinted_and_others_copied(
     make_run, tiny_config, tmp_path, after, most
 ):
     tiny_config.proxies.init = "imprint"
@@ -214,7 +214,7 @@ def test_categories_that_are_new_are_imprinted_and_others_go_on(
     )
 
 
-def test_the_same_categories_in_another_order_are_not_imprinted(
+def test_reordered_categories_are_not_imprinted(
     make_run, tiny_config, tmp_path
 ):
     run = make_run(2)
@@ -233,7 +233,7 @@ def test_the_same_categories_in_another_order_are_not_imprinted(
     assert said.endswith("0 categories are new, 0 removed\n")
 
 
-def test_rows_are_not_gathered_on_every_device():
+def test_copying_rows_does_not_gather_them():
     # At ten million categories one device could not hold them all.
     mesh = mesh_lib.make_mesh()
     rows = mesh_lib.rows(mesh)

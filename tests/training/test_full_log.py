@@ -23,9 +23,7 @@ def fill(disk, left):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_log_without_room_stops_the_run_with_all_steps_saved(
-    begin, disk, tmp_path, count
-):
+def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
     folder = tmp_path / "run" / "stage1"
     folder.mkdir(parents=True)
     for name in (logs.METRICS, logs.TENSORBOARD):

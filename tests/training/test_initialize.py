@@ -25,7 +25,7 @@ def start(config, folder, mesh):
     return run, initialize.initial_state(run, variables, content)
 
 
-def test_the_layout_is_the_one_that_was_announced(
+def test_initial_state_has_the_abstract_layout(
     toy, tiny_config, tmp_path, mesh
 ):
     tiny_config.head.name = "knn"
@@ -37,7 +37,7 @@ def test_the_layout_is_the_one_that_was_announced(
         assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
 
 
-def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
+def test_proxies_depend_on_the_seed(toy, tiny_config, tmp_path, mesh):
     def proxies(seed):
         tiny_config.seed = seed
         return np.asarray(start(tiny_config, tmp_path, mesh)[1].proxies)
@@ -47,7 +47,7 @@ def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
 
 
 @pytest.mark.parametrize("most", [0, 1])
-def test_imprinted_proxies_are_the_means(
+def test_imprinted_proxies_are_mean_embeddings(
     toy, tiny_config, tmp_path, mesh, most
 ):
     tiny_config.proxies.init = "imprint"
@@ -82,7 +82,7 @@ def test_imprinted_proxies_are_the_means(
     np.testing.assert_allclose(state.proxies, means, atol=1e-5)
 
 
-def test_rows_follow_their_categories(mesh):
+def test_copy_rows_matches_categories(mesh):
     rows = mesh_lib.rows(mesh)
     new = jax.device_put(np.zeros((6, 2), np.float32), rows)
     old = jax.device_put(
@@ -95,7 +95,7 @@ def test_rows_follow_their_categories(mesh):
     assert copied.sharding.is_equivalent_to(rows, 2)
 
 
-def test_a_stage_starts_from_the_one_before(toy, tiny_config, tmp_path, mesh):
+def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):
     tiny_config.seed = 7
     before = tmp_path / "stage1"
     run, old = start(tiny_config, before, mesh)

@@ -73,7 +73,7 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["exact", "knn"])
-def test_a_resumed_run_equals_an_undisturbed_one(
+def test_resumed_run_equals_an_uninterrupted_one(
     toy, tiny_config, tmp_path, steps, head
 ):
     tiny_config.head.name = head
@@ -107,7 +107,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
         assert all(0 <= share < 1 for share in shares)
 
 
-def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
+def test_finished_stage_is_left_unchanged(toy, tiny_config, tmp_path):
     train(tiny_config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
     state, said = train(tiny_config, tmp_path)
@@ -117,9 +117,7 @@ def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
     assert checkpoints.load_model(tmp_path).step == 8
 
 
-def test_a_finished_stage_that_was_damaged_is_mended(
-    toy, tiny_config, tmp_path
-):
+def test_damaged_finished_stage_is_repaired(toy, tiny_config, tmp_path):
     tiny_config.checkpoint.every = 1
     tiny_config.checkpoint.keep = 2
     last, _ = train(tiny_config, tmp_path)
@@ -135,9 +133,7 @@ def test_a_finished_stage_that_was_damaged_is_mended(
     assert train(tiny_config, tmp_path)[0] is None
 
 
-def test_a_workdir_of_any_name_trains_and_goes_on(
-    toy, tiny_config, tmp_path, steps
-):
+def test_any_workdir_name_trains_and_resumes(toy, tiny_config, tmp_path, steps):
     workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
     tiny_config.profile = "2:3"
     tiny_config.data.cached = True
@@ -159,7 +155,7 @@ def test_a_workdir_of_any_name_trains_and_goes_on(
 
 
 @pytest.mark.parametrize("kind", ["file", "in a file", "long"])
-def test_what_cannot_be_a_workdir_is_refused_before_any_data(
+def test_invalid_workdir_is_rejected_before_data_is_read(
     toy, tiny_config, tmp_path, kind
 ):
     (tmp_path / "file").touch()
@@ -172,7 +168,7 @@ def test_what_cannot_be_a_workdir_is_refused_before_any_data(
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
+def test_second_run_in_a_workdir_is_rejected(toy, tiny_config, tmp_path):
     workdir = tmp_path / "run"
     with (
         folder_lock.hold(workdir, "--workdir"),
@@ -186,7 +182,7 @@ def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
     assert "already finished" in said
 
 
-def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
+def test_run_without_its_workdir_writes_no_more_checkpoints(
     toy, tiny_config, tmp_path, monkeypatch
 ):
     """The first save, at 3, is its own; another run comes before the next."""
@@ -206,7 +202,7 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
     assert workdir_lib.latest_step(tmp_path) == 3
 
 
-def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
+def test_run_without_its_workdir_stops_before_the_next_save(
     toy, tiny_config, tmp_path, monkeypatch
 ):
     """The log is its successor's by then."""
@@ -231,7 +227,7 @@ def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
     assert not (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_features_that_another_run_makes_are_left_alone(
+def test_features_locked_by_another_run_are_left_unchanged(
     toy, tiny_config, tmp_path
 ):
     tiny_config.data.cached = True
@@ -247,7 +243,7 @@ def test_features_that_another_run_makes_are_left_alone(
     assert not (tmp_path / "features").exists()
 
 
-def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):
+def test_run_resumes_on_other_devices(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "whole", num_devices=2)
     steps.kill_at = 5
     with pytest.raises(KilledError):
@@ -265,7 +261,7 @@ def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):
     )
 
 
-def test_another_config_is_refused_before_any_data(
+def test_changed_config_is_rejected_before_data_is_read(
     toy, tiny_config, tmp_path, monkeypatch
 ):
     train(tiny_config, tmp_path)
@@ -275,7 +271,7 @@ def test_another_config_is_refused_before_any_data(
         train(tiny_config, tmp_path)
 
 
-def test_a_run_resumes_on_its_content_alone(
+def test_resuming_depends_on_content_only(
     toy, tiny_config, tmp_path, steps, monkeypatch
 ):
     """Elsewhere and at other times, but not with another byte."""
@@ -305,7 +301,7 @@ def test_a_run_resumes_on_its_content_alone(
     assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
 
 
-def test_an_interrupt_before_the_first_step_loses_nothing(
+def test_interrupt_before_the_first_step_loses_nothing(
     toy, tiny_config, tmp_path, monkeypatch, capsys
 ):
     """While data is checked, weights are made, and the step is compiled."""
@@ -335,7 +331,7 @@ def test_an_interrupt_before_the_first_step_loses_nothing(
     equal(undisturbed.proxies, state.proxies)
 
 
-def test_a_restart_reads_each_image_once(
+def test_restart_reads_each_image_once(
     toy, tiny_config, tmp_path, steps, monkeypatch
 ):
     """To see that it can be decoded; nothing else reads images again."""
@@ -362,9 +358,7 @@ def test_a_restart_reads_each_image_once(
     assert sorted(read) == sorted(str(path.parent / name) for name in names)
 
 
-def test_too_many_steps_that_are_not_finite_end_the_run(
-    toy, tiny_config, tmp_path
-):
+def test_too_many_non_finite_steps_end_the_run(toy, tiny_config, tmp_path):
     tiny_config.optimizer.max_skipped = 2
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.warmup = 0.0
@@ -376,7 +370,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
     assert 3 <= workdir_lib.latest_step(tmp_path) < 20
 
 
-def test_a_monitor_may_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
+def test_monitor_can_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
     tiny_config.monitors.on_failure = "raise"
     tiny_config.monitors.max_norm_ratio = 1.0
     tiny_config.checkpoint.every = 100
@@ -385,13 +379,13 @@ def test_a_monitor_may_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
     assert workdir_lib.latest_step(tmp_path) == 6  # seen at 4, read after 5
 
 
-def test_a_monitor_warns(toy, tiny_config, tmp_path):
+def test_monitor_warns_once(toy, tiny_config, tmp_path):
     tiny_config.monitors.max_norm_ratio = 1.0
     _, said = train(tiny_config, tmp_path)
     assert said.count("warning: norm_ratio") == 1
 
 
-def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
+def test_run_survives_a_thousand_broken_files(toy, tiny_config, tmp_path):
     path = toy.write_table(tmp_path / "table")
     good = table.read_table(path)
     names = [
@@ -438,7 +432,7 @@ def test_suspicious_categories_are_named_before_training(
     assert "('c00 ' beside 'c00'," in said
 
 
-def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
+def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "threads")
     tiny_config.data.workers = 2
     steps.kill_at = 5
@@ -451,7 +445,7 @@ def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
     equal(resumed, whole)
 
 
-def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
+def test_head_settings_reach_the_step(toy, tiny_config, tmp_path):
     """Margins by frequency, sub-centers and rows of bf16."""
     config = tiny_config
     config.steps = 2
@@ -465,9 +459,7 @@ def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
     assert int(first.skipped) == 0
 
 
-def test_steps_that_were_skipped_at_the_end_are_said(
-    toy, tiny_config, tmp_path
-):
+def test_skipped_final_steps_are_reported(toy, tiny_config, tmp_path):
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.warmup = 0.0
     tiny_config.steps = 6  # fewer than `max_skipped` in a row

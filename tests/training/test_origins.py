@@ -61,7 +61,7 @@ spelled = st.lists(
 
 @QUICK
 @given(start=st.sampled_from(["", "./", "/"]), steps=spelled)
-def test_every_spelling_of_a_path_resumes(begun, start, steps):
+def test_any_spelling_of_a_path_resumes(begun, start, steps):
     path = f"{steps}table.csv"
     begun.data.table = os.path.abspath(path) if start == "/" else start + path
     resume(begun)
@@ -82,7 +82,7 @@ cell = st.text(
     column=st.sampled_from(["sample_id", "text", "group"]),
     value=cell,
 )
-def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
+def test_changed_cell_is_rejected(begun, tmp_path, row, column, value):
     frame = table.read_table("d0/table.csv")
     if column == "text":
         row = 4 + row % 4 if frame["role"].iat[4] == "document" else row
@@ -105,14 +105,14 @@ def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
 
 @QUICK
 @given(times=st.lists(st.integers(0, 2**40), min_size=8, max_size=8))
-def test_times_alone_are_never_refused(begun, times):
+def test_changed_modification_times_are_accepted(begun, times):
     images = table.read_table("d0/table.csv")["image"]
     for name, time in zip(images, times, strict=True):
         os.utime(f"d0/{name}", ns=(time, time))
     resume(begun)
 
 
-def test_what_has_changed_is_said(begun):
+def test_error_describes_the_change(begun):
     frame = table.read_table("d0/table.csv")
     table.write_table(frame.iloc[:-1], "d0/table.csv")
     with pytest.raises(UserError, match=r"\(8 samples before, 7 now\)"):
@@ -134,7 +134,7 @@ def test_what_has_changed_is_said(begun):
     resume(begun)
 
 
-def test_an_image_that_became_unreadable_is_said(begun):
+def test_newly_unreadable_image_is_reported(begun):
     image = table.read_table("d0/table.csv")["image"][0]
     os.rename(f"d0/{image}", "kept")
     loaded = inputs.load(begun.data, "run")
@@ -147,14 +147,14 @@ def test_an_image_that_became_unreadable_is_said(begun):
     resume(begun)
 
 
-def test_other_bytes_are_refused(begun):
+def test_changed_image_bytes_are_rejected(begun):
     origins.check_content("run", "one")
     origins.check_content("run", "one")
     with pytest.raises(UserError, match="same, but some image files have diff"):
         origins.check_content("run", "two")
 
 
-def test_a_resumed_run_keeps_its_origin(begun):
+def test_resumed_run_keeps_its_origin(begun):
     origins.check_content("run", "one")
     before = workdir.read_origin("run")
     loaded = inputs.load(begun.data)
@@ -163,7 +163,7 @@ def test_a_resumed_run_keeps_its_origin(begun):
     assert workdir.read_origin("run") == before
 
 
-def test_an_edit_after_a_run_has_finished_is_noticed(begun):
+def test_edited_table_of_a_finished_run_is_detected(begun):
     frame = table.read_table(begun.data.table)
     later = 4_000_000_000  # in the year 2096
     os.utime(begun.data.table, (later, later))
@@ -176,7 +176,7 @@ def test_an_edit_after_a_run_has_finished_is_noticed(begun):
     origins.check_table("run", begun.data)
 
 
-def test_a_finished_run_on_another_table_is_refused(begun):
+def test_other_table_for_a_finished_run_is_rejected(begun):
     shutil.copytree("d0", "d1")
     begun.data.table = "d1/table.csv"
     origins.check_table("run", begun.data)
@@ -197,7 +197,7 @@ def second(begun):
     return begun
 
 
-def test_a_moved_stage_before_resumes_and_another_is_refused(second):
+def test_previous_stage_may_move_but_not_change(second):
     for same in ("./one", os.path.abspath("one"), "two/../one/"):
         second.init_from = same
         resume(second, "two")
@@ -221,7 +221,7 @@ def test_a_moved_stage_before_resumes_and_another_is_refused(second):
             resume(second, "two")
 
 
-def test_a_curriculum_is_moved(begun, monkeypatch):
+def test_curriculum_resumes_after_a_move(begun, monkeypatch):
     begin("c/stage1", begun)
     begun.init_from = "c/stage1"
     begin("c/stage2", begun)
@@ -230,7 +230,7 @@ def test_a_curriculum_is_moved(begun, monkeypatch):
     resume(begun, "moved/stage2")
 
 
-def test_the_stage_before_may_have_gone_on(second, monkeypatch):
+def test_previous_stage_may_have_continued(second, monkeypatch):
     steps = {"two": 3, "one": 5, "copy": 5}
     monkeypatch.setattr(workdir, "latest_step", lambda x: steps[str(x)])
     resume(second, "two")
@@ -243,7 +243,7 @@ def test_the_stage_before_may_have_gone_on(second, monkeypatch):
 @pytest.mark.parametrize(
     "key", ["data.tokenizer", "model.image.pretrained", "model.text.pretrained"]
 )
-def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
+def test_folders_are_compared_by_content(begun, monkeypatch, key):
     monkeypatch.setattr(origins.Inputs, "examine", lambda self: None)
     monkeypatch.setattr(origins, "_describe_data", lambda inputs: {})
     os.mkdir("words")
@@ -274,7 +274,7 @@ def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
     origins.check_names("run", named("./words"))
 
 
-def test_more_steps_are_a_new_run(begun):
+def test_more_steps_require_a_new_run(begun):
     begun.steps = 99
     with pytest.raises(UserError) as said:
         workdir.check_config("run", begun)
@@ -296,7 +296,7 @@ def test_more_steps_are_a_new_run(begun):
     ]
 
 
-def test_a_run_of_an_older_version_resumes(begun):
+def test_run_without_a_recorded_origin_resumes(begun):
     os.remove("run/origin.json")
     resume(begun)
     begun.init_from = "one"
@@ -304,7 +304,7 @@ def test_a_run_of_an_older_version_resumes(begun):
         resume(begun)
 
 
-def test_an_edit_inside_a_folder_of_parts_is_noticed(begun, tmp_path):
+def test_edited_part_of_a_partitioned_table_is_detected(begun, tmp_path):
     frame = table.read_table(begun.data.table)
     parts = pathlib.Path("d0/parts.parquet")
     frame.to_parquet(parts, partition_cols=["role"])

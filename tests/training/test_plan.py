@@ -19,7 +19,7 @@ def show(config, workdir, **options):
     return said.getvalue()
 
 
-def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
+def test_plan_lists_all_counts_and_parameters(toy, tiny_config, tmp_path):
     tiny_config.optimizer.parts = (("text_encoder", 0.0),)
     tiny_config.head.name = "knn"
     said = show(tiny_config, tmp_path / "run")
@@ -33,16 +33,14 @@ def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_is_needed_where_the_categories_are_counted(
-    toy, tiny_config, tmp_path
-):
+def test_no_data_is_read_if_categories_are_given(toy, tiny_config, tmp_path):
     tiny_config.data.table = "nowhere.csv"
     said = show(tiny_config, tmp_path, categories=1000)
     assert "table  not read" in said
     assert "(1000, 16)" in said
 
 
-def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
+def test_memory_grows_with_the_state(toy, tiny_config, tmp_path):
     """Twice the categories, the same more of proxies and momentum."""
 
     def gigabytes(categories):
@@ -55,12 +53,12 @@ def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
     assert abs(found - more) < 0.01 * more + 0.002
 
 
-def test_a_missing_stage_is_part_of_the_plan(toy, tiny_config, tmp_path):
+def test_plan_reports_a_missing_stage(toy, tiny_config, tmp_path):
     tiny_config.init_from = str(tmp_path / "none")
     assert "Run this first:" in show(tiny_config, tmp_path / "run")
 
 
-def test_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
+def test_plan_shows_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
     second = tiny_config.copy_and_resolve_references()
     second.steps = 5
     config = config_lib.curriculum(stage1=tiny_config, stage2=second)

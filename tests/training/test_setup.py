@@ -13,7 +13,7 @@ def make(config, folder, num_devices=2):
     return setup.make(config, folder, mesh)
 
 
-def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
+def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
     run = make(tiny_config, tmp_path)
     leaves = jax.tree.leaves(run.state)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
@@ -36,7 +36,9 @@ def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
         ({"batch_size": 6}, "multiple of 4"),
     ],
 )
-def test_what_cannot_work_is_said(toy, tiny_config, tmp_path, changes, said):
+def test_invalid_settings_raise_an_error(
+    toy, tiny_config, tmp_path, changes, said
+):
     tiny_config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         make(tiny_config, tmp_path)
@@ -49,7 +51,7 @@ def test_what_cannot_work_is_said(toy, tiny_config, tmp_path, changes, said):
         ("weights.safetensors", "weights.safetensors does not exist"),
     ],
 )
-def test_weights_that_are_missing_are_refused_before_the_data(
+def test_missing_weights_are_rejected_before_data_is_read(
     toy, tiny_config, tmp_path, monkeypatch, name, said
 ):
     monkeypatch.setattr(setup.inputs, "load", None)
@@ -59,7 +61,7 @@ def test_weights_that_are_missing_are_refused_before_the_data(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+def test_mismatched_weights_are_rejected_before_writing(
     toy, tiny_config, tmp_path
 ):
     tiny_config.model.text.pretrained = "efficientnet-lite0"
@@ -68,7 +70,9 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_of_other_shapes_is_no_start(toy, tiny_config, tmp_path):
+def test_starting_from_a_stage_with_other_shapes_fails(
+    toy, tiny_config, tmp_path
+):
     before = tiny_config.copy_and_resolve_references()
     before.model.dim = 24
     tiny_config.init_from = "before"

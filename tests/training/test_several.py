@@ -43,7 +43,7 @@ def stopped(begin, tmp_path_factory):
     return workdir
 
 
-def test_a_stopped_run_goes_on_in_other_processes(stopped, whole):
+def test_stopped_run_resumes_with_other_process_counts(stopped, whole):
     for stage in STAGES:
         one, many = losses(whole, stage), losses(stopped, stage)
         # Every step is there once, however often it was begun anew.
@@ -61,7 +61,7 @@ def wait_for_step(process):
     pytest.fail(f"It ended before: {process.stderr.read()}")
 
 
-def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
+def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
     """Two processes whose relative workdirs are two folders."""
     places = iter([tmp_path / "host0", tmp_path / "host1"])
     real = several.subprocess.Popen
@@ -79,7 +79,9 @@ def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
         assert "Traceback" not in ended.error
 
 
-def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
+def test_damaged_checkpoint_is_moved_with_several_processes(
+    begin, whole, tmp_path
+):
     shutil.copytree(whole / "stage1", tmp_path / "stage1")
     folder = tmp_path / "stage1" / workdir_lib.CHECKPOINTS
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
@@ -91,7 +93,7 @@ def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
         assert ("was moved to" in ended.output) == (index == 0)
 
 
-def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
+def test_one_process_reads_proxies_of_several(stopped, whole):
     mesh = mesh_lib.make_mesh()
     one, many = (
         checkpoints.load_proxies(workdir / "stage3", 16, mesh)
@@ -100,7 +102,7 @@ def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
     np.testing.assert_allclose(many, one, atol=1e-4)
 
 
-def test_a_disk_that_is_full_is_a_sentence(begin, whole, tmp_path):
+def test_full_disk_raises_one_error(begin, whole, tmp_path):
     """No file may grow beyond 12 KiB: less than a table of vectors takes.
 
     Smaller arrays share files as it happens, so that the limit is of one array.

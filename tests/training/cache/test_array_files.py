@@ -60,7 +60,7 @@ def flip(path, byte):
     path.write_bytes(content)
 
 
-def test_what_is_whole_is_kept(store):
+def test_intact_files_are_reused(store):
     folder, open_folder = store
     made, said = open_folder()
     assert made == list(range(10))
@@ -75,7 +75,7 @@ def test_what_is_whole_is_kept(store):
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 20])
 @pytest.mark.parametrize("kill", [0, 1, 5, 9])
-def test_what_was_interrupted_goes_on_after_the_last_block(store, kill, batch):
+def test_interrupted_fill_resumes_after_the_last_block(store, kill, batch):
     folder, open_folder = store
     with pytest.raises(KeyboardInterrupt):
         open_folder(kill=0)
@@ -100,7 +100,7 @@ def test_what_was_interrupted_goes_on_after_the_last_block(store, kill, batch):
         ("wide", 9, range(9, 10)),
     ],
 )
-def test_a_damaged_block_is_made_again(store, name, row, again):
+def test_damaged_block_is_recomputed(store, name, row, again):
     folder, open_folder = store
     open_folder()
     path = folder / f"{name}.npy"
@@ -118,7 +118,7 @@ def test_a_damaged_block_is_made_again(store, name, row, again):
     assert open_folder() == ([], [])
 
 
-def test_mending_that_was_interrupted_is_done_again(store):
+def test_interrupted_repair_is_completed(store):
     folder, open_folder = store
     open_folder()
     for row in (1, 7):
@@ -132,7 +132,7 @@ def test_mending_that_was_interrupted_is_done_again(store):
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "longer", "other", "empty"])
-def test_a_file_of_another_size_is_made_again(store, harm):
+def test_file_of_another_size_is_recomputed(store, harm):
     folder, open_folder = store
     open_folder()
     path = folder / "narrow.npy"
@@ -154,7 +154,7 @@ def test_a_file_of_another_size_is_made_again(store, harm):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"wide": 4}', '{"wide": [1, 2]}']
 )
-def test_without_checksums_everything_is_made_again(store, text):
+def test_missing_checksums_recompute_everything(store, text):
     folder, open_folder = store
     open_folder()
     (folder / "done.json").write_text(text)
@@ -164,7 +164,7 @@ def test_without_checksums_everything_is_made_again(store, text):
     assert open_folder() == ([], [])
 
 
-def test_what_is_large_is_said_before_it_is_compared(store, monkeypatch):
+def test_large_files_are_announced_before_verification(store, monkeypatch):
     _, open_folder = store
     open_folder()
     monkeypatch.setattr(array_files, "_LARGE", 240)
@@ -175,12 +175,12 @@ def test_what_is_large_is_said_before_it_is_compared(store, monkeypatch):
     assert after == "verified in 2.0 s, 0.00 GB/s"
 
 
-def test_no_rows(store):
+def test_empty_arrays_need_no_computation(store):
     _, open_folder = store
     assert open_folder(count=0)[0] == []
 
 
-def test_all_processes_make_what_one_lacks(store, monkeypatch):
+def test_all_processes_compute_rows_that_any_lacks(store, monkeypatch):
     _, open_folder = store
     open_folder()
 
@@ -195,7 +195,7 @@ def test_all_processes_make_what_one_lacks(store, monkeypatch):
     assert open_folder() == ([6, 7, 8], [])
 
 
-def test_what_cannot_be_written_is_said(store, monkeypatch, tmp_path):
+def test_unwritable_folder_raises_an_error(store, monkeypatch, tmp_path):
     folder, open_folder = store
     usage = shutil.disk_usage(tmp_path)._replace(free=200)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -207,7 +207,7 @@ def test_what_cannot_be_written_is_said(store, monkeypatch, tmp_path):
         open_folder()
 
 
-def test_a_folder_of_other_things_is_not_emptied(store):
+def test_folder_with_other_files_is_not_emptied(store):
     folder, open_folder = store
     open_folder()
     open_folder(key="other")  # only what is ours

@@ -63,7 +63,7 @@ def train(config, folder, devices=2):
     return loop.train(config, folder, mesh, console)
 
 
-def test_embeddings_are_those_of_the_samples(stage):
+def test_stored_embeddings_match_the_model(stage):
     run, variables, make = stage
     store = make()
     pictures = inputs.Pictures(run.inputs, run.config)
@@ -88,7 +88,9 @@ def test_embeddings_are_those_of_the_samples(stage):
     assert seen == len(rows)
 
 
-def test_training_on_them_is_training_on_the_samples(frozen_config, tmp_path):
+def test_training_on_embeddings_matches_training_on_samples(
+    frozen_config, tmp_path
+):
     read = train(frozen_config, tmp_path / "read")
     frozen_config.data.cached = True
     kept = train(frozen_config, tmp_path / "kept")
@@ -106,7 +108,7 @@ def test_training_on_them_is_training_on_the_samples(frozen_config, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_a_stage_goes_on_where_it_ended_and_is_a_model(
+def test_stage_resumes_and_loads_as_a_model(
     frozen_config, tmp_path, monkeypatch
 ):
     frozen_config.data.cached = True
@@ -127,7 +129,7 @@ def test_a_stage_goes_on_where_it_ended_and_is_a_model(
     assert checkpoints.load_model(tmp_path / "parts").step == 8
 
 
-def test_only_what_is_missing_is_embedded(stage, tmp_path, monkeypatch):
+def test_only_missing_embeddings_are_computed(stage, tmp_path, monkeypatch):
     _, variables, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 16 * 4)  # 8 embeddings
     first = make()
@@ -164,7 +166,9 @@ def test_only_what_is_missing_is_embedded(stage, tmp_path, monkeypatch):
     )
 
 
-def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+def test_full_disk_error_states_needed_and_free_space(
+    stage, monkeypatch, tmp_path
+):
     _, _, make = stage
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

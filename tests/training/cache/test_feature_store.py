@@ -59,7 +59,7 @@ def stage(cached_config, tmp_path):
     return run, variables, make
 
 
-def test_features_stand_for_the_samples(stage):
+def test_stored_features_reproduce_embeddings(stage):
     run, variables, make = stage
     store = make()
     pictures = inputs.Pictures(run.inputs, run.config)
@@ -84,7 +84,7 @@ def test_features_stand_for_the_samples(stage):
             np.testing.assert_allclose(one[mask], other[mask], atol=0.02)
 
 
-def test_training_batches_are_the_same_samples(stage):
+def test_training_batches_match_those_of_the_samples(stage):
     run, _, make = stage
     kept = make().train_batches()
     read = inputs.Pictures(run.inputs, run.config).train_batches()
@@ -99,9 +99,7 @@ def test_training_batches_are_the_same_samples(stage):
         )
 
 
-def test_what_is_there_is_kept_and_what_is_missing_made(
-    stage, tmp_path, monkeypatch
-):
+def test_only_missing_features_are_computed(stage, tmp_path, monkeypatch):
     _, variables, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
     first = make()
@@ -141,7 +139,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
     assert np.any(changed["patches"] != whole["patches"])
 
 
-def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
+def test_damaged_features_are_recomputed(stage, tmp_path, monkeypatch):
     _, _, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
     rows = np.arange(48)
@@ -157,7 +155,7 @@ def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
-def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
+def test_features_do_not_depend_on_the_number_of_devices(stage, tmp_path):
     run, variables, _ = stage
 
     def make(num_devices):
@@ -204,7 +202,7 @@ def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
             check(batch, want)
 
 
-def test_a_model_that_reads_no_text_has_none_kept(stage):
+def test_model_without_text_stores_none(stage):
     run, variables, make = stage
     params = {
         name: part
@@ -219,7 +217,9 @@ def test_a_model_that_reads_no_text_has_none_kept(stage):
     assert batch["patches"].any()
 
 
-def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+def test_full_disk_error_states_needed_and_free_space(
+    stage, monkeypatch, tmp_path
+):
     _, _, make = stage
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -234,13 +234,15 @@ def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
         ({"optimizer.parts": (("image_encoder", 0.0),)}, "text_encoder"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(cached_config, tmp_path, changes, said):
+def test_uncacheable_settings_are_rejected(
+    cached_config, tmp_path, changes, said
+):
     cached_config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
 
 
-def test_a_stage_on_features_goes_on_where_it_ended(cached_config, tmp_path):
+def test_stage_on_features_resumes_exactly(cached_config, tmp_path):
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     cached_config.proxies.init = "imprint"
 

@@ -64,9 +64,7 @@ def save(folder, state, step=3, position=None):
 
 
 @pytest.mark.parametrize("size", [1, 2**20])
-def test_objects_of_a_bucket_are_as_large_as_wanted(
-    bucket, cloud, monkeypatch, size
-):
+def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     monkeypatch.setattr(row_files, "OBJECT", size)
     monkeypatch.setattr(row_files, "CHUNK", 2**12)
     monkeypatch.setattr(row_files, "SMALLEST", 1)
@@ -86,7 +84,7 @@ def test_objects_of_a_bucket_are_as_large_as_wanted(
 
 @pytest.mark.parametrize("after", [1, 2, 4, 8])
 @pytest.mark.parametrize("before", [1, 8])
-def test_restores_onto_any_number_of_devices(tmp_path, before, after):
+def test_restore_works_on_any_number_of_devices(tmp_path, before, after):
     state, _ = make_state(before)
     save(tmp_path, state)
     wanted, mesh = make_state(after)
@@ -111,7 +109,7 @@ def test_restores_onto_any_number_of_devices(tmp_path, before, after):
         assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
 
 
-def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
+def test_average_is_used_for_inference_and_both_are_restored(tmp_path):
     state, mesh = make_state(2)
     frozen = {"kernel": np.full((2, 3), 9.0, np.float32)}
     average = {"layer": {"kernel": np.full((2, DIM), 8.0, np.float32)}}
@@ -160,7 +158,7 @@ PATTERNS = strategies.text("[]*?{}!-\\%#:~$'\" \n.ab1", min_size=1, max_size=8)
 @hypothesis.example("a\\b")
 @hypothesis.example("a\\")
 @hypothesis.example("gs:")
-def test_a_workdir_of_any_name_is_saved_and_read(name):
+def test_any_workdir_name_can_be_saved_and_read(name):
     hypothesis.assume(name.strip(".") or len(name) > 2)
     state, mesh = make_state(1)
     with folder_named(name) as folder:
@@ -183,12 +181,12 @@ def test_a_workdir_of_any_name_is_saved_and_read(name):
         assert not [path for other in others for path in other.iterdir()]
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_non_utf8_name_is_rejected(tmp_path):
     with pytest.raises(UserError, match="not UTF-8"):
         checkpoints_lib.Checkpoints(tmp_path / "\udcff")
 
 
-def test_what_fails_names_the_folder_as_it_was_named(tmp_path):
+def test_errors_name_the_folder_as_given(tmp_path):
     folder = tmp_path / "b[1]"
     state, mesh = make_state(1)
     save(folder, state)
@@ -214,7 +212,7 @@ def loses_files(monkeypatch):
     monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge)
 
 
-def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
+def test_save_that_lost_a_file_raises_an_error(tmp_path, loses_files):
     state, _ = make_state(1)
     with (
         pytest.raises(UserError, match=r"checkpoints/3 cannot be read.*model"),
@@ -223,9 +221,7 @@ def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
         assert saved.save(3, state, {})
 
 
-def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
-    tmp_path, loses_files
-):
+def test_no_save_starts_after_one_that_lost_a_file(tmp_path, loses_files):
     state, _ = make_state(1)
     with checkpoints_lib.Checkpoints(tmp_path) as saved:
         saved.save(3, state, {})
@@ -234,7 +230,7 @@ def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
     assert workdir.latest_step(tmp_path) == 3
 
 
-def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
+def test_save_without_a_folder_raises_an_error(tmp_path, monkeypatch):
     state, _ = make_state(1)
     manager = checkpoints_lib.ocp.CheckpointManager
     monkeypatch.setattr(manager, "save", lambda *_, **__: True)
@@ -245,7 +241,7 @@ def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
         saved.save(3, state, {})
 
 
-def test_saves_when_due_and_keeps_the_last(tmp_path):
+def test_saves_when_due_and_keeps_the_latest(tmp_path):
     state, _ = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:
         due = [saved.save(step, state, {}) for step in range(1, 8)]
@@ -257,7 +253,9 @@ def test_saves_when_due_and_keeps_the_last(tmp_path):
     assert kept == ["6", "7"]
 
 
-def test_a_checkpoint_stays_until_it_has_its_checksums(tmp_path, monkeypatch):
+def test_checkpoint_is_kept_until_its_checksums_are_written(
+    tmp_path, monkeypatch
+):
     there, note = [], checksums.note
 
     def slowly(folder):
@@ -273,7 +271,7 @@ def test_a_checkpoint_stays_until_it_has_its_checksums(tmp_path, monkeypatch):
     assert there == [("1", True), ("2", True), ("3", True)]
 
 
-def test_another_shape_lists_the_paths(tmp_path):
+def test_different_shapes_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2, dim=5)
     with (
@@ -286,7 +284,7 @@ def test_another_shape_lists_the_paths(tmp_path):
         checkpoints.restore(state_lib.abstract(wanted, mesh))
 
 
-def test_another_tree_lists_the_paths(tmp_path):
+def test_different_trees_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2)
     wanted = wanted.replace(params={"other": wanted.params["layer"]})
@@ -299,7 +297,7 @@ def test_another_tree_lists_the_paths(tmp_path):
     assert "params/other/kernel: absent saved, (2, 4)" in str(caught.value)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_error_names_the_damaged_checkpoint(tmp_path):
     # One array on one device: of several reads that fail, Orbax waits for the
     # first alone, and the others complain when nobody listens.
     state, mesh = make_state(1)
@@ -352,9 +350,7 @@ def copy_another(folder):
         (copy_another, "it is the checkpoint of step 3"),
     ],
 )
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    tmp_path, damage, said
-):
+def test_restore_falls_back_to_the_previous_checkpoint(tmp_path, damage, said):
     state, mesh = make_state(4)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
@@ -392,7 +388,7 @@ def tear_the_index(folder):
 @pytest.mark.parametrize(
     "damage", [tear_metadata, lose_metadata, tear_the_index, cut_off]
 )
-def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
+def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
     """Nor where a run was killed before it noted the checksums."""
     state, mesh = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
@@ -407,7 +403,7 @@ def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_whole_checkpoint_is_an_error(tmp_path):
+def test_no_intact_checkpoint_raises_an_error(tmp_path):
     state, mesh = make_state(2)
     save(tmp_path, state)
     flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
@@ -421,14 +417,14 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
 
 
-def test_half_a_checkpoint_does_not_count(tmp_path):
+def test_partial_checkpoint_is_ignored(tmp_path):
     save(tmp_path, make_state(2)[0])
     folder = tmp_path / workdir.CHECKPOINTS
     (folder / "6.orbax-checkpoint-tmp").mkdir()
     assert workdir.latest_step(tmp_path) == 3
 
 
-def test_proxies_alone(tmp_path, tiny_config):
+def test_load_proxies(tmp_path, tiny_config):
     save(tmp_path, make_state(8)[0])
     workdir.prepare(tmp_path, tiny_config, [str(i) for i in range(COUNT)])
     wanted, mesh = make_state(4)
@@ -454,7 +450,7 @@ def test_load_model(tmp_path, toy, tiny_config):
     )
 
 
-def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
+def test_flipped_bit_is_detected_on_read(tmp_path, tiny_config):
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
@@ -463,9 +459,7 @@ def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
 
 
-def test_a_reader_notices_a_checkpoint_of_another_step(
-    tmp_path, toy, tiny_config
-):
+def test_renamed_checkpoint_is_detected_on_read(tmp_path, toy, tiny_config):
     state, _ = make_state(1)
     workdir.prepare(tmp_path, tiny_config, list("abcdefghij"))
     save(tmp_path, state, 3)
@@ -481,7 +475,7 @@ def test_a_reader_notices_a_checkpoint_of_another_step(
         checkpoints_lib.load_model(tmp_path)
 
 
-def test_the_step_of_a_model_is_that_of_what_was_read(
+def test_model_step_is_that_of_the_checkpoint_read(
     tmp_path, toy, tiny_config, monkeypatch
 ):
     """A run in training saves another checkpoint while it is being read."""
@@ -505,13 +499,13 @@ def test_the_step_of_a_model_is_that_of_what_was_read(
     assert checkpoints_lib.load_model(tmp_path).step == 6
 
 
-def test_a_folder_without_a_model_is_an_error(tmp_path):
+def test_folder_without_a_model_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="no checkpoint of a trained model"):
         checkpoints_lib.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("last", [6, 9])
-def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
+def test_full_disk_raises_one_error(disk, last, capfd, monkeypatch):
     """The error comes when the next save begins, or in the end."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     orbax_messages.hide()
@@ -536,9 +530,7 @@ def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
     assert names == ["3"]
 
 
-def test_a_checkpoint_that_was_removed_gives_way_to_a_newer_one(
-    tmp_path, monkeypatch
-):
+def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
     """A run in training saves another one, and removes the one being read."""
     state, mesh = make_state(2)
     save(tmp_path, state)

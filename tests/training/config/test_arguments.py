@@ -61,7 +61,7 @@ def file(folder):
     return str(path)
 
 
-def test_a_path_with_blanks_is_one_path(file):
+def test_paths_may_contain_spaces(file):
     values, left = parse(f"--config={file}", "--config.steps=3")
     assert values["config"].value.steps == 3
     assert left == []
@@ -69,7 +69,7 @@ def test_a_path_with_blanks_is_one_path(file):
 
 @hypothesis.given(name=NAMES, argument=st.sampled_from(["", "small", "a:b"]))
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_every_file_name_is_found(folder, name, argument):
+def test_any_file_name_works(folder, name, argument):
     path = folder / name
     path.write_text(CONFIG)
     text = f"{path}:{argument}" if argument else str(path)
@@ -83,7 +83,7 @@ def test_every_file_name_is_found(folder, name, argument):
 
 @hypothesis.given(value=VALUES, split=st.booleans())
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_every_value_is_taken_whole(file, value, split):
+def test_values_are_kept_unchanged(file, value, split):
     given = []
     split = split and not value.startswith("--")
     for name in ("--workdir", "--config.data.table"):
@@ -96,7 +96,7 @@ def test_every_value_is_taken_whole(file, value, split):
     assert list(values["config"].override_values) == ["data.table", "steps"]
 
 
-def test_the_last_of_each_flag_counts(file, folder):
+def test_last_value_of_a_flag_wins(file, folder):
     other = folder / "other.py"
     other.write_text(CONFIG.replace('"plain"', '"other"'))
     values, _ = parse(
@@ -126,7 +126,7 @@ def test_switches_take_no_value(file):
     assert values["config"].value.data.cached is False
 
 
-def test_a_flag_that_is_needed_is_named():
+def test_missing_required_flag_is_named():
     values = flags.FlagValues()
     flags.DEFINE_string("work-dir", None, "", flag_values=values)
     flags.mark_flag_as_required("work-dir", values)
@@ -134,7 +134,7 @@ def test_a_flag_that_is_needed_is_named():
         arguments.parse(["main"], values)
 
 
-def test_what_follows_two_dashes_is_left_over(file):
+def test_arguments_after_two_dashes_are_positional(file):
     values, left = parse(f"--config={file}", "--", "--config.steps=x", "y")
     assert left == ["--config.steps=x", "y"]
     assert values["config"].value.steps == 1000
@@ -192,7 +192,7 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config=a\0b"], "no config file"),
     ],
 )
-def test_every_mistake_is_a_sentence(file, folder, given, said):
+def test_wrong_arguments_raise_an_error(file, folder, given, said):
     given = [
         one.replace("FILE", file).replace("FOLDER", str(folder))
         for one in given
@@ -220,9 +220,7 @@ def test_every_mistake_is_a_sentence(file, folder, given, said):
         ("a,b\n1,2\n", "", "NameError"),
     ],
 )
-def test_a_file_that_makes_no_config_is_a_sentence(
-    tmp_path, content, argument, said
-):
+def test_invalid_config_files_raise_an_error(tmp_path, content, argument, said):
     path = tmp_path / "wrong one.py"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")
     message = refusal(f"--config={path}{argument}")
@@ -231,7 +229,7 @@ def test_a_file_that_makes_no_config_is_a_sentence(
     assert "Traceback" not in message
 
 
-def test_a_config_runs_once_and_may_import_from_beside_itself(tmp_path):
+def test_config_runs_once_and_imports_from_its_folder(tmp_path):
     (tmp_path / "shared_by_these.py").write_text(f"RUNS = []\n{CONFIG}")
     path = tmp_path / "mine.txt"
     path.write_text(
@@ -246,7 +244,7 @@ def test_a_config_runs_once_and_may_import_from_beside_itself(tmp_path):
 
 @hypothesis.given(st.text(string.printable, max_size=20))
 @hypothesis.settings(deadline=None, max_examples=100)
-def test_no_key_and_no_value_raises_anything_else(file, text):
+def test_arbitrary_keys_and_values_raise_only_user_errors(file, text):
     for given in (f"--config.{text}", f"--config.data.cached={text}", text):
         with contextlib.suppress(UserError):
             parse(f"--config={file}", given)

@@ -48,7 +48,7 @@ def commands(moved, out):
     }
 
 
-def test_every_command_works_after_a_move(moved, tmp_path, capsys):
+def test_all_commands_work_after_a_move(moved, tmp_path, capsys):
     for name, command in commands(moved, tmp_path).items():
         assert command() == 0, name
     said = capsys.readouterr()
@@ -58,7 +58,7 @@ def test_every_command_works_after_a_move(moved, tmp_path, capsys):
     assert "gray paint" in html
 
 
-def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
+def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
     shutil.move(moved / "data", tmp_path / "away")
     table = f"{tmp_path / 'away'}/colors.csv"
     run = moved / "run"
@@ -85,7 +85,7 @@ def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
     assert report.main([f"--workdir={run}", "--table=no.csv"]) == 2
 
 
-def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
+def test_same_file_name_in_the_current_folder_is_ignored(moved):
     """What was noted counts, not what happens to be in the current folder."""
     (moved.parent / "elsewhere" / "data").mkdir()
     (moved.parent / "elsewhere" / "data" / "colors.csv").write_text("other")
@@ -93,20 +93,20 @@ def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
     assert config.data.table == str(moved / "data" / "colors.csv")
 
 
-def test_a_workdir_that_is_moved_alone(color_run, colors, tmp_path):
+def test_workdir_may_move_without_its_data(color_run, colors, tmp_path):
     shutil.move(color_run, tmp_path / "deep" / "er")
     config = workdir.read_config(tmp_path / "deep" / "er" / "stage1")
     assert config.data.table == str(colors[0] / "colors.csv")
 
 
-def test_a_workdir_reached_through_a_link(moved, tmp_path):
+def test_workdir_may_be_a_symbolic_link(moved, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "link").symlink_to(moved / "run" / "stage1")
     config = workdir.read_config(tmp_path / "a" / "b" / "link")
     assert os.path.samefile(config.data.table, moved / "data" / "colors.csv")
 
 
-def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
+def test_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "tokenizer.json").write_text('{"größe": 1}')
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
         assert json.load(file) == {"größe": 1}
 
 
-def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
+def test_repeated_command_finds_moved_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     for name in ("old/data", "old/encoder"):
         (tmp_path / name).mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
     assert given.data.table == "other/t.csv"
 
 
-def test_paths_in_a_bucket_are_not_looked_for():
+def test_bucket_paths_are_not_recorded():
     config = config_lib.defaults()
     config.init_from = "gs://bucket/run"
     assert places.record("run", config, {}) == {}
@@ -157,9 +157,7 @@ def test_paths_in_a_bucket_are_not_looked_for():
     assert not places.is_same("run", {"given": "gs://b/r"}, "gs://b/s")
 
 
-def test_a_command_is_repeated_more_than_once_after_moves(
-    tmp_path, monkeypatch
-):
+def test_repeated_command_works_after_several_moves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old" / "data").mkdir(parents=True)
     (tmp_path / "old" / "data" / "table.csv").touch()
@@ -183,7 +181,7 @@ def test_a_command_is_repeated_more_than_once_after_moves(
     assert other.data.table == "other/table.csv"
 
 
-def test_a_finished_run_notes_where_its_table_is_now(
+def test_finished_run_records_the_moved_table(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
     root, _ = colors
@@ -208,7 +206,7 @@ def test_a_finished_run_notes_where_its_table_is_now(
     assert os.path.samefile(config.data.table, table)
 
 
-def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
+def test_missing_path_keeps_its_recorded_location(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir("encoder")
     config = config_lib.defaults()
@@ -225,7 +223,7 @@ def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
     assert noted["model.image.pretrained"]["relative"] == "../encoder"
 
 
-def test_a_workdir_is_read_after_any_number_of_moves(tmp_path, monkeypatch):
+def test_workdir_is_readable_after_repeated_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").mkdir()

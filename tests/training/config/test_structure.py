@@ -7,7 +7,7 @@ from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import structure
 
 
-def test_the_defaults_and_what_equals_them_pass():
+def test_compatible_types_are_accepted():
     structure.check(config_lib.defaults())
     config = config_lib.defaults()
     config.watchdog = 0
@@ -32,7 +32,7 @@ def test_the_defaults_and_what_equals_them_pass():
         ("sharding", "x", "sharding is 'x'; it must be a tuple"),
     ],
 )
-def test_what_a_file_may_set_but_nothing_reads_is_said(
+def test_unknown_keys_and_wrong_types_raise_an_error(
     tmp_path, key, value, said
 ):
     config = config_lib.defaults()
@@ -49,12 +49,12 @@ def test_what_a_file_may_set_but_nothing_reads_is_said(
         list(curriculum.stages(stages, tmp_path))
 
 
-def test_an_empty_config_is_said(tmp_path):
+def test_empty_config_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="lacks the key 'batch_size'"):
         list(curriculum.stages(ConfigDict(), tmp_path))
 
 
-def test_keys_beside_the_stages_are_said(tmp_path):
+def test_keys_outside_the_stages_raise_an_error(tmp_path):
     config = config_lib.curriculum(one=config_lib.defaults())
     config.seed = 3
     with pytest.raises(UserError, match=r"'seed'; .* as in one\.seed"):

@@ -19,7 +19,7 @@ def add(spool, text):
         file.write(text)
 
 
-def test_a_local_workdir_is_its_own_spool(tmp_path):
+def test_local_workdir_is_its_own_spool(tmp_path):
     with Spool(tmp_path, [NAME]) as spool:
         assert spool.folder == tmp_path
         add(spool, "one\n")
@@ -27,7 +27,7 @@ def test_a_local_workdir_is_its_own_spool(tmp_path):
     assert (tmp_path / NAME).read_text() == "one\n"
 
 
-def test_what_has_grown_is_sent(workdir):
+def test_changed_files_are_copied(workdir):
     with Spool(workdir, [NAME]) as spool:
         assert spool.send(NAME)  # There is none yet.
         add(spool, "one\n")
@@ -42,14 +42,14 @@ def test_what_has_grown_is_sent(workdir):
     assert not spool.folder.exists()
 
 
-def test_it_goes_on_with_what_is_there(workdir):
+def test_existing_files_are_appended_to(workdir):
     paths.write(workdir / NAME, "one\n")
     with Spool(workdir, [NAME]) as spool:
         add(spool, "two\n")
     assert (workdir / NAME).read_text() == "one\ntwo\n"
 
 
-def test_what_has_not_changed_is_not_sent(workdir, cloud):
+def test_unchanged_files_are_not_copied(workdir, cloud):
     with Spool(workdir, [NAME]) as spool:
         add(spool, "one\n")
         spool.send(NAME)
@@ -59,7 +59,7 @@ def test_what_has_not_changed_is_not_sent(workdir, cloud):
         assert objects[f"run/{NAME}"].generation == before
 
 
-def test_all_is_sent_every_now_and_then(workdir, monkeypatch):
+def test_files_are_copied_periodically(workdir, monkeypatch):
     monkeypatch.setattr("mixer_jax.training.watch.spool._EVERY", 0.01)
     with Spool(workdir) as spool:
         add(spool, "one\n")
@@ -67,7 +67,7 @@ def test_all_is_sent_every_now_and_then(workdir, monkeypatch):
             pass
 
 
-def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
+def test_failed_copies_are_kept_and_reported(workdir, cloud):
     said = []
     with Spool(workdir, say=said.append) as spool:
         cloud.frozen.add(workdir.parts[2])
@@ -86,7 +86,7 @@ def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
     assert (spool.folder / NAME).read_text() == "one\ntwo\n"
 
 
-def test_the_files_of_a_run_that_has_taken_over_stay(workdir):
+def test_files_of_a_successor_are_not_overwritten(workdir):
     said = []
 
     def lost():

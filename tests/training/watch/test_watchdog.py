@@ -20,7 +20,7 @@ class Ends:
         self.called.set()
 
 
-def test_a_standstill_ends_the_process_and_says_where(capfd):
+def test_stalled_run_ends_with_its_place_and_traceback(capfd):
     clock, ends = Clock(), Ends()
     clock.count(12)
     clock.enter(INPUT)
@@ -33,10 +33,10 @@ def test_a_standstill_ends_the_process_and_says_where(capfd):
     traces = capfd.readouterr().err
     assert message in traces
     # What each thread was doing, this one too.
-    assert "test_a_standstill_ends_the_process_and_says_where" in traces
+    assert "test_stalled_run_ends_with_its_place_and_traceback" in traces
 
 
-def test_what_moves_goes_on():
+def test_progressing_run_is_not_stopped():
     clock, ends = Clock(), Ends()
     with Watchdog(clock, 2.0, ends):
         for step in range(25):
@@ -45,7 +45,7 @@ def test_what_moves_goes_on():
     assert ends.said is None
 
 
-def test_no_limit_is_no_watchdog():
+def test_zero_limit_starts_no_thread():
     threads = threading.active_count()
     with Watchdog(Clock(), 0.0, Ends()):
         assert threading.active_count() == threads
@@ -62,7 +62,7 @@ def test_no_limit_is_no_watchdog():
         ({0: (8, STEP, 61), 1: (8, STEP, 75), 2: (8, STEP, 61)}, 1),
     ],
 )
-def test_it_names_the_process_that_holds_the_others_up(places, culprit):
+def test_message_names_the_blocking_process(places, culprit):
     places = {index: Place(*place) for index, place in places.items()}
     said = describe(places, 60.0, 0)
     assert f"Process {culprit} is holding up the others" in said
