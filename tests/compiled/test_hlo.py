@@ -1,4 +1,4 @@
-"""Programs as XLA prints them, shortened."""
+"""Tests with shortened programs as XLA prints them."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_instructions_have_shapes_memory_and_operands():
     carry = program.computations["%body"]["%carry"]
     assert [a.shape for a in carry.arrays] == [(), (8, 4)]
     assert carry.size == 4 + 4 * 8 * 4
-    assert carry.in_memory == 4  # S(1) is the chip's own memory.
+    assert carry.in_memory == 4  # S(1) is on-chip memory.
     fused = program.computations["%body"]["%fused"]
     assert fused.opcode == "fusion"
     assert fused.names("calls") == "%square"

@@ -1,4 +1,4 @@
-"""What programs take, against what can be counted by hand."""
+"""The costs of programs match counts by hand."""
 
 import functools
 

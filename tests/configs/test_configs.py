@@ -1,4 +1,4 @@
-"""The configs load, are valid, and fit together."""
+"""The configs load, are valid and fit together."""
 
 import importlib.util
 import itertools

@@ -1,4 +1,4 @@
-"""The step of a stage without its data."""
+"""The step of a stage is compiled without data."""
 
 import jax
 import pytest

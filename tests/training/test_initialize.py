@@ -1,4 +1,4 @@
-"""What the first state is made of."""
+"""The initial state of a stage."""
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +46,12 @@ def test_proxies_depend_on_the_seed(toy, tiny_config, tmp_path, mesh):
     assert np.any(proxies(0) != proxies(1))
 
 
-@pytest.mark.parametrize("most", [0, 1])
+@pytest.mark.parametrize("limit", [0, 1])
 def test_imprinted_proxies_are_mean_embeddings(
-    toy, tiny_config, tmp_path, mesh, most
+    toy, tiny_config, tmp_path, mesh, limit
 ):
     tiny_config.proxies.init = "imprint"
-    tiny_config.proxies.imprint_samples = most
+    tiny_config.proxies.imprint_samples = limit
     run, state = start(tiny_config, tmp_path, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_get(variables)
@@ -71,8 +71,8 @@ def test_imprinted_proxies_are_mean_embeddings(
         frame = run.inputs.frame
         labels = table.labels(frame, run.inputs.category_ids)
         repeated = frame.duplicated(["category_id", "role"]).to_numpy()
-        counted = ~repeated[batch["index"]] if most else np.full(24, True)
-        assert counted.sum() == (12 if most else 24)
+        counted = ~repeated[batch["index"]] if limit else np.full(24, True)
+        assert counted.sum() == (12 if limit else 24)
         np.add.at(
             sums,
             labels[batch["index"]][counted],
@@ -88,7 +88,7 @@ def test_copy_rows_matches_categories(mesh):
     old = jax.device_put(
         np.arange(1.0, 5.0, dtype=np.float32)[:, None] * np.ones((1, 2)), rows
     )
-    # "a b c d e" of "d x b"
+    # "a b c d e" from "d x b"
     source = np.array([-1, 2, -1, 0, -1])
     copied = initialize.copy_rows(new, old, source, mesh)
     assert np.asarray(copied)[:, 0].tolist() == [0, 3, 0, 1, 0, 0]
@@ -113,7 +113,7 @@ def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):
         (state.params, state.batch_stats),
         (old.params, old.batch_stats),
     )
-    # The last six categories were the first six rows, turned round.
+    # The last six categories were the first six rows, in reverse order.
     np.testing.assert_array_equal(state.proxies[6:], old.proxies[5::-1])
     assert np.all(np.any(state.proxies[:6] != old.proxies[:6], axis=1))
     assert int(state.step) == 0

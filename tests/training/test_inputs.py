@@ -1,4 +1,4 @@
-"""What is checked and counted before training."""
+"""The data is checked and counted before training."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def test_evaluation_batches_yield_the_given_rows_of_a_role(tiny_config):
 
 @pytest.fixture
 def broken(tmp_path, toy, tiny_config):
-    """A table with a bad image, and with the category it leaves lonely."""
+    """A table with a bad image, which leaves a category one sample."""
     path = toy.write_table(tmp_path / "table", categories=4)
     frame = table.read_table(path)
     lonely = (frame["category_id"] == "c03") & ~frame["sample_id"].isin(
@@ -101,7 +101,7 @@ def test_sampling_follows_the_config(toy, tiny_config, tmp_path, cached):
 def test_rare_categories_have_larger_margins(tiny_config):
     loaded = inputs.load(tiny_config.data)
     assert inputs.margin_sizes(loaded, tiny_config.head) is None
-    # c00 keeps one sample of its four.
+    # c00 keeps one of its four samples.
     of_first = np.flatnonzero(loaded.frame["category_id"] == "c00")
     frame = loaded.frame.drop(index=loaded.frame.index[of_first[1:]])
     tiny_config.head.margin_power = 0.5

@@ -1,4 +1,4 @@
-"""The schedule, the parts and their learning rates, the clipping."""
+"""The schedule, the learning rates of the parts, and the clipping."""
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +47,11 @@ def test_first_matching_pattern_applies():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "message"),
     [("image_encodr", "image_encoder, text_enc"), ("(", "not a regular expr")],
 )
-def test_invalid_pattern_raises_an_error(pattern, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_pattern_raises_an_error(pattern, message):
+    with pytest.raises(UserError, match=message):
         optimizer_lib.multiples(params(), ((pattern, 0.1),))
 
 

@@ -1,4 +1,4 @@
-"""What a run was trained from, and what may differ when it is resumed."""
+"""The origin of a run, and what may differ when it resumes."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ QUICK = settings(
 
 @pytest.fixture
 def begun(toy, tiny_config, tmp_path, monkeypatch):
-    """Config, workdir and table folder of a run that has a checkpoint."""
+    """The config of a run, in the folder `run`, that has a checkpoint."""
     monkeypatch.chdir(tmp_path)
     toy.write_table(tmp_path / "d0", categories=2)
     (tmp_path / "link").symlink_to("d0")
@@ -47,7 +47,7 @@ def begin(folder, config):
 
 
 def resume(config, folder="run"):
-    """Every check of a run that goes on."""
+    """Runs every check of a resumed run."""
     workdir.check_config(folder, config)
     origins.check_names(folder, config)
     origins.check_data(folder, inputs.load(config.data))
@@ -66,7 +66,7 @@ def test_any_spelling_of_a_path_resumes(begun, start, steps):
     begun.data.table = os.path.abspath(path) if start == "/" else start + path
     resume(begun)
     begun.data.table = "d0/table.csv"
-    begun.data.max_skipped = 0.25  # is not what was trained
+    begun.data.max_skipped = 0.25  # does not affect the training
     begun.data.prepared = start + steps
     resume(begun)
 
@@ -96,7 +96,7 @@ def test_changed_cell_is_rejected(begun, tmp_path, row, column, value):
     try:
         table.write_table(frame, tmp_path / "d1" / "table.csv")
     except UserError:
-        return  # Such a table is not read at all.
+        return  # Such a table is invalid.
     begun.data.table = "d1/table.csv"
     with pytest.raises(UserError, match=r"data: .*8 samples.*have changed"):
         resume(begun)
@@ -118,10 +118,10 @@ def test_error_describes_the_change(begun):
     with pytest.raises(UserError, match=r"\(8 samples before, 7 now\)"):
         resume(begun)
     table.write_table(frame.iloc[::-1], "d0/table.csv")
-    with pytest.raises(UserError, match="cells or the order of") as said:
+    with pytest.raises(UserError, match="cells or the order of") as caught:
         resume(begun)
     way = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
-    assert way in str(said.value)
+    assert way in str(caught.value)
     table.write_table(frame, "d0/table.csv")
     resume(begun)
     shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
@@ -167,7 +167,9 @@ def test_edited_table_of_a_finished_run_is_detected(begun):
     frame = table.read_table(begun.data.table)
     later = 4_000_000_000  # in the year 2096
     os.utime(begun.data.table, (later, later))
-    origins.check_table("run", begun.data)  # a modification time alone
+    origins.check_table(
+        "run", begun.data
+    )  # only a modification time has changed
     table.write_table(frame.iloc[1:], begun.data.table)
     os.utime(begun.data.table, (later, later))
     with pytest.raises(UserError, match="finished run on other data"):
@@ -204,7 +206,7 @@ def test_previous_stage_may_move_but_not_change(second):
     shutil.move("one", "moved")
     second.init_from = "moved"
     resume(second, "two")
-    second.init_from = "one"  # gone, but the very path that was noted
+    second.init_from = "one"  # missing, but the recorded path
     resume(second, "two")
     other = second.copy_and_resolve_references()
     other.seed += 1
@@ -276,18 +278,18 @@ def test_folders_are_compared_by_content(begun, monkeypatch, key):
 
 def test_more_steps_require_a_new_run(begun):
     begun.steps = 99
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun)
     way = (
         f"--workdir=NEW --config.init_from={os.path.abspath('run')} "
         "--config.steps=99"
     )
-    assert "steps: 8 -> 99" in str(said.value)
-    assert str(said.value).endswith(way)
-    assert "resumes only with --config.steps=8" in str(said.value)
-    with pytest.raises(UserError) as said:
+    assert "steps: 8 -> 99" in str(caught.value)
+    assert str(caught.value).endswith(way)
+    assert "resumes only with --config.steps=8" in str(caught.value)
+    with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun, "config.stage2")
-    flags = shlex.split(str(said.value))[-4:]
+    flags = shlex.split(str(caught.value))[-4:]
     assert flags == [
         "--workdir=NEW",
         "--config.curriculum=('stage2',)",

@@ -1,4 +1,4 @@
-"""The table of parameters, as a run keeps it in its workdir."""
+"""The table of parameters in a workdir."""
 
 import re
 

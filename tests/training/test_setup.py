@@ -1,4 +1,4 @@
-"""What a stage is refused for before anything is computed."""
+"""Invalid stages are rejected before anything is computed."""
 
 import jax
 import pytest
@@ -23,7 +23,7 @@ def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"optimizer.parts": (("image_encoder", 0.0),)},
@@ -37,26 +37,26 @@ def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
     ],
 )
 def test_invalid_settings_raise_an_error(
-    toy, tiny_config, tmp_path, changes, said
+    toy, tiny_config, tmp_path, changes, message
 ):
     tiny_config.update_from_flattened_dict(changes)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make(tiny_config, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nonono", "known: efficientnet-lite0, minilm"),
         ("weights.safetensors", "weights.safetensors does not exist"),
     ],
 )
 def test_missing_weights_are_rejected_before_data_is_read(
-    toy, tiny_config, tmp_path, monkeypatch, name, said
+    toy, tiny_config, tmp_path, monkeypatch, name, message
 ):
     monkeypatch.setattr(setup.inputs, "load", None)
     tiny_config.model.text.pretrained = name
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Rules of paths, and how what they say lies on the devices."""
+"""Sharding rules for paths, and the layouts that they give."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def test_first_matching_pattern_applies(params):
         "encoder": {
             "table": ("data", None),
             "kernel": (None, "data"),
-            "odd": (),  # no axis that the devices divide
+            "odd": (),  # no axis is divisible by the number of devices
             "bias": (),  # too small
         },
         "fusion": {"kernel": ()},
@@ -69,15 +69,15 @@ def test_moments_have_the_layout_of_their_parameters(params):
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "message"),
     [
         ((("encoder", "zero"),), "no rule 'zero'.*replicate, fsdp, rows"),
         ((("decoder", "fsdp"),), "matches 'decoder'; .*encoder, fusion"),
         ((("(", "fsdp"),), "not a regular expression"),
     ],
 )
-def test_invalid_rules_raise_an_error(rules, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_rules_raise_an_error(rules, message):
+    with pytest.raises(UserError, match=message):
         sharding.check(rules, ["encoder/kernel", "fusion/kernel"])
 
 

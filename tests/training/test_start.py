@@ -57,10 +57,11 @@ def test_missing_previous_stage_raises_an_error(tiny_config, tmp_path):
     tiny_config.init_command = "python -m mixer_jax.main --config=stage1.py"
     with pytest.raises(UserError) as caught:
         start.check(tiny_config, tmp_path / "stage2")
-    said = str(caught.value)
-    assert "stage2 starts from" in said
+    message = str(caught.value)
+    assert "stage2 starts from" in message
     assert (
-        "Run this first:\n  python -m mixer_jax.main --config=stage1.py" in said
+        "Run this first:\n  python -m mixer_jax.main --config=stage1.py"
+        in message
     )
 
 

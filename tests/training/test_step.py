@@ -1,4 +1,4 @@
-"""One step: what moves, what does not, and on how many devices."""
+"""The training step updates the right arrays, on any number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from mixer_jax.training import step as step_lib
 
 
 class Run:
-    """A step and its first state, on some devices."""
+    """A step and its initial state on a number of devices."""
 
     def __init__(self, toy, config, num_devices=2):
         self.mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
@@ -68,7 +68,7 @@ class Run:
         return mesh_lib.put_batch(batch, self.mesh)
 
     def train(self, steps):
-        """Returns the host's copies of the state and of the metrics."""
+        """Returns the state, copied to the host, and the losses."""
         losses = []
         for seed in range(steps):
             self.state, metrics = self.step(self.state, self.batch(seed))
@@ -113,7 +113,7 @@ def test_first_metrics_match_a_dense_computation(toy, config):
     metrics = {name: float(value) for name, value in metrics.items()}
     assert metrics["skipped"] == 0
     np.testing.assert_allclose(metrics["learning_rate"], 0.01, rtol=1e-6)
-    # Independent of the head: dense logits, margin, mean over the batch.
+    # Computed without the head: dense logits, margin, mean over the batch.
     fresh = Run(toy, config)
     variables = {
         "params": fresh.state.params,
@@ -228,7 +228,7 @@ def test_non_finite_steps_are_skipped_and_counted(toy, config, head):
     run = Run(toy, config)
 
     def set_bias(value):
-        """Sets one parameter on the host, for no buffer outlives a step."""
+        """Sets one parameter on the host: the step donates the buffers."""
         state = jax.tree.map(np.array, run.state)
         state.params["query_layers"]["bias"][0] = value
         run.state = jax.device_put(state, state_lib.shardings(state, run.mesh))

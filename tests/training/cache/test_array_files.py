@@ -1,4 +1,4 @@
-"""What is kept is whole, or made again; it is never used as it is."""
+"""Stored arrays are intact or recomputed, never used damaged."""
 
 import json
 import shutil
@@ -10,19 +10,19 @@ import pytest
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.cache import array_files
 
-# Ten rows of two arrays, 24 bytes each: blocks of three rows, and one of one.
+# Ten rows of 24 bytes in two arrays: three blocks of three rows, and one row.
 SHAPES = {"wide": ((10, 2, 2), "float32"), "narrow": ((10, 8), "bool")}
 COUNT = 10
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Opens the folder as a run would; tells what was made and said."""
+    """Opens the folder like a run; returns computed rows and messages."""
     monkeypatch.setattr(array_files, "BLOCK", 3 * 24)
     folder = tmp_path / "features"
 
     def open_folder(key="key", kill=COUNT, batch=2, count=COUNT):
-        made, said = [], []
+        made, messages = [], []
 
         def make(rows):
             for start in range(0, len(rows), batch):
@@ -30,7 +30,7 @@ def store(tmp_path, monkeypatch):
                 if len(made) >= kill:
                     raise KeyboardInterrupt
                 made.extend(some.tolist())
-                # The last part may be padded, as batches are.
+                # The last part may be padded, like a batch.
                 some = np.resize(some, batch)
                 yield {
                     "wide": np.float32(some)[:, None, None]
@@ -38,10 +38,10 @@ def store(tmp_path, monkeypatch):
                     "narrow": some[:, None] >> np.arange(8) & 1 > 0,
                 }
 
-        array_files.prepare(folder, SHAPES, key, "ten rows", said.append)
+        array_files.prepare(folder, SHAPES, key, "ten rows", messages.append)
         names = ("wide", "narrow")
-        array_files.fill(folder, names, count, make, said.append)
-        return made, said
+        array_files.fill(folder, names, count, make, messages.append)
+        return made, messages
 
     return folder, open_folder
 
@@ -62,14 +62,14 @@ def flip(path, byte):
 
 def test_intact_files_are_reused(store):
     folder, open_folder = store
-    made, said = open_folder()
+    made, messages = open_folder()
     assert made == list(range(10))
-    (line,) = said
+    (line,) = messages
     assert line.startswith("encoding ten rows once (0.00 GB in ")
     assert_whole(folder)
     assert len(json.loads((folder / "done.json").read_text())["wide"]) == 4
     assert open_folder() == ([], [])
-    # Of something else it is emptied.
+    # A different key empties the folder.
     assert open_folder(key="other")[0] == list(range(10))
 
 
@@ -83,12 +83,12 @@ def test_interrupted_fill_resumes_after_the_last_block(store, kill, batch):
         first, _ = open_folder(kill=kill, batch=batch)
     except KeyboardInterrupt:
         first = None
-    made, said = open_folder(batch=batch)
+    made, messages = open_folder(batch=batch)
     taken = min(-(-kill // batch) * batch, COUNT)
     start = 10 if taken == 10 else taken // 3 * 3
     assert made == list(range(start, 10))
     assert (first is None) == (taken < 10)
-    assert not said
+    assert not messages
     assert_whole(folder)
 
 
@@ -109,11 +109,11 @@ def test_damaged_block_is_recomputed(store, name, row, again):
     flip(path, size - (10 - row) * row_bytes)
     with pytest.raises(AssertionError):
         assert_whole(folder)
-    made, (said,) = open_folder()
+    made, (message,) = open_folder()
     assert made == list(again)
-    assert "1 of 4 blocks of " in said
-    assert f"{name}.npy" in said
-    assert f"computing their {len(again)} rows again" in said
+    assert "1 of 4 blocks of " in message
+    assert f"{name}.npy" in message
+    assert f"computing their {len(again)} rows again" in message
     assert_whole(folder)
     assert open_folder() == ([], [])
 
@@ -124,10 +124,10 @@ def test_interrupted_repair_is_completed(store):
     for row in (1, 7):
         flip(folder / "narrow.npy", -(10 - row) * 8)
     with pytest.raises(KeyboardInterrupt):
-        open_folder(kill=4)  # the first block, and a row of the other
-    made, (said,) = open_folder()
+        open_folder(kill=4)  # after the first block and a row of the second
+    made, (message,) = open_folder()
     assert made == [6, 7, 8]
-    assert "1 of 4 blocks" in said
+    assert "1 of 4 blocks" in message
     assert_whole(folder)
 
 
@@ -144,10 +144,10 @@ def test_file_of_another_size_is_recomputed(store, harm):
     else:
         change = {"cut": content[:-1], "longer": content + b"\0", "empty": b""}
         path.write_bytes(change[harm])
-    made, said = open_folder()
+    made, messages = open_folder()
     assert made == list(range(10))
-    assert said[0] == f"{path} is missing or truncated"
-    assert "4 of 4 blocks" in said[1]
+    assert messages[0] == f"{path} is missing or truncated"
+    assert "4 of 4 blocks" in messages[1]
     assert_whole(folder)
 
 
@@ -158,9 +158,9 @@ def test_missing_checksums_recompute_everything(store, text):
     folder, open_folder = store
     open_folder()
     (folder / "done.json").write_text(text)
-    made, (said,) = open_folder()
+    made, (message,) = open_folder()
     assert made == list(range(10))
-    assert "done.json is damaged" in said
+    assert "done.json is damaged" in message
     assert open_folder() == ([], [])
 
 
@@ -210,7 +210,7 @@ def test_unwritable_folder_raises_an_error(store, monkeypatch, tmp_path):
 def test_folder_with_other_files_is_not_emptied(store):
     folder, open_folder = store
     open_folder()
-    open_folder(key="other")  # only what is ours
+    open_folder(key="other")  # contains only our files
     (folder / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis.tex, which does not belong"):
         open_folder(key="third")

@@ -1,4 +1,4 @@
-"""Saving, and restoring onto any number of devices."""
+"""Saving checkpoints, and restoring them onto any number of devices."""
 
 import contextlib
 import gc
@@ -69,7 +69,7 @@ def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     monkeypatch.setattr(row_files, "CHUNK", 2**12)
     monkeypatch.setattr(row_files, "SMALLEST", 1)
     state, mesh = make_state(1, dim=1024)
-    # What can be compressed is kept in the list of chunks.
+    # Noise, because compressible chunks are stored in the index itself.
     noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
     state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
     save(f"{bucket}/run", state)
@@ -78,7 +78,7 @@ def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     np.testing.assert_array_equal(found.proxies, state.proxies)
     objects = cloud.buckets[bucket.removeprefix("gs://")]
     data = [name for name in objects if "/3/proxies/ocdbt" in name]
-    # Ten rows, a chunk each, and lists of what is where.
+    # Ten rows with a chunk each, and the indexes.
     assert len(data) >= 12 if size == 1 else len(data) < 6
 
 
@@ -133,9 +133,9 @@ def test_average_is_used_for_inference_and_both_are_restored(tmp_path):
 
 @contextlib.contextmanager
 def folder_named(name):
-    """A new folder, of any name that the system allows."""
+    """A new folder of any name that the file system allows."""
     with tempfile.TemporaryDirectory() as root:
-        # What the pattern of a name may fit, instead or too.
+        # Folders that the name could match if it were taken as a pattern.
         for other in ("1", "a", "b1", "x"):
             (pathlib.Path(root) / other).mkdir()
         yield pathlib.Path(root) / name
@@ -176,7 +176,7 @@ def test_any_workdir_name_can_be_saved_and_read(name):
         np.testing.assert_array_equal(
             np.concatenate(list(blocks)), state.proxies[:COUNT]
         )
-        # Nothing lies anywhere else.
+        # Nothing was written anywhere else.
         others = [path for path in folder.parent.iterdir() if path != folder]
         assert not [path for other in others for path in other.iterdir()]
 
@@ -204,7 +204,7 @@ def test_errors_name_the_folder_as_given(tmp_path):
 
 @pytest.fixture
 def loses_files(monkeypatch):
-    """Orbax merges nothing, as where it finds no files to merge."""
+    """Orbax merges no files, as if it found none."""
 
     async def merge(*_, **__):
         pass
@@ -246,7 +246,7 @@ def test_saves_when_due_and_keeps_the_latest(tmp_path):
     with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:
         due = [saved.save(step, state, {}) for step in range(1, 8)]
         assert saved.save(7, state, {}, force=True)
-        assert not saved.save(7, state, {}, force=True)  # there already
+        assert not saved.save(7, state, {}, force=True)  # saved already
     assert due == [False, True] * 3 + [False]
     assert workdir.latest_step(tmp_path) == 7
     kept = sorted(p.name for p in (tmp_path / workdir.CHECKPOINTS).iterdir())
@@ -298,8 +298,8 @@ def test_different_trees_are_listed_by_path(tmp_path):
 
 
 def test_error_names_the_damaged_checkpoint(tmp_path):
-    # One array on one device: of several reads that fail, Orbax waits for the
-    # first alone, and the others complain when nobody listens.
+    # One array on one device: Orbax waits only for the first read that fails,
+    # and the others would log errors later.
     state, mesh = make_state(1)
     save(tmp_path, state)
     folder = tmp_path / workdir.CHECKPOINTS / "3"
@@ -313,20 +313,20 @@ def test_error_names_the_damaged_checkpoint(tmp_path):
 
 
 def largest(folder):
-    """The largest file of the proxies."""
+    """Returns the largest file of the proxies."""
     files = (path for path in (folder / "proxies").rglob("*") if path.is_file())
     return max(files, key=lambda path: path.stat().st_size)
 
 
 def flip_a_bit(folder):
-    """Changes one bit in the middle of a file."""
+    """Flips one bit in the middle of a file."""
     path = largest(folder)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def cut_off(folder):
+def truncate(folder):
     path = largest(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -336,37 +336,39 @@ def lose_a_file(folder):
 
 
 def copy_another(folder):
-    """Replaces a checkpoint by that of another step."""
+    """Replaces a checkpoint with that of another step."""
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name("3"), folder)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (flip_a_bit, "differs from its checksum"),
-        (cut_off, "bytes"),
+        (truncate, "bytes"),
         (lose_a_file, "is missing"),
         (copy_another, "it is the checkpoint of step 3"),
     ],
 )
-def test_restore_falls_back_to_the_previous_checkpoint(tmp_path, damage, said):
+def test_restore_falls_back_to_the_previous_checkpoint(
+    tmp_path, damage, message
+):
     state, mesh = make_state(4)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
             saved.save(step, state, {"next": step})
     damage(tmp_path / workdir.CHECKPOINTS / "6")
-    heard = []
+    messages = []
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         found, position = saved.restore(
-            state_lib.abstract(state, mesh), heard.append
+            state_lib.abstract(state, mesh), messages.append
         )
         assert position == {"next": 3}
         np.testing.assert_array_equal(found.proxies, state.proxies)
-        # The run goes on over what was set aside.
+        # The run saves the step again.
         assert saved.save(6, state, {"next": 7})
-    (sentence,) = heard
-    assert said in sentence
+    (sentence,) = messages
+    assert message in sentence
     assert f"It was moved to {tmp_path / workdir.DAMAGED / '6'}" in sentence
     assert (tmp_path / workdir.DAMAGED / "6" / "proxies").is_dir()
     assert workdir.latest_step(tmp_path) == 6
@@ -386,10 +388,10 @@ def tear_the_index(folder):
 
 
 @pytest.mark.parametrize(
-    "damage", [tear_metadata, lose_metadata, tear_the_index, cut_off]
+    "damage", [tear_metadata, lose_metadata, tear_the_index, truncate]
 )
 def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
-    """Nor where a run was killed before it noted the checksums."""
+    """The run was killed before it wrote the checksums."""
     state, mesh = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
@@ -506,7 +508,7 @@ def test_folder_without_a_model_raises_an_error(tmp_path):
 
 @pytest.mark.parametrize("last", [6, 9])
 def test_full_disk_raises_one_error(disk, last, capfd, monkeypatch):
-    """The error comes when the next save begins, or in the end."""
+    """The error is raised by the next save, or by closing."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     orbax_messages.hide()
     state, _ = make_state(1, dim=2**12)
@@ -531,7 +533,7 @@ def test_full_disk_raises_one_error(disk, last, capfd, monkeypatch):
 
 
 def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
-    """A run in training saves another one, and removes the one being read."""
+    """A run in training saves a newer one and removes the one being read."""
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, config_lib.defaults(), list("abcdefghij"))
@@ -549,6 +551,6 @@ def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
     proxies = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
     np.testing.assert_array_equal(proxies, state.proxies)
     monkeypatch.setattr(checksums, "check", check)
-    with pytest.raises(UserError, match="Run this command again") as said:
+    with pytest.raises(UserError, match="Run this command again") as caught:
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
-    assert command.explain(said.value).code == command.CRASHED
+    assert command.explain(caught.value).code == command.CRASHED

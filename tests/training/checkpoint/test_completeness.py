@@ -1,4 +1,4 @@
-"""What a look at a checkpoint finds."""
+"""Missing parts of a checkpoint are found."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ ARRAYS = ("model", "training", "proxies")
 
 
 def make_state():
-    """A state whose proxies are too large and too random for the index."""
+    """A state whose proxies are too large and random to be in the index."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     proxies = jax.random.normal(jax.random.key(0), (10, 1000))
     state = TrainState(
@@ -36,7 +36,7 @@ def save(folder):
 
 
 def is_needed(name):
-    """Whether the files that are read to restore include this one."""
+    """Returns whether restoring reads this file."""
     index = (".ocdbt", "_METADATA", "iterator/metadata")
     return name.startswith(
         ("model/", "training/", "proxies/", "iterator/")

@@ -1,4 +1,4 @@
-"""How rows are cut into chunks, and read again in blocks."""
+"""Rows are saved in chunks and read in blocks."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from mixer_jax.training.checkpoint.checkpoints import Checkpoints
 
 @pytest.fixture
 def save_run(tmp_path, tiny_config):
-    """Saves a run of some proxies f32 [C, D]; returns its workdir."""
+    """Saves a run with proxies f32 [C, D]; returns its workdir."""
 
     def save(name, proxies, num_devices=1, dtype=jnp.float32):
         count = len(proxies)
@@ -68,14 +68,14 @@ def test_blocks_do_not_depend_on_the_saving_devices(
         blocks = list(saved.blocks)
         assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(np.concatenate(blocks), want)
-    # Never less than the rows that are read together anyway.
+    # A block is never smaller than a chunk.
     assert len(blocks[0]) == -(-61 // num_devices)
 
 
 def test_rows_are_saved_in_small_chunks(save_run, monkeypatch):
     monkeypatch.setattr(row_files, "CHUNK", 10 * 8 * 4)
     monkeypatch.setattr(row_files, "SMALLEST", 2 * 8 * 4)
-    # 32 rows of 32 bytes a device: 8 is the largest divisor up to 10.
+    # 32 rows of 32 bytes per device: 8 is the largest divisor up to 10.
     folder = save_run("run", np.ones((63, 8), np.float32), 2)
     blocks = list(row_files.open_proxies(folder).blocks)
     assert [len(block) for block in blocks] == [8] * 7 + [7]
@@ -87,7 +87,7 @@ def test_rows_are_saved_in_small_chunks(save_run, monkeypatch):
         (1_000, 1_024, 1_000),  # All fit.
         (10_000_000, 1_024, 62_500),
         (2_500_000, 1_024, 62_500),
-        (10_000_019, 1_024, 10_000_019),  # prime: better whole than by row
+        (10_000_019, 1_024, 10_000_019),  # prime: one chunk, not one per row
         (2 * 1_000_003, 1_024, 1_000_003),
         (100, 2**27, 1),  # A row is larger than a chunk.
     ],
@@ -112,7 +112,7 @@ def test_inconsistent_files_raise_an_error(save_run, proxies):
     ids.write_text(json.dumps([str(i) for i in range(62)]))
     with pytest.raises(UserError, match=r"json .* changed after training"):
         row_files.open_proxies(folder)
-    (folder / workdir.ORIGIN).unlink()  # as of a run that noted nothing
+    (folder / workdir.ORIGIN).unlink()  # like a run without a recorded origin
     with pytest.raises(UserError, match=r"62 categories.* 61 proxies"):
         row_files.open_proxies(folder)
     ids.write_text("[")
@@ -161,7 +161,7 @@ def test_missing_chunk_is_not_read_as_zeros(save_run, proxies):
     store.delete_range(tensorstore.KvStore.KeyRange("1.0", "1.1")).result()
     with pytest.raises(UserError, match="4 is damaged"):
         row_files.open_proxies(folder)
-    # The same where none were noted.
+    # The same without checksums.
     (folder / "checkpoints" / "4" / checksums.FILE).unlink()
     blocks = row_files.open_proxies(folder).blocks
     with pytest.raises(UserError, match="4 is damaged"):

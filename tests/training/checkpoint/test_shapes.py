@@ -20,7 +20,7 @@ def test_error_names_ten_differences_and_counts_the_rest():
     saved = {f"params/{index:02d}": (2,) for index in range(12)}
     with pytest.raises(UserError) as error:
         shapes.check("run/5", saved, {"params/new": (3,)})
-    said = str(error.value)
-    assert "run/5 has different shapes" in said
-    assert "params/00: (2,) saved, absent expected" in said
-    assert "and 3 more" in said
+    message = str(error.value)
+    assert "run/5 has different shapes" in message
+    assert "params/00: (2,) saved, absent expected" in message
+    assert "and 3 more" in message

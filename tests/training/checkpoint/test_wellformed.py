@@ -1,4 +1,4 @@
-"""Files that training writes, and files that it does not."""
+"""Files written by training are distinguished from others."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_origin_must_have_the_required_keys():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"data": {"image_size": 0}}, "data.image_size is 0"),
         ({"model": {"hidden": -1}}, "model.hidden is -1"),
@@ -58,8 +58,8 @@ def test_origin_must_have_the_required_keys():
         ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size is 0"),
     ],
 )
-def test_number_out_of_range_is_named(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_number_out_of_range_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
         wellformed.is_config(changes)
 
 

@@ -1,4 +1,4 @@
-"""Whose a workdir is."""
+"""Checks that a workdir belongs to a run."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from mixer_jax.training.config import defaults as config_lib
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """A workdir with a checkpoint, as far as this module can tell."""
+    """A workdir that appears to have a checkpoint."""
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     return tmp_path
@@ -79,7 +79,7 @@ def test_run_without_a_checkpoint_may_change(tmp_path):
 
 @pytest.mark.parametrize("refuses", ["make_folder", "write"])
 def test_read_only_folder_raises_an_error(tmp_path, monkeypatch, refuses):
-    """Where it is new, and where a run has been in it before."""
+    """Fails for a new folder and for one with an earlier run."""
 
     def refuse(path, *_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))

@@ -1,4 +1,4 @@
-"""Command lines: arguments are taken one by one, and every mistake is said."""
+"""Arguments are parsed one by one, and every mistake is reported."""
 
 import contextlib
 import pathlib
@@ -26,14 +26,14 @@ NAMES = st.text(
     min_size=1,
     max_size=40,
 ).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
-# Values that are themselves as flags are.
+# Values that look like flags.
 VALUES = NAMES | st.sampled_from(
     ["--config.steps=3", "--config", "-x", "a = 'b c'", "--", "x --workdir=y"]
 )
 
 
 def parse(*given):
-    """Returns the flags that some arguments set, and what is left over."""
+    """Returns the flags that arguments set, and the positional arguments."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
@@ -141,7 +141,7 @@ def test_arguments_after_two_dashes_are_positional(file):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         (["--config.steps=3"], "--config is missing"),
         (["--config.data.table", "x"], "must come after --config"),
@@ -192,16 +192,16 @@ def test_arguments_after_two_dashes_are_positional(file):
         (["--config=a\0b"], "no config file"),
     ],
 )
-def test_wrong_arguments_raise_an_error(file, folder, given, said):
+def test_wrong_arguments_raise_an_error(file, folder, given, expected):
     given = [
         one.replace("FILE", file).replace("FOLDER", str(folder))
         for one in given
     ]
-    assert said in refusal(*given)
+    assert expected in refusal(*given)
 
 
 @pytest.mark.parametrize(
-    ("content", "argument", "said"),
+    ("content", "argument", "expected"),
     [
         ("def get_config(:", "", "line 1 cannot be read: SyntaxError"),
         ("\n\nraise KeyError('x')", "", "line 3 cannot be read: KeyError"),
@@ -220,11 +220,13 @@ def test_wrong_arguments_raise_an_error(file, folder, given, said):
         ("a,b\n1,2\n", "", "NameError"),
     ],
 )
-def test_invalid_config_files_raise_an_error(tmp_path, content, argument, said):
+def test_invalid_config_files_raise_an_error(
+    tmp_path, content, argument, expected
+):
     path = tmp_path / "wrong one.py"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")
     message = refusal(f"--config={path}{argument}")
-    assert said in message
+    assert expected in message
     assert str(path) in message
     assert "Traceback" not in message
 

@@ -1,4 +1,4 @@
-"""How a command ends; what its flags refuse is tested with the commands."""
+"""Exit codes and output of commands; wrong flags are tested elsewhere."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from mixer_jax.training.config import command_line
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs a command's main with some arguments left over by the flags."""
+    """Runs a command's main with positional arguments."""
 
     def run(main, *left):
         monkeypatch.setattr(
@@ -68,8 +68,10 @@ def test_line_breaks_in_arguments_are_rejected():
         check=False,
     )
     assert ended.returncode == 2
-    said = r"error: The argument '--workdir=a\nWrote b' contains a line break."
-    assert ended.stderr == f"{said}\n"
+    expected = (
+        r"error: The argument '--workdir=a\nWrote b' contains a line break."
+    )
+    assert ended.stderr == f"{expected}\n"
 
 
 def test_help_with_a_closed_pipe_ends_quietly():

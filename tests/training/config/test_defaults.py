@@ -1,4 +1,4 @@
-"""Keys and values of a config, and what is said about wrong ones."""
+"""Keys and values of a config, and errors for invalid ones."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_sections_are_rejected_as_keys(key):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("precision", "float8", "float32, bfloat16"),
         ("head.name", "exakt", "exact, knn"),
@@ -79,10 +79,10 @@ def test_sections_are_rejected_as_keys(key):
         ("monitors.plateau_window", 1, "2 or more"),
     ],
 )
-def test_invalid_values_are_named_with_valid_ones(key, value, said):
+def test_invalid_values_are_named_with_valid_ones(key, value, message):
     config = config_lib.defaults()
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=f"{key} is .*{said}"):
+    with pytest.raises(UserError, match=f"{key} is .*{message}"):
         config_lib.check_values(config, num_devices=8)
 
 

@@ -1,4 +1,4 @@
-"""A run and its data, moved together."""
+"""Paths are found after a run and its data were moved."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from mixer_jax.training.config import places
 
 @pytest.fixture
 def moved(color_run, colors, tmp_path, monkeypatch):
-    """The run with its data, both elsewhere; its paths were relative."""
+    """The run and its data, both moved; its paths were relative."""
     root, _ = colors
     monkeypatch.chdir(tmp_path)
     for stage in ("stage1", "stage2"):
@@ -51,8 +51,8 @@ def commands(moved, out):
 def test_all_commands_work_after_a_move(moved, tmp_path, capsys):
     for name, command in commands(moved, tmp_path).items():
         assert command() == 0, name
-    said = capsys.readouterr()
-    assert "There is no table" not in said.out + said.err
+    captured = capsys.readouterr()
+    assert "There is no table" not in captured.out + captured.err
     html = (moved / "run" / "report" / "index.html").read_text()
     assert "Found first" in html
     assert "gray paint" in html
@@ -63,17 +63,17 @@ def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
     table = f"{tmp_path / 'away'}/colors.csv"
     run = moved / "run"
     assert evaluate.main([f"--workdir={run}"]) == 2
-    said = capsys.readouterr().err
-    assert "There is no sample table" in said
-    assert "--table=PATH" in said
+    output = capsys.readouterr().err
+    assert "There is no sample table" in output
+    assert "--table=PATH" in output
     given = [f"--workdir={run}", f"--table={table}"]
     assert evaluate.main(given) == 0
     assert evaluate.main([*given, "--baselines"]) == 2
     assert "--training-table=PATH" in capsys.readouterr().err
     assert report.main([f"--workdir={run}"]) == 0
-    said = capsys.readouterr().out
-    assert "--table=PATH" in said
-    assert "--training-table=PATH" in said
+    output = capsys.readouterr().out
+    assert "--table=PATH" in output
+    assert "--training-table=PATH" in output
     given = [
         f"--workdir={run}",
         f"--table={table}",
@@ -86,7 +86,7 @@ def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
 
 
 def test_same_file_name_in_the_current_folder_is_ignored(moved):
-    """What was noted counts, not what happens to be in the current folder."""
+    """The recorded path counts, not a file in the current folder."""
     (moved.parent / "elsewhere" / "data").mkdir()
     (moved.parent / "elsewhere" / "data" / "colors.csv").write_text("other")
     config = workdir.read_config(moved / "run" / "stage1")
@@ -140,10 +140,10 @@ def test_repeated_command_finds_moved_paths(tmp_path, monkeypatch):
     given.model.image.name = "resnet50"
     workdir.restore_paths("new/run", given)
     assert given.data.table == str(tmp_path / "new/data/t.csv")
-    # Its weights are in the checkpoint, its sizes in the workdir's config.
+    # The checkpoint has its weights, the workdir's config its architecture.
     assert given.model.image.name == "described"
     factory.resolve(given)
-    # Another path that does not exist is left as it was given.
+    # Other missing paths are left unchanged.
     given.data.table = "other/t.csv"
     workdir.restore_paths("new/run", given)
     assert given.data.table == "other/t.csv"
@@ -200,7 +200,7 @@ def test_finished_run_records_the_moved_table(
     table = workdir.read_config(folder).data.table
     assert os.path.samefile(table, tmp_path / "new" / "colors.csv")
     assert evaluate.main([f"--workdir={folder}"]) == 0
-    # The command of before the move still names it.
+    # The command from before the move still works.
     config.data.table = str(root / "colors.csv")
     workdir.restore_paths(folder, config)
     assert os.path.samefile(config.data.table, table)

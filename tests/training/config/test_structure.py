@@ -17,7 +17,7 @@ def test_compatible_types_are_accepted():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("stepps", 5, r"no key 'stepps'. Similar keys: steps"),
         ("model.imag", ConfigDict({"name": "vit"}), "no key 'model.imag.name'"),
@@ -33,7 +33,7 @@ def test_compatible_types_are_accepted():
     ],
 )
 def test_unknown_keys_and_wrong_types_raise_an_error(
-    tmp_path, key, value, said
+    tmp_path, key, value, message
 ):
     config = config_lib.defaults()
     *sections, last = key.split(".")
@@ -42,10 +42,10 @@ def test_unknown_keys_and_wrong_types_raise_an_error(
         for name in sections:
             section = section[name]
         section[last] = value
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         list(curriculum.stages(config, tmp_path))
     stages = config_lib.curriculum(one=config_lib.defaults(), two=config)
-    with pytest.raises(UserError, match=f"Stage two: .*{said}"):
+    with pytest.raises(UserError, match=f"Stage two: .*{message}"):
         list(curriculum.stages(stages, tmp_path))
 
 

@@ -21,7 +21,7 @@ def test_events_match_tensorboardx(tmp_path, monkeypatch):
         written.append((events.name, events.read_bytes()))
     (name, ours), (their_name, theirs) = written
     assert name == their_name
-    # Theirs begins with the version alone; ours says where it goes on too.
+    # Both begin with the version; ours continues with the purge step.
     version = len(appended._framed(b""))
     assert ours[:version] == theirs[:version]
     assert ours.endswith(theirs[-40:])

@@ -1,4 +1,4 @@
-"""Each monitor fires on a bad state and is silent on a good one."""
+"""Each monitor fires in a bad state and not in a good one."""
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +124,8 @@ def test_active_recall(recall, fired):
         (np.full(20, 5.0), 100, True),  # flat and early
         (np.full(20, 5.0), 900, False),  # late: the run is about to end
         (np.linspace(5, 3, 20), 100, False),  # falling
-        (np.r_[5.0, np.full(20, 1.0)], 100, False),  # low already
-        (np.full(10, 5.0), 100, False),  # no whole window yet
+        (np.r_[5.0, np.full(20, 1.0)], 100, False),  # already low
+        (np.full(10, 5.0), 100, False),  # the window is not full yet
     ],
 )
 def test_plateau(losses, step, fired):
@@ -139,8 +139,8 @@ def test_plateau(losses, step, fired):
 def test_alarm_repeats_only_after_recovery():
     watch = monitors.Monitors(limits(), 1000)
     bad, good = {"norm_ratio": 99.0}, {"norm_ratio": 1.0}
-    said = [len(watch.check(1, f)) for f in (bad, bad, good, bad)]
-    assert said == [1, 0, 0, 1]
+    counts = [len(watch.check(1, f)) for f in (bad, bad, good, bad)]
+    assert counts == [1, 0, 0, 1]
 
 
 def test_alarm_states_figure_and_remedy():

@@ -34,6 +34,6 @@ def test_signal_captures_the_next_steps(tmp_path):
         profiler.before(0)
         os.kill(os.getpid(), signal.SIGUSR1)
         profiler.before(1)
-    # It ends with the run, if not before.
+    # The end of the run ends the capture.
     assert len(captures(tmp_path)) == 1
     assert signal.getsignal(signal.SIGUSR1) is before

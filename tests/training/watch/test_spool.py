@@ -1,4 +1,4 @@
-"""Files that grow reach the bucket, and are never lost."""
+"""Growing files are copied to the bucket and never lost."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_local_workdir_is_its_own_spool(tmp_path):
 
 def test_changed_files_are_copied(workdir):
     with Spool(workdir, [NAME]) as spool:
-        assert spool.send(NAME)  # There is none yet.
+        assert spool.send(NAME)  # The file does not exist yet.
         add(spool, "one\n")
         assert not (workdir / NAME).exists()
         assert spool.send(NAME)
@@ -68,13 +68,13 @@ def test_files_are_copied_periodically(workdir, monkeypatch):
 
 
 def test_failed_copies_are_kept_and_reported(workdir, cloud):
-    said = []
-    with Spool(workdir, say=said.append) as spool:
+    messages = []
+    with Spool(workdir, say=messages.append) as spool:
         cloud.frozen.add(workdir.parts[2])
         add(spool, "one\n")
         assert not spool.send(NAME)
         assert not spool.send(NAME)
-        (once,) = said
+        (once,) = messages
         assert (
             f"{workdir / NAME} cannot be written at present: Forbidden" in once
         )
@@ -82,21 +82,23 @@ def test_failed_copies_are_kept_and_reported(workdir, cloud):
         assert spool.send(NAME)
         add(spool, "two\n")
         cloud.frozen.add(workdir.parts[2])
-    assert said[-1] == f"Files that could not be copied are in {spool.folder}."
+    assert (
+        messages[-1] == f"Files that could not be copied are in {spool.folder}."
+    )
     assert (spool.folder / NAME).read_text() == "one\ntwo\n"
 
 
 def test_files_of_a_successor_are_not_overwritten(workdir):
-    said = []
+    messages = []
 
     def lost():
         raise LostError("Another run has taken over.")
 
-    with Spool(workdir, [NAME], said.append, lost) as spool:
+    with Spool(workdir, [NAME], messages.append, lost) as spool:
         add(spool, "old\n")
         paths.write(workdir / NAME, "new\n")
         assert not spool.send(NAME)
     assert (workdir / NAME).read_text() == "new\n"
     assert (spool.folder / NAME).read_text() == "old\n"
-    assert "Another run has taken over" in said[0]
-    assert str(spool.folder) in said[-1]
+    assert "Another run has taken over" in messages[0]
+    assert str(spool.folder) in messages[-1]
