@@ -117,11 +117,11 @@ class Program:
 
     def rounds(self, loop: Instruction) -> int | None:
         """Returns the trip count of `for i in range(n)`, None if unknown."""
-        noted = re.search(
+        count = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
         )  # Written by the CPU compiler, but not by the TPU compiler.
-        if noted:
-            return int(noted[1])
+        if count:
+            return int(count[1])
         test = self.roots[loop.names("condition")]
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
             return None

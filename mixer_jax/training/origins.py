@@ -99,23 +99,23 @@ def _difference(
     place = origin.get("places", {}).get(key, {"given": was, "absolute": was})
     same = places_lib.is_same(workdir, place, now)
     if key == "init_from":
-        noted, current = origin.get(key, {}), _identify(now)
+        recorded, current = origin.get(key, {}), _identify(now)
     else:
-        noted = origin.get("folders", {}).get(key, "")
+        recorded = origin.get("folders", {}).get(key, "")
         current = _hash_folder(key, now)
         if now == os.path.join(workdir, places_lib.TOKENIZER):
             return ""  # It is the run's own copy.
-    if not (noted and current):
+    if not (recorded and current):
         return "" if same else "does not exist, so it cannot be compared"
     if key != "init_from":
-        return "" if noted == current else "has different files"
-    if noted["run"] != current["run"]:
+        return "" if recorded == current else "has different files"
+    if recorded["run"] != current["run"]:
         return "contains another run"
-    if current["step"] == noted["step"]:
+    if current["step"] == recorded["step"]:
         return ""
-    if same and current["step"] > noted["step"]:  # The same run has continued.
-        return ""
-    return f"is at step {current['step']}, not {noted['step']}"
+    if same and current["step"] > recorded["step"]:
+        return ""  # The same run has continued.
+    return f"is at step {current['step']}, not {recorded['step']}"
 
 
 def check_data(
@@ -175,7 +175,7 @@ def check_table(
 def check_rows(
     workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
 ) -> None:
-    """Checks that rows are those that a run was trained on, if it noted them.
+    """Checks that rows are those a run was trained on, if it recorded them.
 
     Args:
       workdir: the run's workdir.
@@ -198,8 +198,8 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
     if "://" in path or paths.is_remote(workdir) or not os.path.exists(path):
         return False
     times = [os.path.getmtime(each) for each in _entries(path)]
-    noted = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
-    return max(times) > noted
+    recorded = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
+    return max(times) > recorded
 
 
 def _entries(path: str) -> set[str | os.PathLike]:
@@ -268,10 +268,10 @@ def check_content(
       UserError: if the run started with different image bytes.
     """
     origin = workdir_lib.read_origin(workdir)
-    noted = origin.get("content", "")
-    if noted == content:
+    recorded = origin.get("content", "")
+    if recorded == content:
         return
-    if noted and workdir_lib.latest_step(workdir) is not None:
+    if recorded and workdir_lib.latest_step(workdir) is not None:
         raise UserError(
             f"{workdir} contains a run on other data: rows and sizes are the "
             "same, but some image files have different bytes. Restore the "

@@ -99,7 +99,7 @@ def test_files_match_a_local_run(killed, whole):
     }
     remote = {name.removeprefix("runs/toy/") for name in objects}
 
-    def shared(names):
+    def fixed(names):
         """Returns names that depend on neither chance nor the processes."""
         names = {name.split("/events.")[0] for name in names}
         return {x for x in names if not re.search(r"/d/|/ocdbt|s_\d", x)}
@@ -107,7 +107,7 @@ def test_files_match_a_local_run(killed, whole):
     # All files are there, except checksums and cached features.
     kept = {name for name in local if "/features/" in name}
     proofs = {name for name in local if name.endswith("/checksums.json")}
-    assert shared(local - proofs - kept) == shared(remote)
+    assert fixed(local - proofs - kept) == fixed(remote)
     folder = cache / "mixer_jax" / "gs" / "shared" / "runs" / "toy"
     assert kept == {
         path.relative_to(folder).as_posix()

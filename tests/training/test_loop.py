@@ -346,12 +346,12 @@ def test_restart_reads_each_image_once(
         read.append(str(path))
         return real(path)
 
-    def look(paths):
+    def read_digests(paths):
         assert not paths
         return np.zeros((0, 16), np.uint8)
 
     monkeypatch.setattr(decoding, "read", count)
-    monkeypatch.setattr(identity, "_read_digests", look)
+    monkeypatch.setattr(identity, "_read_digests", read_digests)
     train(tiny_config, folder)
     path = pathlib.Path(tiny_config.data.table)
     names = set(table.select(table.read_table(path), "train")["image"]) - {""}

@@ -120,8 +120,8 @@ def test_error_describes_the_change(begun):
     table.write_table(frame.iloc[::-1], "d0/table.csv")
     with pytest.raises(UserError, match="cells or the order of") as caught:
         resume(begun)
-    way = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
-    assert way in str(caught.value)
+    new_run = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
+    assert new_run in str(caught.value)
     table.write_table(frame, "d0/table.csv")
     resume(begun)
     shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
@@ -253,39 +253,42 @@ def test_folders_are_compared_by_content(begun, monkeypatch, key):
         with open(f"words/{name}", "wb") as file:
             file.write(b"a" * (3 << 20))
 
-    def named(name):
+    def with_folder(name):
         config = begun.copy_and_resolve_references()
         origins.places_lib.put(config, key, name)
         return config
 
     workdir.prepare(
-        "run", named("words"), ["a"], origins.describe(named("words"), None)
+        "run",
+        with_folder("words"),
+        ["a"],
+        origins.describe(with_folder("words"), None),
     )
     shutil.copytree("words", "copy")
     for same in ("words", "./words//", "copy", os.path.abspath("copy")):
-        origins.check_names("run", named(same))
+        origins.check_names("run", with_folder(same))
     with open("copy/tokenizer.json", "r+b") as file:
         file.write(b"b")
     with pytest.raises(
         UserError, match=f"{key} was 'words'.*has different files"
     ):
-        origins.check_names("run", named("copy"))
+        origins.check_names("run", with_folder("copy"))
     with pytest.raises(UserError, match=f"{key} was 'words', but 'minilm'"):
-        origins.check_names("run", named("minilm"))
+        origins.check_names("run", with_folder("minilm"))
     shutil.rmtree("words")
-    origins.check_names("run", named("./words"))
+    origins.check_names("run", with_folder("./words"))
 
 
 def test_more_steps_require_a_new_run(begun):
     begun.steps = 99
     with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun)
-    way = (
+    new_run = (
         f"--workdir=NEW --config.init_from={os.path.abspath('run')} "
         "--config.steps=99"
     )
     assert "steps: 8 -> 99" in str(caught.value)
-    assert str(caught.value).endswith(way)
+    assert str(caught.value).endswith(new_run)
     assert "resumes only with --config.steps=8" in str(caught.value)
     with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun, "config.stage2")

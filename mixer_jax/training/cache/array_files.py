@@ -302,7 +302,7 @@ def _read_sums(
 def _write_sums(folder: Path, name: str, sums: list[int | None]) -> None:
     path = folder / "done.json"
     try:
-        noted = dict(json.loads(path.read_text()))
+        recorded = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        noted = {}
-    paths.write(path, json.dumps(noted | {name: sums}))
+        recorded = {}
+    paths.write(path, json.dumps(recorded | {name: sums}))

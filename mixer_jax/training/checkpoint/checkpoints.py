@@ -97,7 +97,7 @@ class Checkpoints:
         self._plain = paths.plain(self._folder)
         # Process 0 checks the files of all processes.
         self._verifies = jax.process_index() == 0
-        self._noting = checksums.Noting(
+        self._background = checksums.BackgroundChecks(
             functools.partial(completeness.missing, arrays=_ARRAYS),
             completeness.is_written,
         )
@@ -135,7 +135,7 @@ class Checkpoints:
         except paths.failures() as error:
             self._fail(error)
         finally:
-            missing = self._noting.finish()
+            missing = self._background.finish()
             if self._failed and self._verifies:
                 failed_saves.remove_drafts(self._folder)
         self._check(missing)
@@ -183,7 +183,7 @@ class Checkpoints:
             if force or self.due(step):
                 self._manager.wait_until_finished()
                 # A new save could remove a folder that is being checksummed.
-                self._check(self._noting.finish())
+                self._check(self._background.finish())
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -199,7 +199,7 @@ class Checkpoints:
         if saved:
             self._saved = step
             if self._verifies:
-                self._noting.begin(self._folder / str(step))
+                self._background.begin(self._folder / str(step))
         return saved
 
     def restore(
@@ -274,7 +274,7 @@ class Checkpoints:
         if processes.raised_by_devices(error):
             raise error  # Another process died during the save.
         self._failed = True
-        self._noting.finish()  # The error below reports the failed save.
+        self._background.finish()  # The error below reports the failed save.
         reason = self._named(paths.reason(error))
         raise failed_saves.explain(self._workdir, reason) from error
 

@@ -10,7 +10,7 @@ from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places, ranges
 
 # Entries of an origin that are read by name, and their keys.
-_NOTED = {
+_REQUIRED_KEYS = {
     "split": ("samples", "rows"),
     "trained": ("samples", "rows", "images", "sizes"),
     "folders": (),
@@ -86,7 +86,7 @@ def is_categories(ids: list[Any]) -> bool:
 
 def is_origin(origin: dict[str, Any]) -> bool:
     """Returns whether the entries of an origin that are read are valid."""
-    for name, keys in _NOTED.items():
+    for name, keys in _REQUIRED_KEYS.items():
         part = origin.get(name, {})
         if part is None and keys:
             continue  # It was not recorded.

@@ -226,8 +226,8 @@ def prepare(
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
-            noted = {"places": places, "categories": _hash(category_ids)}
-            write_origin(workdir, (origin or {}) | noted)
+            recorded = {"places": places, "categories": _hash(category_ids)}
+            write_origin(workdir, (origin or {}) | recorded)
             _copy_tokenizer(workdir, config.data.tokenizer)
     except paths.failures() as error:
         raise UserError(
@@ -368,8 +368,8 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
     """
     path = paths.make(workdir) / CATEGORIES
     category_ids = _read(path, list, wellformed.is_categories)
-    noted = read_origin(workdir).get("categories")
-    if noted and noted != _hash(category_ids):
+    recorded = read_origin(workdir).get("categories")
+    if recorded and recorded != _hash(category_ids):
         raise _damaged(path, ValueError("it was changed after training"))
     return category_ids
 

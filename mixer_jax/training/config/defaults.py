@@ -318,7 +318,7 @@ def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
     if config.watchdog < 0:
         raise UserError(
             f"watchdog is {config.watchdog}; it must be a number of seconds, "
-            "or 0 for never."
+            "or 0 to disable it."
         )
     if config.batch_size < 1 or config.batch_size % (2 * num_devices):
         raise UserError(

@@ -166,8 +166,8 @@ def is_same(
         return text.rstrip("/") == place.get("given", "").rstrip("/")
     if os.path.normpath(text) == os.path.normpath(place["given"]):
         return True
-    noted = {os.path.realpath(path) for path in _candidates(workdir, place)}
-    return os.path.realpath(text) in noted
+    recorded = {os.path.realpath(path) for path in _candidates(workdir, place)}
+    return os.path.realpath(text) in recorded
 
 
 def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:

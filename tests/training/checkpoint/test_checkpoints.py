@@ -203,7 +203,7 @@ def test_errors_name_the_folder_as_given(tmp_path):
 
 
 @pytest.fixture
-def loses_files(monkeypatch):
+def lost_files(monkeypatch):
     """Orbax merges no files, as if it found none."""
 
     async def merge(*_, **__):
@@ -212,7 +212,7 @@ def loses_files(monkeypatch):
     monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge)
 
 
-def test_save_that_lost_a_file_raises_an_error(tmp_path, loses_files):
+def test_save_that_lost_a_file_raises_an_error(tmp_path, lost_files):
     state, _ = make_state(1)
     with (
         pytest.raises(UserError, match=r"checkpoints/3 cannot be read.*model"),
@@ -221,7 +221,7 @@ def test_save_that_lost_a_file_raises_an_error(tmp_path, loses_files):
         assert saved.save(3, state, {})
 
 
-def test_no_save_starts_after_one_that_lost_a_file(tmp_path, loses_files):
+def test_no_save_starts_after_one_that_lost_a_file(tmp_path, lost_files):
     state, _ = make_state(1)
     with checkpoints_lib.Checkpoints(tmp_path) as saved:
         saved.save(3, state, {})
@@ -256,19 +256,19 @@ def test_saves_when_due_and_keeps_the_latest(tmp_path):
 def test_checkpoint_is_kept_until_its_checksums_are_written(
     tmp_path, monkeypatch
 ):
-    there, note = [], checksums.note
+    existing, write = [], checksums.write
 
-    def slowly(folder):
+    def write_slowly(folder):
         time.sleep(0.3)
-        there.append((folder.name, folder.is_dir()))
-        note(folder)
+        existing.append((folder.name, folder.is_dir()))
+        write(folder)
 
-    monkeypatch.setattr(checksums, "note", slowly)
+    monkeypatch.setattr(checksums, "write", write_slowly)
     state, _ = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=1) as saved:
         for step in (1, 2, 3):
             saved.save(step, state, {})
-    assert there == [("1", True), ("2", True), ("3", True)]
+    assert existing == [("1", True), ("2", True), ("3", True)]
 
 
 def test_different_shapes_are_listed_by_path(tmp_path):
@@ -318,7 +318,7 @@ def largest(folder):
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def flip_a_bit(folder):
+def flip_bit(folder):
     """Flips one bit in the middle of a file."""
     path = largest(folder)
     content = bytearray(path.read_bytes())
@@ -331,11 +331,11 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def lose_a_file(folder):
+def remove_file(folder):
     (folder / "iterator" / "metadata").unlink()
 
 
-def copy_another(folder):
+def copy_other_step(folder):
     """Replaces a checkpoint with that of another step."""
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name("3"), folder)
@@ -344,10 +344,10 @@ def copy_another(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip_a_bit, "differs from its checksum"),
+        (flip_bit, "differs from its checksum"),
         (truncate, "bytes"),
-        (lose_a_file, "is missing"),
-        (copy_another, "it is the checkpoint of step 3"),
+        (remove_file, "is missing"),
+        (copy_other_step, "it is the checkpoint of step 3"),
     ],
 )
 def test_restore_falls_back_to_the_previous_checkpoint(
@@ -374,21 +374,21 @@ def test_restore_falls_back_to_the_previous_checkpoint(
     assert workdir.latest_step(tmp_path) == 6
 
 
-def tear_metadata(folder):
+def empty_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").write_text("")
 
 
-def lose_metadata(folder):
+def remove_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").unlink()
 
 
-def tear_the_index(folder):
+def truncate_index(folder):
     path = folder / "model" / "manifest.ocdbt"
     path.write_bytes(path.read_bytes()[:20])
 
 
 @pytest.mark.parametrize(
-    "damage", [tear_metadata, lose_metadata, tear_the_index, truncate]
+    "damage", [empty_metadata, remove_metadata, truncate_index, truncate]
 )
 def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
     """The run was killed before it wrote the checksums."""
@@ -408,7 +408,7 @@ def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
 def test_no_intact_checkpoint_raises_an_error(tmp_path):
     state, mesh = make_state(2)
     save(tmp_path, state)
-    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with (
         checkpoints_lib.Checkpoints(tmp_path) as saved,
         pytest.raises(
@@ -456,7 +456,7 @@ def test_flipped_bit_is_detected_on_read(tmp_path, tiny_config):
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
-    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
 

@@ -12,7 +12,7 @@ def folder(tmp_path):
 
 
 def test_intact_folder_has_no_differences(folder):
-    checksums.note(folder)
+    checksums.write(folder)
     assert checksums.check(folder) == ""
 
 
@@ -21,7 +21,7 @@ def test_folder_without_checksums_is_not_compared(folder):
 
 
 def test_check_describes_the_difference(folder):
-    checksums.note(folder)
+    checksums.write(folder)
     path = folder / "part" / "b"
     path.write_bytes(b"beta" * 999 + b"bety")
     assert checksums.check(folder) == "part/b differs from its checksum"
@@ -34,19 +34,19 @@ def test_check_describes_the_difference(folder):
 
 
 def test_checksums_are_written_once_the_folder_exists(folder):
-    noting = checksums.Noting()
+    checks = checksums.BackgroundChecks()
     hidden = folder.rename(folder.with_name("step.tmp"))
-    noting.begin(folder)
+    checks.begin(folder)
     assert not (hidden / checksums.FILE).exists()
     hidden.rename(folder)
-    noting.finish()
+    checks.finish()
     assert (folder / checksums.FILE).exists()
 
 
 def test_finish_does_not_wait_for_a_missing_folder(folder):
-    noting = checksums.Noting()
-    noting.begin(folder.with_name("other"))
-    noting.finish()
+    checks = checksums.BackgroundChecks()
+    checks.begin(folder.with_name("other"))
+    checks.finish()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_malformed_checksums_are_reported(folder, text):
 
 
 def test_only_the_given_items_are_compared(folder):
-    checksums.note(folder)
+    checksums.write(folder)
     (folder / "a").write_bytes(b"alphb")
     assert checksums.check(folder, ["part"]) == ""
     (folder / "part" / "b").write_bytes(b"beta")

@@ -164,20 +164,20 @@ def test_repeated_command_works_after_several_moves(tmp_path, monkeypatch):
     names = ["old/data/table.csv", str(tmp_path / "old" / "data" / "table.csv")]
     config = config_lib.defaults()
     config.data.table = names[0]
-    noted = places.record("old/run", config, {})
+    recorded = places.record("old/run", config, {})
     for before, after in (("old", "new"), ("new", "newest")):
         (tmp_path / before).rename(tmp_path / after)
         for name in names * 2:
             given = config_lib.defaults()
             given.data.table = name
-            places.restore(f"{after}/run", given, noted)
+            places.restore(f"{after}/run", given, recorded)
             assert given.data.table == str(
                 tmp_path / after / "data" / "table.csv"
             )
-            noted = places.record(f"{after}/run", given, noted)
+            recorded = places.record(f"{after}/run", given, recorded)
     other = config_lib.defaults()
     other.data.table = "other/table.csv"
-    places.restore("newest/run", other, noted)
+    places.restore("newest/run", other, recorded)
     assert other.data.table == "other/table.csv"
 
 
@@ -211,16 +211,16 @@ def test_missing_path_keeps_its_recorded_location(tmp_path, monkeypatch):
     os.mkdir("encoder")
     config = config_lib.defaults()
     config.model.image.pretrained = "encoder"
-    noted = places.record("run", config, {})
+    recorded = places.record("run", config, {})
     os.rmdir("encoder")
-    places.restore("run", config, noted)
-    noted = places.record("run", config, noted)
+    places.restore("run", config, recorded)
+    recorded = places.record("run", config, recorded)
     os.mkdir("encoder")
     found = config_lib.defaults()
     found.model.image.pretrained = config.model.image.pretrained
-    places.resolve("run", found, noted)
+    places.resolve("run", found, recorded)
     assert os.path.isdir(found.model.image.pretrained)
-    assert noted["model.image.pretrained"]["relative"] == "../encoder"
+    assert recorded["model.image.pretrained"]["relative"] == "../encoder"
 
 
 def test_workdir_is_readable_after_repeated_moves(tmp_path, monkeypatch):
