@@ -104,8 +104,8 @@ class Program:
             for one in self.computations[computation].values():
                 yield one, times
                 if one.opcode == "while":
-                    rounds = self.rounds(one) or 1
-                    todo.append((one.names("body"), times * rounds))
+                    count = self.trip_count(one) or 1
+                    todo.append((one.names("body"), times * count))
                 elif one.opcode == "call":
                     todo.append((one.names("to_apply"), times))
                 elif one.opcode == "conditional":
@@ -115,7 +115,7 @@ class Program:
                     named = _NAME.findall(branches[1] if branches else "")
                     todo += [(branch, times) for branch in named]
 
-    def rounds(self, loop: Instruction) -> int | None:
+    def trip_count(self, loop: Instruction) -> int | None:
         """Returns the trip count of `for i in range(n)`, None if unknown."""
         count = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes

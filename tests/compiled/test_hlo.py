@@ -74,5 +74,5 @@ def test_loop_bodies_run_once_per_iteration():
 def test_trip_counts_of_other_loops_are_unknown(old, new):
     program = Program(LOOP.replace(old, new))
     (loop,) = [one for one, _ in program.runs() if one.opcode == "while"]
-    assert program.rounds(loop) is None
+    assert program.trip_count(loop) is None
     assert dict((o.name, n) for o, n in program.runs())["%fused"] == 1

@@ -105,7 +105,7 @@ def prepare(
         ) from error
 
 
-def prepare_of(
+def prepare_from_data(
     folder: Path,
     shapes: Shapes,
     data: identity.Data,

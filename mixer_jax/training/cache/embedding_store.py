@@ -98,7 +98,7 @@ def make(
     def say(text: str) -> None:
         terminal.say(f"{config.name}: {text}", console=console)
 
-    content = array_files.prepare_of(
+    content = array_files.prepare_from_data(
         folder,
         {
             role: ((len(rows[role]), config.model.dim), "float32")
