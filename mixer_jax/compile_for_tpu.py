@@ -35,9 +35,9 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "Generation and shape of the pod, as in v5e:16x16."
 )
 _CATEGORIES = flags.DEFINE_integer(
-    "categories", None, "How many categories; default the data's.", 2
+    "categories", None, "Number of categories; by default, the data's.", 2
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the rows to as well.")
+_JSON = flags.DEFINE_string("json", None, "JSON file to write the rows to.")
 flags.mark_flags_as_required(["config", "topology"])
 
 

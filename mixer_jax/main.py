@@ -27,13 +27,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     sys_argv=[""],  # defer reading to `run`, which reports errors
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run's checkpoints and logs; or gs://..."
+    "workdir", None, "Folder for the run's checkpoints and logs, or gs://..."
 )
 _DRY_RUN = flags.DEFINE_bool(
-    "dry-run", False, "Check all, compile, print the plan; train nothing."
+    "dry-run", False, "Check, compile and print the plan; do not train."
 )
 _CATEGORIES = flags.DEFINE_integer(
-    "categories", None, "With --dry-run: how many, in place of the data's.", 2
+    "categories",
+    None,
+    "With --dry-run: number of categories; reads no data.",
+    2,
 )
 flags.mark_flags_as_required(["config", "workdir"])
 

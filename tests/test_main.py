@@ -85,7 +85,7 @@ def table(tmp_path_factory):
     [
         (
             ["--config=configs/stage1.py", "--config.optimizer.learning_rat=1"],
-            "no key 'optimizer.learning_rat'. Near names: optimizer.learning_r",
+            "no key 'optimizer.learning_rat'. Similar keys: optimizer.learni",
         ),
         (["--config=configs/stage9.py"], "no config file configs/stage9.py"),
         (["--config=configs/stage1.py:big"], "takes :runlocal, not :big"),
@@ -100,7 +100,7 @@ def table(tmp_path_factory):
                 "--config=configs/stage2.py:runlocal",
                 "--config.init_from=runs/none",
             ],
-            "Run first:\n  python -m mixer_jax.main "
+            "Run this first:\n  python -m mixer_jax.main "
             "--config=configs/stage1.py:runlocal --workdir=runs/local/stage1",
         ),
     ],

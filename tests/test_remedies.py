@@ -36,7 +36,7 @@ REACHED = {
 # Another command with its option.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
 # Parts of a message that are another program's command line.
-OTHERS = ("pip install", "npm pack", "python -m", "Run first")
+OTHERS = ("pip install", "npm pack", "python -m", "Run this first")
 
 
 def parse_modules():

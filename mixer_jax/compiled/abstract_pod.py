@@ -146,8 +146,8 @@ def make_mesh(topology: str) -> Mesh:
     kind = pod.devices[0].device_kind
     if kind not in CHIPS:
         raise UserError(
-            f"The figures of a {kind} chip, of '{topology}', are not known "
-            f"here; examples that are: {_EXAMPLES}."
+            f"The peak figures of a {kind} chip ('{topology}') are unknown; "
+            f"examples of supported topologies: {_EXAMPLES}."
         )
     return mesh_lib.make_mesh(pod.devices)
 
@@ -222,9 +222,9 @@ def _measure(
         if not reason.startswith("RESOURCE_EXHAUSTED: "):
             raise
         raise UserError(
-            f"The {program} does not fit on a {kind} chip of {mesh.size}: "
-            f"{reason.split(': ', 1)[1].rstrip('.')}. Take more chips, or "
-            "make batch_size or head.active smaller."
+            f"The {program} does not fit on a {kind} chip ({mesh.size} chips): "
+            f"{reason.split(': ', 1)[1].rstrip('.')}. Use more chips, or lower "
+            "batch_size or head.active."
         ) from error
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()

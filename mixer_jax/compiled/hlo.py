@@ -51,8 +51,8 @@ class Instruction:
 
     def names(self, attribute: str) -> str | None:
         """Returns the name of an attribute's computation, or None."""
-        found = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
-        return found and found[1]
+        match = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
+        return match and match[1]
 
 
 class Program:
@@ -104,8 +104,8 @@ class Program:
             for one in self.computations[computation].values():
                 yield one, times
                 if one.opcode == "while":
-                    rounds = self.rounds(one) or 1
-                    todo.append((one.names("body"), times * rounds))
+                    count = self.trip_count(one) or 1
+                    todo.append((one.names("body"), times * count))
                 elif one.opcode == "call":
                     todo.append((one.names("to_apply"), times))
                 elif one.opcode == "conditional":
@@ -115,13 +115,13 @@ class Program:
                     named = _NAME.findall(branches[1] if branches else "")
                     todo += [(branch, times) for branch in named]
 
-    def rounds(self, loop: Instruction) -> int | None:
+    def trip_count(self, loop: Instruction) -> int | None:
         """Returns the trip count of `for i in range(n)`, None if unknown."""
-        noted = re.search(
+        count = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
         )  # Written by the CPU compiler, but not by the TPU compiler.
-        if noted:
-            return int(noted[1])
+        if count:
+            return int(count[1])
         test = self.roots[loop.names("condition")]
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
             return None
@@ -169,16 +169,16 @@ def _closes(text: str, start: int) -> int:
         depth += 1 if match[0] == "(" else -1
         if not depth:
             return match.end()
-    raise ValueError(f"A parenthesis never closes: {text[start:][:80]}")
+    raise ValueError(f"Unclosed parenthesis: {text[start:][:80]}")
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
-    found = []
+    arrays = []
     for dtype, dimensions, layout in _ARRAY.findall(text):
         shape = tuple(int(n) for n in dimensions.split(",") if n)
         bits = re.search(r"\d+", dtype)
         size = max(1, int(bits[0]) // 8) if bits else 1
         # S(n) marks another memory space: on-chip memory or that of flags.
         there = "S(" not in layout
-        found.append(Array(shape, size * math.prod(shape), there))
-    return tuple(found)
+        arrays.append(Array(shape, size * math.prod(shape), there))
+    return tuple(arrays)

@@ -80,7 +80,7 @@ def count(text: str, num_devices: int) -> Costs:
         moved += times * _traffic(program, one)
         flops += (times - 1) * _flops(program, one)
         if one.opcode == "while":
-            unknown += program.rounds(one) is None
+            unknown += program.trip_count(one) is None
         kind, received = _collective(one, num_devices)
         if kind:
             number, total = collectives.get(kind, (0, 0))

@@ -35,7 +35,7 @@ def stages(
     if "curriculum" not in config:
         stage = config.copy_and_resolve_references()
         structure.check(stage)
-        workdir_lib.settle(workdir, stage)
+        workdir_lib.restore_paths(workdir, stage)
         factory.resolve(stage)
         yield stage, workdir
         return
@@ -48,7 +48,7 @@ def stages(
             raise UserError(f"Stage {name}: {error}") from error
         stage.name = name
         stage.init_from = stage.init_from or before
-        workdir_lib.settle(workdir / name, stage)
+        workdir_lib.restore_paths(workdir / name, stage)
         factory.resolve(stage)
         yield stage, workdir / name
         before = str(workdir / name)

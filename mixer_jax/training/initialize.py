@@ -75,15 +75,15 @@ def initial_state(
     if config.init_from and category_ids != old_ids:
         kept = len(new) - new.sum()
         say(
-            f"{config.name}: {kept:,} proxies are those of {config.init_from}, "
-            f"{new.sum():,} categories are new and {len(old_ids) - kept:,} gone"
+            f"{config.name}: {kept:,} proxies come from {config.init_from}; "
+            f"{new.sum():,} categories are new, {len(old_ids) - kept:,} removed"
         )
     if config.proxies.init == "imprint" and new.any():
         rows = _imprinted(setup, new)
-        what = "new proxies" if config.init_from else "proxies"
+        label = "new proxies" if config.init_from else "proxies"
         say(
             f"{config.name}: embedding {len(rows):,} samples; "
-            f"{what} start as their categories' means"
+            f"{label} start as their categories' means"
         )
         proxies = _imprint(setup, content, variables, proxies, rows)
     if config.init_from:
@@ -190,9 +190,9 @@ def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
     """
     frame = setup.inputs.frame
     rows = np.flatnonzero(new[table.labels(frame, setup.inputs.category_ids)])
-    if most := setup.config.proxies.imprint_samples:
+    if limit := setup.config.proxies.imprint_samples:
         order = frame.groupby(["category_id", "role"]).cumcount()
-        rows = rows[order.to_numpy()[rows] < most]
+        rows = rows[order.to_numpy()[rows] < limit]
     return rows
 
 
@@ -215,7 +215,7 @@ def _imprint(
     def embed(variables: PyTree, batch: PyTree, role: str) -> jax.Array:
         return setup.model.apply(variables, batch, method=f"encode_{role}")
 
-    with progress.show("Embedding for the proxies", len(rows)) as count:
+    with progress.show("Embedding samples for the proxies", len(rows)) as count:
         for role in (table.QUERY, table.DOCUMENT):
             for batch in content.evaluation_batches(role, size, rows):
                 mask, label = batch["mask"], labels[batch["index"]]

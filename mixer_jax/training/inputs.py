@@ -108,7 +108,7 @@ def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
         except paths.failures() as error:
             raise UserError(
                 f"The workdir {workdir} cannot be written to: "
-                f"{paths.reason(error)}. Name another folder by --workdir."
+                f"{paths.reason(error)}. Choose another --workdir."
             ) from error
     return str(path)
 

@@ -100,7 +100,7 @@ def train(
         origins.check_table(workdir, config.data, prefix)
         workdir_lib.relocate(workdir, config)
         say(
-            f"{config.name}: finished before, {config.steps} steps in "
+            f"{config.name}: already finished, {config.steps} steps in "
             f"{workdir}."
         )
         return None
@@ -166,8 +166,8 @@ def _train(
 
     # ---- Loop. The order matters: observe, rebuild the graph, step; read the
     # previous step's metrics while the device computes this one; save.
-    grown = [METRICS] if jax.process_index() == 0 else []
-    spool = Spool(workdir, grown, say, owner.check)
+    appended = [METRICS] if jax.process_index() == 0 else []
+    spool = Spool(workdir, appended, say, owner.check)
     folder, size = spool.folder, config.batch_size
     log = Logs(folder, config.name, first, config.steps, size, console)
     profiler = Profiler(folder / TENSORBOARD, profile.parse(config.profile))
@@ -187,8 +187,8 @@ def _train(
                 log.say(f"{config.name}: warning: {alarm.text}", "yellow")
         if metrics["skipped"] > config.optimizer.max_skipped:
             raise UserError(
-                f"{_not_finite(config, metrics)}, and the state of step {step} "
-                f"is saved. {_LOWER}"
+                f"{_not_finite(config, metrics)}. The state of step {step} was "
+                f"saved. {_LOWER}"
             )
         if metrics["skipped"] and step == config.steps:
             log.say(f"{_not_finite(config, metrics)}. {_LOWER}", "yellow")
@@ -269,9 +269,10 @@ def _not_finite(config: ConfigDict, metrics: dict) -> str:
     """Returns a message with the number of steps skipped in a row."""
     count = int(metrics["skipped"])
     last = f"last {count} steps" if count > 1 else "last step"
+    skipped = "their updates were" if count > 1 else "its update was"
     return (
-        f"{config.name}: the {last} had a loss or gradient that is not "
-        "finite; their updates were skipped"
+        f"{config.name}: the {last} had a non-finite loss or gradient; "
+        f"{skipped} skipped"
     )
 
 

@@ -75,22 +75,22 @@ def multiples(
     paths = traverse_util.flatten_dict(params, sep="/")
     for pattern, _ in parts:
         try:
-            found = any(re.search(pattern, path) for path in (*paths, *PARTS))
+            is_used = any(re.search(pattern, path) for path in (*paths, *PARTS))
         except re.error as error:
             raise UserError(
-                f"optimizer.parts: '{pattern}' is no regular expression: "
+                f"optimizer.parts: '{pattern}' is not a regular expression: "
                 f"{error}."
             ) from error
-        if not found:
+        if not is_used:
             tops = ", ".join(sorted(params))
             raise UserError(
-                f"optimizer.parts: no parameter's path has '{pattern}' in it; "
+                f"optimizer.parts: no parameter's path matches '{pattern}'; "
                 f"the model's parts are {tops}."
             )
 
     def multiple(path: str) -> float:
-        found = (m for p, m in parts if re.search(p, path))
-        return float(next(found, 1.0))
+        matching = (m for p, m in parts if re.search(p, path))
+        return float(next(matching, 1.0))
 
     above = {
         (part, name): count
@@ -113,8 +113,8 @@ def _layers_above(names: Iterable[str]) -> dict[str, int]:
     """
 
     def numbers(name: str) -> tuple[float, ...]:
-        found = tuple(map(int, re.findall(r"\d+", name)))
-        return found if name[-1].isdigit() else (*found, math.inf)
+        parts = tuple(map(int, re.findall(r"\d+", name)))
+        return parts if name[-1].isdigit() else (*parts, math.inf)
 
     bottom, top = (-math.inf,), (math.inf, math.inf)
     places = {

@@ -72,14 +72,14 @@ def check_names(workdir: str | os.PathLike, config: ConfigDict) -> None:
     old = workdir_lib.read_config(workdir, resolve=False)
     origin = workdir_lib.read_origin(workdir)
     different = [
-        f"{key} was {places_lib.get(old, key)!r}, and "
+        f"{key} was {places_lib.get(old, key)!r}, but "
         f"{places_lib.get(config, key)!r} {reason}"
         for key in ("init_from", *places_lib.FOLDERS)
         if (reason := _difference(workdir, key, old, config, origin))
     ]
     if different:
         raise UserError(
-            f"{workdir} holds a run with another origin: "
+            f"{workdir} contains a run with another origin: "
             f"{'; '.join(different)}. Use the original values, or another "
             "--workdir."
         )
@@ -95,27 +95,27 @@ def _difference(
     """Returns how a key's value differs from the recorded one, or ""."""
     was, now = places_lib.get(old, key), places_lib.get(new, key)
     if not was or not now:
-        return "" if was == now else "is not the same"
+        return "" if was == now else "is given"
     place = origin.get("places", {}).get(key, {"given": was, "absolute": was})
     same = places_lib.is_same(workdir, place, now)
     if key == "init_from":
-        noted, found = origin.get(key, {}), _identify(now)
+        recorded, current = origin.get(key, {}), _identify(now)
     else:
-        noted = origin.get("folders", {}).get(key, "")
-        found = _hash_folder(key, now)
+        recorded = origin.get("folders", {}).get(key, "")
+        current = _hash_folder(key, now)
         if now == os.path.join(workdir, places_lib.TOKENIZER):
             return ""  # It is the run's own copy.
-    if not (noted and found):
-        return "" if same else "does not exist to be compared with it"
+    if not (recorded and current):
+        return "" if same else "does not exist, so it cannot be compared"
     if key != "init_from":
-        return "" if noted == found else "has other files"
-    if noted["run"] != found["run"]:
-        return "holds another run"
-    if found["step"] == noted["step"]:
+        return "" if recorded == current else "has different files"
+    if recorded["run"] != current["run"]:
+        return "contains another run"
+    if current["step"] == recorded["step"]:
         return ""
-    if same and found["step"] > noted["step"]:  # The same run has continued.
-        return ""
-    return f"is at step {found['step']}, not {noted['step']}"
+    if same and current["step"] > recorded["step"]:
+        return ""  # The same run has continued.
+    return f"is at step {current['step']}, not {recorded['step']}"
 
 
 def check_data(
@@ -138,9 +138,9 @@ def check_data(
     if listed and "can be used" in change:
         change += f" ({listed} lists the unreadable images)"
     raise UserError(
-        f"{workdir} holds a run on other data: {change}. Restore its data, or "
-        "train on the current data in another --workdir, from these weights "
-        f"if you like: {workdir_lib.way_on(workdir, prefix)}"
+        f"{workdir} contains a run on other data: {change}. Restore its data, "
+        "or train on the current data in another --workdir; to start from "
+        f"these weights: {workdir_lib.new_run_flags(workdir, prefix)}"
     )
 
 
@@ -165,17 +165,17 @@ def check_table(
     split = table.select(table.read_table(path), data.split)
     if identity.hash_rows(split) != was:
         raise UserError(
-            f"{workdir} holds a finished run on other data: {path} has other "
-            f"rows than {place.get('given', 'its table')} had. Use another "
-            "--workdir, from these weights if you like: "
-            f"{workdir_lib.way_on(workdir, prefix)}"
+            f"{workdir} contains a finished run on other data: the rows of "
+            f"{path} differ from those of {place.get('given', 'its table')}. "
+            "Use another --workdir; to start from these weights: "
+            f"{workdir_lib.new_run_flags(workdir, prefix)}"
         )
 
 
 def check_rows(
     workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
 ) -> None:
-    """Checks that rows are those that a run was trained on, if it noted them.
+    """Checks that rows are those a run was trained on, if it recorded them.
 
     Args:
       workdir: the run's workdir.
@@ -188,8 +188,8 @@ def check_rows(
     was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
     if was and identity.hash_rows(split) != was:
         raise UserError(
-            f"{path} has other training samples than the table that {workdir} "
-            "was trained on; name that table by --training-table=PATH."
+            f"The training samples in {path} differ from those that {workdir} "
+            "was trained on; give its table with --training-table=PATH."
         )
 
 
@@ -198,8 +198,8 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
     if "://" in path or paths.is_remote(workdir) or not os.path.exists(path):
         return False
     times = [os.path.getmtime(each) for each in _entries(path)]
-    noted = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
-    return max(times) > noted
+    recorded = os.path.getmtime(os.path.join(workdir, workdir_lib.ORIGIN))
+    return max(times) > recorded
 
 
 def _entries(path: str) -> set[str | os.PathLike]:
@@ -233,23 +233,23 @@ def _change(old: Origin, new: Origin) -> str:
         count, total = after["samples"], before["samples"]
     elif was["rows"] != now["rows"] and before and after:
         return (
-            f"of the {after['samples']:,} samples of the table's split, "
-            f"{count:,} can be used, where {total:,} could"
+            f"{count:,} of the {after['samples']:,} samples in the table's "
+            f"split can be used, but {total:,} could before"
         )
     if (count, total) != (now["samples"], was["samples"]) or (
         was["rows"] != now["rows"]
     ):
         return (
-            "the table has other rows in this split "
+            "the table has different rows in this split "
             f"({total:,} samples before, {count:,} now)"
             if count != total
-            else f"cells or the order of the {count:,} samples of this split "
-            "have changed in the table"
+            else f"the cells or the order of the {count:,} samples in this "
+            "split of the table have changed"
         )
     if was["sizes"] != now["sizes"]:
         return (
             f"the rows are the same, but some of the {now['images']:,} image "
-            "files have another size than before"
+            "files have a different size"
         )
     return ""
 
@@ -268,16 +268,16 @@ def check_content(
       UserError: if the run started with different image bytes.
     """
     origin = workdir_lib.read_origin(workdir)
-    noted = origin.get("content", "")
-    if noted == content:
+    recorded = origin.get("content", "")
+    if recorded == content:
         return
-    if noted and workdir_lib.latest_step(workdir) is not None:
+    if recorded and workdir_lib.latest_step(workdir) is not None:
         raise UserError(
-            f"{workdir} holds a run on other data: rows and sizes are the "
-            "same, but some image files have other bytes than before. Restore "
-            "the files, or train on the current ones in another --workdir, "
-            "from these weights if you like: "
-            f"{workdir_lib.way_on(workdir, prefix)}"
+            f"{workdir} contains a run on other data: rows and sizes are the "
+            "same, but some image files have different bytes. Restore the "
+            "files, or train on the current ones in another --workdir; to "
+            "start from these weights: "
+            f"{workdir_lib.new_run_flags(workdir, prefix)}"
         )
     workdir_lib.write_origin(workdir, origin | {"content": content})
 

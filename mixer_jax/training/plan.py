@@ -92,19 +92,19 @@ def _show_stage(
 
 def _data_facts(run: setup.Setup) -> dict[str, str]:
     config = run.config
-    steps = f"{config.steps} of {config.batch_size} samples"
+    steps = f"{config.steps}, each on {config.batch_size} samples"
     if run.inputs is None:
-        return {"table": "none is looked at", "steps": steps}
+        return {"table": "not read", "steps": steps}
     counts = inputs.describe(run.inputs)
-    samples_a_role = max(counts["queries"], counts["documents"])
-    epochs = config.steps * config.batch_size / 2 / samples_a_role
+    samples_per_role = max(counts["queries"], counts["documents"])
+    epochs = config.steps * config.batch_size / 2 / samples_per_role
     return {
         "table": f"{config.data.table}, split {config.data.split}",
         "samples": (
             f"{counts['queries']} queries, {counts['documents']} documents, "
             f"{counts['categories']} categories; {counts['skipped']} skipped"
         ),
-        "steps": f"{steps}, {epochs:.1f} epochs",
+        "steps": f"{steps}; {epochs:.1f} epochs",
     }
 
 
@@ -120,11 +120,11 @@ def _show_memory(run: setup.Setup, console: terminal.Console) -> None:
     beyond = memory.output_size_in_bytes - memory.alias_size_in_bytes
     limit = (run.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     terminal.say(
-        f"A step takes {(arguments + temporaries + beyond) / 1e9:.3f} GB of "
-        f"each device"
-        + (f", which has {limit / 1e9:.1f} GB" if limit else "")
+        f"A step needs {(arguments + temporaries + beyond) / 1e9:.3f} GB per "
+        f"device"
+        + (f" (which has {limit / 1e9:.1f} GB)" if limit else "")
         + f": {arguments / 1e9:.3f} GB for state and batch, "
-        f"{temporaries / 1e9:.3f} GB while it runs. It was compiled in "
+        f"{temporaries / 1e9:.3f} GB while it runs. Compiling it took "
         f"{seconds:.0f} s.",
         console=console,
     )

@@ -192,34 +192,34 @@ def _check_frozen(
         return
     if config.data.augment != "none":
         raise UserError(
-            "data.cached keeps what the encoders make of each image once, so "
+            "data.cached stores the encoders' output for each image once, so "
             f"data.augment cannot be '{config.data.augment}'; set it to "
             "'none'."
         )
     for part in feature_store.ENCODERS:
-        moving = [
+        trained = [
             path
             for path, m in rates.items()
             if path.startswith(f"{part}/") and m
         ]
-        if moving:
+        if trained:
             raise UserError(
                 "data.cached needs frozen encoders, but optimizer.parts "
-                f"trains {moving[0]}; give {part} a multiple of 0."
+                f"trains {trained[0]}; give {part} a multiple of 0."
             )
 
 
-def _check_text(config: ConfigDict, limit: str, have: int) -> None:
+def _check_text(config: ConfigDict, attribute: str, value: int) -> None:
     encoder = factory.make_encoder("text_encoder", config.model.text.name)
-    most = getattr(encoder.config, limit)
-    if have > most:
-        what = {
-            "vocabulary": "tokenizer's words",
+    limit = getattr(encoder.config, attribute)
+    if value > limit:
+        name = {
+            "vocabulary": "The tokenizer's vocabulary size",
             "positions": "data.text_length",
-        }[limit]
+        }[attribute]
         raise UserError(
-            f"The {what} are {have}, but the text encoder "
-            f"{config.model.text.name} has room for {most}; change "
+            f"{name} is {value}, but the text encoder "
+            f"{config.model.text.name} supports at most {limit}; change "
             "data.tokenizer, data.text_length or model.text.name."
         )
 

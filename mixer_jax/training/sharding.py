@@ -42,19 +42,19 @@ def check(rules: Rules, paths: Iterable[str]) -> None:
     for pattern, rule in rules:
         if rule not in RULES:
             raise UserError(
-                f"sharding: there is no rule '{rule}' (for '{pattern}'); it "
-                f"can be {', '.join(RULES)}."
+                f"sharding: there is no rule '{rule}' (for '{pattern}'); use "
+                f"one of {', '.join(RULES)}."
             )
         try:
-            found = any(re.search(pattern, path) for path in paths)
+            is_used = any(re.search(pattern, path) for path in paths)
         except re.error as error:
             raise UserError(
-                f"sharding: '{pattern}' is no regular expression: {error}."
+                f"sharding: '{pattern}' is not a regular expression: {error}."
             ) from error
-        if not found:
+        if not is_used:
             tops = ", ".join(sorted({path.split("/")[0] for path in paths}))
             raise UserError(
-                f"sharding: no parameter's path has '{pattern}' in it; the "
+                f"sharding: no parameter's path matches '{pattern}'; the "
                 f"model's parts are {tops}."
             )
 
@@ -87,8 +87,8 @@ def gather(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
 
 def _rule(path: Any, rules: Rules) -> str:
     path = jax.tree_util.keystr(path, simple=True, separator="/")
-    found = (rule for pattern, rule in rules if re.search(pattern, path))
-    return next(found, "replicate")
+    matching = (rule for pattern, rule in rules if re.search(pattern, path))
+    return next(matching, "replicate")
 
 
 def _layout(rule: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:

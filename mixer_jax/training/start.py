@@ -70,14 +70,14 @@ def check(
         f"python -m mixer_jax.main --config=CONFIG --workdir={config.init_from}"
     )
     raise UserError(
-        f"{config.name} starts from {config.init_from}, where there is no "
-        f"checkpoint yet. Run first:\n  {command}\nor name the folder of "
-        f"another run by --{prefix}.init_from=DIR."
+        f"{config.name} starts from {config.init_from}, which has no "
+        f"checkpoint yet. Run this first:\n  {command}\nor set "
+        f"--{prefix}.init_from=DIR to the folder of another run."
     )
 
 
 def describe(config: ConfigDict, workdir: str | os.PathLike) -> str:
-    """Returns what a stage starts from, for a person."""
+    """Returns a description of what a stage starts from."""
     start = decide(config, workdir)
     if start.has_checkpoint:
         return f"its checkpoint of step {workdir_lib.latest_step(workdir)}"

@@ -1,4 +1,4 @@
-"""A toy model and its config, as for the tests of training."""
+"""The toy model and config of the training tests."""
 
 from tests.training.conftest import tiny_config, tiny_table, toy
 

@@ -1,4 +1,4 @@
-"""A small stage, compiled for a pod of four chips."""
+"""Tests with a small stage, compiled for a pod of four chips."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def compile_stage(toy, tiny_config):
-    """Compiles the stage, after changes to its config."""
+    """Compiles the stage with changes to its config."""
 
     def compile_stage(num_categories=2000, **changes):
         tiny_config.head.name = "knn"
@@ -34,7 +34,7 @@ def compile_stage(toy, tiny_config):
 
 
 @needs_compiler
-def test_step_and_graph_take_what_they_must(compile_stage):
+def test_step_and_graph_have_the_expected_costs(compile_stage):
     step, graph = compile_stage()
     assert (step.program, graph.program) == ("step", "graph")
     for row in (step, graph):
@@ -51,12 +51,12 @@ def test_step_and_graph_take_what_they_must(compile_stage):
             row.compute_ms, row.memory_ms, row.collective_ms
         )
         assert row.unknown_loops == 0
-    # The state is donated: its results take its place. Metrics have their own.
+    # The state is donated, so only the metrics need new memory.
     assert step.outputs - step.aliased <= 4096
     gathered = step.collectives["all-gather"]
     assert gathered["number"] >= 1
     assert gathered["bytes"] >= 4 * 16 * 16 * 3 // 4  # the embeddings
-    # Proxies go round a ring of four; every row meets every other.
+    # Proxies pass around a ring of four, so all pairs are compared.
     assert graph.collectives["collective-permute"]["number"] == 4
     assert graph.collective_bytes == 4 * (4 * 500 * 16)
     assert graph.flops > 2 * 500 * 2000 * 16
@@ -64,11 +64,11 @@ def test_step_and_graph_take_what_they_must(compile_stage):
 
 
 @needs_compiler
-def test_more_categories_take_more(compile_stage):
+def test_costs_grow_with_categories(compile_stage):
     (small,) = compile_stage(2000, **{"head.name": "exact"})
     (large,) = compile_stage(8000)[:1]
     (wide,) = compile_stage(8000, **{"head.name": "exact"})
-    # Proxies and velocities, of a quarter of the categories.
+    # Proxies and momentum of a quarter of the categories.
     more = 2 * (8000 - 2000) // 4 * 16 * 4
     assert wide.arguments - small.arguments >= more
     assert large.arguments > wide.arguments  # the graph's rows
@@ -77,18 +77,18 @@ def test_more_categories_take_more(compile_stage):
 
 @needs_compiler
 @pytest.mark.parametrize("topology", ["v5e:3x3", "tpu", "v4:2x2x2"])
-def test_another_topology_is_refused_with_examples(topology):
+def test_unknown_topology_error_lists_examples(topology):
     with pytest.raises(UserError, match=r"examples.*: v5e:2x2, v5e:4x4"):
         abstract_pod.make_mesh(topology)
 
 
 @needs_compiler
-def test_what_does_not_fit_is_said(compile_stage):
+def test_oversized_program_raises_an_error(compile_stage):
     with pytest.raises(UserError, match="does not fit on a TPU v5 lite chip"):
         compile_stage(500_000_000, **{"head.active": 0.9})
 
 
-def test_a_missing_compiler_is_said(monkeypatch):
+def test_missing_compiler_raises_an_error(monkeypatch):
     def missing(*arguments, **options):
         raise RuntimeError("JAX TPU support not installed")
 

@@ -1,4 +1,4 @@
-"""Programs as XLA prints them, shortened."""
+"""Tests with shortened programs as XLA prints them."""
 
 import pytest
 
@@ -40,13 +40,13 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 """
 
 
-def test_instructions_have_shapes_memories_and_operands():
+def test_instructions_have_shapes_memory_and_operands():
     program = Program(LOOP)
     assert program.entry == "%main"
     carry = program.computations["%body"]["%carry"]
     assert [a.shape for a in carry.arrays] == [(), (8, 4)]
     assert carry.size == 4 + 4 * 8 * 4
-    assert carry.in_memory == 4  # S(1) is the chip's own memory.
+    assert carry.in_memory == 4  # S(1) is on-chip memory.
     fused = program.computations["%body"]["%fused"]
     assert fused.opcode == "fusion"
     assert fused.names("calls") == "%square"
@@ -55,7 +55,7 @@ def test_instructions_have_shapes_memories_and_operands():
     assert program.roots["%square"].attributes == ""
 
 
-def test_a_body_runs_as_often_as_its_loop():
+def test_loop_bodies_run_once_per_iteration():
     times = {one.name: n for one, n in Program(LOOP).runs()}
     assert times["%loop"] == 1
     assert times["%fused"] == 5
@@ -71,8 +71,8 @@ def test_a_body_runs_as_often_as_its_loop():
         ("constant(5)", "partition-id()"),
     ],
 )
-def test_rounds_of_another_loop_are_not_known(old, new):
+def test_trip_counts_of_other_loops_are_unknown(old, new):
     program = Program(LOOP.replace(old, new))
     (loop,) = [one for one, _ in program.runs() if one.opcode == "while"]
-    assert program.rounds(loop) is None
+    assert program.trip_count(loop) is None
     assert dict((o.name, n) for o, n in program.runs())["%fused"] == 1

@@ -1,4 +1,4 @@
-"""What programs take, against what can be counted by hand."""
+"""The costs of programs match counts by hand."""
 
 import functools
 
@@ -21,7 +21,7 @@ def count(*lines, num_devices=1):
     return program_costs.count(text, num_devices)
 
 
-def test_products_in_loops_count_as_often_as_they_run():
+def test_products_in_loops_count_per_iteration():
     def nested(x, w):
         def inner(x, _):
             return x @ w, None
@@ -39,14 +39,14 @@ def test_products_in_loops_count_as_often_as_they_run():
     assert made.cost_analysis()["flops"] < 2 * one
 
 
-def test_a_loop_that_ends_by_its_data_is_counted_and_said():
+def test_data_dependent_loops_are_counted_as_unknown():
     made = compiled(
         lambda x: jax.lax.while_loop(lambda x: x[0] < 9, jnp.square, x), (4,)
     )
     assert program_costs.count(made.as_text(), 1).unknown_loops == 1
 
 
-def test_bytes_are_those_of_memory():
+def test_only_bytes_in_hbm_count():
     costs = count(
         "%x = f32[100,64]{1,0:T(8,128)} parameter(0)",
         "%near = f32[100,64]{1,0:T(8,128)S(1)} negate(%x)",
@@ -56,7 +56,7 @@ def test_bytes_are_those_of_memory():
     assert costs.bytes == 2 * 4 * 100 * 64
 
 
-def test_slices_and_updates_move_their_rows_only():
+def test_slices_and_updates_count_only_their_rows():
     rows = "f32[8,64]{1,0}"
     costs = count(
         "%x = f32[1000,64]{1,0} parameter(0)",
@@ -68,7 +68,7 @@ def test_slices_and_updates_move_their_rows_only():
     assert costs.bytes == 4 * (4 * 8 * 64)
 
 
-def test_a_fusion_reads_the_slice_that_it_takes():
+def test_fusion_reads_only_its_slice():
     text = """\
 %fused (p: f32[1000,64], i: s32[]) -> f32[8,64] {
   %p = f32[1000,64]{1,0} parameter(0)
@@ -153,7 +153,7 @@ def test_collectives_of_a_real_program():
     assert costs.collectives["all-gather"] == (1, 4 * 48)
 
 
-def test_padding_does_not_count_in_a_convolution():
+def test_convolution_padding_does_not_count():
     text = (
         "%x = f32[1,4,4,3]{3,2,1,0} parameter(0)",
         "%w = f32[3,3,3,8]{3,2,1,0} parameter(1)",

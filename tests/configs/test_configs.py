@@ -1,4 +1,4 @@
-"""The configs load, are valid, and fit together."""
+"""The configs load, are valid and fit together."""
 
 import importlib.util
 import itertools
@@ -33,26 +33,26 @@ def stages():
 
 
 @pytest.mark.parametrize("config", list(stages()))
-def test_is_valid_and_has_no_key_of_its_own(config):
+def test_config_is_valid_with_default_keys_only(config):
     config_lib.check_values(config, num_devices=8)
     known = config_lib.flatten(config_lib.defaults())
     assert set(config_lib.flatten(config)) == set(known)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_an_unknown_argument_is_refused(name):
+def test_unknown_argument_is_rejected(name):
     with pytest.raises(UserError, match=r"stage.*:big"):
         module(name).get_config("big")
 
 
 @pytest.mark.parametrize("name", [*STAGES, "quickstart"])
-def test_the_docstring_has_the_command(name):
+def test_docstring_contains_the_command(name):
     text = module(name).__doc__
     assert f"python -m mixer_jax.main --config=configs/{name}.py" in text
 
 
 @pytest.mark.parametrize("arg", ["", "runlocal"])
-def test_each_stage_says_how_to_make_the_one_before(arg):
+def test_init_command_trains_the_previous_stage(arg):
     configs = {name: module(name).get_config(arg) for name in STAGES}
     for before, name in itertools.pairwise(STAGES):
         command = configs[name].init_command

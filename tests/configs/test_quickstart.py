@@ -1,4 +1,4 @@
-"""The quickstart trains alike, however many processes there are."""
+"""The quickstart trains the same with any number of processes."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ DEVICES = 4
 
 
 def flags(data):
-    """Shortens the curriculum; its encoders are tiny, to compile at once."""
+    """Flags that shorten the curriculum and use tiny encoders."""
     few = {
         "steps": STEPS,
         "data.image_size": 16,
@@ -48,7 +48,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(data, tmp_path_factory):
-    """Trains in some processes; returns the losses `[stage, step]`."""
+    """Trains in several processes; returns the losses `[stage, step]`."""
     cache = tmp_path_factory.mktemp("compiled")
 
     def train(processes):
@@ -61,8 +61,8 @@ def train(data, tmp_path_factory):
             processes,
             DEVICES // processes,
             cache,
-            # As many threads for each, as they decide in which order a
-            # product adds up.
+            # The number of threads sets the order of summation in matrix
+            # products, so it must not depend on the number of processes.
             coordinate_one=True,
             NPROC=str(DEVICES),
         )
@@ -85,7 +85,7 @@ def one(train):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_as_one_process_of_as_many_devices(train, one, processes):
+def test_losses_do_not_depend_on_the_number_of_processes(train, one, processes):
     assert one.shape == (len(STAGES), STEPS)
     assert np.all(np.isfinite(one))
     assert np.all(np.ptp(one, axis=1) > 0.1)

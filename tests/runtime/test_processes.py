@@ -131,8 +131,8 @@ def test_frozen_process_is_reported_by_the_others(cache):
     begun[1].send_signal(signal.SIGKILL)
     several.finish(begun[1:])
     assert first.returncode == processes.HUNG, error
-    assert "Process 1 holds the others up" in error
-    assert "at step 2 in the phase 'input'" in error
+    assert "Process 1 is holding up the others" in error
+    assert "at step 2 in phase 'input'" in error
     assert "together" in error  # The trace shows where process 0 waits.
 
 

@@ -1,4 +1,4 @@
-"""A small table of colored squares, and a model that compiles at once."""
+"""A small table of colored squares, and a model that compiles quickly."""
 
 import functools
 import pathlib
@@ -20,7 +20,7 @@ CATEGORIES = 12
 
 
 class Encoder(nn.Module):
-    """Means of the four quarters, a layer and batch normalization."""
+    """Means of the four quadrants, a dense layer and batch normalization."""
 
     frozen: bool
 
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         x = images.astype(jnp.float32) / 128 - 1
         batch, size = x.shape[:2]
         x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
-        # A bias before the normalization would have no gradient but noise.
+        # The gradient of a bias before the normalization would be only noise.
         x = nn.Dense(16, use_bias=False)(x.reshape(batch, 1, 12))
         return nn.BatchNorm(use_running_average=self.frozen or not train)(x)
 
@@ -120,7 +120,7 @@ def init_variables(model, config, key):
 
 
 def write_table(folder, categories=CATEGORIES):
-    """Two queries and two documents a category: its color, brightened."""
+    """Writes two queries and two documents per category, in its color."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     colors = rng.integers(40, 200, (categories, 3))
@@ -149,7 +149,7 @@ def write_table(folder, categories=CATEGORIES):
 
 
 def make_batch(config, categories=CATEGORIES, seed=0):
-    """A batch like the pipeline's, of noise with a color a category."""
+    """Returns a batch like the pipeline's: noise, with a color per category."""
     rng = np.random.default_rng(seed)
     half, size = config.batch_size // 2, config.data.image_size
     colors = np.random.default_rng(9).integers(0, 200, (categories, 3))
@@ -175,7 +175,7 @@ def make_batch(config, categories=CATEGORIES, seed=0):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Puts the small model in the factory's place."""
+    """Replaces the models of the factory with the small one."""
     monkeypatch.setattr(factory, "make_model", make_model)
     monkeypatch.setattr(factory, "init_variables", init_variables)
     return types.SimpleNamespace(
@@ -195,7 +195,7 @@ def tiny_table(tmp_path_factory):
 
 @pytest.fixture
 def tiny_config(tiny_table):
-    """A stage of eight steps on it."""
+    """A stage of eight steps on `tiny_table`."""
     config = config_lib.defaults()
     config.steps = 8
     config.batch_size = 16
@@ -219,8 +219,8 @@ def tiny_config(tiny_table):
 
 @pytest.fixture(scope="session")
 def begin(tmp_path_factory, tiny_table):
-    """Begins the toy's curriculum in some processes, of 4 devices in all."""
-    from tests import several  # which toy_main.py, who imports this, lacks
+    """Starts the toy curriculum in several processes, with 4 devices in all."""
+    from tests import several  # toy_main.py imports this file without it
 
     cache = tmp_path_factory.mktemp("compiled")
     folder = pathlib.Path(__file__).parent
@@ -240,7 +240,7 @@ def begin(tmp_path_factory, tiny_table):
 
 @pytest.fixture(scope="session")
 def whole(begin, tmp_path_factory):
-    """The workdir of one process that nothing disturbed."""
+    """The workdir of an uninterrupted run in one process."""
     from tests import several
 
     workdir = tmp_path_factory.mktemp("whole")

@@ -1,4 +1,4 @@
-"""The step of a stage without its data."""
+"""The step of a stage is compiled without data."""
 
 import jax
 import pytest
@@ -8,7 +8,7 @@ from mixer_jax.training import abstract_step, setup
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_batch_is_like_the_pipelines(toy, tiny_config, cached):
+def test_make_batch_matches_the_pipeline(toy, tiny_config, cached):
     tiny_config.data.cached = cached
     tiny_config.data.augment = "none"
     tiny_config.model.image.batch_norm = "frozen"
@@ -31,7 +31,7 @@ def test_the_batch_is_like_the_pipelines(toy, tiny_config, cached):
     assert all(leaf.sharding == rows for leaf in jax.tree.leaves(made))
 
 
-def test_the_batch_of_proxies_alone_is_of_embeddings(tiny_config):
+def test_make_batch_has_embeddings_if_only_proxies_train(tiny_config):
     tiny_config.data.cached = True
     tiny_config.data.augment = "none"
     tiny_config.model.image.batch_norm = "frozen"
@@ -43,7 +43,7 @@ def test_the_batch_of_proxies_alone_is_of_embeddings(tiny_config):
         assert made[role]["embedding"].shape == (8, 16)
 
 
-def test_the_step_is_compiled_for_the_devices_of_the_mesh(toy, tiny_config):
+def test_step_is_compiled_for_the_mesh(toy, tiny_config):
     mesh = mesh_lib.make_mesh(jax.devices()[:4])
     run = setup.assemble(tiny_config, 12, mesh)
     program = abstract_step.compile_step(run).as_text()

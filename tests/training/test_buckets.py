@@ -1,4 +1,4 @@
-"""A run whose workdir is in a bucket has what a local one has."""
+"""A run with its workdir in a bucket matches a local one."""
 
 import io
 import json
@@ -33,13 +33,13 @@ def losses(text):
 
 @pytest.fixture(scope="module")
 def killed(begin, whole, cloud, tmp_path_factory):
-    """A run that was killed within a save, and that two processes went on with.
+    """A run that was killed during a save and resumed by two processes.
 
     Returns:
-      The objects that the killed process left, those that there are in the
-      end, and the folder of the machine's cache.
+      The objects that the killed process left, those at the end, and the folder
+      of the machine's cache.
     """
-    del whole  # After it: what that one compiled, is found again.
+    del whole  # Requested first, so that its compiled programs are reused.
     cloud.buckets["shared"] = objects = {}
     cache = tmp_path_factory.mktemp("cache")
     variables = cloud.environment() | {"XDG_CACHE_HOME": str(cache)}
@@ -63,13 +63,13 @@ def killed(begin, whole, cloud, tmp_path_factory):
 
 @pytest.fixture
 def run(killed, cloud, monkeypatch):
-    """That run, for this process."""
+    """The workdir of that run, with access for this process."""
     for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
     return paths.make(RUN)
 
 
-def test_it_was_killed_within_a_save(killed):
+def test_killed_run_leaves_a_partial_save(killed):
     left, _, _ = killed
     folder = "runs/toy/stage3/checkpoints"
     assert f"{folder}/4/{MARK}" in left
@@ -80,7 +80,7 @@ def test_it_was_killed_within_a_save(killed):
     assert list(losses(log))[:8] == list(range(1, 9))
 
 
-def test_it_ends_as_a_local_run(killed, run, whole):
+def test_losses_match_a_local_run(killed, run, whole):
     for stage in STAGES:
         local = losses((whole / stage / METRICS).read_text())
         found = losses((run / stage / METRICS).read_text())
@@ -90,7 +90,7 @@ def test_it_ends_as_a_local_run(killed, run, whole):
         )
 
 
-def test_it_has_the_files_of_a_local_run(killed, whole):
+def test_files_match_a_local_run(killed, whole):
     _, objects, cache = killed
     local = {
         path.relative_to(whole).as_posix()
@@ -99,15 +99,15 @@ def test_it_has_the_files_of_a_local_run(killed, whole):
     }
     remote = {name.removeprefix("runs/toy/") for name in objects}
 
-    def shared(names):
-        """Those of them that do not depend on chance or the processes."""
+    def fixed(names):
+        """Returns names that depend on neither chance nor the processes."""
         names = {name.split("/events.")[0] for name in names}
         return {x for x in names if not re.search(r"/d/|/ocdbt|s_\d", x)}
 
-    # But for checksums and what is kept of the samples, all is there.
+    # All files are there, except checksums and cached features.
     kept = {name for name in local if "/features/" in name}
     proofs = {name for name in local if name.endswith("/checksums.json")}
-    assert shared(local - proofs - kept) == shared(remote)
+    assert fixed(local - proofs - kept) == fixed(remote)
     folder = cache / "mixer_jax" / "gs" / "shared" / "runs" / "toy"
     assert kept == {
         path.relative_to(folder).as_posix()
@@ -116,7 +116,7 @@ def test_it_has_the_files_of_a_local_run(killed, whole):
     }
 
 
-def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
+def test_model_and_proxies_are_readable(killed, run, toy, whole, tmp_path):
     mesh = mesh_lib.make_mesh()
     assert workdir_lib.latest_step(run / "stage3") == 12
     (model,) = runs.find_models(run, ["stage3"])
@@ -142,13 +142,13 @@ def test_its_model_and_proxies_are_read(killed, run, toy, whole, tmp_path):
 
 
 def train(config, workdir):
-    said = io.StringIO()
-    console = rich.console.Console(file=said, width=200)
+    output = io.StringIO()
+    console = rich.console.Console(file=output, width=200)
     curriculum.run(config, workdir, MESH, console)
-    return said.getvalue()
+    return output.getvalue()
 
 
-def test_damage_is_set_aside_and_the_run_goes_on(
+def test_damaged_checkpoint_is_moved_and_the_run_resumes(
     bucket, cloud, toy, tiny_config
 ):
     objects = cloud.buckets[bucket.removeprefix("gs://")]
@@ -164,8 +164,8 @@ def test_damage_is_set_aside_and_the_run_goes_on(
     paths.make(f"{bucket}/run/checkpoints/8").rmtree()
     name = "run/checkpoints/6/iterator/metadata"
     objects[name] = objects[name]._replace(data=b"{")
-    said = train(tiny_config, f"{bucket}/run")
-    assert f"is set aside in {bucket}/run/damaged/6" in said
+    output = train(tiny_config, f"{bucket}/run")
+    assert f"was moved to {bucket}/run/damaged/6" in output
     assert "run/damaged/6/iterator/metadata" in objects
     steps = {name.split("/")[2] for name in objects if "/checkpoints/" in name}
     assert steps == {"3", "6", "8"}
@@ -174,7 +174,7 @@ def test_damage_is_set_aside_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("act", [train, plan.show])
-def test_a_bucket_that_cannot_be_used_is_said_at_once(
+def test_unusable_bucket_raises_an_error_before_data_is_read(
     act, bucket, cloud, tiny_config
 ):
     tiny_config.data.table = "there is none"

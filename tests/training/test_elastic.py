@@ -1,4 +1,4 @@
-"""Proxies on other devices, and of other categories, than before."""
+"""Proxies resume on other devices and with other categories."""
 
 import functools
 import io
@@ -17,12 +17,12 @@ from mixer_jax.training.checkpoint import row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints
 
-COUNT = 13  # which no number of devices but one divides
+COUNT = 13  # not divisible by any number of devices above 1
 
 
 @pytest.fixture
 def make_run(toy, tiny_config, tmp_path):
-    """Makes the stage of 13 categories for a number of devices."""
+    """Creates the stage of 13 categories for a number of devices."""
     path = toy.write_table(tmp_path / "table", COUNT)
     tiny_config.data.table = str(path)
     tiny_config.head.scale = 8.0
@@ -35,7 +35,7 @@ def make_run(toy, tiny_config, tmp_path):
 
 
 def take_step(run, state):
-    """One step of the head on a batch that is always the same."""
+    """Takes one step of the head on a fixed batch."""
     rng = np.random.default_rng(3)
     size, dim = run.config.batch_size, run.config.model.dim
     batch = {
@@ -63,7 +63,7 @@ def take_step(run, state):
 
 
 def trained_state(run):
-    """A state whose every row differs from where it started."""
+    """Returns a state in which every row differs from its start."""
     variables = initialize.initial_variables(run)
     state = initialize.initial_state(run, variables, None)
     for _ in range(2):
@@ -89,7 +89,7 @@ def restore(folder, run):
 
 
 def unsplit(run, state):
-    """The same rows on one device, without having been saved."""
+    """Returns the same rows on one device, without saving them."""
     state = jax.device_get(state)
     cut = functools.partial(jax.tree.map, lambda x: x[:COUNT])
     state = state.replace(
@@ -101,7 +101,7 @@ def unsplit(run, state):
 
 
 @pytest.mark.parametrize(("head", "chunk"), [("exact", 2**26), ("knn", 150)])
-def test_rows_and_loss_are_the_same_on_other_devices(
+def test_rows_and_loss_do_not_depend_on_the_devices(
     make_run, tiny_config, tmp_path, monkeypatch, head, chunk
 ):
     monkeypatch.setattr(row_files, "CHUNK", chunk)
@@ -129,10 +129,10 @@ def test_rows_and_loss_are_the_same_on_other_devices(
         save(tmp_path / before, state)
 
 
-def test_a_small_active_set_is_the_same_on_as_many_devices(
+def test_small_active_set_is_reproducible_on_equal_devices(
     make_run, tiny_config, tmp_path
 ):
-    # With it the loss depends on the number of devices, each of which picks.
+    # Each device selects its rows, so the loss depends on their number.
     tiny_config.head.update({"name": "knn", "active": 0.7, "uniform": 0.3})
     tiny_config.batch_size = 8
     run = make_run(1)
@@ -147,8 +147,8 @@ def test_a_small_active_set_is_the_same_on_as_many_devices(
 
 
 def start(run, config, workdir):
-    """The first state, what was said, and the rows that were embedded."""
-    said, embedded = io.StringIO(), []
+    """Returns the first state, the output and the embedded rows."""
+    output, embedded = io.StringIO(), []
     content = inputs.Pictures(run.inputs, config)
 
     class Spy:
@@ -159,27 +159,27 @@ def start(run, config, workdir):
 
     variables = initialize.initial_variables(run)
     state = initialize.initial_state(
-        run, variables, Spy(), rich.console.Console(file=said, width=500)
+        run, variables, Spy(), rich.console.Console(file=output, width=500)
     )
-    return state, said.getvalue(), embedded
+    return state, output.getvalue(), embedded
 
 
-@pytest.mark.parametrize(("after", "most"), [(1, 0), (8, 1)])
-def test_categories_that_are_new_are_imprinted_and_others_go_on(
-    make_run, tiny_config, tmp_path, after, most
+@pytest.mark.parametrize(("after", "limit"), [(1, 0), (8, 1)])
+def test_new_categories_are_imprinted_and_others_copied(
+    make_run, tiny_config, tmp_path, after, limit
 ):
     tiny_config.proxies.init = "imprint"
-    tiny_config.proxies.imprint_samples = most
+    tiny_config.proxies.imprint_samples = limit
     run = make_run(after)
-    means, said, embedded = start(run, tiny_config, tmp_path)
-    count = 2 * COUNT * (most or 2)
-    assert said == (
+    means, output, embedded = start(run, tiny_config, tmp_path)
+    count = 2 * COUNT * (limit or 2)
+    assert output == (
         f"stage1: embedding {count} samples; "
         "proxies start as their categories' means\n"
     )
     assert len(embedded) == count
 
-    # A stage of more categories, in another order, two of which are new.
+    # A stage with its categories in another order, two of them new.
     ids = run.inputs.category_ids
     old = [f"gone{i}" for i in range(5)] + ids[:2:-1] + ["gone", ids[1]]
     before = tmp_path / "before"
@@ -195,7 +195,7 @@ def test_categories_that_are_new_are_imprinted_and_others_go_on(
     tiny_config.init_from = str(before)
     tiny_config.name = "stage2"
     run = make_run(after)
-    state, said, embedded = start(run, tiny_config, tmp_path)
+    state, output, embedded = start(run, tiny_config, tmp_path)
     kept = {name: rows[place] for place, name in enumerate(old)}
     for row, name in enumerate(ids):
         want = kept.get(name, np.asarray(means.proxies)[row])
@@ -205,16 +205,16 @@ def test_categories_that_are_new_are_imprinted_and_others_go_on(
     assert not np.any(state.proxies[COUNT:])
     new = run.inputs.frame["category_id"].isin({ids[0], ids[2]}).to_numpy()
     assert new[embedded].all()
-    assert len(embedded) == 2 * 2 * (most or 2)
-    assert said == (
-        f"stage2: 11 proxies are those of {before}, "
-        "2 categories are new and 6 gone\n"
+    assert len(embedded) == 2 * 2 * (limit or 2)
+    assert output == (
+        f"stage2: 11 proxies come from {before}; "
+        "2 categories are new, 6 removed\n"
         f"stage2: embedding {len(embedded)} samples; "
         "new proxies start as their categories' means\n"
     )
 
 
-def test_the_same_categories_in_another_order_are_not_imprinted(
+def test_reordered_categories_are_not_imprinted(
     make_run, tiny_config, tmp_path
 ):
     run = make_run(2)
@@ -227,14 +227,14 @@ def test_the_same_categories_in_another_order_are_not_imprinted(
     save(before, means.replace(proxies=jnp.asarray(moved), graph=None))
     tiny_config.init_from = str(before)
     tiny_config.proxies.init = "imprint"
-    state, said, embedded = start(make_run(2), tiny_config, tmp_path)
+    state, output, embedded = start(make_run(2), tiny_config, tmp_path)
     np.testing.assert_array_equal(state.proxies, means.proxies)
     assert not embedded
-    assert said.endswith("0 categories are new and 0 gone\n")
+    assert output.endswith("0 categories are new, 0 removed\n")
 
 
-def test_rows_are_not_gathered_on_every_device():
-    # At ten million categories one device could not hold them all.
+def test_copying_rows_does_not_gather_them():
+    # One device could not hold ten million categories.
     mesh = mesh_lib.make_mesh()
     rows = mesh_lib.rows(mesh)
     arrays = [

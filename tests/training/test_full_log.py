@@ -1,4 +1,4 @@
-"""A log whose disk fills up while checkpoints can be written."""
+"""The disk of the log is full, but checkpoints can be written."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ PAGE = 4096
 
 
 def fill(disk, left):
-    """Leaves a file system with some bytes."""
+    """Fills a file system up to `left` bytes."""
     with open(disk / "filler", "wb", buffering=0) as filler:
         with contextlib.suppress(OSError):
             while True:
@@ -23,27 +23,25 @@ def fill(disk, left):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_log_without_room_stops_the_run_with_all_steps_saved(
-    begin, disk, tmp_path, count
-):
+def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
     folder = tmp_path / "run" / "stage1"
     folder.mkdir(parents=True)
     for name in (logs.METRICS, logs.TENSORBOARD):
         (folder / name).symlink_to(disk / name)
     (disk / logs.TENSORBOARD).mkdir()
-    # Three lines more fill its page.
+    # Three more lines fill its page.
     line = json.dumps({"step": 0, "there": "x" * 2300})
     (disk / logs.METRICS).write_text(f"{line}\n")
     fill(disk, PAGE)
-    said = []
+    messages = []
     for ended in several.finish(begin(tmp_path / "run", count)):
         assert ended.code == processes.WRONG, ended.error
         assert "Traceback" not in ended.error
-        said += [x for x in ended.error.splitlines() if "error: " in x]
-    assert len(said) == count
-    for sentence in said:
+        messages += [x for x in ended.error.splitlines() if "error: " in x]
+    assert len(messages) == count
+    for sentence in messages:
         assert "The log cannot be written to " in sentence
-        assert "Make room, and the same command goes on." in sentence
+        assert "Free up space, then run the same command again." in sentence
     saved = workdir_lib.latest_step(folder)
     assert saved > len((disk / logs.METRICS).read_text().splitlines()) - 1
     (disk / "filler").unlink()

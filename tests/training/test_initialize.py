@@ -1,4 +1,4 @@
-"""What the first state is made of."""
+"""The initial state of a stage."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def start(config, folder, mesh):
     return run, initialize.initial_state(run, variables, content)
 
 
-def test_the_layout_is_the_one_that_was_announced(
+def test_initial_state_has_the_abstract_layout(
     toy, tiny_config, tmp_path, mesh
 ):
     tiny_config.head.name = "knn"
@@ -37,7 +37,7 @@ def test_the_layout_is_the_one_that_was_announced(
         assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
 
 
-def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
+def test_proxies_depend_on_the_seed(toy, tiny_config, tmp_path, mesh):
     def proxies(seed):
         tiny_config.seed = seed
         return np.asarray(start(tiny_config, tmp_path, mesh)[1].proxies)
@@ -46,12 +46,12 @@ def test_the_seed_decides(toy, tiny_config, tmp_path, mesh):
     assert np.any(proxies(0) != proxies(1))
 
 
-@pytest.mark.parametrize("most", [0, 1])
-def test_imprinted_proxies_are_the_means(
-    toy, tiny_config, tmp_path, mesh, most
+@pytest.mark.parametrize("limit", [0, 1])
+def test_imprinted_proxies_are_mean_embeddings(
+    toy, tiny_config, tmp_path, mesh, limit
 ):
     tiny_config.proxies.init = "imprint"
-    tiny_config.proxies.imprint_samples = most
+    tiny_config.proxies.imprint_samples = limit
     run, state = start(tiny_config, tmp_path, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.device_get(variables)
@@ -71,8 +71,8 @@ def test_imprinted_proxies_are_the_means(
         frame = run.inputs.frame
         labels = table.labels(frame, run.inputs.category_ids)
         repeated = frame.duplicated(["category_id", "role"]).to_numpy()
-        counted = ~repeated[batch["index"]] if most else np.full(24, True)
-        assert counted.sum() == (12 if most else 24)
+        counted = ~repeated[batch["index"]] if limit else np.full(24, True)
+        assert counted.sum() == (12 if limit else 24)
         np.add.at(
             sums,
             labels[batch["index"]][counted],
@@ -82,20 +82,20 @@ def test_imprinted_proxies_are_the_means(
     np.testing.assert_allclose(state.proxies, means, atol=1e-5)
 
 
-def test_rows_follow_their_categories(mesh):
+def test_copy_rows_matches_categories(mesh):
     rows = mesh_lib.rows(mesh)
     new = jax.device_put(np.zeros((6, 2), np.float32), rows)
     old = jax.device_put(
         np.arange(1.0, 5.0, dtype=np.float32)[:, None] * np.ones((1, 2)), rows
     )
-    # "a b c d e" of "d x b"
+    # "a b c d e" from "d x b"
     source = np.array([-1, 2, -1, 0, -1])
     copied = initialize.copy_rows(new, old, source, mesh)
     assert np.asarray(copied)[:, 0].tolist() == [0, 3, 0, 1, 0, 0]
     assert copied.sharding.is_equivalent_to(rows, 2)
 
 
-def test_a_stage_starts_from_the_one_before(toy, tiny_config, tmp_path, mesh):
+def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):
     tiny_config.seed = 7
     before = tmp_path / "stage1"
     run, old = start(tiny_config, before, mesh)
@@ -113,7 +113,7 @@ def test_a_stage_starts_from_the_one_before(toy, tiny_config, tmp_path, mesh):
         (state.params, state.batch_stats),
         (old.params, old.batch_stats),
     )
-    # The last six categories were the first six rows, turned round.
+    # The last six categories were the first six rows, in reverse order.
     np.testing.assert_array_equal(state.proxies[6:], old.proxies[5::-1])
     assert np.all(np.any(state.proxies[:6] != old.proxies[:6], axis=1))
     assert int(state.step) == 0

@@ -1,4 +1,4 @@
-"""What is checked and counted before training."""
+"""The data is checked and counted before training."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from mixer_jax.training import inputs
 from mixer_jax.training.cache import feature_store
 
 
-def test_counts(tiny_config):
+def test_describe_counts_rows_and_categories(tiny_config):
     loaded = inputs.load(tiny_config.data)
     assert loaded.category_ids == [f"c{i:02d}" for i in range(12)]
     assert inputs.describe(loaded) == {
@@ -21,14 +21,14 @@ def test_counts(tiny_config):
     }
 
 
-def test_batches_have_the_size_of_the_config(tiny_config):
+def test_batches_have_the_configured_size(tiny_config):
     content = inputs.Pictures(inputs.load(tiny_config.data), tiny_config)
     batch = next(content.train_batches())
     assert batch["query"]["image"].shape == (8, 16, 16, 3)
     assert batch["document"]["tokens"].shape == (8, 8)
 
 
-def test_some_rows_of_a_role_are_visited_with_their_places(tiny_config):
+def test_evaluation_batches_yield_the_given_rows_of_a_role(tiny_config):
     loaded = inputs.load(tiny_config.data)
     content = inputs.Pictures(loaded, tiny_config)
     rows = np.arange(1, 48, 3)
@@ -43,7 +43,7 @@ def test_some_rows_of_a_role_are_visited_with_their_places(tiny_config):
 
 @pytest.fixture
 def broken(tmp_path, toy, tiny_config):
-    """A table with a bad image, and with the category it leaves lonely."""
+    """A table with a bad image, which leaves a category one sample."""
     path = toy.write_table(tmp_path / "table", categories=4)
     frame = table.read_table(path)
     lonely = (frame["category_id"] == "c03") & ~frame["sample_id"].isin(
@@ -55,19 +55,19 @@ def broken(tmp_path, toy, tiny_config):
     return tiny_config
 
 
-def test_bad_images_and_lone_samples_are_left_out(broken):
+def test_bad_images_and_lone_samples_are_skipped(broken):
     broken.data.max_skipped = 0.5
     loaded = inputs.load(broken.data)
     assert loaded.category_ids == ["c00", "c01", "c02"]
     assert [s.count for s in loaded.skipped] == [1, 1]
 
 
-def test_too_many_bad_images_are_listed(broken):
+def test_too_many_bad_images_raise_an_error(broken):
     with pytest.raises(UserError, match=r"query-3-0\.png"):
         inputs.load(broken.data)
 
 
-def test_what_is_left_out_is_listed_in_the_workdir(broken, tmp_path):
+def test_skipped_images_are_listed_in_the_workdir(broken, tmp_path):
     workdir = tmp_path / "new" / "run"
     with pytest.raises(UserError, match=r"run/skipped\.csv lists them"):
         inputs.load(broken.data, workdir)
@@ -82,9 +82,7 @@ def test_what_is_left_out_is_listed_in_the_workdir(broken, tmp_path):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_samples_are_drawn_as_the_config_says(
-    toy, tiny_config, tmp_path, cached
-):
+def test_sampling_follows_the_config(toy, tiny_config, tmp_path, cached):
     tiny_config.data.sampler = "balanced"
     tiny_config.data.samples_per_category = 2
     loaded = inputs.load(tiny_config.data)
@@ -100,10 +98,10 @@ def test_samples_are_drawn_as_the_config_says(
     np.testing.assert_array_equal(kinds[0][0], kinds[1][0])
 
 
-def test_rare_categories_bring_the_larger_margin(tiny_config):
+def test_rare_categories_have_larger_margins(tiny_config):
     loaded = inputs.load(tiny_config.data)
     assert inputs.margin_sizes(loaded, tiny_config.head) is None
-    # c00 keeps one sample of its four.
+    # c00 keeps one of its four samples.
     of_first = np.flatnonzero(loaded.frame["category_id"] == "c00")
     frame = loaded.frame.drop(index=loaded.frame.index[of_first[1:]])
     tiny_config.head.margin_power = 0.5

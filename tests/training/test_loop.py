@@ -1,4 +1,4 @@
-"""A stage from its first step to its last, interrupted or not."""
+"""Training a stage from the first step to the last, with interruptions."""
 
 import contextlib
 import gc
@@ -32,7 +32,7 @@ from tests import broken_files
 
 
 class KilledError(Exception):
-    """Stands for whatever ends a run in its middle."""
+    """Simulates anything that kills a run."""
 
 
 def train(config, folder, num_devices=2):
@@ -47,7 +47,7 @@ def equal(one, other):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Sees every jitted step; `kill_at` ends the run before that step."""
+    """Records every jitted step; the run is killed before step `kill_at`."""
 
     class Steps:
         jitted = ()
@@ -73,15 +73,15 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["exact", "knn"])
-def test_a_resumed_run_equals_an_undisturbed_one(
+def test_resumed_run_equals_an_uninterrupted_one(
     toy, tiny_config, tmp_path, steps, head
 ):
     tiny_config.head.name = head
     if head == "exact":
         tiny_config.optimizer.average = 0.9
-    whole, said = train(tiny_config, tmp_path / "whole")
-    assert "step 8/8" in said
-    assert "parameters.txt lists them" in said
+    whole, output = train(tiny_config, tmp_path / "whole")
+    assert "step 8/8" in output
+    assert "parameters.txt lists them" in output
     listed = (tmp_path / "whole" / "parameters.txt").read_text()
     for path in ("image_encoder/", "proxies"):
         assert path in listed
@@ -92,7 +92,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     steps.kill_at = None
     resumed, _ = train(tiny_config, tmp_path / "broken")
     equal(resumed, whole)
-    # Compiled once a run, rebuilt graphs and restored states included.
+    # One compilation per run, even with rebuilt graphs and restored states.
     assert [step._cache_size() for step in steps.jitted] == [1, 1, 1]
     for folder in ("whole", "broken"):
         lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
@@ -107,19 +107,17 @@ def test_a_resumed_run_equals_an_undisturbed_one(
         assert all(0 <= share < 1 for share in shares)
 
 
-def test_a_finished_stage_is_left_alone(toy, tiny_config, tmp_path):
+def test_finished_stage_is_left_unchanged(toy, tiny_config, tmp_path):
     train(tiny_config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
-    state, said = train(tiny_config, tmp_path)
+    state, output = train(tiny_config, tmp_path)
     assert state is None
-    assert "finished before" in said
+    assert "already finished" in output
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert checkpoints.load_model(tmp_path).step == 8
 
 
-def test_a_finished_stage_that_was_damaged_is_mended(
-    toy, tiny_config, tmp_path
-):
+def test_damaged_finished_stage_is_repaired(toy, tiny_config, tmp_path):
     tiny_config.checkpoint.every = 1
     tiny_config.checkpoint.keep = 2
     last, _ = train(tiny_config, tmp_path)
@@ -129,15 +127,13 @@ def test_a_finished_stage_that_was_damaged_is_mended(
         key=lambda path: path.stat().st_size,
     )
     path.write_bytes(path.read_bytes()[:-1])
-    again, said = train(tiny_config, tmp_path)
-    assert "bytes). It is set aside in" in said
+    again, output = train(tiny_config, tmp_path)
+    assert "bytes). It was moved to" in output
     equal(last.proxies, again.proxies)
     assert train(tiny_config, tmp_path)[0] is None
 
 
-def test_a_workdir_of_any_name_trains_and_goes_on(
-    toy, tiny_config, tmp_path, steps
-):
+def test_any_workdir_name_trains_and_resumes(toy, tiny_config, tmp_path, steps):
     workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
     tiny_config.profile = "2:3"
     tiny_config.data.cached = True
@@ -154,12 +150,12 @@ def test_a_workdir_of_any_name_trains_and_goes_on(
     files = {path.name for path in workdir.rglob("*") if path.is_file()}
     assert any(name.startswith("events.out") for name in files)
     assert any(name.endswith(".xplane.pb") for name in files)
-    # Nothing lies anywhere else.
+    # Nothing was written anywhere else.
     assert [path.name for path in tmp_path.iterdir()] == [workdir.parent.name]
 
 
 @pytest.mark.parametrize("kind", ["file", "in a file", "long"])
-def test_what_cannot_be_a_workdir_is_refused_before_any_data(
+def test_invalid_workdir_is_rejected_before_data_is_read(
     toy, tiny_config, tmp_path, kind
 ):
     (tmp_path / "file").touch()
@@ -172,24 +168,24 @@ def test_what_cannot_be_a_workdir_is_refused_before_any_data(
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_second_run_in_a_workdir_is_refused(toy, tiny_config, tmp_path):
+def test_second_run_in_a_workdir_is_rejected(toy, tiny_config, tmp_path):
     workdir = tmp_path / "run"
     with (
         folder_lock.hold(workdir, "--workdir"),
         pytest.raises(UserError, match=f"process {os.getpid()} on .*--workdir"),
     ):
         train(tiny_config, workdir)
-    assert not workdir.exists()  # The second has written nothing.
+    assert not workdir.exists()  # The second run wrote nothing.
     train(tiny_config, workdir)
     with folder_lock.hold(workdir, "--workdir"):
-        _, said = train(tiny_config, workdir)
-    assert "finished before" in said
+        _, output = train(tiny_config, workdir)
+    assert "already finished" in output
 
 
-def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
+def test_run_without_its_workdir_writes_no_more_checkpoints(
     toy, tiny_config, tmp_path, monkeypatch
 ):
-    """The first save, at 3, is its own; another run comes before the next."""
+    """Another run takes over between the first save, at 3, and the next."""
     seen = []
     check = folder_lock.Owner.check
 
@@ -206,10 +202,10 @@ def test_a_run_that_lost_its_workdir_writes_no_other_checkpoint(
     assert workdir_lib.latest_step(tmp_path) == 3
 
 
-def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
+def test_run_without_its_workdir_stops_before_the_next_save(
     toy, tiny_config, tmp_path, monkeypatch
 ):
-    """The log is its successor's by then."""
+    """By then, the log belongs to its successor."""
     tiny_config.checkpoint.every = tiny_config.steps
     monkeypatch.setattr(folder_lock, "BEAT", 0.01)
     make_step = loop.abstract_step.make_step
@@ -231,7 +227,7 @@ def test_a_run_that_lost_its_workdir_stops_before_the_next_save(
     assert not (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_features_that_another_run_makes_are_left_alone(
+def test_features_locked_by_another_run_are_left_unchanged(
     toy, tiny_config, tmp_path
 ):
     tiny_config.data.cached = True
@@ -247,7 +243,7 @@ def test_features_that_another_run_makes_are_left_alone(
     assert not (tmp_path / "features").exists()
 
 
-def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):
+def test_run_resumes_on_other_devices(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "whole", num_devices=2)
     steps.kill_at = 5
     with pytest.raises(KilledError):
@@ -265,7 +261,7 @@ def test_goes_on_with_other_devices(toy, tiny_config, tmp_path, steps):
     )
 
 
-def test_another_config_is_refused_before_any_data(
+def test_changed_config_is_rejected_before_data_is_read(
     toy, tiny_config, tmp_path, monkeypatch
 ):
     train(tiny_config, tmp_path)
@@ -275,10 +271,10 @@ def test_another_config_is_refused_before_any_data(
         train(tiny_config, tmp_path)
 
 
-def test_a_run_resumes_on_its_content_alone(
+def test_resuming_depends_on_content_only(
     toy, tiny_config, tmp_path, steps, monkeypatch
 ):
-    """Elsewhere and at other times, but not with another byte."""
+    """Paths and times may change, but not a single byte."""
     table_path = toy.write_table(tmp_path / "d0")
     tiny_config.data.table = str(table_path)
     steps.kill_at = 4
@@ -292,21 +288,23 @@ def test_a_run_resumes_on_its_content_alone(
     changed = content.replace(b"IEND", b"IENX")  # after the pixels
     image.write_bytes(changed)
     tiny_config.data.table = str(tmp_path / "d1" / "." / "table.csv")
-    with pytest.raises(UserError, match="some image files have other bytes"):
+    with pytest.raises(
+        UserError, match="some image files have different bytes"
+    ):
         train(tiny_config, tmp_path / "run")
-    gc.collect()  # Nothing reads the first generation any more.
+    gc.collect()  # so that the first generation is no longer open
     image.write_bytes(content)
     steps.kill_at = None
-    state, said = train(tiny_config, tmp_path / "run")
+    state, output = train(tiny_config, tmp_path / "run")
     assert int(state.step) == 8
-    assert "1 image has changed since the data was prepared" in said
+    assert "1 image has changed since the data was prepared" in output
     assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
 
 
-def test_an_interrupt_before_the_first_step_loses_nothing(
+def test_interrupt_before_the_first_step_loses_nothing(
     toy, tiny_config, tmp_path, monkeypatch, capsys
 ):
-    """While data is checked, weights are made, and the step is compiled."""
+    """Interrupts the data check, the initialization and the compilation."""
     undisturbed, _ = train(tiny_config, tmp_path / "undisturbed")
     folder = tmp_path / "run"
     for module, name in (
@@ -333,10 +331,10 @@ def test_an_interrupt_before_the_first_step_loses_nothing(
     equal(undisturbed.proxies, state.proxies)
 
 
-def test_a_restart_reads_each_image_once(
+def test_restart_reads_each_image_once(
     toy, tiny_config, tmp_path, steps, monkeypatch
 ):
-    """To see that it can be decoded; nothing else reads images again."""
+    """Only the check that it can be decoded reads it."""
     folder = tmp_path / "run"
     steps.kill_at = 6
     with pytest.raises(KilledError):
@@ -348,46 +346,46 @@ def test_a_restart_reads_each_image_once(
         read.append(str(path))
         return real(path)
 
-    def look(paths):
+    def read_digests(paths):
         assert not paths
         return np.zeros((0, 16), np.uint8)
 
     monkeypatch.setattr(decoding, "read", count)
-    monkeypatch.setattr(identity, "_read_digests", look)
+    monkeypatch.setattr(identity, "_read_digests", read_digests)
     train(tiny_config, folder)
     path = pathlib.Path(tiny_config.data.table)
     names = set(table.select(table.read_table(path), "train")["image"]) - {""}
     assert sorted(read) == sorted(str(path.parent / name) for name in names)
 
 
-def test_too_many_steps_that_are_not_finite_end_the_run(
-    toy, tiny_config, tmp_path
-):
+def test_too_many_non_finite_steps_end_the_run(toy, tiny_config, tmp_path):
     tiny_config.optimizer.max_skipped = 2
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.warmup = 0.0
     tiny_config.steps = 20
-    with pytest.raises(UserError, match="steps had a loss or gradient"):
+    with pytest.raises(
+        UserError, match="steps had a non-finite loss or gradient"
+    ):
         train(tiny_config, tmp_path)
     assert 3 <= workdir_lib.latest_step(tmp_path) < 20
 
 
-def test_a_monitor_may_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
+def test_monitor_can_stop_the_run_after_a_save(toy, tiny_config, tmp_path):
     tiny_config.monitors.on_failure = "raise"
     tiny_config.monitors.max_norm_ratio = 1.0
     tiny_config.checkpoint.every = 100
     with pytest.raises(MonitorError, match="norm_ratio"):
         train(tiny_config, tmp_path)
-    assert workdir_lib.latest_step(tmp_path) == 6  # seen at 4, read after 5
+    assert workdir_lib.latest_step(tmp_path) == 6  # measured at 4, read after 5
 
 
-def test_a_monitor_warns(toy, tiny_config, tmp_path):
+def test_monitor_warns_once(toy, tiny_config, tmp_path):
     tiny_config.monitors.max_norm_ratio = 1.0
-    _, said = train(tiny_config, tmp_path)
-    assert said.count("warning: norm_ratio") == 1
+    _, output = train(tiny_config, tmp_path)
+    assert output.count("warning: norm_ratio") == 1
 
 
-def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
+def test_run_survives_a_thousand_broken_files(toy, tiny_config, tmp_path):
     path = toy.write_table(tmp_path / "table")
     good = table.read_table(path)
     names = [
@@ -406,17 +404,17 @@ def test_a_thousand_broken_files_train_through(toy, tiny_config, tmp_path):
         train(tiny_config, tmp_path / "run")
     counts = ", ".join(f"100 {kind}" for kind in faults.KINDS)
     wanted = f"1000 of 1048 samples skipped: unreadable images ({counts})"
-    said = str(caught.value)
-    assert wanted in said
-    assert "0.954; the config's data.max_skipped allows 0.9" in said
-    assert "missing-9: the file is missing" in said
-    assert "missing-10" not in said
+    message = str(caught.value)
+    assert wanted in message
+    assert "0.954; the config's data.max_skipped allows 0.9" in message
+    assert "missing-9: the file is missing" in message
+    assert "missing-10" not in message
     listed = pd.read_csv(tmp_path / "run" / "skipped.csv")
     assert listed["image"].tolist() == names
     assert listed["kind"].tolist() == list(np.repeat(faults.KINDS, 100))
     tiny_config.data.max_skipped = 0.96
-    state, said = train(tiny_config, tmp_path / "run")
-    assert f"{wanted}; {tmp_path / 'run' / 'skipped.csv'} lists them" in said
+    state, output = train(tiny_config, tmp_path / "run")
+    assert f"{wanted}; {tmp_path / 'run' / 'skipped.csv'} lists them" in output
     assert int(state.step) == tiny_config.steps
 
 
@@ -429,12 +427,12 @@ def test_suspicious_categories_are_named_before_training(
     table.write_table(frame, path)
     tiny_config.data.table = str(path)
     tiny_config.steps = 1
-    _, said = train(tiny_config, tmp_path / "run")
-    assert "24 training categories have only queries or only" in said
-    assert "('c00 ' and 'c00'," in said
+    _, output = train(tiny_config, tmp_path / "run")
+    assert "24 training categories have only queries or only" in output
+    assert "('c00 ' beside 'c00'," in output
 
 
-def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
+def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "threads")
     tiny_config.data.workers = 2
     steps.kill_at = 5
@@ -447,7 +445,7 @@ def test_workers_train_what_threads_train(toy, tiny_config, tmp_path, steps):
     equal(resumed, whole)
 
 
-def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
+def test_head_settings_reach_the_step(toy, tiny_config, tmp_path):
     """Margins by frequency, sub-centers and rows of bf16."""
     config = tiny_config
     config.steps = 2
@@ -461,12 +459,10 @@ def test_every_setting_of_the_head_reaches_the_step(toy, tiny_config, tmp_path):
     assert int(first.skipped) == 0
 
 
-def test_steps_that_were_skipped_at_the_end_are_said(
-    toy, tiny_config, tmp_path
-):
+def test_skipped_final_steps_are_reported(toy, tiny_config, tmp_path):
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.warmup = 0.0
     tiny_config.steps = 6  # fewer than `max_skipped` in a row
-    _, said = train(tiny_config, tmp_path)
-    assert "the last 5 steps had a loss or gradient" in said
-    assert "lower optimizer.learning_rate" in " ".join(said.split())
+    _, output = train(tiny_config, tmp_path)
+    assert "the last 5 steps had a non-finite loss or gradient" in output
+    assert "lower optimizer.learning_rate" in " ".join(output.split())

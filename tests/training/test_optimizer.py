@@ -1,4 +1,4 @@
-"""The schedule, the parts and their learning rates, the clipping."""
+"""The schedule, the learning rates of the parts, and the clipping."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def params():
     }
 
 
-def test_schedule_rises_then_falls_and_never_stands_still():
+def test_schedule_warms_up_then_decays_and_stays_positive():
     schedule = optimizer_lib.make_schedule(steps=100, warmup=0.1)
     shape = np.asarray([schedule(jnp.int32(step)) for step in range(100)])
     assert shape.dtype == np.float32
@@ -35,7 +35,7 @@ def test_schedule_without_warmup_starts_at_the_peak():
     assert schedule(jnp.int32(0)) == 1.0
 
 
-def test_the_first_matching_pattern_decides():
+def test_first_matching_pattern_applies():
     rates = optimizer_lib.multiples(
         params(), (("conv", 0.5), ("encoder", 0.0), ("bias$", 3.0))
     )
@@ -47,11 +47,11 @@ def test_the_first_matching_pattern_decides():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
-    [("image_encodr", "image_encoder, text_enc"), ("(", "no regular expr")],
+    ("pattern", "message"),
+    [("image_encodr", "image_encoder, text_enc"), ("(", "not a regular expr")],
 )
-def test_a_pattern_that_cannot_work_is_an_error(pattern, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_pattern_raises_an_error(pattern, message):
+    with pytest.raises(UserError, match=message):
         optimizer_lib.multiples(params(), ((pattern, 0.1),))
 
 
@@ -67,7 +67,7 @@ def test_a_pattern_that_cannot_work_is_an_error(pattern, said):
         ),
     ],
 )
-def test_layers_move_less_the_more_are_above_them(encoder, above):
+def test_lower_layers_have_smaller_rates(encoder, above):
     module = factory.make_encoder("image_encoder", encoder)
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
@@ -83,12 +83,12 @@ def test_layers_move_less_the_more_are_above_them(encoder, above):
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5])
-def test_a_decay_that_cannot_be_is_an_error(decay):
+def test_invalid_layer_decay_raises_an_error(decay):
     with pytest.raises(UserError, match="layer_decay"):
         optimizer_lib.multiples(params(), (), decay)
 
 
-def test_split_and_merge_are_inverse():
+def test_merge_inverts_split():
     rates = optimizer_lib.multiples(params(), (("encoder", 0.0),))
     trainable, frozen = optimizer_lib.split(params(), rates)
     assert set(trainable) == {"fusion"}
@@ -111,7 +111,7 @@ def test_frozen_parts_have_no_optimizer_state():
     assert shapes == [(), (3, 3), (3, 3)]  # count, and two moments
 
 
-def test_updates_are_adamw_times_the_multiple():
+def test_updates_match_scaled_adamw():
     config = config_lib.defaults().optimizer
     config.clip_norm = 1e9
     rates = optimizer_lib.multiples(
@@ -140,7 +140,7 @@ def test_updates_are_adamw_times_the_multiple():
         )
 
 
-def test_gradients_are_clipped_by_their_global_norm():
+def test_gradients_are_clipped_by_global_norm():
     config = config_lib.defaults().optimizer
     rates = optimizer_lib.multiples(params(), ())
     optimizer = optimizer_lib.make_optimizer(config, rates)

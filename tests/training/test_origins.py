@@ -1,4 +1,4 @@
-"""What a run was trained from, and what may differ when it is resumed."""
+"""The origin of a run, and what may differ when it resumes."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ QUICK = settings(
 
 @pytest.fixture
 def begun(toy, tiny_config, tmp_path, monkeypatch):
-    """Config, workdir and table folder of a run that has a checkpoint."""
+    """The config of a run, in the folder `run`, that has a checkpoint."""
     monkeypatch.chdir(tmp_path)
     toy.write_table(tmp_path / "d0", categories=2)
     (tmp_path / "link").symlink_to("d0")
@@ -47,7 +47,7 @@ def begin(folder, config):
 
 
 def resume(config, folder="run"):
-    """Every check of a run that goes on."""
+    """Runs every check of a resumed run."""
     workdir.check_config(folder, config)
     origins.check_names(folder, config)
     origins.check_data(folder, inputs.load(config.data))
@@ -61,12 +61,12 @@ spelled = st.lists(
 
 @QUICK
 @given(start=st.sampled_from(["", "./", "/"]), steps=spelled)
-def test_every_spelling_of_a_path_resumes(begun, start, steps):
+def test_any_spelling_of_a_path_resumes(begun, start, steps):
     path = f"{steps}table.csv"
     begun.data.table = os.path.abspath(path) if start == "/" else start + path
     resume(begun)
     begun.data.table = "d0/table.csv"
-    begun.data.max_skipped = 0.25  # is not what was trained
+    begun.data.max_skipped = 0.25  # does not affect the training
     begun.data.prepared = start + steps
     resume(begun)
 
@@ -82,7 +82,7 @@ cell = st.text(
     column=st.sampled_from(["sample_id", "text", "group"]),
     value=cell,
 )
-def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
+def test_changed_cell_is_rejected(begun, tmp_path, row, column, value):
     frame = table.read_table("d0/table.csv")
     if column == "text":
         row = 4 + row % 4 if frame["role"].iat[4] == "document" else row
@@ -96,7 +96,7 @@ def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
     try:
         table.write_table(frame, tmp_path / "d1" / "table.csv")
     except UserError:
-        return  # Such a table is not read at all.
+        return  # Such a table is invalid.
     begun.data.table = "d1/table.csv"
     with pytest.raises(UserError, match=r"data: .*8 samples.*have changed"):
         resume(begun)
@@ -105,54 +105,56 @@ def test_any_other_cell_is_refused(begun, tmp_path, row, column, value):
 
 @QUICK
 @given(times=st.lists(st.integers(0, 2**40), min_size=8, max_size=8))
-def test_times_alone_are_never_refused(begun, times):
+def test_changed_modification_times_are_accepted(begun, times):
     images = table.read_table("d0/table.csv")["image"]
     for name, time in zip(images, times, strict=True):
         os.utime(f"d0/{name}", ns=(time, time))
     resume(begun)
 
 
-def test_what_has_changed_is_said(begun):
+def test_error_describes_the_change(begun):
     frame = table.read_table("d0/table.csv")
     table.write_table(frame.iloc[:-1], "d0/table.csv")
     with pytest.raises(UserError, match=r"\(8 samples before, 7 now\)"):
         resume(begun)
     table.write_table(frame.iloc[::-1], "d0/table.csv")
-    with pytest.raises(UserError, match="cells or the order of") as said:
+    with pytest.raises(UserError, match="cells or the order of") as caught:
         resume(begun)
-    way = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
-    assert way in str(said.value)
+    new_run = f"--workdir=NEW --config.init_from={os.path.abspath('run')}"
+    assert new_run in str(caught.value)
     table.write_table(frame, "d0/table.csv")
     resume(begun)
     shutil.copy(image := f"d0/{frame['image'][0]}", "kept")
     Image.new("RGB", (99, 16)).save(image)
     with pytest.raises(
-        UserError, match=r"of the 8 image files have another size"
+        UserError, match=r"of the 8 image files have a different size"
     ):
         resume(begun)
     shutil.copy("kept", image)
     resume(begun)
 
 
-def test_an_image_that_became_unreadable_is_said(begun):
+def test_newly_unreadable_image_is_reported(begun):
     image = table.read_table("d0/table.csv")["image"][0]
     os.rename(f"d0/{image}", "kept")
     loaded = inputs.load(begun.data, "run")
-    wanted = "of the 8 samples .*, 7 can be used, where 8 could.*skipped.csv"
+    wanted = (
+        "7 of the 8 samples .* can be used, but 8 could before.*skipped.csv"
+    )
     with pytest.raises(UserError, match=wanted):
         origins.check_data("run", loaded)
     os.rename("kept", f"d0/{image}")
     resume(begun)
 
 
-def test_other_bytes_are_refused(begun):
+def test_changed_image_bytes_are_rejected(begun):
     origins.check_content("run", "one")
     origins.check_content("run", "one")
-    with pytest.raises(UserError, match="same, but some image files have othe"):
+    with pytest.raises(UserError, match="same, but some image files have diff"):
         origins.check_content("run", "two")
 
 
-def test_a_resumed_run_keeps_its_origin(begun):
+def test_resumed_run_keeps_its_origin(begun):
     origins.check_content("run", "one")
     before = workdir.read_origin("run")
     loaded = inputs.load(begun.data)
@@ -161,11 +163,13 @@ def test_a_resumed_run_keeps_its_origin(begun):
     assert workdir.read_origin("run") == before
 
 
-def test_an_edit_after_a_run_has_finished_is_noticed(begun):
+def test_edited_table_of_a_finished_run_is_detected(begun):
     frame = table.read_table(begun.data.table)
     later = 4_000_000_000  # in the year 2096
     os.utime(begun.data.table, (later, later))
-    origins.check_table("run", begun.data)  # a modification time alone
+    origins.check_table(
+        "run", begun.data
+    )  # only a modification time has changed
     table.write_table(frame.iloc[1:], begun.data.table)
     os.utime(begun.data.table, (later, later))
     with pytest.raises(UserError, match="finished run on other data"):
@@ -174,13 +178,15 @@ def test_an_edit_after_a_run_has_finished_is_noticed(begun):
     origins.check_table("run", begun.data)
 
 
-def test_a_finished_run_on_another_table_is_refused(begun):
+def test_other_table_for_a_finished_run_is_rejected(begun):
     shutil.copytree("d0", "d1")
     begun.data.table = "d1/table.csv"
     origins.check_table("run", begun.data)
     frame = table.read_table("d1/table.csv")
     table.write_table(frame.iloc[1:], "d1/table.csv")
-    with pytest.raises(UserError, match="finished run on other data: d1/table"):
+    with pytest.raises(
+        UserError, match="finished run on other data: the rows of d1/table"
+    ):
         origins.check_table("run", begun.data)
 
 
@@ -193,31 +199,31 @@ def second(begun):
     return begun
 
 
-def test_a_moved_stage_before_resumes_and_another_is_refused(second):
+def test_previous_stage_may_move_but_not_change(second):
     for same in ("./one", os.path.abspath("one"), "two/../one/"):
         second.init_from = same
         resume(second, "two")
     shutil.move("one", "moved")
     second.init_from = "moved"
     resume(second, "two")
-    second.init_from = "one"  # gone, but the very path that was noted
+    second.init_from = "one"  # missing, but the recorded path
     resume(second, "two")
     other = second.copy_and_resolve_references()
     other.seed += 1
     begin("other", other)
     for wrong, reason in (
-        ("other", "'other' holds another run"),
-        ("nowhere", "'nowhere' does not exist to be compared"),
-        ("", "'' is not the same"),
+        ("other", "'other' contains another run"),
+        ("nowhere", "'nowhere' does not exist, so it cannot be"),
+        ("", "'' is given"),
     ):
         second.init_from = wrong
         with pytest.raises(
-            UserError, match=f"init_from was 'one', and {reason}"
+            UserError, match=f"init_from was 'one', but {reason}"
         ):
             resume(second, "two")
 
 
-def test_a_curriculum_is_moved(begun, monkeypatch):
+def test_curriculum_resumes_after_a_move(begun, monkeypatch):
     begin("c/stage1", begun)
     begun.init_from = "c/stage1"
     begin("c/stage2", begun)
@@ -226,7 +232,7 @@ def test_a_curriculum_is_moved(begun, monkeypatch):
     resume(begun, "moved/stage2")
 
 
-def test_the_stage_before_may_have_gone_on(second, monkeypatch):
+def test_previous_stage_may_have_continued(second, monkeypatch):
     steps = {"two": 3, "one": 5, "copy": 5}
     monkeypatch.setattr(workdir, "latest_step", lambda x: steps[str(x)])
     resume(second, "two")
@@ -239,7 +245,7 @@ def test_the_stage_before_may_have_gone_on(second, monkeypatch):
 @pytest.mark.parametrize(
     "key", ["data.tokenizer", "model.image.pretrained", "model.text.pretrained"]
 )
-def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
+def test_folders_are_compared_by_content(begun, monkeypatch, key):
     monkeypatch.setattr(origins.Inputs, "examine", lambda self: None)
     monkeypatch.setattr(origins, "_describe_data", lambda inputs: {})
     os.mkdir("words")
@@ -247,41 +253,46 @@ def test_folders_are_compared_by_their_files(begun, monkeypatch, key):
         with open(f"words/{name}", "wb") as file:
             file.write(b"a" * (3 << 20))
 
-    def named(name):
+    def with_folder(name):
         config = begun.copy_and_resolve_references()
         origins.places_lib.put(config, key, name)
         return config
 
     workdir.prepare(
-        "run", named("words"), ["a"], origins.describe(named("words"), None)
+        "run",
+        with_folder("words"),
+        ["a"],
+        origins.describe(with_folder("words"), None),
     )
     shutil.copytree("words", "copy")
     for same in ("words", "./words//", "copy", os.path.abspath("copy")):
-        origins.check_names("run", named(same))
+        origins.check_names("run", with_folder(same))
     with open("copy/tokenizer.json", "r+b") as file:
         file.write(b"b")
-    with pytest.raises(UserError, match=f"{key} was 'words'.*has other files"):
-        origins.check_names("run", named("copy"))
-    with pytest.raises(UserError, match=f"{key} was 'words', and 'minilm'"):
-        origins.check_names("run", named("minilm"))
+    with pytest.raises(
+        UserError, match=f"{key} was 'words'.*has different files"
+    ):
+        origins.check_names("run", with_folder("copy"))
+    with pytest.raises(UserError, match=f"{key} was 'words', but 'minilm'"):
+        origins.check_names("run", with_folder("minilm"))
     shutil.rmtree("words")
-    origins.check_names("run", named("./words"))
+    origins.check_names("run", with_folder("./words"))
 
 
-def test_more_steps_are_a_new_run(begun):
+def test_more_steps_require_a_new_run(begun):
     begun.steps = 99
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun)
-    way = (
+    new_run = (
         f"--workdir=NEW --config.init_from={os.path.abspath('run')} "
         "--config.steps=99"
     )
-    assert "steps: 8 -> 99" in str(said.value)
-    assert str(said.value).endswith(way)
-    assert "resumes only with --config.steps=8" in str(said.value)
-    with pytest.raises(UserError) as said:
+    assert "steps: 8 -> 99" in str(caught.value)
+    assert str(caught.value).endswith(new_run)
+    assert "resumes only with --config.steps=8" in str(caught.value)
+    with pytest.raises(UserError) as caught:
         workdir.check_config("run", begun, "config.stage2")
-    flags = shlex.split(str(said.value))[-4:]
+    flags = shlex.split(str(caught.value))[-4:]
     assert flags == [
         "--workdir=NEW",
         "--config.curriculum=('stage2',)",
@@ -290,15 +301,15 @@ def test_more_steps_are_a_new_run(begun):
     ]
 
 
-def test_a_run_of_an_older_version_resumes(begun):
+def test_run_without_a_recorded_origin_resumes(begun):
     os.remove("run/origin.json")
     resume(begun)
     begun.init_from = "one"
-    with pytest.raises(UserError, match="init_from was '', and 'one'"):
+    with pytest.raises(UserError, match="init_from was '', but 'one'"):
         resume(begun)
 
 
-def test_an_edit_inside_a_folder_of_parts_is_noticed(begun, tmp_path):
+def test_edited_part_of_a_partitioned_table_is_detected(begun, tmp_path):
     frame = table.read_table(begun.data.table)
     parts = pathlib.Path("d0/parts.parquet")
     frame.to_parquet(parts, partition_cols=["role"])

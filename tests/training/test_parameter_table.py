@@ -1,4 +1,4 @@
-"""The table of parameters, as a run keeps it in its workdir."""
+"""The table of parameters in a workdir."""
 
 import re
 
@@ -8,7 +8,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import parameter_table, setup
 
 
-def test_each_parameter_has_its_row(toy, tiny_config, tmp_path):
+def test_table_has_a_row_per_parameter(toy, tiny_config, tmp_path):
     tiny_config.optimizer.learning_rate = 0.01
     tiny_config.optimizer.parts = (("text_encoder", 0.0), ("image", 0.5))
     mesh = mesh_lib.make_mesh(jax.devices()[:2])

@@ -12,61 +12,59 @@ from mixer_jax.training.config import defaults as config_lib
 
 
 def show(config, workdir, **options):
-    said = io.StringIO()
+    output = io.StringIO()
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
-    console = rich.console.Console(file=said)
+    console = rich.console.Console(file=output)
     plan.show(config, workdir, mesh, console, **options)
-    return said.getvalue()
+    return output.getvalue()
 
 
-def test_the_plan_has_every_count_and_parameter(toy, tiny_config, tmp_path):
+def test_plan_lists_all_counts_and_parameters(toy, tiny_config, tmp_path):
     tiny_config.optimizer.parts = (("text_encoder", 0.0),)
     tiny_config.head.name = "knn"
-    said = show(tiny_config, tmp_path / "run")
-    assert "24 queries, 24 documents, 12 categories; 0 skipped" in said
-    assert "8 of 16 samples, 2.7 epochs" in said
-    (text,) = [line for line in said.splitlines() if "text_encoder" in line]
+    output = show(tiny_config, tmp_path / "run")
+    assert "24 queries, 24 documents, 12 categories; 0 skipped" in output
+    assert "8, each on 16 samples; 2.7 epochs" in output
+    (text,) = [line for line in output.splitlines() if "text_encoder" in line]
     assert re.search(r"\(512, 16\) +│ +8,192 .* no +│ +0 ", text)
-    (rows,) = [line for line in said.splitlines() if " proxies " in line]
+    (rows,) = [line for line in output.splitlines() if " proxies " in line]
     assert "'data'" in rows
-    assert "graph" in said
+    assert "graph" in output
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_is_needed_where_the_categories_are_counted(
-    toy, tiny_config, tmp_path
-):
+def test_no_data_is_read_if_categories_are_given(toy, tiny_config, tmp_path):
     tiny_config.data.table = "nowhere.csv"
-    said = show(tiny_config, tmp_path, categories=1000)
-    assert "none is looked at" in said
-    assert "(1000, 16)" in said
+    output = show(tiny_config, tmp_path, categories=1000)
+    assert "table  not read" in output
+    assert "(1000, 16)" in output
 
 
-def test_the_memory_is_that_of_the_state(toy, tiny_config, tmp_path):
-    """Twice the categories, the same more of proxies and momentum."""
+def test_memory_grows_with_the_state(toy, tiny_config, tmp_path):
+    """Doubling the categories doubles proxies and momentum."""
 
     def gigabytes(categories):
-        said = show(tiny_config, tmp_path, categories=categories)
-        return float(re.search(r"([\d.]+) GB for state and batch", said)[1])
+        output = show(tiny_config, tmp_path, categories=categories)
+        return float(re.search(r"([\d.]+) GB for state and batch", output)[1])
 
-    # Two devices hold 16 numbers of 4 bytes a row, and the velocity's.
+    # A row has 16 numbers of 4 bytes, and as many of momentum.
     more = 4_000_000 * 16 * 4 * 2 / 2 / 1e9
     found = gigabytes(8_000_000) - gigabytes(4_000_000)
     assert abs(found - more) < 0.01 * more + 0.002
 
 
-def test_a_missing_stage_is_part_of_the_plan(toy, tiny_config, tmp_path):
+def test_plan_reports_a_missing_stage(toy, tiny_config, tmp_path):
     tiny_config.init_from = str(tmp_path / "none")
-    assert "Run first:" in show(tiny_config, tmp_path / "run")
+    assert "Run this first:" in show(tiny_config, tmp_path / "run")
 
 
-def test_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
+def test_plan_shows_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
     second = tiny_config.copy_and_resolve_references()
     second.steps = 5
     config = config_lib.curriculum(stage1=tiny_config, stage2=second)
     workdir = tmp_path / "[/v3]" / "[v2] :smile: 'a'"
-    said = show(config, workdir)
-    assert "stage1: parameters" in said
-    assert "stage2: parameters" in said
-    assert f"workdir  {workdir / 'stage1'} (at step 0 of 8)\n" in said
-    assert f"starts from  {workdir / 'stage1'}\n" in said
+    output = show(config, workdir)
+    assert "stage1: parameters" in output
+    assert "stage2: parameters" in output
+    assert f"workdir  {workdir / 'stage1'} (at step 0 of 8)\n" in output
+    assert f"starts from  {workdir / 'stage1'}\n" in output

@@ -1,4 +1,4 @@
-"""What a stage is refused for before anything is computed."""
+"""Invalid stages are rejected before anything is computed."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ def make(config, folder, num_devices=2):
     return setup.make(config, folder, mesh)
 
 
-def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
+def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
     run = make(tiny_config, tmp_path)
     leaves = jax.tree.leaves(run.state)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
@@ -23,43 +23,45 @@ def test_a_whole_setup_computes_nothing(toy, tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"optimizer.parts": (("image_encoder", 0.0),)},
             "model.image.batch_norm",
         ),
-        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path has"),
-        ({"data.text_length": 600}, "has room for 512"),
+        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path matches"),
+        ({"data.text_length": 600}, "supports at most 512"),
         ({"data.table": "nowhere.csv"}, "no sample table at nowhere.csv"),
         ({"head.name": "knn", "head.active": 0.1}, "head.active"),
         ({"batch_size": 6}, "multiple of 4"),
     ],
 )
-def test_what_cannot_work_is_said(toy, tiny_config, tmp_path, changes, said):
+def test_invalid_settings_raise_an_error(
+    toy, tiny_config, tmp_path, changes, message
+):
     tiny_config.update_from_flattened_dict(changes)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make(tiny_config, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nonono", "known: efficientnet-lite0, minilm"),
         ("weights.safetensors", "weights.safetensors does not exist"),
     ],
 )
-def test_weights_that_are_missing_are_refused_before_the_data(
-    toy, tiny_config, tmp_path, monkeypatch, name, said
+def test_missing_weights_are_rejected_before_data_is_read(
+    toy, tiny_config, tmp_path, monkeypatch, name, message
 ):
     monkeypatch.setattr(setup.inputs, "load", None)
     tiny_config.model.text.pretrained = name
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+def test_mismatched_weights_are_rejected_before_writing(
     toy, tiny_config, tmp_path
 ):
     tiny_config.model.text.pretrained = "efficientnet-lite0"
@@ -68,10 +70,12 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_of_other_shapes_is_no_start(toy, tiny_config, tmp_path):
+def test_starting_from_a_stage_with_other_shapes_fails(
+    toy, tiny_config, tmp_path
+):
     before = tiny_config.copy_and_resolve_references()
     before.model.dim = 24
     tiny_config.init_from = "before"
     setup.check_fit(tiny_config, tiny_config)
-    with pytest.raises(UserError, match=r"before has other shapes: .*24"):
+    with pytest.raises(UserError, match=r"before has different shapes: .*24"):
         setup.check_fit(tiny_config, before)

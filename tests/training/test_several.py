@@ -1,4 +1,4 @@
-"""A run of several processes, and one that changes how many there are."""
+"""Runs in several processes, and with a changing number of them."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def losses(workdir, stage):
 
 @pytest.fixture(scope="module")
 def stopped(begin, tmp_path_factory):
-    """The workdir of 2, then 1, then 4 processes; SIGTERM to one stops all."""
+    """A workdir used by 2, 1 and 4 processes; SIGTERM to one stops all."""
     workdir = tmp_path_factory.mktemp("stopped")
     for count in (2, 1):
         begun = begin(workdir, count)
@@ -38,15 +38,15 @@ def stopped(begin, tmp_path_factory):
             assert ended.code == processes.PREEMPTED, ended.error
     for index, ended in enumerate(several.finish(begin(workdir, 4))):
         assert ended.code == 0, ended.error
-        # Process 0 speaks for all.
+        # Only process 0 prints.
         assert ("stage3: " in ended.output) == (index == 0)
     return workdir
 
 
-def test_a_stopped_run_goes_on_in_other_processes(stopped, whole):
+def test_stopped_run_resumes_with_other_process_counts(stopped, whole):
     for stage in STAGES:
         one, many = losses(whole, stage), losses(stopped, stage)
-        # Every step is there once, however often it was begun anew.
+        # Every step is logged once, even if it was repeated.
         assert list(one) == list(many) == list(range(1, 13))
         np.testing.assert_allclose(
             list(many.values()), list(one.values()), rtol=1e-5
@@ -54,15 +54,15 @@ def test_a_stopped_run_goes_on_in_other_processes(stopped, whole):
 
 
 def wait_for_step(process):
-    """Reads what a process says until it has taken a step."""
+    """Reads the output of a process until it has taken a step."""
     for line in process.stdout:
         if "step" in line:
             return
     pytest.fail(f"It ended before: {process.stderr.read()}")
 
 
-def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
-    """Two processes whose relative workdirs are two folders."""
+def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
+    """Two processes resolve the same relative workdir to two folders."""
     places = iter([tmp_path / "host0", tmp_path / "host1"])
     real = several.subprocess.Popen
 
@@ -79,7 +79,9 @@ def test_a_folder_that_is_not_shared_is_refused(begin, tmp_path, monkeypatch):
         assert "Traceback" not in ended.error
 
 
-def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
+def test_damaged_checkpoint_is_moved_with_several_processes(
+    begin, whole, tmp_path
+):
     shutil.copytree(whole / "stage1", tmp_path / "stage1")
     folder = tmp_path / "stage1" / workdir_lib.CHECKPOINTS
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
@@ -88,10 +90,10 @@ def test_damage_is_set_aside_by_all_processes(begin, whole, tmp_path):
     (folder / "8" / "iterator" / "metadata").write_text("{}")
     for index, ended in enumerate(several.finish(begin(tmp_path, 2))):
         assert ended.code == 0, ended.error
-        assert ("is set aside in" in ended.output) == (index == 0)
+        assert ("was moved to" in ended.output) == (index == 0)
 
 
-def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
+def test_one_process_reads_proxies_of_several(stopped, whole):
     mesh = mesh_lib.make_mesh()
     one, many = (
         checkpoints.load_proxies(workdir / "stage3", 16, mesh)
@@ -100,10 +102,10 @@ def test_proxies_of_several_processes_are_read_by_one(stopped, whole):
     np.testing.assert_allclose(many, one, atol=1e-4)
 
 
-def test_a_disk_that_is_full_is_a_sentence(begin, whole, tmp_path):
-    """No file may grow beyond 12 KiB: less than a table of vectors takes.
+def test_full_disk_raises_one_error(begin, whole, tmp_path):
+    """Limits files to 12 KiB, which is less than a table of vectors needs.
 
-    Smaller arrays share files as it happens, so that the limit is of one array.
+    Smaller arrays share files in no fixed way, so the limit applies to one.
     """
     shutil.copytree(whole / "stage1", tmp_path / "stage1")
     shutil.rmtree(tmp_path / "stage1" / workdir_lib.CHECKPOINTS / "12")
@@ -115,11 +117,11 @@ def test_a_disk_that_is_full_is_a_sentence(begin, whole, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (ended,) = several.finish(begun)
     assert ended.code == processes.WRONG
-    # Writes that go on in the background may complain before and after it.
+    # Background writes may log errors before and after it.
     sentence = "error: A checkpoint cannot be written to .*"
     found = re.findall(sentence, ended.error)
     assert len(found) == 1, ended.error
-    (said,) = found
+    (message,) = found
     assert "_SignalingThread" not in ended.error
-    assert "File too large. The checkpoint of step 8 is whole" in said
+    assert "File too large. The checkpoint of step 8 is intact" in message
     assert workdir_lib.latest_step(tmp_path / "stage1") == 8

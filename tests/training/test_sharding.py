@@ -1,4 +1,4 @@
-"""Rules of paths, and how what they say lies on the devices."""
+"""Sharding rules for paths, and the layouts that they give."""
 
 import jax
 import numpy as np
@@ -35,13 +35,13 @@ def specs(tree, rules, num_devices=4):
     return jax.tree.map(lambda layout: tuple(layout.spec), found)
 
 
-def test_the_first_pattern_decides(params):
+def test_first_matching_pattern_applies(params):
     rules = (("table", "rows"), ("encoder", "fsdp"))
     assert specs(params, rules) == {
         "encoder": {
             "table": ("data", None),
             "kernel": (None, "data"),
-            "odd": (),  # no axis that the devices divide
+            "odd": (),  # no axis is divisible by the number of devices
             "bias": (),  # too small
         },
         "fusion": {"kernel": ()},
@@ -52,14 +52,14 @@ def test_the_first_pattern_decides(params):
     )
 
 
-def test_rows_are_of_the_first_axis(params):
+def test_rows_rule_splits_the_first_axis(params):
     found = specs(params, (("encoder", "rows"),), 8)["encoder"]
     assert found["table"] == ("data", None)
     assert found["kernel"] == ("data", None)
     assert found["odd"] == ()
 
 
-def test_moments_lie_as_their_parameters(params):
+def test_moments_have_the_layout_of_their_parameters(params):
     count = jax.ShapeDtypeStruct((), np.int32)
     rules = (("encoder", "fsdp"),)
     count, moments = specs((count, {"mu": params, "nu": params}), rules)
@@ -69,20 +69,20 @@ def test_moments_lie_as_their_parameters(params):
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "message"),
     [
         ((("encoder", "zero"),), "no rule 'zero'.*replicate, fsdp, rows"),
-        ((("decoder", "fsdp"),), "'decoder' in it; .*encoder, fusion"),
-        ((("(", "fsdp"),), "no regular expression"),
+        ((("decoder", "fsdp"),), "matches 'decoder'; .*encoder, fusion"),
+        ((("(", "fsdp"),), "not a regular expression"),
     ],
 )
-def test_what_is_wrong_with_rules_is_said(rules, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_rules_raise_an_error(rules, message):
+    with pytest.raises(UserError, match=message):
         sharding.check(rules, ["encoder/kernel", "fusion/kernel"])
 
 
 @pytest.mark.parametrize("rule", sharding.RULES)
-def test_gathered_is_the_same(rule):
+def test_gather_returns_the_original_values(rule):
     mesh = mesh_lib.make_mesh(jax.devices()[:4])
     tree = {"encoder": np.arange(2.0**17).reshape(2**9, -1)}
     rules = (("encoder", rule),)

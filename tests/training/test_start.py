@@ -39,7 +39,7 @@ from mixer_jax.training.start import Start
         (None, {}, Start.RANDOM, "random weights"),
     ],
 )
-def test_the_first_way_that_applies_is_taken(
+def test_decide_returns_the_first_start_that_applies(
     tiny_config, tmp_path, monkeypatch, step, changes, wanted, described
 ):
     tiny_config.steps = 4
@@ -51,19 +51,22 @@ def test_the_first_way_that_applies_is_taken(
     assert start.describe(tiny_config, tmp_path) == described
 
 
-def test_the_stage_before_is_asked_for(tiny_config, tmp_path):
+def test_missing_previous_stage_raises_an_error(tiny_config, tmp_path):
     tiny_config.name = "stage2"
     tiny_config.init_from = str(tmp_path / "stage1")
     tiny_config.init_command = "python -m mixer_jax.main --config=stage1.py"
     with pytest.raises(UserError) as caught:
         start.check(tiny_config, tmp_path / "stage2")
-    said = str(caught.value)
-    assert "stage2 starts from" in said
-    assert "Run first:\n  python -m mixer_jax.main --config=stage1.py" in said
+    message = str(caught.value)
+    assert "stage2 starts from" in message
+    assert (
+        "Run this first:\n  python -m mixer_jax.main --config=stage1.py"
+        in message
+    )
 
 
 @pytest.mark.parametrize("there", ["stage1", "stage2"])
-def test_a_checkpoint_here_or_there_is_enough(
+def test_checkpoint_of_either_stage_suffices(
     tiny_config, tmp_path, monkeypatch, there
 ):
     tiny_config.init_from = str(tmp_path / "stage1")

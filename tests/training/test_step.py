@@ -1,4 +1,4 @@
-"""One step: what moves, what does not, and on how many devices."""
+"""The training step updates the right arrays, on any number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from mixer_jax.training import step as step_lib
 
 
 class Run:
-    """A step and its first state, on some devices."""
+    """A step and its initial state on a number of devices."""
 
     def __init__(self, toy, config, num_devices=2):
         self.mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
@@ -68,7 +68,7 @@ class Run:
         return mesh_lib.put_batch(batch, self.mesh)
 
     def train(self, steps):
-        """Returns the host's copies of the state and of the metrics."""
+        """Returns the state, copied to the host, and the losses."""
         losses = []
         for seed in range(steps):
             self.state, metrics = self.step(self.state, self.batch(seed))
@@ -81,7 +81,7 @@ def config(tiny_config):
     return tiny_config
 
 
-def test_the_average_follows_what_is_trained(toy, config):
+def test_average_follows_the_trained_parameters(toy, config):
     config.optimizer.average = 0.3
     config.optimizer.parts = (("text_encoder", 0.0),)
     run = Run(toy, config)
@@ -107,13 +107,13 @@ def test_the_average_follows_what_is_trained(toy, config):
         )
 
 
-def test_first_metrics_are_known(toy, config):
+def test_first_metrics_match_a_dense_computation(toy, config):
     run = Run(toy, config)
     _, metrics = run.step(run.state, run.batch())
     metrics = {name: float(value) for name, value in metrics.items()}
     assert metrics["skipped"] == 0
     np.testing.assert_allclose(metrics["learning_rate"], 0.01, rtol=1e-6)
-    # Independent of the head: dense logits, margin, mean over the batch.
+    # Computed without the head: dense logits, margin, mean over the batch.
     fresh = Run(toy, config)
     variables = {
         "params": fresh.state.params,
@@ -175,7 +175,7 @@ def test_sharded_equals_unsharded(toy, config, num_devices, rule, monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["exact", "knn"])
-def test_loss_falls(toy, config, head):
+def test_loss_decreases(toy, config, head):
     config.head.name = head
     config.steps = 60
     _, losses = Run(toy, config).train(60)
@@ -190,7 +190,7 @@ def test_bfloat16_compute_keeps_float32_state(toy, config):
     assert kinds == {np.dtype("float32"), np.dtype("int32")}
 
 
-def test_frozen_parts_stay_bit_for_bit(toy, config):
+def test_frozen_parts_are_unchanged(toy, config):
     config.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
     config.model.image.batch_norm = "frozen"
     run = Run(toy, config)
@@ -223,12 +223,12 @@ def test_frozen_encoders_are_not_differentiated(toy, config):
 
 
 @pytest.mark.parametrize("head", ["exact", "knn"])
-def test_a_step_that_is_not_finite_is_skipped_and_counted(toy, config, head):
+def test_non_finite_steps_are_skipped_and_counted(toy, config, head):
     config.head.name = head
     run = Run(toy, config)
 
     def set_bias(value):
-        """Sets one parameter on the host, for no buffer outlives a step."""
+        """Sets one parameter on the host: the step donates the buffers."""
         state = jax.tree.map(np.array, run.state)
         state.params["query_layers"]["bias"][0] = value
         run.state = jax.device_put(state, state_lib.shardings(state, run.mesh))
@@ -255,7 +255,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(toy, config, head):
     assert np.isfinite(metrics["loss"])
 
 
-def test_steps_differ_by_their_number_alone(toy, config):
+def test_randomness_depends_on_the_step_number_only(toy, config):
     def loss(step):
         run = Run(toy, config)
         state = run.state.replace(
@@ -267,7 +267,7 @@ def test_steps_differ_by_their_number_alone(toy, config):
     assert loss(0) != loss(1)  # dropout
 
 
-def test_one_compilation_with_rebuilt_graphs(toy, config):
+def test_rebuilt_graphs_cause_no_recompilation(toy, config):
     config.head.name = "knn"
     run = Run(toy, config)
     for seed in range(3):
@@ -279,7 +279,7 @@ def test_one_compilation_with_rebuilt_graphs(toy, config):
 
 
 @pytest.mark.parametrize("head", ["exact", "knn"])
-def test_figures_of_the_monitors(toy, config, head):
+def test_observe_returns_the_monitors_figures(toy, config, head):
     config.head.name = head
     run = Run(toy, config)
     figures = jax.device_get(run.observe(run.state, run.batch()))
@@ -289,7 +289,7 @@ def test_figures_of_the_monitors(toy, config, head):
     assert all(np.isfinite(value) for value in figures.values())
 
 
-def test_recall_falls_with_the_active_set(toy, config):
+def test_active_recall_decreases_with_the_active_set(toy, config):
     config.head.name = "knn"
     config.batch_size = 16
 

@@ -1,4 +1,4 @@
-"""A curriculum of three stages of the toy model; the argument is its table."""
+"""A curriculum of three toy stages; the argument is the table."""
 
 from ml_collections import ConfigDict
 

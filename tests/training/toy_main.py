@@ -1,4 +1,4 @@
-"""The command that trains, with the toy model in the factory's place."""
+"""The training command with the toy model."""
 
 import conftest as toy
 

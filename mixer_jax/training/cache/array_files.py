@@ -37,7 +37,7 @@ _THREADS = 4  # to read files and compute CRCs; both release the GIL
 
 
 def prepare(
-    folder: Path, shapes: Shapes, key: str, what: str, say: Say
+    folder: Path, shapes: Shapes, key: str, source: str, say: Say
 ) -> None:
     """Creates the files of the arrays, unless they exist with the same key.
 
@@ -49,7 +49,7 @@ def prepare(
       shapes: the shapes and dtypes of the arrays.
       key: identifies what the arrays are computed from, and how; a folder with
         another key is emptied.
-      what: the source of the arrays, for messages.
+      source: the source of the arrays, for messages.
       say: called with a message about the arrays and their size before they are
         computed.
 
@@ -66,7 +66,7 @@ def prepare(
                 if not _is_whole(folder / f"{name}.npy", *shape)
             }
             for name in missing:
-                say(f"{folder / name}.npy is missing or cut off")
+                say(f"{folder / name}.npy is missing or truncated")
             if not missing:
                 return
     except (OSError, ValueError):
@@ -84,16 +84,17 @@ def prepare(
         if free < _SPARE * need:
             raise UserError(
                 f"The features of data.cached need {need / 1e9:.2f} GB in "
-                f"{folder}, which has {free / 1e9:.2f} GB free. Make room, or "
-                "set another folder: the config's data.features for training, "
-                "the environment's TMPDIR for an evaluation of baselines."
+                f"{folder}, which has {free / 1e9:.2f} GB free. Free up "
+                "space, or use another folder: set data.features in the config "
+                "for training, or the environment variable TMPDIR for an "
+                "evaluation of baselines."
             )
         for name, (shape, dtype) in missing.items():
             np.lib.format.open_memmap(
                 folder / f"{name}.npy", "w+", dtype, shape
             ).flush()
         if missing is shapes:
-            say(f"encoding {what} once, {need / 1e9:.2f} GB in {folder}")
+            say(f"encoding {source} once ({need / 1e9:.2f} GB in {folder})")
             paths.write(folder / "done.json", "{}")
             # Written last, because it makes the folder valid.
             paths.write(folder / "key.json", json.dumps(key))
@@ -104,12 +105,12 @@ def prepare(
         ) from error
 
 
-def prepare_of(
+def prepare_from_data(
     folder: Path,
     shapes: Shapes,
     data: identity.Data,
     make_key: Callable[[str], str],
-    what: str,
+    source: str,
     say: Say,
 ) -> str:
     """Creates the files of arrays that are computed from rows and images.
@@ -119,7 +120,7 @@ def prepare_of(
       shapes: the shapes and dtypes of the arrays.
       data: the identity of the rows and images.
       make_key: maps the hash of the data's content to the arrays' key.
-      what: the source of the arrays, for messages.
+      source: the source of the arrays, for messages.
       say: called with a message about the arrays and their size before they are
         computed.
 
@@ -131,7 +132,7 @@ def prepare_of(
     """
     notes = identity.compare(folder, data.require()).notes
     content = data.content(notes)
-    prepare(folder, shapes, make_key(content), what, say)
+    prepare(folder, shapes, make_key(content), source, say)
     try:
         identity.write_notes(folder, notes)
     except OSError as error:
@@ -172,7 +173,7 @@ def fill(
         rows = sum(min(step, count - starts[block]) for block in wrong)
         say(
             f"{len(wrong)} of {len(starts)} blocks of {files} are damaged; "
-            f"their {rows:,} rows are made again"
+            f"computing their {rows:,} rows again"
         )
     missing = np.array([known is None for known in sums], bool)
     missing[wrong] = True
@@ -209,10 +210,10 @@ def fill(
 
 
 def _with_progress(
-    made: Iterator[Arrays], rows: int, what: str
+    made: Iterator[Arrays], rows: int, label: str
 ) -> Iterator[Arrays]:
     """Yields the arrays and shows the progress."""
-    with progress.show(f"Making {what}", rows) as count:
+    with progress.show(f"Computing {label}", rows) as count:
         for parts in made:
             yield parts
             count(len(next(iter(parts.values()))))
@@ -224,9 +225,9 @@ def _check_ours(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() or path.suffix not in ours:
             raise UserError(
-                f"{folder} cannot hold the features of data.cached: it has a "
-                f"file {path.name} that does not belong to them. Set the "
-                "config's data.features to another folder."
+                f"{folder} cannot be used for the features of data.cached: it "
+                f"contains {path.name}, which does not belong to them. Set "
+                "data.features in the config to another folder."
             )
 
 
@@ -255,16 +256,16 @@ def _wrong(
     rows = sum(min(step, count - starts[block]) for block in blocks)
     size = rows * sum(array[:1].nbytes for array in arrays)
     if size >= _LARGE:
-        say(f"comparing {size / 1e9:.2f} GB of {files} with their checksums")
+        say(f"verifying the checksums of {size / 1e9:.2f} GB in {files}")
     begin = time.perf_counter()
     with threads_lib.pool(_THREADS) as pool:
-        found = pool.map(lambda b: _sum(arrays, starts[b], step), blocks)
+        current = pool.map(lambda b: _sum(arrays, starts[b], step), blocks)
         wrong = [
-            b for b, now in zip(blocks, found, strict=True) if now != sums[b]
+            b for b, now in zip(blocks, current, strict=True) if now != sums[b]
         ]
     if size >= _LARGE:
         seconds = time.perf_counter() - begin
-        say(f"compared in {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s")
+        say(f"verified in {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s")
     return wrong
 
 
@@ -294,14 +295,14 @@ def _read_sums(
             return sums
     except (OSError, ValueError, AttributeError):
         pass
-    say(f"{path} is damaged; {folder / name}.npy is made again")
+    say(f"{path} is damaged; computing {folder / name}.npy again")
     return [None] * blocks
 
 
 def _write_sums(folder: Path, name: str, sums: list[int | None]) -> None:
     path = folder / "done.json"
     try:
-        noted = dict(json.loads(path.read_text()))
+        recorded = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        noted = {}
-    paths.write(path, json.dumps(noted | {name: sums}))
+        recorded = {}
+    paths.write(path, json.dumps(recorded | {name: sums}))

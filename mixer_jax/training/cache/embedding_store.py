@@ -68,9 +68,11 @@ class EmbeddingStore(StoredContent):
           `embedding`, f32 [B, D].
         """
         rows = np.asarray(rows)
-        found = self._arrays[role][np.where(rows >= 0, self._place[rows], 0)]
-        found[rows < 0] = 0
-        return {"embedding": found}
+        embeddings = self._arrays[role][
+            np.where(rows >= 0, self._place[rows], 0)
+        ]
+        embeddings[rows < 0] = 0
+        return {"embedding": embeddings}
 
 
 def make(
@@ -96,7 +98,7 @@ def make(
     def say(text: str) -> None:
         terminal.say(f"{config.name}: {text}", console=console)
 
-    content = array_files.prepare_of(
+    content = array_files.prepare_from_data(
         folder,
         {
             role: ((len(rows[role]), config.model.dim), "float32")

@@ -182,7 +182,7 @@ def make(
     def say(text: str) -> None:
         terminal.say(f"{config.name}: {text}", console=console)
 
-    content = array_files.prepare_of(
+    content = array_files.prepare_from_data(
         folder,
         files,
         inputs.examine(),

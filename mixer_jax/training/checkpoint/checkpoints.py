@@ -96,8 +96,8 @@ class Checkpoints:
             paths.make_folder(self._folder)
         self._plain = paths.plain(self._folder)
         # Process 0 checks the files of all processes.
-        self._looks = jax.process_index() == 0
-        self._noting = checksums.Noting(
+        self._verifies = jax.process_index() == 0
+        self._background = checksums.BackgroundChecks(
             functools.partial(completeness.missing, arrays=_ARRAYS),
             completeness.is_written,
         )
@@ -135,8 +135,8 @@ class Checkpoints:
         except paths.failures() as error:
             self._fail(error)
         finally:
-            missing = self._noting.finish()
-            if self._failed and self._looks:
+            missing = self._background.finish()
+            if self._failed and self._verifies:
                 failed_saves.remove_drafts(self._folder)
         self._check(missing)
 
@@ -183,7 +183,7 @@ class Checkpoints:
             if force or self.due(step):
                 self._manager.wait_until_finished()
                 # A new save could remove a folder that is being checksummed.
-                self._check(self._noting.finish())
+                self._check(self._background.finish())
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -198,8 +198,8 @@ class Checkpoints:
             self._fail(error)
         if saved:
             self._saved = step
-            if self._looks:
-                self._noting.begin(self._folder / str(step))
+            if self._verifies:
+                self._background.begin(self._folder / str(step))
         return saved
 
     def restore(
@@ -216,32 +216,33 @@ class Checkpoints:
           UserError: if shapes differ (lists the paths) or all checkpoints are
             damaged.
         """
-        found = None
-        while found is None:
+        items = None
+        while items is None:
             step = self._manager.latest_step()
             wrong = self._differing(step)
             try:
                 if wrong:
                     raise row_files.damaged(self._folder / str(step), wrong)
-                found = self.read(state_lib.to_items(state), iterator=True)
+                items = self.read(state_lib.to_items(state), iterator=True)
             except row_files.DamagedError as error:
                 # An unreachable bucket causes the same error.
                 paths.check(self._workdir)
                 others = len(self._manager.all_steps()) > 1
                 if not others:
                     raise row_files.DamagedError(
-                        error.what, row_files.ONLY
+                        error.problem, row_files.ONLY
                     ) from error
                 # Maybe only this process cannot read it: the run must end.
                 if jax.process_count() > 1 and not wrong:
                     raise
-                say(f"{error.what} It is set aside in {self._set_aside(step)}.")
-        return state_lib.from_items(found, state), found["iterator"]
+                moved = self._set_aside(step)
+                say(f"{error.problem} It was moved to {moved}.")
+        return state_lib.from_items(items, state), items["iterator"]
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
         """Returns what is damaged, or ""; process 0 reads the files for all."""
         wrong, folder = "", self._folder / str(step)
-        if self._looks and not paths.is_remote(folder):
+        if self._verifies and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)
             wrong = wrong or completeness.other_step(folder)
             # A run killed right after a save has written no checksums.
@@ -273,7 +274,7 @@ class Checkpoints:
         if processes.raised_by_devices(error):
             raise error  # Another process died during the save.
         self._failed = True
-        self._noting.finish()  # The error below reports the failed save.
+        self._background.finish()  # The error below reports the failed save.
         reason = self._named(paths.reason(error))
         raise failed_saves.explain(self._workdir, reason) from error
 
@@ -390,5 +391,5 @@ def load_proxies(workdir: str | os.PathLike, dim: int, mesh: Mesh) -> jax.Array:
         (rows, dim), jnp.float32, sharding=mesh_lib.rows(mesh)
     )
     with Checkpoints(workdir, writes=False) as checkpoints:
-        found = checkpoints.read({"proxies": {"proxies": wanted}})
-    return found["proxies"]["proxies"]
+        items = checkpoints.read({"proxies": {"proxies": wanted}})
+    return items["proxies"]["proxies"]

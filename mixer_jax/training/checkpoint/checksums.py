@@ -25,7 +25,7 @@ _POLL = 0.1  # seconds between checks whether a checkpoint is complete
 _POLL_REMOTE = 10.0  # seconds; in a bucket, each check is a request
 
 
-def note(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Writes the checksums of a folder whose files are final."""
     sums = find(folder, _files(folder))
     paths.write(folder / FILE, json.dumps(sums, indent=0) + "\n")
@@ -43,34 +43,36 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
       folder has no checksums.
     """
     try:
-        noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        noted = {
+        recorded = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        recorded = {
             _checked(name): [int(size), int(total)]
-            for name, (size, total) in noted.items()
+            for name, (size, total) in recorded.items()
         }
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError) as error:
         return f"{FILE} cannot be read: {error}"
     except (AttributeError, TypeError, OverflowError):
-        noted = {}
-    if not noted:
-        return f"{FILE} holds no checksums"
+        recorded = {}
+    if not recorded:
+        return f"{FILE} contains no checksums"
     if items:
-        parts = {name: name.partition("/")[0] for name in noted}
-        noted = {name: noted[name] for name in noted if parts[name] in items}
+        parts = {name: name.partition("/")[0] for name in recorded}
+        recorded = {
+            name: recorded[name] for name in recorded if parts[name] in items
+        }
     try:
         # Sizes first: they are cheap.
-        for name, (size, _) in noted.items():
+        for name, (size, _) in recorded.items():
             there = (folder / name).stat().st_size
             if there != size:
                 return f"{name} has {there} of {size} bytes"
-        now = find(folder, list(noted))
+        now = find(folder, list(recorded))
     except FileNotFoundError as error:
         return f"{Path(error.filename).relative_to(folder)} is missing"
     except OSError as error:
         return f"a file cannot be read: {error}"
-    wrong = [name for name in noted if now[name] != noted[name]]
+    wrong = [name for name in recorded if now[name] != recorded[name]]
     return f"{wrong[0]} differs from its checksum" if wrong else ""
 
 
@@ -82,11 +84,11 @@ def _checked(name: str) -> str:
     """
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or b"\0" in name.encode():
-        raise ValueError(f"{name!r} is not a file in its folder")
+        raise ValueError(f"{name!r} is not a path inside the folder")
     return name
 
 
-class Noting:
+class BackgroundChecks:
     """Checks new checkpoints in the background.
 
     `finish` reports what is missing. Complete checkpoints get their checksums.
@@ -131,13 +133,13 @@ class Noting:
             else:
                 missing = "the folder does not exist"
         except paths.failures() as error:
-            missing = f"it cannot be read, {paths.reason(error)}"
+            missing = f"it cannot be read: {paths.reason(error)}"
         if missing:
             self._found.append(missing)
         elif not paths.is_remote(folder):
             # If the disk is full, the next save reports it.
             with contextlib.suppress(OSError):
-                note(folder)
+                write(folder)
 
     def _wait(self, folder: paths.Path) -> bool:
         """Waits until a folder is complete; returns False if stopped before."""

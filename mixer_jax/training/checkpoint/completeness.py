@@ -42,12 +42,12 @@ def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
     """
     folder = paths.plain(folder)
     for name in arrays:
-        if what := _missing_of_item(folder / name):
-            return f"{name}: {what}"
+        if problem := _missing_of_item(folder / name):
+            return f"{name}: {problem}"
     try:
         json.loads((folder / _ITERATOR).read_text())
     except paths.failures() as error:
-        return f"{_ITERATOR} cannot be read, {paths.reason(error)}"
+        return f"{_ITERATOR} cannot be read: {paths.reason(error)}"
     return ""
 
 
@@ -62,7 +62,9 @@ def other_step(folder: paths.Path) -> str:
         step = json.loads(text)["custom_metadata"]["step"]
     except (*paths.failures(), KeyError, TypeError):
         return ""
-    return "" if folder.name == str(step) else f"it is that of step {step}"
+    if folder.name == str(step):
+        return ""
+    return f"it is the checkpoint of step {step}"
 
 
 def _missing_of_item(folder: paths.Path) -> str:
@@ -76,7 +78,7 @@ def _missing_of_item(folder: paths.Path) -> str:
         ).result()
         return _missing_chunks(tree, store) or _missing_files(folder, base)
     except (*paths.failures(), KeyError) as error:
-        return f"it cannot be read, {paths.reason(error)}"
+        return f"it cannot be read: {paths.reason(error)}"
 
 
 def _is_array(leaf: dict) -> bool:
@@ -95,7 +97,7 @@ def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
         array = ".".join(str(part["key"]) for part in leaf["key_metadata"])
         about = store.read(f"{array}/.zarray").result()
         if about.state != "value":
-            return f"there is no {array}"
+            return f"{array} is missing"
         shape = json.loads(about.value)
         wanted = math.prod(
             -(-size // chunk)
@@ -111,7 +113,7 @@ def _missing_files(folder: paths.Path, base: tensorstore.KvStore) -> str:
     names = {key.decode() for key in base.list().result()}
     for name, size in _files(base).items():
         if name not in names:
-            return f"there is no {name}"
+            return f"{name} is missing"
         # Objects in a bucket are never truncated.
         if isinstance(folder, pathlib.Path):
             there = (folder / name).stat().st_size

@@ -24,13 +24,13 @@ def explain(workdir: paths.Path, reason: str) -> UserError:
     try:
         last = workdir_lib.latest_step(workdir)
         if last is not None:
-            kept = f"The checkpoint of step {last} is whole"
+            kept = f"The checkpoint of step {last} is intact"
     except UserError:
-        kept = "Those before it are as they were"
+        kept = "Earlier checkpoints are unchanged"
     return UserError(
         "A checkpoint cannot be written to "
-        f"{workdir / workdir_lib.CHECKPOINTS}: {reason}. {kept}; mend this, "
-        "and the same command goes on."
+        f"{workdir / workdir_lib.CHECKPOINTS}: {reason}. {kept}. Fix this, "
+        "then run the same command again."
     )
 
 
@@ -51,6 +51,6 @@ def unreadable(
     return UserError(
         f"The checkpoint {checkpoint} cannot be read, although its save "
         f"reported no error ({missing}). The run stops, because its progress "
-        f"could be lost. Check {disk}, or name another folder by --workdir; "
+        f"could be lost. Check {disk}, or choose another --workdir; "
         "the same command resumes from the last readable checkpoint."
     )

@@ -83,9 +83,9 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     count, (rows, dim) = len(category_ids), store.shape
     if rows < count:
         raise UserError(
-            f"{workdir} does not hold together: its {workdir_lib.CATEGORIES} "
-            f"has {count} categories, but the checkpoint of step {step} has "
-            f"{rows} proxies. Restore the file from a copy."
+            f"{workdir} is inconsistent: its {workdir_lib.CATEGORIES} has "
+            f"{count} categories, but the checkpoint of step {step} has {rows} "
+            "proxies. Restore the file from a copy."
         )
 
     def blocks() -> Iterator[np.ndarray]:
@@ -180,19 +180,19 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
 
 
 # The remedy if there is no other checkpoint to resume from.
-ONLY = "There is no other one. Delete that folder to train from the start."
+ONLY = "There is no other one. Delete that folder to train from scratch."
 
 
 class DamagedError(UserError):
     """Raised if a checkpoint cannot be read.
 
     Attributes:
-      what: the message without the remedy: which checkpoint, and why.
+      problem: the message without the remedy: which checkpoint, and why.
     """
 
-    def __init__(self, what: str, remedy: str):
-        super().__init__(f"{what} {remedy}")
-        self.what = what
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem} {remedy}")
+        self.problem = problem
 
 
 class RemovedError(DamagedError, PassingError):
@@ -212,18 +212,18 @@ def damaged(where: paths.Path, reason: str) -> DamagedError:
     """
     if not where.exists():
         return RemovedError(
-            f"The checkpoint {where} was removed while it was being read, as "
-            "a run in training does once it has newer ones.",
-            "Start this command again.",
+            f"The checkpoint {where} was removed while it was being read: a "
+            "run in training deletes old checkpoints as it saves new ones.",
+            "Run this command again.",
         )
     if not paths.is_remote(where):
         files.check_fetched(where)
-    lines = reason.strip().splitlines() or ["for no reason that was given"]
+    lines = reason.strip().splitlines() or ["no reason given"]
     return DamagedError(
         f"The checkpoint {where} is damaged and cannot be read "
         f"({lines[0][:200]}).",
-        "Delete that folder to go on from the checkpoint before it; training "
-        "sets it aside by itself."
+        "Delete that folder to use the previous checkpoint; training moves it "
+        "aside automatically."
         if _has_others(where)
         else ONLY,
     )

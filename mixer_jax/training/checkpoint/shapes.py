@@ -44,14 +44,14 @@ def check(
 
     different = [
         f"{path}: {saved.get(path, 'absent')} saved, "
-        f"{wanted.get(path, 'absent')} wanted"
+        f"{wanted.get(path, 'absent')} expected"
         for path in sorted(saved.keys() | wanted.keys())
         if shape(saved, path) != shape(wanted, path)
     ]
     if different:
         more = f" and {len(different) - 10} more" if different[10:] else ""
         raise UserError(
-            f"The checkpoint {where} has other shapes: "
-            f"{'; '.join(different[:10])}{more}. Use the config that it was "
+            f"The checkpoint {where} has different shapes: "
+            f"{'; '.join(different[:10])}{more}. Use the config it was "
             "trained with, or the folder of another run."
         )

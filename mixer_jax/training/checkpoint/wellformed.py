@@ -10,7 +10,7 @@ from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places, ranges
 
 # Entries of an origin that are read by name, and their keys.
-_NOTED = {
+_REQUIRED_KEYS = {
     "split": ("samples", "rows"),
     "trained": ("samples", "rows", "images", "sizes"),
     "folders": (),
@@ -26,15 +26,15 @@ def is_of_a_run(name: str, text: bytes) -> bool:
     categories.json.
     """
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return False
     if name == "config.json":
-        return isinstance(found, dict) and "head" in found
-    return isinstance(found, list)
+        return isinstance(content, dict) and "head" in content
+    return isinstance(content, list)
 
 
-def is_config(found: dict[str, Any]) -> bool:
+def is_config(values: dict[str, Any]) -> bool:
     """Returns whether sections and values have the types of the defaults.
 
     Raises:
@@ -56,17 +56,17 @@ def is_config(found: dict[str, Any]) -> bool:
             for key in value
         )
 
-    if not fits(found, default):
+    if not fits(values, default):
         return False
     # Keys that were added since have their defaults.
-    ranges.check(config_lib.flatten(default) | config_lib.flatten(found))
+    ranges.check(config_lib.flatten(default) | config_lib.flatten(values))
     return True
 
 
 def _is_number(value: float) -> bool:
     """Returns whether a number is finite and, if whole, has 64 bits at most."""
-    most = sys.maxsize if isinstance(value, int) else sys.float_info.max
-    return abs(value) <= most
+    limit = sys.maxsize if isinstance(value, int) else sys.float_info.max
+    return abs(value) <= limit
 
 
 def _is_text(value: str) -> bool:
@@ -77,22 +77,22 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def is_categories(found: list[Any]) -> bool:
+def is_categories(ids: list[Any]) -> bool:
     """Returns whether a list holds unique category ids."""
-    return all(isinstance(name, str) for name in found) and len(
-        set(found)
-    ) == len(found)
+    return all(isinstance(name, str) for name in ids) and len(set(ids)) == len(
+        ids
+    )
 
 
-def is_origin(found: dict[str, Any]) -> bool:
+def is_origin(origin: dict[str, Any]) -> bool:
     """Returns whether the entries of an origin that are read are valid."""
-    for name, keys in _NOTED.items():
-        part = found.get(name, {})
+    for name, keys in _REQUIRED_KEYS.items():
+        part = origin.get(name, {})
         if part is None and keys:
             continue  # It was not recorded.
         if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
             return False
-    return all(map(_is_place, found.get("places", {}).values()))
+    return all(map(_is_place, origin.get("places", {}).values()))
 
 
 def _is_place(place: Any) -> bool:

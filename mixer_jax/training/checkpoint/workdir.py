@@ -40,10 +40,10 @@ def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
         `is_ours`.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, kind) or not is_ours(found):
-            raise ValueError("it is not what training writes there")
-        return found
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind) or not is_ours(content):
+            raise ValueError("its content was not written by training")
+        return content
     except (*paths.failures(), RecursionError) as error:
         raise _damaged(path, error) from error
 
@@ -88,8 +88,8 @@ def trained_step(workdir: str | os.PathLike) -> int:
     if step is None:
         stage = _last_trained(workdir) or "runs/quickstart/stage3"
         raise UserError(
-            f"{workdir} has no checkpoint of a trained model. The workdir of "
-            f"one stage is wanted, such as {stage}."
+            f"{workdir} has no checkpoint of a trained model. Give the workdir "
+            f"of one stage, such as {stage}."
         )
     return step
 
@@ -127,16 +127,15 @@ def check_config(
     different = config_lib.differences(old, config)
     if not different:
         return
-    message = (
-        f"{workdir} holds a run of another config ({'; '.join(different)})."
-    )
+    changes = "; ".join(different)
+    message = f"{workdir} contains a run with another config ({changes})."
     if config.steps > old.steps:
         raise UserError(
             f"{message} The learning rate schedule depends on steps, so this "
             f"run (at step {step}) resumes only with --{prefix}.steps="
             f"{old.steps}. To train longer, start a new run from its weights "
             "and proxies, with a new schedule and optimizer state: "
-            f"{way_on(workdir, prefix, f'steps={config.steps}')}"
+            f"{new_run_flags(workdir, prefix, f'steps={config.steps}')}"
         )
     raise UserError(
         f"{message} Use another --workdir, or delete {workdir} to start over."
@@ -149,12 +148,12 @@ def _check_free(path: paths.Path) -> None:
         text = path.read_bytes() if path.exists() else None
     if text is not None and not wellformed.is_of_a_run(path.name, text):
         raise UserError(
-            f"{path} is not of a run, and would be replaced; name another "
-            "folder by --workdir."
+            f"{path} does not belong to a training run and would be "
+            "overwritten; choose another --workdir."
         )
 
 
-def way_on(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
+def new_run_flags(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
     """Returns the flags of a new run that starts from this one.
 
     Args:
@@ -192,10 +191,10 @@ def check_categories(
     if old != new:
         raise UserError(
             f"The run in {workdir} has {len(old)} categories, but the table "
-            f"now has {len(new)}: {len(new - old)} are new and "
-            f"{len(old - new)} are gone. Use another --workdir, from this "
-            f"run's weights and proxies if you like ({way_on(workdir, prefix)})"
-            f", or delete {workdir} to start over."
+            f"now has {len(new)}: {len(new - old)} are new, {len(old - new)} "
+            "were removed. Use another --workdir (to start from this run's "
+            f"weights and proxies: {new_run_flags(workdir, prefix)}), or "
+            f"delete {workdir} to start over."
         )
 
 
@@ -227,13 +226,13 @@ def prepare(
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
-            noted = {"places": places, "categories": _hash(category_ids)}
-            write_origin(workdir, (origin or {}) | noted)
+            recorded = {"places": places, "categories": _hash(category_ids)}
+            write_origin(workdir, (origin or {}) | recorded)
             _copy_tokenizer(workdir, config.data.tokenizer)
     except paths.failures() as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to: "
-            f"{paths.reason(error)}. Name another folder by --workdir."
+            f"{paths.reason(error)}. Choose another --workdir."
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)
@@ -294,8 +293,8 @@ def _check_shared(workdir: paths.Path) -> None:
         raise UserError(
             f"The workdir {workdir} of process {blind[0]} (on "
             f"{seen[blind[0]][1]}) is not that of process 0 (on {seen[0][1]}): "
-            "a local folder is another one on every host, and a checkpoint "
-            "needs one that all of them share. Use a bucket, as in "
+            "a local folder differs between hosts, but a checkpoint needs a "
+            "folder that all of them share. Use a bucket, as in "
             "--workdir=gs://BUCKET/runs/stage1, or a network file system."
         )
 
@@ -344,7 +343,7 @@ def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
         paths.write(paths.make(workdir) / ORIGIN, text)
 
 
-def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
+def restore_paths(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Replaces missing paths by those that the run in `workdir` recorded.
 
     Encoders whose pretrained weights are missing keep their saved architecture.
@@ -353,7 +352,7 @@ def settle(workdir: str | os.PathLike, config: ConfigDict) -> None:
         return
     places = read_origin(workdir).get("places", {})
     saved = read_config(workdir, resolve=False)
-    places_lib.settle(workdir, config, places)
+    places_lib.restore(workdir, config, places)
     for part in ("image", "text"):
         encoder, place = config.model[part], f"model.{part}.pretrained"
         gone = not os.path.exists(encoder.pretrained)
@@ -368,11 +367,11 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
       UserError: if they were changed after training.
     """
     path = paths.make(workdir) / CATEGORIES
-    found = _read(path, list, wellformed.is_categories)
-    noted = read_origin(workdir).get("categories")
-    if noted and noted != _hash(found):
-        raise _damaged(path, ValueError("it was changed after the training"))
-    return found
+    category_ids = _read(path, list, wellformed.is_categories)
+    recorded = read_origin(workdir).get("categories")
+    if recorded and recorded != _hash(category_ids):
+        raise _damaged(path, ValueError("it was changed after training"))
+    return category_ids
 
 
 def _hash(category_ids: Sequence[str]) -> str:

@@ -39,16 +39,22 @@ _SENTENCES = tuple(
     (re.compile(pattern, re.DOTALL), sentence)
     for pattern, sentence in (
         (r"flag --([\w-]+)=None: .*", r"--\1 is required."),
-        (r"flag (--.*): invalid literal for int.*", r"\1 is no whole number."),
-        (r"flag (--.*): could not convert string to .*", r"\1 is no number."),
+        (
+            r"flag (--.*): invalid literal for int.*",
+            r"\1 is not a whole number.",
+        ),
+        (
+            r"flag (--.*): could not convert string to .*",
+            r"\1 is not a number.",
+        ),
         (r"flag (--.*): \('Non-boolean .*", r"\1 is neither true nor false."),
         (
             r"flag (--.*): Error while parsing string: .* as tuple.*",
-            r"\1 is no list; quote its words, as in ('a', 'b').",
+            r"\1 is not a list; quote its items, as in ('a', 'b').",
         ),
         (
             r"flag (--.*): \S+ is not integer >= (\d+)",
-            r"\1 is too small; it must be \2 or more.",
+            r"\1 is too small; it must be at least \2.",
         ),
         (
             r"Unknown command line flag '(.*)'. Did you mean: (.*?),? \?",
@@ -97,8 +103,8 @@ def parse(
 def _sentence(message: str) -> str:
     """Returns our wording of a library's message about a flag."""
     for pattern, sentence in _SENTENCES:
-        if found := pattern.fullmatch(message):
-            return one_line(found.expand(sentence))
+        if match := pattern.fullmatch(message):
+            return one_line(match.expand(sentence))
     return one_line(message)
 
 
@@ -171,29 +177,30 @@ def _parse_config(
     def check_override(path: str, key: str) -> None:
         config_lib.check_keys(parser.parse(path), [key])
 
-    found, left = [], []
+    parsed, left = [], []
     for name, value in _walk(given, is_switch):
         if name == _CONFIG:
             path = value
         elif not name:
             left.append(value)
         else:
-            found.append((name, value))
+            parsed.append((name, value))
     keys = [
         name.partition(".")[2]
-        for name, _ in found
+        for name, _ in parsed
         if name.startswith((f"{_CONFIG}.", f"no{_CONFIG}."))
     ]
     if path is None and keys:
         raise UserError(
-            f"--config is missing; --config.{keys[0]} changes one of its keys."
+            f"--config is missing; --config.{keys[0]} overrides one of its "
+            "keys."
         )
     if path is not None:
         for key in keys:
             check_override(path, key)
         parser.parse(path)
-        found.insert(0, (_CONFIG, path))
-    made = [f"--{a}" if b is None else f"--{a}={b}" for a, b in found]
+        parsed.insert(0, (_CONFIG, path))
+    made = [f"--{a}" if b is None else f"--{a}={b}" for a, b in parsed]
     flag._sys_argv = [program, *made]
     return [*made, "--", *left]
 
@@ -233,7 +240,7 @@ def _walk(
             raise UserError(f"--{name} needs a value.")
         elif value.startswith("--"):
             raise UserError(
-                f"--{name} needs a value; if that is {value}, write "
+                f"--{name} needs a value; if the value is {value}, write "
                 f"--{name}={value}"
             )
         else:
@@ -248,7 +255,7 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
     """
     if not text:
         raise UserError(
-            "--config is empty; name a file, as in configs/stage1.py."
+            "--config is empty; give a file, such as configs/stage1.py."
         )
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
@@ -263,8 +270,8 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
         raise UserError(f"{file} is a folder; --config must name a file.")
     other = f" or {text}" if file != text else ""
     raise UserError(
-        f"There is no config file {file}{other}. Without a path, there are "
-        f"{', '.join(packaged)}."
+        f"There is no config file {file}{other}. Configs that need no "
+        f"path: {', '.join(packaged)}."
     )
 
 
@@ -295,8 +302,8 @@ def _check_arguments(
             parameter.kind is parameter.KEYWORD_ONLY for parameter in needed
         ):
             problem = (
-                "cannot be used: get_config may need one argument at most, the "
-                "text after FILE: of --config=FILE:ARGUMENT."
+                "cannot be used: get_config can require at most one argument, "
+                "the ARGUMENT in --config=FILE:ARGUMENT."
             )
         elif arguments:
             problem = f"takes no argument; leave out ':{arguments[0]}'."

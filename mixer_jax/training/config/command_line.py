@@ -14,14 +14,11 @@ from mixer_jax.training.config import arguments
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     "",
-    "HOST:PORT of process 0, where several cannot find each other by "
-    "themselves.",
+    "HOST:PORT of process 0, if the processes cannot find each other.",
 )
-_PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "How many processes there are.", 0
-)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes.", 0)
 _PROCESS = flags.DEFINE_integer(
-    "process", -1, "Which of them this is, from 0.", -1
+    "process", -1, "Index of this process, from 0.", -1
 )
 
 
@@ -61,21 +58,21 @@ def _fail(message: str) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    # absl would take an error in printing --help for a wrong flag.
-    said = io.StringIO()
+    # absl would report an error while printing --help as a wrong flag.
+    output = io.StringIO()
     try:
         for one in argv[1:]:
             if "\n" in one:  # It would split messages into several lines.
-                raise UserError(f"The argument {one!r} has a line break.")
-        with contextlib.redirect_stdout(said):
+                raise UserError(f"The argument {one!r} contains a line break.")
+        with contextlib.redirect_stdout(output):
             return arguments.parse(argv)
     except UserError as error:
         return _fail(str(error))
     except SystemExit:
         # absl exits with an error code after printing --help.
-        text, said = said.getvalue(), io.StringIO()
+        text, output = output.getvalue(), io.StringIO()
         code = command.run(lambda: print(text, end=""))
         raise SystemExit(code) from None
     finally:
-        if said.tell():  # by a config file
-            print(said.getvalue(), end="")
+        if output.tell():  # by a config file
+            print(output.getvalue(), end="")

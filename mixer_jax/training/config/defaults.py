@@ -242,7 +242,7 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             inside = [k for k in known if k.startswith(f"{key}.")]
             raise UserError(
                 f"'{key}' is a section of the config; name one of its keys, "
-                f"as in {inside[0]}."
+                f"such as {inside[0]}."
             )
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         last = key.rsplit(".", 1)[-1]
@@ -250,9 +250,9 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
             k for k in known if k not in near and k.rsplit(".", 1)[-1] == last
         ][:3]
         hint = (
-            f"Near names: {', '.join(near)}."
+            f"Similar keys: {', '.join(near)}."
             if near
-            else f"The top level has: {', '.join(sorted(config))}."
+            else f"The top-level keys are: {', '.join(sorted(config))}."
         )
         raise UserError(f"The config has no key {key!r}. {hint}")
 
@@ -285,10 +285,10 @@ def naming_stage(config: ConfigDict, prefix: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = f"Stage {config.name}: "
-        if prefix == "config" or str(error).startswith(said):
+        label = f"Stage {config.name}: "
+        if prefix == "config" or str(error).startswith(label):
             raise
-        raise UserError(f"{said}{error}") from error
+        raise UserError(f"{label}{error}") from error
 
 
 def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
@@ -306,7 +306,8 @@ def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(
-                f"{key} is '{flat[key]}'; it can be {', '.join(allowed)}."
+                f"{key} is '{flat[key]}'; it must be one of "
+                f"{', '.join(allowed)}."
             )
     ranges.check(flat)
     _check_pairs(flat, prefix)
@@ -316,13 +317,14 @@ def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
         paths.local(config.data.features, "data.features")
     if config.watchdog < 0:
         raise UserError(
-            f"watchdog is {config.watchdog}; it is seconds, or 0 for never."
+            f"watchdog is {config.watchdog}; it must be a number of seconds, "
+            "or 0 to disable it."
         )
     if config.batch_size < 1 or config.batch_size % (2 * num_devices):
         raise UserError(
-            f"batch_size is {config.batch_size}; half of it are queries and "
-            f"half documents, each split over {num_devices} devices, so it "
-            f"must be a multiple of {2 * num_devices}."
+            f"batch_size is {config.batch_size}; half of the batch is "
+            f"queries and half is documents, each split over {num_devices} "
+            f"devices, so it must be a multiple of {2 * num_devices}."
         )
     sampling_lib.check(sampling(config.data), config.batch_size)
 
@@ -342,12 +344,12 @@ def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
                 or not isinstance(pair[1], kinds)
             ):
                 raise UserError(
-                    f"{key} has {pair!r}, which is not a pair; write the "
+                    f"{key} contains {pair!r}, which is not a pair; write the "
                     f'pairs as --{prefix}.{key}="{example}".'
                 )
             if key == "optimizer.parts" and not 0 <= pair[1] < math.inf:
                 raise UserError(
-                    f"{key} has {pair!r}; a multiple must be 0 or more."
+                    f"{key} contains {pair!r}; a multiple must be 0 or more."
                 )
 
 
@@ -370,7 +372,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
         if other := set(config.keys()) - {"curriculum", *there}:
             raise UserError(
                 f"The config of a curriculum has the key {min(other)!r}; it "
-                f"belongs into the stages, as in {(*there, 'STAGE')[0]}."
+                f"belongs in the stages, as in {(*there, 'STAGE')[0]}."
                 f"{min(other)}."
             )
         unknown = [name for name in config.curriculum if name not in there]

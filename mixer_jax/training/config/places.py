@@ -56,7 +56,7 @@ def record(
             continue
         if os.path.exists(text):
             places[key] = _place(workdir, text)
-        elif is_same(workdir, place, text):  # `settle` may have renamed it.
+        elif is_same(workdir, place, text):  # `restore` may have renamed it.
             places[key] = place | {"given": text}
         else:
             continue
@@ -98,21 +98,21 @@ def find(
       place: the location from `record`.
       text: the path in the config.
     """
-    found = [path for path in _candidates(workdir, place) if _exists(path)]
-    if not found:
+    existing = [p for p in _candidates(workdir, place) if _exists(p)]
+    if not existing:
         return text if _exists(text) else None
-    same = _exists(text) and os.path.samefile(text, found[0])
-    return text if same else found[0]
+    same = _exists(text) and os.path.samefile(text, existing[0])
+    return text if same else existing[0]
 
 
 def _candidates(workdir: str | os.PathLike, place: dict[str, str]) -> list[str]:
-    relative, found = place.get("relative", ""), []
+    relative, moved = place.get("relative", ""), []
     if relative and not paths.is_remote(paths.make(workdir)):
-        found = [
+        moved = [
             os.path.normpath(os.path.join(folder, relative))
             for folder in (os.path.abspath(workdir), os.path.realpath(workdir))
         ]
-    return [*found, place["absolute"]]
+    return [*moved, place["absolute"]]
 
 
 def _exists(path: str) -> bool:
@@ -166,8 +166,8 @@ def is_same(
         return text.rstrip("/") == place.get("given", "").rstrip("/")
     if os.path.normpath(text) == os.path.normpath(place["given"]):
         return True
-    noted = {os.path.realpath(path) for path in _candidates(workdir, place)}
-    return os.path.realpath(text) in noted
+    recorded = {os.path.realpath(path) for path in _candidates(workdir, place)}
+    return os.path.realpath(text) in recorded
 
 
 def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:
@@ -194,7 +194,7 @@ def resolve(
         put(config, key, found or text)
 
 
-def settle(
+def restore(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
     """Replaces missing paths of a config by their recorded locations.

@@ -69,14 +69,14 @@ def check(flat: Mapping[str, Any]) -> None:
     """
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} is {value}; give it a finite number.")
+            raise UserError(f"{key} is {value}; it must be finite.")
         if isinstance(value, int) and value >= 2**31 and key not in _LONG:
             raise UserError(f"{key} is {value}; it must be below {2**31}.")
-    for least, end, keys in _RANGES:
+    for minimum, end, keys in _RANGES:
         for key in keys:
-            if flat[key] < least:
+            if flat[key] < minimum:
                 raise UserError(
-                    f"{key} is {flat[key]}; it must be {least} or more."
+                    f"{key} is {flat[key]}; it must be {minimum} or more."
                 )
             if flat[key] >= end:
                 raise UserError(
@@ -85,15 +85,16 @@ def check(flat: Mapping[str, Any]) -> None:
     for key in _SHARES:
         if not 0 <= flat[key] < 1:
             raise UserError(
-                f"{key} is {flat[key]}; it is a share, 0 or more and below 1."
+                f"{key} is {flat[key]}; it must be a share, 0 or more and "
+                "below 1."
             )
     for key in ("data.max_skipped", "optimizer.warmup"):
         if not 0 <= flat[key] <= 1:
             raise UserError(
-                f"{key} is {flat[key]}; it is a share, from 0 to 1."
+                f"{key} is {flat[key]}; it must be a share, from 0 to 1."
             )
     if flat["optimizer.clip_norm"] <= 0:
         raise UserError(
             f"optimizer.clip_norm is {flat['optimizer.clip_norm']}; it must be "
-            "above 0, and 1e9 is as good as no limit."
+            "above 0; 1e9 practically disables clipping."
         )

@@ -38,15 +38,16 @@ def check(config: ConfigDict) -> None:
         if key not in given:
             raise UserError(
                 f"The config lacks the key {key!r}; start from "
-                "mixer_jax.training.config.defaults.defaults(), which has all."
+                "mixer_jax.training.config.defaults.defaults(), which has "
+                "all keys."
             )
         _check_type(key, given[key], default)
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
-    accepted, what = next(
+    accepted, name = next(
         kind[1:] for kind in _KINDS if isinstance(default, kind[0])
     )
     fits = isinstance(value, accepted)
     if not fits or isinstance(value, bool) != isinstance(default, bool):
-        raise UserError(f"{key} is {value!r}; it must be {what}.")
+        raise UserError(f"{key} is {value!r}; it must be {name}.")

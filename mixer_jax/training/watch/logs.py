@@ -104,7 +104,7 @@ class Logs:
         self._sums: dict[str, list[float]] = {}
         self._quiet = jax.process_index() != 0
         self.failure: UserError | OSError | None = None
-        self._owed: list[tuple[int, dict[str, float]]] = []
+        self._pending: list[tuple[int, dict[str, float]]] = []
         self._file = self._board = self._bar = None
         if self._quiet:
             return
@@ -132,7 +132,7 @@ class Logs:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
-            self._settle()
+            self._flush()
             self._file.close()
             self._board.close()
         if kind is None and self.failure is not None:
@@ -189,17 +189,17 @@ class Logs:
         """Writes figures to TensorBoard and JSONL (null if not finite)."""
         if self._quiet:
             return
-        self._owed.append((step, figures))
+        self._pending.append((step, figures))
         if self.failure is None:
             self._write()
 
     def _write(self) -> None:
-        """Writes what is owed; on an error, the rest is owed still."""
+        """Writes the pending figures; after an error, the rest stay pending."""
         try:
-            while self._owed:
-                step, figures = self._owed[0]
+            while self._pending:
+                step, figures = self._pending[0]
                 self._file.write(self._line(step, figures))
-                self._owed.pop(0)
+                self._pending.pop(0)
                 for name, value in figures.items():
                     if math.isfinite(value):
                         self._board.add(name, value, step)
@@ -214,17 +214,17 @@ class Logs:
         line = {"step": step, "stage": self._stage, **known}
         return json.dumps(line).encode() + b"\n"
 
-    def _settle(self) -> None:
-        """Writes what is owed, to another place if it has to be."""
+    def _flush(self) -> None:
+        """Writes the pending figures, to another place if necessary."""
         self._write()
-        if not self._owed:
+        if not self._pending:
             return
-        rest = b"".join(self._line(*owed) for owed in self._owed)
+        rest = b"".join(self._line(*pending) for pending in self._pending)
         kept = results.rescue(METRICS, lambda draft: draft.write_bytes(rest))
         if kept is not None:
             self.say(
-                f"{self._stage}: the last {len(self._owed)} lines of the log "
-                f"were saved as {kept}; append them to {METRICS}.",
+                f"{self._stage}: the last {len(self._pending)} lines of the "
+                f"log were saved as {kept}; append them to {METRICS}.",
                 "yellow",
             )
 

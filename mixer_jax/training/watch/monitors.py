@@ -178,7 +178,7 @@ class Monitors:
                 "concept_variance",
                 c.min_concept_variance,
                 False,
-                "the concept vector is nearly constant, so the text says "
+                "the concept vector is nearly constant, so the text adds "
                 "nothing: raise the text encoder's multiple in "
                 "optimizer.parts, or try model.memory_norm='slots'",
             ),

@@ -21,13 +21,13 @@ def parse(steps: str) -> range:
     """
     if not steps:
         return range(0)
-    found = re.fullmatch(r"(\d+):(\d+)", steps)
-    if not found or int(found[1]) > int(found[2]):
+    match = re.fullmatch(r"(\d+):(\d+)", steps)
+    if not match or int(match[1]) > int(match[2]):
         raise UserError(
             f"profile is '{steps}'; it must be FIRST:LAST, the first and the "
             "last step of a capture, as in 100:105."
         )
-    return range(int(found[1]), int(found[2]) + 1)
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 class Profiler:

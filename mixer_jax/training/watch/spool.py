@@ -29,7 +29,7 @@ class Spool:
     def __init__(
         self,
         workdir: paths.Path,
-        grown: Sequence[str] = (),
+        appended: Sequence[str] = (),
         say: Callable[[str], None] = print,
         check: Callable[[], None] = lambda: None,
     ):
@@ -37,7 +37,7 @@ class Spool:
 
         Args:
           workdir: the run's workdir.
-          grown: names of the files that a resumed run appends to; those that
+          appended: names of the files that a resumed run appends to; those that
             exist are copied from the workdir.
           say: called with a message if a file cannot be copied.
           check: raises a `LostError` if another run has taken over the workdir,
@@ -52,7 +52,7 @@ class Spool:
         if not self._remote:
             return
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mixer_jax-"))
-        for name in grown:
+        for name in appended:
             with (
                 paths.reaching(workdir),
                 contextlib.suppress(FileNotFoundError),
@@ -78,7 +78,7 @@ class Spool:
         if self._send_all():
             shutil.rmtree(self.folder)
         else:
-            self._say(f"What could not be copied is in {self.folder}.")
+            self._say(f"Files that could not be copied are in {self.folder}.")
 
     def send(self, name: str) -> bool:
         """Copies a file now, if it exists and has changed.
@@ -104,7 +104,7 @@ class Spool:
             except paths.failures() as error:
                 if not self._failed:
                     self._say(
-                        f"{self._workdir / name} cannot be written for now: "
+                        f"{self._workdir / name} cannot be written at present: "
                         f"{paths.reason(error)}."
                     )
                 self._failed = True

@@ -27,27 +27,25 @@ def describe(places: dict[int, Place], limit: float, me: int) -> str:
     if len(places) == 1:
         place = places[me]
         return (
-            f"Nothing has moved for {place.since:.0f} s (watchdog is "
-            f"{limit:g}) at step {place.step}, in the phase "
-            f"'{place.phase}'."
+            f"No progress for {place.since:.0f} s (watchdog is {limit:g}) at "
+            f"step {place.step}, in phase '{place.phase}'."
         )
     # Waiting processes are at a later step than the one they wait for, or at
     # the same step in the phase "step".
-    least = min(place.step for place in places.values())
-    behind = [i for i in places if places[i].step == least]
+    min_step = min(place.step for place in places.values())
+    behind = [i for i in places if places[i].step == min_step]
     apart = [i for i in behind if places[i].phase != "step"]
     longest = max(apart or behind, key=lambda i: places[i].since)
     place = places[longest]
     others = ", ".join(
-        f"{i} at step {p.step} in '{p.phase}'"
+        f"{i} at step {p.step} in phase '{p.phase}'"
         for i, p in sorted(places.items())
         if i != longest
     )
     return (
-        f"Nothing has moved for more than {limit:g} s (watchdog). Process "
-        f"{longest} holds the others up: it stands at step {place.step} in the "
-        f"phase '{place.phase}' since {place.since:.0f} s. The others: "
-        f"{others}."
+        f"No progress for more than {limit:g} s (watchdog). Process {longest} "
+        f"is holding up the others: it has been at step {place.step} in phase "
+        f"'{place.phase}' for {place.since:.0f} s. The others: {others}."
     )
 
 

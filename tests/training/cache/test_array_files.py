@@ -1,4 +1,4 @@
-"""What is kept is whole, or made again; it is never used as it is."""
+"""Stored arrays are intact or recomputed, never used damaged."""
 
 import json
 import shutil
@@ -10,19 +10,19 @@ import pytest
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.cache import array_files
 
-# Ten rows of two arrays, 24 bytes each: blocks of three rows, and one of one.
+# Ten rows of 24 bytes in two arrays: three blocks of three rows, and one row.
 SHAPES = {"wide": ((10, 2, 2), "float32"), "narrow": ((10, 8), "bool")}
 COUNT = 10
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Opens the folder as a run would; tells what was made and said."""
+    """Opens the folder like a run; returns computed rows and messages."""
     monkeypatch.setattr(array_files, "BLOCK", 3 * 24)
     folder = tmp_path / "features"
 
     def open_folder(key="key", kill=COUNT, batch=2, count=COUNT):
-        made, said = [], []
+        made, messages = [], []
 
         def make(rows):
             for start in range(0, len(rows), batch):
@@ -30,7 +30,7 @@ def store(tmp_path, monkeypatch):
                 if len(made) >= kill:
                     raise KeyboardInterrupt
                 made.extend(some.tolist())
-                # The last part may be padded, as batches are.
+                # The last part may be padded, like a batch.
                 some = np.resize(some, batch)
                 yield {
                     "wide": np.float32(some)[:, None, None]
@@ -38,10 +38,10 @@ def store(tmp_path, monkeypatch):
                     "narrow": some[:, None] >> np.arange(8) & 1 > 0,
                 }
 
-        array_files.prepare(folder, SHAPES, key, "ten rows", said.append)
+        array_files.prepare(folder, SHAPES, key, "ten rows", messages.append)
         names = ("wide", "narrow")
-        array_files.fill(folder, names, count, make, said.append)
-        return made, said
+        array_files.fill(folder, names, count, make, messages.append)
+        return made, messages
 
     return folder, open_folder
 
@@ -60,22 +60,22 @@ def flip(path, byte):
     path.write_bytes(content)
 
 
-def test_what_is_whole_is_kept(store):
+def test_intact_files_are_reused(store):
     folder, open_folder = store
-    made, said = open_folder()
+    made, messages = open_folder()
     assert made == list(range(10))
-    (line,) = said
-    assert line.startswith("encoding ten rows once, 0.00 GB in ")
+    (line,) = messages
+    assert line.startswith("encoding ten rows once (0.00 GB in ")
     assert_whole(folder)
     assert len(json.loads((folder / "done.json").read_text())["wide"]) == 4
     assert open_folder() == ([], [])
-    # Of something else it is emptied.
+    # A different key empties the folder.
     assert open_folder(key="other")[0] == list(range(10))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 20])
 @pytest.mark.parametrize("kill", [0, 1, 5, 9])
-def test_what_was_interrupted_goes_on_after_the_last_block(store, kill, batch):
+def test_interrupted_fill_resumes_after_the_last_block(store, kill, batch):
     folder, open_folder = store
     with pytest.raises(KeyboardInterrupt):
         open_folder(kill=0)
@@ -83,12 +83,12 @@ def test_what_was_interrupted_goes_on_after_the_last_block(store, kill, batch):
         first, _ = open_folder(kill=kill, batch=batch)
     except KeyboardInterrupt:
         first = None
-    made, said = open_folder(batch=batch)
+    made, messages = open_folder(batch=batch)
     taken = min(-(-kill // batch) * batch, COUNT)
     start = 10 if taken == 10 else taken // 3 * 3
     assert made == list(range(start, 10))
     assert (first is None) == (taken < 10)
-    assert not said
+    assert not messages
     assert_whole(folder)
 
 
@@ -100,7 +100,7 @@ def test_what_was_interrupted_goes_on_after_the_last_block(store, kill, batch):
         ("wide", 9, range(9, 10)),
     ],
 )
-def test_a_damaged_block_is_made_again(store, name, row, again):
+def test_damaged_block_is_recomputed(store, name, row, again):
     folder, open_folder = store
     open_folder()
     path = folder / f"{name}.npy"
@@ -109,30 +109,30 @@ def test_a_damaged_block_is_made_again(store, name, row, again):
     flip(path, size - (10 - row) * row_bytes)
     with pytest.raises(AssertionError):
         assert_whole(folder)
-    made, (said,) = open_folder()
+    made, (message,) = open_folder()
     assert made == list(again)
-    assert "1 of 4 blocks of " in said
-    assert f"{name}.npy" in said
-    assert f"their {len(again)} rows are made again" in said
+    assert "1 of 4 blocks of " in message
+    assert f"{name}.npy" in message
+    assert f"computing their {len(again)} rows again" in message
     assert_whole(folder)
     assert open_folder() == ([], [])
 
 
-def test_mending_that_was_interrupted_is_done_again(store):
+def test_interrupted_repair_is_completed(store):
     folder, open_folder = store
     open_folder()
     for row in (1, 7):
         flip(folder / "narrow.npy", -(10 - row) * 8)
     with pytest.raises(KeyboardInterrupt):
-        open_folder(kill=4)  # the first block, and a row of the other
-    made, (said,) = open_folder()
+        open_folder(kill=4)  # after the first block and a row of the second
+    made, (message,) = open_folder()
     assert made == [6, 7, 8]
-    assert "1 of 4 blocks" in said
+    assert "1 of 4 blocks" in message
     assert_whole(folder)
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "longer", "other", "empty"])
-def test_a_file_of_another_size_is_made_again(store, harm):
+def test_file_of_another_size_is_recomputed(store, harm):
     folder, open_folder = store
     open_folder()
     path = folder / "narrow.npy"
@@ -144,43 +144,43 @@ def test_a_file_of_another_size_is_made_again(store, harm):
     else:
         change = {"cut": content[:-1], "longer": content + b"\0", "empty": b""}
         path.write_bytes(change[harm])
-    made, said = open_folder()
+    made, messages = open_folder()
     assert made == list(range(10))
-    assert said[0] == f"{path} is missing or cut off"
-    assert "4 of 4 blocks" in said[1]
+    assert messages[0] == f"{path} is missing or truncated"
+    assert "4 of 4 blocks" in messages[1]
     assert_whole(folder)
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"wide": 4}', '{"wide": [1, 2]}']
 )
-def test_without_checksums_everything_is_made_again(store, text):
+def test_missing_checksums_recompute_everything(store, text):
     folder, open_folder = store
     open_folder()
     (folder / "done.json").write_text(text)
-    made, (said,) = open_folder()
+    made, (message,) = open_folder()
     assert made == list(range(10))
-    assert "done.json is damaged" in said
+    assert "done.json is damaged" in message
     assert open_folder() == ([], [])
 
 
-def test_what_is_large_is_said_before_it_is_compared(store, monkeypatch):
+def test_large_files_are_announced_before_verification(store, monkeypatch):
     _, open_folder = store
     open_folder()
     monkeypatch.setattr(array_files, "_LARGE", 240)
     ticks = iter([1.0, 3.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     _, (before, after) = open_folder()
-    assert before.startswith("comparing 0.00 GB of ")
-    assert after == "compared in 2.0 s, 0.00 GB/s"
+    assert before.startswith("verifying the checksums of 0.00 GB in ")
+    assert after == "verified in 2.0 s, 0.00 GB/s"
 
 
-def test_no_rows(store):
+def test_empty_arrays_need_no_computation(store):
     _, open_folder = store
     assert open_folder(count=0)[0] == []
 
 
-def test_all_processes_make_what_one_lacks(store, monkeypatch):
+def test_all_processes_compute_rows_that_any_lacks(store, monkeypatch):
     _, open_folder = store
     open_folder()
 
@@ -195,7 +195,7 @@ def test_all_processes_make_what_one_lacks(store, monkeypatch):
     assert open_folder() == ([6, 7, 8], [])
 
 
-def test_what_cannot_be_written_is_said(store, monkeypatch, tmp_path):
+def test_unwritable_folder_raises_an_error(store, monkeypatch, tmp_path):
     folder, open_folder = store
     usage = shutil.disk_usage(tmp_path)._replace(free=200)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -207,11 +207,11 @@ def test_what_cannot_be_written_is_said(store, monkeypatch, tmp_path):
         open_folder()
 
 
-def test_a_folder_of_other_things_is_not_emptied(store):
+def test_folder_with_other_files_is_not_emptied(store):
     folder, open_folder = store
     open_folder()
-    open_folder(key="other")  # only what is ours
+    open_folder(key="other")  # contains only our files
     (folder / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"thesis.tex that does not belong"):
+    with pytest.raises(UserError, match=r"thesis.tex, which does not belong"):
         open_folder(key="third")
     assert (folder / "thesis.tex").exists()

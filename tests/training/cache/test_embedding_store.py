@@ -1,4 +1,4 @@
-"""Embeddings that are kept stand for the samples where proxies train alone."""
+"""Stored embeddings replace the samples if only the proxies are trained."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from mixer_jax.training.checkpoint import checkpoints
 
 @pytest.fixture
 def frozen_config(toy, tiny_config, tmp_path):
-    """A stage that trains the proxies alone, on a table with gaps."""
+    """A stage that trains only the proxies, on a table with empty cells."""
     path = toy.write_table(tmp_path / "table")
     frame = table.read_table(path)
     documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
@@ -37,13 +37,13 @@ def frozen_config(toy, tiny_config, tmp_path):
 
 @pytest.fixture
 def stage(frozen_config, tmp_path):
-    """(run, variables, make): `make()` makes the store."""
+    """(run, variables, make): `make()` creates the store."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     frozen_config.data.cached = True
     run = setup.make(frozen_config, tmp_path / "stage", mesh)
     variables = initialize.initial_variables(run)
 
-    def make(variables=variables, said=None):
+    def make(variables=variables, output=None):
         return embedding_store.make(
             tmp_path / "features",
             run.inputs,
@@ -51,7 +51,7 @@ def stage(frozen_config, tmp_path):
             run.model,
             variables,
             mesh,
-            rich.console.Console(file=said or io.StringIO(), width=200),
+            rich.console.Console(file=output or io.StringIO(), width=200),
         )
 
     return run, variables, make
@@ -63,7 +63,7 @@ def train(config, folder, devices=2):
     return loop.train(config, folder, mesh, console)
 
 
-def test_embeddings_are_those_of_the_samples(stage):
+def test_stored_embeddings_match_the_model(stage):
     run, variables, make = stage
     store = make()
     pictures = inputs.Pictures(run.inputs, run.config)
@@ -88,7 +88,9 @@ def test_embeddings_are_those_of_the_samples(stage):
     assert seen == len(rows)
 
 
-def test_training_on_them_is_training_on_the_samples(frozen_config, tmp_path):
+def test_training_on_embeddings_matches_training_on_samples(
+    frozen_config, tmp_path
+):
     read = train(frozen_config, tmp_path / "read")
     frozen_config.data.cached = True
     kept = train(frozen_config, tmp_path / "kept")
@@ -106,7 +108,7 @@ def test_training_on_them_is_training_on_the_samples(frozen_config, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_a_stage_goes_on_where_it_ended_and_is_a_model(
+def test_stage_resumes_and_loads_as_a_model(
     frozen_config, tmp_path, monkeypatch
 ):
     frozen_config.data.cached = True
@@ -127,7 +129,7 @@ def test_a_stage_goes_on_where_it_ended_and_is_a_model(
     assert checkpoints.load_model(tmp_path / "parts").step == 8
 
 
-def test_only_what_is_missing_is_embedded(stage, tmp_path, monkeypatch):
+def test_only_missing_embeddings_are_computed(stage, tmp_path, monkeypatch):
     _, variables, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 16 * 4)  # 8 embeddings
     first = make()
@@ -146,12 +148,12 @@ def test_only_what_is_missing_is_embedded(stage, tmp_path, monkeypatch):
     damaged = np.load(path, mmap_mode="r+")
     damaged[:1] = 7
     damaged.flush()
-    said = io.StringIO()
-    again = make(said=said)
+    output = io.StringIO()
+    again = make(output=output)
     assert embedded == [("document", 8)]
-    assert "damaged" in said.getvalue()
+    assert "damaged" in output.getvalue()
     np.testing.assert_array_equal(again._arrays["document"][0] == 7, False)
-    # Any of the model's parameters makes other embeddings.
+    # A change to any parameter recomputes the embeddings.
     layers = jax.tree.map(
         lambda x: x + 0.5, variables["params"]["query_layers"]
     )
@@ -164,7 +166,9 @@ def test_only_what_is_missing_is_embedded(stage, tmp_path, monkeypatch):
     )
 
 
-def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+def test_full_disk_error_states_needed_and_free_space(
+    stage, monkeypatch, tmp_path
+):
     _, _, make = stage
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

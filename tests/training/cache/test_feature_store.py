@@ -1,4 +1,4 @@
-"""Features that are kept stand for the samples that they were made of."""
+"""Stored features replace the samples they were computed from."""
 
 import io
 import json
@@ -22,7 +22,7 @@ FROZEN = (("image_encoder|text_encoder", 0.0),)
 
 @pytest.fixture
 def cached_config(toy, tiny_config, tmp_path):
-    """A stage that keeps features, on a table with gaps."""
+    """A stage that caches features, on a table with empty cells."""
     path = toy.write_table(tmp_path / "table")
     frame = table.read_table(path)
     documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
@@ -40,12 +40,12 @@ def cached_config(toy, tiny_config, tmp_path):
 
 @pytest.fixture
 def stage(cached_config, tmp_path):
-    """(run, variables, make): `make()` makes the store."""
+    """(run, variables, make): `make()` creates the store."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     run = setup.make(cached_config, tmp_path / "stage", mesh)
     variables = initialize.initial_variables(run)
 
-    def make(variables=variables, said=None):
+    def make(variables=variables, output=None):
         return feature_store.make(
             tmp_path / "features",
             run.inputs,
@@ -53,13 +53,13 @@ def stage(cached_config, tmp_path):
             run.model,
             variables,
             mesh,
-            rich.console.Console(file=said or io.StringIO(), width=200),
+            rich.console.Console(file=output or io.StringIO(), width=200),
         )
 
     return run, variables, make
 
 
-def test_features_stand_for_the_samples(stage):
+def test_stored_features_reproduce_embeddings(stage):
     run, variables, make = stage
     store = make()
     pictures = inputs.Pictures(run.inputs, run.config)
@@ -80,11 +80,11 @@ def test_features_stand_for_the_samples(stage):
                 run.model.apply(variables, x[role], method=f"encode_{role}")
                 for x in (kept, read)
             )
-            mask = kept["mask"]  # Of padding there is no embedding.
+            mask = kept["mask"]  # Padding has no embedding.
             np.testing.assert_allclose(one[mask], other[mask], atol=0.02)
 
 
-def test_training_batches_are_the_same_samples(stage):
+def test_training_batches_match_those_of_the_samples(stage):
     run, _, make = stage
     kept = make().train_batches()
     read = inputs.Pictures(run.inputs, run.config).train_batches()
@@ -99,9 +99,7 @@ def test_training_batches_are_the_same_samples(stage):
         )
 
 
-def test_what_is_there_is_kept_and_what_is_missing_made(
-    stage, tmp_path, monkeypatch
-):
+def test_only_missing_features_are_computed(stage, tmp_path, monkeypatch):
     _, variables, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
     first = make()
@@ -117,12 +115,12 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
         return encode(inputs, rows, *rest)
 
     monkeypatch.setattr(feature_store, "_encode_images", spy)
-    said = io.StringIO()
-    make(said=said)
+    output = io.StringIO()
+    make(output=output)
     assert not encoded
-    assert not said.getvalue()
+    assert not output.getvalue()
 
-    # As if it had been killed after 16 of 47 images.
+    # Simulate a run killed after 16 of 47 images.
     patches = np.load(folder / "patches.npy", mmap_mode="r+")
     patches[16:] = 0
     patches.flush()
@@ -135,13 +133,13 @@ def test_what_is_there_is_kept_and_what_is_missing_made(
 
     # Other encoders.
     other = jax.tree.map(lambda x: x + 0.5, variables)
-    changed = make(other, said).batch(rows, table.DOCUMENT)
+    changed = make(other, output).batch(rows, table.DOCUMENT)
     assert encoded == [31, 47]
-    assert "encoding 47 images and 12 texts" in said.getvalue()
+    assert "encoding 47 images and 12 texts" in output.getvalue()
     assert np.any(changed["patches"] != whole["patches"])
 
 
-def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
+def test_damaged_features_are_recomputed(stage, tmp_path, monkeypatch):
     _, _, make = stage
     monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
     rows = np.arange(48)
@@ -150,14 +148,16 @@ def test_what_is_damaged_is_encoded_again(stage, tmp_path, monkeypatch):
         array = np.load(tmp_path / "features" / f"{name}.npy", mmap_mode="r+")
         array[row] ^= 1
         array.flush()
-    said = io.StringIO()
-    again = make(said=said).batch(rows, table.DOCUMENT)
-    assert "patches.npy are damaged; their 8 rows" in said.getvalue()
-    assert "mask.npy are damaged; their 1 rows" in said.getvalue()
+    output = io.StringIO()
+    again = make(output=output).batch(rows, table.DOCUMENT)
+    assert (
+        "patches.npy are damaged; computing their 8 rows" in output.getvalue()
+    )
+    assert "mask.npy are damaged; computing their 1 rows" in output.getvalue()
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
-def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
+def test_features_do_not_depend_on_the_number_of_devices(stage, tmp_path):
     run, variables, _ = stage
 
     def make(num_devices):
@@ -191,7 +191,7 @@ def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
     rows = np.arange(len(run.inputs.frame))
     alone = make(1)
     wanted = {r: alone.batch(rows, r) for r in (table.QUERY, table.DOCUMENT)}
-    # Other rows are further apart than that.
+    # The tolerance is small enough to distinguish rows.
     moved = jax.tree.map(lambda x: np.roll(x, 1, 0), wanted)
     with pytest.raises(AssertionError):
         check(moved, wanted)
@@ -204,7 +204,7 @@ def test_a_store_is_the_same_on_any_number_of_devices(stage, tmp_path):
             check(batch, want)
 
 
-def test_a_model_that_reads_no_text_has_none_kept(stage):
+def test_model_without_text_stores_none(stage):
     run, variables, make = stage
     params = {
         name: part
@@ -219,7 +219,9 @@ def test_a_model_that_reads_no_text_has_none_kept(stage):
     assert batch["patches"].any()
 
 
-def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
+def test_full_disk_error_states_needed_and_free_space(
+    stage, monkeypatch, tmp_path
+):
     _, _, make = stage
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -228,19 +230,21 @@ def test_a_full_disk_is_said_with_both_figures(stage, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"data.augment": "light"}, "data.augment"),
         ({"optimizer.parts": (("image_encoder", 0.0),)}, "text_encoder"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(cached_config, tmp_path, changes, said):
+def test_uncacheable_settings_are_rejected(
+    cached_config, tmp_path, changes, message
+):
     cached_config.update_from_flattened_dict(changes)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
 
 
-def test_a_stage_on_features_goes_on_where_it_ended(cached_config, tmp_path):
+def test_stage_on_features_resumes_exactly(cached_config, tmp_path):
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     cached_config.proxies.init = "imprint"
 

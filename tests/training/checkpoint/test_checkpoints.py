@@ -1,4 +1,4 @@
-"""Saving, and restoring onto any number of devices."""
+"""Saving checkpoints, and restoring them onto any number of devices."""
 
 import contextlib
 import gc
@@ -64,14 +64,12 @@ def save(folder, state, step=3, position=None):
 
 
 @pytest.mark.parametrize("size", [1, 2**20])
-def test_objects_of_a_bucket_are_as_large_as_wanted(
-    bucket, cloud, monkeypatch, size
-):
+def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     monkeypatch.setattr(row_files, "OBJECT", size)
     monkeypatch.setattr(row_files, "CHUNK", 2**12)
     monkeypatch.setattr(row_files, "SMALLEST", 1)
     state, mesh = make_state(1, dim=1024)
-    # What can be compressed is kept in the list of chunks.
+    # Noise, because compressible chunks are stored in the index itself.
     noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
     state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
     save(f"{bucket}/run", state)
@@ -80,13 +78,13 @@ def test_objects_of_a_bucket_are_as_large_as_wanted(
     np.testing.assert_array_equal(found.proxies, state.proxies)
     objects = cloud.buckets[bucket.removeprefix("gs://")]
     data = [name for name in objects if "/3/proxies/ocdbt" in name]
-    # Ten rows, a chunk each, and lists of what is where.
+    # Ten rows with a chunk each, and the indexes.
     assert len(data) >= 12 if size == 1 else len(data) < 6
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 8])
 @pytest.mark.parametrize("before", [1, 8])
-def test_restores_onto_any_number_of_devices(tmp_path, before, after):
+def test_restore_works_on_any_number_of_devices(tmp_path, before, after):
     state, _ = make_state(before)
     save(tmp_path, state)
     wanted, mesh = make_state(after)
@@ -111,7 +109,7 @@ def test_restores_onto_any_number_of_devices(tmp_path, before, after):
         assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
 
 
-def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
+def test_average_is_used_for_inference_and_both_are_restored(tmp_path):
     state, mesh = make_state(2)
     frozen = {"kernel": np.full((2, 3), 9.0, np.float32)}
     average = {"layer": {"kernel": np.full((2, DIM), 8.0, np.float32)}}
@@ -135,9 +133,9 @@ def test_an_average_is_what_is_used_and_both_are_restored(tmp_path):
 
 @contextlib.contextmanager
 def folder_named(name):
-    """A new folder, of any name that the system allows."""
+    """A new folder of any name that the file system allows."""
     with tempfile.TemporaryDirectory() as root:
-        # What the pattern of a name may fit, instead or too.
+        # Folders that the name could match if it were taken as a pattern.
         for other in ("1", "a", "b1", "x"):
             (pathlib.Path(root) / other).mkdir()
         yield pathlib.Path(root) / name
@@ -160,7 +158,7 @@ PATTERNS = strategies.text("[]*?{}!-\\%#:~$'\" \n.ab1", min_size=1, max_size=8)
 @hypothesis.example("a\\b")
 @hypothesis.example("a\\")
 @hypothesis.example("gs:")
-def test_a_workdir_of_any_name_is_saved_and_read(name):
+def test_any_workdir_name_can_be_saved_and_read(name):
     hypothesis.assume(name.strip(".") or len(name) > 2)
     state, mesh = make_state(1)
     with folder_named(name) as folder:
@@ -178,17 +176,17 @@ def test_a_workdir_of_any_name_is_saved_and_read(name):
         np.testing.assert_array_equal(
             np.concatenate(list(blocks)), state.proxies[:COUNT]
         )
-        # Nothing lies anywhere else.
+        # Nothing was written anywhere else.
         others = [path for path in folder.parent.iterdir() if path != folder]
         assert not [path for other in others for path in other.iterdir()]
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_non_utf8_name_is_rejected(tmp_path):
     with pytest.raises(UserError, match="not UTF-8"):
         checkpoints_lib.Checkpoints(tmp_path / "\udcff")
 
 
-def test_what_fails_names_the_folder_as_it_was_named(tmp_path):
+def test_errors_name_the_folder_as_given(tmp_path):
     folder = tmp_path / "b[1]"
     state, mesh = make_state(1)
     save(folder, state)
@@ -205,8 +203,8 @@ def test_what_fails_names_the_folder_as_it_was_named(tmp_path):
 
 
 @pytest.fixture
-def loses_files(monkeypatch):
-    """Orbax merges nothing, as where it finds no files to merge."""
+def lost_files(monkeypatch):
+    """Orbax merges no files, as if it found none."""
 
     async def merge(*_, **__):
         pass
@@ -214,7 +212,7 @@ def loses_files(monkeypatch):
     monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge)
 
 
-def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
+def test_save_that_lost_a_file_raises_an_error(tmp_path, lost_files):
     state, _ = make_state(1)
     with (
         pytest.raises(UserError, match=r"checkpoints/3 cannot be read.*model"),
@@ -223,9 +221,7 @@ def test_a_save_that_lost_a_file_is_not_believed(tmp_path, loses_files):
         assert saved.save(3, state, {})
 
 
-def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
-    tmp_path, loses_files
-):
+def test_no_save_starts_after_one_that_lost_a_file(tmp_path, lost_files):
     state, _ = make_state(1)
     with checkpoints_lib.Checkpoints(tmp_path) as saved:
         saved.save(3, state, {})
@@ -234,7 +230,7 @@ def test_the_next_save_is_not_begun_after_one_that_lost_a_file(
     assert workdir.latest_step(tmp_path) == 3
 
 
-def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
+def test_save_without_a_folder_raises_an_error(tmp_path, monkeypatch):
     state, _ = make_state(1)
     manager = checkpoints_lib.ocp.CheckpointManager
     monkeypatch.setattr(manager, "save", lambda *_, **__: True)
@@ -245,48 +241,50 @@ def test_a_save_that_left_nothing_is_not_believed(tmp_path, monkeypatch):
         saved.save(3, state, {})
 
 
-def test_saves_when_due_and_keeps_the_last(tmp_path):
+def test_saves_when_due_and_keeps_the_latest(tmp_path):
     state, _ = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, every=2, keep=2) as saved:
         due = [saved.save(step, state, {}) for step in range(1, 8)]
         assert saved.save(7, state, {}, force=True)
-        assert not saved.save(7, state, {}, force=True)  # there already
+        assert not saved.save(7, state, {}, force=True)  # saved already
     assert due == [False, True] * 3 + [False]
     assert workdir.latest_step(tmp_path) == 7
     kept = sorted(p.name for p in (tmp_path / workdir.CHECKPOINTS).iterdir())
     assert kept == ["6", "7"]
 
 
-def test_a_checkpoint_stays_until_it_has_its_checksums(tmp_path, monkeypatch):
-    there, note = [], checksums.note
+def test_checkpoint_is_kept_until_its_checksums_are_written(
+    tmp_path, monkeypatch
+):
+    existing, write = [], checksums.write
 
-    def slowly(folder):
+    def write_slowly(folder):
         time.sleep(0.3)
-        there.append((folder.name, folder.is_dir()))
-        note(folder)
+        existing.append((folder.name, folder.is_dir()))
+        write(folder)
 
-    monkeypatch.setattr(checksums, "note", slowly)
+    monkeypatch.setattr(checksums, "write", write_slowly)
     state, _ = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=1) as saved:
         for step in (1, 2, 3):
             saved.save(step, state, {})
-    assert there == [("1", True), ("2", True), ("3", True)]
+    assert existing == [("1", True), ("2", True), ("3", True)]
 
 
-def test_another_shape_lists_the_paths(tmp_path):
+def test_different_shapes_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2, dim=5)
     with (
         checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
         pytest.raises(
             UserError,
-            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) wanted",
+            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) expected",
         ),
     ):
         checkpoints.restore(state_lib.abstract(wanted, mesh))
 
 
-def test_another_tree_lists_the_paths(tmp_path):
+def test_different_trees_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2)
     wanted = wanted.replace(params={"other": wanted.params["layer"]})
@@ -299,9 +297,9 @@ def test_another_tree_lists_the_paths(tmp_path):
     assert "params/other/kernel: absent saved, (2, 4)" in str(caught.value)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    # One array on one device: of several reads that fail, Orbax waits for the
-    # first alone, and the others complain when nobody listens.
+def test_error_names_the_damaged_checkpoint(tmp_path):
+    # One array on one device: Orbax waits only for the first read that fails,
+    # and the others would log errors later.
     state, mesh = make_state(1)
     save(tmp_path, state)
     folder = tmp_path / workdir.CHECKPOINTS / "3"
@@ -315,85 +313,85 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def largest(folder):
-    """The largest file of the proxies."""
+    """Returns the largest file of the proxies."""
     files = (path for path in (folder / "proxies").rglob("*") if path.is_file())
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def flip_a_bit(folder):
-    """Changes one bit in the middle of a file."""
+def flip_bit(folder):
+    """Flips one bit in the middle of a file."""
     path = largest(folder)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def cut_off(folder):
+def truncate(folder):
     path = largest(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def lose_a_file(folder):
+def remove_file(folder):
     (folder / "iterator" / "metadata").unlink()
 
 
-def copy_another(folder):
-    """Replaces a checkpoint by that of another step."""
+def copy_other_step(folder):
+    """Replaces a checkpoint with that of another step."""
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name("3"), folder)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (flip_a_bit, "differs from its checksum"),
-        (cut_off, "bytes"),
-        (lose_a_file, "is missing"),
-        (copy_another, "it is that of step 3"),
+        (flip_bit, "differs from its checksum"),
+        (truncate, "bytes"),
+        (remove_file, "is missing"),
+        (copy_other_step, "it is the checkpoint of step 3"),
     ],
 )
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    tmp_path, damage, said
+def test_restore_falls_back_to_the_previous_checkpoint(
+    tmp_path, damage, message
 ):
     state, mesh = make_state(4)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
             saved.save(step, state, {"next": step})
     damage(tmp_path / workdir.CHECKPOINTS / "6")
-    heard = []
+    messages = []
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         found, position = saved.restore(
-            state_lib.abstract(state, mesh), heard.append
+            state_lib.abstract(state, mesh), messages.append
         )
         assert position == {"next": 3}
         np.testing.assert_array_equal(found.proxies, state.proxies)
-        # The run goes on over what was set aside.
+        # The run saves the step again.
         assert saved.save(6, state, {"next": 7})
-    (sentence,) = heard
-    assert said in sentence
-    assert f"It is set aside in {tmp_path / workdir.DAMAGED / '6'}" in sentence
+    (sentence,) = messages
+    assert message in sentence
+    assert f"It was moved to {tmp_path / workdir.DAMAGED / '6'}" in sentence
     assert (tmp_path / workdir.DAMAGED / "6" / "proxies").is_dir()
     assert workdir.latest_step(tmp_path) == 6
 
 
-def tear_metadata(folder):
+def empty_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").write_text("")
 
 
-def lose_metadata(folder):
+def remove_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").unlink()
 
 
-def tear_the_index(folder):
+def truncate_index(folder):
     path = folder / "model" / "manifest.ocdbt"
     path.write_bytes(path.read_bytes()[:20])
 
 
 @pytest.mark.parametrize(
-    "damage", [tear_metadata, lose_metadata, tear_the_index, cut_off]
+    "damage", [empty_metadata, remove_metadata, truncate_index, truncate]
 )
-def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
-    """Nor where a run was killed before it noted the checksums."""
+def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
+    """The run was killed before it wrote the checksums."""
     state, mesh = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
@@ -407,10 +405,10 @@ def test_libraries_say_nothing_of_damage(tmp_path, damage, capfd, caplog):
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_whole_checkpoint_is_an_error(tmp_path):
+def test_no_intact_checkpoint_raises_an_error(tmp_path):
     state, mesh = make_state(2)
     save(tmp_path, state)
-    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with (
         checkpoints_lib.Checkpoints(tmp_path) as saved,
         pytest.raises(
@@ -421,14 +419,14 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
 
 
-def test_half_a_checkpoint_does_not_count(tmp_path):
+def test_partial_checkpoint_is_ignored(tmp_path):
     save(tmp_path, make_state(2)[0])
     folder = tmp_path / workdir.CHECKPOINTS
     (folder / "6.orbax-checkpoint-tmp").mkdir()
     assert workdir.latest_step(tmp_path) == 3
 
 
-def test_proxies_alone(tmp_path, tiny_config):
+def test_load_proxies(tmp_path, tiny_config):
     save(tmp_path, make_state(8)[0])
     workdir.prepare(tmp_path, tiny_config, [str(i) for i in range(COUNT)])
     wanted, mesh = make_state(4)
@@ -454,30 +452,32 @@ def test_load_model(tmp_path, toy, tiny_config):
     )
 
 
-def test_a_reader_notices_a_bit_that_flipped(tmp_path, tiny_config):
+def test_flipped_bit_is_detected_on_read(tmp_path, tiny_config):
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
-    flip_a_bit(tmp_path / workdir.CHECKPOINTS / "3")
+    flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
 
 
-def test_a_reader_notices_a_checkpoint_of_another_step(
-    tmp_path, toy, tiny_config
-):
+def test_renamed_checkpoint_is_detected_on_read(tmp_path, toy, tiny_config):
     state, _ = make_state(1)
     workdir.prepare(tmp_path, tiny_config, list("abcdefghij"))
     save(tmp_path, state, 3)
     shutil.move(tmp_path / "checkpoints" / "3", tmp_path / "checkpoints" / "6")
     assert not checkpoints_lib.is_whole(tmp_path, 6)
-    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+    with pytest.raises(
+        UserError, match=r"6 is damaged.*the checkpoint of step 3"
+    ):
         row_files.open_proxies(tmp_path)
-    with pytest.raises(UserError, match=r"6 is damaged.*that of step 3"):
+    with pytest.raises(
+        UserError, match=r"6 is damaged.*the checkpoint of step 3"
+    ):
         checkpoints_lib.load_model(tmp_path)
 
 
-def test_the_step_of_a_model_is_that_of_what_was_read(
+def test_model_step_is_that_of_the_checkpoint_read(
     tmp_path, toy, tiny_config, monkeypatch
 ):
     """A run in training saves another checkpoint while it is being read."""
@@ -501,14 +501,14 @@ def test_the_step_of_a_model_is_that_of_what_was_read(
     assert checkpoints_lib.load_model(tmp_path).step == 6
 
 
-def test_a_folder_without_a_model_is_an_error(tmp_path):
+def test_folder_without_a_model_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="no checkpoint of a trained model"):
         checkpoints_lib.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("last", [6, 9])
-def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
-    """The error comes when the next save begins, or in the end."""
+def test_full_disk_raises_one_error(disk, last, capfd, monkeypatch):
+    """The error is raised by the next save, or by closing."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     orbax_messages.hide()
     state, _ = make_state(1, dim=2**12)
@@ -526,16 +526,14 @@ def test_a_disk_that_is_full_is_one_sentence(disk, last, capfd, monkeypatch):
         save_all()
     gc.collect()
     assert "the disk is full" in str(caught.value)
-    assert "checkpoint of step 3 is whole" in str(caught.value)
+    assert "checkpoint of step 3 is intact" in str(caught.value)
     assert capfd.readouterr() == ("", "")
     names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
     assert names == ["3"]
 
 
-def test_a_checkpoint_that_was_removed_gives_way_to_a_newer_one(
-    tmp_path, monkeypatch
-):
-    """A run in training saves another one, and removes the one being read."""
+def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
+    """A run in training saves a newer one and removes the one being read."""
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, config_lib.defaults(), list("abcdefghij"))
@@ -553,6 +551,6 @@ def test_a_checkpoint_that_was_removed_gives_way_to_a_newer_one(
     proxies = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
     np.testing.assert_array_equal(proxies, state.proxies)
     monkeypatch.setattr(checksums, "check", check)
-    with pytest.raises(UserError, match="Start this command again") as said:
+    with pytest.raises(UserError, match="Run this command again") as caught:
         checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
-    assert command.explain(said.value).code == command.CRASHED
+    assert command.explain(caught.value).code == command.CRASHED

@@ -11,17 +11,17 @@ def folder(tmp_path):
     return tmp_path / "step"
 
 
-def test_what_is_whole_has_nothing_wrong(folder):
-    checksums.note(folder)
+def test_intact_folder_has_no_differences(folder):
+    checksums.write(folder)
     assert checksums.check(folder) == ""
 
 
-def test_what_was_not_noted_is_not_compared(folder):
+def test_folder_without_checksums_is_not_compared(folder):
     assert checksums.check(folder) == ""
 
 
-def test_it_says_what_is_wrong(folder):
-    checksums.note(folder)
+def test_check_describes_the_difference(folder):
+    checksums.write(folder)
     path = folder / "part" / "b"
     path.write_bytes(b"beta" * 999 + b"bety")
     assert checksums.check(folder) == "part/b differs from its checksum"
@@ -33,20 +33,20 @@ def test_it_says_what_is_wrong(folder):
     assert checksums.FILE in checksums.check(folder)
 
 
-def test_a_folder_is_noted_once_it_is_there(folder):
-    noting = checksums.Noting()
+def test_checksums_are_written_once_the_folder_exists(folder):
+    checks = checksums.BackgroundChecks()
     hidden = folder.rename(folder.with_name("step.tmp"))
-    noting.begin(folder)
+    checks.begin(folder)
     assert not (hidden / checksums.FILE).exists()
     hidden.rename(folder)
-    noting.finish()
+    checks.finish()
     assert (folder / checksums.FILE).exists()
 
 
-def test_a_folder_that_never_comes_is_not_waited_for(folder):
-    noting = checksums.Noting()
-    noting.begin(folder.with_name("other"))
-    noting.finish()
+def test_finish_does_not_wait_for_a_missing_folder(folder):
+    checks = checksums.BackgroundChecks()
+    checks.begin(folder.with_name("other"))
+    checks.finish()
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_a_folder_that_never_comes_is_not_waited_for(folder):
         "[" * 9**6,
     ],
 )
-def test_checksums_of_another_form_are_damaged(folder, text):
+def test_malformed_checksums_are_reported(folder, text):
     (folder / checksums.FILE).write_text(text)
     assert checksums.check(folder).startswith(checksums.FILE)
 
 
-def test_the_items_that_are_read_are_compared(folder):
-    checksums.note(folder)
+def test_only_the_given_items_are_compared(folder):
+    checksums.write(folder)
     (folder / "a").write_bytes(b"alphb")
     assert checksums.check(folder, ["part"]) == ""
     (folder / "part" / "b").write_bytes(b"beta")

@@ -1,4 +1,4 @@
-"""What a look at a checkpoint finds."""
+"""Missing parts of a checkpoint are found."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ ARRAYS = ("model", "training", "proxies")
 
 
 def make_state():
-    """A state whose proxies are too large and too random for the index."""
+    """A state whose proxies are too large and random to be in the index."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     proxies = jax.random.normal(jax.random.key(0), (10, 1000))
     state = TrainState(
@@ -36,7 +36,7 @@ def save(folder):
 
 
 def is_needed(name):
-    """Whether the files that are read to restore include this one."""
+    """Returns whether restoring reads this file."""
     index = (".ocdbt", "_METADATA", "iterator/metadata")
     return name.startswith(
         ("model/", "training/", "proxies/", "iterator/")
@@ -46,7 +46,7 @@ def is_needed(name):
     )
 
 
-def test_each_file_that_is_needed_is_missed(tmp_path):
+def test_missing_and_truncated_files_are_reported(tmp_path):
     folder = save(tmp_path)
     assert completeness.missing(folder, ARRAYS) == ""
     missed = set()
@@ -72,7 +72,7 @@ def test_each_file_that_is_needed_is_missed(tmp_path):
     assert any(name.startswith("proxies/ocdbt.process_0/d/") for name in missed)
 
 
-def test_an_object_that_a_bucket_lacks_is_missed(bucket, cloud):
+def test_missing_bucket_object_is_reported(bucket, cloud):
     folder = save(f"{bucket}/run")
     assert completeness.is_written(folder)
     assert completeness.missing(folder, ARRAYS) == ""
@@ -82,7 +82,7 @@ def test_an_object_that_a_bucket_lacks_is_missed(bucket, cloud):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_folder_on_the_way_is_not_written(tmp_path, there):
+def test_is_written_needs_the_folder(tmp_path, there):
     if there:
         (tmp_path / "3").mkdir()
     assert completeness.is_written(tmp_path / "3") == there

@@ -11,21 +11,21 @@ from mixer_jax.training.checkpoint import failed_saves, workdir
         ("RESOURCE_EXHAUSTED: No space left", "the disk is full .* GB free"),
     ],
 )
-def test_the_reason_and_a_remedy_are_given(tmp_path, reason, expected):
+def test_error_states_reason_and_remedy(tmp_path, reason, expected):
     error = failed_saves.explain(paths.make(tmp_path), reason)
     assert error.args
     with pytest.raises(type(error), match=expected) as caught:
         raise error
-    assert str(caught.value).endswith("and the same command goes on.")
+    assert str(caught.value).endswith("then run the same command again.")
 
 
-def test_the_last_whole_checkpoint_is_named(tmp_path, monkeypatch):
+def test_error_names_the_last_intact_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 7)
     error = failed_saves.explain(paths.make(tmp_path), "Input/output error")
-    assert "The checkpoint of step 7 is whole" in str(error)
+    assert "The checkpoint of step 7 is intact" in str(error)
 
 
-def test_drafts_are_removed_and_checkpoints_are_not(tmp_path):
+def test_remove_drafts_keeps_checkpoints(tmp_path):
     for name in ("3", "6.orbax-checkpoint-tmp", "6.orbax-checkpoint-tmp-1"):
         (tmp_path / name / "model").mkdir(parents=True)
     failed_saves.remove_drafts(paths.make(tmp_path))

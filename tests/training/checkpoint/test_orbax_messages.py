@@ -9,7 +9,7 @@ from mixer_jax.training.checkpoint import orbax_messages
 
 @pytest.fixture(autouse=True)
 def hidden(monkeypatch):
-    """Restores the hook; the filters are the module's own and stay."""
+    """Restores the hook afterwards; the filters of the module stay."""
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     orbax_messages.hide()

@@ -1,4 +1,4 @@
-"""How rows are cut into chunks, and read again in blocks."""
+"""Rows are saved in chunks and read in blocks."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from mixer_jax.training.checkpoint.checkpoints import Checkpoints
 
 @pytest.fixture
 def save_run(tmp_path, tiny_config):
-    """Saves a run of some proxies f32 [C, D]; returns its workdir."""
+    """Saves a run with proxies f32 [C, D]; returns its workdir."""
 
     def save(name, proxies, num_devices=1, dtype=jnp.float32):
         count = len(proxies)
@@ -55,7 +55,7 @@ def proxies():
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_blocks_are_the_rows_whatever_they_were_saved_on(
+def test_blocks_do_not_depend_on_the_saving_devices(
     save_run, proxies, monkeypatch, num_devices, dtype
 ):
     folder = save_run("run", proxies, num_devices, dtype)
@@ -68,14 +68,14 @@ def test_blocks_are_the_rows_whatever_they_were_saved_on(
         blocks = list(saved.blocks)
         assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(np.concatenate(blocks), want)
-    # Never less than the rows that are read together anyway.
+    # A block is never smaller than a chunk.
     assert len(blocks[0]) == -(-61 // num_devices)
 
 
-def test_a_device_saves_its_rows_in_small_chunks(save_run, monkeypatch):
+def test_rows_are_saved_in_small_chunks(save_run, monkeypatch):
     monkeypatch.setattr(row_files, "CHUNK", 10 * 8 * 4)
     monkeypatch.setattr(row_files, "SMALLEST", 2 * 8 * 4)
-    # 32 rows of 32 bytes a device: 8 is the largest divisor up to 10.
+    # 32 rows of 32 bytes per device: 8 is the largest divisor up to 10.
     folder = save_run("run", np.ones((63, 8), np.float32), 2)
     blocks = list(row_files.open_proxies(folder).blocks)
     assert [len(block) for block in blocks] == [8] * 7 + [7]
@@ -87,7 +87,7 @@ def test_a_device_saves_its_rows_in_small_chunks(save_run, monkeypatch):
         (1_000, 1_024, 1_000),  # All fit.
         (10_000_000, 1_024, 62_500),
         (2_500_000, 1_024, 62_500),
-        (10_000_019, 1_024, 10_000_019),  # prime: better whole than by row
+        (10_000_019, 1_024, 10_000_019),  # prime: one chunk, not one per row
         (2 * 1_000_003, 1_024, 1_000_003),
         (100, 2**27, 1),  # A row is larger than a chunk.
     ],
@@ -96,7 +96,7 @@ def test_chunks_divide_the_rows(rows, row_bytes, want):
     assert row_files.chunk_rows(rows, row_bytes) == want
 
 
-def test_a_prime_number_of_rows_is_one_chunk(save_run, monkeypatch):
+def test_prime_number_of_rows_is_one_chunk(save_run, monkeypatch):
     monkeypatch.setattr(row_files, "CHUNK", 2**10)
     monkeypatch.setattr(row_files, "SMALLEST", 2**8)
     folder = save_run("run", np.ones((997, 8), np.float32))
@@ -104,15 +104,15 @@ def test_a_prime_number_of_rows_is_one_chunk(save_run, monkeypatch):
     assert [len(block) for block in blocks] == [997]
 
 
-def test_what_does_not_hold_together_is_said(save_run, proxies):
+def test_inconsistent_files_raise_an_error(save_run, proxies):
     with pytest.raises(UserError, match="no checkpoint"):
         row_files.open_proxies("nowhere")
     folder = save_run("run", proxies)
     ids = folder / workdir.CATEGORIES
     ids.write_text(json.dumps([str(i) for i in range(62)]))
-    with pytest.raises(UserError, match=r"json .* changed after the training"):
+    with pytest.raises(UserError, match=r"json .* changed after training"):
         row_files.open_proxies(folder)
-    (folder / workdir.ORIGIN).unlink()  # as of a run that noted nothing
+    (folder / workdir.ORIGIN).unlink()  # like a run without a recorded origin
     with pytest.raises(UserError, match=r"62 categories.* 61 proxies"):
         row_files.open_proxies(folder)
     ids.write_text("[")
@@ -121,7 +121,7 @@ def test_what_does_not_hold_together_is_said(save_run, proxies):
 
 
 @pytest.mark.parametrize("lost", ["d", "ocdbt.process_0", "manifest.ocdbt", ""])
-def test_a_damaged_checkpoint_is_said(save_run, proxies, lost):
+def test_damaged_checkpoint_raises_an_error(save_run, proxies, lost):
     folder = save_run("run", proxies)
     path = folder / "checkpoints" / "4" / "proxies" / lost
     if path.is_dir():
@@ -135,14 +135,12 @@ def test_a_damaged_checkpoint_is_said(save_run, proxies, lost):
 @pytest.mark.parametrize(
     ("other", "remedy"),
     [
-        ("2", "Delete that folder to go on from the checkpoint before it"),
-        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from the start"),
-        ("", "no other one. Delete that folder to train from the start"),
+        ("2", "Delete that folder to use the previous checkpoint"),
+        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from scratch"),
+        ("", "no other one. Delete that folder to train from scratch"),
     ],
 )
-def test_the_remedy_names_no_checkpoint_that_is_not_there(
-    tmp_path, other, remedy
-):
+def test_remedy_depends_on_other_checkpoints(tmp_path, other, remedy):
     where = tmp_path / "checkpoints" / "4"
     where.mkdir(parents=True)
     (where.parent / other).mkdir(exist_ok=True)
@@ -150,7 +148,7 @@ def test_the_remedy_names_no_checkpoint_that_is_not_there(
     assert re.search(remedy, str(error))
 
 
-def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):
+def test_missing_chunk_is_not_read_as_zeros(save_run, proxies):
     folder = save_run("run", proxies, 2)
     store = tensorstore.KvStore.open(
         {
@@ -163,14 +161,14 @@ def test_a_chunk_that_is_lost_is_not_zeros(save_run, proxies):
     store.delete_range(tensorstore.KvStore.KeyRange("1.0", "1.1")).result()
     with pytest.raises(UserError, match="4 is damaged"):
         row_files.open_proxies(folder)
-    # The same where none were noted.
+    # The same without checksums.
     (folder / "checkpoints" / "4" / checksums.FILE).unlink()
     blocks = row_files.open_proxies(folder).blocks
     with pytest.raises(UserError, match="4 is damaged"):
         list(blocks)
 
 
-def test_objects_are_no_smaller_than_chunks(monkeypatch):
+def test_objects_are_at_least_as_large_as_chunks(monkeypatch):
     monkeypatch.setattr(row_files, "OBJECT", 1000)
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     arrays = {"a": jax.device_put(np.zeros((8, 100)), mesh_lib.rows(mesh))}
@@ -182,7 +180,7 @@ def test_objects_are_no_smaller_than_chunks(monkeypatch):
         assert row_files.object_size(arrays, {"a": args}) == size
 
 
-def test_a_bit_that_flipped_is_noticed(save_run, proxies):
+def test_flipped_bit_is_detected(save_run, proxies):
     folder = save_run("run", proxies)
     assert next(row_files.open_proxies(folder).blocks).any()
     step = folder / workdir.CHECKPOINTS / "4"
@@ -195,11 +193,9 @@ def test_a_bit_that_flipped_is_noticed(save_run, proxies):
         row_files.open_proxies(folder)
 
 
-def test_a_checkpoint_that_a_run_removed_is_not_called_damaged(
-    save_run, proxies
-):
+def test_removed_checkpoint_is_not_reported_as_damaged(save_run, proxies):
     folder = save_run("run", proxies)
     blocks = row_files.open_proxies(folder).blocks
     shutil.rmtree(folder / workdir.CHECKPOINTS / "4")
-    with pytest.raises(UserError, match=r"was removed while .* Start this"):
+    with pytest.raises(UserError, match=r"was removed while .* Run this"):
         list(blocks)

@@ -1,4 +1,4 @@
-"""Files that training writes, and files that it does not."""
+"""Files written by training are distinguished from others."""
 
 import json
 import math
@@ -14,7 +14,7 @@ def config(**changes):
     return json.loads(defaults.to_json(defaults.defaults())) | changes
 
 
-def test_a_config_and_one_of_an_older_version_are_valid():
+def test_configs_with_and_without_new_keys_are_valid():
     assert wellformed.is_config(config())
     older = config()
     del older["steps"], older["model"]
@@ -31,17 +31,17 @@ def test_a_config_and_one_of_an_older_version_are_valid():
         {"a.b": 1},
     ],
 )
-def test_other_types_are_not_a_config(changes):
+def test_values_of_other_types_are_invalid(changes):
     assert not wellformed.is_config(config(**changes))
 
 
-def test_categories_are_unique_strings():
+def test_categories_must_be_unique_strings():
     assert wellformed.is_categories(["a", "b"])
     assert not wellformed.is_categories(["a", "a"])
     assert not wellformed.is_categories(["a", 1])
 
 
-def test_an_origin_needs_the_keys_that_are_read():
+def test_origin_must_have_the_required_keys():
     place = {"given": "a", "absolute": "/a"}
     assert wellformed.is_origin({})
     assert wellformed.is_origin({"places": {"data.table": place}})
@@ -50,7 +50,7 @@ def test_an_origin_needs_the_keys_that_are_read():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"data": {"image_size": 0}}, "data.image_size is 0"),
         ({"model": {"hidden": -1}}, "model.hidden is -1"),
@@ -58,12 +58,12 @@ def test_an_origin_needs_the_keys_that_are_read():
         ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size is 0"),
     ],
 )
-def test_a_number_out_of_range_is_named(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_number_out_of_range_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
         wellformed.is_config(changes)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, 10**400])
-def test_what_no_number_of_a_computation_is_is_not_a_config(number):
+def test_non_finite_and_huge_numbers_are_invalid(number):
     assert not wellformed.is_config({"data": {"temperature": number}})
     assert not wellformed.is_config({"data": {"image_size": number}})

@@ -1,4 +1,4 @@
-"""Whose a workdir is."""
+"""Checks that a workdir belongs to a run."""
 
 import errno
 import json
@@ -15,17 +15,17 @@ from mixer_jax.training.config import defaults as config_lib
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """A workdir with a checkpoint, as far as this module can tell."""
+    """A workdir that appears to have a checkpoint."""
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     return tmp_path
 
 
-def test_a_folder_that_is_not_there_has_no_step(tmp_path):
+def test_missing_folder_has_no_step(tmp_path):
     assert workdir.latest_step(tmp_path / "none") is None
 
 
-def test_a_curriculums_folder_is_answered_with_a_stage_that_is_in_it(tmp_path):
+def test_error_for_a_curriculum_folder_names_a_stage(tmp_path):
     for stage in ("stage1", "stage2"):
         (tmp_path / stage / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "stage3" / "checkpoints").mkdir(parents=True)
@@ -34,14 +34,14 @@ def test_a_curriculums_folder_is_answered_with_a_stage_that_is_in_it(tmp_path):
         workdir.trained_step(tmp_path)
 
 
-def test_what_is_written_is_read(started):
+def test_written_files_are_read_back(started):
     assert workdir.read_config(started) == config_lib.defaults()
     assert workdir.read_categories(started) == ["a", "b"]
     workdir.check_config(started, config_lib.defaults())
     workdir.check_categories(started, ["a", "b"])
 
 
-def test_keys_that_came_later_have_their_defaults(started):
+def test_keys_added_later_have_their_defaults(started):
     path = started / workdir.CONFIG
     saved = json.loads(path.read_text())
     del saved["watchdog"], saved["head"]["importance"]
@@ -53,7 +53,7 @@ def test_keys_that_came_later_have_their_defaults(started):
     workdir.check_config(started, config)
 
 
-def test_another_config_is_listed_by_key(started):
+def test_changed_config_keys_are_listed(started):
     config = config_lib.defaults()
     config.head.margin_size = 0.5
     config.log_every = 1
@@ -64,12 +64,12 @@ def test_another_config_is_listed_by_key(started):
     assert "--workdir" in str(caught.value)
 
 
-def test_other_categories_are_counted(started):
-    with pytest.raises(UserError, match="2 are new and 1 are gone"):
+def test_changed_categories_are_counted(started):
+    with pytest.raises(UserError, match="2 are new, 1 were removed"):
         workdir.check_categories(started, ["a", "c", "d"])
 
 
-def test_a_run_without_a_checkpoint_may_change(tmp_path):
+def test_run_without_a_checkpoint_may_change(tmp_path):
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     config = config_lib.defaults()
     config.seed = 5
@@ -78,30 +78,29 @@ def test_a_run_without_a_checkpoint_may_change(tmp_path):
 
 
 @pytest.mark.parametrize("refuses", ["make_folder", "write"])
-def test_a_folder_that_is_read_only_is_a_sentence(
-    tmp_path, monkeypatch, refuses
-):
-    """Where it is new, and where a run has been in it before."""
+def test_read_only_folder_raises_an_error(tmp_path, monkeypatch, refuses):
+    """Fails for a new folder and for one with an earlier run."""
 
     def refuse(path, *_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(workdir.paths, refuses, refuse)
     with pytest.raises(
-        UserError, match=r"cannot be written to: .*Read-only.* by --workdir"
+        UserError,
+        match=r"cannot be written to: .*Read-only.* Choose another --workdir",
     ) as caught:
         workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+def test_file_in_place_of_a_folder_is_named(tmp_path):
     path = tmp_path / workdir.CHECKPOINTS
     path.touch()
-    with pytest.raises(UserError, match=f"{path} is not a folder[.] Name"):
+    with pytest.raises(UserError, match=f"{path} is not a folder[.] Choose"):
         workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
 
 
-def test_features_are_on_this_machine(bucket, tmp_path):
+def test_features_folder_is_local(bucket, tmp_path):
     config = config_lib.defaults()
     assert workdir.features_folder("run", config) == Path("run/features/0")
     cache = workdir.features_folder(f"{bucket}/run", config)
@@ -112,7 +111,7 @@ def test_features_are_on_this_machine(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "{"])
-def test_a_damaged_file_is_named(started, content):
+def test_damaged_file_is_named(started, content):
     path = started / workdir.CONFIG
     path.unlink()
     if content:
@@ -121,9 +120,7 @@ def test_a_damaged_file_is_named(started, content):
         workdir.check_config(started, config_lib.defaults())
 
 
-def test_marks_of_runs_that_were_killed_are_removed(
-    tmp_path, bucket, monkeypatch
-):
+def test_marks_of_killed_runs_are_removed(tmp_path, bucket, monkeypatch):
     monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
     monkeypatch.setattr(workdir.processes, "gather", lambda _, x: [x, x])
     for folder in (tmp_path / "run", paths.make(f"{bucket}/run")):
@@ -140,7 +137,7 @@ def test_marks_of_runs_that_were_killed_are_removed(
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", "[" * 100_000])
 @pytest.mark.parametrize("name", [workdir.CONFIG, workdir.ORIGIN])
-def test_json_of_another_kind_is_damaged_too(started, name, content):
+def test_json_of_another_type_counts_as_damaged(started, name, content):
     (started / name).write_text(content)
     with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
         workdir.read_config(started)
@@ -167,7 +164,7 @@ def test_json_of_another_kind_is_damaged_too(started, name, content):
         (workdir.ORIGIN, {"trained": {"samples": 3}}),
     ],
 )
-def test_what_lacks_its_parts_is_damaged(started, name, content):
+def test_invalid_contents_count_as_damaged(started, name, content):
     (started / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"{name} is missing or damaged"):
         workdir.read_config(started)
@@ -176,13 +173,13 @@ def test_what_lacks_its_parts_is_damaged(started, name, content):
 @pytest.mark.parametrize(
     "content", [["a"], ["b", "a"], ["a", "a"], [1, 2], {"a": 1, "b": 2}, 7]
 )
-def test_categories_are_those_of_the_training(started, content):
+def test_categories_changed_after_training_raise_an_error(started, content):
     (started / workdir.CATEGORIES).write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"categories.json is missing or dam"):
         workdir.read_categories(started)
 
 
-def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
+def test_locations_of_unknown_keys_are_ignored(started):
     place = {"given": "a", "absolute": "/a"}
     origin = json.dumps({"places": {"data.tab`e": place}})
     (started / workdir.ORIGIN).write_text(origin)
@@ -198,9 +195,13 @@ def test_a_place_of_a_path_that_no_config_has_is_passed_over(started):
         (workdir.CATEGORIES, '{"samples": 3, "ways": {}}'),
     ],
 )
-def test_a_new_run_replaces_no_file_of_another_program(tmp_path, name, content):
+def test_new_run_does_not_overwrite_files_of_other_programs(
+    tmp_path, name, content
+):
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name} is not of a run.*--workdir"):
+    with pytest.raises(
+        UserError, match=f"{name} does not belong to a training run.*--workdir"
+    ):
         workdir.check_config(tmp_path, config_lib.defaults())
     # Files of a run that was stopped before its first checkpoint are replaced.
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])

@@ -1,4 +1,4 @@
-"""Command lines: arguments are taken one by one, and every mistake is said."""
+"""Arguments are parsed one by one, and every mistake is reported."""
 
 import contextlib
 import pathlib
@@ -26,14 +26,14 @@ NAMES = st.text(
     min_size=1,
     max_size=40,
 ).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
-# Values that are themselves as flags are.
+# Values that look like flags.
 VALUES = NAMES | st.sampled_from(
     ["--config.steps=3", "--config", "-x", "a = 'b c'", "--", "x --workdir=y"]
 )
 
 
 def parse(*given):
-    """Returns the flags that some arguments set, and what is left over."""
+    """Returns the flags that arguments set, and the positional arguments."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
@@ -61,7 +61,7 @@ def file(folder):
     return str(path)
 
 
-def test_a_path_with_blanks_is_one_path(file):
+def test_paths_may_contain_spaces(file):
     values, left = parse(f"--config={file}", "--config.steps=3")
     assert values["config"].value.steps == 3
     assert left == []
@@ -69,7 +69,7 @@ def test_a_path_with_blanks_is_one_path(file):
 
 @hypothesis.given(name=NAMES, argument=st.sampled_from(["", "small", "a:b"]))
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_every_file_name_is_found(folder, name, argument):
+def test_any_file_name_works(folder, name, argument):
     path = folder / name
     path.write_text(CONFIG)
     text = f"{path}:{argument}" if argument else str(path)
@@ -83,7 +83,7 @@ def test_every_file_name_is_found(folder, name, argument):
 
 @hypothesis.given(value=VALUES, split=st.booleans())
 @hypothesis.settings(deadline=None, max_examples=50)
-def test_every_value_is_taken_whole(file, value, split):
+def test_values_are_kept_unchanged(file, value, split):
     given = []
     split = split and not value.startswith("--")
     for name in ("--workdir", "--config.data.table"):
@@ -96,7 +96,7 @@ def test_every_value_is_taken_whole(file, value, split):
     assert list(values["config"].override_values) == ["data.table", "steps"]
 
 
-def test_the_last_of_each_flag_counts(file, folder):
+def test_last_value_of_a_flag_wins(file, folder):
     other = folder / "other.py"
     other.write_text(CONFIG.replace('"plain"', '"other"'))
     values, _ = parse(
@@ -126,7 +126,7 @@ def test_switches_take_no_value(file):
     assert values["config"].value.data.cached is False
 
 
-def test_a_flag_that_is_needed_is_named():
+def test_missing_required_flag_is_named():
     values = flags.FlagValues()
     flags.DEFINE_string("work-dir", None, "", flag_values=values)
     flags.mark_flag_as_required("work-dir", values)
@@ -134,14 +134,14 @@ def test_a_flag_that_is_needed_is_named():
         arguments.parse(["main"], values)
 
 
-def test_what_follows_two_dashes_is_left_over(file):
+def test_arguments_after_two_dashes_are_positional(file):
     values, left = parse(f"--config={file}", "--", "--config.steps=x", "y")
     assert left == ["--config.steps=x", "y"]
     assert values["config"].value.steps == 1000
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         (["--config.steps=3"], "--config is missing"),
         (["--config.data.table", "x"], "must come after --config"),
@@ -154,16 +154,19 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config=FILE", "--config.name", "--workdir=a"], "needs a value"),
         (
             ["--config=FILE", "--config.steps=abc"],
-            "--config.steps=abc is no whole number.",
+            "--config.steps=abc is not a whole number.",
         ),
         (
             ["--config=FILE", "--config.steps="],
-            "--config.steps= is no whole number.",
+            "--config.steps= is not a whole number.",
         ),
-        (["--config=FILE", "--config.sharding=(1,2"], "(1,2 is no list; quote"),
+        (
+            ["--config=FILE", "--config.sharding=(1,2"],
+            "(1,2 is not a list; quote",
+        ),
         (
             ["--config=FILE", "--config.optimizer.learning_rate=a\nb"],
-            r"learning_rate=a\nb is no number.",
+            r"learning_rate=a\nb is not a number.",
         ),
         (["--config=FILE", "--dry-run=maybe"], "is neither true nor false."),
         (["--config=FILE", "--host="], "--host is empty"),
@@ -173,8 +176,8 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config=FILE", "--config.data=5"], "section of the config"),
         (["--config=FILE", "--config.data", "5"], "section of the config"),
         (["--config=FILE", "--noconfig.data"], "section of the config"),
-        (["--config=FILE", "--config.stepps=5"], "Near names: steps"),
-        (["--config=FILE", "--config.stepps", "5"], "Near names: steps"),
+        (["--config=FILE", "--config.stepps=5"], "Similar keys: steps"),
+        (["--config=FILE", "--config.stepps", "5"], "Similar keys: steps"),
         (["--config=FILE", "--config.=5"], "no key ''"),
         (["--config=FILE", "--config.a b=5"], "no key 'a b'"),
         (["--config=FILE", "--config.steps[0]=5"], "no key 'steps[0]'"),
@@ -189,16 +192,16 @@ def test_what_follows_two_dashes_is_left_over(file):
         (["--config=a\0b"], "no config file"),
     ],
 )
-def test_every_mistake_is_a_sentence(file, folder, given, said):
+def test_wrong_arguments_raise_an_error(file, folder, given, expected):
     given = [
         one.replace("FILE", file).replace("FOLDER", str(folder))
         for one in given
     ]
-    assert said in refusal(*given)
+    assert expected in refusal(*given)
 
 
 @pytest.mark.parametrize(
-    ("content", "argument", "said"),
+    ("content", "argument", "expected"),
     [
         ("def get_config(:", "", "line 1 cannot be read: SyntaxError"),
         ("\n\nraise KeyError('x')", "", "line 3 cannot be read: KeyError"),
@@ -209,26 +212,26 @@ def test_every_mistake_is_a_sentence(file, folder, given, said):
         ("def get_config(): pass", "", "returns a NoneType"),
         ("def get_config(): pass", ":big", "takes no argument"),
         ("def get_config(arg): pass", "", "needs an argument"),
-        ("def get_config(a, b): pass", "", "one argument at most"),
-        ("def get_config(a, b): pass", ":x", "one argument at most"),
-        ("def get_config(*, a): pass", "", "one argument at most"),
+        ("def get_config(a, b): pass", "", "at most one argument"),
+        ("def get_config(a, b): pass", ":x", "at most one argument"),
+        ("def get_config(*, a): pass", "", "at most one argument"),
         ("\0", "", "cannot be read"),
         ("x = '\udcff'", "", "cannot be read"),
         ("a,b\n1,2\n", "", "NameError"),
     ],
 )
-def test_a_file_that_makes_no_config_is_a_sentence(
-    tmp_path, content, argument, said
+def test_invalid_config_files_raise_an_error(
+    tmp_path, content, argument, expected
 ):
     path = tmp_path / "wrong one.py"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")
     message = refusal(f"--config={path}{argument}")
-    assert said in message
+    assert expected in message
     assert str(path) in message
     assert "Traceback" not in message
 
 
-def test_a_config_runs_once_and_may_import_from_beside_itself(tmp_path):
+def test_config_runs_once_and_imports_from_its_folder(tmp_path):
     (tmp_path / "shared_by_these.py").write_text(f"RUNS = []\n{CONFIG}")
     path = tmp_path / "mine.txt"
     path.write_text(
@@ -243,7 +246,7 @@ def test_a_config_runs_once_and_may_import_from_beside_itself(tmp_path):
 
 @hypothesis.given(st.text(string.printable, max_size=20))
 @hypothesis.settings(deadline=None, max_examples=100)
-def test_no_key_and_no_value_raises_anything_else(file, text):
+def test_arbitrary_keys_and_values_raise_only_user_errors(file, text):
     for given in (f"--config.{text}", f"--config.data.cached={text}", text):
         with contextlib.suppress(UserError):
             parse(f"--config={file}", given)

@@ -1,4 +1,4 @@
-"""How a command ends; what its flags refuse is tested with the commands."""
+"""Exit codes and output of commands; wrong flags are tested elsewhere."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from mixer_jax.training.config import command_line
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs a command's main with some arguments left over by the flags."""
+    """Runs a command's main with positional arguments."""
 
     def run(main, *left):
         monkeypatch.setattr(
@@ -25,7 +25,7 @@ def run(monkeypatch):
     return run
 
 
-def test_what_a_user_can_mend_is_one_sentence(run, capsys):
+def test_user_errors_are_printed_on_one_line(run, capsys):
     def main():
         raise UserError("The table is empty.")
 
@@ -35,7 +35,7 @@ def test_what_a_user_can_mend_is_one_sentence(run, capsys):
     assert capsys.readouterr().err == "error: The table is empty.\n"
 
 
-def test_arguments_that_are_no_flags_are_refused(run, capsys):
+def test_positional_arguments_are_rejected(run, capsys):
     with pytest.raises(SystemExit) as caught:
         run(lambda: None, "train")
     assert caught.value.code == 2
@@ -48,7 +48,7 @@ def test_other_errors_keep_their_traceback(run):
 
 
 @pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
-def test_a_file_of_flags_that_is_missing_is_a_sentence(command):
+def test_missing_flagfile_is_reported_without_traceback(command):
     ended = subprocess.run(
         [sys.executable, "-m", f"mixer_jax.{command}", "--flagfile=nowhere"],
         capture_output=True,
@@ -60,7 +60,7 @@ def test_a_file_of_flags_that_is_missing_is_a_sentence(command):
     assert "Traceback" not in ended.stderr
 
 
-def test_a_path_of_several_lines_is_refused():
+def test_line_breaks_in_arguments_are_rejected():
     ended = subprocess.run(
         [sys.executable, "-m", "mixer_jax.main", "--workdir=a\nWrote b"],
         capture_output=True,
@@ -68,11 +68,13 @@ def test_a_path_of_several_lines_is_refused():
         check=False,
     )
     assert ended.returncode == 2
-    said = r"error: The argument '--workdir=a\nWrote b' has a line break."
-    assert ended.stderr == f"{said}\n"
+    expected = (
+        r"error: The argument '--workdir=a\nWrote b' contains a line break."
+    )
+    assert ended.stderr == f"{expected}\n"
 
 
-def test_a_help_without_a_reader_ends_quietly():
+def test_help_with_a_closed_pipe_ends_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as output:
@@ -84,7 +86,7 @@ def test_a_help_without_a_reader_ends_quietly():
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-def test_what_a_config_file_prints_is_shown(monkeypatch, capsys):
+def test_output_of_a_config_file_is_shown(monkeypatch, capsys):
     def parse(argv):
         print("loading")
         return argv

@@ -1,4 +1,4 @@
-"""Keys and values of a config, and what is said about wrong ones."""
+"""Keys and values of a config, and errors for invalid ones."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_defaults_are_valid():
         ("dat.table", "data.table"),
     ],
 )
-def test_unknown_key_names_the_near_ones(key, near):
+def test_unknown_key_error_lists_similar_keys(key, near):
     with pytest.raises(UserError, match=f"no key '{key}'.*{near}"):
         config_lib.check_keys(config_lib.defaults(), [key])
 
@@ -37,13 +37,13 @@ def test_known_keys_pass():
 
 
 @pytest.mark.parametrize("key", ["data", "model.image"])
-def test_sections_are_no_keys(key):
+def test_sections_are_rejected_as_keys(key):
     with pytest.raises(UserError, match=rf"'{key}' is a section.*{key}\."):
         config_lib.check_keys(config_lib.defaults(), [key])
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("precision", "float8", "float32, bfloat16"),
         ("head.name", "exakt", "exact, knn"),
@@ -79,14 +79,14 @@ def test_sections_are_no_keys(key):
         ("monitors.plateau_window", 1, "2 or more"),
     ],
 )
-def test_bad_values_are_named_with_what_would_work(key, value, said):
+def test_invalid_values_are_named_with_valid_ones(key, value, message):
     config = config_lib.defaults()
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=f"{key} is .*{said}"):
+    with pytest.raises(UserError, match=f"{key} is .*{message}"):
         config_lib.check_values(config, num_devices=8)
 
 
-def test_what_does_not_go_with_the_batch_or_the_strength_is_said():
+def test_sampling_and_augmentation_settings_are_checked():
     config = config_lib.defaults()
     config.data.sampler = "balanced"
     config.data.samples_per_category = 5
@@ -102,14 +102,14 @@ def test_what_does_not_go_with_the_batch_or_the_strength_is_said():
     config_lib.check_values(again, num_devices=8)
 
 
-def test_features_in_a_bucket_are_refused():
+def test_features_in_a_bucket_are_rejected():
     config = config_lib.defaults()
     config.data.features = "gs://bucket/features"
     with pytest.raises(UserError, match=r"data.features is kept"):
         config_lib.check_values(config, num_devices=8)
 
 
-def test_differences_leave_out_what_changes_no_parameter():
+def test_differences_ignore_keys_that_affect_no_parameter():
     old, new = config_lib.defaults(), config_lib.defaults()
     new.log_every = 7
     new.checkpoint.every = 3
@@ -126,7 +126,7 @@ def test_differences_leave_out_what_changes_no_parameter():
     ]
 
 
-def test_curriculum_keeps_the_order_given():
+def test_curriculum_keeps_the_given_order():
     config = config_lib.curriculum(
         second=config_lib.defaults(), first=config_lib.defaults()
     )
@@ -146,14 +146,14 @@ def test_curriculum_keeps_the_order_given():
         ("data.augment_changes", (("flip",),)),
     ],
 )
-def test_what_is_no_pair_is_said(key, value):
+def test_malformed_pairs_raise_an_error(key, value):
     config = config_lib.defaults()
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=rf"{key} has .*--config\.{key}="):
+    with pytest.raises(UserError, match=rf"{key} contains .*--config\.{key}="):
         config_lib.check_values(config, 1)
 
 
-def test_a_value_that_is_no_number_is_said():
+def test_nan_raises_an_error():
     config = config_lib.defaults()
     config.optimizer.learning_rate = float("nan")
     with pytest.raises(UserError, match=r"optimizer\.learning_rate"):
@@ -161,15 +161,17 @@ def test_a_value_that_is_no_number_is_said():
 
 
 @pytest.mark.parametrize("names", [("stage9",), ()])
-def test_a_curriculum_of_stages_that_are_not_there_is_said(names):
+def test_curriculum_with_unknown_stages_raises_an_error(names):
     config = config_lib.curriculum(stage1=config_lib.defaults())
     config.curriculum = names
     with pytest.raises(UserError, match="has the stages stage1"):
         config_lib.stages(config)
 
 
-def test_a_part_cannot_climb():
+def test_negative_multiples_raise_an_error():
     config = config_lib.defaults()
     config.optimizer.parts = (("encoder", -0.1),)
-    with pytest.raises(UserError, match=r"optimizer.parts has .*0 or more"):
+    with pytest.raises(
+        UserError, match=r"optimizer.parts contains .*0 or more"
+    ):
         config_lib.check_values(config, num_devices=8)

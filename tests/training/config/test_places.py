@@ -1,4 +1,4 @@
-"""A run and its data, moved together."""
+"""Paths are found after a run and its data were moved."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from mixer_jax.training.config import places
 
 @pytest.fixture
 def moved(color_run, colors, tmp_path, monkeypatch):
-    """The run with its data, both elsewhere; its paths were relative."""
+    """The run and its data, both moved; its paths were relative."""
     root, _ = colors
     monkeypatch.chdir(tmp_path)
     for stage in ("stage1", "stage2"):
@@ -48,32 +48,32 @@ def commands(moved, out):
     }
 
 
-def test_every_command_works_after_a_move(moved, tmp_path, capsys):
+def test_all_commands_work_after_a_move(moved, tmp_path, capsys):
     for name, command in commands(moved, tmp_path).items():
         assert command() == 0, name
-    said = capsys.readouterr()
-    assert "There is no table" not in said.out + said.err
+    captured = capsys.readouterr()
+    assert "There is no table" not in captured.out + captured.err
     html = (moved / "run" / "report" / "index.html").read_text()
     assert "Correct at rank 1" in html
     assert "gray paint" in html
 
 
-def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
+def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
     shutil.move(moved / "data", tmp_path / "away")
     table = f"{tmp_path / 'away'}/colors.csv"
     run = moved / "run"
     assert evaluate.main([f"--workdir={run}"]) == 2
-    said = capsys.readouterr().err
-    assert "There is no sample table" in said
-    assert "--table=PATH" in said
+    output = capsys.readouterr().err
+    assert "There is no sample table" in output
+    assert "--table=PATH" in output
     given = [f"--workdir={run}", f"--table={table}"]
     assert evaluate.main(given) == 0
     assert evaluate.main([*given, "--baselines"]) == 2
     assert "--training-table=PATH" in capsys.readouterr().err
     assert report.main([f"--workdir={run}"]) == 0
-    said = capsys.readouterr().out
-    assert "--table=PATH" in said
-    assert "--training-table=PATH" in said
+    output = capsys.readouterr().out
+    assert "--table=PATH" in output
+    assert "--training-table=PATH" in output
     given = [
         f"--workdir={run}",
         f"--table={table}",
@@ -85,28 +85,28 @@ def test_without_its_data_a_command_names_the_option(moved, tmp_path, capsys):
     assert report.main([f"--workdir={run}", "--table=no.csv"]) == 2
 
 
-def test_a_file_of_the_name_in_another_folder_is_not_taken(moved):
-    """What was noted counts, not what happens to be in the current folder."""
+def test_same_file_name_in_the_current_folder_is_ignored(moved):
+    """The recorded path counts, not a file in the current folder."""
     (moved.parent / "elsewhere" / "data").mkdir()
     (moved.parent / "elsewhere" / "data" / "colors.csv").write_text("other")
     config = workdir.read_config(moved / "run" / "stage1")
     assert config.data.table == str(moved / "data" / "colors.csv")
 
 
-def test_a_workdir_that_is_moved_alone(color_run, colors, tmp_path):
+def test_workdir_may_move_without_its_data(color_run, colors, tmp_path):
     shutil.move(color_run, tmp_path / "deep" / "er")
     config = workdir.read_config(tmp_path / "deep" / "er" / "stage1")
     assert config.data.table == str(colors[0] / "colors.csv")
 
 
-def test_a_workdir_reached_through_a_link(moved, tmp_path):
+def test_workdir_may_be_a_symbolic_link(moved, tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "link").symlink_to(moved / "run" / "stage1")
     config = workdir.read_config(tmp_path / "a" / "b" / "link")
     assert os.path.samefile(config.data.table, moved / "data" / "colors.csv")
 
 
-def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
+def test_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "tokenizer.json").write_text('{"größe": 1}')
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_the_tokenizer_moves_with_the_workdir(tmp_path, monkeypatch):
         assert json.load(file) == {"größe": 1}
 
 
-def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
+def test_repeated_command_finds_moved_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     for name in ("old/data", "old/encoder"):
         (tmp_path / name).mkdir(parents=True)
@@ -138,18 +138,18 @@ def test_a_repeated_command_finds_what_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = config.copy_and_resolve_references()
     given.model.image.name = "resnet50"
-    workdir.settle("new/run", given)
+    workdir.restore_paths("new/run", given)
     assert given.data.table == str(tmp_path / "new/data/t.csv")
-    # Its weights are in the checkpoint, its sizes in the workdir's config.
+    # The checkpoint has its weights, the workdir's config its architecture.
     assert given.model.image.name == "described"
     factory.resolve(given)
-    # Another path that does not exist is left as it was given.
+    # Other missing paths are left unchanged.
     given.data.table = "other/t.csv"
-    workdir.settle("new/run", given)
+    workdir.restore_paths("new/run", given)
     assert given.data.table == "other/t.csv"
 
 
-def test_paths_in_a_bucket_are_not_looked_for():
+def test_bucket_paths_are_not_recorded():
     config = config_lib.defaults()
     config.init_from = "gs://bucket/run"
     assert places.record("run", config, {}) == {}
@@ -157,33 +157,31 @@ def test_paths_in_a_bucket_are_not_looked_for():
     assert not places.is_same("run", {"given": "gs://b/r"}, "gs://b/s")
 
 
-def test_a_command_is_repeated_more_than_once_after_moves(
-    tmp_path, monkeypatch
-):
+def test_repeated_command_works_after_several_moves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old" / "data").mkdir(parents=True)
     (tmp_path / "old" / "data" / "table.csv").touch()
     names = ["old/data/table.csv", str(tmp_path / "old" / "data" / "table.csv")]
     config = config_lib.defaults()
     config.data.table = names[0]
-    noted = places.record("old/run", config, {})
+    recorded = places.record("old/run", config, {})
     for before, after in (("old", "new"), ("new", "newest")):
         (tmp_path / before).rename(tmp_path / after)
         for name in names * 2:
             given = config_lib.defaults()
             given.data.table = name
-            places.settle(f"{after}/run", given, noted)
+            places.restore(f"{after}/run", given, recorded)
             assert given.data.table == str(
                 tmp_path / after / "data" / "table.csv"
             )
-            noted = places.record(f"{after}/run", given, noted)
+            recorded = places.record(f"{after}/run", given, recorded)
     other = config_lib.defaults()
     other.data.table = "other/table.csv"
-    places.settle("newest/run", other, noted)
+    places.restore("newest/run", other, recorded)
     assert other.data.table == "other/table.csv"
 
 
-def test_a_finished_run_notes_where_its_table_is_now(
+def test_finished_run_records_the_moved_table(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
     root, _ = colors
@@ -197,35 +195,35 @@ def test_a_finished_run_notes_where_its_table_is_now(
     monkeypatch.chdir(tmp_path)
     config.data.table = "new/colors.csv"
     loop.train(config, folder)
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     monkeypatch.chdir(color_run)
     table = workdir.read_config(folder).data.table
     assert os.path.samefile(table, tmp_path / "new" / "colors.csv")
     assert evaluate.main([f"--workdir={folder}"]) == 0
-    # The command of before the move still names it.
+    # The command from before the move still works.
     config.data.table = str(root / "colors.csv")
-    workdir.settle(folder, config)
+    workdir.restore_paths(folder, config)
     assert os.path.samefile(config.data.table, table)
 
 
-def test_a_path_that_is_gone_keeps_its_place(tmp_path, monkeypatch):
+def test_missing_path_keeps_its_recorded_location(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkdir("encoder")
     config = config_lib.defaults()
     config.model.image.pretrained = "encoder"
-    noted = places.record("run", config, {})
+    recorded = places.record("run", config, {})
     os.rmdir("encoder")
-    places.settle("run", config, noted)
-    noted = places.record("run", config, noted)
+    places.restore("run", config, recorded)
+    recorded = places.record("run", config, recorded)
     os.mkdir("encoder")
     found = config_lib.defaults()
     found.model.image.pretrained = config.model.image.pretrained
-    places.resolve("run", found, noted)
+    places.resolve("run", found, recorded)
     assert os.path.isdir(found.model.image.pretrained)
-    assert noted["model.image.pretrained"]["relative"] == "../encoder"
+    assert recorded["model.image.pretrained"]["relative"] == "../encoder"
 
 
-def test_a_workdir_is_read_after_any_number_of_moves(tmp_path, monkeypatch):
+def test_workdir_is_readable_after_repeated_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "latest_step", lambda folder: 3)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").mkdir()

@@ -10,7 +10,7 @@ def flat(**changes):
     return defaults.flatten(defaults.defaults()) | changes
 
 
-def test_the_defaults_are_in_range():
+def test_defaults_are_in_range():
     ranges.check(flat())
 
 
@@ -29,7 +29,7 @@ def test_the_defaults_are_in_range():
         ("optimizer.learning_rate", 0.0, float("nan")),
     ],
 )
-def test_both_sides_of_a_limit(key, inside, outside):
+def test_limits_are_exact(key, inside, outside):
     ranges.check(flat(**{key: inside}))
     with pytest.raises(UserError, match=f"{key} is "):
         ranges.check(flat(**{key: outside}))

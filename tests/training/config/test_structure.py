@@ -7,7 +7,7 @@ from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import structure
 
 
-def test_the_defaults_and_what_equals_them_pass():
+def test_compatible_types_are_accepted():
     structure.check(config_lib.defaults())
     config = config_lib.defaults()
     config.watchdog = 0
@@ -17,9 +17,9 @@ def test_the_defaults_and_what_equals_them_pass():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
-        ("stepps", 5, r"no key 'stepps'. Near names: steps"),
+        ("stepps", 5, r"no key 'stepps'. Similar keys: steps"),
         ("model.imag", ConfigDict({"name": "vit"}), "no key 'model.imag.name'"),
         ("head", None, "lacks the key 'head.active'"),
         ("steps", None, "steps is None; it must be a whole number"),
@@ -32,8 +32,8 @@ def test_the_defaults_and_what_equals_them_pass():
         ("sharding", "x", "sharding is 'x'; it must be a tuple"),
     ],
 )
-def test_what_a_file_may_set_but_nothing_reads_is_said(
-    tmp_path, key, value, said
+def test_unknown_keys_and_wrong_types_raise_an_error(
+    tmp_path, key, value, message
 ):
     config = config_lib.defaults()
     *sections, last = key.split(".")
@@ -42,19 +42,19 @@ def test_what_a_file_may_set_but_nothing_reads_is_said(
         for name in sections:
             section = section[name]
         section[last] = value
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         list(curriculum.stages(config, tmp_path))
     stages = config_lib.curriculum(one=config_lib.defaults(), two=config)
-    with pytest.raises(UserError, match=f"Stage two: .*{said}"):
+    with pytest.raises(UserError, match=f"Stage two: .*{message}"):
         list(curriculum.stages(stages, tmp_path))
 
 
-def test_an_empty_config_is_said(tmp_path):
+def test_empty_config_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="lacks the key 'batch_size'"):
         list(curriculum.stages(ConfigDict(), tmp_path))
 
 
-def test_keys_beside_the_stages_are_said(tmp_path):
+def test_keys_outside_the_stages_raise_an_error(tmp_path):
     config = config_lib.curriculum(one=config_lib.defaults())
     config.seed = 3
     with pytest.raises(UserError, match=r"'seed'; .* as in one\.seed"):

@@ -7,7 +7,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch import appended
 
 
-def test_events_are_as_tensorboardx_writes_them(tmp_path, monkeypatch):
+def test_events_match_tensorboardx(tmp_path, monkeypatch):
     monkeypatch.setattr(appended.time, "time", lambda: 1700000000.0)
     written = []
     for folder, board in (
@@ -21,13 +21,13 @@ def test_events_are_as_tensorboardx_writes_them(tmp_path, monkeypatch):
         written.append((events.name, events.read_bytes()))
     (name, ours), (their_name, theirs) = written
     assert name == their_name
-    # Theirs begins with the version alone; ours says where it goes on too.
+    # Both begin with the version; ours continues with the purge step.
     version = len(appended._framed(b""))
     assert ours[:version] == theirs[:version]
     assert ours.endswith(theirs[-40:])
 
 
-def test_a_record_is_written_whole_or_not_at_all(disk):
+def test_records_are_written_completely_or_not_at_all(disk):
     path, record = disk / "log", b"x" * 1000 + b"\n"
     file = appended.Appended(path)
 

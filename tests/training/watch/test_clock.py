@@ -5,7 +5,7 @@ from mixer_jax.training.watch.clock import CHECKPOINT, INPUT, STEP, Clock
 
 
 class Time:
-    """A time that passes when told so."""
+    """A clock that is advanced by hand."""
 
     def __init__(self):
         self.now = 100.0
@@ -24,7 +24,7 @@ def clock(time):
     return Clock(time)
 
 
-def test_all_time_is_split_into_phases(clock, time):
+def test_split_assigns_all_time_to_phases(clock, time):
     time.now += 4  # start
     clock.enter(STEP)
     time.now += 5
@@ -37,11 +37,11 @@ def test_all_time_is_split_into_phases(clock, time):
         "goodput": 0.5,
     }
     time.now += 10
-    # Shares are since the last call, goodput since the beginning.
+    # Shares count from the last call, goodput from the beginning.
     assert clock.split() == {"time_step": 1.0, "goodput": 0.75}
 
 
-def test_a_phase_may_count_as_another(clock, time):
+def test_phase_can_count_as_another(clock, time):
     clock.enter(INPUT)
     time.now += 3
     clock.enter(STEP, STEP)
@@ -55,14 +55,14 @@ def test_a_phase_may_count_as_another(clock, time):
     }
 
 
-def test_a_failure_within_a_phase_ends_it(clock):
+def test_exception_ends_the_phase(clock):
     clock.enter(STEP)
     with pytest.raises(ZeroDivisionError), clock.phase(CHECKPOINT):
         raise ZeroDivisionError
     assert clock.place.phase == STEP
 
 
-def test_the_place_says_step_phase_and_how_long(clock, time):
+def test_place_has_step_phase_and_duration(clock, time):
     assert clock.place == (0, "start", 0.0)
     time.now += 2
     clock.count(7)
@@ -72,6 +72,6 @@ def test_the_place_says_step_phase_and_how_long(clock, time):
     assert clock.place == (7, INPUT, 0.0)
 
 
-def test_no_time_has_no_shares(clock):
+def test_no_elapsed_time_gives_no_shares(clock):
     assert clock.split() == {"goodput": 0.0}
     assert set(clock_lib.PHASES) >= {STEP, INPUT, CHECKPOINT}

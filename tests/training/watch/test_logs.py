@@ -1,4 +1,4 @@
-"""What a run writes and says."""
+"""The logs and progress lines of a run."""
 
 import io
 import json
@@ -21,35 +21,33 @@ def lines(folder):
 
 
 def run(folder, first, last, **kwargs):
-    said = io.StringIO()
-    console = rich.console.Console(file=said, width=200)
+    output = io.StringIO()
+    console = rich.console.Console(file=output, width=200)
     with logs.Logs(folder, "stage1", first, 10, 8, console) as log:
         for step in range(first + 1, last + 1):
             log.step(step, {"loss": float(step)})
             if step % 2 == 0:
                 log.write(**kwargs)
         log.say("careful [not markup]")
-    return said.getvalue()
+    return output.getvalue()
 
 
-def test_means_since_the_last_line_are_written(tmp_path):
-    said = run(tmp_path, 0, 4)
+def test_write_logs_means_since_the_last_line(tmp_path):
+    output = run(tmp_path, 0, 4)
     first, second = lines(tmp_path)
     assert (first["step"], first["stage"], first["loss"]) == (2, "stage1", 1.5)
     assert (second["step"], second["loss"]) == (4, 3.5)
     assert second["samples_per_second"] > 0
-    assert "stage1: step 4/10  loss 3.500" in said
-    assert "careful [not markup]" in said
+    assert "stage1: step 4/10  loss 3.500" in output
+    assert "careful [not markup]" in output
 
 
-def test_the_graphs_share_is_of_the_time_since_the_first_step(
-    tmp_path, monkeypatch
-):
+def test_graph_share_counts_from_the_first_step(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
     console = rich.console.Console(file=io.StringIO())
     with logs.Logs(tmp_path, "stage1", 0, 10, 8, console) as log:
-        log.graph(0, 50.0)  # before the first step: not of its time
+        log.graph(0, 50.0)  # before the first step: does not count
         log.step(1, {"loss": 1.0})
         log.graph(1, 3.0)
         now = 110.0
@@ -62,28 +60,28 @@ def test_the_graphs_share_is_of_the_time_since_the_first_step(
     assert second["graph_share"] == pytest.approx(3 / 20)
 
 
-def test_a_rate_that_is_not_known_yet_is_left_out(tmp_path):
-    said = io.StringIO()
-    console = rich.console.Console(file=said, width=200)
+def test_unknown_rate_is_omitted(tmp_path):
+    output = io.StringIO()
+    console = rich.console.Console(file=output, width=200)
     with logs.Logs(tmp_path, "stage1", 0, 10, 8, console) as log:
         for step in (1, 2):
             log.step(step, {"loss": 1.5})
             log.write()
-    first, second = said.getvalue().splitlines()
+    first, second = output.getvalue().splitlines()
     assert first.strip() == "stage1: step 1/10  loss 1.500"
     assert "samples/s" in second
     assert lines(tmp_path)[0]["samples_per_second"] is None
 
 
-def test_what_is_not_finite_is_null(tmp_path):
+def test_non_finite_values_become_null(tmp_path):
     run(tmp_path, 0, 2, recall=math.nan)
     assert lines(tmp_path)[0]["recall"] is None
 
 
-def test_a_run_that_goes_on_writes_no_step_twice(tmp_path):
+def test_resumed_run_writes_no_step_twice(tmp_path):
     run(tmp_path, 0, 8)
     with open(tmp_path / logs.METRICS, "a") as file:
-        file.write('{"step": 9, "st')  # killed while it wrote
+        file.write('{"step": 9, "st')  # killed while writing
     run(tmp_path, 4, 10)
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
 
@@ -96,7 +94,7 @@ def test_tensorboard_files_are_written(tmp_path):
     assert b"loss" in content
 
 
-def test_a_resumed_run_keeps_what_can_be_read(tmp_path):
+def test_keep_until_drops_damaged_lines(tmp_path):
     path = tmp_path / logs.METRICS
     path.write_bytes(
         b'{"step": 1}\n\xff\x00\n[3]\n{"step": 2}\n{"step": 3}\n{"step": 4'
@@ -105,7 +103,7 @@ def test_a_resumed_run_keeps_what_can_be_read(tmp_path):
     assert lines(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_full_disk_is_said_at_once_and_leaves_whole_records(
+def test_full_disk_raises_an_error_and_leaves_whole_records(
     disk, capfd, tmp_path_factory, monkeypatch
 ):
     spare = tmp_path_factory.mktemp("spare")
@@ -136,9 +134,7 @@ def test_a_full_disk_is_said_at_once_and_leaves_whole_records(
     ]
 
 
-def test_what_a_passing_error_held_up_is_written_at_the_end(
-    tmp_path, monkeypatch
-):
+def test_pending_figures_are_written_on_exit(tmp_path, monkeypatch):
     whole = Appended.write
 
     def refuse(file, record):

@@ -1,4 +1,4 @@
-"""Each monitor fires on a bad state and is silent on a good one."""
+"""Each monitor fires in a bad state and not in a good one."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def signs(figures, **changes):
     return [alarm.sign for alarm in alarms]
 
 
-def test_spread_proxies_are_silent():
+def test_spread_proxies_raise_no_alarm():
     figures = proxy_figures(proxies())
     assert abs(figures["proxy_cosine"]) < 0.05
     assert figures["effective_rank"] > 0.8
@@ -46,13 +46,13 @@ def test_spread_proxies_are_silent():
     assert signs(figures) == []
 
 
-def test_collapsed_proxies_fire():
+def test_collapsed_proxies_raise_an_alarm():
     figures = proxy_figures(proxies() * 0.01 + jnp.ones((1, 16)))
     assert figures["proxy_cosine"] > 0.99
     assert signs(figures) == ["proxy_cosine", "effective_rank"]
 
 
-def test_cosine_is_the_mean_off_the_diagonal():
+def test_proxy_cosine_is_the_off_diagonal_mean():
     array = np.asarray(proxies())[:60]
     unit = array / np.linalg.norm(array, axis=1, keepdims=True)
     cosines = unit @ unit.T
@@ -61,25 +61,25 @@ def test_cosine_is_the_mean_off_the_diagonal():
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_low_rank_proxies_fire():
+def test_low_rank_proxies_raise_an_alarm():
     flat = jnp.zeros((64, 16)).at[:, 0].set(jnp.tile(jnp.array([1, -1]), 32))
     figures = proxy_figures(flat)
     np.testing.assert_allclose(figures["effective_rank"], 1 / 16, rtol=1e-2)
     assert signs(figures) == ["effective_rank"]
 
 
-def test_exploding_norm_fires():
+def test_exploding_norm_raises_an_alarm():
     figures = proxy_figures(proxies().at[3].multiply(100.0))
     assert figures["norm_ratio"] > 50
     assert signs(figures) == ["norm_ratio"]
 
 
-def test_padding_rows_do_not_count():
+def test_padding_rows_are_ignored():
     figures = proxy_figures(proxies().at[62].set(1e6))
     assert figures["norm_ratio"] < 3
 
 
-def test_varied_concepts_are_silent():
+def test_varied_concepts_raise_no_alarm():
     concepts = jax.random.normal(jax.random.key(0), (32, 16))
     slots = jnp.full((32, 8), 1 / 8)
     figures = concept_figures(concepts, slots, jnp.ones((32,), bool))
@@ -90,14 +90,14 @@ def test_varied_concepts_are_silent():
     assert signs(figures) == []
 
 
-def test_constant_concepts_and_one_used_slot_fire():
+def test_constant_concepts_in_one_slot_raise_alarms():
     concepts = jnp.ones((32, 16))
     slots = jnp.zeros((32, 8)).at[:, 2].set(1.0)
     figures = concept_figures(concepts, slots, jnp.ones((32,), bool))
     assert signs(figures) == ["concept_variance", "slot_entropy"]
 
 
-def test_documents_without_text_do_not_count():
+def test_documents_without_text_are_ignored():
     concepts = jnp.ones((32, 16)).at[::2].set(-5.0)
     has_text = jnp.arange(32) % 2 == 1
     slots = jnp.full((32, 8), 1 / 8)
@@ -105,7 +105,7 @@ def test_documents_without_text_do_not_count():
     assert figures["concept_variance"] == 0.0
 
 
-def test_a_batch_without_texts_says_nothing():
+def test_batch_without_texts_raises_no_alarm():
     figures = concept_figures(
         jnp.zeros((4, 2)), jnp.zeros((4, 3)), jnp.zeros((4,), bool)
     )
@@ -124,8 +124,8 @@ def test_active_recall(recall, fired):
         (np.full(20, 5.0), 100, True),  # flat and early
         (np.full(20, 5.0), 900, False),  # late: the run is about to end
         (np.linspace(5, 3, 20), 100, False),  # falling
-        (np.r_[5.0, np.full(20, 1.0)], 100, False),  # low already
-        (np.full(10, 5.0), 100, False),  # no whole window yet
+        (np.r_[5.0, np.full(20, 1.0)], 100, False),  # already low
+        (np.full(10, 5.0), 100, False),  # the window is not full yet
     ],
 )
 def test_plateau(losses, step, fired):
@@ -136,20 +136,20 @@ def test_plateau(losses, step, fired):
     assert [a.sign for a in alarms] == ["plateau"] * fired
 
 
-def test_a_sign_is_said_once_until_it_was_well_again():
+def test_alarm_repeats_only_after_recovery():
     watch = monitors.Monitors(limits(), 1000)
     bad, good = {"norm_ratio": 99.0}, {"norm_ratio": 1.0}
-    said = [len(watch.check(1, f)) for f in (bad, bad, good, bad)]
-    assert said == [1, 0, 0, 1]
+    counts = [len(watch.check(1, f)) for f in (bad, bad, good, bad)]
+    assert counts == [1, 0, 0, 1]
 
 
-def test_the_alarm_has_the_figure_and_the_remedy():
+def test_alarm_states_figure_and_remedy():
     (alarm,) = monitors.Monitors(limits(), 10).check(1, {"norm_ratio": 99.0})
     assert "99" in alarm.text
     assert "proxies.learning_rate" in alarm.text
 
 
-def test_on_failure_raise_stops():
+def test_on_failure_raise_raises_an_error():
     watch = monitors.Monitors(limits(on_failure="raise"), 1000)
     watch.check(1, {"norm_ratio": 1.0})
     with pytest.raises(monitors.MonitorError, match=r"99.*step 2"):

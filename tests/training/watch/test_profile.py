@@ -12,7 +12,7 @@ def captures(folder):
     return sorted((folder / "plugins" / "profile").glob("*/*.xplane.pb"))
 
 
-def test_the_config_names_first_and_last():
+def test_parse_reads_first_and_last_step():
     assert parse("100:105") == range(100, 106)
     assert len(parse("")) == 0
     for wrong in ("100", "7:3", "a:b"):
@@ -20,7 +20,7 @@ def test_the_config_names_first_and_last():
             parse(wrong)
 
 
-def test_some_steps_are_captured(tmp_path):
+def test_configured_steps_are_captured(tmp_path):
     with Profiler(tmp_path, parse("2:3")) as profiler:
         for step in range(5):
             assert bool(captures(tmp_path)) == (step > 4)
@@ -28,12 +28,12 @@ def test_some_steps_are_captured(tmp_path):
     assert len(captures(tmp_path)) == 1
 
 
-def test_a_signal_asks_for_the_next_steps(tmp_path):
+def test_signal_captures_the_next_steps(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     with Profiler(tmp_path, parse("")) as profiler:
         profiler.before(0)
         os.kill(os.getpid(), signal.SIGUSR1)
         profiler.before(1)
-    # It ends with the run, if not before.
+    # The end of the run ends the capture.
     assert len(captures(tmp_path)) == 1
     assert signal.getsignal(signal.SIGUSR1) is before

@@ -1,4 +1,4 @@
-"""Files that grow reach the bucket, and are never lost."""
+"""Growing files are copied to the bucket and never lost."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def add(spool, text):
         file.write(text)
 
 
-def test_a_local_workdir_is_its_own_spool(tmp_path):
+def test_local_workdir_is_its_own_spool(tmp_path):
     with Spool(tmp_path, [NAME]) as spool:
         assert spool.folder == tmp_path
         add(spool, "one\n")
@@ -27,9 +27,9 @@ def test_a_local_workdir_is_its_own_spool(tmp_path):
     assert (tmp_path / NAME).read_text() == "one\n"
 
 
-def test_what_has_grown_is_sent(workdir):
+def test_changed_files_are_copied(workdir):
     with Spool(workdir, [NAME]) as spool:
-        assert spool.send(NAME)  # There is none yet.
+        assert spool.send(NAME)  # The file does not exist yet.
         add(spool, "one\n")
         assert not (workdir / NAME).exists()
         assert spool.send(NAME)
@@ -42,14 +42,14 @@ def test_what_has_grown_is_sent(workdir):
     assert not spool.folder.exists()
 
 
-def test_it_goes_on_with_what_is_there(workdir):
+def test_existing_files_are_appended_to(workdir):
     paths.write(workdir / NAME, "one\n")
     with Spool(workdir, [NAME]) as spool:
         add(spool, "two\n")
     assert (workdir / NAME).read_text() == "one\ntwo\n"
 
 
-def test_what_has_not_changed_is_not_sent(workdir, cloud):
+def test_unchanged_files_are_not_copied(workdir, cloud):
     with Spool(workdir, [NAME]) as spool:
         add(spool, "one\n")
         spool.send(NAME)
@@ -59,7 +59,7 @@ def test_what_has_not_changed_is_not_sent(workdir, cloud):
         assert objects[f"run/{NAME}"].generation == before
 
 
-def test_all_is_sent_every_now_and_then(workdir, monkeypatch):
+def test_files_are_copied_periodically(workdir, monkeypatch):
     monkeypatch.setattr("mixer_jax.training.watch.spool._EVERY", 0.01)
     with Spool(workdir) as spool:
         add(spool, "one\n")
@@ -67,34 +67,38 @@ def test_all_is_sent_every_now_and_then(workdir, monkeypatch):
             pass
 
 
-def test_what_cannot_be_sent_is_kept_and_said(workdir, cloud):
-    said = []
-    with Spool(workdir, say=said.append) as spool:
+def test_failed_copies_are_kept_and_reported(workdir, cloud):
+    messages = []
+    with Spool(workdir, say=messages.append) as spool:
         cloud.frozen.add(workdir.parts[2])
         add(spool, "one\n")
         assert not spool.send(NAME)
         assert not spool.send(NAME)
-        (once,) = said
-        assert f"{workdir / NAME} cannot be written for now: Forbidden" in once
+        (once,) = messages
+        assert (
+            f"{workdir / NAME} cannot be written at present: Forbidden" in once
+        )
         cloud.frozen.remove(workdir.parts[2])
         assert spool.send(NAME)
         add(spool, "two\n")
         cloud.frozen.add(workdir.parts[2])
-    assert said[-1] == f"What could not be copied is in {spool.folder}."
+    assert (
+        messages[-1] == f"Files that could not be copied are in {spool.folder}."
+    )
     assert (spool.folder / NAME).read_text() == "one\ntwo\n"
 
 
-def test_the_files_of_a_run_that_has_taken_over_stay(workdir):
-    said = []
+def test_files_of_a_successor_are_not_overwritten(workdir):
+    messages = []
 
     def lost():
         raise LostError("Another run has taken over.")
 
-    with Spool(workdir, [NAME], said.append, lost) as spool:
+    with Spool(workdir, [NAME], messages.append, lost) as spool:
         add(spool, "old\n")
         paths.write(workdir / NAME, "new\n")
         assert not spool.send(NAME)
     assert (workdir / NAME).read_text() == "new\n"
     assert (spool.folder / NAME).read_text() == "old\n"
-    assert "Another run has taken over" in said[0]
-    assert str(spool.folder) in said[-1]
+    assert "Another run has taken over" in messages[0]
+    assert str(spool.folder) in messages[-1]

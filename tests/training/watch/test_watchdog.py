@@ -9,43 +9,43 @@ from mixer_jax.training.watch.watchdog import Watchdog, describe
 
 
 class Ends:
-    """Notes what it is ended with, in place of ending the process."""
+    """Records its arguments instead of ending the process."""
 
     def __init__(self):
         self.called = threading.Event()
-        self.said = None
+        self.arguments = None
 
     def __call__(self, message, code):
-        self.said = (message, code)
+        self.arguments = (message, code)
         self.called.set()
 
 
-def test_a_standstill_ends_the_process_and_says_where(capfd):
+def test_stalled_run_ends_with_its_place_and_traceback(capfd):
     clock, ends = Clock(), Ends()
     clock.count(12)
     clock.enter(INPUT)
     with Watchdog(clock, 0.2, ends):
         assert ends.called.wait(60)
-    message, code = ends.said
+    message, code = ends.arguments
     assert code == processes.HUNG
-    assert "Nothing has moved for" in message
-    assert "at step 12, in the phase 'input'" in message
+    assert "No progress for" in message
+    assert "at step 12, in phase 'input'" in message
     traces = capfd.readouterr().err
     assert message in traces
-    # What each thread was doing, this one too.
-    assert "test_a_standstill_ends_the_process_and_says_where" in traces
+    # The stacks of all threads, including this one.
+    assert "test_stalled_run_ends_with_its_place_and_traceback" in traces
 
 
-def test_what_moves_goes_on():
+def test_progressing_run_is_not_stopped():
     clock, ends = Clock(), Ends()
     with Watchdog(clock, 2.0, ends):
         for step in range(25):
             clock.count(step)
             time.sleep(0.1)
-    assert ends.said is None
+    assert ends.arguments is None
 
 
-def test_no_limit_is_no_watchdog():
+def test_zero_limit_starts_no_thread():
     threads = threading.active_count()
     with Watchdog(Clock(), 0.0, Ends()):
         assert threading.active_count() == threads
@@ -54,18 +54,18 @@ def test_no_limit_is_no_watchdog():
 @pytest.mark.parametrize(
     ("places", "culprit"),
     [
-        # One that is a step behind holds up those that wait for its step.
+        # A process that is a step behind blocks the others.
         ({0: (8, STEP, 61), 1: (7, INPUT, 62), 2: (8, STEP, 61)}, 1),
-        # At the same step it is the one that does something else.
+        # At the same step, it is the one in another phase.
         ({0: (8, STEP, 61), 1: (8, STEP, 61), 2: (8, "graph", 61)}, 2),
-        # Of equals, the one that has been silent for longest.
+        # In the same place, it is the one that is silent for longest.
         ({0: (8, STEP, 61), 1: (8, STEP, 75), 2: (8, STEP, 61)}, 1),
     ],
 )
-def test_it_names_the_process_that_holds_the_others_up(places, culprit):
+def test_message_names_the_blocking_process(places, culprit):
     places = {index: Place(*place) for index, place in places.items()}
-    said = describe(places, 60.0, 0)
-    assert f"Process {culprit} holds the others up" in said
-    assert f"the phase '{places[culprit].phase}'" in said
+    message = describe(places, 60.0, 0)
+    assert f"Process {culprit} is holding up the others" in message
+    assert f"in phase '{places[culprit].phase}' for" in message
     for other in set(places) - {culprit}:
-        assert f"{other} at step {places[other].step}" in said
+        assert f"{other} at step {places[other].step}" in message
