@@ -123,7 +123,7 @@ def test_wrong_frames_and_settings_are_refused(tmp_path):
         clicks.assign(item_id="x"),
     )
     refused(
-        "query_id of the table queries holds floats",
+        "query_id of the table queries contains floats",
         queries.assign(query_id=[np.nan]),
         items,
         clicks,

@@ -79,10 +79,10 @@ def test_main_says_what_is_wrong(table, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("column", "cell", "problem"),
     [
-        ("sample_id", "forward:query:0", "stands in an earlier row too"),
+        ("sample_id", "forward:query:0", "already occurs in an earlier row"),
         ("sample_id", "", "the ID is empty"),
-        ("role", "Query", "must be 'query' or 'document', and is 'Query'"),
-        ("category_id", "", "needs a category"),
+        ("role", "Query", "must be 'query' or 'document', not 'Query'"),
+        ("category_id", "", "the category is empty"),
     ],
 )
 def test_rows_that_no_log_can_be_made_of_are_named(
