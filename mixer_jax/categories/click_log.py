@@ -232,16 +232,16 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
     twice = [name for name in columns if list(table.rows).count(name) > 1]
     if twice:
         raise UserError(f"The table {table} has the column {twice[0]} twice.")
-    found = table.rows[list(columns)].reset_index(drop=True)
+    cells = table.rows[list(columns)].reset_index(drop=True)
     for name in columns:
-        if name.endswith("_id") and _has_floats(found[name]):
+        if name.endswith("_id") and _has_floats(cells[name]):
             raise UserError(
                 f"Column {name} of the table {table} contains floats; IDs must "
                 "be strings or integers."
             )
-    empty = found.isna()
+    empty = cells.isna()
     try:
-        return found.astype(str).mask(empty, "")
+        return cells.astype(str).mask(empty, "")
     except UnicodeDecodeError as error:
         raise UserError(
             f"The table {table} contains bytes; cells must be text or numbers."

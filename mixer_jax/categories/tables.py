@@ -98,8 +98,8 @@ def found_rows(
     Raises:
       UserError: if no category has two samples.
     """
-    nobody = pd.Series(False, index=samples.index)
-    held_out = samples.get("held_out", nobody).to_numpy()
+    default = pd.Series(False, index=samples.index)
+    held_out = samples.get("held_out", default).to_numpy()
     ours = np.where(held_out, -1, labels)
     size = np.bincount(ours[ours >= 0], minlength=1)
     several = (ours >= 0) & (size[ours] > 1)

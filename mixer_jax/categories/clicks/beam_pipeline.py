@@ -87,13 +87,13 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             *_ROLES, _COUNT, _LIST, main=_EVENTS
         )
     )
-    found, counts, lists = read[_EVENTS], [read[_COUNT]], []
+    kept, counts, lists = read[_EVENTS], [read[_COUNT]], []
     lists += [parts[_LIST], read[_LIST]]
     if job.longest_session is not None:
-        found, left = _drop_long_sessions(found, job.longest_session)
-        counts.append(left)
+        kept, dropped = _drop_long_sessions(kept, job.longest_session)
+        counts.append(dropped)
     counted = (
-        found
+        kept
         | "By pair" >> beam.Map(_by_pair)
         | "Count events" >> beam.CombinePerKey(_CountEvents(job.until))
         | "By query" >> beam.FlatMap(_by_query).with_outputs(_COUNT, main=_MAIN)
@@ -198,14 +198,14 @@ def _broken(path: str, error: Exception) -> TaggedOutput:
 
 
 def _drop_long_sessions(
-    found: PCollection, longest: int
+    read: PCollection, longest: int
 ) -> tuple[PCollection, PCollection]:
     """Returns the events of people, and the number of those of programs.
 
     Sessions longer than `longest` are taken for programs.
     """
     long = (
-        found
+        read
         | "Keep sessions" >> beam.Filter(lambda event: bool(event[4]))
         | "By session" >> beam.Map(lambda event: (event[4], 1))
         | "Session lengths" >> beam.CombinePerKey(sum)
@@ -218,7 +218,7 @@ def _drop_long_sessions(
         else:
             yield event
 
-    kept = found | "Drop long sessions" >> beam.FlatMap(
+    kept = read | "Drop long sessions" >> beam.FlatMap(
         from_people, AsDict(long)
     ).with_outputs(_COUNT, main=_MAIN)
     return kept[_MAIN], kept[_COUNT]

@@ -139,15 +139,15 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
             if FileSystems.exists(pattern):
                 files.add(pattern)
                 continue
-            (found,) = FileSystems.match([pattern])
+            (result,) = FileSystems.match([pattern])
         except (beam.io.filesystem.BeamIOError, ValueError) as error:
             raise UserError(f"{pattern} cannot be listed: {error}") from error
-        if not found.metadata_list:
+        if not result.metadata_list:
             raise UserError(
                 f"No event files match {pattern}."
                 + " In a pattern, [[] matches a literal [." * ("[" in pattern)
             )
-        files |= {entry.path for entry in found.metadata_list}
+        files |= {entry.path for entry in result.metadata_list}
     for path in files:
         events.kind(path)
     return tuple(sorted(files))
@@ -239,14 +239,14 @@ def _figures(place: str) -> dict[str, Any]:
 
 def _gather(place: str, name: str) -> pa.Table:
     """Reads a table that a pipeline has written, sorted by query and item."""
-    found = []
+    parts = []
     # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
             # Arrow's threads would hold the file, and abort the process if they
             # released it after the interpreter has ended.
-            found.append(pq.ParquetFile(file).read(use_threads=False))
-    return pa.concat_tables(found).sort_by(_ORDER)
+            parts.append(pq.ParquetFile(file).read(use_threads=False))
+    return pa.concat_tables(parts).sort_by(_ORDER)
 
 
 def _check_place(place: str) -> None:
@@ -260,8 +260,8 @@ def _check_place(place: str) -> None:
 
 
 def _parts(place: str, pattern: str) -> list[str]:
-    (found,) = FileSystems.match([f"{place}/{pattern}"])
-    return [entry.path for entry in found.metadata_list]
+    (result,) = FileSystems.match([f"{place}/{pattern}"])
+    return [entry.path for entry in result.metadata_list]
 
 
 def _table(folder: Path, name: str) -> str:
