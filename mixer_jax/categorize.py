@@ -28,15 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = parsing.Parser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--log", required=True, help="folder of queries, items and clicks")
-    add("--out", required=True, help="folder to write to, above the images")
-    add("--truth", help="sample table of true categories, for the figures")
+    add("--log", required=True, help="click log: queries, items and clicks")
+    add("--out", required=True, help="output folder; must contain the images")
+    add("--truth", help="sample table of true categories, for evaluation")
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
     pixels = numbers.whole(8, 4096)
     add("--size", type=pixels, default=128, help="side of images, in pixels")
-    add("--max-skipped", type=numbers.share, default=0.01, help="of images")
-    add("--previous", help="found.csv of the last log, whose IDs are kept")
+    add(
+        "--max-skipped",
+        type=numbers.share,
+        default=0.01,
+        help="maximum share of unreadable images",
+    )
+    add("--previous", help="previous found.csv, whose category IDs are kept")
     add_flags(parser)
     given = parser.parse_args(arguments)
     return command.run(lambda: _run(given))

@@ -30,17 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--categories", required=True, help="categorize's --out")
-    add("--log", default="", help="categorize's --log; found there if unset")
-    add("--truth", help="categorize's --truth; without it later clicks judge")
+    add("--log", default="", help="categorize's --log; default: detected")
+    add("--truth", help="categorize's --truth; default: use later clicks")
     add(
         "--threshold",
         type=_numbers(numbers.number(0, 1)),
-        help="affinities, as in 0.35,0.45",
+        help="affinity thresholds, such as 0.35,0.45",
     )
     add(
         "--neighbors",
         type=_numbers(numbers.whole(1)),
-        help="numbers, as in 5,10,20",
+        help="neighbors per sample, such as 5,10,20",
     )
     given = parser.parse_args(arguments)
     return command.run(lambda: _run(given))

@@ -123,7 +123,7 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
         clicks.assign(item_id="x"),
     )
     refused(
-        "query_id of the table queries holds floats",
+        "query_id of the table queries contains floats",
         queries.assign(query_id=[np.nan]),
         items,
         clicks,

@@ -312,5 +312,5 @@ def test_folder_of_a_training_run_is_rejected(run, capsys, monkeypatch):
     (root / "categories.json").write_text('["c1", "c2"]')
     monkeypatch.delattr(categorize.decoding, "check_images")
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 2
-    assert "is of a training run" in capsys.readouterr().err
+    assert "belongs to a training run" in capsys.readouterr().err
     assert (root / "categories.json").read_text() == '["c1", "c2"]'

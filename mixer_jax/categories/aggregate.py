@@ -35,8 +35,8 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 
 _MISSING = (
-    "Apache Beam is not installed here. It holds back other packages, so give "
-    "it an environment of its own: python -m venv "
+    "Apache Beam is not installed. It restricts the versions of other "
+    "packages, so install it in an environment of its own: python -m venv "
     '.venv-beam && .venv-beam/bin/pip install "apache-beam>=2.77,<3", then run '
     "this command with .venv-beam/bin/python."
 )
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parsing.Parser(
         prog="python -m mixer_jax.categories.aggregate",
         description=__doc__.split("\n")[0],
-        epilog="What stands after -- is for Beam, as --runner=DataflowRunner.",
+        epilog="Arguments after -- are passed to Beam: -- --runner=FlinkRunner",
     )
     add = parser.add_argument
     add(
@@ -58,21 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         help="files or patterns: CSV, JSON lines or Parquet; may be repeated",
     )
-    add("--out", required=True, help="the click log's folder")
+    add("--out", required=True, help="folder of the click log")
     add("--until", help="events from this time on are set aside")
     add("--queries", default="", help="default: the table in --out")
     add("--items", default="", help="default: the table in --out")
-    add("--parts", default="", help="folder of the workers' parts, removed")
+    add("--parts", default="", help="temporary folder of the workers")
     add(
         "--longest-session",
         type=numbers.whole(1),
-        help="longer ones are left out",
+        help="events; longer sessions are left out",
     )
     add(
         "--max-skipped",
         type=numbers.share,
         default=0.01,
-        help="share of bad rows",
+        help="maximum share of bad rows",
     )
     given, options = _split(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(given)
@@ -93,9 +93,9 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
         raise UserError(_MISSING)
     if "://" in given.out:
         raise UserError(
-            f"--out={given.out} is not on this machine, where the clicks table "
-            "is written; name a local folder. --queries, --items and --parts "
-            "can be elsewhere."
+            f"--out={given.out} is remote, but the clicks table is written on "
+            "this machine; pass a local folder. --queries, --items and --parts "
+            "can be remote."
         )
     files.check_folder(given.out, "The clicks table", _WRITTEN)
     until = None
@@ -127,27 +127,27 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
 def _lines(figures: dict[str, Any]) -> str:
     """Formats the counts for a terminal."""
-    said = [
+    lines = [
         f"clicks: {figures['clicks_pairs']:,} pairs, "
         f"{figures['clicks_exposures']:,} exposures, "
         f"{figures['clicks_clicks']:,} clicks"
     ]
     if figures["until_microseconds"] is not None:
-        said.append(
+        lines.append(
             f"clicks_later: {figures['clicks_later_pairs']:,} pairs, "
             f"{figures['clicks_later_exposures']:,} exposures, "
             f"{figures['clicks_later_clicks']:,} clicks"
         )
     left_out = {
-        "copies": figures["copies"],
+        "duplicates": figures["copies"],
         "bad rows": figures["bad_rows"],
-        "of unknown queries": figures["events_of_unknown_queries"],
-        "of unknown items": figures["events_of_unknown_items"],
-        "of long sessions": figures["events_of_long_sessions"],
+        "with unknown queries": figures["events_of_unknown_queries"],
+        "with unknown items": figures["events_of_unknown_items"],
+        "in long sessions": figures["events_of_long_sessions"],
     }
     counts = [f"{count:,} {name}" for name, count in left_out.items() if count]
-    said.append(f"left out: {', '.join(counts) or 'nothing'}")
-    return "\n".join(said)
+    lines.append(f"left out: {', '.join(counts) or 'nothing'}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

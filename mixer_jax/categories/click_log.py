@@ -100,9 +100,9 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     both = sorted(set(query_rows["query_id"]) & set(item_rows["item_id"]))
     if both:
         raise UserError(
-            f"{quoted(both[0])} is the ID of a query in {queries} and of an "
-            f"item in {items}; samples need IDs that differ, so prefix one of "
-            "them."
+            f"{quoted(both[0])} is the ID of both a query in {queries} and an "
+            f"item in {items}; sample IDs must be unique, so add a prefix to "
+            "one of them."
         )
     pairs = read_columns(clicks, CLICKS)
     for column, known, file in (
@@ -124,9 +124,10 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     if over.any():
         at = int(np.argmax(over))
         raise UserError(
-            f"{_where(clicks, at, 'clicks')}: {pairs['clicks'].iloc[at]} "
-            f"clicks are more than {pairs['exposures'].iloc[at]} exposures; "
-            "count an exposure for every time that an item was shown."
+            f"{_where(clicks, at, 'clicks')}: clicks "
+            f"({pairs['clicks'].iloc[at]}) exceed exposures "
+            f"({pairs['exposures'].iloc[at]}); count one exposure each time an "
+            "item is shown."
         )
     total = pairs.groupby(["query", "item"], sort=True, as_index=False)[
         list(_COUNTS)
@@ -191,15 +192,15 @@ def read_samples(path: str | Path) -> pd.DataFrame:
         (
             role,
             ~role.isin(("query", "document")),
-            "must be 'query' or 'document'",
+            "the role must be 'query' or 'document', not {}",
         ),
-        (category, category == "", "needs a category"),
+        (category, category == "", "the category is empty"),
     ):
         if bad.any():
             at = int(np.argmax(bad.to_numpy()))
             raise UserError(
-                f"{_where(path, at, column.name)}: the cell {problem}, and is "
-                f"{quoted(column.iloc[at])}."
+                f"{_where(path, at, column.name)}: "
+                f"{problem.format(quoted(column.iloc[at]))}."
             )
     return frame
 
@@ -209,9 +210,9 @@ def _check_ids(path: str | Path, ids: pd.Series) -> None:
         (ids == "", "the ID is empty."),
         (
             ids.str.endswith("\0"),
-            "the ID ends in a NUL character, which no sample table may have.",
+            "the ID ends in a NUL character, which sample tables do not allow.",
         ),
-        (ids.duplicated(), "this ID stands in an earlier row too."),
+        (ids.duplicated(), "this ID already occurs in an earlier row."),
     ):
         if bad.any():
             at = int(np.argmax(bad.to_numpy()))
@@ -231,19 +232,19 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
     twice = [name for name in columns if list(table.rows).count(name) > 1]
     if twice:
         raise UserError(f"The table {table} has the column {twice[0]} twice.")
-    found = table.rows[list(columns)].reset_index(drop=True)
+    cells = table.rows[list(columns)].reset_index(drop=True)
     for name in columns:
-        if name.endswith("_id") and _has_floats(found[name]):
+        if name.endswith("_id") and _has_floats(cells[name]):
             raise UserError(
-                f"Column {name} of the table {table} holds floats; IDs must be "
-                "strings or integers."
+                f"Column {name} of the table {table} contains floats; IDs must "
+                "be strings or integers."
             )
-    empty = found.isna()
+    empty = cells.isna()
     try:
-        return found.astype(str).mask(empty, "")
+        return cells.astype(str).mask(empty, "")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"The table {table} holds bytes; cells must be text or numbers."
+            f"The table {table} contains bytes; cells must be text or numbers."
         ) from error
 
 
@@ -297,14 +298,13 @@ def _counts(
         at = int(np.argmax(bad))
         raise UserError(
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is not a "
-            "count; whole numbers of 0 or more are."
+            "count; use a whole number of 0 or more."
         )
     if numbers.sum() >= _LARGEST:
         at = int(np.argmax(numbers))
         raise UserError(
             f"{_where(path, at, column)}: {quoted(values.iloc[at])} is too "
-            "large a count; all of a column must add up to less than "
-            f"{_LARGEST}."
+            f"large a count; the sum of a column must be below {_LARGEST}."
         )
     return numbers.astype(np.int64)
 

@@ -117,7 +117,7 @@ def group(
         pairs.second,
         evidence.affinity,
         threshold=settings.cohesion,
-        most=settings.max_size,
+        max_size=settings.max_size,
     )
     phase("merging")
     whole, copies = _join_copies(whole, pairs, features)

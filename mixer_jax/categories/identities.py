@@ -73,16 +73,16 @@ def read_previous(path: str | Path | None) -> Previous:
     ours = number.notna() & ~turned
     if not ours.any():
         raise UserError(
-            f"{path} has no category {name(0)} or the like; --previous is a "
-            "found.csv that this command wrote."
+            f"{path} has no category such as {name(0)}; --previous must be a "
+            "found.csv written by this command."
         )
     known = _numbers(path, frame["sample_id"][ours], number[ours])
     remembered: dict[str, int] = {}
     highest = max(known.values())
     ledger = path.parent / LEDGER
     note = (
-        f"There is no {ledger}, so IDs of categories that had vanished before "
-        "may be given again; keep it beside the table of --previous."
+        f"There is no {ledger}, so IDs of categories that vanished earlier may "
+        "be reused; keep it in the folder of the --previous table."
     )
     if ledger.is_file():
         note = ""
@@ -103,9 +103,9 @@ def read_previous(path: str | Path | None) -> Previous:
             ValueError,
         ) as error:
             raise UserError(
-                f"{ledger} is not the ledger that this command wrote beside "
-                f"{path.name}; restore it, or remove it, and IDs of categories "
-                "that have vanished may be given again."
+                f"{ledger} is not the ledger that this command wrote with "
+                f"{path.name}; restore it. If you remove it, IDs of vanished "
+                "categories may be reused."
             ) from error
     return Previous(known, remembered, highest, note)
 
@@ -123,19 +123,19 @@ def _numbers(
         if number > _LARGEST:
             problem = (
                 f"the category {quoted('found-' + digits)} has too large a "
-                f"number, above {_LARGEST}"
+                f"number (above {_LARGEST})"
             )
         elif known.setdefault(sample, number) != number:
             problem = (
                 f"the sample {quoted(sample)} has the category {name(number)}, "
-                f"and {name(known[sample])} in an earlier row"
+                f"but {name(known[sample])} in an earlier row"
             )
         else:
             continue
         (where,) = tables.name_records(path, [row])
         raise UserError(
-            f"{where}, column category_id: {problem}; --previous is a "
-            "found.csv as this command wrote it."
+            f"{where}, column category_id: {problem}; --previous must be an "
+            "unchanged found.csv of this command."
         )
     return known
 
@@ -162,9 +162,8 @@ def check_others(rows: pd.DataFrame) -> None:
         (where,) = tables.name_records(path, [int(rows.index[at])])
         raise UserError(
             f"{where}, column category_id: the test category "
-            f"{quoted(rows['category_id'].iloc[at])} is named like the "
-            "categories that are found, and would be mixed with one of them; "
-            "give it another name."
+            f"{quoted(rows['category_id'].iloc[at])} is named like a found "
+            "category and would be mixed with it; rename it."
         )
 
 

@@ -78,14 +78,15 @@ def read(
     everyone = set(samples["sample_id"])
     if both := found.keys() & left:
         raise UserError(
-            f"The sample {quoted(min(both))} is in {folder / 'found.csv'} and "
-            "in unassigned.csv; run mixer_jax.categorize again."
+            f"The sample {quoted(min(both))} is in both "
+            f"{folder / 'found.csv'} and unassigned.csv; run "
+            "mixer_jax.categorize again."
         )
-    alien = (found.keys() | left) - everyone
-    if alien:
+    foreign = (found.keys() | left) - everyone
+    if foreign:
         raise UserError(
-            f"{folder} has a sample {quoted(min(alien))} that is not in the "
-            f"click log {log}; name the log given to categorize as --log."
+            f"{folder} has a sample {quoted(min(foreign))} that is not in the "
+            f"click log {log}; pass the log given to categorize as --log."
         )
     kept = found.keys() | left
     if truth is not None:
@@ -130,8 +131,8 @@ def find_log(folder: str | Path) -> Path:
         if table_files.find(place, "clicks"):
             return place
     raise UserError(
-        f"There is no click log in {folder} nor in {folder / 'log'}; name the "
-        "one that categorize was given, as --log."
+        f"There is no click log in {folder} or {folder / 'log'}; pass the one "
+        "given to categorize as --log."
     )
 
 
@@ -150,15 +151,19 @@ def _found(folder: Path) -> dict[str, str]:
     path = folder / "found.csv"
     if not path.is_file():
         raise UserError(
-            f"There are no categories in {folder}: no found.csv. Name the "
-            "folder that mixer_jax.categorize wrote to."
+            f"There is no found.csv in {folder}; pass the folder that "
+            "mixer_jax.categorize wrote to."
         )
     columns = ("sample_id", "category_id", "split")
     frame = log_lib.read_columns(path, columns)
     # Skip reversed samples and samples of true test categories.
     frame = frame[frame["split"].isin(("train", "train/forward"))]
     for column, bad, problem in (
-        ("sample_id", frame["sample_id"].duplicated(), "is in an earlier row"),
+        (
+            "sample_id",
+            frame["sample_id"].duplicated(),
+            "is in an earlier row too",
+        ),
         ("category_id", frame["category_id"] == "", "is empty"),
     ):
         if bad.any():
@@ -170,7 +175,7 @@ def _found(folder: Path) -> dict[str, str]:
             )
     if frame.empty:
         raise UserError(
-            f"{path} has no row of the split train; restore the table that "
+            f"{path} has no rows of the split train; restore the table that "
             "mixer_jax.categorize wrote."
         )
     return dict(zip(frame["sample_id"], frame["category_id"], strict=True))

@@ -58,7 +58,8 @@ class Settings:
             _check_type(name, getattr(self, name))
         if self.method not in METHODS:
             raise UserError(
-                f'--method is "{self.method}"; it can be {", ".join(METHODS)}.'
+                f'--method is "{self.method}"; it must be one of '
+                f"{', '.join(METHODS)}."
             )
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise UserError(
@@ -81,12 +82,13 @@ class Settings:
 
 # Settings available as flags, and their help texts.
 _FLAGS = {
-    "method": f"how the first clusters are made: {', '.join(METHODS)}",
-    "threshold": "affinity of neighbors, up to 1; from the data if unset",
-    "neighbors": "of each sample by content, within each role",
-    "min_samples": "samples near each other that begin a category",
-    "k": "clusters of kmeans; chosen from the data if 0",
-    "max_size": "samples that a category may have; 0 is any number",
+    "method": f"clustering method: {', '.join(METHODS)}",
+    "threshold": "minimum affinity of neighbors, up to 1; from the data if "
+    "unset",
+    "neighbors": "neighbors per sample by content, within each role",
+    "min_samples": "minimum number of nearby samples to start a category",
+    "k": "number of k-means clusters; chosen from the data if 0",
+    "max_size": "maximum samples per category; 0 for no limit",
 }
 
 
@@ -95,12 +97,12 @@ def _check_type(name: str, value: Any) -> None:
     default = getattr(Settings, name)
     if value is None and default is None:
         return
-    kind, what = {
+    kind, expected = {
         str: (str, "text"),
         int: (numbers.Integral, "a whole number"),
     }.get(type(default), (numbers.Real, "a number"))
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UserError(f"{_flag(name)} is {value!r}; it must be {what}.")
+        raise UserError(f"{_flag(name)} is {value!r}; it must be {expected}.")
 
 
 def _flag(name: str) -> str:

@@ -51,9 +51,9 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     row = known.index.get_indexer(samples["sample_id"])
     if (row < 0).all():
         raise UserError(
-            "The table of true categories has no sample "
-            f"{quoted(samples['sample_id'].iloc[0])} nor any other of the "
-            "click log; their IDs must be the same."
+            "The table of true categories has none of the click log's "
+            f"samples, such as {quoted(samples['sample_id'].iloc[0])}; their "
+            "IDs must be the same."
         )
     check_spelling(
         samples["sample_id"], known.index, "the table of true categories"
@@ -98,15 +98,15 @@ def found_rows(
     Raises:
       UserError: if no category has two samples.
     """
-    nobody = pd.Series(False, index=samples.index)
-    held_out = samples.get("held_out", nobody).to_numpy()
+    default = pd.Series(False, index=samples.index)
+    held_out = samples.get("held_out", default).to_numpy()
     ours = np.where(held_out, -1, labels)
     size = np.bincount(ours[ours >= 0], minlength=1)
     several = (ours >= 0) & (size[ours] > 1)
     if not several.any():
         raise UserError(
-            "No category was found: no two samples are tied by clicks or "
-            "content. A log of more searches would help."
+            "No categories were found: no two samples are linked by clicks or "
+            "content. A log with more searches may help."
         )
     samples = samples[["sample_id", "role", "image", "text", "group"]]
     rows = samples[several].assign(
@@ -149,20 +149,22 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
         or if its path is not UTF-8.
     """
     folder = Path(folder).resolve()
-    inside = [_way(image, folder) if image else "" for image in frame["image"]]
+    inside = [
+        _path_to(image, folder) if image else "" for image in frame["image"]
+    ]
     there = [os.path.abspath(image) for image in frame["image"] if image]
     outside = [path for path in inside if _leaves(path)]
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
-            f"{folder}, and a sample table names only images inside its own "
-            "folder; write into one that holds the images, as with "
+            f"{folder}, but a sample table can only refer to images inside its "
+            "own folder; choose a folder that contains the images, such as "
             f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
     if bad := next(filter(_is_not_text, inside), ""):
         raise UserError(
-            f"The image {bad!a} in {folder} cannot be named in a sample table, "
-            "which is UTF-8 text; rename the folder or the file."
+            f"The path of the image {bad!a} in {folder} is not UTF-8, which a "
+            "sample table requires; rename the folder or the file."
         )
     return frame.assign(image=[Path(p).as_posix() if p else "" for p in inside])
 
@@ -171,15 +173,15 @@ def _is_not_text(path: str) -> bool:
     return os.fsencode(path).decode(errors="replace") != path
 
 
-def _way(image: str, folder: Path) -> str:
+def _path_to(image: str, folder: Path) -> str:
     # Keep symbolic links where the path itself is inside the folder; resolve
     # them otherwise, as the path may reach the folder by another name.
-    way = os.path.relpath(os.path.normpath(image), folder)
-    if _leaves(way):
+    path = os.path.relpath(os.path.normpath(image), folder)
+    if _leaves(path):
         real = os.path.relpath(os.path.realpath(image), folder)
-        way = way if _leaves(real) else real
-    return way
+        path = path if _leaves(real) else real
+    return path
 
 
-def _leaves(way: str) -> bool:
-    return way.split(os.sep)[0] == os.pardir
+def _leaves(path: str) -> bool:
+    return path.split(os.sep)[0] == os.pardir

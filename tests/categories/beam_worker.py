@@ -1,10 +1,10 @@
-"""Runs one aggregation a line of stdin, where Beam is; see conftest.py."""
+"""Runs one aggregation per line of stdin, with Beam; see conftest.py."""
 
 import json
 import logging
 import sys
 
-# An environment of Beam's own, and the machines of a cluster, lack these.
+# Neither Beam's own environment nor cluster workers have these.
 sys.modules.update(dict.fromkeys(("jax", "scipy", "sklearn")))
 
 from mixer_jax.categories.clicks import gathering  # noqa: E402

@@ -1,4 +1,4 @@
-"""Apache Beam has pins of its own, so its code runs in another process."""
+"""Runs Beam code in a separate process, as Beam pins other packages."""
 
 import importlib.util
 import json
@@ -16,20 +16,20 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def beam_environment():
-    """The environment of a process that can import Beam.
+    """Environment variables for a process that can import Beam.
 
-    launch/test.sh installs it into a folder of its own, as PyTorch.
+    Like PyTorch, launch/test.sh installs Beam into a folder of its own.
     """
-    apart = sorted(pathlib.Path(sys.prefix).glob("apache-beam==*"))
-    if not apart and importlib.util.find_spec("apache_beam") is None:
-        pytest.skip("Apache Beam is not installed; launch/test.sh does it")
-    path = os.pathsep.join(map(str, [*apart, ROOT]))
+    folders = sorted(pathlib.Path(sys.prefix).glob("apache-beam==*"))
+    if not folders and importlib.util.find_spec("apache_beam") is None:
+        pytest.skip("Apache Beam is not installed; launch/test.sh installs it")
+    path = os.pathsep.join(map(str, [*folders, ROOT]))
     return os.environ | {"PYTHONPATH": path}
 
 
 @pytest.fixture(scope="session")
 def aggregate(beam_environment):
-    """`gathering.aggregate` in a process of its own, which starts once."""
+    """Calls `gathering.aggregate` in a separate process, started once."""
     process = subprocess.Popen(
         [sys.executable, ROOT / "tests/categories/beam_worker.py"],
         env=beam_environment,

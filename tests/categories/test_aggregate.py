@@ -8,7 +8,7 @@ from mixer_jax.categories import aggregate
 NOON = 1_767_268_800
 
 
-def test_the_command_counts(beam_environment, tmp_path):
+def test_the_command_counts_events(beam_environment, tmp_path):
     (tmp_path / "queries.csv").write_text("query_id,image\nq0,q.png\n")
     (tmp_path / "items.csv").write_text("item_id,image,text\ni0,,a\n")
     for number in range(3):
@@ -34,13 +34,15 @@ def test_the_command_counts(beam_environment, tmp_path):
     assert done.stdout.splitlines() == [
         "clicks: 1 pairs, 18 exposures, 18 clicks",
         "clicks_later: 1 pairs, 9 exposures, 9 clicks",
-        "left out: 3 copies",
+        "left out: 3 duplicates",
     ]
     figures = json.loads((tmp_path / "aggregate.json").read_text())
     assert figures["files"] == 3
 
 
-def test_without_beam_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+def test_without_beam_the_error_tells_how_to_install_it(
+    tmp_path, capsys, monkeypatch
+):
     known = importlib.util.find_spec
 
     def find(name):
@@ -51,22 +53,24 @@ def test_without_beam_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
     assert 'pip install "apache-beam' in capsys.readouterr().err
 
 
-def test_a_wrong_time_is_said(tmp_path, capsys, monkeypatch):
+def test_an_invalid_time_raises_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     arguments = ["--events=a.csv", f"--out={tmp_path}", "--until=now"]
     assert aggregate.main(arguments) == 2
     assert "error: --until: time is 'now'" in capsys.readouterr().err
 
 
-def test_a_folder_elsewhere_is_refused(capsys, monkeypatch):
+def test_a_remote_folder_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     arguments = ["--events=a.csv", "--out=gs://bucket/log"]
     assert aggregate.main(arguments) == 2
-    assert "--out=gs://bucket/log is not on this" in capsys.readouterr().err
+    assert "--out=gs://bucket/log is remote" in capsys.readouterr().err
 
 
-def test_a_folder_is_owned_where_beam_is(beam_environment, tmp_path):
-    """Beam's environment lacks JAX and the libraries of buckets."""
+def test_the_folder_is_locked_in_the_environment_of_beam(
+    beam_environment, tmp_path
+):
+    """Beam's environment has neither JAX nor libraries for buckets."""
     code = """
 import sys
 missing = "jax", "tensorstore", "etils", "platformdirs"

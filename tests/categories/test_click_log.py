@@ -24,7 +24,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_reads_and_adds_up_duplicates(folder):
+def test_duplicate_pairs_are_added_up(folder):
     read = click_log.read_folder(folder)
     assert read.duplicates == 1
     assert read.clicks.to_numpy().tolist() == [[0, 0, 5, 3], [1, 1, 3, 0]]
@@ -36,7 +36,7 @@ def test_reads_and_adds_up_duplicates(folder):
     assert read.items["text"].tolist() == ["a cat", "a dog"]
 
 
-def test_parquet_reads_as_csv_does(folder):
+def test_parquet_matches_csv(folder):
     wanted = click_log.read_folder(folder)
     for name in TABLES:
         path = folder / f"{name}.csv"
@@ -50,9 +50,9 @@ def test_parquet_reads_as_csv_does(folder):
 
 
 @pytest.mark.parametrize(
-    ("table", "row", "said"),
+    ("table", "row", "message"),
     [
-        ("clicks", "q0,i1,1,2", 'line 5, column "clicks": 2 clicks are more'),
+        ("clicks", "q0,i1,1,2", 'line 5, column "clicks": clicks (2) exceed'),
         ("clicks", "q0,i1,-1,0", "column \"exposures\": '-1' is not a count"),
         ("clicks", "q0,i1,2,0.5", "column \"clicks\": '0.5' is not a count"),
         ("clicks", "q0,i1,2,", "column \"clicks\": '' is not a count"),
@@ -62,20 +62,20 @@ def test_parquet_reads_as_csv_does(folder):
         ("clicks", f"q0,i1,{2**53 + 1},8", "too large a count"),
         ("clicks", "q9,i1,2,0", "line 5, column \"query_id\": 'q9' is not in"),
         ("clicks", "q0,i9,2,0", "line 5, column \"item_id\": 'i9' is not in"),
-        ("queries", "q0,x.png", 'line 4, column "query_id": this ID stands'),
+        ("queries", "q0,x.png", 'line 4, column "query_id": this ID already'),
         ("queries", ",x.png", "the ID is empty"),
         ("queries", "q9\0,x.png", "the ID ends in a NUL"),
         ("queries", "q2,", "has no image"),
         ("items", "i2,,", "no image and no text"),
-        ("items", "q0,x.png,", "is the ID of a query"),
+        ("items", "q0,x.png,", "is the ID of both a query"),
     ],
 )
-def test_bad_rows_are_named(folder, table, row, said):
+def test_bad_rows_are_named(folder, table, row, message):
     path = folder / f"{table}.csv"
     path.write_text(TABLES[table] + row + "\n")
     with pytest.raises(UserError, match=f"{table}.csv") as error:
         click_log.read_folder(folder)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_bad_tables_are_named(folder):
@@ -94,7 +94,7 @@ def test_bad_tables_are_named(folder):
         click_log.read_folder(folder)
 
 
-def test_both_formats_are_ambiguous(folder):
+def test_a_table_in_both_formats_raises_an_error(folder):
     (folder / "clicks.parquet").write_bytes(b"")
     with pytest.raises(UserError, match="has both clicks"):
         click_log.read_folder(folder)
@@ -107,19 +107,19 @@ def test_keep_renumbers_rows(folder):
     assert kept.clicks.to_numpy().tolist() == [[0, 0, 3, 0]]
 
 
-def test_rows_that_end_with_a_comma_are_refused_where_they_are(folder):
-    """pandas would take the first cell of each for an index."""
+def test_trailing_commas_raise_an_error_with_their_line(folder):
+    """pandas would use the first cells as an index."""
     path = folder / "clicks.csv"
     lines = TABLES["clicks"].splitlines()
     path.write_text("\n".join([lines[0], *(f"{x}," for x in lines[1:])]))
-    said = r"clicks\.csv, line 2: the row has more cells .*5 instead of 4"
-    with pytest.raises(UserError, match=said):
+    message = r"clicks\.csv, line 2: the row has more cells .*5 instead of 4"
+    with pytest.raises(UserError, match=message):
         click_log.read_folder(folder)
     path.write_text("".join(f"{line},\n" for line in lines))
     assert click_log.read_folder(folder).duplicates == 1
 
 
-def test_a_bad_row_is_named_by_its_line_after_quoted_lines(folder):
+def test_line_numbers_count_quoted_newlines(folder):
     path = folder / "items.csv"
     path.write_text(
         'item_id,image,text\ni0,,"two\r\nlines"\n\ni1,,"a\rb"\ni2,,\n'
@@ -131,7 +131,7 @@ def test_a_bad_row_is_named_by_its_line_after_quoted_lines(folder):
 
 
 @pytest.mark.parametrize("names", [("1.0", "1"), ("1", "1.0"), ("01", "1")])
-def test_ids_that_turned_into_numbers_are_explained(folder, names):
+def test_ids_converted_to_numbers_are_explained(folder, names):
     known, clicked = names
     (folder / "queries.csv").write_text(f"query_id,image\n{known},q.png\n")
     (folder / "clicks.csv").write_text(
@@ -139,25 +139,25 @@ def test_ids_that_turned_into_numbers_are_explained(folder, names):
     )
     with pytest.raises(UserError, match=f"'{clicked}' is not in") as error:
         click_log.read_folder(folder)
-    said = str(error.value)
-    assert f"which has {known}" in said.replace("'", "").replace('"', "")
-    assert ("Int64" in said) == ("." in known + clicked)
+    message = str(error.value)
+    assert f"which has {known}" in message.replace("'", "").replace('"', "")
+    assert ("Int64" in message) == ("." in known + clicked)
 
 
-def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
+def test_parquet_folders_links_and_float_ids_are_read(folder):
     wanted = click_log.read_folder(folder)
-    away = folder / "elsewhere"
-    away.mkdir()
+    store = folder / "elsewhere"
+    store.mkdir()
     for name in TABLES:
         path = folder / f"{name}.csv"
         parts = folder / f"{name}.parquet"
         frame = pd.read_csv(path)
         path.unlink()
-        (away / name).mkdir()
-        (away / name / "_SUCCESS").touch()
-        frame.iloc[:1].to_parquet(away / name / "part-0.parquet")
-        frame.iloc[1:].to_parquet(away / name / "part-1.parquet")
-        parts.symlink_to(away / name)
+        (store / name).mkdir()
+        (store / name / "_SUCCESS").touch()
+        frame.iloc[:1].to_parquet(store / name / "part-0.parquet")
+        frame.iloc[1:].to_parquet(store / name / "part-1.parquet")
+        parts.symlink_to(store / name)
     read = click_log.read_folder(folder)
     pd.testing.assert_frame_equal(read.clicks, wanted.clicks)
     ids = pd.DataFrame({"query_id": [1.0, 2.0], "image": ["a", "b"]})
@@ -175,7 +175,7 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda rows: rows.assign(query_id=[1.0, "b"]), "query_id .* floats"),
         (
@@ -184,7 +184,7 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
             ),
             "query_id .* floats",
         ),
-        (lambda rows: rows.assign(image=b"\x89PNG"), "queries holds bytes"),
+        (lambda rows: rows.assign(image=b"\x89PNG"), "queries contains bytes"),
         (
             lambda rows: pd.concat([rows, rows["image"]], axis=1),
             "the column image twice",
@@ -195,7 +195,7 @@ def test_a_log_of_folders_links_and_float_ids_is_that_of_its_texts(folder):
         ),
     ],
 )
-def test_frames_that_would_be_misread_are_refused(change, said):
+def test_frames_that_would_be_misread_are_refused(change, message):
     queries = pd.DataFrame({"query_id": [1, 2], "image": ["a.png", "b.png"]})
     items = pd.DataFrame({"item_id": ["i"], "image": ["c.png"], "text": "c"})
     clicks = pd.DataFrame(
@@ -203,12 +203,12 @@ def test_frames_that_would_be_misread_are_refused(change, said):
     )
     read = click_log.read_tables(queries, items, clicks)
     assert read.queries["query_id"].tolist() == ["1", "2"]
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         click_log.read_tables(change(queries), items, clicks)
 
 
-def test_images_are_beside_a_table_that_is_a_link(tmp_path, monkeypatch):
-    """As DVC and git-annex leave tables; folders may be links as well."""
+def test_images_are_relative_to_the_folder_of_a_link(tmp_path, monkeypatch):
+    """DVC and git-annex replace tables by links; folders may be links too."""
     store, log = tmp_path / "store" / "deep", tmp_path / "disk" / "log"
     store.mkdir(parents=True)
     log.mkdir(parents=True)
@@ -234,24 +234,24 @@ def test_a_table_may_be_the_working_directory(tmp_path, monkeypatch, name):
     assert click_log.home(name) == tmp_path
 
 
-def test_a_log_may_be_in_a_folder_whose_name_is_not_text(folder):
-    there = folder / os.fsdecode(b"\xff")
+def test_a_folder_name_need_not_be_utf8(folder):
+    renamed = folder / os.fsdecode(b"\xff")
     try:
-        there.mkdir()
+        renamed.mkdir()
     except OSError:
-        pytest.skip("This file system has only names that are text.")
+        pytest.skip("This file system only supports UTF-8 names.")
     for name in TABLES:
-        (folder / f"{name}.csv").rename(there / f"{name}.csv")
-    read = click_log.read_folder(there)
+        (folder / f"{name}.csv").rename(renamed / f"{name}.csv")
+    read = click_log.read_folder(renamed)
     images = tables.catalog(read)["image"].tolist()
-    assert images[:2] == [str(there / "q0.png"), str(there / "q1.png")]
+    assert images[:2] == [str(renamed / "q0.png"), str(renamed / "q1.png")]
 
 
-def test_tables_that_are_being_replaced_are_waited_for(folder):
-    """The new queries do not meet the old clicks."""
-    found = []
+def test_reading_waits_while_tables_are_replaced(folder):
+    """New queries are never read with old clicks."""
+    logs = []
     reader = threading.Thread(
-        target=lambda: found.append(click_log.read_folder(folder))
+        target=lambda: logs.append(click_log.read_folder(folder))
     )
     with guards.locked(folder):
         queries = folder / "queries.csv"
@@ -262,4 +262,4 @@ def test_tables_that_are_being_replaced_are_waited_for(folder):
         clicks = folder / "clicks.csv"
         clicks.write_text("query_id,item_id,exposures,clicks\nq0,i0,9,8\n")
     reader.join()
-    assert found[0].clicks.to_numpy().tolist() == [[1, 0, 9, 8]]
+    assert logs[0].clicks.to_numpy().tolist() == [[1, 0, 9, 8]]

@@ -12,7 +12,7 @@ from mixer_jax.demo import click_model
 
 
 def _blobs(sizes, noise, seed=0, width=32):
-    """Categories of several queries and items each; content is in blobs."""
+    """Categories of queries and items whose content forms Gaussian blobs."""
     rng = np.random.default_rng(seed)
     count = len(sizes)
     queries = np.repeat(np.arange(count), sizes)
@@ -47,7 +47,7 @@ def _find(queries, items, features, searches, **settings):
     }
 
 
-def test_categories_of_many_samples():
+def test_combined_evidence_is_best_for_large_categories():
     sizes = np.random.default_rng(1).integers(1, 21, 40)
     _, f1 = _find(*_blobs(sizes, noise=0.8), searches=30.0)
     assert f1["combined"] > 0.85
@@ -55,7 +55,7 @@ def test_categories_of_many_samples():
     assert f1["combined"] > f1["content_alone"] + 0.1
 
 
-def test_pairs_that_need_both_halves():
+def test_combined_evidence_is_best_for_pairs():
     sizes = np.ones(400, int)
     _, f1 = _find(*_blobs(sizes, noise=1.0), searches=60.0)
     assert f1["combined"] > 0.8
@@ -63,7 +63,7 @@ def test_pairs_that_need_both_halves():
     assert f1["combined"] > f1["content_alone"]
 
 
-def test_variants_that_look_alike_are_told_apart_by_clicks():
+def test_clicks_separate_similar_variants():
     # Items come in nearly identical pairs of different categories.
     rng = np.random.default_rng(2)
     twin = np.repeat(rng.normal(size=(150, 16)), 2, axis=0)
@@ -79,7 +79,7 @@ def test_variants_that_look_alike_are_told_apart_by_clicks():
     assert merged.mean() < 0.1
 
 
-def test_the_truth_has_no_way_in():
+def test_true_categories_are_not_an_input():
     names = set(inspect.signature(find.find_categories).parameters)
     assert names == {"features", "clicks", "settings", "mesh", "phase"}
 
@@ -102,14 +102,14 @@ def test_every_method_finds_categories(method):
     assert bool(found.curve) == (method != "kmeans")
 
 
-def test_what_is_given_is_not_chosen():
+def test_a_given_threshold_is_not_replaced():
     queries, items, features = _blobs(np.array([3, 4, 5]), noise=0.3)
     found, _ = _find(queries, items, features, searches=20.0, threshold=0.3)
     assert not found.chosen
     assert not found.curve
 
 
-def test_what_is_left_out_is_near_the_best_of_a_sweep():
+def test_the_chosen_threshold_is_near_the_best_of_a_sweep():
     sizes = np.random.default_rng(1).integers(1, 9, 40)
     queries, items, features = _blobs(sizes, noise=0.6)
     clicks = click_model.simulate(
@@ -133,7 +133,7 @@ def test_what_is_left_out_is_near_the_best_of_a_sweep():
     assert f1(None) > max(sweep) - 0.03
 
 
-def test_no_category_is_larger_than_max_size():
+def test_no_category_exceeds_max_size():
     queries, items, features = _blobs(np.array([12, 2, 3]), noise=0.3)
     whole, _ = _find(queries, items, features, searches=40.0)
     assert np.bincount(whole.combined[whole.combined >= 0]).max() > 6
@@ -143,10 +143,10 @@ def test_no_category_is_larger_than_max_size():
     assert (found.combined >= 0).sum() > 0.8 * (whole.combined >= 0).sum()
 
 
-def test_copies_are_one_whatever_clicks_say():
-    # Content says so little that a likeness would join nothing.
+def test_copied_items_share_a_category():
+    # Content is too noisy to join samples by similarity alone.
     queries, items, features = _blobs(np.full(20, 2), noise=1.5)
-    # Items 0 and 39 become one content under two IDs.
+    # Items 0 and 39 have the same content under two IDs.
     for content in (features.item_image, features.item_text):
         content[39] = content[0]
     found, _ = _find(queries, items, features, searches=30.0)
@@ -155,20 +155,20 @@ def test_copies_are_one_whatever_clicks_say():
     assert found.merges["copies"] >= 1
 
 
-def test_phases_are_said_in_order():
+def test_phases_are_reported_in_order():
     queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
     clicks = click_model.simulate(queries, items, click_model.Simulation())
-    said = []
+    phases = []
     find.find_categories(
-        features, clicks, settings_lib.Settings(), phase=said.append
+        features, clicks, settings_lib.Settings(), phase=phases.append
     )
-    assert said == [
+    assert phases == [
         *("neighbors", "evidence", "clusters"),
         *("splitting", "merging", "halves"),
     ]
 
 
-def test_a_log_of_nothing():
+def test_an_empty_log():
     queries, items, features = _blobs(np.array([2, 3]), noise=0.1)
     clicks = click_model.simulate(
         queries, items, click_model.Simulation(searches=1e-9)

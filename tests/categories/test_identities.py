@@ -11,7 +11,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 def _extend(now, before=None, highest=None, **remembered):
-    """Numbers of samples "a", "b" ...; words of letters are categories."""
+    """Extends categories, given as words whose letters are the samples."""
     number = {
         letter: n for n, word in enumerate(before or ()) for letter in word
     }
@@ -23,14 +23,14 @@ def _extend(now, before=None, highest=None, **remembered):
     return dict(zip(letters, given.tolist(), strict=True)), changes
 
 
-def test_first_log_numbers_from_zero():
+def test_the_first_log_is_numbered_from_zero():
     given, changes = _extend(["ab", "cd"])
     assert given == dict(a=0, b=0, c=1, d=1)
     assert changes.appeared == [name(0), name(1)]
     assert changes.highest == 1
 
 
-def test_same_log_renames_nothing():
+def test_the_same_log_keeps_all_ids():
     before = ["ab", "cde", "fg"]
     given, changes = _extend(before[::-1], before)
     assert given == dict(a=0, b=0, c=1, d=1, e=1, f=2, g=2)
@@ -48,7 +48,7 @@ def test_same_log_renames_nothing():
         assert not left
 
 
-def test_larger_part_of_a_split_keeps_the_id():
+def test_the_larger_part_of_a_split_keeps_the_id():
     given, changes = _extend(["ab", "cde"], ["abcde"])
     assert given["c"] == given["e"] == 0
     assert given["a"] == 1
@@ -57,7 +57,7 @@ def test_larger_part_of_a_split_keeps_the_id():
     assert not changes.appeared
 
 
-def test_merger_has_the_id_of_the_larger():
+def test_a_merged_category_has_the_id_of_its_larger_part():
     given, changes = _extend(["abcde"], ["ab", "cde"])
     assert set(given.values()) == {1}
     assert changes.merged == {name(0): name(1)}
@@ -69,7 +69,7 @@ def test_ties_go_to_the_older_id():
     assert set(given.values()) == {0}
 
 
-def test_new_numbers_were_never_given():
+def test_new_categories_get_unused_numbers():
     # Category 1 vanished long ago; highest remembers it.
     given, changes = _extend(["ab", "xy"], ["ab"], highest=1)
     assert given["x"] == 2
@@ -90,7 +90,7 @@ def test_vanished_categories_return():
     assert not changes.remembered
 
 
-def test_samples_that_a_log_does_not_have_are_remembered():
+def test_samples_missing_from_a_log_are_remembered():
     given, changes = _extend(["ab"], ["ab", "cd"])
     assert given == dict(a=0, b=0)
     assert changes.remembered == dict(c=name(1), d=name(1))
@@ -98,7 +98,7 @@ def test_samples_that_a_log_does_not_have_are_remembered():
     assert not changes.moved
 
 
-def test_one_sample_that_moves():
+def test_a_moved_sample_is_reported():
     given, changes = _extend(["ab", "cdef"], ["abc", "def"])
     assert given == dict(a=0, b=0, c=1, d=1, e=1, f=1)
     assert changes.moved == dict(c=(name(0), name(1)))
@@ -107,7 +107,7 @@ def test_one_sample_that_moves():
     assert not changes.merged
 
 
-def test_any_order_of_random_categories_extends_alike():
+def test_the_order_of_labels_does_not_matter():
     rng = np.random.default_rng(0)
     samples = [f"s{i}" for i in range(300)]
     old = rng.integers(-1, 60, size=300)
@@ -118,8 +118,8 @@ def test_any_order_of_random_categories_extends_alike():
     again, changes = extend(
         samples, np.where(new >= 0, renamed[new], -1), Previous(number, {}, 59)
     )
-    # Which of two equal parts keeps an ID may differ, but one number is one
-    # category.
+    # Which of two equal parts keeps an ID may differ, but each number belongs
+    # to one category.
     assert ((new[:, None] == new) == (one[:, None] == one)).all()
     assert ((new[:, None] == new) == (again[:, None] == again)).all()
     moved = (old >= 0) & (old != again)
@@ -132,7 +132,7 @@ def _table(ids):
     )
 
 
-def test_written_and_read_again(tmp_path):
+def test_ids_survive_writing_and_reading(tmp_path):
     path = tmp_path / "found.csv"
     rows = _table(dict(a="x", b="x", c="y", d="y"))
     left = pd.DataFrame({"sample_id": ["e"]})
@@ -156,16 +156,16 @@ def test_written_and_read_again(tmp_path):
     assert "1 kept, 1 appeared, 0 returned, 1 vanished" in str(changes)
 
 
-def test_without_a_previous_table():
+def test_no_previous_table():
     assert identities.read_previous(None) == Previous()
 
 
-def test_what_is_no_previous_table_is_said(tmp_path):
+def test_invalid_previous_tables_raise_an_error(tmp_path):
     path = tmp_path / "found.csv"
     with pytest.raises(UserError, match="no table"):
         identities.read_previous(path)
     _table(dict(a="shoes")).to_csv(path, index=False)
-    with pytest.raises(UserError, match=r"--previous is a found\.csv"):
+    with pytest.raises(UserError, match=r"--previous must be a found\.csv"):
         identities.read_previous(path)
     _table(dict(a=name(3))).to_csv(path, index=False)
     ledger = tmp_path / identities.LEDGER
@@ -185,12 +185,12 @@ def test_what_is_no_previous_table_is_said(tmp_path):
         (["a,found-00001", f"b,found-{'9' * 6000}"], "line 3.*too large"),
         (
             ["a,found-00001", "a,found-00002"],
-            "line 3.*'a' has the category found-00002, and found-00001 in an",
+            "line 3.*'a' has the category found-00002, but found-00001 in an",
         ),
         (["a,found-\u0661"], "has no category"),
     ],
 )
-def test_previous_ids_that_cannot_be_kept_are_said(tmp_path, cells, problem):
+def test_invalid_previous_ids_raise_an_error(tmp_path, cells, problem):
     path = tmp_path / "found.csv"
     path.write_text("\n".join(["sample_id,category_id", *cells]) + "\n")
     with pytest.raises(UserError, match=problem):
@@ -205,7 +205,7 @@ def test_previous_ids_that_cannot_be_kept_are_said(tmp_path, cells, problem):
         '{"highest": 1, "remembered": {"b": "found-99999999999999999999"}}',
     ],
 )
-def test_ledgers_of_numbers_that_are_too_large_are_said(tmp_path, ledger):
+def test_ledgers_with_too_large_numbers_raise_an_error(tmp_path, ledger):
     path = tmp_path / "found.csv"
     path.write_text("sample_id,category_id\na,found-00001\n")
     (tmp_path / identities.LEDGER).write_text(ledger)
@@ -213,7 +213,7 @@ def test_ledgers_of_numbers_that_are_too_large_are_said(tmp_path, ledger):
         identities.read_previous(path)
 
 
-def test_a_table_without_its_ledger_is_noted(tmp_path):
+def test_a_missing_ledger_is_noted(tmp_path):
     path = tmp_path / "moved.csv"
     path.write_text("sample_id,category_id\na,found-00004\n")
     before = identities.read_previous(path)
@@ -227,7 +227,7 @@ def test_a_table_without_its_ledger_is_noted(tmp_path):
     assert (before.highest, before.note) == (9, "")
 
 
-def test_a_sample_that_is_named_like_a_reversed_one_keeps_its_id(tmp_path):
+def test_a_sample_named_like_a_reversed_one_keeps_its_id(tmp_path):
     path = tmp_path / "found.csv"
     path.write_text(
         "sample_id,category_id,split\n"
@@ -239,7 +239,7 @@ def test_a_sample_that_is_named_like_a_reversed_one_keeps_its_id(tmp_path):
     assert identities.read_previous(path).number == {"reverse:a": 1, "b": 1}
 
 
-def test_previous_ids_that_became_floats_are_refused():
+def test_previous_ids_that_became_floats_raise_an_error():
     before = Previous({"1.0": 0, "2.0": 0})
     with pytest.raises(UserError, match=r"'1' of .* --previous, which has"):
         identities.check_log(before, ["1", "2"])

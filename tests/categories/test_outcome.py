@@ -16,7 +16,7 @@ def read(root, truth=True):
     return outcome.read(root, outcome.find_log(root), known)
 
 
-def test_labels_are_those_of_the_written_tables(shop):
+def test_labels_match_the_written_tables(shop):
     found = read(shop)
     frame = table.select(table.read_table(shop / "found.csv"), "train/forward")
     wanted = frame.set_index("sample_id")["category_id"]
@@ -36,7 +36,7 @@ def test_labels_are_those_of_the_written_tables(shop):
     assert held_out.sum() == COUNT / 4
 
 
-def test_features_and_clicks_are_of_the_samples(shop):
+def test_features_and_clicks_match_the_samples(shop):
     found = read(shop)
     assert len(found.query_labels) == CATEGORIES * QUERIES
     assert len(found.item_labels) == CATEGORIES * ITEMS
@@ -52,7 +52,7 @@ def test_features_and_clicks_are_of_the_samples(shop):
     assert not found.later.equals(log.clicks)
 
 
-def test_tables_in_folders_are_read_as_files_are(own_shop):
+def test_parquet_folders_match_csv(own_shop):
     wanted = read(own_shop)
     for name in ("queries", "items", "clicks", "clicks_later"):
         path = own_shop / "log" / f"{name}.csv"
@@ -66,20 +66,20 @@ def test_tables_in_folders_are_read_as_files_are(own_shop):
     pd.testing.assert_frame_equal(found.later, wanted.later)
 
 
-def test_all_samples_may_have_a_category(own_shop):
+def test_no_sample_may_be_unassigned(own_shop):
     path = own_shop / "unassigned.csv"
     path.write_text(path.read_text().split("\n")[0] + "\n")
     assert outcome.UNASSIGNED not in read(own_shop).labels
 
 
-def test_without_a_truth_the_held_out_are_still_known(shop):
+def test_held_out_samples_are_known_without_a_truth(shop):
     found, wanted = read(shop, truth=False), read(shop)
     assert (found.labels == wanted.labels).all()
     assert "truth" not in found.samples
 
 
-def test_a_sample_that_could_not_be_read_is_left_out(own_shop):
-    """As if categorize had skipped the first query."""
+def test_unreadable_samples_are_left_out(own_shop):
+    """Simulates that categorize skipped a query."""
     found = pd.read_csv(own_shop / "found.csv", keep_default_na=False)
     left = pd.read_csv(own_shop / "unassigned.csv", keep_default_na=False)
     gone = read(own_shop).samples["sample_id"][2]
@@ -103,7 +103,7 @@ def test_a_sample_that_could_not_be_read_is_left_out(own_shop):
     assert read(own_shop).features is None
 
 
-def test_what_is_missing_is_said(own_shop, tmp_path):
+def test_missing_files_raise_an_error(own_shop, tmp_path):
     with pytest.raises(UserError, match="no click log in"):
         outcome.find_log(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no found\.csv"):
@@ -120,7 +120,7 @@ def test_what_is_missing_is_said(own_shop, tmp_path):
         read(own_shop)
 
 
-def test_a_log_beside_its_categories_is_found(own_shop):
+def test_a_log_in_the_same_folder_is_found(own_shop):
     for path in (own_shop / "log").glob("*.csv"):
         path.rename(own_shop / path.name)
     assert outcome.find_log(own_shop) == own_shop
@@ -132,34 +132,36 @@ def test_a_log_beside_its_categories_is_found(own_shop):
     assert outcome.read(own_shop, own_shop, known).later is None
 
 
-def test_tables_that_contradict_themselves_are_refused(own_shop):
+def test_inconsistent_tables_raise_an_error(own_shop):
     path, left = own_shop / "found.csv", own_shop / "unassigned.csv"
     frame = table.read_table(path)
     first = table.select(frame, "train/forward").iloc[[0]]
 
-    def refuse(changed, said):
+    def assert_refused(changed, message):
         changed.to_csv(path, index=False)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read(own_shop)
 
     again = first.assign(category_id="found-00099")
-    refuse(
+    assert_refused(
         pd.concat([frame, again]),
-        f"line {len(frame) + 2}, column sample_id: .* is in an earlier row",
+        f"line {len(frame) + 2}, column sample_id: .* is in an earlier row too",
     )
     none = frame["category_id"].where(
         frame["sample_id"] != first["sample_id"].iloc[0], ""
     )
-    refuse(frame.assign(category_id=none), "column category_id: .*is empty")
-    refuse(frame.assign(split="test"), "has no row of the split train")
+    assert_refused(
+        frame.assign(category_id=none), "column category_id: .*is empty"
+    )
+    assert_refused(frame.assign(split="test"), "has no rows of the split train")
     frame.to_csv(path, index=False)
     pd.concat([pd.read_csv(left), first[["sample_id"]]]).to_csv(left)
-    with pytest.raises(UserError, match="and in unassigned"):
+    with pytest.raises(UserError, match=r"in both .*found\.csv and unassigned"):
         read(own_shop)
 
 
 @pytest.mark.parametrize("name", ["queries", "items"])
-def test_features_of_samples_in_another_order_are_not_taken(own_shop, name):
+def test_features_in_another_order_are_ignored(own_shop, name):
     assert read(own_shop).features is not None
     path = own_shop / "log" / f"{name}.csv"
     head, *rows = path.read_text().splitlines(keepends=True)
@@ -167,7 +169,7 @@ def test_features_of_samples_in_another_order_are_not_taken(own_shop, name):
     assert read(own_shop).features is None
 
 
-def test_features_without_ids_are_not_taken(own_shop):
+def test_features_without_ids_are_ignored(own_shop):
     path = own_shop / "features.npz"
     with np.load(path) as kept:
         arrays = {name: kept[name] for name in kept if name != "ids"}
@@ -175,7 +177,7 @@ def test_features_without_ids_are_not_taken(own_shop):
     assert read(own_shop).features is None
 
 
-def test_damaged_features_are_none(own_shop):
+def test_damaged_features_are_ignored(own_shop):
     path = own_shop / "features.npz"
     path.write_bytes(path.read_bytes()[:-40])
     assert read(own_shop).features is None

@@ -12,11 +12,11 @@ def _parse(*arguments):
     return settings.from_flags(parser.parse_args(arguments))
 
 
-def test_flags_left_out_are_the_defaults():
+def test_omitted_flags_have_the_defaults():
     assert _parse() == settings.Settings()
 
 
-def test_flags_say_the_settings():
+def test_flags_set_the_settings():
     given = _parse(
         "--method=kmeans", "--k=7", "--threshold=0.4", "--max-size=9"
     )
@@ -37,14 +37,14 @@ def test_flags_say_the_settings():
         ("--k=-1", ["k is -1"]),
     ],
 )
-def test_what_is_wrong_is_said(flag, words):
+def test_invalid_flags_raise_an_error(flag, words):
     with pytest.raises(UserError) as error:
         _parse(flag)
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"threshold": "0.3"}, "--threshold is '0.3'; it must be a number"),
         ({"max_size": "10"}, "--max-size is '10'; it must be a whole number"),
@@ -54,6 +54,6 @@ def test_what_is_wrong_is_said(flag, words):
         ({"method": 3}, "--method is 3; it must be text"),
     ],
 )
-def test_a_value_of_another_type_is_said(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_values_of_another_type_raise_an_error(changes, message):
+    with pytest.raises(UserError, match=message):
         settings.Settings(**changes).check()

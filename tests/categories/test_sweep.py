@@ -5,7 +5,7 @@ from mixer_jax.categories.quality.against_truth import shape
 from mixer_jax.categories.settings import Settings
 
 
-def test_each_setting_is_found_as_by_itself(shop):
+def test_each_point_matches_a_separate_search(shop):
     found = outcome.read(shop, shop / "log")
     points = list(
         sweep.sweep(found.features, found.log.clicks, (0.2, 0.9), (3,))

@@ -79,10 +79,10 @@ def test_main_reports_invalid_input(table, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("column", "cell", "problem"),
     [
-        ("sample_id", "forward:query:0", "stands in an earlier row too"),
+        ("sample_id", "forward:query:0", "already occurs in an earlier row"),
         ("sample_id", "", "the ID is empty"),
-        ("role", "Query", "must be 'query' or 'document', and is 'Query'"),
-        ("category_id", "", "needs a category"),
+        ("role", "Query", "must be 'query' or 'document', not 'Query'"),
+        ("category_id", "", "the category is empty"),
     ],
 )
 def test_invalid_rows_are_named(table, tmp_path, capsys, column, cell, problem):

@@ -77,8 +77,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     parts = (
         pipeline
         | "Files" >> beam.Create(files)
-        | "Parts of files"
-        >> beam.FlatMap(_parts).with_outputs(_LIST, main=_MAIN)
+        | "Split files" >> beam.FlatMap(_parts).with_outputs(_LIST, main=_MAIN)
     )
     read = (
         parts[_MAIN]
@@ -88,13 +87,13 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             *_ROLES, _COUNT, _LIST, main=_EVENTS
         )
     )
-    found, counts, lists = read[_EVENTS], [read[_COUNT]], []
+    kept, counts, lists = read[_EVENTS], [read[_COUNT]], []
     lists += [parts[_LIST], read[_LIST]]
     if job.longest_session is not None:
-        found, left = _drop_long_sessions(found, job.longest_session)
-        counts.append(left)
+        kept, dropped = _drop_long_sessions(kept, job.longest_session)
+        counts.append(dropped)
     counted = (
-        found
+        kept
         | "By pair" >> beam.Map(_by_pair)
         | "Count events" >> beam.CombinePerKey(_CountEvents(job.until))
         | "By query" >> beam.FlatMap(_by_query).with_outputs(_COUNT, main=_MAIN)
@@ -105,7 +104,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         joined = (
             {"known": read[role], "pairs": pairs}
             | f"Join with {role}" >> beam.CoGroupByKey()
-            | f"Of known {role}"
+            | f"Keep known {role}"
             >> beam.FlatMap(_known, role).with_outputs(
                 _COUNT, _LIST, main=_MAIN
             )
@@ -127,13 +126,13 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     listed = (
         lists
         | "Lists" >> beam.Flatten()
-        | "First" >> beam.combiners.Top.PerKey(LISTED, reverse=True)
+        | "Keep the first" >> beam.combiners.Top.PerKey(LISTED, reverse=True)
     )
     (
         [sums, listed]
-        | "Said" >> beam.Flatten()
+        | "Counts and lists" >> beam.Flatten()
         | "As JSON" >> beam.Map(json.dumps)
-        | "Write said"
+        | "Write counts and lists"
         >> beam.io.WriteToText(f"{job.parts}/{SAID}", file_name_suffix=".json")
     )
 
@@ -144,7 +143,7 @@ class _CountEvents(event_counts.Counter, beam.CombineFn):
 
 def _parts(file: tuple[str, str]) -> Iterator[Any]:
     """Yields the parts of a file, or the reason why it cannot be read."""
-    holds, path = file
+    kind, path = file
     try:
         with _open(path) as opened:
             groups = events.row_groups(path, opened)
@@ -152,13 +151,13 @@ def _parts(file: tuple[str, str]) -> Iterator[Any]:
         yield _broken(path, error)
         return
     for group in groups:
-        yield holds, path, group
+        yield kind, path, group
 
 
 def _read(part: tuple[str, str, int]) -> Iterator[Any]:
     """Yields the events or IDs in a part of a file, and any errors in it."""
-    holds, path, group = part
-    columns = events.COLUMNS if holds == _EVENTS else (_ROLES[holds],)
+    kind, path, group = part
+    columns = events.COLUMNS if kind == _EVENTS else (_ROLES[kind],)
     try:
         with _open(path) as file:
             for row, cells in events.read(path, file, group, columns):
@@ -166,12 +165,12 @@ def _read(part: tuple[str, str, int]) -> Iterator[Any]:
                     problem = cells
                 else:
                     try:
-                        yield _value(holds, cells)
+                        yield _value(kind, cells)
                         continue
                     except ValueError as error:
                         problem = str(error)
                 # Tables of IDs are validated when the log is read.
-                if holds == _EVENTS:
+                if kind == _EVENTS:
                     yield TaggedOutput(_COUNT, ("bad_rows", 1))
                     listed = ("bad_row_list", (path, row, problem))
                     yield TaggedOutput(_LIST, listed)
@@ -179,10 +178,10 @@ def _read(part: tuple[str, str, int]) -> Iterator[Any]:
         yield _broken(path, error)
 
 
-def _value(holds: str, cells: list[Any]) -> Any:
-    if holds == _EVENTS:
+def _value(kind: str, cells: list[Any]) -> Any:
+    if kind == _EVENTS:
         return events.parse(cells)
-    return TaggedOutput(holds, (events.identity(cells[0], _ROLES[holds]), None))
+    return TaggedOutput(kind, (events.identity(cells[0], _ROLES[kind]), None))
 
 
 def _open(path: str) -> BinaryIO:
@@ -192,35 +191,35 @@ def _open(path: str) -> BinaryIO:
 
 
 def _broken(path: str, error: Exception) -> TaggedOutput:
-    said = str(error)
+    message = str(error)
     if not isinstance(error, UserError):
-        said = f"{path} cannot be opened: {error}"
-    return TaggedOutput(_LIST, ("broken_files", (said,)))
+        message = f"{path} cannot be opened: {error}"
+    return TaggedOutput(_LIST, ("broken_files", (message,)))
 
 
 def _drop_long_sessions(
-    found: PCollection, longest: int
+    read: PCollection, longest: int
 ) -> tuple[PCollection, PCollection]:
     """Returns the events of people, and the number of those of programs.
 
     Sessions longer than `longest` are taken for programs.
     """
     long = (
-        found
-        | "With a session" >> beam.Filter(lambda event: bool(event[4]))
-        | "Sessions" >> beam.Map(lambda event: (event[4], 1))
-        | "Length of sessions" >> beam.CombinePerKey(sum)
+        read
+        | "Keep sessions" >> beam.Filter(lambda event: bool(event[4]))
+        | "By session" >> beam.Map(lambda event: (event[4], 1))
+        | "Session lengths" >> beam.CombinePerKey(sum)
         | "Long sessions" >> beam.Filter(lambda pair: pair[1] > longest)
     )
 
-    def of_people(event: events.Event, long: dict[str, int]) -> Iterator[Any]:
+    def from_people(event: events.Event, long: dict[str, int]) -> Iterator[Any]:
         if event[4] in long:
             yield TaggedOutput(_COUNT, ("events_of_long_sessions", 1))
         else:
             yield event
 
-    kept = found | "Drop long sessions" >> beam.FlatMap(
-        of_people, AsDict(long)
+    kept = read | "Drop long sessions" >> beam.FlatMap(
+        from_people, AsDict(long)
     ).with_outputs(_COUNT, main=_MAIN)
     return kept[_MAIN], kept[_COUNT]
 

@@ -69,8 +69,8 @@ def kind(path: str) -> str:
         if name.endswith(suffix):
             return suffix
     raise UserError(
-        f"{path} is of no kind that is read; name files that end in "
-        f"{', '.join(KINDS)}, all but the last also with .gz."
+        f"{path} has an unknown suffix; supported are {', '.join(KINDS)}, all "
+        "but the last also with .gz."
     )
 
 
@@ -127,10 +127,10 @@ def parse(cells: Sequence[Any]) -> Event:
     """
     query, item, time, clicked, session = cells
     clicked = _plain(clicked, "clicked")
-    said = "" if clicked is None else str(clicked)
-    click = _CLICKED.get(said.strip().lower())
+    text = "" if clicked is None else str(clicked)
+    click = _CLICKED.get(text.strip().lower())
     if click is None:
-        raise ValueError(f"clicked is {quoted(said)}; it must be 0 or 1")
+        raise ValueError(f"clicked is {quoted(text)}; it must be 0 or 1")
     return (
         identity(query, "query_id"),
         identity(item, "item_id"),
@@ -170,7 +170,7 @@ def _whole(text: str, column: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{column} is {quoted(text)}, with half of a character"
+            f"{column} is {quoted(text)}, which contains a lone surrogate"
         ) from None
     return text
 
@@ -192,7 +192,7 @@ def identity(value: Any, column: str) -> str:
     if _is_missing(value):
         raise ValueError(f"{column} is empty")
     raise ValueError(
-        f"{column} is {quoted(value)}; a text or a whole number is one"
+        f"{column} is {quoted(value)}; it must be text or a whole number"
     )
 
 
@@ -219,12 +219,13 @@ def microseconds(value: Any) -> int:
             value = value.replace(tzinfo=datetime.UTC)
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"time is {quoted('' if value is None else value)}")
+        text = quoted("" if value is None else value)
+        raise ValueError(f"time is {text}, which is not a time")
     if not _FIRST <= value <= _LAST:  # also rejects infinity and NaN
         shown = f"{value:g}" if abs(value) < _EXACT else "too large"
         raise ValueError(
-            f"time is {shown}; in seconds since 1970 that is not between "
-            "1990 and 2100"
+            f"time is {shown}; as seconds since 1970, it must be between 1990 "
+            "and 2100"
         )
     return round(value * 1_000_000)
 
@@ -253,9 +254,9 @@ def _places(
     missing = [name for name in columns if name not in have]
     if missing:
         raise UserError(
-            f"{path} has no column {missing[0]!r}; its columns are "
-            f"{listing(have) or 'none'}, and {', '.join(columns)} "
-            "are needed."
+            f"{path} has no column {missing[0]!r}; it needs "
+            f"{', '.join(columns)}, and its columns are: "
+            f"{listing(have) or 'none'}."
         )
     extra = next((have.index(name) for name in optional if name in have), -1)
     return [have.index(name) for name in columns] + [extra]
@@ -275,7 +276,7 @@ def _csv(path, file, group, columns, optional):
         else:
             yield (
                 line,
-                f"it has {len(cells)} cells, the header {len(header)}",
+                f"it has {len(cells)} cells, but the header has {len(header)}",
             )
 
 
@@ -290,7 +291,7 @@ def _records(path: str, reader) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             raise UserError(
                 f"{path}, line {line}: the row has an unclosed quote or text "
-                "after a closing quote; a quote in a text is written twice."
+                "after a closing quote; write a quote inside a text twice."
             ) from error
         if cells:
             yield line, cells
@@ -305,10 +306,10 @@ def _json(path, file, group, columns, optional):
         try:
             cells = json.loads(row)
         except (ValueError, RecursionError):
-            yield line, "it is no JSON object on one line"
+            yield line, "it is not a JSON object on one line"
             continue
         if not isinstance(cells, dict):
-            yield line, "it is no JSON object on one line"
+            yield line, "it is not a JSON object on one line"
             continue
         missing = [name for name in columns if name not in cells]
         if missing:
@@ -362,7 +363,7 @@ def _explained(path: str, file: BinaryIO) -> Iterator[None]:
     except _DAMAGE as error:
         reason = str(error).strip() or type(error).__name__
         raise UserError(
-            f"{path} cannot be read to its end: {reason}"
+            f"{path} cannot be read completely: {reason}"
         ) from error
 
 

@@ -70,8 +70,8 @@ def aggregate(
         there = out / name  # Parquet files are replaced.
         if there.is_dir() or (there.suffix == ".csv" and there.exists()):
             raise UserError(
-                f"{there} exists already, and a click log has one table of "
-                "clicks; move it, or name another folder as --out."
+                f"{there} already exists, but a click log has only one table "
+                "of clicks; move it, or choose another folder with --out."
             )
     matched = match(files)
     replacing.check_inputs(
@@ -99,10 +99,10 @@ def aggregate(
     check(figures, max_skipped)
     if not len(clicks):
         raise UserError(
-            "No event is left for the clicks table"
+            "No events are left for the clicks table"
             + (": all are later than --until." if len(later) else ".")
         )
-    said = {
+    report = {
         "files": len(job.files),
         "until_microseconds": until,
         "clicks_pairs": len(clicks),
@@ -118,13 +118,13 @@ def aggregate(
         name: tables.writer(table, out / name)
         for name, table in written.items()
     }
-    about = json.dumps(said, indent=2) + "\n"
-    writers["aggregate.json"] = files_lib.text_writer(about)
+    content = json.dumps(report, indent=2) + "\n"
+    writers["aggregate.json"] = files_lib.text_writer(content)
     with guards.locked(out):
         results.deliver_all(out, writers, "The clicks table")
         if until is None:
             (out / "clicks_later.parquet").unlink(missing_ok=True)
-    return said
+    return report
 
 
 def match(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -139,17 +139,15 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
             if FileSystems.exists(pattern):
                 files.add(pattern)
                 continue
-            (found,) = FileSystems.match([pattern])
+            (result,) = FileSystems.match([pattern])
         except (beam.io.filesystem.BeamIOError, ValueError) as error:
+            raise UserError(f"{pattern} cannot be listed: {error}") from error
+        if not result.metadata_list:
             raise UserError(
-                f"{pattern} cannot be looked up: {error}"
-            ) from error
-        if not found.metadata_list:
-            raise UserError(
-                f"There is no file of events {pattern}."
-                + " In a pattern, [[] matches [." * ("[" in pattern)
+                f"No event files match {pattern}."
+                + " In a pattern, [[] matches a literal [." * ("[" in pattern)
             )
-        files |= {entry.path for entry in found.metadata_list}
+        files |= {entry.path for entry in result.metadata_list}
     for path in files:
         events.kind(path)
     return tuple(sorted(files))
@@ -161,13 +159,13 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
     Raises:
       UserError: saying what is wrong, with the first examples.
     """
-    broken = [said for (said,) in figures["broken_files"]]
+    broken = [message for (message,) in figures["broken_files"]]
     if broken:
         raise UserError("\n  ".join(["These files cannot be used:", *broken]))
     total = sum(figures[name] for name in _ALL)
     if not total:
-        raise UserError("The files hold no events.")
-    for names, what, listed in (
+        raise UserError("The files contain no events.")
+    for names, problem, examples in (
         (("bad_rows",), "are bad rows", _bad_rows(figures)),
         (
             ("events_of_unknown_queries", "events_of_unknown_items"),
@@ -180,10 +178,10 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
             raise UserError(
                 "\n  ".join(
                     [
-                        f"{count:,} of {total:,} events {what}, a share of "
+                        f"{count:,} of {total:,} events {problem}, a share of "
                         f"{count / total:.3g}; --max-skipped allows "
                         f"{max_skipped:g}.",
-                        *listed,
+                        *examples,
                     ]
                 )
             )
@@ -241,28 +239,29 @@ def _figures(place: str) -> dict[str, Any]:
 
 def _gather(place: str, name: str) -> pa.Table:
     """Reads a table that a pipeline has written, sorted by query and item."""
-    found = []
+    parts = []
     # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
             # Arrow's threads would hold the file, and abort the process if they
             # released it after the interpreter has ended.
-            found.append(pq.ParquetFile(file).read(use_threads=False))
-    return pa.concat_tables(found).sort_by(_ORDER)
+            parts.append(pq.ParquetFile(file).read(use_threads=False))
+    return pa.concat_tables(parts).sort_by(_ORDER)
 
 
 def _check_place(place: str) -> None:
     """Rejects a folder whose path Beam would parse as a pattern."""
     if set(place) & set("[*?"):
         raise UserError(
-            f"Beam cannot write to {os.path.dirname(place)}: its path has a [, "
-            "* or ?. Name another folder for the workers' parts as --parts."
+            f"Beam cannot write to {os.path.dirname(place)}: its path "
+            "contains [, * or ?. Choose another folder for the workers with "
+            "--parts."
         )
 
 
 def _parts(place: str, pattern: str) -> list[str]:
-    (found,) = FileSystems.match([f"{place}/{pattern}"])
-    return [entry.path for entry in found.metadata_list]
+    (result,) = FileSystems.match([f"{place}/{pattern}"])
+    return [entry.path for entry in result.metadata_list]
 
 
 def _table(folder: Path, name: str) -> str:
@@ -271,7 +270,7 @@ def _table(folder: Path, name: str) -> str:
     if path is None:
         raise UserError(
             f"The click log {folder} has neither {name}.csv nor "
-            f"{name}.parquet; add one of them, or name a table as --{name}."
+            f"{name}.parquet; add one of them, or pass a table as --{name}."
         )
     return str(path)
 

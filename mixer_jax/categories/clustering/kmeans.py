@@ -35,20 +35,22 @@ def kmeans(
     labels = np.full(len(rows), -1, np.int64)
     if not len(known):
         return labels
-    told = rows[known]
+    vectors = rows[known]
     rng = np.random.default_rng(seed)
     begin = rng.permutation(len(known))[: max(k, 1)]
-    centers = told[np.sort(begin)]
+    centers = vectors[np.sort(begin)]
     nearest = np.full(len(known), -1, np.int64)
     for _ in range(rounds):
         before = nearest
-        nearest = cosine_top_k(told, centers, 1, mesh=mesh)[0][:, 0]
+        nearest = cosine_top_k(vectors, centers, 1, mesh=mesh)[0][:, 0]
         if (nearest == before).all():
             break
         # A center without samples stays where it is.
         order = np.argsort(nearest, kind="stable")
         held, start = np.unique(nearest[order], return_index=True)
         centers = centers.copy()
-        centers[held] = normalize(np.add.reduceat(told[order], start, axis=0))
+        centers[held] = normalize(
+            np.add.reduceat(vectors[order], start, axis=0)
+        )
     labels[known] = nearest
     return without_single(labels)

@@ -14,8 +14,8 @@ from scipy.special import expit
 from mixer_jax.categories.clustering.methods import alone, join, without_single
 from mixer_jax.categories.evidence.affinity import (
     Evidence,
-    beside_best,
     log_odds,
+    relative_to_best,
 )
 from mixer_jax.categories.evidence.graph import QUERY_ITEM, Pairs
 
@@ -42,7 +42,7 @@ def merge(
     evidence: Evidence,
     neighbors: int,
     settings: Merging,
-    most: int = 0,
+    max_size: int = 0,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Merges clusters that are each other's best match.
 
@@ -52,7 +52,7 @@ def merge(
       evidence: evidence on those pairs.
       neighbors: k of `build_pairs`, the limit on content pairs per sample.
       settings: see `Merging`.
-      most: maximum number of samples per merged cluster; 0 for no limit.
+      max_size: maximum number of samples per merged cluster; 0 for no limit.
 
     Returns:
       New labels `[N]`, -1 for samples that are still alone, and the numbers of
@@ -71,8 +71,8 @@ def merge(
                 a, b, value, labels.max() + 1, getattr(settings, name)
             )
             a, b = a[chosen], b[chosen]
-            if most:
-                small = _size_if_joined(labels, a, b) <= most
+            if max_size:
+                small = _size_if_joined(labels, a, b) <= max_size
                 a, b = a[small], b[small]
             labels = join(labels, a, b)
             made[name] += len(a)
@@ -96,8 +96,8 @@ def _pooled_clicks(
     sure = expit(log_odds(exposures, clicks, evidence.rates) + content)
     # Include pairs within a cluster: other matches are compared with them.
     nodes = labels.max() + 1
-    sure *= beside_best(rate, a, b, nodes)
-    sure *= beside_best(sure, a, b, nodes)
+    sure *= relative_to_best(rate, a, b, nodes)
+    sure *= relative_to_best(sure, a, b, nodes)
     other = a != b
     return a[other], b[other], sure[other]
 

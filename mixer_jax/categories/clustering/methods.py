@@ -181,7 +181,7 @@ def split(
     affinity: np.ndarray,
     *,
     threshold: float,
-    most: int = 0,
+    max_size: int = 0,
 ) -> np.ndarray:
     """Splits clusters that are connected by only a few stray pairs.
 
@@ -197,8 +197,8 @@ def split(
       second: `[P]` int, the other node; pairs are unique.
       affinity: `[P]` in [0, 1].
       threshold: mean affinity threshold for joining two parts.
-      most: maximum number of samples per part; 0 for no limit. A larger cluster
-        is split at its weakest links.
+      max_size: maximum number of samples per part; 0 for no limit. A larger
+        cluster is split at its weakest links.
 
     Returns:
       Labels `[N]` int64 from 0; -1 is noise.
@@ -225,7 +225,7 @@ def split(
         # An entry is stale once either part has grown or been joined.
         if len(parts.get(a, ())) != size_a or len(parts.get(b, ())) != size_b:
             continue
-        if most and size_a + size_b > most:
+        if max_size and size_a + size_b > max_size:
             continue
         if len(links[a]) < len(links[b]):
             a, b = b, a

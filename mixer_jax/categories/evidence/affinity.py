@@ -57,7 +57,7 @@ class Rates:
 
 
 def fit_rates(
-    exposures: np.ndarray, clicks: np.ndarray, *, least: int = 200
+    exposures: np.ndarray, clicks: np.ndarray, *, min_pairs: int = 200
 ) -> Rates:
     """Fits `Rates` to `[P]` counts by expectation-maximization.
 
@@ -67,10 +67,10 @@ def fit_rates(
     Args:
       exposures: `[P]` int, 1 or more.
       clicks: `[P]` int, at most the exposures.
-      least: minimum number of clicked pairs; with fewer, defaults are used.
+      min_pairs: minimum number of clicked pairs; with fewer, defaults are used.
     """
     rates = Rates()
-    if (np.asarray(clicks) > 0).sum() < least:
+    if (np.asarray(clicks) > 0).sum() < min_pairs:
         return rates
     width = int(np.max(clicks)) + 1
     codes, times = np.unique(
@@ -127,15 +127,15 @@ def log_odds(
     return odds + logit(rates.share)
 
 
-def beside_best(
+def relative_to_best(
     value: np.ndarray, first: np.ndarray, second: np.ndarray, nodes: int
 ) -> np.ndarray:
     """Returns `value [P]` (>= 0) relative to the best of either sample."""
     best = np.zeros(nodes)
     np.maximum.at(best, first, value)
     np.maximum.at(best, second, value)
-    most = np.maximum(best[first], best[second])
-    return value / np.maximum(most, 1e-12)
+    larger = np.maximum(best[first], best[second])
+    return value / np.maximum(larger, 1e-12)
 
 
 def click_affinity(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
@@ -156,8 +156,8 @@ def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
     rate = (pairs.clicks + a) / (pairs.exposures + a + b)
     shown = pairs.exposures > 0
     rate = np.where(shown, rate, 0.0)
-    beside = beside_best(rate, pairs.first, pairs.second, nodes)
-    return np.where(shown, beside, 1.0)
+    relative = relative_to_best(rate, pairs.first, pairs.second, nodes)
+    return np.where(shown, relative, 1.0)
 
 
 def same_role_evidence(
@@ -226,26 +226,26 @@ def content_log_odds(
         content = pairs.content[these]
         if kind != ITEM_ITEM:
             content = content[:, :2]
-        said, loud = target[these], weight[these]
-        positive = (said * loud).sum()
-        rarer = min(positive, loud.sum() - positive)
+        label, sure = target[these], weight[these]
+        positive = (label * sure).sum()
+        rarer = min(positive, sure.sum() - positive)
         # Learning needs about ten confident pairs of either class.
         if rarer < 10:
             continue
-        used = loud > 0
+        used = sure > 0
         corners = int(np.clip(rarer / _A_CORNER, 2, _CORNERS))
         curves = _curves(content, used, corners)
         model = LogisticRegression(max_iter=500).fit(
             np.concatenate([curves[used], curves[used]]),
             np.repeat([1, 0], used.sum()),
             sample_weight=np.concatenate(
-                [(said * loud)[used], ((1.0 - said) * loud)[used]]
+                [(label * sure)[used], ((1.0 - label) * sure)[used]]
             ),
         )
         # Pairs of one role that belong together are not always clicked alike.
-        most = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
-        chance = expit(model.decision_function(curves)) / most
-        prior = positive / loud.sum() / most
+        limit = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
+        chance = expit(model.decision_function(curves)) / limit
+        prior = positive / sure.sum() / limit
         base[these] = logit(np.minimum(prior, _SUREST))
         odds[these] = logit(np.minimum(chance, _SUREST)) - base[these]
     return odds, base
@@ -280,15 +280,15 @@ class Trust:
         an engine shows right items more often than chance.
       votes: between two samples of one role, content counts as much as this
         many samples of the other role that surely match both.
-      most: maximum prior probability that two samples of one role are the same.
-        Pairs with click evidence were found by the same queries, so more of
-        them are the same than among neighbors by content; if neighbors passed
-        as such, chains would join everything.
+      max_prior: maximum prior probability that two samples of one role are the
+        same. Pairs with click evidence were found by the same queries, so more
+        of them are the same than among neighbors by content; if neighbors
+        passed as such, chains would join everything.
     """
 
     unseen: float = 0.1
     votes: float = 0.5
-    most: float = 0.3
+    max_prior: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,8 +331,8 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     odds += np.where(shown, 0.0, np.log(trust.unseen))
     sure = np.where(across, expit(odds) * _rate(pairs, nodes, rates), 0.0)
     # Content has changed the ranking, so compare with the best matches again.
-    sure *= beside_best(sure, pairs.first, pairs.second, nodes)
-    alike = expit(content + np.minimum(base, logit(trust.most)))
+    sure *= relative_to_best(sure, pairs.first, pairs.second, nodes)
+    alike = expit(content + np.minimum(base, logit(trust.max_prior)))
     ratio = np.minimum(agree / np.maximum(heard, 1e-9) / (2 * _ALIKE), 1.0)
     within = (heard * ratio + trust.votes * alike) / (heard + trust.votes)
     # One wrong pair of one role can join two right sets, so be stricter.

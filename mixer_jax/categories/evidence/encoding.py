@@ -110,7 +110,9 @@ def _cache(path: Path, **arrays: np.ndarray) -> bool:
         if error.errno not in command.NO_ROOM:
             raise
         reason = results.unwritable("The cache of features", path, error)
-        terminal.say(f"{reason} Without it, the next run encodes them again.")
+        terminal.say(
+            f"{reason} Without it, the next run encodes everything again."
+        )
         return False
     return True
 

@@ -102,7 +102,7 @@ def build_pairs(
         QUERY_QUERY: (0, 0),
     }
     nodes = num_queries + len(image_i)
-    found = [_codes(clicks["query"], clicks["item"] + num_queries, nodes)]
+    pair_codes = [_codes(clicks["query"], clicks["item"] + num_queries, nodes)]
     kinds = [np.full(len(clicks), QUERY_ITEM, np.int8)]
     density = []  # mean cosine of neighbors, for rows and for gallery
     for kind, _, rows, gallery in compared:
@@ -113,9 +113,9 @@ def build_pairs(
             a, b = row, index[row, column]
             a, b = (b, a) if swap else (a, b)
             a, b = a + offset[kind][0], b + offset[kind][1]
-            found.append(_codes(np.minimum(a, b), np.maximum(a, b), nodes))
+            pair_codes.append(_codes(np.minimum(a, b), np.maximum(a, b), nodes))
             kinds.append(np.full(len(a), kind, np.int8))
-    codes, at = np.unique(np.concatenate(found), return_index=True)
+    codes, at = np.unique(np.concatenate(pair_codes), return_index=True)
     kind = np.concatenate(kinds)[at]
     first, second = codes // nodes, codes % nodes
 
@@ -132,7 +132,7 @@ def build_pairs(
 
     exposures = np.zeros(len(codes), np.int64)
     clicked = np.zeros(len(codes), np.int64)
-    place = np.searchsorted(codes, found[0])
+    place = np.searchsorted(codes, pair_codes[0])
     exposures[place] = clicks["exposures"]
     clicked[place] = clicks["clicks"]
     return Pairs(first, second, kind, content, exposures, clicked)

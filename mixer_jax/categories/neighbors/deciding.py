@@ -71,7 +71,7 @@ def decide(
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
     # Take the last column as a minimum: XLA lowers a `top_k` that is followed
     # by a slice to a full sort.
-    bound_Q = lists.most.min(1) + error_Q + 2 * short_factors.rounding(width)
+    bound_Q = lists.largest.min(1) + error_Q + 2 * short_factors.rounding(width)
     return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
 
 

@@ -115,12 +115,13 @@ class Shortlist(flax.struct.PyTreeNode):
     """The groups with the largest products so far, for each of N rows.
 
     Attributes:
-      most: f32 `[N, K + 1]`, descending, the largest product of each group. The
-        last group is not a candidate: its product bounds all that are left out.
+      largest: f32 `[N, K + 1]`, descending, the largest product of each group.
+        The last group is not a candidate: its product bounds all that are left
+        out.
       group: int32 `[N, K + 1]`, group indices; -1 where there are fewer.
     """
 
-    most: jax.Array
+    largest: jax.Array
     group: jax.Array
 
     @classmethod
@@ -133,19 +134,19 @@ class Shortlist(flax.struct.PyTreeNode):
         )
 
     def offer(
-        self, most_NxG: jax.Array, first: jax.Array, real_G: jax.Array
+        self, largest_NxG: jax.Array, first: jax.Array, real_G: jax.Array
     ) -> "Shortlist":
         """Returns lists of the largest among the new and the old products.
 
         Args:
-          most_NxG: f32, largest products with G groups.
+          largest_NxG: f32, largest products with G groups.
           first: int32 `[]`, index of the first of these groups.
           real_G: bool, mask of the groups to consider.
         """
-        size = self.most.shape[1]
-        most_NxG = jnp.where(real_G[None, :], most_NxG, -jnp.inf)
-        most, place = jax.lax.top_k(
-            jnp.concatenate([self.most, most_NxG], axis=1), size
+        size = self.largest.shape[1]
+        largest_NxG = jnp.where(real_G[None, :], largest_NxG, -jnp.inf)
+        largest, place = jax.lax.top_k(
+            jnp.concatenate([self.largest, largest_NxG], axis=1), size
         )
         # Compute the group indices; concatenating them would cost as much as
         # the products.
@@ -153,7 +154,7 @@ class Shortlist(flax.struct.PyTreeNode):
             self.group, jnp.minimum(place, size - 1), axis=1
         )
         return Shortlist(
-            most, jnp.where(place < size, before, first + place - size)
+            largest, jnp.where(place < size, before, first + place - size)
         )
 
     def block(self, slot: jax.Array, size: int) -> "Shortlist":
@@ -175,7 +176,7 @@ class Shortlist(flax.struct.PyTreeNode):
     def only_if(self, condition: jax.Array) -> "Shortlist":
         """Returns these lists if `condition` holds, else empty ones."""
         return Shortlist(
-            jnp.where(condition, self.most, -jnp.inf),
+            jnp.where(condition, self.largest, -jnp.inf),
             jnp.where(condition, self.group, -1),
         )
 
@@ -184,9 +185,11 @@ class Shortlist(flax.struct.PyTreeNode):
         if jax.lax.axis_size(AXIS) == 1:
             return self
         gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-        most, place = jax.lax.top_k(gather(self.most), self.most.shape[1])
+        largest, place = jax.lax.top_k(
+            gather(self.largest), self.largest.shape[1]
+        )
         group = jnp.take_along_axis(gather(self.group), place, axis=1)
-        return Shortlist(most, group)
+        return Shortlist(largest, group)
 
 
 def screen(
@@ -275,14 +278,14 @@ def _maxima(
             jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
         )
         # Query rows are the minor axis: maxima of whole vectors, transposed.
-        most_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
+        largest_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
         forth_QxG = jax.lax.dynamic_update_slice(
-            forth_QxG, most_TxG, (row, other // GROUP)
+            forth_QxG, largest_TxG, (row, other // GROUP)
         )
         if both:
-            most_UxH = product_UxT.reshape(other_tile, -1, GROUP).max(2)
+            largest_UxH = product_UxT.reshape(other_tile, -1, GROUP).max(2)
             back_BxH = jax.lax.dynamic_update_slice(
-                back_BxH, most_UxH, (other, row // GROUP)
+                back_BxH, largest_UxH, (other, row // GROUP)
             )
         return forth_QxG, back_BxH
 

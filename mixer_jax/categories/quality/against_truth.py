@@ -134,13 +134,13 @@ def check_out(folder: str | os.PathLike) -> None:
       UserError: if it is: the run could no longer be read.
     """
     path = pathlib.Path(folder, "categories.json")
-    found = None
+    content = None
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-    if isinstance(found, list):
+        content = json.loads(path.read_bytes())
+    if isinstance(content, list):
         raise UserError(
-            f"{path} is of a training run, and would be replaced; name another "
-            "folder by --out."
+            f"{path} belongs to a training run and would be replaced; choose "
+            "another folder with --out."
         )
 
 
@@ -152,7 +152,7 @@ def writer(figures: dict[str, Any]) -> files.Writer:
 def lines(figures: dict[str, Any]) -> str:
     """Formats the result of `report` in a few lines for a terminal."""
     chosen = [f"{name} {value:g}" for name, value in figures["chosen"].items()]
-    said = [f"Chosen from the data: {', '.join(chosen)}"] if chosen else []
+    rows = [f"Chosen from the data: {', '.join(chosen)}"] if chosen else []
     for name, way in figures["ways"].items():
         line = (
             f"{name:18} {way['categories']:6} categories, "
@@ -160,8 +160,8 @@ def lines(figures: dict[str, Any]) -> str:
         )
         if "bcubed_f1" in way:
             line += f", B-cubed F1 {way['bcubed_f1']:.3f}"
-        said.append(line)
-    return "\n".join(said)
+        rows.append(line)
+    return "\n".join(rows)
 
 
 def gini(sizes: np.ndarray) -> float:

@@ -27,21 +27,25 @@ class Silhouettes:
 
 
 def silhouettes(
-    features: Features, labels: np.ndarray, most: int = 4000, seed: int = 0
+    features: Features,
+    labels: np.ndarray,
+    max_samples: int = 4000,
+    seed: int = 0,
 ) -> Silhouettes | None:
     """Computes the silhouettes of categories, by cosine of images.
 
     For a sample with mean distance a to the others of its category and b to
     those of the nearest other category, the silhouette is `(b - a) / max(a, b)`
-    (Rousseeuw, "Silhouettes", 1987). Whole categories are drawn, up to `most`
-    samples, so the cost does not grow with the catalog; the fewer are drawn,
-    the farther is the nearest other category.
+    (Rousseeuw, "Silhouettes", 1987). Whole categories are drawn, up to
+    `max_samples`, so the cost does not grow with the catalog; the fewer are
+    drawn, the farther is the nearest other category.
 
     Args:
       features: features of Q queries and I items; images are centered by role,
         as the means of photos and drawings differ.
       labels: `[Q + I]` int, negative for no category.
-      most: maximum number of drawn samples; at least two categories are drawn.
+      max_samples: maximum number of drawn samples; at least two categories are
+        drawn.
       seed: seed of the draw.
 
     Returns:
@@ -53,7 +57,7 @@ def silhouettes(
     size = np.bincount(labels[there], minlength=1)
     several = np.flatnonzero(size > 1)
     drawn = np.random.default_rng(seed).permutation(several)
-    enough = np.searchsorted(size[drawn].cumsum(), most, side="right")
+    enough = np.searchsorted(size[drawn].cumsum(), max_samples, side="right")
     drawn = drawn[: max(enough, 2)]
     rows = there[np.isin(labels[there], drawn)]
     if len(drawn) < 2:

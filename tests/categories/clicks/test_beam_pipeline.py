@@ -1,4 +1,4 @@
-"""Beam counts what pandas counts, with any number of workers."""
+"""Beam's counts match those of pandas, with any number of workers."""
 
 import gzip
 
@@ -15,7 +15,7 @@ PROCESSES = [TWO, "--direct_running_mode=multi_processing"]
 
 
 def random_events(count=4000, seed=0):
-    """Copies, clicks beside their exposures, programs and unknown IDs."""
+    """Events with duplicates, separate clicks, a robot and unknown IDs."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -37,7 +37,7 @@ def random_events(count=4000, seed=0):
 
 
 def write_shards(frame, folder):
-    """Six files of all kinds; returns a pattern."""
+    """Writes six files of all formats; returns their pattern."""
     folder.mkdir()
     parts = np.array_split(np.random.default_rng(1).permutation(len(frame)), 6)
     for number, rows in enumerate(parts):
@@ -60,7 +60,7 @@ def write_shards(frame, folder):
 
 
 def write_catalog(folder):
-    """The tables of queries and items, one CSV and one Parquet."""
+    """Writes the queries as CSV and the items as Parquet."""
     folder.mkdir(exist_ok=True)
     queries = pd.DataFrame({"query_id": [*"abcdefg"], "image": "x.png"})
     items = pd.DataFrame({"item_id": map(str, range(20)), "text": "a thing"})
@@ -68,8 +68,8 @@ def write_catalog(folder):
     items.assign(image="").to_parquet(folder / "items.parquet")
 
 
-def counted_by_pandas(frame, later=None):
-    """The clicks table of known IDs; `later` chooses a side of UNTIL."""
+def count_with_pandas(frame, later=None):
+    """Returns the clicks table of known IDs before or from UNTIL, or both."""
     frame = frame[(frame["query_id"] != "?") & (frame["item_id"] != "!")]
     if later is not None:
         frame = frame[(frame["time"] >= UNTIL) == later]
@@ -85,7 +85,7 @@ def read(out, name="clicks"):
     return pd.read_parquet(out / f"{name}.parquet").to_numpy().tolist()
 
 
-def test_beam_counts_as_pandas_does(aggregate, tmp_path):
+def test_counts_match_pandas(aggregate, tmp_path):
     frame = random_events()
     pattern = write_shards(frame, tmp_path / "events")
     out = tmp_path / "log"
@@ -97,8 +97,8 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
         max_skipped=0.2,
         options=PROCESSES,
     )
-    assert read(out) == counted_by_pandas(frame, later=False)
-    assert read(out, "clicks_later") == counted_by_pandas(frame, later=True)
+    assert read(out) == count_with_pandas(frame, later=False)
+    assert read(out, "clicks_later") == count_with_pandas(frame, later=True)
     assert figures["files"] == 6
     assert figures["clicks_pairs"] == len(read(out))
     no_query = (frame["query_id"] == "?").sum()
@@ -107,7 +107,7 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
         figures["events_of_unknown_queries"],
         figures["events_of_unknown_items"],
     ]
-    # Copies of unknown IDs are copies first.
+    # Duplicates with unknown IDs are counted as duplicates.
     assert 0 < unknown[0] <= no_query
     assert 0 < unknown[1] <= no_item
     assert figures["unknown_list"] == [
@@ -130,7 +130,7 @@ def test_beam_counts_as_pandas_does(aggregate, tmp_path):
     ]
 
 
-def test_programs_are_left_out(aggregate, tmp_path):
+def test_long_sessions_are_left_out(aggregate, tmp_path):
     frame = random_events()
     pattern = write_shards(frame, tmp_path / "events")
     out = tmp_path / "log"
@@ -143,6 +143,6 @@ def test_programs_are_left_out(aggregate, tmp_path):
         options=THREADS,
     )
     people = frame[frame["session"] != "robot"]
-    assert read(out) == counted_by_pandas(people)
+    assert read(out) == count_with_pandas(people)
     assert figures["events_of_long_sessions"] == 3000
     assert not (out / "clicks_later.parquet").exists()

@@ -22,11 +22,11 @@ def test_parts_merge_in_any_order():
         whole = counter.merge_accumulators(parts)
         assert counter.extract_output(whole) == wanted
         assert count(counter, order) == wanted
-    # What is counted stays as it was, to be counted again.
+    # Extracting the output leaves the part unchanged.
     assert counter.extract_output(whole) == wanted
 
 
-def test_events_that_name_no_session_are_no_copies():
+def test_events_without_a_session_never_count_as_duplicates():
     counter = Counter(until=None)
     assert count(counter, [("", 4, 1)] * 3) == (3, 3, 0, 0, 0)
     assert count(counter, [("s", 4, 1)] * 3) == (1, 1, 0, 0, 2)

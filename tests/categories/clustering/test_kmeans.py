@@ -13,7 +13,7 @@ def _blobs(count, size, width=16, noise=0.05, seed=0):
 
 
 def _within(rows, labels):
-    """Mean cosine between rows and their cluster's mean direction."""
+    """Returns the mean cosine of rows to their cluster's mean direction."""
     total = 0.0
     for label in np.unique(labels):
         part = rows[labels == label]
@@ -21,7 +21,7 @@ def _within(rows, labels):
     return total / len(rows)
 
 
-def test_clusters_are_near_their_centers():
+def test_rows_are_assigned_to_the_nearest_center():
     rows = _blobs(8, 10)
     labels = kmeans(rows, 8, rounds=20)
     assert _within(rows, labels) > 0.8
@@ -33,7 +33,7 @@ def test_clusters_are_near_their_centers():
     np.testing.assert_array_equal(np.argmax(rows @ means.T, axis=1), labels)
 
 
-def test_is_the_same_on_any_number_of_devices_and_by_seed():
+def test_result_depends_on_the_seed_but_not_on_the_devices():
     rows = _blobs(12, 5, noise=0.3)
     one = kmeans(rows, 12, mesh=make_mesh(jax.devices()[:1]))
     np.testing.assert_array_equal(
@@ -42,7 +42,7 @@ def test_is_the_same_on_any_number_of_devices_and_by_seed():
     assert (one != kmeans(rows, 12, seed=1)).any()
 
 
-def test_unknown_and_lonely_samples_have_none():
+def test_unknown_and_single_samples_are_noise():
     rows = np.concatenate([_blobs(2, 3), np.zeros((2, 16), np.float32)])
     assert kmeans(rows, 1).tolist() == [0] * 6 + [-1] * 2
     assert kmeans(rows, 100).tolist() == [-1] * 8

@@ -4,23 +4,23 @@ import pytest
 from mixer_jax.categories.clustering.knee import find_knee
 
 
-def _pairs_of(values):
-    """A pair of its own for each affinity."""
+def _disjoint_pairs(values):
+    """Returns one pair of separate nodes per affinity."""
     first = 2 * np.arange(len(values))
     return first, first + 1, np.asarray(values, float), 2 * len(values)
 
 
-def test_finds_the_end_of_the_low_part():
-    # Nine in ten samples have a match of 0.8 or more, the others far less.
+def test_the_knee_is_where_the_curve_drops():
+    # 90% of the samples have a match of 0.8 or more, the others far less.
     values = np.append(np.linspace(1.0, 0.8, 900), np.linspace(0.3, 0.0, 100))
-    found = find_knee(*_pairs_of(values))
+    found = find_knee(*_disjoint_pairs(values))
     assert 0.7 < found.threshold <= 0.82
     assert len(found.share) == len(found.affinity) == 101
     assert list(found.affinity) == sorted(found.affinity, reverse=True)
 
 
-def test_looks_at_the_kth_neighbor():
-    # Triangles: the second-best of each is 0.4.
+def test_the_curve_uses_the_kth_neighbor():
+    # Triangles: each node's second-largest affinity is 0.4.
     count = 50
     node = 3 * np.arange(count)
     first = np.concatenate([node, node, node + 1])
@@ -35,10 +35,10 @@ def test_looks_at_the_kth_neighbor():
     assert second_best.threshold == pytest.approx(0.4)
 
 
-def test_nothing_to_read():
+def test_empty_and_flat_curves():
     none = np.zeros(0, np.int64)
     found = find_knee(none, none, np.zeros(0), 4)
     assert found.threshold == 1.0
     assert found.share == ()
-    flat = find_knee(*_pairs_of([0.5] * 9))
+    flat = find_knee(*_disjoint_pairs([0.5] * 9))
     assert flat.threshold == 0.5

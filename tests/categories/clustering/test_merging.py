@@ -22,12 +22,12 @@ def _shown(first, second, exposures, clicks):
     )
 
 
-def _merge(labels, pairs, evidence, most=0):
-    return merge(np.array(labels), pairs, evidence, 10, Merging(), most)
+def _merge(labels, pairs, evidence, max_size=0):
+    return merge(np.array(labels), pairs, evidence, 10, Merging(), max_size)
 
 
-def test_clicks_too_few_for_pairs_are_enough_for_clusters():
-    # Queries 0 to 3 and items 4 to 7; every pair across was shown thrice.
+def test_pooled_clicks_merge_clusters():
+    # Queries 0 to 3 and items 4 to 7; every pair was shown three times.
     first, second = np.repeat(np.arange(4), 4), np.tile(np.arange(4, 8), 4)
     pairs = _shown(first, second, [3] * 16, [1] * 16)
     labels, made = _merge([0] * 4 + [1] * 4, pairs, _evidence(16))
@@ -39,21 +39,21 @@ def test_clicks_too_few_for_pairs_are_enough_for_clusters():
     assert not any(made.values())
 
 
-def test_clusters_seen_together_and_passed_over_stay_apart():
+def test_clusters_shown_together_but_not_clicked_stay_apart():
     pairs = _shown([0, 1, 0, 1], [2, 3, 3, 2], [50] * 4, [30, 30, 1, 1])
     labels, _ = _merge([0, 1, 0, 1], pairs, _evidence(4))
     assert labels.tolist() == [0, 1, 0, 1]
 
 
 def test_a_rare_item_joins_its_category():
-    # Item 3 was left alone: each of three queries saw and clicked it a little.
+    # Item 3 is noise: each of three queries has few exposures and clicks.
     pairs = _shown([0, 1, 2], [3, 3, 3], [4, 3, 4], [2, 1, 2])
     labels, made = _merge([0, 0, 0, -1], pairs, _evidence(3))
     assert labels.tolist() == [0] * 4
     assert made["clicks"] == 1
 
 
-def test_like_content_merges_unless_clicks_object():
+def test_similar_content_merges_unless_clicks_contradict():
     first, second = np.repeat([0, 1], 2), np.tile([2, 3], 2)
     like = Pairs(
         first,
@@ -77,17 +77,17 @@ def test_like_content_merges_unless_clicks_object():
     assert labels.tolist() == [0, 0, 1, 1]
 
 
-def test_nothing_to_merge_keeps_noise():
+def test_noise_remains_if_there_is_nothing_to_merge():
     none = _shown([], [], [], [])
     labels, made = _merge([-1, 3, 3, -1], none, _evidence(0))
     assert labels.tolist() == [-1, 0, 0, -1]
     assert made == {"clicks": 0, "content": 0}
 
 
-def test_a_merger_is_no_larger_than_most():
+def test_merged_clusters_do_not_exceed_max_size():
     pairs = _shown([0, 1, 2], [3, 3, 3], [4, 3, 4], [2, 1, 2])
-    labels, made = _merge([0, 0, 0, -1], pairs, _evidence(3), most=3)
+    labels, made = _merge([0, 0, 0, -1], pairs, _evidence(3), max_size=3)
     assert labels.tolist() == [0, 0, 0, -1]
     assert not any(made.values())
-    labels, _ = _merge([0, 0, 0, -1], pairs, _evidence(3), most=4)
+    labels, _ = _merge([0, 0, 0, -1], pairs, _evidence(3), max_size=4)
     assert labels.tolist() == [0] * 4

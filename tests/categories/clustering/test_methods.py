@@ -17,25 +17,25 @@ def _pairs(rows):
     return np.array(first), np.array(second), np.array(value, float)
 
 
-def test_dbscan_joins_what_is_near():
+def test_dbscan_joins_neighbors():
     pairs = _pairs([(0, 1, 1.0), (1, 2, 0.6), (3, 4, 0.4), (5, 6, 0.5)])
     labels = dbscan(*pairs, 8, threshold=0.5)
     assert labels.tolist() == [0, 0, 0, -1, -1, 1, 1, -1]
 
 
-def test_dbscan_of_no_pairs_is_noise():
+def test_dbscan_without_pairs_returns_noise():
     none = np.zeros(0, np.int64)
     labels = dbscan(none, none, np.zeros(0), 3, threshold=0.5)
     assert labels.tolist() == [-1, -1, -1]
 
 
-def test_dbscan_wants_density():
+def test_dbscan_requires_min_samples():
     pairs = _pairs([(0, 1, 0.9), (2, 3, 0.9), (3, 4, 0.9), (2, 4, 0.9)])
     labels = dbscan(*pairs, 5, threshold=0.5, min_samples=3)
     assert labels.tolist() == [-1, -1, 0, 0, 0]
 
 
-def test_components_are_dbscan_where_two_are_enough():
+def test_components_match_dbscan_with_two_min_samples():
     rng = np.random.default_rng(0)
     first, second = np.sort(rng.integers(60, size=(80, 2)), axis=1).T
     value = rng.random(80)
@@ -46,7 +46,7 @@ def test_components_are_dbscan_where_two_are_enough():
 
 
 def _blocks(inside):
-    """Pairs of cliques of four, one for each affinity given."""
+    """Returns the pairs of cliques of four, one per affinity."""
     return [
         (4 * c + a, 4 * c + b, value)
         for c, value in enumerate(inside)
@@ -56,8 +56,8 @@ def _blocks(inside):
 
 
 def test_hdbscan_gives_each_cluster_its_own_threshold():
-    # The bridge is stronger than all that holds the last clique together, so
-    # no threshold of DBSCAN's is right for both.
+    # The bridge is stronger than the last clique's affinities, so no single
+    # DBSCAN threshold separates all three.
     rows = [*_blocks([0.95, 0.94, 0.3]), (0, 4, 0.5), (7, 8, 0.11)]
     pairs = _pairs(rows)
     assert _cliques(hdbscan(*pairs, 12, threshold=0.9, floor=0.1)) == 3
@@ -68,15 +68,15 @@ def test_hdbscan_gives_each_cluster_its_own_threshold():
 
 
 def _cliques(labels):
-    """How many clusters there are, each of which is a clique of four."""
+    """Returns the number of clusters; checks that they consist of cliques."""
     for start in range(0, len(labels), 4):
         assert len(set(labels[start : start + 4].tolist())) == 1
     assert min(labels) == 0
     return len(set(labels.tolist()))
 
 
-def test_hdbscan_of_pieces_and_of_nothing():
-    # Pieces that nothing ties are no obstacle, nor samples without any pair.
+def test_hdbscan_of_disconnected_and_empty_graphs():
+    # Disconnected components and isolated samples are supported.
     labels = hdbscan(
         *_pairs(_blocks([0.9, 0.8])), 10, threshold=0.95, floor=0.2
     )
@@ -88,34 +88,34 @@ def test_hdbscan_of_pieces_and_of_nothing():
     )
 
 
-def test_hdbscan_wants_neighbors():
+def test_hdbscan_requires_min_samples():
     rows = [*_blocks([0.9, 0.9]), (8, 9, 0.9)]
     labels = hdbscan(*_pairs(rows), 10, threshold=0.5, min_samples=3)
     assert _cliques(labels[:8]) == 2
     assert labels[8:].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(0, [8]), (4, [4, 4])])
-def test_split_halves_what_is_too_large_where_it_is_weakest(most, sizes):
+@pytest.mark.parametrize(("max_size", "sizes"), [(0, [8]), (4, [4, 4])])
+def test_split_cuts_large_clusters_at_the_weakest_links(max_size, sizes):
     between = [(a, b, 0.5) for a in range(4) for b in range(4, 8)]
     pairs = _pairs(_blocks([0.9, 0.8]) + between)
-    labels = split(np.zeros(8, int), *pairs, threshold=0.1, most=most)
+    labels = split(np.zeros(8, int), *pairs, threshold=0.1, max_size=max_size)
     assert np.bincount(labels).tolist() == sizes
     assert len(set(labels[:4].tolist())) == len(set(labels[4:].tolist())) == 1
 
 
-def test_no_part_is_larger_than_most():
+def test_split_parts_do_not_exceed_max_size():
     rng = np.random.default_rng(1)
     first, second = np.triu_indices(40, 1)
     value = rng.uniform(0.5, 1.0, len(first))
     labels = split(
-        np.zeros(40, int), first, second, value, threshold=0.1, most=7
+        np.zeros(40, int), first, second, value, threshold=0.1, max_size=7
     )
     assert np.bincount(labels[labels >= 0]).max() <= 7
     assert (labels >= 0).mean() > 0.9
 
 
-def test_without_single_numbers_what_is_left():
+def test_without_single_renumbers_the_remaining_clusters():
     labels = np.array([7, 3, 7, -1, 5, 5, 5, -1])
     assert without_single(labels).tolist() == [1, -1, 1, -1, 0, 0, 0, -1]
     assert without_single(np.array([-1, -1])).tolist() == [-1, -1]
@@ -140,18 +140,18 @@ def test_split_joins_by_the_mean_over_known_pairs():
     assert split(one, *pairs, threshold=0.31).tolist() == [0, 0, -1]
 
 
-def test_split_keeps_clusters_apart_and_noise_alone():
+def test_split_never_joins_clusters_or_noise():
     pairs = _pairs([(0, 1, 0.9), (2, 3, 0.9), (1, 2, 0.9), (3, 4, 0.9)])
     labels = split(np.array([5, 5, 2, 2, -1]), *pairs, threshold=0.1)
     assert labels.tolist() == [0, 0, 1, 1, -1]
 
 
-def test_alone_numbers_noise():
+def test_alone_gives_each_noise_sample_a_label():
     assert alone(np.array([1, -1, 0, -1])).tolist() == [1, 2, 0, 3]
     assert alone(np.array([-1, -1])).tolist() == [0, 1]
 
 
-def test_join_makes_chains_one():
+def test_join_is_transitive():
     labels = np.array([0, 1, 2, 3, 1])
     joined = join(labels, np.array([0, 1]), np.array([1, 3]))
     assert joined.tolist() == [0, 0, 1, 0, 0]

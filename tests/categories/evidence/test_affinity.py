@@ -19,7 +19,7 @@ def _pairs(first, second, kind, content, exposures=0, clicks=0):
     )
 
 
-def test_rates_are_recovered():
+def test_fit_recovers_the_rates():
     rng = np.random.default_rng(0)
     right = rng.random(20000) < 0.1
     rate = np.where(right, rng.beta(4, 6, 20000), rng.beta(0.5, 20, 20000))
@@ -31,12 +31,12 @@ def test_rates_are_recovered():
     assert rates.share == pytest.approx(0.1, abs=0.03)
 
 
-def test_few_clicks_keep_the_defaults():
+def test_few_clicks_give_the_default_rates():
     few = np.arange(1, 50)
     assert affinity.fit_rates(few, few) == affinity.Rates()
 
 
-def test_log_odds_grow_with_clicks_and_start_at_the_share():
+def test_log_odds_increase_with_clicks_and_equal_the_prior_without():
     rates = affinity.Rates()
     odds = affinity.log_odds(np.full(5, 10), np.array([0, 1, 3, 6, 10]), rates)
     assert (np.diff(odds) > 0).all()
@@ -44,7 +44,7 @@ def test_log_odds_grow_with_clicks_and_start_at_the_share():
     np.testing.assert_allclose(expit(nothing), rates.share)
 
 
-def test_a_better_match_lowers_the_others():
+def test_a_better_match_lowers_other_affinities():
     pairs = _pairs([0, 0, 1], [2, 3, 3], 0, np.zeros((3, 2)), 100, [50, 20, 2])
     got = affinity.click_affinity(pairs, 4, affinity.Rates())
     assert got[0] > 0.95
@@ -56,7 +56,7 @@ def test_a_better_match_lowers_the_others():
 
 
 def test_samples_clicked_alike_agree():
-    # Queries 0 to 2; items 3 and 4 are clicked for the same, 5 is passed over.
+    # Queries 0 to 2; items 3 and 4 are clicked for all, 5 for hardly any.
     first, second = np.repeat([0, 1, 2], 3), np.tile([3, 4, 5], 3)
     clicked = np.tile([0.9, 0.8, 0.02], 3)
     pairs = _pairs(first, second, 0, np.zeros((9, 2)), 10, 1)
@@ -80,7 +80,7 @@ def test_samples_clicked_alike_agree():
 
 
 @pytest.mark.parametrize("matters", [True, False])
-def test_content_means_what_clicks_say_it_means(matters):
+def test_content_is_calibrated_on_clicks(matters):
     rng = np.random.default_rng(1)
     cosine = rng.random(2000)
     pairs = _pairs(
@@ -95,17 +95,18 @@ def test_content_means_what_clicks_say_it_means(matters):
         assert span > 4
     else:
         assert abs(span) < 1
-        # Of two of one role that are the same, half are clicked alike.
+        # Half of the matching pairs of one role are clicked alike.
         assert expit(base[0]) == pytest.approx(2 * same.mean())
 
 
-def test_a_curve_of_content_may_fall_before_it_rises():
+def test_the_calibration_curve_need_not_be_monotonic():
     rng = np.random.default_rng(2)
     cosine = np.concatenate([rng.random(4000), np.ones(1000)])
     pairs = _pairs(
         np.arange(5000), np.arange(5000) + 5000, 1, np.stack([cosine] * 2, 1)
     )
-    # Clicked alike: half of the copies and of the far, few of the near.
+    # Half of the copies and of the distant pairs are clicked alike, but few of
+    # the similar pairs.
     chance = np.where((cosine < 0.7) | (cosine == 1.0), 0.5, 0.05)
     target = (rng.random(5000) < chance).astype(float)
     odds, base = affinity.content_log_odds(pairs, target, np.ones(5000))
@@ -115,7 +116,7 @@ def test_a_curve_of_content_may_fall_before_it_rises():
     assert sure[cosine < 0.5].mean() > 0.9
 
 
-def test_untested_content_says_nothing():
+def test_untested_content_has_zero_log_odds():
     pairs = _pairs([0, 1], [2, 3], 1, np.array([[0.9, 0.1], [0.1, 0.0]]))
     odds, base = affinity.content_log_odds(pairs, np.zeros(2), np.zeros(2))
     assert odds.tolist() == [0.0, 0.0]

@@ -28,7 +28,7 @@ def log(tmp_path):
     )
 
 
-def test_encodes_once(log, tmp_path):
+def test_samples_are_encoded_once(log, tmp_path):
     calls = []
 
     def images(paths):
@@ -57,7 +57,7 @@ def test_encodes_once(log, tmp_path):
     assert len(calls) == 6
 
 
-def test_a_moved_log_and_other_times_are_not_encoded_again(log, tmp_path):
+def test_moved_files_with_new_times_are_not_encoded_again(log, tmp_path):
     def encode(log):
         return encoding.encode(
             log,
@@ -81,7 +81,7 @@ def test_a_moved_log_and_other_times_are_not_encoded_again(log, tmp_path):
         ]
     again = encoding.encode(log, tmp_path / "f.npz", "e", fail, fail)
     np.testing.assert_array_equal(again.item_image, first.item_image)
-    # The new times were noted: nothing is read any more.
+    # The new times were saved, so no file is read again.
     for name in "ab":
         (tmp_path / "new" / name).write_text("z")
         os.utime(tmp_path / "new" / name, ns=(3, 3))
@@ -101,7 +101,7 @@ def test_a_log_without_texts(log, tmp_path):
     assert not got.item_text.any()
 
 
-def test_goes_on_where_it_was_interrupted(log, tmp_path, monkeypatch):
+def test_an_interrupted_encoding_is_resumed(log, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "_PART", 1)
     asked = []
 
@@ -130,7 +130,7 @@ def test_goes_on_where_it_was_interrupted(log, tmp_path, monkeypatch):
     ]
 
 
-def test_parts_of_other_samples_are_not_used(log, tmp_path):
+def test_parts_from_other_encoders_are_not_reused(log, tmp_path):
     def fail(paths):
         raise KeyboardInterrupt
 
@@ -162,7 +162,7 @@ def test_equal_values_are_encoded_once(log, tmp_path):
     assert got.item_text.tolist() == [[1], [2], [1]]
 
 
-def test_other_ids_of_the_same_samples_are_noted(log, tmp_path):
+def test_new_ids_of_the_same_samples_are_saved(log, tmp_path):
     calls = []
 
     def encoder(values):
@@ -181,7 +181,7 @@ def test_other_ids_of_the_same_samples_are_noted(log, tmp_path):
     assert encoding.read(kept, log) is None
 
 
-def test_damaged_files_are_encoded_again(log, tmp_path, monkeypatch):
+def test_damaged_caches_are_encoded_again(log, tmp_path, monkeypatch):
     kept = tmp_path / "out" / "features.npz"
 
     def images(paths):
@@ -203,7 +203,7 @@ def test_damaged_files_are_encoded_again(log, tmp_path, monkeypatch):
     assert encode().item_image.tolist() == whole.item_image.tolist()
 
 
-def test_a_disk_that_fills_up_does_not_stop_the_encoding(log, disk, capsys):
+def test_encoding_continues_on_a_full_disk(log, disk, capsys):
     def images(paths):
         with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
             while True:
@@ -217,9 +217,9 @@ def test_a_disk_that_fills_up_does_not_stop_the_encoding(log, disk, capsys):
     made = encoding.encode(log, kept, "e", images, texts)
     assert made.query_image.tolist() == [[1, 1]]
     assert made.item_text.tolist() == [[7] * 3, [7] * 3, [0] * 3]
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert f"features cannot be written to {kept}: No space" in (
-        said.out + said.err
+        output.out + output.err
     )
     assert not kept.exists()
     assert not [p for p in disk.rglob("*") if p.name.endswith(".draft")]

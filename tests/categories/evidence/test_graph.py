@@ -11,7 +11,7 @@ def _clicks(rows=()):
     return pd.DataFrame(table, columns=columns)
 
 
-def test_pairs_hold_neighbors_and_the_log():
+def test_pairs_include_neighbors_and_the_log():
     rng = np.random.default_rng(1)
     features = graph.Features(
         rng.normal(size=(8, 4)),
@@ -38,7 +38,7 @@ def test_pairs_hold_neighbors_and_the_log():
         rtol=1e-4,
         atol=1e-6,
     )
-    # Each query has its two nearest items among its pairs.
+    # Each query's pairs include its two nearest items.
     near, _ = cosine_top_k(image[:8], image[8:], 2)
     for query, items in enumerate(near):
         assert all((query, 8 + item) in nodes for item in items)
@@ -47,7 +47,7 @@ def test_pairs_hold_neighbors_and_the_log():
     assert np.isnan(pairs.content[~within, 2]).all()
 
 
-def test_unknown_content_is_no_neighbor():
+def test_samples_without_content_have_no_neighbors():
     features = graph.Features(
         np.eye(3)[:2], np.array([[0.0, 0, 0], [1, 0, 0]]), np.zeros((2, 4))
     )
@@ -57,7 +57,7 @@ def test_unknown_content_is_no_neighbor():
     assert np.isnan(pairs.content[blank]).all()
 
 
-def test_centering_takes_away_a_shift_between_roles():
+def test_centering_removes_a_shift_between_roles():
     rng = np.random.default_rng(2)
     base = rng.normal(size=(100, 16))
     shifted = base + 20 * np.eye(16)[0]
@@ -67,7 +67,7 @@ def test_centering_takes_away_a_shift_between_roles():
     assert ((across.first + 100) == across.second).all()
 
 
-def test_images_are_those_that_pairs_are_made_of():
+def test_images_match_those_of_the_pairs():
     rng = np.random.default_rng(3)
     features = graph.Features(
         rng.normal(size=(70, 4)), rng.normal(size=(5, 4)), np.zeros((5, 1))

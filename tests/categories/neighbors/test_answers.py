@@ -3,7 +3,7 @@ import numpy as np
 from mixer_jax.categories.neighbors.answers import Answer
 
 
-def test_blocks_go_through_the_chosen_rows_once():
+def test_blocks_cover_the_chosen_rows_once():
     rows = np.arange(22, dtype=np.float32).reshape(11, 2)
     answer = Answer(rows, k=3)
     assert answer.k == 3
@@ -18,7 +18,7 @@ def test_blocks_go_through_the_chosen_rows_once():
         assert seen == (list(range(11)) if chosen is None else chosen.tolist())
 
 
-def test_answers_are_put_in_their_place_and_doubts_said_once():
+def test_results_are_stored_by_row_and_doubts_returned_once():
     answer = Answer(np.zeros((7, 2), np.float32), k=2)
     for number, these, block in answer.blocks(3):
         index = 10 * number + np.arange(6).reshape(3, 2)

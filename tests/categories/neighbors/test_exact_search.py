@@ -16,8 +16,8 @@ def _mesh(num_devices):
     return make_mesh(jax.devices()[:num_devices])
 
 
-def _brute(rows, gallery, k, same=False):
-    """Exact neighbors in f64; the lower index of equal cosines."""
+def _brute_force(rows, gallery, k, same=False):
+    """Returns exact neighbors in f64; ties go to the lower index."""
     score = rows.astype(np.float64) @ gallery.T.astype(np.float64)
     if same:
         np.fill_diagonal(score, -np.inf)
@@ -32,7 +32,7 @@ def _random(count, width, seed=0):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("same", [True, False])
-def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
+def test_matches_brute_force(num_devices, same, dtype, monkeypatch):
     monkeypatch.setattr(
         exact_search.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
     )
@@ -41,7 +41,7 @@ def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
     index, cosine = cosine_top_k(
         rows, gallery, 6, same=same, mesh=_mesh(num_devices)
     )
-    wanted, score = _brute(rows, gallery, 6, same)
+    wanted, score = _brute_force(rows, gallery, 6, same)
     np.testing.assert_array_equal(index, wanted)
     np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
     assert index.dtype == np.int64
@@ -50,26 +50,28 @@ def test_equals_brute_force(num_devices, same, dtype, monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of few rows, so that few rows are many blocks."""
+    """Shrinks blocks, so that small inputs have many of them."""
     monkeypatch.setattr(screening, "_BLOCK", 128)
     monkeypatch.setattr(screening, "_TILE", 32)
     monkeypatch.setitem(deciding._SCORED, "cpu", 2**13)
 
 
-def test_many_blocks_of_a_gallery(num_devices, small_blocks):
+def test_a_gallery_of_many_blocks_matches_brute_force(
+    num_devices, small_blocks
+):
     rows, gallery = _random(150, 8), _random(3100, 8, seed=1)
     mesh = _mesh(num_devices)
     index, _ = cosine_top_k(rows, gallery, 5, mesh=mesh)
-    np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
+    np.testing.assert_array_equal(index, _brute_force(rows, gallery, 5)[0])
 
 
-def test_many_blocks_of_one_set(num_devices, small_blocks):
-    """Each pair of blocks meets once, and both learn of it."""
+def test_a_set_of_many_blocks_matches_brute_force(num_devices, small_blocks):
+    """Each pair of blocks is multiplied once and updates both."""
     rows = _random(2100, 8)
     index, cosine = cosine_top_k(
         rows, rows, 5, same=True, mesh=_mesh(num_devices)
     )
-    wanted, score = _brute(rows, rows, 5, same=True)
+    wanted, score = _brute_force(rows, rows, 5, same=True)
     np.testing.assert_array_equal(index, wanted)
     np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
 
@@ -77,7 +79,7 @@ def test_many_blocks_of_one_set(num_devices, small_blocks):
 @pytest.mark.parametrize(
     ("sizes", "dtype"), [((150, 2100), "bfloat16"), ((400, 3), "float32")]
 )
-def test_both_ways_equal_brute_force_each(
+def test_both_directions_match_brute_force(
     num_devices, small_blocks, sizes, dtype, monkeypatch
 ):
     monkeypatch.setattr(
@@ -88,12 +90,12 @@ def test_both_ways_equal_brute_force_each(
     for found, (asked, among) in zip(
         both, [(rows, gallery), (gallery, rows)], strict=True
     ):
-        wanted, score = _brute(asked, among, 6)
+        wanted, score = _brute_force(asked, among, 6)
         np.testing.assert_array_equal(found[0], wanted)
         np.testing.assert_allclose(found[1], score, rtol=1e-5, atol=1e-6)
 
 
-def test_both_ways_with_copies_and_with_nothing():
+def test_both_directions_with_copies_or_an_empty_gallery():
     rows = _random(30, 5)[np.random.default_rng(1).integers(12, size=30)]
     gallery = np.concatenate([rows[:4], _random(9, 5, seed=2), rows[:4]])
     forth, back = mutual_top_k(rows, gallery, 4)
@@ -113,7 +115,7 @@ def test_both_ways_with_copies_and_with_nothing():
 
 
 def _tied(rng):
-    """Rows in falling likeness to the first, many of them exactly as near."""
+    """Returns a row and a gallery whose rows all have the same cosine."""
     width = 64
     corner = np.eye(width, dtype=np.float32)
     signs = rng.choice([-1.0, 1.0], size=(600, width)).astype(np.float32)
@@ -121,15 +123,15 @@ def _tied(rng):
     return corner[:1], signs / np.float32(8.0)
 
 
-def test_ties_fall_to_the_lower_index_on_any_number_of_devices(num_devices):
+def test_ties_go_to_the_lower_index_on_any_number_of_devices(num_devices):
     row, gallery = _tied(np.random.default_rng(0))
-    # All cosines are 1 / 8, far more than the groups that are kept hold.
+    # All cosines are 1 / 8; there are far more rows than in the kept groups.
     index, cosine = cosine_top_k(row, gallery, 9, mesh=_mesh(num_devices))
     assert index.tolist() == [list(range(9))]
     assert (cosine == 0.125).all()
 
 
-def test_results_have_the_same_bits_on_any_number_of_devices():
+def test_results_are_bitwise_equal_on_any_number_of_devices():
     rows = _random(40, 20)
     wanted = cosine_top_k(rows, rows, 7, same=True, mesh=_mesh(1))
     for count in (2, 8):
@@ -141,7 +143,7 @@ def test_results_have_the_same_bits_on_any_number_of_devices():
 def test_copies_are_neighbors_of_each_other():
     rows = _random(30, 5)[np.random.default_rng(1).integers(12, size=30)]
     index, cosine = cosine_top_k(rows, rows, 4, same=True)
-    _, score = _brute(rows, rows, 4, same=True)
+    _, score = _brute_force(rows, rows, 4, same=True)
     np.testing.assert_allclose(cosine, score, rtol=1e-5, atol=1e-6)
     for row, near in enumerate(index):
         copies = np.flatnonzero((rows == rows[row]).all(1))
@@ -150,7 +152,7 @@ def test_copies_are_neighbors_of_each_other():
     assert (index != np.arange(30)[:, None]).all()
 
 
-def test_a_small_gallery():
+def test_a_gallery_smaller_than_k():
     rows = normalize(np.eye(3))
     assert cosine_top_k(rows, rows[:2], 5)[0].shape == (3, 2)
     assert cosine_top_k(rows, rows, 5, same=True)[0].shape == (3, 2)
@@ -159,35 +161,35 @@ def test_a_small_gallery():
     assert cosine_top_k(rows[:0], rows, 2)[0].shape == (0, 2)
 
 
-def test_rows_of_zeros_are_as_near_to_all():
+def test_rows_of_zeros_tie_with_all_rows():
     rows = np.concatenate([np.zeros((2, 4), np.float32), _random(40, 4)])
     index, cosine = cosine_top_k(rows, rows, 3)
     assert index[:2].tolist() == [[0, 1, 2]] * 2
     assert not cosine[:2].any()
-    np.testing.assert_array_equal(index[2:], _brute(rows, rows, 3)[0][2:])
+    np.testing.assert_array_equal(index[2:], _brute_force(rows, rows, 3)[0][2:])
 
 
-def _flat(count, width, rank, rest, seed=0):
-    """Rows that `rank` dimensions all but hold; `rest` is beside them."""
+def _low_rank(count, width, rank, rest, seed=0):
+    """Returns rows close to rank `rank`; `rest` scales the other dimensions."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(width, width)))[0]
     scale = np.where(np.arange(width) < rank, 1.0, rest)
     return normalize(rng.normal(size=(count, width)) * scale @ basis)
 
 
-def test_screens_the_principal_dimensions_only():
-    rows = _flat(300, 256, 20, 1e-3)
+def test_screening_uses_only_the_principal_dimensions():
+    rows = _low_rank(300, 256, 20, 1e-3)
     gallery = rows[::-1].copy()
     assert exact_search.short_factors.principal(rows, gallery).shape == (
         256,
         127,
     )
     index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(2))
-    np.testing.assert_array_equal(index, _brute(rows, gallery, 5)[0])
+    np.testing.assert_array_equal(index, _brute_force(rows, gallery, 5)[0])
 
 
 def test_rows_in_doubt_are_searched_again(monkeypatch):
-    """Neighbors as near as rounding errors are exact all the same."""
+    """Neighbors that differ by less than rounding errors are still exact."""
     monkeypatch.setattr(
         exact_search.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
     )
@@ -204,9 +206,9 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
     crowd = normalize(center + 3e-4 * rng.normal(size=(900, 32)))
     rows = np.concatenate([_random(20, 32, seed=1), crowd[:4]])
     gallery = np.concatenate([crowd, _random(2000, 32, seed=2)])
-    # On one device; eight would have few enough groups to score them all.
+    # Use one device: with eight, all groups of a device would be scored.
     index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(1))
-    # Cosines that f32 cannot tell apart may change places.
+    # Cosines that are equal in f32 may swap.
     exact = rows.astype(np.float64) @ gallery.T.astype(np.float64)
     found = np.take_along_axis(exact, index, 1)
     wanted = -np.sort(-exact, axis=1)[:, :5]
@@ -217,7 +219,7 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
     assert len(searches) > 2
 
 
-def test_what_cannot_be_compared_is_said():
+def test_invalid_rows_raise_an_error():
     rows = _random(4, 6)
     broken = rows.copy()
     broken[2, 1] = np.nan

@@ -6,7 +6,7 @@ from mixer_jax.categories.neighbors import screening
 from mixer_jax.runtime.mesh import make_mesh
 
 
-def test_blocks_hold_all_rows_and_are_bounded():
+def test_blocks_cover_all_rows_and_are_bounded():
     for count in (1, 7, 8, 1024, 1025, 8192, 8193, 40_000, 118_609):
         for devices in (1, 2, 8):
             block, tile = screening.block_and_tile(count, devices)
@@ -20,7 +20,7 @@ def test_blocks_hold_all_rows_and_are_bounded():
             assert 0 <= spare < blocks * (block // tile) * screening.GROUP
 
 
-def test_blocks_are_dealt_out_in_turn(num_devices, monkeypatch):
+def test_blocks_are_assigned_round_robin(num_devices, monkeypatch):
     monkeypatch.setattr(screening, "_BLOCK", 64)
     monkeypatch.setattr(screening, "_TILE", 32)
     mesh = make_mesh(jax.devices()[:num_devices])
@@ -40,22 +40,22 @@ def test_blocks_are_dealt_out_in_turn(num_devices, monkeypatch):
             assert not block[len(wanted) :].any()
 
 
-def test_a_shortlist_keeps_the_largest_of_all_that_it_was_offered():
+def test_a_shortlist_keeps_the_largest_products():
     rng = np.random.default_rng(0)
-    most = rng.permutation(12 * 40).reshape(12, 40).astype(np.float32)
+    product = rng.permutation(12 * 40).reshape(12, 40).astype(np.float32)
     lists = screening.Shortlist.empty(12, kept=5)
     for start in range(0, 40, 8):
         part = slice(start, start + 8)
-        lists = lists.offer(most[:, part], start, np.arange(8) != 5)
-    most[:, 5::8] = -np.inf  # are not regarded
-    order = np.argsort(-most, axis=1)[:, :6]
+        lists = lists.offer(product[:, part], start, np.arange(8) != 5)
+    product[:, 5::8] = -np.inf  # excluded by the mask
+    order = np.argsort(-product, axis=1)[:, :6]
     np.testing.assert_array_equal(lists.group, order)
     np.testing.assert_array_equal(
-        lists.most, np.take_along_axis(most, order, 1)
+        lists.largest, np.take_along_axis(product, order, 1)
     )
 
 
-def test_maxima_are_those_of_all_products():
+def test_maxima_match_the_full_product():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(48, 6)).astype(np.float32)
     others = rng.normal(size=(64, 6)).astype(np.float32)

@@ -9,13 +9,13 @@ from mixer_jax.runtime.errors import UserError
 TRUTH = np.array(["a", "a", "b", "b"])
 
 
-def test_perfect_categories():
+def test_perfect_categories_score_one():
     figures = against_truth.against_truth(np.array([7, 7, 2, 2]), TRUTH)
     assert list(figures.values()) == pytest.approx([1.0] * 5)
 
 
-def test_worked_example():
-    # Clusters {a, a, b} and {b}, by hand.
+def test_metrics_match_a_worked_example():
+    # Clusters {a, a, b} and {b}.
     figures = against_truth.against_truth(np.array([0, 0, 0, 1]), TRUTH)
     assert figures["purity"] == pytest.approx(3 / 4)
     precision = (2 / 3 + 2 / 3 + 1 / 3 + 1) / 4
@@ -26,7 +26,7 @@ def test_worked_example():
     assert figures["bcubed_f1"] == pytest.approx(f1)
 
 
-def test_noise_is_samples_alone():
+def test_noise_samples_count_as_single_clusters():
     noise = against_truth.against_truth(np.full(4, -1), TRUTH)
     assert noise["bcubed_precision"] == 1.0
     assert noise["bcubed_recall"] == 0.5
@@ -51,7 +51,7 @@ def test_gini(sizes, wanted):
     assert against_truth.gini(np.array(sizes)) == pytest.approx(wanted)
 
 
-def test_report_compares_ways_over_the_known():
+def test_report_compares_baselines_on_samples_with_a_truth():
     labels = np.array([0, 0, 1, 1])
     found = Found(
         labels,
@@ -85,16 +85,16 @@ def test_report_compares_ways_over_the_known():
     assert "B-cubed" not in against_truth.lines(blind)
 
 
-def test_true_categories_that_differ_by_a_nul_character_are_different():
+def test_categories_that_differ_by_a_nul_character_are_distinct():
     truth = np.array(["a", "a\0"], object)
     found = against_truth.against_truth(np.array([0, 0]), truth)
     assert found["purity"] == 0.5
 
 
-def test_the_categories_of_a_training_run_are_not_replaced(tmp_path):
+def test_categories_of_a_training_run_are_not_overwritten(tmp_path):
     path = tmp_path / "categories.json"
     path.write_text('["a", "b"]')
-    with pytest.raises(UserError, match=r"of a training run.* by --out"):
+    with pytest.raises(UserError, match=r"to a training run.* with --out"):
         against_truth.check_out(tmp_path)
     for content in ('{"ways": {}}', "[", ""):
         path.write_text(content)

@@ -6,7 +6,7 @@ from mixer_jax.categories.quality.silhouette import silhouettes
 
 
 def blobs(count, noise, seed=0):
-    """Two queries and two items of each category, around its direction."""
+    """Returns two queries and two items per category, around its center."""
     rng = np.random.default_rng(seed)
     center = rng.normal(size=(count, 24))
 
@@ -16,12 +16,12 @@ def blobs(count, noise, seed=0):
         )
 
     labels = np.repeat(np.arange(count), 2)
-    # Another mean, as of photos and drawings.
+    # Shift the queries' mean, as photos and drawings differ.
     features = Features(near() + 5.0, near(), np.zeros((2 * count, 1)))
     return features, np.concatenate([labels, labels])
 
 
-def test_tight_categories_are_near_one():
+def test_tight_categories_score_near_one():
     features, labels = blobs(50, noise=0.05)
     found = silhouettes(features, labels)
     assert found.mean > 0.9
@@ -30,13 +30,13 @@ def test_tight_categories_are_near_one():
     assert found.of_category.mean() == pytest.approx(found.mean)
 
 
-def test_random_categories_are_below_zero():
+def test_random_categories_score_below_zero():
     features, labels = blobs(50, noise=0.05)
     wrong = np.random.default_rng(1).permutation(labels)
     assert silhouettes(features, wrong).mean < 0
 
 
-def test_the_category_that_mixes_two_is_the_worst():
+def test_a_mixed_category_scores_worst():
     features, labels = blobs(50, noise=0.2)
     labels[labels == 7] = 8
     found = silhouettes(features, labels)
@@ -45,7 +45,7 @@ def test_the_category_that_mixes_two_is_the_worst():
 
 def test_whole_categories_are_drawn():
     features, labels = blobs(50, noise=0.2)
-    found = silhouettes(features, labels, most=40)
+    found = silhouettes(features, labels, max_samples=40)
     assert (found.samples, len(found.categories)) == (40, 10)
 
 
