@@ -52,8 +52,7 @@ def read(path: str | os.PathLike) -> bytes:
         with open(path, "rb", opener=_open_unblocked) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableImageError(
-                    f"{path}: neither a file nor a folder.",
-                    faults.UNREADABLE,
+                    f"{path}: not a regular file.", faults.UNREADABLE
                 )
             return file.read()
     except UnreadableImageError:
@@ -122,7 +121,7 @@ def decode(
         ) from None
     except Exception as error:  # PIL raises many types for corrupt bytes.
         kind = faults.of_content(content, error, formats)
-        reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
+        reason = f"cannot be decoded: {kind} ({_reason(error, content, kind)})"
         raise UnreadableImageError(
             f"{name}: {reason}.", kind, reason
         ) from error
@@ -186,7 +185,7 @@ def _check_pixels(
         return
     inner = ""
     if pixels > whole[0] * whole[1]:
-        inner = f" and takes the memory of {_count(pixels)}"
+        inner = f" but needs the memory of {_count(pixels)}"
     raise _TooManyPixelsError(
         f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
         f"of {_count(max_pixels)}"
@@ -325,7 +324,7 @@ def _find_faults(
     with threads_lib.pool(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
         found = []
-        with progress.show("Checking the images", len(paths)) as count:
+        with progress.show("Checking images", len(paths)) as count:
             for chunk in done:
                 found += chunk
                 count(len(chunk))
