@@ -62,8 +62,8 @@ class Sampled:
         if self.active < needed:
             raise UserError(
                 f"config.head.active activates {self.active} of the "
-                f"{self.rows} proxies on each device, but {needed} of them "
-                f"may be the own categories of a batch of {batch_size}; set "
+                f"{self.rows} proxies on each device, but a batch of "
+                f"{batch_size} may need {needed} of them as positives; set "
                 f"it to {math.ceil(1e6 * needed / self.rows) / 1e6} or more, "
                 "or make the batch smaller."
             )
