@@ -268,14 +268,14 @@ def check_images(
     root = Path(root)
     codes, paths = pd.factorize(frame["image"])
     paths = [root / path if path else None for path in paths]
-    found = _find_faults(paths, max_pixels, pixels_option, threads)
-    bad = np.array([fault is not None for fault in found], bool)[codes]
+    file_errors = _find_faults(paths, max_pixels, pixels_option, threads)
+    bad = np.array([fault is not None for fault in file_errors], bool)[codes]
     rows = np.flatnonzero(bad)
-    errors = [found[codes[row]] for row in rows]
+    errors = [file_errors[codes[row]] for row in rows]
     reasons = [str(error) for error in errors]
     counts = collections.Counter(error.kind for error in errors)
     listed = [
-        _with_hint(found[code], paths[code], root)
+        _with_hint(file_errors[code], paths[code], root)
         for code in codes[rows[: table.LISTED]]
     ]
     skipped = table.skip(frame, rows, listed, "unreadable images")
@@ -323,12 +323,12 @@ def _find_faults(
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with threads_lib.pool(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
-        found = []
+        errors = []
         with progress.show("Checking images", len(paths)) as count:
             for chunk in done:
-                found += chunk
+                errors += chunk
                 count(len(chunk))
-        return found
+        return errors
 
 
 def _upright(image: Image.Image) -> Image.Image:

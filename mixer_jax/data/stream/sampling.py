@@ -252,23 +252,23 @@ class Balanced:
         self._given = (rows, labels, half, sampling, seed)
         self._samples, self._seed = sampling.samples, seed
         self._half, self._per_batch = half, half // sampling.samples
-        self._sorted, self._having = {}, {}
+        self._sorted, self._categories = {}, {}
         for number, (role, own) in enumerate(rows.items()):
             self._sorted[role] = ByCategory(
                 own, labels[own], labels.max() + 1, [seed, number]
             )
-            having = np.flatnonzero(self._sorted[role].counts)
-            if len(having) < self._per_batch:
+            available = np.flatnonzero(self._sorted[role].counts)
+            if len(available) < self._per_batch:
                 raise UserError(
                     f"A balanced batch of {2 * half} samples with "
                     f"data.samples_per_category={self._samples} needs "
                     f"{self._per_batch} categories with a {role}; there are "
-                    f"only {len(having)}. Lower batch_size or raise "
+                    f"only {len(available)}. Lower batch_size or raise "
                     "data.samples_per_category."
                 )
             order = np.random.default_rng([seed, number, 1])
-            self._having[role] = order.permutation(having)
-        categories = np.unique(np.concatenate(list(self._having.values())))
+            self._categories[role] = order.permutation(available)
+        categories = np.unique(np.concatenate(list(self._categories.values())))
         (start,) = np.random.SeedSequence([seed, 2]).generate_state(1)
         self._walk = Places(categories).seed(int(start)).shuffle()
         self._batches = len(categories) // self._per_batch  # per epoch
@@ -314,9 +314,9 @@ class Balanced:
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Returns categories with a role that are not in the batch."""
-        having = self._having[role]
-        begin = rng.integers(len(having))
+        available = self._categories[role]
+        begin = rng.integers(len(available))
         # At most P - count of these P categories are in the batch.
-        window = (begin + np.arange(self._per_batch)) % len(having)
-        candidates = having[window]
+        window = (begin + np.arange(self._per_batch)) % len(available)
+        candidates = available[window]
         return candidates[~np.isin(candidates, chosen)][:count]

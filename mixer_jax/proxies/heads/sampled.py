@@ -114,8 +114,8 @@ class Sampled:
             key = rows_lib.own_key(given.key)
             rows, weights = self._select(given, batch, key)
             target = jnp.searchsorted(rows, batch.labels - start)
-            found = rows[jnp.minimum(target, self.active - 1)]
-            here = found == batch.labels - start
+            candidates = rows[jnp.minimum(target, self.active - 1)]
+            here = candidates == batch.labels - start
             active = softmax.Active(
                 rows,
                 jnp.minimum(count, self.active),
