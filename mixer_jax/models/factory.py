@@ -57,7 +57,7 @@ _BATCH_NORMS = {name: name for name in ("train", "frozen")}
 _MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
 
 
-def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
     """Returns `table[name]`.
 
     Raises:
@@ -68,7 +68,7 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     near = difflib.get_close_matches(name, table, len(table) or 1, cutoff=0.3)
     known = dict.fromkeys([*near, *table])
     raise UserError(
-        f"There is no {what} named {name!r}; known: {', '.join(known)}."
+        f"There is no {kind} named {name!r}; known: {', '.join(known)}."
     )
 
 

@@ -156,8 +156,8 @@ def text_features(
     model, variables = factory.pretrained_text_encoder(name)
     if not len(texts):
         return np.zeros((0, 0), np.float32)
-    different, which = np.unique(np.asarray(texts), return_inverse=True)
-    tokens, mask = text.load(name, length)(different.tolist())
+    unique, inverse = np.unique(np.asarray(texts), return_inverse=True)
+    tokens, mask = text.load(name, length)(unique.tolist())
 
     # Batch texts of similar length, so that little padding is encoded.
     lengths = mask.sum(1)
@@ -165,14 +165,14 @@ def text_features(
     features = []
     with progress.show("Encoding texts", len(order)) as count:
         for rows in _batches(len(order), batch_size):
-            these = order[rows]
-            longest = max(8, -(-int(lengths[these].max()) // 8) * 8)
+            batch = order[rows]
+            longest = max(8, -(-int(lengths[batch].max()) // 8) * 8)
             part = (
-                _padded(x[these, :longest], batch_size) for x in (tokens, mask)
+                _padded(x[batch, :longest], batch_size) for x in (tokens, mask)
             )
             encoded = _mean_token(model, variables, *part)
-            features.append(np.asarray(encoded)[: len(these)])
-            count(len(these))
+            features.append(np.asarray(encoded)[: len(batch)])
+            count(len(batch))
     encoded = np.concatenate(features)
     encoded[order] = encoded.copy()
-    return encoded[which]
+    return encoded[inverse]

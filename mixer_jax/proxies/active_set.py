@@ -29,8 +29,8 @@ def neighbors(
     """
     local = labels - start
     here = (local >= 0) & (local < graph.shape[0])
-    found = graph[jnp.where(here, local, 0)]
-    return jax.lax.psum(jnp.where(here[:, None], found, 0), AXIS)
+    own = graph[jnp.where(here, local, 0)]
+    return jax.lax.psum(jnp.where(here[:, None], own, 0), AXIS)
 
 
 def select(

@@ -52,18 +52,18 @@ def build(
     narrow = products != "float32"
 
     def hop(carry, step):
-        found, visiting = carry
+        neighbors, visiting = carry
         first = (home + step) % size * length
         count = jnp.clip(num_categories - first, 0, length)
 
-        def extend(found, index):
+        def extend(neighbors, index):
             queries = blocks.read(index, unit)
             queries = queries.reshape(len(queries), subcenters, -1)
-            before = blocks.read(index, found)
+            before = blocks.read(index, neighbors)
             start = before
             if narrow:
-                some = nearest.none(len(queries), min(k + _SPARE, length))
-                start = jax.lax.pcast(some, AXIS, to="varying")
+                empty = nearest.none(len(queries), min(k + _SPARE, length))
+                start = jax.lax.pcast(empty, AXIS, to="varying")
             own = home * length + blocks.positions(index)[0]
             better = nearest.extend(
                 start,
@@ -83,15 +83,15 @@ def build(
                     jnp.concatenate([before[1], better[1]], 1),
                     k,
                 )
-            return blocks.write(index, found, better), None
+            return blocks.write(index, neighbors, better), None
 
-        found, _ = jax.lax.scan(extend, found, blocks.indices)
+        neighbors, _ = jax.lax.scan(extend, neighbors, blocks.indices)
         ring = [(device, (device - 1) % size) for device in range(size)]
-        return (found, jax.lax.ppermute(visiting, AXIS, ring)), None
+        return (neighbors, jax.lax.ppermute(visiting, AXIS, ring)), None
 
-    found = jax.lax.pcast(nearest.none(length, k), AXIS, to="varying")
-    (found, _), _ = jax.lax.scan(hop, (found, unit), jnp.arange(size))
-    return found[1]
+    neighbors = jax.lax.pcast(nearest.none(length, k), AXIS, to="varying")
+    (neighbors, _), _ = jax.lax.scan(hop, (neighbors, unit), jnp.arange(size))
+    return neighbors[1]
 
 
 def _checked(
@@ -102,9 +102,12 @@ def _checked(
 ) -> nearest.Nearest:
     """Recomputes the candidates' cosines in f32."""
     cosines, ids = candidates
-    some = rows[jnp.maximum(ids - first, 0)]
-    some = some.reshape(*ids.shape, *queries.shape[1:])
+    candidate_rows = rows[jnp.maximum(ids - first, 0)]
+    candidate_rows = candidate_rows.reshape(*ids.shape, *queries.shape[1:])
     exact = jnp.einsum(
-        "qmd,qknd->qkmn", queries, some, precision=jax.lax.Precision.HIGHEST
+        "qmd,qknd->qkmn",
+        queries,
+        candidate_rows,
+        precision=jax.lax.Precision.HIGHEST,
     ).max((2, 3))
     return jnp.where(jnp.isneginf(cosines), -jnp.inf, exact), ids

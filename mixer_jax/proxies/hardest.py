@@ -36,9 +36,9 @@ def negatives(
       -1 for candidates that are not among a sample's k nearest.
     """
     start, count = rows_lib.own(num_categories, len(proxies))
-    found = nearest.none(len(batch.z), min(k, len(proxies)))
+    empty = nearest.none(len(batch.z), min(k, len(proxies)))
     cosines, ids = nearest.extend(
-        jax.lax.pcast(found, AXIS, to="varying"),
+        jax.lax.pcast(empty, AXIS, to="varying"),
         batch.z[:, None, :],
         batch.labels,
         proxies,

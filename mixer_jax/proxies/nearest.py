@@ -93,10 +93,10 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     grouped = values.reshape(queries, groups, _GROUP)
     _, best = jax.lax.top_k(grouped.max(-1), k)
     best = jnp.sort(best, 1)
-    some = jnp.take_along_axis(grouped, best[:, :, None], 1)
-    found, places = jax.lax.top_k(some.reshape(queries, -1), k)
+    candidates = jnp.take_along_axis(grouped, best[:, :, None], 1)
+    largest, places = jax.lax.top_k(candidates.reshape(queries, -1), k)
     group = jnp.take_along_axis(best, places // _GROUP, 1)
-    return found, group * _GROUP + places % _GROUP
+    return largest, group * _GROUP + places % _GROUP
 
 
 def keep(cosines: jax.Array, ids: jax.Array, k: int) -> Nearest:

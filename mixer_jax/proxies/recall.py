@@ -46,12 +46,12 @@ def active_recall(
         z = jax.lax.all_gather(z, AXIS, tiled=True)
         labels = jax.lax.all_gather(labels, AXIS, tiled=True)
         start, count = rows_lib.own(num_categories, len(proxies))
-        found = jax.lax.pcast(nearest.none(len(z), k), AXIS, to="varying")
-        found = nearest.extend(
-            found, z[:, None, :], labels, proxies, start, count, _ROWS
+        candidates = jax.lax.pcast(nearest.none(len(z), k), AXIS, to="varying")
+        candidates = nearest.extend(
+            candidates, z[:, None, :], labels, proxies, start, count, _ROWS
         )
         # Merge the k nearest of all devices into the global k nearest.
-        cosines, ids = jax.lax.all_gather(found, AXIS, axis=1, tiled=True)
+        cosines, ids = jax.lax.all_gather(candidates, AXIS, axis=1, tiled=True)
         _, ids = nearest.keep(cosines, ids, k)
         place = jnp.searchsorted(active, ids - start)
         place = jnp.minimum(place, len(active) - 1)

@@ -1,7 +1,7 @@
 """Tests of an encoder against its original in transformers.
 
-A test file derives a class from `ImageTests` or `TextTests`, which says what
-the encoder and its original are.
+A test file derives a class from `ImageTests` or `TextTests` that defines the
+encoder and its original.
 """
 
 import json
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 KEY = jax.random.key(0)
-# So small a vocabulary does not have the usual ones.
+# The default token IDs exceed a small vocabulary.
 _NO_TOKENS = {"bos_token_id": 0, "eos_token_id": 0}
 
 
@@ -30,15 +30,15 @@ def random_weights(shape):
 
 
 @partial(jax.jit, static_argnums=0)
-def run(module, variables, inputs, means):
-    """Returns the outputs, and the gradients of a sum of them.
+def run(module, variables, inputs, valid):
+    """Returns the outputs, and the gradients of a weighted sum of them.
 
-    Its weights are random, and 0 where `means` is.
+    The weights are random, and 0 where `valid` is False.
     """
 
     def loss(variables):
         output = module.apply(variables, *inputs)
-        weights = random_weights(output.shape) * means
+        weights = random_weights(output.shape) * valid
         return (output * weights).sum(), output
 
     gradients, output = jax.grad(loss, has_aux=True)(variables)
@@ -55,7 +55,7 @@ class Original(NamedTuple):
 
 
 def randomize(model):
-    """Gives every parameter a value that matters."""
+    """Adds noise to every parameter, so that none is 0 or 1."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -88,7 +88,7 @@ def count_texts(module):
 
 
 def count_original(config):
-    """Counts the parameters of a config.json's model without making them."""
+    """Counts the parameters of a config.json's model without allocating it."""
     with torch.device("meta"):
         return sum(p.numel() for p in make_original(config).parameters())
 
@@ -99,21 +99,21 @@ def make_original(config):
 
 
 def difference(ours, theirs):
-    """Returns the largest one, as a share of their largest value."""
+    """Returns the largest difference, relative to the largest of `theirs`."""
     assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 class EncoderTests:
-    """What holds for every encoder.
+    """Tests of every encoder.
 
     Attributes:
-      module: of the encoder.
-      config: ours, tiny.
-      keys: of the encoder.
-      from_original: config.json -> ours.
-      to_original: ours -> config.json.
-      inputs: of calls, of different sizes.
+      module: the encoder's class.
+      config: our config of a tiny encoder.
+      keys: the encoder's key map.
+      from_original: config.json -> our config.
+      to_original: our config -> config.json.
+      inputs: the inputs of calls, of different sizes.
     """
 
     module: Any
@@ -129,16 +129,16 @@ class EncoderTests:
         return make_original(config)
 
     def call_original(self, model, *inputs):
-        """Returns its last hidden state, for our inputs."""
+        """Returns the original's last hidden state for our inputs."""
         raise NotImplementedError
 
-    def means(self, *inputs):
-        """Says which outputs mean something."""
+    def valid(self, *inputs):
+        """Returns a mask of the meaningful outputs."""
         return np.ones((1, 1, 1), bool)
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, tmp_path_factory):
+    def example(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("original")
         model = randomize(cls.original(cls.to_original(cls.config)))
         model.save_pretrained(folder)
@@ -148,18 +148,18 @@ class EncoderTests:
         )
         return Original(model, tensors, config, variables)
 
-    def run(self, made, *inputs, **options):
+    def run(self, example, *inputs, **options):
         module = self.module(self.config, **options)
-        return run(module, made.variables, inputs, self.means(*inputs))
+        return run(module, example.variables, inputs, self.valid(*inputs))
 
     def original_gradients(self, model, inputs, folder):
-        """Returns those of the same sum, by the names in files."""
+        """Returns the gradients of the sum in `run`, by the names in files."""
         output = self.call_original(model, *inputs)
-        weights = random_weights(output.shape) * self.means(*inputs)
+        weights = random_weights(output.shape) * self.valid(*inputs)
         (output * torch.from_numpy(weights)).sum().backward()
         kept = {name: p.data for name, p in model.named_parameters()}
         for parameter in model.parameters():
-            # A head, on which the output does not depend, has none.
+            # The output does not depend on a head, which has no gradient.
             if parameter.grad is not None:
                 parameter.data = parameter.grad
         model.save_pretrained(folder)
@@ -167,60 +167,60 @@ class EncoderTests:
             parameter.data, parameter.grad = kept[name], None
         return read(folder)[0]
 
-    def test_outputs_are_the_originals(self, made):
+    def test_outputs_match_the_original(self, example):
         for inputs in self.inputs:
-            ours = np.asarray(self.run(made, *inputs)[0])
+            ours = np.asarray(self.run(example, *inputs)[0])
             with torch.no_grad():
-                theirs = self.call_original(made.model, *inputs).numpy()
-            means = self.means(*inputs)
-            assert difference(ours * means, theirs * means) < 2e-5
+                theirs = self.call_original(example.model, *inputs).numpy()
+            valid = self.valid(*inputs)
+            assert difference(ours * valid, theirs * valid) < 2e-5
 
-    def test_gradients_are_the_originals(self, made, tmp_path):
+    def test_gradients_match_the_original(self, example, tmp_path):
         for index, inputs in enumerate(self.inputs):
-            ours = self.keys.store(self.run(made, *inputs)[1])
+            ours = self.keys.store(self.run(example, *inputs)[1])
             theirs = self.original_gradients(
-                made.model, inputs, tmp_path / str(index)
+                example.model, inputs, tmp_path / str(index)
             )
             for name, gradient in ours.items():
                 if "key.bias" in name or "k_proj.bias" in name:
-                    # It shifts all logits of a softmax, which changes nothing.
+                    # It shifts all logits of a softmax, without effect.
                     scale = np.abs(theirs[name.replace("bias", "weight")]).max()
                     assert np.abs(gradient).max() < 1e-5 * scale
                 else:
                     assert difference(gradient, theirs[name]) < 1e-4, name
 
-    def test_tensors_come_back(self, made):
-        stored = self.keys.store(made.variables)
+    def test_tensors_round_trip(self, example):
+        stored = self.keys.store(example.variables)
         for name, tensor in stored.items():
             assert tensor.dtype == np.float32
-            np.testing.assert_array_equal(tensor, made.tensors[name])
+            np.testing.assert_array_equal(tensor, example.tensors[name])
 
-    def test_configs_come_back(self, made):
-        assert self.from_original(made.config) == self.config
+    def test_configs_round_trip(self, example):
+        assert self.from_original(example.config) == self.config
         written = self.to_original(self.config)
         assert self.from_original(written) == self.config
 
-    def test_transformers_loads_what_we_store(self, made, tmp_path):
-        said = self.to_original(self.config)
-        (tmp_path / "config.json").write_text(json.dumps(said))
+    def test_transformers_loads_stored_weights(self, example, tmp_path):
+        config = self.to_original(self.config)
+        (tmp_path / "config.json").write_text(json.dumps(config))
         save_file(
-            self.keys.store(made.variables),
+            self.keys.store(example.variables),
             tmp_path / "model.safetensors",
             metadata={"format": "pt"},
         )
-        kind = getattr(transformers, said["architectures"][0])
+        kind = getattr(transformers, config["architectures"][0])
         loaded = kind.from_pretrained(tmp_path).eval()
         with torch.no_grad():
             ours, theirs = (
                 self.call_original(model, *self.inputs[0]).numpy()
-                for model in (loaded, made.model)
+                for model in (loaded, example.model)
             )
         np.testing.assert_array_equal(ours, theirs)
 
-    def test_remat_changes_nothing(self, made):
+    def test_remat_changes_nothing(self, example):
         inputs = self.inputs[0]
-        output, gradients = self.run(made, *inputs)
-        output_again, gradients_again = self.run(made, *inputs, remat=True)
+        output, gradients = self.run(example, *inputs)
+        output_again, gradients_again = self.run(example, *inputs, remat=True)
         np.testing.assert_allclose(output_again, output, atol=1e-6)
         largest = max(np.abs(x).max() for x in jax.tree.leaves(gradients))
         for x, y in zip(
@@ -230,32 +230,32 @@ class EncoderTests:
         ):
             np.testing.assert_allclose(x, y, atol=1e-6 * largest)
 
-    def test_bfloat16_is_near_float32(self, made):
+    def test_bfloat16_is_near_float32(self, example):
         inputs = self.inputs[0]
         module = self.module(self.config, dtype=jnp.bfloat16)
-        half = jax.jit(module.apply)(made.variables, *inputs)
+        half = jax.jit(module.apply)(example.variables, *inputs)
         assert half.dtype == jnp.bfloat16
-        exact = np.asarray(self.run(made, *inputs)[0])
+        exact = np.asarray(self.run(example, *inputs)[0])
         assert difference(np.asarray(half, np.float32), exact) < 0.05
 
 
-def check_file_of_both(said, folder, **towers):
-    """Asserts that each tower finds its own weights in a model of two.
+def check_combined_file(config, folder, **towers):
+    """Asserts that each tower finds its weights in a file of two towers.
 
     Args:
-      said: config.json of both.
-      folder: to save it in.
-      **towers: tests of `vision` and `text`.
+      config: the config.json of both.
+      folder: the folder to save the model in.
+      **towers: the tests of `vision` and `text`.
     """
     for tower in towers:
-        said[f"{tower}_config"] |= _NO_TOKENS
-    make_original(said).save_pretrained(folder)
-    tensors, config = read(folder)
+        config[f"{tower}_config"] |= _NO_TOKENS
+    make_original(config).save_pretrained(folder)
+    tensors, written = read(folder)
     for tower in towers:
-        # As files of earlier versions have them.
+        # Files of earlier versions have these tensors.
         tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(9)
     for tower, tests in towers.items():
-        assert tests.from_original(config) == tests.config
+        assert tests.from_original(written) == tests.config
         wanted = shapes(tests.module(tests.config), tests.inputs[0])
         loaded = tests.keys.load(tensors, wanted, "both towers")
         for name, tensor in tests.keys.store(loaded).items():
@@ -264,9 +264,9 @@ def check_file_of_both(said, folder, **towers):
 
 
 class ImageTests(EncoderTests):
-    """What holds for an encoder whose position embeddings are interpolated.
+    """Tests of an encoder that interpolates its position embeddings.
 
-    Its config is of 4 patches of 4 pixels on each side.
+    Its config has 4 patches of 4 pixels on each side.
     """
 
     inputs = tuple(
@@ -281,25 +281,25 @@ class ImageTests(EncoderTests):
             torch.from_numpy(pixels), interpolate_pos_encoding=True
         ).last_hidden_state
 
-    def test_other_values_are_refused(self):
-        said = self.to_original(self.config)
+    def test_unsupported_values_raise_an_error(self):
+        config = self.to_original(self.config)
         for key, value in (
             ("hidden_act", "swish"),
             ("num_channels", 1),
             ("image_size", [16, 8]),
         ):
-            said_so = re.escape(f"{key} = {value!r}")
-            with pytest.raises(UserError, match=said_so):
-                self.from_original(said | {key: value})
+            pattern = re.escape(f"{key} = {value!r}")
+            with pytest.raises(UserError, match=pattern):
+                self.from_original(config | {key: value})
 
-    def test_images_without_a_patch_are_refused(self):
+    def test_images_smaller_than_a_patch_are_refused(self):
         images = np.zeros((1, 16, 3, 3), np.uint8)
         with pytest.raises(UserError, match="16 x 3 pixels are smaller"):
             shapes(self.module(self.config), [images])
 
 
 class TextTests(EncoderTests):
-    """What holds for a text encoder of 50 words."""
+    """Tests of a text encoder with 50 words."""
 
     tokens = np.random.default_rng(0).integers(0, 50, (3, 9), np.int32)
     mask = np.arange(9)[None] < np.array([[9], [5], [1]])
@@ -315,26 +315,26 @@ class TextTests(EncoderTests):
             attention_mask=torch.from_numpy(mask).long(),
         ).last_hidden_state
 
-    def means(self, tokens, mask):
+    def valid(self, tokens, mask):
         return mask[..., None]
 
-    def test_padding_does_not_influence_tokens(self, made):
+    def test_padding_does_not_influence_tokens(self, example):
         tokens, mask = self.inputs[0]
-        before, _ = self.run(made, tokens, mask)
-        after, _ = self.run(made, np.where(mask, tokens, 49), mask)
+        before, _ = self.run(example, tokens, mask)
+        after, _ = self.run(example, np.where(mask, tokens, 49), mask)
         np.testing.assert_array_equal(before[mask], after[mask])
 
-    def test_text_without_tokens_is_finite(self, made):
+    def test_text_without_tokens_is_finite(self, example):
         tokens, mask = self.inputs[0]
         results = run(
             self.module(self.config),
-            made.variables,
+            example.variables,
             (tokens, np.zeros_like(mask)),
-            self.means(tokens, np.ones_like(mask)),
+            self.valid(tokens, np.ones_like(mask)),
         )
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
 
-    def test_other_values_are_refused(self):
-        said = self.to_original(self.config)
+    def test_unsupported_values_raise_an_error(self):
+        config = self.to_original(self.config)
         with pytest.raises(UserError, match="hidden_act = 'swish'"):
-            self.from_original(said | {"hidden_act": "swish"})
+            self.from_original(config | {"hidden_act": "swish"})

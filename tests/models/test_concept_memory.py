@@ -20,7 +20,7 @@ def _softmax(x, axis):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_equals_the_equations_on_real_tokens_alone(tokens, norm):
+def test_matches_its_equations_on_real_tokens(tokens, norm):
     memory = ConceptMemory(slots=6, dim=3, norm=norm)
     variables = memory.init(jax.random.key(0), tokens, MASK)
     concept, attention = memory.apply(variables, tokens, MASK)

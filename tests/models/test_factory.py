@@ -28,7 +28,7 @@ def _shapes(config):
     ("fusion", "reads_text"),
     [("concept_attention", True), ("image_only", False)],
 )
-def test_reference_model_has_the_named_parts(config, fusion, reads_text):
+def test_model_has_the_expected_parts(config, fusion, reads_text):
     config.model.fusion = fusion
     variables = _shapes(config)
     parts = {"image_encoder", "query_layers", "document_layers", "fusion"}
@@ -58,7 +58,7 @@ def test_pretrained_weights_replace_the_encoders(config):
     for tree in (*(loaded["params"][name] for name in encoders), stats):
         for leaf in jax.tree.leaves(tree):
             assert np.abs(leaf).max() > 0
-    # Nothing else changes, and the given tree stays as it was.
+    # Nothing else changes, and the given tree is not modified.
     for name in set(variables["params"]) - set(encoders):
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -80,7 +80,9 @@ def test_pretrained_weights_replace_the_encoders(config):
         ("image.batch_norm", "froze", "no batch_norm mode.*frozen"),
     ],
 )
-def test_unknown_names_come_with_near_ones(config, key, value, message):
+def test_unknown_name_error_lists_similar_names_first(
+    config, key, value, message
+):
     config.model.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         factory.make_model(config.model)

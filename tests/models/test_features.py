@@ -8,8 +8,8 @@ from mixer_jax.models import features
 from mixer_jax.runtime.errors import UserError
 
 
-def test_text_similarities_are_the_published_ones():
-    """Cosines that the model's documentation prints for these sentences."""
+def test_text_similarities_match_the_published_ones():
+    """The model's documentation gives these cosines of the sentences."""
     texts = [
         "The new movie is awesome",
         "The new movie is so great",
@@ -29,7 +29,7 @@ def test_text_similarities_are_the_published_ones():
     np.testing.assert_array_equal(found[6], 0)
 
 
-def test_texts_of_any_length_together_are_as_alone():
+def test_text_features_do_not_depend_on_the_batch():
     texts = ["a b c d e f g h i j k", "shoe", "", "a red shoe", "shoe"]
     together = features.text_features("minilm", texts, 16, batch_size=2)
     for row, text in zip(together, texts, strict=True):
@@ -52,7 +52,7 @@ def test_image_features_do_not_depend_on_the_batch():
     assert np.abs(found[0] - found[1]).max() > 0.1
 
 
-def test_unknown_encoders_are_named():
+def test_unknown_encoders_raise_an_error():
     with pytest.raises(UserError, match="no text encoder named 'minilm2'"):
         features.text_features("minilm2", ["a"], 8)
     with pytest.raises(UserError, match="known: efficientnet-lite"):

@@ -21,7 +21,7 @@ def _run(name):
     inputs = _inputs()
     fusion = FUSIONS[name](dim=3)
     rng = np.random.default_rng(1)
-    # Random everywhere: some layers start at zero, which would hide them.
+    # Random values everywhere: layers that are zero would have no effect.
     variables = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
         fusion.init(jax.random.key(0), *inputs),
@@ -33,7 +33,7 @@ def _run(name):
     return fusion, variables, kernels, inputs
 
 
-def test_concept_attention_equals_the_equations():
+def test_concept_attention_matches_its_equations():
     fusion, variables, w, (patches, concept, *masks) = _run("concept_attention")
     out = fusion.apply(variables, patches, concept, *masks)
     logits = (patches[0] @ w["key"]) @ (concept[0] @ w["query"]) / np.sqrt(3)
@@ -46,13 +46,13 @@ def test_concept_attention_equals_the_equations():
     # Without text: uniform attention, no concept.
     uniform = image[1] + patches[1].mean(0) @ w["value"]
     np.testing.assert_allclose(out[1], uniform, rtol=1e-4, atol=1e-5)
-    # Without image: the concept alone.
+    # Without image: only the concept.
     np.testing.assert_allclose(
         out[2], concept[2] @ w["concept"], rtol=1e-4, atol=1e-5
     )
 
 
-def test_average_is_the_mean_of_what_is_there():
+def test_average_is_the_mean_of_the_present_parts():
     fusion, variables, w, (patches, concept, *masks) = _run("average")
     out = fusion.apply(variables, patches, concept, *masks)
     image, text = patches.mean(1) @ w["image"], concept @ w["concept"]

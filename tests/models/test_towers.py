@@ -59,7 +59,7 @@ def _batch(rows=8):
     def images():
         return rng.integers(0, 256, (rows, 8, 8, 3), np.uint8)
 
-    # Of four documents: both, no text, both, no image.
+    # Four documents in turn: both parts, no text, both parts, no image.
     length = np.tile([5, 0, 3, 4], rows // 4)
     return {
         "query": {"image": images()},
@@ -73,7 +73,7 @@ def _batch(rows=8):
 
 
 def _init(model, batch):
-    # Jitted: op by op, most of the time would go to compiling each one.
+    # Without jit, most of the time would be spent compiling single ops.
     return jax.jit(model.init)(jax.random.key(0), batch)
 
 
@@ -87,7 +87,7 @@ def _largest(tree):
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_outputs_and_separate_towers_agree(fusion):
+def test_joint_and_separate_towers_agree(fusion):
     model, batch = _mixer(fusion), _batch()
     variables = _init(model, batch)
     out = _apply(model, variables, batch)
@@ -97,7 +97,7 @@ def test_outputs_and_separate_towers_agree(fusion):
         "concept": ((8, 6), jnp.float32),
         "slots": ((8, 4), jnp.float32),
     }
-    # Nothing is known of an imageless document without its text.
+    # Without its text, a document without an image has no embedding.
     known = batch["document"]["has_image"] | FUSIONS[fusion].uses_text
     for role, length in (("query", np.ones(8)), ("document", known)):
         lengths = np.linalg.norm(out[role], axis=1)
@@ -119,7 +119,7 @@ def test_outputs_and_separate_towers_agree(fusion):
 @pytest.mark.parametrize(
     "fusion", ["average", "concept_attention", "image_only"]
 )
-def test_aligned_towers_start_as_one_map_of_the_image(fusion):
+def test_aligned_towers_start_equal_on_images(fusion):
     model, batch = _mixer(fusion), _batch()
     document = batch["document"]
     document["image"] = batch["query"]["image"]
@@ -133,7 +133,7 @@ def test_aligned_towers_start_as_one_map_of_the_image(fusion):
     np.testing.assert_allclose(out["query"], out["document"], atol=1e-5)
 
 
-def test_cached_features_stand_for_images_and_texts():
+def test_cached_features_replace_images_and_texts():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)
     document = batch["document"]
@@ -178,7 +178,7 @@ def test_cached_features_stand_for_images_and_texts():
         np.testing.assert_array_equal(alone, expected[role])
 
 
-def test_which_parameters_move_which_embedding():
+def test_embeddings_depend_only_on_their_own_parameters():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)
 
@@ -212,11 +212,11 @@ def test_which_parameters_move_which_embedding():
     assert no_image["text_encoder"] > 0
 
 
-def test_dropped_parts_leave_every_document_something():
+def test_drop_parts_never_drops_a_whole_document():
     has_image = np.arange(1000) % 5 != 0
     mask = np.ones((1000, 3), bool)
     mask[:, 2] = False
-    mask[1::5] = False  # an image alone
+    mask[1::5] = False  # only an image
     images, masks = drop_parts(has_image, mask, 0.5, 0.4, key=jax.random.key(0))
     texts, had_text = np.asarray(masks.any(1)), mask.any(1)
     assert np.all(images | texts)
@@ -229,7 +229,7 @@ def test_dropped_parts_leave_every_document_something():
     assert np.mean(~images[both & texts]) == pytest.approx(0.5, abs=0.06)
 
 
-def test_parts_are_dropped_in_training_alone():
+def test_parts_are_dropped_only_in_training():
     model, batch = _mixer(drop_text=0.9), _batch()
     variables = _init(model, batch)
 
@@ -252,7 +252,7 @@ def test_parts_are_dropped_in_training_alone():
         np.testing.assert_array_equal(k[alone], True)
 
 
-def test_padding_tokens_do_not_influence():
+def test_padding_tokens_do_not_affect_documents():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)
     before = _apply(model, variables, batch)["document"]
@@ -269,7 +269,7 @@ def test_padding_tokens_do_not_influence():
     np.testing.assert_array_equal(before, after)
 
 
-def test_sharded_equals_unsharded(num_devices):
+def test_sharded_gradients_match_unsharded(num_devices):
     model, batch = _mixer(dropout=0.5, drop_image=0.4, drop_text=0.4), _batch()
     variables = _init(model, batch)
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])

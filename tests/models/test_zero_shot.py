@@ -1,4 +1,4 @@
-"""Zero-shot models: CLIP's common space against its original."""
+"""Zero-shot models: CLIP's embeddings against those of its original."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SIZES = dict(
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A small random CLIP, and the folder that it is saved in."""
+    """A small random CLIP, and the folder that contains it."""
     config = transformers.CLIPConfig(
         vision_config=SIZES | {"patch_size": 4, "image_size": 16},
         text_config=SIZES
@@ -61,7 +61,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_clips_images_and_texts_equal_its_original(original, ours):
+def test_clip_embeddings_match_the_original(original, ours):
     theirs, _ = original
     model, variables = ours
     pixels = (IMAGES - np.array(clip.ClipVisionConfig().mean)) / np.array(
@@ -94,7 +94,7 @@ def test_clips_images_and_texts_equal_its_original(original, ours):
     np.testing.assert_allclose(found[:2], unit(image[:2] + text), atol=2e-5)
 
 
-def test_mean_patches_have_no_document_without_an_image():
+def test_mean_patches_of_a_document_without_an_image_are_zero():
     class Patches(zero_shot.nn.Module):
         def __call__(self, images):
             return images.reshape(len(images), -1, 3)

@@ -1,4 +1,4 @@
-"""A small problem, and a float64 reference that knows nothing of the heads."""
+"""A small problem, and a float64 reference that does not use the heads."""
 
 import types
 
@@ -18,7 +18,7 @@ def mesh(num_devices):
 
 @pytest.fixture
 def problem(mesh):
-    """37 categories, which 2, 4 and 8 do not divide; labels come twice."""
+    """37 categories, not divisible by 2, 4 or 8; every label occurs twice."""
     rng = np.random.default_rng(0)
     num_categories, dim, batch = 37, 8, 16
     labels = rng.integers(0, num_categories, batch).astype(np.int32)
@@ -53,7 +53,7 @@ def make_head(mesh, problem):
 @pytest.fixture
 def gradients(problem):
     """Runs a head; returns loss, both gradients and metrics as numpy."""
-    # Leaves the rows alone and their gradients in the moments.
+    # Keeps the rows unchanged and stores their gradients as the moments.
     recorder = interface.RowOptimizer(
         jax.numpy.zeros_like,
         lambda gradients, moments, rows, rate, key: (rows, gradients),
@@ -90,7 +90,7 @@ def gradients(problem):
 
 
 def _margin(cosine, name, size):
-    """The margins by the angle itself."""
+    """Returns the cosines with their margins, computed from the angles."""
     angle = np.arccos(cosine)
     if name == "cosface":
         return cosine - size
@@ -104,19 +104,18 @@ def _margin(cosine, name, size):
 def reference(problem):
     """The loss and its gradients in float64, by central differences.
 
-    It scores the categories `among` (default: all) only, negatives up to the
-    cosine `most`, each as often as `weights` `[C]` says; loss and gradients
-    are of the problem.
+    Only the categories `among` are scored (default: all), and only negatives
+    up to `max_cosine`, with the weights `weights` `[C]`.
     """
 
-    def loss(z, w, labels, name, size, scale, among, most, weights):
+    def loss(z, w, labels, name, size, scale, among, max_cosine, weights):
         z = z / np.linalg.norm(z, axis=-1, keepdims=True)
         w = w.reshape(len(w), -1, z.shape[1])  # sub-centers
         w = w / np.linalg.norm(w, axis=-1, keepdims=True)
         cosines = np.einsum("bd,cnd->bcn", z, w).max(-1)
         each = np.arange(len(z))
         target = scale * _margin(cosines[each, labels], name, size)
-        among = among[None, :] & (cosines <= most)
+        among = among[None, :] & (cosines <= max_cosine)
         logits = scale * cosines + np.log(weights)
         logits = np.where(among, logits, -np.inf)
         logits[each, labels] = target
@@ -129,7 +128,7 @@ def reference(problem):
         size=0.25,
         scale=8.0,
         among=None,
-        most=1.0,
+        max_cosine=1.0,
         weights=1.0,
     ):
         c = problem.num_categories
@@ -137,7 +136,7 @@ def reference(problem):
         z, w = z.astype(np.float64), w.astype(np.float64)
         labels = jax.device_get(problem.labels)
         among = np.isin(np.arange(c), np.arange(c) if among is None else among)
-        settings = labels, margin, size, scale, among, most, weights
+        settings = labels, margin, size, scale, among, max_cosine, weights
         dz, dw = np.zeros_like(z), np.zeros_like(problem.proxies, np.float64)
         for array, gradient in ((z, dz), (w, dw)):
             for index in np.ndindex(array.shape):

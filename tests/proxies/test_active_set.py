@@ -18,14 +18,14 @@ def select(key, labels, neighbors, count, size, uniform):
 
 
 @pytest.mark.parametrize(("size", "uniform"), [(8, 8), (20, 5), (40, 9)])
-def test_size_order_positives_and_padding(size, uniform):
-    """Random labels and neighbors, on and off the device, of 40 rows."""
+def test_rows_are_sorted_and_include_all_positives(size, uniform):
+    """Random labels and neighbors, on this device of 40 rows and elsewhere."""
     rng = np.random.default_rng(0)
     for trial in range(100):
         count = rng.integers(0, 41)
         spread = rng.choice([4, 40, 300])
         labels = START + rng.integers(-1, spread, 8)
-        # A label is a real category.
+        # Labels must be real categories.
         labels = np.where(labels >= START + count, 7, labels)
         neighbors = rng.integers(-1, START + spread, (8, 3))
         rows = np.array(
@@ -42,7 +42,7 @@ def test_size_order_positives_and_padding(size, uniform):
         assert set(labels[here] - START) <= set(rows.tolist())
 
 
-def test_positives_fill_the_set_when_there_is_no_more_room():
+def test_positives_can_fill_the_whole_set():
     labels = START + np.arange(8) * 5
     neighbors = labels[:, None] + 1
     rows = select(jax.random.key(0), labels, neighbors, 40, 8, 8)
@@ -51,8 +51,9 @@ def test_positives_fill_the_set_when_there_is_no_more_room():
 
 def test_near_and_frequent_neighbors_come_first():
     labels = START + np.array([0, 1, 2])
-    # 30 is third to all three (3 / 3); 10, 11, 12 first to one (1 each, the
-    # lower number wins); 20 second to two (2 / 2); 25 second to one.
+    # Scores: 10, 11 and 12 are first for one label (1 each); 20 is second for
+    # two (2 / 2); 30 is third for three (3 / 3); 25 is second for one (1 / 2).
+    # Ties go to the lower number.
     neighbors = START + np.array([[10, 20, 30], [11, 20, 30], [12, 25, 30]])
     for room, expected in [
         (4, [0, 1, 2, 10]),
@@ -63,7 +64,7 @@ def test_near_and_frequent_neighbors_come_first():
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_duplicate_labels_and_missing_neighbors_take_no_room():
+def test_duplicate_labels_and_missing_neighbors_use_no_rows():
     labels = START + np.array([5, 5, 5, 5])
     neighbors = np.full((4, 3), -1)
     rows = np.array(select(jax.random.key(0), labels, neighbors, 40, 12, 0))
@@ -71,8 +72,8 @@ def test_duplicate_labels_and_missing_neighbors_take_no_room():
     assert len(set(rows.tolist())) == 12
 
 
-def test_the_uniform_share_is_kept_and_uniform():
-    """Rows that no rule picks are drawn equally often, near and far ones."""
+def test_random_rows_are_uniform():
+    """Rows that are neither positives nor near are equally likely."""
     labels = START + np.array([3, 3])
     neighbors = START + np.array([[10, 11, 12, 13]] * 2)
     count, size, uniform, draws = 37, 12, 9, 4000
@@ -80,18 +81,18 @@ def test_the_uniform_share_is_kept_and_uniform():
     rows = jax.vmap(
         lambda key: select(key, labels, neighbors, count, size, uniform)
     )(keys)
-    often = np.bincount(np.array(rows).ravel(), minlength=40)
-    # Room for 3: the positive, and the two nearest.
-    np.testing.assert_array_equal(often[[3, 10, 11]], draws)
-    np.testing.assert_array_equal(often[count:], 0)
-    others = np.delete(often[:count], [3, 10, 11])
+    counts = np.bincount(np.array(rows).ravel(), minlength=40)
+    # Three rows are fixed: the positive and the two nearest.
+    np.testing.assert_array_equal(counts[[3, 10, 11]], draws)
+    np.testing.assert_array_equal(counts[count:], 0)
+    others = np.delete(counts[:count], [3, 10, 11])
     share = uniform / len(others)
     deviation = np.sqrt(draws * share * (1 - share))
     np.testing.assert_allclose(others, draws * share, atol=5 * deviation)
 
 
-def test_all_rows_are_stood_for():
-    """Random rows share what was not taken; padding stands for nothing real."""
+def test_weights_sum_to_the_number_of_rows():
+    """Random rows represent equal shares of the rows not selected."""
     labels = START + np.array([3, 3])
     neighbors = START + np.array([[10, 11, 12, 13]] * 2)
     count, size, uniform = 37, 12, 9
@@ -113,7 +114,7 @@ def test_all_rows_are_stood_for():
     np.testing.assert_allclose(weights.sum(), count, rtol=1e-6)
 
 
-def test_neighbors_are_looked_up_where_they_are(mesh):
+def test_neighbors_are_looked_up_on_their_devices(mesh):
     size = meshes.padded_rows(13, mesh)
     graph = np.arange(size * 3, dtype=np.int32).reshape(size, 3)
     labels = np.array([0, 12, 5, 5], np.int32)

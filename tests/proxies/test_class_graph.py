@@ -9,7 +9,7 @@ from mixer_jax.proxies import class_graph, row_optimizers
 from mixer_jax.runtime import mesh as meshes
 
 
-def test_graph_is_numpy_s(problem, make_head):
+def test_graph_matches_numpy(problem, make_head):
     head = make_head(name="knn", active=1.0)
     graph = head.build_graph(problem.proxies)
     unit = np.array(problem.proxies[:37])
@@ -23,18 +23,18 @@ def test_graph_is_numpy_s(problem, make_head):
     assert graph.sharding.is_equivalent_to(shape.sharding, 2)
 
 
-def test_blocks_change_nothing(problem, make_head, monkeypatch):
+def test_block_size_does_not_change_the_graph(problem, make_head, monkeypatch):
     whole = make_head(name="knn", active=1.0).build_graph(problem.proxies)
     monkeypatch.setattr(class_graph, "_QUERIES", 3)
     monkeypatch.setattr(class_graph, "_ROWS", 4)
-    # Another margin, so that it is another head, which is traced again.
+    # Another margin makes another head, which is traced again.
     other = make_head(name="knn", active=1.0, margin="normface")
     blocks = other.build_graph(problem.proxies)
     np.testing.assert_array_equal(whole[:37], blocks[:37])
 
 
-def test_narrow_products_are_checked_in_f32(problem, mesh, make_head):
-    """Clusters whose cosines bf16 cannot tell apart come in f32's order."""
+def test_narrow_products_are_rescored_in_f32(problem, mesh, make_head):
+    """Neighbors with equal cosines in bf16 are ordered as in f32."""
     rng = np.random.default_rng(0)
     proxies = np.zeros(problem.proxies.shape, np.float32)
     centers = rng.normal(size=(6, 8))[np.arange(37) % 6]
@@ -58,7 +58,7 @@ def test_few_categories_have_all_others_as_neighbors(problem, make_head):
 
 
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
-def test_rebuilding_compiles_nothing(problem, make_head, caplog):
+def test_rebuilding_does_not_recompile(problem, make_head, caplog):
     # A head that no other test has compiled.
     head = make_head(name="knn", active=1.0, scale=9.0)
     optimizer = row_optimizers.sgd(0.9)

@@ -5,7 +5,7 @@ from mixer_jax.proxies import hardest, margins, softmax
 from mixer_jax.runtime import mesh as meshes
 
 
-def test_each_sample_s_nearest_over_all_devices_and_no_more(problem, mesh):
+def test_negatives_are_the_k_nearest_over_all_devices(problem, mesh):
     loss = softmax.Loss(margins.cosface, 0.25, 8.0, 3)
 
     def find(proxies, embeddings, labels):

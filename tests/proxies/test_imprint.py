@@ -34,7 +34,7 @@ def test_proxies_are_the_mean_directions(mesh):
             np.testing.assert_array_equal(after[category], before[category])
 
 
-def test_a_mean_of_zero_leaves_the_proxy():
+def test_zero_mean_keeps_the_proxy():
     mesh = meshes.make_mesh(jax.devices()[:1])
     opposite = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
     sums = imprint.add(

@@ -24,7 +24,7 @@ def test_arcface_adds_to_the_angle(size):
     )
 
 
-def test_cosface_takes_off_the_cosine_and_normface_nothing():
+def test_cosface_subtracts_and_normface_changes_nothing():
     cosine = jnp.cos(ANGLES)
     cosface = make("cosface", 0.25)(cosine)
     np.testing.assert_allclose(cosface, np.cos(ANGLES) - 0.25, atol=1e-6)
@@ -33,7 +33,7 @@ def test_cosface_takes_off_the_cosine_and_normface_nothing():
 
 
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
-def test_margins_fall_with_the_angle_without_a_jump(name):
+def test_margins_decrease_continuously_with_the_angle(name):
     values = make(name, 0.7)(jnp.cos(ANGLES))
     drops = -np.diff(values)
     assert (drops > -1e-6).all()
@@ -41,29 +41,29 @@ def test_margins_fall_with_the_angle_without_a_jump(name):
 
 
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
-def test_slopes_are_the_curve_s(name):
+def test_gradients_match_finite_differences(name):
     margin = make(name, 0.7)
     angles = jnp.asarray(ANGLES)
     slope = jax.vmap(jax.grad(margin))(jnp.cos(angles)) * -jnp.sin(angles)
     measured = np.gradient(np.asarray(margin(jnp.cos(angles))), ANGLES)
-    # But for the angle at which arcface turns over, where it is kinkless
-    # yet its second derivative jumps.
+    # The tolerance is for arcface at t + m = pi, where the slope is continuous
+    # but its derivative is not.
     np.testing.assert_allclose(slope[1:-1], measured[1:-1], atol=0.01)
 
 
 @pytest.mark.parametrize("name", sorted(margins.MARGINS))
 @pytest.mark.parametrize("cosine", [-1.0000001, -1.0, 0.0, 1.0, 1.0000001])
-def test_slopes_are_finite_at_the_ends(name, cosine):
+def test_gradients_are_finite_at_the_ends(name, cosine):
     slope = jax.grad(make(name, 0.5))(cosine)
     assert np.isfinite(slope)
 
 
-def test_an_unknown_margin_names_those_that_work():
+def test_unknown_margin_error_lists_known_names():
     with pytest.raises(UserError, match="arcface, cosface, normface"):
         margins.make_margin("cosfase")
 
 
-def test_rare_categories_get_the_larger_margin():
+def test_rare_categories_get_larger_margins():
     sizes = margins.by_frequency(np.array([1, 16, 81, 1]), 0.4, 0.25)
     np.testing.assert_allclose(sizes, [0.4, 0.2, 0.4 / 3, 0.4], rtol=1e-6)
     even = margins.by_frequency(np.array([3, 500]), 0.4, 0.0)

@@ -12,7 +12,7 @@ def test_finds_the_nearest_allowed_rows(chunk):
     queries, rows = rng.normal(size=(5, 6)), rng.normal(size=(23, 6))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     own = np.array([100, 103, 7, 122, 121])
-    # Ids 100 to 119 are real, in two portions.
+    # Ids 100 to 119 are real; they are searched in two parts.
     found = nearest.none(5, 4)
     for begin, end, count in ((0, 11, 11), (11, 23, 9)):
         found = nearest.extend(
@@ -34,7 +34,7 @@ def test_finds_the_nearest_allowed_rows(chunk):
     )
 
 
-def test_too_few_rows_leave_places_empty():
+def test_too_few_rows_leave_entries_empty():
     found = nearest.extend(
         nearest.none(1, 3),
         jnp.ones((1, 1, 2)),
@@ -48,7 +48,7 @@ def test_too_few_rows_leave_places_empty():
 
 
 @pytest.mark.parametrize(("width", "k"), [(640, 3), (640, 11), (650, 3)])
-def test_top_k_is_lax_s_ties_too(width, k):
+def test_top_k_matches_lax_including_ties(width, k):
     values = np.random.default_rng(0).integers(0, 40, (9, width))
     values = jnp.float32(values).at[:, 100:200].set(-jnp.inf)
     found = nearest.top_k(values, k)
@@ -57,7 +57,7 @@ def test_top_k_is_lax_s_ties_too(width, k):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_sub_centers_of_both_sides_are_as_near_as_the_nearest(approximate):
+def test_subcenters_on_both_sides_use_the_maximum_cosine(approximate):
     rng = np.random.default_rng(0)
     queries, rows = rng.normal(size=(5, 2, 6)), rng.normal(size=(23, 3, 6))
     queries /= np.linalg.norm(queries, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the compiled step is made of: its collectives and its buffers."""
+"""Collectives and buffers of the compiled step."""
 
 import collections
 import re
@@ -23,7 +23,7 @@ COLLECTIVES = (
 
 @pytest.fixture
 def compiled(mesh):
-    """Compiles a head's step, proxies and momentum donated."""
+    """Compiles a head's step with donated proxies and momentum."""
 
     def run(name, **changes):
         config = configs.defaults().head
@@ -77,15 +77,15 @@ def count(program):
     return dict(collections.Counter(found))
 
 
-def sizes(program):
-    """The sizes of all f32 buffers that a program's text names."""
+def buffer_shapes(program):
+    """Yields the shapes of all f32 buffers in a program's text."""
     for shape in set(re.findall(r"f32\[([\d,]+)\]", program)):
         yield tuple(map(int, shape.split(",")))
 
 
-# Of embeddings and of labels; of maxima, and of sums; of the gradient.
+# Embeddings and labels are gathered; maxima, sums and the gradient reduced.
 BASE = {"all-gather": 2, "all-reduce": 2, "reduce-scatter": 1}
-# A sum of the neighbors; and of the thresholds a gather and an exchange.
+# `knn` sums the neighbors; `topk` exchanges cosines and gathers thresholds.
 EXTRA = {
     "exact": {},
     "sampled": {},
@@ -96,7 +96,7 @@ EXTRA = {
 
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
 @pytest.mark.parametrize("name", EXTRA)
-def test_each_thing_is_sent_once(name, compiled):
+def test_every_array_is_sent_only_once(name, compiled):
     expected = collections.Counter(BASE) + collections.Counter(EXTRA[name])
     found = count(compiled(name).as_text())
     # Sums of several arrays may be one instruction or several.
@@ -106,7 +106,7 @@ def test_each_thing_is_sent_once(name, compiled):
 
 
 @pytest.mark.parametrize("num_devices", [4], indirect=True)
-def test_a_narrow_wire_has_no_narrow_sums(compiled):
+def test_sums_are_wide_with_a_narrow_wire(compiled):
     text = compiled("exact", wire="bfloat16").as_text()
     assert not re.search(r"bf16\[[\d,]*\]\S* (all-reduce|reduce-scatter)", text)
     assert "all-to-all" in count(text)
@@ -117,17 +117,17 @@ def test_a_narrow_wire_has_no_narrow_sums(compiled):
 def test_no_buffer_has_the_size_of_all_categories(name, compiled, mesh):
     program = compiled(name)
     local = CATEGORIES // mesh.size
-    for shape in sizes(program.as_text()):
-        # No logits of all rows, be they of the device or of all devices.
+    for shape in buffer_shapes(program.as_text()):
+        # No logits of all rows, neither of one device nor of all devices.
         assert not (BATCH in shape and {local, CATEGORIES} & set(shape)), shape
         if mesh.size > 1:
             assert CATEGORIES not in shape, shape
     memory = program.memory_analysis()
     rows = 4 * local * DIM
-    # Proxies and momentum are updated where they lie.
+    # Proxies and momentum are updated in place.
     assert memory.alias_size_in_bytes >= 2 * rows
-    # What is held besides: the active rows and their momentum, old and new,
-    # and a few blocks of logits.
+    # Temporaries are the active rows and their momentum, old and new, and a few
+    # blocks of logits.
     active = 1.0 if name == "exact" else 0.1
-    most = 6 * active * rows * (name != "exact") + 12 * 4 * BATCH * CHUNK
-    assert memory.temp_size_in_bytes < most + 2e5
+    limit = 6 * active * rows * (name != "exact") + 12 * 4 * BATCH * CHUNK
+    assert memory.temp_size_in_bytes < limit + 2e5

@@ -7,7 +7,7 @@ from mixer_jax.runtime import mesh as meshes
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])
-def test_recall_is_numpy_s(k, problem, mesh):
+def test_recall_matches_numpy(k, problem, mesh):
     rng = np.random.default_rng(1)
     local = len(problem.proxies) // mesh.size
     size = (local + 1) // 2
@@ -31,7 +31,7 @@ def test_recall_is_numpy_s(k, problem, mesh):
     np.testing.assert_allclose(measured, found.mean(), rtol=1e-6)
 
 
-def test_all_rows_active_miss_nothing(problem, make_head, mesh):
+def test_recall_is_one_with_all_rows_active(problem, make_head, mesh):
     rows = make_head().select(
         interface.HeadInput(
             problem.proxies, problem.embeddings, problem.labels, key=None

@@ -24,7 +24,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_with_all_rows_active_it_is_optax(name):
+def test_all_rows_active_matches_optax(name):
     sparse, dense = PAIRS[name]
     rows = expected = jax.random.normal(jax.random.key(0), (6, 3))
     moments, state = sparse.init(rows), dense.init(rows)
@@ -37,8 +37,8 @@ def test_with_all_rows_active_it_is_optax(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_resting_row_s_clock_stands_still(name):
-    """Steps with some rows are, to a row, the steps in which it took part."""
+def test_inactive_rows_keep_their_state(name):
+    """A row is updated as in a run of only the steps in which it is active."""
     optimizer, _ = PAIRS[name]
     rows = jax.random.normal(jax.random.key(0), (5, 3))
     gradients = jax.random.normal(jax.random.key(1), (4, 5, 3))
@@ -65,18 +65,18 @@ def test_a_resting_row_s_clock_stands_still(name):
     np.testing.assert_array_equal(sparse[3], rows[3])
 
 
-def test_without_momentum_no_velocity_is_kept():
+def test_sgd_without_momentum_has_no_velocity():
     assert not jax.tree.leaves(ro.sgd(0.0).init(jnp.ones((2, 2))))
 
 
-def test_rounding_by_chance_is_right_on_average():
+def test_stochastic_rounding_is_unbiased():
     x = jnp.array([[1.001, -3.1415927, 1e-20, 0.0, 2.0, 3.3e38]])
     keys = jax.random.split(jax.random.key(0), 4000)
     rounded = jax.vmap(lambda key: ro.round_by_chance(x, key))(keys)
     assert rounded.dtype == jnp.bfloat16
     rounded = np.asarray(rounded, np.float64)
     wide = np.asarray(x, np.float64)
-    # Neighbors in bf16 are 2^-7 apart at most; four standard errors.
+    # Adjacent bf16 values are at most 2^-7 apart; four standard errors.
     error = np.abs(rounded.mean(0) - wide)
     assert (error <= 4 * np.abs(wide) * 2.0**-7 / 2 / np.sqrt(4000)).all()
     assert len(np.unique(rounded[:, 0, 1])) == 2
@@ -96,26 +96,27 @@ def test_small_steps_on_bf16_rows_add_up():
 
     for seed in range(200):
         rows = descend(rows, jax.random.key(seed))
-    # Each step is a 39th of bf16's at 1: rounded to nearest, none would move.
+    # Each step is 1/39 of bf16's spacing below 1, so rounding to nearest would
+    # discard all of them.
     mean = np.mean(np.asarray(rows, np.float64))
     np.testing.assert_allclose(mean, 1 - 200 * 1e-4, atol=1e-3)
 
 
-def test_norms_are_capped_and_no_direction_changes():
+def test_cap_norms_keeps_directions():
     optimizer = ro.cap_norms(ro.sgd(), 2.0)
     rows = jnp.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     capped, _ = optimizer.update(jnp.zeros((3, 2)), (), rows, 0.1, None)
     np.testing.assert_allclose(capped, [[1.2, 1.6], [0.3, 0.4], [0, 0]])
 
 
-def test_an_unknown_optimizer_names_those_that_work():
+def test_unknown_optimizer_error_lists_known_names():
     proxies = config_lib.defaults().proxies
     proxies.optimizer = "adamax"
     with pytest.raises(UserError, match="'adamax'; it must be one of adagrad"):
         ro.make_optimizer(proxies)
 
 
-def test_the_config_s_optimizer_is_made():
+def test_make_optimizer_follows_the_config():
     proxies = config_lib.defaults().proxies
     proxies.update({"optimizer": "adam", "max_norm": 1.0})
     optimizer = ro.make_optimizer(proxies)

@@ -6,7 +6,7 @@ from mixer_jax.proxies import row_optimizers, rows
 from mixer_jax.runtime import mesh as meshes
 
 
-def test_proxies_are_the_same_on_every_number_of_devices(mesh):
+def test_proxies_do_not_depend_on_the_number_of_devices(mesh):
     one = meshes.make_mesh(jax.devices()[:1])
     expected = rows.init_proxies(jax.random.key(3), 13, 4, one)
     proxies = rows.init_proxies(jax.random.key(3), 13, 4, mesh)
@@ -16,13 +16,13 @@ def test_proxies_are_the_same_on_every_number_of_devices(mesh):
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-6)
 
 
-def test_moments_lie_where_the_proxies_lie(mesh):
+def test_moments_are_sharded_like_the_proxies(mesh):
     proxies = rows.init_proxies(jax.random.key(3), 13, 4, mesh)
     moments = row_optimizers.sgd(0.9).init(proxies)
     assert moments.sharding.is_equivalent_to(proxies.sharding, 2)
 
 
-def test_own_rows_add_up_to_the_categories(mesh):
+def test_own_rows_cover_all_categories(mesh):
     size = meshes.padded_rows(13, mesh) // mesh.size
 
     def own():
@@ -46,7 +46,7 @@ def test_d_unit_is_the_derivative_of_unit():
     )
 
 
-def test_a_zero_row_stays_zero():
+def test_zero_row_stays_zero():
     unit, norm = rows.unit(jnp.zeros((1, 3)))
     np.testing.assert_array_equal(unit, 0)
     np.testing.assert_array_equal(rows.d_unit(unit, norm, unit), 0)

@@ -11,7 +11,7 @@ from mixer_jax.runtime import mesh as meshes
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
 @pytest.mark.parametrize("chunk", [1, 7, 19, 1000])
-def test_the_chunk_s_size_changes_nothing(
+def test_chunk_size_does_not_change_the_result(
     chunk, make_head, gradients, reference, assert_close
 ):
     loss, d_embeddings, d_proxies, _ = gradients(make_head(chunk=chunk))
@@ -22,14 +22,14 @@ def test_the_chunk_s_size_changes_nothing(
 
 
 @pytest.mark.parametrize("num_devices", [1, 8], indirect=True)
-def test_a_large_scale_stays_finite(make_head, gradients, reference):
+def test_large_scale_stays_finite(make_head, gradients, reference):
     loss, d_embeddings, d_proxies, _ = gradients(make_head(scale=1000.0))
     np.testing.assert_allclose(loss, reference(scale=1000.0)[0], rtol=1e-5)
     assert np.isfinite(d_embeddings).all()
     assert np.isfinite(d_proxies).all()
 
 
-def test_metrics_are_of_the_plain_cosines(problem, make_head, gradients):
+def test_metrics_use_cosines_without_margins(problem, make_head, gradients):
     *_, metrics = gradients(make_head())
     z, w = jax.device_get((problem.embeddings, problem.proxies[:37]))
     z = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -49,7 +49,7 @@ def test_metrics_are_of_the_plain_cosines(problem, make_head, gradients):
 
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
-def test_embeddings_keep_their_type(problem, make_head):
+def test_gradient_has_the_dtype_of_the_embeddings(problem, make_head):
     step = functools.partial(make_head().step, row_optimizers.sgd())
     out = jax.eval_shape(
         step,
@@ -66,7 +66,7 @@ def test_embeddings_keep_their_type(problem, make_head):
 
 
 @pytest.mark.parametrize("name", ["exact", "knn"])
-def test_the_nearest_sub_center_counts(
+def test_only_the_nearest_subcenter_counts(
     name, problem, mesh, make_head, gradients, reference, assert_close
 ):
     rng = np.random.default_rng(3)
@@ -83,21 +83,19 @@ def test_the_nearest_sub_center_counts(
 
 
 @pytest.mark.parametrize("name", ["exact", "sampled"])
-def test_suspicious_negatives_are_left_out(
+def test_negatives_above_the_filter_are_ignored(
     name, make_head, gradients, reference, assert_close
 ):
     head = make_head(name=name, active=1.0, filter=0.2)
     loss, d_embeddings, d_proxies, _ = gradients(head)
-    expected = reference(most=0.2)
+    expected = reference(max_cosine=0.2)
     assert loss < reference()[0]
     assert_close(loss, expected[0])
     assert_close(d_embeddings, expected[1])
     assert_close(d_proxies, expected[2])
 
 
-def test_a_sample_whose_every_negative_is_left_out_costs_nothing(
-    make_head, gradients
-):
+def test_sample_without_negatives_has_zero_loss(make_head, gradients):
     loss, d_embeddings, d_proxies, _ = gradients(make_head(filter=-0.999))
     np.testing.assert_allclose(loss, 0.0, atol=1e-6)
     np.testing.assert_array_equal(d_embeddings, 0.0)
@@ -105,7 +103,7 @@ def test_a_sample_whose_every_negative_is_left_out_costs_nothing(
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface"])
-def test_samples_bring_their_own_margins(
+def test_each_sample_can_have_its_own_margin(
     margin, mesh, make_head, gradients, reference, assert_close
 ):
     sizes = np.linspace(0.0, 0.5, 16, dtype=np.float32)
@@ -120,10 +118,10 @@ def test_samples_bring_their_own_margins(
 
 
 @pytest.mark.parametrize("narrow", ["products", "wire"])
-def test_narrow_factors_round_and_no_more(
+def test_bfloat16_only_rounds_the_factors(
     narrow, make_head, gradients, reference, assert_close
 ):
-    """bf16 has 8 bits: a factor is off by at most 2^-9 of itself."""
+    """bf16 has 8 bits: the relative error of a factor is at most 2^-9."""
     found = gradients(make_head(**{narrow: "bfloat16"}))
     for actual, expected in zip(found[:3], reference(), strict=True):
         assert_close(actual, expected, rtol=2e-2)

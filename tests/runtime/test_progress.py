@@ -112,6 +112,6 @@ def test_long_commands_show_progress(
     ]
     assert command.main(arguments) == 0
     out, err = capsys.readouterr()
-    assert "Checking the images: " in err
+    assert "Checking images: " in err
     assert "Embedding documents: " in err
     assert "Embedding" not in out

@@ -155,8 +155,7 @@ def change(
         return strength if strength == "none" else get_strength(strength)
     if strength == "none":
         raise UserError(
-            "data.augment is 'none', so that data.augment_changes has nothing "
-            "to change; leave it empty."
+            "data.augment is 'none', so data.augment_changes must be empty."
         )
     strength = get_strength(strength)
     fields = dataclasses.asdict(strength)
@@ -166,8 +165,8 @@ def change(
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(
-                f"data.augment_changes has {pair!r}, which is no pair of a "
-                f"value and one of {', '.join(fields)}{hint}"
+                f"data.augment_changes contains {pair!r}; its entries must be "
+                f"pairs of one of {', '.join(fields)} and a value{hint}"
             )
         name, value = pair
         fields[name] = _checked(name, value)
@@ -236,8 +235,8 @@ def _color(
     """Changes hue, saturation, contrast and brightness with one matrix."""
     turn = rng.uniform(-how.hue, how.hue) * 2 * np.pi
     saturation, contrast, brightness = (
-        rng.uniform(1 - most, 1 + most)
-        for most in (how.saturation, how.contrast, how.brightness)
+        rng.uniform(1 - limit, 1 + limit)
+        for limit in (how.saturation, how.contrast, how.brightness)
     )
     chroma = 0.0 if rng.random() < how.gray else saturation
     cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)

@@ -52,8 +52,7 @@ def read(path: str | os.PathLike) -> bytes:
         with open(path, "rb", opener=_open_unblocked) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableImageError(
-                    f"{path}: neither a file nor a folder.",
-                    faults.UNREADABLE,
+                    f"{path}: not a regular file.", faults.UNREADABLE
                 )
             return file.read()
     except UnreadableImageError:
@@ -122,7 +121,7 @@ def decode(
         ) from None
     except Exception as error:  # PIL raises many types for corrupt bytes.
         kind = faults.of_content(content, error, formats)
-        reason = f"cannot be decoded, {kind} ({_reason(error, content, kind)})"
+        reason = f"cannot be decoded: {kind} ({_reason(error, content, kind)})"
         raise UnreadableImageError(
             f"{name}: {reason}.", kind, reason
         ) from error
@@ -186,7 +185,7 @@ def _check_pixels(
         return
     inner = ""
     if pixels > whole[0] * whole[1]:
-        inner = f" and takes the memory of {_count(pixels)}"
+        inner = f" but needs the memory of {_count(pixels)}"
     raise _TooManyPixelsError(
         f"it has {whole[0]} x {whole[1]} pixels{inner}, more than the limit "
         f"of {_count(max_pixels)}"
@@ -269,14 +268,14 @@ def check_images(
     root = Path(root)
     codes, paths = pd.factorize(frame["image"])
     paths = [root / path if path else None for path in paths]
-    found = _find_faults(paths, max_pixels, pixels_option, threads)
-    bad = np.array([fault is not None for fault in found], bool)[codes]
+    file_errors = _find_faults(paths, max_pixels, pixels_option, threads)
+    bad = np.array([fault is not None for fault in file_errors], bool)[codes]
     rows = np.flatnonzero(bad)
-    errors = [found[codes[row]] for row in rows]
+    errors = [file_errors[codes[row]] for row in rows]
     reasons = [str(error) for error in errors]
     counts = collections.Counter(error.kind for error in errors)
     listed = [
-        _with_hint(found[code], paths[code], root)
+        _with_hint(file_errors[code], paths[code], root)
         for code in codes[rows[: table.LISTED]]
     ]
     skipped = table.skip(frame, rows, listed, "unreadable images")
@@ -324,12 +323,12 @@ def _find_faults(
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with threads_lib.pool(threads or os.cpu_count()) as pool:
         done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
-        found = []
-        with progress.show("Checking the images", len(paths)) as count:
+        errors = []
+        with progress.show("Checking images", len(paths)) as count:
             for chunk in done:
-                found += chunk
+                errors += chunk
                 count(len(chunk))
-        return found
+        return errors
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -154,15 +154,15 @@ def of_content(
     name = identify(content)
     if name is None:
         return NOT_AN_IMAGE
-    said = str(error).lower()
+    message = str(error).lower()
     if formats and name not in formats:
         return UNSUPPORTED
-    if not _decodes(name) or any(words in said for words in _REFUSALS):
+    if not _decodes(name) or any(words in message for words in _REFUSALS):
         return UNSUPPORTED
     try:
         if 0 in _size(content, name):
             return NO_AREA
-        cut = _is_cut(content, name, said)
+        cut = _is_cut(content, name, message)
     except (IndexError, struct.error):  # The header is incomplete.
         cut = True
     return TRUNCATED if cut else CORRUPT
@@ -255,13 +255,13 @@ def _size(content: bytes, name: str) -> tuple[int, ...]:
     return ()
 
 
-def _is_cut(content: bytes, name: str, said: str) -> bool:
+def _is_cut(content: bytes, name: str, message: str) -> bool:
     """Returns whether the end of a file is missing.
 
     Args:
       content: the file.
       name: the name of its format.
-      said: the decoder's error, for formats whose end is not marked.
+      message: the decoder's error, for formats whose end is not marked.
     """
     if name == "JPEG":
         for marker, start in parts.jpeg_segments(content):
@@ -282,7 +282,9 @@ def _is_cut(content: bytes, name: str, said: str) -> bool:
         return _tiff_end(content) > len(content)
     if name in _BOXED and content[:2] != b"\xff\x4f":
         return _box_ends_outside(content)
-    return any(words in said for words in ("truncated", "eof", "end of file"))
+    return any(
+        words in message for words in ("truncated", "eof", "end of file")
+    )
 
 
 def _gif_is_cut(content: bytes) -> bool:

@@ -41,16 +41,16 @@ def pixels(content: bytes) -> int:
       TooManyPartsError: if the file has too many parts to estimate them.
     """
     styles = functools.cache(functools.partial(_styles, content))
-    found = []
+    sizes = []
     for match in _START.finditer(content):
         try:
-            found.append(_pixels(content, match.start(), styles))
+            sizes.append(_pixels(content, match.start(), styles))
         except parts.TooManyPartsError:
             raise
         except (struct.error, ValueError):
             continue  # Pixels can look like a start.
-        _check(len(found), _MAX_CODESTREAMS, "codestreams")
-    return max(found, default=0)
+        _check(len(sizes), _MAX_CODESTREAMS, "codestreams")
+    return max(sizes, default=0)
 
 
 def _pixels(
@@ -68,19 +68,19 @@ def _pixels(
     tiles = _ceil(width, tile_width) * _ceil(height, tile_height)
     tile = _TILE + _TILE_COMPONENT * components
     tile += _copied_bytes(content, start) // _BYTES
-    found = styles(components < _WIDE)
-    blocks = max((_blocks(width, height, each) for each in found), default=0)
+    used = styles(components < _WIDE)
+    blocks = max((_blocks(width, height, each) for each in used), default=0)
     # One packet per layer, level and precinct; each also takes time.
-    layers = max((each.layers for each in found), default=0)
-    places = max((_places(width, height, each) for each in found), default=0)
+    layers = max((each.layers for each in used), default=0)
+    places = max((_places(width, height, each) for each in used), default=0)
     packets = layers * (places + tiles)
     inner = (blocks * _BLOCK + packets) * components
     return width * height + tiles * tile + inner
 
 
-def _check(count: int, most: int, name: str) -> None:
-    if count > most:
-        raise parts.TooManyPartsError(f"it has more than {most:,} {name}")
+def _check(count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise parts.TooManyPartsError(f"it has more than {limit:,} {name}")
 
 
 def _ceil(number: int, divisor: int) -> int:
@@ -120,27 +120,27 @@ def _styles(content: bytes, few_components: bool) -> set[_Style]:
     compressed data is unlikely to contain a match.
     """
     styles = set()
-    for count, found in enumerate(_STYLE.finditer(content), 1):
+    for count, match in enumerate(_STYLE.finditer(content), 1):
         _check(count, _MAX_MATCHES, "coding styles")
-        if style := _style(content, found, few_components):
+        if style := _style(content, match, few_components):
             styles.add(style)
             _check(len(styles), _MAX_STYLES, "different coding styles")
     return styles
 
 
 def _style(
-    content: bytes, found: re.Match, few_components: bool
+    content: bytes, match: re.Match, few_components: bool
 ) -> _Style | None:
-    place = found.start() + 4
+    place = match.start() + 4
     fields, layers = place + 5, content[place + 2 : place + 4]
-    if found[0][1] == _COMPONENT_STYLE:
+    if match[0][1] == _COMPONENT_STYLE:
         place += 1 if few_components else 2
         fields, layers = place + 1, b""
     levels, *block, _, kind = content[fields : fields + 5].ljust(5, b"\xff")
     precincts = b""
     if levels <= 32 and content[place : place + 1] and content[place] & 1:
         precincts = content[fields + 5 : fields + 6 + levels]
-    end = found.start() + 2 + content[found.start() + 3]
+    end = match.start() + 2 + content[match.start() + 3]
     if end != fields + 5 + len(precincts) or max(block) > 8 or kind > 1:
         return None
     return _Style(

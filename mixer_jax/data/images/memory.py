@@ -258,11 +258,11 @@ def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
     if image.format == "TIFF":
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
-    found = [jpeg2000.pixels(content)]
+    sizes = [jpeg2000.pixels(content)]
     place = content.find(_PNG_START)
     while place >= 0:
         with contextlib.suppress(struct.error):
             size = struct.unpack_from(">II", content, place + 16)
-            found.append(_area(size))
+            sizes.append(_area(size))
         place = content.find(_PNG_START, place + 1)
-    return max(found)
+    return max(sizes)

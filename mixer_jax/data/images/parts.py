@@ -36,13 +36,13 @@ def check(content: bytes) -> None:
     if content.startswith(b"\xff\xd8\xff"):
         _check_jpeg(content)
     elif content.startswith(_PNG_START):
-        _limit(png_chunks(content), _MAX_CHUNKS, "chunks")
+        _check_count(png_chunks(content), _MAX_CHUNKS, "chunks")
     elif content.startswith(_GIF_START):
-        _limit(_gif_blocks(content), _MAX_BLOCKS, "blocks before its picture")
+        _check_count(_gif_blocks(content), _MAX_BLOCKS, "blocks at its start")
     elif content.startswith(b"ftyp", 4):
-        _limit(avif.entries(content), _MAX_ENTRIES, "table entries")
+        _check_count(avif.entries(content), _MAX_ENTRIES, "table entries")
     elif content.startswith(_TIFF_STARTS):
-        _limit(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
+        _check_count(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
@@ -73,19 +73,19 @@ def _check_jpeg(content: bytes) -> None:
         if marker == END_OF_IMAGE and scans:
             return
         scans += marker == START_OF_SCAN
-        for count, most, name in (
+        for count, limit, name in (
             (scans, _MAX_SCANS, "scans"),
             (segments, _MAX_SEGMENTS, "segments"),
         ):
-            if count > most:
-                raise TooManyPartsError(f"it has more than {most:,} {name}")
+            if count > limit:
+                raise TooManyPartsError(f"it has more than {limit:,} {name}")
 
 
 def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
     """Yields each marker and the offset after it; skips other bytes."""
     place, scanned = 2, False
-    while found := _MARKER.search(content, place):
-        marker, place = found[0][1], found.end()
+    while match := _MARKER.search(content, place):
+        marker, place = match[0][1], match.end()
         if marker in _ALONE and not (scanned and marker == 0xCC):
             yield marker, place
             continue
@@ -124,13 +124,13 @@ def _tiff_numbers(content: bytes) -> Iterator[None]:
             where = place + head.size + number * entry.size
             tag, _, length = entry.unpack_from(content, where)
             if tag in _TIFF_LISTS:
-                most = min(length, _MAX_NUMBERS + 1)
-                yield from itertools.repeat(None, most)
+                count = min(length, _MAX_NUMBERS + 1)
+                yield from itertools.repeat(None, count)
     except (struct.error, OverflowError):
         return  # The decoder stops here as well.
 
 
-def _limit(found: Iterator, most: int, name: str) -> None:
-    for count, _ in enumerate(found, 1):
-        if count > most:
-            raise TooManyPartsError(f"it has more than {most:,} {name}")
+def _check_count(parts: Iterator, limit: int, name: str) -> None:
+    for count, _ in enumerate(parts, 1):
+        if count > limit:
+            raise TooManyPartsError(f"it has more than {limit:,} {name}")

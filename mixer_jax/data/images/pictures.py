@@ -49,7 +49,8 @@ def to_pixels(
         picture = _from_array(np.asarray(picture))
     if not isinstance(picture, Image.Image):
         raise UserError(
-            f"A {type(picture).__name__} is not a picture; give {_ACCEPTED}."
+            f"A picture cannot be of type {type(picture).__name__}; pass "
+            f"{_ACCEPTED}."
         )
     area = picture.width * picture.height
     is_open = bool(getattr(picture, "tile", None))  # but not decoded yet
@@ -69,7 +70,7 @@ def _fit_copy(picture: Image.Image, size: int) -> np.ndarray:
     try:
         copy = picture.copy()
     except Exception as error:  # PIL raises many types for corrupt bytes.
-        reason = f"cannot be decoded, {faults.CORRUPT} ({error or repr(error)})"
+        reason = f"cannot be decoded: {faults.CORRUPT} ({error or repr(error)})"
         raise UnreadableImageError(
             f"an image: {reason}.", faults.CORRUPT, reason
         ) from error
@@ -96,7 +97,8 @@ def check_list(pictures: Any, name: str) -> Sequence[Picture | None]:
         return list(pictures)
     except TypeError:
         raise UserError(
-            f"{name} is a {type(pictures).__name__}; give a list of pictures."
+            f"{name} is of type {type(pictures).__name__}; pass a list of "
+            "pictures."
         ) from None
 
 
@@ -104,7 +106,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise UserError(
-            f"An array of shape {array.shape} is not a picture; give "
+            f"An array of shape {array.shape} is not a picture; pass "
             f"{_ACCEPTED}."
         )
     if array.ndim == 3 and channels == 1:
@@ -112,12 +114,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
             raise UserError(
-                f"A picture of floats has values from {array.min():g} to "
-                f"{array.max():g}; scale them to 0 to 1."
+                f"A float picture has values from {array.min():g} to "
+                f"{array.max():g}; scale them to the range from 0 to 1."
             )
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise UserError(
-            f"An array of {array.dtype} is not a picture; give {_ACCEPTED}."
+            f"An array of dtype {array.dtype} is not a picture; pass "
+            f"{_ACCEPTED}."
         )
     return Image.fromarray(np.ascontiguousarray(array))

@@ -64,12 +64,14 @@ def check(sampling: Sampling, batch_size: int) -> None:
     """
     if sampling.name not in NAMES:
         raise UserError(
-            f"data.sampler is '{sampling.name}'; it can be {', '.join(NAMES)}."
+            f"data.sampler is '{sampling.name}'; it must be one of "
+            f"{', '.join(NAMES)}."
         )
     if not 1 <= sampling.temperature < float("inf"):
         raise UserError(
-            f"data.temperature is {sampling.temperature}; it must be 1 (by "
-            "frequency) or more (towards all categories equally often)."
+            f"data.temperature is {sampling.temperature}; it must be 1 "
+            "(sampling by frequency) or more (closer to uniform over "
+            "categories)."
         )
     if sampling.samples < 1:
         raise UserError(
@@ -78,9 +80,9 @@ def check(sampling: Sampling, batch_size: int) -> None:
         )
     if sampling.name == BALANCED and batch_size // 2 % sampling.samples:
         raise UserError(
-            f"data.samples_per_category is {sampling.samples}, but half a "
-            f"batch are {batch_size // 2} samples (batch_size is {batch_size}),"
-            " which it must divide."
+            f"data.samples_per_category is {sampling.samples}; it must divide "
+            f"half the batch, {batch_size // 2} samples (batch_size is "
+            f"{batch_size})."
         )
 
 
@@ -249,27 +251,27 @@ class Balanced:
         """
         self._given = (rows, labels, half, sampling, seed)
         self._samples, self._seed = sampling.samples, seed
-        self._half, self._wide = half, half // sampling.samples
-        self._sorted, self._having = {}, {}
+        self._half, self._per_batch = half, half // sampling.samples
+        self._sorted, self._categories = {}, {}
         for number, (role, own) in enumerate(rows.items()):
             self._sorted[role] = ByCategory(
                 own, labels[own], labels.max() + 1, [seed, number]
             )
-            having = np.flatnonzero(self._sorted[role].counts)
-            if len(having) < self._wide:
+            available = np.flatnonzero(self._sorted[role].counts)
+            if len(available) < self._per_batch:
                 raise UserError(
-                    f"A balanced batch of {2 * half} samples, "
-                    f"data.samples_per_category={self._samples} of each "
-                    f"category and role, has {self._wide} categories, but "
-                    f"there are {len(having)} with a {role}; lower batch_size "
-                    "or raise data.samples_per_category."
+                    f"A balanced batch of {2 * half} samples with "
+                    f"data.samples_per_category={self._samples} needs "
+                    f"{self._per_batch} categories with a {role}; there are "
+                    f"only {len(available)}. Lower batch_size or raise "
+                    "data.samples_per_category."
                 )
             order = np.random.default_rng([seed, number, 1])
-            self._having[role] = order.permutation(having)
-        categories = np.unique(np.concatenate(list(self._having.values())))
+            self._categories[role] = order.permutation(available)
+        categories = np.unique(np.concatenate(list(self._categories.values())))
         (start,) = np.random.SeedSequence([seed, 2]).generate_state(1)
         self._walk = Places(categories).seed(int(start)).shuffle()
-        self._batches = len(categories) // self._wide  # per epoch
+        self._batches = len(categories) // self._per_batch  # per epoch
         self._rows = functools.lru_cache(2 * _BATCHES)(self._make_rows)
 
     def __reduce__(self):
@@ -285,8 +287,9 @@ class Balanced:
     def _make_rows(self, role: str, batch: int) -> np.ndarray:
         """Returns the rows of a role in a batch, int [P K]."""
         epoch, number = divmod(batch, self._batches)
-        first = epoch * len(self._walk) + number * self._wide
-        chosen = np.array([self._walk[first + i] for i in range(self._wide)])
+        first = epoch * len(self._walk) + number * self._per_batch
+        last = first + self._per_batch
+        chosen = np.array([self._walk[i] for i in range(first, last)])
         role_number = list(self._sorted).index(role)
         rng = np.random.default_rng([self._seed, 3, role_number, batch])
         by_category = self._sorted[role]
@@ -311,9 +314,9 @@ class Balanced:
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Returns categories with a role that are not in the batch."""
-        having = self._having[role]
-        begin = rng.integers(len(having))
+        available = self._categories[role]
+        begin = rng.integers(len(available))
         # At most P - count of these P categories are in the batch.
-        window = (begin + np.arange(self._wide)) % len(having)
-        found = having[window]
-        return found[~np.isin(found, chosen)][:count]
+        window = (begin + np.arange(self._per_batch)) % len(available)
+        candidates = available[window]
+        return candidates[~np.isin(candidates, chosen)][:count]

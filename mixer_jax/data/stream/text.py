@@ -127,12 +127,12 @@ def _from_transformers(name: str) -> tokenizers.Tokenizer:
     try:
         backend = AutoTokenizer.from_pretrained(name).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
-        said = str(error).strip().splitlines() or [repr(error)]
+        lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
             f"The tokenizer {name!r} cannot be loaded: it is neither "
             f"{MINILM!r}, nor a folder with a tokenizer.json, nor a name on "
-            "the Hugging Face hub that is cached here or can be downloaded "
-            f"now ({said[0]})."
+            "the Hugging Face hub that is cached or can be downloaded "
+            f"({lines[0]})."
         ) from error
     return backend
 

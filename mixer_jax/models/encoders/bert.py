@@ -112,7 +112,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     for key, known in _SUPPORTED.items():
         if (value := config.get(key, known[0])) not in known:
             raise UserError(
-                f"The config has {key} = {value!r}; a BERT here can have "
+                f"The BERT's config has {key} = {value!r}; supported: "
                 f"{', '.join(map(repr, known))}."
             )
     kind = config.get("model_type", "bert")
@@ -121,16 +121,16 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     if kind == "roberta":
         default = dataclasses.replace(default, vocabulary=50265)
     given = {ours: config.get(theirs) for ours, theirs in _SIZES.items()}
-    found = dataclasses.replace(
+    sizes = dataclasses.replace(
         default, **{name: x for name, x in given.items() if x is not None}
     )
-    if found.width % found.heads:
+    if sizes.width % sizes.heads:
         raise UserError(
-            f"The config has hidden_size = {found.width}, which its "
-            f"num_attention_heads = {found.heads} do not divide."
+            f"The BERT's config has hidden_size = {sizes.width}; it must be a "
+            f"multiple of num_attention_heads = {sizes.heads}."
         )
     rows = config.get("max_position_embeddings", 512)
-    return dataclasses.replace(found, positions=rows - found.first_position)
+    return dataclasses.replace(sizes, positions=rows - sizes.first_position)
 
 
 def to_original(config: BertConfig) -> dict[str, Any]:
@@ -225,8 +225,8 @@ class Bert(nn.Module):
         config = self.config
         if tokens_BxL.shape[1] > config.positions:
             raise UserError(
-                f"A text has {tokens_BxL.shape[1]} tokens; there is room for "
-                f"{config.positions}."
+                f"A text has {tokens_BxL.shape[1]} tokens; the encoder "
+                f"supports at most {config.positions}."
             )
 
         def table(name, rows):

@@ -59,14 +59,14 @@ class KeyMap:
         _, *layer, leaf = path
         whole = "/".join([*layer, leaf])
         for ours, theirs in _compiled(self.pairs):
-            if found := ours.fullmatch(whole):
-                return found.expand(theirs)
-            if (found := ours.fullmatch("/".join(layer))) and leaf in _LEAVES:
-                return f"{found.expand(theirs)}.{_LEAVES[leaf]}"
+            if match := ours.fullmatch(whole):
+                return match.expand(theirs)
+            if (match := ours.fullmatch("/".join(layer))) and leaf in _LEAVES:
+                return f"{match.expand(theirs)}.{_LEAVES[leaf]}"
         raise KeyError(f"The key map has no pair for {whole}.")
 
     def load(
-        self, tensors: Mapping[str, np.ndarray], variables: PyTree, what: str
+        self, tensors: Mapping[str, np.ndarray], variables: PyTree, source: str
     ) -> PyTree:
         """Returns variables with the values of a file.
 
@@ -74,7 +74,7 @@ class KeyMap:
           tensors: the file's tensors by name.
           variables: `{"params": ..., "batch_stats": ...}`, which gives the
             paths, shapes and dtypes; not modified.
-          what: the name of the file, for error messages.
+          source: the name of the file, for error messages.
 
         Raises:
           UserError: if the variables are those of another family, or if
@@ -91,8 +91,9 @@ class KeyMap:
                 name = self.name(path)
             except KeyError as error:
                 raise UserError(
-                    f"The pretrained weights {what} are of another kind of "
-                    f"encoder than the model, which has {'/'.join(path[1:])}."
+                    f"The pretrained weights {source} are for another kind of "
+                    "encoder; the model has the variable "
+                    f"{'/'.join(path[1:])}."
                 ) from error
             tensor = rest.pop(name, None)
             if tensor is None:
@@ -117,7 +118,7 @@ class KeyMap:
         ]
         if misfits:
             raise UserError(
-                f"The pretrained weights {what} do not fit the model: "
+                f"The pretrained weights {source} do not fit the model: "
                 + "; ".join(misfits)
                 + "."
             )

@@ -42,7 +42,7 @@ class PatchEmbedding(nn.Module):
         if not rows * cols:
             raise UserError(
                 f"Images of {height} x {width} pixels are smaller than one "
-                f"patch, which is of {size} x {size}."
+                f"patch of {size} x {size}."
             )
         mean, std = (
             jnp.array(v)[None, None, None] for v in (config.mean, config.std)

@@ -34,7 +34,7 @@ CONFIGS = {
     "resnet101": ResNetConfig(blocks=(3, 4, 23, 3)),
 }
 
-_BLOCK, _BLOCK_THERE = (
+_BLOCK, _BLOCK_THEIRS = (
     r"stage(\d+)_block(\d+)/",
     r"encoder.stages.\1.layers.\2.",
 )
@@ -44,14 +44,14 @@ KEYS = KeyMap(
         ("stem", "embedder.embedder.normalization"),
         (
             _BLOCK + "shortcut/kernel",
-            _BLOCK_THERE + "shortcut.convolution.weight",
+            _BLOCK_THEIRS + "shortcut.convolution.weight",
         ),
-        (_BLOCK + "shortcut", _BLOCK_THERE + "shortcut.normalization"),
+        (_BLOCK + "shortcut", _BLOCK_THEIRS + "shortcut.normalization"),
         (
             _BLOCK + r"conv(\d)/kernel",
-            _BLOCK_THERE + r"layer.\3.convolution.weight",
+            _BLOCK_THEIRS + r"layer.\3.convolution.weight",
         ),
-        (_BLOCK + r"conv(\d)", _BLOCK_THERE + r"layer.\3.normalization"),
+        (_BLOCK + r"conv(\d)", _BLOCK_THEIRS + r"layer.\3.normalization"),
     ),
     ignored=r".*\.num_batches_tracked|classifier\..*",
     prefix="resnet.",

@@ -35,22 +35,22 @@ CONFIGS = {
     "swin-b": SwinConfig(width=128, blocks=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
 }
 
-_STAGE, _STAGE_THERE = r"stage(\d+)_", r"encoder.layers.\1."
-_BLOCK, _BLOCK_THERE = _STAGE + r"block(\d+)/", _STAGE_THERE + r"blocks.\2."
+_STAGE, _STAGE_THEIRS = r"stage(\d+)_", r"encoder.layers.\1."
+_BLOCK, _BLOCK_THEIRS = _STAGE + r"block(\d+)/", _STAGE_THEIRS + r"blocks.\2."
 KEYS = KeyMap(
     pairs=(
         ("patch_embedding", "embeddings.patch_embeddings.projection"),
         ("patch_norm", "embeddings.norm"),
-        (_BLOCK + "norm1", _BLOCK_THERE + "layernorm_before"),
+        (_BLOCK + "norm1", _BLOCK_THEIRS + "layernorm_before"),
         (
             _BLOCK + "(query|key|value|relative_position_bias_table)",
-            _BLOCK_THERE + r"attention.self.\3",
+            _BLOCK_THEIRS + r"attention.self.\3",
         ),
-        (_BLOCK + "output", _BLOCK_THERE + "attention.output.dense"),
-        (_BLOCK + "norm2", _BLOCK_THERE + "layernorm_after"),
-        (_BLOCK + "expand", _BLOCK_THERE + "intermediate.dense"),
-        (_BLOCK + "project", _BLOCK_THERE + "output.dense"),
-        (_STAGE + "merge/(norm|reduction)", _STAGE_THERE + r"downsample.\2"),
+        (_BLOCK + "output", _BLOCK_THEIRS + "attention.output.dense"),
+        (_BLOCK + "norm2", _BLOCK_THEIRS + "layernorm_after"),
+        (_BLOCK + "expand", _BLOCK_THEIRS + "intermediate.dense"),
+        (_BLOCK + "project", _BLOCK_THEIRS + "output.dense"),
+        (_STAGE + "merge/(norm|reduction)", _STAGE_THEIRS + r"downsample.\2"),
         ("norm", "layernorm"),
     ),
     ignored=(
@@ -96,7 +96,7 @@ def from_original(config: Mapping[str, Any]) -> SwinConfig:
         if not isinstance(sizes.get(name, 1), int):
             raise UserError(
                 f"The Swin's config has {_FIELDS[name]} = {sizes[name]!r}; "
-                "supported: one number for both sides."
+                "supported: a single number for both sides."
             )
     for name in ("blocks", "heads"):
         if name in sizes:

@@ -118,19 +118,19 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
       UserError: if it cannot be found or read, or is of another family.
     """
     folder = find(name)
-    said = _json(folder / CONFIG)
-    kind = said.get("model_type")
+    original = _json(folder / CONFIG)
+    kind = original.get("model_type")
     if kind not in families:
         raise UserError(
-            f"{folder / CONFIG} is of the model_type {kind!r}; known here: "
+            f"{folder / CONFIG} has model_type {kind!r}; supported: "
             f"{', '.join(sorted(families))}."
         )
     try:
-        config = families[kind].read(said)
+        config = families[kind].read(original)
     except KeyError as error:
         raise UserError(
-            f"{folder / CONFIG} does not say {error.args[0]!r}, which a "
-            f"{kind} needs."
+            f"{folder / CONFIG} lacks the key {error.args[0]!r}, which "
+            f"model_type {kind!r} requires."
         ) from error
     pixels = folder / PREPROCESSOR
     if hasattr(config, "mean") and pixels.is_file():
@@ -150,15 +150,16 @@ def read_config(name: str) -> dict[str, Any]:
     return _json(find(name) / CONFIG)
 
 
-def _with_pixels(config: Any, said: Mapping[str, Any]) -> Any:
+def _with_pixels(config: Any, original: Mapping[str, Any]) -> Any:
     """Returns the config with the original's pixel mean and deviation."""
-    there = "image_mean" in said and "image_std" in said
-    if not there or not said.get("do_normalize", True):
+    if not {"image_mean", "image_std"} <= original.keys():
+        return config
+    if not original.get("do_normalize", True):
         return config
     return dataclasses.replace(
         config,
-        mean=tuple(round(255 * x, 6) for x in said["image_mean"]),
-        std=tuple(round(255 * x, 6) for x in said["image_std"]),
+        mean=tuple(round(255 * x, 6) for x in original["image_mean"]),
+        std=tuple(round(255 * x, 6) for x in original["image_std"]),
     )
 
 
@@ -179,8 +180,9 @@ def parse(name: str, families: Mapping[str, Family]) -> tuple[Family, Any]:
         config = family.sizes(**_tuples(json.loads(sizes)))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(
-            f"The encoder {name!r} is no family and its sizes ({error}); name "
-            "one, or set pretrained to a folder or a name on the hub."
+            f"The encoder name {name!r} is not a family followed by its sizes "
+            f"({error}); correct it, or set pretrained to a folder or a name "
+            "on the hub."
         ) from error
     return family, config
 
@@ -211,10 +213,10 @@ def find(name: str) -> Path:
             more = [*_FILES, "pytorch_model*.bin"]
             folder = Path(snapshot_download(name, allow_patterns=more))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
-        said = str(error).strip().splitlines() or [repr(error)]
+        lines = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
-            f"{name!r} is no folder here, and not a name on the Hugging Face "
-            f"hub that is cached or can be downloaded now ({said[0]})."
+            f"{name!r} is neither a local folder nor a name on the Hugging "
+            f"Face hub that is cached or can be downloaded ({lines[0]})."
         ) from error
     return folder
 
@@ -257,15 +259,15 @@ def read(folder: Path) -> dict[str, np.ndarray]:
                 }
             )
     raise UserError(
-        f"{folder} has no weights; it needs {' or '.join(_WEIGHTS)}."
+        f"{folder} contains no weights; it needs {' or '.join(_WEIGHTS)}."
     )
 
 
 def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Renames the norms of old files, such as the first BERT's."""
-    today = {"gamma": "weight", "beta": "bias"}
+    modern = {"gamma": "weight", "beta": "bias"}
     return {
-        ".".join([*layer, today.get(leaf, leaf)]): tensor
+        ".".join([*layer, modern.get(leaf, leaf)]): tensor
         for (*layer, leaf), tensor in (
             (name.split("."), tensor) for name, tensor in tensors.items()
         )
@@ -309,20 +311,20 @@ def write_file(
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{path} cannot be read: it holds no keys and values.")
-    return said
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read: it is not a JSON object.")
+    return content
 
 
 def family_of(
     encoder: nn.Module, families: Mapping[str, Family]
 ) -> Family | None:
     """Returns an encoder's family, or None if transformers lacks it."""
-    found = (f for f in families.values() if isinstance(encoder, f.module))
-    return next(found, None)
+    matching = (f for f in families.values() if isinstance(encoder, f.module))
+    return next(matching, None)
 
 
 def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
@@ -334,8 +336,8 @@ def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
       config: the encoder's sizes.
       variables: the encoder's variables.
     """
-    said = json.dumps(family.write(config), indent=2) + "\n"
-    (folder / CONFIG).write_text(said, "utf-8")
+    text = json.dumps(family.write(config), indent=2) + "\n"
+    (folder / CONFIG).write_text(text, "utf-8")
     write_file(folder / _WEIGHTS[0], family.keys.store(variables), "pt")
     if hasattr(config, "mean"):
         pixels = {

@@ -58,14 +58,14 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return np.dtype(_DTYPES[name])
         raise UserError(
-            f"The weights file asks to load {module}.{name}, which a state "
-            "dict of tensors does not need; it is not trusted."
+            f"the file refers to {module}.{name}, which a state dict of "
+            "tensors does not need; refusing to load it."
         )
 
     def persistent_load(self, pid):
         kind, dtype, key, _, size = pid[:5]
         if kind != "storage" or (len(pid) > 5 and pid[5] is not None):
-            raise UserError(f"The weights file has an unknown object {pid}.")
+            raise UserError(f"the file contains an unknown object {pid}.")
         return _Storage(key, dtype, size)
 
 
@@ -97,7 +97,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except ValueError as error:
-        raise UserError(f"{path} is cut short.") from error
+        raise UserError(f"{path} is truncated.") from error
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -105,7 +105,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         KeyError,
         AttributeError,
     ) as error:
-        raise UserError(f"{path} is no torch pickle of tensors.") from error
+        raise UserError(f"{path} is not a torch pickle of tensors.") from error
 
 
 _Read = tuple[dict[str, _Tensor], dict[str, np.ndarray]]
@@ -125,7 +125,7 @@ def _read_zip(file: zipfile.ZipFile) -> _Read:
 
 def _read_legacy(file: BinaryIO) -> _Read:
     if _Unpickler(file).load() != _MAGIC:
-        raise UserError("this is no torch pickle.")
+        raise UserError("not a torch pickle.")
     for _ in range(2):  # protocol version, system information
         _Unpickler(file).load()
     tensors = _Unpickler(file).load()
@@ -144,10 +144,10 @@ def _view(storage: np.ndarray, tensor: _Tensor) -> np.ndarray:
     _, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if min(numbers) < 0 or len(shape) != len(strides):
-        raise UserError("a tensor in it has no sense.")
+        raise UserError("a tensor has an invalid offset, shape or strides.")
     steps = (s * (n - 1) for s, n in zip(strides, shape, strict=True))
     if math.prod(shape) and offset + sum(steps) >= len(storage):
-        raise UserError("a tensor in it reaches beyond its data.")
+        raise UserError("a tensor extends beyond the end of its data.")
     return np.lib.stride_tricks.as_strided(
         storage[offset:], shape, [s * storage.itemsize for s in strides]
     )

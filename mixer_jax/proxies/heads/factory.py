@@ -95,8 +95,8 @@ def make_head(
         )
     if num_categories < 2:
         raise UserError(
-            f"There is nothing to tell apart among {num_categories} "
-            "categories; training needs two or more."
+            f"The number of categories is {num_categories}; training needs at "
+            "least 2."
         )
     _require(config.scale > 0, "scale", config.scale, "above 0")
     _require(config.chunk > 0, "chunk", config.chunk, "above 0")
@@ -127,6 +127,6 @@ def _check_products(dtype: str, name: str) -> None:
     _require(dtype in kinds, name, dtype, " or ".join(kinds))
 
 
-def _require(holds: bool, name: str, value: float | str, must: str) -> None:
+def _require(holds: bool, name: str, value: float | str, wanted: str) -> None:
     if not holds:
-        raise UserError(f"config.head.{name} is {value}; it must be {must}.")
+        raise UserError(f"config.head.{name} is {value}; it must be {wanted}.")

@@ -62,8 +62,8 @@ class Sampled:
         if self.active < needed:
             raise UserError(
                 f"config.head.active activates {self.active} of the "
-                f"{self.rows} proxies on each device, but {needed} of them "
-                f"may be the own categories of a batch of {batch_size}; set "
+                f"{self.rows} proxies on each device, but a batch of "
+                f"{batch_size} may need {needed} of them as positives; set "
                 f"it to {math.ceil(1e6 * needed / self.rows) / 1e6} or more, "
                 "or make the batch smaller."
             )
@@ -114,8 +114,8 @@ class Sampled:
             key = rows_lib.own_key(given.key)
             rows, weights = self._select(given, batch, key)
             target = jnp.searchsorted(rows, batch.labels - start)
-            found = rows[jnp.minimum(target, self.active - 1)]
-            here = found == batch.labels - start
+            candidates = rows[jnp.minimum(target, self.active - 1)]
+            here = candidates == batch.labels - start
             active = softmax.Active(
                 rows,
                 jnp.minimum(count, self.active),

@@ -32,7 +32,7 @@ def change(image, seed=0, **fields):
 
 @pytest.fixture
 def image():
-    """White, with a disc of blue and a square of red."""
+    """A blue disc and a red square on white."""
     y, x = np.mgrid[:64, :64]
     pixels = np.full((64, 64, 3), 255, np.uint8)
     pixels[(y - 32) ** 2 + (x - 32) ** 2 < 200] = (30, 60, 200)
@@ -41,7 +41,7 @@ def image():
 
 
 @pytest.mark.parametrize("name", augmentation.NAMES)
-def test_a_pure_function_of_image_and_seed(image, name):
+def test_augment_depends_only_on_image_and_seed(image, name):
     before = image.copy()
     first = augment(image, np.random.default_rng(3), name)
     again = augment(image, np.random.default_rng(3), name)
@@ -62,12 +62,12 @@ def test_strong_changes_more_than_light(image):
     assert mean_change("strong") > 1.5 * mean_change("light") > 0
 
 
-def test_nothing_to_change_changes_nothing(image):
+def test_zero_strength_keeps_the_image(image):
     np.testing.assert_array_equal(change(image), image)
     np.testing.assert_allclose(change(image, jitter=1.0), image, atol=1)
 
 
-def test_what_moves_in_is_white(image):
+def test_uncovered_areas_are_white(image):
     black = np.zeros_like(image)
     small = change(black, scale=(0.5, 0.5))
     assert small[0].min() == 255
@@ -93,20 +93,20 @@ def test_rotation_keeps_the_center(image):
     np.testing.assert_allclose(turned[32, 32], image[32, 32], atol=2)
 
 
-def test_flip_mirrors_and_only_where_the_name_says_so(image):
+def test_only_the_mirrored_strength_flips(image):
     np.testing.assert_array_equal(change(image, flip=1.0), image[:, ::-1])
     for name, strength in augmentation.STRENGTHS.items():
         assert (strength.flip > 0) == (name == "mirrored")
 
 
-def test_gray_keeps_the_luma_only(image):
+def test_gray_keeps_only_the_luma(image):
     gray = change(image, jitter=1.0, gray=1.0).astype(int)
     assert np.ptp(gray, axis=-1).max() <= 1
     luma = image @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(gray[..., 0], luma, atol=1.5)
 
 
-def test_hue_keeps_the_luma_and_turns_the_color():
+def test_hue_shift_keeps_the_luma():
     color = np.full((8, 8, 3), (150, 110, 100), np.uint8)
     turned = change(color, 2, jitter=1.0, hue=0.3)
     weights = np.array([0.299, 0.587, 0.114])
@@ -140,8 +140,8 @@ def test_blur_smooths(image):
     assert np.abs(np.diff(blurred, axis=0)).max() < 0.8 * edges
 
 
-def test_the_background_changes_where_asked_alone(image):
-    image[40:50, 8:18] = 255  # the disc is left
+def test_only_the_catalog_strength_replaces_the_background(image):
+    image[40:50, 8:18] = 255  # only the disc remains
     painted = change(image, background=1.0)
     assert (painted[0] != 255).any()
     np.testing.assert_array_equal(painted[32, 32], image[32, 32])
@@ -149,18 +149,18 @@ def test_the_background_changes_where_asked_alone(image):
         assert (strength.background > 0) == (name == "catalog")
 
 
-def test_what_moves_in_is_background_too(image):
+def test_uncovered_areas_count_as_background(image):
     painted = change(image, 1, background=1.0, scale=(0.5, 0.5))
     assert (painted[:8].min(-1) < 250).any()
 
 
-def test_what_cannot_happen_draws_nothing(image):
-    """The strengths that were there first give what they always gave."""
+def test_disabled_options_draw_no_random_numbers(image):
+    """Strengths without the background option keep their results."""
     for name in ("light", "strong", "mirrored"):
         rng, again = (np.random.default_rng(2) for _ in range(2))
         how = augmentation.STRENGTHS[name]
         augment(image, rng, name)
-        # The draws of _move, then of the three that are asked for.
+        # The draws of _move, then those of the three enabled options.
         augmentation._move(augmentation.Image.fromarray(image), again, how)
         for odds in (how.blur, how.jitter, how.erase):
             if again.random() >= odds:
@@ -174,7 +174,7 @@ def test_what_cannot_happen_draws_nothing(image):
         assert rng.random() == again.random()
 
 
-def test_a_run_changes_what_it_needs():
+def test_change_replaces_single_fields():
     changed = augmentation.change("strong", [("flip", 0.5), ("scale", [1, 2])])
     assert (changed.flip, changed.scale) == (0.5, (1, 2))
     assert changed.blur == augmentation.STRENGTHS["strong"].blur
@@ -183,10 +183,10 @@ def test_a_run_changes_what_it_needs():
 
 
 @pytest.mark.parametrize(
-    ("strength", "pairs", "said"),
+    ("strength", "pairs", "message"),
     [
         ("light", [("blurr", 0.5)], "did you mean 'blur'"),
-        ("light", [("flip",)], "no pair"),
+        ("light", [("flip",)], "must be pairs of"),
         ("light", [("flip", 1.5)], "flip to 1.5; it must be a number from 0"),
         ("light", [("flip", True)], "flip to True"),
         ("light", [("rotate", -1)], "0 or more"),
@@ -196,11 +196,11 @@ def test_a_run_changes_what_it_needs():
         ("string", [], "none, light, strong"),
     ],
 )
-def test_changes_that_are_none_are_said(strength, pairs, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_changes_raise_an_error(strength, pairs, message):
+    with pytest.raises(UserError, match=message):
         augmentation.change(strength, pairs)
 
 
-def test_an_unknown_strength_names_the_known(image):
+def test_unknown_strength_error_lists_the_known_names(image):
     with pytest.raises(UserError, match="none, light, strong"):
         augment(image, np.random.default_rng(0), "string")

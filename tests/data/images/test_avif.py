@@ -1,4 +1,4 @@
-"""Frames within AVIF files."""
+"""Sizes of the frames in AVIF files."""
 
 import struct
 import time
@@ -14,7 +14,7 @@ from tests.broken_files import encode, noise
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 @pytest.mark.parametrize("size", [(1, 1), (70, 31), (300, 500)])
-def test_the_size_of_a_frame_is_read(mode, size):
+def test_frame_size_is_read(mode, size):
     exif = Image.Exif()
     exif[0x010E] = "a\n\x0bcaption" * 20
     image = Image.new(mode, size)
@@ -22,7 +22,7 @@ def test_the_size_of_a_frame_is_read(mode, size):
     assert avif.coded_pixels(content) == size[0] * size[1]
 
 
-def test_a_frame_larger_than_the_file_declares_is_counted():
+def test_frame_larger_than_the_declared_size_is_refused():
     content = bytearray(encode(Image.new("RGB", (400, 300)), "avif", speed=10))
     struct.pack_into(">II", content, content.index(b"ispe") + 8, 64, 48)
     decoding.decode(bytes(content), 32)
@@ -33,7 +33,7 @@ def test_a_frame_larger_than_the_file_declares_is_counted():
     assert "120000 pixels" in str(caught.value)
 
 
-def test_an_animation_takes_the_whole_budget(monkeypatch):
+def test_animation_reserves_the_whole_budget(monkeypatch):
     frames = [noise(16, seed) for seed in range(3)]
     content = encode(frames[0], "avif", save_all=True, append_images=frames[1:])
     assert avif.coded_pixels(content) is None
@@ -48,7 +48,7 @@ CONTENT = encode(noise(20), "avif")
 
 @settings(max_examples=100, deadline=None)
 @given(place=st.integers(0, 500), patch=st.binary(max_size=30))
-def test_damage_is_a_size_or_none(place, patch):
+def test_damaged_file_has_a_size_or_none(place, patch):
     broken = CONTENT[:place] + patch + CONTENT[place + len(patch) :]
     found = avif.coded_pixels(broken)
     assert found is None or found > 0
@@ -59,8 +59,8 @@ def _box(kind, data):
     return struct.pack(">I4s", 8 + len(data), kind) + data
 
 
-def _of_items(count, length, frame):
-    """Returns a file whose items all have the same bytes, which are OBUs."""
+def _with_items(count, length, frame):
+    """Returns a file whose items all refer to the same OBUs."""
     places = bytes(4) + b"\x44\0" + struct.pack(">H", count)
     kinds = bytes(4) + struct.pack(">H", count)
     for item in range(1, count + 1):
@@ -81,12 +81,12 @@ SMALL = _box(b"iinf", bytes(6)) + _box(b"iloc", bytes(8))
     [
         PADDED + _box(b"ipco", b"") * 3000,
         PADDED + _box(b"meta", bytes(4) + SMALL) * 3000,
-        _of_items(3000, 15_000_000, b"mime"),
-        _of_items(1, 15_000_000, b"av01"),
-        _of_items(30, 1_000_000, b"av01"),
+        _with_items(3000, 15_000_000, b"mime"),
+        _with_items(1, 15_000_000, b"av01"),
+        _with_items(30, 1_000_000, b"av01"),
     ],
 )
-def test_hostile_boxes_take_no_minutes(content):
+def test_hostile_boxes_are_rejected_quickly(content):
     start = time.process_time()
     with pytest.raises(faults.UnreadableImageError):
         decoding.decode(content, 16)

@@ -1,4 +1,4 @@
-"""What is painted over, and what is not."""
+"""Replacement of white backgrounds."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def replace(image, seed=0):
     return background.replace(image, np.random.default_rng(seed))
 
 
-def test_only_the_white_around_the_object_is_painted(product):
+def test_only_white_around_the_object_is_painted(product):
     share = background.share_of_background(product)[..., 0]
     y, x = np.mgrid[:64, :64]
     radius = np.hypot(x - 32, y - 32)
@@ -40,7 +40,7 @@ def test_only_the_white_around_the_object_is_painted(product):
         assert abs(edge - outside) < 45
 
 
-def test_one_color_a_gradient_and_blots_all_occur(product):
+def test_backgrounds_are_one_color_gradients_or_blots(product):
     painted = [replace(product, seed) for seed in range(40)]
     spans = [np.ptp(one[0].astype(int), axis=0).max() for one in painted]
     assert min(spans) == 0
@@ -48,11 +48,11 @@ def test_one_color_a_gradient_and_blots_all_occur(product):
     assert len({one.tobytes() for one in painted}) == 40
 
 
-def test_a_pure_function_of_image_and_seed(product):
+def test_replace_depends_only_on_image_and_seed(product):
     np.testing.assert_array_equal(replace(product, 3), replace(product, 3))
 
 
-def test_what_is_not_on_white_is_left_alone(product):
+def test_images_not_on_white_are_unchanged(product):
     gray = product.copy()
     gray[:, :7] = 128  # a tenth of the border, and the sides of two rows
     dark = np.full_like(product, 30)
@@ -61,7 +61,7 @@ def test_what_is_not_on_white_is_left_alone(product):
         assert replace(image) is image
 
 
-def test_as_much_is_drawn_whatever_the_image(product):
+def test_random_draws_do_not_depend_on_the_image(product):
     rngs = [np.random.default_rng(1) for _ in range(2)]
     background.replace(product, rngs[0])
     background.replace(np.zeros_like(product), rngs[1])

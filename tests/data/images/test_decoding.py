@@ -15,7 +15,7 @@ from tests import broken_files
 from tests.broken_files import encode
 
 
-def frame_of(paths):
+def make_frame(paths):
     rows = [
         (f"s{i}", "query", path, "", "c", "", "train")
         for i, path in enumerate(paths)
@@ -24,7 +24,7 @@ def frame_of(paths):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_formats_give_their_colors(kind):
+def test_colors_survive_in_every_format(kind):
     image = Image.new("RGB", (40, 40), (200, 40, 90))
     pixels = decoding.decode(encode(image, kind), 16)
     assert pixels.shape == (16, 16, 3)
@@ -34,8 +34,8 @@ def test_formats_give_their_colors(kind):
     )
 
 
-def test_a_format_that_hides_another_image_is_refused():
-    """A BLP may hold a JPEG of any size, decoded before pixels are counted."""
+def test_formats_that_embed_another_image_are_refused():
+    """A BLP may contain a JPEG of any size, decoded before the size check."""
     content = encode(Image.new("P", (40, 40)), "blp")
     assert Image.open(io.BytesIO(content)).size == (40, 40)
     with pytest.raises(
@@ -44,14 +44,14 @@ def test_a_format_that_hides_another_image_is_refused():
         decoding.decode(content, 16)
 
 
-def test_same_size_is_untouched():
+def test_image_of_the_target_size_is_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     got = decoding.decode(encode(Image.fromarray(pixels)), 8)
     np.testing.assert_array_equal(got, pixels)
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (1000, 10), (3, 2)])
-def test_the_whole_image_is_kept_on_white(size):
+def test_whole_image_is_kept_on_white(size):
     image = Image.new("RGB", size, (0, 0, 255))
     pixels = decoding.decode(encode(image), 20)
     blue = (pixels[..., 0] < 128).sum()
@@ -72,7 +72,7 @@ def test_transparency_becomes_white(mode):
     assert pixels[0, 3].tolist() == [255, 255, 255]
 
 
-def test_half_transparent_is_mixed_with_white():
+def test_half_transparent_pixels_blend_with_white():
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
     pixels = decoding.decode(encode(image), 4)
     np.testing.assert_allclose(pixels[0, 0], [255, 127, 127], atol=1)
@@ -101,7 +101,7 @@ def test_exif_rotation_is_undone():
     assert pixels[16, 4].min() > 215
 
 
-def test_large_jpeg_is_scaled_truly():
+def test_large_jpeg_is_scaled_correctly():
     image = Image.new("RGB", (1600, 1200), "white")
     image.paste((255, 0, 0), (0, 0, 800, 1200))
     pixels = decoding.decode(encode(image, "jpeg"), 32)
@@ -111,13 +111,13 @@ def test_large_jpeg_is_scaled_truly():
 
 
 def smooth(height, width):
-    """A picture that survives scaling: no two corners are alike."""
+    """Returns a picture that scales well, with four different corners."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     pixels = np.stack([255 * x, 255 * y, 255 * (1 - x)], -1)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def test_cmyk_is_the_plain_picture():
+def test_cmyk_matches_rgb():
     image = smooth(32, 32)
     plain = decoding.decode(encode(image), 32)
     printed = decoding.decode(encode(image.convert("CMYK"), "jpeg"), 32)
@@ -125,7 +125,7 @@ def test_cmyk_is_the_plain_picture():
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_sixteen_bits_are_the_plain_picture(kind):
+def test_sixteen_bits_match_eight_bits(kind):
     gray = np.asarray(smooth(32, 32).convert("L"))
     deep = Image.fromarray(gray.astype(np.uint16) * 257)
     plain = decoding.decode(encode(Image.fromarray(gray)), 32)
@@ -135,7 +135,7 @@ def test_sixteen_bits_are_the_plain_picture(kind):
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp"])
-def test_an_animation_is_its_first_frame(kind):
+def test_animation_decodes_to_its_first_frame(kind):
     frames = [Image.new("RGB", (16, 16), c) for c in ("red", "blue", "lime")]
     content = encode(
         frames[0],
@@ -168,12 +168,12 @@ def test_every_exif_orientation_is_undone(orientation, turn):
     exif = image.getexif()
     exif[0x0112] = orientation
     pixels = decoding.decode(encode(image, exif=exif), 24)
-    turned = turn(np.asarray(image))
-    plain = decoding.decode(encode(Image.fromarray(turned)), 24)
+    rotated = turn(np.asarray(image))
+    plain = decoding.decode(encode(Image.fromarray(rotated)), 24)
     np.testing.assert_array_equal(pixels, plain)
 
 
-def test_palette_and_alpha_are_the_plain_picture():
+def test_palette_and_opaque_alpha_match_rgb():
     image = smooth(32, 32).convert("P", palette=Image.Palette.ADAPTIVE)
     plain = decoding.decode(encode(image.convert("RGB")), 32)
     np.testing.assert_array_equal(decoding.decode(encode(image), 32), plain)
@@ -181,7 +181,7 @@ def test_palette_and_alpha_are_the_plain_picture():
     np.testing.assert_array_equal(decoding.decode(encode(opaque), 32), plain)
 
 
-def test_a_hundred_megapixels_are_decoded_scaled():
+def test_pixel_limit_of_a_jpeg_applies_to_its_reduced_size():
     image = smooth(50, 50).convert("L")
     large = image.resize((10_000, 10_000), Image.Resampling.BILINEAR)
     # 1,250 x 1,250 pixels are decoded.
@@ -196,14 +196,14 @@ def test_a_hundred_megapixels_are_decoded_scaled():
     assert "2000 x 2000" in str(caught.value)
 
 
-def test_a_huge_png_is_the_plain_picture():
+def test_large_png_matches_its_reduction():
     large = smooth(3, 4).resize((4000, 3000), Image.Resampling.BICUBIC)
     pixels = decoding.decode(encode(large, compress_level=1), 64)
     plain = decoding.decode(encode(large.reduce(10)), 64)
     np.testing.assert_allclose(pixels.astype(int), plain, atol=3)
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded():
+def test_too_many_pixels_are_refused_before_decoding():
     content = broken_files.png_header(20_000, 20_000)
     content += broken_files.png_chunk(b"IDAT", b"")
     with pytest.raises(decoding.UnreadableImageError, match="20000 x 20000"):
@@ -217,7 +217,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_corrupt_bytes_are_one_kind_of_error(kind):
+def test_corrupt_bytes_raise_unreadable_image_error(kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     content = encode(Image.fromarray(noise), kind)
     for bad in (b"", b"no image", content[: len(content) // 2]):
@@ -235,7 +235,7 @@ def test_errors_name_the_path(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_check_leaves_out_what_fails(tmp_path, threads):
+def test_check_drops_unreadable_images(tmp_path, threads):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     good = encode(Image.fromarray(noise))
     paths = [f"{i}.png" for i in range(200)]
@@ -244,7 +244,7 @@ def test_check_leaves_out_what_fails(tmp_path, threads):
     (tmp_path / "3.png").unlink()
     (tmp_path / "150.png").write_bytes(good[:-60])
     # A document without an image, and a file that two rows share.
-    frame = frame_of([*paths, "", "3.png"])
+    frame = make_frame([*paths, "", "3.png"])
     kept, skipped = decoding.check_images(frame, tmp_path, 0.02, threads)
     assert kept.index.tolist() == [i for i in range(201) if i not in (3, 150)]
     assert (skipped.count, skipped.total) == (3, 202)
@@ -257,10 +257,10 @@ def test_check_leaves_out_what_fails(tmp_path, threads):
     )
 
 
-def test_all_that_is_left_out_is_given_away(tmp_path):
+def test_check_passes_all_dropped_rows_to_keep(tmp_path):
     (tmp_path / "good.png").write_bytes(encode(Image.new("RGB", (4, 4))))
     (tmp_path / "empty.png").touch()
-    frame = frame_of(["good.png", "empty.png", "none.png", "empty.png"])
+    frame = make_frame(["good.png", "empty.png", "none.png", "empty.png"])
     given = []
 
     def keep(listed):
@@ -282,8 +282,8 @@ def test_all_that_is_left_out_is_given_away(tmp_path):
     assert len(given) == 2
 
 
-def test_check_above_the_share_lists_the_first_ten(tmp_path):
-    frame = frame_of([f"{i}.png" for i in range(12)])
+def test_check_error_lists_the_first_ten_failures(tmp_path):
+    frame = make_frame([f"{i}.png" for i in range(12)])
     with pytest.raises(UserError) as caught:
         decoding.check_images(frame, tmp_path, 0.5)
     message = str(caught.value)
@@ -294,8 +294,8 @@ def test_check_above_the_share_lists_the_first_ten(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(64, 40), (30, 200)])
-def test_gray_is_the_plain_picture(size):
-    """It is scaled before it becomes RGB: to the same pixels."""
+def test_gray_matches_rgb(size):
+    """Gray images are scaled before their conversion to RGB."""
     rng = np.random.default_rng(0)
     gray = Image.fromarray(
         rng.integers(0, 256, size=size[::-1]).astype(np.uint8)
@@ -307,16 +307,16 @@ def test_gray_is_the_plain_picture(size):
         )
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_reading_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(UserError, match="neither a file") as caught:
+    with pytest.raises(UserError, match="not a regular file") as caught:
         decoding.read(tmp_path / "a.png")
     assert caught.value.kind == faults.UNREADABLE
     with pytest.raises(UserError, match="a folder"):
         decoding.read(tmp_path)
 
 
-def test_the_file_that_was_meant_is_named(tmp_path):
+def test_missing_file_error_suggests_a_similar_path(tmp_path):
     (tmp_path / "img").mkdir()
     (tmp_path / "img" / "a.png").write_bytes(b"")
     frame = pd.DataFrame({"sample_id": ["x"], "image": ["img\\a.png"]})
@@ -339,7 +339,7 @@ for kind, options in (("JPEG", {"exif": exif}), ("TIFF", {})):
     file = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(file, kind, **options)
     content = file.getvalue()
-    # Many samples a pixel, which Pillow logs before it raises.
+    # Many samples per pixel, which Pillow logs before it raises an error.
     content = content.replace(
         struct.pack("<HHII", 277, 3, 1, 3), struct.pack("<HHII", 277, 3, 1, 99)
     )
@@ -351,7 +351,7 @@ file = io.BytesIO()
 Image.new("RGB", (16, 16), "red").save(file, "TIFF", compression="tiff_deflate")
 content = bytearray(file.getvalue())
 with Image.open(file) as opened:
-    content[opened.tag_v2[273][0]] = 0  # of which libtiff prints a line
+    content[opened.tag_v2[273][0]] = 0  # libtiff prints a message about it
 try:
     images.decode(bytes(content), 8)
 except images.UnreadableImageError as error:
@@ -359,7 +359,7 @@ except images.UnreadableImageError as error:
 """
 
 
-def test_a_library_says_nothing_of_its_own():
+def test_libraries_print_no_messages():
     done = subprocess.run(
         [sys.executable, "-c", NOISY],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Broken files of every kind, each called what it is."""
+"""Classification of broken files."""
 
 import base64
 import gzip
@@ -20,7 +20,7 @@ from tests import broken_files
 
 
 @pytest.mark.parametrize("kind", faults.KINDS)
-def test_a_file_of_every_kind(tmp_path, kind):
+def test_every_kind_of_fault_is_recognized(tmp_path, kind):
     for number in range(12):
         path = tmp_path / broken_files.write(tmp_path, kind, number)
         with pytest.raises(UserError) as caught:
@@ -39,9 +39,7 @@ def test_a_file_of_every_kind(tmp_path, kind):
     ],
 )
 @pytest.mark.parametrize("size", [8, 32])
-def test_a_file_that_is_cut_anywhere_fails_or_has_all_pixels(
-    format_, options, size
-):
+def test_cut_file_is_truncated_or_has_all_pixels(format_, options, size):
     content = broken_files.encode(broken_files.noise(40), format_, **options)
     whole = decoding.decode(content, size)
     places = np.linspace(16, len(content) - 1, 60).astype(int)
@@ -58,7 +56,7 @@ def test_a_file_that_is_cut_anywhere_fails_or_has_all_pixels(
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_a_cut_jpeg_with_a_thumbnail_is_truncated(options):
+def test_cut_jpeg_with_a_thumbnail_is_truncated(options):
     thumbnail = broken_files.encode(broken_files.noise(16), "jpeg")
     content = broken_files.encode(
         broken_files.noise(200), "jpeg", comment=thumbnail, **options
@@ -69,7 +67,7 @@ def test_a_cut_jpeg_with_a_thumbnail_is_truncated(options):
     assert caught.value.kind == faults.TRUNCATED
 
 
-def test_the_damage_is_not_the_end_of_the_file():
+def test_damage_before_the_end_is_corrupt():
     content = bytearray(broken_files.encode(broken_files.noise(64), "png"))
     content[content.index(b"IDAT") + 4] ^= 0xFF
     with pytest.raises(faults.UnreadableImageError) as caught:
@@ -77,14 +75,14 @@ def test_the_damage_is_not_the_end_of_the_file():
     assert caught.value.kind == faults.CORRUPT
 
 
-def test_pixels_of_floating_point_are_unsupported():
+def test_floating_point_pixels_are_unsupported():
     image = Image.fromarray(np.ones((4, 4), np.float32))
     with pytest.raises(faults.UnreadableImageError) as caught:
         decoding.decode(broken_files.encode(image, "tiff"), 4)
     assert caught.value.kind == faults.UNSUPPORTED
 
 
-def test_errors_travel_between_processes():
+def test_errors_can_be_pickled():
     error = faults.UnreadableImageError("a.png: gone.", faults.MISSING)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.kind) == ("a.png: gone.", faults.MISSING)
@@ -129,7 +127,7 @@ PNG = broken_files.encode(broken_files.noise(8), "png")
         (b"\0\1\2\3", "unknown format"),
     ],
 )
-def test_files_are_called_by_their_format(content, phrase):
+def test_describe_names_the_format(content, phrase):
     assert phrase in faults.describe(content)
     if "picture" not in phrase or re.search("SVG|HEIC|CR3", phrase):
         with pytest.raises(faults.UnreadableImageError) as caught:
@@ -141,7 +139,7 @@ def test_files_are_called_by_their_format(content, phrase):
         )
 
 
-def test_only_the_formats_that_are_accepted_are_opened():
+def test_only_accepted_formats_are_opened():
     content = broken_files.encode(broken_files.noise(8), "tiff")
     decoding.decode(content, 8)
     with pytest.raises(faults.UnreadableImageError, match="TIFF") as caught:
@@ -151,19 +149,19 @@ def test_only_the_formats_that_are_accepted_are_opened():
 
 @settings(max_examples=100, deadline=None)
 @given(st.one_of(st.binary(max_size=300), st.text().map(str.encode)))
-def test_anything_has_a_description(content):
+def test_describe_accepts_any_bytes(content):
     assert faults.describe(content)
     assert "\n" not in faults.describe(content)
 
 
 @pytest.mark.parametrize("start", [b"II+\0", b"MM\0+"])
-def test_a_big_tiff_is_a_tiff(start):
+def test_bigtiff_is_a_tiff(start):
     content = start + bytes(99)
     assert faults.describe(content) == "a TIFF picture"
     assert faults.of_content(content, OSError("bad")) == faults.CORRUPT
 
 
-def test_a_tiff_with_lists_of_unequal_lengths_is_corrupt():
+def test_tiff_with_lists_of_unequal_lengths_is_corrupt():
     content = bytearray(broken_files.encode(broken_files.noise(8), "tiff"))
     place = content.index(struct.pack("<HH", 273, 4))  # StripOffsets
     struct.pack_into("<I", content, place + 4, 0)
@@ -173,7 +171,7 @@ def test_a_tiff_with_lists_of_unequal_lengths_is_corrupt():
 
 
 @pytest.mark.parametrize("kind", ["dds", "qoi", "sgi"])
-def test_a_cut_file_of_an_uncommon_format_is_truncated(kind):
+def test_cut_file_of_an_uncommon_format_is_truncated_or_corrupt(kind):
     content = broken_files.encode(broken_files.noise(32), kind)
     assert faults.describe(content).endswith(f"{kind.upper()} picture")
     with pytest.raises(faults.UnreadableImageError) as caught:

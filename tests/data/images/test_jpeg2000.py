@@ -1,4 +1,4 @@
-"""Small JPEG 2000 files whose structures take gigabytes are refused."""
+"""Small JPEG 2000 files whose structures need gigabytes are refused."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def plain(**options):
 
 
 def tiled(content, size, tile):
-    """Returns a file that declares another size, of image and tiles."""
+    """Returns a file that declares other sizes of the image and tiles."""
     content, place = bytearray(content), content.index(jpeg2000.START) + 8
     struct.pack_into(">II", content, place, *size)
     struct.pack_into(">II", content, place + 16, *tile)
@@ -35,7 +35,7 @@ def tiled(content, size, tile):
 
 
 def styled(content, block=4, precincts=b""):
-    """Returns a file with another coding style; `block` is log2, less 2."""
+    """Returns a file with another coding style; `block` is log2(side) - 2."""
     place = content.index(b"\xff\x52")
     style = bytearray(content[place : place + 14])
     style[4] |= bool(precincts)
@@ -46,7 +46,7 @@ def styled(content, block=4, precincts=b""):
 
 
 def component_styled(content):
-    """Returns a file with blocks of a pixel in the header of its tile."""
+    """Returns a file with one-pixel blocks, declared in its tile's header."""
     segment = struct.pack(
         ">BBHBBBBBBBB", 0xFF, 0x53, 10, 0, 1, 0, 4, 4, 0, 1, 0
     )
@@ -61,8 +61,8 @@ def layered(content, size, tile):
     return tiled(content, size, tile)
 
 
-def of_components(count):
-    """Returns a file in whose codestream are more components than declared."""
+def with_components(count):
+    """Returns a file whose codestream has more components than declared."""
     content = encode(Image.new("RGB", (16, 16)), "jpeg2000")
     place = content.index(jpeg2000.START)
     sizes = bytearray(content[place + 4 : place + 42])
@@ -82,20 +82,18 @@ def of_components(count):
         tiled(styled(plain(), 4, b"\0"), (256, 256), (256, 256)),
         tiled(styled(plain(), 0), (900, 900), (900, 900)),
         tiled(component_styled(plain()), (256, 256), (256, 256)),
-        of_components(16_384),
+        with_components(16_384),
         layered(styled(plain(), 4, b"\x77"), (900, 900), (900, 900)),
         layered(plain(), (100, 100), (10, 10)),
     ],
     ids=["tiles", "row", "precincts", "blocks", "component", "components"]
     + ["layers", "tiled layers"],
 )
-def test_small_structures_are_refused_before_they_are_allocated(
-    budget, content
-):
+def test_huge_structures_are_refused_before_allocation(budget, content):
     with pytest.raises(faults.UnreadableImageError) as caught:
         decoding.decode(content, 32, LIMIT)
     assert caught.value.kind == faults.TOO_LARGE
-    assert "takes the memory of" in str(caught.value)
+    assert "needs the memory of" in str(caught.value)
     assert budget.peak == 0
 
 
@@ -111,7 +109,7 @@ def test_small_structures_are_refused_before_they_are_allocated(
         {"num_resolutions": 6, "quality_layers": [40, 20, 10, 5, 2]},
     ],
 )
-def test_a_plain_file_is_hardly_more_than_its_pixels(options):
+def test_estimate_of_a_plain_file_is_close_to_its_pixels(options):
     content = encode(
         noise(600),
         "jpeg2000",
@@ -122,7 +120,7 @@ def test_a_plain_file_is_hardly_more_than_its_pixels(options):
     assert decoding.decode(content, 32, LIMIT).shape == (32, 32, 3)
 
 
-def test_what_every_tile_gets_a_copy_of_is_counted():
+def test_segments_copied_for_every_tile_are_counted():
     content = tiled(plain(), (256, 256), (16, 16))
     place = content.index(b"\xff\x52")
     segment = struct.pack(">BBH", 0xFF, 0x74, 60_002) + bytes(60_000)
@@ -131,7 +129,7 @@ def test_what_every_tile_gets_a_copy_of_is_counted():
     assert counted[1] - counted[0] >= 256 * 60_000 // 24
 
 
-def test_a_header_that_is_not_there_is_no_failure():
+def test_missing_header_raises_unreadable_image_error():
     content = plain()
     for cut in range(4, 60):
         with pytest.raises(faults.UnreadableImageError):
@@ -141,7 +139,7 @@ def test_a_header_that_is_not_there_is_no_failure():
     assert Image.open(io.BytesIO(content)).size == (16, 16)
 
 
-def test_pixels_that_look_like_a_codestream_are_none():
+def test_pixels_that_look_like_a_codestream_are_ignored():
     gray = Image.new("LA", (64, 64), (0x4F, 255))
     gray.paste((0x51, 255), (1, 0, 40, 64))
     content = encode(gray, "tga")
@@ -150,7 +148,7 @@ def test_pixels_that_look_like_a_codestream_are_none():
 
 
 def _many(count):
-    """Yields files of many codestreams, coding styles and segments."""
+    """Yields files with many codestreams, coding styles or segments."""
     content = plain()
     sizes = content[: 4 + struct.unpack_from(">H", content, 4)[0]]
     place = content.index(b"\xff\x52")
@@ -165,9 +163,9 @@ def _many(count):
     yield content[:place] + empty + content[place:], "segments"
 
 
-@pytest.mark.parametrize(("content", "said"), [*_many(10_000)])
-def test_very_many_parts_are_refused_within_seconds(content, said):
+@pytest.mark.parametrize(("content", "name"), [*_many(10_000)])
+def test_too_many_parts_are_refused_within_seconds(content, name):
     start = time.process_time()
-    with pytest.raises(faults.UnreadableImageError, match=f"0 {said};"):
+    with pytest.raises(faults.UnreadableImageError, match=f"0 {name};"):
         decoding.decode(content, 8, LIMIT)
     assert time.process_time() - start < 10

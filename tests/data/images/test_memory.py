@@ -1,4 +1,4 @@
-"""Estimates from headers, and the budget that threads share."""
+"""Memory estimates, and the budget that threads share."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def budget(monkeypatch):
     return budget
 
 
-def test_the_row_of_a_huge_png_allocates_nothing(budget, monkeypatch):
+def test_header_of_a_huge_png_allocates_nothing(budget, monkeypatch):
     monkeypatch.setattr(decoding, "_open", lambda *_: 1 / 0)
     scanlines = zlib.compress(bytes((14_000 * 4 + 1) * 20))
     content = broken_files.png_header(14_000, 14_000)
@@ -77,14 +77,14 @@ def huge(kind):
 
 
 @pytest.mark.parametrize("kind", [name.lower() for name in FORMATS])
-def test_a_tiny_file_of_huge_size_is_refused_in_every_format(budget, kind):
+def test_tiny_file_declaring_a_huge_size_is_refused(budget, kind):
     with pytest.raises(faults.UnreadableImageError) as caught:
         decoding.decode(huge(kind), 32, 50_000_000)
     assert caught.value.kind == faults.TOO_LARGE, caught.value
     assert budget.peak == 0
 
 
-def test_an_image_within_an_icon_is_counted(budget):
+def test_image_inside_an_icon_is_counted(budget):
     icon = encode(Image.new("RGBA", (48, 48)), "ico", sizes=[(48, 48)])
     assert decoding.decode(icon, 48, LIMIT).shape == (48, 48, 3)
     content = icon[: icon.index(b"\x89PNG")]
@@ -94,7 +94,7 @@ def test_an_image_within_an_icon_is_counted(budget):
         decoding.decode(content, 32, LIMIT)
 
 
-def test_the_tiles_of_a_tiff_are_counted():
+def test_tiff_tiles_are_counted():
     tags = {65000: 16_000, 65001: 16_000}
     content = encode(Image.new("L", (32, 32)), "tiff", tiffinfo=tags)
     for tag, tile in ((65000, 322), (65001, 323)):
@@ -105,10 +105,10 @@ def test_the_tiles_of_a_tiff_are_counted():
         decoding.decode(content, 32, LIMIT)
 
 
-def test_a_jpeg_of_separate_scans_is_counted_unscaled():
+def test_jpeg_with_separate_scans_is_counted_unscaled():
     image = Image.new("RGB", (400, 400))
     plain = encode(image, "jpeg")
-    # As in a file whose first scan has one of the three components.
+    # Make the first scan declare only one of the three components.
     place = plain.index(b"\xff\xda") + 4
     separate = plain[:place] + b"\1" + plain[place + 1 :]
     for content, pixels in ((plain, 50 * 50), (separate, 400 * 400)):
@@ -119,7 +119,7 @@ def test_a_jpeg_of_separate_scans_is_counted_unscaled():
         assert found[1] > pixels * 4
 
 
-def test_two_headers_in_a_png_are_refused(budget):
+def test_png_with_two_headers_is_refused(budget):
     header = broken_files.png_header(10, 10)
     second = broken_files.png_header(4000, 4000)[8:]
     content = header + second + broken_files.png_chunk(b"IDAT", b"")
@@ -127,7 +127,7 @@ def test_two_headers_in_a_png_are_refused(budget):
         decoding.decode(content, 8, LIMIT)
 
 
-def test_compressed_texts_of_a_png_are_reserved(budget):
+def test_memory_of_compressed_png_texts_is_reserved(budget):
     info = PngImagePlugin.PngInfo()
     for number in range(3):
         info.add_text(f"k{number}", " " * 100_000, zip=True)
@@ -138,7 +138,7 @@ def test_compressed_texts_of_a_png_are_reserved(budget):
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
 @pytest.mark.parametrize("rotated", [False, True])
-def test_an_estimate_covers_pixels_and_conversion(kind, mode, rotated):
+def test_estimate_covers_pixels_and_conversion(kind, mode, rotated):
     image = Image.new("RGBA", (300, 200), (9, 80, 200, 50))
     if mode == "I;16":
         image = Image.fromarray(np.full((200, 300), 40_000, np.uint16))
@@ -149,7 +149,7 @@ def test_an_estimate_covers_pixels_and_conversion(kind, mode, rotated):
     try:
         content = encode(image, kind, **({"exif": exif} if rotated else {}))
     except (OSError, ValueError):
-        pytest.skip("the format has no such mode")
+        pytest.skip("the format does not support this mode")
     budget = memory.Budget(1 << 30)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "BUDGET", budget)
@@ -161,7 +161,7 @@ def test_an_estimate_covers_pixels_and_conversion(kind, mode, rotated):
     assert budget.peak <= allowed + len(content)
 
 
-def test_large_images_are_put_on_white_in_bands(monkeypatch):
+def test_compositing_in_bands_changes_nothing(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (97, 61, 4), np.uint8)
     for mode in ("RGBA", "LA", "P", "1", "I;16"):
         if mode == "I;16":
@@ -176,7 +176,7 @@ def test_large_images_are_put_on_white_in_bands(monkeypatch):
             )
 
 
-def test_a_reservation_waits_for_its_share():
+def test_reservations_are_first_in_first_out():
     budget = memory.Budget(10)
     order, threads = [], []
 
@@ -193,7 +193,7 @@ def test_a_reservation_waits_for_its_share():
         threads.append(thread)
         while len(order) + len(budget._waiting) < len(threads):
             pass
-    # The last would fit, but comes after the second.
+    # The third one would fit, but must wait for the second.
     assert order == [6]
     first.set()
     for thread in threads:
@@ -202,7 +202,7 @@ def test_a_reservation_waits_for_its_share():
     assert budget.peak <= 10
 
 
-def test_an_image_above_the_budget_is_decoded_alone():
+def test_reservation_above_the_budget_runs_alone():
     budget = memory.Budget(10)
     with budget.reserve(25):
         assert not budget._fits(1)
@@ -210,7 +210,7 @@ def test_an_image_above_the_budget_is_decoded_alone():
         assert budget.peak == 10
 
 
-def test_a_reservation_is_released_after_an_error(budget):
+def test_reservation_is_released_after_an_error(budget):
     content = encode(broken_files.noise(32))[:-40]
     for _ in range(3):
         with pytest.raises(faults.UnreadableImageError):
@@ -241,7 +241,7 @@ def decode_anything(content, budget):
 
 @quick
 @given(content=st.binary(max_size=200))
-def test_random_bytes_are_pixels_or_one_error(budget, content):
+def test_random_bytes_decode_or_raise_one_error(budget, content):
     decode_anything(content, budget)
 
 
@@ -254,7 +254,7 @@ SAMPLES = [encode(broken_files.noise(40), kind) for kind in (*FORMATS, "tiff")]
     cut=st.integers(0, 6000),
     tail=st.binary(max_size=40),
 )
-def test_random_prefixes_are_pixels_or_one_error(budget, content, cut, tail):
+def test_random_prefixes_decode_or_raise_one_error(budget, content, cut, tail):
     decode_anything(content[:cut] + tail, budget)
 
 
@@ -264,7 +264,9 @@ def test_random_prefixes_are_pixels_or_one_error(budget, content, cut, tail):
     place=st.integers(0, 80),
     patch=st.binary(min_size=1, max_size=12),
 )
-def test_random_headers_are_pixels_or_one_error(budget, content, place, patch):
+def test_random_headers_decode_or_raise_one_error(
+    budget, content, place, patch
+):
     broken = content[:place] + patch + content[place + len(patch) :]
     decode_anything(broken, budget)
 
@@ -294,7 +296,7 @@ with concurrent.futures.ThreadPoolExecutor(8) as threads:
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="other C libraries differ"
 )
-def test_threads_keep_no_memory_of_what_they_decoded():
+def test_threads_keep_no_memory_of_decoded_images():
     done = subprocess.run(
         [sys.executable, "-c", RETAINED],
         capture_output=True,
@@ -322,7 +324,7 @@ print((peak() - before) / decode_memory.BUDGET.peak)
 @pytest.mark.skipif(sys.platform != "linux", reason="units differ")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(12_000_000, 1), (1, 12_000_000)])
-def test_an_image_of_one_row_or_column_is_estimated(size, mode, tmp_path):
+def test_estimate_covers_an_image_of_one_row_or_column(size, mode, tmp_path):
     path = tmp_path / "line.png"
     Image.new(mode, size).save(path)
     done = subprocess.run(

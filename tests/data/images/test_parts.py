@@ -1,4 +1,4 @@
-"""Files with very many parts are refused before they are opened."""
+"""Files with too many parts are refused before they are opened."""
 
 import io
 import struct
@@ -37,7 +37,7 @@ def _box(kind, data):
 
 
 def _avif(kind, data, inside=()):
-    """Returns an AVIF file whose first table is another one."""
+    """Returns an AVIF file with a table inserted before its others."""
     plain, table = _file("avif"), _box(kind, data)
     for outer in inside:
         table = _box(outer, table)
@@ -47,7 +47,7 @@ def _avif(kind, data, inside=()):
     return plain[:start] + meta + table + plain[start + 12 :]
 
 
-# Two items, each with 65,535 extents that take no byte.
+# Two items, each with 65,535 extents of no bytes.
 ILOC = b"\0\0\0\0\0\0\0\2" + b"\0\1\0\0\xff\xff" + b"\0\2\0\0\xff\xff"
 EXIF = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0" + bytes(10)
 EMPTY = b"\xff\xe5\0\2"
@@ -58,7 +58,7 @@ GIF_BLOCKS = parts.after_gif_colors(13, GIF[10])
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (_scans(1000), "it has more than 50 scans"),
         (_insert(JPEG, 2, EXIF, 300_000), "more than 1,000 segments"),
@@ -89,24 +89,24 @@ GIF_BLOCKS = parts.after_gif_colors(13, GIF[10])
         "ipco",
     ],
 )
-def test_very_many_parts_are_refused(content, said):
+def test_too_many_parts_are_refused(content, message):
     with pytest.raises(decoding.UnreadableImageError) as caught:
         decoding.decode(content, 8)
     assert caught.value.kind == faults.TOO_LARGE
-    assert said in caught.value.reason
+    assert message in caught.value.reason
 
 
-def test_what_editors_write_is_read():
+def test_typical_numbers_of_parts_are_accepted():
     frames = [Image.new("P", (9, 9), i) for i in range(50)]
     many = io.BytesIO()
     frames[0].save(many, "gif", save_all=True, append_images=frames[1:])
     for content in (
         _scans(10),
         _insert(JPEG, 2, b"\xff\xe2\xff\xff" + bytes(65533), 255),  # ICC
-        _insert(JPEG, len(JPEG), b"\xff\xda\0\2", 2000),  # a film behind it
+        _insert(JPEG, len(JPEG), b"\xff\xda\0\2", 2000),  # an appended video
         _insert(JPEG, 2, b"\xff", 2000),  # fill bytes
         _insert(PNG, 33, _chunk(b"abCd"), 5000),
-        PNG + bytes(2_000_000),  # as files recovered from a disk have
+        PNG + bytes(2_000_000),  # typical of recovered files
         _insert(GIF, GIF_BLOCKS, b"!\xfe" + b"\1a" * 5000 + b"\0", 1),
         many.getvalue(),
         _file("avif"),
@@ -115,7 +115,7 @@ def test_what_editors_write_is_read():
 
 
 def _tiff(count, big=False, order="<"):
-    """Returns a TIFF of one pixel, whose table lists `count` strips."""
+    """Returns a TIFF of one pixel that declares `count` strips."""
     mark = b"II" if order == "<" else b"MM"
     entry = "HHQQ" if big else "HHLL"
     head = struct.pack(
@@ -132,22 +132,20 @@ def _tiff(count, big=False, order="<"):
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", "<>")
-def test_the_strips_of_a_tiff_are_counted_before_it_is_opened(
-    big, order, monkeypatch
-):
+def test_tiff_strips_are_counted_before_opening(big, order, monkeypatch):
     monkeypatch.setattr(decoding, "_open", lambda *_: 1 / 0)
     for count in (1000, 300_000):
         content = _tiff(count, big, order)
-        if big and order == ">":  # which Pillow takes for a plain one
+        if big and order == ">":  # Pillow reads it as a plain TIFF
             content = _tiff(count, False, order)
         with pytest.raises(faults.UnreadableImageError) as caught:
             decoding.decode(content + bytes(9_000), 8)
-        said = "200,000 table entries" in str(caught.value)
-        assert said == (count > 200_000)
-        assert (caught.value.kind == faults.TOO_LARGE) == said
+        refused = "200,000 table entries" in str(caught.value)
+        assert refused == (count > 200_000)
+        assert (caught.value.kind == faults.TOO_LARGE) == refused
 
 
-def test_a_tiff_of_many_tiles_is_read():
+def test_tiff_with_many_strips_is_accepted():
     noise = Image.effect_noise((1600, 1600), 50)
     file = io.BytesIO()
     noise.save(file, "tiff", tiffinfo={278: 1})

@@ -15,7 +15,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 
 QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
-# Every sampler, for what holds of all.
+# One sampling per sampler.
 SAMPLERS = [
     sampling.Sampling(name, temperature=3.0, samples=2)
     for name in sampling.NAMES
@@ -29,7 +29,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Rows whose image's red value is their number; d0 none, d1 no text."""
+    """Rows whose red value is their number; one without image, one text."""
     root = tmp_path_factory.mktemp("data")
     rows = []
     for i in range(QUERIES + DOCUMENTS):
@@ -63,13 +63,13 @@ def batches(data, tokenizer, count=None, **options):
 
 
 def numbers(batch):
-    """The rows that a batch of one role holds."""
+    """Returns the row numbers in a batch of one role."""
     red = batch["image"][:, 0, 0, 0].tolist()
     return [QUERIES if one == 255 else one for one in red]
 
 
-def side_by_side(parts):
-    """Joins what processes have of a batch, in their order."""
+def concatenate_parts(parts):
+    """Concatenates the processes' blocks of a batch."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -91,7 +91,7 @@ def test_shapes_and_types(data, tokenizer):
     }
 
 
-def test_a_row_keeps_its_label_text_and_gaps(data, tokenizer):
+def test_rows_keep_their_label_text_and_image(data, tokenizer):
     seen = set()
     for batch in batches(data, tokenizer, 12):
         documents = batch["document"]
@@ -114,7 +114,7 @@ def test_a_row_keeps_its_label_text_and_gaps(data, tokenizer):
     ("role", "first", "count"),
     [("query", 0, QUERIES), ("document", QUERIES, DOCUMENTS)],
 )
-def test_every_sample_once_an_epoch_in_a_new_order(
+def test_every_sample_occurs_once_per_epoch_in_a_new_order(
     data, tokenizer, role, first, count
 ):
     got = batches(data, tokenizer, 3 * count // 4 + 1)
@@ -139,14 +139,16 @@ def test_the_two_streams_are_shuffled_independently(tokenizer, tmp_path):
     query = np.concatenate([numbers(b["query"]) for b in got])
     document = np.concatenate([numbers(b["document"]) for b in got])
     assert (query == document).mean() < 0.2
-    # Nor is one the other's next epoch.
+    # Neither stream is the other one's next epoch.
     assert (query[64:] == document[:64]).mean() < 0.2
     assert (query[:64] == document[64:]).mean() < 0.2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_deterministic_whatever_the_threads(data, tokenizer, threads, sampler):
+def test_batches_do_not_depend_on_the_number_of_threads(
+    data, tokenizer, threads, sampler
+):
     options = {"augment": "strong", "seed": 5, "sampling": sampler}
     want = batches(data, tokenizer, 6, threads=2, **options)
     got = batches(data, tokenizer, 6, threads=threads, **options)
@@ -155,7 +157,7 @@ def test_deterministic_whatever_the_threads(data, tokenizer, threads, sampler):
     assert numbers(other[0]["query"]) != numbers(want[0]["query"])
 
 
-def test_augmentation_is_new_every_epoch(tokenizer, tmp_path):
+def test_augmentation_differs_between_epochs(tokenizer, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     rows = [
@@ -171,7 +173,9 @@ def test_augmentation_is_new_every_epoch(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_resumed_equals_uninterrupted(data, tokenizer, stop, sampler):
+def test_resumed_batches_match_uninterrupted_ones(
+    data, tokenizer, stop, sampler
+):
     options = {"augment": "strong", "sampling": sampler}
     want = batches(data, tokenizer, 14, **options)
     iterator = batches(data, tokenizer, **options)
@@ -181,7 +185,7 @@ def test_resumed_equals_uninterrupted(data, tokenizer, stop, sampler):
     fresh = batches(data, tokenizer, **options)
     fresh.set_state(state)
     assert_equal([next(fresh) for _ in range(14 - stop)], want[stop:])
-    # An iterator that has run already can be set back, too.
+    # An iterator that has advanced can be reset, too.
     iterator.set_state(state)
     if stop < 14:
         assert_equal(next(iterator), want[stop])
@@ -189,7 +193,9 @@ def test_resumed_equals_uninterrupted(data, tokenizer, stop, sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_each_global_batch(data, tokenizer, count, sampler):
+def test_blocks_of_all_processes_form_the_global_batch(
+    data, tokenizer, count, sampler
+):
     options = {"augment": "strong", "sampling": sampler}
     whole = batches(data, tokenizer, 8, **options)
     parts = [
@@ -204,16 +210,16 @@ def test_processes_share_each_global_batch(data, tokenizer, count, sampler):
         for index in range(count)
     ]
     for step, batch in enumerate(whole):
-        assert_equal(side_by_side(part[step] for part in parts), batch)
+        assert_equal(concatenate_parts(part[step] for part in parts), batch)
 
 
-def test_workers_make_the_same_batches(data, tokenizer, tmp_path):
+def test_workers_compute_the_same_batches(data, tokenizer, tmp_path):
     frame, source = data
     prepared = builder.prepare(frame, source._root, tmp_path)
     options = {"augment": "catalog", "sampling": SAMPLERS[1]}
     want = batches(data, tokenizer, 9, **options)
     for count, stop in ((1, 2), (2, 5)):
-        # Half of the processes' part each, read from either source.
+        # One process's half of each batch, from each of the two sources.
         part = {"process_index": 1, "process_count": 2}
         with contextlib.closing(
             batches(
@@ -230,7 +236,7 @@ def test_workers_make_the_same_batches(data, tokenizer, tmp_path):
             assert_equal(batch, jax.tree.map(lambda leaf: leaf[2:], whole))
 
 
-def test_a_prepared_image_that_breaks_is_named(data, tokenizer, tmp_path):
+def test_error_names_an_unreadable_prepared_image(data, tokenizer, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     rows = [
         ("q7", "query", "a.png", "", "c", "", "train"),
@@ -242,7 +248,7 @@ def test_a_prepared_image_that_breaks_is_named(data, tokenizer, tmp_path):
         batches((frame, source), tokenizer, 1, batch_size=2)
 
 
-def test_what_cannot_be_batched_is_said(data, tokenizer):
+def test_invalid_batches_raise_an_error(data, tokenizer):
     with pytest.raises(UserError, match="multiple of 6"):
         batches(data, tokenizer, process_count=3)
     with pytest.raises(UserError, match="light, strong"):
@@ -254,7 +260,9 @@ def test_what_cannot_be_batched_is_said(data, tokenizer):
 
 
 @pytest.mark.parametrize("content", [None, b"no image"])
-def test_an_image_that_breaks_later_is_named(tokenizer, tmp_path, content):
+def test_error_names_an_image_that_became_unreadable(
+    tokenizer, tmp_path, content
+):
     rows = [
         ("q", "query", "a.png", "", "c", "", "train"),
         ("d", "document", "", "words", "c", "", "train"),
@@ -299,13 +307,13 @@ def test_evaluation_visits_each_row_once_in_order(data, tokenizer, threads):
     }
 
 
-def test_evaluation_of_queries_has_images_only(data, tokenizer):
+def test_evaluation_of_queries_has_only_images(data, tokenizer):
     got = evaluate(data, tokenizer, "query", batch_size=8)
     assert set(got[0]["query"]) == {"image"}
     assert sum(batch["mask"].sum() for batch in got) == QUERIES
 
 
-def test_evaluation_processes_take_as_many_batches(data, tokenizer):
+def test_evaluation_processes_get_equally_many_batches(data, tokenizer):
     whole = evaluate(data, tokenizer, "query")
     parts = [
         evaluate(data, tokenizer, "query", process_index=index, process_count=2)
@@ -313,16 +321,16 @@ def test_evaluation_processes_take_as_many_batches(data, tokenizer):
     ]
     assert [len(part) for part in parts] == [len(whole)] * 2
     for step, batch in enumerate(whole):
-        assert_equal(side_by_side(part[step] for part in parts), batch)
+        assert_equal(concatenate_parts(part[step] for part in parts), batch)
     with pytest.raises(UserError, match="multiple"):
         evaluate(data, tokenizer, "query", batch_size=3, process_count=2)
 
 
-def test_evaluation_of_no_rows_is_no_batch(data, tokenizer):
+def test_evaluation_without_rows_has_no_batches(data, tokenizer):
     frame, source = data
     queries = frame[frame["role"] == table.QUERY]
     assert evaluate((queries, source), tokenizer, "document") == []
 
 
-def test_the_iterator_is_grains(data, tokenizer):
+def test_iterator_is_a_grain_iterator(data, tokenizer):
     assert isinstance(batches(data, tokenizer), grain.DatasetIterator)

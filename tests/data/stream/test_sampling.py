@@ -1,4 +1,4 @@
-"""Rows that are drawn as it is written, from any place of the stream."""
+"""Samplers: shares of the categories, and access to any position."""
 
 import pickle
 
@@ -22,8 +22,8 @@ COUNTS = {
 }
 
 
-def make(counts=COUNTS, seed=0):
-    """Rows by role and the labels of all, in a random order."""
+def make_rows(counts=COUNTS, seed=0):
+    """Returns rows by role, and the labels of all rows, in random order."""
     labels = np.concatenate(
         [np.repeat(np.arange(len(c)), c) for c in counts.values()]
     )
@@ -34,21 +34,21 @@ def make(counts=COUNTS, seed=0):
     return rows, labels
 
 
-def streams(name, batch_size=8, seed=0, counts=COUNTS, **options):
-    rows, labels = make(counts)
+def make_streams(name, batch_size=8, seed=0, counts=COUNTS, **options):
+    rows, labels = make_rows(counts)
     choice = Sampling(name, **options)
     return sampling.streams(choice, rows, labels, batch_size, seed), labels
 
 
-def epochs(stream, length, count):
+def read_epochs(stream, length, count):
     return np.array([stream[i] for i in range(length * count)]).reshape(
         count, length
     )
 
 
-def tempered(role, temperature, count):
-    """Epochs without their order, which takes Grain long where N is small."""
-    rows, labels = make()
+def read_tempered(role, temperature, count):
+    """Returns unshuffled epochs: Grain shuffles short ones slowly."""
+    rows, labels = make_rows()
     own = rows[role]
     drawn = sampling.Tempered(own, labels[own], temperature, seed=3)
     places = np.arange(len(own) * count) % len(own)
@@ -58,69 +58,69 @@ def tempered(role, temperature, count):
 
 @pytest.mark.parametrize("role", COUNTS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_categories_come_by_their_share(role, temperature):
-    rows, labels = tempered(role, temperature, 40)
+def test_categories_occur_by_their_share(role, temperature):
+    rows, labels = read_tempered(role, temperature, 40)
     counts = np.array(COUNTS[role])
     length = counts.sum()
     shares = np.where(counts, counts ** (1 / temperature), 0.0)
     shares /= shares.sum()
-    there = counts > 0
+    present = counts > 0
     seen = np.bincount(labels[rows.ravel()], minlength=len(counts))
-    assert not seen[~there].any()
-    law = stats.chisquare(seen[there], (rows.size * shares)[there])
+    assert not seen[~present].any()
+    law = stats.chisquare(seen[present], (rows.size * shares)[present])
     assert law.pvalue > 0.01
-    # No epoch is off by more than the rounding.
+    # Each epoch deviates only by rounding.
     for epoch in rows:
         seen = np.bincount(labels[epoch], minlength=len(counts))
         assert (np.abs(seen - length * shares) < 1).all()
 
 
-def test_the_law_is_not_that_of_another_temperature():
-    rows, labels = tempered("query", 2.0, 40)
+def test_shares_differ_from_those_of_another_temperature():
+    rows, labels = read_tempered("query", 2.0, 40)
     counts = np.array(COUNTS["query"])
     seen = np.bincount(labels[rows.ravel()], minlength=len(counts))
-    there = counts > 0
-    shares = counts[there] ** (1 / 1.5)
+    present = counts > 0
+    shares = counts[present] ** (1 / 1.5)
     wanted = rows.size * shares / shares.sum()
-    assert stats.chisquare(seen[there], wanted).pvalue < 1e-6
+    assert stats.chisquare(seen[present], wanted).pvalue < 1e-6
 
 
 @pytest.mark.parametrize("name", [UNIFORM, TEMPERED])
-def test_at_one_every_sample_comes_once_an_epoch(name):
-    drawn, _ = streams(name, temperature=1.0)
-    rows, _ = make()
+def test_every_sample_occurs_once_per_epoch_at_temperature_one(name):
+    drawn, _ = make_streams(name, temperature=1.0)
+    rows, _ = make_rows()
     for role, own in rows.items():
-        seen = epochs(drawn[role], len(own), 3)
+        seen = read_epochs(drawn[role], len(own), 3)
         for epoch in seen:
             assert sorted(epoch) == own.tolist()
         assert (seen[0] != seen[1]).any()
         assert (seen[1] != seen[2]).any()
 
 
-def test_a_high_temperature_is_all_categories_alike():
-    rows, labels = tempered("query", 1e9, 3)
+def test_high_temperature_samples_categories_equally():
+    rows, labels = read_tempered("query", 1e9, 3)
     counts = np.array(COUNTS["query"])
     for epoch in rows:
         seen = np.bincount(labels[epoch], minlength=len(counts))
         assert np.ptp(seen[counts > 0]) <= 1
 
 
-def test_samples_take_turns():
-    rows, labels = tempered("query", 4.0, 30)
+def test_samples_of_a_category_take_turns():
+    rows, labels = read_tempered("query", 4.0, 30)
     for category, count in enumerate(COUNTS["query"]):
         if count:
             own = rows[labels[rows] == category]
             seen = np.unique(own, return_counts=True)[1]
             assert len(seen) == count
-            # An epoch may end a turn too early or too late, here and there.
+            # An epoch sometimes ends a turn too early or too late.
             assert np.ptp(seen) <= 3 + seen.mean() / 10
 
 
 @pytest.mark.parametrize("name", sampling.NAMES)
-def test_a_row_is_a_function_of_seed_and_place(name):
+def test_row_depends_only_on_seed_and_position(name):
     def draw(seed):
         choice = {"samples": 2, "temperature": 3.0}
-        return streams(name, seed=seed, **choice)[0]
+        return make_streams(name, seed=seed, **choice)[0]
 
     first = draw(5)
     far = [0, 1, 499, 1234, 10**6, 10**9 + 7]
@@ -134,43 +134,45 @@ def test_a_row_is_a_function_of_seed_and_place(name):
         assert [other[i] for i in range(50)] != [stream[i] for i in range(50)]
 
 
-def halves(drawn, half, count):
-    """Batches of both roles, int [count, half]."""
-    return {role: epochs(stream, half, count) for role, stream in drawn.items()}
+def read_batches(drawn, half, count):
+    """Returns batches of both roles, int [count, half]."""
+    return {
+        role: read_epochs(stream, half, count) for role, stream in drawn.items()
+    }
 
 
-def test_a_balanced_batch_has_some_of_each_category():
+def test_balanced_batch_has_equal_counts_per_category():
     counts = {"query": [9, 5, 7, 4, 3, 8], "document": [4, 6, 3, 3, 9, 5]}
-    drawn, labels = streams(BALANCED, 12, counts=counts, samples=3)
-    batches = halves(drawn, 6, 36)
+    drawn, labels = make_streams(BALANCED, 12, counts=counts, samples=3)
+    batches = read_batches(drawn, 6, 36)
     for query, document in zip(*batches.values(), strict=True):
         kinds, seen = np.unique(labels[query], return_counts=True)
         assert seen.tolist() == [3, 3]
         assert set(labels[document]) == set(kinds)
         assert len(set(query)) == len(set(document)) == 6
     for role, rows in batches.items():
-        # Three batches are an epoch, which has each category once.
+        # Three batches form an epoch, which has each category once.
         kinds = np.sort(labels[rows].reshape(-1, 18), axis=1)
         np.testing.assert_array_equal(
             kinds, np.tile(np.repeat(np.arange(6), 3), (12, 1))
         )
         assert len({tuple(sorted(set(labels[row]))) for row in rows}) > 8
-        assert set(rows.ravel()) == set(make(counts)[0][role])
+        assert set(rows.ravel()) == set(make_rows(counts)[0][role])
         # The categories are mixed within a batch.
         assert (np.diff(labels[rows], axis=1) != 0).sum() > 2 * len(rows)
 
 
-def test_who_has_fewer_samples_gives_them_twice():
+def test_categories_with_few_samples_repeat_them():
     counts = {"query": [2, 9], "document": [9, 1]}
-    drawn, labels = streams(BALANCED, 8, counts=counts, samples=4)
-    for row in halves(drawn, 4, 4)["query"]:
+    drawn, labels = make_streams(BALANCED, 8, counts=counts, samples=4)
+    for row in read_batches(drawn, 4, 4)["query"]:
         (kind,) = set(labels[row])
         assert len(set(row)) == (2 if kind == 0 else 4)
 
 
-def test_another_stands_in_for_who_lacks_a_role():
-    drawn, labels = streams(BALANCED, 12, samples=2)
-    queries, documents = halves(drawn, 6, 40).values()
+def test_another_category_replaces_one_that_lacks_a_role():
+    drawn, labels = make_streams(BALANCED, 12, samples=2)
+    queries, documents = read_batches(drawn, 6, 40).values()
     stood_in = 0
     for query, document in zip(queries, documents, strict=True):
         kinds = [
@@ -190,19 +192,22 @@ def test_another_stands_in_for_who_lacks_a_role():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "unifrom"}, "data.sampler is 'unifrom'.*tempered, balanced"),
         ({"name": TEMPERED, "temperature": 0.5}, "data.temperature is 0.5"),
         ({"name": TEMPERED, "temperature": float("nan")}, "data.temperature"),
         ({"name": BALANCED, "samples": 0}, "samples_per_category is 0"),
-        ({"name": BALANCED, "samples": 3}, "half a batch are 4 samples"),
+        (
+            {"name": BALANCED, "samples": 3},
+            "must divide half the batch, 4 samples",
+        ),
         (
             {"name": BALANCED, "samples": 1, "batch_size": 28},
-            "has 14 categories, but there are 6 with a query",
+            "needs 14 categories with a query; there are only 6",
         ),
     ],
 )
-def test_what_cannot_be_sampled_is_said(options, said):
-    with pytest.raises(UserError, match=said):
-        streams(**options)
+def test_invalid_settings_raise_an_error(options, message):
+    with pytest.raises(UserError, match=message):
+        make_streams(**options)

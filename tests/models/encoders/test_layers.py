@@ -24,7 +24,7 @@ def _grouped(x, kernel, stride):
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_running_statistics_folded_into_the_kernel(depthwise):
+def test_running_statistics_are_folded_into_the_kernel(depthwise):
     layer = layers.ConvNorm(6, 3, depthwise=depthwise)
     x = _random(2, 5, 5, 6)
     variables = layer.init(jax.random.key(0), x, False)
@@ -66,11 +66,9 @@ def test_batch_statistics_normalize_and_update():
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_statistics_are_the_whole_batch_s_however_it_is_split(
-    num_devices, depthwise
-):
+def test_statistics_cover_the_whole_sharded_batch(num_devices, depthwise):
     layer = layers.ConvNorm(5, 3, depthwise=depthwise, momentum=0.9)
-    # Each device's own rows would have a mean of their own.
+    # The rows of different devices have different means.
     x = (
         _random(8, 6, 6, 5)
         + np.arange(8, dtype=np.float32)[:, None, None, None]

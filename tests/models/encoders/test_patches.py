@@ -1,4 +1,4 @@
-"""Patches and the positions that are resized for them."""
+"""Patch embeddings and resized position embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,20 @@ TINY = ImageConfig(width=6, patch=4, image_size=16)
 
 
 @pytest.mark.parametrize(("size", "new"), [(4, 7), (7, 4), (14, 16), (3, 1)])
-def test_bicubic_is_torchs(size, new):
+def test_bicubic_matches_torch(size, new):
     torch = pytest.importorskip("torch")
     row = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    there = torch.nn.functional.interpolate(
+    theirs = torch.nn.functional.interpolate(
         torch.from_numpy(row)[None, None, None].expand(1, 1, size, size),
         size=(new, new),
         mode="bicubic",
         align_corners=False,
     )
     ours = patches.bicubic(size, new) @ row
-    np.testing.assert_allclose(ours, there[0, 0, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours, theirs[0, 0, 0].numpy(), atol=1e-5)
 
 
-def test_the_stored_size_is_not_resized():
+def test_positions_of_the_stored_size_are_not_resized():
     np.testing.assert_array_equal(patches.bicubic(5, 5), np.eye(5))
     x = jnp.zeros((2, 4, 4, 6))
     positions = jax.random.normal(jax.random.key(0), (16, 6))
@@ -42,7 +42,7 @@ def test_cls_comes_first_with_its_own_position():
     np.testing.assert_array_equal(added[0, 0], 3.0 + positions[0])
 
 
-def test_an_embedding_is_a_convolution():
+def test_patch_embedding_matches_a_convolution():
     images = np.random.default_rng(0).integers(0, 256, (2, 10, 8, 3), np.uint8)
     module = patches.PatchEmbedding(TINY)
     variables = module.init(jax.random.key(0), images)

@@ -22,8 +22,8 @@ class ResNetTests(parity.EncoderTests):
     keys = resnet.KEYS
     from_original = staticmethod(resnet.from_original)
     to_original = staticmethod(resnet.to_original)
-    # At 32 pixels, no input of a ReLU is so near 0 that rounding decides its
-    # sign, and with it a gradient.
+    # At 32 pixels, no ReLU input is so close to 0 that rounding could change
+    # its sign, and with it a gradient.
     inputs = ((random_images(32, 32),), (random_images(50, 75),))
 
     @classmethod
@@ -47,9 +47,9 @@ class ResNetTests(parity.EncoderTests):
         ("batch_norm", "remat"),
         [("train", False), ("train", True), ("frozen", False)],
     )
-    def test_gradients_are_the_originals(self, made, batch_norm, remat):
+    def test_gradients_match_the_original(self, example, batch_norm, remat):
         (images,) = self.inputs[0]
-        original = copy.deepcopy(made.model).train(batch_norm == "train")
+        original = copy.deepcopy(example.model).train(batch_norm == "train")
         theirs = self.call_original(original, images)
         rng = np.random.default_rng(2)
         weights = rng.normal(size=theirs.shape).astype(np.float32)
@@ -58,14 +58,14 @@ class ResNetTests(parity.EncoderTests):
 
         @jax.jit
         def loss(params):
-            variables = {**made.variables, "params": params}
+            variables = {**example.variables, "params": params}
             patches, _ = model.apply(
                 variables, images, train=True, mutable=["batch_stats"]
             )
             return (patches * weights).sum(), patches
 
         gradients, patches = jax.grad(loss, has_aux=True)(
-            made.variables["params"]
+            example.variables["params"]
         )
         assert parity.difference(patches, theirs.detach().numpy()) < 2e-5
         gradients = self.keys.store({"params": gradients})
@@ -75,9 +75,9 @@ class ResNetTests(parity.EncoderTests):
         assert not gradients
 
     @pytest.mark.parametrize("average", ["running_mean", "running_var"])
-    def test_averages_are_the_originals(self, made, average):
+    def test_running_averages_match_the_original(self, example, average):
         (images,) = self.inputs[0]
-        original = copy.deepcopy(made.model).train()
+        original = copy.deepcopy(example.model).train()
         with torch.no_grad():
             self.call_original(original, images)
 
@@ -86,12 +86,12 @@ class ResNetTests(parity.EncoderTests):
             model = self.module(self.config)
             return model.apply(variables, images, True, mutable="batch_stats")
 
-        averages = self.keys.store(update(made.variables)[1])
+        averages = self.keys.store(update(example.variables)[1])
         for name, theirs in original.named_buffers():
             if name.endswith(average):
                 assert parity.difference(averages[name], theirs.numpy()) < 2e-5
 
-    def test_frozen_uses_running_statistics_while_training(self, made):
+    def test_frozen_norms_use_running_statistics_in_training(self, example):
         model = self.module(self.config, "frozen")
 
         @jax.jit
@@ -99,12 +99,12 @@ class ResNetTests(parity.EncoderTests):
             train = model.apply(variables, images, True, mutable="batch_stats")
             return train, model.apply(variables, images)
 
-        (patches, updates), evaluated = both(made.variables, *self.inputs[0])
+        (patches, updates), evaluated = both(example.variables, *self.inputs[0])
         np.testing.assert_array_equal(patches, evaluated)
         jax.tree.map(
             np.testing.assert_array_equal,
             updates["batch_stats"],
-            made.variables["batch_stats"],
+            example.variables["batch_stats"],
         )
 
     @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ class ResNetTests(parity.EncoderTests):
             ("layer_type", "wide"),
         ],
     )
-    def test_other_values_are_refused(self, key, value):
-        said = resnet.to_original(self.config) | {key: value}
+    def test_unsupported_values_raise_an_error(self, key, value):
+        config = resnet.to_original(self.config) | {key: value}
         with pytest.raises(UserError, match=re.escape(f"{key} = {value!r}")):
-            resnet.from_original(said)
+            resnet.from_original(config)
 
 
 class TestBasic(ResNetTests):
@@ -139,9 +139,9 @@ class TestBottleneck(ResNetTests):
     ],
 )
 def test_size_of_the_published_model(name, parameters, channels):
-    said = resnet.to_original(resnet.CONFIGS[name])
-    assert resnet.from_original(said) == resnet.CONFIGS[name]
-    assert parity.count_original(said) == parameters
+    config = resnet.to_original(resnet.CONFIGS[name])
+    assert resnet.from_original(config) == resnet.CONFIGS[name]
+    assert parity.count_original(config) == parameters
     model = resnet.ResNet(resnet.CONFIGS[name])
     patches, variables = jax.eval_shape(
         lambda x: model.init_with_output(parity.KEY, x),

@@ -38,12 +38,14 @@ def _both(vision, text):
     }
 
 
-def test_file_of_both_towers(tmp_path):
-    said = _both(VISION, TEXT)
-    parity.check_file_of_both(said, tmp_path, vision=TestVision, text=TestText)
+def test_each_tower_loads_from_a_combined_file(tmp_path):
+    config = _both(VISION, TEXT)
+    parity.check_combined_file(
+        config, tmp_path, vision=TestVision, text=TestText
+    )
 
 
-def test_sizes_that_a_config_leaves_out():
+def test_missing_sizes_have_the_defaults_of_the_original():
     config = {"vision_config": {}, "text_config": {}}
     vision = siglip.vision_from_original(config)
     assert vision == siglip.VISION_CONFIGS["siglip-b16"]
@@ -63,8 +65,8 @@ def test_size_of_the_published_model(name, parameters):
     vision, text = siglip.VISION_CONFIGS[name], siglip.TEXT_CONFIGS[name]
     ours = parity.count_images(siglip.SiglipVision(vision))
     ours += parity.count_texts(siglip.SiglipText(text))
-    # The whole model has heads and two scalars. That of the images is a
-    # token that attends, a norm and an MLP; that of the texts is a product.
+    # The whole model also has two scalars and two heads: attention by a token,
+    # a norm and an MLP for images; a dense layer for texts.
     width, hidden = vision.width, vision.hidden
     attention = 4 * (width + 1) * width
     mlp = (width + 1) * hidden + (hidden + 1) * width

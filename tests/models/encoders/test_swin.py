@@ -29,14 +29,14 @@ class TestSwin(parity.EncoderTests):
     from_original = staticmethod(swin.from_original)
     to_original = staticmethod(swin.to_original)
     # Maps of 14x11 and 7x6 patches, where patches, windows and merges are
-    # padded and both stages shift their windows; and of 6x6 and 3x3, which
-    # need no padding, the second being a single window.
+    # padded and both stages shift their windows; and of 6x6 and 3x3 patches,
+    # which need no padding and in the second stage form a single window.
     inputs = ((random_images(2, 27, 22),), (random_images(2, 12, 12),))
 
     def call_original(self, model, images):
         mean, std = map(np.float32, (TINY.mean, TINY.std))
         pixels = ((images - mean) / std).transpose(0, 3, 1, 2)
-        # A small map changes the windows of an original for good.
+        # A small map changes the windows of an original permanently.
         fresh = copy.deepcopy(model)
         return torch.func.functional_call(
             fresh, dict(model.named_parameters()), torch.from_numpy(pixels)
@@ -50,20 +50,20 @@ class TestSwin(parity.EncoderTests):
             ("patch_size", [4, 4]),
         ],
     )
-    def test_other_values_are_refused(self, key, value):
-        said_so = re.escape(f"{key} = {value!r}")
-        with pytest.raises(UserError, match=said_so):
+    def test_unsupported_values_raise_an_error(self, key, value):
+        pattern = re.escape(f"{key} = {value!r}")
+        with pytest.raises(UserError, match=pattern):
             swin.from_original(swin.to_original(TINY) | {key: value})
 
-    def test_stochastic_depth_is_the_originals(self, made):
+    def test_stochastic_depth_matches_the_original(self, example):
         images = random_images(12, 27, 22)
         model = swin.Swin(TINY, drop_path=0.75)
         patches = jax.jit(model.apply, static_argnums=2)(
-            made.variables, images, True, rngs={"dropout": parity.KEY}
+            example.variables, images, True, rngs={"dropout": parity.KEY}
         )
 
         class Fixed(torch.nn.Module):
-            """Drops always, or never and scales up."""
+            """Multiplies by a fixed factor instead of dropping at random."""
 
             def __init__(self, factor):
                 super().__init__()
@@ -73,7 +73,7 @@ class TestSwin(parity.EncoderTests):
                 return x * self.factor
 
         def run(kept):
-            fixed = copy.deepcopy(made.model)
+            fixed = copy.deepcopy(example.model)
             blocks = [b for s in fixed.encoder.layers for b in s.blocks]
             rates = (0, 0.25, 0.5, 0.75)
             for block, rate, keep in zip(blocks, rates, kept, strict=True):
@@ -81,13 +81,15 @@ class TestSwin(parity.EncoderTests):
             return self.call_original(fixed, images).numpy()
 
         with torch.no_grad():
-            ways = [run((1, *np.unravel_index(i, (2,) * 3))) for i in range(8)]
-        distance = np.abs(ways - np.asarray(patches)[None]).max((2, 3))
-        assert distance.min(0).max() < 2e-5 * np.abs(ways).max()
+            outcomes = [
+                run((1, *np.unravel_index(i, (2,) * 3))) for i in range(8)
+            ]
+        distance = np.abs(outcomes - np.asarray(patches)[None]).max((2, 3))
+        assert distance.min(0).max() < 2e-5 * np.abs(outcomes).max()
         assert len(set(distance.argmin(0))) > 3
 
-    def test_map_smaller_than_a_window(self, made):
-        """It is one window with the biases of its offsets in the table."""
+    def test_map_smaller_than_a_window(self, example):
+        """The map is one window, which uses only a part of the bias table."""
         images = random_images(2, 4, 4)
 
         def crop(path, leaf):
@@ -95,10 +97,10 @@ class TestSwin(parity.EncoderTests):
                 return leaf
             return leaf.reshape(5, 5, -1)[1:4, 1:4].reshape(9, -1)
 
-        cropped = jax.tree_util.tree_map_with_path(crop, made.variables)
+        cropped = jax.tree_util.tree_map_with_path(crop, example.variables)
         small = dataclasses.replace(TINY, window=2)
         np.testing.assert_array_equal(
-            jax.jit(swin.Swin(TINY).apply)(made.variables, images),
+            jax.jit(swin.Swin(TINY).apply)(example.variables, images),
             jax.jit(swin.Swin(small).apply)(cropped, images),
         )
 
@@ -112,9 +114,9 @@ class TestSwin(parity.EncoderTests):
     ],
 )
 def test_size_of_the_published_model(name, parameters, channels):
-    said = swin.to_original(swin.CONFIGS[name])
-    assert swin.from_original(said) == swin.CONFIGS[name]
-    assert parity.count_original(said) == parameters
+    config = swin.to_original(swin.CONFIGS[name])
+    assert swin.from_original(config) == swin.CONFIGS[name]
+    assert parity.count_original(config) == parameters
     model = swin.Swin(swin.CONFIGS[name])
     patches, variables = jax.eval_shape(
         lambda x: model.init_with_output(parity.KEY, x),

@@ -1,4 +1,4 @@
-"""What the families share; their tests compare them with the originals."""
+"""Shared code; the tests of the families compare with the originals."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from mixer_jax.runtime.errors import UserError
 SIZES = {"width": 8, "layers": 1, "heads": 2, "hidden": 16}
 
 
-def test_sizes_come_back_from_the_original():
+def test_sizes_round_trip():
     config = transformer.ImageConfig(**SIZES, patch=4, image_size=12)
     written = transformer.to_original(config, "vit", "ViTModel")
     assert written["model_type"] == "vit"
@@ -19,7 +19,7 @@ def test_sizes_come_back_from_the_original():
     assert transformer.from_original(transformer.ImageConfig, written) == config
 
 
-def test_both_sides_of_a_patch_may_be_given():
+def test_patch_size_may_have_two_equal_sides():
     found = transformer.from_original(
         transformer.ImageConfig, {"patch_size": [14, 14]}
     )
@@ -27,21 +27,21 @@ def test_both_sides_of_a_patch_may_be_given():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"hidden_act": "swish"}, "hidden_act = 'swish'.*gelu"),
         ({"patch_size": [16, 8]}, r"patch_size = \[16, 8\].*squares"),
         ({"num_channels": 1}, "num_channels = 1.*3"),
     ],
 )
-def test_what_is_not_supported_is_said(given, said):
-    with pytest.raises(UserError, match=said):
+def test_unsupported_values_raise_an_error(given, message):
+    with pytest.raises(UserError, match=message):
         transformer.from_original(
             transformer.ImageConfig, given, num_channels=3
         )
 
 
-def test_a_bias_hides_tokens():
+def test_bias_hides_tokens():
     layer = transformer.Layer(transformer.ImageConfig(**SIZES))
     x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
     hidden = np.zeros((1, 1, 1, 5), np.float32)

@@ -22,11 +22,11 @@ class TestViT(parity.ImageTests):
     to_original = staticmethod(vit.to_original)
 
 
-def test_weights_of_a_classifier(tmp_path):
-    said = vit.to_original(TINY) | {
+def test_weights_of_a_classifier_load(tmp_path):
+    config = vit.to_original(TINY) | {
         "architectures": ["ViTForImageClassification"]
     }
-    model = parity.randomize(parity.make_original(said))
+    model = parity.randomize(parity.make_original(config))
     model.save_pretrained(tmp_path)
     tensors, _ = parity.read(tmp_path)
     inputs = TestViT.inputs[0]
@@ -44,7 +44,7 @@ def test_weights_of_a_classifier(tmp_path):
 def test_size_of_the_published_model(name, parameters):
     config = vit.CONFIGS[name]
     assert parity.count_images(vit.ViT(config)) == parameters
-    # The original has a pooler, which is one product of CLS.
+    # The original also has a pooler, a dense layer on CLS.
     pooler = (config.width + 1) * config.width
     original = parity.count_original(vit.to_original(config))
     assert original == parameters + pooler
@@ -67,7 +67,7 @@ def test_dropout_only_while_training():
     np.testing.assert_allclose(apply(0, True), apply(0, True, True), atol=1e-5)
 
 
-def test_queries_without_bias_are_refused():
-    said = vit.to_original(TINY) | {"qkv_bias": False}
+def test_config_without_qkv_bias_is_refused():
+    config = vit.to_original(TINY) | {"qkv_bias": False}
     with pytest.raises(UserError, match="qkv_bias = False"):
-        vit.from_original(said)
+        vit.from_original(config)

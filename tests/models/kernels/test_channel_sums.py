@@ -37,7 +37,7 @@ def test_add_bias_gradients():
 
 
 def _plain(x, scale, bias, epsilon):
-    """Batch normalization, for JAX to differentiate."""
+    """Batch normalization, differentiated by JAX."""
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     out = (x - mean[None, None, None]) / jnp.sqrt(var + epsilon)[
         None, None, None

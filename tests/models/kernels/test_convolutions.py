@@ -86,7 +86,7 @@ def test_pointwise_convolution_equals_native(stride):
 
 
 @pytest.mark.parametrize("convolve", ["depthwise", "convolve"])
-def test_a_batch_split_over_devices(num_devices, convolve):
+def test_sharded_batch_matches_unsharded(num_devices, convolve):
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     into = 1 if convolve == "depthwise" else 8
     x, kernel = _random(16, 4, 4, 8), _random(3, 3, into, 8, seed=1)

@@ -1,4 +1,4 @@
-"""Folders and names on the hub, as a config's `pretrained` gives them."""
+"""Folders and names on the hub as values of a config's `pretrained`."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def describe(kind, config):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A ResNet, as its original keeps it."""
+    """A ResNet in the format of its original."""
     name = describe("resnet", RESNET)
     variables = random_variables("image_encoder", name, images())
     folder = tmp_path / "resnet"
@@ -100,7 +100,7 @@ def check_same(one, other):
         np.testing.assert_array_equal(tensor, other[name], err_msg=name)
 
 
-def test_the_files_decide_the_encoders(folder, text_folder):
+def test_files_determine_the_encoders(folder, text_folder):
     config = resolved(folder, text_folder)
     image, text = config.model.image.name, config.model.text.name
     assert originals.parse(image, originals.IMAGE_FAMILIES)[1] == RESNET
@@ -116,7 +116,7 @@ def test_the_files_decide_the_encoders(folder, text_folder):
     )
 
 
-def test_the_tokenizer_is_that_of_the_text_encoder(text_folder):
+def test_tokenizer_comes_from_the_text_encoder(text_folder):
     assert resolved().data.tokenizer == "minilm"
     assert resolved(text=text_folder).data.tokenizer == str(text_folder)
     config = config_lib.defaults()
@@ -126,28 +126,28 @@ def test_the_tokenizer_is_that_of_the_text_encoder(text_folder):
     assert config.data.tokenizer == "somewhere"
 
 
-def test_half_of_the_pixels_scale_is_none(folder):
+def test_mean_without_deviation_is_ignored(folder):
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1]}')
     name = resolved(folder).model.image.name
     _, sizes = originals.parse(name, originals.IMAGE_FAMILIES)
     assert sizes.mean == resnet.ResNetConfig().mean
 
 
-def test_an_index_without_names_is_a_sentence(folder):
+def test_index_without_names_raises_an_error(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(UserError, match="is missing from the file"):
         load(resolved(folder))
 
 
-def test_a_config_survives_its_file(folder):
+def test_config_round_trips_through_json(folder):
     config = resolved(folder)
     saved = config_lib.from_dict(json.loads(config_lib.to_json(config)))
     assert saved.model.image.name == config.model.image.name
     factory.make_model(saved.model)
 
 
-def test_names_on_the_hub_are_found_in_its_cache(folder, tmp_path, monkeypatch):
+def test_hub_names_are_found_in_the_cache(folder, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -160,11 +160,13 @@ def test_names_on_the_hub_are_found_in_its_cache(folder, tmp_path, monkeypatch):
     assert originals.parse(
         config.model.image.name, originals.IMAGE_FAMILIES
     ) == (originals.IMAGE_FAMILIES["resnet"], RESNET)
-    with pytest.raises(UserError, match="'some/other' is no folder here"):
+    with pytest.raises(
+        UserError, match="'some/other' is neither a local folder"
+    ):
         resolved("some/other")
 
 
-def test_weights_in_parts(folder):
+def test_weights_in_several_files(folder):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -172,9 +174,9 @@ def test_weights_in_parts(folder):
         "model-1.safetensors": names[::2],
         "model-2.safetensors": names[1::2],
     }
-    for part, its in parts.items():
-        save_file({name: tensors[name] for name in its}, folder / part)
-    where = {name: part for part, its in parts.items() for name in its}
+    for part, own in parts.items():
+        save_file({name: tensors[name] for name in own}, folder / part)
+    where = {name: part for part, own in parts.items() for name in own}
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
     check_same(originals.read(folder), tensors)
@@ -183,7 +185,7 @@ def test_weights_in_parts(folder):
         originals.read(folder)
 
 
-def test_norms_of_old_files(text_folder):
+def test_norms_of_old_files_are_renamed(text_folder):
     path = text_folder / "model.safetensors"
     tensors = load_file(path)
     old = {
@@ -200,14 +202,14 @@ def test_norms_of_old_files(text_folder):
     check_same(originals.read(text_folder), tensors)
 
 
-def test_weights_that_torch_has_pickled(folder, monkeypatch):
+def test_weights_pickled_by_torch_are_read(folder, monkeypatch):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     monkeypatch.setattr(torch_pickle, "read", lambda path: tensors)
     check_same(originals.read(folder), tensors)
 
 
-def test_misfits_are_listed_with_near_names(folder):
+def test_misfits_are_listed_with_similar_names(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)
     stem = "embedder.embedder.convolution.weight"
@@ -220,31 +222,33 @@ def test_misfits_are_listed_with_near_names(folder):
     assert f"{stem} is missing from the file (it has embedder" in str(
         caught.value
     )
-    for said in (
+    for message in (
         f"{norm} has shape (2,) in the file and (4,) in the model",
         "embedder.embedder.conv.weight is not in the model",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
-def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
+def test_broken_folders_raise_an_error(folder, tmp_path):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         originals.read(folder)
     path.unlink()
-    with pytest.raises(UserError, match=r"has no weights; it needs model\.saf"):
+    with pytest.raises(
+        UserError, match=r"contains no weights; it needs model\.saf"
+    ):
         originals.read(folder)
-    said = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     for change, expected in (
-        ({"model_type": "gpt2"}, "model_type 'gpt2'; known here: .*resnet"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'; supported: .*resnet"),
         ({"hidden_act": "gelu"}, "hidden_act"),
     ):
-        (folder / "config.json").write_text(json.dumps(said | change))
+        (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(UserError, match=expected):
             resolved(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="holds no keys and values"):
+    with pytest.raises(UserError, match="it is not a JSON object"):
         resolved(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
@@ -255,6 +259,8 @@ def test_what_is_wrong_with_a_folder_is_said(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lstm {}", "resnet {", 'resnet {"width": 1}'])
-def test_a_name_that_nobody_has_made(name):
-    with pytest.raises(UserError, match="is no family and its sizes"):
+def test_malformed_encoder_names_raise_an_error(name):
+    with pytest.raises(
+        UserError, match="is not a family followed by its sizes"
+    ):
         factory.make_encoder("image_encoder", name)

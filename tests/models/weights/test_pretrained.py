@@ -28,7 +28,7 @@ def _photo(path):
     return np.asarray(image.crop(box).resize(size, Image.Resampling.BICUBIC))
 
 
-def test_photos_get_their_imagenet_class():
+def test_photos_get_the_correct_imagenet_class():
     # 652 is "military uniform", 698 is "palace".
     model = EfficientNetLite0(classes=1000)
     images = np.stack([_photo(path) for path in PHOTOS])
@@ -36,7 +36,7 @@ def test_photos_get_their_imagenet_class():
     variables = pretrained.load("efficientnet-lite0", shapes)
     logits = jax.jit(model.apply)(variables, images)
     np.testing.assert_array_equal(logits.argmax(1), list(PHOTOS.values()))
-    # Pinned from this implementation, to see drift that keeps the class.
+    # Values of this implementation, to detect drift within a class.
     probabilities = jax.nn.softmax(logits).max(1)
     np.testing.assert_allclose(probabilities, [0.395, 0.301], atol=0.01)
 
@@ -53,7 +53,7 @@ def test_misfits_are_listed_at_once():
     assert "word_embeddings.weight has shape (30522, 384)" in message
 
 
-def test_bert_weights_of_a_safetensors_file():
+def test_bert_weights_are_read_from_a_safetensors_file():
     model = Bert(CONFIGS["minilm"])
     tokens = jnp.zeros((1, 4), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
@@ -67,7 +67,7 @@ def test_bert_weights_of_a_safetensors_file():
     )
 
 
-def test_unknown_names_say_what_is_known():
+def test_unknown_name_error_lists_known_names():
     with pytest.raises(UserError, match=r"'minilm-l6'.*known: minilm"):
         pretrained.load("minilm-l6", {})
     with pytest.raises(UserError, match="does not exist"):

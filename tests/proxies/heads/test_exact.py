@@ -11,10 +11,10 @@ from mixer_jax.proxies import interface, row_optimizers
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface", "normface"])
-def test_loss_and_gradients_are_the_reference_s(
+def test_loss_and_gradients_match_the_reference(
     margin, make_head, gradients, reference, assert_close
 ):
-    size = 2.0 if margin == "arcface" else 0.25  # some angles pass pi
+    size = 2.0 if margin == "arcface" else 0.25  # some angles exceed pi
     head = make_head(margin=margin, margin_size=size)
     loss, d_embeddings, d_proxies, _ = gradients(head)
     expected = reference(margin, size)
@@ -23,7 +23,7 @@ def test_loss_and_gradients_are_the_reference_s(
     assert_close(d_proxies, expected[2])
 
 
-def test_training_is_dense_sgd(problem, make_head, assert_close):
+def test_training_matches_dense_sgd(problem, make_head, assert_close):
     head, optimizer = make_head(), row_optimizers.sgd(0.9, 1e-2)
     step = jax.jit(functools.partial(head.step, optimizer))
     dense = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, 0.9))
@@ -62,7 +62,7 @@ def test_training_is_dense_sgd(problem, make_head, assert_close):
 
 
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
-def test_logits_and_gradients_of_full_size_never_exist(
+def test_full_logits_and_gradients_are_never_materialized(
     problem, make_head, mesh
 ):
     head, optimizer = make_head(), row_optimizers.sgd(0.9)
@@ -74,7 +74,7 @@ def test_logits_and_gradients_of_full_size_never_exist(
         return jax.grad(loss)(given.proxies)
 
     def matrices(step):
-        """The shapes of all f32 matrices in the compiled program."""
+        """Returns the shapes of all f32 matrices in the compiled program."""
         text = (
             jax.jit(step)
             .lower(

@@ -21,7 +21,7 @@ def test_names_and_settings_reach_the_head():
     assert (head.loss.scale, head.loss.chunk) == (16.0, 7)
     head = make(name="knn", active=0.5, uniform=0.2, neighbors=64)
     assert isinstance(head, knn.Knn)
-    # 20 rows a device; no category has more than 39 others.
+    # 20 rows per device; no category has more than 39 others.
     assert (head.active, head.uniform, head.neighbors) == (10, 2, 39)
 
 
@@ -45,9 +45,9 @@ def test_heads_are_hashable(name):
         ({"name": "knn", "active": 1.5}, r"config.head.active is 1.5"),
         ({"name": "knn", "uniform": -0.1}, r"in \[0, 1\]"),
         ({"name": "knn", "neighbors": 0}, "config.head.neighbors is 0"),
-        ({"num_categories": 1}, "two or more"),
+        ({"num_categories": 1}, "at least 2"),
     ],
 )
-def test_what_cannot_work_is_said(changes, message):
+def test_invalid_settings_raise_an_error(changes, message):
     with pytest.raises(UserError, match=message):
         make(**changes)

@@ -14,7 +14,7 @@ NAMES = ["sampled", "knn", "topk"]
 
 @pytest.fixture
 def categories(problem, mesh):
-    """Turns active rows into the sorted categories that they stand for."""
+    """Maps active rows to their categories, sorted and without padding."""
 
     def run(rows):
         local = len(problem.proxies) // mesh.size
@@ -32,7 +32,7 @@ def given(problem, key, graph=None):
 
 
 def small_batch(problem):
-    """Keeps two samples a device, so that half of the rows can hold them."""
+    """Keeps 8 samples, whose positives fit into half of the rows."""
     problem.batch = 8
     problem.embeddings = problem.embeddings[-8:]
     problem.labels = problem.labels[-8:]
@@ -40,7 +40,7 @@ def small_batch(problem):
 
 @pytest.mark.parametrize("importance", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_active_is_exact(
+def test_all_rows_active_matches_exact(
     name, importance, problem, make_head, gradients, assert_close
 ):
     exact = gradients(make_head())
@@ -52,7 +52,7 @@ def test_everything_active_is_exact(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
-def test_it_is_the_softmax_over_the_active_set(
+def test_loss_is_the_softmax_over_the_active_set(
     name, problem, make_head, gradients, reference, categories, assert_close
 ):
     small_batch(problem)
@@ -73,7 +73,7 @@ def test_it_is_the_softmax_over_the_active_set(
 def test_random_rows_are_weighted_by_the_rows_they_represent(
     problem, mesh, make_head, gradients, reference, categories, assert_close
 ):
-    """`sampled` draws all but the positives, evenly on each device."""
+    """`sampled` draws uniformly among the other rows of each device."""
     small_batch(problem)
     head = make_head(name="sampled", importance=True, **HALF)
     key = jax.random.key(5)
@@ -95,7 +95,7 @@ def test_random_rows_are_weighted_by_the_rows_they_represent(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
-def test_resting_rows_are_untouched_and_positives_active(
+def test_inactive_rows_are_unchanged_and_positives_active(
     name, problem, make_head, categories
 ):
     small_batch(problem)
@@ -110,12 +110,12 @@ def test_resting_rows_are_untouched_and_positives_active(
         )
         active = categories(head.select(data))
         assert set(np.array(problem.labels)) <= set(active)
-        resting = np.setdiff1d(np.arange(len(problem.proxies)), active)
-        assert resting.size
+        inactive = np.setdiff1d(np.arange(len(problem.proxies)), active)
+        assert inactive.size
         out = step(data)
         after = out.proxies, out.moments
         for old, new in zip(before, after, strict=True):
-            real = resting[resting < problem.num_categories]
+            real = inactive[inactive < problem.num_categories]
             np.testing.assert_array_equal(new[real], old[real])
             changed = (np.array(new) != np.array(old)).any(1)
             assert changed[active].all()
@@ -124,7 +124,7 @@ def test_resting_rows_are_untouched_and_positives_active(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
-def test_the_active_set_changes_with_the_key_only(name, problem, make_head):
+def test_active_set_changes_only_with_the_key(name, problem, make_head):
     small_batch(problem)
     head = make_head(name=name, **HALF | {"active": 0.8})
     graph = head.build_graph(problem.proxies)
@@ -138,7 +138,7 @@ def test_the_active_set_changes_with_the_key_only(name, problem, make_head):
 
 
 @pytest.mark.parametrize("num_devices", [2], indirect=True)
-def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
+def test_batch_with_too_many_positives_is_refused(problem, make_head):
     half = HALF | {"name": "knn"}
     with pytest.raises(UserError, match=r"10 of the 19 .* 0\.842106 or more"):
         make_head(**half)
@@ -150,7 +150,7 @@ def test_a_batch_that_could_lose_a_positive_is_refused(problem, make_head):
         head.select(given(problem, jax.random.key(0), graph))
 
 
-def test_topk_takes_each_sample_s_nearest_of_the_current_proxies(
+def test_topk_activates_the_nearest_current_proxies(
     problem, make_head, categories
 ):
     small_batch(problem)

@@ -52,7 +52,7 @@ def test_sections_are_rejected_as_keys(key):
         ("batch_size", 20, "multiple of 16"),
         ("monitors.on_failure", "die", "warn, raise"),
         ("data.sampler", "unifrom", "uniform, tempered, balanced"),
-        ("data.temperature", 0.5, "1 .by frequency. or more"),
+        ("data.temperature", 0.5, "1 .sampling by frequency. or more"),
         ("data.workers", -1, "0 or more"),
         ("data.max_pixels", 0, "1 or more"),
         ("data.augment", "string", "none, light, strong"),
@@ -90,7 +90,7 @@ def test_sampling_and_augmentation_settings_are_checked():
     config = config_lib.defaults()
     config.data.sampler = "balanced"
     config.data.samples_per_category = 5
-    with pytest.raises(UserError, match="half a batch are 64 samples"):
+    with pytest.raises(UserError, match="half the batch, 64 samples"):
         config_lib.check_values(config, num_devices=8)
     config.data.samples_per_category = 8
     config.data.augment_changes = (("flipp", 0.5),)
