@@ -22,8 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from mixer_jax.data.images import decoding
-from mixer_jax.data.readers import rows
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import holdout, table
 from mixer_jax.runtime import (
     command,
     files,
@@ -74,7 +73,7 @@ def base_key(key: str) -> str:
 
 def is_test(key: str) -> bool:
     """Returns whether a category is one of the 10% held out for testing."""
-    return rows.is_test(base_key(key))
+    return holdout.is_test(base_key(key))
 
 
 def drawings() -> dict[str, dict[str, Path]]:

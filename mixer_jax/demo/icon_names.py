@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from mixer_jax.data.readers.rows import digest
+from mixer_jax.data.tables.holdout import digest
 
 # Words at the end of a name that always mean a style.
 _STYLES = frozenset(

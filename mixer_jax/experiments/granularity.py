@@ -21,8 +21,8 @@ from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.categories.outcome import Outcome
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import Settings
-from mixer_jax.data.readers.rows import digest
 from mixer_jax.data.tables import table
+from mixer_jax.data.tables.holdout import digest
 from mixer_jax.experiments import baselines, finished
 from mixer_jax.runtime import paths, progress
 from mixer_jax.runtime.arrays import normalize

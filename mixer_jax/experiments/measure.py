@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -10,9 +11,10 @@ from mixer_jax.data.tables import table as table_lib
 from mixer_jax.experiments import baselines as baselines_lib
 from mixer_jax.experiments import fusions
 from mixer_jax.retrieval import bundle, embed, evaluate, runs
+from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training import inputs, origins
-from mixer_jax.training.checkpoint import workdir
+from mixer_jax.training import inputs
+from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 
 def measure_models(
@@ -62,7 +64,7 @@ def measure_models(
         path = evaluate.table_path(config)
         _require(path, f"{model.workdir} is evaluated on", "--table")
         if not bundle.is_bundle(model.workdir):
-            workdir.trained_step(model.workdir)
+            workdir_lib.trained_step(model.workdir)
     if baselines or training_table:
         _check_training(models, configs, training_table, baselines)
     frames, ours = {}, None
@@ -137,7 +139,7 @@ def _check_training(
             )
         _require(data.table, f"{folder} was trained on", "--training-table")
         split = table_lib.select(table_lib.read_table(data.table), data.split)
-        origins.check_rows(folder, split, data.table)
+        check_rows(folder, split, data.table)
 
 
 def _require(path: str | os.PathLike, usage: str, option: str) -> None:
@@ -160,3 +162,24 @@ def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
         config.evaluate,
         mesh,
     )
+
+
+def check_rows(
+    workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
+) -> None:
+    """Checks that rows are those a run was trained on, if it recorded them.
+
+    Args:
+      workdir: the run's workdir.
+      split: the rows of the training split.
+      path: the table that they are from.
+
+    Raises:
+      UserError: if the rows differ.
+    """
+    was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
+    if was and identity.hash_rows(split) != was:
+        raise UserError(
+            f"The training samples in {path} differ from those that {workdir} "
+            "was trained on; give its table with --training-table=PATH."
+        )

@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table as table_lib
+from mixer_jax.experiments import measure
 from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
-from mixer_jax.training import origins
 from mixer_jax.training.checkpoint import checkpoints, workdir
 
 
@@ -210,7 +210,7 @@ def _training_rows(folder: paths.Path, config: ConfigDict) -> pd.DataFrame:
     """
     data = config.data
     split = table_lib.select(table_lib.read_table(data.table), data.split)
-    origins.check_rows(folder, split, data.table)
+    measure.check_rows(folder, split, data.table)
     return split
 
 

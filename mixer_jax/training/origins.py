@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text
@@ -169,27 +168,6 @@ def check_table(
             f"{path} differ from those of {place.get('given', 'its table')}. "
             "Use another --workdir; to start from these weights: "
             f"{workdir_lib.new_run_flags(workdir, prefix)}"
-        )
-
-
-def check_rows(
-    workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
-) -> None:
-    """Checks that rows are those a run was trained on, if it recorded them.
-
-    Args:
-      workdir: the run's workdir.
-      split: the rows of the training split.
-      path: the table that they are from.
-
-    Raises:
-      UserError: if the rows differ.
-    """
-    was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
-    if was and identity.hash_rows(split) != was:
-        raise UserError(
-            f"The training samples in {path} differ from those that {workdir} "
-            "was trained on; give its table with --training-table=PATH."
         )
 
 

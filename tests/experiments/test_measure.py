@@ -70,7 +70,7 @@ def test_training_table_with_other_rows_raises_an_error(noted, colors):
     table.write_table(frame, other)
     assert measured(noted, training_table=str(same), baselines=True)
     for given in ({"baselines": True}, {}):
-        with pytest.raises(UserError, match=r"other\.csv has other training"):
+        with pytest.raises(UserError, match=r"other\.csv differ from those"):
             measured(noted, training_table=str(other), **given)
     # The table itself was edited after the training.
     shutil.copy(other, root / "colors.csv")

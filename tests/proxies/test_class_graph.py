@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.proxies import class_graph, row_optimizers
+from mixer_jax.proxies import class_graph, interface, row_optimizers
 from mixer_jax.runtime import mesh as meshes
 
 
@@ -71,13 +71,15 @@ def test_rebuilding_does_not_recompile(problem, make_head, caplog):
         for seed in range(3):
             graph = head.build_graph(proxies)
             out = step(
-                proxies,
-                moments,
-                problem.embeddings,
-                problem.labels,
-                graph,
-                jax.random.key(seed),
-                0.1,
+                interface.HeadInput(
+                    proxies=proxies,
+                    embeddings=problem.embeddings,
+                    labels=problem.labels,
+                    key=jax.random.key(seed),
+                    graph=graph,
+                    moments=moments,
+                    learning_rate=0.1,
+                )
             )
             proxies, moments = out.proxies, out.moments
             compiled.append(

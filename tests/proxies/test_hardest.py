@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from mixer_jax.proxies import hardest, margins, softmax
+from mixer_jax.proxies import hardest, interface, margins, softmax
 from mixer_jax.runtime import mesh as meshes
 
 
@@ -9,7 +9,8 @@ def test_negatives_are_the_k_nearest_over_all_devices(problem, mesh):
     loss = softmax.Loss(margins.cosface, 0.25, 8.0, 3)
 
     def find(proxies, embeddings, labels):
-        batch = softmax.gather(loss, embeddings, labels)
+        given = interface.HeadInput(proxies, embeddings, labels, key=None)
+        batch = softmax.gather(loss, given)
         return hardest.negatives(proxies, batch, 37, 3, loss, False)
 
     split = jax.P(meshes.AXIS)

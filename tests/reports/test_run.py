@@ -77,7 +77,7 @@ def test_training_table_with_other_rows_is_reported(color_run, colors):
     frame = frame.copy()
     frame.loc[frame["split"].str.startswith("train"), "group"] = "another"
     table.write_table(frame, other)
-    with pytest.raises(UserError, match=r"other\.csv has other training"):
+    with pytest.raises(UserError, match=r"other\.csv differ from those"):
         run.build(color_run, make_mesh(), training_table=str(other))
     shutil.copy(other, root / "colors.csv")
     page = run.build(color_run, make_mesh(), say=messages.append)

@@ -429,7 +429,7 @@ def test_suspicious_categories_are_named_before_training(
     tiny_config.steps = 1
     _, output = train(tiny_config, tmp_path / "run")
     assert "24 training categories have only queries or only" in output
-    assert "('c00 ' beside 'c00'," in output
+    assert "('c00 ' and 'c00'," in output
 
 
 def test_workers_match_threads(toy, tiny_config, tmp_path, steps):

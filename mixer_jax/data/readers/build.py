@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixer_jax.data.readers import roles
-from mixer_jax.data.readers.rows import LeftOut, Row, is_test, left_out_text
+from mixer_jax.data.readers.rows import LeftOut, Row, left_out_text
 from mixer_jax.data.tables import near_paths, rules, validation
+from mixer_jax.data.tables.holdout import is_test
 from mixer_jax.runtime import files, progress
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mixer_jax.data.readers.rows import digest
+from mixer_jax.data.tables.holdout import digest
 
 
 def draw(

@@ -3,7 +3,6 @@
 import argparse
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -64,13 +63,3 @@ class Format:
     read: Callable[[Path, argparse.Namespace, LeftOut], Iterator[Row]]
     add_options: Callable[[argparse.ArgumentParser], None] = _no_options
     beside_table: bool = False
-
-
-def digest(*words: str) -> int:
-    """Returns a 160-bit hash of the words, equal across runs."""
-    return int(hashlib.sha1("\0".join(words).encode()).hexdigest(), 16)
-
-
-def is_test(category_id: str) -> bool:
-    """Returns whether a category is in the tenth that is held out as test."""
-    return digest(category_id) % 10 == 0

@@ -3,8 +3,9 @@ import pathlib
 import pytest
 
 from mixer_jax.data.readers import build
-from mixer_jax.data.readers.rows import LeftOut, Row, is_test
+from mixer_jax.data.readers.rows import LeftOut, Row
 from mixer_jax.data.tables import table
+from mixer_jax.data.tables.holdout import is_test
 from mixer_jax.runtime.errors import UserError
 
 TRAIN = next(f"c{i}" for i in range(99) if not is_test(f"c{i}"))

@@ -1,4 +1,4 @@
-from mixer_jax.data.readers.rows import is_test
+from mixer_jax.data.tables.holdout import is_test
 
 CLASSES = range(24)
 
