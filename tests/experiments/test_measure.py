@@ -75,6 +75,6 @@ def test_training_table_with_other_rows_raises_an_error(noted, colors):
     # The table itself was edited after the training.
     shutil.copy(other, root / "colors.csv")
     assert measured(noted)
-    with pytest.raises(UserError, match=r"colors\.csv has other training"):
+    with pytest.raises(UserError, match=r"colors\.csv differ from those"):
         measured(noted, baselines=True)
     assert measured(noted / "stage1", baselines=True, training_table=str(same))

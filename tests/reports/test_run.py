@@ -81,6 +81,6 @@ def test_training_table_with_other_rows_is_reported(color_run, colors):
         run.build(color_run, make_mesh(), training_table=str(other))
     shutil.copy(other, root / "colors.csv")
     page = run.build(color_run, make_mesh(), say=messages.append)
-    assert any("colors.csv has other training" in text for text in messages)
+    assert any("colors.csv differ from those" in text for text in messages)
     assert "Correct at rank 1" in page.read_text()
     assert "gray paint" not in page.read_text()

@@ -176,7 +176,8 @@ def row(model, value, split="test"):
     }
 
 
-def test_update_replaces_rows_with_the_same_key(tmp_path):
+def test_update_replaces_rows_with_the_same_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "new" / "metrics.json"
     evaluate.update(path, [row("a", 1), row("b", 2)])
     merged = evaluate.update(path, [row("a", 3), row("a", 4, "test/x")])
@@ -241,7 +242,8 @@ def test_concurrent_updates_lose_no_rows(tmp_path, monkeypatch):
         json.dumps([{k: row("a", 1)[k] for k in metrics.KEY}]).encode(),
     ],
 )
-def test_malformed_rows_are_not_merged(tmp_path, content):
+def test_malformed_rows_are_not_merged(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "metrics.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match="not a list of evaluation rows"):
