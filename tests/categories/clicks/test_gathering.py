@@ -150,6 +150,6 @@ def test_event_files_are_not_overwritten(aggregate, out):
             aggregate, [out / name], out, f"{name} would be replaced"
         )
         assert_refused(
-            aggregate, [out / "cl*.parquet"], out, "copy it to another"
+            aggregate, [out / "cl*.parquet"], out, "copy the file to another"
         )
         (out / name).unlink()
