@@ -72,7 +72,7 @@ def check_spelling(
     """Raises a `UserError` if a table spells a sample of the log otherwise."""
     wrong = similar.misspelled(list(sample_ids), list(known))
     if wrong:
-        # As if it were another sample, the table would be ignored for it.
+        # Otherwise, its row would silently be taken for another sample.
         name, hint = wrong
         raise UserError(
             f"The sample {quoted(name)} of the click log is not in {table}"

@@ -197,7 +197,7 @@ def compile_stage(
 
 
 def _local_bytes(tree: PyTree) -> int:
-    """Returns the bytes of a device's part, without padding of the layout."""
+    """Returns the size per device in bytes, without layout padding."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

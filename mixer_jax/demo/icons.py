@@ -36,7 +36,7 @@ PERMISSIVE = frozenset(
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
 _TAGS = 8  # maximum number of other names in a text
 _UNASKED = 0.1  # categories without queries, as a share of the others
-_LICENSE = "license requires more than attribution"  # reason for leaving out
+_LICENSE = "license requires more than attribution"  # reason for the exclusion
 _COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
 
 

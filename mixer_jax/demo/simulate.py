@@ -107,7 +107,7 @@ def write_log(
         "table": Path(step, table.name).as_posix(),
         "part": part,
         **dataclasses.asdict(settings),
-        # Actual number of clicks, overriding the wanted number above.
+        # Actual number of clicks, overriding the requested number above.
         "exposures": int(clicks["exposures"].sum()),
         "clicks": int(clicks["clicks"].sum()),
     }

@@ -46,7 +46,7 @@ class Finished:
         if self._path is None:
             return
         text = json.dumps({"data": self._data, "figures": self._figures})
-        # On a full disk, go on: whoever delivers the result reports it.
+        # Continue on a full disk: the error is reported with the result.
         with contextlib.suppress(OSError):
             files.write_text(self._path, text + "\n")
 

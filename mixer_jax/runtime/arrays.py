@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-# Exceptions of `np.load` for a damaged file, depending on the damaged byte.
+# What `np.load` may raise for a damaged file, depending on the byte.
 _RAISED = (
     EOFError,
     KeyError,

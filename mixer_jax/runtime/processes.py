@@ -32,7 +32,7 @@ from mixer_jax.runtime.errors import UserError
 WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
-_POLL = 0.5  # seconds between checks whether a process has ended the run
+_POLL = 0.5  # seconds between checks for a process that has ended the run
 _ACTION_TIMEOUT = 2.0  # seconds to wait for each action of `leaving`
 _ECHO = 3.0  # seconds for another process's message to arrive
 _PREFIX = "mixer_jax"
@@ -255,7 +255,7 @@ class Preemption:
             self._answered = self._noticed
             return self._noticed
         # The numbers continue from stage to stage. Otherwise, after a signal
-        # between two stages, processes would wait for a step that is past.
+        # between two stages, processes would wait for a step that has passed.
         return multihost_utils.reached_preemption_sync_point(next(self._asked))
 
     def ask(self) -> None:

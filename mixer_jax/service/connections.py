@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
         """
         await super().shutdown(sockets)
         if tasks := self.server_state.tasks:
-            await asyncio.wait(tasks)  # They are canceled, and respond.
+            await asyncio.wait(tasks)  # They were canceled.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

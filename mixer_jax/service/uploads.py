@@ -146,7 +146,7 @@ async def _read_form(
             f"The form is invalid: {error.message.rstrip('.')}; send one file, "
             "as curl -F file=@picture does.",
         ) from error
-    except (LookupError, UnicodeError) as error:  # of a part's header
+    except (LookupError, UnicodeError) as error:  # in a part's header
         raise HTTPException(
             400, "The form's charset is unknown or wrong; use UTF-8."
         ) from error

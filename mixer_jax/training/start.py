@@ -1,4 +1,4 @@
-"""How a stage starts: the only place that decides it."""
+"""Decides how a stage starts; nothing else decides it."""
 
 import enum
 import os

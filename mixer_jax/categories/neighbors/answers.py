@@ -64,7 +64,7 @@ class Answer:
         self._doubted.append(these[~sure])
 
     def in_doubt(self) -> np.ndarray:
-        """Waits for queued results; returns rows with uncertain ones."""
+        """Waits for queued results; returns the rows that are uncertain."""
         while self._begun:
             self._fetch()
         doubted, self._doubted = self._doubted, []

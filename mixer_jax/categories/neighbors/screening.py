@@ -22,7 +22,7 @@ from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.mesh import AXIS, rows
 
 GROUP = 8  # rows per maximum
-_TILE = 1024  # rows per side of a tile, whose products fit a cache
+_TILE = 1024  # rows per side of a tile; its products fit in a cache
 _BLOCK = 8192  # rows per block; sorting costs time per row and block
 
 

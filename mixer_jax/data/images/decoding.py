@@ -294,7 +294,7 @@ def check_images(
 
 
 def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
-    """Returns an error's message; a missing file's names a similar path."""
+    """Returns an error's message, with a similar path if a file is missing."""
     is_missing = error.kind == faults.MISSING
     return str(error) + (near_paths.hint(path, root) if is_missing else "")
 

@@ -15,7 +15,7 @@ from mixer_jax.runtime.errors import UserError
 
 PyTree = Any
 
-# The originals' names of our leaves.
+# Names of our leaves in the original checkpoints.
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",

@@ -111,7 +111,7 @@ class Folder:
             draft.unlink(missing_ok=True)
 
     def _remove(self, version: Any, token: str) -> bool:
-        """Removes the record if it has that version; else False."""
+        """Removes the record if its version matches; returns whether it did."""
         aside = self.folder / f"{PREFIX}-{token}-old"
         try:
             if _version(os.stat(self._path)) != version:

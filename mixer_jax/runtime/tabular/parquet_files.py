@@ -20,7 +20,7 @@ from mixer_jax.runtime.text import quoted
 ROWS = 65_536  # per batch
 _BUFFER = 1 << 20  # bytes of a column read at once
 _INDEX = "__index_level_"  # prefix of the columns of a pandas index
-_ENDS = (b"PAR1", b"PARE")  # last bytes of a file; of an encrypted one
+_ENDS = (b"PAR1", b"PARE")  # magic bytes at a file's end; PARE if encrypted
 # Folders in which other kinds of tables record which parts are valid.
 _LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 _NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -88,7 +88,7 @@ def defaults() -> ConfigDict:
     data.max_pixels = 200_000_000  # larger images are not decoded
 
     model = config.model = ConfigDict()
-    model.dim = 256  # D, of embeddings and proxies
+    model.dim = 256  # D, the size of embeddings and proxies
     model.hidden = 512  # width of the transformation layers
     model.dropout = 0.0  # in the transformation layers
     model.drop_image = 0.0  # share of documents trained without their image
@@ -148,7 +148,7 @@ def defaults() -> ConfigDict:
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path scales its learning rate; 0 freezes the parameter.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
-    # Factor of an encoder's learning rate from each layer to the one below.
+    # Layer-wise decay of an encoder's learning rate: the factor per layer down.
     optimizer.layer_decay = 1.0
     # Decay of the running average of parameters that is used for inference;
     # 0.999 averages over about 1,000 steps, 0 uses the parameters themselves.

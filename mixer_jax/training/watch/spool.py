@@ -1,4 +1,4 @@
-"""Growing files of a run whose workdir is in a bucket.
+"""Append-only files of a run whose workdir is in a bucket.
 
 Objects in a bucket cannot be appended to. A run therefore appends to files in a
 local folder, the spool. Changed files are copied to the bucket as a whole: some
