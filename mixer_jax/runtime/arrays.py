@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-# What `np.load` may raise for a damaged file, depending on the byte.
+# Errors that `np.load` raises for damaged files, depending on the damage.
 _RAISED = (
     EOFError,
     KeyError,
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
 
 
 class DamagedError(ValueError):
-    """Error for a damaged file, or one that NumPy has not written."""
+    """Error for a file that is damaged or was not written by NumPy."""
 
 
 @contextlib.contextmanager
@@ -69,11 +69,11 @@ def reading(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
-            # NumPy takes some damaged headers for an old version and warns.
+            # NumPy mistakes some damaged headers for older versions and warns.
             warnings.simplefilter("ignore", UserWarning)
             yield file
     except (*_RAISED, OSError) as error:
-        # Reading a damaged archive may seek to before its beginning.
+        # Reading a damaged archive may seek to a negative offset: EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedError(f"{os.fspath(path)} is damaged") from error

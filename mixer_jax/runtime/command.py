@@ -2,8 +2,8 @@
 
 Exit codes of every command:
 
-    0    done; also a server that was asked to stop
-    1    a crash, with its traceback, or a passing fault of the system; the same
+    0    success; also for a server that was asked to stop
+    1    a crash, with its traceback, or a temporary system error; the same
          command may succeed when repeated
     2    wrong input, or a destination that cannot be written: the same command
          would fail again
@@ -45,7 +45,7 @@ TRANSIENT = {
     errno.EINTR,
     errno.ENOTCONN,
 }
-_NO_DEVICE = "Unable to initialize backend"  # in JAX's message
+_NO_DEVICE = "Unable to initialize backend"  # part of JAX's error message
 _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
@@ -87,7 +87,7 @@ def run(work: Callable[[], None]) -> int:
     global _ended, _interrupted, _printed
     _interrupted, _printed = False, threading.Lock()
     for stream in (sys.stdout, sys.stderr):
-        # File names may not be valid text; print them with escapes.
+        # Invalid characters, as in some file names, are escaped.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     code = None
@@ -103,7 +103,7 @@ def run(work: Callable[[], None]) -> int:
     finally:
         _ended = CRASHED if code is None else code
         if _is_process and code == INTERRUPTED:
-            atexit.register(_leave_objects)  # runs before the others
+            atexit.register(_leave_objects)  # runs before earlier handlers
     return code
 
 
@@ -118,7 +118,7 @@ def _run(work: Callable[[], None]) -> int:
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
-        # After an interrupt, an error in the cleanup is not the cause.
+        # After an interrupt, the error may only come from the cleanup.
         ending = explain(KeyboardInterrupt() if _interrupted else error)
         if ending is None:
             raise
@@ -144,7 +144,7 @@ def explain(error: BaseException) -> Ending | None:
     if isinstance(error, KeyboardInterrupt):
         return Ending(INTERRUPTION, INTERRUPTED)
     if isinstance(error, RuntimeError) and _NO_DEVICE in str(error):
-        # A device may be busy only now; a name that JAX lacks will fail again.
+        # A busy device may be free later; an unknown name will fail again.
         code = WRONG if "list of known backends" in str(error) else CRASHED
         return Ending(
             f"error: JAX cannot start: {' '.join(str(error).split())}", code
@@ -170,7 +170,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def say(ending: Ending) -> None:
     """Prints the message to standard error."""
-    # Standard error may be closed as well.
+    # Standard error may be closed.
     with contextlib.suppress(OSError):
         print(ending.message, file=sys.stderr, flush=True)
 
@@ -271,7 +271,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _leave_at_next() -> None:
-    """Makes the next signal end the process instead of raising."""
+    """Makes the next signal end the process instead of raising an error."""
     for number in SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, leave)
@@ -300,10 +300,10 @@ def catch_early() -> None:
 
 
 def _occupy_closed() -> None:
-    """Opens the standard streams that the shell closed, as by 2>&-.
+    """Opens /dev/null in place of standard streams closed by the shell.
 
-    A file opened later would get their numbers, and what libraries print to
-    standard error would be written into it.
+    A shell closes standard error for `2>&-`, for example. A file opened later
+    would then get its descriptor, and error messages would be written to it.
     """
     for number in range(3):
         try:
@@ -314,7 +314,7 @@ def _occupy_closed() -> None:
 
 
 class _Terminal(io.FileIO):
-    """A terminal to write to; once it has been closed, the output is dropped.
+    """A terminal for output, which is dropped once the terminal is closed.
 
     A command in the background outlives its terminal: it gets no SIGHUP, or
     ignores it, and must not fail when it prints.
@@ -376,7 +376,7 @@ def leave(*_: object) -> None:
     if _ended is not None:
         os._exit(_ended)
     if not _printed.acquire(blocking=False):
-        return  # The interrupted code prints it and ends the process.
+        return  # The interrupted code prints the message, then exits.
     with contextlib.suppress(OSError):
         os.write(2, f"{INTERRUPTION}\n".encode())
     os._exit(INTERRUPTED)

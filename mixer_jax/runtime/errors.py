@@ -16,8 +16,8 @@ class UserError(ValueError):
 
 
 class PassingError(UserError):
-    """An error that the same command may not meet again; exit code 1."""
+    """A temporary error: the same command may succeed later; exit code 1."""
 
 
 class LostError(UserError):
-    """Another run has taken over the folder or file that is written."""
+    """Error for a folder or file that another run has taken over."""

@@ -23,9 +23,9 @@ from mixer_jax.runtime.ownership import guards, replacing
 
 Writer = Callable[[pathlib.Path], object]
 
-_MAX_NAME_BYTES = 64  # of the file name, kept in the draft's name
+_MAX_NAME_BYTES = 64  # bytes of the file name kept in a draft's name
 _DRAFT = ".draft"
-_POINTER = b"version https://git-lfs"  # begin of a Git LFS pointer
+_POINTER = b"version https://git-lfs"  # first bytes of a Git LFS pointer
 _MAX_POINTER = 1024  # bytes; the specification's limit
 
 
@@ -53,7 +53,7 @@ def write(
 def prepared(
     path: str | os.PathLike, writer: Writer, one_of_many: bool = False
 ) -> Iterator[None]:
-    """Writes a draft; renames it after the block, removes it if that raises."""
+    """Writes a draft; renames it after the block, or removes it on an error."""
     target = resolve(path)
     with made(target.parent):
         if not one_of_many:
@@ -88,13 +88,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def text_writer(text: str) -> Writer:
-    """Returns a writer of a UTF-8 text; see `write`."""
+    """Returns a writer for a UTF-8 text file; see `write`."""
     content = text.encode()
     return lambda draft: draft.write_bytes(content)
 
 
 def reason(error: OSError) -> str:
-    """Returns the reason why the system refused a path, with the path."""
+    """Returns the reason for a system error, and the path it concerns."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         path = pathlib.Path(os.path.realpath(error.filename))
         return f"{_existing(path)} is not a folder"
@@ -170,10 +170,10 @@ def check_folder(
 
 
 def check_fetched(*places: str | os.PathLike) -> None:
-    """Checks that files, or those in folders, are no Git LFS pointers.
+    """Checks that no file, itself or in a folder, is a Git LFS pointer.
 
     Raises:
-      UserError: names the first pointer.
+      UserError: if one is a pointer; the message names the first.
     """
     for place in map(pathlib.Path, places):
         inside = sorted(place.rglob("*")) if place.is_dir() else [place]
@@ -225,7 +225,7 @@ def made(folder: pathlib.Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # It may no longer be empty.
+            with contextlib.suppress(OSError):  # The folder may not be empty.
                 path.rmdir()
         raise
 
@@ -259,7 +259,7 @@ def _begin(target: pathlib.Path) -> tuple[pathlib.Path, int]:
         lock = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _lock(lock)
-            # Another writer may have removed it as stale before the lock.
+            # Another writer may have removed the draft before the lock.
             if os.path.exists(draft):
                 return draft, lock
         except BaseException:
@@ -324,7 +324,7 @@ def is_filled(path: str) -> bool:
     """Returns whether a path names a regular file that is not empty.
 
     Raises:
-      OSError: if the file system fails for the moment; the file may be there.
+      OSError: if the file system fails temporarily; the file may exist.
     """
     try:
         status = os.stat(path)

@@ -29,7 +29,7 @@ _NOTE = np.dtype(
         ("digest", "u1", (_BYTES,)),
     ]
 )
-_EDGE = 1 << 20  # bytes at either end of a weights file that are hashed
+_EDGE = 1 << 20  # bytes hashed at either end of a large weights file
 _READ = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -40,7 +40,7 @@ class Data(NamedTuple):
       rows: hash of the rows.
       count: the number of rows.
       images: paths relative to the table.
-      files: the same paths, with the table's folder.
+      files: the same paths, prefixed with the table's folder.
       sizes: int64 [n], bytes; -1 for a missing file.
       times: int64 [n], nanoseconds of the last modification.
     """
@@ -54,7 +54,7 @@ class Data(NamedTuple):
 
     @property
     def sizes_hash(self) -> str:
-        """The hash of the image files' sizes."""
+        """The hash of the sizes of the image files."""
         return _hash(self.sizes.tobytes())
 
     @property
@@ -67,7 +67,7 @@ class Data(NamedTuple):
         return _hash(self.rows, np.ascontiguousarray(notes["digest"]).tobytes())
 
     def require(self) -> "Data":
-        """Returns this object, once all image files are known to exist.
+        """Returns this object after checking that all image files exist.
 
         Raises:
           UserError: if an image file is missing.
@@ -168,7 +168,7 @@ class Comparison(NamedTuple):
     Attributes:
       notes: the current notes, for `write_notes`.
       changed: noted images whose bytes have changed.
-      known: whether all images were noted.
+      known: whether the earlier notes contain all images.
     """
 
     notes: np.ndarray
@@ -184,7 +184,7 @@ def compare(folder: Path, data: Data) -> Comparison:
 def compare_notes(old: np.ndarray, data: Data) -> Comparison:
     """Compares image files with earlier notes.
 
-    Reads only the files without a note, or whose size or time has changed.
+    Reads only files that have no note or whose size or time has changed.
 
     Args:
       old: notes from `make_notes`; empty if there are none.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mixer_jax.runtime.text import quoted
 
-_INT64 = 2**63  # integers of this magnitude do not fit into an array
+_INT64 = 2**63  # the smallest positive integer too large for int64
 
 
 def whole(
@@ -24,7 +24,7 @@ def number(
 
 
 def share(text: str) -> int | float:
-    """Reads a share, such as --max-skipped: a number from 0 to 1."""
+    """Reads a share: a number from 0 to 1, as for --max-skipped."""
     return _read(text, float, 0, 1)
 
 

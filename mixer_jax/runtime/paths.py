@@ -7,8 +7,8 @@ are atomic, and nothing can be appended to an object. Folders are only prefixes
 of names, so they need not be created.
 
 Three libraries access a bucket: gcsfs (behind epath), TensorStore (the arrays
-of checkpoints) and google-cloud-storage (by which Orbax finds the bucket's
-type). Each finds Google's application default credentials by itself.
+of checkpoints) and google-cloud-storage (with which Orbax finds the type of
+a bucket). Each finds Google's application default credentials by itself.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from mixer_jax.runtime.errors import UserError
 Path: TypeAlias = pathlib.Path | epath.Path
 
 _SCHEME = "gs://"
-_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # folder names; see `plain`
+_PLAIN = re.compile(r"[\w./ =+,@~-]*")  # safe folder names; see `plain`
 _PLAIN_OBJECT = re.compile(r"[A-Za-z0-9._/=,@~:-]*")  # see `check`
 _OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
@@ -65,7 +65,7 @@ def make(name: str | os.PathLike) -> Path:
     os.environ["EPATH_USE_TF"] = "false"
     from fsspec.config import conf
 
-    # Other processes write there too, so do not cache listings.
+    # Other processes write to the bucket, so do not cache listings.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(text)
 
@@ -160,7 +160,7 @@ def move_folder(source: Path, target: Path) -> Path:
 
     Args:
       source: the folder.
-      target: its new path; if something is there, `target-2` and so on.
+      target: its new path; if that exists, `target-2` and so on.
     """
     free = target
     for number in itertools.count(2):
@@ -177,7 +177,7 @@ def move_folder(source: Path, target: Path) -> Path:
     names = [name.removeprefix("/") for name in files.find(str(source))]
     beginning = str(source).removeprefix(_SCHEME)
     # The file that marks a checkpoint as complete is at its top level. Move it
-    # first, so that what remains is not taken for a complete checkpoint.
+    # first, so that the rest is not mistaken for a complete checkpoint.
     for name in sorted(names, key=lambda name: name.count("/")):
         files.mv_file(name, str(free) + name.removeprefix(beginning))
     return free
@@ -193,7 +193,7 @@ def kvstore(path: Path) -> dict[str, Any]:
 
 
 def plain(path: Path) -> Path:
-    """Returns a path to a folder without characters special to libraries.
+    """Returns a path free of characters that are special to libraries.
 
     Orbax and TFDS parse `[`, `*` and `?` in a folder's name as a pattern, and
     TensorStore parses a backslash as a slash. If the name of a local folder has
@@ -201,7 +201,7 @@ def plain(path: Path) -> Path:
     stays open; it is valid in this process only.
 
     Args:
-      path: of a folder; returned unchanged if it does not exist.
+      path: the folder; returned unchanged if it does not exist.
 
     Raises:
       UserError: if this system has no `/proc/self/fd`.
@@ -233,7 +233,7 @@ def cache(path: Path) -> pathlib.Path:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Returns the exceptions by which reading and writing fail."""
+    """Returns the exceptions raised if reading or writing fails."""
     if "gcsfs" not in sys.modules:
         return (OSError, ValueError)
     import aiohttp
@@ -243,7 +243,7 @@ def failures() -> tuple[type[Exception], ...]:
 
     return (
         OSError,
-        ValueError,  # TensorStore's
+        ValueError,  # raised by TensorStore
         HttpError,
         aiohttp.ClientError,
         GoogleAPIError,
@@ -259,7 +259,7 @@ def reason(error: Exception) -> str:
         return files.reason(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].split(" [")[0].rstrip(".")
-    # A long line says what failed at its beginning, and why at its end.
+    # A long line names the failure at its start and the cause at its end.
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
@@ -291,7 +291,8 @@ def check(path: Path) -> None:
     Local paths are not checked.
 
     Raises:
-      UserError: if the name is invalid, or the bucket is missing or refused.
+      UserError: if the name is invalid, the bucket is missing or access is
+        denied.
     """
     if not is_remote(path):
         return
@@ -320,7 +321,7 @@ def check(path: Path) -> None:
         ) from error
     mark = path / f".{secrets.token_hex(8)}"
     try:
-        # Write by one of the libraries and remove by another, to test both.
+        # Write with one of the libraries and remove with another: tests both.
         tensorstore.KvStore.open(kvstore(path)).result().write(
             mark.name, b""
         ).result()

@@ -5,8 +5,8 @@ processes by itself. Elsewhere each process needs the address of process 0, the
 number of processes and its own index. A single process needs none of this and
 has no overhead.
 
-Messages that must reach processes which wait in the middle of a computation go
-through the key-value store of JAX's coordination service, on process 0.
+Messages to processes that are waiting in the middle of a computation go through
+the key-value store of JAX's coordination service, on process 0.
 
 Exit codes are those of `runtime.command`, and the same for all processes.
 """
@@ -34,7 +34,7 @@ PREEMPTED = command.INTERRUPTED
 
 _POLL = 0.5  # seconds between checks for a process that has ended the run
 _ACTION_TIMEOUT = 2.0  # seconds to wait for each action of `leaving`
-_ECHO = 3.0  # seconds for another process's message to arrive
+_ECHO = 3.0  # seconds to wait for another process's message
 _PREFIX = "mixer_jax"
 _END = f"{_PREFIX}/end"
 _HEARD = f"{_PREFIX}/heard"
@@ -54,8 +54,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
       process: the index of this process, from 0; -1 to detect it.
 
     Raises:
-      UserError: if only some of these are given or detected.
-      SystemExit: if the others do not connect in time; a restart may succeed.
+      UserError: if only some of these values are given or detected.
+      SystemExit: if other processes do not connect in time; a restart may help.
     """
     given = (bool(coordinator), processes > 0, process >= 0)
     if any(given) and not all(given):
@@ -86,8 +86,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         else:
             jax.distributed.initialize()
     except ValueError as error:
-        # JAX raises this if it detects no cluster. On any other error, going
-        # on alone could start many runs in one workdir.
+        # JAX raises this if it detects no cluster. After any other error, to
+        # continue alone could start many runs in one workdir.
         if not coordinator and "coordinator_address" in str(error):
             return
         raise UserError(
@@ -104,13 +104,13 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if jax.process_count() > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
     else:
-        # JAX's service now handles SIGTERM, but a single process never asks it:
-        # outside of a `Preemption` block, the signal would be lost.
+        # JAX's service now handles SIGTERM. A single process never asks the
+        # service, so the signal would be lost outside of a `Preemption` block.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` in every process; an error in one process ends all.
+    """Runs `main` in every process; an error in one ends all of them.
 
     A single process just runs it. Several processes wait for each other before
     and after. If one fails, it sends its message to the others, which print it
@@ -131,7 +131,7 @@ def run(main: Callable[[], None]) -> None:
         if ending is not None:
             command.say(ending)
             end_all(ending.message.removeprefix("error: "), ending.code)
-        # Another process may have caused it: let its message arrive first.
+        # Another process may have caused the error: wait for its message.
         time.sleep(_ECHO)
         traceback.print_exc()
         message = f"{type(error).__name__}: {_first_line(error)}"
@@ -143,7 +143,7 @@ def end_all(message: str, code: int) -> NoReturn:
     if jax.process_count() > 1:
         index = jax.process_index()
         ending = {"process": index, "code": code, "message": message}
-        # Fails if another process has already ended all.
+        # Fails if another process has already ended the run.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             _client().key_value_set(_END, json.dumps(ending))
         _hear()
@@ -169,7 +169,7 @@ def tell(name: str, value: Any) -> None:
 
 
 def told(name: str) -> dict[int, Any]:
-    """Returns the published values of a name by process, without waiting."""
+    """Returns the values published under a name, by process; never waits."""
     if jax.process_count() == 1:
         return {}
     found = _client().key_value_dir_get(f"{_PREFIX}/{name}")
@@ -189,7 +189,7 @@ def gather(name: str, value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def leaving(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` if `end_all` ends the processes within the block.
+    """Calls `action` if `end_all` ends the process during the block.
 
     `end_all` does not unwind the stack.
     """
@@ -203,8 +203,8 @@ def leaving(action: Callable[[], None]) -> Iterator[None]:
 def raised_by_devices(error: Exception) -> bool:
     """Returns whether a computation failed, as when another process died.
 
-    JAX may raise a `ValueError` for this, as TensorStore does for a file. If it
-    is JAX's, the innermost Python frame is in one of JAX's own modules.
+    JAX may raise a `ValueError` for this, but TensorStore also raises one for
+    a file. If JAX raised it, the innermost Python frame is in a module of JAX.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     jaxs = frame.f_globals["__name__"].startswith("jax.")
@@ -214,15 +214,14 @@ def raised_by_devices(error: Exception) -> bool:
 class Preemption:
     """Context manager that detects a request to stop: SIGTERM or Ctrl-C.
 
-    A machine that is about to be preempted sends SIGTERM. It is enough that one
-    process gets the signal: all processes stop before the same step. Within the
-    context, the first signal does not end the process, which must call
-    `reached` and leave by itself. If it leaves the context without having
-    called it since the signal, `command.Interrupted` is raised, so that nothing
-    further begins.
+    A machine that is about to be preempted sends SIGTERM. If one process gets
+    the signal, all processes stop before the same step. Within the context, the
+    first signal does not end the process, which must call `reached` and leave
+    the context by itself. If it leaves without having called `reached` since
+    the signal, `command.Interrupted` is raised, so that no further work begins.
     """
 
-    _asked = itertools.count()  # by all instances in this process
+    _asked = itertools.count()  # shared by all instances in this process
 
     def __init__(self):
         self._noticed = self._answered = False
@@ -282,20 +281,20 @@ def _is_main_thread() -> bool:
 
 
 def _client() -> Any:
-    # JAX has no public interface to its key-value store; its own libraries use
-    # this one too.
+    # JAX has no public interface to its key-value store; JAX's own libraries
+    # use this private one, too.
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _listen(over: threading.Event) -> None:
-    """Ends this process when another one has called `end_all`."""
+    """Ends this process when another process has called `end_all`."""
     while not over.wait(_POLL):
         try:
             ending = json.loads(_client().key_value_try_get(_END))
         except jax.errors.JaxRuntimeError:
-            continue  # No end yet; or process 0 is gone, as JAX reports.
+            continue  # No message yet; JAX reports the loss of process 0.
         if ending["process"] == jax.process_index():
             return
         print(

@@ -37,7 +37,7 @@ def show(
     Args:
       label: what is being done, as in "Embedding documents".
       total: the number of items; 1.0 to show a percentage, None if unknown.
-      console: the output; default stderr.
+      console: the console to print to; default stderr.
 
     Yields:
       A function to call with the number of newly completed items.

@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import LostError, PassingError, UserError
 def deliver(
     path: str | os.PathLike, writer: files.Writer, subject: str
 ) -> None:
-    """Writes a command's result, to another place if the destination fails.
+    """Writes a command's result; if that fails, saves it in another place.
 
     Args:
       path: the destination; `files.check` has tested it before.
@@ -51,7 +51,7 @@ def deliver_all(
 
     Args:
       folder: the destination; `files.check_folder` has tested it before.
-      writers: file name -> writer; the first file is the last to be replaced.
+      writers: maps file names to writers; the first file is replaced last.
       subject: see `deliver`.
 
     Raises:
@@ -70,7 +70,7 @@ def deliver_all(
 
 
 def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
-    """Writes a file or folder to the working directory or the temporary one.
+    """Saves a file or folder in the working or the temporary directory.
 
     Args:
       name: the name of the file or folder; "result" instead of "" or "..".
@@ -81,7 +81,7 @@ def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
     """
     for place in (os.getcwd, tempfile.gettempdir):
         with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
-            # Either directory may be missing; getcwd and gettempdir raise then.
+            # Either directory may be missing; getcwd and gettempdir then raise.
             folder = tempfile.mkdtemp(prefix="rescued-", dir=place())
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             kept = pathlib.Path(folder, name if name.strip(".") else "result")

@@ -49,7 +49,7 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 def misspelled(
     names: Sequence[str], known: Sequence[str]
 ) -> tuple[str, str] | None:
-    """Finds a name that is not known, but spelled otherwise there.
+    """Finds an unknown name that looks like a known one.
 
     Args:
       names: the names that were looked for.
@@ -57,7 +57,7 @@ def misspelled(
 
     Returns:
       The first such name and its `hint`; None if there is none. Known names
-      that are names themselves do not count.
+      that also occur in `names` do not count.
     """
     ours, theirs = dict.fromkeys(names), dict.fromkeys(known)
     unknown = [name for name in ours if name not in theirs]
@@ -77,7 +77,7 @@ def hint(name: str, known: Sequence[str] | pd.Series) -> str:
       known: the known names.
 
     Returns:
-      A clause with a known name that looks alike; "" if there is none.
+      A clause with the known name that looks like it; "" if there is none.
     """
     known = pd.Series(known, dtype=str).reset_index(drop=True)
     alike = np.flatnonzero(

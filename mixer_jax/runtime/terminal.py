@@ -85,7 +85,7 @@ class Table(rich.table.Table):
 
 
 class Field(rich.progress.ProgressColumn):
-    """A column of a progress bar: a field of its task, or the description."""
+    """A progress bar column with a field or the description of a task."""
 
     def __init__(self, name: str = ""):
         """Takes the name of the task's field; "" shows the description."""
@@ -108,7 +108,7 @@ class Progress(rich.progress.Progress):
 
 
 def count_bar(console: rich.console.Console) -> Progress:
-    """Returns a bar of steps, whose tasks have a field `message`."""
+    """Returns a progress bar for steps; tasks have a field `message`."""
     return Progress(
         Field(),
         rich.progress.BarColumn(),

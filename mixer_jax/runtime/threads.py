@@ -12,10 +12,10 @@ from mixer_jax.runtime import command
 
 @contextlib.contextmanager
 def pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Yields a thread pool; if the block raises, pending tasks are cancelled.
+    """Yields a thread pool; if the block raises, pending tasks are canceled.
 
     Args:
-      threads: the number of threads; default that of `ThreadPoolExecutor`.
+      threads: the number of threads; see `ThreadPoolExecutor`.
     """
     with _dropping(ThreadPoolExecutor(threads)) as executor:
         yield executor
@@ -41,8 +41,8 @@ def shielded() -> Iterator[None]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
     try:
-        # Python's resource tracker ignores all of them except SIGHUP itself,
-        # and unblocks the ignored ones in this thread when it starts.
+        # Python's resource tracker ignores all of these signals but SIGHUP.
+        # Its start unblocks the ignored ones in this thread, so start it now.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
         yield
@@ -51,7 +51,7 @@ def shielded() -> Iterator[None]:
 
 
 def _mortal() -> None:
-    """Unblocks SIGTERM, by which a pool ends its processes if one dies."""
+    """Unblocks SIGTERM, which a pool sends to its processes if one dies."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 

@@ -1,6 +1,6 @@
 """Stores the record of a folder's owner in a bucket.
 
-The record is replaced only if it is still the version that was read.
+The record is replaced only if it has not changed since it was read.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from mixer_jax.runtime.ownership.owner_store import PREFIX, RECORD, Seen
 
 
 class Bucket:
-    """Storage of the record in a bucket, by conditional writes."""
+    """Stores the record in a bucket with conditional writes."""
 
     reason = staticmethod(paths.reason)
 
@@ -24,8 +24,8 @@ class Bucket:
         self.failures = paths.failures()
         self._name = RECORD.format(part)
         self._store = tensorstore.KvStore.open(paths.kvstore(folder)).result()
-        self._version: bytes | None = None  # of this owner's last write
-        self._no_record: bytes | None = None  # the stamp of a missing record
+        self._version: bytes | None = None  # last version this owner wrote
+        self._no_record: bytes | None = None  # version of a missing record
 
     def lock(self) -> bool:
         """Returns False, because buckets have no locks."""
@@ -41,7 +41,7 @@ class Bucket:
         return Seen(owner_record.parse(text), found.stamp.generation, self._age)
 
     def write(self, record: Record, version: bytes | None) -> bool:
-        """Writes the record if the stored version is `version`; else False."""
+        """Writes the record if `version` is current; returns whether it did."""
         stamp = self._store.write(
             self._name,
             owner_record.to_json(record).encode(),
@@ -50,7 +50,7 @@ class Bucket:
         if stamp.generation:
             self._version = stamp.generation
             return True
-        # If a reply was lost and the write retried, the stored record is ours.
+        # If a reply was lost and the write repeated, the stored record is ours.
         current = self.read()
         if current.record is None or current.record.token != record.token:
             return False
@@ -58,11 +58,11 @@ class Bucket:
         return True
 
     def beat(self, record: Record) -> bool:
-        """Writes the record again; False if it was replaced."""
+        """Writes the record again; returns False if it has been replaced."""
         return self.write(record, self._version)
 
     def close(self, record: Record) -> None:
-        """Removes the record if it is this owner's."""
+        """Removes the record if it belongs to this owner."""
         if self._version is None:
             return
         del record

@@ -10,10 +10,10 @@
 On one machine, a file lock excludes other processes. The kernel releases it
 when its process dies, so a restart on the same machine never waits. Across
 machines, locks may not work (network file systems, buckets), so the owner
-updates its record every few seconds. A record of another machine that was not
-updated for a minute, by the storage's clock, is stale and is replaced.
+updates its record every few seconds. A record of another machine is stale if it
+has not been updated for a minute, by the storage's clock; it is then replaced.
 
-JAX and the libraries of buckets are only imported where they are used, because
+JAX and the libraries for buckets are only imported where they are used, because
 Beam's environment lacks them.
 """
 
@@ -46,11 +46,11 @@ _POLL_DYING = 0.05  # seconds between two checks of a process being killed
 
 
 class _Used(NamedTuple):
-    """What is owned, for messages."""
+    """The owned folder or file, as named in messages."""
 
     name: str
     kind: str  # "folder" or "file"
-    flag: str  # by which the user has named it
+    flag: str  # the flag that sets its path
 
 
 class Owner:
@@ -62,7 +62,7 @@ class Owner:
         Args:
           store: the record's storage; None in processes other than 0.
           record: this process's record.
-          used: what is owned.
+          used: the owned folder or file.
         """
         self._store, self._record, self._used = store, record, used
         self._over = threading.Event()
@@ -75,7 +75,7 @@ class Owner:
         """Checks that no other run has taken over the folder.
 
         Raises:
-          LostError: names the other run.
+          LostError: if another run has; the message names that run.
         """
         if self._store is None:
             return
@@ -138,12 +138,12 @@ def hold(
         the folder, and all processes succeed or fail alike.
       say: called with a message if it takes up to a minute to find out whether
         the owner is alive; prints to standard error by default.
-      file: the file that is owned by this part, for error messages; "" if the
-        folder is.
+      file: the path of the owned file, for error messages; "" if the folder is
+        owned.
 
     Raises:
-      UserError: if another run owns the folder (names its host, process and
-        start) or it cannot be written to.
+      UserError: if another run owns the folder (the message names its host,
+        process and start time) or the folder cannot be written to.
     """
     record = owner_record.make()
     store, problem = _store(folder, part), ""
@@ -172,7 +172,7 @@ def hold(
     finally:
         try:
             _release(owner, store, record)
-        except BaseException:  # An interrupt; no second one is raised.
+        except BaseException:  # An interrupt, which is only raised once.
             _release(owner, store, record)
             raise
 
@@ -180,7 +180,7 @@ def hold(
 def hold_file(
     path: str | os.PathLike, flag: str
 ) -> contextlib.AbstractContextManager[Owner]:
-    """Takes ownership of a file for a block, whatever links lead to it.
+    """Takes ownership of a file for a block, even if it is named by a link.
 
     Args:
       path: the file; its folder is created if missing.
@@ -193,7 +193,7 @@ def hold_file(
     if "://" not in name:
         place = os.fspath(files.resolve(path))
     folder, _, file = place.rpartition("/")
-    # The name itself may be too long to be part of another.
+    # The name itself may be too long for a part of another name.
     part = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
     return hold(folder or "/", flag, part=f"-{part}", file=name)
 
@@ -217,7 +217,7 @@ def _is_first() -> bool:
 def _leaving(
     action: Callable[[], None],
 ) -> contextlib.AbstractContextManager[None]:
-    """See `processes.leaving`; a process without JAX is on its own."""
+    """See `processes.leaving`; does nothing in a process without JAX."""
     if sys.modules.get("jax") is None:
         return contextlib.nullcontext()
     from mixer_jax.runtime import processes
@@ -272,7 +272,8 @@ def _lock(store: Store) -> bool | None:
     """Locks a folder.
 
     Returns:
-      None if another process holds the lock, False if locks are not supported.
+      True if this process now holds the lock, None if another process does,
+      False if locks are not supported.
     """
     deadline = time.monotonic() + STALE
     while True:
@@ -300,7 +301,7 @@ def _wait_until_free(
       locked: whether this process has locked the folder.
       store: the record's storage.
       say: see `hold`.
-      name: of what is owned.
+      name: the name of the owned folder or file.
     """
     if seen.version is None:
         return seen

@@ -1,7 +1,7 @@
 """Guards of files that are about to be replaced.
 
 Several files that belong together are replaced and read under the lock of their
-folder. No file is replaced for a run that has lost it to another one.
+folder. A run cannot replace a file that another run has taken over.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def locked(
 
     Args:
       folder: the folder.
-      kind: `fcntl.LOCK_EX` of a writer, or `fcntl.LOCK_SH` of a reader.
+      kind: `fcntl.LOCK_EX` for a writer, or `fcntl.LOCK_SH` for a reader.
     """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):

@@ -107,7 +107,7 @@ def _stat(process: int) -> list[str]:
 
 
 def _is_hidden(process: int) -> bool:
-    """Returns whether another user's process is kept out of our /proc."""
+    """Returns whether /proc hides an existing process of another user."""
     if _stat(process):
         return False
     try:

@@ -17,7 +17,7 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.ownership import owner_record
 from mixer_jax.runtime.ownership.owner_record import Record
 
-PREFIX = ".owner"  # of all file names in the folder
+PREFIX = ".owner"  # prefix of the names of all files written here
 RECORD = PREFIX + "{}.json"
 LOCK = PREFIX + "{}"
 _MAX_BYTES = 2**16  # maximum bytes of a record
@@ -29,10 +29,10 @@ def is_part(path: pathlib.Path) -> bool:
 
 
 class Seen(NamedTuple):
-    """A stored record at the time of reading.
+    """The state of a stored record when it was read.
 
     Attributes:
-      record: None if it is missing or invalid.
+      record: the record; None if it is missing or invalid.
       version: changes with every heartbeat; None if the record is missing.
       age: returns the seconds since the last heartbeat, by the storage's clock.
     """
@@ -43,9 +43,9 @@ class Seen(NamedTuple):
 
 
 class Folder:
-    """Storage of the record in a local folder or a network file system."""
+    """Stores the record in a local folder or a network file system."""
 
-    failures = (OSError, ValueError)  # by which reading and writing fail
+    failures = (OSError, ValueError)  # raised if reading or writing fails
 
     def __init__(self, folder: pathlib.Path, part: str = ""):
         self.folder = folder
@@ -55,7 +55,7 @@ class Folder:
         self._made: list[pathlib.Path] = []
 
     def lock(self) -> bool | None:
-        """Returns True once locked, None if held, False if unsupported."""
+        """Returns True if locked now, None if held, False if unsupported."""
         while True:
             file = self._make_lock()
             try:
@@ -77,7 +77,7 @@ class Folder:
         try:
             return _open_lock(self._lock_path)
         except FileNotFoundError:
-            # A run that has ended has removed the folder, which was empty.
+            # Another run ended and removed the folder, which was empty.
             self._make()
             return _open_lock(self._lock_path)
 
@@ -96,7 +96,7 @@ class Folder:
         return Seen(record, _version(changed), age)
 
     def write(self, record: Record, version: Any) -> bool:
-        """Writes the record if the stored version is `version`; else False.
+        """Writes the record if `version` is current; returns whether it did.
 
         Without locks, two runs may start at the same time. If both replace the
         same version, only one succeeds.
@@ -122,13 +122,13 @@ class Folder:
         try:
             if _version(os.stat(aside)) == version:
                 return True
-            _link(aside, self._path)  # It was replaced before the rename.
+            _link(aside, self._path)  # Another run replaced it first.
             return False
         finally:
             aside.unlink(missing_ok=True)
 
     def beat(self, record: Record) -> bool:
-        """Updates the record's modification time; False if it was replaced."""
+        """Updates the record's time; returns False if it has been replaced."""
         current = self.read().record
         if current is None or current.token != record.token:
             return False
@@ -153,7 +153,7 @@ class Folder:
         if file is None:
             return
         with contextlib.suppress(OSError):
-            # If the folder was moved, the path may be another owner's.
+            # If the folder was moved, the path may lead to another lock.
             if _is_at(file, self._lock_path):
                 self._lock_path.unlink()
         _LOCK_FILES.discard(file)
@@ -188,7 +188,7 @@ _LOCK_FILES: set[int] = set()  # descriptors that this process has locked
 
 
 def _close_lock_files() -> None:
-    """Closes the lock files in a child, which must not keep the locks."""
+    """Closes the lock files in a child process, which must not hold locks."""
     for file in _LOCK_FILES:
         with contextlib.suppress(OSError):
             os.close(file)
@@ -203,7 +203,7 @@ def _version(status: os.stat_result) -> tuple[int, int]:
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
-    """Links a file to a new name; False if the name is taken."""
+    """Links a file to a new name; returns False if the name is taken."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -221,14 +221,14 @@ def _open_lock(path: pathlib.Path) -> int:
     try:
         return _open_at_once(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
-        # Another user's file can be locked, and removed from a shared folder.
+        # Another user's lock can be taken, and removed in a shared folder.
         if not path.exists():
             raise
         return _open_at_once(path, os.O_RDONLY)
 
 
 def _open_at_once(path: str | os.PathLike, flags: int) -> int:
-    """Opens a file; if it is a pipe, does not wait for a writer."""
+    """Opens a file, without waiting for a writer if it is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 

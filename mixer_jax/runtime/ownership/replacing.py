@@ -1,4 +1,4 @@
-"""Which files may be replaced, and how, where a rename is not possible."""
+"""Checks that files may be replaced, and replaces them."""
 
 import errno
 import os
@@ -15,8 +15,8 @@ def check(target: pathlib.Path) -> None:
     """Checks that an existing file in a writable folder can be replaced.
 
     Raises:
-      OSError: if it is on a read-only mount, protected from changes, or another
-        user's in a sticky folder.
+      OSError: if it is on a read-only mount, protected from changes, or owned
+        by another user in a sticky folder.
     """
     owners = {target.stat().st_uid, target.parent.stat().st_uid, 0}
     is_sticky = target.parent.stat().st_mode & stat.S_ISVTX
@@ -26,7 +26,7 @@ def check(target: pathlib.Path) -> None:
     try:
         os.close(os.open(target, os.O_RDWR | os.O_NONBLOCK))
     except OSError as error:
-        # A file that may not be opened for writing may still be renamed over.
+        # A read-only file can still be replaced by a rename.
         if error.errno in (errno.EROFS, errno.EPERM) or os.path.ismount(target):
             raise
 
@@ -39,10 +39,10 @@ def check_inputs(
 
     Args:
       targets: the files that the command writes.
-      inputs: flags and the paths they name; "" or None for none.
+      inputs: each flag with its path, which may be "" or None.
 
     Raises:
-      UserError: names the input.
+      UserError: if an input would be; the message names it.
     """
     targets = [target for target in targets if os.path.exists(target)]
     for flag, source in inputs:
@@ -57,7 +57,7 @@ def check_inputs(
 
 
 def replace(draft: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a draft to its target, which stays as it is if that fails."""
+    """Moves a draft to its target; if this fails, the target is unchanged."""
     try:
         os.replace(draft, target)
     except OSError as error:

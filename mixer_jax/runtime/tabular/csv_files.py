@@ -1,6 +1,6 @@
 """Reads CSV files in batches, and writes CSV that reads back unchanged.
 
-Only needs PyArrow and NumPy. Arrow parses fast but its errors have no line
+Needs only PyArrow and NumPy. Arrow parses fast but its errors have no line
 numbers; if it fails, Python's parser reads the file again to find the invalid
 line.
 """
@@ -22,10 +22,10 @@ from mixer_jax.runtime.errors import UserError
 
 BLOCK = 16 << 20  # bytes per batch, and the maximum size of a row
 
-# Python's default limit of a cell, 128 KiB, applies to the whole process.
+# Cells may exceed Python's default limit, 128 KiB. It is process-wide.
 csv.field_size_limit(sys.maxsize)
 
-# Cells that some reader would alter, strip or parse as the end of a line.
+# Cells that some readers would alter or split unless they are quoted.
 _QUOTED = (
     r'[",\x00-\x1f\x7f\x{85}\x{2028}\x{2029}\x{feff}]'
     r"|^[\s\p{Z}]|[\s\p{Z}]$"
@@ -64,7 +64,7 @@ def batches(
       block: the bytes per batch.
 
     Raises:
-      UserError: names the file and the line of the error.
+      UserError: if a line is invalid; the message names file and line.
     """
     header = _header(path, block)
     columns = select(header, path)
@@ -72,7 +72,7 @@ def batches(
     size = path.stat().st_size
     try:
         with (
-            pa.OSFile(os.fsencode(path)) as file,  # a name may not be UTF-8
+            pa.OSFile(os.fsencode(path)) as file,  # supports any file name
             pyarrow.csv.open_csv(
                 file,
                 pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
@@ -124,7 +124,7 @@ def records(
         error.
 
     Raises:
-      RecordError: if `strict`.
+      RecordError: for such an error if `strict`.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=strict)
     start = 1
@@ -158,7 +158,7 @@ def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
 
 
 def find_kind(start: bytes) -> str:
-    """Returns what a file is instead of UTF-8 text; "" if no signature fits."""
+    """Returns the kind of a file that is not UTF-8 text; "" if unknown."""
     kinds = (kind for mark, kind in _SIGNATURES if start.startswith(mark))
     return next(kinds, "")
 
@@ -203,14 +203,14 @@ def _quoted(column: pa.Array, columns: int) -> pa.Array:
 
 
 def _check_quotes(path: Path, block: int) -> None:
-    """Raises a `UserError` at an unclosed quote or one with text after it.
+    """Raises a `UserError` if a quote is unclosed or has text after it.
 
     Arrow accepts both, and reads everything up to the next quote as one cell.
     """
     if _quotes_are_paired(path):
         return
     try:
-        # A quote inside an unquoted cell is a character like any other.
+        # A quote inside an unquoted cell is an ordinary character.
         for _ in _bounded_records(path, block, strict=True):
             pass
     except RecordError as error:
@@ -261,8 +261,8 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
 def _bounded_records(
     path: Path, block: int, *, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields a file's `records`; a `UserError` at one longer than a block."""
-    size = start = 0  # of the record that is being read
+    """Yields a file's `records`; raises if one is longer than a block."""
+    size = start = 0  # length and first line of the current record
 
     def bounded(lines: Iterable[str]) -> Iterator[str]:
         nonlocal size, start

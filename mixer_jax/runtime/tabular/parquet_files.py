@@ -1,6 +1,6 @@
 """Reads Parquet tables: a file, or a folder of parts as written by Spark.
 
-Only needs PyArrow.
+Needs only PyArrow.
 """
 
 import errno
@@ -83,7 +83,7 @@ def batches(
     """Yields a table's rows, and the share of its files read so far.
 
     Args:
-      path: a file, or a folder of parts. A folder name `a=1` adds a column.
+      path: a file, or a folder of parts. A folder named `a=1` adds column `a`.
       select: maps the column names and the part to the columns to read; may
         raise.
       rows: the rows per batch.
@@ -152,7 +152,7 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         raise NotTextError(where, _find_bytes(column), problem) from error
     if pa.types.is_decimal(column.type):
         text = pc.replace_substring_regex(text, r"\.0+$", "")
-        # Arrow's notation of a zero with many decimals.
+        # Arrow writes a zero with nine decimals as 0E-9, for example.
         text = pc.replace_substring_regex(text, r"^0E-\d+$", "0")
     return text.fill_null("")
 
@@ -161,7 +161,7 @@ def lossy(column: pa.Array | pa.ChunkedArray) -> tuple[int, str] | None:
     """Finds the first float that is not an exact integer.
 
     Returns:
-      The row and why it cannot be an ID; None if all cells can.
+      The row, and why its cell cannot be an ID; None if there is none.
     """
     if not pa.types.is_floating(column.type):
         return None
@@ -203,7 +203,7 @@ def _is_whole(column: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
 
 
 def _is_above(folder: Path, table: Path) -> bool:
-    """Returns whether a folder is a link to one that contains it."""
+    """Returns whether a folder of a table links to a folder above it."""
     if not folder.is_symlink():
         return False
     inside = len(folder.parents) - len(table.parents)
@@ -227,14 +227,14 @@ def _unreadable(path: Path, part: Path, error: Exception) -> str:
             if file.read() in _ENDS:
                 return f"{part} cannot be read: {error}"
     except OSError as reason:
-        if reason.errno != errno.EINVAL:  # shorter than the signature
+        if reason.errno != errno.EINVAL:  # The file is too short.
             return f"{part} cannot be read: {reason.strerror}."
     where = f"; every file in the folder {path} must be one" * (part != path)
     return f"{part} cannot be read: it is not a complete Parquet file{where}."
 
 
 def _open(part: Path) -> pa.NativeFile:
-    return pa.OSFile(os.fsencode(part))  # A name may not be UTF-8.
+    return pa.OSFile(os.fsencode(part))  # supports any file name
 
 
 def _part(
@@ -272,7 +272,7 @@ def _part(
 def _check_partition(
     column: pa.ChunkedArray, name: str, value: str, part: Path
 ) -> None:
-    """Raises a `UserError` if a file's cells are not what its folder says."""
+    """Raises a `UserError` if a file's cells contradict its folder's name."""
     cells = as_text(column, f"{part}, column {name}")
     other = pc.index(pc.equal(cells, value), False).as_py()
     if other >= 0:

@@ -2,7 +2,7 @@
 
 A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
 files. Every cell is read as text, "" if it is empty, and written cells read
-back unchanged. pandas is only imported where frames are read, because Beam's
+back unchanged. pandas is only imported where it is used, because Beam's
 environment may lack it.
 """
 
@@ -56,7 +56,7 @@ class Layout:
         """Checks the names of a table's columns.
 
         Raises:
-          UserError: names the missing, unknown and duplicate columns.
+          UserError: if columns are missing, unknown or duplicate.
         """
         names = [str(name) for name in names]
         ours = (*self.columns, *self.optional)
@@ -101,7 +101,7 @@ def batches(
     rows: int = ROWS,
     block: int = BLOCK,
 ) -> Iterator[Batch]:
-    """Yields a table's rows in order, a batch at a time in bounded memory.
+    """Yields a table's rows in order, in batches that bound the memory.
 
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of Parquet
@@ -112,7 +112,7 @@ def batches(
 
     Raises:
       UserError: if the table is missing, cannot be read, has other columns,
-        or is written while it is read.
+        or changes while it is read.
     """
     import pandas as pd
 
@@ -207,7 +207,7 @@ def writer(
 
     def write_rows(draft: Path) -> None:
         if _has_suffix(path, ".parquet"):
-            with open(draft, "wb") as file:  # a name may not be UTF-8
+            with open(draft, "wb") as file:  # supports any file name
                 pq.write_table(table, file)
             return
         with open(draft, "w", encoding="utf-8", newline="") as file:
@@ -255,7 +255,7 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
             return [f"{name}, line {line}" for line in lines]
         return parquet_files.name_rows(Path(name), records)
     except (LookupError, OSError, UserError, pa.ArrowException):
-        # The file has changed or was removed since.
+        # The file has since been changed or removed.
         return [f"{name}, row {record + 1} as read" for record in records]
 
 
@@ -374,7 +374,7 @@ def _lines(table: pa.Table) -> Iterator[str]:
 
 
 def _unknown(names: Sequence[str], missing: Sequence[str]) -> list[str]:
-    """Returns a line for each of the first unknown columns."""
+    """Returns a message line for each of the first unknown columns."""
     lines = [
         f"Unknown column {quoted(name)}{_suggestion(name, missing)}"
         for name in names[:LISTED]
