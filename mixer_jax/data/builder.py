@@ -114,7 +114,7 @@ class PreparedSource:
           hold: keeps the folder from being removed.
           content: hash of the rows and of the images' bytes.
         """
-        # `paths.plain` is specific to this process; keep the real path.
+        # Results of `paths.plain` hold for this process; keep the real path.
         self._folder = Path(os.path.realpath(folder))
         self._hold, self.content = hold, content
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
