@@ -29,10 +29,10 @@ _GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Dataset info without the lookup in TFDS's bucket of public data."""
+    """Dataset info that is not looked up in TFDS's public bucket."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing; the base method also leaves an empty folder in /tmp."""
+        """Does nothing; the base method would leave an empty folder in /tmp."""
 
 
 class SampleTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -114,7 +114,7 @@ class PreparedSource:
           hold: keeps the folder from being removed.
           content: hash of the rows and of the images' bytes.
         """
-        # `paths.plain` is valid in one process only; keep the real path.
+        # Results of `paths.plain` hold for this process; keep the real path.
         self._folder = Path(os.path.realpath(folder))
         self._hold, self.content = hold, content
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
@@ -133,10 +133,10 @@ class PreparedSource:
         self._splits = [splits[name] for name in self._names]
 
     def check(self) -> None:
-        """Reads the last sample of every file, which also reads its index.
+        """Reads the last sample of every file, and thereby the file's index.
 
         Raises:
-          Exception: if a file is missing, cut off, or has other samples.
+          Exception: if a file is missing, truncated, or holds other samples.
         """
         folder = paths.plain(self._folder)
         infos = tfds.builder_from_directory(folder).info.splits
@@ -248,7 +248,7 @@ def _find(
     data: identity.Data,
     say: Callable[[str], None],
 ) -> tuple[Path, PreparedSource] | None:
-    """Returns the folder with this content, and its samples.
+    """Returns the folder with the frame's content and its samples, or None.
 
     The folder may belong to a table that has since been moved or renamed.
     """
@@ -267,7 +267,7 @@ def _find(
                 content = data.content(notes)
                 source = _open_whole(frame, root, folder, hold, content)
                 if source is not None:
-                    with contextlib.suppress(OSError):  # It may be read-only.
+                    with contextlib.suppress(OSError):  # Possibly read-only.
                         identity.write_notes(folder, notes)
                     return folder, source
                 say(
@@ -357,11 +357,11 @@ def _remove_older(folder: Path) -> None:
 
 
 def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
-    """Returns the folder name of a table and its splits.
+    """Returns the folder name for a table and its splits.
 
     Args:
       frame: the rows; `attrs["table"]` is the table's path.
-      root: the table's root; "" if the folder is next to the table.
+      root: the table's root; "" if the named folder is next to the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = "-".join(sorted(set(_split_names(frame))))
@@ -377,7 +377,7 @@ def _say(text: str) -> None:
 def _write(
     frame: pd.DataFrame, root: Path, folder: Path
 ) -> dict[str, np.ndarray]:
-    """Writes the files and returns the digest of each image."""
+    """Writes the array_record files; returns each image's digest by path."""
     config = tfds.download.DownloadConfig(
         try_download_gcs=False,
         compute_stats=tfds.download.ComputeStatsMode.SKIP,
@@ -385,7 +385,7 @@ def _write(
     folder.mkdir()
     builder = SampleTable(frame, root, data_dir=folder)
     tfds.disable_progress_bar()
-    # TFDS prints that it downloads, which is wrong; progress is shown anyway.
+    # Hide TFDS's false report of a download; progress is still shown.
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         builder.download_and_prepare(
             download_dir=folder / "downloads", download_config=config
@@ -394,6 +394,6 @@ def _write(
 
 
 def _split_names(frame: pd.DataFrame) -> np.ndarray:
-    """Returns each row's split without its part, [N] of str."""
+    """Returns the split of each row without its part, `[N]` of str."""
     names = frame["split"].str.split("/", n=1).str[0]
     return names.to_numpy(object)

@@ -1,8 +1,8 @@
 """Versioned folders: a new version replaces old ones that are not in use.
 
 A reader holds a shared lock on the folder itself, which the kernel releases
-when the process ends. Removing a folder needs the exclusive lock; if the file
-system has no locks, nothing is removed.
+when the process ends. Removing a folder requires an exclusive lock; if the
+file system does not support locks, nothing is removed.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def hold(folder: Path) -> Hold | None:
         return None
     with contextlib.suppress(OSError):  # The file system may have no locks.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if not _is_same(descriptor, folder):  # It was removed during the wait.
+    if not _is_same(descriptor, folder):  # Removed while waiting.
         os.close(descriptor)
         return None
     return Hold(descriptor)
@@ -91,7 +91,7 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=parent))
         descriptor = _open(folder)
         if descriptor is None:
-            continue  # Another process removed it as stale before the lock.
+            continue  # Another process removed the draft before the lock.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):
@@ -100,7 +100,10 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
 
 
 def _may_be_abandoned(folder: Path) -> bool:
-    """Returns whether a draft is stale, or of this host, where locks work."""
+    """Returns whether a draft is stale or was created on this host.
+
+    On the same host, the lock shows whether the draft is still in use.
+    """
     if folder.name.startswith(_prefix()):
         return True
     with contextlib.suppress(OSError):

@@ -105,7 +105,7 @@ def _rows(
 
 
 def _name(names: Sequence[Any], languages: Sequence[str]) -> str:
-    """Returns the name in the first of the languages that has one."""
+    """Returns the name in the first of `languages` that has a name, or ""."""
     pairs = [
         (str(one.get("language_tag") or ""), str(one.get("value") or ""))
         for one in names

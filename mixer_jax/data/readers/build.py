@@ -2,7 +2,7 @@
 
 Unsuitable samples are left out and counted: repeated samples, samples with a
 missing image, training samples that show an image of another split, and
-training samples without a second one in their category.
+training samples that are alone in their category.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.terminal import Console
 from mixer_jax.runtime.text import quoted
 
-_ROWS = 65_536  # converted to Python objects at a time
+_ROWS = 65_536  # rows converted to Python objects at a time
 _RULES = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
@@ -38,7 +38,7 @@ class Summary:
       samples: number of samples.
       categories: number of categories.
       splits: numbers of queries and documents by split.
-      left_out: number of samples left out by reason.
+      left_out: number of left-out samples by reason.
     """
 
     samples: int
@@ -84,8 +84,8 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             "--out."
         )
     files.check(out, "The table")
-    # Links are resolved only if the relative path fails otherwise; `..` after
-    # a link leads to the parent of the link's target.
+    # Resolve links only if the relative path is wrong otherwise: `..` after a
+    # link leads to the parent of the link's target.
     relative = Path(os.path.relpath(home, out.parent))
     if os.path.realpath(out.parent / relative) != os.path.realpath(home):
         resolved = map(os.path.realpath, (home, out.parent))
@@ -264,8 +264,8 @@ def _with_roles(columns: pa.Table) -> pa.Table:
     categories, _ = _codes(columns["category_id"])
     images, image_names = _codes(columns["image"])
     shown = np.asarray(pc.not_equal(image_names, "").to_pylist(), bool)[images]
-    # An image of several categories is not drawn as a query: any result would
-    # be wrong for the other categories, where the image would find itself.
+    # An image of several categories is not drawn as a query: it could find
+    # itself as a document of another category, which counts as wrong.
     pairs = np.unique(categories.astype(np.int64) * len(image_names) + images)
     several = np.bincount(pairs % len(image_names))[images] > 1
     given = columns["role"]
@@ -309,7 +309,7 @@ def _summary(columns: pa.Table, left_out: LeftOut) -> Summary:
 
 
 def _base_splits(columns: pa.Table) -> tuple[np.ndarray, list[str]]:
-    """Returns a code for each row's split without its part, and the names."""
+    """Returns a code for each row's split, ignoring parts, and the names."""
     codes, names = _codes(columns["split"])
     kinds = [name.split("/")[0] for name in names.to_pylist()]
     distinct = sorted(set(kinds))
@@ -325,7 +325,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def _strings(cells: pa.Array | pa.ChunkedArray) -> Iterator[str]:
-    """Yields cells, converting only a part of them to strings at a time."""
+    """Yields the cells as strings, converting a limited number at a time."""
     for start in range(0, len(cells), _ROWS):
         yield from cells.slice(start, _ROWS).to_pylist()
 
@@ -341,5 +341,5 @@ def _kept(
     columns: pa.Table, keep: np.ndarray, left_out: LeftOut, why: str
 ) -> pa.Table:
     left_out[why] += int((~keep).sum())
-    # A filter copies all columns.
+    # Filtering copies all columns.
     return columns if keep.all() else columns.filter(pa.array(keep))

@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table, with a mapping of its columns to ours."""
+"""Any CSV or Parquet table whose columns are mapped to those of samples."""
 
 import argparse
 import difflib
@@ -101,13 +101,13 @@ def read(
 
 
 def parse_columns(given: list[str]) -> dict[str, str]:
-    """Returns a mapping from our columns to the source's.
+    """Returns a mapping from sample columns to source columns.
 
     Args:
       given: values of --column, such as ["text=title", "image=file"].
 
     Raises:
-      UserError: if one of our columns is unknown, given twice, or missing.
+      UserError: if a sample column is unknown, given twice, or missing.
     """
     mapping: dict[str, str] = {}
     for pair in given:
@@ -147,13 +147,13 @@ def _delimiter(text: str) -> str:
 
 
 class _Record(NamedTuple):
-    """A record of a table; as text, its file and row, which is slow to find."""
+    """Reference to a record; `str` looks up its file and row, which is slow."""
 
     table: Path
     number: int
 
     def __str__(self) -> str:
-        """Returns file and row."""
+        """Returns the file and row of the record."""
         return tables.name_records(self.table, [self.number])[0]
 
 

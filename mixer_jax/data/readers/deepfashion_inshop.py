@@ -16,7 +16,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_name", "item_id", "evaluation_status"]
-# Split and role of each status; the set has no roles for train.
+# Split and role for each status; training images have no given role.
 _STATUS = {
     "train": ("train", ""),
     "query": ("test", "query"),
@@ -41,7 +41,7 @@ def read(
     """
     (path,) = files.require(FORMAT, root, _PARTITION)
     texts = _texts(root)
-    # The folders of the original archive, or all files in one folder.
+    # Images are in Img/, as in the original archive, or directly in `root`.
     prefix = "Img/" if (root / "Img" / "img").is_dir() else ""
     expected, header, count = 0, False, 0
     for number, line in files.lines(path):

@@ -57,7 +57,8 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
     """Opens a UTF-8 text file, plain or `.gz`, with or without a BOM.
 
     Raises:
-      UserError: if the file cannot be read, also inside the `with` block.
+      UserError: if the file cannot be read; also raised within the `with`
+        block.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be read: it is not a regular file.")
@@ -98,7 +99,7 @@ def _not_utf8(path: Path) -> UserError:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields number, from 1, and stripped text of each non-blank line."""
+    """Yields the 1-based number and stripped text of each non-blank line."""
     with opened(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -114,7 +115,7 @@ def records(
       path: the file; its first line names the columns.
       columns: the required columns.
       delimiter: the character between two cells.
-      hint: ends the message if the header is a single cell.
+      hint: appended to the error message if the header is a single cell.
 
     Yields:
       `(where, cells)`: file and line for messages, and the cells by column.
@@ -186,7 +187,7 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
       key: the list's key.
 
     Yields:
-      `(where, object)`: file and number, from 1, for messages; the object.
+      `(where, object)`: file and 1-based number for messages, and the object.
 
     Raises:
       UserError: if the list is missing, or the file is not JSON.

@@ -35,8 +35,8 @@ def read(
     """Yields a row for each image, ordered by path.
 
     The category is the path of the image's folder ("shoes/1234"), and the group
-    that of the parent folder ("shoes"). Links are followed, so that a folder
-    with two names is two categories. Skipped entries are counted; see `walk`.
+    is that of the parent folder ("shoes"). Links are followed, so a folder with
+    two names becomes two categories. Skipped entries are counted; see `walk`.
 
     Raises:
       UserError: if no folder has an image; lists what was left out.

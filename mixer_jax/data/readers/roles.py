@@ -50,7 +50,7 @@ def draw(
     size = np.bincount(category, weights=with_image).astype(np.int64)
     fixed = np.bincount(category, weights=fixed_query).astype(np.int64)
     quota = size // 2 - fixed
-    # Undecided pairs, by category and hash.
+    # Undecided pairs, sorted by category and hash.
     free = np.flatnonzero(~fixed_query & ~fixed_document)
     order = _order(names, first, len(categories))
     free = free[np.lexsort((order[free], category[free]))]
@@ -66,7 +66,7 @@ def _order(
 ) -> np.ndarray:
     """Returns a hash of each pair, uint64, given its first sample's position.
 
-    It is the upper 64 bits of `digest`, where collisions are unlikely.
+    The hash is the upper 64 bits of `digest`, where collisions are unlikely.
     """
     wanted = np.full(count, -1)
     wanted[first] = np.arange(len(first))

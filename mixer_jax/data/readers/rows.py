@@ -21,7 +21,8 @@ class Row(NamedTuple):
       category_id: the category of what the sample shows.
       group: a coarser label, "" if none.
       role: "query" or "document"; "" lets `roles.draw` choose.
-      split: "train", "test" ...; "" splits by a hash of the category.
+      split: "train", "test" or another name; "" splits by a hash of the
+        category.
     """
 
     sample_id: str
@@ -49,7 +50,7 @@ class Format:
 
     Attributes:
       title: the data set's name, as its publishers write it.
-      files: the files that it has and their places, one line each.
+      files: the data set's files and their locations, one line each.
       read: called with the data set's folder, the command-line options and the
         counts of left-out samples, which it updates; yields the rows in a
         deterministic order.

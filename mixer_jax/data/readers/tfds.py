@@ -18,7 +18,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _INFO = "dataset_info.json"
-# File signatures and suffixes.
+# File suffix for each signature.
 _KINDS = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
@@ -53,7 +53,7 @@ def read(
       UserError: if the data set is missing or unreadable, or a feature is
         missing or has the wrong type.
     """
-    # The import takes seconds.
+    # Import only when needed, since it takes seconds.
     import tensorflow_datasets as tfds
 
     folder = _folder(root, options.name, left_out)
@@ -111,7 +111,7 @@ def read(
 
 
 def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
-    """Returns the folder of a data set's given or latest version."""
+    """Returns the folder of a data set in the given or the latest version."""
     base, _, version = name.partition(":")
     prepared = _prepared(root, left_out)
     found = [path for path in prepared if path.is_relative_to(root / base)]

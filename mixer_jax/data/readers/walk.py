@@ -42,10 +42,9 @@ def walk(
     """Yields each folder of a tree with its files.
 
     Links are followed: a folder with two links to it is yielded under both
-    names. A link inside a linked folder is followed under one name only, as
-    folders that link to each other have too many names to list. Only folders
-    are opened, never files. The records by which runs own folders and files
-    are not counted.
+    names. A link inside a linked folder is followed under one name only,
+    because folders that link to each other have too many names to list. Only
+    folders are opened, never files. Ownership records of runs are not counted.
 
     Args:
       root: the topmost folder.
@@ -61,7 +60,7 @@ def walk(
       OSError: if the file system fails temporarily.
     """
     pending = [_Folder((), frozenset(), False)]
-    followed: set[tuple[_Identity, str]] = set()  # by folder and name
+    followed: set[tuple[_Identity, str]] = set()  # folder and name of each link
     while pending:
         parts, ancestors, is_linked = pending.pop()
         folder = os.path.join(root, *parts)
@@ -109,11 +108,11 @@ def is_utf8(name: str) -> bool:
 
 
 def _kind(entry: os.DirEntry, ancestors: frozenset[_Identity]) -> int | str:
-    """Returns S_IFREG, S_IFDIR, or the reason to leave an entry out."""
+    """Returns S_IFREG, S_IFDIR, or the reason for excluding an entry."""
     if entry.name.startswith("."):
         return HIDDEN
     try:
-        if entry.is_file(follow_symlinks=False):  # without a system call
+        if entry.is_file(follow_symlinks=False):  # needs no system call
             return stat.S_IFREG
         status = os.stat(entry.path)
     except OSError as error:

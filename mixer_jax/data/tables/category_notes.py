@@ -9,7 +9,7 @@ from mixer_jax.data.tables import rules
 from mixer_jax.runtime import similar
 from mixer_jax.runtime.text import quoted
 
-_MAX_PAIRS = 3  # pairs of IDs that a note lists
+_MAX_PAIRS = 3  # maximum number of ID pairs per note
 
 
 def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class LookAlikes:
         names = pd.Series(categories.unique(), dtype=object)
         self._parts.append((_hash_keys(names), _hash(names)))
         self._pending += len(names)
-        # `_merge` removes repeated categories.
+        # Merging removes repeated categories, which limits memory use.
         if self._pending > max(len(self._keys), 1 << 20):
             self._merge()
 
@@ -58,7 +58,7 @@ class LookAlikes:
         """Returns the first pairs of IDs that look alike.
 
         Args:
-          batches: the rows of the table, in a second pass over it.
+          batches: the rows of the table, read a second time.
           limit: the maximum number of pairs.
         """
         suspects = self._suspects()
@@ -98,7 +98,7 @@ def sentences(
     Args:
       one_role: the number of training categories with a single role.
       alike: the number of category IDs that look like an earlier one.
-      examples: pairs of such IDs.
+      examples: pairs of IDs that look alike.
     """
     messages = []
     if one_role:

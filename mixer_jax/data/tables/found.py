@@ -1,4 +1,4 @@
-"""Sample table of found categories: its sources, its rows and its files."""
+"""Sources, rows and files of the sample table of found categories."""
 
 import os
 import pathlib
@@ -20,14 +20,14 @@ QUALITY, FEATURES = "categories.json", "features.npz"
 
 
 class Sources(NamedTuple):
-    """What the table of found categories is made of.
+    """Inputs of the sample table of found categories.
 
     Attributes:
       log: the click log.
-      samples: its samples, with image paths relative to the new table, and the
-        columns truth and held_out if there is a table of true categories.
+      samples: the log's samples, with image paths relative to the new table,
+        and with the columns truth and held_out if there is a truth table.
       truth: the sample table of true categories, or None.
-      previous: the categories whose IDs are kept.
+      previous: the earlier categories, whose IDs are kept.
     """
 
     log: click_log.ClickLog
@@ -60,7 +60,7 @@ def read_sources(
     truth: str | None = None,
     previous: str | None = None,
 ) -> Sources:
-    """Reads a click log and what belongs to it, and checks the future rows.
+    """Reads all inputs, and checks the rows that will be written.
 
     Args:
       log: the folder of the click log.
@@ -93,7 +93,7 @@ def write(
     Args:
       folder: the folder of the new table.
       sources: see `read_sources`.
-      kept: the samples that have categories, rows of `sources.samples`.
+      kept: the rows of `sources.samples` that have a category.
       found: the categories of these samples.
 
     Returns:
@@ -129,12 +129,13 @@ def with_test_rows(
     Args:
       rows: training rows of the found categories.
       truth: a sample table of true categories, as returned by
-        `table.read_table`, or None. If its splits have parts, so do those of
-        the result.
+        `table.read_table`, or None. If its splits have parts, the splits
+        of the result have parts, too.
       folder: the folder of the new table.
 
     Raises:
-      UserError: if the truth has no test row, or an image outside `folder`.
+      UserError: if the truth table has no test row, or has an image outside
+        `folder`.
     """
     if truth is None or truth["split"].str.contains("/").any():
         rows = table.with_both_directions(rows)
@@ -149,18 +150,18 @@ def check(
     truth: pd.DataFrame | None,
     folder: str | os.PathLike,
 ) -> None:
-    """Checks, before categories are found, that their table would be valid.
+    """Checks that the table will be valid, before categories are found.
 
     Args:
       samples: all samples of a log, with image paths relative to `folder`. With
-        a truth, rows that the column held_out marks are ignored.
+        a truth table, rows that are marked in the column held_out are ignored.
       truth: see `with_test_rows`.
       folder: see `with_test_rows`.
 
     Raises:
       UserError: names the first row that breaks a rule. Also raised if no
-        training sample is left, or if the truth has no test row or a test
-        category named like a found one.
+        training sample is left, or if the truth table has no test row or has a
+        test category with the name of a found category.
     """
     if truth is not None:
         identities.check_others(table.select(truth, "test"))

@@ -9,5 +9,5 @@ def digest(*words: str) -> int:
 
 
 def is_test(category_id: str) -> bool:
-    """Returns whether a category is in the tenth that is held out as test."""
+    """Returns whether a category is in the tenth held out for testing."""
     return digest(category_id) % 10 == 0

@@ -45,7 +45,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _readings(rest: str) -> Iterator[tuple[str, str]]:
-    """Yields variants of a path that may be meant, with an explanation."""
+    """Yields likely intended variants of a path, each with an explanation."""
     decoded = unquote(rest)
     yield rest, ""
     if "\\" in rest:
@@ -66,7 +66,7 @@ def _difference(rest: str, found: str) -> str:
 
 
 def _find(folder: str, parts: list[str]) -> str | None:
-    """Returns the file below a folder whose path is similar to `parts`."""
+    """Returns a file in a folder tree with a path similar to `parts`."""
     for place, part in enumerate(parts):
         is_last = place == len(parts) - 1
         names = _names(folder)
@@ -91,7 +91,7 @@ def _names(folder: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _listed(folder: str, changed: int) -> tuple[str, ...]:
-    del changed  # Only a cache key: lists a folder again after a change.
+    del changed  # Part of the cache key: changed folders are listed again.
     return tuple(sorted(os.listdir(folder)))
 
 

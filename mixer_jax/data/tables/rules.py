@@ -32,10 +32,11 @@ LAYOUT = Layout(
     note="; cells may be empty where a sample has no image, text or group",
 )
 QUERY, DOCUMENT = "query", "document"
-# Regular expressions of a valid split, and of a path outside its folder.
+# SPLIT matches a valid split, and OUTSIDE a path that leaves the folder it is
+# relative to.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
-# Characters of a row. Commands also write rows as CSV, with up to four bytes a
-# character and quotes doubled, and a reader's block must hold one.
+# Maximum number of characters per row. Commands also write rows as CSV, with up
+# to four bytes per character and doubled quotes, and a row must fit in a block.
 LONGEST = csv_files.BLOCK // 8
 OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
 

@@ -37,10 +37,10 @@ class Skipped:
     Attributes:
       reason: why they were left out, such as "unreadable images".
       count: the number of samples left out.
-      total: the number of samples before.
-      examples: the first ten, each a line that names row and reason.
-      kinds: the number of samples per kind of fault, if there are kinds.
-      listing: the path of a list of all of them; "" if there is none.
+      total: the number of samples, including those left out.
+      examples: one line for each of the first ten, with its row and reason.
+      kinds: the number of samples per kind of fault; may be empty.
+      listing: the path of a file that lists them all; "" if there is none.
     """
 
     reason: str
@@ -69,11 +69,11 @@ class Skipped:
     def require(
         self, max_skipped: float, remedy: str, option: str = MAX_SKIPPED
     ) -> "Skipped":
-        """Returns itself, or raises if more than `max_skipped` was skipped.
+        """Returns self; raises if the skipped share exceeds `max_skipped`.
 
         Args:
           max_skipped: the maximum share of skipped samples.
-          remedy: other remedies, a clause that ", or raise ..." can follow.
+          remedy: a clause that names other remedies; precedes ", or raise ...".
           option: the option that sets `max_skipped`, for the error message.
 
         Raises:
@@ -99,7 +99,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         Parquet files.
 
     Returns:
-      A frame with the columns of `COLUMNS`, all strings, and rows 0 to N-1.
+      A frame with the columns of `COLUMNS`, all strings, indexed from 0 to N-1.
 
     Raises:
       UserError: names the file, row and column of the error. A CSV row is named
@@ -125,7 +125,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def writer(frame: pd.DataFrame, path: str | os.PathLike) -> files.Writer:
-    """Checks a frame and returns a writer of it; see `write_table`."""
+    """Checks a frame and returns a writer for it; see `write_table`."""
     rules.check_columns(frame.columns, path)
     validate(frame)
     return tables.writer(frame.loc[:, list(COLUMNS)], path)
@@ -146,7 +146,7 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
       UserError: if the split has no rows; names the existing splits.
     """
     names = sorted(frame["split"].unique())
-    # In Python, since Arrow fails for a split that is not valid text.
+    # Compare in Python, since Arrow fails if `split` is not valid Unicode.
     chosen = [name for name in names if f"{name}/".startswith(f"{split}/")]
     if not chosen:
         raise UserError(
@@ -157,13 +157,13 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def parts(frame: pd.DataFrame, split: str) -> list[str]:
-    """Returns a split's sorted part names; "" stands for rows without part."""
+    """Returns the sorted parts of a split; "" is for rows without a part."""
     names = select(frame, split)["split"].unique()
     return sorted(name[len(split) + 1 :] for name in names)
 
 
 def category_index(frame: pd.DataFrame) -> list[str]:
-    """Returns the sorted category IDs of a frame; labels are positions."""
+    """Returns a frame's sorted category IDs; labels are indices into them."""
     return sorted(frame["category_id"].unique())
 
 
@@ -180,7 +180,7 @@ def drop_lone(
     training: bool = True,
     option: str = MAX_SKIPPED,
 ) -> tuple[pd.DataFrame, Skipped]:
-    """Drops samples that have nothing to match.
+    """Drops samples that no other sample can match.
 
     In training, these are the samples that are the only one of their category.
     In evaluation, these are queries whose category has no document in the same
@@ -269,7 +269,7 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
     flipped = flipped[frame["image"] != ""]
     frame = frame.assign(split=frame["split"] + "/forward")
     both = pd.concat([frame, flipped], ignore_index=True)
-    # These rows have no line numbers in a file.
+    # The new rows do not correspond to lines of a file.
     both.attrs.clear()
     return both
 

@@ -30,8 +30,8 @@ from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
 _COMPARED = 1_000_000  # hashes whose IDs are compared per pass over the table
-_STATS = 256  # files per task of a thread
-_SHOWN = 50  # splits in the terminal's table
+_STATS = 256  # files looked up per thread task
+_SHOWN = 50  # maximum number of splits shown in the terminal
 _ALONE = [rule for rule in rules.RULES if rule is not rules.REPEATED]
 
 
@@ -145,12 +145,12 @@ def check(
       max_skipped: the maximum share of samples whose image may be missing.
       rows: the rows per batch of a Parquet table.
       block: the bytes per batch of a CSV table.
-      threads: threads that look for images; default four per core.
+      threads: number of threads that look for images; None for four per core.
       console: shows the progress; None for no progress display.
 
     Raises:
       UserError: names each broken rule with the first row that breaks it; or
-        the first ten missing images, if there are more than `max_skipped`.
+        the first ten missing images, if their share exceeds `max_skipped`.
     """
     path = Path(path)
     console = console or Console(quiet=True)
@@ -202,8 +202,8 @@ class _Counter:
     def __init__(self):
         self.samples = 0
         self._splits: dict[str, SplitCounts] = {}
-        # Per split, one number per sample: the hash of its category, with the
-        # last bit set for documents.
+        # For each split, one number per sample: the hash of its category, with
+        # the last bit set for documents.
         self._marks: dict[str, list[np.ndarray]] = {}
 
     def add(self, batch: pd.DataFrame) -> None:
@@ -294,10 +294,10 @@ def present(
     Args:
       root: the folder that the paths are relative to.
       paths: N paths; "" for a sample without an image.
-      threads: number of threads; default four per core, as they mostly wait.
+      threads: number of threads, which mostly wait; None for four per core.
 
     Returns:
-      bool `[N]`, true for "".
+      bool `[N]`; true for the path "".
 
     Raises:
       OSError: if the file system fails temporarily; the files may exist.
@@ -323,7 +323,7 @@ def _hash(cells: pd.Series) -> np.ndarray:
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the concatenated parts; empties the list to save memory."""
+    """Returns the concatenated parts; empties `parts` to save memory."""
     joined = np.empty(sum(map(len, parts)), np.uint64)
     end = len(joined)
     while parts:
@@ -338,7 +338,7 @@ def _count_untrainable(
     sizes: list[np.ndarray],
     documents: list[np.ndarray],
 ) -> tuple[int, int]:
-    """Counts categories with one sample, and those with several of one role."""
+    """Counts categories with one sample, and with several of a single role."""
     if not sizes:
         return 0, 0
     _, place = np.unique(np.concatenate(categories), return_inverse=True)
@@ -357,7 +357,7 @@ def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _repeated_hashes(ids: list[np.ndarray]) -> np.ndarray:
-    """Returns the sorted hashes that occur repeatedly; empties the list."""
+    """Returns the sorted hashes that occur repeatedly; empties `ids`."""
     hashes = _concatenate(ids)
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
