@@ -12,10 +12,10 @@ import struct
 from collections.abc import Iterator
 
 _SEQUENCE_HEADER = 1  # type of an OBU
-_MAX_UNITS = 10_000  # OBUs; frames have a few each
-_UNIT_BYTES = 1024  # more than a sequence header has
-_FULL = 4  # bytes of a box's version and flags
-# Boxes that contain boxes, with the number of bytes before the first one.
+_MAX_UNITS = 10_000  # OBUs per file; a frame has a few
+_UNIT_BYTES = 1024  # bytes read per OBU; a sequence header has fewer
+_FULL = 4  # bytes of the version and flags of a box
+# Boxes that contain others, with the number of bytes before the first one.
 _CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
 _CONTAINERS[b"meta"] = _FULL
 _TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes per entry
@@ -40,7 +40,7 @@ def coded_pixels(content: bytes) -> int | None:
 
 
 def entries(content: bytes) -> Iterator[None]:
-    """Yields once per table entry that opening an AVIF file allocates.
+    """Yields once per table entry that is allocated on opening an AVIF file.
 
     Extents are counted as declared, because they may take no bytes in the file.
     """
