@@ -125,7 +125,7 @@ def get_strength(strength: str | Strength) -> Strength:
     """Returns the strength with a name; a `Strength` is returned unchanged.
 
     Raises:
-      UserError: if the name is unknown; lists the known ones.
+      UserError: if the name is unknown; lists the known names.
     """
     if isinstance(strength, Strength):
         return strength

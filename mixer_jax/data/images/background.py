@@ -15,7 +15,7 @@ _GRIDS = (1, 2, 5)
 
 
 def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replaces the background of an image with a random one if it is white.
+    """Replaces a white background of an image with a random background.
 
     Args:
       image: uint8 [S, S, 3], RGB.
@@ -41,8 +41,9 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def share_of_background(image: np.ndarray) -> np.ndarray | None:
     """Returns the share of background in each pixel, f32 [S, S, 1].
 
-    It is 1 in the background, 0 away from it, and in between at the edge, where
-    pixels are a mixture of both. Returns None if the background is not white.
+    The share is 1 in the background, 0 in the object, and in between at the
+    edge, where pixels are a mixture of both. Returns None if the background is
+    not white.
     """
     white = image.min(-1) >= _WHITE
     border = [white[0], white[-1], white[:, 0], white[:, -1]]

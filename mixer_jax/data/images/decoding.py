@@ -210,7 +210,7 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
     """Converts an open image to a square, scaled as in `decode`.
 
     Args:
-      image: any PIL image; it is closed.
+      image: any PIL image; closed afterwards.
       size: S, the side of the square in pixels.
 
     Returns:
@@ -250,7 +250,7 @@ def check_images(
       frame: rows of a sample table.
       root: the folder that the paths are relative to.
       max_skipped: the maximum share of dropped rows.
-      threads: number of decoding threads; default one per core.
+      threads: number of decoding threads; by default, one per core.
       max_pixels: see `decode`.
       option: the option that sets `max_skipped`, for the error message.
       pixels_option: the option that sets `max_pixels`; see `decode`.

@@ -20,7 +20,7 @@ FOLDER = "folder"  # the path is a folder
 UNREADABLE = "unreadable"  # the system cannot read the file
 EMPTY = "empty"  # the file has no bytes
 NOT_AN_IMAGE = "not an image"  # the file starts like no image format
-UNSUPPORTED = "unsupported format"  # the image's format is not decoded
+UNSUPPORTED = "unsupported format"  # images of this format are not decoded
 NO_AREA = "no area"  # the width or height is 0
 TOO_LARGE = "too large"  # the image exceeds the limit of pixels or parts
 TRUNCATED = "truncated"  # the end of the file is missing
@@ -111,7 +111,7 @@ _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
 _TIFF_PARTS = (273, 279, 324, 325)
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _END_OF_IMAGE = bytes((0xFF, parts.END_OF_IMAGE))
-# JPEG markers that start a frame; its header has the image size.
+# JPEG markers that start a frame, whose header contains the image size.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 

@@ -70,7 +70,7 @@ def _pixels(
     tile += _copied_bytes(content, start) // _BYTES
     used = styles(components < _WIDE)
     blocks = max((_blocks(width, height, each) for each in used), default=0)
-    # There is one packet per layer, level and precinct; it also takes time.
+    # There is one packet per layer, level and precinct, which also takes time.
     layers = max((each.layers for each in used), default=0)
     places = max((_places(width, height, each) for each in used), default=0)
     packets = layers * (places + tiles)

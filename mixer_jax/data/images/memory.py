@@ -135,7 +135,7 @@ def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
 
     Returns:
       (width, height) and the estimated peak in bytes; None for other formats
-      and for headers that Pillow rejects as well.
+      and for headers that Pillow rejects, too.
     """
     try:
         if content.startswith(_PNG_START):

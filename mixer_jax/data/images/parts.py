@@ -127,7 +127,7 @@ def _tiff_numbers(content: bytes) -> Iterator[None]:
                 count = min(length, _MAX_NUMBERS + 1)
                 yield from itertools.repeat(None, count)
     except (struct.error, OverflowError):
-        return  # The decoder stops here as well.
+        return  # The decoder stops here, too.
 
 
 def _check_count(parts: Iterator, limit: int, name: str) -> None:

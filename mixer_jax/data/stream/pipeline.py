@@ -119,7 +119,7 @@ def train_batches(
       sampling: how samples are drawn.
       seed: the only source of randomness.
       threads: number of decoding threads; 0 to decode in the calling thread.
-      workers: number of processes that decode instead of threads, or 0.
+      workers: number of processes that decode instead of threads; 0 for none.
       process_index: the index of this process.
       process_count: n, the number of processes that read together.
 

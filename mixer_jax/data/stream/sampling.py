@@ -8,16 +8,16 @@ threads or workers.
 
 `tempered`, for long-tailed data: among a role's samples, category c has the
 share n_c^(1/T) / sum_j n_j^(1/T), where n_c is its number of samples in that
-role and T the temperature. At T = 1, this is its frequency, and every sample
-occurs once per epoch; as T grows, the shares become equal. An epoch has N
-positions, the number of samples. A category gets its share of these positions,
-randomly rounded up or down, and its samples take turns.
+role and T the temperature. At T = 1, the share is the frequency of c, and every
+sample occurs once per epoch; as T grows, the shares become equal. An epoch has
+N positions, the number of samples. A category gets its share of these
+positions, randomly rounded up or down, and its samples take turns.
 
 `balanced`: per role, a batch has P categories with K samples each; queries and
-documents have the same categories if these have both roles. An epoch has
-each category once, except for a remainder of fewer than P. If a category lacks
-a role, a category that is not in the batch replaces it in that role. The
-samples of a category take turns; if there are fewer than K, some are repeated.
+documents have the same categories if these have both roles. An epoch has each
+category once, except for a remainder of fewer than P. If a category lacks a
+role, a category that is not in the batch replaces it in that role. The samples
+of a category take turns; if there are fewer than K, some are repeated.
 """
 
 import dataclasses
@@ -214,7 +214,7 @@ class Tempered:
 
         Args:
           index: the index in the stream, which determines the epoch.
-          place: the shuffled position in the epoch, from 0 to N - 1.
+          place: the shuffled position in the epoch; each of 0 to N - 1 occurs once.
         """
         epoch = index // len(self._sorted.rows)
         # With one offset per epoch, a category has its share of the positions,

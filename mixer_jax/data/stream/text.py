@@ -17,7 +17,7 @@ class Tokenizer:
     """Tokenizer that truncates and pads texts to a fixed length.
 
     Attributes:
-      length: L, in tokens; truncated texts keep their special tokens.
+      length: L, in tokens; longer texts are truncated but keep special tokens.
       vocab_size: the number of different tokens.
     """
 

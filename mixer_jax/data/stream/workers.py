@@ -25,7 +25,7 @@ class WorkerBatches(grain.DatasetIterator):
     """Iterator over the elements of a dataset, computed by worker processes.
 
     The processes start when the first element is read, import the modules that
-    the running command has imported, and get a pickled copy of the dataset.
+    the running command has imported, and receive the dataset by cloudpickle.
     They end with `close`, or when this object is deleted.
     """
 
@@ -106,7 +106,7 @@ def _prepare(index: int, count: int) -> None:
     """Makes a worker ignore signals and end together with its parent."""
     del index, count
     # A run is stopped by a signal to all of its processes. The parent still
-    # needs batches until it has saved, and ends its workers itself.
+    # needs batches until it has saved, and then ends its workers itself.
     for number in command.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
