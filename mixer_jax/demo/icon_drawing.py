@@ -132,7 +132,7 @@ def _draw(
 
 
 def _kept(path: Path, size: int) -> np.ndarray | None:
-    """Returns the pixels of a file, or None if unusable or not of `size`."""
+    """Returns a file's pixels, or None if it is unusable or of another size."""
     try:
         with Image.open(path) as image:
             if image.size != (size, size):

@@ -363,7 +363,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns each category's most frequent label or, without labels, kind."""
+    """Returns the most frequent label of each category, else its kind."""
     groups = {}
     for column in ("kind", "label"):
         labeled = icons[icons[column] != ""]

@@ -19,7 +19,7 @@ from mixer_jax.data.images import parts
 START = b"\xff\x4f\xff\x51"
 # Memory of a tile, of a component of a tile, and of a code block, in pixels.
 _TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
-_BYTES = 16  # per pixel; a lower bound of the reserved memory
+_BYTES = 16  # bytes per pixel; a lower bound of the reserved memory
 _START = re.compile(re.escape(START))
 _WIDE = 257  # minimum number of components with two-byte indices
 # Limits far above the numbers that encoders write.

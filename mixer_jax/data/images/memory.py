@@ -239,7 +239,7 @@ def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
 def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
     """Returns whether decoding a JPEG keeps all coefficients in memory.
 
-    It does for progressive JPEGs, and if the first scan lacks components.
+    They are kept for progressive JPEGs, and if the first scan lacks components.
     """
     if "progressive" in image.info or "progression" in image.info:
         return True

@@ -214,7 +214,7 @@ class Tempered:
 
         Args:
           index: the index in the stream, which determines the epoch.
-          place: the shuffled position in the epoch; each of 0 to N - 1 occurs once.
+          place: the shuffled position in the epoch; 0 to N - 1 occur once each.
         """
         epoch = index // len(self._sorted.rows)
         # With one offset per epoch, a category has its share of the positions,
