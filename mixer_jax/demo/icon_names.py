@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mixer_jax.data.tables.holdout import digest
 
-# Words at the end of a name that always mean a style.
+# Words that always mean a style at the end of a name.
 _STYLES = frozenset(
     {"duotone", "filled", "outline", "outlined", "solid", "two-tone", "twotone"}
 )

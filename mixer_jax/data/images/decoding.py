@@ -68,7 +68,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    """Opens a file, without waiting for a writer if it is a pipe."""
+    """Opens a file, without waiting for a writer if the file is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

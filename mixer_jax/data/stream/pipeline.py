@@ -1,10 +1,10 @@
 """Reads rows of a sample table as batches of arrays, with Grain.
 
 Training reads two streams, queries and documents, in the order of `sampling`.
-Each is endless and divided into global batches; a process reads one block of
-each. Concatenated in process order, the blocks form the same global batch, row
-by row, for any number of processes, threads or worker processes. The position
-in the streams is therefore the only state.
+Each stream is endless and divided into global batches. A process reads one
+block of each batch. Concatenated in process order, the blocks form the same
+global batch, row by row, for any number of processes, threads or worker
+processes. The position in the streams is therefore the only state.
 """
 
 import os
