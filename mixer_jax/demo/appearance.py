@@ -15,7 +15,7 @@ _MAX_PIXELS = 200_000_000
 
 
 def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
-    """Returns features of a user's first impression: a thumbnail and words.
+    """Returns features for a user's first impression: a thumbnail and words.
 
     The features are independent of the encoders that are used to find the
     categories, so that the clicks do not favor these encoders.
@@ -25,7 +25,7 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
       hashed words, each of unit length.
 
     Raises:
-      UserError: if an image cannot be decoded; names the first one.
+      UserError: if an image cannot be decoded; names the first such image.
     """
     thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
     for row, path in enumerate(images):

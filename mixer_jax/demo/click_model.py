@@ -1,12 +1,13 @@
 """Click model: simulated searches, result pages and clicks.
 
-For every query image, a search engine keeps a pool of items: right ones,
-look-alikes and strangers. Each search shows a page of the pool in a noisy order
-of relevance. The user looks at rank r with probability 1 / (1 + r)^bias and
-then clicks with a probability, the attraction, that is drawn once for each
-pair: high for right items, lower for look-alikes, depending on their
-similarity, and lowest for strangers. Query frequency and item exposure follow
-Zipf's law, and some items are shown rarely or never.
+For every query image, a search engine keeps a pool of items: right items,
+look-alikes and strangers. Each search shows one page of items from the pool, in
+a noisy order of relevance. The user looks at rank r with probability
+1 / (1 + r)^bias and then clicks with a probability, the attraction. It is drawn
+once for each pair of query and item: high for right items, lower for
+look-alikes, depending on their similarity, and lowest for strangers. Query
+frequency and item exposure follow Zipf's law, and some items are shown rarely
+or never.
 """
 
 import dataclasses
@@ -33,11 +34,11 @@ class Simulation:
     rare: float = 0.05  # relative exposure of a rarely shown item
     page: int = 8  # results per search
     right: int = 16  # maximum number of right items in a pool
-    lookalikes: int = 12  # maximum number in a pool
-    strangers: int = 12  # maximum number in a pool
+    lookalikes: int = 12  # maximum number of look-alikes in a pool
+    strangers: int = 12  # maximum number of strangers in a pool
     recall: float = 0.8  # probability that a search finds a right item
-    finds_lookalike: float = 0.5  # probability that it finds a look-alike
-    finds_stranger: float = 0.3  # probability that it finds a stranger
+    finds_lookalike: float = 0.5  # probability that a search finds a look-alike
+    finds_stranger: float = 0.3  # probability that a search finds a stranger
     order_noise: float = 1.0  # Gumbel scale; relevance is 2, 1 or 0
     position_bias: float = 0.8  # exponent of 1 / (1 + rank)
     right_click: float = 0.5  # mean attraction of right items
@@ -45,7 +46,7 @@ class Simulation:
     stranger_click: float = 0.02  # mean attraction of strangers
     agreement: float = 4.0  # a + b of the Beta distribution of attractions
     clicks: int = 0  # approximate number of clicks; 0 to use `searches`
-    wrong: float | None = None  # share of the clicks; None: as simulated
+    wrong: float | None = None  # share of wrong clicks; None for no change
 
 
 def simulate(
@@ -66,10 +67,11 @@ def simulate(
       item_features: `[I, C]` float.
 
     Returns:
-      Columns query, item (rows), exposures, clicks (int64), in that order.
+      A frame with the int64 columns query and item (both row numbers),
+      exposures and clicks, sorted by query and item.
 
     Raises:
-      UserError: if the wanted clicks cannot be reached.
+      UserError: if the requested number of clicks cannot be reached.
     """
     query_category = np.asarray(query_category)
     item_category = np.asarray(item_category)
@@ -111,7 +113,7 @@ def _look_alikes(
     query_features: np.ndarray | None,
     item_features: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each query's look-alikes `[Q, L]` and similarities in 0..1."""
+    """Returns each query's look-alikes `[Q, L]` and similarities, 0 to 1."""
     if query_features is None or item_features is None:
         rng = np.random.default_rng([settings.seed, 2])
         size = (num_queries, min(settings.lookalikes, num_items))

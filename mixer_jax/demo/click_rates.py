@@ -23,7 +23,7 @@ def calibrate(
     wrong: float | None,
     seed: int,
 ) -> pd.DataFrame:
-    """Draws a log and drops clicks at random to reach the wanted numbers.
+    """Draws a log and drops clicks at random to reach the requested numbers.
 
     Args:
       draw: maps the mean number of searches per query image to a log with the
@@ -35,7 +35,7 @@ def calibrate(
       seed: seed for the dropped clicks.
 
     Raises:
-      UserError: if the wanted numbers cannot be reached.
+      UserError: if the requested numbers cannot be reached.
     """
     if clicks < 0 or (wrong is not None and not 0 <= wrong < 1):
         raise UserError(
@@ -59,7 +59,7 @@ def calibrate(
     right = is_right(log)
     counts = _counts(log, right)
     if not clicks:
-        # Keep as many clicks as this share allows.
+        # Keep as many clicks as the share of wrong clicks allows.
         limits = counts / np.maximum([1 - wrong, wrong], 1e-9)
         wanted = limits[[1 - wrong > 0, wrong > 0]].min() * np.array(
             [1 - wrong, wrong]

@@ -59,14 +59,15 @@ def code_key(codes: str) -> str:
       codes: code points as in a drawing's file name, "0023-FE0F-20E3".
 
     Returns:
-      Lowercase, without leading zeros and presentation selectors: "23-20e3".
+      Lowercase code points, without leading zeros and presentation selectors:
+      "23-20e3".
     """
     points = [int(code, 16) for code in codes.split("-")]
     return _join(point for point in points if point != _PRESENTATION)
 
 
 def base_key(key: str) -> str:
-    """Returns the key without its skin tones; a lone tone is unchanged."""
+    """Returns the key without skin tones, unless it is only a tone."""
     points = [int(code, 16) for code in key.split("-")]
     return _join(point for point in points if point not in _TONES) or key
 
@@ -125,7 +126,7 @@ def build_table(
 ) -> None:
     """Renders the drawings of a table next to it, then writes the table.
 
-    The table is written last, so if it exists its images are complete.
+    The table is written last, so if it exists, its images are complete.
     Existing drawings of this size are kept.
 
     Args:
@@ -196,7 +197,7 @@ def _write(options: argparse.Namespace) -> None:
         files.check_folder(options.out / "images" / vendor, "The drawings")
     with (
         folder_lock.hold(options.out, "--out"),
-        files.in_turn(options.out / "large.csv"),  # with training runs
+        files.in_turn(options.out / "large.csv"),  # training runs build it too
     ):
         _build_tables(options)
 
@@ -237,7 +238,7 @@ def _names() -> dict[str, str]:
 
 
 def _name(key: str, names: dict[str, str]) -> str:
-    """Returns an emoji's name, or else its characters' Unicode names."""
+    """Returns an emoji's name, or the Unicode names of its characters."""
     if key in names:
         return names[key]
     characters = [chr(int(code, 16)) for code in key.split("-")]
@@ -288,7 +289,7 @@ def _side(path: Path) -> int:
 def _file_key(path: Path) -> str | None:
     try:
         return code_key(path.stem)
-    except ValueError:  # Not named by code points.
+    except ValueError:  # The file is not named by code points.
         return None
 
 

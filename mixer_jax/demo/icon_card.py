@@ -1,4 +1,4 @@
-"""Writes the icon table's CARD.md and ATTRIBUTION.md next to it."""
+"""Writes CARD.md and ATTRIBUTION.md next to the icon table."""
 
 import dataclasses
 import numbers
@@ -99,14 +99,14 @@ _LISTED = 10  # maximum number of faults in the card
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """Settings and statistics of building a table.
+    """Settings and statistics of a table build.
 
     Attributes:
       table: name of the table's file.
       source: a sentence that names the source.
       size: side of the images in pixels.
       permissive: whether only sets with permissive licenses were used.
-      left_out: number of icons left out, by reason.
+      left_out: number of excluded icons, by reason.
       faults: one line for each icon that cannot be drawn.
     """
 
@@ -130,7 +130,7 @@ def write(
       root: the folder of the table.
       frame: the table.
       infos: Iconify's `info` of each set, by prefix.
-      build: settings and statistics of building the table.
+      build: settings and statistics of the table build.
     """
     _write(root / "CARD.md", _card(frame, build))
     _write(root / "ATTRIBUTION.md", _attribution(frame, infos, build.size))

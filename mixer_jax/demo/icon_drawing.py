@@ -37,7 +37,7 @@ def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
 
     Args:
       icon: Iconify's data of the icon.
-      box: the set's left, top, width and height, used if the icon has none.
+      box: the set's left, top, width and height, used where the icon has none.
     """
     left, top, width, height = (
         icon.get(key, box[key]) for key in ("left", "top", "width", "height")
@@ -53,8 +53,8 @@ def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
 def file_key(document: str) -> str:
     """Returns a short hash of an SVG document, for its file's name.
 
-    A file with this name can be reused, whichever version of the package it was
-    drawn from.
+    A file with this name can be reused, even if it was drawn from another
+    version of the package.
     """
     return hashlib.sha1(document.encode()).hexdigest()[:8]
 
@@ -65,10 +65,10 @@ def draw(
     """Draws SVG documents to PNG files, on white.
 
     Existing files of this size are kept. Each batch is requested only after the
-    previous one has been drawn, so only one is in memory.
+    previous one has been drawn, so only one batch is in memory at a time.
 
     Args:
-      batches: lists of pairs of document and path; missing folders are created.
+      batches: lists of (document, path) pairs; missing folders are created.
       size: side of the square pictures in pixels.
       total: approximate number of documents in all batches.
 
@@ -132,7 +132,7 @@ def _draw(
 
 
 def _kept(path: Path, size: int) -> np.ndarray | None:
-    """Returns the pixels of a file; None unless it is intact and of `size`."""
+    """Returns a file's pixels, or None if it is unusable or of another size."""
     try:
         with Image.open(path) as image:
             if image.size != (size, size):

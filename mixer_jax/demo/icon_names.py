@@ -1,9 +1,9 @@
-"""Categories of icons: the subject in an icon's name, without its style.
+"""Categories of icons: their names without the style of the drawing.
 
 Iconify's names contain the style of the drawing as prefixes and suffixes. Most
-sets list theirs; the others are inferred from the names: a word that may mean a
-style or a thing ("line" in `chart-line`) counts as a style if many of the set's
-names end in it.
+sets list these affixes; other affixes are inferred from the names: a word that
+may mean a style or a thing ("line" in `chart-line`) counts as a style if many
+of the set's names end in it.
 """
 
 import collections
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mixer_jax.data.tables.holdout import digest
 
-# Words at the end of a name that always mean a style.
+# Words that always mean a style at the end of a name.
 _STYLES = frozenset(
     {"duotone", "filled", "outline", "outlined", "solid", "two-tone", "twotone"}
 )
@@ -23,11 +23,12 @@ _DOUBTFUL = frozenset(
     | {"regular", "round", "rounded", "sharp", "thin"}
     | {"10", "12", "14", "16", "18", "20", "24", "28", "32", "48", "96"}
 )
-_COMMON = 0.05  # share of a set's names
+_COMMON = 0.05  # minimum share of a set's names
 # Copies and forks of one set by several authors, and these authors' other sets.
-# Most names that two of them share show the same drawing: 95% for reicon and
-# solar, 77% for temaki and map, 72% for temaki and pinhead (cosine of the ink
-# on 24 x 24 pixels above 0.985). Logos aside, no other two authors exceed 50%.
+# Most names that occur in two of these sets have the same drawing in both: 95%
+# for reicon and solar, 77% for temaki and map, 72% for temaki and pinhead (at a
+# cosine of the ink on 24 x 24 pixels above 0.985). Except for logos, no other
+# pair of authors exceeds 50%.
 _COPIES = {
     "ionicons": ("famicons", "ion"),
     "lucide": ("feather", "lucide", "meteor-icons"),
@@ -52,7 +53,7 @@ _EMOJI = (
     "streamline-emojis",
     "twemoji",
 )
-# Labels of sets that do not describe the subject.
+# Labels of icon groups that do not describe the subject.
 _EMPTY_LABELS = frozenset(
     {"base", "common", "core", "essential", "extras openmoji"}
     | {"extras unicode", "general", "misc", "newicons", "other", "others"}
@@ -66,8 +67,8 @@ class Affixes(NamedTuple):
     """Style prefixes and suffixes of the names in one set.
 
     Attributes:
-      prefixes: prefixes with the hyphen after them, longest first.
-      suffixes: suffixes with the hyphen before them, longest first.
+      prefixes: prefixes with a trailing hyphen, longest first.
+      suffixes: suffixes with a leading hyphen, longest first.
     """
 
     prefixes: tuple[str, ...]
@@ -82,7 +83,7 @@ def affixes(
     Args:
       names: names of all icons of the set.
       prefixes: prefixes that the set lists, without hyphens; "" means none.
-      suffixes: suffixes, likewise.
+      suffixes: suffixes that the set lists, without hyphens; "" means none.
     """
     last = collections.Counter(name.rpartition("-")[2] for name in names)
     common = {word for word in _DOUBTFUL if last[word] > _COMMON * len(names)}
@@ -107,7 +108,7 @@ def category(
 
     Returns:
       Words joined by hyphens; never "", as a name that is only a style is kept.
-      Skin tones are not a style; they have Unicode's names.
+      Skin tones are not a style and are kept, with their Unicode names.
     """
     if is_emoji(prefix):
         for tone in _TONES:
@@ -126,7 +127,7 @@ def category(
 
 
 def group(label: str) -> str:
-    """Returns a set's label for a group of its icons as plain words.
+    """Returns the label of a group of icons as plain words.
 
     The sets spell the same label in many ways, such as `Food & Drink`,
     `Food / Drink` and `FoodDrink`. Labels that do not describe the subject
@@ -146,9 +147,9 @@ def is_emoji(prefix: str) -> bool:
 def vendor(prefix: str, author: str, category_id: str) -> str:
     """Returns the vendor of a set's icons in a category.
 
-    Sets that copy each other are one vendor. In test categories, all sets of
-    one author are one vendor too: an author's second set often shows the
-    drawings of the first in another style, and these must not match each other.
+    Sets that copy each other count as one vendor. In test categories, so do all
+    sets of one author: an author's second set often shows the drawings of the
+    first in another style, and these must not match each other.
     """
     issues = {} if is_test(category_id) else _ISSUES
     for name, prefixes in (_COPIES | issues).items():
@@ -158,7 +159,7 @@ def vendor(prefix: str, author: str, category_id: str) -> str:
 
 
 def base_key(category_id: str) -> str:
-    """Returns a category without its skin tones; a lone tone is unchanged."""
+    """Returns a category without skin tones, unless it is only a tone."""
     return re.sub(f"-({'|'.join(_TONES)}){_SKIN}", "", category_id)
 
 
@@ -178,12 +179,12 @@ def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
 
 
 def shuffled(category_ids: Iterable[str]) -> list[str]:
-    """Returns categories in a pseudorandom order, that of their hashes."""
+    """Returns categories in the pseudorandom order of their hashes."""
     return sorted(category_ids, key=digest)
 
 
 def _in_family(prefix: str, prefixes: Iterable[str]) -> bool:
-    """Returns whether a set, or the set that it is a style of, is listed."""
+    """Returns whether a set is one of `prefixes` or a style of one of them."""
     return any(
         prefix == listed or prefix.startswith(f"{listed}-")
         for listed in prefixes

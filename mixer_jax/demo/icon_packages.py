@@ -19,7 +19,7 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 ICONIFY = "@iconify/json@2.2.535"
-# Each package's SHA-512, as stated by the registry.
+# SHA-512 of each package, as stated by the registry.
 _CHECKSUMS = {
     ICONIFY: (
         "nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMN"
@@ -53,11 +53,11 @@ class IconSet(NamedTuple):
       prefix: the set's ID.
       info: name, author, license, category ... of the set.
       icons: icon data by name: body, and size and visibility if they differ
-        from the set's.
+        from those of the set.
       aliases: icon data by name, each with the name of its `parent`.
       categories: names of icons by category.
       prefixes: prefixes of the icons' names, without hyphens.
-      suffixes: suffixes, likewise.
+      suffixes: suffixes of the icons' names, without hyphens.
       box: the set's default left, top, width and height.
     """
 
@@ -72,7 +72,7 @@ class IconSet(NamedTuple):
 
 
 def fetch(spec: str, folder: Path) -> Path:
-    """Returns the tarball of a package; fetches it if not in `folder`.
+    """Returns the tarball of a package; fetches it if it is missing.
 
     Args:
       spec: one of the pinned packages, `name@version`.
@@ -147,13 +147,13 @@ def read_sets(package: Path) -> Iterator[IconSet]:
 def read_tags(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Fetches the tags of the icons of some sets.
 
-    The tags of Material Design Icons are among its Iconify set's aliases.
+    The tags of Material Design Icons are among the aliases of its Iconify set.
 
     Args:
       folder: the folder for the packages.
 
     Returns:
-      Tags by a set's prefix and an icon's name without its style.
+      Lists of tags, by set prefix and then by icon name without the style.
 
     Raises:
       UserError: if a package cannot be fetched or read.

@@ -50,7 +50,7 @@ def build_table(
 ) -> pd.DataFrame:
     """Draws the icons next to a table, then writes the table.
 
-    The table is written last, so if it exists its images are complete.
+    The table is written last, so if it exists, its images are complete.
     Existing packages and drawings are kept.
 
     Args:
@@ -84,7 +84,7 @@ def build_table(
     if package is None:
         source = f"`npm pack {icon_packages.ICONIFY}`, from Iconify."
         package = icon_packages.fetch(icon_packages.ICONIFY, packages)
-    next(icon_packages.read_sets(package))  # check it before fetching more
+    next(icon_packages.read_sets(package))  # check before fetching more
     words = icon_packages.read_tags(packages) if tags else {}
     icons, infos, left_out = _catalog(package, words, permissive)
     icons = _cataloged(icons, left_out)
@@ -149,7 +149,7 @@ def _write(options: argparse.Namespace) -> None:
     path = options.out / "icons.csv"
     with (
         folder_lock.hold(options.out, "--out"),
-        files.in_turn(path),  # with training runs
+        files.in_turn(path),  # training runs build it too
     ):
         frame = build_table(
             path,
@@ -166,7 +166,7 @@ def _write(options: argparse.Namespace) -> None:
 def _catalog(
     package: Path, tags: dict[str, dict[str, list[str]]], permissive: bool
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], dict[str, int]]:
-    """Returns the icons, their sets' infos and the counts of icons left out."""
+    """Returns icons, the info of each set, and the counts of excluded icons."""
     rows, infos = [], {}
     left_out = {"hidden by their set": 0, _LICENSE: 0}
     for one in icon_packages.read_sets(package):
@@ -227,7 +227,7 @@ def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
     Adds the column `asked`: whether at least two vendors draw the category, so
     that it can have both queries and documents. Of the categories that a single
-    vendor draws more than once, the first by hash are kept.
+    vendor draws more than once, some are kept, selected by hash.
     """
     vendors = icons.groupby("category")["vendor"].nunique()
     asked = vendors.index[vendors > 1]
@@ -244,7 +244,7 @@ def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     """Selects the icons of the categories that can still be matched.
 
-    Categories with queries need two vendors, the others two pictures.
+    Categories with queries need two vendors, other categories two pictures.
     """
     groups = icons.groupby("category")
     vendors = icons["category"].map(groups["vendor"].nunique())
@@ -314,7 +314,7 @@ def _draw(
 
 
 def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Removes icons whose pixels equal those of another.
+    """Removes icons whose pixels equal those of another icon.
 
     Each category keeps one of several identical pictures, and training
     categories lose the pictures that also appear in test categories.
@@ -335,7 +335,7 @@ def _is_test(icons: pd.DataFrame) -> pd.Series:
 
 
 def _image(prefix: str, name: str, key: str) -> str:
-    # With sixteen folders per set, none has more than about 2,000 files.
+    # With sixteen folders per set, a folder has at most about 2,000 files.
     return f"images/{prefix}/{key[0]}/{name}-{key}.png"
 
 
@@ -363,7 +363,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns each category's most frequent label, else its sets' kind."""
+    """Returns the most frequent label of each category, else its kind."""
     groups = {}
     for column in ("kind", "label"):
         labeled = icons[icons[column] != ""]

@@ -50,7 +50,7 @@ def write_log(
         query and an item.
 
     Raises:
-      UserError: if the table cannot be read or has no such rows.
+      UserError: if the table cannot be read or has no rows in this part.
     """
     table, out = Path(table), Path(out)
     frame = read_samples(table)
@@ -80,7 +80,7 @@ def write_log(
         ),
     )
     writers = {}
-    # Resolve links first: `..` of a linked folder leads elsewhere.
+    # Resolve links first: `..` in a linked folder is its target's parent.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),

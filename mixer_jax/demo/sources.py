@@ -24,7 +24,7 @@ def ensure_table(data: ConfigDict) -> Path:
     Processes that need the same table wait for the first one to build it.
 
     Args:
-      data: `data` of a run's config; `table` and `source` are read.
+      data: the section `data` of a run's config; uses `table` and `source`.
 
     Raises:
       UserError: if there is neither a table nor a source to build it.

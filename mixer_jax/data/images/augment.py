@@ -1,7 +1,7 @@
 """Random augmentation of training images, against overfitting.
 
-By default, images are not mirrored: a mirrored text or logo has another
-meaning.
+By default, images are not mirrored, because mirroring changes the meaning of
+text and logos.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from mixer_jax.runtime.errors import UserError
 class Strength:
     """Ranges and probabilities of the random changes."""
 
-    scale: tuple[float, float]  # of the image in its frame; > 1 crops
+    scale: tuple[float, float]  # size relative to the frame; > 1 crops
     shift: float  # maximum share of the side, in each direction
     stretch: float  # maximum |log| of width to height
     rotate: float  # maximum degrees, in each direction
-    brightness: float  # factor from 1 - x to 1 + x, like the next two
-    contrast: float
-    saturation: float
+    brightness: float  # x: the factor is 1 - x to 1 + x
+    contrast: float  # as for brightness
+    saturation: float  # as for brightness
     hue: float  # maximum share of the color circle, in each direction
-    jitter: float  # probability of the four above and of the next
-    gray: float  # probability among jittered images
+    jitter: float  # probability of any change of color
+    gray: float  # probability if the color is changed
     blur: float  # probability
     blur_radius: float  # maximum, in pixels of a 128-pixel image
     erase: float  # probability
@@ -75,7 +75,7 @@ STRENGTHS = {
 }
 # For drawings and other images that keep their meaning when mirrored.
 STRENGTHS["mirrored"] = dataclasses.replace(STRENGTHS["light"], flip=0.5)
-# For catalogs photographed on white, with queries that are not.
+# For catalogs with photos on white and queries on other backgrounds.
 STRENGTHS["catalog"] = dataclasses.replace(STRENGTHS["strong"], background=0.5)
 _SHARES = ("jitter", "gray", "blur", "erase", "erase_area", "flip")
 _SHARES += ("background", "brightness", "contrast", "saturation")
@@ -107,7 +107,7 @@ def augment(
     how = get_strength(strength)
     size = image.shape[0]
     picture = _move(Image.fromarray(image), rng, how)
-    # Draw only if used, so that other strengths do not depend on this option.
+    # Draw a number only if needed, so that other strengths keep their results.
     if how.background and rng.random() < how.background:
         picture = Image.fromarray(background.replace(np.array(picture), rng))
     if rng.random() < how.blur:
@@ -122,10 +122,10 @@ def augment(
 
 
 def get_strength(strength: str | Strength) -> Strength:
-    """Returns a strength by name; a `Strength` is returned as it is.
+    """Returns the strength with a name; a `Strength` is returned unchanged.
 
     Raises:
-      UserError: if the name is unknown; lists the known ones.
+      UserError: if the name is unknown; lists the known names.
     """
     if isinstance(strength, Strength):
         return strength
@@ -206,7 +206,7 @@ def _is_number(value: Any) -> bool:
 def _move(
     picture: Image.Image, rng: np.random.Generator, how: Strength
 ) -> Image.Image:
-    """Scales, stretches, rotates, shifts and perhaps mirrors, in one step."""
+    """Scales, stretches, rotates, shifts and perhaps mirrors an image."""
     size = picture.width
     scale = np.exp(rng.uniform(*np.log(how.scale)))
     stretch = np.exp(rng.uniform(-how.stretch, how.stretch) / 2)
@@ -243,7 +243,7 @@ def _color(
     # In YIQ, hue is an angle and saturation a radius; the luma is unchanged.
     change = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     matrix = contrast * brightness * (_FROM_YIQ @ change @ _TO_YIQ)
-    # A sixteenth of the pixels is enough to estimate the mean.
+    # A sixteenth of the pixels suffices to estimate the mean.
     mean = (pixels[::4, ::4].mean((0, 1)) @ _TO_YIQ[0]).item()
     offset = brightness * (1 - contrast) * mean + 0.5
     changed = pixels.astype(np.float32) @ matrix.T.astype(np.float32)

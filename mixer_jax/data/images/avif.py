@@ -12,10 +12,10 @@ import struct
 from collections.abc import Iterator
 
 _SEQUENCE_HEADER = 1  # type of an OBU
-_MAX_UNITS = 10_000  # OBUs; frames have a few each
-_UNIT_BYTES = 1024  # more than a sequence header has
-_FULL = 4  # bytes of a box's version and flags
-# Boxes that contain boxes, with the number of bytes before the first one.
+_MAX_UNITS = 10_000  # OBUs per file; a frame has a few
+_UNIT_BYTES = 1024  # bytes read per OBU; a sequence header has fewer
+_FULL = 4  # bytes of the version and flags of a box
+# Boxes that contain boxes, with the number of bytes before the inner boxes.
 _CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
 _CONTAINERS[b"meta"] = _FULL
 _TABLES, _ENTRY = (b"ipma", b"iinf", b"iref"), 4  # bytes per entry
@@ -25,7 +25,7 @@ def coded_pixels(content: bytes) -> int | None:
     """Returns the pixel count of the largest frame, or None if unknown."""
     try:
         if any(kind == b"moov" for kind, _, _ in _boxes(content)):
-            return None  # An image sequence: its frames are in another box.
+            return None  # The frames of an image sequence are elsewhere.
         units = itertools.chain.from_iterable(map(_units, _items(content)))
         pixels = []
         for count, (kind, data) in enumerate(units):
@@ -40,14 +40,14 @@ def coded_pixels(content: bytes) -> int | None:
 
 
 def entries(content: bytes) -> Iterator[None]:
-    """Yields once per table entry that opening an AVIF file allocates.
+    """Yields once per table entry that is allocated on opening an AVIF file.
 
     Extents are counted as declared, because they may take no bytes in the file.
     """
     try:
         yield from _entries(content)
     except (IndexError, ValueError, struct.error):
-        return  # Decoders stop here as well.
+        return  # Decoders stop here, too.
 
 
 def _entries(content: bytes) -> Iterator[None]:

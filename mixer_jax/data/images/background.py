@@ -1,6 +1,6 @@
 """Replaces the background of pictures on white.
 
-Catalog photos have a white background, photos by shoppers do not. White areas
+Catalog photos have a white background, but shoppers' photos do not. White areas
 that touch the picture's border count as background and are painted over.
 """
 
@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-_WHITE = 235  # minimum of all channels in white pixels, of 255
+_WHITE = 235  # minimum value of each channel in white pixels, out of 255
 _BORDER = 0.9  # minimum share of white pixels in the border
-# Sides of the grid of blended colors: one color, a gradient or blots.
+# Side lengths of the grid of blended colors: one color, a gradient or blots.
 _GRIDS = (1, 2, 5)
 
 
 def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns an image with a random background, if it is on white.
+    """Replaces a white background of an image with a random background.
 
     Args:
       image: uint8 [S, S, 3], RGB.
@@ -23,8 +23,8 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Returns:
       uint8 [S, S, 3] with one color, a gradient or blurred blots in place of
-      the white areas that touch the border. White inside the object is kept. If
-      less than nine tenths of the border are white, `image` itself.
+      the white areas that touch the border. White inside the object is kept.
+      `image` itself if less than nine tenths of the border is white.
     """
     side = rng.choice(_GRIDS)
     colors = rng.integers(0, 256, (side, side, 3), np.uint8)
@@ -41,8 +41,9 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def share_of_background(image: np.ndarray) -> np.ndarray | None:
     """Returns the share of background in each pixel, f32 [S, S, 1].
 
-    It is 1 in the background, 0 away from it, and in between at the edge, where
-    pixels are a mixture of both. None if the image is not on white.
+    The share is 1 in the background, 0 in the object, and in between at the
+    edge, where pixels are a mixture of both. Returns None if the background is
+    not white.
     """
     white = image.min(-1) >= _WHITE
     border = [white[0], white[-1], white[:, 0], white[:, -1]]
@@ -53,6 +54,6 @@ def share_of_background(image: np.ndarray) -> np.ndarray | None:
     for edge in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
         outside[edge] = True
     outside[0] = False  # label of non-white pixels
-    # Grow it by a pixel, so that no white seam is left around the object.
+    # Grow the area by a pixel to leave no white seam around the object.
     share = ndimage.maximum_filter(outside[areas].astype(np.float32), 3)
     return ndimage.uniform_filter(share, 3, mode="nearest")[..., None]

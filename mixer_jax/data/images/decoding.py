@@ -30,13 +30,13 @@ Image.MAX_IMAGE_PIXELS = None
 # Errors that prevent decoding are raised anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
-with contextlib.suppress(AttributeError, OSError):  # other builds of Pillow
+with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core = ctypes.CDLL(Image.core.__file__)
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
 _CHUNK = 64  # files per task of a thread
 _CHECKED = 32  # side of the decoded squares when files are checked, in pixels
-# Their decoders open another image or start a program, of unknown memory use.
+# Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _BYTES = memory.BYTES_PER_PIXEL
 _BAND = 1 << 18  # pixels composited on white at a time
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    """Opens a file, without waiting for a writer if it is a pipe."""
+    """Opens a file, without waiting for a writer if the file is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -92,7 +92,7 @@ def decode(
         is scaled to it and the rest is white.
       max_pixels: the maximum number of decoded pixels; None for no limit. For a
         JPEG, it applies to the reduced size, unless the decoder keeps the full
-        size in memory, as for progressive ones.
+        size in memory, as for progressive JPEGs.
       option: the option that sets `max_pixels`, for the error message.
       formats: Pillow's names of the accepted formats; default: all but BLP,
         IPTC and EPS.
@@ -210,7 +210,7 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
     """Converts an open image to a square, scaled as in `decode`.
 
     Args:
-      image: any PIL image; it is closed.
+      image: any PIL image; closed afterwards.
       size: S, the side of the square in pixels.
 
     Returns:
@@ -244,13 +244,13 @@ def check_images(
     pixels_option: str = "",
     keep: Callable[[pd.DataFrame], str] | None = None,
 ) -> tuple[pd.DataFrame, table.Skipped]:
-    """Decodes every image of a frame once and drops rows that fail.
+    """Drops the rows of a frame whose images cannot be decoded.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the paths are relative to.
       max_skipped: the maximum share of dropped rows.
-      threads: number of decoding threads; default one per core.
+      threads: number of decoding threads; by default, one per core.
       max_pixels: see `decode`.
       option: the option that sets `max_skipped`, for the error message.
       pixels_option: the option that sets `max_pixels`; see `decode`.
@@ -259,7 +259,7 @@ def check_images(
         from 1). Returns the path of the list that it wrote.
 
     Returns:
-      The kept rows, and the number of dropped ones for each of `faults.KINDS`.
+      The kept rows, and the number of dropped rows for each of `faults.KINDS`.
 
     Raises:
       UserError: if a larger share than `max_skipped` is dropped; lists the
@@ -294,7 +294,7 @@ def check_images(
 
 
 def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
-    """Returns an error's message, with a similar path if a file is missing."""
+    """Returns an error message, with a similar path if the file is missing."""
     is_missing = error.kind == faults.MISSING
     return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
@@ -307,8 +307,8 @@ def _find_faults(
 ) -> list[UnreadableImageError | None]:
     """Returns the error of each file, or None if it can be decoded.
 
-    Files are decoded to the end even at this small size, so that truncated ones
-    are found.
+    Files are decoded to the end even at this small size, so that truncated
+    files are found.
     """
 
     def fault(path: Path | None) -> UnreadableImageError | None:
@@ -316,7 +316,7 @@ def _find_faults(
             if path is not None:
                 decode(path, _CHECKED, max_pixels, option=option)
         except UnreadableImageError as error:
-            # A new error: the frames of the old traceback hold the bytes.
+            # Create a new error: the old traceback keeps the bytes in memory.
             return UnreadableImageError(str(error), error.kind)
         return None
 
@@ -348,7 +348,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize(
             (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
         )
-    if image.mode == "L":  # converted late: scales three times as fast
+    if image.mode == "L":  # converted late: L scales three times as fast
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if width == height:

@@ -15,16 +15,16 @@ from PIL import Image, features
 from mixer_jax.data.images import parts
 from mixer_jax.runtime.errors import UserError
 
-MISSING = "missing"  # there is no such file
-FOLDER = "folder"  # it is a folder
-UNREADABLE = "unreadable"  # the system cannot read it
-EMPTY = "empty"  # it has no bytes
-NOT_AN_IMAGE = "not an image"  # no image format starts like this
-UNSUPPORTED = "unsupported format"  # an image in a format not decoded
-NO_AREA = "no area"  # its width or height is 0
-TOO_LARGE = "too large"  # more pixels or parts than the limit
-TRUNCATED = "truncated"  # its end is missing
-CORRUPT = "corrupt"  # it is complete, but cannot be decoded
+MISSING = "missing"  # the file does not exist
+FOLDER = "folder"  # the path is a folder
+UNREADABLE = "unreadable"  # the system cannot read the file
+EMPTY = "empty"  # the file has no bytes
+NOT_AN_IMAGE = "not an image"  # the first bytes match no image format
+UNSUPPORTED = "unsupported format"  # images of this format are not decoded
+NO_AREA = "no area"  # the width or height is 0
+TOO_LARGE = "too large"  # the image exceeds the limit of pixels or parts
+TRUNCATED = "truncated"  # the end of the file is missing
+CORRUPT = "corrupt"  # the file is complete, but cannot be decoded
 KINDS = (
     MISSING,
     FOLDER,
@@ -38,7 +38,7 @@ KINDS = (
     CORRUPT,
 )
 
-# (format, offset, bytes); the names are Pillow's where it has the format.
+# (format, offset, bytes), with Pillow's names for the formats it supports.
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -102,8 +102,8 @@ _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
 # The boundary of a form, and a header of its first part.
 _FORM = re.compile(rb"--[^\r\n]{1,200}\r?\ncontent-[a-z-]+:", re.IGNORECASE)
 _HEAD_BYTES = 1024  # bytes that are inspected to describe a text
-_DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes, in a BMP
-_BOXED = ("AVIF", "JPEG2000")  # ISO files, made of boxes
+_DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes in BMP files
+_BOXED = ("AVIF", "JPEG2000")  # ISO formats, which consist of boxes
 # Formats that are optional in builds of Pillow, with their feature names.
 _BUILT_WITH = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
@@ -111,7 +111,7 @@ _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
 _TIFF_PARTS = (273, 279, 324, 325)
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _END_OF_IMAGE = bytes((0xFF, parts.END_OF_IMAGE))
-# JPEG markers that start a frame; its header has the image size.
+# JPEG markers that start a frame, whose header contains the image size.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
@@ -124,7 +124,7 @@ class UnreadableImageError(UserError):
     """
 
     def __init__(self, message: str, kind: str = CORRUPT, reason: str = ""):
-        # Only the message: unpickling calls the class with `args`.
+        # Pass only the message: unpickling calls the class with `args`.
         super().__init__(message)
         self.kind = kind
         self.reason = reason or message
@@ -202,13 +202,13 @@ def _is_bmp(content: bytes) -> bool:
 
 def _describe_text(content: bytes) -> str | None:
     head = content[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
-    if _FORM.match(head):  # The file in it may be binary.
+    if _FORM.match(head):  # The form may contain a binary file.
         return "a form (multipart/form-data)"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "plain text"
     if _HTML.search(head.lower()):
         return "an HTML page"
-    text = head.decode("utf-8", "ignore")  # The last character may be cut.
+    text = head.decode("utf-8", "ignore")  # The last character may be cut off.
     if len(head) - len(text.encode()) > 3 or not all(
         letter.isprintable() or letter.isspace() for letter in text
     ):
@@ -304,7 +304,7 @@ def _gif_is_cut(content: bytes) -> bool:
 
 
 def _tiff_end(content: bytes) -> int:
-    """Returns the end of a TIFF's first directory and its data."""
+    """Returns the offset where a TIFF's first directory and its data end."""
     order = "<" if content.startswith(b"II") else ">"
     table = struct.unpack_from(f"{order}I", content, 4)[0]
     count = struct.unpack_from(f"{order}H", content, table)[0]
@@ -312,7 +312,7 @@ def _tiff_end(content: bytes) -> int:
     for entry in range(table + 2, table + 2 + 12 * count, 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", content, entry)
         size, place = _TIFF_SIZES.get(kind, 1) * length, entry + 8
-        if size > 4:  # The entry has the values' offset.
+        if size > 4:  # The entry contains the offset of the values.
             place = struct.unpack_from(f"{order}I", content, place)[0]
             ends.append(place + size)
         if tag in _TIFF_PARTS:

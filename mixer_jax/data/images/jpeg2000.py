@@ -19,10 +19,10 @@ from mixer_jax.data.images import parts
 START = b"\xff\x4f\xff\x51"
 # Memory of a tile, of a component of a tile, and of a code block, in pixels.
 _TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
-_BYTES = 16  # per pixel; a lower bound of what is reserved
+_BYTES = 16  # bytes per pixel; a lower bound of the reserved memory
 _START = re.compile(re.escape(START))
-_WIDE = 257  # components whose numbers take two bytes
-# Limits far above what encoders write.
+_WIDE = 257  # minimum number of components with two-byte indices
+# Limits far above the numbers that encoders write.
 _MAX_CODESTREAMS, _MAX_SEGMENTS = 100, 1000  # segments of a main header
 _MAX_MATCHES, _MAX_STYLES = 100_000, 100
 _STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, in any header
@@ -33,12 +33,12 @@ _WHOLE = 0xFF  # default exponents of a precinct's sides
 
 
 def pixels(content: bytes) -> int:
-    """Returns the memory of a file's largest codestream in pixels.
+    """Returns the memory for a file's largest codestream, in pixels.
 
-    It includes the codestream's structures, and is 0 without a codestream.
+    The codestream's structures are included. Without a codestream, returns 0.
 
     Raises:
-      TooManyPartsError: if the file has too many parts to estimate them.
+      TooManyPartsError: if the file has too many parts for an estimate.
     """
     styles = functools.cache(functools.partial(_styles, content))
     sizes = []
@@ -48,7 +48,7 @@ def pixels(content: bytes) -> int:
         except parts.TooManyPartsError:
             raise
         except (struct.error, ValueError):
-            continue  # Pixels can look like a start.
+            continue  # Pixel data can look like a start marker.
         _check(len(sizes), _MAX_CODESTREAMS, "codestreams")
     return max(sizes, default=0)
 
@@ -70,7 +70,7 @@ def _pixels(
     tile += _copied_bytes(content, start) // _BYTES
     used = styles(components < _WIDE)
     blocks = max((_blocks(width, height, each) for each in used), default=0)
-    # One packet per layer, level and precinct; each also takes time.
+    # There is one packet per layer, level and precinct, which also takes time.
     layers = max((each.layers for each in used), default=0)
     places = max((_places(width, height, each) for each in used), default=0)
     packets = layers * (places + tiles)
@@ -88,7 +88,7 @@ def _ceil(number: int, divisor: int) -> int:
 
 
 def _copied_bytes(content: bytes, start: int) -> int:
-    """Returns how many bytes of the main header are copied for each tile."""
+    """Returns the number of main header bytes that are copied per tile."""
     place, copied, count = start + 2, 0, 0
     while place + 4 <= len(content) and content[place + 1] != _START_OF_TILE:
         length = struct.unpack_from(">H", content, place + 2)[0]
@@ -114,7 +114,7 @@ class _Style(NamedTuple):
 
 
 def _styles(content: bytes, few_components: bool) -> set[_Style]:
-    """Returns each coding style.
+    """Returns the distinct coding styles in a file.
 
     Any tile's header may contain styles, so the whole file is searched;
     compressed data is unlikely to contain a match.
@@ -151,10 +151,13 @@ def _style(
 
 
 def _blocks(width: int, height: int, style: _Style) -> int:
-    """Returns the code blocks per component; a precinct has at least one."""
+    """Returns the number of code blocks per component.
+
+    A precinct has at least one code block.
+    """
     count = 0
     for level, precinct in enumerate(style.precincts):
-        halved = 1 if level else 0  # Bands have half size, except the first.
+        halved = 1 if level else 0  # All bands but the first have half size.
         wide = min(style.block[0], max((precinct & 15) - halved, 0))
         high = min(style.block[1], max((precinct >> 4) - halved, 0))
         scale = len(style.precincts) - 1 - level

@@ -1,8 +1,8 @@
 """Estimates the memory of image decoding and limits it per process.
 
 A file of a few kilobytes can declare gigabytes of pixels, and several threads
-decode in parallel. Each decode therefore first reserves its estimated peak
-memory, and waits until it is free.
+decode in parallel. Each thread therefore waits until the estimated peak memory
+for its image is free, and reserves it before decoding.
 """
 
 import collections
@@ -28,12 +28,12 @@ _OTHER = 4  # bytes per pixel in Pillow's other modes
 _HELD = {"PNG": 0, "JPEG": 0, "MPO": 0, "GIF": 2, "BMP": 3, "WEBP": 12}
 _HELD_BY_OTHERS = 16
 # Bytes per row and column of a PNG, which matter if it has only one row or
-# column: Pillow has pointers to each row, and the decoder two rows of its own.
+# column: Pillow stores a pointer per row, and the decoder buffers two rows.
 _LINE = 24
-_M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # of glibc's mallopt; bytes
+_M_MMAP_THRESHOLD, _LARGE = -3, 4 << 20  # option of glibc's mallopt; bytes
 _UNKNOWN = 1 << 62  # bytes: reserves the whole budget
 _COEFFICIENT = 2  # bytes per JPEG coefficient
-_TEXT, _MAX_TEXT = 1 << 20, 64 << 20  # per chunk and per PNG: Pillow's limits
+_TEXT, _MAX_TEXT = 1 << 20, 64 << 20  # Pillow's limits per chunk and per PNG
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAY_ROTATE = (b"eXIf", b"tEXt", *_COMPRESSED)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
@@ -43,15 +43,15 @@ _ICON_START = b"\0\0\1\0"
 
 
 class Budget:
-    """A memory budget that a process's threads share, first in, first out.
+    """Memory budget shared by the threads of a process, first in, first out.
 
     Attributes:
-      total: bytes; larger reservations are reduced to it, and run alone.
+      total: the budget in bytes; a larger reservation takes all of it.
       peak: the maximum number of bytes reserved at a time so far.
     """
 
     def __init__(self, total: int):
-        """Initializes the budget, in bytes."""
+        """Initializes the budget with its total in bytes."""
         self.total = total
         self.peak = 0
         self._used = 0
@@ -100,7 +100,7 @@ def _return_large_blocks() -> None:
     """Makes the C library return large blocks as soon as they are freed.
 
     By default, glibc learns to keep freed blocks of up to 32 MiB per thread.
-    That memory is in no decode's reservation and grows with every thread.
+    This memory is not in any reservation and grows with every thread.
     """
     with contextlib.suppress(AttributeError):  # other C libraries
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -110,7 +110,7 @@ _return_large_blocks()
 
 
 def allow(megapixels: float, option: str) -> None:
-    """Sets this process's budget to the memory of one image of a given size.
+    """Sets this process's budget to the memory for one image of a given size.
 
     Args:
       megapixels: the size of the largest image to decode.
@@ -130,12 +130,12 @@ def allow(megapixels: float, option: str) -> None:
 def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
     """Reads the size of an image whose decoder allocates memory on opening.
 
-    WebP allocates the canvas, PNG expands compressed texts, and ICO decodes the
-    image.
+    The WebP decoder allocates the canvas, the PNG decoder expands compressed
+    texts, and the ICO decoder decodes the image.
 
     Returns:
       (width, height) and the estimated peak in bytes; None for other formats
-      and for headers that Pillow rejects as well.
+      and for headers that Pillow rejects, too.
     """
     try:
         if content.startswith(_PNG_START):
@@ -179,7 +179,7 @@ def estimate(
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Returns whether EXIF has an orientation other than the default."""
+    """Returns whether the EXIF orientation differs from the default."""
     try:
         return image.getexif().get(_ORIENTATION, 1) != 1
     except (SyntaxError, ValueError, KeyError, struct.error):
@@ -204,7 +204,7 @@ def _declared_png(content: bytes) -> tuple[tuple[int, int], int]:
     stored = _OTHER if color in (2, 4, 6) else 2 if depth == 16 else 1
     rotated = stored if any(kind in _MAY_ROTATE for kind in kinds) else 0
     plain = color in (0, 2) and b"tRNS" not in kinds
-    if color == 0 and depth in (1, 16):  # neither L nor RGB
+    if color == 0 and depth in (1, 16):  # mode is neither L nor RGB
         plain = False
     per_pixel = stored + max(rotated, 1 if plain else _OTHER)
     texts = sum(kind in _COMPRESSED for kind in kinds)
@@ -226,7 +226,7 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the size of each image, which is a PNG or a headerless BMP."""
+    """Yields the size of each PNG or headerless BMP in an ICO file."""
     for entry in range(struct.unpack_from("<H", content, 4)[0]):
         place = struct.unpack_from("<I", content, 6 + 16 * entry + 12)[0]
         if content.startswith(_PNG_START, place):
@@ -239,7 +239,7 @@ def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
 def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
     """Returns whether decoding a JPEG keeps all coefficients in memory.
 
-    This is so for progressive JPEGs, and if the first scan lacks components.
+    They are kept for progressive JPEGs, and if the first scan lacks components.
     """
     if "progressive" in image.info or "progression" in image.info:
         return True
@@ -250,7 +250,7 @@ def _has_whole_coefficients(image: Image.Image, content: bytes) -> bool:
 
 
 def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
-    """Returns the pixel count of a container's largest image, or None."""
+    """Returns the pixel count of a container's largest image, if known."""
     if image.format in _HELD:
         return 0
     if image.format == "AVIF":

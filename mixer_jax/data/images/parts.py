@@ -1,6 +1,6 @@
 """Iterates over the parts of image files and limits their number.
 
-Decoders spend time and memory on every part, even on empty ones: a JPEG of 300
+Decoders spend time and memory on every part, even if it is empty: a JPEG of 300
 kilobytes can require a thousand passes over 50 megapixels.
 """
 
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 
 from mixer_jax.data.images import avif
 
-# Limits far above what cameras and editors write.
+# Limits far above the numbers that cameras and editors write.
 _MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
 _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame
 _MAX_ENTRIES = 100_000  # of an AVIF's tables
-_MAX_NUMBERS = 200_000  # of a TIFF's lists: an offset and a size per tile
+_MAX_NUMBERS = 200_000  # in a TIFF's lists: an offset and a size per tile
 # Tags of the lists that are read when a TIFF is opened: samples, strips, tiles.
 _TIFF_LISTS = (258, 273, 277, 278, 279, 322, 323, 324, 325, 338, 339)
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# Markers that Pillow reads as having no length.
+# Markers that have no length field, according to Pillow.
 _ALONE = {0x01, 0xC8, 0xCC, 0xD8, END_OF_IMAGE, *range(0xF0, 0xFE)}
 _TIFF_STARTS = (b"II*\0", b"II\0*", b"MM*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
@@ -46,7 +46,7 @@ def check(content: bytes) -> None:
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yields marker and offset of each segment up to the first scan."""
+    """Yields the marker and offset of each segment up to the first scan."""
     for marker, start in _jpeg_markers(content):
         yield marker, start
         if marker == START_OF_SCAN:
@@ -127,7 +127,7 @@ def _tiff_numbers(content: bytes) -> Iterator[None]:
                 count = min(length, _MAX_NUMBERS + 1)
                 yield from itertools.repeat(None, count)
     except (struct.error, OverflowError):
-        return  # The decoder stops here as well.
+        return  # The decoder stops here, too.
 
 
 def _check_count(parts: Iterator, limit: int, name: str) -> None:

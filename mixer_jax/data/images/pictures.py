@@ -53,7 +53,7 @@ def to_pixels(
             f"{_ACCEPTED}."
         )
     area = picture.width * picture.height
-    is_open = bool(getattr(picture, "tile", None))  # but not decoded yet
+    is_open = bool(getattr(picture, "tile", None))  # opened but not decoded
     if is_open and max_pixels and area > max_pixels:
         reason = (
             f"it has {picture.width} x {picture.height} pixels, more than the "

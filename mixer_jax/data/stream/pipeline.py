@@ -1,10 +1,10 @@
 """Reads rows of a sample table as batches of arrays, with Grain.
 
 Training reads two streams, queries and documents, in the order of `sampling`.
-Each is endless and divided into global batches; a process reads one block of
-each. Concatenated in process order, the blocks form the same global batch, row
-by row, for any number of processes, threads or worker processes. The position
-in the streams is therefore the only state.
+Each stream is endless and divided into global batches. A process reads one
+block of each batch. Concatenated in process order, the blocks form the same
+global batch, row by row, for any number of processes, threads or worker
+processes. The position in the streams is therefore the only state.
 """
 
 import os
@@ -30,7 +30,7 @@ _BUFFER = 2  # batches read ahead, in addition to one per thread
 
 
 class Source(Protocol):
-    """The content of a frame's rows, by position."""
+    """Content of the rows of a frame, by position."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -56,7 +56,7 @@ class FileSource:
         return len(self._images)
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
-        """Returns the bytes of a row's image, b"" if there is none, and text.
+        """Returns a row's encoded image, b"" if there is none, and its text.
 
         Raises:
           UnreadableImageError: if the file cannot be read.
@@ -86,7 +86,7 @@ class Rows:
         return self._source[self._rows[row]]
 
     def name(self, row: int) -> str:
-        """Returns the source's name of a row's image."""
+        """Returns the name that the source gives to a row's image."""
         return self._source.name(self._rows[row])
 
 
@@ -113,13 +113,13 @@ def train_batches(
       source: the content of `frame`'s rows.
       category_ids: see `table.category_index`; labels are positions in it.
       tokenizer: the tokenizer of the documents' texts.
-      image_size: S, pixels.
+      image_size: S, the side of the square images in pixels.
       batch_size: B, over all processes; half queries, half documents.
       augment: the strength of augmentation, see `augment.NAMES`.
       sampling: how samples are drawn.
       seed: the only source of randomness.
-      threads: decoding threads; 0 decodes in the calling thread.
-      workers: processes that decode instead of the threads; 0 for none.
+      threads: number of decoding threads; 0 to decode in the calling thread.
+      workers: number of processes that decode instead of threads; 0 for none.
       process_index: the index of this process.
       process_count: n, the number of processes that read together.
 
@@ -175,7 +175,7 @@ def train_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Returns endless training batches with any content per row.
+    """Returns endless training batches of the samples that `load` returns.
 
     Args:
       frame: the rows of the training split; both roles must occur.
@@ -183,11 +183,11 @@ def train_stream(
       load: maps (row, role, rng) to a sample without its label.
       stack: maps the samples of one role to their batch.
       batch_size: B, over all processes; half queries, half documents.
-      random: whether `load` needs a random generator; its rng is None if not.
+      random: whether `load` needs a random generator; otherwise, rng is None.
       sampling: how samples are drawn.
       seed: the only source of randomness.
-      threads: loading threads; 0 loads in the calling thread.
-      workers: processes that load instead of the threads; 0 for none. Each gets
+      threads: number of loading threads; 0 to load in the calling thread.
+      workers: number of processes that load instead of threads, or 0. Each gets
         a copy of `load`, `stack` and the data that they refer to.
       process_index: the index of this process.
       process_count: n, the number of processes that read together.
@@ -252,15 +252,15 @@ def evaluation_batches(
       source: the content of `frame`'s rows.
       role: "query" or "document".
       tokenizer: the tokenizer of the documents' texts.
-      image_size: S, pixels.
+      image_size: S, the side of the square images in pixels.
       batch_size: B, over all processes.
-      threads: decoding threads; 0 decodes in the calling thread.
+      threads: number of decoding threads; 0 to decode in the calling thread.
       process_index: the index of this process.
       process_count: n, the number of processes that read together. All get the
         same number of batches; concatenated, their rows are in order.
 
     Returns:
-      Batches as in training, of one role, without labels:
+      Batches of one role, as in training but without labels:
       `{role: {...}, "mask" bool [B / n], "index" int32 [B / n]}`. `mask` is
       False on padding; `index` is the position in `frame`, -1 on padding.
 

@@ -4,20 +4,20 @@ A row depends only on the seed and its position. Streams have no other state, so
 they resume at any position, and are the same for any number of processes,
 threads or workers.
 
-`uniform`: every sample once per epoch, in a new order each time.
+`uniform`: every sample occurs once per epoch, in a new order in each epoch.
 
 `tempered`, for long-tailed data: among a role's samples, category c has the
 share n_c^(1/T) / sum_j n_j^(1/T), where n_c is its number of samples in that
-role and T the temperature. At T = 1, this is its frequency, and every sample
-occurs once per epoch; as T grows, the shares become equal. An epoch has N
-positions, the number of samples. A category gets N times its share of them,
-randomly rounded up or down, and its samples take turns.
+role and T the temperature. At T = 1, the share is the frequency of c, and every
+sample occurs once per epoch; as T grows, the shares become equal. An epoch has
+N positions, the number of samples. A category gets its share of these
+positions, randomly rounded up or down, and its samples take turns.
 
-`balanced`: a batch has P categories with K samples of each per role; queries
-and documents have the same categories if these have both roles. An epoch has
-each category once, except for a remainder of fewer than P. If a category lacks
-a role, another one that is not in the batch replaces it there. A category's
-samples take turns; with fewer than K, some are repeated.
+`balanced`: per role, a batch has P categories with K samples each; queries and
+documents have the same categories if these have both roles. An epoch has each
+category once, except for a remainder of fewer than P. If a category lacks a
+role, a category that is not in the batch replaces it in that role. The samples
+of a category take turns; if there are fewer than K, some are repeated.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ from mixer_jax.runtime.errors import UserError
 
 UNIFORM, TEMPERED, BALANCED = NAMES = ("uniform", "tempered", "balanced")
 _GOLDEN = (5**0.5 - 1) / 2
-_BATCHES = 16  # cached per role: threads work on several batches at a time
+_BATCHES = 16  # cached batches per role; threads work on several at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How samples are drawn.
+    """Settings for drawing samples.
 
     Attributes:
       name: one of `NAMES`.
-      temperature: T of `tempered`, 1 or more.
-      samples: K of `balanced`, the samples per category and role in a batch.
+      temperature: T of `tempered`, at least 1.
+      samples: K of `balanced`, samples per category and role in a batch.
     """
 
     name: str = UNIFORM
@@ -53,14 +53,14 @@ EACH = Sampling()  # every sample once per epoch
 
 
 def check(sampling: Sampling, batch_size: int) -> None:
-    """Checks all that can be checked without data.
+    """Checks the settings as far as possible without data.
 
     Args:
       sampling: how samples are drawn.
       batch_size: B, of both roles together.
 
     Raises:
-      UserError: names the config key, its value and what would work.
+      UserError: if a setting is invalid; names its config key and valid values.
     """
     if sampling.name not in NAMES:
         raise UserError(
@@ -97,13 +97,13 @@ def streams(
 
     Args:
       sampling: how samples are drawn.
-      rows: int [N_role] by role, at least one each.
+      rows: int [N_role] by role, with at least one row per role.
       labels: int [N], the category of every row.
       batch_size: B; a stream has B / 2 positions per batch.
       seed: the only source of randomness.
 
     Raises:
-      UserError: if these samples cannot be drawn this way.
+      UserError: if the rows cannot be sampled as requested.
     """
     check(sampling, batch_size)
     if sampling.name == BALANCED:
@@ -131,7 +131,10 @@ def streams(
 
 
 class Places(grain.MapDataset):
-    """Dataset of an array; Grain's own source measures bytes and is slower."""
+    """Dataset of the values of an array.
+
+    Grain's own source is slower because it measures sizes in bytes.
+    """
 
     def __init__(self, values: np.ndarray):
         """Initializes the dataset."""
@@ -162,7 +165,7 @@ class ByCategory:
         Args:
           rows: int [N].
           labels: int [N], the category of each row.
-          categories: C; some may have no row.
+          categories: C, the number of categories; some may have no row.
           seed: the seed of the order.
         """
         order = np.random.default_rng(seed).permutation(len(rows))
@@ -211,7 +214,7 @@ class Tempered:
 
         Args:
           index: the index in the stream, which determines the epoch.
-          place: the shuffled position in the epoch, 0 to N - 1, each once.
+          place: the shuffled position in the epoch; 0 to N - 1 occur once each.
         """
         epoch = index // len(self._sorted.rows)
         # With one offset per epoch, a category has its share of the positions,
@@ -221,7 +224,7 @@ class Tempered:
         category = min(int(category), self._last)
         begin = self._ends[category - 1] if category else 0.0
         first = max(int(np.ceil(begin - offset)), 0)
-        # Approximately the category's turns in earlier epochs.
+        # The approximate number of the category's turns in earlier epochs.
         before = int(epoch * (self._ends[category] - begin))
         return int(self._sorted.take(category, before + place - first))
 
@@ -242,8 +245,8 @@ class Balanced:
         Args:
           rows: int [N_role] by role.
           labels: int [N], the category of every row.
-          half: P K, the samples per role in a batch.
-          sampling: how samples are drawn, with K.
+          half: P K, the number of samples per role in a batch.
+          sampling: how samples are drawn, including K.
           seed: the only source of randomness.
 
         Raises:
@@ -313,7 +316,7 @@ class Balanced:
         count: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Returns categories with a role that are not in the batch."""
+        """Returns `count` categories with a role that are not in the batch."""
         available = self._categories[role]
         begin = rng.integers(len(available))
         # At most P - count of these P categories are in the batch.

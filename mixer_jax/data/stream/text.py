@@ -17,7 +17,7 @@ class Tokenizer:
     """Tokenizer that truncates and pads texts to a fixed length.
 
     Attributes:
-      length: L, tokens; longer texts are truncated, special tokens kept.
+      length: L, in tokens; longer texts are truncated but keep special tokens.
       vocab_size: the number of different tokens.
     """
 
@@ -81,7 +81,7 @@ def load(name: str, length: int) -> Tokenizer:
     Args:
       name: "minilm", a local folder with a tokenizer, or a name on the
         Hugging Face hub; "" means "minilm".
-      length: L, tokens.
+      length: L, in tokens.
 
     Raises:
       UserError: if the tokenizer cannot be loaded; says what would work.
@@ -138,7 +138,7 @@ def _from_transformers(name: str) -> tokenizers.Tokenizer:
 
 
 def _check(backend: tokenizers.Tokenizer, name: str) -> None:
-    # Without its vocabulary, a tokenizer silently maps all words to unknown.
+    # Without a vocabulary, a tokenizer maps all words to the unknown token.
     tokens = backend.encode("a red apple", add_special_tokens=False).tokens
     if all(token in ("[UNK]", "<unk>") for token in tokens):
         raise UserError(

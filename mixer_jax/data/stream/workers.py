@@ -18,14 +18,14 @@ from absl import flags
 
 from mixer_jax.runtime import command, threads
 
-_BUFFER = 1  # batches buffered per worker, besides those in transit
+_BUFFER = 1  # batches buffered per worker, in addition to those in transit
 
 
 class WorkerBatches(grain.DatasetIterator):
     """Iterator over the elements of a dataset, computed by worker processes.
 
-    The processes start with the first element, import the modules that the
-    running command has imported, and get a copy of the dataset by cloudpickle.
+    The processes start when the first element is read, import the modules that
+    the running command has imported, and receive the dataset by cloudpickle.
     They end with `close`, or when this object is deleted.
     """
 
@@ -94,8 +94,8 @@ class WorkerBatches(grain.DatasetIterator):
 def _own(element: Any) -> Any:
     """Copies arrays out of the memory shared with a worker.
 
-    Shared memory is freed with its array. That is the wrong time at the end of
-    a failed process, or while JAX still computes with memory it has aliased.
+    Shared memory is freed together with its array. This is unsafe when a failed
+    process exits, and while JAX still computes on an alias of the memory.
     """
     if isinstance(element, dict):
         return {name: _own(leaf) for name, leaf in element.items()}
@@ -103,10 +103,10 @@ def _own(element: Any) -> Any:
 
 
 def _prepare(index: int, count: int) -> None:
-    """Initializes a worker, which ignores signals and ends with its parent."""
+    """Makes a worker ignore signals and end together with its parent."""
     del index, count
     # A run is stopped by a signal to all of its processes. The parent still
-    # needs batches until it has saved, and ends its workers itself.
+    # needs batches until it has saved, and then ends its workers itself.
     for number in command.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
