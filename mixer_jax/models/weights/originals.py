@@ -280,7 +280,8 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a file written by safetensors or `torch.save`.
 
     Raises:
-      UserError: if the file is missing or damaged, or holds no tensors.
+      UserError: if the file is missing or damaged, or holds objects other
+        than tensors.
     """
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist.")
