@@ -41,7 +41,7 @@ class BertConfig:
 
     @property
     def first_position(self) -> int:
-        """Index of the first position; in RoBERTa, it follows the padding ID."""
+        """Index of the first position; RoBERTa's follows the padding ID."""
         return 0 if self.kind == "bert" else self.padding + 1
 
 

@@ -257,8 +257,8 @@ class Swin(nn.Module):
     Attributes:
       config: the model's sizes.
       drop_path: stochastic depth rate of the attention in the last block; the
-        rate grows linearly from 0 in the first block. In training, each image
-        is dropped independently.
+        rate grows linearly from 0 in the first block. In training, attention
+        is dropped for each image independently.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
       remat: whether the backward pass recomputes each block to save memory.
