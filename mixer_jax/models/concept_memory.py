@@ -73,7 +73,7 @@ class ConceptMemory(nn.Module):
             self.dim,
             use_bias=False,
             dtype=self.dtype,
-            # The rows of M_v set the scale of a read, their weighted mean.
+            # Reads are weighted means of the rows of M_v and have their scale.
             kernel_init=nn.initializers.normal(1.0),
             name="values",
         )(read_BxS)

@@ -77,8 +77,8 @@ def resolve(config: ConfigDict) -> None:
     """Sets the encoder names and the tokenizer of a stage config, in place.
 
     If `pretrained` is a folder or a name on the Hugging Face hub, a
-    description of its config.json replaces `name`, and its tokenizer is used
-    unless `data.tokenizer` is set.
+    description of its config.json replaces `name`. The tokenizer of the text
+    encoder is used unless `data.tokenizer` is set.
 
     Raises:
       UserError: if an original cannot be found or is of an unknown family.

@@ -185,7 +185,7 @@ class _Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT; returns token vectors, as `last_hidden_state` of the original.
+    """BERT; returns token vectors, the `last_hidden_state` of the original.
 
     Attributes:
       config: the model's sizes.

@@ -1,4 +1,4 @@
-"""ResNet (He et al., arXiv 1512.03385) v1.5: 3x3 convolutions downsample."""
+"""ResNet v1.5 (He et al., arXiv 1512.03385): the 3x3 layers downsample."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class ResNetConfig:
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     stem: int = 64  # channels of the first convolution
     bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1 instead of two 3x3
-    # Means and standard deviations of ImageNet's channels, pixels in 0..255.
+    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 

@@ -1,8 +1,8 @@
 """SigLIP's towers (Zhai et al., arXiv 2303.15343), without their heads.
 
 SigLIP was trained without a mask, so its tokens attend to padding. Here, as in
-all text encoders of this package, padding is masked, so the vectors of padded
-texts differ from those of the original without a mask.
+all text encoders of this package, padding is masked. The vectors of padded
+texts therefore differ from those of the original when it is run without a mask.
 """
 
 import dataclasses

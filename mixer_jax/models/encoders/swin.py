@@ -24,7 +24,7 @@ class SwinConfig:
     patch: int = 4  # pixels per side
     window: int = 7  # patches per side
     mlp_ratio: float = 4.0
-    # Means and standard deviations of ImageNet's channels, pixels in 0..255.
+    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 

@@ -153,7 +153,7 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def _with_pixels(config: Any, original: Mapping[str, Any]) -> Any:
-    """Returns the config with the pixel mean and deviation of an original."""
+    """Returns the config with the pixel statistics of a preprocessor config."""
     if not {"image_mean", "image_std"} <= original.keys():
         return config
     if not original.get("do_normalize", True):
