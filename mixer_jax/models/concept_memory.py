@@ -58,7 +58,7 @@ class ConceptMemory(nn.Module):
         )(tokens_BxLxC).astype(jnp.float32)
         mask_BxLx1 = mask_BxL[..., None]
         if self.norm == "double":
-            # A finite bias keeps fully masked texts free of NaN.
+            # A finite bias prevents NaN for fully masked texts.
             logits_BxLxS = jnp.where(mask_BxLx1, logits_BxLxS, -1e9)
             attention = nn.softmax(logits_BxLxS, axis=1) * mask_BxLx1
             total = attention.sum(-1, keepdims=True)
@@ -66,14 +66,14 @@ class ConceptMemory(nn.Module):
         else:
             attention = nn.softmax(logits_BxLxS, axis=2) * mask_BxLx1
         count_Bx1 = jnp.maximum(mask_BxL.sum(1, keepdims=True), 1)
-        # The mean over tokens commutes with both maps; taking it first is
-        # cheaper.
+        # The mean over tokens commutes with both linear maps; computing the
+        # mean first is cheaper.
         read_BxS = attention.sum(1) / count_Bx1
         concept_BxD = nn.Dense(
             self.dim,
             use_bias=False,
             dtype=self.dtype,
-            # A read is a weighted mean of rows of M_v, so these set its scale.
+            # Reads are weighted means of the rows of M_v and have their scale.
             kernel_init=nn.initializers.normal(1.0),
             name="values",
         )(read_BxS)

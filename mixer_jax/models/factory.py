@@ -61,7 +61,8 @@ def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
     """Returns `table[name]`.
 
     Raises:
-      UserError: if the name is unknown; lists all names, the closest first.
+      UserError: if the name is unknown; the message lists all names, the
+        closest first.
     """
     if name in table:
         return table[name]
@@ -73,11 +74,11 @@ def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
 
 
 def resolve(config: ConfigDict) -> None:
-    """Sets a stage config's encoder names from their originals, in place.
+    """Sets the encoder names and the tokenizer of a stage config, in place.
 
-    If `pretrained` is a folder or a name on the hub, its config.json
-    determines the architecture and replaces `name`; its tokenizer is used
-    unless `data.tokenizer` names one.
+    If `pretrained` is a folder or a name on the Hugging Face hub, a
+    description of its config.json replaces `name`. The tokenizer of the text
+    encoder is used unless `data.tokenizer` is set.
 
     Raises:
       UserError: if an original cannot be found or is of an unknown family.
@@ -165,14 +166,16 @@ def init_variables(model: Mixer, config: ConfigDict, key: jax.Array) -> dict:
 
     Args:
       model: the module from `make_model`.
-      config: the whole run's config; `data` gives image size and text length.
+      config: the config of the run; its section `data` determines the image
+        size and the text length.
       key: the random key.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32; both towers start as
       the same map of the image if the fusion allows it (`towers.align`).
-      Encoders that `load_pretrained` will fill are zero until then: drawing
-      values that are then replaced costs 15 seconds of compilation on a CPU.
+      Encoders that `load_pretrained` will fill are zero until then: random
+      values would cost 15 seconds of compilation on a CPU, only to be
+      replaced.
     """
     size, length = config.data.image_size, config.data.text_length
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -225,7 +228,7 @@ def load_pretrained(variables: Mapping[str, Any], config: ConfigDict) -> dict:
         values.
 
     Raises:
-      UserError: if weights are unknown, missing or do not fit.
+      UserError: if weights are unknown or missing, or do not fit the encoder.
     """
     variables = {name: dict(tree) for name, tree in variables.items()}
     for part, name in _pretrained_parts(config).items():
@@ -249,14 +252,14 @@ def check_frozen(part: str, name: str) -> None:
     """Checks that a package provides weights for an encoder.
 
     Raises:
-      UserError: if none does.
+      UserError: if no package does.
     """
     known = {key: key for key in ENCODERS[part] if key in pretrained.SOURCES}
     choose(known, name, part.replace("_", " "))
 
 
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
-    """Returns a frozen encoder and its pretrained variables."""
+    """Returns a frozen image encoder and its pretrained variables."""
     check_frozen("image_encoder", name)
     model = make_encoder("image_encoder", name, batch_norm="frozen")
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -265,7 +268,7 @@ def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
 
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
-    """Returns a frozen encoder and its pretrained variables."""
+    """Returns a frozen text encoder and its pretrained variables."""
     check_frozen("text_encoder", name)
     model = make_encoder("text_encoder", name)
     tokens = jnp.zeros((1, 8), jnp.int32)

@@ -18,7 +18,7 @@ from mixer_jax.models import factory
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-_LOG_LENGTH = 32  # tokens of a click log's texts; longer ones are cut
+_LOG_LENGTH = 32  # tokens per text of a click log; longer texts are cut
 _PIECE = 8  # images encoded at a time on CPU
 
 
@@ -33,7 +33,7 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
-    """Applies a function to a batch, on CPU to a few rows at a time.
+    """Applies a function to a batch; on CPU, to a few rows at a time.
 
     The activations of a few rows stay in the cache; those of a whole batch
     need newly allocated memory in every call.
@@ -47,7 +47,7 @@ def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames="model")
 def _mean_patch(model, variables, image_BxSxSx3):
-    """Returns the mean patch of each image, f32 `[B, C]`."""
+    """Returns the mean patch vector of each image, f32 `[B, C]`."""
     return _in_pieces(
         lambda image: model.apply(variables, image).astype(jnp.float32).mean(1),
         image_BxSxSx3,
@@ -56,7 +56,7 @@ def _mean_patch(model, variables, image_BxSxSx3):
 
 @partial(jax.jit, static_argnames="model")
 def _mean_token(model, variables, token_BxL, mask_BxL):
-    """Returns the mean token of each text, f32 `[B, C]`; 0 without tokens."""
+    """Returns each text's mean token vector, f32 [B, C]; 0 without tokens."""
     out_BxLxC = model.apply(variables, token_BxL, mask_BxL)
     weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
     total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)
@@ -74,13 +74,13 @@ def log_features(
 
     Args:
       log: the click log.
-      path: the .npz file that keeps the features.
+      path: path of the .npz file that stores the features.
       image_encoder: see `image_features`.
       text_encoder: see `text_features`.
-      image_size: pixels per side that images are scaled to.
+      image_size: side of the scaled square images, in pixels.
 
     Raises:
-      UserError: for an unknown encoder or an unreadable image.
+      UserError: if an encoder is unknown or an image cannot be read.
     """
     return encoding.encode(
         log,
@@ -98,11 +98,11 @@ def image_features(
     batch_size: int = 128,
     threads: int = 2,
 ) -> np.ndarray:
-    """Returns the mean patch of each image.
+    """Returns the mean patch vector of each image.
 
     Args:
-      name: pretrained image encoder, such as "efficientnet-lite0".
-      paths: image files.
+      name: name of a pretrained image encoder, such as "efficientnet-lite0".
+      paths: paths of the image files.
       size: side of the encoder's square input images, in pixels.
       batch_size: number of images per batch.
       threads: number of threads that decode images while the encoder runs.
@@ -139,11 +139,12 @@ def image_features(
 def text_features(
     name: str, texts: Sequence[str], length: int, batch_size: int = 256
 ) -> np.ndarray:
-    """Returns the mean token of each text, zeros for an empty text.
+    """Returns the mean token vector of each text; 0 for an empty text.
 
     Args:
-      name: pretrained text encoder, such as "minilm"; also its tokenizer.
-      texts: any strings.
+      name: name of a pretrained text encoder, such as "minilm", and of its
+        tokenizer.
+      texts: the texts.
       length: maximum number of tokens; longer texts are truncated.
       batch_size: number of texts per batch.
 

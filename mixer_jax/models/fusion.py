@@ -1,8 +1,8 @@
 """Fusions of a document's image and text into one vector.
 
-Every fusion is a module with the fields `dim` and `dtype`, called with
-patches [B, P, Ci], a concept vector [B, D] that is zero without text, and the
-masks has_image and has_text, bool [B]. It returns [B, D]. A missing image or
+Every fusion is a module with the fields `dim` and `dtype`. Its inputs are
+patches [B, P, Ci], concept vectors [B, D], which are zero without text, and the
+masks has_image and has_text, bool [B]; it returns [B, D]. A missing image or
 text is masked out, so that all shapes stay static.
 """
 
@@ -31,7 +31,7 @@ class Fusion(nn.Module):
       dtype: dtype of the products.
     """
 
-    # Class attributes, not fields: they hold for every instance.
+    # Class attributes, not fields: they are the same for all instances.
     uses_text = True  # if False, the model needs no text encoder
     adds_to_image = True  # the result is the projected image plus other terms
 
@@ -39,7 +39,7 @@ class Fusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def project(self, x: jax.Array, name: str, **options) -> jax.Array:
-        """Maps `[..., C]` to `[..., D]` without bias; `options` of a Dense."""
+        """Maps [..., C] to [..., D] without bias; Dense receives `options`."""
         return nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name=name, **options
         )(x)
@@ -52,8 +52,8 @@ class ConceptAttention(Fusion):
     w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight per patch x_p;
     v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
     Without text, w is uniform. W_v is initialized to zero and W_c to small
-    values, so that the image dominates at first: a random text term lets the
-    model memorize the training categories.
+    values, so that the image dominates at first: a large random text term
+    would let the model memorize the training categories.
     """
 
     @nn.compact
@@ -87,7 +87,10 @@ class ConceptAttention(Fusion):
 
 @register("average")
 class Average(Fusion):
-    """Mean of the terms present, mean_p(x_p) W_p and W_c c."""
+    """Mean of the image and text vectors that are present.
+
+    The image vector is mean_p(x_p) W_p, and the text vector is W_c c.
+    """
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
@@ -103,7 +106,7 @@ class Average(Fusion):
 
 @register("concat")
 class Concat(Fusion):
-    """MLP of the concatenated image and text vectors; zeros where missing."""
+    """MLP on the concatenated image and text vectors; missing ones are 0."""
 
     adds_to_image = False
 

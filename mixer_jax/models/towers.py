@@ -1,6 +1,7 @@
 """The two towers, which embed query images and documents.
 
-Method of Mixer (arXiv 2305.03972); the equations are this project's reading.
+The method is that of Mixer (arXiv 2305.03972); the equations are an
+interpretation of the paper.
 """
 
 from collections.abc import Mapping
@@ -29,8 +30,8 @@ def normalize(x_BxD: jax.Array) -> jax.Array:
 def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
     """Interleaves two arrays `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
 
-    Both are split over the devices by rows. Interleaving leaves every row on
-    its device, whereas concatenation would move rows.
+    The rows of both arrays are sharded over the devices. Interleaving leaves
+    every row on its device, whereas concatenation would move rows.
     """
     both = jnp.stack([queries, documents], axis=1)
     return both.reshape(-1, *queries.shape[1:])
@@ -55,7 +56,7 @@ class TransformationLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxC: jax.Array, train: bool = False) -> jax.Array:
-        """Maps [B, C] to [B, D]; dropout in training needs its RNG stream."""
+        """Maps [B, C] to [B, D]; dropout needs the "dropout" RNG stream."""
         linear = nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name="linear"
         )(x_BxC)
@@ -73,11 +74,11 @@ class TransformationLayers(nn.Module):
 def align(params: Mapping[str, Any]) -> dict[str, Any]:
     """Initializes both towers to the same linear map of the image.
 
-    The query tower's map is copied to the image projection of the document
-    tower's fusion, and the document tower's own map becomes the identity.
-    Images that a pretrained encoder finds similar are then close from the
-    first step on; towers with different initial maps have to find a common
-    space first, and never generalize as well.
+    The map of the query tower is copied to the image projection of the fusion,
+    and the map of the document tower becomes the identity. Images with similar
+    encodings then have similar embeddings from the first step on; towers with
+    different initial maps must first learn a common space, and generalize
+    worse even at the end of training.
 
     Args:
       params: parameters of a `Mixer` whose fusion adds to a projected image.
@@ -101,11 +102,11 @@ def drop_parts(
     drop_text: float,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Hides the text of some documents and the image of some others.
+    """Hides the text of some documents and the image of others.
 
-    Each modality then has to identify the category on its own: otherwise the
-    model could ignore the text wherever the image suffices, and real documents
-    may lack either.
+    Each modality must then identify the category on its own. Otherwise, the
+    model could ignore the text wherever the image suffices, although real
+    documents may lack either modality.
 
     Args:
       has_image: bool [B].
@@ -133,10 +134,10 @@ class Mixer(nn.Module):
     """Query and document towers with shared encoders.
 
     Attributes:
-      image_encoder: uint8 or float images [B, H, W, 3] -> [B, P, Ci], called
-        with `train`.
-      text_encoder: tokens and mask [B, L] -> [B, L, Ct], called with
-        `train`; None for a fusion that reads no text.
+      image_encoder: uint8 or float images [B, H, W, 3] -> [B, P, Ci]; takes
+        the argument `train`.
+      text_encoder: tokens and mask [B, L] -> [B, L, Ct]; takes the argument
+        `train`; None for a fusion that uses no text.
       dim: D, the size of embeddings and concept vectors.
       hidden: width of the transformation layers.
       dropout: dropout rate in the transformation layers.
@@ -178,7 +179,7 @@ class Mixer(nn.Module):
     def __call__(
         self, batch: Batch, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Embeds a training batch; encodes all its images in one call.
+        """Embeds a training batch; encodes all images in one call.
 
         Args:
           batch: a batch of the data pipeline: `query` with `image`
@@ -186,16 +187,17 @@ class Mixer(nn.Module):
             and `token_mask` [Bh, L]. Both `image`s may be replaced by
             `patches` [Bh, P, Ci], and `tokens` by `token_vectors`
             [Bh, L, Ct], the outputs of `encode_images` and `encode_texts`.
-            Alternatively both hold only `embedding` [Bh, D], the output of
-            `encode_query` and `encode_document`.
+            Alternatively, `query` and `document` hold only `embedding`
+            [Bh, D], the output of `encode_query` or `encode_document`.
           train: turns on batch statistics (if the encoder uses them), dropout
-            and `drop_parts`; the last two need the "dropout" RNG stream.
+            and `drop_parts`; dropout and `drop_parts` need the "dropout" RNG
+            stream.
 
         Returns:
           f32 `query` and `document` [Bh, D] of unit length; `concept`
-          [Bh, D] and `slots` [Bh, S], the mean attention of a text's tokens.
-          The last two are zero without text, and absent if the batch holds
-          `embedding`s.
+          [Bh, D] and `slots` [Bh, S], the mean attention over the tokens of
+          each text. The last two are zero without text, and absent if the
+          batch holds `embedding`s.
         """
         query, document = batch["query"], batch["document"]
         if "embedding" in query:

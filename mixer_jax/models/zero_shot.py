@@ -14,7 +14,7 @@ from mixer_jax.models.weights import originals
 
 Batch = dict[str, Any]
 
-# Values of `config.model.fusion`.
+# Values of `config.model.fusion` that select a zero-shot model.
 NAMES = MEAN_PATCHES, CLIP = ("mean_patches", "clip")
 
 _CLIP_KEYS = KeyMap(
@@ -23,12 +23,12 @@ _CLIP_KEYS = KeyMap(
         (r"image_projection", r"visual_projection"),
         (r"text_projection", r"text_projection"),
     ),
-    ignored=r".*",  # the towers' own tensors
+    ignored=r".*",  # the tensors of the towers
 )
 
 
 def make_model(config: ConfigDict) -> nn.Module | None:
-    """Returns the module of `config.model`, or None if it is not zero-shot.
+    """Returns the module for `config.model`, or None if it is not zero-shot.
 
     Raises:
       UserError: if an encoder is unknown.
@@ -51,12 +51,12 @@ def load_variables(
 
     Args:
       model: the module.
-      config: `config.model`, whose `pretrained` names are loaded.
+      config: `config.model`; its fields `pretrained` name the weights.
       size: S, the side of the images in pixels.
       length: L, the number of tokens per text.
 
     Raises:
-      UserError: if weights are missing or do not fit.
+      UserError: if weights are missing or do not fit the model.
     """
     document = {
         "image": jnp.zeros((1, size, size, 3), jnp.uint8),
@@ -108,7 +108,7 @@ class MeanPatches(nn.Module):
         return self(query["image"])
 
     def encode_document(self, document: Batch) -> jax.Array:
-        """Embeds documents as unit vectors, f32 [B, D]; zero without image."""
+        """Embeds documents as unit vectors, f32 [B, D]; 0 without an image."""
         return jnp.where(
             document["has_image"][:, None], self(document["image"]), 0
         )
@@ -117,8 +117,8 @@ class MeanPatches(nn.Module):
 class Clip(nn.Module):
     """CLIP with its pooling and projections to the common space.
 
-    The embedding of a document with an image and a text is their normalized
-    sum.
+    The embedding of a document with an image and a text is the normalized sum
+    of the embeddings of both.
 
     References: Radford et al., arXiv 2103.00020, section 2.4.
 

@@ -16,7 +16,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.kernels import activations, attention
 from mixer_jax.runtime.errors import UserError
 
-# `model_type` in config.json -> the original's class.
+# Class names of the originals by `model_type` in config.json.
 _KINDS = {
     "bert": "BertModel",
     "roberta": "RobertaModel",
@@ -26,7 +26,7 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """Sizes of one model of the family."""
+    """Sizes of a model of the BERT family."""
 
     width: int = 768
     layers: int = 12
@@ -34,14 +34,14 @@ class BertConfig:
     hidden: int = 3072
     vocabulary: int = 30522
     positions: int = 512  # longest text, in tokens
-    types: int = 2  # only the first is used
-    kind: str = "bert"  # or "roberta", "xlm-roberta"
+    types: int = 2  # token types; only the first is used
+    kind: str = "bert"  # or "roberta" or "xlm-roberta"
     padding: int = 0  # token ID of padding
     epsilon: float = 1e-12  # epsilon of the norms
 
     @property
     def first_position(self) -> int:
-        """Index of the first position; RoBERTa's come after the padding's."""
+        """Index of the first position; RoBERTa's follows the padding ID."""
         return 0 if self.kind == "bert" else self.padding + 1
 
 
@@ -80,7 +80,7 @@ KEYS = KeyMap(
 # For both RoBERTa and XLM-RoBERTa.
 ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
 
-# Supported values in an original's config; the first one is the default.
+# Supported values by key of config.json; the first value is the default.
 _SUPPORTED = {
     "model_type": tuple(_KINDS),
     "hidden_act": ("gelu",),
@@ -104,7 +104,8 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     """Reads the config of an original.
 
     Args:
-      config: its config.json; model_type bert, roberta or xlm-roberta.
+      config: content of its config.json, whose model_type is bert, roberta or
+        xlm-roberta.
 
     Raises:
       UserError: if a value is not supported.
@@ -116,7 +117,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
                 f"{', '.join(map(repr, known))}."
             )
     kind = config.get("model_type", "bert")
-    # The originals' own defaults.
+    # Defaults of the original configs.
     default = BertConfig(kind=kind, padding=0 if kind == "bert" else 1)
     if kind == "roberta":
         default = dataclasses.replace(default, vocabulary=50265)
@@ -134,7 +135,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
 
 
 def to_original(config: BertConfig) -> dict[str, Any]:
-    """Returns the config.json with which the original loads our weights."""
+    """Returns the config.json with which transformers loads our weights."""
     return {
         "architectures": [_KINDS[config.kind]],
         "model_type": config.kind,
@@ -184,7 +185,7 @@ class _Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT; returns token vectors, the original's last hidden state.
+    """BERT; returns token vectors, the `last_hidden_state` of the original.
 
     Attributes:
       config: the model's sizes.
@@ -192,7 +193,7 @@ class Bert(nn.Module):
         sublayer's output.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each layer in the backward pass to save memory.
+      remat: whether the backward pass recomputes each layer to save memory.
     """
 
     config: BertConfig
@@ -240,7 +241,7 @@ class Bert(nn.Module):
         types = table("type_embedding", config.types)
         places = positions[None, : tokens_BxL.shape[1]]
         if config.kind != "bert":
-            # Do not count padding, whether masked or marked by its token.
+            # Do not count padding, identified by the mask or by its token ID.
             counted = mask_BxL & (tokens_BxL != config.padding)
             places = positions[counted.cumsum(1) * counted + config.padding]
         x = words[tokens_BxL] + types[None, :1] + places
@@ -249,7 +250,7 @@ class Bert(nn.Module):
         )(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         bias = jnp.where(mask_BxL, 0.0, -1e9)[:, None, None]
-        # Argument 3 is `train`; 0 is the layer itself.
+        # Argument 3 is `train`; argument 0 is the layer itself.
         layer = nn.remat(_Layer, static_argnums=3) if self.remat else _Layer
         for index in range(config.layers):
             x = layer(config, self.dropout, self.dtype, name=f"layer{index}")(

@@ -14,7 +14,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig(transformer.ImageConfig):
-    """Sizes of a model's image tower."""
+    """Sizes of the image tower of a CLIP model."""
 
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
@@ -25,7 +25,7 @@ class ClipVisionConfig(transformer.ImageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClipTextConfig(transformer.TextConfig):
-    """Sizes of a model's text tower."""
+    """Sizes of the text tower of a CLIP model."""
 
     width: int = 512
     heads: int = 8
@@ -49,8 +49,8 @@ TEXT_CONFIGS = {
     "clip-l14": ClipTextConfig(width=768, heads=12, hidden=3072),
 }
 
-# Files may hold one tower, or both and their projections. The last norm of the
-# image tower applies only to CLS, not to the patches.
+# Files may hold one tower, or both towers and their projections. The last norm
+# of the image tower is ignored: it applies only to CLS, not to the patches.
 _IGNORED = (
     r"(.*\.)?position_ids|logit_scale|(text|visual)_projection\.weight"
     r"|(post_layernorm|classifier)\..*"
@@ -111,13 +111,13 @@ def text_to_original(config: ClipTextConfig) -> dict[str, Any]:
 
 
 class ClipVision(nn.Module):
-    """CLIP's image tower: the CLS token and the patches, without final norm.
+    """CLIP's image tower; returns CLS and patches without the final norm.
 
     Attributes:
       config: the model's sizes.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each layer in the backward pass to save memory.
+      remat: whether the backward pass recomputes each layer to save memory.
     """
 
     config: ClipVisionConfig

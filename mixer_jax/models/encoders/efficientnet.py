@@ -1,8 +1,8 @@
 """EfficientNet-Lite (Tan & Le, arXiv 1905.11946, "Lite" variants).
 
 The Lite variants have no squeeze-and-excitation, use ReLU6, and do not scale
-the widths of stem and head. Lite0 has the layer sizes of the published ImageNet
-weights, which `pretrained.py` reads.
+the widths of the stem and the head. The published ImageNet weights that
+`pretrained.py` reads are those of Lite0.
 """
 
 import dataclasses
@@ -31,16 +31,16 @@ _STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetConfig:
-    """Sizes of one model of the family."""
+    """Sizes of an EfficientNet-Lite."""
 
-    width: float = 1.0  # factor of the channels, except of stem and head
-    depth: float = 1.0  # factor of the repeats, except of first and last stage
+    width: float = 1.0  # channel multiplier, except in the stem and the head
+    depth: float = 1.0  # repeat multiplier, except in the first and last stage
     size: int = 224  # side of the training images in pixels
     mean: tuple[float, ...] = (127.0, 127.0, 127.0)  # of pixels in 0..255
     std: tuple[float, ...] = (128.0, 128.0, 128.0)
 
     def stages(self) -> list[tuple[int, int, int, int, int]]:
-        """Returns the rows of `_STAGES`, scaled."""
+        """Returns the scaled rows of `_STAGES`."""
         return [
             (
                 repeats
@@ -54,7 +54,7 @@ class EfficientNetConfig:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Returns the nearest multiple of 8, or the next if over 10% is lost."""
+    """Scales, then rounds to a multiple of 8 without losing more than 10%."""
     wanted = channels * width
     nearest = max(8, int(wanted + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * wanted else nearest + 8
@@ -68,8 +68,8 @@ CONFIGS = {
     "efficientnet-lite4": EfficientNetConfig(1.4, 1.8, 300),
 }
 
-# Names in the PyTorch files of the published weights. The first block has no
-# expansion, but the same numbers of norms as the others.
+# Tensor names in the published PyTorch files. The first block has no expansion,
+# but its norms are numbered like those of the other blocks.
 KEYS = KeyMap(
     pairs=(
         (r"stem/kernel", r"_conv_stem.weight"),
@@ -120,15 +120,15 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-Lite; patches are the cells of the head's 1280-wide map.
+    """EfficientNet-Lite; patches are the cells of the last feature map.
 
     Attributes:
       config: the model's sizes.
       batch_norm: "train" uses and updates batch statistics while training;
-        "frozen" always uses the running ones.
-      classes: adds a classifier of this many logits; 0 for none.
+        "frozen" always uses the running statistics.
+      classes: number of logits of an added classifier; 0 for no classifier.
       dtype: dtype of the computation; parameters are float32.
-      remat: recompute each block in the backward pass to save memory.
+      remat: whether the backward pass recomputes each block to save memory.
     """
 
     config: EfficientNetConfig
@@ -160,7 +160,7 @@ class EfficientNet(nn.Module):
         x = ConvNorm(32, 3, 2, activation=relu6, dtype=self.dtype, name="stem")(
             x, batch_stats
         )
-        # Argument 2 is `batch_stats`; 0 is the block itself.
+        # Argument 2 is `batch_stats`; argument 0 is the block itself.
         block = InvertedResidual
         if self.remat:
             block = nn.remat(block, static_argnums=2)

@@ -1,4 +1,4 @@
-"""Conversion between our variables and the tensors of originals' files."""
+"""Conversion between our variables and the tensors of original files."""
 
 import dataclasses
 import difflib
@@ -23,23 +23,24 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Axes of our kernels in the originals' order: dense [in, out] -> [out, in],
-# and convolutions [H, W, in, out] -> [out, in, H, W].
+# Permutations of our kernel axes to the original order, by number of axes:
+# dense [in, out] -> [out, in], convolution [H, W, in, out] -> [out, in, H, W].
 _AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyMap:
-    """Names of a family's tensors in its original's files.
+    """Names of the tensors of an encoder family in the original files.
 
     Attributes:
-      pairs: `(ours, theirs)`: a regular expression for a whole path, and the
-        template of the original's name. A path is either that of a layer,
-        `layer3/query`, whose `kernel`, `scale`, `bias`, `mean` and `var` are
-        converted to the original's names and layout; or that of a single
-        parameter, `word_embedding`, which is stored unchanged.
-      ignored: a regular expression for whole names that files may have and we
-        do not need.
+      pairs: pairs `(ours, theirs)` of a regular expression that matches a
+        whole path and the template of the original name. A path refers either
+        to a layer, such as `layer3/query`, whose `kernel`, `scale`, `bias`,
+        `mean` and `var` are converted to the original names and layout, or to
+        a single parameter, such as `word_embedding`, which is stored
+        unchanged.
+      ignored: a regular expression that matches the whole names of tensors in
+        the files that the encoder does not need.
       prefix: a prefix that names may have, as in models with a task head.
     """
 
@@ -48,10 +49,10 @@ class KeyMap:
     prefix: str = ""
 
     def name(self, path: tuple[str, ...]) -> str:
-        """Returns the original's name of a leaf.
+        """Returns the original name of a leaf.
 
         Args:
-          path: path of the leaf; starts with its collection.
+          path: path of the leaf, starting with its collection.
 
         Raises:
           KeyError: if no pair matches.
@@ -72,14 +73,14 @@ class KeyMap:
 
         Args:
           tensors: the file's tensors by name.
-          variables: `{"params": ..., "batch_stats": ...}`, which gives the
-            paths, shapes and dtypes; not modified.
+          variables: `{"params": ..., "batch_stats": ...}`, which determine
+            the paths, shapes and dtypes; not modified.
           source: the name of the file, for error messages.
 
         Raises:
           UserError: if the variables are those of another family, or if
-            tensors are missing, unexpected or of another shape; lists all of
-            them, missing ones with a similar name.
+            tensors are missing, unexpected or of another shape; the message
+            lists all such tensors, and similar names for missing ones.
         """
         rest = {
             name.removeprefix(self.prefix): x for name, x in tensors.items()
@@ -125,7 +126,7 @@ class KeyMap:
         return traverse_util.unflatten_dict(loaded)
 
     def store(self, variables: PyTree) -> dict[str, np.ndarray]:
-        """Returns the tensors of variables in the form that `load` reads."""
+        """Converts variables to tensors in the form that `load` reads."""
         tensors = {}
         for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
             tensor = np.asarray(leaf)

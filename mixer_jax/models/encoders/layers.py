@@ -16,13 +16,13 @@ class ConvNorm(nn.Module):
     costs nothing per pixel. Statistics and parameters are float32.
 
     Attributes:
-      features: number of output channels; for a depthwise layer, that of the
-        input.
+      features: number of output channels; a depthwise layer requires the same
+        number of input channels.
       size: kernel size.
       stride: stride of both axes.
       depthwise: whether to use one filter per channel.
-      padding: "SAME" (TensorFlow's) or pixels on each side.
-      activation: applied last; None for none.
+      padding: "SAME", as in TensorFlow, or the number of pixels on each side.
+      activation: the activation, applied last; None for no activation.
       momentum: momentum of the running statistics.
       epsilon: added to the variance.
       scale_init: initializer of the scale.
@@ -46,8 +46,9 @@ class ConvNorm(nn.Module):
 
         Args:
           x_BxHxWxC: the feature map.
-          batch_stats: normalize by this batch and update the running
-            statistics; otherwise use the running statistics.
+          batch_stats: whether to normalize by the statistics of the batch and
+            update the running statistics; if False, the running statistics
+            are used.
         """
         channels = 1 if self.depthwise else x_BxHxWxC.shape[-1]
         kernel = self.param(

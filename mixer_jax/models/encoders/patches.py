@@ -73,8 +73,9 @@ def add_positions(
 
     Args:
       x_BxRxSxC: rows and columns of patches.
-      positions_PxC: float32, the position of CLS if it is used, then those of
-        a square of patches; interpolated if R x S is another shape.
+      positions_PxC: float32 position embeddings: that of CLS, if CLS is used,
+        then those of a square of patches, which are interpolated if R x S
+        differs from the square.
       cls_1xC: float32, the CLS token without its position.
 
     Returns:
@@ -101,10 +102,10 @@ def add_positions(
 
 
 def bicubic(size: int, new: int) -> np.ndarray:
-    """Returns the matrix [new, size], float32, that resizes one axis.
+    """Returns the float32 matrix [new, size] that resizes one axis.
 
-    It matches torch's bicubic interpolation (Keys' kernel with a = -0.75,
-    half-pixel centers, repeated edges, no antialiasing);
+    The matrix matches the bicubic interpolation of torch (Keys kernel with
+    a = -0.75, half-pixel centers, repeated edges, no antialiasing);
     `jax.image.resize` uses a = -0.5.
     """
     center = (np.arange(new) + 0.5) * size / new - 0.5

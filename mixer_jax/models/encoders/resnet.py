@@ -1,4 +1,4 @@
-"""ResNet v1.5 (He et al., arXiv 1512.03385; the 3x3 has the stride)."""
+"""ResNet v1.5 (He et al., arXiv 1512.03385): the 3x3 layers downsample."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of one model of the family; tuples have one entry per stage."""
+    """Sizes of a ResNet; tuples have one entry per stage."""
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     stem: int = 64  # channels of the first convolution
     bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1 instead of two 3x3
-    # ImageNet's channel means and deviations, on pixels in 0..255.
+    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
@@ -57,7 +57,7 @@ KEYS = KeyMap(
     prefix="resnet.",
 )
 
-# Keys with one supported value.
+# Keys of config.json for which a single value is supported.
 _FIXED = {
     "model_type": "resnet",
     "num_channels": 3,
@@ -96,7 +96,7 @@ def from_original(config: Mapping[str, Any]) -> ResNetConfig:
 
 
 def to_original(config: ResNetConfig) -> dict[str, Any]:
-    """Returns a config.json that the original loads."""
+    """Returns a config.json that transformers loads."""
     return {
         "architectures": ["ResNetModel"],
         **_FIXED,
@@ -128,7 +128,7 @@ class _Block(nn.Module):
                 **options,
             )
 
-        # With a last scale of zero, a block starts as the identity.
+        # With a zero scale in its last norm, a block starts as the identity.
         last = {"scale_init": nn.initializers.zeros}
         width = self.width
         if self.bottleneck:
@@ -159,9 +159,9 @@ class ResNet(nn.Module):
     Attributes:
       config: the model's sizes.
       batch_norm: "train" uses and updates batch statistics while training;
-        "frozen" always uses the running ones.
+        "frozen" always uses the running statistics.
       dtype: dtype of the computation; parameters are float32.
-      remat: recompute each block in the backward pass to save memory.
+      remat: whether the backward pass recomputes each block to save memory.
     """
 
     config: ResNetConfig

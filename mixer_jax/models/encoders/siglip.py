@@ -1,8 +1,8 @@
 """SigLIP's towers (Zhai et al., arXiv 2303.15343), without their heads.
 
-SigLIP was trained with texts whose padding takes part in attention. Here
-padding has no influence, as in all our text encoders, so a padded text's
-vectors differ from those of the original without a mask.
+SigLIP was trained without a mask, so its tokens attend to padding. Here, as in
+all text encoders of this package, padding is masked. The vectors of padded
+texts therefore differ from those of the original when it is run without a mask.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class SiglipVisionConfig(transformer.ImageConfig):
-    """Sizes of a model's image tower."""
+    """Sizes of the image tower of a SigLIP model."""
 
     activation: str = "gelu_pytorch_tanh"
 
 
 @dataclasses.dataclass(frozen=True)
 class SiglipTextConfig(transformer.TextConfig):
-    """Sizes of a model's text tower."""
+    """Sizes of the text tower of a SigLIP model."""
 
     activation: str = "gelu_pytorch_tanh"
 
@@ -44,7 +44,7 @@ TEXT_CONFIGS = {
     "siglip-so400m": SiglipTextConfig(**_SO400M),
 }
 
-# Files may hold one tower or both.
+# Files may hold one tower or both towers.
 _IGNORED = r"(.*\.)?position_ids|logit_(scale|bias)|(head|classifier)\..*"
 VISION_KEYS = KeyMap(
     pairs=(
@@ -108,7 +108,7 @@ class SiglipVision(nn.Module):
       config: the model's sizes.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each layer in the backward pass to save memory.
+      remat: whether the backward pass recomputes each layer to save memory.
     """
 
     config: SiglipVisionConfig

@@ -16,15 +16,15 @@ from mixer_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SwinConfig:
-    """Sizes of one model of the family; tuples have one entry per stage."""
+    """Sizes of a Swin Transformer; tuples have one entry per stage."""
 
-    width: int = 96  # of the first stage; doubled by each later one
+    width: int = 96  # width of the first stage; each later stage doubles it
     blocks: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
     patch: int = 4  # pixels per side
     window: int = 7  # patches per side
     mlp_ratio: float = 4.0
-    # ImageNet's channel means and deviations, on pixels in 0..255.
+    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
@@ -60,7 +60,7 @@ KEYS = KeyMap(
     prefix="swin.",
 )
 
-# The original's names of our fields, and keys with one supported value.
+# Original names of our fields, and keys for which one value is supported.
 _FIELDS = {
     "width": "embed_dim",
     "blocks": "depths",
@@ -105,7 +105,7 @@ def from_original(config: Mapping[str, Any]) -> SwinConfig:
 
 
 def to_original(config: SwinConfig) -> dict[str, Any]:
-    """Returns a config.json that the original loads."""
+    """Returns a config.json that transformers loads."""
     sizes = {t: getattr(config, o) for o, t in _FIELDS.items()}
     for key in ("depths", "num_heads"):
         sizes[key] = list(sizes[key])
@@ -129,10 +129,10 @@ def _cells(x_BxHxWxC, side):
 
 
 def _window_and_shift(height, width, window, odd):
-    """Returns the side of the windows, and the shift for odd blocks.
+    """Returns the side of the windows and their shift, 0 for even blocks.
 
-    If the map's shorter side is at most one window, it becomes the windows'
-    side, and nothing is shifted.
+    If the shorter side of the map is at most one window, it becomes the side
+    of the windows, and the shift is 0 for odd blocks, too.
     """
     if min(height, width) <= window:
         return min(height, width), 0
@@ -140,7 +140,7 @@ def _window_and_shift(height, width, window, odd):
 
 
 def _bias_rows(window, table_window):
-    """Returns the bias table's row for each pair of patches: [L, L]."""
+    """Returns the row of the bias table for each pair of patches, [L, L]."""
     place = np.stack(np.mgrid[:window, :window], -1).reshape(-1, 2)
     offset = place[:, None] - place[None] + table_window - 1
     return offset[..., 0] * (2 * table_window - 1) + offset[..., 1]
@@ -245,7 +245,7 @@ class _Merge(nn.Module):
     @nn.compact
     def __call__(self, x_BxHxWxC):
         channels = x_BxHxWxC.shape[-1]
-        # The original's order: columns outer, rows inner.
+        # Concatenate as in the original: columns outer, rows inner.
         x = _cells(_pad(x_BxHxWxC, 2), 2).swapaxes(3, 4)
         x = _norm(self.dtype, "norm")(x.reshape(*x.shape[:3], -1))
         return _dense(2 * channels, self.dtype, "reduction", use_bias=False)(x)
@@ -256,11 +256,12 @@ class Swin(nn.Module):
 
     Attributes:
       config: the model's sizes.
-      drop_path: stochastic depth rate of the attention in the last block,
-        drawn per image in training; it grows linearly from 0 in the first.
+      drop_path: stochastic depth rate of the attention in the last block; the
+        rate grows linearly from 0 in the first block. In training, attention
+        is dropped for each image independently.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each block in the backward pass to save memory.
+      remat: whether the backward pass recomputes each block to save memory.
     """
 
     config: SwinConfig
@@ -276,7 +277,7 @@ class Swin(nn.Module):
 
         Args:
           images_BxHxWx3: uint8 or float pixels in 0..255; with four stages,
-            each patch covers 32 x 32 pixels; the last ones may be padded.
+            each patch covers 32 x 32 pixels; the last patches may be padded.
           train: turns stochastic depth on; needs the "dropout" RNG stream.
 
         Returns:

@@ -1,9 +1,9 @@
 """Pre-norm transformers, shared by ViT, CLIP and SigLIP.
 
-The layer is that of Dosovitskiy et al. (arXiv 2010.11929) for images and of
-Radford et al. (arXiv 2103.00020) for texts. Sizes that are missing from an
-original's config.json have transformers' defaults, which are also the defaults
-of our configs.
+Image layers follow Dosovitskiy et al. (arXiv 2010.11929), and text layers
+follow Radford et al. (arXiv 2103.00020). Sizes that are missing from the
+config.json of an original have the defaults of transformers, which are also the
+defaults of the configs in this package.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
-    """Sizes of an image encoder, and the scale of its pixels."""
+    """Sizes of an image encoder, and the normalization of its pixels."""
 
     patch: int = 16  # side of a patch in pixels
-    image_size: int = 224  # side in pixels that the stored positions cover
+    image_size: int = 224  # pixels per side covered by the stored positions
     mean: tuple[float, ...] = (127.5, 127.5, 127.5)  # of pixels in 0..255
     std: tuple[float, ...] = (127.5, 127.5, 127.5)
 
@@ -86,7 +86,7 @@ def from_original(
     Args:
       kind: the class of the result.
       config: the file's content; missing keys have the defaults of `kind`.
-      **only: the only supported value of further keys.
+      **only: further keys, each with its only supported value.
 
     Raises:
       UserError: if a value is not supported.
@@ -131,7 +131,7 @@ def to_original(
     return names | sizes | more
 
 
-# Names that CLIP and SigLIP share.
+# Tensor names that CLIP and SigLIP share.
 LAYER_PAIRS = (
     (r"layer(\d+)/query", r"encoder.layers.\1.self_attn.q_proj"),
     (r"layer(\d+)/key", r"encoder.layers.\1.self_attn.k_proj"),
@@ -154,7 +154,7 @@ class Layer(nn.Module):
 
     Attributes:
       config: the layer's sizes.
-      dropout: dropout rate of the attention weights and both outputs.
+      dropout: dropout rate of the attention weights and both sublayer outputs.
       dtype: dtype of the computation; softmax and statistics are float32.
     """
 
@@ -170,7 +170,7 @@ class Layer(nn.Module):
 
         Args:
           x_BxLxC: the token vectors.
-          bias_Bx1xLxL: float32, added to the attention logits; axes may be of
+          bias_Bx1xLxL: float32, added to the attention logits; axes may have
             size 1.
         """
         config = self.config
@@ -223,7 +223,7 @@ def layers(
       bias_Bx1xLxL: see `Layer`.
       dropout: the dropout rate of this call; 0 outside training.
       dtype: dtype of the computation.
-      remat: recompute each layer in the backward pass to save memory.
+      remat: whether the backward pass recomputes each layer to save memory.
 
     Returns:
       [B, L, C], not normalized.
@@ -243,8 +243,8 @@ class TextTransformer(nn.Module):
       config: the model's sizes.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each layer in the backward pass to save memory.
-      causal: whether a token attends only to itself and those before it.
+      remat: whether the backward pass recomputes each layer to save memory.
+      causal: whether a token attends only to itself and the tokens before it.
     """
 
     config: TextConfig

@@ -14,7 +14,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(transformer.ImageConfig):
-    """Sizes of one model of the family."""
+    """Sizes of a Vision Transformer."""
 
     epsilon: float = 1e-12
 
@@ -71,7 +71,7 @@ class ViT(nn.Module):
         sublayer's output.
       dtype: dtype of the computation; parameters, softmax and the norms'
         statistics are float32.
-      remat: recompute each layer in the backward pass to save memory.
+      remat: whether the backward pass recomputes each layer to save memory.
     """
 
     config: ViTConfig

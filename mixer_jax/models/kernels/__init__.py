@@ -1,1 +1,1 @@
-"""Operations with implementations that are fast on CPUs too."""
+"""Operations that are fast on CPUs as well as on accelerators."""

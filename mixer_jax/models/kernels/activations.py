@@ -14,9 +14,11 @@ def relu6(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns the exact GELU, x P(X <= x) for a normal X (arXiv 1606.08415).
+    """Returns the exact GELU: x P(X <= x) for a standard normal X.
 
     The backward pass needs only x; that of `jax.nn.gelu` needs three arrays.
+
+    References: Hendrycks & Gimpel, arXiv 1606.08415.
     """
     return jax.nn.gelu(x, approximate=False)
 

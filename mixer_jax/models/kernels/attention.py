@@ -1,13 +1,13 @@
 """Attention that saves no attention weights for the backward pass.
 
-The weights are a transformer's largest arrays: several of shape [B, H, L, M].
-The backward pass recomputes them from queries and keys, as FlashAttention does
-(arXiv 2205.14135).
+The weights, of shape [B, H, L, M], would be the largest arrays of a
+transformer. The backward pass recomputes them from queries and keys, as in
+FlashAttention (arXiv 2205.14135).
 
-XLA's CPU backend is fastest with one head at a time, whose weights stay in the
-cache, and with explicitly transposed factors: a transposition that XLA folds
-into a matrix product makes it five times slower. Accelerators compute all heads
-at once.
+XLA's CPU backend is fastest with one head at a time, because the weights of one
+head stay in the cache, and with explicitly transposed factors: a transposition
+that XLA folds into a matrix product makes the product five times slower.
+Accelerators compute all heads at once.
 """
 
 import functools
@@ -32,8 +32,8 @@ def attend(
       query: [..., L, H, D].
       key: [..., M, H, D].
       value: [..., M, H, E].
-      bias: f32 [..., H, L, M], added to the logits; axes may be of size 1.
-        None adds nothing.
+      bias: f32 [..., H, L, M], added to the logits; axes may have size 1.
+        None for no bias.
       dropout: the dropout rate of the weights.
       rng: the random key for dropout; None turns dropout off.
 

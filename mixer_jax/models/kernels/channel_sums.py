@@ -1,8 +1,8 @@
-"""Sums over all axes but the channels, and operations that use them.
+"""Sums over all axes but the channels, and operations that use such sums.
 
-XLA's CPU backend compiles a sum over pixels that keeps the channels to scalar
-code; explicit sums over groups of the batch, then a matrix product for the
-rest, are several times faster. Accelerators use the plain reduction.
+For a sum over pixels that keeps the channels, XLA's CPU backend generates
+scalar code; explicit sums over groups of the batch, followed by a matrix
+product, are several times faster. Accelerators use the plain reduction.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax import lax
 
 
 def add_groups(term: Callable[[int], jax.Array], count: int) -> jax.Array:
-    """Adds `term(index)` over all groups of a batch.
+    """Returns the sum of `term(index)` over all groups of a batch.
 
     Explicit sums vectorize over the channels. Make the group the inner index
     when splitting the batch axis, so that a batch sharded over devices stays
@@ -35,11 +35,11 @@ def sum_pixels(x_NxHxWxC: jax.Array) -> jax.Array:
 def sum_terms(
     term: Callable[..., jax.Array], *arrays_BxHxWxC: jax.Array
 ) -> jax.Array:
-    """Sums `term` of arrays over all axes but the last, in one pass.
+    """Sums `term(*arrays)` over all axes but the last, in one pass.
 
     Args:
-      term: an elementwise function of the arrays in f32; it may use constants
-        per channel.
+      term: an elementwise function of the arrays in f32; it may use
+        per-channel constants.
       *arrays_BxHxWxC: arrays of the same shape.
 
     Returns:
@@ -64,7 +64,7 @@ def sum_terms(
 
 @jax.custom_vjp
 def add_bias(x_BxHxWxC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """Adds one value per channel; its gradient uses `sum_terms`."""
+    """Adds one value per channel; the gradient uses `sum_terms`."""
     return x_BxHxWxC + _per_channel(bias_C.astype(x_BxHxWxC.dtype))
 
 
@@ -83,10 +83,10 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 def normalize_batch(
     x_BxHxWxC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalizes with the batch's own statistics (arXiv 1502.03167).
+    """Normalizes with the statistics of the batch (arXiv 1502.03167).
 
-    The backward pass saves only the input and values per channel;
-    differentiating the formula automatically would take twice the time.
+    The backward pass needs only the input and per-channel values; automatic
+    differentiation would take twice the time.
 
     Args:
       x_BxHxWxC: the feature map.
@@ -95,8 +95,8 @@ def normalize_batch(
       epsilon: added to the variance.
 
     Returns:
-      The normalized map in the map's dtype, and the mean and the biased
-      variance of the map's channels, f32 [C], which carry no gradient.
+      The normalized map, in the dtype of the input, and the mean and the
+      biased variance per channel, f32 [C], which carry no gradient.
     """
     return _normalize_forward(x_BxHxWxC, scale_C, bias_C, epsilon)[0]
 

@@ -1,9 +1,9 @@
-"""Convolutions with implementations that are fast on CPUs too.
+"""Convolutions that are fast on CPUs as well as on accelerators.
 
 XLA's CPU backend is slow on the convolutions of image encoders: a grouped
 convolution takes ten times as long as a sum of shifted products, and the kernel
-gradient of a dense one longer than a matrix product per kernel position.
-Accelerators use the native convolution.
+gradient of a dense convolution takes longer than one matrix product per kernel
+position. Accelerators use the native convolution.
 """
 
 from functools import partial
@@ -16,11 +16,11 @@ from jax import lax
 from mixer_jax.models.kernels.channel_sums import add_groups, sum_pixels
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_FEW = 32  # channels
+_FEW = 32  # channels; see `_dense_backward`
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Returns TensorFlow's "SAME" padding (before, after), the larger after."""
+    """Returns TensorFlow's "SAME" padding, (before, after); after >= before."""
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -66,14 +66,14 @@ def _shifted_depthwise(x, kernel, stride):
 
 
 def _shifted_input_gradient(x, kernel, stride, gradient):
-    """Interleaves one sum of taps for each phase of the stride."""
+    """Sums the taps of each phase of the stride and interleaves the sums."""
     size = kernel.shape[0]
     batch, height, width, channels = x.shape
     top = same_padding(height, size, stride)[0]
     left = same_padding(width, size, stride)[0]
     rows, cols = -(-height // stride), -(-width // stride)
 
-    # How far taps reach beyond the gradient's edges, in gradient cells.
+    # Reach of the taps beyond the edges of the gradient, in cells.
     margins = tuple(
         (-((first - size + 1) // stride), (stride - 1 + first) // stride)
         for first in (top, left)
@@ -144,8 +144,8 @@ def depthwise(
 ) -> jax.Array:
     """Returns a depthwise convolution with "SAME" padding.
 
-    Both passes are sums of shifted products on CPU, and grouped convolutions
-    elsewhere.
+    The forward and backward passes are sums of shifted products on CPU, and
+    grouped convolutions elsewhere.
 
     Args:
       x_BxHxWxC: the feature map.
@@ -211,7 +211,7 @@ def _taps(x, size, stride, padding):
 
 
 def _product_kernel_gradient(x, kernel, stride, padding, gradient):
-    """Computes the kernel's gradient by a matrix product per position."""
+    """Computes the kernel gradient with one matrix product per position."""
     size, _, channels, features = kernel.shape
     gradient = gradient.reshape(-1, features)
     products = [
@@ -262,13 +262,13 @@ def convolve(
 
     A 1x1 kernel is applied as a matrix product. For larger kernels, the
     kernel's gradient is a sequence of matrix products on CPU, unless the map
-    has few channels; all else is the native convolution.
+    has few channels; all other cases use the native convolution.
 
     Args:
       x_BxHxWxC: the feature map.
       kernel_KxKxCxF: the kernel, in the map's dtype.
       stride: stride of both axes.
-      padding: "SAME" (TensorFlow's) or pixels on each side.
+      padding: "SAME", as in TensorFlow, or the number of pixels on each side.
 
     Returns:
       [B, H', W', F] in the map's dtype.

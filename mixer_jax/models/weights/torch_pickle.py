@@ -1,13 +1,13 @@
 """Reads tensors from files written by `torch.save`, without torch.
 
-The format is a zip file: `NAME/data.pkl`, the object with one persistent ID per
-storage, and `NAME/data/KEY`, each storage's raw elements. The legacy format
-is four pickles (magic number, protocol version, system information, the
-object), a pickled list of storage keys, then for each key an int64 element
-count and the raw elements.
+The format is a zip file: `NAME/data.pkl` holds the object, with one persistent
+ID per storage, and `NAME/data/KEY` holds the raw elements of a storage. The
+legacy format consists of four pickles (magic number, protocol version, system
+information, object), a pickled list of storage keys and, for each key, an
+int64 element count and the raw elements.
 
 Unpickling can run arbitrary code, so only the few names that a state dict needs
-are allowed; torch's are replaced by our own types.
+are allowed; types of this module replace those of torch.
 """
 
 import io
@@ -73,10 +73,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict.
 
     Args:
-      path: the file; nothing in it is executed.
+      path: path of the file; no code in the file is executed.
 
     Returns:
-      Tensor name -> array, in the file's order.
+      Arrays by tensor name, in the order of the file.
 
     Raises:
       UserError: if the file is not a torch pickle, is truncated, or refers
@@ -126,7 +126,7 @@ def _read_zip(file: zipfile.ZipFile) -> _Read:
 def _read_legacy(file: BinaryIO) -> _Read:
     if _Unpickler(file).load() != _MAGIC:
         raise UserError("not a torch pickle.")
-    for _ in range(2):  # protocol version, system information
+    for _ in range(2):  # skip protocol version and system information
         _Unpickler(file).load()
     tensors = _Unpickler(file).load()
     keys = _Unpickler(file).load()
@@ -140,7 +140,7 @@ def _read_legacy(file: BinaryIO) -> _Read:
 
 
 def _view(storage: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """Returns a tensor as a view of its storage, checking its bounds."""
+    """Returns a tensor as a view of its storage, after checking the bounds."""
     _, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if min(numbers) < 0 or len(shape) != len(strides):
