@@ -200,7 +200,7 @@ def _train(
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
-        # Outermost, so that the other contexts can finish on exit.
+        # Outermost, so that no signal interrupts the others' exits.
         processes.Preemption() as preemption,
         checkpoints,
         contextlib.closing(iterator),

@@ -40,7 +40,7 @@ def describe(config: ConfigDict, inputs: Inputs) -> Origin:
 
 
 def merge(workdir: str | os.PathLike, new: Origin) -> Origin:
-    """Returns the origin to store: a resumed run keeps its original one.
+    """Returns the origin to store; a resumed run keeps the recorded one.
 
     Args:
       workdir: the run's workdir, whose origin was compared with `new`.

@@ -77,7 +77,7 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
 
 
 def _checked(name: str) -> str:
-    """Returns `name` if it is the path of a file relative to its folder.
+    """Returns `name` if it is a path inside the folder.
 
     Raises:
       ValueError: if it is not.
@@ -91,7 +91,8 @@ def _checked(name: str) -> str:
 class BackgroundChecks:
     """Checks new checkpoints in the background.
 
-    `finish` reports what is missing. Complete checkpoints get their checksums.
+    It writes checksums for complete checkpoints; `finish` reports what the
+    others lack.
     """
 
     def __init__(

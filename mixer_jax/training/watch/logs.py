@@ -76,8 +76,8 @@ class Logs:
     process 0 prints and writes.
 
     An error while writing figures does not interrupt the stage, whose processes
-    have to stop and save together. Later figures are kept in memory; on exit, the
-    context writes them, elsewhere if necessary, and raises the error.
+    have to stop and save together. Later figures are kept in memory; on exit,
+    the context writes them, elsewhere if necessary, and raises the error.
 
     Attributes:
       failure: the error while writing figures; None if there was none.
