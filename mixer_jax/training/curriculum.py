@@ -1,4 +1,4 @@
-"""The stages of a config, trained in order, each from the one before it."""
+"""Trains a config's stages in order, each starting from the previous one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import structure
 
-_MANY = 100_000_000  # categories: more than a batch has in any active set
+_MANY = 100_000_000  # categories, so many that the active set holds any batch
 
 
 def stages(
@@ -24,9 +24,10 @@ def stages(
 ) -> Iterator[tuple[ConfigDict, paths.Path]]:
     """Yields each stage's config and workdir, in the order of training.
 
-    The workdir of a curriculum's stage is the subfolder of `workdir` with its
-    name. A stage without `init_from` starts from the one before it. Encoders
-    whose weights come from a folder or the hub are named by their config.json.
+    The workdir of a curriculum's stage is the subfolder of `workdir` with the
+    stage's name. A stage without `init_from` starts from the stage before it.
+    If an encoder's weights come from a folder or the hub, the config.json there
+    determines its name.
 
     Raises:
       UserError: see `structure.check` and `factory.resolve`.
@@ -103,11 +104,11 @@ def _check_models(
     left: Sequence[tuple[ConfigDict, paths.Path]],
     mesh: Mesh,
 ) -> None:
-    """Checks that stages can be set up, and fit the ones they start from."""
+    """Checks that stages can be set up and match those they start from."""
     before = {}
     for number, (stage, folder) in enumerate(left):
         with config_lib.naming_stage(stage, prefix(config, stage)):
-            if number:  # The first one is set up next anyway.
+            if number:  # The first stage is set up next anyway.
                 setup.assemble(stage, _MANY, mesh)
             if stage.init_from in before:
                 setup.check_fit(stage, before[stage.init_from])
@@ -115,7 +116,7 @@ def _check_models(
 
 
 def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Checks that unfinished stages have a table or a source for it."""
+    """Checks that each unfinished stage has a table or a source to build it."""
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) == stage.steps:
             continue
@@ -126,5 +127,5 @@ def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:
-    """Returns the prefix of the command's flags for a stage's keys."""
+    """Returns the prefix of the flags that set a stage's keys."""
     return f"config.{stage.name}" if "curriculum" in config else "config"

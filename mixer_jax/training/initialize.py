@@ -1,4 +1,4 @@
-"""The initial state: pretrained weights, the previous stage, imprinting."""
+"""Creates the state that a stage starts from."""
 
 import functools
 from typing import Any
@@ -38,9 +38,9 @@ def initial_state(
 
     1. Proxies start as random unit rows or, if imprinted, as each category's
        mean embedding over the training samples.
-    2. With `init_from`, the rows of categories that the previous stage had are
-       copied from it, in any order; their samples are not embedded. Rows of
-       removed categories are dropped.
+    2. With `init_from`, the proxies of categories that the previous stage had
+       are copied from it, whatever their order; their samples are not embedded.
+       Rows of removed categories are dropped.
     3. The class graph is built from these proxies.
 
     Args:
@@ -158,8 +158,9 @@ def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
 def initial_variables(setup: Setup) -> PyTree:
     """Returns the initial `params` and `batch_stats`.
 
-    They are random where there are no pretrained weights, and replicated. With
-    `init_from`, they are those of the previous stage, laid out as in the state.
+    Variables without pretrained weights are random, and all are replicated.
+    With `init_from`, the variables are loaded from the previous stage and laid
+    out as in the state.
 
     Raises:
       UserError: if the checkpoint of the previous stage does not fit.
@@ -186,7 +187,7 @@ def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
 
     Args:
       setup: the stage's setup.
-      new: bool `[C]`, the categories whose proxies are imprinted.
+      new: bool `[C]`, true for categories whose proxies are imprinted.
     """
     frame = setup.inputs.frame
     rows = np.flatnonzero(new[table.labels(frame, setup.inputs.category_ids)])

@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
     """The training data of a stage.
 
     Attributes:
-      frame: usable rows of the training split.
+      frame: the usable rows of the training split.
       root: the folder that image paths are relative to.
       category_ids: the sorted ids; a label is a position in this list.
       tokenizer: the tokenizer of the documents' texts.
@@ -117,7 +117,7 @@ class Content(Protocol):
     """A stage's samples as arrays: decoded images, or stored features.
 
     Attributes:
-      content: hash of the rows and of the images' bytes.
+      content: the hash of the rows and of the images' bytes.
     """
 
     content: str
@@ -132,7 +132,7 @@ class Content(Protocol):
 
         Args:
           role: "query" or "document".
-          batch_size: B, over all processes.
+          batch_size: B, the number of samples over all processes.
           rows: int, positions in the frame; rows of other roles are skipped.
         """
 
@@ -213,7 +213,7 @@ def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
 
 
 def add_margins(batch: dict, sizes: np.ndarray | None) -> dict:
-    """Returns a batch with `margin`, f32 `[B]` by label, in both roles."""
+    """Returns a batch with each sample's `margin`, f32 `[B]`, in both roles."""
     if sizes is None:
         return batch
     return {

@@ -69,7 +69,7 @@ def train(
       config: the config of one stage; see `config.defaults.defaults`.
       workdir: the workdir of this stage.
       mesh: the device mesh; all devices by default.
-      console: the output for progress; by default standard output, of process 0
+      console: the output for progress; by default standard output, in process 0
         only.
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
@@ -200,7 +200,7 @@ def _train(
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
-        # Outermost, so that the other contexts can finish on exit.
+        # Outermost, so that no signal interrupts the others' exits.
         processes.Preemption() as preemption,
         checkpoints,
         contextlib.closing(iterator),
@@ -222,7 +222,7 @@ def _train(
                 finally:
                     save(step)
                 if log.failure is not None:
-                    break  # The log raises it.
+                    break  # The log raises its failure on exit.
                 log.say(f"{config.name}: stopped and saved at step {step}")
                 raise SystemExit(processes.PREEMPTED)
             profiler.before(step, pending)
@@ -281,8 +281,8 @@ def _rebuild_graph(
 ) -> TrainState:
     """Returns the state with a new class graph; logs the time it took.
 
-    Timing needs an idle device before and after. So once in `head.refresh`
-    steps, the host waits for the device for less than the time of a step.
+    Timing needs an idle device before and after. Once every `head.refresh`
+    steps, the host therefore waits for the device, for less than a step's time.
     """
     if state.graph is None:
         return state
@@ -300,7 +300,7 @@ def _content(
     variables: Any,
     console: terminal.Console,
 ) -> inputs.Content:
-    """Returns the cached features with `data.cached`, else the samples.
+    """Returns cached features if `data.cached` is set, else the samples.
 
     The cache holds embeddings if only the proxies are trained, and outputs of
     the encoders otherwise.

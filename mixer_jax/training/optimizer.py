@@ -33,7 +33,7 @@ def make_schedule(
 
     Args:
       steps: the number of steps of the run.
-      warmup: the share of steps that warm up.
+      warmup: the share of steps spent on warmup.
 
     Returns:
       A function from an int32 step to an f32 factor in [0, 1] of the peak
@@ -64,8 +64,8 @@ def multiples(
 
     Raises:
       UserError: if a pattern is not a regular expression, or is found neither
-        in a path nor in the name of another model's part; or if `layer_decay`
-        is not above 0 and at most 1.
+        in a path nor in the name of a part that other models have; or if
+        `layer_decay` is not above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise UserError(
@@ -107,9 +107,9 @@ def multiples(
 def _layers_above(names: Iterable[str]) -> dict[str, int]:
     """Returns the number of layers above each layer of an encoder, by name.
 
-    Layers are ordered by the numbers in their names; within a stage, a layer
-    without a final number follows the blocks. Layers without any number are at
-    the bottom, except for those in `_ENDS`, which are at the top.
+    Layers are ordered by the numbers in their names; a layer whose name does
+    not end in a number follows the blocks of its stage. Layers without any
+    number are at the bottom, except for those in `_ENDS`, which are at the top.
     """
 
     def numbers(name: str) -> tuple[float, ...]:
@@ -146,7 +146,7 @@ def split(params: PyTree, rates: dict[str, float]) -> tuple[PyTree, PyTree]:
 
 
 def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Inverse of `split`."""
+    """Merges trainable and frozen parameters; the inverse of `split`."""
     flat = traverse_util.flatten_dict(trainable, sep="/")
     flat |= traverse_util.flatten_dict(frozen, sep="/")
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -40,7 +40,7 @@ def describe(config: ConfigDict, inputs: Inputs) -> Origin:
 
 
 def merge(workdir: str | os.PathLike, new: Origin) -> Origin:
-    """Returns the origin to store: a resumed run keeps its original one.
+    """Returns the origin to store; a resumed run keeps the recorded one.
 
     Args:
       workdir: the run's workdir, whose origin was compared with `new`.
@@ -148,8 +148,8 @@ def check_table(
 ) -> None:
     """Checks the table of a finished run if it may have changed.
 
-    Reads the table, but no images, if its path has changed or a file of it is
-    newer than the origin.
+    Reads the table, but no images, if its path has changed or any of its
+    files is newer than the origin.
 
     Raises:
       UserError: if the rows differ.
@@ -181,7 +181,7 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
 
 
 def _entries(path: str) -> set[str | os.PathLike]:
-    """Returns a table's path, and a folder's parts and their folders."""
+    """Returns a table's path and, if a folder, its parts and their folders."""
     if not os.path.isdir(path):
         return {path}
     parts = parquet_files.parts(pathlib.Path(path))
@@ -239,7 +239,7 @@ def check_content(
 
     Args:
       workdir: the stage's workdir.
-      content: hash of the rows and of the images' bytes.
+      content: the hash of the rows and of the images' bytes.
       prefix: the prefix of the stage's flags.
 
     Raises:

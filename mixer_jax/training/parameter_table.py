@@ -15,7 +15,7 @@ _WIDTH = 160  # columns of the file; narrow tables would cut paths
 def make(run: setup.Setup) -> terminal.Table:
     """Returns the table: path, shape, count, layout, and learning rate.
 
-    Arrays with a row per proxy that are not learned have no rate.
+    Arrays that have one row per proxy but are not trained have no rate.
     """
     state, peak = run.state, run.config.optimizer.learning_rate
     table = terminal.Table(title=f"{run.config.name}: parameters")

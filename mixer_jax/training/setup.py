@@ -39,7 +39,7 @@ class Setup(NamedTuple):
       inputs: the checked data; None if the stage was assembled without data.
       model: see `models.towers.Mixer`.
       head: see `proxies.interface`.
-      rates: learning-rate multiple of each parameter's path; 0 for frozen.
+      rates: `{path: learning-rate multiple}`; 0 for frozen parameters.
       optimizer: the optimizer of the parameters.
       row_optimizer: the optimizer of the proxies.
       state: the abstract state, with shapes and shardings.
@@ -71,7 +71,7 @@ def make(
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: if any of these is wrong, before any computation.
+      UserError: if config, workdir or data are wrong, before any computation.
     """
     config_lib.check_values(config, mesh.size, prefix)
     workdir_lib.check_config(workdir, config, prefix)
@@ -86,7 +86,7 @@ def make(
         run = assemble(config, len(data.category_ids), mesh)
         _check_text(config, "vocabulary", data.tokenizer.vocab_size)
         if start is start_lib.Start.PRETRAINED:
-            # Only reading them shows whether they fit.
+            # Only reading the weights shows whether they match the model.
             factory.load_pretrained(_variables(config, run.model), config.model)
         other = start is start_lib.Start.OTHER_STAGE
         if other and workdir_lib.latest_step(config.init_from) is not None:
@@ -102,7 +102,7 @@ def check_fit(config: ConfigDict, before: ConfigDict) -> None:
       before: the config of the stage in `config.init_from`.
 
     Raises:
-      UserError: if parameters or proxies have other shapes.
+      UserError: if parameters or proxies have different shapes.
     """
 
     def known(one: ConfigDict) -> shapes.Shapes:
@@ -126,7 +126,7 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
 
     Args:
       config: the stage's config, checked by `config.defaults.check_values`.
-      num_categories: C.
+      num_categories: C, the number of categories.
       mesh: the device mesh; its devices may be abstract.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The layout of parameters on the devices, by rules for their paths.
+"""The layout of parameters on the devices, set by rules for their paths.
 
 `config.sharding` is `((pattern, rule), ...)`. The first pattern found in a
 parameter's path sets the rule for the parameter, its optimizer state and its
@@ -8,8 +8,8 @@ average; the default is `replicate`. Rules:
 - `fsdp`: the array is split over the devices and gathered in each step
   (Rajbhandari et al., arXiv 1910.02054, stage 3; Zhao et al., arXiv
   2304.11277): each of D devices keeps 1/D of the parameters and moments.
-- `rows`: the array is split along its first axis and never gathered; for
-  tables of which a step reads few rows.
+- `rows`: the array is split along its first axis and never gathered; meant
+  for tables of which a step reads only a few rows.
 """
 
 import math
@@ -27,7 +27,7 @@ PyTree = Any
 Rules = tuple[tuple[str, str], ...]
 
 RULES = ("replicate", "fsdp", "rows")
-# Smaller parameters stay replicated: gathering them costs more than it saves.
+# Smaller parameters stay replicated: splitting them costs more than it saves.
 _SMALL = 2**16
 
 
@@ -92,7 +92,7 @@ def _rule(path: Any, rules: Rules) -> str:
 
 
 def _layout(rule: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Splits the first axis or, for `fsdp`, the longest divisible one."""
+    """Splits the first axis or, for `fsdp`, the longest divisible axis."""
     if rule == "replicate" or math.prod(shape) < _SMALL:
         return mesh_lib.replicated(mesh)
     axes = [i for i, size in enumerate(shape) if size % mesh.size == 0]

@@ -28,14 +28,14 @@ def decide(config: ConfigDict, workdir: str | os.PathLike) -> Start:
     """Returns the first way to start that applies.
 
     Args:
-      config: of the stage.
-      workdir: of the stage.
+      config: the stage's config.
+      workdir: the stage's workdir.
     """
     step = workdir_lib.latest_step(workdir)
     # 1. The last checkpoint is that of the last step.
     if step == config.steps:
         return Start.FINISHED
-    # 2. Any checkpoint of its own takes precedence over other weights.
+    # 2. Any checkpoint of the stage itself takes precedence over other weights.
     if step is not None:
         return Start.RESUMED
     # 3. Another stage has trained the parameters already.
@@ -51,15 +51,15 @@ def decide(config: ConfigDict, workdir: str | os.PathLike) -> Start:
 def check(
     config: ConfigDict, workdir: str | os.PathLike, prefix: str = "config"
 ) -> None:
-    """Checks that a stage to start from has a checkpoint.
+    """Checks that the stage to start from, if any, has a checkpoint.
 
     Args:
-      config: of the stage.
-      workdir: of the stage.
-      prefix: of the stage's flags, "config" or "config.STAGE".
+      config: the stage's config.
+      workdir: the stage's workdir.
+      prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: names the command to run first.
+      UserError: if it has none; names the command to run first.
     """
     if (
         decide(config, workdir) is not Start.OTHER_STAGE

@@ -34,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: PyTree  # for the trainable parameters only
     proxies: jax.Array  # f32 [C_pad, D]
     proxy_state: PyTree  # f32 [C_pad, ...]: the row optimizer's state
-    graph: jax.Array | None  # int32 [C_pad, K]; None for heads without one
+    graph: jax.Array | None  # int32 [C_pad, K]; None if the head has none
     # f32: running averages of the trainable parameters; {} if disabled.
     average: PyTree = flax.struct.field(default_factory=dict)
 
@@ -81,10 +81,10 @@ def fresh(
     graph: jax.Array | None,
     average: bool = False,
 ) -> TrainState:
-    """Returns the state of step 0; works under `jax.jit` and `jax.eval_shape`.
+    """Returns the state at step 0; works under `jax.jit` and `jax.eval_shape`.
 
     Args:
-      rates: learning-rate multiple of each parameter's path.
+      rates: `{path: learning-rate multiple}` of the parameters.
       optimizer: the optimizer of the trainable parameters.
       row_optimizer: the optimizer of the proxies.
       variables: `params` and, if the model has them, `batch_stats`.
@@ -102,7 +102,7 @@ def fresh(
         proxies=proxies,
         proxy_state=row_optimizer.init(proxies),
         graph=graph,
-        # Copies, because the step donates both.
+        # Copies, because the step donates parameters and averages.
         average=jax.tree.map(jnp.copy, trainable) if average else {},
     )
 
@@ -153,7 +153,7 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_items(items: dict[str, PyTree], like: TrainState) -> TrainState:
-    """Inverse of `to_items`; `like` determines whether there is an average."""
+    """Returns the state from items; `like` tells whether it has an average."""
     model, training = dict(items["model"]), dict(items["training"])
     average = {}
     if like.average:

@@ -56,11 +56,11 @@ def make_train_step(
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """Returns the jitted training step, which donates its input state.
 
-    The loss is the head's mean over queries and documents, which count equally
-    as samples of their categories. A step whose loss or gradient is not finite
-    leaves parameters, statistics and optimizer state unchanged and is counted
-    in `state.skipped`, which the next finite step resets to 0. If `rates` are
-    all 0, only the proxies are trained.
+    The loss is the head's mean loss over queries and documents, which count
+    equally as samples of their categories. A step whose loss or gradient is not
+    finite leaves parameters, statistics and optimizer state unchanged and is
+    counted in `state.skipped`, which the next finite step resets to 0. If
+    `rates` are all 0, only the proxies are trained.
 
     Args:
       config: the stage's config.
@@ -69,7 +69,7 @@ def make_train_step(
       optimizer: the optimizer of the parameters, from
         `optimizer.make_optimizer`.
       row_optimizer: the optimizer of the proxies.
-      rates: learning-rate multiple of each parameter's path.
+      rates: `{path: learning-rate multiple}` of the parameters.
       state: a state, possibly abstract, whose shapes determine the shardings.
       mesh: the device mesh.
 
@@ -142,8 +142,8 @@ def make_train_step(
             lambda p, u: p - learning_rate * u, trainable, updates
         )
 
-        # Use a smaller decay early on, so that the average leaves its initial
-        # value.
+        # Use a smaller decay early on, so that the average moves away from its
+        # initial value.
         decay = jnp.minimum(
             config.optimizer.average, (1.0 + state.step) / (10.0 + state.step)
         )

@@ -31,8 +31,8 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]  # {array: (shape, dtype)}
 Say = Callable[[str], None]
 
 BLOCK = 2**26  # approximate bytes per block
-_SPARE = 1.1  # free space that a disk must have, as a multiple of the arrays
-_LARGE = 10**9  # bytes; comparing more takes long, so a message is shown
+_SPARE = 1.1  # required free space, as a multiple of the arrays' size
+_LARGE = 10**9  # bytes; verifying more takes long, so a message is shown
 _THREADS = 4  # to read files and compute CRCs; both release the GIL
 
 
@@ -42,7 +42,7 @@ def prepare(
     """Creates the files of the arrays, unless they exist with the same key.
 
     A file that is missing or has another size is created with zeros; `fill`
-    detects these by their checksums.
+    detects such files by their checksums.
 
     Args:
       folder: the folder of the arrays.
@@ -160,7 +160,7 @@ def fill(
       count: the number of their rows.
       make: maps ascending rows, int `[n]`, to an iterator over their values in
         the arrays, in order, some rows at a time.
-      say: called with a message if blocks are damaged, or if comparing takes
+      say: called with a message if blocks are damaged, or if verifying takes
         long.
     """
     kept = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
@@ -195,7 +195,7 @@ def fill(
             array = arrays[name]
             array[here] = values[: len(here)].view(array.dtype)
         position += len(here)
-        # Blocks before that of the next row are complete.
+        # Blocks before the one that holds the next row are complete.
         first = whole
         next_row = rows[position] if position < len(rows) else math.inf
         while whole < len(blocks) and starts[blocks[whole]] + step <= next_row:

@@ -4,8 +4,8 @@
     FOLDER/document.npy  f32 [documents, D]
 
 If only the proxies are trained, a step needs no more than the embedding of each
-sample: D numbers, where `feature_store` keeps patches and tokens. Embeddings
-are computed, reused and repaired like the features there.
+sample: D numbers, instead of the patches and tokens in `feature_store`.
+Embeddings are computed, reused and repaired like the features there.
 """
 
 import functools
@@ -57,7 +57,7 @@ class EmbeddingStore(StoredContent):
         self._place = roles.groupby(roles).cumcount().to_numpy()
 
     def batch(self, rows: np.ndarray, role: str) -> Batch:
-        """Returns the inputs that replace samples in a batch of `Mixer`.
+        """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
           rows: int [B], positions of samples of this role in the frame; -1 for

@@ -6,8 +6,8 @@
 
 Each image and text is stored once, however many samples contain it. The arrays
 are memory-mapped, so that a step reads only the rows of its batch. An
-interrupted store is completed, a damaged one is repaired, and one of other
-samples or encoders is replaced; see `array_files`.
+interrupted store is completed, a damaged one is repaired, and a store of
+other samples or encoders is replaced; see `array_files`.
 """
 
 import functools
@@ -39,7 +39,7 @@ PyTree = Any
 Batch = dict[str, np.ndarray]
 
 ENCODERS = ("image_encoder", "text_encoder")
-_FORMAT = 2  # version of the files
+_FORMAT = 2  # version of the file format
 
 
 class StoredContent:
@@ -120,7 +120,7 @@ class FeatureStore(StoredContent):
             self._text[:] = -1  # The model reads no text.
 
     def batch(self, rows: np.ndarray, role: str) -> Batch:
-        """Returns the inputs that replace images and texts for `Mixer`.
+        """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
           rows: int [B], positions in the frame; -1 for an empty sample.

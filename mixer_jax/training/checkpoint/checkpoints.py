@@ -44,7 +44,7 @@ from mixer_jax.training.state import TrainState
 
 PyTree = Any
 
-_ARRAYS = ("model", "training", "proxies")  # items
+_ARRAYS = ("model", "training", "proxies")  # checkpoint items with arrays
 
 orbax_messages.hide()
 
@@ -57,7 +57,7 @@ class Trained:
       config: the config of the stage that trained it.
       model: see `models.towers.Mixer`.
       variables: `params` and `batch_stats`, f32, on every device of a mesh.
-      category_ids: the ids of the proxies' rows.
+      category_ids: the category id of each proxy row.
       step: the checkpoint's step.
     """
 
@@ -78,8 +78,8 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 class Checkpoints:
     """The checkpoints of one workdir, saved in the background.
 
-    They are saved every `every` steps and when forced; the last `keep` are
-    kept.
+    A checkpoint is saved every `every` steps and when forced; the last `keep`
+    are kept.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Checkpoints:
     ) -> bool:
         """Saves state and data iterator together; returns whether it did.
 
-        The state is copied before this returns, so it may be donated next.
+        The state is copied before this returns and may be donated afterwards.
         The iterators of all processes advance together and are equal, so only
         that of process 0 is saved.
 
@@ -167,13 +167,13 @@ class Checkpoints:
         """
         if step == self._saved:
             return False
-        # Saving waits for the state anyway. Waiting here keeps a failed step,
-        # as after the death of another process, apart from a failed write.
+        # Saving waits for the state anyway. Waiting here distinguishes a
+        # failed step (if another process died) from a failed write.
         jax.block_until_ready(state)
         items = {}
         for name, item in state_lib.to_items(state).items():
             args = row_files.tree_save_args(item)
-            size = 0  # no limit for files
+            size = 0  # no limit for local files
             if paths.is_remote(self._folder):
                 size = row_files.object_size(item, args)
             items[name] = ocp.args.PyTreeSave(
@@ -232,7 +232,7 @@ class Checkpoints:
                     raise row_files.DamagedError(
                         error.problem, row_files.ONLY
                     ) from error
-                # Maybe only this process cannot read it: the run must end.
+                # Other processes may be able to read it, so the run must end.
                 if jax.process_count() > 1 and not wrong:
                     raise
                 moved = self._set_aside(step)
@@ -240,7 +240,7 @@ class Checkpoints:
         return state_lib.from_items(items, state), items["iterator"]
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
-        """Returns what is damaged, or ""; process 0 reads the files for all."""
+        """Returns what is damaged, or ""; process 0 checks for all of them."""
         wrong, folder = "", self._folder / str(step)
         if self._verifies and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)
@@ -336,7 +336,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 
     Args:
       workdir: the workdir of one stage.
-      mesh: the mesh that gets the variables; all devices by default.
+      mesh: the mesh to place the variables on; all devices by default.
 
     Raises:
       UserError: if there is no checkpoint, or if it is damaged or its shapes
@@ -356,7 +356,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
     )
     with Checkpoints(workdir, writes=False) as checkpoints:
         variables = checkpoints.read({"model": wanted})["model"]
-        step = checkpoints.latest_step()  # that was read
+        step = checkpoints.latest_step()  # the step that was read
     return Trained(
         config=config,
         model=model,
@@ -374,7 +374,7 @@ def load_variables(workdir: str | os.PathLike, wanted: PyTree) -> PyTree:
       wanted: the abstract variables, with shardings.
 
     Raises:
-      UserError: if the checkpoint is damaged or has other shapes.
+      UserError: if the checkpoint is damaged or has different shapes.
     """
     with Checkpoints(workdir, writes=False) as checkpoints:
         return checkpoints.read({"model": wanted})["model"]
@@ -384,7 +384,7 @@ def load_proxies(workdir: str | os.PathLike, dim: int, mesh: Mesh) -> jax.Array:
     """Loads the proxies of a workdir as f32 `[C_pad, D]`, split over the mesh.
 
     Raises:
-      UserError: if the checkpoint is damaged or has another D.
+      UserError: if the checkpoint is damaged or its D is not `dim`.
     """
     rows = mesh_lib.padded_rows(len(workdir_lib.read_categories(workdir)), mesh)
     wanted = jax.ShapeDtypeStruct(

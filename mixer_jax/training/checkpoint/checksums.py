@@ -21,7 +21,7 @@ from mixer_jax.runtime import threads as threads_lib
 FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
 _THREADS = 4  # to read files and compute CRCs; both release the GIL
-_POLL = 0.1  # seconds between checks whether a checkpoint is complete
+_POLL = 0.1  # seconds between checks for a complete checkpoint
 _POLL_REMOTE = 10.0  # seconds; in a bucket, each check is a request
 
 
@@ -62,7 +62,7 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
             name: recorded[name] for name in recorded if parts[name] in items
         }
     try:
-        # Sizes first: they are cheap.
+        # Compare sizes first, because that is cheap.
         for name, (size, _) in recorded.items():
             there = (folder / name).stat().st_size
             if there != size:
@@ -77,7 +77,7 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
 
 
 def _checked(name: str) -> str:
-    """Returns `name` if it is the path of a file relative to its folder.
+    """Returns `name` if it is a path inside the folder.
 
     Raises:
       ValueError: if it is not.
@@ -91,7 +91,8 @@ def _checked(name: str) -> str:
 class BackgroundChecks:
     """Checks new checkpoints in the background.
 
-    `finish` reports what is missing. Complete checkpoints get their checksums.
+    It writes checksums for complete checkpoints; `finish` reports what the
+    others lack.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class BackgroundChecks:
                 write(folder)
 
     def _wait(self, folder: paths.Path) -> bool:
-        """Waits until a folder is complete; returns False if stopped before."""
+        """Waits for a complete folder; returns False if stopped before that."""
         # A checkpoint is written under another name and appears complete. Read
         # the stop flag before each check: a checkpoint may appear in between.
         last = self._over.is_set()

@@ -16,9 +16,9 @@ import tensorstore
 
 from mixer_jax.runtime import paths
 
-_TREE = "_METADATA"  # of an item with arrays
+_TREE = "_METADATA"  # metadata of an item with arrays
 _ITERATOR = "iterator/metadata"
-_CHECKPOINT = "_CHECKPOINT_METADATA"  # of the whole checkpoint
+_CHECKPOINT = "_CHECKPOINT_METADATA"  # metadata of the whole checkpoint
 _EMPTY = ("None", "Dict", "List", "Tuple", "NamedTuple")
 
 
@@ -52,10 +52,10 @@ def missing(folder: paths.Path, arrays: Sequence[str]) -> str:
 
 
 def other_step(folder: paths.Path) -> str:
-    """Returns a message if a checkpoint is not of its folder's step, or "".
+    """Returns a message if a folder is named after another step, else "".
 
-    Someone may have renamed or copied the folder. Checkpoints of older versions
-    did not record their step.
+    The folder may have been renamed or copied. Older versions did not record
+    the step in a checkpoint.
     """
     try:
         text = (paths.plain(folder) / _CHECKPOINT).read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
     chunks: dict[str, int] = {}
     for key in store.list().result():
         array = key.decode().rpartition("/")[0]
-        chunks[array] = chunks.get(array, -1) + 1  # without .zarray
+        chunks[array] = chunks.get(array, -1) + 1  # not counting .zarray
     for leaf in tree.values():
         if not _is_array(leaf):
             continue
@@ -123,7 +123,7 @@ def _missing_files(folder: paths.Path, base: tensorstore.KvStore) -> str:
 
 
 def _files(base: tensorstore.KvStore) -> dict[str, int]:
-    """Returns `{file: expected size in bytes}` for an index."""
+    """Returns `{file: expected size in bytes}` for the files in an index."""
     sizes: dict[str, int] = {}
     manifest = tensorstore.ocdbt.dump(base).result()
     nodes = [version["root"] for version in manifest["versions"]]

@@ -12,7 +12,7 @@ _DRAFTS = "*.orbax-checkpoint-tmp"
 def explain(workdir: paths.Path, reason: str) -> UserError:
     """Returns the error to raise for a checkpoint that could not be saved.
 
-    It names the last complete checkpoint.
+    The error names the last complete checkpoint.
 
     Args:
       workdir: the run's workdir.

@@ -38,7 +38,7 @@ def _is_new(record: logging.LogRecord) -> bool:
     message = str(record.msg)
     if _NEVER_RETRIEVED in message:
         error = record.exc_info[1] if record.exc_info else None
-        # Other users of asyncio may run in this process.
+        # Other code in this process may use asyncio.
         return not (isinstance(error, ValueError) and _STATUS.match(str(error)))
     if record.pathname.endswith(_METADATA):
         return False

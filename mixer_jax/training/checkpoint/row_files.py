@@ -1,8 +1,9 @@
 """Checkpoint layout of arrays with one row per category.
 
-They are saved in chunks of rows. A chunk is always decoded as a whole, even for
-a device that needs a part of it. Chunks are therefore small: a reader needs
-memory for its own rows and two chunks, however many devices saved the rows.
+The arrays are saved in chunks of rows. A chunk is always decoded as a whole,
+even for a device that needs only a part of it. Chunks are therefore small: a
+reader needs memory for its own rows and two chunks, however many devices saved
+the rows.
 """
 
 import math
@@ -24,7 +25,7 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 FIELDS = ("proxies", "proxy_state", "graph")
 PROXIES = "proxies"  # the item of a checkpoint, and the array in it
 CHUNK = 2**26  # approximate bytes per chunk, and per block that is read
-SMALLEST = 2**20  # bytes; smaller chunks would be too many
+SMALLEST = 2**20  # minimum bytes per chunk; limits the number of chunks
 OBJECT = 400 * 2**20  # approximate bytes per object with arrays in a bucket
 
 
@@ -33,7 +34,7 @@ class SavedProxies(NamedTuple):
 
     Attributes:
       step: the checkpoint's step.
-      category_ids: the C ids of the rows.
+      category_ids: the ids of the C rows.
       dim: D, the size of a full row.
       blocks: yields all rows once, in order, in blocks f32 `[rows, D]`; raises
         a `UserError` if the files are damaged.
@@ -48,8 +49,8 @@ class SavedProxies(NamedTuple):
 def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     """Opens the proxies of a workdir's last checkpoint without using a device.
 
-    The blocks are f32 rows of categories without padding, whatever the saved
-    dtype and the number of devices that saved them.
+    The blocks hold f32 rows without padding, regardless of the saved dtype and
+    of the number of devices that saved them.
 
     Raises:
       UserError: if there is no checkpoint, or it is damaged.
@@ -141,9 +142,10 @@ def save_args(array: jax.Array) -> ocp.SaveArgs:
 def object_size(arrays: Any, args: Any) -> int:
     """Returns the target size in bytes of objects with arrays in a bucket.
 
-    An object is uploaded in one request, and again if that fails, so several
-    objects are better than a huge one. The size is never below that of a chunk:
-    Orbax would split the chunk, into single rows if their number is prime.
+    An object is uploaded in one request, which is repeated if it fails, so
+    several objects are better than a huge one. The size is never below that of
+    a chunk: Orbax would otherwise split the chunk, into single rows if their
+    number is prime.
 
     Args:
       arrays: a tree of arrays.
@@ -161,7 +163,7 @@ def object_size(arrays: Any, args: Any) -> int:
 def chunk_rows(rows: int, row_bytes: int) -> int:
     """Returns the number of rows per chunk.
 
-    Chunks have equal sizes, so it is a divisor of the rows per device. If no
+    Chunks have equal sizes, so the number divides the rows per device. If no
     divisor fits (a prime number has none), chunks are larger than `CHUNK`:
     millions of chunks with a single row would be worse.
 
@@ -187,7 +189,7 @@ class DamagedError(UserError):
     """Raised if a checkpoint cannot be read.
 
     Attributes:
-      problem: the message without the remedy: which checkpoint, and why.
+      problem: the message without the remedy; names checkpoint and reason.
     """
 
     def __init__(self, problem: str, remedy: str):

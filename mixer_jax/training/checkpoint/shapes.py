@@ -16,7 +16,7 @@ def flat(tree: PyTree) -> Shapes:
     """Returns the shapes of a tree of arrays or of their metadata."""
 
     def name(key: Any) -> str:
-        # The attributes of keys of dicts, named tuples and sequences.
+        # Attributes that hold the keys of dicts, named tuples and sequences.
         kinds = ("key", "name", "idx")
         return str(next(getattr(key, k) for k in kinds if hasattr(key, k)))
 
@@ -32,7 +32,7 @@ def check(
     saved: Shapes,
     wanted: Shapes,
 ) -> None:
-    """Compares shapes by path, without the number of rows if it is padded.
+    """Compares shapes by path, ignoring the number of rows if it is padded.
 
     Raises:
       UserError: if shapes differ; lists at most ten paths.

@@ -20,10 +20,10 @@ _REQUIRED_KEYS = {
 
 
 def is_of_a_run(name: str, text: bytes) -> bool:
-    """Returns whether a config.json or categories.json may be a run's.
+    """Returns whether a config.json or categories.json may belong to a run.
 
-    Models of other libraries have a config.json, and `categorize` writes a
-    categories.json.
+    Models of other libraries have a config.json, too, and `categorize` also
+    writes a categories.json.
     """
     try:
         content = json.loads(text)
@@ -58,7 +58,7 @@ def is_config(values: dict[str, Any]) -> bool:
 
     if not fits(values, default):
         return False
-    # Keys that were added since have their defaults.
+    # Keys that later versions added have their defaults.
     ranges.check(config_lib.flatten(default) | config_lib.flatten(values))
     return True
 
@@ -85,7 +85,7 @@ def is_categories(ids: list[Any]) -> bool:
 
 
 def is_origin(origin: dict[str, Any]) -> bool:
-    """Returns whether the entries of an origin that are read are valid."""
+    """Returns whether the entries that are read from an origin are valid."""
     for name, keys in _REQUIRED_KEYS.items():
         part = origin.get(name, {})
         if part is None and keys:

@@ -33,7 +33,7 @@ _MARK = ".shared-"
 
 
 def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
-    """Returns the content of a JSON file of the workdir.
+    """Returns the content of a JSON file in the workdir.
 
     Raises:
       UserError: if it is missing, not JSON, of another type, or rejected by
@@ -108,7 +108,7 @@ def _last_trained(run: str | os.PathLike) -> paths.Path | None:
 def check_config(
     workdir: str | os.PathLike, config: ConfigDict, prefix: str = "config"
 ) -> None:
-    """Checks that `workdir` is new or belongs to a run of this config.
+    """Checks that `workdir` is new or belongs to a run with this config.
 
     Args:
       workdir: the stage's workdir.
@@ -159,11 +159,11 @@ def new_run_flags(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
     Args:
       workdir: the workdir of this run's stage.
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
-      *more: other keys of the stage, as in "steps=9".
+      *more: other settings of the stage, as in "steps=9".
     """
     flags = ["--workdir=NEW"]
     _, _, stage = prefix.partition(".")
-    if stage:  # Only this stage: those before it are done.
+    if stage:  # Only this stage: the earlier ones are done.
         flags.append(f"--config.curriculum=('{stage}',)")
     flags.append(f"--{prefix}.init_from={paths.absolute(paths.make(workdir))}")
     flags += [f"--{prefix}.{key}" for key in more]
@@ -183,7 +183,7 @@ def check_categories(
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: if they differ; gives the numbers of new and removed ones.
+      UserError: if they differ; says how many were added and removed.
     """
     if latest_step(workdir) is None:
         return
@@ -239,14 +239,14 @@ def prepare(
 
 
 def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Records where the paths of a finished run are now.
+    """Records the current locations of a finished run's paths.
 
-    Its other values stay as they were. If the workdir cannot be written to, the
-    next command looks for the paths once more.
+    Its other values stay unchanged. If the workdir cannot be written to, the
+    next command looks for the paths again.
 
     Args:
       workdir: the stage's workdir.
-      config: the stage's config, whose paths have been compared with the run's.
+      config: the stage's config; its paths were checked against the run's.
     """
     if jax.process_index() != 0:
         return
@@ -265,7 +265,7 @@ def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 
 def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
-    """Copies a tokenizer's file to the workdir, so that they move together."""
+    """Copies a tokenizer's file to the workdir, so that both move together."""
     source = pathlib.Path(name) / _TOKENIZER_FILE
     target = workdir / places_lib.TOKENIZER / _TOKENIZER_FILE
     begun = latest_step(workdir) is not None and target.exists()
@@ -304,8 +304,8 @@ def read_config(
 ) -> ConfigDict:
     """Returns the config that `workdir` was trained with.
 
-    Keys that were added since have their defaults, which reproduce the earlier
-    behavior.
+    Keys that later versions added have their defaults, which reproduce the
+    earlier behavior.
 
     Args:
       workdir: the workdir of one stage.
@@ -322,7 +322,7 @@ def read_config(
 
 
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
-    """Returns the config saved in `workdir`, without keys added since."""
+    """Returns the config as saved, without keys that later versions added."""
     path = paths.make(workdir) / CONFIG
     return config_lib.from_dict(_read(path, dict, wellformed.is_config))
 

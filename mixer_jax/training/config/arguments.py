@@ -1,4 +1,4 @@
-"""The parser of a command's flags, its config file and overrides of its keys.
+"""Parses a command's flags, its config file and the overrides of config keys.
 
 Arguments are parsed one by one and never joined, so that spaces, quotes, `=`
 and `:` in a value stay unchanged.
@@ -23,7 +23,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
 from mixer_jax.training.config import defaults as config_lib
 
-_CONFIG = "config"  # the flag's name
+_CONFIG = "config"  # name of the flag for the config file
 _MODULE = "mixer_jax_config_file"  # __name__ of a config file
 # Errors of absl and ml_collections for wrong flags.
 _WRONG = (
@@ -76,7 +76,7 @@ def parse(
 
     Args:
       argv: the program's name and its arguments.
-      values: the defined flags; a flag named `config` is a config file.
+      values: the defined flags; a flag named `config` names a config file.
 
     Returns:
       The program's name and its positional arguments.
@@ -101,7 +101,7 @@ def parse(
 
 
 def _sentence(message: str) -> str:
-    """Returns our wording of a library's message about a flag."""
+    """Returns a plain sentence for a library's message about a flag."""
     for pattern, sentence in _SENTENCES:
         if match := pattern.fullmatch(message):
             return one_line(match.expand(sentence))
@@ -109,7 +109,7 @@ def _sentence(message: str) -> str:
 
 
 def load_config(text: str) -> ConfigDict:
-    """Returns the config of a file, or of `FILE:ARGUMENT`.
+    """Returns the config that `FILE` or `FILE:ARGUMENT` defines.
 
     A config file may import modules from its own folder.
 
@@ -137,10 +137,10 @@ def load_config(text: str) -> ConfigDict:
 
 
 class _Parser(flags.ArgumentParser):
-    """Loads each config once, and raises our error messages."""
+    """Loads each config once; errors are raised as a `UserError`."""
 
     def __init__(self, loaded: dict[str, ConfigDict]):
-        # Without arguments, absl would share one parser between all flags.
+        # absl shares parsers whose constructor takes no arguments.
         self._loaded = loaded
 
     def parse(self, path: str) -> ConfigDict:
@@ -276,7 +276,7 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _packaged() -> dict[str, str]:
-    """Returns the files of the configs that need no path, by their names."""
+    """Returns the files of the configs that need no path, by name."""
     folder = pathlib.Path(configs.__file__).parent
     return {
         path.stem: str(path)

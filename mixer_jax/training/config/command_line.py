@@ -1,4 +1,4 @@
-"""The flags of commands; errors are one sentence, with exit code 2."""
+"""Parses a command's flags; an error is one sentence with exit code 2."""
 
 import contextlib
 import io
@@ -74,5 +74,5 @@ def _parse(argv: Sequence[str]) -> list[str]:
         code = command.run(lambda: print(text, end=""))
         raise SystemExit(code) from None
     finally:
-        if output.tell():  # by a config file
+        if output.tell():  # printed by a config file
             print(output.getvalue(), end="")

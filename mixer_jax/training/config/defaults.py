@@ -50,9 +50,9 @@ def defaults() -> ConfigDict:
     config.init_command = ""  # command that trains init_from, for messages
     config.steps = 1000  # training steps
     config.batch_size = 128  # global; half queries, half documents
-    config.precision = "bfloat16"  # of computations; parameters are float32
-    config.log_every = 20  # steps
-    config.watchdog = 3600.0  # seconds without progress that end it; 0: never
+    config.precision = "bfloat16"  # for computations; parameters are float32
+    config.log_every = 20  # steps between log entries
+    config.watchdog = 3600.0  # seconds until a hung run is ended; 0: never
     config.profile = ""  # "FIRST:LAST" steps to profile; SIGUSR1 profiles five
 
     # (pattern, rule) pairs that set how parameters whose path matches are laid
@@ -63,7 +63,7 @@ def defaults() -> ConfigDict:
     data.table = ""  # path of the sample table
     data.source = ""  # builds a missing table; see demo/sources.py
     data.split = "train"  # includes its parts, "train/..."
-    data.prepared = ""  # array_record folder; "" is next to the table
+    data.prepared = ""  # array_record folder; "" for one next to the table
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are cut
     # "minilm", a folder or a hub name; "" is the text encoder's own tokenizer
@@ -80,7 +80,7 @@ def defaults() -> ConfigDict:
     # the fields are those of `Strength` in data/images/augment.py.
     data.augment_changes = ()
     data.sampler = "uniform"  # uniform, tempered, balanced; see data/stream
-    data.temperature = 1.0  # tempered: above 1, rare categories appear more
+    data.temperature = 1.0  # tempered: values above 1 favor rare categories
     data.samples_per_category = 4  # balanced: per batch, of either role
     data.threads = 2  # decoding threads
     data.workers = 0  # decoding processes instead of threads; 0 for none
@@ -94,7 +94,7 @@ def defaults() -> ConfigDict:
     model.drop_image = 0.0  # share of documents trained without their image
     model.drop_text = 0.0  # share of documents trained without their text
     model.fusion = "concept_attention"  # or another name in models/fusion.py
-    model.slots = 64  # S, of the concept memory
+    model.slots = 64  # S, the number of slots in the concept memory
     model.memory_norm = "double"  # double, slots
     model.image = ConfigDict()
     model.image.name = "resnet50"  # the image encoder
@@ -114,13 +114,13 @@ def defaults() -> ConfigDict:
     head = config.head = ConfigDict()
     head.name = "exact"  # exact, sampled, knn, topk
     head.margin = "cosface"  # cosface, arcface, normface
-    head.scale = 32.0  # of the cosines, before the softmax
-    head.margin_size = 0.25  # cosface: of the cosine; arcface: radians
+    head.scale = 32.0  # factor of the cosines, before the softmax
+    head.margin_size = 0.25  # in units of the cosine; arcface: in radians
     head.margin_power = 0.0  # decrease of margins with frequency; LDAM: 0.25
     head.subcenters = 1  # proxies per category; the nearest one counts
-    head.filter = 1.0  # ignore negatives with a higher cosine; 1 for none
-    head.products = "float32"  # factors of matrix products: float32, bfloat16
-    head.wire = "float32"  # embeddings between devices: float32, bfloat16
+    head.filter = 1.0  # ignore negatives with a higher cosine; 1 ignores none
+    head.products = "float32"  # dtype in matrix products: float32, bfloat16
+    head.wire = "float32"  # dtype sent between devices: float32, bfloat16
     head.chunk = 2048  # proxies scored at once per device; 65536 suits GPUs
     head.active = 0.1  # sampled, knn, topk: share of proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
@@ -129,7 +129,9 @@ def defaults() -> ConfigDict:
     head.importance = False
     head.neighbors = 32  # knn: K of the class graph; topk: k per sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
-    head.graph_products = "float32"  # when building it; checked in float32
+    # knn: dtype in the matrix products that select candidates for the class
+    # graph, which are then rescored in float32.
+    head.graph_products = "float32"
 
     proxies = config.proxies = ConfigDict()
     proxies.init = "random"  # random, imprint (each category's mean embedding)
@@ -138,17 +140,17 @@ def defaults() -> ConfigDict:
     proxies.optimizer = "sgd"  # sgd, adagrad, adam, sgd_bf16
     proxies.momentum = 0.9  # sgd
     proxies.weight_decay = 0.0  # affects norms only: cosines ignore them
-    proxies.max_norm = 0.0  # longer rows are scaled back to it; 0 for no limit
+    proxies.max_norm = 0.0  # longer rows are scaled to this norm; 0: no limit
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3  # peak of the schedule
     optimizer.warmup = 0.05  # share of the steps
-    optimizer.weight_decay = 1e-4  # AdamW
+    optimizer.weight_decay = 1e-4  # of AdamW
     optimizer.clip_norm = 1.0  # maximum global gradient norm
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path scales its learning rate; 0 freezes the parameter.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
-    # Layer-wise decay of an encoder's learning rate: the factor per layer down.
+    # Learning rates in an encoder are multiplied by it once per layer above.
     optimizer.layer_decay = 1.0
     # Decay of the running average of parameters that is used for inference;
     # 0.999 averages over about 1,000 steps, 0 uses the parameters themselves.
@@ -156,18 +158,18 @@ def defaults() -> ConfigDict:
     optimizer.max_skipped = 10  # non-finite steps in a row before the run stops
 
     checkpoint = config.checkpoint = ConfigDict()
-    checkpoint.every = 200  # steps
-    checkpoint.keep = 2  # latest checkpoints
+    checkpoint.every = 200  # steps between saves
+    checkpoint.keep = 2  # number of latest checkpoints to keep
 
     monitors = config.monitors = ConfigDict()
-    monitors.every = 100  # steps
+    monitors.every = 100  # steps between checks
     monitors.on_failure = "warn"  # warn, raise (after a save)
-    monitors.max_proxy_cosine = 0.5  # mean off-diagonal
+    monitors.max_proxy_cosine = 0.5  # mean cosine between distinct proxies
     monitors.min_effective_rank = 0.1  # share of the maximum
     monitors.max_norm_ratio = 10.0  # largest to median proxy norm
-    monitors.min_concept_variance = 1e-6  # of concept vectors in a batch
+    monitors.min_concept_variance = 1e-6  # variance of the concepts in a batch
     monitors.min_slot_entropy = 0.05  # share of log(S)
-    monitors.min_active_recall = 0.5  # of the ten hardest negatives
+    monitors.min_active_recall = 0.5  # share of the ten hardest negatives
     monitors.plateau_window = 200  # steps over which the loss must decrease
     monitors.min_loss_drop = 0.01  # share of the loss, over that window
 
@@ -212,7 +214,7 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Returns `key: old -> new` for keys that a resumed run must not change.
 
-    Paths are left out: `origins` compares the contents instead.
+    Paths are excluded: `origins` compares the contents instead.
     """
     old, new = (flatten(from_dict(json.loads(to_json(c)))) for c in (old, new))
     return [
@@ -276,7 +278,7 @@ def check_values(
 
 @contextlib.contextmanager
 def naming_stage(config: ConfigDict, prefix: str) -> Iterator[None]:
-    """Names the stage in errors, if it is one of a curriculum.
+    """Names the stage in errors, if it is part of a curriculum.
 
     Args:
       config: the stage's config.

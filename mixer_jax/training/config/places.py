@@ -1,4 +1,4 @@
-"""The paths in a config, found again after a workdir and its data were moved.
+"""Finds the paths in a config after a workdir and its data were moved.
 
 A workdir records each path as given, as an absolute path and relative to the
 workdir. The relative path is tried first: workdir and data may move together.
@@ -20,7 +20,7 @@ KEYS = ("init_from", *TABLES, *FOLDERS)  # all config keys that hold paths
 TOKENIZER = "tokenizer"  # a copy of the tokenizer, in the workdir
 
 Places = dict[str, dict[str, str]]
-EARLIER = "earlier"  # names before a move, joined by NULs, which no path has
+EARLIER = "earlier"  # names before a move, separated by NULs
 
 
 def get(config: ConfigDict, key: str) -> str:
@@ -56,7 +56,7 @@ def record(
             continue
         if os.path.exists(text):
             places[key] = _place(workdir, text)
-        elif is_same(workdir, place, text):  # `restore` may have renamed it.
+        elif is_same(workdir, place, text):  # `restore` may have changed it.
             places[key] = place | {"given": text}
         else:
             continue
@@ -125,7 +125,7 @@ def _exists(path: str) -> bool:
 def rival(
     workdir: str | os.PathLike, place: dict[str, str], path: str | os.PathLike
 ) -> str:
-    """Returns another location of a path that has other contents, or "".
+    """Returns another location of a path with different contents, or "".
 
     Args:
       workdir: the run's current workdir.

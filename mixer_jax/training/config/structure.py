@@ -1,7 +1,7 @@
 """Checks that a stage's config has the keys of the defaults, and their types.
 
-A `ConfigDict` takes any new key and None for any value, so a misspelled key of
-a config file would otherwise change nothing.
+A `ConfigDict` accepts any new key, and None for any value, so a misspelled key
+in a config file would otherwise have no effect.
 """
 
 import numbers
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import defaults as config_lib
 
-# The types of the defaults, what they accept and their names; bool is an int.
+# Types of defaults, accepted types and their names; bool first: it is an int.
 _KINDS = (
     (bool, bool, "true or false"),
     (int, numbers.Integral, "a whole number"),
@@ -31,7 +31,7 @@ def check(config: ConfigDict) -> None:
     """
     known = config_lib.defaults()
     defaults, given = config_lib.flatten(known), config_lib.flatten(config)
-    for key in given:  # A section may be a value here: head = None.
+    for key in given:  # A value may replace a section: head = None.
         if not any(name.startswith(f"{key}.") for name in defaults):
             config_lib.check_keys(known, [key])
     for key, default in defaults.items():

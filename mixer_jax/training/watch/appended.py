@@ -60,7 +60,7 @@ class Events:
 
         Args:
           folder: the folder of TensorBoard files; created if it is missing.
-          purge_step: TensorBoard ignores older files' events from this step on.
+          purge_step: from this step on, events in older files are ignored.
         """
         files.make_folder(folder)
         stamp = f"{int(time.time()):010d}.{socket.gethostname()}"

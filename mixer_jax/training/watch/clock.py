@@ -59,7 +59,8 @@ class Clock:
 
         Args:
           name: the name of the phase that begins.
-          was: the phase to count the ending phase as; itself by default.
+          was: the phase that the elapsed time counts as; by default, the one
+            that ends.
 
         Returns:
           The name of the phase that ends.

@@ -76,9 +76,8 @@ class Logs:
     process 0 prints and writes.
 
     An error while writing figures does not interrupt the stage, whose processes
-    have to stop and save together. Figures from then on are kept until the
-    context ends, which writes them, to another place if need be, and raises the
-    error.
+    have to stop and save together. Later figures are kept in memory; on exit,
+    the context writes them, elsewhere if necessary, and raises the error.
 
     Attributes:
       failure: the error while writing figures; None if there was none.
@@ -150,14 +149,14 @@ class Logs:
             self._bar.update(self._task, completed=step)
 
     def graph(self, step: int, seconds: float) -> None:
-        """Records the time to rebuild the class graph before a step."""
+        """Records how long rebuilding the class graph took before a step."""
         self.figures(step, {"graph_seconds": seconds})
         if self._began is None:
             seconds = 0.0  # mostly compilation, like the first step
         self._graph_seconds = (self._graph_seconds or 0.0) + seconds
 
     def write(self, **more: float) -> None:
-        """Writes the means since the last call, the rate, and `more`.
+        """Writes the mean metrics since the last call, the rate, and `more`.
 
         After a rebuild of the class graph, this includes `graph_share`: the
         share of the time since this process's first step spent in rebuilds.

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.runtime.errors import UserError
 
-SAMPLE = 1024  # proxies that the figures are computed from
+SAMPLE = 1024  # number of proxies that the figures are computed from
 
 
 class MonitorError(UserError):
@@ -38,11 +38,11 @@ def proxy_figures(
       proxies: `[C_pad, n D]`, not normalized.
       key: the PRNG key to sample `SAMPLE` rows, or all if there are fewer.
       num_categories: C; later rows are padding.
-      subcenters: n; each counts as a proxy of its own.
+      subcenters: n, per category; each counts as a separate proxy.
 
     Returns:
       `proxy_cosine`: mean off-diagonal cosine of the sample, 0 if the proxies
-      are spread evenly, 1 if they have one direction. `effective_rank`:
+      are spread evenly, 1 if all point in one direction. `effective_rank`:
       exponential of the entropy of the singular values (Roy and Vetterli,
       2007), as a share of the maximum. `norm_ratio`: largest norm of all
       proxies, divided by the median norm of the sample.
@@ -112,9 +112,9 @@ def _entropy(probabilities: jax.Array) -> jax.Array:
 
 
 class Monitors:
-    """Compares figures with the config's thresholds; reports each alarm once.
+    """Compares figures with the config's thresholds; reports new alarms.
 
-    An alarm is reported again only if its monitor did not fire in between.
+    An alarm is new if its monitor did not fire in the previous check.
     """
 
     def __init__(self, config: ConfigDict, steps: int):
@@ -150,7 +150,7 @@ class Monitors:
 
     def _alarms(self, figures: dict[str, float]) -> list[Alarm]:
         c = self._config
-        # (figure, threshold, whether above is bad, meaning and remedy)
+        # (figure, threshold, whether higher values are bad, meaning and remedy)
         rules = (
             (
                 "proxy_cosine",

@@ -10,7 +10,7 @@ import jax
 
 from mixer_jax.runtime.errors import UserError
 
-_STEPS = 5  # captured after a signal
+_STEPS = 5  # number of steps captured after a signal
 
 
 def parse(steps: str) -> range:
@@ -38,7 +38,7 @@ class Profiler:
     """
 
     def __init__(self, folder: pathlib.Path, steps: range):
-        """Stores the steps of this process to capture, and the folder."""
+        """Stores the folder and the steps that this process captures."""
         self._folder, self._steps = folder, steps
         self._asked = self._running = False
         self._before: Any = None

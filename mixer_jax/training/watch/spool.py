@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from mixer_jax.runtime import paths
 
-_EVERY = 30.0  # seconds
+_EVERY = 30.0  # seconds between copies
 
 
 class Spool:
@@ -41,7 +41,7 @@ class Spool:
             exist are copied from the workdir.
           say: called with a message if a file cannot be copied.
           check: raises a `LostError` if another run has taken over the workdir,
-            whose files then stay as they are.
+            whose files then stay unchanged.
 
         Raises:
           UserError: if the workdir cannot be reached.
@@ -94,7 +94,7 @@ class Spool:
             if not path.exists():
                 return True
             about = path.stat()
-            # Taken before reading: what is appended meanwhile is copied later.
+            # Taken before reading, so that later records are copied next time.
             state = (about.st_size, about.st_mtime_ns)
             if self._sent.get(name) == state:
                 return True

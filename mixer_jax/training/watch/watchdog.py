@@ -30,8 +30,8 @@ def describe(places: dict[int, Place], limit: float, me: int) -> str:
             f"No progress for {place.since:.0f} s (watchdog is {limit:g}) at "
             f"step {place.step}, in phase '{place.phase}'."
         )
-    # Waiting processes are at a later step than the one they wait for, or at
-    # the same step in the phase "step".
+    # Waiting processes are at a later step than the process they wait for, or
+    # at the same step in the phase "step".
     min_step = min(place.step for place in places.values())
     behind = [i for i in places if places[i].step == min_step]
     apart = [i for i in behind if places[i].phase != "step"]
@@ -86,7 +86,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(self._limit * _TELL):
             place = self._clock.place
-            # Sent as a time of day, so that its age keeps growing.
+            # Sent as a start time, so that the duration keeps growing.
             processes.tell("place", place._replace(since=_ago(place.since)))
             if place.since > self._limit:
                 self._stop(place)
@@ -104,5 +104,5 @@ class Watchdog:
 
 
 def _ago(seconds: float) -> float:
-    """Converts seconds until now to the time when they began, or back."""
+    """Converts a duration until now to its start time, or back."""
     return time.time() - seconds
