@@ -18,7 +18,7 @@ NEIGHBORS = (5, 10, 20)  # k
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Categories of one granularity.
+    """Categories at one granularity.
 
     Attributes:
       threshold, neighbors: the settings.
@@ -39,7 +39,7 @@ def sweep(
     neighbors: Sequence[int] = NEIGHBORS,
     settings: Settings | None = None,
 ) -> Iterator[Point]:
-    """Yields the categories of each pair of settings.
+    """Yields the categories for each pair of settings.
 
     Args:
       features: features of Q queries and I items.

@@ -18,8 +18,8 @@ class Knee:
     Attributes:
       threshold: the affinity at the knee.
       share: `[n]` ascending from 0 to 1, share of the samples with k neighbors.
-      affinity: `[n]` descending; this share has a k-th largest affinity of at
-        least this value.
+      affinity: `[n]` descending; `share` of the samples have a k-th largest
+        affinity of at least `affinity`.
     """
 
     threshold: float
