@@ -149,7 +149,7 @@ def home(table: str | Path) -> Path:
 
 
 def keep(log: ClickLog, kept: set[str]) -> ClickLog:
-    """Returns the log restricted to the `kept` samples."""
+    """Returns the log restricted to the `kept` samples and their clicks."""
     tables, clicks = [], log.clicks
     for rows, key, column in (
         (log.queries, "query_id", "query"),

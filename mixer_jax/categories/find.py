@@ -18,8 +18,8 @@ from mixer_jax.categories.evidence import affinity, graph
 from mixer_jax.categories.settings import Settings
 
 # The threshold as a fraction of the affinity at the knee. For most samples, the
-# nearest neighbor is closer than the knee, but other members of the category
-# may be farther away.
+# nearest neighbor is closer than the knee, but some members of the same
+# category are farther away.
 _OF_KNEE = 0.55
 # Bounds of a threshold chosen from the data. An affinity is nearly a
 # probability, so a threshold far from 0.5 is implausible.

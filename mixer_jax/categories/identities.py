@@ -174,10 +174,10 @@ class Changes:
     Attributes:
       kept: number of IDs that existed last time and still exist.
       appeared: IDs of categories without a sample of any old category.
-      returned: IDs that were absent last time but existed before.
+      returned: IDs that were absent last time but existed earlier.
       vanished: IDs whose samples no longer have any category.
       merged: old ID -> ID of the category that has most of its samples.
-      split: old ID -> new IDs of categories that overlap with it most.
+      split: old ID -> new IDs of categories whose largest overlap is with it.
       moved: sample ID -> (old ID, new ID or ""), where they differ.
       remembered: sample ID -> last ID, for samples that have no category now or
         are not in the log; if they return, their category inherits the ID.

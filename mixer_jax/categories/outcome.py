@@ -34,7 +34,7 @@ class Outcome:
         categories, also the columns of `tables.with_truth`.
       labels: `[Q + I]` int64.
       names: category IDs, indexed by label.
-      features: features of these samples; None if none are cached.
+      features: features of these samples; None if the cache has no match.
       later: later clicks, like `log.clicks`; None if none were set aside.
     """
 

@@ -18,7 +18,7 @@ class Settings:
 
     Attributes:
       method: method for the initial clusters, one of `METHODS`.
-      neighbors: k, number of neighbors per sample by content and role.
+      neighbors: k, number of neighbors by content per sample and role.
       threshold: affinity threshold for two samples to be neighbors (DBSCAN's
         eps is 1 - threshold). None chooses it from the data, see `knee`.
       cohesion: mean affinity threshold for parts of a cluster to stay together.

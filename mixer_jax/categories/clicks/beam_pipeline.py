@@ -45,7 +45,7 @@ class Job:
 
     Attributes:
       files: the event files; every worker must be able to reach them.
-      queries, items: the files of the tables of known IDs, likewise.
+      queries, items: the files with known query and item IDs, likewise.
       parts: the folder that the workers write to, likewise.
       until: microseconds since 1970; events from this time on are set aside.
       longest_session: maximum number of events in a session; longer sessions
@@ -142,7 +142,7 @@ class _CountEvents(event_counts.Counter, beam.CombineFn):
 
 
 def _parts(file: tuple[str, str]) -> Iterator[Any]:
-    """Yields the parts of a file, or the reason why it cannot be read."""
+    """Yields the parts of a file, or the reason why the file is unreadable."""
     kind, path = file
     try:
         with _open(path) as opened:

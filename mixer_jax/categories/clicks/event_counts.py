@@ -21,7 +21,7 @@ class Counter:
     """
 
     def __init__(self, until: int | None):
-        """Counts events as later from `until`, microseconds since 1970."""
+        """Sets `until`, when later events begin (microseconds since 1970)."""
         self.until = until
 
     def create_accumulator(self) -> Part:

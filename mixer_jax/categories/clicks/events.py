@@ -123,7 +123,7 @@ def parse(cells: Sequence[Any]) -> Event:
     """Parses a row's cells, `COLUMNS` and the session, into an event.
 
     Raises:
-      ValueError: saying what is wrong.
+      ValueError: if a cell is missing or invalid.
     """
     query, item, time, clicked, session = cells
     clicked = _plain(clicked, "clicked")

@@ -53,8 +53,8 @@ def aggregate(
       parts: folder for the workers' parts, which are removed; "" for `out`.
       until: microseconds since 1970; events from this time on go into a
         separate table. None puts all events into one.
-      longest_session: maximum number of events in a session; longer ones are
-        taken for programs and left out. None for no limit.
+      longest_session: maximum number of events in a session; longer sessions
+        are attributed to programs and left out. None for no limit.
       max_skipped: maximum share of events that are bad rows, and maximum share
         of events with unknown IDs.
       options: options for the Beam pipeline.

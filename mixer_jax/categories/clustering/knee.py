@@ -1,9 +1,9 @@
 """Finds the knee of a k-distance curve, to choose DBSCAN's threshold.
 
-Sorted by the distance to their k-th nearest neighbor, samples of categories
-come first, along a low curve, which then rises steeply to isolated samples.
-The knee in between is where Ester et al. (DBSCAN, 1996) read off the threshold
-by eye.
+The curve shows the samples sorted by the distance to their k-th nearest
+neighbor. It is low for samples of categories, then rises steeply to isolated
+samples. At the knee in between, Ester et al. (DBSCAN, 1996) read off the
+threshold by eye.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Affinity from clicks and content: whether two samples belong together.
+"""Affinity from clicks and content: how likely two samples are to match.
 
 Clicks come first: a mixture of two beta-binomial distributions, fitted to the
 log, gives the likelihood of a pair's clicks if the two belong together and if
@@ -36,7 +36,7 @@ _SURE = 0.3
 # need not be monotonic: variants of a drawing look more alike than two drawings
 # of one thing, and copies of a title mean more than other similar titles.
 _CORNERS = 8
-_A_CORNER = 25  # pairs of the rarer class needed per corner
+_A_CORNER = 25  # minimum number of pairs of the rarer class per corner
 _SUREST = 0.995  # maximum probability from content alone
 
 
@@ -213,7 +213,7 @@ def content_log_odds(
     Args:
       pairs: P pairs.
       target: `[P]` in [0, 1], label from clicks.
-      weight: `[P]`, weight of the label; 0 leaves a pair out.
+      weight: `[P]`, weight of the label; 0 excludes a pair.
 
     Returns:
       `(odds, base)`, `[P]`: the log-likelihood ratio of the content for pairs

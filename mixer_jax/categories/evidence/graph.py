@@ -202,7 +202,7 @@ def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _mean(cosine: np.ndarray) -> np.ndarray:
-    """Returns the mean over the neighbors `[N]`; 0 where there are none."""
+    """Returns the mean cosine of the neighbors `[N]`; 0 without neighbors."""
     known = np.isfinite(cosine)
     total = np.where(known, cosine, 0.0).sum(axis=1)
     return total / np.maximum(known.sum(axis=1), 1)

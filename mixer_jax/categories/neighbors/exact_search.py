@@ -3,9 +3,9 @@
 The same code serves a laptop and a pod. Query rows are processed in blocks,
 each in two steps:
 
-1. *Screening* (`screening.py`) compares them with all others by short factors:
-   the leading principal dimensions, rounded to bfloat16 on processors that
-   multiply bfloat16 faster. Each row gets a shortlist of groups.
+1. *Screening* (`screening.py`) compares them with all other rows by short
+   factors: the leading principal dimensions, rounded to bfloat16 on processors
+   that multiply bfloat16 faster. Each row gets a shortlist of groups.
 2. *Deciding* (`deciding.py`) scores the rows of these groups with the full f32
    vectors.
 

@@ -7,7 +7,7 @@ groups. A product serves both of its rows, so searching two sets in both
 directions, or a set in itself, takes half as many products.
 
 Rows are sharded over the mesh in blocks, assigned to devices round-robin, so
-that any range of blocks is spread over all devices.
+that any range of blocks is spread evenly over the devices.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from mixer_jax.runtime.mesh import AXIS, rows
 
 GROUP = 8  # rows per group, represented by its largest product
 _TILE = 1024  # rows per side of a tile; its products fit in a cache
-_BLOCK = 8192  # rows per block; sorting costs time per row and block
+_BLOCK = 8192  # rows per block; each row is sorted once per block
 
 
 class Placed(flax.struct.PyTreeNode):

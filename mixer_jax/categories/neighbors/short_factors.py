@@ -15,7 +15,7 @@ import numpy as np
 
 _SAMPLE = 8192  # rows per set used to find the principal dimensions
 _ROUND_UP = 128  # screening dimensions are a multiple of this
-_LEFT_OUT = 0.02  # share of the squared norm that screening may omit
+_LEFT_OUT = 0.02  # maximum share of the squared norm that screening omits
 
 
 def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """Metrics of found categories against true ones.
 
 They follow Amigo et al., "A comparison of extrinsic clustering evaluation
-metrics based on formal constraints" (2009). Each noise sample counts
-as a cluster of its own.
+metrics based on formal constraints" (2009). Each noise sample counts as a
+cluster of its own.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
       purity: share of samples in the majority category of their cluster.
       bcubed_precision: for each sample, the share of its cluster (including
         itself) that belongs to its category; mean over all samples.
-      bcubed_recall: likewise, the share of its category that belongs to its
-        cluster. bcubed_f1: harmonic mean of the two.
+      bcubed_recall: likewise, the share of its category that is in its cluster.
+      bcubed_f1: harmonic mean of bcubed_precision and bcubed_recall.
       nmi: normalized mutual information, arithmetic mean.
     """
     found = alone(labels)
@@ -132,7 +132,7 @@ def check_out(folder: str | os.PathLike) -> None:
     """Checks that `categories.json` in a folder is not that of a training run.
 
     Raises:
-      UserError: if it is; without its own file, the run would be unreadable.
+      UserError: if it is, as overwriting it would make the run unreadable.
     """
     path = pathlib.Path(folder, "categories.json")
     content = None

@@ -108,7 +108,7 @@ def exposures(
 
     Args:
       clicks: columns item (rows), exposures.
-      item_labels: `[I]` int; an item without a category stays by itself;
+      item_labels: `[I]` int; an item without a category counts by itself;
         `HELD_OUT` items are left out.
 
     Returns:
