@@ -7,7 +7,7 @@ LOG is the folder with the tables of queries and items
 (mixer_jax/categories/click_log.py); mixer_jax/categories/clicks/events.py
 describes the format of events. Writes clicks.parquet to LOG and, with --until,
 the clicks of later events to clicks_later.parquet, for evaluating categories
-found from the earlier events. The counts are in aggregate.json.
+found from the earlier events. The counts are written to aggregate.json.
 
 Duplicate events (same session, query, item and time) count once; events with
 unknown IDs are left out. Arguments after -- are passed to Beam, which runs in
@@ -104,8 +104,8 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
             until = events.microseconds(given.until)
         except ValueError as error:
             raise UserError(f"--until: {error}.") from error
-    # Silence Beam's warnings about missing optional packages. With options for
-    # Beam, such as a cluster's runner, its log is enabled again below.
+    # Silence Beam's warnings about missing optional packages. Beam's log is
+    # enabled again below if there are options for Beam, such as another runner.
     logging.disable(logging.WARNING)
     from mixer_jax.categories.clicks import gathering
 

@@ -1,4 +1,4 @@
-"""Reads a click log: queries, items, and the clicks of each query on items.
+"""Reads a click log: queries, items, and clicks per query-item pair.
 
 A log consists of three tables, each a CSV file, a Parquet file or a folder of
 Parquet files:
@@ -28,7 +28,7 @@ QUERIES = ("query_id", "image")
 ITEMS = ("item_id", "image", "text")
 CLICKS = ("query_id", "item_id", "exposures", "clicks")
 _COUNTS = ("exposures", "clicks")
-_LARGEST = 2**53  # float64 holds all whole numbers below this exactly
+_LARGEST = 2**53  # float64 represents all integers below this exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ClickLog:
       items: columns item_id, image (an absolute path or ""), text.
       clicks: columns query (int64, row of `queries`), item (int64, row of
         `items`), exposures, clicks (int64); pairs are unique.
-      duplicates: number of click rows added to another row of the same pair.
+      duplicates: number of click rows merged into another row of the same pair.
     """
 
     queries: pd.DataFrame
@@ -62,7 +62,7 @@ def read_folder(folder: str | Path) -> ClickLog:
 
 
 class _Frame(NamedTuple):
-    """An in-memory table and its name for messages."""
+    """An in-memory table, and its name in messages."""
 
     rows: pd.DataFrame
     name: str
@@ -81,8 +81,8 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
     Args:
       queries: a path, or a frame whose image paths are relative to the working
         directory.
-      items: likewise, the catalog.
-      clicks: likewise, the counts of each query and item.
+      items: the catalog, likewise.
+      clicks: the counts per query-item pair, likewise.
 
     Raises:
       UserError: naming the file, row and column of the first error.
@@ -136,10 +136,10 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
 
 
 def home(table: str | Path) -> Path:
-    """Returns the folder, without links, that a table's images are relative to.
+    """Returns the resolved folder that image paths of a table are relative to.
 
-    If the table itself is a link, this is the link's folder: tools that version
-    data replace a table by a link into their store.
+    If the table itself is a symbolic link, this is the folder of the link, as
+    data versioning tools replace tables by links into their store.
     """
     table = Path(table)
     # A folder of Parquet files may be named "." or "..".
@@ -149,7 +149,7 @@ def home(table: str | Path) -> Path:
 
 
 def keep(log: ClickLog, kept: set[str]) -> ClickLog:
-    """Returns the log of the `kept` samples, with the clicks among them."""
+    """Returns the log restricted to the `kept` samples and their clicks."""
     tables, clicks = [], log.clicks
     for rows, key, column in (
         (log.queries, "query_id", "query"),
@@ -251,7 +251,7 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
 def _has_floats(column: pd.Series) -> bool:
     if pd.api.types.is_float_dtype(column):
         return True
-    # A column of objects may hold any, and NaN for a missing cell.
+    # A column of dtype object may hold any type, and NaN for missing cells.
     return any(isinstance(cell, float) for cell in column.dropna())
 
 
@@ -268,7 +268,7 @@ def _find(folder: str | Path, name: str) -> Path:
 def _catalog(
     path: str | Path, columns: tuple[str, ...], needs: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Reads queries or items with unique IDs and at least one of `needs`."""
+    """Reads queries or items; rows need a unique ID and one of `needs`."""
     frame = read_columns(path, columns)
     _check_ids(path, frame[columns[0]])
     empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
@@ -282,7 +282,7 @@ def _catalog(
         os.path.normpath(folder / image) if image else ""
         for image in frame["image"]
     ]
-    # As objects, since a folder's name may not be UTF-8.
+    # Use dtype object, as a folder name may not be valid UTF-8.
     frame["image"] = pd.Series(images, frame.index, dtype=object)
     return frame
 
@@ -290,7 +290,7 @@ def _catalog(
 def _counts(
     path: str | Path | _Frame, values: pd.Series, column: str
 ) -> np.ndarray:
-    """Returns counts as int64, checked to be whole numbers of 0 or more."""
+    """Returns counts as int64; rejects all but non-negative integers."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     with np.errstate(invalid="ignore"):
         bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
@@ -310,7 +310,7 @@ def _counts(
 
 
 def _where(path: str | Path | _Frame, row: int, column: str) -> str:
-    """Names a cell as an editor would: the header of a CSV is line 1."""
+    """Names a cell in a message; the header of a CSV file is line 1."""
     if isinstance(path, _Frame):
         return f'{path}, row {row}, column "{column}"'
     (where,) = tables.name_records(path, [row])

@@ -1,6 +1,6 @@
 """Finds the categories of a click log: graph, clusters, splitting, merging.
 
-True categories are never used: only clicks and content.
+Only clicks and content are used, never true categories.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ from mixer_jax.categories.clustering.merging import merge
 from mixer_jax.categories.evidence import affinity, graph
 from mixer_jax.categories.settings import Settings
 
-# The threshold as a fraction of the affinity at the knee. Most samples' nearest
-# neighbor is closer than the knee, but not all members of their category are.
+# The threshold as a fraction of the affinity at the knee. For most samples, the
+# nearest neighbor is closer than the knee, but some members of the same
+# category are farther away.
 _OF_KNEE = 0.55
 # Bounds of a threshold chosen from the data. An affinity is nearly a
 # probability, so a threshold far from 0.5 is implausible.
@@ -31,13 +32,13 @@ class Found:
 
     Attributes:
       combined: labels `[Q + I]` int64, queries first; -1 is noise.
-      clicks_alone, content_alone: likewise, from half of the evidence.
-      dense: likewise, by the method itself, before splitting and merging.
-      merges: number of merges by copies, clicks and content in `combined`.
+      clicks_alone, content_alone: likewise, baselines from one source only.
+      dense: likewise, the initial clusters, before splitting and merging.
+      merges: cause (copies, clicks or content) -> number of merges.
       rates: the click rates fitted to the log.
       chosen: settings chosen from the data: name -> value.
       curve: the k-distance curve from which `threshold` was chosen, see `knee`;
-        empty if it was not.
+        empty if `threshold` was not chosen.
     """
 
     combined: np.ndarray
@@ -194,7 +195,7 @@ def _cluster(
 def _join_copies(
     labels: np.ndarray, pairs: graph.Pairs, features: graph.Features
 ) -> tuple[np.ndarray, int]:
-    """Joins clusters of copies; returns labels `[N]` and how many joined."""
+    """Joins clusters of copies; returns labels `[N]` and number of joins."""
     same = same_contents(pairs, features)
     labels = methods.alone(labels)
     is_query = np.arange(len(labels)) < len(features.query_image)
@@ -208,10 +209,11 @@ def _join_copies(
 def content_only(
     pairs: graph.Pairs, nodes: int, threshold: float
 ) -> np.ndarray:
-    """Returns 1 for pairs that content alone would join, else 0, `[P]`.
+    """Returns `[P]`: 1 for pairs that content alone would join, else 0.
 
-    A query and an item are joined if each is the other's nearest by margin;
-    two samples of one role are joined if their cosine is at least `threshold`.
+    A query and an item are joined if each is the nearest neighbor of the other
+    by margin; two samples of one role are joined if their cosine is at least
+    `threshold`.
     """
     across = pairs.kind == graph.QUERY_ITEM
     margin = np.where(across, pairs.content[:, 1], np.nan)

@@ -1,9 +1,9 @@
 """Keeps category IDs stable from one log to the next.
 
 A category keeps the ID of the old category with which it shares the most
-samples. Thus the larger part of a split keeps the ID, and a merged category has
-the ID of its larger part. A new category gets a number that was never used
-before, not even by a category that has since vanished.
+samples. Thus the largest part of a split category keeps the ID, and a merged
+category has the ID of its largest part. A new category gets a number that was
+never used before, not even by a category that has since vanished.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ LEDGER = "identities.json"  # beside the table whose IDs it records
 _ID = re.compile(r"found-([0-9]+)")
 _COLUMNS = ("sample_id", "category_id")
 _LAYOUT = tables.Layout(_COLUMNS, optional=("split",), ids=_COLUMNS)
-_LARGEST = 10**18  # fits int64, with room for new numbers
+_LARGEST = 10**18  # fits in int64, with room for new numbers
 
 
 def name(number: int) -> str:
-    """Returns the category ID of a number."""
+    """Returns the category ID with the given number."""
     return f"found-{number:05d}"
 
 
@@ -66,8 +66,8 @@ def read_previous(path: str | Path | None) -> Previous:
     path = Path(path)
     frame = tables.read(path, _LAYOUT)
     number = frame["category_id"].str.extract(rf"^{_ID.pattern}\Z")[0]
-    # Reversed rows repeat the samples; test rows have true categories. A log
-    # may have IDs of its own that start with "reverse:".
+    # Reversed rows repeat the samples, and test rows have true categories. The
+    # samples of the log itself may also have IDs that start with "reverse:".
     turned = frame["sample_id"].str.startswith("reverse:")
     turned &= frame["split"].isin(("", "train/reverse"))
     ours = number.notna() & ~turned
@@ -141,9 +141,9 @@ def _numbers(
 
 
 def check_log(previous: Previous, sample_ids: Iterable[str]) -> None:
-    """Raises a `UserError` if a log spells the previous samples otherwise."""
+    """Raises a `UserError` if a log spells previous sample IDs differently."""
     ours = list(sample_ids)
-    # A log of other samples is fine, and may have a name that looks like one.
+    # Check only if no ID matches; otherwise, a similar ID may be a new sample.
     if previous.number.keys().isdisjoint(ours):
         check_spelling(ours, previous.number, "the table of --previous")
 
@@ -152,8 +152,8 @@ def check_others(rows: pd.DataFrame) -> None:
     """Rejects categories of another table that are named like found ones.
 
     Raises:
-      UserError: naming the first such row, whose category would be mixed with a
-        found one.
+      UserError: naming the first such row, whose category would be confused
+        with a found one.
     """
     alike = rows["category_id"].str.fullmatch(_ID.pattern).to_numpy(bool)
     if alike.any():
@@ -169,18 +169,18 @@ def check_others(rows: pd.DataFrame) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """Changes of the categories since the last time.
+    """Changes in the categories since the previous log.
 
     Attributes:
-      kept: number of IDs that existed last time and still do.
+      kept: number of IDs that existed last time and still exist.
       appeared: IDs of categories without a sample of any old category.
-      returned: IDs that were absent last time but existed before.
+      returned: IDs that were absent last time but existed earlier.
       vanished: IDs whose samples no longer have any category.
       merged: old ID -> ID of the category that has most of its samples.
-      split: old ID -> new IDs of categories that overlap with it most.
+      split: old ID -> new IDs of categories whose largest overlap is with it.
       moved: sample ID -> (old ID, new ID or ""), where they differ.
       remembered: sample ID -> last ID, for samples that have no category now or
-        are not in the log; their category inherits it if they return.
+        are not in the log; if they return, their category inherits the ID.
       highest: the highest number ever assigned.
     """
 
@@ -195,7 +195,7 @@ class Changes:
     highest: int
 
     def writer(self) -> files.Writer:
-        """Returns a writer of the ledger, which the next log needs."""
+        """Returns a writer of the ledger, which is read with the next log."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
         return files.text_writer(text + "\n")
 
@@ -221,7 +221,7 @@ def extend(
       previous: the previously assigned numbers.
 
     Returns:
-      `(number, changes)`: int64 `[N]`, number of each sample's category, -1 for
+      `(number, changes)`: int64 `[N]`, category number of each sample, -1 for
       none; and the changes.
     """
     labels = np.asarray(labels, np.int64)
@@ -263,7 +263,7 @@ class _Leads(NamedTuple):
 
 
 def _leading(of: np.ndarray, which: np.ndarray) -> dict[int, int]:
-    """Returns the first `which` of each `of`: the one with most overlap."""
+    """Maps each `of` to its first `which`, which has the largest overlap."""
     return dict(zip(of[::-1].tolist(), which[::-1].tolist(), strict=True))
 
 
@@ -275,7 +275,7 @@ def _changes(
     leads: _Leads,
     highest: int,
 ) -> Changes:
-    """Returns what became of each category; see `Changes`."""
+    """Compares the new categories with the previous ones."""
     before, after = set(previous.number.values()), set(number.values())
     gone = sorted(before - after)
     split: dict[str, list[str]] = {}

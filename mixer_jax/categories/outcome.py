@@ -2,7 +2,7 @@
 
 Labels are indices into `Outcome.names`; samples without a category are
 `UNASSIGNED`. Samples of true test categories are `HELD_OUT`: categorize does
-not write the categories that clicks gave them, so no metric counts them.
+not write the categories found for them, so they are excluded from all metrics.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Outcome:
         categories, also the columns of `tables.with_truth`.
       labels: `[Q + I]` int64.
       names: category IDs, indexed by label.
-      features: features of these samples; None if there are no matching ones.
+      features: features of these samples; None if the cache has no match.
       later: later clicks, like `log.clicks`; None if none were set aside.
     """
 
@@ -63,11 +63,11 @@ def read(
 
     Args:
       folder: the output folder of categorize.
-      log: the folder of the click log that it read.
-      truth: the table of true categories that it was given, if any.
+      log: the folder of the click log that categorize read.
+      truth: the table of true categories given to categorize, if any.
 
     Raises:
-      UserError: if something is missing or belongs to another log.
+      UserError: if a file is missing or belongs to another log.
     """
     folder, log = Path(folder), Path(log)
     with guards.steady(log):
@@ -94,7 +94,7 @@ def read(
         kept |= set(samples["sample_id"][samples["held_out"]])
     features = encoding.read(folder / "features.npz", clicks)
     if features is not None:
-        kept = everyone  # All images could be read.
+        kept = everyone  # The features show that all images were readable.
     samples = samples[samples["sample_id"].isin(kept)].reset_index(drop=True)
     names = sorted(set(found.values()))
     number = {name: label for label, name in enumerate(names)}
@@ -118,13 +118,13 @@ def read(
 
 
 def find_log(folder: str | Path) -> Path:
-    """Returns the likely folder of the click log that categories are from.
+    """Looks for a click log in an output folder; returns the folder of the log.
 
     Args:
       folder: the output folder of categorize.
 
     Raises:
-      UserError: if there is no log in it or in its subfolder `log`.
+      UserError: if there is no log in the folder or in its subfolder `log`.
     """
     folder = Path(folder)
     for place in (folder / "log", folder):
@@ -137,7 +137,7 @@ def find_log(folder: str | Path) -> Path:
 
 
 def _read_later(log: Path) -> ClickLog | None:
-    """Reads the clicks that aggregate has set aside, if any."""
+    """Reads the later clicks that aggregate set aside, if any."""
     later = table_files.find(log, "clicks_later")
     if later is None:
         return None

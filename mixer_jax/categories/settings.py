@@ -18,19 +18,21 @@ class Settings:
 
     Attributes:
       method: method for the initial clusters, one of `METHODS`.
-      neighbors: k, neighbors per sample by content within each role.
-      threshold: affinity from which two samples are neighbors (DBSCAN's eps is
-        1 - threshold). None chooses it from the data, see `knee`.
+      neighbors: k, number of neighbors by content per sample and role.
+      threshold: affinity threshold for two samples to be neighbors (DBSCAN's
+        eps is 1 - threshold). None chooses it from the data, see `knee`.
       cohesion: mean affinity threshold for parts of a cluster to stay together.
-      min_samples: for DBSCAN and HDBSCAN; 2 allows categories of two samples.
+      min_samples: parameter of DBSCAN and HDBSCAN; 2 allows categories of two
+        samples.
       k: number of k-means clusters; 0 means one per `mean_size` samples.
       mean_size: mean number of samples per k-means cluster.
       max_size: maximum number of samples per category; 0 for no limit. Copies
         of the same content stay together regardless.
-      clicks_threshold: affinity from which two samples are neighbors when only
-        clicks are used.
+      clicks_threshold: affinity threshold for two samples to be neighbors when
+        only clicks are used.
       content_threshold: cosine threshold for two samples of one role to be
-        neighbors when only content is used; above most variants of a drawing.
+        neighbors when only content is used; most variants of a drawing are
+        below it.
       trust: weights of clicks and content.
       merging: thresholds for merging two clusters.
     """
@@ -52,7 +54,7 @@ class Settings:
         """Validates and returns these settings.
 
         Raises:
-          UserError: if a value is out of range or of another type.
+          UserError: if a value is out of range or has the wrong type.
         """
         for name in _FLAGS:
             _check_type(name, getattr(self, name))
@@ -93,7 +95,7 @@ _FLAGS = {
 
 
 def _check_type(name: str, value: Any) -> None:
-    """Checks a setting's type; Python callers may give any."""
+    """Checks the type of a setting; Python callers may pass any type."""
     default = getattr(Settings, name)
     if value is None and default is None:
         return

@@ -18,10 +18,10 @@ NEIGHBORS = (5, 10, 20)  # k
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Categories of one granularity.
+    """Categories at one granularity.
 
     Attributes:
-      threshold, neighbors: the settings.
+      threshold, neighbors: the settings that were used.
       labels: `[Q + I]` int64, -1 for no category.
       seconds: time to find them.
     """
@@ -39,7 +39,7 @@ def sweep(
     neighbors: Sequence[int] = NEIGHBORS,
     settings: Settings | None = None,
 ) -> Iterator[Point]:
-    """Yields the categories of each pair of settings.
+    """Yields the categories for each pair of settings.
 
     Args:
       features: features of Q queries and I items.

@@ -14,7 +14,7 @@ from mixer_jax.runtime.text import quoted
 
 
 def catalog(log: ClickLog) -> pd.DataFrame:
-    """Returns all samples of a log, queries first, as clustering orders them.
+    """Returns all samples of a log, in the order of clustering: queries first.
 
     Returns:
       Columns sample_id, role, image (absolute or ""), text, group ("").
@@ -25,7 +25,7 @@ def catalog(log: ClickLog) -> pd.DataFrame:
             "sample_id": [*log.queries["query_id"], *log.items["item_id"]],
             "role": ["query"] * len(log.queries)
             + ["document"] * len(log.items),
-            # As objects, since a folder's name may not be UTF-8.
+            # Use dtype object, as a folder name may not be valid UTF-8.
             "image": pd.Series(images, dtype=object),
             "text": [""] * len(log.queries) + [*log.items["text"]],
             "group": "",
@@ -45,7 +45,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
       whether the sample's true split is test).
 
     Raises:
-      UserError: if the table has none of the samples, or spells one otherwise.
+      UserError: if the table has none of the samples, or misspells an ID.
     """
     known = truth.set_index("sample_id")
     row = known.index.get_indexer(samples["sample_id"])
@@ -69,7 +69,7 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
 def check_spelling(
     sample_ids: Iterable[str], known: Iterable[str], table: str
 ) -> None:
-    """Raises a `UserError` if a table spells a sample of the log otherwise."""
+    """Raises a `UserError` if a table spells a log's sample ID differently."""
     wrong = similar.misspelled(list(sample_ids), list(known))
     if wrong:
         # Otherwise, its row would silently be taken for another sample.
@@ -92,8 +92,8 @@ def found_rows(
 
     Returns:
       `(rows, unassigned)`: samples with a category_id such as "found-00000" and
-      split "train", at least two per category; and the others, with the column
-      reason.
+      split "train", at least two per category; and the other samples, with the
+      column reason.
 
     Raises:
       UserError: if no category has two samples.
@@ -145,7 +145,7 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     """Makes image paths relative to the folder that the table is for.
 
     Raises:
-      UserError: if an image lies outside it, where a table cannot refer to it,
+      UserError: if an image lies outside this folder, as tables do not allow,
         or if its path is not UTF-8.
     """
     folder = Path(folder).resolve()

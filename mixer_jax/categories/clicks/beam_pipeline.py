@@ -4,7 +4,7 @@
 
 The same steps run in this process and on a cluster. No step depends on the
 order of events, so the result depends on neither the runner nor the number of
-its workers.
+workers.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ SCHEMA = pa.schema(
         ("clicks", pa.int64()),
     ]
 )
-# Contents of files: events, or the IDs of a role in this column.
+# File contents: events, or IDs (role -> column that holds its IDs).
 _EVENTS, _ROLES = "events", {"queries": "query_id", "items": "item_id"}
-# Outputs of the steps: the main one, (name, number) to be summed by name, and
-# (name, value), of which the first values per name are listed.
+# Tags of step outputs: the main output; (name, number) pairs, summed by name;
+# (name, value) pairs, of which the first values per name are listed.
 _MAIN, _COUNT, _LIST = "main", "count", "list"
 
 
@@ -45,7 +45,7 @@ class Job:
 
     Attributes:
       files: the event files; every worker must be able to reach them.
-      queries, items: the files of the tables of known IDs, likewise.
+      queries, items: the files with known query and item IDs, likewise.
       parts: the folder that the workers write to, likewise.
       until: microseconds since 1970; events from this time on are set aside.
       longest_session: maximum number of events in a session; longer sessions
@@ -138,11 +138,11 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 
 
 class _CountEvents(event_counts.Counter, beam.CombineFn):
-    """Counts events in parts, on the workers, and merges the parts."""
+    """Counts events in parts on the workers, and merges the parts."""
 
 
 def _parts(file: tuple[str, str]) -> Iterator[Any]:
-    """Yields the parts of a file, or the reason why it cannot be read."""
+    """Yields the parts of a file, or the reason why the file is unreadable."""
     kind, path = file
     try:
         with _open(path) as opened:
@@ -185,7 +185,7 @@ def _value(kind: str, cells: list[Any]) -> Any:
 
 
 def _open(path: str) -> BinaryIO:
-    # Beam would decompress files itself, and accept truncated ones.
+    # By default, Beam decompresses files itself and accepts truncated ones.
     kind = CompressionTypes.UNCOMPRESSED
     return FileSystems.open(path, compression_type=kind)
 
@@ -200,9 +200,9 @@ def _broken(path: str, error: Exception) -> TaggedOutput:
 def _drop_long_sessions(
     read: PCollection, longest: int
 ) -> tuple[PCollection, PCollection]:
-    """Returns the events of people, and the number of those of programs.
+    """Returns the events of people, and the number of events of programs.
 
-    Sessions longer than `longest` are taken for programs.
+    Sessions with more than `longest` events are attributed to programs.
     """
     long = (
         read
@@ -245,7 +245,7 @@ def _known(group: tuple[str, dict[str, Iterable]], role: str) -> Iterator[Any]:
         return
     count = sum(counts[0] + counts[2] for _, counts in joined["pairs"])
     yield TaggedOutput(_COUNT, (f"events_of_unknown_{role}", count))
-    # Negative, so that the IDs with most events come first.
+    # Negate the count, so that the IDs with the most events come first.
     yield TaggedOutput(_LIST, (f"unknown_{role}", (-count, key)))
 
 

@@ -1,10 +1,10 @@
-"""Counts the events of one pair of a query and an item, in parts.
+"""Counts the events of one query-item pair, in parts that can be merged.
 
-The counts do not depend on where parts are made or in which order they are
-merged.
+The counts do not depend on how events are divided into parts or on the order of
+merging.
 """
 
-# Exposures, clicks, later exposures, later clicks, copies.
+# Exposures, clicks, later exposures, later clicks, copies (duplicate events).
 Counts = tuple[int, int, int, int, int]
 # Session, time in microseconds since 1970, clicked.
 Seen = tuple[str, int, int]
@@ -21,7 +21,7 @@ class Counter:
     """
 
     def __init__(self, until: int | None):
-        """Counts events from `until` (microseconds since 1970) on as later."""
+        """Sets `until`, when later events begin (microseconds since 1970)."""
         self.until = until
 
     def create_accumulator(self) -> Part:

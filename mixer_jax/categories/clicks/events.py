@@ -5,7 +5,7 @@ A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
   query_id, item_id   as in the tables of the click log
   time                ISO 8601 (UTC if it names no zone) or seconds since 1970
   clicked             0 for an item that was shown, 1 for one that was clicked
-  session or user     optional: who saw it
+  session or user     optional: identifies who saw the item
 
 Other columns are ignored. This module needs only PyArrow, since cluster workers
 that read events have little else installed.
@@ -35,7 +35,7 @@ COLUMNS = ("query_id", "item_id", "time", "clicked")
 SESSIONS = ("session", "session_id", "user", "user_id")  # the first one is used
 KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
-# query, item, time in microseconds since 1970, clicked, session ("" is none).
+# query, item, time in microseconds since 1970, clicked, session ("" if none).
 Event = tuple[str, str, int, int, str]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -44,10 +44,10 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 _EXACT = 2**53  # floats of this size or more may have been rounded
-# Floats of this size or more may have been rounded, in narrow types.
+# Likewise, for floats of narrower types.
 _NARROW = {pa.float16(): 2**11, pa.float32(): 2**24}
 _BATCH = 16384  # rows of a Parquet file in memory at once
-# Exceptions of readers for files that are truncated or of another format.
+# Exceptions that readers raise for truncated files and for other formats.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -81,7 +81,7 @@ def row_groups(path: str, file: BinaryIO) -> list[int]:
     0, so a large log should consist of many such files.
 
     Raises:
-      UserError: if the file does not have the format that its name says.
+      UserError: if the file does not have the format that its suffix implies.
     """
     if kind(path) != ".parquet":
         return [0]
@@ -123,7 +123,7 @@ def parse(cells: Sequence[Any]) -> Event:
     """Parses a row's cells, `COLUMNS` and the session, into an event.
 
     Raises:
-      ValueError: saying what is wrong.
+      ValueError: if a cell is missing or invalid.
     """
     query, item, time, clicked, session = cells
     clicked = _plain(clicked, "clicked")
@@ -151,7 +151,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any, column: str) -> Any:
-    """Returns a cell of another program as text if it can be."""
+    """Converts bytes and decimals from other programs to text."""
     if isinstance(value, bytes):  # Spark may write text as bytes.
         try:
             return value.decode()
@@ -281,7 +281,7 @@ def _csv(path, file, group, columns, optional):
 
 
 def _records(path: str, reader) -> Iterator[tuple[int, list[str]]]:
-    """Yields each record and its first line; skips empty lines."""
+    """Yields first line number and cells of each record; skips empty lines."""
     while True:
         line = reader.line_num + 1
         try:
@@ -346,7 +346,7 @@ def _values(path: str, name: str, column: pa.Array) -> list[Any]:
                 "have been rounded; write text, integers or 64-bit floats."
             )
     if pa.types.is_timestamp(column.type):
-        # Python has no nanoseconds. Timestamps without a zone are UTC.
+        # Python times have no nanoseconds. Timestamps without a zone are UTC.
         column = column.cast(pa.timestamp("us"), safe=False)
     return column.to_pylist()
 
@@ -381,5 +381,5 @@ def _not_utf8(path: str, file: BinaryIO) -> str:
 
 
 def row_name(path: str) -> str:
-    """Returns what row numbers count in a file of this kind."""
+    """Returns whether row numbers of a file count rows or lines."""
     return "row" if kind(path) == ".parquet" else "line"

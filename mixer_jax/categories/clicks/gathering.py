@@ -24,8 +24,8 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import guards, replacing
 from mixer_jax.runtime.tabular import parquet_files, tables
 
-# Runs in this process, with --direct_num_workers workers. Beam's own default
-# would download a program.
+# The default runner: it works in this process, with --direct_num_workers
+# workers. Beam's own default runner would download a program.
 _RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _ORDER = [("query_id", "ascending"), ("item_id", "ascending")]
 
@@ -46,15 +46,15 @@ def aggregate(
 
     Args:
       files: names or patterns of event files on any file system that Beam
-        reads; the name of an existing file is taken literally.
+        supports; the name of an existing file is taken literally.
       out: the click log's folder, on this machine.
       queries: the table of queries; "" for the one in `out`.
-      items: likewise.
+      items: the table of items, likewise.
       parts: folder for the workers' parts, which are removed; "" for `out`.
       until: microseconds since 1970; events from this time on go into a
         separate table. None puts all events into one.
-      longest_session: maximum number of events in a session; longer ones are
-        taken for programs and left out. None for no limit.
+      longest_session: maximum number of events in a session; longer sessions
+        are attributed to programs and left out. None for no limit.
       max_skipped: maximum share of events that are bad rows, and maximum share
         of events with unknown IDs.
       options: options for the Beam pipeline.
@@ -63,7 +63,7 @@ def aggregate(
       The counts, as in aggregate.json.
 
     Raises:
-      UserError: if something is missing or damaged, or too much is left out.
+      UserError: if a file is missing or damaged, or too much is left out.
     """
     out = Path(out)
     for name in ("clicks.csv", "clicks.parquet", "clicks_later.parquet"):
@@ -187,7 +187,7 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
             )
 
 
-# Each event read counts once: for a reason to be left out, or as an exposure.
+# Each event counts once: under the reason for its exclusion, or as an exposure.
 _ALL = (
     "bad_rows",
     "copies",
@@ -217,7 +217,7 @@ def _unknown(figures: dict[str, Any]) -> list[str]:
 
 
 def _run(job: beam_pipeline.Job, options: Sequence[str]) -> None:
-    # Cluster workers then do not need this package installed.
+    # Pickle by value, so that cluster workers need not install this package.
     for module in (text, errors, event_counts, events, beam_pipeline):
         cloudpickle.register_pickle_by_value(module)
     given = PipelineOptions(list(options))
@@ -243,8 +243,8 @@ def _gather(place: str, name: str) -> pa.Table:
     # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
-            # Arrow's threads would hold the file, and abort the process if they
-            # released it after the interpreter has ended.
+            # Arrow's threads would keep the file open and, if they closed it
+            # after the interpreter has ended, abort the process.
             parts.append(pq.ParquetFile(file).read(use_threads=False))
     return pa.concat_tables(parts).sort_by(_ORDER)
 
@@ -276,7 +276,7 @@ def _table(folder: Path, name: str) -> str:
 
 
 def _files(table: str) -> tuple[str, ...]:
-    """Returns the files of a table: one, or the parts of a folder."""
+    """Returns the files of a table: one file, or the parts in a folder."""
     if not os.path.isdir(table):
         return (table,)
     return tuple(map(str, parquet_files.parts(Path(table))))

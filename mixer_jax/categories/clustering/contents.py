@@ -7,8 +7,8 @@ from scipy.sparse.csgraph import connected_components
 from mixer_jax.categories.clustering.methods import join
 from mixer_jax.categories.evidence.graph import QUERY_ITEM, Features, Pairs
 
-# Cosine threshold for copies of one image or text. It allows for the encoder's
-# rounding; variants are below it.
+# Cosine threshold for copies of one image or text. It allows for rounding in
+# the encoder; variants of an image have lower cosines.
 SAME = 0.99999
 
 
@@ -70,10 +70,10 @@ def join_copies(
     """Joins the clusters of copies, unless clicks contradict it.
 
     Copies of an item are always joined, as all their content is the same. A
-    query has only its image, so if two copies were clicked with different items
-    (the flags of Norway and Bouvet Island are the same drawing), they stay
-    apart. A cluster of queries only, or of items only, joins the first cluster
-    with a copy that has both.
+    query has only its image, so copies of a query stay apart if different items
+    were clicked for them (the flags of Norway and Bouvet Island are the same
+    drawing). A cluster of only queries or only items joins the first cluster
+    that has both roles and a copy of one of its samples.
 
     Args:
       labels: int `[N]`; every sample is in a cluster.
@@ -86,7 +86,7 @@ def join_copies(
     """
     items = ~is_query[first] & ~is_query[second]
     labels = join(labels, labels[first[items]], labels[second[items]])
-    # Merge single-role clusters first, so that each moves as a unit.
+    # Merge single-role clusters first, so that copies stay together.
     whole = _whole(labels, is_query)
     a, b = labels[first], labels[second]
     bare = ~whole[a] & ~whole[b]

@@ -1,4 +1,4 @@
-"""k-means of unit vectors by exact search, centers sharded over the mesh."""
+"""k-means of unit vectors by exact search; centers are sharded over devices."""
 
 import numpy as np
 from jax.sharding import Mesh
@@ -45,7 +45,7 @@ def kmeans(
         nearest = cosine_top_k(vectors, centers, 1, mesh=mesh)[0][:, 0]
         if (nearest == before).all():
             break
-        # A center without samples stays where it is.
+        # A center without samples remains unchanged.
         order = np.argsort(nearest, kind="stable")
         held, start = np.unique(nearest[order], return_index=True)
         centers = centers.copy()

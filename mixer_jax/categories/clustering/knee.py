@@ -1,9 +1,9 @@
 """Finds the knee of a k-distance curve, to choose DBSCAN's threshold.
 
-Sorted by the distance to their k-th nearest neighbor, samples of categories
-come first, along a low curve, which then rises steeply to isolated samples.
-The knee in between is where Ester et al. (DBSCAN, 1996) read off the threshold
-by eye.
+The curve shows the samples sorted by the distance to their k-th nearest
+neighbor. It is low for samples of categories, then rises steeply to isolated
+samples. At the knee in between, Ester et al. (DBSCAN, 1996) read off the
+threshold by eye.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ class Knee:
     Attributes:
       threshold: the affinity at the knee.
       share: `[n]` ascending from 0 to 1, share of the samples with k neighbors.
-      affinity: `[n]` descending; this share has a k-th largest affinity of at
-        least this value.
+      affinity: `[n]` descending; `share` of the samples have a k-th largest
+        affinity of at least `affinity`.
     """
 
     threshold: float

@@ -2,8 +2,8 @@
 
 A pair of samples may have been shown too rarely to be conclusive even though
 their clusters were shown together often, so evidence is summed over clusters. A
-sample that DBSCAN left as noise takes part as a cluster of one; this is how
-rarely shown items find their category.
+sample that DBSCAN left as noise counts as a cluster of one, so that rarely
+shown items can be merged into their category.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Merging:
     """Thresholds for merging two clusters.
 
     Attributes:
-      rounds: maximum number of rounds; each builds on the merges before.
+      rounds: maximum number of rounds; each builds on the previous merges.
       clicks: threshold on the affinity from pooled clicks and mean content.
       content: threshold on the mean affinity over all possible pairs of two
         clusters; pooled clicks can veto the merge.
@@ -55,7 +55,7 @@ def merge(
       max_size: maximum number of samples per merged cluster; 0 for no limit.
 
     Returns:
-      New labels `[N]`, -1 for samples that are still alone, and the numbers of
+      New labels `[N]`, -1 for samples without a cluster, and the numbers of
       merges by clicks and by content.
     """
     labels = alone(labels)
@@ -125,7 +125,7 @@ def _mean_content(
 def _groups(
     labels: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs (a <= b), and which of them each pair is in."""
+    """Returns cluster pairs (a <= b), and each pair's index into them."""
     first, second = labels[pairs.first], labels[pairs.second]
     nodes = labels.max() + 1
     codes = np.minimum(first, second) * nodes + np.maximum(first, second)
@@ -150,7 +150,7 @@ def _mutual_best(
 def _size_if_joined(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> np.ndarray:
-    """Returns each pair's cluster size `[P]` if all pairs were joined."""
+    """Returns the cluster size `[P]` of each pair if all pairs are joined."""
     size = np.bincount(labels)
     joined = join(np.arange(len(size)), a, b)
     return np.bincount(joined, size)[joined[a]]

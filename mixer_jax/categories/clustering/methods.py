@@ -1,7 +1,7 @@
 """Clustering methods for a sparse affinity graph, and splitting of chains.
 
-Missing pairs are far apart. DBSCAN, HDBSCAN and connected components take the
-same graph, so a config can choose between them.
+Pairs missing from the graph are far apart. DBSCAN, HDBSCAN and connected
+components take the same graph, so a config can choose between them.
 """
 
 import heapq
@@ -157,7 +157,7 @@ def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def without_single(labels: np.ndarray) -> np.ndarray:
-    """Returns labels `[N]` from 0 of clusters of two or more; -1 is noise."""
+    """Returns labels `[N]` from 0, with clusters of one as noise (-1)."""
     labels = np.asarray(labels, np.int64)
     size = np.bincount(labels[labels >= 0], minlength=1)
     several = (labels >= 0) & (size[labels] > 1)
@@ -188,8 +188,8 @@ def split(
     DBSCAN follows chains: one misleading click joins two large categories.
     Each cluster is therefore rebuilt by average linkage: starting from single
     samples, the two parts with the highest mean affinity are joined, as long as
-    it is at least `threshold`. The mean is over the given pairs; the others are
-    unknown.
+    this mean is at least `threshold`. The mean is over the given pairs, as the
+    affinity of other pairs is unknown.
 
     Args:
       labels: `[N]` int; -1 is noise.

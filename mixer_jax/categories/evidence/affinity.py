@@ -1,11 +1,11 @@
-"""Affinity from clicks and content: how likely two samples belong together.
+"""Affinity from clicks and content: how likely two samples are to match.
 
 Clicks come first: a mixture of two beta-binomial distributions, fitted to the
 log, gives the likelihood of a pair's clicks if the two belong together and if
 they do not. Content is then calibrated on pairs with conclusive clicks: where
-look-alikes are shown but not clicked, similarity comes to mean little; where
-they are clicked alike, it means much. Thus no cosine threshold is set by hand
-or learned from true categories.
+look-alikes are shown but not clicked, similarity gets a small weight; where
+they are clicked alike, it gets a large one. Thus no cosine threshold is set by
+hand or learned from true categories.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ _ALIKE = 0.25
 # Share of matching pairs of one role that are clicked alike; the others were
 # shown too rarely or ranked too low.
 _HEARD_ALIKE = 0.5
-# Click affinity threshold for a common sample to count in `heard`.
+# Click affinity threshold for a sample to count in `heard`.
 _SURE = 0.3
 # Maximum number of knots ("corners") of a cosine's calibration curve. The curve
 # need not be monotonic: variants of a drawing look more alike than two drawings
 # of one thing, and copies of a title mean more than other similar titles.
 _CORNERS = 8
-_A_CORNER = 25  # pairs of the rarer class needed per corner
+_A_CORNER = 25  # minimum number of pairs of the rarer class per corner
 _SUREST = 0.995  # maximum probability from content alone
 
 
@@ -47,7 +47,8 @@ class Rates:
     Attributes:
       right: (a, b) of the Beta distribution of the click rate for a query and
         an item that belong together.
-      wrong: likewise if they do not: look-alikes, position bias, slips.
+      wrong: likewise if they do not belong together: such clicks are due to
+        look-alikes, position bias and slips.
       share: share of the log's pairs that belong together.
     """
 
@@ -130,7 +131,7 @@ def log_odds(
 def relative_to_best(
     value: np.ndarray, first: np.ndarray, second: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Returns `value [P]` (>= 0) relative to the best of either sample."""
+    """Divides `value [P]` (>= 0) by the best value of either sample."""
     best = np.zeros(nodes)
     np.maximum.at(best, first, value)
     np.maximum.at(best, second, value)
@@ -142,8 +143,8 @@ def click_affinity(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
     """Returns affinities `[P]` in [0, 1] from clicks alone; 0 if never shown.
 
     This is the probability that the pair belongs together, times its click rate
-    relative to the best of either sample, as a sample with a better match
-    belongs to that one.
+    relative to the best rate of either sample, as a sample with a better match
+    belongs together with that match.
     """
     shown = pairs.exposures > 0
     sure = expit(log_odds(pairs.exposures, pairs.clicks, rates))
@@ -151,7 +152,7 @@ def click_affinity(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 
 
 def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
-    """Returns click rates relative to the best of either; 1 if never shown."""
+    """Returns rates relative to either sample's best; 1 if never shown."""
     a, b = rates.wrong
     rate = (pairs.clicks + a) / (pairs.exposures + a + b)
     shown = pairs.exposures > 0
@@ -163,7 +164,7 @@ def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 def same_role_evidence(
     pairs: Pairs, clicked: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compares two samples of one role by what both were shown with.
+    """Compares samples of one role by the samples that both were shown with.
 
     Args:
       pairs: P pairs of any kind.
@@ -175,7 +176,7 @@ def same_role_evidence(
       affinities with the samples that both were shown with, and the larger of
       their squared norms, over affinities of at least `_SURE`. `agree / heard`
       is about 1 if both are clicked alike, and near 0 if one is clicked where
-      the other is not. Zero for pairs of a query and an item.
+      the other is not. Both are zero for pairs of a query and an item.
     """
     shown = pairs.exposures > 0
     row = np.concatenate([pairs.first[shown], pairs.second[shown]])
@@ -204,7 +205,7 @@ def content_log_odds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrates content on pairs with click evidence, separately by kind.
 
-    Labels from clicks for pairs of one role have one-sided noise: some pairs
+    For pairs of one role, labels from clicks have one-sided noise: some pairs
     that belong together are not clicked alike. The probability of the label is
     then that of the truth times a constant (Menon et al., "Learning from
     Corrupted Binary Labels via Class-Probability Estimation", 2015).
@@ -212,7 +213,7 @@ def content_log_odds(
     Args:
       pairs: P pairs.
       target: `[P]` in [0, 1], label from clicks.
-      weight: `[P]`, weight of the label; 0 leaves a pair out.
+      weight: `[P]`, weight of the label; 0 excludes a pair.
 
     Returns:
       `(odds, base)`, `[P]`: the log-likelihood ratio of the content for pairs
@@ -229,7 +230,7 @@ def content_log_odds(
         label, sure = target[these], weight[these]
         positive = (label * sure).sum()
         rarer = min(positive, sure.sum() - positive)
-        # Learning needs about ten confident pairs of either class.
+        # Learning needs about ten confident pairs of each class.
         if rarer < 10:
             continue
         used = sure > 0
@@ -276,14 +277,15 @@ class Trust:
     """Weights of clicks and content.
 
     Attributes:
-      unseen: odds of a pair that was never shown, relative to one that was, as
-        an engine shows right items more often than chance.
+      unseen: odds that a pair that was never shown belongs together, relative
+        to a pair that was shown, as an engine shows matching items more often
+        than chance.
       votes: between two samples of one role, content counts as much as this
         many samples of the other role that surely match both.
       max_prior: maximum prior probability that two samples of one role are the
         same. Pairs with click evidence were found by the same queries, so more
-        of them are the same than among neighbors by content; if neighbors
-        passed as such, chains would join everything.
+        of them are the same than of the neighbors by content; with the same
+        prior for those neighbors, chains would join everything.
     """
 
     unseen: float = 0.1
@@ -330,11 +332,11 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     odds = log_odds(pairs.exposures, pairs.clicks, rates) + content
     odds += np.where(shown, 0.0, np.log(trust.unseen))
     sure = np.where(across, expit(odds) * _rate(pairs, nodes, rates), 0.0)
-    # Content has changed the ranking, so compare with the best matches again.
+    # Content has changed the ranking, so divide by the best values again.
     sure *= relative_to_best(sure, pairs.first, pairs.second, nodes)
     alike = expit(content + np.minimum(base, logit(trust.max_prior)))
     ratio = np.minimum(agree / np.maximum(heard, 1e-9) / (2 * _ALIKE), 1.0)
     within = (heard * ratio + trust.votes * alike) / (heard + trust.votes)
-    # One wrong pair of one role can join two right sets, so be stricter.
+    # One wrong pair of one role can join two correct clusters, so be stricter.
     within = within**2
     return Evidence(rates, clicked, content, np.where(across, sure, within))

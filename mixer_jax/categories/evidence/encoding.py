@@ -21,7 +21,7 @@ from mixer_jax.runtime import (
     terminal,
 )
 
-_PART = 16384  # images or texts per cached part: a minute or two
+_PART = 16384  # images or texts per cached part; each takes a minute or two
 
 
 def encode(
@@ -76,7 +76,7 @@ def read(path: str | Path, log: ClickLog) -> Features | None:
 
     Args:
       path: path of the .npz file.
-      log: log whose samples must be those of the features, in the same order.
+      log: log whose samples must be the encoded ones, in the same order.
     """
     kept = _read(Path(path))
     if not kept or not np.array_equal(kept["ids"], _hash_ids(log)):
@@ -94,10 +94,10 @@ def _hash_ids(log: ClickLog) -> np.ndarray:
 
 
 def _cache(path: Path, **arrays: np.ndarray) -> bool:
-    """Writes an .npz file atomically; goes on without it on a full disk.
+    """Writes an .npz file atomically; a full disk is not an error.
 
     Returns:
-      Whether it was written.
+      Whether the file was written.
     """
 
     def save_arrays(draft: Path) -> None:
@@ -151,7 +151,7 @@ def _where_known(
     encoder: Callable[[Sequence[str]], np.ndarray],
     parts: Path,
 ) -> np.ndarray:
-    """Encodes the values that are not ""; the rows of the others are zeros.
+    """Encodes all values except ""; rows of empty values are zeros.
 
     Args:
       values: N paths or texts; equal ones are encoded once.

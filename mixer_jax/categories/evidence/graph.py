@@ -45,10 +45,9 @@ class Pairs:
       kind: `[P]` int8, one of `KINDS`.
       content: `[P, 4]` float32: cosine and margin of the images, cosine and
         margin of the texts; NaN where either sample has none. The margin is
-        the cosine relative to those of both samples' neighbors: twice the
-        cosine minus the mean cosine of the neighbors of each (CSLS, arXiv
-        1710.04087).
-      exposures, clicks: `[P]` int64; zero within one role.
+        twice the cosine, minus the mean cosine of the first sample to its
+        neighbors, minus that of the second (CSLS, arXiv 1710.04087).
+      exposures, clicks: `[P]` int64; zero for pairs of one role.
     """
 
     first: np.ndarray
@@ -74,7 +73,7 @@ def build_pairs(
     k: int,
     mesh: Mesh | None = None,
 ) -> Pairs:
-    """Returns each sample's nearest by content, and all pairs of the log.
+    """Returns the nearest neighbors by content, and all pairs of the log.
 
     Args:
       features: features of Q queries and I items.
@@ -83,7 +82,7 @@ def build_pairs(
       mesh: devices for the search; all by default.
 
     Returns:
-      At most `k * (3 Q + 4 I)` pairs and those of the log.
+      At most `k * (3 Q + 4 I)` pairs, in addition to those of the log.
     """
     num_queries = len(features.query_image)
     image_q = _center(features.query_image)
@@ -163,7 +162,7 @@ def _nearest(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns the neighbors of all rows, and of all gallery rows.
 
-    Unknown rows have neighbors of cosine -inf. If both are the same array, no
+    The neighbors of unknown rows have cosine -inf. If `gallery` is `rows`, no
     row is its own neighbor and both results are the same.
     """
     know_row = np.flatnonzero(rows.any(axis=1))
@@ -203,7 +202,7 @@ def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _mean(cosine: np.ndarray) -> np.ndarray:
-    """Returns the mean over the neighbors `[N]`; 0 where there are none."""
+    """Returns the mean cosine of the neighbors `[N]`; 0 without neighbors."""
     known = np.isfinite(cosine)
     total = np.where(known, cosine, 0.0).sum(axis=1)
     return total / np.maximum(known.sum(axis=1), 1)
@@ -227,5 +226,5 @@ def _cosine(
 
 
 def _codes(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
-    """Returns one number per pair."""
+    """Returns a unique number for each pair."""
     return np.asarray(a, np.int64) * nodes + np.asarray(b, np.int64)

@@ -15,7 +15,7 @@ def nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Answer:
-    """The neighbors of N rows, as devices find them.
+    """The neighbors of N rows, filled in as devices find them.
 
     Attributes:
       rows: f32 `[N, C]`.
@@ -24,7 +24,7 @@ class Answer:
     """
 
     def __init__(self, rows: np.ndarray, k: int):
-        """Prepares for k neighbors of each of the f32 `[N, C]` rows."""
+        """Allocates the results: k neighbors per row of f32 `[N, C]`."""
         self.rows = rows
         self.index, self.cosine = nothing(len(rows), k)
         self._begun = collections.deque()
@@ -64,7 +64,7 @@ class Answer:
         self._doubted.append(these[~sure])
 
     def in_doubt(self) -> np.ndarray:
-        """Waits for queued results; returns the rows that are uncertain."""
+        """Waits for queued results; returns the indices of uncertain rows."""
         while self._begun:
             self._fetch()
         doubted, self._doubted = self._doubted, []

@@ -40,7 +40,7 @@ class Copies:
           near: int `[n, K]`, the nearest sets.
           score: `[n, K]`, their cosines.
           k: number of rows to return.
-          own: `[n]`, a row to exclude from each result; K is then k + 1. None
+          own: `[n]`, the row to exclude from each result, with K = k + 1; None
             to exclude no row.
 
         Returns:

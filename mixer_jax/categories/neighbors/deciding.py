@@ -7,8 +7,8 @@ from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS
 
-# Numbers (f32) gathered at once for scoring, to fit a CPU's cache or an
-# accelerator's memory.
+# Number of f32 values gathered at once for scoring; they fit in the cache of a
+# CPU, or in the memory of an accelerator.
 _SCORED = {"cpu": 2**20}
 _SCORED_ELSEWHERE = 2**26
 
@@ -25,14 +25,14 @@ def decide(
     Args:
       placed: the rows to search in, which form the groups.
       lists: each device's shortlists for the query rows.
-      error_Q: f32, bound on the rounding errors of the factors of a query row
-        and of the placed rows, added up.
+      error_Q: f32, bound on the sum of two rounding errors: that of the query
+        row's factor and that of any placed row's factor.
       row_QxC: f32, the query rows.
       k: number of neighbors to return.
 
     Returns:
       The k nearest int32 `[Q, k]`, their cosines f32 `[Q, k]`, and bool `[Q]`:
-      whether no other group can hold a nearer one.
+      whether no other group can hold a nearer row.
     """
     width = row_QxC.shape[1]
     whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
@@ -77,10 +77,10 @@ def decide(
 
 def _rising(name_NxM: jax.Array) -> jax.Array:
     """Sorts int32 rows in [-1, 2^30]; much faster on CPUs than `jnp.sort`."""
-    # Added to the bits of 1.0, they become floats in the same order.
+    # Added to the bits of 1.0, the integers become floats in the same order.
     one = 0x3F800000
     order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
-    # Pad by one: XLA lowers a full-width `top_k` to a sort.
+    # Pad by one column: XLA lowers a full-width `top_k` to a sort.
     spare = jnp.full((len(order), 1), -jnp.inf)
     falling, _ = jax.lax.top_k(
         jnp.concatenate([-order, spare], axis=1), order.shape[1]

@@ -3,16 +3,16 @@
 The same code serves a laptop and a pod. Query rows are processed in blocks,
 each in two steps:
 
-1. *Screening* (`screening.py`) compares them with all others by short factors:
-   the leading principal dimensions, rounded to bfloat16 where the processor
-   multiplies that faster. Each row gets a shortlist of groups.
+1. *Screening* (`screening.py`) compares them with all other rows by short
+   factors: the leading principal dimensions, rounded to bfloat16 on processors
+   that multiply bfloat16 faster. Each row gets a shortlist of groups.
 2. *Deciding* (`deciding.py`) scores the rows of these groups with the full f32
    vectors.
 
-The part that a short factor omits is bounded (Cauchy-Schwarz), so each row can
-be checked for whether another group may hold a nearer one. The few rows that
-fail this check are searched again with full factors, then among more groups.
-The result is thus exact, whatever the factors for screening.
+The part that a short factor omits is bounded (Cauchy-Schwarz), so a check for
+each row tells whether another group may hold a nearer neighbor. For the few
+rows that fail this check, the search is repeated with full factors, then among
+more groups. The result is thus exact, whatever factors are used for screening.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ from mixer_jax.runtime.mesh import AXIS, make_mesh
 from mixer_jax.runtime.mesh import rows as split_rows
 
 _SPARE = 22  # groups scored in addition to k
-_MORE = 4  # factor of groups per retry for rows in doubt
+_MORE = 4  # growth factor of the number of groups per retry
 _EXPANDED = 1024  # rows whose copies are expanded at once
 
 
@@ -70,7 +70,7 @@ def mutual_top_k(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns `cosine_top_k` in both directions: in `gallery`, and in `rows`.
+    """Returns `cosine_top_k` of `rows` in `gallery`, and the reverse.
 
     Each pair of rows is multiplied once for both directions.
     """
@@ -87,7 +87,7 @@ def _top_k(
     same: bool,
     back: bool,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns `cosine_top_k` and, if `back`, that of the gallery's rows."""
+    """Returns `cosine_top_k` and, if `back`, the reverse direction."""
     for name, x in (("rows", rows), ("gallery", gallery)):
         if not np.isfinite(x).all():
             bad = int(np.argmin(np.isfinite(x).all(axis=1)))
@@ -154,7 +154,7 @@ def _search(
       rows: f32 `[N, C]`.
       gallery: f32 `[M, C]`; None to search among the rows themselves.
       k: neighbors per row; fewer if the gallery is smaller.
-      back_k: likewise per gallery row, among the rows; None to skip these.
+      back_k: neighbors per gallery row, likewise; None to skip gallery rows.
       mesh: the devices to use.
 
     Returns:
@@ -192,7 +192,7 @@ def _search(
 
 
 def _kept(placed: Placed, answer: Answer, times: int = 1) -> int:
-    """Returns the number of groups of placed rows to score per row."""
+    """Returns the number of groups of placed rows to score per query row."""
     return min(times * (answer.k + _SPARE), -(-int(placed.count) // GROUP))
 
 
@@ -242,7 +242,7 @@ def _one_way(
 
 
 def _resolve(placed: Placed, answer: Answer) -> None:
-    """Repeats the search for rows in doubt until there are none."""
+    """Repeats the search for rows in doubt until all are certain."""
     left = answer.in_doubt()
     if len(left):
         placed = placed.replace(
@@ -317,18 +317,18 @@ def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
 
 @partial(jax.jit, static_argnames="k")
 def _look_up(placed, lists, error, row_QxC, number, *, k):
-    """Finds the k nearest for a block of rows whose shortlists are complete.
+    """Finds the k nearest rows for a block with complete shortlists.
 
     Args:
       placed: the rows to search in.
-      lists: shortlists of all query rows, by blocks, as the rows are placed.
+      lists: shortlists of all query rows, in the order of `Placed.whole`.
       error: f32 `[]`, bound on the rounding errors of the query rows' factors.
       row_QxC: f32, the query rows.
       number: index of the block in its set.
       k: number of neighbors.
 
     Returns:
-      As `_meet`, without the shortlists.
+      The results of `_meet`, without the shortlists.
     """
 
     def local(placed, lists, error, row_QxC, number):

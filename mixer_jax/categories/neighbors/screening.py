@@ -1,13 +1,13 @@
-"""Screening: shortlists of the groups that may hold a row's nearest.
+"""Screening: shortlists of the groups that may hold a row's neighbors.
 
 All pairs of rows are multiplied, but with short factors (`short_factors.py`),
 and each group of rows is represented by its largest product only, so neither
 the products nor their sorting ever become large. Each row keeps a shortlist of
 groups. A product serves both of its rows, so searching two sets in both
-directions, or a set in itself, takes half of the products.
+directions, or a set in itself, takes half as many products.
 
 Rows are sharded over the mesh in blocks, assigned to devices round-robin, so
-that each device holds a part of any run of blocks.
+that any range of blocks is spread evenly over the devices.
 """
 
 from functools import partial
@@ -21,13 +21,13 @@ from jax.sharding import Mesh, PartitionSpec
 from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.mesh import AXIS, rows
 
-GROUP = 8  # rows per maximum
+GROUP = 8  # rows per group, represented by its largest product
 _TILE = 1024  # rows per side of a tile; its products fit in a cache
-_BLOCK = 8192  # rows per block; sorting costs time per row and block
+_BLOCK = 8192  # rows per block; each row is sorted once per block
 
 
 class Placed(flax.struct.PyTreeNode):
-    """Rows sharded over the mesh, padded to N_pad, a multiple of the blocks.
+    """Rows sharded over the mesh, padded to N_pad, a multiple of `block`.
 
     Attributes:
       whole: f32 `[N_pad, C]`, unit rows in the order of the devices that hold
@@ -116,8 +116,8 @@ class Shortlist(flax.struct.PyTreeNode):
 
     Attributes:
       largest: f32 `[N, K + 1]`, descending, the largest product of each group.
-        The last group is not a candidate: its product bounds all that are left
-        out.
+        The last group is not a candidate: its product bounds those of all
+        omitted groups.
       group: int32 `[N, K + 1]`, group indices; -1 where there are fewer.
     """
 
@@ -211,8 +211,8 @@ def screen(
       tile: number of query rows multiplied at once.
       number: int32 `[]`, index of the block in its set.
       asked: shortlists `[Q, K + 1]` of the query rows so far.
-      theirs: shortlists of this device's placed rows, among the query rows;
-        None to skip these.
+      theirs: shortlists of this device's placed rows, with groups of query
+        rows; None to skip them.
       count: int32 `[]`, total number of query rows without padding.
       same: whether both are one set, whose blocks are screened in order, so
         that earlier blocks have already been compared with this one.
@@ -277,7 +277,7 @@ def _maxima(
             jax.lax.dynamic_slice_in_dim(other_BxS, other, other_tile),
             jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
         )
-        # Query rows are the minor axis: maxima of whole vectors, transposed.
+        # With query rows as the minor axis, maxima are taken of whole vectors.
         largest_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
         forth_QxG = jax.lax.dynamic_update_slice(
             forth_QxG, largest_TxG, (row, other // GROUP)

@@ -1,9 +1,9 @@
 """Short factors, whose products bound cosines from above up to rounding.
 
 A factor consists of the leading principal dimensions and the norm of the rest,
-rounded. By Cauchy-Schwarz, the product of two rests is at most that of their
-norms. The rounding error of each factor is measured; it bounds the error of a
-product.
+rounded. By Cauchy-Schwarz, the inner product of two rests is at most the
+product of their norms. The rounding error of each factor is measured, to bound
+the error of a product.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 _SAMPLE = 8192  # rows per set used to find the principal dimensions
 _ROUND_UP = 128  # screening dimensions are a multiple of this
-_LEFT_OUT = 0.02  # share of the squared norm that screening may omit
+_LEFT_OUT = 0.02  # maximum share of the squared norm that screening omits
 
 
 def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
@@ -35,7 +35,7 @@ def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
     sample = np.concatenate(
         [x[:: -(-len(x) // _SAMPLE)] for x in (wanted, gallery)]
     )
-    # Not centered: products lose the norm along the omitted dimensions.
+    # Do not center: omitted dimensions matter by their norm, not variance.
     power, basis = np.linalg.eigh(sample.T @ sample)
     power = np.maximum(power[::-1], 0.0).astype(np.float64)
     left_out = 1.0 - np.cumsum(power) / max(power.sum(), 1e-12)
@@ -51,7 +51,7 @@ def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
 def fast_dtype() -> jnp.dtype:
     """Returns bfloat16 if its products are faster, else float32.
 
-    The results of a search do not depend on it.
+    The results of a search do not depend on the dtype.
     """
     if jax.default_backend() != "cpu":
         return jnp.dtype(jnp.bfloat16)
@@ -59,7 +59,7 @@ def fast_dtype() -> jnp.dtype:
         return jnp.dtype(jnp.float32)
     product = jax.jit(products)
     seconds = {}
-    # Alternate and take the best of several, as the CPU may be shared.
+    # Alternate, and take the best of several timings: the CPU may be shared.
     for _ in range(5):
         for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
             x = jnp.ones((512, 512), dtype)
@@ -82,7 +82,7 @@ def shorten(
       dtype: dtype that factors are rounded to.
 
     Returns:
-      Factors `[N, S]`, and the norm of each one's rounding error, f32 `[N]`.
+      Factors `[N, S]`, and the norms f32 `[N]` of their rounding errors.
     """
     factor = row_NxC
     if basis_CxM is not None:

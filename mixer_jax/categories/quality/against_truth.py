@@ -1,8 +1,8 @@
 """Metrics of found categories against true ones.
 
 They follow Amigo et al., "A comparison of extrinsic clustering evaluation
-metrics based on formal constraints" (2009). Noise samples count as clusters of
-one.
+metrics based on formal constraints" (2009). Each noise sample counts as a
+cluster of its own.
 """
 
 import contextlib
@@ -27,9 +27,10 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
     Returns:
       purity: share of samples in the majority category of their cluster.
-      bcubed_precision, bcubed_recall: mean over samples of the share of the
-        sample's cluster that is in its category, and of its category that is in
-        its cluster (including itself); bcubed_f1: their harmonic mean.
+      bcubed_precision: for each sample, the share of its cluster (including
+        itself) that belongs to its category; mean over all samples.
+      bcubed_recall: likewise, the share of its category that is in its cluster.
+      bcubed_f1: harmonic mean of bcubed_precision and bcubed_recall.
       nmi: normalized mutual information, arithmetic mean.
     """
     found = alone(labels)
@@ -92,15 +93,15 @@ def report(
     Args:
       found: labels `[N]` of the found categories and of each baseline.
       is_query: `[N]` bool.
-      truth: `[N]` true categories, "" where unknown; None if all are.
+      truth: `[N]` true categories, "" where unknown; None if all are unknown.
 
     Returns:
       samples, chosen (settings chosen from the data), curve (the curve they
       were chosen from), merges (by cause), rates (of clicks), before (`shape`
-      of the method's clusters before splitting and merging) and ways: name ->
-      `shape` and, over the samples with a known truth, `against_truth`. With a
-      truth there is another baseline, "every sample alone": its F1 is far from
-      0 if true categories are small, so compare the others with it.
+      of the initial clusters, before splitting and merging) and ways: name ->
+      `shape` and, over the samples with a known truth, `against_truth`. If
+      `truth` is given, there is another baseline, "every sample alone": its F1
+      is far from 0 if true categories are small, so compare the others with it.
     """
     ways = {
         "combined": found.combined,
@@ -131,7 +132,7 @@ def check_out(folder: str | os.PathLike) -> None:
     """Checks that `categories.json` in a folder is not that of a training run.
 
     Raises:
-      UserError: if it is: the run could no longer be read.
+      UserError: if it is, as overwriting it would make the run unreadable.
     """
     path = pathlib.Path(folder, "categories.json")
     content = None

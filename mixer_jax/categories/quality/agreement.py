@@ -23,16 +23,17 @@ def agreement(
 
     Args:
       clicks: columns query, item (rows), clicks.
-      query_labels: `[Q]` int; negative for none, `HELD_OUT` is not counted.
+      query_labels: `[Q]` int, negative for no category; clicks of `HELD_OUT`
+        queries are not counted.
       item_labels: `[I]` int, likewise.
       shuffles: number of shuffles for the chance level.
       seed: seed of the shuffles.
 
     Returns:
-      clicks, their number; known, the share whose query and item both have a
-      category; together, the share whose query and item have the same one;
-      chance, the mean of `together` with the labels shuffled among the items
-      that are not held out.
+      clicks, the number of clicks; known, the share of clicks whose query and
+      item both have a category; together, the share whose query and item have
+      the same category; chance, the mean of `together` with the labels shuffled
+      among the items that are not held out.
     """
     clicks = clicks[clicks["clicks"] > 0]
     query, item = clicks["query"].to_numpy(), clicks["item"].to_numpy()
@@ -79,10 +80,11 @@ def of_categories(
     item_labels: np.ndarray,
     count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the clicks of each category, `(inside [C], all [C])`.
+    """Counts the clicks per category, `(inside [C], all [C])`.
 
-    `inside` are clicks of its queries on its items. `all` are clicks of its
-    queries or on its items, including from and to samples without a category.
+    `inside` counts the clicks of the category's queries on its items. `all`
+    counts the clicks of its queries and the clicks on its items, including
+    those from and to samples without a category.
     """
     query = query_labels[clicks["query"].to_numpy()]
     item = item_labels[clicks["item"].to_numpy()]
@@ -102,15 +104,15 @@ def of_categories(
 def exposures(
     clicks: pd.DataFrame, item_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts how often items were shown, before and after grouping them.
+    """Counts how often items were shown, before and after grouping items.
 
     Args:
       clicks: columns item (rows), exposures.
-      item_labels: `[I]` int; an item without a category stays by itself;
+      item_labels: `[I]` int; an item without a category counts by itself;
         `HELD_OUT` items are left out.
 
     Returns:
-      Exposures per item, and per category (or lone item).
+      Exposures per item, and per category (or item without a category).
     """
     shown = np.bincount(
         clicks["item"].to_numpy(),
@@ -127,11 +129,11 @@ def exposures(
 
 
 def lorenz(counts: np.ndarray, points: int = 101) -> np.ndarray:
-    """Returns the Lorenz curve: share of the total held by the least counts.
+    """Returns the Lorenz curve: share of the total in the smallest counts.
 
     Args:
       counts: `[N]`.
-      points: number of points, evenly spaced from none of the counts to all.
+      points: number of points, evenly spaced from no counts to all counts.
 
     Returns:
       f64 `[points]`, from 0 to 1; all 0 if the counts sum to 0.

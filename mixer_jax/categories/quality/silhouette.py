@@ -34,11 +34,11 @@ def silhouettes(
 ) -> Silhouettes | None:
     """Computes the silhouettes of categories, by cosine of images.
 
-    For a sample with mean distance a to the others of its category and b to
-    those of the nearest other category, the silhouette is `(b - a) / max(a, b)`
-    (Rousseeuw, "Silhouettes", 1987). Whole categories are drawn, up to
-    `max_samples`, so the cost does not grow with the catalog; the fewer are
-    drawn, the farther is the nearest other category.
+    For a sample with mean distance a to the other samples of its category and
+    mean distance b to the samples of the nearest other category, the silhouette
+    is `(b - a) / max(a, b)` (Rousseeuw, "Silhouettes", 1987). Whole categories
+    are drawn, up to `max_samples`, so the cost does not grow with the catalog.
+    With fewer categories drawn, the nearest other category is farther away.
 
     Args:
       features: features of Q queries and I items; images are centered by role,
@@ -84,7 +84,7 @@ def silhouettes(
 def _centered(
     image: np.ndarray, rows: np.ndarray, enough: int = 64
 ) -> np.ndarray:
-    """Returns unit rows, centered if `enough` rows determine the mean."""
+    """Returns unit rows, centered if at least `enough` images are known."""
     known = image.any(axis=1)
     mean = np.zeros(image.shape[1], np.float32)
     if known.sum() >= enough:
