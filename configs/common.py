@@ -1,6 +1,6 @@
 """Settings shared by the reference stages, and a version for laptops.
 
-Your own config can start from them:
+Your own config can start from these settings:
 
     from mixer_jax.configs import common
 

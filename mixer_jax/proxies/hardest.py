@@ -27,8 +27,8 @@ def negatives(
       proxies: `[R, n D]`, this device's rows.
       batch: the whole batch; samples' own categories are excluded.
       num_categories: C.
-      k: nearest negatives per sample, over all devices.
-      loss: settings; only `chunk` and `products` are used.
+      k: the number of nearest negatives per sample, over all devices.
+      loss: static settings; only `chunk` and `products` are used.
       approximate: see `nearest.extend`.
 
     Returns:
