@@ -55,7 +55,7 @@ _EXAMPLES = "v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:4x4x4, v6e:16x16"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Costs of one program, for one chip and one run.
+    """Costs of one program, for one run on one chip.
 
     Attributes:
       stage: the config's name.

@@ -96,7 +96,7 @@ class Program:
         """Yields each instruction outside fusions, and how often it runs.
 
         A fusion is yielded as one instruction. All branches of a conditional
-        count; loops with an unknown trip count count as run once.
+        count; loops with an unknown trip count are assumed to run once.
         """
         todo = [(self.entry, 1)]
         while todo:
@@ -116,7 +116,7 @@ class Program:
                     todo += [(branch, times) for branch in named]
 
     def trip_count(self, loop: Instruction) -> int | None:
-        """Returns the n of a loop `for i in range(n)`, or None if unknown."""
+        """Returns the trip count of a `range(n)` loop; None if unknown."""
         count = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
         )  # Written by the CPU compiler, but not by the TPU compiler.
@@ -163,7 +163,7 @@ def _parse(computation: str, line: str, match: re.Match) -> Instruction:
 
 
 def _closes(text: str, start: int) -> int:
-    """Returns the index after the parenthesis that closes that at `start`."""
+    """Returns the index after the parenthesis that closes `text[start]`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

@@ -37,7 +37,7 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 FUSIONS = {"image only": "image_only", "average fusion": "average"}
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
-SEEDS = 3  # training runs per fusion, whose metrics are averaged
+SEEDS = 3  # number of training runs per fusion, which are averaged
 MAX_SAMPLES = 20_000  # maximum training samples per role, drawn at random
 
 

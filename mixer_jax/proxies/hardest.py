@@ -20,8 +20,8 @@ def negatives(
 
     Call this inside `jax.shard_map` over the mesh axis. Each device scores its
     own rows, then merges all candidates' cosines for its part of the batch and
-    sends back the threshold of each sample. A device thus sends B k numbers
-    instead of n B k.
+    sends back the threshold of each sample. A device thus sends `B k` numbers
+    instead of `n B k`.
 
     Args:
       proxies: `[R, n D]`, this device's rows.

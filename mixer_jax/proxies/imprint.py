@@ -63,7 +63,7 @@ def add(
 
 @functools.partial(jax.jit, donate_argnames="proxies")
 def finish(sums: jax.Array, proxies: jax.Array) -> jax.Array:
-    """Sets proxies to the mean directions of their categories' samples.
+    """Sets each category's proxy to the mean direction of its samples.
 
     Args:
       sums: f32 `[C_pad, D]`, the sums of all batches.

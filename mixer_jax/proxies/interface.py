@@ -97,7 +97,7 @@ class HeadStep(NamedTuple):
 
     Attributes:
       loss: f32 scalar, the mean over the batch.
-      d_embeddings: `[B, D]`, the loss's gradient, with the dtype and the
+      d_embeddings: `[B, D]`, the gradient of the loss, with the dtype and the
         sharding of the embeddings.
       proxies: f32 or bf16 `[C_pad, n D]`, after the update.
       moments: the optimizer's moments, after the update.
@@ -123,7 +123,7 @@ class Head(Protocol):
     """
 
     def check(self, batch_size: int) -> None:
-        """Raises UserError if a positive could be inactive at this size."""
+        """Raises UserError if a batch may have inactive positives."""
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct | None:

@@ -38,7 +38,7 @@ def extend(
       own: int32 `[Q]`, the id to exclude for each query.
       rows: `[R, n D]`, the n sub-centers of each id side by side.
       first: int32 scalar, the id of the first row; ids are consecutive.
-      count: int32 scalar, the number of real rows; the others are padding.
+      count: int32 scalar, the number of real rows, which precede the padding.
       chunk: maximum number of rows to score at once.
       products: dtype of the factors; sums are f32.
       approximate: whether to use `lax.approx_max_k` within a chunk, which a

@@ -111,10 +111,11 @@ def adam(
 def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
     """Returns SGD without momentum on bf16 rows, with stochastic rounding.
 
-    It needs a sixth of the memory that Adam needs on f32 rows, and a quarter of
-    that of SGD with momentum. Updates below half a unit in the last place,
-    which rounding to nearest would always discard, take effect on average: the
-    expected rounded row is the exact row (Gupta et al., arXiv 1502.02551).
+    It needs a sixth as much memory as Adam on f32 rows, and a quarter as much
+    as SGD with momentum on f32 rows. Updates below half a unit in the last
+    place, which rounding to nearest would always discard, take effect on
+    average: the expected rounded row is the exact row (Gupta et al., arXiv
+    1502.02551).
 
     Args:
       weight_decay: see the module's docstring.

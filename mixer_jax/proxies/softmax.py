@@ -43,8 +43,8 @@ class Loss(NamedTuple):
       scale: s, the factor of the cosines.
       chunk: maximum number of rows per device to score at once.
       subcenters: n, the number of proxies per category.
-      filter: maximum cosine of negatives, beyond which they are left out; 1
-        or more leaves none out.
+      filter: maximum cosine of negatives; those above it are left out. None
+        are left out if it is 1 or more.
       products: dtype of the factors of matrix products; sums are f32.
       wire: dtype in which devices exchange embeddings and their gradients.
     """
@@ -179,7 +179,8 @@ def update(
         reduce, _varying((*start, jnp.zeros(z.shape))), chunks.indices
     )
 
-    # Without negatives, `total` only counts masked logits; this makes it 0.
+    # Where there are no negatives, `total` counts masked logits only, and the
+    # factor below makes it 0.
     highest = jax.lax.pmax(peak, AXIS)
     own, own_cosine = _own(rows, active.rows, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}

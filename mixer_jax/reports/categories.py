@@ -22,7 +22,7 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 
-_RARE = 0.1  # share of the items that counts as rarely shown
+_RARE = 0.1  # share of items that count as rarely shown
 
 
 def build(
@@ -83,7 +83,7 @@ def _render(
 
 @contextlib.contextmanager
 def _explaining_moves(log: str | os.PathLike) -> Iterator[None]:
-    """Adds to errors about missing images how to fix a moved log or images."""
+    """Adds advice on moved logs and images to errors about missing images."""
     try:
         yield
     except faults.UnreadableImageError as error:

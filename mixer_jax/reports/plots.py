@@ -47,7 +47,7 @@ _STYLE = {
     "ytick.major.size": 0,
     "xtick.major.size": 3,
 }
-POINTS = 400  # maximum number of points that can be told apart on a page
+POINTS = 400  # maximum number of points that a plot can show
 
 
 def lines(
@@ -200,7 +200,7 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def _themed(tag: str) -> str:
-    """Replaces the font and colors in a tag by those of the page."""
+    """Replaces the font and colors in a tag with those of the page."""
     tag = re.sub(r" font-family: [^;]*;", "", tag)
     for color, variable in _COLORS.items():
         tag = tag.replace(color, f"var({variable})")

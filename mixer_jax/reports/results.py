@@ -145,7 +145,7 @@ def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
-    """Returns our model's and the best other headline figures per gallery."""
+    """Returns our headline figure and the best other one for each gallery."""
     tiles = []
     for gallery in GALLERIES:
         here = [

@@ -188,7 +188,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
 def _category_samples(
     configs: dict[paths.Path, ConfigDict], say: Callable[[str], None]
 ) -> list[tuple[str, int, list[str]]]:
-    """Returns example categories of the first training table that exists."""
+    """Returns categories to show from the first training table that exists."""
     for folder, config in configs.items():
         path = config.data.table
         if not os.path.exists(path):

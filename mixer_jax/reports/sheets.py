@@ -53,7 +53,7 @@ class Sheet(NamedTuple):
 
 
 def thumbnail(path: str | os.PathLike, pixels: int = PIXELS) -> str:
-    """Returns an image as the `data:` URI of a small WebP, on white."""
+    """Returns a `data:` URI of the image as a small WebP on white."""
     buffer = io.BytesIO()
     image = Image.fromarray(decoding.decode(path, pixels))
     image.save(buffer, format="WEBP", quality=82, method=6)
@@ -120,7 +120,7 @@ def make_sheets(
     Args:
       rankings: one per part of the split.
       root: the folder of the images.
-      count: the number of right queries to draw at random, and of wrong ones.
+      count: the number of random queries on each of the sheets right and wrong.
       worst: the number of queries whose right document is ranked lowest.
       seed: the random seed.
 

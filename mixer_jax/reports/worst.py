@@ -19,7 +19,7 @@ class Picture(NamedTuple):
     image: str  # data URI; "" for none
     name: str  # text of the sample, or its ID
     query: bool
-    right: bool | None  # whether of the leading category; None if unknown
+    right: bool | None  # whether in the leading category; None if unknown
 
 
 class Sheet(NamedTuple):
