@@ -1,6 +1,6 @@
 """Settings shared by the reference stages, and a version for laptops.
 
-Your own config can start from them:
+Your own config can start from these settings:
 
     from mixer_jax.configs import common
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config.defaults import defaults
 
-RUNLOCAL = "runlocal"  # the argument that makes a stage fit a laptop
+RUNLOCAL = "runlocal"  # the argument that makes a stage small
 
 
 def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
@@ -60,7 +60,7 @@ def large(config: ConfigDict) -> None:
 
 
 def shrink(config: ConfigDict, arg: str) -> ConfigDict:
-    """Returns the config; makes it fit a laptop if `arg` is `RUNLOCAL`."""
+    """Returns the config, made small for a laptop if `arg` is `RUNLOCAL`."""
     if arg != RUNLOCAL:
         return config
     config.steps = 12

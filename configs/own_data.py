@@ -3,10 +3,10 @@
     python -m mixer_jax.main --config=configs/own_data.py \
         --config.data.table=mydata/table.csv --workdir=runs/mydata
 
-EfficientNet-Lite0 and MiniLM at 128 pixels take minutes on a laptop's CPU for a
-few thousand images. With more data, raise `steps` so that every sample is seen
-at least ten times (steps = 10 * samples / batch_size), and unfreeze more of the
-encoders in `optimizer.parts`.
+Training EfficientNet-Lite0 and MiniLM at 128 pixels takes minutes on a laptop's
+CPU for a few thousand images. With more data, raise `steps` so that every
+sample is seen at least ten times (steps = 10 * samples / batch_size), and
+unfreeze more of the encoders in `optimizer.parts`.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = defaults()
     config.steps = 200
     config.batch_size = 64
-    config.precision = "float32"  # fastest on CPUs; elsewhere "bfloat16"
+    config.precision = "float32"  # fastest on CPUs; elsewhere, use "bfloat16"
     config.data.image_size = 128
     config.model.image.name = "efficientnet-lite0"
     config.model.image.pretrained = "efficientnet-lite0"

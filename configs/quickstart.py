@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
     stage2.data.augment = "none"
     stage2.head.name = "knn"
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    # Regularize: overfitted towers find the training categories everywhere.
+    # Regularize: overfitted towers see training categories in every sample.
     stage2.optimizer.weight_decay = 1.0
     stage2.checkpoint.every = 150
 
@@ -99,7 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
             config.steps = 4
             config.batch_size = 16
             config.data.image_size = 64
-            config.data.max_skipped = 1.0  # with so few emoji, many are lone
+            config.data.max_skipped = 1.0  # many of so few have no match
             config.head.active = 1.0
             config.head.refresh = 2
             config.log_every = 1

@@ -11,7 +11,7 @@ over all of them.
     python -m mixer_jax.main --config=configs/stage1.py:runlocal \
         --workdir=runs/local/stage1
 
-Takes a minute on a laptop's CPU: a dozen steps with pretrained
+This takes a minute on a laptop's CPU: a dozen steps with pretrained
 EfficientNet-Lite0 and MiniLM at 64 pixels. The loss starts at about 22 and
 begins to fall.
 """

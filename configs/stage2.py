@@ -2,19 +2,19 @@
 
     python -m mixer_jax.main --config=configs/stage2.py --workdir=runs/stage2
 
-Starts from `runs/stage1` (see configs/stage1.py). Proxies are initialized with
-the mean embeddings of their categories. The knn head compares a batch with the
-nearest half of the proxies; with millions of categories, 1% is enough. Needs
-`data/large/table.csv`; if that is missing, the demonstration's emoji with skin
-tones are drawn there.
+The stage starts from `runs/stage1` (see configs/stage1.py). Proxies are
+initialized with the mean embeddings of their categories. The knn head compares
+a batch with the nearest half of the proxies; with millions of categories, 1% is
+enough. The stage needs `data/large/table.csv`; if that is missing, the
+demonstration's emoji with skin tones are drawn there.
 
     python -m mixer_jax.main --config=configs/stage2.py:runlocal \
         --workdir=runs/local/stage2
 
-Takes two minutes on a laptop's CPU after stage 1's :runlocal, most of them to
-embed the large data once. The loss falls from about 30 to 17. The monitor of
-the active set warns, because after only a dozen steps of stage 1 the embeddings
-still move faster than the class graph is rebuilt.
+This takes two minutes on a laptop's CPU after the :runlocal version of stage 1,
+mostly to embed the large data once. The loss falls from about 30 to 17. The
+monitor of the active set warns, because after only a dozen steps of stage 1 the
+embeddings still move faster than the class graph is rebuilt.
 """
 
 from ml_collections import ConfigDict

@@ -2,14 +2,15 @@
 
     python -m mixer_jax.main --config=configs/stage3.py --workdir=runs/stage3
 
-Starts from the parameters and proxies of `runs/stage2` (see configs/stage2.py).
-The learning rates are small, and those of the encoders smaller still.
+The stage starts from the parameters and proxies of `runs/stage2` (see
+configs/stage2.py). The learning rates are small, and those of the encoders
+smaller still.
 
     python -m mixer_jax.main --config=configs/stage3.py:runlocal \
         --workdir=runs/local/stage3
 
-Takes a minute on a laptop's CPU after stage 2's :runlocal. The loss is about 15
-from the first step on; a dozen steps do not change it.
+This takes a minute on a laptop's CPU after the :runlocal version of stage 2.
+The loss is about 15 from the first step on; a dozen steps do not change it.
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPU pods, and the programs' costs."""
+"""Ahead-of-time compilation for TPU pods, and costs of the programs."""

@@ -1,4 +1,4 @@
-"""Compilation of a stage for a TPU pod without TPUs, and its costs.
+"""Compilation of a stage for a TPU pod without TPUs, and program costs.
 
 The TPU compiler in the package libtpu needs no TPU: given the shapes and
 layouts of a run, it produces the programs that the run would execute. No
@@ -29,10 +29,10 @@ class Chip(NamedTuple):
     """Peak figures of a chip.
 
     Attributes:
-      capacity: of its memory (HBM), bytes.
-      flops: per second, in bfloat16, which is also the TPU's default precision
-        for products of float32.
-      bandwidth: of its memory, bytes per second.
+      capacity: size of the memory (HBM), in bytes.
+      flops: FLOPs per second in bfloat16, which is also the TPU's default
+        precision for products of float32.
+      bandwidth: bandwidth of the memory, in bytes per second.
       links: bytes per second received over all links to other chips.
     """
 
@@ -42,9 +42,9 @@ class Chip(NamedTuple):
     links: float
 
 
-# By JAX's `device_kind`. The figures are Google's, published at
-# https://docs.cloud.google.com/tpu/docs/v5e (and /v5p, /v6e), which gives the
-# bidirectional bandwidth of the links: 400, 1200 and 800 GB/s.
+# Keyed by JAX's `device_kind`. The figures are published by Google at
+# https://docs.cloud.google.com/tpu/docs/v5e (and /v5p, /v6e); `links` is half
+# the published bidirectional bandwidth of 400, 1200 and 800 GB/s.
 CHIPS = {
     "TPU v5 lite": Chip(16e9, 197e12, 819e9, 200e9),
     "TPU v5": Chip(95e9, 459e12, 2765e9, 600e9),
@@ -55,35 +55,36 @@ _EXAMPLES = "v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:4x4x4, v6e:16x16"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Costs of one program, for one chip and one run.
+    """Costs of one program, for one run on one chip.
 
     Attributes:
       stage: the config's name.
       head: the head's name.
       program: "step", or "graph", which builds the class graph.
-      topology: of the pod.
-      chips: in the pod.
+      topology: name of the pod's topology.
+      chips: number of chips in the pod.
       categories: C.
       batch_size: B.
-      beside: bytes of the state that occupy memory during the program without
-        being its arguments; 0 for the step.
+      beside: bytes of the state that stay in memory while the program runs but
+        are not its arguments; 0 for the step.
       arguments: bytes of the program's arguments.
       temporaries: bytes that the program needs while it runs.
       outputs: bytes of its results.
       aliased: bytes of results that reuse the memory of arguments.
       total: beside + arguments + temporaries + outputs - aliased.
-      capacity: of the chip's memory, bytes.
-      flops: matrix products in loops count as often as they run, other
+      capacity: size of the chip's memory, in bytes.
+      flops: FLOPs; matrix products in loops count as often as they run, other
         operations in loops once.
-      bytes: read from and written to memory; in loops as often as they run.
+      bytes: bytes read from and written to memory; accesses in loops count as
+        often as they run.
       collectives: `{kind: {number, bytes}}`, with the bytes a chip receives.
-      collective_bytes: total of all kinds.
-      unknown_loops: loops that count as one iteration, because their trip
-        count could not be read.
-      compute_ms: time of flops at the chip's peak.
-      memory_ms: time of bytes at its memory's bandwidth.
-      collective_ms: time of collective_bytes at the bandwidth of all links.
-      roofline_ms: the maximum of the three, a lower bound of the time.
+      collective_bytes: total bytes of all kinds of collectives.
+      unknown_loops: number of loops that count as one iteration, because their
+        trip count could not be read.
+      compute_ms: time for `flops` at the chip's peak rate.
+      memory_ms: time for `bytes` at the memory's bandwidth.
+      collective_ms: time for `collective_bytes` at the bandwidth of all links.
+      roofline_ms: the maximum of these times, a lower bound on the run time.
       compile_seconds: compile time on this machine.
     """
 
@@ -120,13 +121,13 @@ def make_mesh(topology: str) -> Mesh:
       topology: generation and shape, as in "v5e:16x16".
 
     Raises:
-      UserError: if there is no such topology, or no libtpu.
+      UserError: if there is no such topology, or libtpu is missing.
     """
-    # Without these, libtpu looks for TPUs on this machine and prints that
-    # there are none.
+    # Without these variables, libtpu looks for TPUs on this machine and
+    # prints that there are none.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    # libtpu allows one process at a time, which compiling does not need.
+    # libtpu allows one process at a time, a limit that compiling can ignore.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         pod = topologies.get_topology_desc(topology, platform="tpu")
@@ -158,9 +159,9 @@ def compile_stage(
     """Compiles a stage's training step, and the build of its class graph.
 
     Args:
-      config: of the stage, already checked by `config.check_values`.
+      config: the stage's config, already checked by `config.check_values`.
       num_categories: C.
-      mesh: from `make_mesh`.
+      mesh: the result of `make_mesh`.
       topology: name of the pod's topology.
 
     Returns:
@@ -187,7 +188,7 @@ def compile_stage(
     if run.head.graph_shape is not None:
         build = jax.jit(run.head.build_graph, out_shardings=mesh_lib.rows(mesh))
         # All arguments of the step stay in memory, except the batch, the
-        # proxies (an argument of this program) and the graph it replaces.
+        # proxies (an argument of `build`) and the graph that `build` replaces.
         beside = rows[0].arguments - sum(
             _local_bytes(tree)
             for tree in (batch, run.state.proxies, run.state.graph)

@@ -14,11 +14,11 @@ _METADATA = re.compile(r""", metadata=\{(?:[^}"]|"[^"]*")*\}""")
 
 
 class Array(NamedTuple):
-    """One array of a result.
+    """One array of an instruction's result.
 
     Attributes:
-      shape: of this device's part.
-      size: bytes, without padding of the layout.
+      shape: the shape of this device's part.
+      size: the size in bytes, without layout padding.
       in_memory: whether it is in HBM rather than in on-chip memory.
     """
 
@@ -34,23 +34,23 @@ class Instruction:
     computation: str
     name: str
     opcode: str
-    arrays: tuple[Array, ...]  # of its result
+    arrays: tuple[Array, ...]  # arrays of the result
     argument: str  # the text in its parentheses
-    operands: tuple[str, ...]  # the names in `argument`
+    operands: tuple[str, ...]  # names in `argument`
     attributes: str
 
     @property
     def size(self) -> int:
-        """Bytes of the result."""
+        """Size of the result in bytes."""
         return sum(array.size for array in self.arrays)
 
     @property
     def in_memory(self) -> int:
-        """Bytes of the result that are in HBM."""
+        """Size in bytes of the result's arrays that are in HBM."""
         return sum(a.size for a in self.arrays if a.in_memory)
 
     def names(self, attribute: str) -> str | None:
-        """Returns the name of an attribute's computation, or None."""
+        """Returns the computation that an attribute names, or None."""
         match = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
         return match and match[1]
 
@@ -96,7 +96,7 @@ class Program:
         """Yields each instruction outside fusions, and how often it runs.
 
         A fusion is yielded as one instruction. All branches of a conditional
-        count; loops with an unknown trip count run once.
+        count; loops with an unknown trip count are assumed to run once.
         """
         todo = [(self.entry, 1)]
         while todo:
@@ -116,7 +116,7 @@ class Program:
                     todo += [(branch, times) for branch in named]
 
     def trip_count(self, loop: Instruction) -> int | None:
-        """Returns the trip count of `for i in range(n)`, None if unknown."""
+        """Returns the trip count of a `range(n)` loop; None if unknown."""
         count = re.search(
             r'"known_trip_count":\{"n":"(\d+)"', loop.attributes
         )  # Written by the CPU compiler, but not by the TPU compiler.
@@ -163,7 +163,7 @@ def _parse(computation: str, line: str, match: re.Match) -> Instruction:
 
 
 def _closes(text: str, start: int) -> int:
-    """Returns the index after the match of the parenthesis at `start`."""
+    """Returns the index after the parenthesis that closes `text[start]`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
@@ -178,7 +178,7 @@ def _arrays(text: str) -> tuple[Array, ...]:
         shape = tuple(int(n) for n in dimensions.split(",") if n)
         bits = re.search(r"\d+", dtype)
         size = max(1, int(bits[0]) // 8) if bits else 1
-        # S(n) marks another memory space: on-chip memory or that of flags.
+        # S(n) marks another memory space: on-chip memory or flag memory.
         there = "S(" not in layout
         arrays.append(Array(shape, size * math.prod(shape), there))
     return tuple(arrays)

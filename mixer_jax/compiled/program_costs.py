@@ -1,7 +1,7 @@
 """Costs of one run of a compiled program on one device.
 
-XLA's own cost analysis counts the body of a loop once, and counts values in
-on-chip memory like memory traffic. Here, a loop's body counts as often as it
+XLA's own cost analysis counts the body of a loop once, and counts accesses to
+on-chip memory as memory traffic. Here, a loop's body counts as often as it
 runs, and bytes count only where memory (HBM) is read or written.
 """
 
@@ -33,15 +33,15 @@ _FREE = (
     "while",
 )
 _SLICES = ("dynamic-slice", "gather", "slice")
-_UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # index of the update
+_UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # operand index
 
 
 class Collective(NamedTuple):
     """Counts of the collectives of one kind.
 
     Attributes:
-      number: how many run.
-      bytes: that a chip receives through them, with ring algorithms.
+      number: the number of collectives that run.
+      bytes: bytes that a chip receives through them, with ring algorithms.
     """
 
     number: int
@@ -54,9 +54,9 @@ class Costs(NamedTuple):
     Attributes:
       repeated_flops: FLOPs of matrix products and convolutions in loops, except
         each loop's first iteration, which XLA's cost analysis includes.
-      bytes: read from and written to memory.
-      collectives: by kind; those that do not occur are left out.
-      unknown_loops: loops that are counted as one iteration, because their
+      bytes: bytes read from and written to memory.
+      collectives: counts by kind; kinds that do not occur are left out.
+      unknown_loops: number of loops counted as one iteration, because their
         trip count could not be read.
     """
 
@@ -70,8 +70,9 @@ def count(text: str, num_devices: int) -> Costs:
     """Counts the costs of a program.
 
     Args:
-      text: of the optimized module, from `jax.stages.Compiled.as_text`.
-      num_devices: participants of collectives without replica groups.
+      text: the optimized module, from `jax.stages.Compiled.as_text`.
+      num_devices: number of participants in collectives without replica
+        groups.
     """
     program = Program(text)
     flops, moved, unknown = 0.0, 0, 0
@@ -201,7 +202,7 @@ def _written(program: Program, computation: str) -> int:
 
 
 def _flops(program: Program, one: Instruction) -> float:
-    """Returns the FLOPs of matrix products and convolutions."""
+    """Returns the FLOPs of an instruction's products and convolutions."""
     if one.opcode == "fusion":
         inside = program.computations.get(one.names("calls"), {})
         return sum(_flops(program, inner) for inner in inside.values())
@@ -225,7 +226,7 @@ def _convolution_flops(
     """Returns a convolution's FLOPs, excluding positions in padding.
 
     The TPU compiler represents batched matrix products as one convolution
-    whose window is as large as the batch and mostly padding.
+    whose window is as large as the batch and mostly covers padding.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     window = re.search(r"window=\{(.*?)\}", attributes)

@@ -1,7 +1,7 @@
 """Baselines: frozen encoders, plain or with a trained linear map.
 
-- `frozen encoders`: the cosine of EfficientNet-Lite0's mean-pooled patches of
-  the query's and of the document's image. Nothing is trained.
+- `frozen encoders`: the cosine between mean-pooled EfficientNet-Lite0 patches
+  of the query's image and those of the document's image. Nothing is trained.
 - `linear map`: one affine map per tower on frozen features (a query's image; a
   document's image and text, concatenated), trained with symmetric InfoNCE on
   the training pairs. Hyper-parameters are the defaults of `LinearMap`, the same
@@ -42,7 +42,7 @@ class LinearMap:
     dim: int = 256  # D, dimension of the common space
     steps: int = 400
     batch_size: int = 512  # pairs; at most the number of training pairs
-    learning_rate: float = 1e-3  # initial; cosine decay to zero
+    learning_rate: float = 1e-3  # initial value; decays to zero
     weight_decay: float = 1e-2
     temperature: float = 0.05
     seed: int = 0
@@ -85,7 +85,7 @@ def measure_baselines(
       training: the training split for the linear map.
       training_root: the folder of its images.
       image_size: the side of the encoders' input, in pixels, as for the models.
-      settings: a config's `evaluate`.
+      settings: the `evaluate` section of a config.
       mesh: the devices that search the documents.
       linear: hyper-parameters; the defaults if None.
 

@@ -51,14 +51,14 @@ class Finished:
             files.write_text(self._path, text + "\n")
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Returns the figures of a measurement; measures if it is not kept."""
+        """Returns kept figures of a measurement, or measures and keeps them."""
         if name not in self:
             self.add(name, measure())
         return self[name]
 
 
 def identify(arrays: Iterable[np.ndarray], *texts: str) -> str:
-    """Returns a hash of arrays of numbers and of texts."""
+    """Returns a hash of numeric arrays and texts."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}\n".encode())

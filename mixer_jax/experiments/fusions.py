@@ -37,7 +37,7 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 FUSIONS = {"image only": "image_only", "average fusion": "average"}
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
-SEEDS = 3  # training runs per fusion, whose metrics are averaged
+SEEDS = 3  # number of training runs per fusion, which are averaged
 MAX_SAMPLES = 20_000  # maximum training samples per role, drawn at random
 
 
@@ -99,10 +99,10 @@ def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
 
 
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
-    """Adds a column `path`: the image's absolute path, "" without one."""
+    """Adds a column `path`: the image's absolute path, "" for no image."""
     root = pathlib.Path(root).absolute()
     paths = [str(root / x) if x else "" for x in frame.image]
-    # As objects, since a folder's name may not be UTF-8.
+    # The dtype is object, since a folder's name may not be UTF-8.
     return frame.assign(path=pd.Series(paths, frame.index, dtype=object))
 
 
@@ -140,7 +140,7 @@ class Fitted(NamedTuple):
     """Towers, fusion and proxies, trained on features.
 
     Attributes:
-      embed: embeds samples of one role; they need the column `place`.
+      embed: embeds samples of one role, which need the column `place`.
       proxies: `[C_pad, n D]`.
       category_ids: the category IDs of the proxies' rows.
     """

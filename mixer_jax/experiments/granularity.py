@@ -1,9 +1,10 @@
 """Effect of the granularity of categories on retrieval quality.
 
 The finest categories are pure but carry little information; the coarsest carry
-much that is wrong. The criterion is what a model learns from them. So a linear
-map of frozen features is trained on the categories of each granularity, which
-takes seconds, and evaluated with queries that it was not trained on.
+more, but much of it is wrong. The criterion is what a model learns from the
+categories. Therefore, a linear map of frozen features is trained on the
+categories of each granularity, which takes seconds, and evaluated with queries
+that it was not trained on.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from mixer_jax.runtime import paths, progress
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
 
-KEPT = ".sweep-points.json"  # beside sweep.json, until that is written
+KEPT = ".sweep-points.json"  # removed once sweep.json is written
 TRUTH = "held-out true categories"
 LATER = "later clicks"
 _MAX_QUERIES = 2000  # maximum number of queries to evaluate
@@ -44,7 +45,7 @@ class Exam:
       queries: `[T]` int, rows of the samples; no map is trained on them.
       items: `[G]` int, rows of the samples that are searched.
       right: `[T]` sets of rows, the right answers to each query.
-      trained: `[Q + I]` bool, the samples that may be trained on.
+      trained: `[Q + I]` bool, whether each sample may be trained on.
     """
 
     of: str
@@ -81,7 +82,7 @@ class Shown:
         return rows < len(self.image) - len(self.text)
 
     def document(self, rows: np.ndarray) -> np.ndarray:
-        """Returns concatenated image and text of some items, `[N, C + T]`."""
+        """Returns image and text features of some items, `[N, C + T]`."""
         text = self.text[rows - (len(self.image) - len(self.text))]
         return np.concatenate([self.image[rows], text], axis=1)
 
@@ -104,11 +105,12 @@ def measure(
         interrupted call can be repeated; None for no file.
 
     Returns:
-      exam, `TRUTH` or `LATER`; queries and items, their numbers;
-      true_categories, Identical@1 of a map that is trained on the truth, None
-      without one; used, the figures of categorize's default settings; and
-      points, the figures of each setting: threshold, neighbors, identical_at_1,
-      categories, noise_share, seconds, and with a truth bcubed_f1.
+      A dict with exam, `TRUTH` or `LATER`; queries and items, the number of
+      each; true_categories, Identical@1 of a map that is trained on the truth,
+      None without a truth; used, the figures of categorize's default settings;
+      and points, the figures of each setting: threshold, neighbors,
+      identical_at_1, categories, noise_share, seconds, and with a truth
+      bcubed_f1.
 
     Raises:
       UserError: if there are no features, or nothing to evaluate on.
@@ -170,7 +172,7 @@ def measure(
 
 
 def _identify(outcome: Outcome, exam: Exam, linear: baselines.LinearMap) -> str:
-    """Returns a hash of all that the figures of a setting depend on."""
+    """Returns a hash of everything that a setting's figures depend on."""
     features = outcome.features
     clicks = outcome.log.clicks
     truth = outcome.samples.get("truth", pd.Series(dtype=str))
@@ -187,14 +189,14 @@ def _identify(outcome: Outcome, exam: Exam, linear: baselines.LinearMap) -> str:
 def make_exam(outcome: Outcome) -> Exam:
     """Chooses queries and right answers to evaluate maps on.
 
-    If true categories are held out, these are the held-out queries that have a
-    held-out item of their category. Otherwise, they are a tenth of the queries
-    with later clicks, drawn by a hash of their IDs; the items of these clicks
-    are right.
+    If true categories are held out, the queries are the held-out queries that
+    have a held-out item of their category. Otherwise, they are a tenth of the
+    queries with later clicks, drawn by a hash of their IDs; the right answers
+    are the items of these clicks.
 
     Raises:
       UserError: if there are neither held-out categories nor later clicks, or
-        no queries in them.
+        none of them has a query.
     """
     samples = outcome.samples
     is_query = (samples["role"] == table.QUERY).to_numpy()
@@ -275,7 +277,7 @@ def identical_at_1(
 def pairs(
     labels: np.ndarray, is_query: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a random item of its category for each query that has one.
+    """Pairs each query with a random item of its category, if there is one.
 
     Args:
       labels: `[N]` int, negative for none.

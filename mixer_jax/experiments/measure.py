@@ -33,11 +33,12 @@ def measure_models(
       mesh: the devices for embedding and search.
       table: the sample table; "" for the one in each model's config.
       training_table: the first model's training table, for the baselines; ""
-        for the one in its config. It must have the rows of the training.
-      baselines: whether to evaluate those of `baselines.py` first and those of
-        `fusions.py` last.
-      max_skipped: the maximum share of samples to leave out; None for each
-        model's config's.
+        for the one in its config. It must have the rows that the model was
+        trained on.
+      baselines: whether to evaluate the baselines, those of `baselines.py`
+        first and those of `fusions.py` last.
+      max_skipped: the maximum share of samples to leave out; None for the
+        value in each model's config.
       say: called with a message about dropped samples.
 
     Yields:
@@ -125,7 +126,7 @@ def _check_training(
     """Checks the training tables of the first model and of the baselines.
 
     The other fusions are trained on the table of the run's last stage, which
-    may not be that of the first.
+    may differ from that of the first model.
     """
     ours = [i for i, model in enumerate(models) if model.name == runs.OURS]
     for number in sorted({0, *(ours[-1:] if baselines else ())}):
@@ -167,12 +168,12 @@ def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
 def check_rows(
     workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
 ) -> None:
-    """Checks that rows are those a run was trained on, if it recorded them.
+    """Checks that a run was trained on these rows, if it recorded its rows.
 
     Args:
       workdir: the run's workdir.
       split: the rows of the training split.
-      path: the table that they are from.
+      path: the table that the rows are from.
 
     Raises:
       UserError: if the rows differ.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mixer_jax.runtime.mesh import AXIS
 
 _NONE = jnp.iinfo(jnp.int32).max  # sorts after every row
-_WEIGHT = 4096  # weight of the nearest neighbor; the r-th has 1 / r of it
+_WEIGHT = 4096  # weight of the nearest neighbor, divided by r for the r-th
 
 
 def neighbors(
@@ -21,7 +21,7 @@ def neighbors(
 
     Args:
       graph: int32 `[R, K]`, this device's rows of the class graph.
-      labels: int32 `[B]`, of the whole batch.
+      labels: int32 `[B]`, the labels of the whole batch.
       start: int32 scalar, the category of the device's first row.
 
     Returns:
@@ -51,26 +51,27 @@ def select(
 
     Args:
       key: a PRNG key, different on each device.
-      labels: int32 `[B]`, of the whole batch.
+      labels: int32 `[B]`, the labels of the whole batch.
       neighbors: int32 `[B, K]`, categories by decreasing cosine; negative
         entries are ignored.
       start: int32 scalar, the category of the device's first row.
       count: int32 scalar, the device's number of real rows.
       size: M, at least the maximum number of positives and at most the
-        device's rows, including padding.
-      uniform: minimum rows to draw at random, as far as positives allow.
+        number of the device's rows, including padding.
+      uniform: minimum number of rows to draw at random, unless the positives
+        need more than `size - uniform` rows.
 
     Returns:
-      int32 `[M]`, row numbers on this device, sorted and unique; rows of
-      padding, from `count` on, are included only after all real ones. And f32
-      `[M]`, the weights: a random row represents its share of all rows that
+      The row numbers on this device, int32 `[M]`, sorted and unique (padding
+      rows, from `count` on, are included only after all real rows), and their
+      weights, f32 `[M]`: a random row represents its share of all rows that
       are neither positives nor selected neighbors; all others have weight 1.
     """
     taken, number = _nearest(labels, neighbors, start, count, size, uniform)
     real = jnp.minimum(size, count)
     share = (count - number) / jnp.maximum(real - number, 1)
     others = _spread(key, count - number, real - number, size)
-    # Map v to the v-th row not taken: add the number of taken rows before it.
+    # Map v to the v-th untaken row: add the number of taken rows before it.
     before = jnp.where(taken < _NONE, taken - jnp.arange(len(taken)), _NONE)
     others += jnp.searchsorted(before, others, side="right")
     order = jnp.arange(size)
@@ -93,7 +94,7 @@ def _nearest(labels, neighbors, start, count, size, uniform):
     rows = jnp.where((rows >= 0) & (rows < count), rows, _NONE)
     order = jnp.arange(len(rows))
     weight = jnp.where(order < batch, 0, _WEIGHT // (1 + (order - batch) % k))
-    # Equal rows become runs; a positive is the first of its run.
+    # Sorting groups equal rows into runs; a positive comes first in its run.
     rows, order, weight = jax.lax.sort((rows, order, weight), num_keys=2)
     first = jnp.concatenate([jnp.array([True]), rows[1:] != rows[:-1]])
     run = jnp.cumsum(first) - 1

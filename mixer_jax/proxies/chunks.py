@@ -1,4 +1,4 @@
-"""Chunked loops over long arrays; the size need not divide the length."""
+"""Chunked loops over long arrays; chunk sizes need not divide the length."""
 
 import dataclasses
 import math
@@ -24,10 +24,10 @@ class Chunks:
     compute on blocks of rows, and a partial block costs as much as a full one.
 
     Attributes:
-      length: rows to cover.
-      max_size: maximum rows per chunk.
+      length: number of rows to cover.
+      max_size: maximum number of rows per chunk.
       rows: int32 `[length]`, sorted and unique: the rows of longer arrays that
-        are covered; None covers all of them.
+        are covered; None covers all rows.
     """
 
     length: int
@@ -58,7 +58,7 @@ class Chunks:
         return jnp.minimum(index * self.size, self.length - self.size)
 
     def positions(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns positions int32 `[size]` and fresh bool `[size]` of rows."""
+        """Returns row positions and a mask of fresh rows, `[size]` each."""
         positions = self.start(index) + jnp.arange(self.size)
         return positions, positions >= index * self.size
 

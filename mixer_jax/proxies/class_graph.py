@@ -1,4 +1,4 @@
-"""The class graph: each category's K nearest other categories, by proxy."""
+"""The class graph, which links each category to the K nearest others."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.chunks import Chunks
 from mixer_jax.runtime.mesh import AXIS
 
-_QUERIES, _ROWS = 1024, 4096  # block of cosines: 16 MiB
+_QUERIES, _ROWS = 1024, 4096  # a block of cosines takes 16 MiB
 _SPARE = 8  # candidates beyond K that are rescored in f32
 
 
@@ -22,11 +22,11 @@ def build(
     """Finds the K nearest other categories of every category.
 
     Call this inside `jax.shard_map` over the mesh axis. The devices form a
-    ring: each keeps its own rows as queries and passes on the rows that visit
-    it, so that every pair of rows has been compared after as many hops as
-    there are devices. Memory is about four times the device's part of the
-    proxies (its unit rows, the visiting rows, the arriving rows, a copy), plus
-    its part of the graph and a block of cosines.
+    ring: each keeps its own rows as queries and passes the visiting rows to
+    the next device, so that every pair of rows has been compared after one hop
+    per device. The memory needed is about four times the device's part of the
+    proxies (its unit rows, the visiting rows, the arriving rows and a copy),
+    plus its part of the graph and a block of cosines.
 
     The result is exact with f32 products. Narrower products only select K + 8
     candidates among each device's rows, which are then rescored in f32: a
@@ -35,14 +35,14 @@ def build(
     Args:
       proxies: `[R, n D]`, this device's rows.
       num_categories: C.
-      k: K, below C.
+      k: K, the number of neighbors per category, below C.
       subcenters: n; the cosine of two categories is the maximum over their
         sub-centers.
       products: dtype of the factors of the matrix products.
 
     Returns:
-      int32 `[R, K]`, categories by decreasing cosine, without the row's own.
-      Rows of padding have arbitrary values.
+      int32 `[R, K]`, categories by decreasing cosine, excluding the row's own
+      category. Padding rows have arbitrary values.
     """
     size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     length = proxies.shape[0]

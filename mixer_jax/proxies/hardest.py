@@ -20,15 +20,15 @@ def negatives(
 
     Call this inside `jax.shard_map` over the mesh axis. Each device scores its
     own rows, then merges all candidates' cosines for its part of the batch and
-    sends back the threshold of each sample. A device thus sends B k numbers
-    instead of n B k.
+    sends back the threshold of each sample. A device thus sends `B k` numbers
+    instead of `n B k`.
 
     Args:
       proxies: `[R, n D]`, this device's rows.
       batch: the whole batch; samples' own categories are excluded.
       num_categories: C.
-      k: nearest negatives per sample, over all devices.
-      loss: settings; only `chunk` and `products` are used.
+      k: the number of nearest negatives per sample, over all devices.
+      loss: static settings; only `chunk` and `products` are used.
       approximate: see `nearest.extend`.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Imprinting: initialization of proxies with their categories' means.
+"""Imprinting: initialization of proxies with mean embeddings.
 
-Qi et al., "Low-Shot Learning with Imprinted Weights", arXiv 1712.07136::
+See Qi et al., "Low-Shot Learning with Imprinted Weights", arXiv 1712.07136::
 
     sums = imprint.init(num_categories, dim, mesh)
     for embeddings, labels, mask in batches:
@@ -36,11 +36,11 @@ def add(
     """Adds a batch's unit embeddings to the sums of their categories.
 
     Args:
-      sums: f32 `[C_pad, D]`, of the previous batches; donated.
+      sums: f32 `[C_pad, D]`, the sums of the previous batches; donated.
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]` in `[0, C)`, split likewise.
-      mask: bool `[B]`, split likewise; False for padding of the batch.
-      mesh: the mesh that all of them are split over.
+      mask: bool `[B]`, split likewise; False for padding rows.
+      mesh: the mesh that all these arrays are split over.
 
     Returns:
       The new sums.
@@ -63,10 +63,10 @@ def add(
 
 @functools.partial(jax.jit, donate_argnames="proxies")
 def finish(sums: jax.Array, proxies: jax.Array) -> jax.Array:
-    """Sets the proxies of categories with samples to their mean directions.
+    """Sets each category's proxy to the mean direction of its samples.
 
     Args:
-      sums: f32 `[C_pad, D]`, of all batches.
+      sums: f32 `[C_pad, D]`, the sums of all batches.
       proxies: `[C_pad, n D]`, kept for categories without samples; donated.
 
     Returns:

@@ -1,7 +1,8 @@
 """Interfaces of heads and row optimizers; read this module first.
 
 Shapes: B batch, C categories, C_pad categories padded to a multiple of the
-devices, D embedding, K neighbors, M active rows per device, n devices.
+devices, D embedding, K neighbors, M active rows per device, n devices (or, in
+`n D`, sub-centers per category).
 
 A training step differentiates only the model (`jax.vjp`) and passes the
 embeddings to the head, which updates the proxies and returns the embeddings'
@@ -44,11 +45,11 @@ from jax.sharding import Mesh
 from mixer_jax.runtime.mesh import AXIS
 
 Moments = Any  # pytree of arrays `[C_pad, ...]`, split like the proxies
-Graph = jax.Array | None  # int32 [C_pad, K], or None for heads without one
+Graph = jax.Array | None  # int32 [C_pad, K], or None for heads without a graph
 
 
 class RowOptimizer(NamedTuple):
-    """An optimizer that is applied to some of the rows at a time.
+    """An optimizer that is applied to some rows at a time.
 
     Attributes:
       init: `proxies [R, D] -> moments`, a pytree whose leaves have R rows.
@@ -66,11 +67,11 @@ class RowOptimizer(NamedTuple):
 
 
 class HeadInput(NamedTuple):
-    """What a head reads in one step.
+    """The input of one step of a head.
 
     Attributes:
       proxies: f32 or bf16 `[C_pad, D]`, split over the mesh by rows; with
-        sub-centers `[C_pad, n D]`, those of a category side by side.
+        sub-centers `[C_pad, n D]`, those of each category side by side.
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]` in `[0, C)`, split like the embeddings.
       key: a PRNG key, different for each step.
@@ -96,14 +97,14 @@ class HeadStep(NamedTuple):
 
     Attributes:
       loss: f32 scalar, the mean over the batch.
-      d_embeddings: `[B, D]`, the loss's gradient, with the dtype and the
+      d_embeddings: `[B, D]`, the gradient of the loss, with the dtype and the
         sharding of the embeddings.
       proxies: f32 or bf16 `[C_pad, n D]`, after the update.
       moments: the optimizer's moments, after the update.
       metrics: f32 scalars: `loss`; `accuracy`, the share of samples nearer to
         their own proxy than to any other active one; `target_cosine`, the mean
         cosine to the own proxy; `negative_cosine`, the mean cosine to the
-        nearest other active one.
+        nearest other active proxy.
     """
 
     loss: jax.Array
@@ -122,7 +123,7 @@ class Head(Protocol):
     """
 
     def check(self, batch_size: int) -> None:
-        """Raises UserError if a positive of such a batch could be inactive."""
+        """Raises UserError if a batch may have inactive positives."""
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct | None:
@@ -131,19 +132,19 @@ class Head(Protocol):
     def build_graph(self, proxies: jax.Array) -> Graph:
         """Builds the class graph of the proxies `[C_pad, D]`.
 
-        This is jitted; all calls of a head run the same program.
+        This method is jitted; all calls on a head run the same program.
         """
 
     def select(self, given: HeadInput) -> jax.Array:
         """Returns the rows that `step` activates, given the same key.
 
-        This is for monitoring: `step` selects its rows itself. Moments,
+        This method is for monitoring: `step` selects its rows itself. Moments,
         learning rate and margins are not used.
 
         Returns:
           int32 `[n * M]`, split over the devices: M row numbers per device
-          within its own part of the proxies, sorted and unique. Rows of
-          padding come last and only where a device has no other rows left.
+          within its own part of the proxies, sorted and unique. Padding
+          rows come last, and only if a device has no other rows left.
         """
 
     def step(self, optimizer: RowOptimizer, given: HeadInput) -> HeadStep:
@@ -158,7 +159,7 @@ class Head(Protocol):
         """
 
 
-# Any, because they take the places of arrays.
+# Typed as Any because these specs take the place of arrays.
 _SPLIT: Any = jax.P(AXIS)
 _WHOLE: Any = jax.P()
 _INPUT_SPECS = HeadInput(
@@ -192,8 +193,8 @@ def on_each_device(
     Args:
       function: runs inside `jax.shard_map` over the mesh axis.
       mesh: the mesh that the batch and the proxies are split over.
-      out_specs: how the parts of the result are put together; `STEP_SPECS`
-        for a `HeadStep`.
+      out_specs: the partition specs of the result; `STEP_SPECS` for a
+        `HeadStep`.
       given: the whole input.
     """
     return jax.shard_map(

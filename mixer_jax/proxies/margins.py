@@ -71,7 +71,8 @@ def by_frequency(counts: np.ndarray, size: float, power: float) -> np.ndarray:
     1906.07413); 0 gives all categories the same size.
 
     Args:
-      counts: int `[C]`, training samples of each category, at least 1.
+      counts: int `[C]`, the number of training samples of each category, at
+        least 1.
       size: margin size for the rarest category.
       power: how fast margins decrease with frequency, 0 or more.
 

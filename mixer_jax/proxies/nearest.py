@@ -8,7 +8,7 @@ from mixer_jax.proxies.chunks import Chunks
 
 Nearest = tuple[jax.Array, jax.Array]  # cosines f32, ids int32, both [Q, K]
 
-_GROUP = 32  # columns per maximum in `top_k`
+_GROUP = 32  # columns per group in `top_k`
 
 
 def none(queries: int, k: int) -> Nearest:
@@ -31,22 +31,22 @@ def extend(
     """Updates each query's nearest rows by searching more rows.
 
     Args:
-      nearest: each query's K nearest so far, by decreasing cosine; on ties the
-        earlier one is kept.
+      nearest: each query's K nearest so far, by decreasing cosine; of
+        equally near rows, the earlier one is kept.
       queries: f32 `[Q, m, D]`, m unit vectors per query; a query's cosine to a
         row is the maximum over all pairs of their vectors.
       own: int32 `[Q]`, the id to exclude for each query.
       rows: `[R, n D]`, the n sub-centers of each id side by side.
       first: int32 scalar, the id of the first row; ids are consecutive.
-      count: int32 scalar; rows from there on are padding.
-      chunk: maximum rows to score at once.
+      count: int32 scalar, the number of real rows, which precede the padding.
+      chunk: maximum number of rows to score at once.
       products: dtype of the factors; sums are f32.
       approximate: whether to use `lax.approx_max_k` within a chunk, which a
         TPU computes without writing the cosines to memory.
       are_unit: whether the rows' vectors already have unit length.
 
     Returns:
-      Each query's K nearest, by decreasing cosine.
+      Each query's K nearest rows, by decreasing cosine.
     """
     chunks = Chunks(rows.shape[0], chunk)
     size, dim = nearest[0].shape[1], queries.shape[-1]

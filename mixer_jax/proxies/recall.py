@@ -33,8 +33,8 @@ def active_recall(
       embeddings: `[B, D]`, split over the mesh by rows.
       labels: int32 `[B]`, split likewise.
       num_categories: C.
-      mesh: the mesh that all of them are split over.
-      k: nearest negatives per sample to look for.
+      mesh: the mesh that all these arrays are split over.
+      k: the number of nearest negatives per sample.
 
     Returns:
       f32 scalar in [0, 1].

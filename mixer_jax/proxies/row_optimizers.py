@@ -5,8 +5,8 @@ updated as in a run with only the steps in which it was active, and with all
 rows active each optimizer equals its optax counterpart. The drawback is that
 the moments of a row are stale when it becomes active again. `weight_decay * w`
 is added to the gradient, as by `optax.add_decayed_weights` before the
-optimizer; since cosines do not depend on norms, it only affects the norm of a
-proxy.
+optimizer; since cosines do not depend on norms, weight decay only affects the
+norm of a proxy.
 """
 
 from collections.abc import Callable
@@ -49,9 +49,9 @@ def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
       a <- a + g^2
       w <- w - learning_rate * g / sqrt(a + 1e-7)
 
-    Duchi et al., JMLR 12 (2011). The effective learning rate decreases with
-    the updates of a row rather than with the step, so that rare categories
-    keep learning.
+    See Duchi et al., JMLR 12 (2011). The effective learning rate decreases
+    with the number of updates of a row rather than with the step, so that rare
+    categories keep learning.
 
     Args:
       weight_decay: see the module's docstring.
@@ -81,8 +81,8 @@ def adam(
       m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
       w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + 1e-8)
 
-    Kingma and Ba, arXiv 1412.6980. t counts the steps in which the row was
-    active, so that the bias correction is right from the first of them.
+    See Kingma and Ba, arXiv 1412.6980. t counts the steps in which the row was
+    active, so that the bias correction is right from the first such step.
 
     Args:
       weight_decay: see the module's docstring.
@@ -111,10 +111,11 @@ def adam(
 def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
     """Returns SGD without momentum on bf16 rows, with stochastic rounding.
 
-    It needs a sixth of the memory of f32 rows with Adam and a quarter of SGD
-    with momentum. Updates below half a unit in the last place, which rounding
-    to nearest would always discard, take effect on average: the expected
-    rounded row is the exact row (Gupta et al., arXiv 1502.02551).
+    It needs a sixth as much memory as Adam on f32 rows, and a quarter as much
+    as SGD with momentum on f32 rows. Updates below half a unit in the last
+    place, which rounding to nearest would always discard, take effect on
+    average: the expected rounded row is the exact row (Gupta et al., arXiv
+    1502.02551).
 
     Args:
       weight_decay: see the module's docstring.
@@ -179,7 +180,7 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict], RowOptimizer]] = {
 
 
 def make_optimizer(config: ConfigDict) -> RowOptimizer:
-    """Returns the row optimizer described by `config`, a run's `proxies`.
+    """Returns the row optimizer that a run's `config.proxies` describes.
 
     Raises:
       UserError: if there is no optimizer of that name.

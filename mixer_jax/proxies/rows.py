@@ -1,7 +1,7 @@
-"""Initialization of the proxies, and access to a device's rows of them.
+"""Initialization of the proxies, and access to the rows on each device.
 
-Row i of the proxies is category i. Every device holds the same number of
-consecutive rows; the surplus rows at the end are padding, which is zero and
+Row i of the proxies belongs to category i. Every device holds the same number
+of consecutive rows; the surplus rows at the end are padding, which is zero and
 never scored. `own`, `own_key`, `take` and `put` run inside `jax.shard_map` over
 the mesh axis.
 """
@@ -28,7 +28,7 @@ def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def d_unit(
     direction: jax.Array, norm: jax.Array, gradient: jax.Array
 ) -> jax.Array:
-    """Pulls a gradient of the unit rows of `unit(x)` back to `x`."""
+    """Pulls a gradient with respect to the rows of `unit(x)` back to `x`."""
     along = jnp.sum(gradient * direction, -1, keepdims=True)
     return (gradient - along * direction) / norm
 
@@ -42,8 +42,8 @@ def product(
       formula: subscripts for `jnp.einsum`.
       left: the first factor.
       right: the second factor.
-      dtype: of the factors; "float32" gives full precision even where JAX's
-        default is lower, "bfloat16" is faster.
+      dtype: the dtype of the factors; "float32" gives full precision even
+        where JAX's default is lower, "bfloat16" is faster.
     """
     exact = dtype == "float32"
     return jnp.einsum(
@@ -70,8 +70,8 @@ def init_proxies(
       num_categories: C.
       dim: D.
       mesh: the mesh that the rows are split over.
-      subcenters: n, unit vectors per category.
-      dtype: of the result.
+      subcenters: n, the number of unit vectors per category.
+      dtype: the dtype of the result.
 
     Returns:
       `[C_pad, n D]`, split over the mesh; rows from C on are zero.
@@ -94,7 +94,7 @@ def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
 
     Args:
       num_categories: C.
-      rows: rows per device, including padding.
+      rows: the number of rows per device, including padding.
 
     Returns:
       int32 scalars: the category of the first row; the number of real rows,
@@ -105,12 +105,12 @@ def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
 
 
 def own_key(key: jax.Array) -> jax.Array:
-    """Derives a different PRNG key on each device from a common one."""
+    """Derives a different PRNG key on each device from a common key."""
     return jax.random.fold_in(key, jax.lax.axis_index(meshes.AXIS))
 
 
 def take(tree: Any, indices: jax.Array) -> Any:
-    """Gathers rows `indices [M]`, sorted and unique, of every leaf."""
+    """Gathers every leaf's rows at `indices [M]`, sorted and unique."""
     return jax.tree.map(
         lambda x: x.at[indices].get(
             indices_are_sorted=True,

@@ -39,11 +39,12 @@ class Loss(NamedTuple):
 
     Attributes:
       margin: function of the target cosine and the margin's size.
-      size: of the margin, for samples without their own.
+      size: the margin's size for samples without their own.
       scale: s, the factor of the cosines.
-      chunk: maximum rows per device to score at once.
-      subcenters: n, proxies per category.
-      filter: negatives above this cosine are left out; at 1 and above, none.
+      chunk: maximum number of rows per device to score at once.
+      subcenters: n, the number of proxies per category.
+      filter: maximum cosine of negatives; those above it are left out. None
+        are left out if it is 1 or more.
       products: dtype of the factors of matrix products; sums are f32.
       wire: dtype in which devices exchange embeddings and their gradients.
     """
@@ -64,7 +65,7 @@ class Batch(NamedTuple):
     Attributes:
       z: f32 `[B, D]`, unit embeddings.
       labels: int32 `[B]`.
-      margins: f32 `[B]`, or None.
+      margins: f32 `[B]`, the margin size of each sample, or None.
       own: `[B / n, D]`, this device's embeddings, not normalized.
     """
 
@@ -78,12 +79,12 @@ class Active(NamedTuple):
     """A device's active rows.
 
     Attributes:
-      rows: int32 `[M]`, sorted and unique; None activates all of them.
+      rows: int32 `[M]`, sorted and unique; None activates all rows.
       count: int32 scalar; active rows from this position on are padding.
       target: int32 `[B]`: for each sample of the whole batch, the position of
         its category among the active rows, or ABSENT.
       weights: f32 `[M]`, the weights of the active rows as negatives; None
-        weights each with 1.
+        gives each a weight of 1.
     """
 
     rows: jax.Array | None
@@ -116,18 +117,18 @@ def update(
     """Computes the loss over all devices' rows, and updates the rows.
 
     Call this inside `jax.shard_map` over the mesh axis. It reduces the
-    softmax's maximum, its sums and the embeddings' gradient once each over
-    the devices; each device keeps the gradient of its part of the batch.
+    softmax's maximum, its sums and the embeddings' gradient over the devices,
+    each of them once; each device keeps the gradient of its part of the batch.
 
     Args:
       loss: static settings.
       optimizer: updates the rows, chunk by chunk.
       given: the device's part of the input, with its own PRNG key.
-      batch: from `gather`.
+      batch: the result of `gather`.
       active: the rows to score and update.
 
     Returns:
-      The step, with `d_embeddings` for this device's part of the batch and
+      The result, with `d_embeddings` for this device's part of the batch and
       this device's updated rows as `proxies`.
     """
     rows, moments = given.proxies, given.moments
@@ -137,7 +138,10 @@ def update(
     chunks = Chunks(length, loss.chunk, active.rows)
 
     def score(index, cosines, axis):
-        """Returns negatives' logits and a mask of own rows; rows on `axis`."""
+        """Returns logits of negatives and a mask of own rows.
+
+        The cosines have the rows on `axis` and the samples on the other.
+        """
         columns, fresh = chunks.positions(index)
         real = jnp.expand_dims(fresh & (columns < count), 1 - axis)
         columns = jnp.expand_dims(columns, 1 - axis)
@@ -150,8 +154,8 @@ def update(
     def weight_rows(index, exponentials, axis):
         """Multiplies exponentials by the weights of the rows on `axis`.
 
-        Adding the log weights to the logits instead would change the peak,
-        which is that of the true cosines.
+        The weights are not added to the logits as logarithms, because the
+        peak must be that of the true cosines.
         """
         if active.weights is None:
             return exponentials
@@ -175,12 +179,13 @@ def update(
         reduce, _varying((*start, jnp.zeros(z.shape))), chunks.indices
     )
 
-    # Without negatives, `total` only counts masked logits: scaled to 0 here.
+    # Where there are no negatives, `total` counts masked logits only, and the
+    # factor below makes it 0.
     highest = jax.lax.pmax(peak, AXIS)
     own, own_cosine = _own(rows, active.rows, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
-        # shard_map treats psum results, unlike gathered ones, as replicated.
+        # shard_map treats psum results, unlike gathered arrays, as replicated.
         sums["size"] = jnp.where(target == ABSENT, 0.0, batch.margins)
     sums = jax.lax.psum(sums, AXIS)
     cosine, size = sums["cosine"], sums.get("size", loss.size)
@@ -232,12 +237,12 @@ def update(
 
 
 class _Centers:
-    """The unit centers of a chunk of rows, and products with the batch.
+    """The unit centers of a chunk of rows, and their products with the batch.
 
     Each pass computes its cosines in the layout of the product that follows,
     to avoid transposition: `by_sample`, then `pull_samples`; `by_row`, then
-    `pull_rows`. With sub-centers, the second function uses the nearest centers
-    that the first has found.
+    `pull_rows`. With sub-centers, the second method of a pass uses the nearest
+    centers that the first has found.
     """
 
     def __init__(self, part: jax.Array, loss: Loss):
@@ -260,7 +265,7 @@ class _Centers:
         return self._product("bc,cd->bd", self._spread(weights, 1), self._unit)
 
     def pull_rows(self, d_cosines: jax.Array, z: jax.Array) -> jax.Array:
-        """Returns the rows' gradient `[c, n D]` from the cosines' `[c, B]`."""
+        """Pulls a gradient of cosines `[c, B]` back to the rows `[c, n D]`."""
         gradient = self._product("cb,bd->cd", self._spread(d_cosines, 0), z)
         gradient = rows_lib.d_unit(self._unit, self._norm, gradient)
         return gradient.reshape(len(d_cosines), -1)

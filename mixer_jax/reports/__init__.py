@@ -2,5 +2,5 @@
 
 import logging
 
-# Without a home folder, Matplotlib warns of each folder that it may not write.
+# Without a home folder, Matplotlib warns of each folder it cannot write to.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

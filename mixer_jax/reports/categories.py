@@ -22,7 +22,7 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 
-_RARE = 0.1  # share of the items that counts as rarely shown
+_RARE = 0.1  # share of items that count as rarely shown
 
 
 def build(
@@ -83,7 +83,7 @@ def _render(
 
 @contextlib.contextmanager
 def _explaining_moves(log: str | os.PathLike) -> Iterator[None]:
-    """Explains in the error about a missing picture how to fix a move."""
+    """Adds advice on moved logs and images to errors about missing images."""
     try:
         yield
     except faults.UnreadableImageError as error:
@@ -197,7 +197,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _agreements(found: Outcome) -> list[dict[str, Any]]:
-    """Returns one bar for the log's clicks, and up to two for later ones."""
+    """Returns one bar for the log's clicks, and up to two for later clicks."""
     logs = [("clicks in the log", found.log.clicks)]
     if found.later is not None:
         new = agreement.new_pairs(found.later, found.log.clicks)
@@ -298,7 +298,7 @@ def _setting(point: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chance(share: float, count: int) -> str:
-    """Returns two standard errors of a share of `count`, in percent points."""
+    """Returns twice the standard error of a share, in percentage points."""
     return f"{200 * np.sqrt(share * (1 - share) / count):.1f}"
 
 
@@ -315,7 +315,7 @@ def _svg(text: str) -> markupsafe.Markup:
 
 
 def _attribution(folder: pathlib.Path, found: Outcome) -> str:
-    """Returns the pictures' ATTRIBUTION.md from a folder above them, or ""."""
+    """Returns the ATTRIBUTION.md of a folder above the pictures, or ""."""
     folder = pathlib.Path(os.path.abspath(folder))
     image = next(filter(None, found.samples["image"]), "")
     for above in pathlib.Path(image).parents:

@@ -16,7 +16,7 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.watch import logs
 
-# Monitors' figures in metrics.jsonl: caption, and config key of the threshold.
+# Monitored figures in metrics.jsonl: caption, and config key of the threshold.
 MONITORS = {
     "proxy_cosine": ("Mean cosine between proxies", "max_proxy_cosine"),
     "effective_rank": (
@@ -104,8 +104,8 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Returns `{way: figures}` of the found categories, our way first.
 
-    It is empty if the run has no `categories.json` with quality figures; a
-    stage's own file of that name is a list of category IDs.
+    The result is empty if the run has no `categories.json` with quality
+    figures; a stage's own file of that name is a list of category IDs.
     """
     path = paths.make(run) / "categories.json"
     figures = read_json(path, dict | list)
@@ -156,13 +156,13 @@ def render(
       title: the title of the page.
       rows: the rows of `metrics.json`.
       logs: `{stage: series}`, see `read_log`.
-      limits: the config's `monitors`.
+      limits: the `monitors` section of the config.
       ways: see `read_ways`.
       sheets: see `sheets.make_sheets`.
-      sheets_model: the name of the model whose rankings they show.
+      sheets_model: the name of the model whose rankings the sheets show.
       sheets_missing: the note to show if there are no sheets.
       category_samples: see `sheets.category_samples`.
-      split: the split of the headline.
+      split: the split of the headline figures.
       attribution: the sources and licenses of the pictures.
       simulated: whether to note that the click log is a simulation.
 
@@ -203,7 +203,11 @@ def render(
 
 
 def check_out(path: paths.Path) -> None:
-    """Raises a `UserError` unless a page can be written, in place of a page."""
+    """Checks that a page can be written.
+
+    Raises:
+      UserError: if it cannot be written, or would replace another kind of file.
+    """
     paths.check_file(path, "The report")
     with paths.reaching(path):
         start = path.read_bytes()[:9] if path.exists() else b""
@@ -231,7 +235,7 @@ def read_json(path: paths.Path, kind: type) -> Any:
     """Returns the contents of a JSON file; None if there is no such file.
 
     Raises:
-      UserError: if it is damaged or its contents are not of type `kind`.
+      UserError: if the file is damaged or its contents are not of type `kind`.
     """
     if not path.exists():
         return None

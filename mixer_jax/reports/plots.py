@@ -47,7 +47,7 @@ _STYLE = {
     "ytick.major.size": 0,
     "xtick.major.size": 3,
 }
-POINTS = 400  # maximum number of points that can be told apart on a page
+POINTS = 400  # maximum number of points that a plot can show
 
 
 def lines(
@@ -63,8 +63,8 @@ def lines(
       series: `{name: (steps, values)}`; values that are not finite are gaps.
       title: the label of the drawing for screen readers.
       limit: the threshold of a monitor, drawn as a dashed horizontal line.
-      colors: `{name: number of the palette's color}`; by default in order.
-      width: inches; text has its nominal size if displayed at this width.
+      colors: `{name: index in the palette}`; None for the order of the series.
+      width: the width in inches at which text has its nominal size.
 
     Returns:
       An `<svg>` element.
@@ -96,7 +96,7 @@ def curves(
     place: float | None = None,
     dots: bool = True,
 ) -> str:
-    """Draws lines over any measured quantity.
+    """Draws lines of one quantity over another.
 
     Args:
       series: `{name: (x, y)}`; values that are not finite are gaps.
@@ -150,7 +150,7 @@ def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
 
 
 def _panel(width: float) -> tuple[Figure, Axes]:
-    # Not pyplot, which would keep every figure in memory.
+    # Do not use pyplot, which would keep every figure in memory.
     figure = Figure(figsize=(width, 2.2), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
@@ -200,7 +200,7 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def _themed(tag: str) -> str:
-    """Replaces the font and colors in a tag by those of the page."""
+    """Replaces the font and colors in a tag with those of the page."""
     tag = re.sub(r" font-family: [^;]*;", "", tag)
     for color, variable in _COLORS.items():
         tag = tag.replace(color, f"var({variable})")

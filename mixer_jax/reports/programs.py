@@ -1,4 +1,4 @@
-"""The table of the cost per chip of compiled programs."""
+"""Table of the costs per chip of compiled programs."""
 
 from collections.abc import Sequence
 

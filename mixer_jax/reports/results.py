@@ -109,7 +109,7 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
             tuple(
                 Cell(
                     percent(line.get(column)),
-                    # Figures that are displayed alike are equally good.
+                    # Figures that are displayed alike count as equally good.
                     line.get(column) is not None
                     and percent(line[column]) == percent(best[column]),
                 )
@@ -145,7 +145,7 @@ def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
-    """Returns the headline figures: ours and the best other per gallery."""
+    """Returns our headline figure and the best other one for each gallery."""
     tiles = []
     for gallery in GALLERIES:
         here = [

@@ -48,7 +48,7 @@ def build(
       training_table: the training table of the first stage; "" for the one in
         its config.
       max_skipped: the maximum share of evaluated samples to leave out; None for
-        the config's.
+        the value in the config.
       say: called with a message about each missing or unclear table.
 
     Returns:
@@ -160,7 +160,7 @@ def _set_tables(
 
     Raises:
       UserError: if a given table does not exist, or the training table has
-        other rows than that of the training.
+        other rows than those that the stage was trained on.
     """
     for path in filter(None, (table, training_table)):
         if not os.path.exists(path):
@@ -188,7 +188,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
 def _category_samples(
     configs: dict[paths.Path, ConfigDict], say: Callable[[str], None]
 ) -> list[tuple[str, int, list[str]]]:
-    """Returns sample categories of the first training table that exists."""
+    """Returns categories to show from the first training table that exists."""
     for folder, config in configs.items():
         path = config.data.table
         if not os.path.exists(path):
@@ -206,7 +206,7 @@ def _training_rows(folder: paths.Path, config: ConfigDict) -> pd.DataFrame:
     """Returns the rows that a stage was trained on.
 
     Raises:
-      UserError: if the table cannot be read or has other rows by now.
+      UserError: if the table cannot be read or its rows have changed since.
     """
     data = config.data
     split = table_lib.select(table_lib.read_table(data.table), data.split)

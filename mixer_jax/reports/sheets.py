@@ -23,19 +23,19 @@ class Hit(NamedTuple):
     """One document of a ranking."""
 
     image: str  # data URI; "" for none
-    name: str  # its text, or its category
+    name: str  # text of the document, or its category ID
     score: float  # cosine with the query
-    right: bool  # of the query's category
+    right: bool  # whether it is of the query's category
 
 
 class Strip(NamedTuple):
     """One query and its top-ranked documents."""
 
     image: str  # data URI
-    name: str  # of its category
-    part: str  # of the split; "" for none
-    position: int  # of the first right document, from 1
-    documents: int  # number in its gallery
+    name: str  # name of its category
+    part: str  # part of the split; "" for none
+    position: int  # rank of the first right document, from 1
+    documents: int  # number of documents in its gallery
     hits: tuple[Hit, ...]
 
     @property
@@ -53,7 +53,7 @@ class Sheet(NamedTuple):
 
 
 def thumbnail(path: str | os.PathLike, pixels: int = PIXELS) -> str:
-    """Returns an image as the `data:` URI of a small WebP on white."""
+    """Returns a `data:` URI of the image as a small WebP on white."""
     buffer = io.BytesIO()
     image = Image.fromarray(decoding.decode(path, pixels))
     image.save(buffer, format="WEBP", quality=82, method=6)
@@ -69,7 +69,7 @@ class Ranked(NamedTuple):
     part: str
     top: np.ndarray  # int32 [Q, 5], rows of `documents`; -1 for none
     scores: np.ndarray  # f32 [Q, 5]
-    position: np.ndarray  # int32 [Q], of the first right document, from 1
+    position: np.ndarray  # int32 [Q], rank of the first right document
 
 
 def rank(
@@ -120,7 +120,7 @@ def make_sheets(
     Args:
       rankings: one per part of the split.
       root: the folder of the images.
-      count: the number of right and of wrong queries to draw at random, each.
+      count: the number of random queries on each of the sheets right and wrong.
       worst: the number of queries whose right document is ranked lowest.
       seed: the random seed.
 
@@ -243,7 +243,7 @@ def rank_parts(
     split: str,
     mesh: Mesh,
 ) -> list[Ranked]:
-    """Ranks each part of a split over its own documents."""
+    """Ranks, for each part of a split, its documents for its queries."""
     rankings = []
     for part in table.parts(frame, split):
         rows = table.select(frame, f"{split}/{part}" if part else split)

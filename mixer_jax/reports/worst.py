@@ -17,25 +17,25 @@ class Picture(NamedTuple):
     """One sample of a category."""
 
     image: str  # data URI; "" for none
-    name: str  # its text, or its ID
+    name: str  # text of the sample, or its ID
     query: bool
-    right: bool | None  # of the leading true category; None if unknown
+    right: bool | None  # whether in the leading category; None if unknown
 
 
 class Sheet(NamedTuple):
     """One category: its description and its samples."""
 
-    category: str  # ID
-    details: tuple[str, ...]  # its description
+    category: str  # ID of the category
+    details: tuple[str, ...]  # description of the category
     pictures: tuple[Picture, ...]
     more: int  # number of samples that are not shown
 
 
 class Purity(NamedTuple):
-    """The leading true category of each found one, and its share."""
+    """The leading true category of each found category, and its share."""
 
     leading: pd.Series  # label -> true category
-    share: pd.Series  # label -> share of its known samples that are of it
+    share: pd.Series  # label -> share of the leading category
 
 
 def purity(labels: np.ndarray, truth: np.ndarray) -> Purity:
@@ -58,7 +58,7 @@ def purity(labels: np.ndarray, truth: np.ndarray) -> Purity:
 
 
 def choose(score: pd.Series, sizes: np.ndarray, count: int = 20) -> list[int]:
-    """Returns the labels with the lowest scores; larger ones first if tied.
+    """Returns the labels with the lowest scores; ties go to larger categories.
 
     Args:
       score: label -> score; scores that are not finite are left out.

@@ -1,4 +1,4 @@
-"""Heads: from embeddings and labels to a loss and updated proxies."""
+"""Heads, which turn embeddings and labels into a loss and new proxies."""
 
 from mixer_jax.proxies.heads.factory import HEADS, make_head
 

@@ -75,13 +75,13 @@ HEADS = {"exact": _exact, "knn": _knn, "sampled": _sampled, "topk": _topk}
 def make_head(
     config: ConfigDict, mesh: Mesh, num_categories: int, batch_size: int
 ) -> interface.Head:
-    """Returns the head described by `config`, a run's `config.head`.
+    """Returns the head that a run's `config.head` describes.
 
     Args:
-      config: name, margin, scale and the settings of that head.
+      config: the run's `config.head`: name, margin, scale and other settings.
       mesh: the mesh that the batch and the proxies are split over.
       num_categories: C.
-      batch_size: maximum embeddings per step, over all devices.
+      batch_size: maximum number of embeddings per step, over all devices.
 
     Raises:
       UserError: if a name is unknown, a value is out of range, there are

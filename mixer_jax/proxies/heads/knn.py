@@ -16,12 +16,12 @@ from mixer_jax.runtime import mesh as meshes
 class Knn(Sampled):
     """A head that adds the graph neighbors of the batch's categories.
 
-    The KNN softmax of Song et al., "Large-Scale Training System for
+    This is the KNN softmax of Song et al., "Large-Scale Training System for
     100-Million Classification at Alibaba", KDD 2020, with an active set of
     fixed size.
 
     Attributes:
-      neighbors: K, neighbors per category in the class graph.
+      neighbors: K, the number of neighbors per category in the class graph.
       graph_products: dtype of the factors of the matrix products that build
         the graph.
     """
@@ -31,7 +31,7 @@ class Knn(Sampled):
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct:
-        """The graph's int32 `[C_pad, K]`, split by rows."""
+        """Shape and layout of the graph: int32 `[C_pad, K]`, split by rows."""
         return jax.ShapeDtypeStruct(
             (self.rows * self.mesh.size, self.neighbors),
             jnp.int32,

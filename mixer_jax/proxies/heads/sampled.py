@@ -24,15 +24,15 @@ from mixer_jax.runtime.errors import UserError
 class Sampled:
     """A head over positives and uniform random rows; an `interface.Head`.
 
-    An et al., "Killing Two Birds with One Stone: Efficient and Robust
+    See An et al., "Killing Two Birds with One Stone: Efficient and Robust
     Training of Face Recognition CNNs by Partial FC", arXiv 2203.15565.
 
     Attributes:
       loss: settings of the softmax.
       mesh: the mesh that the batch and the proxies are split over.
       num_categories: C.
-      active: M, active rows per device.
-      uniform: minimum number of them that are drawn at random.
+      active: M, the number of active rows per device.
+      uniform: minimum number of active rows that are drawn at random.
       importance: whether random rows are weighted in the softmax's sum by the
         number of rows that each represents, which makes the sum unbiased
         (Bengio and Senecal, "Quick Training of Probabilistic Neural Nets by
@@ -48,7 +48,7 @@ class Sampled:
 
     @property
     def rows(self) -> int:
-        """Rows of the proxies on each device, including padding."""
+        """Number of proxy rows on each device, including padding."""
         padded = meshes.padded_rows(self.num_categories, self.mesh)
         return padded // self.mesh.size
 
@@ -122,7 +122,7 @@ class Sampled:
                 jnp.where(here, target, softmax.ABSENT),
                 weights if self.importance else None,
             )
-            # A separate key: the selection has already used this one.
+            # Derive another key: the selection has already used this one.
             key = jax.random.fold_in(key, 2)
             return softmax.update(
                 self.loss, optimizer, given._replace(key=key), batch, active

@@ -16,7 +16,7 @@ class TopK(Sampled):
     cover the active rows only.
 
     Attributes:
-      neighbors: k, nearest negatives per sample.
+      neighbors: k, the number of nearest negatives per sample.
     """
 
     neighbors: int
