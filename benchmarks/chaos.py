@@ -11,9 +11,9 @@ the run is resumed by the same command with a random number of processes and, if
 
 - With a single number of devices, the parameters, the proxies and all losses
   must be equal, bit for bit.
-- With several numbers, all proxies are active. The first loss after each
-  restart must be the one that the first number of devices gives from the same
-  checkpoint, and the final metrics must lie within those of `--seeds`
+- With several numbers of devices, all proxies are active. The first loss after
+  each restart must be the one that the first number of devices gives from the
+  same checkpoint, and the final metrics must lie within those of `--seeds`
   undisturbed runs.
 - Every step must be logged once, and no unfinished files may be left.
 
@@ -131,7 +131,7 @@ class KilledRun:
     Attributes:
       kills: number of kills per signal and state of the run.
       codes: number of processes per exit code.
-      first: relative differences of the first losses after restarts.
+      first: relative errors of the first losses after restarts.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class KilledRun:
         Args:
           run: the run to start and kill.
           whole: the finished undisturbed run.
-          spare: trains single steps on the first of `devices`.
+          spare: a run for training single steps on the first of `devices`.
           devices: possible total numbers of devices.
           counts: possible numbers of processes.
-          seed: of all random choices.
+          seed: the seed of all random choices.
         """
         self.kills, self.codes = Counter(), Counter()
         self.first: list[float] = []
@@ -201,7 +201,7 @@ class KilledRun:
 
         Returns:
           The state that was reached: "training" if no checkpoint was being
-          written in time, "" if the run ended before.
+          written in time, "" if the run ended earlier.
         """
         written, since = self._run.written(), time.monotonic()
         timing = state == "starting"

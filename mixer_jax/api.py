@@ -47,7 +47,7 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         config = arguments.load_config(os.fspath(config))
-    if not os.fspath(workdir):  # It would be the current folder.
+    if not os.fspath(workdir):  # "" would be the current folder.
         raise UserError("workdir is empty; name a folder.")
     curriculum.run(config, workdir, mesh)
     return load(workdir, mesh=mesh)

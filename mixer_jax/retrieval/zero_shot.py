@@ -24,7 +24,7 @@ def from_encoders(
     text_length: int | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Returns a zero-shot model of published encoders.
+    """Returns a zero-shot model made from published encoders.
 
     If `image` and `text` are the same CLIP model, its projections map images
     and texts into a common space. Other encoders have no common space: the
@@ -54,7 +54,7 @@ def from_encoders(
     if aligned:
         model.text.pretrained = model.text.name = text
     elif text and not originals.is_original(text):
-        factory.pretrained_text_encoder(text)  # raises if it does not exist
+        factory.pretrained_text_encoder(text)  # raises if `text` is unknown
     factory.resolve(config)
     module = _make(config, image_size, text_length)
     variables = zero_shot.load_variables(
