@@ -6,7 +6,7 @@
         --truth=runs/quickstart/data/medium.csv --sweep=0.2,0.3,0.4,0.5
 
 Samples are synthetic (`categories_run.py`): category sizes have a long tail,
-features are as wide as the encoders' and have a variance that decreases with
+features are as wide as those of encoders, with a variance that decreases with
 the dimension, and the log is simulated. With --log, a real catalog with cached
 features is used instead. Each size runs in its own process. The table and the
 JSON give the seconds of each phase, the peak resident memory including the

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Trains both runs and returns the figures of their comparison."""
+    """Trains both runs and returns the results of their comparison."""
     devices = [int(n) for n in given.devices.split(",")]
     counts = [int(n) for n in given.processes.split(",")]
 
@@ -181,7 +181,7 @@ class KilledRun:
             print(f"{number} kills; next: {self._run.next()}", flush=True)
 
     def _start(self, kill: bool) -> list[int]:
-        """Starts the run and kills it if `kill`; returns the exit codes."""
+        """Starts the run, and kills it if `kill` is set; returns the exit codes."""
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         started = self._run.start(count, devices)

@@ -103,7 +103,7 @@ class Run:
             # Programs may be compiled at every start, but only run briefly.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             # Fix the number of threads, which determines the order of sums in
-            # matrix products; it would depend on the devices and cores.
+            # matrix products; by default, it depends on devices and cores.
             "NPROC": str(_THREADS),
             "PYTHONPATH": str(ROOT),
         }
@@ -218,7 +218,7 @@ def ending(started: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
-    """Sends processes a signal by its name."""
+    """Sends the signal called `name` to processes."""
     for process in victims:
         process.send_signal(getattr(signal, name))
 

@@ -81,7 +81,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One row of the table.
+    """A contender: one row of the benchmark's table.
 
     Attributes:
       head: the name of the head.

@@ -31,7 +31,7 @@ from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")
-MIN_SIZE = 32  # pixels per side, for one cell in the last feature maps
+MIN_SIZE = 32  # pixels per side; the last feature maps then have one cell
 WARM_UP = 1
 
 

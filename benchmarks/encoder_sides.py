@@ -151,7 +151,7 @@ class Ours:
 
 
 def original(problem: Problem) -> tuple[type, Any]:
-    """Imports the original; returns its class and its config."""
+    """Imports the original encoder; returns its class and its config."""
     import transformers
 
     written = problem.family.to_original(problem.config)
@@ -160,7 +160,7 @@ def original(problem: Problem) -> tuple[type, Any]:
 
 
 class Peer:
-    """The original, on the GPU if torch finds one."""
+    """The original encoder, on the GPU if torch finds one."""
 
     def __init__(self, problem: Problem):
         import torch

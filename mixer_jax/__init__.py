@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # With it, type checkers would accept any name.
+if not TYPE_CHECKING:  # With __getattr__, checkers would accept any name.
 
     def __getattr__(name: str) -> Any:
         """Imports a public name on first use."""

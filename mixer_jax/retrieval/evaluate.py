@@ -46,7 +46,7 @@ class Samples(NamedTuple):
 
     embeddings: np.ndarray  # f32 [N, D]
     categories: np.ndarray  # str [N], as objects: np.str_ drops a final NUL
-    groups: np.ndarray  # likewise; "" for no group
+    groups: np.ndarray  # str [N], likewise; "" for no group
     images: np.ndarray  # str [N]: digests of the image files; "" for none
 
     def merge(self, other: "Samples") -> "Samples":
@@ -192,10 +192,10 @@ def evaluate(
     """Measures one model on all parts and galleries of a sample table.
 
     Args:
-      embed: embeds samples with the model.
+      embed: a function that embeds samples with the model.
       frame: a checked sample table, see `read`.
       root: the table's folder.
-      settings: a config's `evaluate`: `split` and `distractors`.
+      settings: `split` and `distractors` of a config's `evaluate`.
       mesh: the devices that search the documents.
       model: the model's name in the rows.
       stage: the model's last training stage; "" if it has none.
@@ -243,7 +243,7 @@ def read(
 
     Args:
       path: the sample table.
-      settings: a config's `evaluate`: `split` and `distractors`.
+      settings: `split` and `distractors` of a config's `evaluate`.
       max_skipped: the maximum share of samples that may be dropped.
       max_pixels: the maximum number of pixels per image; see `decoding.decode`.
 
@@ -314,7 +314,7 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Adds rows to a JSON list, replacing those of the same `metrics.KEY`.
+    """Adds rows to a JSON list, replacing rows of equal `metrics.KEY`.
 
     The file is replaced atomically; updates of a local file are serialized.
 

@@ -35,7 +35,7 @@ class Export(NamedTuple):
 
     workdir: paths.Path  # the stage's workdir, absolute
     step: int  # the checkpoint's step
-    parts: tuple[str, ...]  # the encoders' folders
+    parts: tuple[str, ...]  # the exported encoders' folders
     without: tuple[str, ...]  # encoders that transformers lacks
 
 

@@ -186,7 +186,7 @@ def write(
 
 
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    """Returns the path of a file of the latest generation."""
+    """Returns the path of a file in the latest generation."""
     folder = pathlib.Path(folder)
     pointed = _pointed(folder)
     if pointed is None:
@@ -229,7 +229,7 @@ def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
 
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:
-    """Moves the current generation's files into place; removes the others."""
+    """Moves the current generation into place and removes the others."""
     pointed = _pointed(folder)
     if pointed is not None:
         for name in kind.names:
@@ -291,7 +291,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
         if not (isinstance(names, list) and set(map(type, names)) <= {str}):
             raise ValueError(f"{names!r} is not a list of names")
         if not (folder / name).is_dir():
-            # Its moves may have finished since the pointer was read.
+            # The generation may have been moved since the pointer was read.
             if path.read_text(encoding="utf-8") != text:
                 return _pointed(folder)
             raise ValueError(f"there is no folder {name}")

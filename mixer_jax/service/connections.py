@@ -20,12 +20,12 @@ class Connection(H11Protocol):
     _no_reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Waits for the first request."""
+        """Starts the timeout for the first request."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Stops waiting if the head of a request is complete."""
+        """Stops the timeout if the head of a request is complete."""
         super().data_received(data)
         self._watch()
 
@@ -37,23 +37,23 @@ class Connection(H11Protocol):
         return not self._is_waiting() and not self.cycle.more_body
 
     def on_response_complete(self) -> None:
-        """Waits for the next request."""
+        """Starts the timeout for the next request."""
         super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops all waiting."""
+        """Stops all timeouts."""
         super().connection_lost(exc)
         self._no_request = _cancelled(self._no_request)
         self._no_reader = _cancelled(self._no_reader)
 
     def pause_writing(self) -> None:
-        """Waits for the client to read."""
+        """Starts the timeout for reading by the client."""
         super().pause_writing()
         self._no_reader = self.loop.call_later(_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Stops waiting for the client to read."""
+        """Stops the timeout for reading by the client."""
         super().resume_writing()
         self._no_reader = _cancelled(self._no_reader)
 

@@ -50,14 +50,14 @@ MEGABYTE = uploads.MEGABYTE
 # Formats that browsers show. Decoders of some others start external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is required"
-# Replacements for the router's messages.
+# Messages that replace those of the router.
 _UNROUTED = {
     "Not Found": "There is nothing at this URL; POST a picture to search. "
     "A proxy must strip its prefix.",
     "Method Not Allowed": "This URL does not support this method; POST a "
     "picture to search, and GET the other URLs.",
 }
-_HEAD = 64  # bytes that identify a picture's format
+_HEAD = 64  # leading bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
@@ -173,7 +173,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
                     400, "Both the URL and the form have a k; give only one."
                 )
             k = url_k or (_read_k(upload.k) if upload.k is not None else 0)
-            # In a thread, since the search would block the event loop.
+            # Run in a thread, since the search would block the event loop.
             answer = await anyio.to_thread.run_sync(
                 find, upload.content, k or DEFAULT_K, limiter=limiter
             )

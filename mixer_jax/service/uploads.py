@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # maximum-size uploads held in memory at once
 _IDLE_TIMEOUT = 60  # seconds without a byte until an upload is aborted
-_TOTAL_TIMEOUT = 600  # seconds per upload, since it occupies memory
+_TOTAL_TIMEOUT = 600  # seconds that an upload may occupy memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
@@ -109,7 +109,7 @@ class Reader:
 
 
 class _Count:
-    """Number of bytes read from one request."""
+    """The number of bytes read from one request."""
 
     bytes = 0
 
