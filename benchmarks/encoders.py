@@ -3,9 +3,9 @@
     python -m benchmarks.encoders --models=resnet50,vit-s,bert-base \
         --size=128 --batch=32 --rounds=5 --json=encoders.json
 
-One process times both sides of each row, in rounds: a round runs one pass of our
-encoder and one of the original (`encoder_sides.py`), so that other load on the
-machine affects both alike. --size is the side of an image in pixels or the
+One process times both sides of each row, in rounds: a round runs one pass of
+our encoder and one of the original (`encoder_sides.py`), so that other load on
+the machine affects both alike. --size is the side of an image in pixels or the
 tokens per text. The table and the JSON give images or tokens per second of the
 median pass; the quartiles of the passes; our speedup; the share of the
 machine's f32 matrix product rate that our encoder reaches (`ceilings.py`); and
