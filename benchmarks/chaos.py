@@ -181,7 +181,7 @@ class KilledRun:
             print(f"{number} kills; next: {self._run.next()}", flush=True)
 
     def _start(self, kill: bool) -> list[int]:
-        """Starts the run and, if `kill` is set, kills it; returns exit codes."""
+        """Starts the run, kills it if `kill` is set, and returns exit codes."""
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         started = self._run.start(count, devices)
