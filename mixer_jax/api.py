@@ -72,9 +72,9 @@ def find_categories(
       queries: a frame, or the path of a table, with the columns query_id and
         image. Image paths are relative to the table's folder, or to the
         working directory for a frame.
-      items: likewise, with the columns item_id, image and text.
-      clicks: likewise, with the columns query_id, item_id, exposures and
-        clicks.
+      items: a frame or path, with the columns item_id, image and text.
+      clicks: a frame or path, with the columns query_id, item_id, exposures
+        and clicks.
       image_encoder: the name of the frozen image encoder.
       text_encoder: the name of the frozen text encoder.
       image_size: the side that images are scaled to, in pixels.

@@ -183,8 +183,8 @@ def load(
     Args:
       folder: the index's folder.
       workdir: the model's current workdir, of a stage or a curriculum; "" for
-        the recorded one, relative to the index or absolute.
-      images: the current folder of the pictures; "" for the recorded one.
+        the recorded workdir, relative to the index or absolute.
+      images: the current folder of the pictures; "" for the recorded folder.
 
     Raises:
       UserError: if the index is missing or damaged, or its model or `images`

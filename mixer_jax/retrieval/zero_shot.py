@@ -34,7 +34,7 @@ def from_encoders(
     Args:
       image: a name of `models.weights.pretrained`, a folder in the layout of
         transformers, or a name on the Hugging Face hub.
-      text: likewise; None to embed images only.
+      text: a name or folder, as for `image`; None to embed images only.
       image_size: S, the side that images are scaled to, in pixels; by default
         the encoder's training resolution, or 224.
       text_length: the maximum number of tokens, to which longer texts are cut;
