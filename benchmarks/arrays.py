@@ -19,10 +19,10 @@ _CHUNK = 4096  # rows drawn at a time
 
 @dataclasses.dataclass
 class Arrays:
-    """Arguments of a step, which all heads share.
+    """Arguments of a step, common to all heads.
 
     Attributes:
-      proxies: f32 `[C_pad, D]`, unit rows; those of padding are zero.
+      proxies: f32 `[C_pad, D]`, unit rows; padding rows are zero.
       momentum: f32 `[C_pad, D]`, initially zero.
       embeddings: f32 `[B, D]`.
       labels: int32 `[B]`.
@@ -41,15 +41,15 @@ def make_arrays(
 ) -> Arrays:
     """Makes the arrays of one measurement, split over the mesh.
 
-    The class graph is random: each category has K others, rarely repeated
-    if C is large. The cost of a step does not depend on which they are, and
-    the true graph of a million categories takes an hour on a CPU.
+    The class graph is random: each category has K neighbors, rarely repeated
+    if C is large. The cost of a step does not depend on the neighbors, and the
+    true graph of a million categories takes an hour on a CPU.
 
     Args:
-      classes: C.
-      dim: D.
-      batch: B.
-      neighbors: K of the class graph; 0 for no graph.
+      classes: C, the number of categories.
+      dim: D, the size of embeddings and proxies.
+      batch: B, the batch size.
+      neighbors: K, the neighbors per category; 0 for no class graph.
       mesh: the mesh that rows are split over.
     """
     padded = meshes.padded_rows(classes, mesh)

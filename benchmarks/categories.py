@@ -5,15 +5,15 @@
         --features=runs/quickstart/features.npz \
         --truth=runs/quickstart/data/medium.csv --sweep=0.2,0.3,0.4,0.5
 
-Samples are synthetic (`categories_run.py`): categories with a long tail,
-features as wide as the encoders' whose variance decreases with the dimension,
-and a simulated log. With --log, a real catalog with cached features is used
-instead. Each size runs in its own process. The table and the JSON give the
-seconds of each phase, the peak resident memory including the features, and
-B-cubed F1, also for clicks alone and content alone; the last column is the
-exponent of the time's growth with the number of samples since the previous row.
---sweep repeats the clustering at each threshold, for comparison with the one
-that was chosen.
+Samples are synthetic (`categories_run.py`): category sizes have a long tail,
+features are as wide as those of encoders, with a variance that decreases with
+the dimension, and the log is simulated. With --log, a real catalog with cached
+features is used instead. Each size runs in its own process. The table and the
+JSON give the seconds of each phase, the peak resident memory including the
+features, and B-cubed F1, also for clicks alone and content alone; the last
+column is the exponent by which time grows with the number of samples since the
+previous row. --sweep repeats the clustering at each threshold, for comparison
+with the chosen threshold.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
     for size in sizes:
         row = _run(job | {"samples": int(size)})
         rows.append(row | {"growth": _power(row, rows[-1]) if rows else None})
-        # Write after each size: large ones take long and may not fit.
+        # Write after each size: large ones take long and may exceed memory.
         if given.json:
             text = json.dumps(rows, indent=1)
             pathlib.Path(given.json).write_text(text + "\n")
@@ -122,7 +122,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 
 
 def _power(row: Row, before: Row) -> float | None:
-    """Returns the exponent of the time's growth with the samples, if any."""
+    """Returns the exponent by which time grows with samples, if defined."""
     times = row["samples"] / before["samples"]
     if times == 1:
         return None

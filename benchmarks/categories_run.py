@@ -1,4 +1,4 @@
-"""Finds the categories of one catalog and log; a process of `categories.py`.
+"""Finds the categories of one catalog and log in its own process.
 
 Synthetic catalogs have category sizes that follow a power law, so that most
 categories are small and a few are large. Features are distributed around the
@@ -31,7 +31,7 @@ LARGEST = 200  # maximum samples per category
 _SKEW = 2.0  # exponent of the category sizes
 _FALL = 0.5  # dimension i has standard deviation i ** -_FALL
 _IMAGE_NOISE, _TEXT_NOISE = 0.7, 0.5  # relative to the spread of the centers
-_APART = 1.0  # offset between the roles, relative to the same
+_APART = 1.0  # offset between the roles, relative to the same spread
 _SEEN = 64  # dimensions that determine look-alikes
 
 Catalog = tuple[graph.Features, pd.DataFrame, np.ndarray]
@@ -50,8 +50,8 @@ def synthetic(
       samples: number of queries and items together, about half of each.
       clicks: approximate number of clicks in the log.
       wrong: share of wrong clicks.
-      widths: of image features and of text features.
-      seed: of all random draws.
+      widths: the widths of image features and of text features.
+      seed: the seed of all random draws.
 
     Returns:
       Features, clicks and the true categories `[samples]`, queries first.
@@ -59,7 +59,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     sizes = np.arange(2, LARGEST + 1)
     chance = sizes**-_SKEW
-    # This is more than enough, because each category has at least two samples.
+    # These are more sizes than needed: each category has at least two samples.
     drawn = rng.choice(sizes, samples, p=chance / chance.sum())
     category = np.repeat(np.arange(samples), drawn)[:samples]
     # The first sample of a category is a query, the second an item; the role

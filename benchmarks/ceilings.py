@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime import mesh as meshes
 
-# Sides of the square factors and MiB of the array that is copied, for all
-# devices together: far larger than any cache, and a second or two in total.
+# The side of the square factors, and the size in MiB of the copied array over
+# all devices: far larger than any cache, but measured in a second or two.
 SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 MIB = {"cpu": 512, "gpu": 4096, "tpu": 2048}
 REPEATS = 8
@@ -46,7 +46,7 @@ def measure(mesh: Mesh) -> dict[str, float]:
     rows = MIB[platform] * 2**20 // 4 // 1024 // mesh.size * mesh.size
     x = _ones((rows, 1024), jnp.float32, mesh)
     out = _ones((rows, 1024), jnp.float32, mesh)
-    # The factor matters: a plain copy may run on one device or thread only.
+    # The factor 2 is needed: a plain copy may use only one device or thread.
     copy = jax.jit(lambda out, x: 2 * x, donate_argnums=0, keep_unused=True)
     rates["copy_bytes_per_s"] = 2 * x.nbytes / _best(copy, out, x)
     moved = 2 * x.nbytes

@@ -11,9 +11,9 @@ the run is resumed by the same command with a random number of processes and, if
 
 - With a single number of devices, the parameters, the proxies and all losses
   must be equal, bit for bit.
-- With several numbers, all proxies are active. The first loss after each
-  restart must be the one that the first number of devices gives from the same
-  checkpoint, and the final metrics must lie within those of `--seeds`
+- With several numbers of devices, all proxies are active. The first loss after
+  each restart must be the one that the first number of devices gives from the
+  same checkpoint, and the final metrics must lie within those of `--seeds`
   undisturbed runs.
 - Every step must be logged once, and no unfinished files may be left.
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Trains both runs and returns the figures of their comparison."""
+    """Trains both runs and returns the results of their comparison."""
     devices = [int(n) for n in given.devices.split(",")]
     counts = [int(n) for n in given.processes.split(",")]
 
@@ -131,7 +131,7 @@ class KilledRun:
     Attributes:
       kills: number of kills per signal and state of the run.
       codes: number of processes per exit code.
-      first: relative differences of the first losses after restarts.
+      first: relative errors of the first losses after restarts.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class KilledRun:
         Args:
           run: the run to start and kill.
           whole: the finished undisturbed run.
-          spare: trains single steps on the first of `devices`.
+          spare: a run for training single steps on the first of `devices`.
           devices: possible total numbers of devices.
           counts: possible numbers of processes.
-          seed: of all random choices.
+          seed: the seed of all random choices.
         """
         self.kills, self.codes = Counter(), Counter()
         self.first: list[float] = []
@@ -181,7 +181,7 @@ class KilledRun:
             print(f"{number} kills; next: {self._run.next()}", flush=True)
 
     def _start(self, kill: bool) -> list[int]:
-        """Starts the run and kills it if `kill`; returns the exit codes."""
+        """Starts the run, kills it if `kill` is set, and returns exit codes."""
         devices = self._rng.choice(self._devices)
         count = self._rng.choice([n for n in self._counts if devices % n == 0])
         started = self._run.start(count, devices)
@@ -201,7 +201,7 @@ class KilledRun:
 
         Returns:
           The state that was reached: "training" if no checkpoint was being
-          written in time, "" if the run ended before.
+          written in time, "" if the run ended earlier.
         """
         written, since = self._run.written(), time.monotonic()
         timing = state == "starting"

@@ -19,7 +19,7 @@ NAME = "tiny"
 
 
 class Patches(nn.Module):
-    """An image encoder of 4 x 4 patch embeddings, the first layer of a ViT."""
+    """An image encoder of 4 x 4 patches, like the first layer of a ViT."""
 
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32
@@ -33,7 +33,7 @@ class Patches(nn.Module):
 
 
 def register() -> None:
-    """Registers the tiny encoders under their name."""
+    """Registers the tiny encoders under the name `tiny`."""
     config = bert.BertConfig(width=16, layers=1, heads=2, hidden=32)
     factory.IMAGE_ENCODERS[NAME] = Patches
     factory.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)

@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
 _FOLDER = "run"  # in the processes' working directory
 _THREADS = 8
-_GRACE = 10.0  # seconds until the others are killed after a process ends
+_GRACE = 10.0  # seconds from a process's end until the others are killed
 
 
 class Place(NamedTuple):
@@ -51,9 +51,9 @@ class Run:
         """Makes the folder without starting the run.
 
         Args:
-          folder: for all output of the run.
-          data: folder of `medium.csv` and `large.csv`.
-          steps: per stage.
+          folder: the folder for all output of the run.
+          data: the folder of `medium.csv` and `large.csv`.
+          steps: the number of steps per stage.
           seed: determines a different seed for each stage.
           more: additional `key=value` settings of each stage.
         """
@@ -100,10 +100,10 @@ class Run:
             "JAX_NUM_CPU_DEVICES": str(devices // count),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Programs run briefly, but may be compiled at every start.
+            # Programs may be compiled at every start, but only run briefly.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             # Fix the number of threads, which determines the order of sums in
-            # matrix products; it would depend on the devices and cores.
+            # matrix products; by default, it depends on devices and cores.
             "NPROC": str(_THREADS),
             "PYTHONPATH": str(ROOT),
         }
@@ -126,7 +126,7 @@ class Run:
         """Trains in one process, to the end or until a step is logged.
 
         Raises:
-          UserError: if it fails.
+          UserError: if the run fails.
         """
         (process,) = self.start(1, devices)
         with ending([process]):
@@ -157,7 +157,7 @@ class Run:
         return dict(self.rows())
 
     def written(self) -> int:
-        """Returns the time of the last logged loss in ns, or 0 without any."""
+        """Returns the time of the last logged loss in ns; 0 if none exists."""
         paths = (self.workdir / stage / logs.METRICS for stage in STAGES)
         return max(
             (p.stat().st_mtime_ns for p in paths if p.exists()), default=0
@@ -218,7 +218,7 @@ def ending(started: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def send(name: str, victims: Sequence[subprocess.Popen]) -> None:
-    """Sends processes a signal by its name."""
+    """Sends the signal called `name` to processes."""
     for process in victims:
         process.send_signal(getattr(signal, name))
 

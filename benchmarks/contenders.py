@@ -32,7 +32,7 @@ from mixer_jax.training.config import defaults as configs
 
 HEADS = ("dense", "exact", "sampled", "knn", "topk")
 SHARED = ("sampled", "knn")  # heads with an active share
-FIXED = {"margin": "cosface", "subcenters": 1}  # settings `dense` implements
+FIXED = {"margin": "cosface", "subcenters": 1}  # settings of `dense`
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 
@@ -42,9 +42,9 @@ class Problem:
     """Sizes and settings common to all contenders of one measurement.
 
     Attributes:
-      classes: C.
-      dim: D, of embeddings and proxies.
-      batch: B, over all devices.
+      classes: C, the number of categories.
+      dim: D, the size of embeddings and proxies.
+      batch: B, the batch size over all devices.
       overrides: `(key, value)` pairs of `config.head`.
     """
 
@@ -81,17 +81,17 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One row of the table.
+    """A contender: one row of the benchmark's table.
 
     Attributes:
-      head: its name.
-      active: share of the rows that it scores with gradients.
-      rows: number of rows that it scores with gradients.
+      head: the name of the head.
+      active: share of the rows that the head scores with gradients.
+      rows: number of rows that the head scores with gradients.
       flops: useful operations per step.
       traffic: minimum bytes per step.
-      run: performs a step on the arrays, in place, with a key; returns the
-        loss and the embeddings' gradient.
-      compile: compiles the step ahead of time, for arrays of these shapes.
+      run: performs a step on the arrays, in place, with a PRNG key; returns
+        the loss and the embeddings' gradient.
+      compile: compiles the step ahead of time, for the problem's shapes.
     """
 
     head: str
@@ -108,8 +108,8 @@ def work(problem: Problem, rows: int, searched: int = 0) -> dict[str, int]:
 
     Args:
       problem: the sizes.
-      rows: R, scored with gradients.
-      searched: rows that are scored to find these.
+      rows: R, the number of rows scored with gradients.
+      searched: the number of rows scored to find those R rows.
     """
     batch, dim = problem.batch, problem.dim
     others = max(searched - rows, 0)

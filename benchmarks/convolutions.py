@@ -5,10 +5,10 @@
 
 Measures each shape of the depthwise layers of EfficientNet-Lite0 and of the 3x3
 and 7x7 layers of ResNet-50 once, for images of --size pixels, in f32, forward
-and forward+backward (gradients of feature map and kernel). One process times
-both sides in rounds of one pass each. The table and the JSON give the
-milliseconds of the median pass and the speedup of ours; the last row of each
-kind and pass is the sum over its layers. On accelerators, ours call XLA's.
+and forward+backward (gradients of the feature map and the kernel). One process
+times both sides in rounds of one pass each. The table and the JSON give the
+milliseconds of the median pass and our speedup; the last row of each kind and
+pass is the sum over its layers. On accelerators, our convolutions call XLA's.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
 FORWARD, BACKWARD = PASSES = ("forward", "forward+backward")
 DEPTHWISE, DENSE = KINDS = ("depthwise", "dense")
-MIN_SIZE = 32  # pixels per side: the last feature maps have one cell
+MIN_SIZE = 32  # pixels per side; the last feature maps then have one cell
 WARM_UP = 1
 
 
@@ -42,10 +42,10 @@ class Layer:
     Attributes:
       kind: one of `KINDS`.
       scale: image pixels per cell of the input feature map, along an axis.
-      channels: of the input.
-      features: output channels.
+      channels: number of input channels.
+      features: number of output channels.
       kernel: side of the kernel.
-      stride: along both axes.
+      stride: the stride along both axes.
     """
 
     kind: str
@@ -151,7 +151,7 @@ def measure(
 
 
 def sides(layer: Layer, name: str) -> dict[str, Callable]:
-    """Returns the functions `(map, kernel, gradient)` of ours and of XLA's."""
+    """Returns our and XLA's functions of `(map, kernel, gradient)`."""
     if layer.kind == DEPTHWISE:
         ours = partial(depthwise, stride=layer.stride)
         padding, groups = "SAME", layer.channels
@@ -204,7 +204,7 @@ def inputs(layer: Layer, size: int, batch: int) -> tuple[jax.Array, ...]:
 def _time(
     layer: Layer, name: str, size: int, batch: int, rounds: int
 ) -> tuple[float, float]:
-    """Returns median seconds of a pass of ours and of XLA's, alternating."""
+    """Returns the median seconds of our and XLA's passes, run alternately."""
     given = inputs(layer, size, batch)
     both = {side: jax.jit(run) for side, run in sides(layer, name).items()}
     seconds = {side: [] for side in both}

@@ -1,7 +1,7 @@
 """Peak memory of one encoder's pass, measured in its own process.
 
-As in `memory.py`, it is the memory of the weights, the inputs and three passes,
-without the interpreter, libraries, the backend and the compiled pass.
+As in `memory.py`, this is the memory of the weights, the inputs and three
+passes, without the interpreter, libraries, the backend and the compiled pass.
 """
 
 import dataclasses

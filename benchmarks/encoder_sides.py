@@ -83,7 +83,7 @@ class Ours:
     """Our encoder, on the first device.
 
     Attributes:
-      variables: None until `place`.
+      variables: the encoder's variables; None until `place`.
       flops: floating point operations of each compiled pass.
     """
 
@@ -114,7 +114,7 @@ class Ours:
         self.flops[name] = counted["flops"]
 
     def place(self, tensors: dict[str, np.ndarray] | None = None) -> None:
-        """Loads the original's weights, or constant weights if None."""
+        """Loads the original's weights; constant ones if `tensors` is None."""
         if tensors is None:
             self.variables = jax.tree.map(
                 lambda x: jnp.full(x.shape, 0.01, x.dtype), self._shapes
@@ -151,7 +151,7 @@ class Ours:
 
 
 def original(problem: Problem) -> tuple[type, Any]:
-    """Imports the original; returns its class and the config it takes."""
+    """Imports the original encoder; returns its class and its config."""
     import transformers
 
     written = problem.family.to_original(problem.config)
@@ -160,7 +160,7 @@ def original(problem: Problem) -> tuple[type, Any]:
 
 
 class Peer:
-    """The original, on the GPU if torch finds one."""
+    """The original encoder, on the GPU if torch finds one."""
 
     def __init__(self, problem: Problem):
         import torch

@@ -4,14 +4,14 @@
         --size=128 --batch=32 --rounds=5 --json=encoders.json
 
 One process times both sides of each row, in rounds: a round runs one pass of
-ours and one of the original (`encoder_sides.py`), so that other load on the
-machine affects both alike. --size is the side of an image in pixels or the
-tokens of a text. The table and the JSON give images or tokens per second of the
-median pass; the quartiles of the passes; the speedup of ours; the share that
-ours reaches of the machine's f32 matrix product rate (`ceilings.py`); and the
-peak memory of a process that runs only this pass (`encoder_memory.py`).
+our encoder and one of the original (`encoder_sides.py`), so that other load on
+the machine affects both alike. --size is the side of an image in pixels or the
+tokens per text. The table and the JSON give images or tokens per second of the
+median pass; the quartiles of the passes; our speedup; the share of the
+machine's f32 matrix product rate that our encoder reaches (`ceilings.py`); and
+the peak memory of a process that runs only this pass (`encoder_memory.py`).
 
-Ours scales uint8 pixels itself; the original is given scaled pixels.
+Our encoder scales uint8 pixels itself; the original is given scaled pixels.
 """
 
 import argparse
@@ -48,7 +48,7 @@ MIN_IMAGE_SIZE = 32  # pixels per side, one cell of a ResNet's last feature map
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    # Both libraries share the GPU.
+    # Leave GPU memory to the other library.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # Otherwise torch's idle threads keep spinning during our passes. This must
     # be set before torch is imported.
@@ -115,7 +115,7 @@ def _check(given: argparse.Namespace) -> list[Problem]:
 
 def peak() -> float:
     """Measures FLOP/s of f32 matrix products on the first device."""
-    with jax.default_matmul_precision("highest"):  # as both sides compute
+    with jax.default_matmul_precision("highest"):  # used by both sides
         one = meshes.make_mesh(jax.devices()[:1])
         return ceilings.measure(one)["f32_flops_per_s"]
 

@@ -10,7 +10,7 @@ with each head in turn: `exact`, and with the same active share `knn`,
 rebuilt), `topk` and `sampled`. All heads have the same initialization and the
 same batches for a given seed. The metrics are Identical@1 on held-out
 categories, without and with the training categories' documents as distractors,
-and the share of training samples whose nearest proxy is their own.
+and the share of training samples whose nearest proxy is their category's.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def measure(
 def _samples(
     trained: checkpoints.Trained,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pathlib.Path]:
-    """Returns evaluation samples, training samples, and the former's root."""
+    """Returns evaluation and training samples, and the former's root folder."""
     path = evaluate.table_path(trained.config)
     frame, _ = evaluate.read(
         path, trained.config.evaluate, trained.config.data.max_skipped
@@ -203,7 +203,7 @@ def _measures(
 
 
 def top_1(fitted: fusions.Fitted, training: pd.DataFrame) -> float:
-    """Returns the share of samples whose nearest proxy is their own."""
+    """Returns the share of samples whose nearest proxy is their category's."""
     count = len(fitted.category_ids)
     proxies = jnp.asarray(jax.device_get(fitted.proxies))[:count]
     proxies /= jnp.linalg.norm(proxies, axis=1, keepdims=True)

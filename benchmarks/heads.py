@@ -51,10 +51,10 @@ PAUSE = 0.02  # seconds before a step, to let the other library's threads sleep
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    # Leave memory to the processes that try whether a head fits (`memory.py`).
+    # Leave memory to the processes that measure single heads (`memory.py`).
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # Otherwise torch's idle threads keep spinning during the next step and, if
-    # no core is free, slow down torch's own. Set this before importing torch.
+    # no core is free, slow down torch's step. Set this before importing torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given, more = _parser().parse_known_args(arguments)
     try:
@@ -198,7 +198,7 @@ def _time(
     field: list[contenders.Contender],
     rounds: int,
 ) -> dict[contenders.Contender, list[float]]:
-    """Returns the ms of each contender's steps, in alternating rounds."""
+    """Returns each contender's step times in ms, in alternating rounds."""
     k = contenders.neighbors(problem, mesh, tuple(o.head for o in field))
     arrays = arrays_lib.make_arrays(
         problem.classes, problem.dim, problem.batch, k, mesh

@@ -7,9 +7,9 @@ Bare decoding reads, decodes and resizes the same files in as many threads and
 does nothing else: it is the limit, and the reference of `ratio`. Rounds
 alternate between all contenders, so that other load on the machine affects all
 alike; each round starts afresh and is timed after startup. Rates are those of
-the median round, ratios the median of the rounds' ratios. Our pipeline with
-augmentation does more work than the others and is included to show its cost.
-PyTorch's loader is left out if torch is not installed.
+the median round, and ratios are the medians of the ratios of all rounds. Our
+pipeline with augmentation does more work than the others and is included to
+show its cost. PyTorch's loader is excluded if torch is not installed.
 """
 
 import argparse
@@ -122,8 +122,8 @@ def measure(
 
     Args:
       problem: settings of all contenders.
-      strength: of the augmentation to run ours with as well.
-      rounds: per contender.
+      strength: the augmentation strength of our additional run.
+      rounds: the number of rounds per contender.
     """
     torch = partial_fc_torch.available()
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 All of them decode the same images to squares of S pixels with
 `decoding.decode`, `workers` at a time. Ours also shuffles each role, tokenizes
-titles and stacks batches; PyTorch's shuffles and stacks.
+titles and stacks batches; PyTorch's loader shuffles and stacks.
 """
 
 import collections
@@ -30,7 +30,7 @@ FORMATS = ("jpeg", "png")
 _CHUNK = 8  # images per task of the bare loop
 _CATEGORIES = 16
 _TEXT_LENGTH = 16  # tokens
-_READ_AHEAD = 5  # maximum batches per thread or worker that a side prefetches
+_READ_AHEAD = 5  # maximum number of batches prefetched per thread or worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Problem:
     """Settings common to all contenders.
 
     Attributes:
-      stored: side of the stored images, pixels.
-      size: S, side of the decoded squares, pixels.
-      format: of the files, one of `FORMATS`.
+      stored: side of the stored images in pixels.
+      size: S, side of the decoded squares in pixels.
+      format: file format, one of `FORMATS`.
       images: number of distinct images.
-      rows: of the table, which repeats the images.
-      batch: B, half queries and half documents.
+      rows: number of rows of the table, which repeats the images.
+      batch: B, the batch size, half queries and half documents.
       workers: number of threads or processes.
-      batches: per round.
+      batches: number of batches per round.
     """
 
     stored: int
@@ -59,7 +59,7 @@ class Problem:
 
 
 class Data:
-    """The images, as files and prepared, and their sample table."""
+    """The images, both as files and prepared, and their sample table."""
 
     def __init__(self, problem: Problem, folder: pathlib.Path):
         """Writes the images to a folder."""
@@ -194,8 +194,8 @@ def contenders(
     Args:
       data: images and table to read.
       torch: whether to include PyTorch's loader.
-      augment: strength of the augmentation to run ours with as well; "none"
-        only runs it without.
+      augment: the augmentation strength of our additional run; "none" for no
+        such run.
     """
     sides = {(BARE, FILES): functools.partial(bare, data)}
     for strength in dict.fromkeys(("none", augment)):

@@ -1,11 +1,11 @@
 """PartialFC step in plain PyTorch, for comparison.
 
-It follows the description in An et al., "Killing Two Birds with One Stone:
-Efficient and Robust Training of Face Recognition CNNs by Partial FC", arXiv
-2203.15565. It gathers the categories of the batch and uniform random others, up
-to the active share, with their momentum, computes a softmax with a CosFace
-margin over them, applies SGD with momentum to the gathered rows, and scatters
-them back. It runs on one device, in f32.
+The step follows An et al., "Killing Two Birds with One Stone: Efficient and
+Robust Training of Face Recognition CNNs by Partial FC", arXiv 2203.15565. It
+gathers the categories of the batch and uniform random others, up to the active
+share, with their momentum, computes a softmax with a CosFace margin over them,
+applies SGD with momentum to the gathered rows, and scatters them back. It
+runs on one device, in f32.
 """
 
 import importlib.util

@@ -14,10 +14,10 @@ def show(
     """Prints the table and the machine; writes the rows.
 
     Args:
-      table: of the rows.
-      rows: each including the result of `machine.describe`.
+      table: the table of the rows.
+      rows: the rows, each with the result of `machine.describe`.
       width: minimum width of the output in characters, also in a log file.
-      path: of the JSON file; "" writes none.
+      path: the path of the JSON file; "" to write none.
     """
     console = rich.console.Console()
     console.width = max(console.width, width)

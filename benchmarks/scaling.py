@@ -163,7 +163,7 @@ def _compile(
 
 
 def add_efficiency(rows: list[Row]) -> None:
-    """Adds `efficiency` to the rows of pods, relative to their series' first.
+    """Adds `efficiency` to the rows of pods, relative to the first of a series.
 
     Strong scaling: `t_1 n_1 / (t n)`; weak scaling: `t_1 / t`; with roofline
     times t and n chips.

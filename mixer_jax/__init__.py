@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mixer_jax.retrieval.zero_shot import from_encoders
     from mixer_jax.runtime.errors import UserError
 
-# `sys.argv` is ["-m"] while Python locates the module of `python -m`. Signals
-# interrupt a command of this package from here on.
+# `sys.argv` is ["-m"] while Python locates the module of `python -m`. From here
+# on, signals interrupt a command of this package.
 if sys.argv[:1] == ["-m"]:
     from mixer_jax.runtime import command
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # A type checker would accept every name.
+if not TYPE_CHECKING:  # With __getattr__, checkers would accept any name.
 
     def __getattr__(name: str) -> Any:
         """Imports a public name on first use."""

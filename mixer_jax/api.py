@@ -47,7 +47,7 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         config = arguments.load_config(os.fspath(config))
-    if not os.fspath(workdir):  # It would be the current folder.
+    if not os.fspath(workdir):  # "" would be the current folder.
         raise UserError("workdir is empty; name a folder.")
     curriculum.run(config, workdir, mesh)
     return load(workdir, mesh=mesh)
@@ -72,9 +72,9 @@ def find_categories(
       queries: a frame, or the path of a table, with the columns query_id and
         image. Image paths are relative to the table's folder, or to the
         working directory for a frame.
-      items: likewise, with the columns item_id, image and text.
-      clicks: likewise, with the columns query_id, item_id, exposures and
-        clicks.
+      items: a frame or path, with the columns item_id, image and text.
+      clicks: a frame or path, with the columns query_id, item_id, exposures
+        and clicks.
       image_encoder: the name of the frozen image encoder.
       text_encoder: the name of the frozen text encoder.
       image_size: the side that images are scaled to, in pixels.

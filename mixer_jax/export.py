@@ -6,7 +6,7 @@ For a curriculum, the last stage is exported. An existing export in the folder
 is replaced. --to selects the format:
 
 bundle       the model in a portable folder, for `mixer_jax.load` and commands
-proxies      proxies.npy (float32, a row per category) and their categories.json
+proxies      proxies.npy (float32, one row per category) and categories.json
 huggingface  the encoders, each in a folder that transformers can load
 """
 

@@ -4,8 +4,8 @@
         [--host=127.0.0.1] [--port=8000]
 
 `mixer_jax/service/server.py` documents the API. Ctrl-C or SIGTERM stops the
-server, with exit code 0 once it is serving and 75 before. Port 0 selects a free
-port.
+server, with exit code 0 if it was serving and 75 if it was still starting. Port
+0 selects a free port.
 """
 
 import argparse

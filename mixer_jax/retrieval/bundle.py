@@ -42,7 +42,7 @@ from mixer_jax.training.config import places
 FORMAT = 1  # increases with each change that older versions cannot read
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER, CARD = "tokenizer.json", "README.md"
-# The models of other libraries have files of these names, too.
+# Models of other libraries have files with the same names.
 KIND = folders.Kind(
     "bundle",
     WEIGHTS,
@@ -64,7 +64,7 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Keys among these that affect training only.
+# Prefixes of the names of those keys that only affect training.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 
@@ -83,7 +83,7 @@ def write(
     Args:
       trained: the model.
       folder: the folder to write.
-      measures: rows of `retrieval.evaluate` for the model card.
+      measures: rows from `retrieval.evaluate`, shown in the model card.
 
     Returns:
       The fingerprint.
@@ -156,7 +156,7 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       mesh: the devices to place the variables on; by default all.
 
     Raises:
-      UserError: if it is incomplete, damaged, or of a newer format.
+      UserError: if the bundle is incomplete, damaged or of a newer format.
     """
     folder = pathlib.Path(folder)
     config, step, digest = _read_config(folder)
@@ -183,8 +183,8 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 def fingerprint(trained: Trained) -> str:
     """Returns a hash of everything that a model's embeddings depend on.
 
-    It covers the weights, the tokenizer and the config keys that define the
-    model.
+    The hash covers the weights, the tokenizer and the config keys that define
+    the model.
     """
     return _digest(
         _portable(trained.config),
@@ -194,12 +194,12 @@ def fingerprint(trained: Trained) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> ConfigDict:
-    """Returns the config of a bundle, with the tokenizer in the bundle."""
+    """Returns the config of a bundle, set to use the bundle's tokenizer."""
     return _read_config(pathlib.Path(folder))[0]
 
 
 def read_step(folder: str | os.PathLike) -> int:
-    """Returns the step that the model of a bundle was saved at."""
+    """Returns the training step at which a bundle's model was saved."""
     return _read_config(pathlib.Path(folder))[1]
 
 
@@ -212,7 +212,7 @@ def is_bundle(folder: str | os.PathLike) -> bool:
         meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return folders.find(folder, WEIGHTS).is_file()
-    # A workdir and the models of other libraries have a config.json, too.
+    # Workdirs and models of other libraries also have a config.json.
     return isinstance(meta, dict) and "fingerprint" in meta
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of a table, as unit rows in the table's order."""
+    """Embeddings of a table's samples: unit rows, in the table's order."""
 
     query_ids: np.ndarray  # str [Q]
     query_embeddings: np.ndarray  # f32 [Q, D]
@@ -122,7 +122,7 @@ def embed_table(
       batch_size: samples embedded at once.
 
     Raises:
-      UserError: if an image is unreadable; names the image.
+      UserError: if an image is unreadable; the message names the image.
     """
     embed = make_embedder(trained, root, mesh, batch_size)
     queries = frame[frame["role"] == table.QUERY]
@@ -156,7 +156,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
     Raises:
       UserError: if the path does not end in `.npz` or cannot be written; see
-        `results.deliver` for where the embeddings are saved then.
+        `results.deliver` for where the embeddings are saved instead.
     """
     _check_suffix(path)
 
@@ -168,7 +168,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
 
 def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:
-    """Stores a batch's embeddings in their rows; returns the row count."""
+    """Stores embeddings of a batch in their rows; returns the row count."""
     embeddings, index = jax.device_get((embeddings, index))
     is_row = index >= 0  # not padding
     result[index[is_row]] = embeddings[is_row]

@@ -26,7 +26,7 @@ from mixer_jax.runtime import files, paths, progress, results, text
 from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
-# Embeds the samples of a frame, all of one role: f32 [rows, D].
+# A function that embeds the samples of a frame, all of one role: f32 [rows, D].
 Embed = Callable[[pd.DataFrame], np.ndarray]
 
 MEASURES = (
@@ -45,12 +45,12 @@ class Samples(NamedTuple):
     """Samples of one role, reduced to what ranking needs; N rows each."""
 
     embeddings: np.ndarray  # f32 [N, D]
-    categories: np.ndarray  # str [N], objects: np.str_ drops a final NUL
-    groups: np.ndarray  # likewise; "" for no group
+    categories: np.ndarray  # str [N], as objects: np.str_ drops a final NUL
+    groups: np.ndarray  # str [N], likewise; "" for no group
     images: np.ndarray  # str [N]: digests of the image files; "" for none
 
     def merge(self, other: "Samples") -> "Samples":
-        """Returns the rows of both, concatenated."""
+        """Returns the samples of both, concatenated."""
         return Samples(*map(np.concatenate, zip(self, other, strict=True)))
 
 
@@ -89,20 +89,20 @@ def make_samples(
 class Block(NamedTuple):
     """Rankings of a block of B queries."""
 
-    rows: slice  # of the queries
+    rows: slice  # the block's queries
     top: np.ndarray  # int32 [B, RANKED], document rows; -1 for none
     scores: np.ndarray  # f32 [B, RANKED], cosines
     positions: np.ndarray  # int32 [B, R], see `search.positions`
 
 
 def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
-    """Ranks all documents for every query, a block of queries at a time.
+    """Ranks all documents for every query, one block of queries at a time.
 
     Documents with the query's own image are excluded from its ranking.
 
     Args:
-      queries: at least one.
-      documents: at least one.
+      queries: the queries, at least one.
+      documents: the documents, at least one.
       mesh: the devices that search the documents.
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
@@ -192,17 +192,17 @@ def evaluate(
     """Measures one model on all parts and galleries of a sample table.
 
     Args:
-      embed: embeds samples with the model.
+      embed: a function that embeds samples with the model.
       frame: a checked sample table, see `read`.
       root: the table's folder.
-      settings: a config's `evaluate`: `split` and `distractors`.
+      settings: `split` and `distractors` of a config's `evaluate`.
       mesh: the devices that search the documents.
       model: the model's name in the rows.
-      stage: the last stage of its training; "" if it has none.
+      stage: the model's last training stage; "" if it has none.
 
     Returns:
-      Rows of `model, stage, split, gallery, queries, documents`, the
-      `MEASURES`, `seconds` (of embedding and ranking) and `excluded`.
+      Rows with the keys `model, stage, split, gallery, queries, documents`, the
+      `MEASURES`, `seconds` (for embedding and ranking) and `excluded`.
     """
     rows = []
     for part in table_lib.parts(frame, settings.split):
@@ -243,9 +243,9 @@ def read(
 
     Args:
       path: the sample table.
-      settings: a config's `evaluate`: `split` and `distractors`.
-      max_skipped: the maximum share of samples to leave out.
-      max_pixels: the maximum pixels of an image; see `decoding.decode`.
+      settings: `split` and `distractors` of a config's `evaluate`.
+      max_skipped: the maximum share of samples that may be dropped.
+      max_pixels: the maximum number of pixels per image; see `decoding.decode`.
 
     Returns:
       The usable rows of the test split and of the distractors' documents, and
@@ -314,7 +314,7 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Adds rows to a JSON list, replacing those of the same `metrics.KEY`.
+    """Adds rows to a JSON list, replacing rows of equal `metrics.KEY`.
 
     The file is replaced atomically; updates of a local file are serialized.
 
@@ -323,7 +323,7 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
 
     Raises:
       UserError: if the file is not a list of rows or cannot be written; see
-        `results.deliver` for where the rows are saved then.
+        `results.deliver` for where the rows are saved instead.
     """
     path, rows = paths.make(path), list(rows)
     with paths.in_turn(path):
@@ -372,7 +372,7 @@ def _codes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
 def _padded(
     rows: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
-    """Returns each query's `rows[first:last]`, padded by -1, as `[Q, R]`."""
+    """Returns each query's `rows[first:last]`, padded with -1, as `[Q, R]`."""
     index = first[:, None] + np.arange((last - first).max(initial=1))[None, :]
     inside = index < last[:, None]
     index = np.minimum(index, len(rows) - 1)

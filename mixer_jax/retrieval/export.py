@@ -4,7 +4,7 @@ FOLDER/proxies.npy      f32 [C, D], without padding
 FOLDER/categories.json  the C category IDs, in the order of the rows
 FOLDER/export.json      workdir, step, C, D, dtype, a description of the rows
 
-With n sub-centers per category, a row is their concatenation, n D numbers.
+With n sub-centers per category, each row concatenates them: n D numbers.
 """
 
 import json
@@ -35,10 +35,10 @@ _MIN_LENGTH = 1e-6  # rows shorter than this have no meaningful direction
 class Export(NamedTuple):
     """Contents and origin of an export."""
 
-    workdir: paths.Path  # of the stage, absolute
-    step: int  # of its checkpoint
+    workdir: paths.Path  # the stage's workdir, absolute
+    step: int  # the checkpoint's step
     count: int  # C
-    subcenters: int  # n, per category
+    subcenters: int  # n, the number per category
     dim: int  # D
 
 
@@ -62,7 +62,7 @@ def write(
         computing cosines; otherwise proxies are written as trained.
 
     Raises:
-      UserError: if there is no checkpoint, it is damaged, a proxy is not
+      UserError: if the checkpoint is missing or damaged, a proxy is not
         finite, or the folder has other contents or cannot be written.
     """
     check_folder(folder)
@@ -97,8 +97,8 @@ def write(
     }
 
     def write_files(draft: pathlib.Path) -> None:
-        # Not through a memory map: there, a full disk kills the process instead
-        # of raising an error.
+        # Do not use a memory map: with it, a full disk would kill the process
+        # instead of raising an error.
         with open(draft / PROXIES, "wb") as file:
             np.lib.format.write_array_header_1_0(
                 file,

@@ -1,11 +1,11 @@
-"""Export of a stage's encoders in the file layout of their originals.
+"""Export of a stage's encoders in the file layout of the original models.
 
 FOLDER/image_encoder/  config.json, model.safetensors, preprocessor_config.json
 FOLDER/text_encoder/   config.json, model.safetensors
 FOLDER/encoders.json   workdir, step, and the exported encoders
 
-Each loads with transformers' `AutoModel.from_pretrained`, and by setting
-`model.image.pretrained` or `model.text.pretrained` in a config.
+Each encoder can be loaded with transformers' `AutoModel.from_pretrained`, or by
+setting `model.image.pretrained` or `model.text.pretrained` in a config.
 """
 
 import json
@@ -33,10 +33,10 @@ KIND = folders.Kind(
 class Export(NamedTuple):
     """Contents and origin of an export."""
 
-    workdir: paths.Path  # of the stage, absolute
-    step: int  # of its checkpoint
-    parts: tuple[str, ...]  # the encoders' folders
-    without: tuple[str, ...]  # encoders that transformers does not have
+    workdir: paths.Path  # the stage's workdir, absolute
+    step: int  # the checkpoint's step
+    parts: tuple[str, ...]  # the exported encoders' folders
+    without: tuple[str, ...]  # encoders that transformers lacks
 
 
 def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
@@ -47,8 +47,8 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
       folder: the folder to write atomically.
 
     Raises:
-      UserError: if there is no checkpoint, it is damaged, no encoder has an
-        original, or the folder has other contents or cannot be written.
+      UserError: if the checkpoint is missing or damaged, transformers has none
+        of the encoders, or the folder has other contents or cannot be written.
     """
     folders.check(folder, KIND)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)

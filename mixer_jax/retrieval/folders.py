@@ -38,12 +38,12 @@ class Kind(NamedTuple):
     """A kind of folder.
 
     Attributes:
-      label: its name in messages, "index" or "export".
+      label: the kind's name in messages, "index" or "export".
       mark: the file that identifies the kind.
       names: all files and folders of this kind, including the mark; the names
         of folders have no suffix.
-      record: the JSON file that tells this kind from the folders of other
-        programs, whose files may have the same names; "" for none.
+      record: the JSON file that distinguishes this kind from other programs'
+        folders, whose files may have the same names; "" for none.
       keys: the keys that the record must have.
     """
 
@@ -57,8 +57,8 @@ class Kind(NamedTuple):
 class _Pointed(NamedTuple):
     """Contents of a pointer file."""
 
-    folder: pathlib.Path  # of the generation
-    names: tuple[str, ...]  # of its files and folders, moved or not
+    folder: pathlib.Path  # the generation's folder
+    names: tuple[str, ...]  # its files and folders, moved or not
 
 
 def check(folder: str | os.PathLike, kind: Kind) -> None:
@@ -81,7 +81,7 @@ def check(folder: str | os.PathLike, kind: Kind) -> None:
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
-    """Holds a folder for a command while it computes and writes the contents.
+    """Reserves a folder while a command computes and writes its contents.
 
     Raises:
       UserError: if `check` fails, or another run owns the folder.
@@ -124,7 +124,7 @@ def _contents(folder: pathlib.Path, label: str) -> list[pathlib.Path]:
 
 
 def _is_of(folder: pathlib.Path, kind: Kind) -> bool:
-    """Returns whether a folder is of this kind, even a damaged one."""
+    """Returns whether a folder is of this kind, even if it is damaged."""
     if not find(folder, kind.mark).is_file():
         return False
     if not kind.record:
@@ -154,8 +154,8 @@ def write(
         written; if so, `writer` may be called again.
 
     Raises:
-      UserError: if the folder has other contents or cannot be written; names
-        the folder where the files were saved instead, if any.
+      UserError: if the folder has other contents or cannot be written; the
+        message names the folder where the files were saved instead, if any.
     """
     try:
         # `check` has tested the folder; since then, the disk may have become
@@ -168,7 +168,7 @@ def write(
             with _draft(target) as draft:
                 writer(draft)
                 with guards.locked(target):
-                    finish(target, kind)  # another writer's moves
+                    finish(target, kind)  # moves that another writer began
                     _switch(target, draft)
             with guards.locked(target):
                 finish(target, kind)
@@ -186,13 +186,13 @@ def write(
 
 
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    """Returns the path of a file of the latest generation."""
+    """Returns the path of a file in the latest generation."""
     folder = pathlib.Path(folder)
     pointed = _pointed(folder)
     if pointed is None:
         return folder / name
     inside = pointed.folder / name
-    # A file of the generation that is not in its folder has been moved.
+    # A file that is no longer in the generation's folder has been moved.
     moved = name in pointed.names and not inside.exists()
     return folder / name if moved else inside
 
@@ -200,7 +200,7 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
 def read_whole(
     folder: str | os.PathLike, kind: Kind, read: Callable[[], _Read]
 ) -> _Read:
-    """Returns the result of `read`, all of it from one generation.
+    """Returns the result of `read`, based on the files of one generation.
 
     `read` looks up files with `find`. It is called again if a writer replaces
     or moves files meanwhile.
@@ -229,7 +229,7 @@ def _versions(folder: str | os.PathLike, kind: Kind) -> list[tuple]:
 
 
 def finish(folder: pathlib.Path, kind: Kind) -> None:
-    """Moves the current generation's files into place; removes the others."""
+    """Moves the current generation into place and removes the others."""
     pointed = _pointed(folder)
     if pointed is not None:
         for name in kind.names:
@@ -253,7 +253,7 @@ def _draft(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     with contextlib.ExitStack() as stack:
         with guards.locked(folder):
             draft.mkdir()
-            # Some file systems have no locks; drafts of killed processes stay.
+            # On file systems without locks, drafts of killed processes remain.
             with contextlib.suppress(OSError):
                 stack.enter_context(_locked(draft))
         try:
@@ -275,7 +275,7 @@ def _switch(folder: pathlib.Path, draft: pathlib.Path) -> None:
 
 
 def _pointed(folder: pathlib.Path) -> _Pointed | None:
-    """Returns the generation named by the pointer file; None without one.
+    """Returns the generation named by the pointer file, if the file exists.
 
     Raises:
       UserError: if the pointer is damaged, or its generation is missing.
@@ -285,13 +285,13 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
         text = path.read_text(encoding="utf-8")
         pointer = json.loads(text)
         name, names = pointer["generation"], pointer["names"]
-        # Never read, move or remove files that are not ours.
+        # Never read, move or remove files that no writer created.
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise ValueError(f"{name!r} is not the name of a generation")
         if not (isinstance(names, list) and set(map(type, names)) <= {str}):
             raise ValueError(f"{names!r} is not a list of names")
         if not (folder / name).is_dir():
-            # It may have been finished since the pointer was read.
+            # The generation may have been moved since the pointer was read.
             if path.read_text(encoding="utf-8") != text:
                 return _pointed(folder)
             raise ValueError(f"there is no folder {name}")
@@ -310,7 +310,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Returns whether a writer, possibly killed since, made this entry."""
+    """Returns whether a writer, possibly killed since, created this path."""
     begin = (_GENERATION, _POINTER, f".{_POINTER}")
     return path.name.startswith(begin) or owner_store.is_part(path)
 

@@ -5,7 +5,7 @@ INDEX/documents.csv   the documents, in the same order; see `COLUMNS`
 INDEX/index.json      the model: its workdir, step and fingerprint; the folder
                       of the pictures; N and D; checksums of the other files
 
-The workdir and the pictures are found again after a move; see `places`.
+The workdir and the pictures are found even after a move; see `places`.
 """
 
 import functools
@@ -62,7 +62,7 @@ class Index(NamedTuple):
         is a path relative to `images`, or "".
       embeddings: f32 `[N, D]`, unit rows.
       workdir: the workdir of the model's stage, absolute.
-      step: the step of its checkpoint.
+      step: the step of the model's checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: `bundle.fingerprint` of the model; "" if unknown.
       sizes: file sizes in bytes of the first `_MAX_PROBES` pictures; () if
@@ -95,7 +95,7 @@ def build(
       split: the split of the documents, with all parts; "" for all splits.
       batch_size: documents embedded at once.
       max_skipped: the maximum share of documents with an unreadable image; None
-        for the trained config's.
+        for the value in the model's config.
 
     Returns:
       The index, and a description of the documents with unreadable images.
@@ -183,8 +183,8 @@ def load(
     Args:
       folder: the index's folder.
       workdir: the model's current workdir, of a stage or a curriculum; "" for
-        the recorded one, relative to the index or absolute.
-      images: the folder of the pictures; "" for the recorded one, likewise.
+        the recorded workdir, relative to the index or absolute.
+      images: the current folder of the pictures; "" for the recorded folder.
 
     Raises:
       UserError: if the index is missing or damaged, or its model or `images`
@@ -283,7 +283,7 @@ def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
 
 
 def _compare(folder: str | os.PathLike, recorded: dict[str, list[int]]) -> None:
-    """Raises a `ValueError` if a file differs from its checksum."""
+    """Raises a `ValueError` if a file does not match its checksum."""
     for name, sums in recorded.items():
         if name not in KIND.names:
             raise ValueError(f"{INDEX} lists an unknown file, {name!r}")
@@ -326,14 +326,14 @@ def _changed_images(index: Index) -> str:
 
 
 def _probes(documents: pd.DataFrame) -> list[str]:
-    """Returns the pictures by which their folder is recognized."""
+    """Returns the names of the pictures that identify their folder."""
     return [name for name in documents["image"] if name][:_MAX_PROBES]
 
 
 def _find_workdir(
     workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
-    """Returns the first workdir at this step, else the first at any step."""
+    """Returns the first workdir with a model at `step`, else with any model."""
     steps = {path: runs.latest_step(path) for path in workdirs}
     for wanted in ({step}, set(steps.values()) - {None}):
         for workdir, latest in steps.items():
@@ -353,7 +353,7 @@ def _find_images(
     images: str | os.PathLike,
     recorded: list[int],
 ) -> pathlib.Path:
-    """Returns the folder with the most pictures, the first one if tied.
+    """Returns the folder with the most pictures; the first in case of a tie.
 
     A picture counts only if its file size is unchanged, since different
     pictures may share a name.
@@ -377,10 +377,11 @@ def _find_images(
 
 
 def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:
-    """Loads the model that made an index.
+    """Loads the model that an index was built with.
 
     Raises:
-      UserError: if its workdir now has no checkpoint, or that of another model.
+      UserError: if the model's workdir no longer has a checkpoint, or has one
+        of another model.
     """
     step = runs.latest_step(index.workdir)
     if step != index.step:

@@ -132,7 +132,7 @@ def mean_average_precision_at_r(
 ) -> Mean:
     """MAP@R: MAP cut at R, the query's number of relevant documents.
 
-    Arguments as for `mean_average_precision`.
+    The arguments are those of `mean_average_precision`.
 
     References:
       Musgrave et al., "A metric learning reality check", section 3.2
@@ -144,7 +144,7 @@ def mean_average_precision_at_r(
 def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
     """MRR: mean of 1 / position of the first relevant document.
 
-    Arguments as for `mean_average_precision`.
+    The arguments are those of `mean_average_precision`.
     """
     relevant = positions > 0
     reciprocal = np.where(relevant, 1.0 / np.maximum(positions, 1), 0.0)
@@ -153,9 +153,9 @@ def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
 
 
 def is_row(value: Any) -> bool:
-    """Returns whether parsed JSON is a row of measures, as `evaluate` writes.
+    """Returns whether a parsed JSON value is a row written by `evaluate`.
 
-    A measure may be absent or None, but the first one may not be absent.
+    Measures may be absent or None, except that the first must be present.
     """
     if not isinstance(value, dict) or DEFINITIONS[0][0] not in value:
         return False
@@ -175,7 +175,7 @@ def is_row(value: Any) -> bool:
 
 
 def by_key(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
-    """Returns rows by their `KEY`; a later row replaces an earlier one."""
+    """Returns a dict of rows by `KEY`; later rows replace earlier ones."""
     return {tuple(row[name] for name in KEY): row for row in rows}
 
 

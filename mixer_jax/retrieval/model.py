@@ -33,7 +33,7 @@ class Model:
     """Embeds queries and documents into one space, as unit vectors.
 
     Attributes:
-      config: the config that it was trained with.
+      config: the config that the model was trained with.
       dim: D, the length of an embedding.
       image_size: S; pictures are scaled to S x S pixels.
       fingerprint: a hash of weights, tokenizer and architecture: models with
@@ -48,7 +48,7 @@ class Model:
         *,
         ignores_text: str = "",
     ):
-        """Puts the variables on the devices of `mesh`, by default all."""
+        """Puts the variables on the devices of `mesh`, by default on all."""
         self._mesh = mesh or mesh_lib.make_mesh()
         self._trained = trained
         self._tokenizer = text.load(
@@ -115,7 +115,7 @@ class Model:
           f32 `[N, D]`, unit rows, in the order of `images`.
 
         Raises:
-          UserError: if a picture cannot be read; names the first one.
+          UserError: if a picture cannot be read; the message names the first.
         """
         given = pictures.check_list(images, "images")
         missing = [row for row, one in enumerate(given) if one is None]
@@ -139,17 +139,18 @@ class Model:
         """Embeds documents, each a picture, a text or both.
 
         Args:
-          images: N pictures as in `embed_queries`, None for a document without
-            one; or None if no document has one.
-          texts: N texts, None or "" for a document without one; or None if no
-            document has one.
+          images: N pictures as in `embed_queries`, with None for a document
+            without a picture; or None if no document has a picture.
+          texts: N texts, with None or "" for a document without a text; or None
+            if no document has a text.
           batch_size: the maximum number of documents embedded at once.
 
         Returns:
           f32 `[N, D]`, unit rows, in the given order.
 
         Raises:
-          UserError: if a document cannot be embedded; names the first one.
+          UserError: if a document cannot be embedded; the message names the
+            first.
         """
         pairs = _align(images, texts)
         if self.ignores_text:
@@ -229,7 +230,7 @@ class Model:
         bundle.write(self._trained, folder)
 
     def _require_images(self, images: list, texts: list[str]) -> None:
-        """Checks documents for a model that ignores their texts."""
+        """Checks that each document has a picture, since texts are ignored."""
         without = [row for row, one in enumerate(images) if one is None]
         if without:
             raise UserError(
@@ -289,7 +290,7 @@ def load(model: str | os.PathLike, *, mesh: Mesh | None = None) -> Model:
       mesh: the devices to use, see `runtime.mesh.make_mesh`; by default all.
 
     Raises:
-      UserError: if there is no model, or it is damaged.
+      UserError: if the model is missing or damaged.
     """
     mesh = mesh or mesh_lib.make_mesh()
     return Model(load_trained(model, mesh), mesh)
@@ -313,10 +314,11 @@ def load_measured(
       mesh: the devices to place the variables on; by default all.
 
     Returns:
-      The model, and its rows in metrics.json of the stage and of `workdir`.
+      The model, and its rows in the metrics.json of the stage and of
+      `workdir`.
 
     Raises:
-      UserError: if there is no model, or a file is damaged.
+      UserError: if the model is missing, or a file is damaged.
     """
     folder = paths.absolute(runs.find_models(workdir)[-1].workdir)
     trained = runs.load(folder, mesh)
@@ -369,7 +371,7 @@ def _require_content(images: list, texts: list[str]) -> None:
 
 
 def _padded_size(count: int, batch_size: int, mesh: Mesh) -> int:
-    """Rounds up to a power of two, so that few shapes are compiled."""
+    """Rounds `count` up to a power of two, so that few shapes are compiled."""
     size = min(1 << (count - 1).bit_length(), batch_size)
     return mesh_lib.padded_rows(size, mesh)
 

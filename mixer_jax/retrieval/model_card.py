@@ -1,6 +1,7 @@
 """The model card of a bundle: architecture, training, metrics and limits.
 
-The front matter and the sections follow the Hugging Face hub.
+The front matter and the sections follow the conventions of the Hugging Face
+hub.
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def render(
     Args:
       meta: `fingerprint`, `step` and `categories`; see `bundle`.
       config: the config of the stage.
-      measures: rows of `retrieval.evaluate`.
+      measures: rows from `retrieval.evaluate`.
     """
     rows = [
         {

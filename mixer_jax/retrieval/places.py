@@ -23,8 +23,8 @@ def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:
     if paths.is_remote(target):
         return [str(target)]
     names = []
-    for resolve in (os.path.abspath, os.path.realpath):  # with links, without
-        # Two drives have no relative path between them.
+    for resolve in (os.path.abspath, os.path.realpath):  # keep or follow links
+        # No relative path leads from one drive to another.
         with contextlib.suppress(ValueError):
             names.append(os.path.relpath(resolve(target), resolve(folder)))
     return list(dict.fromkeys([*names, os.path.abspath(target)]))
@@ -40,7 +40,7 @@ def load(
       folder: the index's current folder.
 
     Raises:
-      ValueError: if `names` is neither.
+      ValueError: if `names` is neither a string nor a list of strings.
     """
     names = [names] if isinstance(names, str) else names
     if not (isinstance(names, list) and names):
@@ -60,7 +60,7 @@ def load(
 
 
 def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
-    """Returns the names without a file under `root`, in order.
+    """Returns the names that have no file under `root`, in the given order.
 
     Listing folders is faster than checking each file.
     """

@@ -17,7 +17,7 @@ OURS = "mixer"  # the name of the run's own model in the rows
 
 
 class Model(NamedTuple):
-    """A trained workdir and the model name in its rows."""
+    """A model's workdir, and the model's name in evaluation rows."""
 
     name: str
     workdir: paths.Path
@@ -26,7 +26,7 @@ class Model(NamedTuple):
 def find_stages(
     run: str | os.PathLike, names: Iterable[str] = ()
 ) -> list[paths.Path]:
-    """Returns the workdirs of a run's stages, or `run` itself if it is one.
+    """Returns the workdirs of a run's stages; `run` for a stage or bundle.
 
     Args:
       run: the folder of a curriculum or a stage, or a bundle.
@@ -68,12 +68,12 @@ def find_models(
     Args:
       run: the folder of a curriculum or a stage, or a bundle.
       stages: stages of the curriculum; all if empty.
-      others: further models as `NAME=WORKDIR`, where the name has no `=`; the
-        last stage is used for a curriculum.
+      others: further models as `NAME=WORKDIR`, where the name has no `=`; for
+        a curriculum, its last stage is used.
 
     Raises:
       UserError: if a run has no trained stage, one of `others` is malformed, or
-        two models would have the same rows.
+        two models have the same name and stage.
     """
     models = [Model(OURS, w) for w in find_stages(run, stages)]
     for other in others:
@@ -110,7 +110,7 @@ def read_config(folder: paths.Path) -> ConfigDict:
 
 
 def latest_step(folder: paths.Path) -> int | None:
-    """Returns the step of the model in a workdir or bundle; None if none."""
+    """Returns the step of the model in a folder; None if it has no model."""
     if bundle.is_bundle(folder):
         return bundle.read_step(folder)
     return workdir.latest_step(folder)
@@ -120,7 +120,7 @@ def load(folder: paths.Path, mesh: Mesh | None = None) -> checkpoints.Trained:
     """Loads the model of a stage's workdir, or of a bundle.
 
     Raises:
-      UserError: if there is no model, or it is damaged.
+      UserError: if the model is missing or damaged.
     """
     if bundle.is_bundle(folder):
         return bundle.read(folder, mesh)
@@ -130,11 +130,11 @@ def load(folder: paths.Path, mesh: Mesh | None = None) -> checkpoints.Trained:
 def rival_note(folder: paths.Path, config: ConfigDict) -> str:
     """Returns a message if it is unclear which table is meant, or "".
 
-    After a move, another table may be where the run's own is expected.
+    After a move, another table may be at the path of the run's own table.
 
     Args:
       folder: the workdir of a stage.
-      config: its config, from `workdir.read_config`.
+      config: the stage's config, from `workdir.read_config`.
     """
     path = evaluate.table_path(config)
     key = "evaluate.table" if config.evaluate.table else "data.table"

@@ -3,7 +3,8 @@
 Documents are scored in blocks of a fixed number of rows, independent of the
 number of devices. Scores are therefore bitwise equal on one device and on
 eight, and ties (broken by the lower document row) are resolved identically.
-Scores are only held for one block of queries and one block of documents.
+At any time, memory only holds the scores of one block of queries and one block
+of documents.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Gallery(flax.struct.PyTreeNode):
 
     Attributes:
       documents: f32 `[N_pad, D]`, unit rows, sharded over the mesh.
-      images: int32 `[N_pad]`, the number of each document's image; -1 for none.
+      images: int32 `[N_pad]`, equal numbers for equal images; -1 for none.
       count: int32 `[]`, the number of rows without padding.
       block: rows scored at once per device.
       mesh: the mesh that holds the rows.
@@ -208,7 +209,7 @@ def _sharded(function: Callable, gallery: Gallery, arguments: int) -> Callable:
         mesh=gallery.mesh,
         in_specs=(specs, *([replicated] * arguments)),
         out_specs=replicated,
-        # The checker would need annotations for the loops' constant initial
+        # The check would require annotations for the loops' constant initial
         # values and for the all-gather, whose result is equal on all devices.
         check_vma=False,
     )

@@ -24,7 +24,7 @@ def from_encoders(
     text_length: int | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Returns a zero-shot model of published encoders.
+    """Returns a zero-shot model made from published encoders.
 
     If `image` and `text` are the same CLIP model, its projections map images
     and texts into a common space. Other encoders have no common space: the
@@ -34,7 +34,7 @@ def from_encoders(
     Args:
       image: a name of `models.weights.pretrained`, a folder in the layout of
         transformers, or a name on the Hugging Face hub.
-      text: likewise; None to embed images only.
+      text: a name or folder, as for `image`; None to embed images only.
       image_size: S, the side that images are scaled to, in pixels; by default
         the encoder's training resolution, or 224.
       text_length: the maximum number of tokens, to which longer texts are cut;
@@ -54,7 +54,7 @@ def from_encoders(
     if aligned:
         model.text.pretrained = model.text.name = text
     elif text and not originals.is_original(text):
-        factory.pretrained_text_encoder(text)  # raises if it does not exist
+        factory.pretrained_text_encoder(text)  # raises if `text` is unknown
     factory.resolve(config)
     module = _make(config, image_size, text_length)
     variables = zero_shot.load_variables(

@@ -1,6 +1,6 @@
 """An HTTP server that limits how long connections may be idle.
 
-Connections that send nothing, or that read nothing, would stay open forever,
+Connections that send nothing, or that read nothing, would otherwise stay open
 until the process has no file descriptors left. uvicorn has no such limits.
 """
 
@@ -20,40 +20,40 @@ class Connection(H11Protocol):
     _no_reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Waits for the first request."""
+        """Starts the timeout for the first request."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Stops waiting if the head of a request is complete."""
+        """Stops the timeout if the head of a request is complete."""
         super().data_received(data)
         self._watch()
 
     def eof_received(self) -> bool:
-        """Returns whether the connection stays open, as for a pending response.
+        """Returns whether to keep the connection open for a pending response.
 
         Some clients close their end as soon as they have sent the request.
         """
         return not self._is_waiting() and not self.cycle.more_body
 
     def on_response_complete(self) -> None:
-        """Waits for the next request."""
+        """Starts the timeout for the next request."""
         super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops all waiting."""
+        """Stops all timeouts."""
         super().connection_lost(exc)
         self._no_request = _cancelled(self._no_request)
         self._no_reader = _cancelled(self._no_reader)
 
     def pause_writing(self) -> None:
-        """Waits for the client to read."""
+        """Starts the timeout for reading by the client."""
         super().pause_writing()
         self._no_reader = self.loop.call_later(_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Stops waiting for the client to read."""
+        """Stops the timeout for reading by the client."""
         super().resume_writing()
         self._no_reader = _cancelled(self._no_reader)
 
@@ -61,7 +61,7 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _watch(self) -> None:
-        """Limits the time for the head of a request; bytes do not extend it."""
+        """Limits the time for the head of a request, even if bytes arrive."""
         if not self._is_waiting() or self.transport.is_closing():
             self._no_request = _cancelled(self._no_request)
         elif self._no_request is None:
@@ -71,18 +71,18 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that drops what is still open at the end of a shutdown."""
+    """A server that drops connections still open at the end of a shutdown."""
 
     async def shutdown(
         self, sockets: list[socket.socket] | None = None
     ) -> None:
         """Waits for open requests, then drops responses that are not read.
 
-        uvloop cannot close an event loop that still writes.
+        uvloop cannot close an event loop that still has data to write.
         """
         await super().shutdown(sockets)
         if tasks := self.server_state.tasks:
-            await asyncio.wait(tasks)  # They were canceled.
+            await asyncio.wait(tasks)  # The tasks were canceled.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

@@ -7,7 +7,7 @@ import re
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_LINGER = 30  # seconds to read the rest of an upload that was refused
+_LINGER = 30  # seconds to read the rest of a rejected upload
 
 
 def without_cancellation(app: ASGIApp) -> ASGIApp:
@@ -48,13 +48,13 @@ def with_whole_uploads(app: ASGIApp) -> ASGIApp:
     """Reads the rest of an upload before the connection may close.
 
     Closing with unread bytes resets the connection, and a client that is still
-    sending loses the response, such as that its upload is too large.
+    sending loses the response, for example the error that it is too large.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         names = dict(scope.get("headers", ()))
         more = b"content-length" in names or b"transfer-encoding" in names
-        waits = b"expect" in names  # for the permission to send the body
+        waits = b"expect" in names  # for permission to send the body
 
         async def read() -> Message:
             nonlocal more, waits
@@ -68,7 +68,7 @@ def with_whole_uploads(app: ASGIApp) -> ASGIApp:
             if is_body and not message.get("more_body") and more and not waits:
                 await send(message | {"more_body": True})
                 message = message | {"body": b""}
-                # The response is complete, even if a shutdown cancels this.
+                # The response is complete even if a shutdown cancels the reads.
                 with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                     async with asyncio.timeout(_LINGER):
                         while more:

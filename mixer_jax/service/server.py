@@ -47,17 +47,17 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 MAX_K, DEFAULT_K = 100, 12
 MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
-# Formats that browsers show. Some other decoders start external programs.
+# Formats that browsers show. Decoders of some others start external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is required"
-# Replacements for the router's messages.
+# Messages that replace those of the router.
 _UNROUTED = {
     "Not Found": "There is nothing at this URL; POST a picture to search. "
     "A proxy must strip its prefix.",
     "Method Not Allowed": "This URL does not support this method; POST a "
     "picture to search, and GET the other URLs.",
 }
-_HEAD = 64  # bytes that identify a picture's format
+_HEAD = 64  # leading bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
 
@@ -125,7 +125,7 @@ class Searcher:
         return [(row, cosine) for row, cosine in pairs if row >= 0][:k]
 
     def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `MAX_K` cosines and rows; a fixed k compiles only once."""
+        """Returns `MAX_K` cosines and rows; a fixed k avoids recompilation."""
         with self._lock:
             query = {"image": pixels[None]}
             embedding = jax.device_get(self._encode(self._variables, query))
@@ -173,7 +173,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
                     400, "Both the URL and the form have a k; give only one."
                 )
             k = url_k or (_read_k(upload.k) if upload.k is not None else 0)
-            # In a thread, since the search would block the event loop.
+            # Run in a thread, since the search would block the event loop.
             answer = await anyio.to_thread.run_sync(
                 find, upload.content, k or DEFAULT_K, limiter=limiter
             )
@@ -249,7 +249,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
 
 
 def _is_file(path: pathlib.Path) -> bool:
-    """Like `path.is_file()`, but raises the system's errors."""
+    """Like `path.is_file()`, but raises the operating system's errors."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -259,7 +259,7 @@ def _is_file(path: pathlib.Path) -> bool:
 def _media_type(path: pathlib.Path) -> str | None:
     """Returns the media type of a picture; None for any other file.
 
-    An index made elsewhere may name any file, under any suffix.
+    An index from another source may refer to any file, with any suffix.
     """
     with open(path, "rb") as file:
         name = faults.identify(file.read(_HEAD))
@@ -270,7 +270,7 @@ def _media_type(path: pathlib.Path) -> str | None:
 
 
 def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
-    """Returns why a picture is rejected, for the client."""
+    """Returns a message for the client about why a picture is rejected."""
     kind = faults.describe(content)
     if error.kind == faults.TOO_LARGE:
         return f"This is {kind}, but {error.reason}."
@@ -284,13 +284,13 @@ def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C or SIGTERM."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    # Only faults of the application; a shutdown says what it cancels.
+    # Log only exceptions, not the messages about canceled requests.
     logging.getLogger("uvicorn.error").addFilter(_has_traceback)
     config = uvicorn.Config(
         middleware.without_cancellation(middleware.with_whole_uploads(app)),
         http=connections.Connection,
         log_level="error",  # Bad requests are reported to the client only.
-        log_config=None,  # The default closes existing handlers.
+        log_config=None,  # The default config closes existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )

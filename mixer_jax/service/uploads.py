@@ -12,9 +12,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
-_MAX_UPLOADS = 16  # uploads of the maximum size that fit into memory together
-_IDLE_TIMEOUT = 60  # seconds without a byte after which an upload ends
-_TOTAL_TIMEOUT = 600  # seconds; slow uploads would occupy memory
+_MAX_UPLOADS = 16  # maximum-size uploads held in memory at once
+_IDLE_TIMEOUT = 60  # seconds without a byte until an upload is aborted
+_TOTAL_TIMEOUT = 600  # seconds that an upload may occupy memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
 _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
@@ -45,12 +45,12 @@ class Reader:
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[Upload]:
-        """Reads an upload: a file as the body, or a form with a file.
+        """Reads an upload: a file sent as the body, or a form with a file.
 
-        Its bytes count toward the limit until the context ends.
+        The upload's bytes count toward the limit until the context ends.
 
         Raises:
-          HTTPException: 4xx if the upload is too large, incomplete or has no
+          HTTPException: 4xx if the upload is too large or incomplete, or has no
             picture; 503 if too many uploads are in memory.
         """
         declared = request.headers.get("content-length", "")
@@ -109,13 +109,13 @@ class Reader:
 
 
 class _Count:
-    """Number of bytes read from one request."""
+    """The number of bytes read from one request."""
 
     bytes = 0
 
 
 class _Parser(MultiPartParser):
-    """Form parser that also accepts files with only a `filename*`."""
+    """A form parser that also accepts files named only by `filename*`."""
 
     def on_headers_finished(self) -> None:
         """Reads the headers of a part."""
