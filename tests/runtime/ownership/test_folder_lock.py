@@ -241,7 +241,8 @@ def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
         owner.check()
     (message,) = messages
     assert "process 17 on elsewhere" in message
-    assert "up to 4 s" in message
+    # Less if reading the record took long, as on a busy machine.
+    assert 0 <= int(re.search(r"up to (\d+) s", message)[1]) <= 4
 
 
 def test_heartbeat_during_the_wait_rejects_the_second_run(folder, monkeypatch):
