@@ -32,7 +32,7 @@ PERMISSIVE = frozenset(
     {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0"}
     | {"CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MIT-0", "Unlicense"}
 )
-# Iconify's kinds of sets that describe the subject, not the drawing grid.
+# Iconify categories that describe the subject, not the drawing grid.
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
 _TAGS = 8  # maximum number of other names in a text
 _UNASKED = 0.1  # categories without queries, as a share of the others

@@ -2,5 +2,5 @@
 
 import logging
 
-# Without a home folder, Matplotlib warns of each folder it cannot write to.
+# Without a home directory, Matplotlib warns about folders it cannot write.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

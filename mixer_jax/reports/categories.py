@@ -252,7 +252,7 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
 def _worst(
     found: Outcome, silhouettes: silhouette.Silhouettes | None
 ) -> dict[str, Any]:
-    """Returns the sheets of the worst categories, and their criterion."""
+    """Returns sheets of the worst categories, and how they were ranked."""
     labels, count = found.labels, len(found.names)
     sizes = np.bincount(labels[labels >= 0], minlength=count)
     inside, every = agreement.of_categories(

@@ -102,7 +102,7 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Returns `{way: figures}` of the found categories, our way first.
+    """Returns `{method: metrics}` of the found categories, ours first.
 
     The result is empty if the run has no `categories.json` with quality
     figures; a stage's own file of that name is a list of category IDs.

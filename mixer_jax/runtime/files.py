@@ -205,7 +205,7 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       OSError: if the links form a loop.
     """
-    # Unlike realpath, stat raises for a loop of links.
+    # Unlike realpath, stat raises for a symlink loop.
     with contextlib.suppress(FileNotFoundError):
         os.stat(path)
     return pathlib.Path(os.path.realpath(path))

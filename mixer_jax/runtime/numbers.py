@@ -24,7 +24,7 @@ def number(
 
 
 def share(text: str) -> int | float:
-    """Reads a share: a number from 0 to 1, as for --max-skipped."""
+    """Parses a fraction from 0 to 1, as for --max-skipped."""
     return _read(text, float, 0, 1)
 
 

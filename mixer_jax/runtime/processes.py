@@ -86,8 +86,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         else:
             jax.distributed.initialize()
     except ValueError as error:
-        # JAX raises this if it detects no cluster. After any other error, to
-        # continue alone could start many runs in one workdir.
+        # JAX raises this if it detects no cluster. After any other error,
+        # continuing as a single process could start many runs in one workdir.
         if not coordinator and "coordinator_address" in str(error):
             return
         raise UserError(

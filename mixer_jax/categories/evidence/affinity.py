@@ -243,7 +243,7 @@ def content_log_odds(
                 [(label * sure)[used], ((1.0 - label) * sure)[used]]
             ),
         )
-        # Pairs of one role that belong together are not always clicked alike.
+        # Samples of one role that belong together may get different clicks.
         limit = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
         chance = expit(model.decision_function(curves)) / limit
         prior = positive / sure.sum() / limit

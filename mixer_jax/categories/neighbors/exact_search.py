@@ -70,7 +70,7 @@ def mutual_top_k(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns `cosine_top_k` of `rows` in `gallery`, and the reverse.
+    """Returns `cosine_top_k` of `rows` in `gallery`, and vice versa.
 
     Each pair of rows is multiplied once for both directions.
     """

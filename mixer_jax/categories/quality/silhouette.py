@@ -11,7 +11,7 @@ from mixer_jax.runtime.arrays import normalize
 
 @dataclasses.dataclass(frozen=True)
 class Silhouettes:
-    """Silhouettes of samples in their categories, from -1 to 1.
+    """Silhouette coefficients of samples, from -1 to 1.
 
     Attributes:
       mean: mean over the drawn samples.

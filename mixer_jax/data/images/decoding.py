@@ -24,7 +24,7 @@ from mixer_jax.data.tables import near_paths, table
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-# Pillow's own limit ignores that a large JPEG is decoded at a smaller scale.
+# Pillow's own limit does not allow for JPEGs decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
 # A damaged file can cause thousands of messages, such as one per EXIF entry.
 # Errors that prevent decoding are raised anyway.
