@@ -122,7 +122,8 @@ def _check_call(image_size: Any, max_skipped: Any) -> None:
         raise UserError(
             f"image_size is {image_size!r}; it must be a positive integer."
         )
-    if not isinstance(max_skipped, numbers.Real) or not 0 <= max_skipped <= 1:
+    is_number = isinstance(max_skipped, numbers.Real)
+    if not is_number or not 0 <= float(max_skipped) <= 1:
         raise UserError(
             f"max_skipped is {max_skipped!r}; it must be from 0 to 1."
         )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import categorize, index, serve
+from mixer_jax.experiments import granularity
 from mixer_jax.runtime import command as command_lib
 from mixer_jax.service import server
 from tests import every_command
@@ -99,6 +100,8 @@ def test_interrupted_command_leaves_no_partial_files(
     wanted = outputs(inputs, out).keys()
     for moment in MOMENTS:
         capsys.readouterr()
+        for finished in inputs.shop.rglob(granularity.KEPT):
+            finished.unlink()  # A resumed sweep would make fewer calls.
         with CallCounter(stop_at=1 + round(moment * (total - 6))):
             assert command.main(arguments) == command_lib.INTERRUPTED, moment
         error = capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_missing_python_is_an_error(tmp_path):
         PYTHON="",
     )
     assert done.returncode == 2
-    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "Python 3.11 or newer is required" in done.stderr
 
 
 def test_scripts_have_valid_syntax():

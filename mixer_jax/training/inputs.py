@@ -105,6 +105,8 @@ def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
         try:
             paths.make_folder(workdir)
             paths.write(path, tables.csv_text(listed))
+        except UserError:  # such as a LostError
+            raise
         except paths.failures() as error:
             raise UserError(
                 f"The workdir {workdir} cannot be written to: "

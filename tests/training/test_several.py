@@ -12,7 +12,7 @@ import pytest
 
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import processes
-from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import checkpoints, checksums
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from tests import several
 
@@ -87,6 +87,11 @@ def test_damaged_checkpoint_is_moved_with_several_processes(
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
     shutil.rmtree(folder / "12")
     shutil.copytree(folder / "8", folder / "4")
+    (folder / "4" / checksums.FILE).unlink()
+    about = folder / "4" / "_CHECKPOINT_METADATA"
+    recorded = json.loads(about.read_text())
+    recorded["custom_metadata"]["step"] = 4
+    about.write_text(json.dumps(recorded))
     (folder / "8" / "iterator" / "metadata").write_text("{}")
     for index, ended in enumerate(several.finish(begin(tmp_path, 2))):
         assert ended.code == 0, ended.error

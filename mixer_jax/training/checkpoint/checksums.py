@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mixer_jax.runtime import paths
 from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import LostError
 
 FILE = "checksums.json"
 _PART = 2**24  # bytes read at once
@@ -138,8 +139,8 @@ class BackgroundChecks:
         if missing:
             self._found.append(missing)
         elif not paths.is_remote(folder):
-            # If the disk is full, the next save reports it.
-            with contextlib.suppress(OSError):
+            # The next save reports a full disk, or a run that took over.
+            with contextlib.suppress(OSError, LostError):
                 write(folder)
 
     def _wait(self, folder: paths.Path) -> bool:

@@ -213,8 +213,7 @@ def prepare(
       origin: see `origins`; the locations of the config's paths are added.
 
     Raises:
-      UserError: if the folder cannot be written, or is not shared by all
-        processes.
+      UserError: if the folder cannot be written or is not shared.
     """
     workdir = paths.make(workdir)
     try:
@@ -229,6 +228,8 @@ def prepare(
             recorded = {"places": places, "categories": _hash(category_ids)}
             write_origin(workdir, (origin or {}) | recorded)
             _copy_tokenizer(workdir, config.data.tokenizer)
+    except UserError:  # such as a LostError
+        raise
     except paths.failures() as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to: "

@@ -105,7 +105,9 @@ def test_sampling_and_augmentation_settings_are_checked():
 def test_features_in_a_bucket_are_rejected():
     config = config_lib.defaults()
     config.data.features = "gs://bucket/features"
-    with pytest.raises(UserError, match=r"data.features is kept"):
+    with pytest.raises(
+        UserError, match=r"data.features must be stored on this machine"
+    ):
         config_lib.check_values(config, num_devices=8)
 
 
