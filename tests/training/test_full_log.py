@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 
 import pytest
 
@@ -38,6 +40,10 @@ def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
         assert ended.code == processes.WRONG, ended.error
         assert "Traceback" not in ended.error
         messages += [x for x in ended.error.splitlines() if "error: " in x]
+        for rescued in re.findall(
+            r"\S*rescued-\w+", ended.output + ended.error
+        ):
+            shutil.rmtree(rescued, ignore_errors=True)
     assert len(messages) == count
     for sentence in messages:
         assert "The log cannot be written to " in sentence
