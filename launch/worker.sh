@@ -64,8 +64,8 @@ began() {
     boot_id=$(</proc/sys/kernel/random/boot_id)
     stat=$(<"/proc/$1/stat")
   } 2>/dev/null || return 0
-  # What follows the program's name, from the third field on. The 22nd is the
-  # start time in clock ticks since the boot.
+  # The fields after the program's name, from the third on. Field 22 is the
+  # start time in clock ticks since boot.
   read -ra stat <<<"${stat##*) }"
   echo "$boot_id ${stat[19]}"
 }

@@ -26,7 +26,9 @@ class Finished:
         self._path = None if path is None else pathlib.Path(path)
         self._data = data
         self._figures: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, TypeError, RecursionError
+        ):
             if self._path is not None:
                 kept = json.loads(self._path.read_text("utf-8"))
                 if kept["data"] == data:

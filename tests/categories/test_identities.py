@@ -118,7 +118,7 @@ def test_the_order_of_labels_does_not_matter():
     again, changes = extend(
         samples, np.where(new >= 0, renamed[new], -1), Previous(number, {}, 59)
     )
-    # Which of two equal parts keeps an ID may differ, but each number belongs
+    # Either of two equal parts may keep an ID, but each number belongs
     # to one category.
     assert ((new[:, None] == new) == (one[:, None] == one)).all()
     assert ((new[:, None] == new) == (again[:, None] == again)).all()

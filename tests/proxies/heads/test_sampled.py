@@ -12,19 +12,6 @@ HALF = {"active": 0.52, "neighbors": 4}
 NAMES = ["sampled", "knn", "topk"]
 
 
-@pytest.fixture
-def categories(problem, mesh):
-    """Maps active rows to their categories, sorted and without padding."""
-
-    def run(rows):
-        local = len(problem.proxies) // mesh.size
-        rows = np.array(rows).reshape(mesh.size, -1)
-        found = (rows + np.arange(mesh.size)[:, None] * local).ravel()
-        return found[found < problem.num_categories]
-
-    return run
-
-
 def given(problem, key, graph=None):
     return interface.HeadInput(
         problem.proxies, problem.embeddings, problem.labels, key, graph
@@ -148,16 +135,3 @@ def test_batch_with_too_many_positives_is_refused(problem, make_head):
     graph = head.build_graph(problem.proxies)
     with pytest.raises(UserError, match="batch of 16"):
         head.select(given(problem, jax.random.key(0), graph))
-
-
-def test_topk_activates_the_nearest_current_proxies(
-    problem, make_head, categories
-):
-    small_batch(problem)
-    head = make_head(name="topk", active=0.9, uniform=0.0, neighbors=2)
-    rows = head.select(given(problem, jax.random.key(0)))
-    z, w = np.array(problem.embeddings), np.array(problem.proxies[:37])
-    cosines = z @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
-    cosines[np.arange(8), np.array(problem.labels)] = -np.inf
-    nearest = np.argsort(-cosines, 1)[:, :2]
-    assert set(nearest.ravel()) <= set(categories(rows))
