@@ -51,6 +51,7 @@ def _serve(given: argparse.Namespace) -> None:
             "run `pip install 'mixer_jax[serve]'`."
         ) from error
     memory.allow(given.max_megapixels, "--max-megapixels")
+    memory.return_freed_blocks()
     index = index_lib.load(given.index, given.workdir, given.images)
     if message := index_lib.missing_images(index):
         print(f"warning: {message}", file=sys.stderr)

@@ -96,17 +96,16 @@ class Budget:
 BUDGET = Budget(BYTES_PER_PIXEL * MAX_PIXELS)
 
 
-def _return_large_blocks() -> None:
-    """Makes the C library return large blocks as soon as they are freed.
+def return_freed_blocks() -> None:
+    """Makes the C library return large blocks to the system once freed.
 
     By default, glibc learns to keep freed blocks of up to 32 MiB per thread.
-    This memory is not in any reservation and grows with every thread.
+    This memory is not in any reservation and grows with every thread. A server
+    cannot afford that. Training must not call this: its step allocates such
+    blocks again and again, and each return makes the next step slower.
     """
     with contextlib.suppress(AttributeError):  # other C libraries
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
-
-
-_return_large_blocks()
 
 
 def allow(megapixels: float, option: str) -> None:

@@ -274,8 +274,9 @@ def test_random_headers_decode_or_raise_one_error(
 RETAINED = """
 import concurrent.futures, io, os
 from PIL import Image
-from mixer_jax.data.images import decoding as images
+from mixer_jax.data.images import decoding as images, memory
 
+memory.return_freed_blocks()
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -304,6 +305,44 @@ def test_threads_keep_no_memory_of_decoded_images():
         check=True,
     )
     assert int(done.stdout) < 64  # MiB; a decode takes about as much
+
+
+KEPT = """
+import ctypes, sys
+from mixer_jax import main
+from mixer_jax.data.images import memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+class Info(ctypes.Structure):  # struct mallinfo2
+    _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]
+
+libc.mallinfo2.restype = Info
+
+if "server" in sys.argv:
+    memory.return_freed_blocks()
+before = libc.mallinfo2().d  # number of blocks mapped from the system
+libc.free(libc.malloc(16 << 20))
+block = libc.malloc(8 << 20)
+print(libc.mallinfo2().d - before)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries differ"
+)
+@pytest.mark.parametrize(
+    ("process", "mapped"), [("training", 0), ("server", 1)]
+)
+def test_only_a_server_returns_freed_blocks(process, mapped):
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT, process],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == mapped
 
 
 LINE = """
