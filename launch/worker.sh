@@ -21,7 +21,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 # Installs Python on hosts whose own is too old.
 uv=uv==0.13.9
-wanted_python=3.11 # the version that requirements.txt is pinned for
+wanted_python=3.11 # a version that requirements.txt has pins for
 known="--name=NAME, --extra=tpu, --data=gs://..., --grace=SECONDS, --lines=N, "
 known+="--follow, "
 
