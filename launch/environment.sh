@@ -165,20 +165,43 @@ find_python() {
   return 1
 }
 
+# Prints a Python that gets other pins in requirements.txt than .venv's: version
+# 3.13 or 3.12 beside 3.11, and 3.11 beside newer ones.
+find_other_python() {
+  local candidate version versions=(3.13 3.12)
+  if is_newer "$venv/bin/python"; then versions=(3.11); fi
+  for version in "${versions[@]}"; do
+    for candidate in "python$version" \
+      "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      if "$candidate" -c "import sys, venv
+sys.exit(sys.version_info[:2] != (${version/./, }))" 2>/dev/null; then
+        printf '%s' "$candidate"
+        return
+      fi
+    done
+  done
+  return 1
+}
+
+# Whether requirements.txt has pins for jax 0.12 for the Python $1.
+is_newer() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null
+}
+
 # Sets $libtpu to the version that jax[tpu] installs for the jax that
 # requirements.txt has for the environment's Python, or else for $1.
 choose_libtpu() {
   local python=$1
   if [[ -x $venv/bin/python ]]; then python=$venv/bin/python; fi
-  libtpu=libtpu==0.0.50.1
-  if "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
-    libtpu=libtpu==0.0.42.1
-  fi
+  libtpu=libtpu==0.0.42.1
+  if is_newer "$python"; then libtpu=libtpu==0.0.50.1; fi
 }
 
 # Creates or updates .venv; `tpu` adds that extra.
 make_environment() {
   local extra=${1:-} python stamp=$venv/installed wanted
+  # While this file is not empty, the environment is incomplete.
+  unfinished=$venv/unfinished
   python=$(find_python) ||
     reject "Python 3.11 or newer is required; set PYTHON=/path/to/python."
   choose_libtpu "$python"
@@ -192,9 +215,6 @@ make_environment() {
     say "The environment in $venv is up to date."
   fi
 }
-
-# While this file is not empty, the environment is incomplete.
-unfinished=$venv/unfinished
 
 installed() {
   [[ ! -s $unfinished && -f $stamp && $(<"$stamp") == "$wanted" ]]

@@ -6,9 +6,11 @@
 # Creates .venv unless it exists, checks the style, then runs all tests,
 # including slow ones. Also installs PyTorch, for the reference implementations
 # that tests compare with; Apache Beam, for the pipelines; Sphinx, for the
-# documentation; and on Linux with x86-64, the TPU compiler. --dry-run prints
-# every command and runs none. Ctrl-C or SIGTERM ends all started processes
-# (exit code 75).
+# documentation; and on Linux with x86-64, the TPU compiler. Where a Python is
+# found for which requirements.txt has other versions of JAX, the tests of
+# models, proxies and training that are not slow run with these, too. --dry-run
+# prints every command and runs none. Ctrl-C or SIGTERM ends all started
+# processes (exit code 75).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -70,5 +72,17 @@ say "Running the tests"
 # longest files last, while the other cores are idle.
 # After a worker has crashed, pytest-xdist may wait for its tests forever.
 stop_signal=INT # On SIGINT, pytest ends the processes of the tests.
-run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
-  --no-loadscope-reorder --max-worker-restart=0
+run_tests() {
+  run "$venv/bin/python" -m pytest --numprocesses=3 --dist=loadfile \
+    --no-loadscope-reorder --max-worker-restart=0 "$@"
+}
+run_tests
+
+if other=$(find_other_python); then
+  say "Running tests with other versions of Python and JAX"
+  venv=.venv/other
+  PYTHON=$other make_environment
+  run_tests -m "not slow" tests/models tests/proxies tests/training
+else
+  say "No other Python found: tests with other versions of JAX were not run."
+fi

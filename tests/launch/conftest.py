@@ -151,6 +151,8 @@ def project(tmp_path):
     environment["PYTHON"] = str(python)
     (folder / ".venv/bin").mkdir(parents=True)
     shutil.copy(python, folder / ".venv/bin/python")
+    for version in ("3.11", "3.12", "3.13"):
+        made.program(f"python{version}", "#!/bin/sh\nexit 9\n")
     for name in ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol"):
         made.program(name, f"#!/bin/sh\necho {name} was run >&2\nexit 9\n")
     yield made

@@ -186,6 +186,28 @@ def test_separate_packages_are_installed_completely_or_not_at_all(fresh):
     assert len(_asked(fresh, "--target")) == asked
 
 
+def test_another_python_runs_the_tests_that_other_pins_affect(fresh):
+    fresh.run("launch/worker.sh", "setup")
+    shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
+    done = fresh.run("launch/test.sh")
+    assert done.returncode == 0, done.stdout
+    assert "No other Python found" in done.stdout
+    assert len(_asked(fresh, "-m pytest")) == 1
+    newer = _PYTHON.replace('-c*) exec python3 "$@" ;;', "-c*) ;;")
+    for version in ("3.11", "3.13"):
+        fresh.program(f"python{version}", newer)
+    done = fresh.run("launch/test.sh")
+    assert done.returncode == 0, done.stdout
+    assert len(_asked(fresh, "-m venv .venv/other")) == 1
+    whole, some = _asked(fresh, "-m pytest")[1:]
+    assert "tests/" not in whole
+    assert some.endswith(
+        "-m not slow tests/models tests/proxies tests/training"
+    )
+    fresh.environment |= {"FAIL": "tests/models", "CODE": "1"}
+    assert fresh.run("launch/test.sh").returncode == 1
+
+
 def test_interrupted_tests_can_end_their_processes(fresh):
     fresh.run("launch/worker.sh", "setup")
     shutil.copy(fresh.programs / "ruff", fresh.folder / ".venv/bin/ruff")
