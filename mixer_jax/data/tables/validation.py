@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.data.tables import category_notes, near_paths, rules, table
+from mixer_jax.data.tables.category_notes import hash_cells
 from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
@@ -167,7 +168,7 @@ def check(
     for batch in read("Checking the table"):
         for fault in rules.faults(batch, _ALONE):
             _add(faults, fault, int(batch.index[0]))
-        ids.append(_hash(batch["sample_id"]))
+        ids.append(hash_cells(batch["sample_id"]))
         names.add(batch["category_id"])
         counter.add(batch)
         if missing is not None:
@@ -223,7 +224,7 @@ class _Counter:
         document = (batch["role"] != rules.QUERY).to_numpy(bool)
         textless = document & (batch["text"] == "").to_numpy(bool)
         imageless = document & (batch["image"] == "").to_numpy(bool)
-        marks = _hash(batch["category_id"]) & ~np.uint64(1) | document
+        marks = hash_cells(batch["category_id"]) & ~np.uint64(1) | document
         codes, names = pd.factorize(batch["split"])
         ends = np.bincount(codes).cumsum()
         rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
@@ -269,8 +270,7 @@ class _MissingImages:
     def __init__(self, path: Path, threads: int | None):
         self._path, self._root = path, table.folder(path)
         self._count = 0
-        self._records: list[int] = []
-        self._images: list[str] = []
+        self._examples: list[tuple[int, str]] = []  # record and image
         self._threads = threads
 
     def add(self, batch: pd.DataFrame) -> None:
@@ -278,16 +278,16 @@ class _MissingImages:
         exists = present(self._root, names, self._threads)
         missing = np.flatnonzero(~exists[codes])
         self._count += len(missing)
-        for row in missing[: LISTED - len(self._records)]:
-            self._records.append(int(batch.index[row]))
-            self._images.append(batch["image"].iloc[row])
+        some = batch.iloc[missing[: LISTED - len(self._examples)]]
+        self._examples += zip(some.index, some["image"], strict=True)
 
     def skipped(self, total: int) -> table.Skipped:
-        where = tables.name_records(self._path, self._records)
+        records = [record for record, _ in self._examples]
+        where = tables.name_records(self._path, records)
         examples = (
-            f"{a}: {quoted(b)} is missing or empty."
-            f"{near_paths.hint(self._root / b, self._root)}"
-            for a, b in zip(where, self._images, strict=True)
+            f"{place}: {quoted(image)} is missing or empty."
+            f"{near_paths.hint(self._root / image, self._root)}"
+            for place, (_, image) in zip(where, self._examples, strict=True)
         )
         reason = "missing or empty images"
         return table.Skipped(reason, self._count, total, tuple(examples))
@@ -322,11 +322,6 @@ def present(
     with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
         found = itertools.chain.from_iterable(pool.map(look, parts))
         return np.fromiter(found, bool, len(paths))
-
-
-def _hash(cells: pd.Series) -> np.ndarray:
-    """Returns a hash of each string, uint64 `[N]`, equal across runs."""
-    return pd.util.hash_array(cells.to_numpy(object), categorize=False)
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
@@ -365,7 +360,7 @@ def _repeated_ids(
     """Yields a fault for each repeated ID whose hash is in `suspects`."""
     index, seen = pd.Index(suspects), set()
     for batch in batches:
-        place = index.get_indexer(_hash(batch["sample_id"]))
+        place = index.get_indexer(hash_cells(batch["sample_id"]))
         for row in np.flatnonzero(place >= 0):
             name = batch["sample_id"].iloc[row]
             if name in seen:

@@ -167,7 +167,7 @@ def test_hash_collisions_are_not_faults(path, monkeypatch):
     def hashes(cells):
         return np.array([len(cell) for cell in cells], np.uint64)
 
-    monkeypatch.setattr(validation, "_hash", hashes)
+    monkeypatch.setattr(validation, "hash_cells", hashes)
     write(path, rows(60))
     assert validation.check(path, **SMALL).samples == 60
     frame = rows(60)
