@@ -38,7 +38,6 @@ _CHUNK = 64  # files per task of a thread
 _CHECKED = 32  # side of the decoded squares when files are checked, in pixels
 # Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
-_BYTES = memory.BYTES_PER_PIXEL
 _BAND = 1 << 18  # pixels composited on white at a time
 
 
@@ -131,7 +130,7 @@ def _decode(
 ) -> np.ndarray:
     """Decodes within the memory budget; Pillow's errors propagate."""
     parts.check(content)
-    budget, square = memory.BUDGET, _BYTES * size * size
+    budget, square = memory.BUDGET, memory.BYTES_PER_PIXEL * size * size
     declared = memory.declared(content)
     if declared is not None:
         whole, peak = declared
