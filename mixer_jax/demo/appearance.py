@@ -27,9 +27,7 @@ def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
     Raises:
       UserError: if an image cannot be decoded; names the first such image.
     """
-    thumbnails = np.zeros((len(images), 16 * 16 * 3), np.float32)
-    for row, path in enumerate(images):
-        thumbnails[row] = _thumbnail(path)
+    thumbnails = np.stack([_thumbnail(path) for path in images])
     thumbnails -= thumbnails.mean(0, keepdims=True)
     words = HashingVectorizer(n_features=512).transform(texts).toarray()
     return np.concatenate(

@@ -154,6 +154,12 @@ def _draw(
     cumulated = popularity.cumsum()
     cumulated /= cumulated[-1]
     by_category = pd.Series(np.arange(num_items)).groupby(item_category).indices
+    finds = settings.recall, settings.finds_lookalike, settings.finds_stranger
+    clicks = (
+        settings.right_click,
+        settings.lookalike_click,
+        settings.stranger_click,
+    )
     rows = []
     for query in range(num_queries):
         right = by_category.get(query_category[query], np.empty(0, np.int64))
@@ -169,22 +175,8 @@ def _draw(
         strange = strange[item_category[strange] != query_category[query]]
         kinds = (len(right), len(similar), len(strange))
         pool = np.concatenate([right, similar, strange])
-        found = exposure[pool] * np.repeat(
-            [
-                settings.recall,
-                settings.finds_lookalike,
-                settings.finds_stranger,
-            ],
-            kinds,
-        )
-        mean = np.repeat(
-            [
-                settings.right_click,
-                settings.lookalike_click,
-                settings.stranger_click,
-            ],
-            kinds,
-        )
+        found = exposure[pool] * np.repeat(finds, kinds)
+        mean = np.repeat(clicks, kinds)
         mean[kinds[0] : kinds[0] + kinds[1]] *= closeness
         # Random, so that some look-alikes are attractive and some right items
         # are not.
@@ -196,12 +188,8 @@ def _draw(
             searches[query], found, np.repeat([2.0, 1.0, 0.0], kinds),
             attraction, settings, rng,
         )  # fmt: skip
-        seen = shown > 0
-        rows.append(
-            np.stack([np.full(len(pool), query), pool, shown, clicked], axis=1)[
-                seen
-            ]
-        )
+        columns = np.full(len(pool), query), pool, shown, clicked
+        rows.append(np.stack(columns, axis=1)[shown > 0])
     table = np.concatenate(rows).astype(np.int64)
     frame = pd.DataFrame(
         table, columns=["query", "item", "exposures", "clicks"]

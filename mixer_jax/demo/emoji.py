@@ -8,21 +8,20 @@ no skin tones; the large one has all of them, as near-identical variants.
 """
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import os
-import struct
 import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import holdout, table
+from mixer_jax.demo import icon_drawing
 from mixer_jax.runtime import (
     command,
     files,
@@ -30,7 +29,6 @@ from mixer_jax.runtime import (
     parsing,
     progress,
     terminal,
-    threads,
 )
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
@@ -156,21 +154,11 @@ def render(frame: pd.DataFrame, root: Path, size: int) -> None:
     jobs = [job for job in jobs if _side(job[1]) != size]
     if not jobs:
         return
-    for vendor in VENDORS:
-        (root / _image(vendor, "")).parent.mkdir(parents=True, exist_ok=True)
-    one = functools.partial(_render_one, _renderer(), size)
-    # The renderer holds the GIL, so threads would not run in parallel. Starting
-    # processes pays off only for many drawings.
-    few = len(jobs) < 500
-    with contextlib.ExitStack() as stack:
-        if few:
-            done = map(one, jobs)
-        else:
-            pool = stack.enter_context(threads.process_pool())
-            with threads.shielded():
-                done = pool.map(one, jobs, chunksize=32)
-        for _ in progress.track(done, "Drawing the emoji", len(jobs)):
-            pass
+    svg_to_bytes = _demo_import("resvg_py").svg_to_bytes
+    one = functools.partial(_render_one, svg_to_bytes, size)
+    done = icon_drawing.run(one, [jobs], len(jobs))
+    for _ in progress.track(done, "Drawing the emoji", len(jobs)):
+        pass
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -256,10 +244,6 @@ def _groups() -> dict[str, str]:
     return groups
 
 
-def _renderer() -> Callable[..., bytes]:
-    return _demo_import("resvg_py").svg_to_bytes
-
-
 def _render_one(
     svg_to_bytes: Callable[..., bytes], size: int, job: tuple[Path, Path]
 ) -> None:
@@ -277,13 +261,12 @@ def _render_one(
 
 
 def _side(path: Path) -> int:
-    """Returns the width in a PNG file's header; 0 if there is no file."""
+    """Returns the width of an image file; 0 if there is none."""
     try:
-        with path.open("rb") as file:
-            header = file.read(20)
-    except FileNotFoundError:
+        with Image.open(path) as image:
+            return image.width
+    except (FileNotFoundError, UnidentifiedImageError):
         return 0
-    return struct.unpack(">I", header[16:])[0] if len(header) == 20 else 0
 
 
 def _file_key(path: Path) -> str | None:

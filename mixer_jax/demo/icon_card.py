@@ -132,8 +132,9 @@ def write(
       infos: Iconify's `info` of each set, by prefix.
       build: settings and statistics of the table build.
     """
-    _write(root / "CARD.md", _card(frame, build))
-    _write(root / "ATTRIBUTION.md", _attribution(frame, infos, build.size))
+    files.write_text(root / "CARD.md", _card(frame, build))
+    attribution = _attribution(frame, infos, build.size)
+    files.write_text(root / "ATTRIBUTION.md", attribution)
 
 
 def _card(frame: pd.DataFrame, build: Build) -> str:
@@ -217,7 +218,3 @@ def _cell(value: object) -> str:
     if isinstance(value, numbers.Integral):
         return f"{value:,}"
     return str(value).replace("|", "\\|")
-
-
-def _write(path: Path, text: str) -> None:
-    files.write_text(path, text)

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,24 +71,38 @@ def draw(
       size: side of the square pictures in pixels.
       total: approximate number of documents in all batches.
 
-    Yields:
+    Returns:
       The drawings, in the order of the documents.
 
     Raises:
       UserError: if the renderer is not installed.
     """
-    one = functools.partial(_draw, _renderer(), size)
+    return run(functools.partial(_draw, _renderer(), size), batches, total)
+
+
+def run(
+    draw_one: Callable[[tuple[Any, Path]], Any],
+    batches: Iterable[list[tuple[Any, Path]]],
+    total: int,
+) -> Iterator[Any]:
+    """Yields the results of drawings, in parallel processes if there are many.
+
+    Args:
+      draw_one: draws one pair of a batch; must be picklable.
+      batches: lists of (drawing, path) pairs; missing folders are created.
+      total: approximate number of pairs in all batches.
+    """
     if total < _FEW:
         for batch in batches:
             _make_folders(batch)
-            yield from map(one, batch)
+            yield from map(draw_one, batch)
         return
     # The renderer holds the GIL, so threads would not run in parallel.
     with threads.process_pool() as pool:
         for batch in batches:
             _make_folders(batch)
             with threads.shielded():
-                drawn = pool.map(one, batch, chunksize=_CHUNK)
+                drawn = pool.map(draw_one, batch, chunksize=_CHUNK)
             yield from drawn
 
 
@@ -104,7 +117,7 @@ def _renderer() -> Callable[..., bytes]:
     return resvg_py.svg_to_bytes
 
 
-def _make_folders(batch: list[tuple[str, Path]]) -> None:
+def _make_folders(batch: list[tuple[Any, Path]]) -> None:
     for folder in {path.parent for _, path in batch}:
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -146,10 +159,8 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     # Most icons are gray, and one channel takes a third of the space.
     gray = (pixels == pixels[..., :1]).all()
     image = Image.fromarray(pixels[..., 0] if gray else pixels)
-    content = io.BytesIO()
-    image.save(content, "png", compress_level=6)
     files.write(
         path,
-        lambda draft: draft.write_bytes(content.getvalue()),
+        lambda draft: image.save(draft, "png", compress_level=6),
         one_of_many=True,
     )

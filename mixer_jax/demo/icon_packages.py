@@ -42,6 +42,7 @@ _CHECKSUMS = {
         "X6c/rsoMWfS4d1MUMg=="
     ),
 }
+_BOX = {"left": 0, "top": 0, "width": 16, "height": 16}  # Iconify's default
 _NAME = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
 
@@ -255,15 +256,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
             categories=data.get("categories", {}),
             prefixes=tuple(data.get("prefixes", ())),
             suffixes=tuple(data.get("suffixes", ())),
-            box={
-                key: data.get(key, default)
-                for key, default in (
-                    ("left", 0),
-                    ("top", 0),
-                    ("width", 16),
-                    ("height", 16),
-                )
-            },
+            box={key: data.get(key, value) for key, value in _BOX.items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -329,9 +329,7 @@ def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 
 def _is_test(icons: pd.DataFrame) -> pd.Series:
-    keys = icons["category"]
-    test = {key: icon_names.is_test(key) for key in keys.unique()}
-    return keys.map(test).astype(bool)
+    return icons["category"].map(icon_names.is_test).astype(bool)
 
 
 def _image(prefix: str, name: str, key: str) -> str:

@@ -86,13 +86,10 @@ def write_log(
         (queries, "queries", "query_id", ["image"]),
         (items, "items", "item_id", ["image", "text"]),
     ):
-        written = rows[["sample_id", *columns]].set_axis(
-            [key, *columns], axis=1
-        )
-        written = written.assign(
-            image=[Path(step, image).as_posix() for image in rows["image"]]
-        )
-        writers[f"{name}.csv"] = writer(written, out / f"{name}.csv")
+        images = [Path(step, image).as_posix() for image in rows["image"]]
+        written = rows.assign(image=images).rename(columns={"sample_id": key})
+        path = out / f"{name}.csv"
+        writers[path.name] = writer(written[[key, *columns]], path)
     drawn = pd.DataFrame(
         {
             "query_id": queries["sample_id"].to_numpy()[clicks["query"]],

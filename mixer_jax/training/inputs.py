@@ -183,21 +183,19 @@ class Pictures:
     def evaluation_batches(
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
-        """Yields batches of the given rows of one role; see `Content`."""
-        for batch in pipeline.evaluation_batches(
-            self._inputs.frame.iloc[rows],
-            pipeline.Rows(self._source, rows),
+        """Returns batches of the given rows of one role; see `Content`."""
+        return pipeline.evaluation_batches(
+            self._inputs.frame,
+            self._source,
             role,
             self._inputs.tokenizer,
             image_size=self._config.data.image_size,
             batch_size=batch_size,
+            rows=rows,
             threads=self._config.data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-        ):
-            there = batch["index"] >= 0
-            batch["index"] = np.where(there, rows[batch["index"]], -1)
-            yield batch
+        )
 
 
 def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:

@@ -30,11 +30,11 @@ class Strength:
     saturation: float  # as for brightness
     hue: float  # maximum share of the color circle, in each direction
     jitter: float  # probability of any change of color
-    gray: float  # probability if the color is changed
-    blur: float  # probability
-    blur_radius: float  # maximum, in pixels of a 128-pixel image
-    erase: float  # probability
-    erase_area: float  # maximum share of the image
+    gray: float = 0.0  # probability if the color is changed
+    blur: float = 0.0  # probability
+    blur_radius: float = 0.0  # maximum, in pixels of a 128-pixel image
+    erase: float = 0.0  # probability
+    erase_area: float = 0.0  # maximum share of the image
     flip: float = 0.0  # probability
     background: float = 0.0  # probability, for pictures on white
 
@@ -50,11 +50,6 @@ STRENGTHS = {
         saturation=0.15,
         hue=0.02,
         jitter=0.8,
-        gray=0.0,
-        blur=0.0,
-        blur_radius=0.0,
-        erase=0.0,
-        erase_area=0.0,
     ),
     "strong": Strength(
         scale=(0.6, 1.3),

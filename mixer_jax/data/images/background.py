@@ -46,14 +46,18 @@ def share_of_background(image: np.ndarray) -> np.ndarray | None:
     not white.
     """
     white = image.min(-1) >= _WHITE
-    border = [white[0], white[-1], white[:, 0], white[:, -1]]
-    if np.concatenate(border).mean() < _BORDER:
+    if _border(white).mean() < _BORDER:
         return None
     areas, count = ndimage.label(white)
     outside = np.zeros(count + 1, bool)
-    for edge in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
-        outside[edge] = True
+    outside[_border(areas)] = True
     outside[0] = False  # label of non-white pixels
     # Grow the area by a pixel to leave no white seam around the object.
     share = ndimage.maximum_filter(outside[areas].astype(np.float32), 3)
     return ndimage.uniform_filter(share, 3, mode="nearest")[..., None]
+
+
+def _border(pixels: np.ndarray) -> np.ndarray:
+    """Returns the pixels of the border; those in the corners occur twice."""
+    sides = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+    return np.concatenate(sides)

@@ -38,7 +38,6 @@ _CHUNK = 64  # files per task of a thread
 _CHECKED = 32  # side of the decoded squares when files are checked, in pixels
 # Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
-_BYTES = memory.BYTES_PER_PIXEL
 _BAND = 1 << 18  # pixels composited on white at a time
 
 
@@ -50,13 +49,8 @@ def read(path: str | os.PathLike) -> bytes:
     """
     try:
         with open(path, "rb", opener=_open_unblocked) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableImageError(
-                    f"{path}: not a regular file.", faults.UNREADABLE
-                )
-            return file.read()
-    except UnreadableImageError:
-        raise
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
     except (OSError, ValueError) as error:
         kind = faults.of_system(error)
         reason = getattr(error, "strerror", None) or str(error)
@@ -65,6 +59,9 @@ def read(path: str | os.PathLike) -> bytes:
         elif kind == faults.FOLDER:
             reason = "it is a folder"
         raise UnreadableImageError(f"{path}: {reason}.", kind) from error
+    raise UnreadableImageError(
+        f"{path}: not a regular file.", faults.UNREADABLE
+    )
 
 
 def _open_unblocked(path: str, flags: int) -> int:
@@ -111,20 +108,14 @@ def decode(
         return _decode(content, size, max_pixels, tuple(formats) or None)
     except _TooManyPixelsError as error:
         reason = f"{error}{f' ({option})' if option else ''}; scale it down"
-        raise UnreadableImageError(
-            f"{name}: {reason}.", faults.TOO_LARGE, reason
-        ) from None
+        raise faults.unreadable(name, faults.TOO_LARGE, reason) from None
     except parts.TooManyPartsError as error:
         reason = f"{error}; save it again with an image editor"
-        raise UnreadableImageError(
-            f"{name}: {reason}.", faults.TOO_LARGE, reason
-        ) from None
+        raise faults.unreadable(name, faults.TOO_LARGE, reason) from None
     except Exception as error:  # PIL raises many types for corrupt bytes.
         kind = faults.of_content(content, error, formats)
         reason = f"cannot be decoded: {kind} ({_reason(error, content, kind)})"
-        raise UnreadableImageError(
-            f"{name}: {reason}.", kind, reason
-        ) from error
+        raise faults.unreadable(name, kind, reason) from error
 
 
 class _TooManyPixelsError(ValueError):
@@ -139,7 +130,7 @@ def _decode(
 ) -> np.ndarray:
     """Decodes within the memory budget; Pillow's errors propagate."""
     parts.check(content)
-    budget, square = memory.BUDGET, _BYTES * size * size
+    budget, square = memory.BUDGET, memory.BYTES_PER_PIXEL * size * size
     declared = memory.declared(content)
     if declared is not None:
         whole, peak = declared
@@ -223,8 +214,8 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
         return _square(_upright(image), size)
     except Exception as error:
         reason = f"cannot be converted to RGB ({error or repr(error)})"
-        raise UnreadableImageError(
-            f"an image: {reason}.", faults.UNSUPPORTED, reason
+        raise faults.unreadable(
+            "an image", faults.UNSUPPORTED, reason
         ) from error
 
 
@@ -272,7 +263,6 @@ def check_images(
     bad = np.array([fault is not None for fault in file_errors], bool)[codes]
     rows = np.flatnonzero(bad)
     errors = [file_errors[codes[row]] for row in rows]
-    reasons = [str(error) for error in errors]
     counts = collections.Counter(error.kind for error in errors)
     listed = [
         _with_hint(file_errors[code], paths[code], root)
@@ -285,7 +275,7 @@ def check_images(
     if keep is not None and errors:
         listed = frame.iloc[rows][["sample_id", "image"]].assign(
             kind=[error.kind for error in errors],
-            reason=reasons,
+            reason=[str(error) for error in errors],
             row=frame.index[rows] + 1,
         )
         skipped = dataclasses.replace(skipped, listing=keep(listed))

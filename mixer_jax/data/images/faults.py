@@ -130,6 +130,11 @@ class UnreadableImageError(UserError):
         self.reason = reason or message
 
 
+def unreadable(name: str, kind: str, reason: str) -> UnreadableImageError:
+    """Returns an error about the image with a name, such as its path."""
+    return UnreadableImageError(f"{name}: {reason}.", kind, reason)
+
+
 def of_system(error: OSError | ValueError) -> str:
     """Returns the kind of fault of a file that could not be read."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -49,7 +49,7 @@ def pixels(content: bytes) -> int:
             raise
         except (struct.error, ValueError):
             continue  # Pixel data can look like a start marker.
-        _check(len(sizes), _MAX_CODESTREAMS, "codestreams")
+        parts.check_count(len(sizes), _MAX_CODESTREAMS, "codestreams")
     return max(sizes, default=0)
 
 
@@ -78,11 +78,6 @@ def _pixels(
     return width * height + tiles * tile + inner
 
 
-def _check(count: int, limit: int, name: str) -> None:
-    if count > limit:
-        raise parts.TooManyPartsError(f"it has more than {limit:,} {name}")
-
-
 def _ceil(number: int, divisor: int) -> int:
     return -(-number // divisor)
 
@@ -95,7 +90,7 @@ def _copied_bytes(content: bytes, start: int) -> int:
         copied += length if content[place + 1] in _COPIED else 0
         place += 2 + max(length, 2)
         count += 1
-        _check(count, _MAX_SEGMENTS, "segments")
+        parts.check_count(count, _MAX_SEGMENTS, "segments")
     return copied
 
 
@@ -121,10 +116,12 @@ def _styles(content: bytes, few_components: bool) -> set[_Style]:
     """
     styles = set()
     for count, match in enumerate(_STYLE.finditer(content), 1):
-        _check(count, _MAX_MATCHES, "coding styles")
+        parts.check_count(count, _MAX_MATCHES, "coding styles")
         if style := _style(content, match, few_components):
             styles.add(style)
-            _check(len(styles), _MAX_STYLES, "different coding styles")
+            parts.check_count(
+                len(styles), _MAX_STYLES, "different coding styles"
+            )
     return styles
 
 

@@ -38,7 +38,6 @@ _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAY_ROTATE = (b"eXIf", b"tEXt", *_COMPRESSED)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 _ORIENTATION = 0x0112  # EXIF tag
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _ICON_START = b"\0\0\1\0"
 
 
@@ -137,17 +136,17 @@ def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
       and for headers that Pillow rejects, too.
     """
     try:
-        if content.startswith(_PNG_START):
+        if content.startswith(parts.PNG_START):
             return _declared_png(content)
         if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
             size = _webp_size(content)
-            return size, _area(size) * BYTES_PER_PIXEL + len(content)
-        if content.startswith(_ICON_START):
+        elif content.startswith(_ICON_START):
             size = max(_icon_sizes(content), key=_area)
-            return size, _area(size) * BYTES_PER_PIXEL + len(content)
+        else:
+            return None
     except (IndexError, ValueError, struct.error):
-        pass
-    return None
+        return None
+    return size, _area(size) * BYTES_PER_PIXEL + len(content)
 
 
 def estimate(
@@ -228,7 +227,7 @@ def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
     """Yields the size of each PNG or headerless BMP in an ICO file."""
     for entry in range(struct.unpack_from("<H", content, 4)[0]):
         place = struct.unpack_from("<I", content, 6 + 16 * entry + 12)[0]
-        if content.startswith(_PNG_START, place):
+        if content.startswith(parts.PNG_START, place):
             yield struct.unpack_from(">II", content, place + 16)
         else:
             width, height = struct.unpack_from("<ii", content, place + 4)
@@ -258,10 +257,10 @@ def _inner_pixels(image: Image.Image, content: bytes) -> int | None:
         tags = image.tag_v2
         return tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
     sizes = [jpeg2000.pixels(content)]
-    place = content.find(_PNG_START)
+    place = content.find(parts.PNG_START)
     while place >= 0:
         with contextlib.suppress(struct.error):
             size = struct.unpack_from(">II", content, place + 16)
             sizes.append(_area(size))
-        place = content.find(_PNG_START, place + 1)
+        place = content.find(parts.PNG_START, place + 1)
     return max(sizes)

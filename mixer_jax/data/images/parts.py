@@ -24,7 +24,7 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # Markers that have no length field, according to Pillow.
 _ALONE = {0x01, 0xC8, 0xCC, 0xD8, END_OF_IMAGE, *range(0xF0, 0xFE)}
 _TIFF_STARTS = (b"II*\0", b"II\0*", b"MM*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
+PNG_START, _GIF_START = b"\x89PNG\r\n\x1a\n", b"GIF8"
 
 
 class TooManyPartsError(ValueError):
@@ -35,14 +35,20 @@ def check(content: bytes) -> None:
     """Raises a `TooManyPartsError` if a file has too many parts."""
     if content.startswith(b"\xff\xd8\xff"):
         _check_jpeg(content)
-    elif content.startswith(_PNG_START):
-        _check_count(png_chunks(content), _MAX_CHUNKS, "chunks")
+    elif content.startswith(PNG_START):
+        _check_length(png_chunks(content), _MAX_CHUNKS, "chunks")
     elif content.startswith(_GIF_START):
-        _check_count(_gif_blocks(content), _MAX_BLOCKS, "blocks at its start")
+        _check_length(_gif_blocks(content), _MAX_BLOCKS, "blocks at its start")
     elif content.startswith(b"ftyp", 4):
-        _check_count(avif.entries(content), _MAX_ENTRIES, "table entries")
+        _check_length(avif.entries(content), _MAX_ENTRIES, "table entries")
     elif content.startswith(_TIFF_STARTS):
-        _check_count(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
+        _check_length(_tiff_numbers(content), _MAX_NUMBERS, "table entries")
+
+
+def check_count(count: int, limit: int, name: str) -> None:
+    """Raises a `TooManyPartsError` if a file has more parts than the limit."""
+    if count > limit:
+        raise TooManyPartsError(f"it has more than {limit:,} {name}")
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
@@ -73,12 +79,8 @@ def _check_jpeg(content: bytes) -> None:
         if marker == END_OF_IMAGE and scans:
             return
         scans += marker == START_OF_SCAN
-        for count, limit, name in (
-            (scans, _MAX_SCANS, "scans"),
-            (segments, _MAX_SEGMENTS, "segments"),
-        ):
-            if count > limit:
-                raise TooManyPartsError(f"it has more than {limit:,} {name}")
+        check_count(scans, _MAX_SCANS, "scans")
+        check_count(segments, _MAX_SEGMENTS, "segments")
 
 
 def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
@@ -130,7 +132,5 @@ def _tiff_numbers(content: bytes) -> Iterator[None]:
         return  # The decoder stops here, too.
 
 
-def _check_count(parts: Iterator, limit: int, name: str) -> None:
-    for count, _ in enumerate(parts, 1):
-        if count > limit:
-            raise TooManyPartsError(f"it has more than {limit:,} {name}")
+def _check_length(parts: Iterator, limit: int, name: str) -> None:
+    check_count(sum(1 for _ in itertools.islice(parts, limit + 1)), limit, name)

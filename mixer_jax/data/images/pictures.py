@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from mixer_jax.data.images import decoding, faults, memory
-from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime.errors import UserError
 
@@ -59,9 +58,7 @@ def to_pixels(
             f"it has {picture.width} x {picture.height} pixels, more than the "
             f"limit of {max_pixels / 1e6:.6g} megapixels; scale it down"
         )
-        raise UnreadableImageError(
-            f"an image: {reason}.", faults.TOO_LARGE, reason
-        )
+        raise faults.unreadable("an image", faults.TOO_LARGE, reason)
     with memory.BUDGET.reserve(memory.BYTES_PER_PIXEL * area):
         return _fit_copy(picture, size)
 
@@ -71,9 +68,7 @@ def _fit_copy(picture: Image.Image, size: int) -> np.ndarray:
         copy = picture.copy()
     except Exception as error:  # PIL raises many types for corrupt bytes.
         reason = f"cannot be decoded: {faults.CORRUPT} ({error or repr(error)})"
-        raise UnreadableImageError(
-            f"an image: {reason}.", faults.CORRUPT, reason
-        ) from error
+        raise faults.unreadable("an image", faults.CORRUPT, reason) from error
     return decoding.fit(copy, size)
 
 

@@ -23,10 +23,7 @@ _STATUS = {
     "gallery": ("test", "document"),
 }
 _PARTITION = "Eval/list_eval_partition.txt|list_eval_partition.txt"
-_TEXTS = (
-    "Anno/list_description_inshop.json",
-    "list_description_inshop.json",
-)
+_TEXTS = "Anno/list_description_inshop.json|list_description_inshop.json"
 
 
 def read(
@@ -63,11 +60,7 @@ def read(
 def _row(
     cells: list[str], where: str, prefix: str, texts: dict[str, str]
 ) -> Row:
-    if len(cells) != len(_COLUMNS):
-        raise UserError(
-            f"{where}: the line has {len(cells)} words, but the columns are "
-            f"{', '.join(_COLUMNS)}."
-        )
+    files.check_words(cells, _COLUMNS, where)
     image, item, status = cells
     if status not in _STATUS:
         raise UserError(
@@ -105,12 +98,12 @@ def _texts(root: Path) -> dict[str, str]:
     The text of an item with several colors lists all of them, followed by its
     first description.
     """
-    paths = [root / name for name in _TEXTS if (root / name).is_file()]
-    if not paths:
+    path = files.find(root, _TEXTS)
+    if path is None:
         return {}
     colors: dict[str, list[str]] = {}
     descriptions: dict[str, str] = {}
-    for where, item in files.json_list(paths[0]):
+    for where, item in files.json_list(path):
         name = files.cell(item, "item", where)
         sentences = item.get("description")
         if isinstance(sentences, str):

@@ -22,6 +22,12 @@ _BETWEEN = re.compile(r"[\s,]*")
 _JSON_ERRORS = (ValueError, RecursionError)
 
 
+def find(root: Path, name: str) -> Path | None:
+    """Returns a data set's file, or None if it is missing; see `require`."""
+    either = (root / path for path in name.split("|"))
+    return next((path for path in either if path.exists()), None)
+
+
 def require(one: Format, root: Path, *names: str) -> list[Path]:
     """Returns the paths of a data set's files.
 
@@ -35,11 +41,10 @@ def require(one: Format, root: Path, *names: str) -> list[Path]:
     """
     paths = []
     for name in names:
-        either = [root / path for path in name.split("|")]
-        existing = [path for path in either if path.exists()]
-        if not existing:
+        path = find(root, name)
+        if path is None:
             raise missing(one, root, name.replace("|", " or "))
-        paths.append(existing[0])
+        paths.append(path)
     return paths
 
 
@@ -174,9 +179,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(
                 f"{where}: invalid JSON: {_reason(error)}."
             ) from error
-        if not isinstance(item, dict):
-            raise UserError(f"{where}: expected a JSON object.")
-        yield where, item
+        yield where, _object(item, where)
 
 
 def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -219,10 +222,8 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     ) from error
                 text, at = text[at:] + more, 0
                 continue
-            if not isinstance(item, dict):
-                raise UserError(f"{where}: expected a JSON object.")
             number += 1
-            yield where, item
+            yield where, _object(item, where)
 
 
 def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -238,11 +239,25 @@ def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
             ) from error
     if not isinstance(items, list):
         raise UserError(f"{path} is not a JSON list.")
-    found = [(f"{path}, item {n}", one) for n, one in enumerate(items, start=1)]
-    for where, item in found:
-        if not isinstance(item, dict):
-            raise UserError(f"{where}: expected a JSON object.")
-    return found
+    places = [f"{path}, item {n}" for n in range(1, len(items) + 1)]
+    return [(a, _object(b, a)) for a, b in zip(places, items, strict=True)]
+
+
+def _object(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a JSON object.")
+    return item
+
+
+def check_words(
+    words: Sequence[str], columns: Sequence[str], where: str
+) -> None:
+    """Raises a `UserError` if a line does not have one word per column."""
+    if len(words) != len(columns):
+        raise UserError(
+            f"{where}: the line has {len(words)} words, but the columns are "
+            f"{', '.join(columns)}."
+        )
 
 
 def cell(item: dict[str, Any], key: str, where: str) -> str:

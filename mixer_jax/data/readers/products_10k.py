@@ -12,7 +12,7 @@ from pathlib import Path
 from mixer_jax.data.readers import files
 from mixer_jax.data.readers.rows import Format, LeftOut, Row
 
-_TEST = ("test_kaggletest.csv", "test.csv")
+_TEST = "test_kaggletest.csv|test.csv"
 
 
 def read(
@@ -34,16 +34,17 @@ def read(
         groups[category] = cells["group"].strip()
         image = f"train/{files.cell(cells, 'name', where)}"
         yield Row(image, image, "", category, groups[category])
-    tests = [root / name for name in _TEST if (root / name).is_file()]
-    for path in tests[:1]:
-        for where, cells in files.records(path, ("name",)):
-            category = cells.get("class", "").strip()
-            if not category:
-                left_out["without a class"] += 1
-                continue
-            group = cells.get("group", "").strip() or groups.get(category, "")
-            image = f"test/{files.cell(cells, 'name', where)}"
-            yield Row(image, image, "", category, group)
+    test = files.find(root, _TEST)
+    if test is None:
+        return
+    for where, cells in files.records(test, ("name",)):
+        category = cells.get("class", "").strip()
+        if not category:
+            left_out["without a class"] += 1
+            continue
+        group = cells.get("group", "").strip() or groups.get(category, "")
+        image = f"test/{files.cell(cells, 'name', where)}"
+        yield Row(image, image, "", category, group)
 
 
 FORMAT = Format(

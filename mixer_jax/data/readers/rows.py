@@ -40,10 +40,6 @@ def left_out_text(left_out: LeftOut) -> str:
     return ", ".join(counts) or "none"
 
 
-def _no_options(parser: argparse.ArgumentParser) -> None:
-    """Adds no options."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A data set's format.
@@ -62,5 +58,5 @@ class Format:
     title: str
     files: tuple[str, ...]
     read: Callable[[Path, argparse.Namespace, LeftOut], Iterator[Row]]
-    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     beside_table: bool = False

@@ -43,11 +43,7 @@ def read(
                     )
                 header = True
                 continue
-            if len(cells) != len(_COLUMNS):
-                raise UserError(
-                    f"{where}: the line has {len(cells)} words, but the "
-                    f"columns are {', '.join(_COLUMNS)}."
-                )
+            files.check_words(cells, _COLUMNS, where)
             _, category, _, image = cells
             if not category.isdigit():
                 raise UserError(

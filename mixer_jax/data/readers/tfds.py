@@ -90,24 +90,19 @@ def read(
         (home / relative).mkdir(parents=True, exist_ok=True)
         for number in range(len(source)):
             example = source[number]
-            values = {
-                name: _string(features, name, example)
-                for name in (options.label, options.text, options.group)
-            }
-            if not values[options.label]:
+            label, text, group = (
+                _string(features, feature, example)
+                for feature in (options.label, options.text, options.group)
+            )
+            if not label:
                 left_out["without a label"] += 1
                 continue
             encoded = example[options.image]
             name = f"{relative}/{number:08d}{_suffix(encoded)}"
             _write(home / name, encoded)
-            yield Row(
-                f"{split}/{number}",
-                name,
-                values[options.text],
-                values[options.label],
-                values[options.group],
-                split=split if options.own_splits else "",
-            )
+            own = split if options.own_splits else ""
+            key = f"{split}/{number}"
+            yield Row(key, name, text, label, group, split=own)
 
 
 def _folder(root: Path, name: str, left_out: LeftOut) -> Path:

@@ -70,26 +70,6 @@ class FileSource:
         return self._images[row]
 
 
-class Rows:
-    """Source with a selection of another source's rows."""
-
-    def __init__(self, source: Source, rows: Sequence[int]):
-        """Initializes the source; row i is row `rows[i]` of `source`."""
-        self._source, self._rows = source, rows
-
-    def __len__(self) -> int:
-        """Returns the number of rows."""
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> tuple[bytes, str]:
-        """Returns the row's encoded image and text."""
-        return self._source[self._rows[row]]
-
-    def name(self, row: int) -> str:
-        """Returns the name that the source gives to a row's image."""
-        return self._source.name(self._rows[row])
-
-
 def train_batches(
     frame: pd.DataFrame,
     source: Source,
@@ -97,14 +77,8 @@ def train_batches(
     tokenizer: Tokenizer,
     *,
     image_size: int,
-    batch_size: int,
     augment: str | augmentation.Strength = "strong",
-    sampling: Sampling = sampling_lib.EACH,
-    seed: int = 0,
-    threads: int = 2,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    **stream: Any,
 ) -> grain.DatasetIterator:
     """Returns the endless training batches of one process.
 
@@ -114,18 +88,14 @@ def train_batches(
       category_ids: see `table.category_index`; labels are positions in it.
       tokenizer: the tokenizer of the documents' texts.
       image_size: S, the side of the square images in pixels.
-      batch_size: B, over all processes; half queries, half documents.
       augment: the strength of augmentation, see `augment.NAMES`.
-      sampling: how samples are drawn.
-      seed: the only source of randomness.
-      threads: number of decoding threads; 0 to decode in the calling thread.
-      workers: number of processes that decode instead of threads; 0 for none.
-      process_index: the index of this process.
-      process_count: n, the number of processes that read together.
+      **stream: `batch_size` and the other keyword arguments of `train_stream`,
+        except `random`.
 
     Returns:
       An iterator with `get_state()` (a small JSON-able dict) and
-      `set_state(state)`. Bh below is B / 2 / n:
+      `set_state(state)`. Bh below is B / 2 / n, with the batch size B and the
+      number of processes n:
       `{"query": {"image" uint8 [Bh, S, S, 3], "label" int32 [Bh]},
       "document": {"image" uint8 [Bh, S, S, 3], "has_image" bool [Bh],
       "tokens" int32 [Bh, L], "token_mask" bool [Bh, L], "label" int32 [Bh]}}`.
@@ -149,14 +119,8 @@ def train_batches(
         category_ids,
         load,
         lambda samples: _stack(samples, tokenizer),
-        batch_size=batch_size,
         random=augment != "none",
-        sampling=sampling,
-        seed=seed,
-        threads=threads,
-        workers=workers,
-        process_index=process_index,
-        process_count=process_count,
+        **stream,
     )
 
 
@@ -241,11 +205,12 @@ def evaluation_batches(
     *,
     image_size: int,
     batch_size: int,
+    rows: np.ndarray | None = None,
     threads: int = 2,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
-    """Returns all rows of one role once, in order, in padded batches.
+    """Returns the rows of one role once, in order, in padded batches.
 
     Args:
       frame: rows of a sample table.
@@ -254,6 +219,8 @@ def evaluation_batches(
       tokenizer: the tokenizer of the documents' texts.
       image_size: S, the side of the square images in pixels.
       batch_size: B, over all processes.
+      rows: int, positions in `frame` to read; rows of other roles are skipped.
+        None for all.
       threads: number of decoding threads; 0 to decode in the calling thread.
       process_index: the index of this process.
       process_count: n, the number of processes that read together. All get the
@@ -272,7 +239,8 @@ def evaluation_batches(
             f"The batch size {batch_size} must be a multiple of the number "
             f"of processes, {process_count}."
         )
-    rows = np.flatnonzero(frame["role"] == role)
+    rows = np.arange(len(frame)) if rows is None else rows
+    rows = rows[frame["role"].to_numpy()[rows] == role]
     rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
     if not rows.size:
         return iter(())

@@ -44,13 +44,11 @@ class Tokenizer:
         shape = len(texts), self.length
         tokens = np.full(shape, self._pad, np.int32)
         mask = np.zeros(shape, bool)
-        for row, (text, encoding) in enumerate(
-            zip(texts, self._encode(texts), strict=True)
-        ):
+        encodings = self._backend.encode_batch_fast(list(texts))
+        for row, (text, one) in enumerate(zip(texts, encodings, strict=True)):
             if text.strip():
-                ids = encoding.ids
-                tokens[row, : len(ids)] = ids
-                mask[row, : len(ids)] = True
+                tokens[row, : len(one.ids)] = one.ids
+                mask[row, : len(one.ids)] = True
         return tokens, mask
 
     def to_json(self) -> str:
@@ -63,13 +61,6 @@ class Tokenizer:
         # `load` reads the padding token from here.
         backend.enable_padding(pad_id=self._pad)
         return backend.to_str()
-
-    def count_cut(self, texts: Sequence[str]) -> int:
-        """Returns the number of texts with more than `length` tokens."""
-        return sum(bool(one.overflowing) for one in self._encode(texts))
-
-    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        return self._backend.encode_batch_fast(list(texts))
 
 
 _PAD_TOKENS = ("[PAD]", "<pad>")

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.tables import rules
 from mixer_jax.runtime import similar
 from mixer_jax.runtime.text import quoted
 
@@ -19,15 +18,9 @@ def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
       frame: training rows of a sample table.
       category_ids: the distinct category IDs of the frame.
     """
-    index = pd.Index(category_ids)
-    label = index.get_indexer(frame["category_id"])
-    query = (frame["role"] == rules.QUERY).to_numpy(bool)
-    has_query = np.bincount(label[query], minlength=len(index)) > 0
-    has_document = np.bincount(label[~query], minlength=len(index)) > 0
+    roles = frame.groupby("category_id")["role"].nunique()
     alike = similar.pairs(category_ids)
-    return tuple(
-        sentences(int((has_query != has_document).sum()), len(alike), alike)
-    )
+    return tuple(sentences(int((roles == 1).sum()), len(alike), alike))
 
 
 class LookAlikes:
@@ -41,7 +34,7 @@ class LookAlikes:
     def add(self, categories: pd.Series) -> None:
         """Adds the category IDs of a batch of rows."""
         names = pd.Series(categories.unique(), dtype=object)
-        self._parts.append((_hash_keys(names), _hash(names)))
+        self._parts.append((_hash_keys(names), hash_cells(names)))
         self._pending += len(names)
         # Merging removes repeated categories, which limits memory use.
         if self._pending > max(len(self._keys), 1 << 20):
@@ -121,9 +114,9 @@ def sentences(
 
 def _hash_keys(names: pd.Series) -> np.ndarray:
     keys = similar.keys(names.tolist()).to_pylist()
-    return _hash(pd.Series(keys, dtype=object))
+    return hash_cells(pd.Series(keys, dtype=object))
 
 
-def _hash(names: pd.Series) -> np.ndarray:
+def hash_cells(cells: pd.Series) -> np.ndarray:
     """Returns a hash of each string, uint64 `[N]`, equal across runs."""
-    return pd.util.hash_array(names.to_numpy(object), categorize=False)
+    return pd.util.hash_array(cells.to_numpy(object), categorize=False)

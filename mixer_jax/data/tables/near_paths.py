@@ -70,7 +70,7 @@ def _find(folder: str, parts: list[str]) -> str | None:
     for place, part in enumerate(parts):
         is_last = place == len(parts) - 1
         names = _names(folder)
-        for key in (_same, _composed, _folded, _stem)[: 4 if is_last else 3]:
+        for key in (str, _composed, _folded, _stem)[: 4 if is_last else 3]:
             like = [name for name in names if key(name) == key(part)]
             exists = os.path.isfile if is_last else os.path.isdir
             like = [x for x in like if exists(os.path.join(folder, x))]
@@ -93,10 +93,6 @@ def _names(folder: str) -> tuple[str, ...]:
 def _listed(folder: str, changed: int) -> tuple[str, ...]:
     del changed  # Part of the cache key: changed folders are listed again.
     return tuple(sorted(os.listdir(folder)))
-
-
-def _same(name: str) -> str:
-    return name
 
 
 def _composed(name: str) -> str:

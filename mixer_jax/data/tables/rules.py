@@ -4,7 +4,6 @@ The same rules apply to tables in memory (`table.validate`) and to tables
 checked batch by batch (`validation.check`), so both report the same faults.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -161,12 +160,3 @@ def faults(
             first = int(broken[0])
             value = rows[rule.column].iloc[first]
             yield Fault(rule, first, value, broken.size)
-
-
-def check_columns(names: Sequence[str], path: str | os.PathLike) -> None:
-    """Checks that a table has exactly the columns of `COLUMNS`, each once.
-
-    Raises:
-      UserError: if a column is unknown, missing or repeated.
-    """
-    LAYOUT.check(names, path)

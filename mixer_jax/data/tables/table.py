@@ -126,7 +126,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
 
 def writer(frame: pd.DataFrame, path: str | os.PathLike) -> files.Writer:
     """Checks a frame and returns a writer for it; see `write_table`."""
-    rules.check_columns(frame.columns, path)
+    rules.LAYOUT.check(frame.columns, path)
     validate(frame)
     return tables.writer(frame.loc[:, list(COLUMNS)], path)
 

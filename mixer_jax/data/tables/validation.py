@@ -12,20 +12,17 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.tables import (
-    category_notes,
-    near_paths,
-    rules,
-    streaming,
-    table,
-)
+from mixer_jax.data.tables import category_notes, near_paths, rules, table
+from mixer_jax.data.tables.category_notes import hash_cells
 from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
@@ -132,8 +129,8 @@ def check(
     *,
     images: bool = False,
     max_skipped: float = 0.01,
-    rows: int = streaming.ROWS,
-    block: int = streaming.BLOCK,
+    rows: int = tables.ROWS,
+    block: int = tables.BLOCK,
     threads: int | None = None,
     console: Console | None = None,
 ) -> Report:
@@ -161,7 +158,9 @@ def check(
     def read(label: str) -> Iterator[pd.DataFrame]:
         done = 0.0
         with progress.show(label, 1.0, console=console) as count:
-            for batch in streaming.batches(path, rows, block):
+            for batch in tables.batches(
+                path, rules.LAYOUT, rows=rows, block=block
+            ):
                 yield batch.rows
                 count(batch.done - done)
                 done = batch.done
@@ -169,7 +168,7 @@ def check(
     for batch in read("Checking the table"):
         for fault in rules.faults(batch, _ALONE):
             _add(faults, fault, int(batch.index[0]))
-        ids.append(_hash(batch["sample_id"]))
+        ids.append(hash_cells(batch["sample_id"]))
         names.add(batch["category_id"])
         counter.add(batch)
         if missing is not None:
@@ -196,6 +195,20 @@ def check(
     return report
 
 
+class _Categories(NamedTuple):
+    """The categories of one split or part.
+
+    Attributes:
+      hashes: uint64 `[C]`, the distinct hashes of the categories.
+      sizes: int `[C]`, the number of samples of each category.
+      documents: int `[C]`, the number of documents of each category.
+    """
+
+    hashes: np.ndarray
+    sizes: np.ndarray
+    documents: np.ndarray
+
+
 class _Counter:
     """Counter of samples and categories."""
 
@@ -211,7 +224,7 @@ class _Counter:
         document = (batch["role"] != rules.QUERY).to_numpy(bool)
         textless = document & (batch["text"] == "").to_numpy(bool)
         imageless = document & (batch["image"] == "").to_numpy(bool)
-        marks = _hash(batch["category_id"]) & ~np.uint64(1) | document
+        marks = hash_cells(batch["category_id"]) & ~np.uint64(1) | document
         codes, names = pd.factorize(batch["split"])
         ends = np.bincount(codes).cumsum()
         rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
@@ -224,9 +237,7 @@ class _Counter:
             self._marks.setdefault(name, []).append(marks[here])
 
     def report(self) -> Report:
-        distinct: dict[str, list[np.ndarray]] = {}
-        sizes: dict[str, list[np.ndarray]] = {}
-        documents: dict[str, list[np.ndarray]] = {}
+        found: dict[str, list[_Categories]] = {}  # by split, without its part
         for name, counts in sorted(self._splits.items()):
             marks = _concatenate(self._marks.pop(name))
             marks.sort()
@@ -238,15 +249,12 @@ class _Counter:
             counts.categories = len(starts)
             counts.unanswered = int(size[document_counts == 0].sum())
             base = name.split("/")[0]
-            distinct.setdefault(base, []).append(marks[starts])
-            sizes.setdefault(base, []).append(size)
-            documents.setdefault(base, []).append(document_counts)
-        of_train = (
-            one.get("train", []) for one in (distinct, sizes, documents)
-        )
-        lone, one_role = _count_untrainable(*of_train)
+            categories = _Categories(marks[starts], size, document_counts)
+            found.setdefault(base, []).append(categories)
+        lone, one_role = _count_untrainable(found.get("train", []))
         everywhere = [
-            np.unique(_concatenate(parts)) for parts in distinct.values()
+            np.unique(_concatenate([part.hashes for part in parts]))
+            for parts in found.values()
         ]
         _, times = np.unique(_concatenate(everywhere), return_counts=True)
         shared = int((times > 1).sum())
@@ -262,8 +270,7 @@ class _MissingImages:
     def __init__(self, path: Path, threads: int | None):
         self._path, self._root = path, table.folder(path)
         self._count = 0
-        self._records: list[int] = []
-        self._images: list[str] = []
+        self._examples: list[tuple[int, str]] = []  # record and image
         self._threads = threads
 
     def add(self, batch: pd.DataFrame) -> None:
@@ -271,16 +278,16 @@ class _MissingImages:
         exists = present(self._root, names, self._threads)
         missing = np.flatnonzero(~exists[codes])
         self._count += len(missing)
-        for row in missing[: LISTED - len(self._records)]:
-            self._records.append(int(batch.index[row]))
-            self._images.append(batch["image"].iloc[row])
+        some = batch.iloc[missing[: LISTED - len(self._examples)]]
+        self._examples += zip(some.index, some["image"], strict=True)
 
     def skipped(self, total: int) -> table.Skipped:
-        where = streaming.name_records(self._path, self._records)
+        records = [record for record, _ in self._examples]
+        where = tables.name_records(self._path, records)
         examples = (
-            f"{a}: {quoted(b)} is missing or empty."
-            f"{near_paths.hint(self._root / b, self._root)}"
-            for a, b in zip(where, self._images, strict=True)
+            f"{place}: {quoted(image)} is missing or empty."
+            f"{near_paths.hint(self._root / image, self._root)}"
+            for place, (_, image) in zip(where, self._examples, strict=True)
         )
         reason = "missing or empty images"
         return table.Skipped(reason, self._count, total, tuple(examples))
@@ -317,11 +324,6 @@ def present(
         return np.fromiter(found, bool, len(paths))
 
 
-def _hash(cells: pd.Series) -> np.ndarray:
-    """Returns a hash of each string, uint64 `[N]`, equal across runs."""
-    return pd.util.hash_array(cells.to_numpy(object), categorize=False)
-
-
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     """Returns the concatenated parts; empties `parts` to save memory."""
     joined = np.empty(sum(map(len, parts)), np.uint64)
@@ -333,27 +335,16 @@ def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def _count_untrainable(
-    categories: list[np.ndarray],
-    sizes: list[np.ndarray],
-    documents: list[np.ndarray],
-) -> tuple[int, int]:
+def _count_untrainable(parts: Sequence[_Categories]) -> tuple[int, int]:
     """Counts categories with one sample, and with several of a single role."""
-    if not sizes:
+    if not parts:
         return 0, 0
-    _, place = np.unique(np.concatenate(categories), return_inverse=True)
-    total = np.bincount(place, weights=np.concatenate(sizes))
-    shown = np.bincount(place, weights=np.concatenate(documents))
+    hashes, sizes, documents = map(np.concatenate, zip(*parts, strict=True))
+    _, place = np.unique(hashes, return_inverse=True)
+    total = np.bincount(place, weights=sizes)
+    shown = np.bincount(place, weights=documents)
     same = (total > 1) & ((shown == 0) | (shown == total))
     return int((total == 1).sum()), int(same.sum())
-
-
-def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Returns which hashes are in the sorted array `known`, bool `[N]`."""
-    if not len(known):
-        return np.zeros(len(hashes), bool)
-    at = np.searchsorted(known, hashes)
-    return known[np.minimum(at, len(known) - 1)] == hashes
 
 
 def _repeated_hashes(ids: list[np.ndarray]) -> np.ndarray:
@@ -367,10 +358,10 @@ def _repeated_ids(
     batches: Iterable[pd.DataFrame], suspects: np.ndarray
 ) -> Iterator[rules.Fault]:
     """Yields a fault for each repeated ID whose hash is in `suspects`."""
-    seen: set[str] = set()
+    index, seen = pd.Index(suspects), set()
     for batch in batches:
-        hashes = _hash(batch["sample_id"])
-        for row in np.flatnonzero(_among(hashes, suspects)):
+        place = index.get_indexer(hash_cells(batch["sample_id"]))
+        for row in np.flatnonzero(place >= 0):
             name = batch["sample_id"].iloc[row]
             if name in seen:
                 record = int(batch.index[row])
@@ -392,6 +383,6 @@ def _add(
 def _message(faults: dict[rules.Rule, rules.Fault], path: Path) -> str:
     """Returns a message with one line per broken rule, in the rules' order."""
     broken = [faults[rule] for rule in rules.RULES if rule in faults]
-    where = streaming.name_records(path, [fault.row for fault in broken])
+    where = tables.name_records(path, [fault.row for fault in broken])
     lines = (a.describe(b) for a, b in zip(broken, where, strict=True))
     return "\n".join(lines)

@@ -7,8 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mixer_jax.data.tables import rules, streaming, table, validation
+from mixer_jax.data.tables import rules, table, validation
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import tables
 
 SMALL = {"rows": 4, "block": 400}
 
@@ -166,7 +167,7 @@ def test_hash_collisions_are_not_faults(path, monkeypatch):
     def hashes(cells):
         return np.array([len(cell) for cell in cells], np.uint64)
 
-    monkeypatch.setattr(validation, "_hash", hashes)
+    monkeypatch.setattr(validation, "hash_cells", hashes)
     write(path, rows(60))
     assert validation.check(path, **SMALL).samples == 60
     frame = rows(60)
@@ -229,15 +230,15 @@ def test_empty_table_raises_an_error(path):
 @pytest.fixture
 def collected(monkeypatch):
     """Frees each batch before the next; pandas creates reference cycles."""
-    batches = streaming.batches
+    batches = tables.batches
 
-    def collect(*args):
-        for batch in batches(*args):
+    def collect(*args, **sizes):
+        for batch in batches(*args, **sizes):
             yield batch
             gc.collect()
 
     gc.freeze()  # Skips existing objects in collections.
-    monkeypatch.setattr(streaming, "batches", collect)
+    monkeypatch.setattr(tables, "batches", collect)
     yield
     gc.unfreeze()
 
