@@ -6,10 +6,11 @@ differs from the one noted beside the derived data.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -118,6 +119,11 @@ def hash_texts(*lists: Sequence[str]) -> str:
     for texts in lists:
         _add_texts(digest, texts)
     return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Returns the hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
