@@ -106,14 +106,15 @@ def examine(
 
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
-    digest = hashlib.sha256()
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            _add_texts(digest, frame[name])
-    return digest.hexdigest()
+    texts = [
+        column
+        for _, column in frame.items()
+        if not pd.api.types.is_numeric_dtype(column)
+    ]
+    return hash_texts(*texts)
 
 
-def hash_texts(*lists: Sequence[str]) -> str:
+def hash_texts(*lists: Sequence[str] | pd.Series) -> str:
     """Returns the hash of lists of texts."""
     digest = hashlib.sha256()
     for texts in lists:
@@ -276,11 +277,7 @@ def hash_folder(name: str | os.PathLike) -> str:
         for file in path.iterdir()
         if file.suffix in _READ and file.is_file()
     )
-    return _hash(*(f(file) for file in found for f in (_name, _edges)))
-
-
-def _name(path: Path) -> str:
-    return path.name
+    return _hash(*(x for file in found for x in (file.name, _edges(file))))
 
 
 def _edges(path: Path) -> bytes:
