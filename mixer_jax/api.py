@@ -16,8 +16,8 @@ from mixer_jax.categories.settings import Settings
 from mixer_jax.data.images import decoding
 from mixer_jax.models import features
 from mixer_jax.retrieval.model import Model, load
-from mixer_jax.runtime import similar
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
 from mixer_jax.training import curriculum
 from mixer_jax.training.config import arguments
 
@@ -133,9 +133,9 @@ def _settings(given: dict[str, Any]) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     unknown = [name for name in given if name not in names]
     if unknown:
+        hint = did_you_mean(unknown[0], names) or "."
         raise UserError(
-            f"There is no setting {unknown[0]!r}"
-            f"{similar.hint(unknown[0], names)}; the settings are "
+            f"There is no setting {unknown[0]!r}{hint} The settings are "
             f"{', '.join(names)}."
         )
     return Settings(**given).check()

@@ -108,7 +108,8 @@ def test_invalid_frames_and_settings_raise_an_error(tmp_path):
         with pytest.raises(mixer_jax.UserError, match=message):
             mixer_jax.find_categories(*tables, **settings)
 
-    refused("no setting 'tresh'", queries, items, clicks, tresh=1)
+    unknown = "no setting 'tresh'; did you mean 'threshold'"
+    refused(unknown, queries, items, clicks, tresh=1)
     refused(
         "The table items has no column text",
         queries,

@@ -189,7 +189,7 @@ def test_unknown_encoder_is_rejected_before_images_are_read(
 ):
     given = [f"--log={tmp_path}", f"--out={tmp_path / 'out'}"]
     assert categorize.main([*given, f"{option}=resnet50"]) == 2
-    assert "encoder named 'resnet50'; known: " in capsys.readouterr().err
+    assert "encoder named 'resnet50'. Known: " in capsys.readouterr().err
 
 
 def _train_only(frame):

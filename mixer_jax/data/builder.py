@@ -6,7 +6,6 @@ array_record files does not need TensorFlow.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -365,8 +364,8 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = "-".join(sorted(set(_split_names(frame))))
-    whole = json.dumps([name, splits, root and os.path.abspath(root)])
-    code = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    whole = [name, splits, root and os.path.abspath(root)]
+    code = identity.hash_json(whole)[:8]
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', f'{name}-{splits}')[:80]}-{code}"
 
 

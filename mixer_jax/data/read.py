@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixer_jax.data import readers
-from mixer_jax.data.readers import build, rows
+from mixer_jax.data.readers import rows, sample_table
 from mixer_jax.runtime import command, parsing, terminal
 from mixer_jax.runtime.ownership import folder_lock
 
@@ -54,11 +54,11 @@ def _read(arguments: list[str]) -> None:
     options.out = options.out or options.root / "table.csv"
     home = options.out.parent if one.beside_table else options.root
     place = options.root, home, options.out, options.overwrite
-    build.check_out(*place)
+    sample_table.check_out(*place)
     with folder_lock.hold_file(options.out, "--out"):
         # Another run may have written the table since the first check.
-        prefix = build.check_out(*place)
-        summary = build.build(
+        prefix = sample_table.check_out(*place)
+        summary = sample_table.build(
             one.read(options.root, options, left_out),
             home,
             options.out,

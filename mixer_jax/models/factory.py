@@ -1,6 +1,5 @@
 """Models and their initial variables, built from names and configs."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,6 +25,7 @@ from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import Mixer, align
 from mixer_jax.models.weights import originals, pretrained
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
 
 
 def _encoders(
@@ -61,15 +61,14 @@ def choose(table: Mapping[str, Any], name: str, kind: str) -> Any:
     """Returns `table[name]`.
 
     Raises:
-      UserError: if the name is unknown; the message lists all names, the
-        closest first.
+      UserError: if the name is unknown; the message suggests a similar name
+        and lists all names.
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, len(table) or 1, cutoff=0.3)
-    known = dict.fromkeys([*near, *table])
+    hint = did_you_mean(name, table) or "."
     raise UserError(
-        f"There is no {kind} named {name!r}; known: {', '.join(known)}."
+        f"There is no {kind} named {name!r}{hint} Known: {', '.join(table)}."
     )
 
 

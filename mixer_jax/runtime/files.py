@@ -69,14 +69,11 @@ def prepared(
             if not one_of_many:
                 guards.check(target)
             replacing.replace(draft, target)
-        except OSError as error:
+        except BaseException as error:
             draft.unlink(missing_ok=True)
             # Report the destination, since users do not know the draft.
-            if error.filename == os.fspath(draft):
+            if getattr(error, "filename", None) == os.fspath(draft):
                 error.filename = os.fspath(target)
-            raise
-        except BaseException:
-            draft.unlink(missing_ok=True)
             raise
         finally:
             os.close(lock)
@@ -93,8 +90,10 @@ def text_writer(text: str) -> Writer:
     return lambda draft: draft.write_bytes(content)
 
 
-def reason(error: OSError) -> str:
-    """Returns the reason for a system error, and the path it concerns."""
+def reason(error: Exception) -> str:
+    """Returns the reason for an error, and the path it concerns, if known."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return _cause(error)
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         path = pathlib.Path(os.path.realpath(error.filename))
         return f"{_existing(path)} is not a folder"
@@ -125,7 +124,7 @@ def check(path: str | os.PathLike, subject: str) -> None:
     Raises:
       UserError: if the file cannot be written.
     """
-    try:
+    with _refusing(path, subject):
         target = resolve(path)
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             kind = "a folder" if target.is_dir() else "not a regular file"
@@ -136,10 +135,6 @@ def check(path: str | os.PathLike, subject: str) -> None:
         _try(_existing(target.parent))
         if target.exists():
             replacing.check(target)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise _check_failed(subject, path, error) from error
 
 
 def check_folder(
@@ -152,19 +147,14 @@ def check_folder(
       subject: the subject of the error message, as in "The report".
       names: the names of the files; none of them may be a folder.
     """
-    try:
-        target = resolve(folder)
-        existing = _existing(target)
+    with _refusing(folder, subject):
+        existing = _existing(resolve(folder))
         if not existing.is_dir():
             raise UserError(
                 f"{subject} cannot be written to {os.fspath(folder)}: "
                 f"{existing} is not a folder."
             )
         _try(existing)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise _check_failed(subject, folder, error) from error
     for name in names:
         check(os.path.join(folder, name), subject)
 
@@ -211,16 +201,27 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(os.path.realpath(path))
 
 
-def make_folder(path: str | os.PathLike) -> None:
-    """Creates a folder and its parents, following symbolic links."""
-    resolve(path).mkdir(parents=True, exist_ok=True)
+def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
+    """Creates a folder and its parents, following symbolic links.
+
+    Returns:
+      The folders that were missing, the innermost first.
+    """
+    folder = resolve(path)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def open_unblocked(path: str | os.PathLike, flags: int) -> int:
+    """Opens a file, without waiting for a writer if the file is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[None]:
     """Creates a folder; if it is new, removes it again if the block raises."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    missing = make_folder(folder)
     try:
         yield
     except BaseException:
@@ -310,14 +311,22 @@ def _try(folder: pathlib.Path) -> None:
         file.flush()
 
 
-def _check_failed(
-    subject: str, path: str | os.PathLike, error: Exception
-) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(
-        f"{subject} cannot be written to {os.fspath(path)}: {reason}; choose "
-        "another path."
-    )
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike, subject: str) -> Iterator[None]:
+    """Reports an error of the block as the reason to refuse a destination."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{subject} cannot be written to {os.fspath(path)}: "
+            f"{_cause(error)}; choose another path."
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def is_filled(path: str) -> bool:

@@ -6,10 +6,11 @@ differs from the one noted beside the derived data.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -105,19 +106,25 @@ def examine(
 
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
-    digest = hashlib.sha256()
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            _add_texts(digest, frame[name])
-    return digest.hexdigest()
+    texts = [
+        column
+        for _, column in frame.items()
+        if not pd.api.types.is_numeric_dtype(column)
+    ]
+    return hash_texts(*texts)
 
 
-def hash_texts(*lists: Sequence[str]) -> str:
+def hash_texts(*lists: Sequence[str] | pd.Series) -> str:
     """Returns the hash of lists of texts."""
     digest = hashlib.sha256()
     for texts in lists:
         _add_texts(digest, texts)
     return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Returns the hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
@@ -270,11 +277,7 @@ def hash_folder(name: str | os.PathLike) -> str:
         for file in path.iterdir()
         if file.suffix in _READ and file.is_file()
     )
-    return _hash(*(f(file) for file in found for f in (_name, _edges)))
-
-
-def _name(path: Path) -> str:
-    return path.name
+    return _hash(*(x for file in found for x in (file.name, _edges(file))))
 
 
 def _edges(path: Path) -> bytes:

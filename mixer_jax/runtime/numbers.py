@@ -23,14 +23,8 @@ def number(
     return lambda text: _read(text, float, minimum, maximum)
 
 
-def share(text: str) -> int | float:
-    """Parses a fraction from 0 to 1, as for --max-skipped."""
-    return _read(text, float, 0, 1)
-
-
-def batch_size(text: str) -> int | float:
-    """Reads a batch size: an integer from 1 to 65,536, to limit memory."""
-    return _read(text, int, 1, 65_536)
+share = number(0, 1)  # a fraction, as for --max-skipped
+batch_size = whole(1, 65_536)  # bounded to limit memory
 
 
 def _read(text: str, kind: type, minimum: float, maximum: float) -> int | float:

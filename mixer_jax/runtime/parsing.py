@@ -1,7 +1,6 @@
 """Parses command-line options; reports each mistake in one sentence."""
 
 import argparse
-import difflib
 import math
 import re
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
 from mixer_jax.runtime import command, numbers
-from mixer_jax.runtime.text import one_line
+from mixer_jax.runtime.text import nearest, one_line
 
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
 
@@ -80,7 +79,7 @@ class Parser(argparse.ArgumentParser):
     def _no_option(self, name: str, before: str) -> str:
         known = [o for o in self._option_string_actions if o.startswith("--")]
         near = [o for o in known if o.startswith(f"--{name.strip('-')}")]
-        near = near or difflib.get_close_matches(name, known)
+        near = near or nearest(name, known, 3)
         message = f"there is no option {name}"
         if near:
             return f"{message}; did you mean {' or '.join(near)}?"

@@ -79,15 +79,11 @@ def hint(name: str, known: Sequence[str] | pd.Series) -> str:
     Returns:
       A clause with the known name that looks like it; "" if there is none.
     """
-    known = pd.Series(known, dtype=str).reset_index(drop=True)
-    alike = np.flatnonzero(
-        pc.equal(keys(known.tolist()), keys([name])[0]).to_numpy(
-            zero_copy_only=False
-        )
-    )
-    if not len(alike):
+    known = list(known)
+    place = pc.index(keys(known), keys([name])[0]).as_py()
+    if place < 0:
         return ""
-    other = known[alike[0]]
+    other = known[place]
     if name.partition(".")[0] == other.partition(".")[0]:
         return (
             f", which has {quoted(other)}: a program such as pandas has turned "

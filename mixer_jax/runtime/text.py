@@ -1,7 +1,8 @@
 """Escapes and shortens user text in messages."""
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Control characters except tab and newline, line separators, characters that
@@ -56,3 +57,34 @@ def listing(names: Sequence[str]) -> str:
     shown = ", ".join(map(quoted, names[:LISTED]))
     more = len(names) - LISTED
     return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Returns the known names that are most similar to a mistyped name.
+
+    Case, outer whitespace, and "-" instead of "_" make no difference.
+
+    Args:
+      name: the mistyped name.
+      known: the known names.
+      count: the maximum number of names.
+
+    Returns:
+      The names, the most similar first; none if no name is similar.
+    """
+    plain = {_plain(other): other for other in known}
+    near = difflib.get_close_matches(_plain(name), plain, count)
+    return [plain[other] for other in near]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a clause that suggests a known name; "" if none is similar.
+
+    >>> print("unknown role 'querry'" + did_you_mean("querry", ["query"]))
+    unknown role 'querry'; did you mean 'query'?
+    """
+    return "".join(f"; did you mean {x!r}?" for x in nearest(name, known))
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")

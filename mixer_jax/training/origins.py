@@ -5,8 +5,6 @@ bytes (see `runtime/identity.py`) and of the folders of weights and tokenizer,
 the identity of the previous stage, and the paths of all of these.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -284,5 +282,4 @@ def _identify(init_from: str) -> Mapping[str, Any]:
         workdir_lib.read_categories(init_from),
         workdir_lib.read_origin(init_from).get("trained"),
     ]
-    code = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return {"step": step, "run": code}
+    return {"step": step, "run": identity.hash_json(parts)}

@@ -72,15 +72,27 @@ def test_pretrained_weights_replace_the_encoders(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("image.name", "resnet5", "no image encoder.*known: resnet50.*vit"),
-        ("text.name", "xy", "no text encoder.*known: .*minilm"),
-        ("text.name", "bert", "no text encoder.*known: bert-base"),
-        ("fusion", "concept", "no fusion.*concept_attention"),
-        ("memory_norm", "dbl", "no memory_norm.*double"),
-        ("image.batch_norm", "froze", "no batch_norm mode.*frozen"),
+        (
+            "image.name",
+            "resnet5",
+            "no image encoder.*mean 'resnet50'.*Known: .*vit",
+        ),
+        ("text.name", "xy", "no text encoder.*Known: .*minilm"),
+        ("text.name", "bert", "no text encoder.*did you mean 'bert-base"),
+        (
+            "fusion",
+            "concept",
+            "no fusion.*did you mean 'concat'.*concept_attention",
+        ),
+        ("memory_norm", "dbl", "no memory_norm.*did you mean 'double'"),
+        (
+            "image.batch_norm",
+            "froze",
+            "no batch_norm mode.*did you mean 'frozen'",
+        ),
     ],
 )
-def test_unknown_name_error_lists_similar_names_first(
+def test_unknown_name_error_suggests_and_lists_names(
     config, key, value, message
 ):
     config.model.update_from_flattened_dict({key: value})

@@ -55,8 +55,8 @@ def test_image_features_do_not_depend_on_the_batch():
 def test_unknown_encoders_raise_an_error():
     with pytest.raises(UserError, match="no text encoder named 'minilm2'"):
         features.text_features("minilm2", ["a"], 8)
-    with pytest.raises(UserError, match="known: efficientnet-lite"):
+    with pytest.raises(UserError, match="did you mean 'efficientnet-lite0'"):
         features.image_features("efficientnet", [], 64)
     for name in ("resnet50", "minilm", "x", "vit {}"):
-        with pytest.raises(UserError, match=r"known: efficientnet-lite0\.$"):
+        with pytest.raises(UserError, match=r"Known: efficientnet-lite0\.$"):
             features.image_features(name, [], 64)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.text import one_line, printable
+from mixer_jax.runtime.text import did_you_mean, nearest, one_line, printable
 
 
 @hypothesis.given(st.text())
@@ -45,3 +45,28 @@ def test_error_messages_are_escaped():
 @hypothesis.settings(deadline=None, max_examples=50)
 def test_one_line_returns_one_line(text):
     assert len(one_line(f"a{text}z").splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("roles", ["role"]),
+        (" Role ", ["role"]),
+        ("category-id", ["category_id"]),
+        ("id", []),
+        ("", []),
+    ],
+)
+def test_nearest_returns_the_known_spelling(name, expected):
+    assert nearest(name, ["category_id", "role", "image"]) == expected
+
+
+def test_nearest_returns_the_most_similar_names_first():
+    known = iter(["step", "steps_2", "image", "steps"])
+    assert nearest("stepss", known, 2) == ["steps", "step"]
+
+
+def test_did_you_mean_names_one_similar_name():
+    known = ["text", "textual"]
+    assert did_you_mean("txt", known) == "; did you mean 'text'?"
+    assert did_you_mean("image", known) == ""

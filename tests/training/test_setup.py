@@ -47,7 +47,7 @@ def test_invalid_settings_raise_an_error(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nonono", "known: efficientnet-lite0, minilm"),
+        ("nonono", "Known: efficientnet-lite0, minilm"),
         ("weights.safetensors", "weights.safetensors does not exist"),
     ],
 )

@@ -5,7 +5,6 @@ text and logos.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from mixer_jax.data.images import background
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +157,7 @@ def change(
     for pair in changes:
         if len(pair) != 2 or pair[0] not in fields:
             name = str(pair[0]) if pair else ""
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(name, fields) or "."
             raise UserError(
                 f"data.augment_changes contains {pair!r}; its entries must be "
                 f"pairs of one of {', '.join(fields)} and a value{hint}"

@@ -21,7 +21,7 @@ from mixer_jax.data.images import faults, memory, parts
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.data.tables import near_paths, table
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 
 # Pillow's own limit does not allow for JPEGs decoded at a smaller scale.
@@ -48,7 +48,7 @@ def read(path: str | os.PathLike) -> bytes:
       UnreadableImageError: if the file cannot be read.
     """
     try:
-        with open(path, "rb", opener=_open_unblocked) as file:
+        with open(path, "rb", opener=files.open_unblocked) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return file.read()
     except (OSError, ValueError) as error:
@@ -62,11 +62,6 @@ def read(path: str | os.PathLike) -> bytes:
     raise UnreadableImageError(
         f"{path}: not a regular file.", faults.UNREADABLE
     )
-
-
-def _open_unblocked(path: str, flags: int) -> int:
-    """Opens a file, without waiting for a writer if the file is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(

@@ -1,7 +1,5 @@
 """Readers that convert public data sets' files into sample tables."""
 
-import difflib
-
 from mixer_jax.data.readers import (
     abo,
     aliproducts,
@@ -15,6 +13,7 @@ from mixer_jax.data.readers import (
 )
 from mixer_jax.data.readers.rows import Format
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
 
 FORMATS: dict[str, Format] = {
     "abo": abo.FORMAT,
@@ -37,10 +36,8 @@ def find(name: str) -> Format:
     """
     if name in FORMATS:
         return FORMATS[name]
-    wanted = name.lower().replace("-", "_")
-    near = difflib.get_close_matches(wanted, FORMATS, 1, 0.5)
     message = f"Unknown format {name!r}" if name else "Name a format"
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(name, FORMATS) or "."
     raise UserError(f"{message}{hint} Known formats:\n{listing()}")
 
 

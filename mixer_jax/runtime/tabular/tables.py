@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import csv_files, parquet_files
 from mixer_jax.runtime.tabular.csv_files import BLOCK
 from mixer_jax.runtime.tabular.parquet_files import ROWS
-from mixer_jax.runtime.text import LISTED, listing, quoted
+from mixer_jax.runtime.text import LISTED, did_you_mean, listing, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -386,10 +385,8 @@ def _unknown(names: Sequence[str], missing: Sequence[str]) -> list[str]:
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
-    plain = {other.strip().lower(): other for other in known}
-    near = difflib.get_close_matches(name.strip().lower(), plain, 1, 0.5)
-    if near:
-        return f"; did you mean {quoted(plain[near[0]])}?"
+    if hint := did_you_mean(name, known):
+        return hint
     if name.startswith("Unnamed:"):
         return "; is it a pandas index? (index=False)"
     if name:

@@ -9,8 +9,6 @@ Embeddings are computed, reused and repaired like the features there.
 """
 
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +23,8 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity, terminal
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import terminal
 from mixer_jax.training.cache import array_files
 from mixer_jax.training.cache.feature_store import StoredContent
 from mixer_jax.training.inputs import Inputs
@@ -105,7 +103,7 @@ def make(
             for role in ROLES
         },
         inputs.examine(),
-        functools.partial(_key, inputs, config, variables),
+        functools.partial(_key, config, variables),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,
     )
@@ -122,28 +120,14 @@ def make(
     return EmbeddingStore(folder, inputs, config, content)
 
 
-def _key(
-    inputs: Inputs, config: ConfigDict, variables: PyTree, content: str
-) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+def _key(config: ConfigDict, variables: PyTree, content: str) -> str:
     # The variables identify pretrained weights, whatever their path.
     model = config.model.copy_and_resolve_references()
     model.image.pretrained = model.text.pretrained = ""
-    parts = (
-        "embeddings",
-        array_files.BLOCK,
-        config.data.image_size,
-        config.data.text_length,
-        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
-        config.precision,
-        model.to_json_best_effort(),
-        content,
+    description = model.to_json_best_effort()
+    return array_files.make_key(
+        "embeddings", variables, config, description, content
     )
-    digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()
 
 
 def _embed(

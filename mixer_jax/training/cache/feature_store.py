@@ -11,8 +11,6 @@ other samples or encoders is replaced; see `array_files`.
 """
 
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,8 +27,8 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity, terminal
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import terminal
 from mixer_jax.training.cache import array_files
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.inputs import Inputs
@@ -186,7 +184,14 @@ def make(
         folder,
         files,
         inputs.examine(),
-        functools.partial(_key, inputs, config, encoders),
+        functools.partial(
+            array_files.make_key,
+            _FORMAT,
+            encoders,
+            config,
+            config.model.image.name,
+            config.model.text.name,
+        ),
         f"{len(images):,} images and {len(texts):,} texts",
         say,
     )
@@ -226,28 +231,6 @@ def _places(values: pd.Series) -> np.ndarray:
         empty = list(uniques).index("")
         codes = np.where(codes == empty, -1, codes - (codes > empty))
     return codes.astype(np.int64)
-
-
-def _key(
-    inputs: Inputs, config: ConfigDict, encoders: PyTree, content: str
-) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(encoders):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    parts = (
-        _FORMAT,
-        array_files.BLOCK,
-        config.data.image_size,
-        config.data.text_length,
-        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
-        config.precision,
-        config.model.image.name,
-        config.model.text.name,
-        content,
-    )
-    digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()
 
 
 def _files(

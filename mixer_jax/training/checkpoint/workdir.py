@@ -1,7 +1,6 @@
 """The folder of a run: its files, and checks that it belongs to the run."""
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text as text_lib
-from mixer_jax.runtime import paths, processes
+from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.config import defaults as config_lib
@@ -225,7 +224,10 @@ def prepare(
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
-            recorded = {"places": places, "categories": _hash(category_ids)}
+            recorded = {
+                "places": places,
+                "categories": identity.hash_json(list(category_ids)),
+            }
             write_origin(workdir, (origin or {}) | recorded)
             _copy_tokenizer(workdir, config.data.tokenizer)
     except UserError:  # such as a LostError
@@ -370,15 +372,9 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
     path = paths.make(workdir) / CATEGORIES
     category_ids = _read(path, list, wellformed.is_categories)
     recorded = read_origin(workdir).get("categories")
-    if recorded and recorded != _hash(category_ids):
+    if recorded and recorded != identity.hash_json(category_ids):
         raise _damaged(path, ValueError("it was changed after training"))
     return category_ids
-
-
-def _hash(category_ids: Sequence[str]) -> str:
-    """Returns a hash of category ids and their order."""
-    text = json.dumps(list(category_ids))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def features_folder(

@@ -4,7 +4,6 @@ A file in `configs/` starts from `defaults()` and changes what its run needs.
 """
 
 import contextlib
-import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from mixer_jax.data.stream import sampling as sampling_lib
 from mixer_jax.proxies import heads, margins, row_optimizers
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import nearest
 from mixer_jax.training.config import places, ranges
 from mixer_jax.training.watch import profile
 
@@ -246,7 +246,7 @@ def check_keys(config: ConfigDict, keys: Iterable[str]) -> None:
                 f"'{key}' is a section of the config; name one of its keys, "
                 f"such as {inside[0]}."
             )
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        near = nearest(key, known, 3)
         last = key.rsplit(".", 1)[-1]
         near += [
             k for k in known if k not in near and k.rsplit(".", 1)[-1] == last

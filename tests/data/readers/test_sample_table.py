@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from mixer_jax.data.readers import build
+from mixer_jax.data.readers import sample_table
 from mixer_jax.data.readers.rows import LeftOut, Row
 from mixer_jax.data.tables import table
 from mixer_jax.data.tables.holdout import is_test
@@ -22,7 +22,7 @@ def make(root, *rows, out="table.csv", images=True, **options):
         if one.image and images:
             (root / one.image).parent.mkdir(parents=True, exist_ok=True)
             (root / one.image).write_bytes(b"image")
-    summary = build.build(rows, root, root / out, LeftOut(), **options)
+    summary = sample_table.build(rows, root, root / out, LeftOut(), **options)
     return table.read_table(root / out), summary
 
 
@@ -51,7 +51,7 @@ def test_batch_size_does_not_change_rows(tmp_path, monkeypatch, suffix):
         for i in range(30)
     ]
     want, _ = make(tmp_path, *rows)
-    monkeypatch.setattr(build, "_ROWS", 7)
+    monkeypatch.setattr(sample_table, "_ROWS", 7)
     frame, _ = make(tmp_path, *rows, out=f"b/t.{suffix}")
     assert frame.equals(want)
     assert want["text"][4] == "größe 4 ✓,"
@@ -173,25 +173,25 @@ def test_lone_surrogates_in_texts_become_question_marks(tmp_path):
 def test_check_out_returns_the_prefix_of_image_paths(tmp_path):
     root = tmp_path / "a" / "set"
     root.mkdir(parents=True)
-    assert build.check_out(root, root, root / "t.csv", False) == ""
+    assert sample_table.check_out(root, root, root / "t.csv", False) == ""
     out = tmp_path / "t.parquet"
-    assert build.check_out(root, root, out, False) == "a/set/"
+    assert sample_table.check_out(root, root, out, False) == "a/set/"
     rows = [row("x"), row("y")._replace(image="")]
     (root / "x").write_bytes(b"image")
-    build.build(rows, root, out, LeftOut(), prefix="a/set/")
+    sample_table.build(rows, root, out, LeftOut(), prefix="a/set/")
     assert table.read_table(out)["image"].tolist() == ["a/set/x", ""]
     with pytest.raises(UserError, match="already exists; give --overwrite"):
-        build.check_out(root, root, out, False)
-    build.check_out(root, root, out, True)
+        sample_table.check_out(root, root, out, False)
+    sample_table.check_out(root, root, out, True)
     for wrong, message in (
         (tmp_path / "b" / "t.csv", "only name images inside its own folder"),
         (root / "t.txt", r"must be a \.csv or"),
     ):
         with pytest.raises(UserError, match=message):
-            build.check_out(root, root, wrong, False)
+            sample_table.check_out(root, root, wrong, False)
     none = pathlib.Path("none")
     with pytest.raises(UserError, match="--root=none is not a folder"):
-        build.check_out(none, none, out, False)
+        sample_table.check_out(none, none, out, False)
 
 
 def test_check_out_resolves_links_only_if_needed(tmp_path):
@@ -203,16 +203,16 @@ def test_check_out_resolves_links_only_if_needed(tmp_path):
         (tmp_path / "t.csv", "link/"),
         (root / "t.csv", ""),
     ):
-        assert build.check_out(root, root, out, False) == prefix
+        assert sample_table.check_out(root, root, out, False) == prefix
 
 
 def test_error_without_samples_counts_the_left_out(tmp_path):
     left_out = LeftOut({"without a class": 3})
     with pytest.raises(UserError, match="left out: 3 without a class"):
-        build.build([], tmp_path, tmp_path / "t.csv", left_out)
+        sample_table.build([], tmp_path, tmp_path / "t.csv", left_out)
     lone = Row("s", "", "text", _train_category())
     with pytest.raises(UserError, match=r"3 without .*, 1 from train without"):
-        build.build([lone], tmp_path, tmp_path / "t.csv", left_out)
+        sample_table.build([lone], tmp_path, tmp_path / "t.csv", left_out)
 
 
 def _train_category():
