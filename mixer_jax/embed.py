@@ -60,8 +60,8 @@ def _embed(given: argparse.Namespace) -> None:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(
         f"Wrote {len(result.query_ids)} queries and {len(result.document_ids)} "
-        f"documents, {result.query_embeddings.shape[1]} numbers each, to "
-        f"{given.out}"
+        f"documents (vectors with {result.query_embeddings.shape[1]} elements) "
+        f"to {given.out}"
     )
 
 

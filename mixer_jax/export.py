@@ -54,8 +54,9 @@ def _bundle(given: argparse.Namespace) -> str:
 def _proxies(given: argparse.Namespace) -> str:
     info = export.write(given.workdir, given.out, given.unit)
     return (
-        f"Wrote the proxies of {info.count:,} categories, {info.dim} numbers "
-        f"each, of step {info.step} of {info.workdir} to {given.out}"
+        f"Wrote the proxies of {info.count:,} categories (vectors with "
+        f"{info.dim} elements) of step {info.step} of {info.workdir} to "
+        f"{given.out}"
     )
 
 

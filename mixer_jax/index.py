@@ -49,7 +49,7 @@ def _index(given: argparse.Namespace) -> None:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     count, dim = built.embeddings.shape
     terminal.say(
-        f"Wrote an index of {count} documents, {dim} numbers each, to "
+        f"Wrote an index of {count} documents (vectors with {dim} elements) to "
         f"{given.out}"
     )
 

@@ -73,7 +73,7 @@ def read_previous(path: str | Path | None) -> Previous:
     ours = number.notna() & ~turned
     if not ours.any():
         raise UserError(
-            f"{path} has no category such as {name(0)}; --previous must be a "
+            f"{path} has no category ID like {name(0)}; --previous must be a "
             "found.csv written by this command."
         )
     known = _numbers(path, frame["sample_id"][ours], number[ours])

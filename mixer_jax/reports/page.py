@@ -97,7 +97,9 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     path = paths.make(run) / "metrics.json"
     rows = read_json(path, list) or []
     if not all(map(metrics.is_row, rows)):
-        raise UserError(f"{path} has other contents than a report expects.")
+        raise UserError(
+            f"{path} does not have the contents that a report expects."
+        )
     return rows
 
 
@@ -244,7 +246,9 @@ def read_json(path: paths.Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read.") from error
     if not isinstance(data, kind):
-        raise UserError(f"{path} has other contents than a report expects.")
+        raise UserError(
+            f"{path} does not have the contents that a report expects."
+        )
     return data
 
 

@@ -246,5 +246,5 @@ def test_names_are_rendered_as_plain_text(name):
 )
 def test_malformed_rows_raise_an_error(tmp_path, rows):
     (tmp_path / "metrics.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="other contents than a report expects"):
+    with pytest.raises(UserError, match="contents that a report expects"):
         page.read_rows(tmp_path)
