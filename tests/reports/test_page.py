@@ -172,7 +172,7 @@ def test_method_without_categories_is_never_the_best():
 
 
 def test_page_is_written_atomically(tmp_path):
-    path = page.write(tmp_path / "new" / "index.html", "é")
+    path = page.write(tmp_path / "new" / "index.html", lambda: "é")
     assert path.read_text(encoding="utf-8") == "é"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
 
