@@ -21,9 +21,7 @@ from mixer_jax.runtime.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.export", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.export", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="workdir of a stage or curriculum")
     add("--out", required=True, help="the folder to write")

@@ -46,9 +46,9 @@ _WRITTEN = ("clicks.parquet", "clicks_later.parquet", "aggregate.json")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.categories.aggregate",
-        description=__doc__.split("\n")[0],
+    parser = parsing.for_command(
+        "mixer_jax.categories.aggregate",
+        __doc__,
         epilog="Arguments after -- are passed to Beam: -- --runner=FlinkRunner",
     )
     add = parser.add_argument

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
+from mixer_jax.experiments.baselines import image_paths
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
@@ -100,8 +101,7 @@ def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
 
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
     """Adds a column `path`: the image's absolute path, "" for no image."""
-    root = pathlib.Path(root).absolute()
-    paths = [str(root / x) if x else "" for x in frame.image]
+    paths = image_paths(frame, root)
     # The dtype is object, since a folder's name may not be UTF-8.
     return frame.assign(path=pd.Series(paths, frame.index, dtype=object))
 
