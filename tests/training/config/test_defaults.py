@@ -63,7 +63,7 @@ def test_sections_are_rejected_as_keys(key):
         ("model.slots", 0, "1 or more"),
         ("model.dropout", 1.0, "less than 1"),
         ("model.image.drop_path", 1.0, "less than 1"),
-        ("model.text.dropout", -0.1, "0 or more"),
+        ("model.text.dropout", -0.1, "at least 0"),
         ("seed", -1, "0 or more"),
         ("seed", 2**63, "below"),
         ("optimizer.learning_rate", -1e-3, "0 or more"),
