@@ -23,9 +23,7 @@ from mixer_jax.runtime.ownership import folder_lock
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.embed", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.embed", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="workdir of a stage, or a bundle")
     add("--table", required=True, help="the sample table")
@@ -60,8 +58,8 @@ def _embed(given: argparse.Namespace) -> None:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(
         f"Wrote {len(result.query_ids)} queries and {len(result.document_ids)} "
-        f"documents, {result.query_embeddings.shape[1]} numbers each, to "
-        f"{given.out}"
+        f"documents (vectors with {result.query_embeddings.shape[1]} elements) "
+        f"to {given.out}"
     )
 
 

@@ -22,9 +22,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.evaluate", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.evaluate", __doc__)
     add = parser.add_argument
     add(
         "--workdir",

@@ -21,9 +21,7 @@ from mixer_jax.runtime.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.export", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.export", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="workdir of a stage or curriculum")
     add("--out", required=True, help="the folder to write")
@@ -54,8 +52,9 @@ def _bundle(given: argparse.Namespace) -> str:
 def _proxies(given: argparse.Namespace) -> str:
     info = export.write(given.workdir, given.out, given.unit)
     return (
-        f"Wrote the proxies of {info.count:,} categories, {info.dim} numbers "
-        f"each, of step {info.step} of {info.workdir} to {given.out}"
+        f"Wrote the proxies of {info.count:,} categories (vectors with "
+        f"{info.dim} elements) of step {info.step} of {info.workdir} to "
+        f"{given.out}"
     )
 
 

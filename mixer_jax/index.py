@@ -19,9 +19,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.index", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.index", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="workdir of a run, or a bundle")
     add("--table", required=True, help="the sample table")
@@ -49,7 +47,7 @@ def _index(given: argparse.Namespace) -> None:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     count, dim = built.embeddings.shape
     terminal.say(
-        f"Wrote an index of {count} documents, {dim} numbers each, to "
+        f"Wrote an index of {count} documents (vectors with {dim} elements) to "
         f"{given.out}"
     )
 

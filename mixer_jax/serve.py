@@ -22,9 +22,7 @@ from mixer_jax.runtime.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.serve", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.serve", __doc__)
     add = parser.add_argument
     add("--index", required=True, help="the folder that mixer_jax.index wrote")
     host = "address to listen on; 0.0.0.0 for all interfaces"

@@ -25,9 +25,7 @@ from mixer_jax.runtime.ownership import folder_lock
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.sweep", description=__doc__.split("\n")[0]
-    )
+    parser = parsing.for_command("mixer_jax.sweep", __doc__)
     add = parser.add_argument
     add("--categories", required=True, help="categorize's --out")
     add("--log", default="", help="categorize's --log; default: detected")

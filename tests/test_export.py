@@ -14,7 +14,9 @@ def test_last_stage_is_exported(color_run, tmp_path, capsys):
     arguments = [f"--workdir={color_run}", f"--out={out}", "--to=proxies"]
     assert export.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "proxies of 2 categories, 3 numbers each, of step 4" in output
+    assert (
+        "proxies of 2 categories (vectors with 3 elements) of step 4" in output
+    )
     assert str(color_run / "stage2") in output
     assert np.load(out / "proxies.npy").shape == (2, 3)
     assert json.loads((out / "categories.json").read_text()) == [

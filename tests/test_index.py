@@ -13,7 +13,8 @@ def test_table_is_indexed(color_run, colors, tmp_path, capsys):
         f"--out={tmp_path / 'index'}",
     ]
     assert index.main([*arguments, "--batch-size=8"]) == 0
-    assert "index of 12 documents, 3 numbers" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "index of 12 documents (vectors with 3 elements) to " in output
     assert index.main([*arguments, "--split=train"]) == 0
     assert len(index_lib.load(tmp_path / "index").documents) == 4
 

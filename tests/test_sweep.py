@@ -4,16 +4,16 @@ from mixer_jax import sweep
 from mixer_jax.experiments import granularity
 
 
+def run(folder, threshold="0.35,0.7", neighbors="4"):
+    arguments = [f"--categories={folder}", f"--truth={folder}/data/table.csv"]
+    arguments += [f"--threshold={threshold}", f"--neighbors={neighbors}"]
+    return sweep.main(arguments)
+
+
 def test_grid_is_measured_and_written(own_shop, capsys, monkeypatch):
     # The training is tested with `granularity`.
     monkeypatch.setattr(granularity, "identical_at_1", lambda *_: 0.5)
-    arguments = [
-        f"--categories={own_shop}",
-        f"--truth={own_shop}/data/table.csv",
-        "--threshold=0.35,0.7",
-        "--neighbors=4",
-    ]
-    assert sweep.main(arguments) == 0
+    assert run(own_shop) == 0
     assert "sweep.json" in capsys.readouterr().out
     result = json.loads((own_shop / "sweep.json").read_text())
     assert [p["threshold"] for p in result["points"]] == [0.35, 0.7]
@@ -36,20 +36,14 @@ def test_resumed_sweep_measures_no_point_again(own_shop, capsys, monkeypatch):
         measured.append(len(measured))
         return measured[-1] / 10
 
-    arguments = [
-        f"--categories={own_shop}",
-        f"--truth={own_shop}/data/table.csv",
-        "--threshold=0.35,0.7",
-        "--neighbors=4,5",
-    ]
     monkeypatch.setattr(granularity, "identical_at_1", identical_at_1)
-    assert sweep.main(arguments) == 75
+    assert run(own_shop, neighbors="4,5") == 75
     assert not (own_shop / "sweep.json").exists()
     again = []
     monkeypatch.setattr(
         granularity, "identical_at_1", lambda *_: again.append(1) or 0.9
     )
-    assert sweep.main(arguments) == 0
+    assert run(own_shop, neighbors="4,5") == 0
     assert len(again) == 3
     result = json.loads((own_shop / "sweep.json").read_text())
     assert result["true_categories"] == 0.0
@@ -60,14 +54,11 @@ def test_resumed_sweep_measures_no_point_again(own_shop, capsys, monkeypatch):
     assert [p["neighbors"] for p in points] == [4, 4, 5, 5]
     # The next sweep measures everything.
     again.clear()
-    assert sweep.main(arguments) == 0
+    assert run(own_shop, neighbors="4,5") == 0
     assert len(again) == 6
 
 
 def test_damaged_or_outdated_points_are_not_reused(own_shop, monkeypatch):
-    truth = own_shop / "data" / "table.csv"
-    arguments = [f"--categories={own_shop}", f"--truth={truth}"]
-    arguments += ["--threshold=0.35", "--neighbors=4"]
     asked = []
 
     def identical_at_1(*_):
@@ -77,12 +68,12 @@ def test_damaged_or_outdated_points_are_not_reused(own_shop, monkeypatch):
         return 0.5
 
     monkeypatch.setattr(granularity, "identical_at_1", identical_at_1)
-    assert sweep.main(arguments) == 75
+    assert run(own_shop, threshold="0.35") == 75
     kept = own_shop / granularity.KEPT
     text = kept.read_text()
     for damaged in ("[", "{}", "[]", text[:-9], text.replace('": "', '": "0')):
         kept.write_text(damaged)
         asked[:] = [1] * 3
-        assert sweep.main(arguments) == 0
+        assert run(own_shop, threshold="0.35") == 0
         assert len(asked) == 6
         assert not kept.exists()

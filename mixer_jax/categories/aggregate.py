@@ -46,9 +46,9 @@ _WRITTEN = ("clicks.parquet", "clicks_later.parquet", "aggregate.json")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.categories.aggregate",
-        description=__doc__.split("\n")[0],
+    parser = parsing.for_command(
+        "mixer_jax.categories.aggregate",
+        __doc__,
         epilog="Arguments after -- are passed to Beam: -- --runner=FlinkRunner",
     )
     add = parser.add_argument
@@ -127,17 +127,15 @@ def _aggregate(given: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
 def _lines(figures: dict[str, Any]) -> str:
     """Formats the counts for a terminal."""
-    lines = [
-        f"clicks: {figures['clicks_pairs']:,} pairs, "
-        f"{figures['clicks_exposures']:,} exposures, "
-        f"{figures['clicks_clicks']:,} clicks"
-    ]
+    names = ["clicks"]
     if figures["until_microseconds"] is not None:
-        lines.append(
-            f"clicks_later: {figures['clicks_later_pairs']:,} pairs, "
-            f"{figures['clicks_later_exposures']:,} exposures, "
-            f"{figures['clicks_later_clicks']:,} clicks"
-        )
+        names.append("clicks_later")
+    lines = [
+        f"{name}: {figures[f'{name}_pairs']:,} pairs, "
+        f"{figures[f'{name}_exposures']:,} exposures, "
+        f"{figures[f'{name}_clicks']:,} clicks"
+        for name in names
+    ]
     left_out = {
         "duplicates": figures["copies"],
         "bad rows": figures["bad_rows"],

@@ -119,7 +119,7 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
             )
         pairs[column.removesuffix("_id")] = rows.astype(np.int64)
     for column in _COUNTS:
-        pairs[column] = _counts(clicks, pairs[column], column)
+        pairs[column] = _counts(clicks, pairs[column])
     over = (pairs["clicks"] > pairs["exposures"]).to_numpy()
     if over.any():
         at = int(np.argmax(over))
@@ -188,35 +188,38 @@ def read_samples(path: str | Path) -> pd.DataFrame:
     frame = read_columns(path, names)
     _check_ids(path, frame["sample_id"])
     role, category = frame["role"], frame["category_id"]
-    for column, bad, problem in (
-        (
-            role,
-            ~role.isin(("query", "document")),
-            "the role must be 'query' or 'document', not {}",
-        ),
-        (category, category == "", "the category is empty"),
-    ):
-        if bad.any():
-            at = int(np.argmax(bad.to_numpy()))
-            raise UserError(
-                f"{_where(path, at, column.name)}: "
-                f"{problem.format(quoted(column.iloc[at]))}."
-            )
+    other = ~role.isin(("query", "document"))
+    _reject(path, role, other, "the role must be 'query' or 'document', not {}")
+    _reject(path, category, category == "", "the category is empty")
     return frame
 
 
-def _check_ids(path: str | Path, ids: pd.Series) -> None:
-    for bad, problem in (
-        (ids == "", "the ID is empty."),
-        (
-            ids.str.endswith("\0"),
-            "the ID ends in a NUL character, which sample tables do not allow.",
-        ),
-        (ids.duplicated(), "this ID already occurs in an earlier row."),
-    ):
-        if bad.any():
-            at = int(np.argmax(bad.to_numpy()))
-            raise UserError(f"{_where(path, at, str(ids.name))}: {problem}")
+def _check_ids(path: str | Path | _Frame, ids: pd.Series) -> None:
+    ends = "the ID ends in a NUL character, which sample tables do not allow"
+    _reject(path, ids, ids == "", "the ID is empty")
+    _reject(path, ids, ids.str.endswith("\0"), ends)
+    again = "this ID already occurs in an earlier row"
+    _reject(path, ids, ids.duplicated(), again)
+
+
+def _reject(
+    path: str | Path | _Frame,
+    cells: pd.Series,
+    bad: pd.Series | np.ndarray,
+    problem: str,
+) -> None:
+    """Raises a `UserError` about the first bad cell of a column, if any.
+
+    Args:
+      path: the table.
+      cells: the column.
+      bad: bool `[N]`.
+      problem: what is wrong, with "{}" in place of the cell.
+    """
+    if np.any(bad):
+        at = int(np.argmax(bad))
+        problem = problem.format(quoted(cells.iloc[at]))
+        raise UserError(f"{_where(path, at, str(cells.name))}: {problem}.")
 
 
 def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -271,12 +274,13 @@ def _catalog(
     """Reads queries or items; rows need a unique ID and one of `needs`."""
     frame = read_columns(path, columns)
     _check_ids(path, frame[columns[0]])
-    empty = (frame[list(needs)] == "").all(axis=1).to_numpy()
-    if empty.any():
-        raise UserError(
-            f"{_where(path, int(np.argmax(empty)), needs[0])}: the row has no "
-            f"{' and no '.join(needs)}, so nothing can be learned from it."
-        )
+    _reject(
+        path,
+        frame[needs[0]],
+        (frame[list(needs)] == "").all(axis=1),
+        f"the row has no {' and no '.join(needs)}, so nothing can be learned "
+        "from it",
+    )
     folder = Path.cwd() if isinstance(path, _Frame) else home(path)
     images = [
         os.path.normpath(folder / image) if image else ""
@@ -287,24 +291,21 @@ def _catalog(
     return frame
 
 
-def _counts(
-    path: str | Path | _Frame, values: pd.Series, column: str
-) -> np.ndarray:
+def _counts(path: str | Path | _Frame, values: pd.Series) -> np.ndarray:
     """Returns counts as int64; rejects all but non-negative integers."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     with np.errstate(invalid="ignore"):
         bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise UserError(
-            f"{_where(path, at, column)}: {quoted(values.iloc[at])} is not a "
-            "count; use a whole number of 0 or more."
-        )
+    _reject(
+        path, values, bad, "{} is not a count; use a whole number of 0 or more"
+    )
     if numbers.sum() >= _LARGEST:
-        at = int(np.argmax(numbers))
-        raise UserError(
-            f"{_where(path, at, column)}: {quoted(values.iloc[at])} is too "
-            f"large a count; the sum of a column must be below {_LARGEST}."
+        _reject(
+            path,
+            values,
+            numbers == numbers.max(),
+            "{} is too large a count; the sum of a column must be below "
+            f"{_LARGEST}",
         )
     return numbers.astype(np.int64)
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mixer_jax.categories.clustering import knee, methods
 from mixer_jax.categories.clustering.contents import join_copies, same_contents
 from mixer_jax.categories.clustering.kmeans import kmeans
-from mixer_jax.categories.clustering.merging import merge
+from mixer_jax.categories.clustering.merging import merge, mutual_best
 from mixer_jax.categories.evidence import affinity, graph
 from mixer_jax.categories.settings import Settings
 
@@ -218,11 +218,8 @@ def content_only(
     across = pairs.kind == graph.QUERY_ITEM
     margin = np.where(across, pairs.content[:, 1], np.nan)
     margin = np.where(np.isnan(margin), -np.inf, margin)
-    best = np.full(nodes, -np.inf)
-    np.maximum.at(best, pairs.first, margin)
-    np.maximum.at(best, pairs.second, margin)
-    mutual = np.isfinite(margin)
-    mutual &= (margin == best[pairs.first]) & (margin == best[pairs.second])
+    mutual = mutual_best(pairs.first, pairs.second, margin, nodes)
+    mutual &= np.isfinite(margin)
     return (mutual | (~across & (pairs.content[:, 0] >= threshold))).astype(
         float
     )

@@ -73,7 +73,7 @@ def read_previous(path: str | Path | None) -> Previous:
     ours = number.notna() & ~turned
     if not ours.any():
         raise UserError(
-            f"{path} has no category such as {name(0)}; --previous must be a "
+            f"{path} has no category ID like {name(0)}; --previous must be a "
             "found.csv written by this command."
         )
     known = _numbers(path, frame["sample_id"][ours], number[ours])
@@ -228,16 +228,16 @@ def extend(
     last = previous.remembered | previous.number
     old = np.array([last.get(s, -1) for s in sample_ids], np.int64)
     both = (labels >= 0) & (old >= 0)
-    shared = pd.Series(1, index=[old[both], labels[both]])
-    shared = shared.groupby(level=[0, 1]).sum()
-    was = shared.index.get_level_values(0).to_numpy(np.int64)
-    now = shared.index.get_level_values(1).to_numpy(np.int64)
-    count = shared.to_numpy()
+    shared = pd.DataFrame({"was": old[both], "now": labels[both]})
+    shared = shared.value_counts().reset_index()
     # Largest overlap first; ties go to the older ID, then to the lower label.
-    order = np.lexsort((now, was, -count))
+    shared = shared.sort_values(
+        ["count", "was", "now"], ascending=[False, True, True]
+    )
+    was, now = shared["was"].tolist(), shared["now"].tolist()
     number: dict[int, int] = {}
     taken: set[int] = set()
-    for a, b in zip(was[order].tolist(), now[order].tolist(), strict=True):
+    for a, b in zip(was, now, strict=True):
         if a not in taken and b not in number:
             number[b] = a
             taken.add(a)
@@ -249,9 +249,7 @@ def extend(
     table = np.full(labels.max(initial=-1) + 2, -1, np.int64)
     table[list(number)] = list(number.values())
     out = table[labels]  # label -1 reads the last entry, -1
-    leads = _Leads(
-        _leading(was[order], now[order]), _leading(now[order], was[order])
-    )
+    leads = _Leads(_leading(was, now), _leading(now, was))
     return out, _changes(sample_ids, out, previous, number, leads, highest)
 
 
@@ -262,9 +260,9 @@ class _Leads(NamedTuple):
     was: dict[int, int]  # label -> old number
 
 
-def _leading(of: np.ndarray, which: np.ndarray) -> dict[int, int]:
+def _leading(of: list[int], which: list[int]) -> dict[int, int]:
     """Maps each `of` to its first `which`, which has the largest overlap."""
-    return dict(zip(of[::-1].tolist(), which[::-1].tolist(), strict=True))
+    return dict(zip(reversed(of), reversed(which), strict=True))
 
 
 def _changes(

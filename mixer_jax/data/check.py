@@ -16,10 +16,7 @@ from mixer_jax.runtime import command, numbers, parsing, terminal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.Parser(
-        prog="python -m mixer_jax.data.check",
-        description=__doc__.split("\n")[0],
-    )
+    parser = parsing.for_command("mixer_jax.data.check", __doc__)
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
     add("--images", action="store_true", help="check the image files too")

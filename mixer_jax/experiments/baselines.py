@@ -56,8 +56,7 @@ class Features(NamedTuple):
 
     def query(self, frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
         """Returns image features `[N, Ci]`; zeros without an image."""
-        paths = _paths(frame, root)
-        return _look_up(self.images, paths)
+        return _look_up(self.images, image_paths(frame, root))
 
     def document(
         self, frame: pd.DataFrame, root: str | os.PathLike
@@ -138,7 +137,9 @@ def frozen_features(
       frames: sample tables and the folders of their images.
       image_size: the side of the encoders' input, in pixels.
     """
-    paths = sorted({p for f, root in frames for p in _paths(f, root)} - {""})
+    paths = sorted(
+        {p for f, root in frames for p in image_paths(f, root)} - {""}
+    )
     texts = sorted({t for f, _ in frames for t in f["text"]} - {""})
     of_images = features.image_features(IMAGE_ENCODER, paths, image_size)
     of_texts = features.text_features(TEXT_ENCODER, texts, TEXT_LENGTH)
@@ -291,7 +292,8 @@ def _fit(params, query, document, labels, batches, settings):
     return carry[0]
 
 
-def _paths(frame: pd.DataFrame, root: str | os.PathLike) -> list[str]:
+def image_paths(frame: pd.DataFrame, root: str | os.PathLike) -> list[str]:
+    """Returns the absolute path of each sample's image; "" for no image."""
     root = pathlib.Path(root).absolute()
     return [str(root / image) if image else "" for image in frame["image"]]
 

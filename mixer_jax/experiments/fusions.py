@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
+from mixer_jax.experiments.baselines import image_paths
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
@@ -100,8 +101,7 @@ def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
 
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
     """Adds a column `path`: the image's absolute path, "" for no image."""
-    root = pathlib.Path(root).absolute()
-    paths = [str(root / x) if x else "" for x in frame.image]
+    paths = image_paths(frame, root)
     # The dtype is object, since a folder's name may not be UTF-8.
     return frame.assign(path=pd.Series(paths, frame.index, dtype=object))
 
@@ -166,13 +166,12 @@ def train(
       rng: draws the batches.
       mesh: the devices to train on.
     """
-    queries = training[training.role == table.QUERY]
-    documents = training[training.role == table.DOCUMENT]
-    ids = table.category_index(training)
-    labels = {
-        "query": table.labels(queries, ids),
-        "document": table.labels(documents, ids),
+    samples = {
+        role: training[training.role == role]
+        for role in (table.QUERY, table.DOCUMENT)
     }
+    ids = table.category_index(training)
+    labels = {role: table.labels(rows, ids) for role, rows in samples.items()}
     batch_size = config.batch_size
     model = factory.make_model(config.model, jnp.dtype(config.precision))
     key = jax.random.key(config.seed)
@@ -203,14 +202,14 @@ def train(
         row_optimizers.rows_dtype(config.proxies),
     )
     sums = imprint.init(len(ids), config.model.dim, mesh)
-    for role, frame in (("query", queries), ("document", documents)):
-        count = mesh_lib.padded_rows(len(frame), mesh)
+    for role, rows in samples.items():
+        count = mesh_lib.padded_rows(len(rows), mesh)
         arrays = {
             "embeddings": np.resize(
-                embed(params, frame), (count, config.model.dim)
+                embed(params, rows), (count, config.model.dim)
             ),
             "labels": np.resize(labels[role], count),
-            "mask": np.arange(count) < len(frame),
+            "mask": np.arange(count) < len(rows),
         }
         arrays = mesh_lib.put_batch(arrays, mesh)
         sums = imprint.add(sums, **arrays, mesh=mesh)
@@ -237,15 +236,11 @@ def train(
     for number in progress.track(range(config.steps), label):
         if number and number % config.head.refresh == 0:
             state = state.replace(graph=head.build_graph(state.proxies))
-        q = rng.integers(len(queries), size=batch_size // 2)
-        d = rng.integers(len(documents), size=batch_size // 2)
         batch = {}
-        for role, frame, rows in (
-            (table.QUERY, queries, q),
-            (table.DOCUMENT, documents, d),
-        ):
-            batch[role] = encoded.batch(frame.place.to_numpy()[rows], role)
-            batch[role]["label"] = labels[role][rows]
+        for role, rows in samples.items():
+            drawn = rng.integers(len(rows), size=batch_size // 2)
+            batch[role] = encoded.batch(rows.place.to_numpy()[drawn], role)
+            batch[role]["label"] = labels[role][drawn]
         state, _ = step(state, mesh_lib.put_batch(batch, mesh))
     params = jax.device_get(state.params)
     return Fitted(lambda frame: embed(params, frame), state.proxies, ids)

@@ -229,7 +229,9 @@ def make_exam(outcome: Outcome) -> Exam:
             "were set aside (mixer_jax.categories.aggregate --until)."
         )
     if not len(queries):
-        raise UserError(f"There are no queries with {of} to measure on.")
+        raise UserError(
+            f"Retrieval cannot be measured: there are no queries with {of}."
+        )
     chosen = np.random.default_rng(0).permutation(len(queries))[:_MAX_QUERIES]
     chosen.sort()
     return Exam(of, queries[chosen], items, [right[i] for i in chosen], trained)

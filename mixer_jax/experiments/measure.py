@@ -139,8 +139,7 @@ def _check_training(
                 "table; pass one with --training-table=PATH."
             )
         _require(data.table, f"{folder} was trained on", "--training-table")
-        split = table_lib.select(table_lib.read_table(data.table), data.split)
-        check_rows(folder, split, data.table)
+        training_rows(folder, data)
 
 
 def _require(path: str | os.PathLike, usage: str, option: str) -> None:
@@ -165,22 +164,23 @@ def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
     )
 
 
-def check_rows(
-    workdir: str | os.PathLike, split: pd.DataFrame, path: str | os.PathLike
-) -> None:
-    """Checks that a run was trained on these rows, if it recorded its rows.
+def training_rows(workdir: str | os.PathLike, data: ConfigDict) -> pd.DataFrame:
+    """Returns the rows that a run was trained on.
 
     Args:
       workdir: the run's workdir.
-      split: the rows of the training split.
-      path: the table that the rows are from.
+      data: the `data` section of its config.
 
     Raises:
-      UserError: if the rows differ.
+      UserError: if the table cannot be read, or its rows differ from those
+        that the run recorded.
     """
+    split = table_lib.select(table_lib.read_table(data.table), data.split)
     was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
     if was and identity.hash_rows(split) != was:
         raise UserError(
-            f"The training samples in {path} differ from those that {workdir} "
-            "was trained on; give its table with --training-table=PATH."
+            f"The training samples in {data.table} differ from those that "
+            f"{workdir} was trained on; give its table with "
+            "--training-table=PATH."
         )
+    return split

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import markupsafe
 import numpy as np
 import pandas as pd
 
@@ -20,7 +19,6 @@ from mixer_jax.reports import page, plots, templates, worst
 from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
 
 _RARE = 0.1  # share of items that count as rarely shown
 
@@ -53,12 +51,10 @@ def build(
         raise UserError(
             f"Cannot read categories from {folder}: no such folder."
         )
-    path = paths.make(path or folder / "report" / "index.html")
-    page.check_out(path)
-    with folder_lock.hold_file(path, "--out") as owner:
-        html = _render(folder, log, truth)
-        owner.check()
-        return page.write(path, html)
+    return page.write(
+        path or folder / "report" / "index.html",
+        lambda: _render(folder, log, truth),
+    )
 
 
 def _render(
@@ -111,12 +107,10 @@ def measure(found: Outcome) -> dict[str, Any]:
         "noise": percent(shape["noise_share"]),
         "both_roles": percent(shape["both_roles"]),
         "largest": f"{shape['largest']:,}",
-        "sizes": _svg(
-            plots.histogram(
-                binned({int(k): v for k, v in shape["sizes"].items()}),
-                "Number of categories by size",
-                "samples per category",
-            )
+        "sizes": plots.histogram(
+            binned({int(k): v for k, v in shape["sizes"].items()}),
+            "Number of categories by size",
+            "samples per category",
         ),
         "silhouette": silhouettes
         and {
@@ -179,7 +173,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
             None if level is None else 100 * level,
             1 - used["threshold"],
         )
-        panels.append((label, _svg(svg)))
+        panels.append((label, svg))
     measured = [p for p in points if p["identical_at_1"] is not None]
     best = max(measured, key=lambda p: p["identical_at_1"], default=None)
     return {
@@ -232,13 +226,11 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
     rare = items <= np.quantile(items, _RARE)
     return {
         "names": list(curves),
-        "svg": _svg(
-            plots.curves(
-                curves,
-                "Cumulative share of exposures, least shown first",
-                ("least shown, percent", "exposures, percent"),
-                dots=False,
-            )
+        "svg": plots.curves(
+            curves,
+            "Cumulative share of exposures, least shown first",
+            ("least shown, percent", "exposures, percent"),
+            dots=False,
         ),
         "gini_items": f"{against_truth.gini(items):.2f}",
         "gini_categories": f"{against_truth.gini(grouped):.2f}",
@@ -308,10 +300,6 @@ def _signed(value: float) -> str:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else value
-
-
-def _svg(text: str) -> markupsafe.Markup:
-    return markupsafe.Markup(text)
 
 
 def _attribution(folder: pathlib.Path, found: Outcome) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import markupsafe
@@ -14,6 +14,7 @@ from mixer_jax.reports.sheets import Sheet
 from mixer_jax.retrieval import metrics
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training.watch import logs
 
 # Monitored figures in metrics.jsonl: caption, and config key of the threshold.
@@ -40,52 +41,42 @@ MONITORS = {
         "min_active_recall",
     ),
 }
-# Figures of a way to find categories: heading, whether it is a share, whether
-# higher is better (None: neither), and an explanation.
+# Figures of a way to find categories: heading and explanation.
 WAY = {
     "bcubed_f1": (
         "B-cubed F1",
-        True,
-        True,
         "Harmonic mean of B-cubed precision and recall.",
     ),
     "bcubed_precision": (
         "B-cubed precision",
-        True,
-        True,
         "Mean over samples of the share of samples with the same ID that are "
         "of the same true category.",
     ),
     "bcubed_recall": (
         "B-cubed recall",
-        True,
-        True,
         "Mean over samples of the share of samples of the same true category "
         "that have the same ID.",
     ),
     "purity": (
         "Purity",
-        True,
-        True,
         "Share of samples in the most frequent true category of their ID.",
     ),
-    "nmi": ("NMI", True, True, "Normalized mutual information."),
-    "noise_share": ("Noise", True, None, "Share of samples without an ID."),
+    "nmi": ("NMI", "Normalized mutual information."),
+    "noise_share": ("Noise", "Share of samples without an ID."),
     "both_roles": (
         "Both roles",
-        True,
-        None,
         "Share of IDs that have a query and a document.",
     ),
-    "categories": ("IDs", False, None, "Number of categories found."),
-    "largest": ("Largest", False, None, "Samples in the largest category."),
+    "categories": ("IDs", "Number of categories found."),
+    "largest": ("Largest", "Samples in the largest category."),
     "gini": (
         "Gini",
-        False,
-        None,
         "Skew of the sizes: 0 if all are equal, near 1 if a few dominate.",
     ),
 }
+# Which of them are better if they are higher, and which are not shares.
+_RATED = ("bcubed_f1", "bcubed_precision", "bcubed_recall", "purity", "nmi")
+_COUNTS = ("categories", "largest", "gini")
 
 
 def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
@@ -97,7 +88,9 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     path = paths.make(run) / "metrics.json"
     rows = read_json(path, list) or []
     if not all(map(metrics.is_row, rows)):
-        raise UserError(f"{path} has other contents than a report expects.")
+        raise UserError(
+            f"{path} does not have the contents that a report expects."
+        )
     return rows
 
 
@@ -191,10 +184,8 @@ def render(
         monitors=_monitor_panels(logs, limits),
         ways=quality,
         sizes=sizes
-        and markupsafe.Markup(
-            plots.histogram(
-                sizes, "Number of categories by size", "samples per category"
-            )
+        and plots.histogram(
+            sizes, "Number of categories by size", "samples per category"
         ),
         category_samples=category_samples,
         simulated=simulated,
@@ -217,10 +208,21 @@ def check_out(path: paths.Path) -> None:
         )
 
 
-def write(path: str | os.PathLike, html: str) -> paths.Path:
-    """Writes the page atomically and returns its path."""
+def write(
+    path: str | os.PathLike, render_page: Callable[[], str]
+) -> paths.Path:
+    """Renders a page, writes it atomically and returns its path.
+
+    Raises:
+      UserError: if it cannot be written, or would replace another kind of file;
+        raised before it is rendered.
+    """
     path = paths.make(path)
-    paths.deliver(path, html, "The report")
+    check_out(path)
+    with folder_lock.hold_file(path, "--out") as owner:
+        html = render_page()
+        owner.check()
+        paths.deliver(path, html, "The report")
     return path
 
 
@@ -244,7 +246,9 @@ def read_json(path: paths.Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read.") from error
     if not isinstance(data, kind):
-        raise UserError(f"{path} has other contents than a report expects.")
+        raise UserError(
+            f"{path} does not have the contents that a report expects."
+        )
     return data
 
 
@@ -296,7 +300,7 @@ def _draw(
     width: float = 3.7,
 ) -> markupsafe.Markup:
     colors = {stage: number for number, stage in enumerate(stages)}
-    return markupsafe.Markup(plots.lines(series, caption, limit, colors, width))
+    return plots.lines(series, caption, limit, colors, width)
 
 
 class Ways(NamedTuple):
@@ -316,32 +320,23 @@ def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
     ]
 
     def text(key: str, value: float | None) -> str:
-        if WAY[key][1] or value is None:
+        if key not in _COUNTS or value is None:
             return results.percent(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
     # A way that forms no categories is only a reference and cannot be best.
     found = [way for way in ways.values() if way.get("categories") != 0]
-    best = {
-        key: text(key, max((way.get(key) or 0.0 for way in found), default=0.0))
+    best = [
+        text(key, max((way.get(key) or 0.0 for way in found), default=0.0))
+        if key in _RATED
+        else None
         for key in keys
-        if WAY[key][2]
-    }
-    lines = [
-        {
-            "name": name.replace("_", " "),
-            "cells": [
-                results.Cell(
-                    text(key, way.get(key)),
-                    text(key, way.get(key)) == best.get(key),
-                )
-                for key in keys
-            ],
-        }
-        for name, way in ways.items()
     ]
-    return Ways(
-        [WAY[key][0] for key in keys],
-        [(WAY[key][0], WAY[key][3]) for key in keys],
-        lines,
-    )
+    lines = []
+    for name, way in ways.items():
+        cells = results.make_cells(
+            [text(key, way.get(key)) for key in keys], best
+        )
+        lines.append({"name": name.replace("_", " "), "cells": cells})
+    measures = [WAY[key] for key in keys]
+    return Ways([heading for heading, _ in measures], measures, lines)

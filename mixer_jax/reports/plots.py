@@ -47,16 +47,18 @@ _STYLE = {
     "ytick.major.size": 0,
     "xtick.major.size": 3,
 }
+_DASHED = {"color": "#010101", "linewidth": 0.8, "dashes": (3, 3)}
 POINTS = 400  # maximum number of points that a plot can show
 
 
+@matplotlib.rc_context(_STYLE)
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
     limit: float | None = None,
     colors: Mapping[str, int] | None = None,
     width: float = 3.7,
-) -> str:
+) -> markupsafe.Markup:
     """Draws lines over steps.
 
     Args:
@@ -69,25 +71,25 @@ def lines(
     Returns:
       An `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(width)
-        for order, (name, (steps, values)) in enumerate(series.items()):
-            number = (colors or {}).get(name, order)
-            steps, values = _thin(np.asarray(steps), np.asarray(values, float))
-            color = _SERIES[number % len(_SERIES)]
-            axes.plot(steps, values, color=color, linewidth=1.5)
-            if len(steps) == 1:
-                axes.plot(steps, values, "o", color=color, markersize=4)
-        if limit is not None:
-            axes.axhline(limit, color="#010101", linewidth=0.8, dashes=(3, 3))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short))
-        axes.set_xlabel("step")
-        return _svg(figure, title)
+    figure, axes = _panel(width)
+    for order, (name, (steps, values)) in enumerate(series.items()):
+        number = (colors or {}).get(name, order)
+        steps, values = _thin(np.asarray(steps), np.asarray(values, float))
+        color = _SERIES[number % len(_SERIES)]
+        axes.plot(steps, values, color=color, linewidth=1.5)
+        if len(steps) == 1:
+            axes.plot(steps, values, "o", color=color, markersize=4)
+    if limit is not None:
+        axes.axhline(limit, **_DASHED)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_xlabel("step")
+    return _svg(figure, title)
 
 
+@matplotlib.rc_context(_STYLE)
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
@@ -95,7 +97,7 @@ def curves(
     level: float | None = None,
     place: float | None = None,
     dots: bool = True,
-) -> str:
+) -> markupsafe.Markup:
     """Draws lines of one quantity over another.
 
     Args:
@@ -109,24 +111,25 @@ def curves(
     Returns:
       An `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(4.6)
-        style = {"marker": "o", "markersize": 3.5} if dots else {}
-        for (_, (x, y)), color in zip(series.items(), cycle(_SERIES)):
-            axes.plot(x, y, color=color, linewidth=1.5, **style)
-        dashed = {"color": "#010101", "linewidth": 0.8, "dashes": (3, 3)}
-        if level is not None:
-            axes.axhline(level, **dashed)
-        if place is not None:
-            axes.axvline(place, **dashed)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
-        return _svg(figure, title)
+    figure, axes = _panel(4.6)
+    style = {"marker": "o", "markersize": 3.5} if dots else {}
+    for (x, y), color in zip(series.values(), cycle(_SERIES)):
+        axes.plot(x, y, color=color, linewidth=1.5, **style)
+    if level is not None:
+        axes.axhline(level, **_DASHED)
+    if place is not None:
+        axes.axvline(place, **_DASHED)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    return _svg(figure, title)
 
 
-def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
+@matplotlib.rc_context(_STYLE)
+def histogram(
+    sizes: Mapping[int | str, int], title: str, label: str
+) -> markupsafe.Markup:
     """Draws the number of things of each size as bars.
 
     Args:
@@ -137,16 +140,15 @@ def histogram(sizes: Mapping[int | str, int], title: str, label: str) -> str:
     Returns:
       An `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(4.6)
-        names = [str(size) for size in sizes]
-        axes.bar(names, list(sizes.values()), color=_SERIES[0], width=0.8)
-        step = -(-len(names) // 12)
-        axes.set_xticks(range(0, len(names), step), names[::step])
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.set_xlabel(label)
-        return _svg(figure, title)
+    figure, axes = _panel(4.6)
+    names = [str(size) for size in sizes]
+    axes.bar(names, list(sizes.values()), color=_SERIES[0], width=0.8)
+    step = -(-len(names) // 12)
+    axes.set_xticks(range(0, len(names), step), names[::step])
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_xlabel(label)
+    return _svg(figure, title)
 
 
 def _panel(width: float) -> tuple[Figure, Axes]:
@@ -180,7 +182,7 @@ def _short(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure, title: str) -> markupsafe.Markup:
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # Text is not converted to paths, and browsers have fallback fonts.
@@ -196,7 +198,8 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + body
     text = re.sub(r"<[^>]*>", lambda tag: _themed(tag[0]), text)
     label = markupsafe.escape(printable(title))
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return markupsafe.Markup(text)
 
 
 def _themed(tag: str) -> str:

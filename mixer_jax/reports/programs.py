@@ -22,9 +22,7 @@ def console_table(rows: Sequence[Row]) -> terminal.Table:
     for row in rows:
         table.add_column(row.program, justify="right", no_wrap=True)
 
-    def add(name: str, *cells: str, **style: bool) -> None:
-        table.add_row(name, *cells, **style)
-
+    add = table.add_row
     for name, key in (
         ("HBM: other state", "beside"),
         ("HBM: arguments", "arguments"),

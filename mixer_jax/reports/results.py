@@ -1,7 +1,6 @@
 """Tables and bars made from the rows of metrics.json."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixer_jax.retrieval.metrics import DEFINITIONS
@@ -79,69 +78,85 @@ def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
 
 def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
     """Returns the table of one split's rows, baselines first."""
-    sizes = partial(size, rows, split)
-    rows = [row for row in rows if row["split"] == split]
-    rows = sorted(rows, key=lambda row: row["model"] == OURS)
-    galleries = [g for g in GALLERIES if any(r["gallery"] == g for r in rows)]
+    models = _by_model(rows, split)
+    galleries = _galleries(models)
     measures = [
         (key, title)
         for key, title, _ in DEFINITIONS
-        if any(row.get(key) is not None for row in rows)
+        if any(
+            row.get(key) is not None
+            for found in models.values()
+            for row in found.values()
+        )
     ]
-    values: dict[tuple[str, str], dict] = {}
-    for row in rows:
-        line = values.setdefault((row["model"], row["stage"]), {})
-        for key, _ in measures:
-            line[row["gallery"], key] = row.get(key)
-    columns = [(g, key) for g in galleries for key, _ in measures]
-    best = {
-        column: max(
-            (v[column] for v in values.values() if v.get(column) is not None),
-            default=None,
-        )
-        for column in columns
+    shares = {
+        model: [
+            found.get(gallery, {}).get(key)
+            for gallery in galleries
+            for key, _ in measures
+        ]
+        for model, found in models.items()
     }
-    lines = tuple(
-        Line(
-            model,
-            stage,
-            model == OURS,
-            tuple(
-                Cell(
-                    percent(line.get(column)),
-                    # Figures that are displayed alike count as equally good.
-                    line.get(column) is not None
-                    and percent(line[column]) == percent(best[column]),
-                )
-                for column in columns
-            ),
-        )
-        for (model, stage), line in values.items()
-    )
+    columns = zip(*shares.values(), strict=True)
+    known = [[s for s in column if s is not None] for column in columns]
+    best = [percent(max(column)) if column else None for column in known]
     return Results(
         split,
-        tuple((g, GALLERIES[g], sizes(g)) for g in galleries),
+        tuple((g, GALLERIES[g], size(rows, split, g)) for g in galleries),
         tuple(title for _, title in measures),
-        lines,
+        tuple(
+            Line(
+                model,
+                stage,
+                model == OURS,
+                make_cells(map(percent, line), best),
+            )
+            for (model, stage), line in shares.items()
+        ),
     )
+
+
+def make_cells(
+    texts: Iterable[str], best: Iterable[str | None]
+) -> tuple[Cell, ...]:
+    """Returns a line's cells, given the best text of each column, if any.
+
+    Figures that are displayed alike count as equally good.
+    """
+    return tuple(
+        Cell(text, text == top) for text, top in zip(texts, best, strict=True)
+    )
+
+
+def _by_model(
+    rows: Sequence[dict[str, Any]], split: str
+) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """Returns (model, stage) -> gallery -> row, baselines first."""
+    models: dict[tuple[str, str], dict] = {}
+    for row in sorted(rows, key=lambda row: row["model"] == OURS):
+        if row["split"] == split:
+            found = models.setdefault((row["model"], row["stage"]), {})
+            found[row["gallery"]] = row
+    return models
+
+
+def _galleries(models: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+    """Returns the galleries in the result of `_by_model`."""
+    return [
+        g for g in GALLERIES if any(g in found for found in models.values())
+    ]
 
 
 def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
     """Returns the bars of Identical@1, baselines first."""
-    values: dict[tuple[str, str], dict] = {}
-    for row in sorted(rows, key=lambda row: row["model"] == OURS):
-        if row["split"] == split:
-            line = values.setdefault((row["model"], row["stage"]), {})
-            line[row["gallery"]] = row["identical_at_1"]
-    shown = [g for g in GALLERIES if any(g in v for v in values.values())]
-    return [
-        Bar(
-            name(model, stage),
-            model == OURS,
-            tuple(None if v.get(g) is None else 100 * v[g] for g in shown),
-        )
-        for (model, stage), v in values.items()
-    ]
+    models = _by_model(rows, split)
+    galleries = _galleries(models)
+    bars = []
+    for (model, stage), found in models.items():
+        shares = [found.get(g, {}).get("identical_at_1") for g in galleries]
+        values = tuple(None if s is None else 100 * s for s in shares)
+        bars.append(Bar(name(model, stage), model == OURS, values))
+    return bars
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:

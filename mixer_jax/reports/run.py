@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,7 +13,6 @@ from mixer_jax.reports import page, results, sheets
 from mixer_jax.retrieval import embed, evaluate, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training.checkpoint import checkpoints, workdir
 
 
@@ -67,12 +65,10 @@ def build(
             f"{run} has nothing to report: no stage, no metrics.json and no "
             "categories.json. Set --workdir to the workdir of a trained run."
         )
-    path = paths.make(path or run / "report" / "index.html")
-    page.check_out(path)
-    with folder_lock.hold_file(path, "--out") as owner:
-        html = _render(run, mesh, table, training_table, max_skipped, say)
-        owner.check()
-        return page.write(path, html)
+    return page.write(
+        path or run / "report" / "index.html",
+        lambda: _render(run, mesh, table, training_table, max_skipped, say),
+    )
 
 
 def _render(
@@ -169,7 +165,7 @@ def _set_tables(
         config.evaluate.table = table or str(evaluate.table_path(config))
         if training_table and not number:
             config.data.table = training_table
-            _training_rows(folder, config)
+            measure.training_rows(folder, config.data)
 
 
 def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
@@ -194,24 +190,12 @@ def _category_samples(
         if not os.path.exists(path):
             continue
         try:
-            frame = _training_rows(folder, config)
+            frame = measure.training_rows(folder, config.data)
         except UserError as error:
             say(f"The page shows no examples of categories: {error}")
             return []
         return sheets.category_samples(frame, table_lib.folder(path))
     return []
-
-
-def _training_rows(folder: paths.Path, config: ConfigDict) -> pd.DataFrame:
-    """Returns the rows that a stage was trained on.
-
-    Raises:
-      UserError: if the table cannot be read or its rows have changed since.
-    """
-    data = config.data
-    split = table_lib.select(table_lib.read_table(data.table), data.split)
-    measure.check_rows(folder, split, data.table)
-    return split
 
 
 def _attribution(config: ConfigDict | None) -> str:

@@ -1,6 +1,7 @@
 """Contact sheets: queries with their five top-ranked documents."""
 
 import base64
+import functools
 import io
 import os
 import pathlib
@@ -149,7 +150,7 @@ def make_sheets(
         ("Wrong at rank 1", drawn(wrong), wrong[:count]),
         ("Worst ranks", "the correct document is ranked lowest", last),
     )
-    shrink = _memoized(thumbnail)
+    shrink = functools.cache(thumbnail)
     return [
         Sheet(
             title,
@@ -251,14 +252,3 @@ def rank_parts(
         documents = rows[rows["role"] == table.DOCUMENT]
         rankings.append(rank(embed, queries, documents, root, mesh, part))
     return rankings
-
-
-def _memoized(function: Callable) -> Callable:
-    known = {}
-
-    def memoized(path: pathlib.Path) -> str:
-        if path not in known:
-            known[path] = function(path)
-        return known[path]
-
-    return memoized

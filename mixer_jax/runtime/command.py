@@ -159,7 +159,7 @@ def explain(error: BaseException) -> Ending | None:
         if isinstance(where, bytes):
             where = os.fsdecode(where)
         subject = "The output" if where is None else f"{where}"
-        hint = "; free up some space" if error.errno in NO_ROOM else ""
+        hint = "; free some space" if error.errno in NO_ROOM else ""
         code = CRASHED if error.errno in TRANSIENT else WRONG
         return Ending(f"error: {subject}: {error.strerror}{hint}.", code)
     return None

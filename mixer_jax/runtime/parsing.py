@@ -13,6 +13,13 @@ from mixer_jax.runtime.text import nearest, one_line
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
 
 
+def for_command(name: str, doc: str, **options: Any) -> "Parser":
+    """Returns the parser of `python -m NAME`, described by its docstring."""
+    return Parser(
+        prog=f"python -m {name}", description=doc.split("\n")[0], **options
+    )
+
+
 def any_text(value: str) -> str:
     """Argument type of values that may have line breaks, such as a heading."""
     return value

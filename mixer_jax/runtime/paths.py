@@ -299,8 +299,8 @@ def check(path: Path) -> None:
     if not _PLAIN_OBJECT.fullmatch(str(path)):
         raise UserError(
             f"{path} cannot be used: a name in a bucket may only contain "
-            "ASCII letters, digits and any of ._-=,@~: in it. Choose another "
-            "folder in the bucket."
+            "ASCII letters, digits and the characters ._-=,@~: (and / between "
+            "folders). Choose another folder in the bucket."
         )
     from google.api_core.exceptions import NotFound
     from google.cloud import storage

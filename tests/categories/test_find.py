@@ -28,14 +28,14 @@ def _blobs(sizes, noise, seed=0, width=32):
     return queries, items, features
 
 
+def _simulate(queries, items, features, searches):
+    settings = click_model.Simulation(searches=searches)
+    images = features.query_image, features.item_image
+    return click_model.simulate(queries, items, settings, *images)
+
+
 def _find(queries, items, features, searches, **settings):
-    clicks = click_model.simulate(
-        queries,
-        items,
-        click_model.Simulation(searches=searches),
-        features.query_image,
-        features.item_image,
-    )
+    clicks = _simulate(queries, items, features, searches)
     settings = settings_lib.Settings(**settings)
     found = find.find_categories(features, clicks, settings)
     truth = np.concatenate([queries, items])
@@ -112,13 +112,7 @@ def test_a_given_threshold_is_not_replaced():
 def test_the_chosen_threshold_is_near_the_best_of_a_sweep():
     sizes = np.random.default_rng(1).integers(1, 9, 40)
     queries, items, features = _blobs(sizes, noise=0.6)
-    clicks = click_model.simulate(
-        queries,
-        items,
-        click_model.Simulation(searches=20.0),
-        features.query_image,
-        features.item_image,
-    )
+    clicks = _simulate(queries, items, features, searches=20.0)
     truth = np.concatenate([queries, items])
     weighed = find.weigh_pairs(features, clicks, settings_lib.Settings())
 

@@ -172,7 +172,7 @@ def test_method_without_categories_is_never_the_best():
 
 
 def test_page_is_written_atomically(tmp_path):
-    path = page.write(tmp_path / "new" / "index.html", "é")
+    path = page.write(tmp_path / "new" / "index.html", lambda: "é")
     assert path.read_text(encoding="utf-8") == "é"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
 
@@ -246,5 +246,5 @@ def test_names_are_rendered_as_plain_text(name):
 )
 def test_malformed_rows_raise_an_error(tmp_path, rows):
     (tmp_path / "metrics.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="other contents than a report expects"):
+    with pytest.raises(UserError, match="contents that a report expects"):
         page.read_rows(tmp_path)

@@ -47,7 +47,7 @@ def test_user_error_is_explained_by_its_message(message):
         (
             OSError(errno.ENOSPC, "No space left"),
             2,
-            "No space left; free up some space",
+            "No space left; free some space",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Perm"),
         (OSError(errno.EROFS, "Read-only", b"b\xff"), 2, "b\\udcff: Read-only"),

@@ -124,5 +124,5 @@ def test_unprintable_help_is_an_error(parser, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout", full)
     error = run_invalid(capsys, parser.parse_args, ["--help"])
     assert error == (
-        "error: The output: No space left on device; free up some space.\n"
+        "error: The output: No space left on device; free some space.\n"
     )

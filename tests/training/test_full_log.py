@@ -47,7 +47,7 @@ def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
     assert len(messages) == count
     for sentence in messages:
         assert "The log cannot be written to " in sentence
-        assert "Free up space, then run the same command again." in sentence
+        assert "Free some space, then run the same command again." in sentence
     saved = workdir_lib.latest_step(folder)
     assert saved > len((disk / logs.METRICS).read_text().splitlines()) - 1
     (disk / "filler").unlink()

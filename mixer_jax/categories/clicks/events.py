@@ -306,8 +306,7 @@ def _json(path, file, group, columns, optional):
         try:
             cells = json.loads(row)
         except (ValueError, RecursionError):
-            yield line, "it is not a JSON object on one line"
-            continue
+            cells = None
         if not isinstance(cells, dict):
             yield line, "it is not a JSON object on one line"
             continue

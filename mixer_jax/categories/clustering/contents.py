@@ -1,8 +1,6 @@
 """Detection of copies: samples with the same content under different IDs."""
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from mixer_jax.categories.clustering.methods import join
 from mixer_jax.categories.evidence.graph import QUERY_ITEM, Features, Pairs
@@ -47,15 +45,11 @@ def _of_one(
     pairs: Pairs, like: np.ndarray, across: np.ndarray, nodes: int
 ) -> np.ndarray:
     """Returns a mask `[P]` of pairs whose query matches only one content."""
-    graph = csr_array(
-        (np.ones(like.sum()), (pairs.first[like], pairs.second[like])),
-        shape=(nodes, nodes),
-    )
-    count, content = connected_components(graph, directed=False)
+    content = join(np.arange(nodes), pairs.first[like], pairs.second[like])
+    count = content.max(initial=-1) + 1
     # `first` is the query, as queries are numbered before items.
     shown = np.unique(
-        content[pairs.first[across]].astype(np.int64) * count
-        + content[pairs.second[across]]
+        content[pairs.first[across]] * count + content[pairs.second[across]]
     )
     times = np.bincount(shown // count, minlength=count)
     return times[content[pairs.first]] == 1

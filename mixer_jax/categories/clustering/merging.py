@@ -14,6 +14,7 @@ from scipy.special import expit
 from mixer_jax.categories.clustering.methods import alone, join, without_single
 from mixer_jax.categories.evidence.affinity import (
     Evidence,
+    best_of_nodes,
     log_odds,
     relative_to_best,
 )
@@ -67,9 +68,8 @@ def merge(
             ("content", _mean_content),
         ):
             a, b, value = score(labels, pairs, evidence, neighbors)
-            chosen = _mutual_best(
-                a, b, value, labels.max() + 1, getattr(settings, name)
-            )
+            chosen = mutual_best(a, b, value, labels.max() + 1)
+            chosen &= value >= getattr(settings, name)
             a, b = a[chosen], b[chosen]
             if max_size:
                 small = _size_if_joined(labels, a, b) <= max_size
@@ -133,18 +133,12 @@ def _groups(
     return codes // nodes, codes % nodes, group
 
 
-def _mutual_best(
-    a: np.ndarray,
-    b: np.ndarray,
-    value: np.ndarray,
-    nodes: int,
-    threshold: float,
+def mutual_best(
+    a: np.ndarray, b: np.ndarray, value: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Returns a mask of mutually best pairs with a value >= `threshold`."""
-    best = np.zeros(nodes)
-    np.maximum.at(best, a, value)
-    np.maximum.at(best, b, value)
-    return (value >= threshold) & (value == best[a]) & (value == best[b])
+    """Returns a mask `[P]` of the pairs that are the best of both nodes."""
+    best = best_of_nodes(value, a, b, nodes)
+    return (value == best[a]) & (value == best[b])
 
 
 def _size_if_joined(

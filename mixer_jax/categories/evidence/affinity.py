@@ -128,13 +128,21 @@ def log_odds(
     return odds + logit(rates.share)
 
 
+def best_of_nodes(
+    value: np.ndarray, first: np.ndarray, second: np.ndarray, nodes: int
+) -> np.ndarray:
+    """Returns the best value `[N]` of each node's pairs; -inf without pairs."""
+    best = np.full(nodes, -np.inf)
+    np.maximum.at(best, first, value)
+    np.maximum.at(best, second, value)
+    return best
+
+
 def relative_to_best(
     value: np.ndarray, first: np.ndarray, second: np.ndarray, nodes: int
 ) -> np.ndarray:
     """Divides `value [P]` (>= 0) by the best value of either sample."""
-    best = np.zeros(nodes)
-    np.maximum.at(best, first, value)
-    np.maximum.at(best, second, value)
+    best = best_of_nodes(value, first, second, nodes)
     larger = np.maximum(best[first], best[second])
     return value / np.maximum(larger, 1e-12)
 

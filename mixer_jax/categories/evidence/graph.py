@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from mixer_jax.categories.neighbors.exact_search import (
     cosine_top_k,
     mutual_top_k,
+    take,
 )
 from mixer_jax.runtime.arrays import normalize
 
@@ -167,13 +168,13 @@ def _nearest(
     """
     know_row = np.flatnonzero(rows.any(axis=1))
     if rows is gallery:
-        known = _take(rows, know_row)
+        known = take(rows, know_row)
         found = cosine_top_k(known, known, k, same=True, mesh=mesh)
         forth = _among_all(found, len(rows), know_row, know_row)
         return forth, forth
     know_gallery = np.flatnonzero(gallery.any(axis=1))
     forth, back = mutual_top_k(
-        _take(rows, know_row), _take(gallery, know_gallery), k, mesh=mesh
+        take(rows, know_row), take(gallery, know_gallery), k, mesh=mesh
     )
     return (
         _among_all(forth, len(rows), know_row, know_gallery),
@@ -194,11 +195,6 @@ def _among_all(
     index[asked] = among[near] if near.size else near
     cosine[asked] = score
     return index, cosine
-
-
-def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Returns the chosen rows, without a copy if all are chosen."""
-    return rows if len(chosen) == len(rows) else rows[chosen]
 
 
 def _mean(cosine: np.ndarray) -> np.ndarray:

@@ -105,10 +105,10 @@ def _top_k(
     # thousand times in a catalog.
     in_gallery = Copies(gallery)
     in_rows = in_gallery if same else Copies(rows)
-    rows = _take(rows, in_rows.first)
+    rows = take(rows, in_rows.first)
     answers = _search(
         rows,
-        None if same else _take(gallery, in_gallery.first),
+        None if same else take(gallery, in_gallery.first),
         forth_k + int(same),
         back_k if back else None,
         make_mesh() if mesh is None else mesh,
@@ -120,7 +120,7 @@ def _top_k(
     ]
 
 
-def _take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def take(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Returns the chosen rows as float32, without a copy if all are chosen."""
     whole = len(chosen) == len(rows)
     return np.asarray(rows if whole else rows[chosen], np.float32)

@@ -36,15 +36,12 @@ def against_truth(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     found = alone(labels)
     # A str array would drop trailing NUL characters.
     true, _ = pd.factorize(np.asarray(truth, object))
-    cells = found * (true.max() + 1) + true
-    _, cell, shared = np.unique(cells, return_inverse=True, return_counts=True)
-    found_size = np.bincount(found)
-    true_size = np.bincount(true)
-    together = shared[cell]
-    precision = float(np.mean(together / found_size[found]))
-    recall = float(np.mean(together / true_size[true]))
-    leading = np.zeros(len(found_size), np.int64)
-    np.maximum.at(leading, found, together)
+    frame = pd.DataFrame({"found": found, "true": true})
+    frame["together"] = frame.groupby(["found", "true"]).transform("size")
+    together = frame["together"].to_numpy()
+    precision = float(np.mean(together / np.bincount(found)[found]))
+    recall = float(np.mean(together / np.bincount(true)[true]))
+    leading = frame.groupby("found")["together"].max()
     return {
         "purity": float(leading.sum() / len(found)),
         "bcubed_precision": precision,

@@ -85,8 +85,7 @@ def check(flat: Mapping[str, Any]) -> None:
     for key in _SHARES:
         if not 0 <= flat[key] < 1:
             raise UserError(
-                f"{key} is {flat[key]}; it must be a share, 0 or more and "
-                "below 1."
+                f"{key} is {flat[key]}; it must be at least 0 and less than 1."
             )
     for key in ("data.max_skipped", "optimizer.warmup"):
         if not 0 <= flat[key] <= 1:

@@ -42,7 +42,7 @@ class Appended:
             if error.errno in command.NO_ROOM:
                 full = results.unwritable("The log", self._path, error)
                 raise UserError(
-                    f"{full} Free up space, then run the same command again."
+                    f"{full} Free some space, then run the same command again."
                 ) from error
             error.filename = str(self._path)
             raise
