@@ -259,7 +259,7 @@ def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
     def init(key: jax.Array) -> Any:
         params = factory.init_variables(model, config, key)["params"]
         return {
-            k: v for k, v in params.items() if k not in feature_store.ENCODERS
+            k: v for k, v in params.items() if k not in optimizer_lib.ENCODERS
         }
 
     return init(key)

@@ -150,7 +150,7 @@ def _train(
     state = position = None
     if start.has_checkpoint:
         state, position = checkpoints.restore(run.state, say)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = state.variables
     else:
         variables = initialize.initial_variables(run)
     content = _content(run, workdir, variables, console)

@@ -9,8 +9,6 @@ Embeddings are computed, reused and repaired like the features there.
 """
 
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,21 +21,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity, terminal
-from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.training.cache import array_files
-from mixer_jax.training.cache.feature_store import StoredContent
+from mixer_jax.runtime import terminal
+from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
-Batch = dict[str, np.ndarray]
 
 ROLES = (table.QUERY, table.DOCUMENT)
 
 
-class EmbeddingStore(StoredContent):
+class EmbeddingStore(stored.StoredContent):
     """The embeddings of a frame's rows; see `make`."""
 
     def __init__(
@@ -56,7 +50,7 @@ class EmbeddingStore(StoredContent):
         roles = inputs.frame["role"]
         self._place = roles.groupby(roles).cumcount().to_numpy()
 
-    def batch(self, rows: np.ndarray, role: str) -> Batch:
+    def batch(self, rows: np.ndarray, role: str) -> stored.Batch:
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
@@ -105,7 +99,7 @@ def make(
             for role in ROLES
         },
         inputs.examine(),
-        functools.partial(_key, inputs, config, variables),
+        functools.partial(_key, config, variables),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,
     )
@@ -122,28 +116,12 @@ def make(
     return EmbeddingStore(folder, inputs, config, content)
 
 
-def _key(
-    inputs: Inputs, config: ConfigDict, variables: PyTree, content: str
-) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+def _key(config: ConfigDict, variables: PyTree, content: str) -> str:
     # The variables identify pretrained weights, whatever their path.
     model = config.model.copy_and_resolve_references()
     model.image.pretrained = model.text.pretrained = ""
-    parts = (
-        "embeddings",
-        array_files.BLOCK,
-        config.data.image_size,
-        config.data.text_length,
-        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
-        config.precision,
-        model.to_json_best_effort(),
-        content,
-    )
-    digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()
+    parts = (model.to_json_best_effort(),)
+    return stored.key("embeddings", config, variables, parts, content)
 
 
 def _embed(
@@ -158,27 +136,12 @@ def _embed(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the embeddings of some samples of a role, in order."""
 
-    # Replicated, because every process stores all rows.
-    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-    def embed(variables: PyTree, batch: PyTree):
+    def embed(variables: PyTree, batch: PyTree) -> jax.Array:
         out = model.apply(variables, batch, method=f"encode_{role}")
         return out.astype(jnp.float32)
 
     frame = inputs.frame.iloc[of_role[rows]]
-    batches = pipeline.evaluation_batches(
-        frame,
-        pipeline.FileSource(frame, inputs.root),
-        role,
-        inputs.tokenizer,
-        image_size=config.data.image_size,
-        batch_size=mesh_lib.padded_rows(config.evaluate.batch_size, mesh),
-        threads=config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    encoded = (
-        embed(variables, mesh_lib.put_batch(batch[role], mesh))
-        for batch in batches
-    )
-    for embeddings in mesh_lib.one_behind(encoded):
-        yield {role: np.asarray(embeddings)}
+    for embeddings in stored.compute(
+        embed, frame, role, inputs, config, variables, mesh
+    ):
+        yield {role: embeddings}
