@@ -187,11 +187,7 @@ def resolve(
         text = get(config, key)
         if text != place["given"]:
             continue
-        found = find(workdir, place, text)
-        copy = os.path.join(workdir, TOKENIZER)
-        if found is None and key == "data.tokenizer" and _exists(copy):
-            found = copy
-        put(config, key, found or text)
+        put(config, key, _locate(workdir, key, place, text) or text)
 
 
 def restore(
@@ -206,8 +202,16 @@ def restore(
         known = _was(place, text) or is_same(workdir, place, text)
         if _exists(text) or not known:
             continue
-        found = find(workdir, place, text)
-        copy = os.path.join(workdir, TOKENIZER)
-        if found is None and key == "data.tokenizer" and _exists(copy):
-            found = copy
+        found = _locate(workdir, key, place, text)
         put(config, key, found or place["absolute"])
+
+
+def _locate(
+    workdir: str | os.PathLike, key: str, place: dict[str, str], text: str
+) -> str | None:
+    """Returns what `find` does, or the workdir's copy of the tokenizer."""
+    found = find(workdir, place, text)
+    copy = os.path.join(workdir, TOKENIZER)
+    if found is None and key == "data.tokenizer" and _exists(copy):
+        return copy
+    return found
