@@ -26,7 +26,7 @@ from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.retrieval import evaluate
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import progress, terminal
+from mixer_jax.runtime import progress
 from mixer_jax.training import inputs
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
@@ -132,7 +132,7 @@ def encode(
         trained.model,
         trained.variables,
         mesh,
-        terminal.Console(quiet=True),
+        lambda text: None,
     )
 
 

@@ -305,8 +305,8 @@ def _content(
     The cache holds embeddings if only the proxies are trained, and outputs of
     the encoders otherwise.
     """
+    say = functools.partial(terminal.say, console=console)
     if not run.config.data.cached:
-        say = functools.partial(terminal.say, console=console)
         return inputs.Pictures(run.inputs, run.config, say)
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
@@ -321,5 +321,5 @@ def _content(
             run.model,
             variables,
             run.mesh,
-            console,
+            lambda text: say(f"{run.config.name}: {text}"),
         )

@@ -22,7 +22,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import terminal
 from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 
@@ -76,7 +75,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: terminal.Console | None = None,
+    say: array_files.Say,
 ) -> EmbeddingStore:
     """Embeds every sample of a frame that is not in the store yet.
 
@@ -87,11 +86,6 @@ def make(
     rows = {
         role: np.flatnonzero(inputs.frame["role"] == role) for role in ROLES
     }
-    console = console or terminal.Console()
-
-    def say(text: str) -> None:
-        terminal.say(f"{config.name}: {text}", console=console)
-
     content = array_files.prepare_from_data(
         folder,
         {

@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import terminal
 from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 from mixer_jax.training.optimizer import ENCODERS
@@ -89,7 +88,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: terminal.Console | None = None,
+    say: array_files.Say,
 ) -> FeatureStore:
     """Encodes every image and text of a frame that is not in the store yet.
 
@@ -100,8 +99,7 @@ def make(
       model: the model with the encoders.
       variables: `params` and `batch_stats` of the model.
       mesh: the mesh that batches are split over.
-      console: the output for messages about the size and about damaged blocks;
-        standard output by default.
+      say: called with messages about the size and about damaged blocks.
 
     Raises:
       UserError: if the disk has too little space (gives both sizes) or cannot
@@ -112,11 +110,6 @@ def make(
     images = _first(inputs.frame, "image")
     texts = _first(inputs.frame, "text")
     files = _files(len(images), len(texts), config, model, encoders)
-    console = console or terminal.Console()
-
-    def say(text: str) -> None:
-        terminal.say(f"{config.name}: {text}", console=console)
-
     content = array_files.prepare_from_data(
         folder,
         files,
