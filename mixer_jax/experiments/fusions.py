@@ -27,7 +27,7 @@ from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.retrieval import evaluate
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import progress, terminal
+from mixer_jax.runtime import progress
 from mixer_jax.training import inputs
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import state as state_lib
@@ -132,7 +132,7 @@ def encode(
         trained.model,
         trained.variables,
         mesh,
-        terminal.Console(quiet=True),
+        lambda text: None,
     )
 
 
@@ -254,7 +254,7 @@ def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
     def init(key: jax.Array) -> Any:
         params = factory.init_variables(model, config, key)["params"]
         return {
-            k: v for k, v in params.items() if k not in feature_store.ENCODERS
+            k: v for k, v in params.items() if k not in optimizer_lib.ENCODERS
         }
 
     return init(key)

@@ -76,15 +76,6 @@ def _encode(
     run: setup.Setup, method: str, *inputs: jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
     """Returns the shape of an encoder's output, with the dtype of the cache."""
-    variables = {
-        "params": run.state.params,
-        "batch_stats": run.state.batch_stats,
-    }
-    encoders = {
-        name: {k: v for k, v in tree.items() if k in feature_store.ENCODERS}
-        for name, tree in variables.items()
-    }
-    out = jax.eval_shape(
-        lambda v, *x: run.model.apply(v, *x, method=method), encoders, *inputs
-    )
-    return jax.ShapeDtypeStruct(out.shape, jnp.bfloat16)
+    encoders = feature_store.encoders_only(run.state.variables)
+    shape = feature_store.output_shape(run.model, encoders, method, *inputs)
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)

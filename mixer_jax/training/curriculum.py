@@ -88,11 +88,7 @@ def check_values(
     Raises:
       UserError: see `config.defaults.check_values`.
     """
-    left = [
-        (stage, folder)
-        for stage, folder in stages(config, workdir)
-        if workdir_lib.latest_step(folder) != stage.steps
-    ]
+    left = list(_unfinished(config, workdir))
     for stage, _ in left:
         config_lib.check_values(stage, mesh.size, prefix(config, stage))
     if "curriculum" in config:
@@ -117,13 +113,18 @@ def _check_models(
 
 def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Checks that each unfinished stage has a table or a source to build it."""
-    for stage, folder in stages(config, workdir):
-        if workdir_lib.latest_step(folder) == stage.steps:
-            continue
-        try:
+    for stage, _ in _unfinished(config, workdir):
+        with config_lib.naming_stage(stage, prefix(config, stage)):
             sources.check(stage.data)
-        except UserError as error:
-            raise UserError(f"Stage {stage.name}: {error}") from error
+
+
+def _unfinished(
+    config: ConfigDict, workdir: str | os.PathLike
+) -> Iterator[tuple[ConfigDict, paths.Path]]:
+    """Yields the stages that are not finished; see `stages`."""
+    for stage, folder in stages(config, workdir):
+        if workdir_lib.latest_step(folder) != stage.steps:
+            yield stage, folder
 
 
 def prefix(config: ConfigDict, stage: ConfigDict) -> str:

@@ -167,10 +167,7 @@ def initial_variables(setup: Setup) -> PyTree:
     """
     config, mesh = setup.config, setup.mesh
     if config.init_from:
-        wanted = {
-            "params": setup.state.params,
-            "batch_stats": setup.state.batch_stats,
-        }
+        wanted = setup.state.variables
         return checkpoints.load_variables(config.init_from, wanted)
     init = jax.jit(
         functools.partial(factory.init_variables, setup.model, setup.config),

@@ -150,7 +150,7 @@ def _train(
     state = position = None
     if start.has_checkpoint:
         state, position = checkpoints.restore(run.state, say)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = state.variables
     else:
         variables = initialize.initial_variables(run)
     content = _content(run, workdir, variables, console)
@@ -305,8 +305,8 @@ def _content(
     The cache holds embeddings if only the proxies are trained, and outputs of
     the encoders otherwise.
     """
+    say = functools.partial(terminal.say, console=console)
     if not run.config.data.cached:
-        say = functools.partial(terminal.say, console=console)
         return inputs.Pictures(run.inputs, run.config, say)
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
@@ -321,5 +321,5 @@ def _content(
             run.model,
             variables,
             run.mesh,
-            console,
+            lambda text: say(f"{run.config.name}: {text}"),
         )

@@ -12,6 +12,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import patterns
 
 PyTree = Any
 
@@ -74,24 +75,7 @@ def multiples(
         )
     paths = traverse_util.flatten_dict(params, sep="/")
     for pattern, _ in parts:
-        try:
-            is_used = any(re.search(pattern, path) for path in (*paths, *PARTS))
-        except re.error as error:
-            raise UserError(
-                f"optimizer.parts: '{pattern}' is not a regular expression: "
-                f"{error}."
-            ) from error
-        if not is_used:
-            tops = ", ".join(sorted(params))
-            raise UserError(
-                f"optimizer.parts: no parameter's path matches '{pattern}'; "
-                f"the model's parts are {tops}."
-            )
-
-    def multiple(path: str) -> float:
-        matching = (m for p, m in parts if re.search(p, path))
-        return float(next(matching, 1.0))
-
+        patterns.check("optimizer.parts", pattern, paths, PARTS)
     above = {
         (part, name): count
         for part in ENCODERS
@@ -101,7 +85,10 @@ def multiples(
     def decay(path: str) -> float:
         return layer_decay ** above.get(tuple(path.split("/")[:2]), 0)
 
-    return {path: multiple(path) * decay(path) for path in paths}
+    return {
+        path: float(patterns.find(parts, path, 1.0)) * decay(path)
+        for path in paths
+    }
 
 
 def _layers_above(names: Iterable[str]) -> dict[str, int]:
@@ -179,9 +166,9 @@ def make_optimizer(
 
     def scale_parts(updates: PyTree, params: PyTree = None) -> PyTree:
         del params
-        flat = traverse_util.flatten_dict(updates, sep="/")
-        flat = {path: u * rates[path] for path, u in flat.items()}
-        return traverse_util.unflatten_dict(flat, sep="/")
+        return traverse_util.path_aware_map(
+            lambda path, u: u * rates["/".join(path)], updates
+        )
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

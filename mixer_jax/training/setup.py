@@ -21,7 +21,6 @@ from mixer_jax.training import inputs, origins, sharding
 from mixer_jax.training import optimizer as optimizer_lib
 from mixer_jax.training import start as start_lib
 from mixer_jax.training import state as state_lib
-from mixer_jax.training.cache import feature_store
 from mixer_jax.training.checkpoint import shapes
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
@@ -196,7 +195,7 @@ def _check_frozen(
             f"data.augment cannot be '{config.data.augment}'; set it to "
             "'none'."
         )
-    for part in feature_store.ENCODERS:
+    for part in optimizer_lib.ENCODERS:
         trained = [
             path
             for path, m in rates.items()

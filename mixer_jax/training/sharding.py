@@ -13,8 +13,7 @@ average; the default is `replicate`. Rules:
 """
 
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.training import patterns
 
 PyTree = Any
 Rules = tuple[tuple[str, str], ...]
@@ -31,32 +31,20 @@ RULES = ("replicate", "fsdp", "rows")
 _SMALL = 2**16
 
 
-def check(rules: Rules, paths: Iterable[str]) -> None:
+def check(rules: Rules, paths: Collection[str]) -> None:
     """Checks a config's rules against the paths of a model's parameters.
 
     Raises:
       UserError: if a rule does not exist, or if a pattern is not a regular
         expression or is found in no path.
     """
-    paths = list(paths)
     for pattern, rule in rules:
         if rule not in RULES:
             raise UserError(
                 f"sharding: there is no rule '{rule}' (for '{pattern}'); use "
                 f"one of {', '.join(RULES)}."
             )
-        try:
-            is_used = any(re.search(pattern, path) for path in paths)
-        except re.error as error:
-            raise UserError(
-                f"sharding: '{pattern}' is not a regular expression: {error}."
-            ) from error
-        if not is_used:
-            tops = ", ".join(sorted({path.split("/")[0] for path in paths}))
-            raise UserError(
-                f"sharding: no parameter's path matches '{pattern}'; the "
-                f"model's parts are {tops}."
-            )
+        patterns.check("sharding", pattern, paths)
 
 
 def layouts(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
@@ -87,8 +75,7 @@ def gather(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
 
 def _rule(path: Any, rules: Rules) -> str:
     path = jax.tree_util.keystr(path, simple=True, separator="/")
-    matching = (rule for pattern, rule in rules if re.search(pattern, path))
-    return next(matching, "replicate")
+    return patterns.find(rules, path, "replicate")
 
 
 def _layout(rule: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:

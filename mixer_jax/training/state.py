@@ -38,6 +38,11 @@ class TrainState(flax.struct.PyTreeNode):
     # f32: running averages of the trainable parameters; {} if disabled.
     average: PyTree = flax.struct.field(default_factory=dict)
 
+    @property
+    def variables(self) -> PyTree:
+        """The variables for `model.apply`."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def shardings(state: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
     """Returns the sharding of each leaf of a (possibly abstract) state.

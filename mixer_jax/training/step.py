@@ -1,5 +1,6 @@
 """The training step, and the monitors' measurements between steps."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -153,9 +154,7 @@ def make_train_step(
             moved if state.average else {},
         )
 
-        def guard(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
+        guard = functools.partial(optax.tree.where, finite)
         skipped = jnp.where(finite, 0, state.skipped + 1)
         new_state = TrainState(
             step=state.step + 1,
@@ -200,11 +199,7 @@ def make_observe(
     def observe(state: TrainState, batch: PyTree) -> Metrics:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         sample_key, head_key = jax.random.split(key)
-        outputs = model.apply(
-            {"params": state.params, "batch_stats": state.batch_stats},
-            batch,
-            train=False,
-        )
+        outputs = model.apply(state.variables, batch, train=False)
         figures = monitors.proxy_figures(
             state.proxies, sample_key, num_categories, config.head.subcenters
         )

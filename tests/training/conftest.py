@@ -217,6 +217,16 @@ def tiny_config(tiny_table):
     return config
 
 
+@pytest.fixture
+def cached_config(tiny_config):
+    """A stage with frozen encoders, whose outputs are cached."""
+    tiny_config.data.cached = True
+    tiny_config.data.augment = "none"
+    tiny_config.model.image.batch_norm = "frozen"
+    tiny_config.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
+    return tiny_config
+
+
 @pytest.fixture(scope="session")
 def begin(tmp_path_factory, tiny_table):
     """Starts the toy curriculum in several processes, with 4 devices in all."""

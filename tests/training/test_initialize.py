@@ -53,7 +53,7 @@ def test_imprinted_proxies_are_mean_embeddings(
     tiny_config.proxies.init = "imprint"
     tiny_config.proxies.imprint_samples = limit
     run, state = start(tiny_config, tmp_path, mesh)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = state.variables
     variables = jax.device_get(variables)
     sums = np.zeros((12, 16))
     for role in (table.QUERY, table.DOCUMENT):

@@ -7,7 +7,7 @@ import pytest
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
-from mixer_jax.training.cache import feature_store
+from mixer_jax.training.cache import stored
 
 
 def test_describe_counts_rows_and_categories(tiny_config):
@@ -88,7 +88,7 @@ def test_sampling_follows_the_config(toy, tiny_config, tmp_path, cached):
     loaded = inputs.load(tiny_config.data)
     content = inputs.Pictures(loaded, tiny_config)
     if cached:
-        content = feature_store.StoredContent(loaded, tiny_config)
+        content = stored.StoredContent(loaded, tiny_config)
         content.batch = lambda rows, role: {"row": rows}
     batch = next(content.train_batches())
     kinds = [

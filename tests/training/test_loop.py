@@ -35,6 +35,13 @@ class KilledError(Exception):
     """Simulates anything that kills a run."""
 
 
+def train_until_killed(steps, config, folder, kill_at=5):
+    steps.kill_at = kill_at
+    with pytest.raises(KilledError):
+        train(config, folder)
+    steps.kill_at = None
+
+
 def train(config, folder, num_devices=2):
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     console = rich.console.Console(file=io.StringIO(), width=200)
@@ -85,11 +92,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
     listed = (tmp_path / "whole" / "parameters.txt").read_text()
     for path in ("image_encoder/", "proxies"):
         assert path in listed
-    steps.kill_at = 5
-    with pytest.raises(KilledError):
-        train(tiny_config, tmp_path / "broken")
+    train_until_killed(steps, tiny_config, tmp_path / "broken")
     assert workdir_lib.latest_step(tmp_path / "broken") == 3
-    steps.kill_at = None
     resumed, _ = train(tiny_config, tmp_path / "broken")
     equal(resumed, whole)
     # One compilation per run, even with rebuilt graphs and restored states.
@@ -133,18 +137,13 @@ def test_damaged_finished_stage_is_repaired(toy, tiny_config, tmp_path):
     assert train(tiny_config, tmp_path)[0] is None
 
 
-def test_any_workdir_name_trains_and_resumes(toy, tiny_config, tmp_path, steps):
+def test_any_workdir_name_trains_and_resumes(
+    toy, cached_config, tmp_path, steps
+):
     workdir = tmp_path / "b[1]*?**\\{x} %41#'é\n\"gs:" / "-r\\"
-    tiny_config.profile = "2:3"
-    tiny_config.data.cached = True
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = (("encoder", 0.0),)
-    steps.kill_at = 5
-    with pytest.raises(KilledError):
-        train(tiny_config, workdir)
-    steps.kill_at = None
-    train(tiny_config, workdir)
+    cached_config.profile = "2:3"
+    train_until_killed(steps, cached_config, workdir)
+    train(cached_config, workdir)
     assert workdir_lib.latest_step(workdir) == 8
     assert checkpoints.load_model(workdir).step == 8
     files = {path.name for path in workdir.rglob("*") if path.is_file()}
@@ -226,27 +225,20 @@ def test_run_without_its_workdir_stops_before_the_next_save(
 
 
 def test_features_locked_by_another_run_are_left_unchanged(
-    toy, tiny_config, tmp_path
+    toy, cached_config, tmp_path
 ):
-    tiny_config.data.cached = True
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = (("encoder", 0.0),)
-    tiny_config.data.features = str(tmp_path / "features")
+    cached_config.data.features = str(tmp_path / "features")
     with (
         folder_lock.hold(tmp_path / "features", "--out", part="-0"),
         pytest.raises(UserError, match=r"with --config\.data\.features"),
     ):
-        train(tiny_config, tmp_path / "run")
+        train(cached_config, tmp_path / "run")
     assert not (tmp_path / "features").exists()
 
 
 def test_run_resumes_on_other_devices(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "whole", num_devices=2)
-    steps.kill_at = 5
-    with pytest.raises(KilledError):
-        train(tiny_config, tmp_path / "moved", num_devices=2)
-    steps.kill_at = None
+    train_until_killed(steps, tiny_config, tmp_path / "moved")
     moved, _ = train(tiny_config, tmp_path / "moved", num_devices=8)
     assert moved.proxies.shape == (16, 16)
     np.testing.assert_allclose(
@@ -275,9 +267,7 @@ def test_resuming_depends_on_content_only(
     """Paths and times may change, but not a single byte."""
     table_path = toy.write_table(tmp_path / "d0")
     tiny_config.data.table = str(table_path)
-    steps.kill_at = 4
-    with pytest.raises(KilledError):
-        train(tiny_config, tmp_path / "run")
+    train_until_killed(steps, tiny_config, tmp_path / "run", 4)
     gc.collect()
     (tmp_path / "d0").rename(tmp_path / "d1")
     image = tmp_path / "d1" / "query-0-0.png"
@@ -292,7 +282,6 @@ def test_resuming_depends_on_content_only(
         train(tiny_config, tmp_path / "run")
     gc.collect()  # so that the first generation is no longer open
     image.write_bytes(content)
-    steps.kill_at = None
     state, output = train(tiny_config, tmp_path / "run")
     assert int(state.step) == 8
     assert "1 image has changed since the data was prepared" in output
@@ -334,10 +323,7 @@ def test_restart_reads_each_image_once(
 ):
     """Only the check that it can be decoded reads it."""
     folder = tmp_path / "run"
-    steps.kill_at = 6
-    with pytest.raises(KilledError):
-        train(tiny_config, folder)
-    steps.kill_at = None
+    train_until_killed(steps, tiny_config, folder, 6)
     read, real = [], decoding.read
 
     def count(path):
@@ -433,11 +419,8 @@ def test_suspicious_categories_are_named_before_training(
 def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "threads")
     tiny_config.data.workers = 2
-    steps.kill_at = 5
-    with pytest.raises(KilledError):
-        train(tiny_config, tmp_path / "workers")
+    train_until_killed(steps, tiny_config, tmp_path / "workers")
     assert not multiprocessing.active_children()
-    steps.kill_at = None
     tiny_config.data.workers = 0
     resumed, _ = train(tiny_config, tmp_path / "workers")
     equal(resumed, whole)

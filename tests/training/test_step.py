@@ -6,12 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from mixer_jax.proxies import heads
 from mixer_jax.proxies import rows as rows_lib
-from mixer_jax.proxies.row_optimizers import sgd
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.training import abstract_step, setup, sharding
 from mixer_jax.training import optimizer as optimizer_lib
-from mixer_jax.training import sharding
 from mixer_jax.training import state as state_lib
 from mixer_jax.training import step as step_lib
 
@@ -22,26 +20,18 @@ class Run:
     def __init__(self, toy, config, num_devices=2):
         self.mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
         self.toy, self.config = toy, config
-        dtype = jnp.dtype(config.precision)
-        self.model = toy.make_model(config.model, dtype)
-        variables = toy.init_variables(self.model, config, jax.random.key(0))
-        rates = optimizer_lib.multiples(
-            variables["params"], config.optimizer.parts
-        )
-        optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
-        rows = sgd(config.proxies.momentum)
         count = toy.categories
-        self.head = heads.make_head(
-            config.head, self.mesh, count, config.batch_size
-        )
+        run = setup.assemble(config, count, self.mesh)
+        self.model, self.head = run.model, run.head
+        variables = toy.init_variables(self.model, config, jax.random.key(0))
         proxies = rows_lib.init_proxies(
             jax.random.key(1), count, config.model.dim, self.mesh
         )
         variables = jax.device_put(variables, mesh_lib.replicated(self.mesh))
         self.state = state_lib.create(
-            rates,
-            optimizer,
-            rows,
+            run.rates,
+            run.optimizer,
+            run.row_optimizer,
             variables,
             proxies,
             self.head.build_graph(proxies),
@@ -49,16 +39,7 @@ class Run:
             average=config.optimizer.average > 0,
             rules=config.sharding,
         )
-        self.step = step_lib.make_train_step(
-            config,
-            self.model,
-            self.head,
-            optimizer,
-            rows,
-            rates,
-            self.state,
-            self.mesh,
-        )
+        self.step = abstract_step.make_step(run)
         self.observe = step_lib.make_observe(
             config, self.model, self.head, count, self.mesh
         )
@@ -115,10 +96,7 @@ def test_first_metrics_match_a_dense_computation(toy, config):
     np.testing.assert_allclose(metrics["learning_rate"], 0.01, rtol=1e-6)
     # Computed without the head: dense logits, margin, mean over the batch.
     fresh = Run(toy, config)
-    variables = {
-        "params": fresh.state.params,
-        "batch_stats": fresh.state.batch_stats,
-    }
+    variables = fresh.state.variables
     batch = fresh.batch()
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     apply = jax.jit(

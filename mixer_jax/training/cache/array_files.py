@@ -9,7 +9,6 @@ checksum is stored when it is complete, and compared whenever the folder is
 opened: blocks without a checksum, or with a different one, are computed again.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -22,7 +21,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from mixer_jax.runtime import arrays as arrays_lib
 from mixer_jax.runtime import identity, paths, progress
@@ -107,34 +105,6 @@ def prepare(
             f"The features cannot be written to {folder}: "
             f"{paths.reason(error)}."
         ) from error
-
-
-def make_key(
-    kind: str | int, variables: PyTree, config: ConfigDict, *more: Any
-) -> str:
-    """Returns the key of arrays that a model computes from samples.
-
-    Args:
-      kind: the kind and version of the arrays.
-      variables: the variables of the model, or of the parts used.
-      config: the stage's config.
-      *more: JSON values of everything else that the arrays depend on.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    parts = (
-        kind,
-        BLOCK,
-        config.data.image_size,
-        config.data.text_length,
-        identity.hash_folder(config.data.tokenizer) or config.data.tokenizer,
-        config.precision,
-        *more,
-    )
-    digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()
 
 
 def prepare_from_data(

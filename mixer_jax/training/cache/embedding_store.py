@@ -21,21 +21,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import terminal
-from mixer_jax.training.cache import array_files
-from mixer_jax.training.cache.feature_store import StoredContent
+from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
-Batch = dict[str, np.ndarray]
 
 ROLES = (table.QUERY, table.DOCUMENT)
 
 
-class EmbeddingStore(StoredContent):
+class EmbeddingStore(stored.StoredContent):
     """The embeddings of a frame's rows; see `make`."""
 
     def __init__(
@@ -54,7 +49,7 @@ class EmbeddingStore(StoredContent):
         roles = inputs.frame["role"]
         self._place = roles.groupby(roles).cumcount().to_numpy()
 
-    def batch(self, rows: np.ndarray, role: str) -> Batch:
+    def batch(self, rows: np.ndarray, role: str) -> stored.Batch:
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
@@ -80,7 +75,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: terminal.Console | None = None,
+    say: array_files.Say,
 ) -> EmbeddingStore:
     """Embeds every sample of a frame that is not in the store yet.
 
@@ -91,11 +86,6 @@ def make(
     rows = {
         role: np.flatnonzero(inputs.frame["role"] == role) for role in ROLES
     }
-    console = console or terminal.Console()
-
-    def say(text: str) -> None:
-        terminal.say(f"{config.name}: {text}", console=console)
-
     content = array_files.prepare_from_data(
         folder,
         {
@@ -124,10 +114,8 @@ def _key(config: ConfigDict, variables: PyTree, content: str) -> str:
     # The variables identify pretrained weights, whatever their path.
     model = config.model.copy_and_resolve_references()
     model.image.pretrained = model.text.pretrained = ""
-    description = model.to_json_best_effort()
-    return array_files.make_key(
-        "embeddings", variables, config, description, content
-    )
+    parts = (model.to_json_best_effort(),)
+    return stored.key("embeddings", config, variables, parts, content)
 
 
 def _embed(
@@ -142,27 +130,12 @@ def _embed(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the embeddings of some samples of a role, in order."""
 
-    # Replicated, because every process stores all rows.
-    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-    def embed(variables: PyTree, batch: PyTree):
+    def embed(variables: PyTree, batch: PyTree) -> jax.Array:
         out = model.apply(variables, batch, method=f"encode_{role}")
         return out.astype(jnp.float32)
 
     frame = inputs.frame.iloc[of_role[rows]]
-    batches = pipeline.evaluation_batches(
-        frame,
-        pipeline.FileSource(frame, inputs.root),
-        role,
-        inputs.tokenizer,
-        image_size=config.data.image_size,
-        batch_size=mesh_lib.padded_rows(config.evaluate.batch_size, mesh),
-        threads=config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    encoded = (
-        embed(variables, mesh_lib.put_batch(batch[role], mesh))
-        for batch in batches
-    )
-    for embeddings in mesh_lib.one_behind(encoded):
-        yield {role: np.asarray(embeddings)}
+    for embeddings in stored.compute(
+        embed, frame, role, inputs, config, variables, mesh
+    ):
+        yield {role: embeddings}

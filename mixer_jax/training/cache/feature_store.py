@@ -12,12 +12,11 @@ other samples or encoders is replaced; see `array_files`.
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,78 +24,18 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import terminal
-from mixer_jax.training.cache import array_files
-from mixer_jax.training.config import defaults as config_lib
+from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
+from mixer_jax.training.optimizer import ENCODERS
 
 PyTree = Any
-Batch = dict[str, np.ndarray]
 
-ENCODERS = ("image_encoder", "text_encoder")
 _FORMAT = 2  # version of the file format
 
 
-class StoredContent:
-    """An `inputs.Content` that reads stored arrays.
-
-    Subclasses define `batch(rows, role)`, which reads the given rows.
-    """
-
-    def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
-        """Stores the samples, the config and the hash of the data."""
-        self._inputs, self._config, self.content = inputs, config, content
-
-    def train_batches(self) -> grain.DatasetIterator:
-        """Returns this process's endless training batches."""
-        config = self._config
-
-        def load(row: int, role: str, rng: None) -> dict:
-            del rng  # Stored arrays cannot be augmented.
-            return {"row": row, "role": role}
-
-        def stack(samples: Sequence[dict]) -> Batch:
-            rows = np.array([sample["row"] for sample in samples])
-            label = np.array([sample["label"] for sample in samples])
-            return self.batch(rows, samples[0]["role"]) | {"label": label}
-
-        return pipeline.train_stream(
-            self._inputs.frame,
-            self._inputs.category_ids,
-            load,
-            stack,
-            batch_size=config.batch_size,
-            random=False,
-            sampling=config_lib.sampling(config.data),
-            seed=config.seed,
-            # Nothing is decoded, so worker processes would not help.
-            threads=config.data.threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def evaluation_batches(
-        self, role: str, batch_size: int, rows: np.ndarray
-    ) -> Iterator[dict]:
-        """Yields batches of some rows of one role; see `inputs.Content`."""
-        role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
-        rows = np.asarray(rows)[role_rows]
-        rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
-        size = batch_size // jax.process_count()
-        first = jax.process_index() * size
-        for start in range(first, len(rows), batch_size):
-            some = rows[start : start + size]
-            yield {
-                role: self.batch(some, role),
-                "mask": some >= 0,
-                "index": some,
-            }
-
-
-class FeatureStore(StoredContent):
+class FeatureStore(stored.StoredContent):
     """The features of a frame's rows; see `make`."""
 
     def __init__(
@@ -117,7 +56,7 @@ class FeatureStore(StoredContent):
         if self._text.max(initial=-1) >= len(self._vectors):
             self._text[:] = -1  # The model reads no text.
 
-    def batch(self, rows: np.ndarray, role: str) -> Batch:
+    def batch(self, rows: np.ndarray, role: str) -> stored.Batch:
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
@@ -149,7 +88,7 @@ def make(
     model: nn.Module,
     variables: PyTree,
     mesh: Mesh,
-    console: terminal.Console | None = None,
+    say: array_files.Say,
 ) -> FeatureStore:
     """Encodes every image and text of a frame that is not in the store yet.
 
@@ -160,48 +99,31 @@ def make(
       model: the model with the encoders.
       variables: `params` and `batch_stats` of the model.
       mesh: the mesh that batches are split over.
-      console: the output for messages about the size and about damaged blocks;
-        standard output by default.
+      say: called with messages about the size and about damaged blocks.
 
     Raises:
       UserError: if the disk has too little space (gives both sizes) or cannot
         be written to, or if an image cannot be read.
     """
     folder = Path(folder)
-    encoders = {
-        collection: {k: v for k, v in tree.items() if k in ENCODERS}
-        for collection, tree in variables.items()
-    }
+    encoders = encoders_only(variables)
     images = _first(inputs.frame, "image")
     texts = _first(inputs.frame, "text")
     files = _files(len(images), len(texts), config, model, encoders)
-    console = console or terminal.Console()
-
-    def say(text: str) -> None:
-        terminal.say(f"{config.name}: {text}", console=console)
-
     content = array_files.prepare_from_data(
         folder,
         files,
         inputs.examine(),
-        functools.partial(
-            array_files.make_key,
-            _FORMAT,
-            encoders,
-            config,
-            config.model.image.name,
-            config.model.text.name,
-        ),
+        functools.partial(_key, config, encoders),
         f"{len(images):,} images and {len(texts):,} texts",
         say,
     )
-    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
     array_files.fill(
         folder,
         ("patches",),
         len(images),
         lambda rows: _encode_images(
-            inputs, images[rows], config, model, encoders, mesh, step
+            inputs, images[rows], config, model, encoders, mesh
         ),
         say,
     )
@@ -211,11 +133,32 @@ def make(
             ("vectors", "mask"),
             len(texts),
             lambda rows: _encode_texts(
-                inputs, texts[rows], model, encoders, mesh, step
+                inputs, texts[rows], config, model, encoders, mesh
             ),
             say,
         )
     return FeatureStore(folder, inputs, config, content)
+
+
+def encoders_only(variables: PyTree) -> PyTree:
+    """Returns the variables of the encoders."""
+    return {
+        collection: {k: v for k, v in tree.items() if k in ENCODERS}
+        for collection, tree in variables.items()
+    }
+
+
+def output_shape(
+    model: nn.Module,
+    variables: PyTree,
+    method: str,
+    *inputs: jax.ShapeDtypeStruct,
+) -> tuple[int, ...]:
+    """Returns the shape of the output of one of the model's methods."""
+    out = jax.eval_shape(
+        lambda v, *x: model.apply(v, *x, method=method), variables, *inputs
+    )
+    return out.shape
 
 
 def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -226,11 +169,13 @@ def _first(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 def _places(values: pd.Series) -> np.ndarray:
     """Returns the index of each value in the order of `_first`; -1 for ""."""
-    codes, uniques = pd.factorize(values)
-    if "" in uniques:
-        empty = list(uniques).index("")
-        codes = np.where(codes == empty, -1, codes - (codes > empty))
-    return codes.astype(np.int64)
+    codes, _ = pd.factorize(values.where(values != ""))
+    return codes
+
+
+def _key(config: ConfigDict, encoders: PyTree, content: str) -> str:
+    model = (config.model.image.name, config.model.text.name)
+    return stored.key(_FORMAT, config, encoders, model, content)
 
 
 def _files(
@@ -244,13 +189,8 @@ def _files(
     size, length = config.data.image_size, config.data.text_length
     pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
 
-    def shape(method: str, *arguments: Any) -> tuple[int, ...]:
-        out = jax.eval_shape(
-            lambda v, *x: model.apply(v, *x, method=method),
-            encoders,
-            *arguments,
-        )
-        return out.shape[1:]
+    def shape(method: str, *inputs: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        return output_shape(model, encoders, method, *inputs)[1:]
 
     files = {
         "patches": (
@@ -275,50 +215,33 @@ def _encode_images(
     model: nn.Module,
     encoders: PyTree,
     mesh: Mesh,
-    step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    # Replicated, because every process stores all rows.
-    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-    def encode(encoders: PyTree, images: jax.Array):
-        out = model.apply(encoders, images, method="encode_images")
+    def encode(encoders: PyTree, batch: PyTree) -> jax.Array:
+        out = model.apply(encoders, batch["image"], method="encode_images")
         return out.astype(jnp.bfloat16)
 
     frame = inputs.frame.iloc[rows].assign(role=table.QUERY)
-    batches = pipeline.evaluation_batches(
-        frame,
-        pipeline.FileSource(frame, inputs.root),
-        table.QUERY,
-        inputs.tokenizer,
-        image_size=config.data.image_size,
-        batch_size=step,
-        threads=config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    encoded = (
-        encode(encoders, mesh_lib.put_batch(batch[table.QUERY]["image"], mesh))
-        for batch in batches
-    )
-    for patches in mesh_lib.one_behind(encoded):
-        yield {"patches": np.asarray(patches)}
+    for patches in stored.compute(
+        encode, frame, table.QUERY, inputs, config, encoders, mesh
+    ):
+        yield {"patches": patches}
 
 
 def _encode_texts(
     inputs: Inputs,
     rows: np.ndarray,
+    config: ConfigDict,
     model: nn.Module,
     encoders: PyTree,
     mesh: Mesh,
-    step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    whole = mesh_lib.replicated(mesh)
-
-    @functools.partial(jax.jit, out_shardings=whole)
+    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
     def encode(encoders: PyTree, tokens: jax.Array, mask: jax.Array):
         out = model.apply(encoders, tokens, mask, method="encode_texts")
         return out.astype(jnp.bfloat16)
 
     texts = inputs.frame["text"].to_numpy()[rows]
+    step = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
     for start in range(0, len(texts), step):
         some = list(texts[start : start + step])
         tokens, mask = inputs.tokenizer(some + [""] * (step - len(some)))

@@ -68,13 +68,6 @@ class Trained:
     step: int
 
 
-def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    return {
-        **{name: ocp.PyTreeCheckpointHandler() for name in _ARRAYS},
-        "iterator": ocp.JsonCheckpointHandler(),
-    }
-
-
 class Checkpoints:
     """The checkpoints of one workdir, saved in the background.
 
@@ -110,7 +103,10 @@ class Checkpoints:
                 # not remove it, because the run may still be writing it.
                 cleanup_tmp_directories=writes,
             ),
-            item_handlers=_handlers(),
+            item_handlers={
+                **{name: ocp.PyTreeCheckpointHandler() for name in _ARRAYS},
+                "iterator": ocp.JsonCheckpointHandler(),
+            },
         )
         # Processes may see a save end at different times, but they agree on the
         # last save that was started.
@@ -121,9 +117,6 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Waits for pending saves.
 
         Raises:

@@ -58,9 +58,10 @@ def check(folder: Path, items: Collection[str] = ()) -> str:
     if not recorded:
         return f"{FILE} contains no checksums"
     if items:
-        parts = {name: name.partition("/")[0] for name in recorded}
         recorded = {
-            name: recorded[name] for name in recorded if parts[name] in items
+            name: sums
+            for name, sums in recorded.items()
+            if name.partition("/")[0] in items
         }
     try:
         # Compare sizes first, because that is cheap.

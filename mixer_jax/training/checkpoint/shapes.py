@@ -14,14 +14,10 @@ Shapes = dict[str, tuple[int, ...]]  # {path: shape}
 
 def flat(tree: PyTree) -> Shapes:
     """Returns the shapes of a tree of arrays or of their metadata."""
-
-    def name(key: Any) -> str:
-        # Attributes that hold the keys of dicts, named tuples and sequences.
-        kinds = ("key", "name", "idx")
-        return str(next(getattr(key, k) for k in kinds if hasattr(key, k)))
-
     return {
-        "/".join(map(name, path)): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(
+            leaf.shape
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import ml_collections
 from ml_collections import ConfigDict
 
 from mixer_jax.data.images import augment
@@ -390,6 +389,6 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
 
 def curriculum(**stage_configs: ConfigDict) -> ConfigDict:
     """Returns a config whose stages run in the given order."""
-    config = ml_collections.ConfigDict(stage_configs)
+    config = ConfigDict(stage_configs)
     config.curriculum = tuple(stage_configs)
     return config

@@ -98,10 +98,10 @@ def find(
       place: the location from `record`.
       text: the path in the config.
     """
-    existing = [p for p in _candidates(workdir, place) if _exists(p)]
+    existing = [p for p in _candidates(workdir, place) if os.path.exists(p)]
     if not existing:
-        return text if _exists(text) else None
-    same = _exists(text) and os.path.samefile(text, existing[0])
+        return text if os.path.exists(text) else None
+    same = os.path.exists(text) and os.path.samefile(text, existing[0])
     return text if same else existing[0]
 
 
@@ -113,13 +113,6 @@ def _candidates(workdir: str | os.PathLike, place: dict[str, str]) -> list[str]:
             for folder in (os.path.abspath(workdir), os.path.realpath(workdir))
         ]
     return [*moved, place["absolute"]]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.exists(path)
-    except ValueError:
-        return False
 
 
 def rival(
@@ -135,7 +128,7 @@ def rival(
     if not place or not os.path.exists(path):
         return ""
     for other in _candidates(workdir, place):
-        if _exists(other) and not _are_equal(other, path):
+        if os.path.exists(other) and not _are_equal(other, path):
             return other
     return ""
 
@@ -187,11 +180,7 @@ def resolve(
         text = get(config, key)
         if text != place["given"]:
             continue
-        found = find(workdir, place, text)
-        copy = os.path.join(workdir, TOKENIZER)
-        if found is None and key == "data.tokenizer" and _exists(copy):
-            found = copy
-        put(config, key, found or text)
+        put(config, key, _locate(workdir, key, place, text) or text)
 
 
 def restore(
@@ -204,10 +193,18 @@ def restore(
     for key, place in _known(places):
         text = get(config, key)
         known = _was(place, text) or is_same(workdir, place, text)
-        if _exists(text) or not known:
+        if os.path.exists(text) or not known:
             continue
-        found = find(workdir, place, text)
-        copy = os.path.join(workdir, TOKENIZER)
-        if found is None and key == "data.tokenizer" and _exists(copy):
-            found = copy
+        found = _locate(workdir, key, place, text)
         put(config, key, found or place["absolute"])
+
+
+def _locate(
+    workdir: str | os.PathLike, key: str, place: dict[str, str], text: str
+) -> str | None:
+    """Returns what `find` does, or the workdir's copy of the tokenizer."""
+    found = find(workdir, place, text)
+    copy = os.path.join(workdir, TOKENIZER)
+    if found is None and key == "data.tokenizer" and os.path.exists(copy):
+        return copy
+    return found

@@ -69,31 +69,25 @@ def check(flat: Mapping[str, Any]) -> None:
     """
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} is {value}; it must be finite.")
+            raise _error(flat, key, "finite")
         if isinstance(value, int) and value >= 2**31 and key not in _LONG:
-            raise UserError(f"{key} is {value}; it must be below {2**31}.")
+            raise _error(flat, key, f"below {2**31}")
     for minimum, end, keys in _RANGES:
         for key in keys:
             if flat[key] < minimum:
-                raise UserError(
-                    f"{key} is {flat[key]}; it must be {minimum} or more."
-                )
+                raise _error(flat, key, f"{minimum} or more")
             if flat[key] >= end:
-                raise UserError(
-                    f"{key} is {flat[key]}; it must be below {end}."
-                )
+                raise _error(flat, key, f"below {end}")
     for key in _SHARES:
         if not 0 <= flat[key] < 1:
-            raise UserError(
-                f"{key} is {flat[key]}; it must be at least 0 and less than 1."
-            )
+            raise _error(flat, key, "at least 0 and less than 1")
     for key in ("data.max_skipped", "optimizer.warmup"):
         if not 0 <= flat[key] <= 1:
-            raise UserError(
-                f"{key} is {flat[key]}; it must be a share, from 0 to 1."
-            )
+            raise _error(flat, key, "a share, from 0 to 1")
     if flat["optimizer.clip_norm"] <= 0:
-        raise UserError(
-            f"optimizer.clip_norm is {flat['optimizer.clip_norm']}; it must be "
-            "above 0; 1e9 practically disables clipping."
-        )
+        valid = "above 0; 1e9 practically disables clipping"
+        raise _error(flat, "optimizer.clip_norm", valid)
+
+
+def _error(flat: Mapping[str, Any], key: str, valid: str) -> UserError:
+    return UserError(f"{key} is {flat[key]}; it must be {valid}.")

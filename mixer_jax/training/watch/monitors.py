@@ -12,6 +12,35 @@ from ml_collections import ConfigDict
 from mixer_jax.runtime.errors import UserError
 
 SAMPLE = 1024  # number of proxies that the figures are computed from
+# The meaning and the remedy of an alarm, by the config key of its threshold:
+# max_FIGURE or min_FIGURE.
+_REMEDIES = {
+    "max_proxy_cosine": (
+        "the proxies collapse to one direction: lower proxies.learning_rate, "
+        "or raise head.uniform or head.margin_size"
+    ),
+    "min_effective_rank": (
+        "the proxies use few dimensions: lower proxies.learning_rate, or lower "
+        "model.dim"
+    ),
+    "max_norm_ratio": (
+        "proxy norms explode: lower proxies.learning_rate or set "
+        "proxies.weight_decay"
+    ),
+    "min_concept_variance": (
+        "the concept vector is nearly constant, so the text adds nothing: "
+        "raise the text encoder's multiple in optimizer.parts, or try "
+        "model.memory_norm='slots'"
+    ),
+    "min_slot_entropy": (
+        "few slots of the concept memory are used: lower model.slots or try "
+        "model.memory_norm='slots'"
+    ),
+    "min_active_recall": (
+        "the active set misses the hard negatives: lower head.refresh, or "
+        "raise head.active or head.neighbors"
+    ),
+}
 
 
 class MonitorError(UserError):
@@ -149,57 +178,11 @@ class Monitors:
         return new
 
     def _alarms(self, figures: dict[str, float]) -> list[Alarm]:
-        c = self._config
-        # (figure, threshold, whether higher values are bad, meaning and remedy)
-        rules = (
-            (
-                "proxy_cosine",
-                c.max_proxy_cosine,
-                True,
-                "the proxies collapse to one direction: lower "
-                "proxies.learning_rate, or raise head.uniform or "
-                "head.margin_size",
-            ),
-            (
-                "effective_rank",
-                c.min_effective_rank,
-                False,
-                "the proxies use few dimensions: lower proxies.learning_rate, "
-                "or lower model.dim",
-            ),
-            (
-                "norm_ratio",
-                c.max_norm_ratio,
-                True,
-                "proxy norms explode: lower proxies.learning_rate or set "
-                "proxies.weight_decay",
-            ),
-            (
-                "concept_variance",
-                c.min_concept_variance,
-                False,
-                "the concept vector is nearly constant, so the text adds "
-                "nothing: raise the text encoder's multiple in "
-                "optimizer.parts, or try model.memory_norm='slots'",
-            ),
-            (
-                "slot_entropy",
-                c.min_slot_entropy,
-                False,
-                "few slots of the concept memory are used: lower model.slots "
-                "or try model.memory_norm='slots'",
-            ),
-            (
-                "active_recall",
-                c.min_active_recall,
-                False,
-                "the active set misses the hard negatives: lower head.refresh, "
-                "or raise head.active or head.neighbors",
-            ),
-        )
         alarms = []
-        for name, threshold, above, text in rules:
-            value = figures.get(name, math.nan)
+        for key, text in _REMEDIES.items():
+            extreme, _, name = key.partition("_")
+            value, threshold = figures.get(name, math.nan), self._config[key]
+            above = extreme == "max"
             if value > threshold if above else value < threshold:
                 bound = "above" if above else "below"
                 alarms.append(

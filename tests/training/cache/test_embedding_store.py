@@ -2,65 +2,28 @@
 
 import io
 import json
-import shutil
 
 import jax
 import numpy as np
 import pytest
-import rich.console
 
-from mixer_jax.data.tables import table
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime.errors import UserError
-from mixer_jax.training import initialize, inputs, loop, setup
+from mixer_jax.training import initialize, inputs, setup
 from mixer_jax.training.cache import array_files, embedding_store
 from mixer_jax.training.checkpoint import checkpoints
 
 
 @pytest.fixture
-def frozen_config(toy, tiny_config, tmp_path):
-    """A stage that trains only the proxies, on a table with empty cells."""
-    path = toy.write_table(tmp_path / "table")
-    frame = table.read_table(path)
-    documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
-    frame.loc[documents[0], "text"] = ""
-    frame.loc[documents[1], "image"] = ""
-    table.write_table(frame, path)
-    tiny_config.data.table = str(path)
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = (("", 0.0),)
-    tiny_config.proxies.init = "imprint"
-    tiny_config.evaluate.batch_size = 8
-    return tiny_config
+def frozen_config(cached_config):
+    """A stage that trains only the proxies."""
+    cached_config.optimizer.parts = (("", 0.0),)
+    cached_config.proxies.init = "imprint"
+    return cached_config
 
 
 @pytest.fixture
-def stage(frozen_config, tmp_path):
-    """(run, variables, make): `make()` creates the store."""
-    mesh = mesh_lib.make_mesh(jax.devices()[:2])
-    frozen_config.data.cached = True
-    run = setup.make(frozen_config, tmp_path / "stage", mesh)
-    variables = initialize.initial_variables(run)
-
-    def make(variables=variables, output=None):
-        return embedding_store.make(
-            tmp_path / "features",
-            run.inputs,
-            run.config,
-            run.model,
-            variables,
-            mesh,
-            rich.console.Console(file=output or io.StringIO(), width=200),
-        )
-
-    return run, variables, make
-
-
-def train(config, folder, devices=2):
-    mesh = mesh_lib.make_mesh(jax.devices()[:devices])
-    console = rich.console.Console(file=io.StringIO())
-    return loop.train(config, folder, mesh, console)
+def stage(make_stage, frozen_config):
+    return make_stage(frozen_config, embedding_store)
 
 
 def test_stored_embeddings_match_the_model(stage):
@@ -89,11 +52,11 @@ def test_stored_embeddings_match_the_model(stage):
 
 
 def test_training_on_embeddings_matches_training_on_samples(
-    frozen_config, tmp_path
+    frozen_config, tmp_path, train
 ):
-    read = train(frozen_config, tmp_path / "read")
-    frozen_config.data.cached = True
-    kept = train(frozen_config, tmp_path / "kept")
+    kept = train(frozen_config, "kept")
+    frozen_config.data.cached = False
+    read = train(frozen_config, "read")
     jax.tree.map(np.testing.assert_array_equal, kept.params, read.params)
     np.testing.assert_allclose(kept.proxies, read.proxies, atol=1e-4)
     start = initialize.initial_variables(
@@ -109,22 +72,10 @@ def test_training_on_embeddings_matches_training_on_samples(
 
 
 def test_stage_resumes_and_loads_as_a_model(
-    frozen_config, tmp_path, monkeypatch
+    frozen_config, tmp_path, train, train_with_interruption
 ):
-    frozen_config.data.cached = True
-    whole = train(frozen_config, tmp_path / "whole")
-    save = checkpoints.Checkpoints.save
-
-    def die(self, step, *args, **kwargs):
-        save(self, step, *args, **kwargs)
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "save", die)
-        with pytest.raises(KeyboardInterrupt):
-            train(frozen_config, tmp_path / "parts")
-    resumed = train(frozen_config, tmp_path / "parts")
+    whole = train(frozen_config, "whole")
+    resumed = train_with_interruption(frozen_config, "parts")
     np.testing.assert_array_equal(resumed.proxies, whole.proxies)
     assert checkpoints.load_model(tmp_path / "parts").step == 8
 
@@ -164,13 +115,3 @@ def test_only_missing_embeddings_are_computed(stage, tmp_path, monkeypatch):
         other.batch(rows, "query")["embedding"]
         != first.batch(rows, "query")["embedding"]
     )
-
-
-def test_full_disk_error_states_needed_and_free_space(
-    stage, monkeypatch, tmp_path
-):
-    _, _, make = stage
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB free"):
-        make()

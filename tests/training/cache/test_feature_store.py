@@ -2,61 +2,22 @@
 
 import io
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.training import initialize, inputs, loop, setup
+from mixer_jax.training import inputs, setup
 from mixer_jax.training.cache import array_files, feature_store
-from mixer_jax.training.checkpoint import checkpoints
-
-FROZEN = (("image_encoder|text_encoder", 0.0),)
 
 
 @pytest.fixture
-def cached_config(toy, tiny_config, tmp_path):
-    """A stage that caches features, on a table with empty cells."""
-    path = toy.write_table(tmp_path / "table")
-    frame = table.read_table(path)
-    documents = np.flatnonzero(frame["role"] == table.DOCUMENT)
-    frame.loc[documents[0], "text"] = ""
-    frame.loc[documents[1], "image"] = ""
-    table.write_table(frame, path)
-    tiny_config.data.table = str(path)
-    tiny_config.data.cached = True
-    tiny_config.data.augment = "none"
-    tiny_config.model.image.batch_norm = "frozen"
-    tiny_config.optimizer.parts = FROZEN
-    tiny_config.evaluate.batch_size = 8
-    return tiny_config
-
-
-@pytest.fixture
-def stage(cached_config, tmp_path):
-    """(run, variables, make): `make()` creates the store."""
-    mesh = mesh_lib.make_mesh(jax.devices()[:2])
-    run = setup.make(cached_config, tmp_path / "stage", mesh)
-    variables = initialize.initial_variables(run)
-
-    def make(variables=variables, output=None):
-        return feature_store.make(
-            tmp_path / "features",
-            run.inputs,
-            run.config,
-            run.model,
-            variables,
-            mesh,
-            rich.console.Console(file=output or io.StringIO(), width=200),
-        )
-
-    return run, variables, make
+def stage(make_stage, cached_config):
+    return make_stage(cached_config, feature_store)
 
 
 def test_stored_features_reproduce_embeddings(stage):
@@ -171,7 +132,7 @@ def test_features_do_not_depend_on_the_number_of_devices(stage, tmp_path):
                 jax.device_get(variables), mesh_lib.replicated(mesh)
             ),
             mesh,
-            rich.console.Console(quiet=True),
+            lambda text: None,
         )
 
     def check(one, other):
@@ -219,16 +180,6 @@ def test_model_without_text_stores_none(stage):
     assert batch["patches"].any()
 
 
-def test_full_disk_error_states_needed_and_free_space(
-    stage, monkeypatch, tmp_path
-):
-    _, _, make = stage
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"need .* GB in .*0\.00 GB free"):
-        make()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -244,27 +195,12 @@ def test_uncacheable_settings_are_rejected(
         setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
 
 
-def test_stage_on_features_resumes_exactly(cached_config, tmp_path):
-    mesh = mesh_lib.make_mesh(jax.devices()[:2])
+def test_stage_on_features_resumes_exactly(
+    cached_config, train, train_with_interruption
+):
     cached_config.proxies.init = "imprint"
-
-    def train(folder):
-        console = rich.console.Console(file=io.StringIO())
-        return loop.train(cached_config, tmp_path / folder, mesh, console)
-
-    whole = train("whole")
-    save = checkpoints.Checkpoints.save
-
-    def die(self, step, *args, **kwargs):
-        save(self, step, *args, **kwargs)
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "save", die)
-        with pytest.raises(KeyboardInterrupt):
-            train("parts")
-    resumed = train("parts")
+    whole = train(cached_config, "whole")
+    resumed = train_with_interruption(cached_config, "parts")
     for name in ("params", "proxies", "opt_state"):
         jax.tree.map(
             np.testing.assert_array_equal,

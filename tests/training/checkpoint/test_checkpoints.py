@@ -63,6 +63,11 @@ def save(folder, state, step=3, position=None):
         checkpoints.save(step, state, position or {"next": 17})
 
 
+def restore(folder, state, mesh, say=print):
+    with checkpoints_lib.Checkpoints(folder, keep=3) as checkpoints:
+        return checkpoints.restore(state_lib.abstract(state, mesh), say)
+
+
 @pytest.mark.parametrize("size", [1, 2**20])
 def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     monkeypatch.setattr(row_files, "OBJECT", size)
@@ -73,8 +78,7 @@ def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
     state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
     save(f"{bucket}/run", state)
-    with checkpoints_lib.Checkpoints(f"{bucket}/run") as checkpoints:
-        found, _ = checkpoints.restore(state_lib.abstract(state, mesh))
+    found, _ = restore(f"{bucket}/run", state, mesh)
     np.testing.assert_array_equal(found.proxies, state.proxies)
     objects = cloud.buckets[bucket.removeprefix("gs://")]
     data = [name for name in objects if "/3/proxies/ocdbt" in name]
@@ -88,8 +92,7 @@ def test_restore_works_on_any_number_of_devices(tmp_path, before, after):
     state, _ = make_state(before)
     save(tmp_path, state)
     wanted, mesh = make_state(after)
-    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
-        found, position = checkpoints.restore(state_lib.abstract(wanted, mesh))
+    found, position = restore(tmp_path, wanted, mesh)
     assert position == {"next": 17}
     assert found.proxies.shape == wanted.proxies.shape
     for field in ("proxies", "proxy_state"):
@@ -118,15 +121,11 @@ def test_average_is_used_for_inference_and_both_are_restored(tmp_path):
     )
     state = jax.device_put(state, state_lib.shardings(state, mesh))
     save(tmp_path, state)
-    abstract = state_lib.abstract(state, mesh)
-    with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
-        found, _ = checkpoints.restore(abstract)
+    found, _ = restore(tmp_path, state, mesh)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
-    used = checkpoints_lib.load_variables(
-        tmp_path,
-        {"params": abstract.params, "batch_stats": abstract.batch_stats},
-    )
+    wanted = state_lib.abstract(state, mesh).variables
+    used = checkpoints_lib.load_variables(tmp_path, wanted)
     expected = average | {"frozen": frozen}
     jax.tree.map(np.testing.assert_array_equal, used["params"], expected)
 
@@ -164,8 +163,7 @@ def test_any_workdir_name_can_be_saved_and_read(name):
     with folder_named(name) as folder:
         save(folder, state)
         assert workdir.latest_step(folder) == 3
-        with checkpoints_lib.Checkpoints(folder) as saved:
-            found, position = saved.restore(state_lib.abstract(state, mesh))
+        found, position = restore(folder, state, mesh)
         assert position == {"next": 17}
         np.testing.assert_array_equal(found.proxies, state.proxies)
         ids = [str(row) for row in range(COUNT)]
@@ -193,11 +191,8 @@ def test_errors_name_the_folder_as_given(tmp_path):
     checkpoint = folder / workdir.CHECKPOINTS / "3"
     (checkpoint / checksums.FILE).unlink()
     shutil.rmtree(checkpoint / "proxies" / "d")
-    with (
-        checkpoints_lib.Checkpoints(folder) as saved,
-        pytest.raises(UserError) as caught,
-    ):
-        saved.restore(state_lib.abstract(state, mesh))
+    with pytest.raises(UserError) as caught:
+        restore(folder, state, mesh)
     assert str(folder) in str(caught.value)
     assert "/proc/self" not in str(caught.value)
 
@@ -274,25 +269,17 @@ def test_checkpoint_is_kept_until_its_checksums_are_written(
 def test_different_shapes_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2, dim=5)
-    with (
-        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(
-            UserError,
-            match=r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) expected",
-        ),
-    ):
-        checkpoints.restore(state_lib.abstract(wanted, mesh))
+    different = r"params/layer/kernel: \(2, 4\) saved, \(2, 5\) expected"
+    with pytest.raises(UserError, match=different):
+        restore(tmp_path, wanted, mesh)
 
 
 def test_different_trees_are_listed_by_path(tmp_path):
     save(tmp_path, make_state(2)[0])
     wanted, mesh = make_state(2)
     wanted = wanted.replace(params={"other": wanted.params["layer"]})
-    with (
-        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError) as caught,
-    ):
-        checkpoints.restore(state_lib.abstract(wanted, mesh))
+    with pytest.raises(UserError) as caught:
+        restore(tmp_path, wanted, mesh)
     assert "params/layer/kernel: (2, 4) saved, absent" in str(caught.value)
     assert "params/other/kernel: absent saved, (2, 4)" in str(caught.value)
 
@@ -305,11 +292,8 @@ def test_error_names_the_damaged_checkpoint(tmp_path):
     folder = tmp_path / workdir.CHECKPOINTS / "3"
     for name in ("d", "ocdbt.process_0"):
         shutil.rmtree(folder / "proxies" / name)
-    with (
-        checkpoints_lib.Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match=r"3 is damaged.*Delete that folder"),
-    ):
-        checkpoints.restore(state_lib.abstract(state, mesh))
+    with pytest.raises(UserError, match=r"3 is damaged.*Delete that folder"):
+        restore(tmp_path, state, mesh)
 
 
 def largest(folder):
@@ -399,8 +383,7 @@ def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
     folder = tmp_path / workdir.CHECKPOINTS / "6"
     (folder / checksums.FILE).unlink()
     damage(folder)
-    with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
-        saved.restore(state_lib.abstract(state, mesh), lambda text: None)
+    restore(tmp_path, state, mesh, lambda text: None)
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
 
@@ -409,13 +392,10 @@ def test_no_intact_checkpoint_raises_an_error(tmp_path):
     state, mesh = make_state(2)
     save(tmp_path, state)
     flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
-    with (
-        checkpoints_lib.Checkpoints(tmp_path) as saved,
-        pytest.raises(
-            UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
-        ),
+    with pytest.raises(
+        UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
     ):
-        saved.restore(state_lib.abstract(state, mesh))
+        restore(tmp_path, state, mesh)
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()
 
 
@@ -434,7 +414,9 @@ def test_load_proxies(tmp_path, tiny_config):
     np.testing.assert_array_equal(found, wanted.proxies)
 
 
-def test_load_model(tmp_path, toy, tiny_config):
+@pytest.fixture
+def toy_state(tmp_path, toy, tiny_config):
+    """The state of a run of the toy model, saved at step 5."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
     variables = toy.init_variables(model, tiny_config, jax.random.key(3))
@@ -444,11 +426,15 @@ def test_load_model(tmp_path, toy, tiny_config):
     state = jax.device_put(state, state_lib.shardings(state, mesh))
     save(tmp_path, state, step=5)
     workdir.prepare(tmp_path, tiny_config, ["a", "b"])
+    return state
+
+
+def test_load_model(tmp_path, toy_state, tiny_config):
     trained = checkpoints_lib.load_model(tmp_path)
     assert (trained.step, trained.category_ids) == (5, ["a", "b"])
     assert trained.config == tiny_config
     jax.tree.map(
-        np.testing.assert_array_equal, trained.variables, dict(variables)
+        np.testing.assert_array_equal, trained.variables, toy_state.variables
     )
 
 
@@ -467,34 +453,22 @@ def test_renamed_checkpoint_is_detected_on_read(tmp_path, toy, tiny_config):
     save(tmp_path, state, 3)
     shutil.move(tmp_path / "checkpoints" / "3", tmp_path / "checkpoints" / "6")
     assert not checkpoints_lib.is_whole(tmp_path, 6)
-    with pytest.raises(
-        UserError, match=r"6 is damaged.*the checkpoint of step 3"
-    ):
-        row_files.open_proxies(tmp_path)
-    with pytest.raises(
-        UserError, match=r"6 is damaged.*the checkpoint of step 3"
-    ):
-        checkpoints_lib.load_model(tmp_path)
+    for read in (row_files.open_proxies, checkpoints_lib.load_model):
+        with pytest.raises(
+            UserError, match=r"6 is damaged.*the checkpoint of step 3"
+        ):
+            read(tmp_path)
 
 
 def test_model_step_is_that_of_the_checkpoint_read(
-    tmp_path, toy, tiny_config, monkeypatch
+    tmp_path, toy_state, monkeypatch
 ):
     """A run in training saves another checkpoint while it is being read."""
-    mesh = mesh_lib.make_mesh(jax.devices()[:2])
-    model = toy.make_model(tiny_config.model, jnp.dtype("float32"))
-    variables = toy.init_variables(model, tiny_config, jax.random.key(3))
-    state = make_state(2)[0].replace(
-        params=variables["params"], batch_stats=variables["batch_stats"]
-    )
-    state = jax.device_put(state, state_lib.shardings(state, mesh))
-    save(tmp_path, state, step=5)
-    workdir.prepare(tmp_path, tiny_config, ["a", "b"])
     real = workdir.trained_step
 
     def trained_step(folder):
         step = real(folder)
-        save(tmp_path, state, step=6)
+        save(tmp_path, toy_state, step=6)
         return step
 
     monkeypatch.setattr(workdir, "trained_step", trained_step)

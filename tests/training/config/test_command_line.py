@@ -47,26 +47,25 @@ def test_other_errors_keep_their_traceback(run):
         run(lambda: 1 / 0)
 
 
-@pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
-def test_missing_flagfile_is_reported_without_traceback(command):
-    ended = subprocess.run(
-        [sys.executable, "-m", f"mixer_jax.{command}", "--flagfile=nowhere"],
+def run_module(command, flag):
+    return subprocess.run(
+        [sys.executable, "-m", f"mixer_jax.{command}", flag],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
+def test_missing_flagfile_is_reported_without_traceback(command):
+    ended = run_module(command, "--flagfile=nowhere")
     assert ended.returncode == 2
     assert "nowhere" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_line_breaks_in_arguments_are_rejected():
-    ended = subprocess.run(
-        [sys.executable, "-m", "mixer_jax.main", "--workdir=a\nWrote b"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_module("main", "--workdir=a\nWrote b")
     assert ended.returncode == 2
     expected = (
         r"error: The argument '--workdir=a\nWrote b' contains a line break."
