@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.kernels import activations, attention
 from mixer_jax.runtime.errors import UserError
@@ -79,14 +80,12 @@ KEYS = KeyMap(
 )
 # For both RoBERTa and XLM-RoBERTa.
 ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
-
-# Supported values by key of config.json; the first value is the default.
-_SUPPORTED = {
-    "model_type": tuple(_KINDS),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
+# Keys of config.json for which a single value is supported.
+_FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
 _SIZES = {
     "width": "hidden_size",
@@ -110,13 +109,13 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, known in _SUPPORTED.items():
-        if (value := config.get(key, known[0])) not in known:
-            raise UserError(
-                f"The BERT's config has {key} = {value!r}; supported: "
-                f"{', '.join(map(repr, known))}."
-            )
     kind = config.get("model_type", "bert")
+    known = tuple(_KINDS)
+    if kind not in known:
+        raise unsupported(
+            "BERT", "model_type", kind, ", ".join(map(repr, known))
+        )
+    check_fixed("BERT", config, _FIXED)
     # Defaults of the original configs.
     default = BertConfig(kind=kind, padding=0 if kind == "bert" else 1)
     if kind == "roberta":
@@ -257,3 +256,7 @@ class Bert(nn.Module):
                 x, bias, train
             )
         return x
+
+
+FAMILY = Family(Bert, BertConfig, KEYS, from_original, to_original)
+ROBERTA_FAMILY = FAMILY._replace(keys=ROBERTA_KEYS)

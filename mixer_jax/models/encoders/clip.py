@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
 
@@ -157,3 +158,15 @@ class ClipText(transformer.TextTransformer):
     """CLIP's text tower, with causal attention."""
 
     causal: bool = True
+
+
+VISION_FAMILY = Family(
+    ClipVision,
+    ClipVisionConfig,
+    VISION_KEYS,
+    vision_from_original,
+    vision_to_original,
+)
+TEXT_FAMILY = Family(
+    ClipText, ClipTextConfig, TEXT_KEYS, text_from_original, text_to_original
+)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.encoders.layers import ConvNorm
-from mixer_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +74,11 @@ def from_original(config: Mapping[str, Any]) -> ResNetConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"The ResNet's config has {key} = {config[key]!r}; "
-                f"supported: {value!r}."
-            )
+    check_fixed("ResNet", config, _FIXED)
     layer_type = config.get("layer_type", "bottleneck")
     if layer_type not in _LAYER_TYPES:
-        raise UserError(
-            f"The ResNet's config has layer_type = {layer_type!r}; "
-            f"supported: {', '.join(_LAYER_TYPES)}."
-        )
+        known = ", ".join(_LAYER_TYPES)
+        raise unsupported("ResNet", "layer_type", layer_type, known)
     default = ResNetConfig()
     return ResNetConfig(
         blocks=tuple(config.get("depths", default.blocks)),
@@ -212,3 +205,6 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_block{index}",
                 )(x, batch_stats)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+FAMILY = Family(ResNet, ResNetConfig, KEYS, from_original, to_original)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.kernels import activations, attention
-from mixer_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +85,12 @@ def from_original(config: Mapping[str, Any]) -> SwinConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"The Swin's config has {key} = {config[key]!r}; "
-                f"supported: {value!r}."
-            )
+    check_fixed("Swin", config, _FIXED)
     sizes = {o: config[t] for o, t in _FIELDS.items() if t in config}
     for name in ("patch", "window"):
         if not isinstance(sizes.get(name, 1), int):
-            raise UserError(
-                f"The Swin's config has {_FIELDS[name]} = {sizes[name]!r}; "
-                "supported: a single number for both sides."
-            )
+            known = "a single number for both sides"
+            raise unsupported("Swin", _FIELDS[name], sizes[name], known)
     for name in ("blocks", "heads"):
         if name in sizes:
             sizes[name] = tuple(sizes[name])
@@ -313,3 +306,6 @@ class Swin(nn.Module):
                 )(x, train)
         x = _norm(self.dtype, "norm")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+FAMILY = Family(Swin, SwinConfig, KEYS, from_original, to_original)

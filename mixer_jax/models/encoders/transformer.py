@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders.family import check_fixed, unsupported
 from mixer_jax.models.kernels import activations, attention
-from mixer_jax.runtime.errors import UserError
 
 # Keys are the names in config.json.
 ACTIVATIONS = {
@@ -91,16 +91,7 @@ def from_original(
     Raises:
       UserError: if a value is not supported.
     """
-
-    def refuse(key, supported):
-        raise UserError(
-            f"The original's config has {key} = {config[key]!r}; "
-            f"supported: {supported}."
-        )
-
-    for key, value in only.items():
-        if config.get(key, value) != value:
-            refuse(key, repr(value))
+    check_fixed("original", config, only)
     names = {field.name for field in dataclasses.fields(kind)}
     sizes = {
         ours: config[theirs]
@@ -108,12 +99,15 @@ def from_original(
         if ours in names and theirs in config
     }
     if sizes.get("activation", kind.activation) not in ACTIVATIONS:
-        refuse("hidden_act", ", ".join(ACTIVATIONS))
+        known = ", ".join(ACTIVATIONS)
+        raise unsupported("original", "hidden_act", config["hidden_act"], known)
     for ours in {"patch", "image_size"} & sizes.keys():
         if isinstance(sizes[ours], list | tuple):
             height, width = sizes[ours]
             if height != width:
-                refuse(_NAMES[ours], "squares")
+                raise unsupported(
+                    "original", _NAMES[ours], sizes[ours], "squares"
+                )
             sizes[ours] = height
     return kind(**sizes)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
 
@@ -109,3 +110,6 @@ class ViT(nn.Module):
         x = nn.Dropout(dropout, deterministic=not train)(x)
         x = transformer.layers(config, x, None, dropout, self.dtype, self.remat)
         return transformer.norm(config, self.dtype, "norm")(x)
+
+
+FAMILY = Family(ViT, ViTConfig, KEYS, from_original, to_original)
