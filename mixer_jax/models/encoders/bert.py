@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders import layers
 from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
-from mixer_jax.models.kernels import activations, attention
+from mixer_jax.models.kernels import activations
 from mixer_jax.runtime.errors import UserError
 
 # Class names of the originals by `model_type` in config.json.
@@ -152,15 +153,6 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxC, bias_Bx1x1xL, train):
         config = self.config
-        batch, length, width = x_BxLxC.shape
-
-        def dense(features, name):
-            return nn.Dense(
-                features,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.normal(0.02),
-                name=name,
-            )
 
         def norm(name):
             return nn.LayerNorm(config.epsilon, dtype=self.dtype, name=name)
@@ -168,19 +160,20 @@ class _Layer(nn.Module):
         def dropout(x):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-        def heads(name):
-            x = dense(width, name)(x_BxLxC)
-            return x.reshape(batch, length, config.heads, -1)
-
-        query, key, value = (heads(n) for n in ("query", "key", "value"))
         rng = self.make_rng("dropout") if train and self.dropout else None
-        x = attention.attend(
-            *(query, key, value, bias_Bx1x1xL, self.dropout, rng)
+        x = layers.self_attention(
+            x_BxLxC,
+            config.heads,
+            bias=bias_Bx1x1xL,
+            dtype=self.dtype,
+            dropout=self.dropout,
+            rng=rng,
         )
-        x = dense(width, "output")(x.reshape(batch, length, width))
         x = norm("norm1")(x_BxLxC + dropout(x))
-        y = activations.gelu(dense(config.hidden, "expand")(x))
-        return norm("norm2")(x + dropout(dense(width, "project")(y)))
+        y = layers.dense(config.hidden, self.dtype, "expand")(x)
+        y = activations.gelu(y)
+        y = layers.dense(x.shape[-1], self.dtype, "project")(y)
+        return norm("norm2")(x + dropout(y))
 
 
 class Bert(nn.Module):
@@ -230,9 +223,8 @@ class Bert(nn.Module):
             )
 
         def table(name, rows):
-            init = nn.initializers.normal(0.02)
             shape = (rows, config.width)
-            return self.param(name, init, shape, jnp.float32)
+            return self.param(name, layers.INIT, shape, jnp.float32)
 
         words = table("word_embedding", config.vocabulary)
         rows = config.positions + config.first_position

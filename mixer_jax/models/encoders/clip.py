@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
 from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
@@ -143,10 +143,10 @@ class ClipVision(nn.Module):
         x = patches.PatchEmbedding(
             config, use_bias=False, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
-        cls = self.param("cls", transformer.INIT, (config.width,))
+        cls = self.param("cls", layers.INIT, (config.width,))
         positions = self.param(
             "position_embedding",
-            transformer.INIT,
+            layers.INIT,
             (1 + config.patches, config.width),
         )
         x = patches.add_positions(x, positions, cls[None])

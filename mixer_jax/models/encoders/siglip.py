@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
 from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
@@ -136,7 +136,7 @@ class SiglipVision(nn.Module):
         )(images_BxHxWx3)
         positions = self.param(
             "position_embedding",
-            transformer.INIT,
+            layers.INIT,
             (config.patches, config.width),
         )
         x = patches.add_positions(x, positions)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.models.encoders.family import check_fixed, unsupported
-from mixer_jax.models.kernels import activations, attention
+from mixer_jax.models.encoders.layers import INIT, dense, self_attention
+from mixer_jax.models.kernels import activations
 
 # Keys are the names in config.json.
 ACTIVATIONS = {
@@ -23,8 +24,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": nn.gelu,
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
-
-INIT = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,32 +167,25 @@ class Layer(nn.Module):
             size 1.
         """
         config = self.config
-        batch, length, width = x_BxLxC.shape
-
-        def dense(features, name):
-            return nn.Dense(
-                features, dtype=self.dtype, kernel_init=INIT, name=name
-            )
 
         def dropout(x):
             return nn.Dropout(self.dropout, deterministic=not self.dropout)(x)
 
-        def heads(name):
-            y = dense(width, name)(x)
-            return y.reshape(batch, length, config.heads, -1)
-
         x = norm(config, self.dtype, "norm1")(x_BxLxC)
-        query, key, value = (heads(n) for n in ("query", "key", "value"))
         rng = self.make_rng("dropout") if self.dropout else None
-        y = attention.attend(
-            *(query, key, value, bias_Bx1xLxL, self.dropout, rng)
+        y = self_attention(
+            x,
+            config.heads,
+            bias=bias_Bx1xLxL,
+            dtype=self.dtype,
+            dropout=self.dropout,
+            rng=rng,
         )
-        y = dense(width, "output")(y.reshape(batch, length, width))
         x_BxLxC = x_BxLxC + dropout(y)
         x = norm(config, self.dtype, "norm2")(x_BxLxC)
-        x = dense(config.hidden, "expand")(x)
+        x = dense(config.hidden, self.dtype, "expand")(x)
         x = ACTIVATIONS[config.activation](x)
-        return x_BxLxC + dropout(dense(width, "project")(x))
+        return x_BxLxC + dropout(dense(config.width, self.dtype, "project")(x))
 
 
 def norm(config: Config, dtype: jnp.dtype, name: str) -> nn.LayerNorm:

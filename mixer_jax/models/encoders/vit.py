@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
 from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
@@ -100,7 +100,7 @@ class ViT(nn.Module):
             config, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
         cls, positions = (
-            self.param(name, transformer.INIT, (1, rows, config.width))
+            self.param(name, layers.INIT, (1, rows, config.width))
             for name, rows in (
                 ("cls", 1),
                 ("position_embedding", 1 + config.patches),
