@@ -1,7 +1,7 @@
 """Models and their initial variables, built from names and configs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,47 +12,13 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream.text import MINILM
 from mixer_jax.models import concept_memory
-from mixer_jax.models.encoders import (
-    bert,
-    clip,
-    efficientnet,
-    resnet,
-    siglip,
-    swin,
-    vit,
-)
+from mixer_jax.models.encoders import ENCODERS, FAMILIES
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import Mixer, align
 from mixer_jax.models.weights import originals, pretrained
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import did_you_mean
 
-
-def _encoders(
-    module: Callable[..., nn.Module], configs: Mapping[str, Any]
-) -> dict[str, Callable[..., nn.Module]]:
-    return {name: partial(module, config) for name, config in configs.items()}
-
-
-IMAGE_ENCODERS = {
-    **_encoders(resnet.ResNet, resnet.CONFIGS),
-    **_encoders(vit.ViT, vit.CONFIGS),
-    **_encoders(swin.Swin, swin.CONFIGS),
-    **_encoders(clip.ClipVision, clip.VISION_CONFIGS),
-    **_encoders(siglip.SiglipVision, siglip.VISION_CONFIGS),
-    **_encoders(efficientnet.EfficientNet, efficientnet.CONFIGS),
-}
-TEXT_ENCODERS = {
-    **_encoders(bert.Bert, bert.CONFIGS),
-    **_encoders(clip.ClipText, clip.TEXT_CONFIGS),
-    **_encoders(siglip.SiglipText, siglip.TEXT_CONFIGS),
-}
-# Keys are the names of the encoders' subtrees in the parameters.
-ENCODERS = {"image_encoder": IMAGE_ENCODERS, "text_encoder": TEXT_ENCODERS}
-FAMILIES = {
-    "image_encoder": originals.IMAGE_FAMILIES,
-    "text_encoder": originals.TEXT_FAMILIES,
-}
 _BATCH_NORMS = {name: name for name in ("train", "frozen")}
 _MEMORY_NORMS = {name: name for name in concept_memory.NORMS}
 
@@ -259,17 +225,18 @@ def check_frozen(part: str, name: str) -> None:
 
 def pretrained_image_encoder(name: str, size: int) -> tuple[nn.Module, dict]:
     """Returns a frozen image encoder and its pretrained variables."""
-    check_frozen("image_encoder", name)
-    model = make_encoder("image_encoder", name, batch_norm="frozen")
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return model, pretrained.load(name, shapes)
+    return _frozen("image_encoder", name, images)
 
 
 def pretrained_text_encoder(name: str) -> tuple[nn.Module, dict]:
     """Returns a frozen text encoder and its pretrained variables."""
-    check_frozen("text_encoder", name)
-    model = make_encoder("text_encoder", name)
     tokens = jnp.zeros((1, 8), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
+    return _frozen("text_encoder", name, tokens, tokens > 0)
+
+
+def _frozen(part: str, name: str, *inputs) -> tuple[nn.Module, dict]:
+    check_frozen(part, name)
+    model = make_encoder(part, name, batch_norm="frozen")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     return model, pretrained.load(name, shapes)

@@ -63,7 +63,7 @@ def build(
             start = before
             if narrow:
                 empty = nearest.none(len(queries), min(k + _SPARE, length))
-                start = jax.lax.pcast(empty, AXIS, to="varying")
+                start = rows_lib.varying(empty)
             own = home * length + blocks.positions(index)[0]
             better = nearest.extend(
                 start,
@@ -78,18 +78,14 @@ def build(
             )
             if narrow:
                 better = _checked(better, queries, visiting, first)
-                better = nearest.keep(
-                    jnp.concatenate([before[0], better[0]], 1),
-                    jnp.concatenate([before[1], better[1]], 1),
-                    k,
-                )
+                better = nearest.merge(before, better)
             return blocks.write(index, neighbors, better), None
 
         neighbors, _ = jax.lax.scan(extend, neighbors, blocks.indices)
         ring = [(device, (device - 1) % size) for device in range(size)]
         return (neighbors, jax.lax.ppermute(visiting, AXIS, ring)), None
 
-    neighbors = jax.lax.pcast(nearest.none(length, k), AXIS, to="varying")
+    neighbors = rows_lib.varying(nearest.none(length, k))
     (neighbors, _), _ = jax.lax.scan(hop, (neighbors, unit), jnp.arange(size))
     return neighbors[1]
 

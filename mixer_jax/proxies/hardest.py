@@ -38,7 +38,7 @@ def negatives(
     start, count = rows_lib.own(num_categories, len(proxies))
     empty = nearest.none(len(batch.z), min(k, len(proxies)))
     cosines, ids = nearest.extend(
-        jax.lax.pcast(empty, AXIS, to="varying"),
+        rows_lib.varying(empty),
         batch.z[:, None, :],
         batch.labels,
         proxies,

@@ -70,11 +70,7 @@ def extend(
             cosines, places = jax.lax.approx_max_k(cosines, k)
         else:
             cosines, places = top_k(cosines, k)
-        return keep(
-            jnp.concatenate([nearest[0], cosines], 1),
-            jnp.concatenate([nearest[1], ids[places]], 1),
-            size,
-        ), None
+        return merge(nearest, (cosines, ids[places])), None
 
     return jax.lax.scan(visit, nearest, chunks.indices)[0]
 
@@ -97,6 +93,15 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     largest, places = jax.lax.top_k(candidates.reshape(queries, -1), k)
     group = jnp.take_along_axis(best, places // _GROUP, 1)
     return largest, group * _GROUP + places % _GROUP
+
+
+def merge(nearest: Nearest, candidates: Nearest) -> Nearest:
+    """Returns the K nearest of `nearest [Q, K]` and `candidates [Q, N]`."""
+    cosines, ids = (
+        jnp.concatenate(both, 1)
+        for both in zip(nearest, candidates, strict=True)
+    )
+    return keep(cosines, ids, nearest[0].shape[1])
 
 
 def keep(cosines: jax.Array, ids: jax.Array, k: int) -> Nearest:

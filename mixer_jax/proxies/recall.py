@@ -43,10 +43,9 @@ def active_recall(
 
     def recall(active, proxies, embeddings, labels):
         z, _ = rows_lib.unit(embeddings)
-        z = jax.lax.all_gather(z, AXIS, tiled=True)
-        labels = jax.lax.all_gather(labels, AXIS, tiled=True)
+        z, labels = jax.lax.all_gather((z, labels), AXIS, tiled=True)
         start, count = rows_lib.own(num_categories, len(proxies))
-        candidates = jax.lax.pcast(nearest.none(len(z), k), AXIS, to="varying")
+        candidates = rows_lib.varying(nearest.none(len(z), k))
         candidates = nearest.extend(
             candidates, z[:, None, :], labels, proxies, start, count, _ROWS
         )

@@ -2,8 +2,8 @@
 
 Row i of the proxies belongs to category i. Every device holds the same number
 of consecutive rows; the surplus rows at the end are padding, which is zero and
-never scored. `own`, `own_key`, `take` and `put` run inside `jax.shard_map` over
-the mesh axis.
+never scored. `own`, `own_key`, `varying`, `take` and `put` run inside
+`jax.shard_map` over the mesh axis.
 """
 
 import functools
@@ -89,6 +89,11 @@ def init_proxies(
     return init(key)
 
 
+def per_device(num_categories: int, mesh: Mesh) -> int:
+    """Returns the number of rows on each device, including padding."""
+    return meshes.padded_rows(num_categories, mesh) // mesh.size
+
+
 def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
     """Returns where this device's rows begin and how many are real.
 
@@ -107,6 +112,11 @@ def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
 def own_key(key: jax.Array) -> jax.Array:
     """Derives a different PRNG key on each device from a common key."""
     return jax.random.fold_in(key, jax.lax.axis_index(meshes.AXIS))
+
+
+def varying(tree: Any) -> Any:
+    """Marks constants as varying over devices, as scan requires of carries."""
+    return jax.lax.pcast(tree, meshes.AXIS, to="varying")
 
 
 def take(tree: Any, indices: jax.Array) -> Any:

@@ -19,7 +19,7 @@ out, as they may be the same object under another ID (similar to PartialFC's
 inter-class filtering, arXiv 2203.15565, which sets their logits to zero).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -174,10 +174,9 @@ def update(
         pull = pull * fall[:, None] + centers.pull_samples(weights)
         return (higher, total, pull), None
 
-    start = jnp.full(target.shape, _LOWEST), jnp.zeros(target.shape)
-    (peak, total, pull), _ = jax.lax.scan(
-        reduce, _varying((*start, jnp.zeros(z.shape))), chunks.indices
-    )
+    peak, total = jnp.full(target.shape, _LOWEST), jnp.zeros(target.shape)
+    start = rows_lib.varying((peak, total, jnp.zeros(z.shape)))
+    (peak, total, pull), _ = jax.lax.scan(reduce, start, chunks.indices)
 
     # Where there are no negatives, `total` counts masked logits only, and the
     # factor below makes it 0.
@@ -323,8 +322,3 @@ def _sum_own_part(dz: jax.Array, wire: str) -> jax.Array:
     parts = dz.reshape(jax.lax.axis_size(AXIS), -1, dz.shape[-1])
     parts = jax.lax.all_to_all(parts.astype(wire), AXIS, 0, 0)
     return jnp.sum(parts.astype(jnp.float32), 0)
-
-
-def _varying(tree: Any) -> Any:
-    """Marks constants as varying over devices, as scan requires of carries."""
-    return jax.lax.pcast(tree, AXIS, to="varying")

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders import layers
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
-from mixer_jax.models.kernels import activations, attention
+from mixer_jax.models.kernels import activations
 from mixer_jax.runtime.errors import UserError
 
 # Class names of the originals by `model_type` in config.json.
@@ -79,14 +81,12 @@ KEYS = KeyMap(
 )
 # For both RoBERTa and XLM-RoBERTa.
 ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
-
-# Supported values by key of config.json; the first value is the default.
-_SUPPORTED = {
-    "model_type": tuple(_KINDS),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
+# Keys of config.json for which a single value is supported.
+_FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
 _SIZES = {
     "width": "hidden_size",
@@ -110,13 +110,13 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, known in _SUPPORTED.items():
-        if (value := config.get(key, known[0])) not in known:
-            raise UserError(
-                f"The BERT's config has {key} = {value!r}; supported: "
-                f"{', '.join(map(repr, known))}."
-            )
     kind = config.get("model_type", "bert")
+    known = tuple(_KINDS)
+    if kind not in known:
+        raise unsupported(
+            "BERT", "model_type", kind, ", ".join(map(repr, known))
+        )
+    check_fixed("BERT", config, _FIXED)
     # Defaults of the original configs.
     default = BertConfig(kind=kind, padding=0 if kind == "bert" else 1)
     if kind == "roberta":
@@ -153,15 +153,6 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxC, bias_Bx1x1xL, train):
         config = self.config
-        batch, length, width = x_BxLxC.shape
-
-        def dense(features, name):
-            return nn.Dense(
-                features,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.normal(0.02),
-                name=name,
-            )
 
         def norm(name):
             return nn.LayerNorm(config.epsilon, dtype=self.dtype, name=name)
@@ -169,19 +160,20 @@ class _Layer(nn.Module):
         def dropout(x):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-        def heads(name):
-            x = dense(width, name)(x_BxLxC)
-            return x.reshape(batch, length, config.heads, -1)
-
-        query, key, value = (heads(n) for n in ("query", "key", "value"))
         rng = self.make_rng("dropout") if train and self.dropout else None
-        x = attention.attend(
-            *(query, key, value, bias_Bx1x1xL, self.dropout, rng)
+        x = layers.self_attention(
+            x_BxLxC,
+            config.heads,
+            bias=bias_Bx1x1xL,
+            dtype=self.dtype,
+            dropout=self.dropout,
+            rng=rng,
         )
-        x = dense(width, "output")(x.reshape(batch, length, width))
         x = norm("norm1")(x_BxLxC + dropout(x))
-        y = activations.gelu(dense(config.hidden, "expand")(x))
-        return norm("norm2")(x + dropout(dense(width, "project")(y)))
+        y = layers.dense(config.hidden, self.dtype, "expand")(x)
+        y = activations.gelu(y)
+        y = layers.dense(x.shape[-1], self.dtype, "project")(y)
+        return norm("norm2")(x + dropout(y))
 
 
 class Bert(nn.Module):
@@ -231,9 +223,8 @@ class Bert(nn.Module):
             )
 
         def table(name, rows):
-            init = nn.initializers.normal(0.02)
             shape = (rows, config.width)
-            return self.param(name, init, shape, jnp.float32)
+            return self.param(name, layers.INIT, shape, jnp.float32)
 
         words = table("word_embedding", config.vocabulary)
         rows = config.positions + config.first_position
@@ -257,3 +248,7 @@ class Bert(nn.Module):
                 x, bias, train
             )
         return x
+
+
+FAMILY = Family(Bert, BertConfig, KEYS, from_original, to_original)
+ROBERTA_FAMILY = FAMILY._replace(keys=ROBERTA_KEYS)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
 
@@ -142,10 +143,10 @@ class ClipVision(nn.Module):
         x = patches.PatchEmbedding(
             config, use_bias=False, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
-        cls = self.param("cls", transformer.INIT, (config.width,))
+        cls = self.param("cls", layers.INIT, (config.width,))
         positions = self.param(
             "position_embedding",
-            transformer.INIT,
+            layers.INIT,
             (1 + config.patches, config.width),
         )
         x = patches.add_positions(x, positions, cls[None])
@@ -157,3 +158,15 @@ class ClipText(transformer.TextTransformer):
     """CLIP's text tower, with causal attention."""
 
     causal: bool = True
+
+
+VISION_FAMILY = Family(
+    ClipVision,
+    ClipVisionConfig,
+    VISION_KEYS,
+    vision_from_original,
+    vision_to_original,
+)
+TEXT_FAMILY = Family(
+    ClipText, ClipTextConfig, TEXT_KEYS, text_from_original, text_to_original
+)

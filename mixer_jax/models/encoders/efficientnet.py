@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax.models.encoders.key_map import KeyMap
-from mixer_jax.models.encoders.layers import ConvNorm
+from mixer_jax.models.encoders.layers import ConvNorm, normalize_pixels
 from mixer_jax.models.kernels.activations import relu6
 
 # Repeats, kernel size, stride of the first block, expansion, channels.
@@ -152,11 +152,7 @@ class EfficientNet(nn.Module):
           Patches [B, P, 1280], or logits [B, classes] with a classifier.
         """
         batch_stats = train and self.batch_norm == "train"
-        mean, std = (
-            jnp.array(v)[None, None, None]
-            for v in (self.config.mean, self.config.std)
-        )
-        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
+        x = normalize_pixels(images_BxHxWx3, self.config)
         x = ConvNorm(32, 3, 2, activation=relu6, dtype=self.dtype, name="stem")(
             x, batch_stats
         )

@@ -1,12 +1,71 @@
-"""Convolution with batch normalization and activation, as one layer."""
+"""Layers that encoders share.
+
+The functions apply their layers as submodules of the calling module.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from mixer_jax.models.kernels import attention
 from mixer_jax.models.kernels.channel_sums import add_bias, normalize_batch
 from mixer_jax.models.kernels.convolutions import convolve, depthwise
+
+INIT = nn.initializers.normal(0.02)  # of a transformer's parameters
+# Statistics of ImageNet per channel, for pixels in 0..255.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def normalize_pixels(images_BxHxWx3: jax.Array, config: Any) -> jax.Array:
+    """Returns float32 pixels, normalized by the config's `mean` and `std`."""
+    mean, std = (
+        jnp.array(v)[None, None, None] for v in (config.mean, config.std)
+    )
+    return (images_BxHxWx3.astype(jnp.float32) - mean) / std
+
+
+def dense(
+    features: int, dtype: jnp.dtype, name: str, use_bias: bool = True
+) -> nn.Dense:
+    """Returns a dense layer of a transformer."""
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, kernel_init=INIT, name=name
+    )
+
+
+def self_attention(
+    x: jax.Array,
+    heads: int,
+    *,
+    bias: jax.Array | None,
+    dtype: jnp.dtype,
+    dropout: float = 0.0,
+    rng: jax.Array | None = None,
+) -> jax.Array:
+    """Applies the layers `query`, `key`, `value` and `output`.
+
+    Args:
+      x: [..., L, C], the token vectors.
+      heads: number of attention heads.
+      bias: added to the logits; see `attention.attend`.
+      dtype: dtype of the computation; the softmax is float32.
+      dropout: the dropout rate of the attention weights.
+      rng: the random key for dropout; None turns dropout off.
+
+    Returns:
+      [..., L, C].
+    """
+    width = x.shape[-1]
+    query, key, value = (
+        dense(width, dtype, name)(x).reshape(*x.shape[:-1], heads, -1)
+        for name in ("query", "key", "value")
+    )
+    y = attention.attend(query, key, value, bias, dropout, rng)
+    return dense(width, dtype, "output")(y.reshape(x.shape))
 
 
 class ConvNorm(nn.Module):
@@ -53,9 +112,9 @@ class ConvNorm(nn.Module):
         channels = 1 if self.depthwise else x_BxHxWxC.shape[-1]
         kernel = self.param(
             "kernel",
-            nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-            if not self.depthwise
-            else nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+            nn.initializers.variance_scaling(
+                2.0, "fan_in" if self.depthwise else "fan_out", "normal"
+            ),
             (self.size, self.size, channels, self.features),
             jnp.float32,
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mixer_jax.models.encoders.layers import normalize_pixels
 from mixer_jax.models.encoders.transformer import ImageConfig
 from mixer_jax.runtime.errors import UserError
 
@@ -44,11 +45,8 @@ class PatchEmbedding(nn.Module):
                 f"Images of {height} x {width} pixels are smaller than one "
                 f"patch of {size} x {size}."
             )
-        mean, std = (
-            jnp.array(v)[None, None, None] for v in (config.mean, config.std)
-        )
         x = images_BxHxWx3[:, : rows * size, : cols * size]
-        x = ((x.astype(jnp.float32) - mean) / std).astype(self.dtype)
+        x = normalize_pixels(x, config).astype(self.dtype)
         x = x.reshape(batch, rows, size, cols, size, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, cols, -1)
         kernel = self.param(

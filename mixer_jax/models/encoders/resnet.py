@@ -1,6 +1,7 @@
 """ResNet v1.5 (He et al., arXiv 1512.03385): the 3x3 layers downsample."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders import layers
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
-from mixer_jax.models.encoders.layers import ConvNorm
-from mixer_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,8 @@ class ResNetConfig:
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     stem: int = 64  # channels of the first convolution
     bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1 instead of two 3x3
-    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = layers.IMAGENET_MEAN
+    std: tuple[float, ...] = layers.IMAGENET_STD
 
 
 _BASIC = ResNetConfig(widths=(64, 128, 256, 512), bottleneck=False)
@@ -74,18 +74,11 @@ def from_original(config: Mapping[str, Any]) -> ResNetConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"The ResNet's config has {key} = {config[key]!r}; "
-                f"supported: {value!r}."
-            )
+    check_fixed("ResNet", config, _FIXED)
     layer_type = config.get("layer_type", "bottleneck")
     if layer_type not in _LAYER_TYPES:
-        raise UserError(
-            f"The ResNet's config has layer_type = {layer_type!r}; "
-            f"supported: {', '.join(_LAYER_TYPES)}."
-        )
+        known = ", ".join(_LAYER_TYPES)
+        raise unsupported("ResNet", "layer_type", layer_type, known)
     default = ResNetConfig()
     return ResNetConfig(
         blocks=tuple(config.get("depths", default.blocks)),
@@ -107,6 +100,20 @@ def to_original(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
+def _layer(features, size, stride, *, dtype, name, **options):
+    return layers.ConvNorm(
+        features,
+        size,
+        stride,
+        padding=size // 2,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        name=name,
+        **options,
+    )
+
+
 class _Block(nn.Module):
     width: int
     stride: int
@@ -115,19 +122,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC, batch_stats):
-        def layer(features, size, stride, name, **options):
-            return ConvNorm(
-                features,
-                size,
-                stride,
-                padding=size // 2,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=self.dtype,
-                name=name,
-                **options,
-            )
-
+        layer = functools.partial(_layer, dtype=self.dtype)
         # With a zero scale in its last norm, a block starts as the identity.
         last = {"scale_init": nn.initializers.zeros}
         width = self.width
@@ -144,10 +139,11 @@ class _Block(nn.Module):
             )
         x = x_BxHxWxC
         for index, (features, size, stride, options) in enumerate(plan):
-            name = f"conv{index}"
-            x = layer(features, size, stride, name, **options)(x, batch_stats)
+            x = layer(features, size, stride, name=f"conv{index}", **options)(
+                x, batch_stats
+            )
         if self.stride > 1 or x_BxHxWxC.shape[-1] != width:
-            x_BxHxWxC = layer(width, 1, self.stride, "shortcut")(
+            x_BxHxWxC = layer(width, 1, self.stride, name="shortcut")(
                 x_BxHxWxC, batch_stats
             )
         return nn.relu(x + x_BxHxWxC)
@@ -185,20 +181,9 @@ class ResNet(nn.Module):
         """
         config = self.config
         batch_stats = train and self.batch_norm == "train"
-        mean, std = (
-            jnp.array(v)[None, None, None] for v in (config.mean, config.std)
-        )
-        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
-        x = ConvNorm(
-            config.stem,
-            7,
-            2,
-            padding=3,
-            activation=nn.relu,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            name="stem",
+        x = layers.normalize_pixels(images_BxHxWx3, config)
+        x = _layer(
+            config.stem, 7, 2, dtype=self.dtype, name="stem", activation=nn.relu
         )(x, batch_stats)
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
@@ -212,3 +197,6 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_block{index}",
                 )(x, batch_stats)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+FAMILY = Family(ResNet, ResNetConfig, KEYS, from_original, to_original)

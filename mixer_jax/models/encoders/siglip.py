@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
 
@@ -135,7 +136,7 @@ class SiglipVision(nn.Module):
         )(images_BxHxWx3)
         positions = self.param(
             "position_embedding",
-            transformer.INIT,
+            layers.INIT,
             (config.patches, config.width),
         )
         x = patches.add_positions(x, positions)
@@ -145,3 +146,19 @@ class SiglipVision(nn.Module):
 
 class SiglipText(transformer.TextTransformer):
     """SigLIP's text tower, in which tokens attend to all tokens."""
+
+
+VISION_FAMILY = Family(
+    SiglipVision,
+    SiglipVisionConfig,
+    VISION_KEYS,
+    vision_from_original,
+    vision_to_original,
+)
+TEXT_FAMILY = Family(
+    SiglipText,
+    SiglipTextConfig,
+    TEXT_KEYS,
+    text_from_original,
+    text_to_original,
+)

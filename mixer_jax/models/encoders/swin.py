@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mixer_jax.models.encoders import layers
+from mixer_jax.models.encoders.family import Family, check_fixed, unsupported
 from mixer_jax.models.encoders.key_map import KeyMap
-from mixer_jax.models.kernels import activations, attention
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.models.kernels import activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,8 @@ class SwinConfig:
     patch: int = 4  # pixels per side
     window: int = 7  # patches per side
     mlp_ratio: float = 4.0
-    # Mean and standard deviation of ImageNet per channel, for pixels in 0..255.
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = layers.IMAGENET_MEAN
+    std: tuple[float, ...] = layers.IMAGENET_STD
 
 
 CONFIGS = {
@@ -85,19 +85,12 @@ def from_original(config: Mapping[str, Any]) -> SwinConfig:
     Raises:
       UserError: if a value is not supported.
     """
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"The Swin's config has {key} = {config[key]!r}; "
-                f"supported: {value!r}."
-            )
+    check_fixed("Swin", config, _FIXED)
     sizes = {o: config[t] for o, t in _FIELDS.items() if t in config}
     for name in ("patch", "window"):
         if not isinstance(sizes.get(name, 1), int):
-            raise UserError(
-                f"The Swin's config has {_FIELDS[name]} = {sizes[name]!r}; "
-                "supported: a single number for both sides."
-            )
+            known = "a single number for both sides"
+            raise unsupported("Swin", _FIELDS[name], sizes[name], known)
     for name in ("blocks", "heads"):
         if name in sizes:
             sizes[name] = tuple(sizes[name])
@@ -168,16 +161,6 @@ def _norm(dtype, name):
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
-def _dense(features, dtype, name, **options):
-    return nn.Dense(
-        features,
-        dtype=dtype,
-        kernel_init=nn.initializers.normal(0.02),
-        name=name,
-        **options,
-    )
-
-
 class _Block(nn.Module):
     config: SwinConfig
     heads: int
@@ -200,14 +183,9 @@ class _Block(nn.Module):
         cells = x.shape
         x_BxWxLxC = x.reshape(batch, -1, window * window, channels)
 
-        def heads(name):
-            x = _dense(channels, self.dtype, name)(x_BxWxLxC)
-            return x.reshape(*x.shape[:-1], self.heads, -1)
-
-        query, key, value = (heads(n) for n in ("query", "key", "value"))
         table = self.param(
             "relative_position_bias_table",
-            nn.initializers.normal(0.02),
+            layers.INIT,
             ((2 * config.window - 1) ** 2, self.heads),
             jnp.float32,
         )
@@ -215,8 +193,9 @@ class _Block(nn.Module):
         bias = bias_LxLxN.transpose(2, 0, 1)[None]
         if shift:
             bias += _shift_mask(padded[1], padded[2], window, shift)
-        x = attention.attend(query, key, value, bias[None])
-        x = _dense(channels, self.dtype, "output")(x.reshape(x_BxWxLxC.shape))
+        x = layers.self_attention(
+            x_BxWxLxC, self.heads, bias=bias[None], dtype=self.dtype
+        )
 
         x = x.reshape(cells).swapaxes(2, 3).reshape(padded)
         if shift:
@@ -232,9 +211,9 @@ class _Block(nn.Module):
         # sublayer is never dropped.
         x = nn.Dropout(self.drop_path, (1, 2, 3), not train)(x)
         x += x_BxHxWxC
-        y = _dense(hidden, self.dtype, "expand")(_norm(self.dtype, "norm2")(x))
-        y = activations.gelu(y)
-        return x + _dense(channels, self.dtype, "project")(y)
+        y = _norm(self.dtype, "norm2")(x)
+        y = activations.gelu(layers.dense(hidden, self.dtype, "expand")(y))
+        return x + layers.dense(channels, self.dtype, "project")(y)
 
 
 class _Merge(nn.Module):
@@ -248,7 +227,9 @@ class _Merge(nn.Module):
         # Concatenate as in the original: columns outer, rows inner.
         x = _cells(_pad(x_BxHxWxC, 2), 2).swapaxes(3, 4)
         x = _norm(self.dtype, "norm")(x.reshape(*x.shape[:3], -1))
-        return _dense(2 * channels, self.dtype, "reduction", use_bias=False)(x)
+        return layers.dense(
+            2 * channels, self.dtype, "reduction", use_bias=False
+        )(x)
 
 
 class Swin(nn.Module):
@@ -284,15 +265,12 @@ class Swin(nn.Module):
           Patches [B, P, C].
         """
         config = self.config
-        mean, std = (
-            jnp.array(v)[None, None, None] for v in (config.mean, config.std)
-        )
-        x = (images_BxHxWx3.astype(jnp.float32) - mean) / std
+        x = layers.normalize_pixels(images_BxHxWx3, config)
         x = nn.DenseGeneral(
             config.width,
             (-3, -2, -1),
             dtype=self.dtype,
-            kernel_init=nn.initializers.normal(0.02),
+            kernel_init=layers.INIT,
             name="patch_embedding",
         )(_cells(_pad(x, config.patch), config.patch))
         x = _norm(self.dtype, "patch_norm")(x)
@@ -313,3 +291,6 @@ class Swin(nn.Module):
                 )(x, train)
         x = _norm(self.dtype, "norm")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+FAMILY = Family(Swin, SwinConfig, KEYS, from_original, to_original)

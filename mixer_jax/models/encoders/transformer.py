@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.kernels import activations, attention
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.models.encoders.family import check_fixed, unsupported
+from mixer_jax.models.encoders.layers import INIT, dense, self_attention
+from mixer_jax.models.kernels import activations
 
 # Keys are the names in config.json.
 ACTIVATIONS = {
@@ -23,8 +24,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": nn.gelu,
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
-
-INIT = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +90,7 @@ def from_original(
     Raises:
       UserError: if a value is not supported.
     """
-
-    def refuse(key, supported):
-        raise UserError(
-            f"The original's config has {key} = {config[key]!r}; "
-            f"supported: {supported}."
-        )
-
-    for key, value in only.items():
-        if config.get(key, value) != value:
-            refuse(key, repr(value))
+    check_fixed("original", config, only)
     names = {field.name for field in dataclasses.fields(kind)}
     sizes = {
         ours: config[theirs]
@@ -108,12 +98,15 @@ def from_original(
         if ours in names and theirs in config
     }
     if sizes.get("activation", kind.activation) not in ACTIVATIONS:
-        refuse("hidden_act", ", ".join(ACTIVATIONS))
+        known = ", ".join(ACTIVATIONS)
+        raise unsupported("original", "hidden_act", config["hidden_act"], known)
     for ours in {"patch", "image_size"} & sizes.keys():
         if isinstance(sizes[ours], list | tuple):
             height, width = sizes[ours]
             if height != width:
-                refuse(_NAMES[ours], "squares")
+                raise unsupported(
+                    "original", _NAMES[ours], sizes[ours], "squares"
+                )
             sizes[ours] = height
     return kind(**sizes)
 
@@ -174,32 +167,25 @@ class Layer(nn.Module):
             size 1.
         """
         config = self.config
-        batch, length, width = x_BxLxC.shape
-
-        def dense(features, name):
-            return nn.Dense(
-                features, dtype=self.dtype, kernel_init=INIT, name=name
-            )
 
         def dropout(x):
             return nn.Dropout(self.dropout, deterministic=not self.dropout)(x)
 
-        def heads(name):
-            y = dense(width, name)(x)
-            return y.reshape(batch, length, config.heads, -1)
-
         x = norm(config, self.dtype, "norm1")(x_BxLxC)
-        query, key, value = (heads(n) for n in ("query", "key", "value"))
         rng = self.make_rng("dropout") if self.dropout else None
-        y = attention.attend(
-            *(query, key, value, bias_Bx1xLxL, self.dropout, rng)
+        y = self_attention(
+            x,
+            config.heads,
+            bias=bias_Bx1xLxL,
+            dtype=self.dtype,
+            dropout=self.dropout,
+            rng=rng,
         )
-        y = dense(width, "output")(y.reshape(batch, length, width))
         x_BxLxC = x_BxLxC + dropout(y)
         x = norm(config, self.dtype, "norm2")(x_BxLxC)
-        x = dense(config.hidden, "expand")(x)
+        x = dense(config.hidden, self.dtype, "expand")(x)
         x = ACTIVATIONS[config.activation](x)
-        return x_BxLxC + dropout(dense(width, "project")(x))
+        return x_BxLxC + dropout(dense(config.width, self.dtype, "project")(x))
 
 
 def norm(config: Config, dtype: jnp.dtype, name: str) -> nn.LayerNorm:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mixer_jax.models.encoders import patches, transformer
+from mixer_jax.models.encoders import layers, patches, transformer
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.encoders.key_map import KeyMap
 
 
@@ -99,7 +100,7 @@ class ViT(nn.Module):
             config, dtype=self.dtype, name="patch_embedding"
         )(images_BxHxWx3)
         cls, positions = (
-            self.param(name, transformer.INIT, (1, rows, config.width))
+            self.param(name, layers.INIT, (1, rows, config.width))
             for name, rows in (
                 ("cls", 1),
                 ("position_embedding", 1 + config.patches),
@@ -109,3 +110,6 @@ class ViT(nn.Module):
         x = nn.Dropout(dropout, deterministic=not train)(x)
         x = transformer.layers(config, x, None, dropout, self.dtype, self.remat)
         return transformer.norm(config, self.dtype, "norm")(x)
+
+
+FAMILY = Family(ViT, ViTConfig, KEYS, from_original, to_original)

@@ -13,18 +13,16 @@ longer needs these files.
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mixer_jax.models.encoders import bert, clip, resnet, siglip, swin, vit
-from mixer_jax.models.encoders.key_map import KeyMap
+from mixer_jax.models.encoders.family import Family
 from mixer_jax.models.weights import torch_pickle
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
@@ -35,70 +33,6 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = "model.safetensors", "pytorch_model.bin"
 _FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class Family(NamedTuple):
-    """An architecture, with conversions from and to its original files.
-
-    Attributes:
-      module: the encoder class; its field `config` is an instance of `sizes`.
-      sizes: the class of the encoder's config, a frozen dataclass.
-      keys: names of the tensors in the original files.
-      read: converts the original config.json to an encoder config.
-      write: converts an encoder config to the original config.json.
-    """
-
-    module: type[nn.Module]
-    sizes: type
-    keys: KeyMap
-    read: Callable[[Mapping[str, Any]], Any]
-    write: Callable[[Any], dict[str, Any]]
-
-
-def _family(
-    file: ModuleType,
-    module: type[nn.Module],
-    sizes: type,
-    tower: str = "",
-) -> Family:
-    """Returns a family from a Python module, which may define two towers."""
-    keys = getattr(file, f"{tower.upper()}KEYS")
-    read = getattr(file, f"{tower}from_original")
-    return Family(
-        module, sizes, keys, read, getattr(file, f"{tower}to_original")
-    )
-
-
-_CLIP = _family(clip, clip.ClipVision, clip.ClipVisionConfig, "vision_")
-_CLIP_TEXT = _family(clip, clip.ClipText, clip.ClipTextConfig, "text_")
-_SIGLIP = _family(
-    siglip, siglip.SiglipVision, siglip.SiglipVisionConfig, "vision_"
-)
-_SIGLIP_TEXT = _family(
-    siglip, siglip.SiglipText, siglip.SiglipTextConfig, "text_"
-)
-_BERT = _family(bert, bert.Bert, bert.BertConfig)
-_ROBERTA = _BERT._replace(keys=bert.ROBERTA_KEYS)
-
-# Keys are values of `model_type` in config.json.
-IMAGE_FAMILIES = {
-    "clip": _CLIP,
-    "clip_vision_model": _CLIP,
-    "resnet": _family(resnet, resnet.ResNet, resnet.ResNetConfig),
-    "siglip": _SIGLIP,
-    "siglip_vision_model": _SIGLIP,
-    "swin": _family(swin, swin.Swin, swin.SwinConfig),
-    "vit": _family(vit, vit.ViT, vit.ViTConfig),
-}
-TEXT_FAMILIES = {
-    "bert": _BERT,
-    "clip": _CLIP_TEXT,
-    "clip_text_model": _CLIP_TEXT,
-    "roberta": _ROBERTA,
-    "siglip": _SIGLIP_TEXT,
-    "siglip_text_model": _SIGLIP_TEXT,
-    "xlm-roberta": _ROBERTA,
-}
 
 
 def is_original(name: str) -> bool:
@@ -113,7 +47,7 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
 
     Args:
       name: a folder, or a name on the hub.
-      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders`.
 
     Raises:
       UserError: if the original cannot be found or read, or is not of one of
@@ -230,7 +164,7 @@ def load(
 
     Args:
       name: a folder, or a name on the hub.
-      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES`.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders`.
       variables: the encoder's variables; see `key_map.KeyMap.load`.
 
     Raises:

@@ -39,8 +39,7 @@ class Exact:
 
     def select(self, given: interface.HeadInput) -> jax.Array:
         """Returns all rows; see `interface.Head`."""
-        local = meshes.padded_rows(self.num_categories, self.mesh)
-        local //= self.mesh.size
+        local = rows_lib.per_device(self.num_categories, self.mesh)
         rows = jnp.tile(jnp.arange(local), self.mesh.size)
         return jax.lax.with_sharding_constraint(rows, meshes.rows(self.mesh))
 

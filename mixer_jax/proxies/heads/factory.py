@@ -1,26 +1,23 @@
 """Construction of heads by name."""
 
+import functools
 import math
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mixer_jax.proxies import interface, margins, softmax
+from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.proxies.heads.exact import Exact
 from mixer_jax.proxies.heads.knn import Knn
 from mixer_jax.proxies.heads.sampled import Sampled
 from mixer_jax.proxies.heads.topk import TopK
-from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
 
 
 def _exact(config, loss, mesh, num_categories):
     del config
     return Exact(loss, mesh, num_categories)
-
-
-def _sampled(config, loss, mesh, num_categories):
-    return _active(Sampled, config, loss, mesh, num_categories)
 
 
 def _knn(config, loss, mesh, num_categories):
@@ -50,7 +47,7 @@ def _topk(config, loss, mesh, num_categories):
 def _active(kind, config, loss, mesh, num_categories, **settings):
     _require(0 < config.active <= 1, "active", config.active, "in (0, 1]")
     _require(0 <= config.uniform <= 1, "uniform", config.uniform, "in [0, 1]")
-    rows = meshes.padded_rows(num_categories, mesh) // mesh.size
+    rows = rows_lib.per_device(num_categories, mesh)
     size = math.ceil(config.active * rows)
     uniform = math.ceil(config.uniform * size)
     return kind(
@@ -69,7 +66,12 @@ def _neighbors(config, num_categories):
     return min(config.neighbors, num_categories - 1)
 
 
-HEADS = {"exact": _exact, "knn": _knn, "sampled": _sampled, "topk": _topk}
+HEADS = {
+    "exact": _exact,
+    "knn": _knn,
+    "sampled": functools.partial(_active, Sampled),
+    "topk": _topk,
+}
 
 
 def make_head(

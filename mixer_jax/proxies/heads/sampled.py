@@ -49,8 +49,7 @@ class Sampled:
     @property
     def rows(self) -> int:
         """Number of proxy rows on each device, including padding."""
-        padded = meshes.padded_rows(self.num_categories, self.mesh)
-        return padded // self.mesh.size
+        return rows_lib.per_device(self.num_categories, self.mesh)
 
     def check(self, batch_size: int) -> None:
         """Checks that every positive of a batch of this size can be active.
