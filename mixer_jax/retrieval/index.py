@@ -2,8 +2,8 @@
 
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents, in the same order; see `COLUMNS`
-INDEX/index.json      the model: its workdir, step and fingerprint; the folder
-                      of the pictures; N and D; checksums of the other files
+INDEX/index.json      the format; the model's workdir, step and fingerprint; the
+                      folder of the pictures; N and D; checksums of the others
 
 The workdir and the pictures are found even after a move; see `places`.
 """
@@ -22,11 +22,12 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
 from mixer_jax.runtime import arrays, files, paths
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import NewerFormatError, UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 from mixer_jax.training.checkpoint import checkpoints, checksums
 
+FORMAT = 1  # increases with each change that older versions cannot read
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind(
     "index",
@@ -158,6 +159,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     """
     count, dim = index.embeddings.shape
     meta = {
+        "format": FORMAT,
         "workdir": places.save(index.workdir, folder),
         "images": places.save(index.images, folder),
         "step": index.step,
@@ -222,7 +224,7 @@ def _read(
             f"There is no index in {folder}; build one with {_COMMAND}."
         )
     try:
-        meta = _read_meta(find(INDEX))
+        meta = _read_meta(folder)
         # Check everything that `load` uses.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
@@ -235,7 +237,9 @@ def _read(
         # The first version stored absolute paths, and no folder of pictures.
         if "images" in meta:
             _check_names(documents["image"])
-    except (OSError, ValueError, UserError) as error:
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError) as error:
         files.check_fetched(*map(find, KIND.names))
         raise UserError(
             f"The index in {folder} is damaged or has an unknown version "
@@ -244,14 +248,12 @@ def _read(
     return documents, embeddings, meta
 
 
-def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+def _read_meta(folder: str | os.PathLike) -> dict[str, Any]:
     """Returns the contents of index.json; raises `ValueError` if malformed."""
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{INDEX} is nested too deeply") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{INDEX} is not a JSON object")
+    path = folders.find(folder, INDEX)
+    subject = f"The index in {folder}"
+    remedy = f"rebuild it with {_COMMAND}"
+    meta = files.read_record(path, FORMAT, subject, remedy)
     meta = {"fingerprint": "", "sizes": [], "checksums": {}} | meta
     for key, kind in _KINDS.items():
         if key not in meta:

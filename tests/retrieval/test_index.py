@@ -54,6 +54,7 @@ def test_a_saved_index_can_be_loaded(made, tmp_path):
     meta = json.loads((folder / "index.json").read_text())
     assert list(meta.pop("checksums")) == ["embeddings.npy", "documents.csv"]
     assert meta == {
+        "format": 1,
         "workdir": ["../../run/stage2", str(made.workdir)],
         "images": ["../../data", str(made.images)],
         "step": 4,
@@ -200,6 +201,32 @@ def test_inconsistent_files_raise_an_error(made, tmp_path):
             index.load(tmp_path / "index")
 
 
+def change_record(folder, **values):
+    path = folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_newer_format_is_refused(made, tmp_path):
+    folder = tmp_path / "index"
+    index.save(made, folder)
+    # A newer version may have other keys, other files and other types.
+    change_record(folder, format=index.FORMAT + 1, step="4", checksums=None)
+    (folder / "documents.csv").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError) as raised:
+        index.load(folder)
+    assert str(raised.value) == (
+        f"The index in {folder} has format 2, but this version of mixer_jax "
+        "only reads formats up to 1; install a newer version, or rebuild it "
+        "with python -m mixer_jax.index."
+    )
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after == before
+    # It can be written again, as the message says.
+    index.save(made, folder)
+    assert index.load(folder).step == 4
+
+
 def test_loading_another_model_raises_an_error(made, tmp_path):
     mesh = make_mesh()
     assert index.load_model(made, mesh).step == 4
@@ -335,6 +362,9 @@ def test_pictures_outside_the_image_folder_raise_an_error(made, tmp_path, name):
 @pytest.mark.parametrize(
     "change",
     [
+        {"format": 0},
+        {"format": "1"},
+        {"format": True},
         {"step": True},
         {"step": 4.5},
         {"step": float("inf")},
@@ -357,7 +387,8 @@ def test_an_invalid_field_raises_an_error(made, tmp_path, change):
     if key not in ("images", "fingerprint"):  # The first version had neither.
         del meta[key]
         path.write_text(json.dumps(meta))
-        with pytest.raises(UserError, match=rf"no '{key}'.* rebuild"):
+        wrong = f"no '{key}'" if key != "format" else "format in index.json is"
+        with pytest.raises(UserError, match=rf"{wrong}.* rebuild"):
             index.load(tmp_path / "index")
 
 
