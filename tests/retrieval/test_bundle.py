@@ -132,7 +132,8 @@ def test_every_command_refuses_a_newer_bundle(
         (export, model, f"--out={tmp_path / 'out'}"),
         (export, model, "--to=proxies", f"--out={tmp_path / 'out'}"),
         (export, model, "--to=huggingface", f"--out={tmp_path / 'out'}"),
-        (serve, f"--index={tmp_path / 'index'}", "--port=0"),
+        # If it were not refused, the port would be.
+        (serve, f"--index={tmp_path / 'index'}", "--port=70000"),
     ):
         assert command.main(arguments) == 2
         error = capsys.readouterr().err
