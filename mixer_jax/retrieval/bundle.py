@@ -68,11 +68,6 @@ _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 
-def check_folder(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `folder` is new, empty or a bundle."""
-    folders.check(folder, KIND)
-
-
 def write(
     trained: Trained,
     folder: str | os.PathLike,

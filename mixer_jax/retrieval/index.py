@@ -146,11 +146,6 @@ def build(
     return made, skipped
 
 
-def check_folder(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `folder` is new, empty or an index."""
-    folders.check(folder, KIND)
-
-
 def save(index: Index, folder: str | os.PathLike) -> None:
     """Writes the index atomically, replacing an older one.
 
