@@ -256,7 +256,9 @@ def test_records_of_known_formats_are_read(tmp_path, version):
 
 
 @pytest.mark.parametrize(
-    ("version", "shown"), [(4, "4"), (10**3000, "(3,001 characters)")]
+    ("version", "shown"),
+    [(4, "4"), (10**3000, "(3,001 characters)")],
+    ids=["next", "huge"],
 )
 def test_a_newer_format_is_refused(tmp_path, version, shown):
     (tmp_path / "r.json").write_text(json.dumps({"format": version}))
