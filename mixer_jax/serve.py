@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from mixer_jax.data.images import memory
 from mixer_jax.retrieval import index as index_lib
+from mixer_jax.retrieval import places
 from mixer_jax.runtime import command, parsing
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
@@ -51,7 +52,9 @@ def _serve(given: argparse.Namespace) -> None:
     memory.allow(given.max_megapixels, "--max-megapixels")
     memory.return_freed_blocks()
     index = index_lib.load(given.index, given.workdir, given.images)
-    if message := index_lib.missing_images(index):
+    if message := places.check_images(
+        index.images, index.pictures, index.sizes
+    ):
         print(f"warning: {message}", file=sys.stderr)
     with server.listen(given.host, given.port) as listener:
         mesh = mesh_lib.make_mesh()

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from mixer_jax.data import builder
+from mixer_jax.data.tables import table as tables
 from mixer_jax.training.checkpoint import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -127,6 +129,25 @@ def test_dry_run_prints_the_plan_without_training(tmp_path, table):
     assert "12 queries, 12 documents, 6 categories" in done.stdout
     assert "image_encoder/" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_prepared_data_of_a_newer_format_are_refused(tmp_path, table):
+    flags = (
+        "--config=configs/stage1.py:runlocal",
+        f"--config.data.table={table}",
+        f"--config.data.prepared={tmp_path / 'prepared'}",
+        *SMALL,
+    )
+    frame = tables.select(tables.read_table(table), "train")
+    builder.prepare(frame, table.parent, tmp_path / "prepared")
+    (record,) = (tmp_path / "prepared").rglob("prepared.json")
+    record.write_text('{"format": 2}')
+    done = run(tmp_path, *flags, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr
+    assert f"The prepared data in {record.parent} has format 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert record.read_text() == '{"format": 2}'
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ REACHED = {
     "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main"},
     "retrieval.index": {"serve"},
+    "retrieval.places": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
     "training.checkpoint.failed_saves": {"main"},
     "training.config.defaults": {"main", "compile_for_tpu"},

@@ -76,6 +76,16 @@ def test_invalid_arguments_are_rejected(folder, tmp_path, monkeypatch, capsys):
     assert "rebuild the index" in capsys.readouterr().err
 
 
+def test_an_index_of_a_newer_format_is_refused(folder, capsys):
+    metadata = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(metadata | {"format": 2}))
+    # If the index were not refused, the port would be.
+    assert serve.main([f"--index={folder}", "--port=70000"]) == 2
+    error = capsys.readouterr().err
+    assert f"error: The index in {folder} has format 2, but" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     "package", ["uvicorn", "starlette", "python_multipart"]
 )

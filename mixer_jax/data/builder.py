@@ -24,7 +24,6 @@ from mixer_jax.runtime import identity, paths, progress, terminal
 from mixer_jax.runtime.errors import PassingError, UserError
 
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
-_GENERATION = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -213,7 +212,8 @@ def prepare(
       The samples of `frame`'s rows, for `pipeline.train_batches`.
 
     Raises:
-      UserError: if an image is missing or the folder cannot be written.
+      UserError: if an image is missing, the folder cannot be written, or it
+        has these rows and images in a newer format.
     """
     root = Path(root)
     data = (data or identity.examine(frame, root)).require()
@@ -235,7 +235,7 @@ def prepare(
         ) from error
     folder, source = found
     if folder.parent == group:
-        _remove_older(folder)
+        generations.remove_others(folder)
     return source
 
 
@@ -261,11 +261,12 @@ def _find(
             hold = generations.hold(folder)
             if hold is None:
                 continue
+            recorded = generations.has_record(folder)
             notes, changed, known = identity.compare(folder, data)
             if known and not changed:
                 content = data.content(notes)
                 source = _open_whole(frame, root, folder, hold, content)
-                if source is not None:
+                if recorded and source is not None:
                     with contextlib.suppress(OSError):  # Possibly read-only.
                         identity.write_notes(folder, notes)
                     return folder, source
@@ -318,6 +319,7 @@ def _make(
         found = np.array([digests[name] for name in data.images], np.uint8)
         notes = identity.make_notes(data, found.reshape(len(data.images), -1))
         identity.write_notes(partial, notes)
+        generations.write_record(partial)
         if _open_whole(frame, root, partial) is None:
             raise UserError(
                 f"The prepared data in {group} cannot be read right after it "
@@ -330,8 +332,9 @@ def _make(
             # Another process was faster, or the existing folder is stale.
             if not folder.is_dir():
                 raise
+            recorded = generations.has_record(folder)
             _, changed, known = identity.compare(folder, data)
-            whole = _open_whole(frame, root, folder) is not None
+            whole = recorded and _open_whole(frame, root, folder) is not None
             if changed or not known or not whole:
                 partial.rename(f"{folder}-{secrets.token_hex(4)}")
 
@@ -346,13 +349,6 @@ def _check_unchanged(data: identity.Data) -> None:
             "was being prepared. Run this command again once no other "
             "program writes the images."
         )
-
-
-def _remove_older(folder: Path) -> None:
-    """Removes the group's other folders, unless they are in use."""
-    for other in folder.parent.iterdir():
-        if other != folder and _GENERATION.fullmatch(other.name):
-            generations.remove_unused(other)
 
 
 def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:

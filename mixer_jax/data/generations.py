@@ -3,12 +3,17 @@
 A reader holds a shared lock on the folder itself, which the kernel releases
 when the process ends. Removing a folder requires an exclusive lock; if the
 file system does not support locks, nothing is removed.
+
+A folder's record, prepared.json, holds the format of its files. Folders of a
+newer format are neither read nor removed.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -17,6 +22,12 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import NewerFormatError
+
+FORMAT = 1  # increases with each change that older versions cannot read
+RECORD = "prepared.json"
+_NAME = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 _DRAFT = ".partial-"
 _STALE = 24 * 3600  # seconds until another host's draft counts as stale
 
@@ -44,6 +55,41 @@ def hold(folder: Path) -> Hold | None:
         os.close(descriptor)
         return None
     return Hold(descriptor)
+
+
+def write_record(folder: Path) -> None:
+    """Records the format of a folder's files."""
+    files.write_text(folder / RECORD, json.dumps({"format": FORMAT}) + "\n")
+
+
+def has_record(folder: Path) -> bool:
+    """Returns whether a folder has a record that is not damaged.
+
+    Raises:
+      NewerFormatError: if the format is newer than this version can read.
+    """
+    subject = f"The prepared data in {folder}"
+    remedy = "set the config's data.prepared to another folder"
+    try:
+        files.read_record(folder / RECORD, FORMAT, subject, remedy)
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def remove_others(folder: Path) -> None:
+    """Removes the other versions of a folder that are not in use.
+
+    Versions in a newer format are kept.
+    """
+    for other in folder.parent.iterdir():
+        if other == folder or not _NAME.fullmatch(other.name):
+            continue
+        with contextlib.suppress(NewerFormatError):
+            has_record(other)  # raises the error
+            remove_unused(other)
 
 
 def remove_unused(folder: Path) -> bool:

@@ -33,7 +33,7 @@ from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, model_card
 from mixer_jax.runtime import files, paths
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import NewerFormatError, UserError
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults as config_lib
@@ -66,11 +66,6 @@ _DAMAGE = (
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
 # Prefixes of the names of those keys that only affect training.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
-
-
-def check_folder(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `folder` is new, empty or a bundle."""
-    folders.check(folder, KIND)
 
 
 def write(
@@ -218,8 +213,10 @@ def is_bundle(folder: str | os.PathLike) -> bool:
 
 def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
     """Returns config, step and fingerprint of a bundle."""
-    meta = _read_meta(folder)
+    path = folders.find(folder, CONFIG)
+    remedy = "export it again with `python -m mixer_jax.export`"
     try:
+        meta = files.read_record(path, FORMAT, f"The bundle {folder}", remedy)
         if not wellformed.is_config(meta["config"]):
             raise ValueError("its config has values of the wrong type")
         config = config_lib.defaults()
@@ -229,26 +226,10 @@ def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
             folders.find(folder, TOKENIZER).resolve().parent
         )
         return config, int(meta["step"]), str(meta["fingerprint"])
+    except NewerFormatError:
+        raise
     except _DAMAGE as error:
         raise _damaged(folder, error) from error
-
-
-def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    path = folders.find(folder, CONFIG)
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-        version = meta["format"]
-        if not isinstance(version, int) or version < 1:
-            raise ValueError(f"its format is {version!r}")
-    except _DAMAGE as error:
-        raise _damaged(folder, error) from error
-    if version > FORMAT:
-        raise UserError(
-            f"The bundle {folder} has format {version}, but this version of "
-            f"mixer_jax only reads formats up to {FORMAT}; install a newer "
-            "version."
-        )
-    return meta
 
 
 def _damaged(folder: pathlib.Path, error: Exception) -> UserError:

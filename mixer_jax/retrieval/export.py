@@ -42,11 +42,6 @@ class Export(NamedTuple):
     dim: int  # D
 
 
-def check_folder(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `folder` is new, empty or an export."""
-    folders.check(folder, KIND)
-
-
 def write(
     run: str | os.PathLike, folder: str | os.PathLike, unit: bool = False
 ) -> Export:
@@ -65,7 +60,7 @@ def write(
       UserError: if the checkpoint is missing or damaged, a proxy is not
         finite, or the folder has other contents or cannot be written.
     """
-    check_folder(folder)
+    folders.check(folder, KIND)
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     saved = row_files.open_proxies(workdir)
     config = workdir_lib.read_config(workdir)

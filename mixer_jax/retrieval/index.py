@@ -2,8 +2,8 @@
 
 INDEX/embeddings.npy  f32 [N, D], unit rows
 INDEX/documents.csv   the documents, in the same order; see `COLUMNS`
-INDEX/index.json      the model: its workdir, step and fingerprint; the folder
-                      of the pictures; N and D; checksums of the other files
+INDEX/index.json      the format; the model's workdir, step and fingerprint; the
+                      folder of the pictures; N and D; checksums of the others
 
 The workdir and the pictures are found even after a move; see `places`.
 """
@@ -22,11 +22,12 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
 from mixer_jax.runtime import arrays, files, paths
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import NewerFormatError, UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 from mixer_jax.training.checkpoint import checkpoints, checksums
 
+FORMAT = 1  # increases with each change that older versions cannot read
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind(
     "index",
@@ -51,7 +52,6 @@ _REMEDY = (
     "name the workdir of its model with --workdir=FOLDER, or rebuild the index "
     f"with {_COMMAND}."
 )
-_MAX_PROBES = 100  # maximum number of pictures to look for in each folder
 
 
 class Index(NamedTuple):
@@ -65,8 +65,8 @@ class Index(NamedTuple):
       step: the step of the model's checkpoint.
       images: the folder of the pictures, absolute.
       fingerprint: `bundle.fingerprint` of the model; "" if unknown.
-      sizes: file sizes in bytes of the first `_MAX_PROBES` pictures; () if
-        unknown.
+      sizes: file sizes in bytes of the first pictures, see `places.sizes`; ()
+        if unknown.
     """
 
     documents: pd.DataFrame
@@ -76,6 +76,11 @@ class Index(NamedTuple):
     images: pathlib.Path
     fingerprint: str
     sizes: tuple[int, ...] = ()
+
+    @property
+    def pictures(self) -> list[str]:
+        """The names of the documents' pictures, without missing ones."""
+        return _pictures(self.documents)
 
 
 def build(
@@ -136,14 +141,9 @@ def build(
         step=trained.step,
         images=path.parent,
         fingerprint=bundle.fingerprint(trained),
-        sizes=tuple(places.sizes(path.parent, _probes(documents))),
+        sizes=tuple(places.sizes(path.parent, _pictures(documents))),
     )
     return made, skipped
-
-
-def check_folder(folder: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `folder` is new, empty or an index."""
-    folders.check(folder, KIND)
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
@@ -154,6 +154,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     """
     count, dim = index.embeddings.shape
     meta = {
+        "format": FORMAT,
         "workdir": places.save(index.workdir, folder),
         "images": places.save(index.images, folder),
         "step": index.step,
@@ -193,15 +194,16 @@ def load(
     read = functools.partial(_read, folder)
     documents, embeddings, meta = folders.read_whole(folder, KIND, read)
     workdirs = places.load(meta["workdir"], folder)
-    roots = _local(places.load(meta.get("images", "."), folder))
     if workdir:
         workdirs = [paths.absolute(runs.find_models(workdir)[-1].workdir)]
+    roots = _local(places.load(meta.get("images", "."), folder))
+    names = _pictures(documents)
     return Index(
         documents=documents,
         embeddings=embeddings,
         workdir=_find_workdir(workdirs, meta["step"], folder),
         step=meta["step"],
-        images=_find_images(roots, documents, images, meta["sizes"]),
+        images=places.find_images(roots, names, meta["sizes"], images),
         fingerprint=meta["fingerprint"],
         sizes=tuple(meta["sizes"]),
     )
@@ -217,7 +219,7 @@ def _read(
             f"There is no index in {folder}; build one with {_COMMAND}."
         )
     try:
-        meta = _read_meta(find(INDEX))
+        meta = _read_meta(folder)
         # Check everything that `load` uses.
         places.load(meta["workdir"], folder)
         _local(places.load(meta.get("images", "."), folder))
@@ -230,7 +232,9 @@ def _read(
         # The first version stored absolute paths, and no folder of pictures.
         if "images" in meta:
             _check_names(documents["image"])
-    except (OSError, ValueError, UserError) as error:
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError) as error:
         files.check_fetched(*map(find, KIND.names))
         raise UserError(
             f"The index in {folder} is damaged or has an unknown version "
@@ -239,14 +243,12 @@ def _read(
     return documents, embeddings, meta
 
 
-def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+def _read_meta(folder: str | os.PathLike) -> dict[str, Any]:
     """Returns the contents of index.json; raises `ValueError` if malformed."""
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{INDEX} is nested too deeply") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{INDEX} is not a JSON object")
+    path = folders.find(folder, INDEX)
+    subject = f"The index in {folder}"
+    remedy = f"rebuild it with {_COMMAND}"
+    meta = files.read_record(path, FORMAT, subject, remedy)
     meta = {"fingerprint": "", "sizes": [], "checksums": {}} | meta
     for key, kind in _KINDS.items():
         if key not in meta:
@@ -276,6 +278,10 @@ def _check_names(images: pd.Series) -> None:
         )
 
 
+def _pictures(documents: pd.DataFrame) -> list[str]:
+    return [name for name in documents["image"] if name]
+
+
 def _local(roots: list[paths.Path]) -> list[pathlib.Path]:
     if any(map(paths.is_remote, roots)):
         raise ValueError(f"the image folder in {INDEX} is in a bucket")
@@ -290,44 +296,6 @@ def _compare(folder: str | os.PathLike, recorded: dict[str, list[int]]) -> None:
         parent = folders.find(folder, name).parent
         if checksums.find(parent, (name,))[name] != sums:
             raise ValueError(f"{name} does not match its checksum")
-
-
-def missing_images(index: Index) -> str:
-    """Returns a message about missing or changed pictures, or ""."""
-    names = [name for name in index.documents["image"] if name]
-    missing = places.missing(index.images, names)
-    if not missing:
-        return _changed_images(index)
-    return (
-        f"{len(missing)} of {len(names)} pictures are missing in "
-        f"{index.images}, such as {missing[0]}; search works without them. If "
-        "the pictures were moved, name their folder with --images=FOLDER."
-    )
-
-
-def _changed_images(index: Index) -> str:
-    """Returns a message about pictures whose file sizes changed, or ""."""
-    names = _probes(index.documents)
-    pairs = zip(places.sizes(index.images, names), index.sizes, strict=False)
-    changed = [
-        name
-        for name, (now, recorded) in zip(names, pairs, strict=False)
-        if now != recorded
-    ]
-    if not changed:
-        return ""
-    return (
-        f"{len(changed)} of the first {len(names)} pictures in {index.images} "
-        "have changed in size since the index was built, such as "
-        f"{quoted(changed[0])}; search still ranks the original ones. Name the "
-        "folder of the originals with --images=FOLDER, or rebuild the index "
-        f"with {_COMMAND}."
-    )
-
-
-def _probes(documents: pd.DataFrame) -> list[str]:
-    """Returns the names of the pictures that identify their folder."""
-    return [name for name in documents["image"] if name][:_MAX_PROBES]
 
 
 def _find_workdir(
@@ -345,35 +313,6 @@ def _find_workdir(
         f"checkpoint in {searched}. Name its workdir with --workdir=FOLDER, or "
         f"rebuild the index with {_COMMAND}."
     )
-
-
-def _find_images(
-    roots: list[pathlib.Path],
-    documents: pd.DataFrame,
-    images: str | os.PathLike,
-    recorded: list[int],
-) -> pathlib.Path:
-    """Returns the folder with the most pictures; the first in case of a tie.
-
-    A picture counts only if its file size is unchanged, since different
-    pictures may share a name.
-    """
-    if images:
-        root = paths.local(images, "A picture")
-        if not root.is_dir():
-            raise UserError(
-                f"There is no folder {root}; name the image folder with "
-                "--images=FOLDER."
-            )
-        return paths.absolute(root)
-    names = _probes(documents)
-
-    def count(root: pathlib.Path) -> tuple[int, bool]:
-        sizes = places.sizes(root, names)
-        same = sum(a == b >= 0 for a, b in zip(sizes, recorded, strict=False))
-        return same, max(sizes, default=-1) >= 0
-
-    return max(roots, key=count)
 
 
 def load_model(index: Index, mesh: Mesh) -> checkpoints.Trained:

@@ -15,6 +15,10 @@ class UserError(ValueError):
         return printable(super().__str__())
 
 
+class NewerFormatError(UserError):
+    """An error for files that only newer versions of mixer_jax can read."""
+
+
 class PassingError(UserError):
     """A temporary error: the same command may succeed later; exit code 1."""
 

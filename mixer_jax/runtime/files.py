@@ -1,14 +1,19 @@
-"""Atomic file writes, and checks that a destination is writable.
+"""Atomic file writes, checks that a destination is writable, and records.
 
 A file is written as a draft beside its destination, then renamed to it. The
 draft is locked while it is being written, so that a later writer of the same
 file can detect and remove the draft of a killed process.
+
+A record is a JSON file that describes the other files of its folder. Its key
+"format" is a whole number that increases with each change that older versions
+of mixer_jax cannot read.
 """
 
 import contextlib
 import errno
 import fcntl
 import glob
+import json
 import os
 import pathlib
 import secrets
@@ -16,10 +21,12 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from mixer_jax.runtime import command
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import NewerFormatError, UserError
 from mixer_jax.runtime.ownership import guards, replacing
+from mixer_jax.runtime.text import quoted
 
 Writer = Callable[[pathlib.Path], object]
 
@@ -176,6 +183,41 @@ def check_fetched(*places: str | os.PathLike) -> None:
                         f"{path} is a Git LFS pointer instead of the file "
                         "itself; fetch the file with `git lfs pull`."
                     )
+
+
+def read_record(
+    path: pathlib.Path, newest: int, subject: str, remedy: str
+) -> dict[str, Any]:
+    """Returns the contents of a folder's record.
+
+    Args:
+      path: the JSON file.
+      newest: the newest format that this version can read.
+      subject: the subject of the error message, as in "The index in DIR".
+      remedy: what the user can do, other than install a newer version.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged or has no valid format.
+      NewerFormatError: if its format is newer than `newest`.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    version = record.get("format")
+    # JSON's true is an int in Python.
+    if type(version) is not int or version < 1:
+        raise ValueError(f"the format in {path.name} is {quoted(version)}")
+    if version > newest:
+        raise NewerFormatError(
+            f"{subject} has format {quoted(version)}, but this version of "
+            f"mixer_jax only reads formats up to {newest}; install a newer "
+            f"version, or {remedy}."
+        )
+    return record
 
 
 def check_name(name: str) -> None:

@@ -313,6 +313,40 @@ def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
+def files_in(folder):
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path, path.read_bytes()) for path in found]
+
+
+@pytest.mark.parametrize("place", ["prepared", "out"])
+def test_a_newer_format_is_refused(frame, root, place):
+    builder.prepare(frame, root, root / place)
+    (folder,) = (root / place).glob("*/*")
+    (folder / generations.RECORD).write_text('{"format": 2}')
+    (folder / identity.NOTES).write_bytes(b"a newer format of the notes")
+    before = files_in(root)
+    with pytest.raises(UserError) as raised:
+        builder.prepare(frame, root, root / place)
+    assert str(raised.value) == (
+        f"The prepared data in {folder} has format 2, but this version of "
+        "mixer_jax only reads formats up to 1; install a newer version, or "
+        "set the config's data.prepared to another folder."
+    )
+    assert files_in(root) == before
+    # Another folder can be used, as the message says.
+    want = contents(pipeline.FileSource(frame, root))
+    assert contents(builder.prepare(frame, root, root / "another")) == want
+
+
+def test_a_newer_format_of_other_rows_is_kept(frame, root):
+    builder.prepare(frame, root)
+    (folder,) = generations_of(root)
+    (folder / generations.RECORD).write_text('{"format": 2}')
+    before = files_in(folder)
+    builder.prepare(frame.assign(text="edited"), root)
+    assert files_in(folder) == before
+
+
 def break_json(path):
     path.write_text('{"from": "a newer version"}')
 
@@ -325,6 +359,9 @@ def break_json(path):
         ("dataset_info.json", os.remove),
         ("dataset_info.json", break_json),
         ("features.json", os.remove),
+        ("prepared.json", os.remove),
+        ("prepared.json", break_json),
+        ("prepared.json", lambda path: path.write_text('{"format": 0}')),
         ("1.0.0", shutil.rmtree),
     ],
 )

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from mixer_jax.data import generations
+from mixer_jax.runtime.errors import NewerFormatError
 
 
 def test_held_folder_is_not_removed(tmp_path):
@@ -80,3 +83,24 @@ def test_nothing_is_removed_without_locks(tmp_path, monkeypatch):
     with generations.draft(tmp_path) as draft:
         assert draft.is_dir()
     assert folder.is_dir()
+
+
+def test_others_are_removed_unless_they_are_in_use_or_newer(tmp_path):
+    names = [f"{letter * 16}-{'0' * 8}" for letter in "abcde"]
+    own, used, newer, damaged, unused = (tmp_path / name for name in names)
+    for folder in (own, used, newer, damaged, unused):
+        folder.mkdir()
+        generations.write_record(folder)
+    (tmp_path / "unrelated").mkdir()
+    (newer / generations.RECORD).write_text('{"format": 2}')
+    (damaged / generations.RECORD).unlink()
+    assert [generations.has_record(f) for f in (own, damaged)] == [True, False]
+    with pytest.raises(NewerFormatError, match=r"has format 2.*data\.prepared"):
+        generations.has_record(newer)
+    hold = generations.hold(used)
+    generations.remove_others(own)
+    kept = {own, used, newer, tmp_path / "unrelated"}
+    assert set(tmp_path.iterdir()) == kept
+    hold.release()
+    generations.remove_others(own)
+    assert set(tmp_path.iterdir()) == kept - {used}

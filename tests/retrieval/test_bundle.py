@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mixer_jax
-from mixer_jax import embed, evaluate, index
+from mixer_jax import embed, evaluate, export, index, serve
 from mixer_jax.retrieval import bundle, model
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime.errors import UserError
@@ -106,8 +106,43 @@ def _with(trained, **changes):
 
 def test_a_newer_format_raises_an_error(made):
     change_config(made, format=bundle.FORMAT + 1)
-    with pytest.raises(UserError, match="install a newer version"):
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    with pytest.raises(UserError, match="install a newer version") as raised:
         mixer_jax.load(made)
+    assert str(raised.value) == (
+        f"The bundle {made} has format 2, but this version of mixer_jax only "
+        "reads formats up to 1; install a newer version, or export it again "
+        "with `python -m mixer_jax.export`."
+    )
+    after = {path.name: path.read_bytes() for path in made.iterdir()}
+    assert after == before
+
+
+def test_every_command_refuses_a_newer_bundle(
+    made, trained, colors, tmp_path, capsys
+):
+    table = f"--table={colors[0] / 'colors.csv'}"
+    model = f"--workdir={made}"
+    assert index.main([model, table, f"--out={tmp_path / 'index'}"]) == 0
+    change_config(made, format=bundle.FORMAT + 1)
+    for command, *arguments in (
+        (embed, model, table, f"--out={tmp_path / 'out.npz'}"),
+        (index, model, table, f"--out={tmp_path / 'out'}"),
+        (evaluate, model, table, f"--out={tmp_path / 'out.json'}"),
+        (export, model, f"--out={tmp_path / 'out'}"),
+        (export, model, "--to=proxies", f"--out={tmp_path / 'out'}"),
+        (export, model, "--to=huggingface", f"--out={tmp_path / 'out'}"),
+        # If it were not refused, the port would be.
+        (serve, f"--index={tmp_path / 'index'}", "--port=70000"),
+    ):
+        assert command.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"error: The bundle {made} has format 2, but" in error
+        assert "Traceback" not in error
+    assert not list(tmp_path.glob("out*"))
+    # It can be written again, as the message says.
+    bundle.write(trained, made)
+    mixer_jax.load(made)
 
 
 @pytest.mark.parametrize("name", bundle.KIND.names[:3])
@@ -136,6 +171,8 @@ def test_an_invalid_config_raises_an_error(made):
     for values in (
         {"format": 0},
         {"format": "1"},
+        {"format": True},
+        {"format": None},
         {"config": 3},
         {"config": {"evaluate": {"batch_size": 0}}},
         {"config": {"evaluate": {"split": 3}}},

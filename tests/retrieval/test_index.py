@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import index
+from mixer_jax.retrieval import index, places
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
@@ -49,11 +48,13 @@ def test_a_saved_index_can_be_loaded(made, tmp_path):
     index.save(made, folder)
     found = index.load(folder)
     assert found.documents.equals(made.documents)
+    assert found.pictures == list(made.documents.image[1:])
     np.testing.assert_array_equal(found.embeddings, made.embeddings)
     assert found[2:] == made[2:]
     meta = json.loads((folder / "index.json").read_text())
     assert list(meta.pop("checksums")) == ["embeddings.npy", "documents.csv"]
     assert meta == {
+        "format": 1,
         "workdir": ["../../run/stage2", str(made.workdir)],
         "images": ["../../data", str(made.images)],
         "step": 4,
@@ -200,6 +201,32 @@ def test_inconsistent_files_raise_an_error(made, tmp_path):
             index.load(tmp_path / "index")
 
 
+def change_record(folder, **values):
+    path = folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_newer_format_is_refused(made, tmp_path):
+    folder = tmp_path / "index"
+    index.save(made, folder)
+    # A newer version may have other keys, other files and other types.
+    change_record(folder, format=index.FORMAT + 1, step="4", checksums=None)
+    (folder / "documents.csv").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError) as raised:
+        index.load(folder)
+    assert str(raised.value) == (
+        f"The index in {folder} has format 2, but this version of mixer_jax "
+        "only reads formats up to 1; install a newer version, or rebuild it "
+        "with python -m mixer_jax.index."
+    )
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after == before
+    # It can be written again, as the message says.
+    index.save(made, folder)
+    assert index.load(folder).step == 4
+
+
 def test_loading_another_model_raises_an_error(made, tmp_path):
     mesh = make_mesh()
     assert index.load_model(made, mesh).step == 4
@@ -224,6 +251,10 @@ def test_embeddings_that_are_not_finite_raise_an_error(
         index.build(color_run, colors[0] / "colors.csv", make_mesh())
 
 
+def check_images(made):
+    return places.check_images(made.images, made.pictures, made.sizes)
+
+
 def move_all(made, tmp_path):
     """Moves index, workdir and pictures to a new folder; returns the index."""
     index.save(made, tmp_path / "index")
@@ -240,7 +271,7 @@ def test_folders_moved_together_are_found(made, tmp_path, monkeypatch):
         found = index.load(place)
         assert found.workdir == folder.parent / "run" / "stage2"
         assert found.images == folder.parent / "data"
-        assert index.missing_images(found) == ""
+        assert check_images(found) == ""
         assert index.load_model(found, make_mesh()).step == 4
 
 
@@ -268,12 +299,12 @@ def test_given_folders_are_used_and_missing_ones_raise_an_error(made, tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint in .*--workdir="):
         index.load(folder)
     found = index.load(folder, tmp_path / "model")
-    message = index.missing_images(found)
+    message = check_images(found)
     assert "12 of 12 pictures are missing in" in message
     assert "--images=FOLDER" in message
     assert str(found.images) in message
     found = index.load(folder, tmp_path / "model", tmp_path / "pictures")
-    assert index.missing_images(found) == ""
+    assert check_images(found) == ""
     assert found.workdir == tmp_path / "model" / "stage2"
     for wrong in ({"workdir": tmp_path / "no"}, {"images": tmp_path / "no"}):
         with pytest.raises(UserError, match="no"):
@@ -301,7 +332,7 @@ def test_an_older_index_with_absolute_paths_can_be_loaded(made, tmp_path):
     documents = made.documents.assign(image=absolute)
     documents.to_csv(tmp_path / "index" / "documents.csv", index=False)
     found = index.load(tmp_path / "index")
-    assert index.missing_images(found) == ""
+    assert check_images(found) == ""
     assert index.load_model(found, make_mesh()).step == 4
 
 
@@ -318,14 +349,6 @@ def test_another_model_of_the_same_step_raises_an_error(made, monkeypatch):
         index.load_model(made, make_mesh())
 
 
-def test_missing_pictures_are_counted(made, tmp_path):
-    os.remove(made.images / made.documents.image[3])
-    made.documents.loc[0, "image"] = ""
-    message = index.missing_images(made)
-    assert message.startswith("1 of 11 pictures are missing in")
-    assert made.documents.image[3] in message
-
-
 @pytest.mark.parametrize(
     "name", ["../../etc/x.png", "/etc/passwd", "a/../../b.png", "~/x.png"]
 )
@@ -339,6 +362,9 @@ def test_pictures_outside_the_image_folder_raise_an_error(made, tmp_path, name):
 @pytest.mark.parametrize(
     "change",
     [
+        {"format": 0},
+        {"format": "1"},
+        {"format": True},
         {"step": True},
         {"step": 4.5},
         {"step": float("inf")},
@@ -361,7 +387,8 @@ def test_an_invalid_field_raises_an_error(made, tmp_path, change):
     if key not in ("images", "fingerprint"):  # The first version had neither.
         del meta[key]
         path.write_text(json.dumps(meta))
-        with pytest.raises(UserError, match=rf"no '{key}'.* rebuild"):
+        wrong = f"no '{key}'" if key != "format" else "format in index.json is"
+        with pytest.raises(UserError, match=rf"{wrong}.* rebuild"):
             index.load(tmp_path / "index")
 
 
@@ -390,16 +417,16 @@ def test_other_pictures_with_the_same_names_are_not_used(made, tmp_path):
         (tmp_path / "there" / "data" / name).write_bytes(b"another")
     found = index.load(tmp_path / "there" / "index")
     assert found.images == made.images
-    assert index.missing_images(found) == ""
+    assert check_images(found) == ""
     # If no folder has the original pictures, there is a message.
     (tmp_path / "data").rename(tmp_path / "moved")
     found = index.load(tmp_path / "there" / "index")
-    message = index.missing_images(found)
+    message = check_images(found)
     assert "12 of the first 12 pictures in" in message
     assert "--images=FOLDER" in message
     images = tmp_path / "moved"
     found = index.load(tmp_path / "there" / "index", images=images)
-    assert index.missing_images(found) == ""
+    assert check_images(found) == ""
 
 
 def test_another_run_with_the_same_name_is_not_used(made, tmp_path):

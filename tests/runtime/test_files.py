@@ -1,6 +1,7 @@
 """Atomic writes, checks of destinations, and rescued results."""
 
 import errno
+import json
 import os
 import pathlib
 import stat
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer_jax.runtime import command, files, results
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import NewerFormatError, UserError
 
 # All file names that the system allows, printable or not.
 NAMES = st.text(
@@ -241,3 +242,62 @@ def test_result_is_rescued_without_a_working_directory(
             disk / "one", lambda d: d.write_bytes(bytes(200_000)), "It"
         )
     assert rescue in str(caught.value)
+
+
+def read_record(path):
+    return files.read_record(path, 3, "The box in b", "make it again")
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_records_of_known_formats_are_read(tmp_path, version):
+    record = {"format": version, "key": "größe"}
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    assert read_record(tmp_path / "r.json") == record
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [(4, "4"), (10**3000, "(3,001 characters)")],
+    ids=["next", "huge"],
+)
+def test_a_newer_format_is_refused(tmp_path, version, shown):
+    (tmp_path / "r.json").write_text(json.dumps({"format": version}))
+    with pytest.raises(NewerFormatError) as raised:
+        read_record(tmp_path / "r.json")
+    message = str(raised.value)
+    assert message.startswith("The box in b has format ")
+    assert message.endswith(
+        f"{shown}, but this version of mixer_jax only reads formats up to 3; "
+        "install a newer version, or make it again."
+    )
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        "{}",
+        *(
+            f'{{"format": {value}}}'
+            for value in (
+                "null",
+                "0",
+                "-4",
+                '"1"',
+                "1.0",
+                "true",
+                "1e999",
+                "[]",
+            )
+        ),
+    ],
+)
+def test_a_damaged_record_raises_another_error(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ValueError, match=r"JSON|Expecting|r\.json") as raised:
+        read_record(tmp_path / "r.json")
+    assert not isinstance(raised.value, UserError)
