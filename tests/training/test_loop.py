@@ -185,15 +185,15 @@ def test_run_without_its_workdir_writes_no_more_checkpoints(
     toy, tiny_config, tmp_path, monkeypatch
 ):
     """Another run takes over between the first save, at 3, and the next."""
-    check = folder_lock.Owner.check
+    save = checkpoints.Checkpoints.save
 
-    def lose(owner):
-        if workdir_lib.latest_step(tmp_path) == 3:
-            store = owner._store
-            store.write(owner_record.make(), store.read().version)
-        check(owner)
+    def save_and_lose(saver, step, *arguments, **options):
+        save(saver, step, *arguments, **options)
+        saver._manager.wait_until_finished()
+        store = owner_store.Folder(tmp_path)
+        store.write(owner_record.make(), store.read().version)
 
-    monkeypatch.setattr(folder_lock.Owner, "check", lose)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_lose)
     with pytest.raises(folder_lock.LostError, match=r"taken over .*: process"):
         train(tiny_config, tmp_path)
     assert workdir_lib.latest_step(tmp_path) == 3
