@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax import main
-from mixer_jax.models import encoders
-from mixer_jax.models.encoders import bert
+from mixer_jax.models.encoders import bert, registry
 from mixer_jax.training.config import command_line
 
 NAME = "tiny"
@@ -35,8 +34,8 @@ class Patches(nn.Module):
 def register() -> None:
     """Registers the tiny encoders under the name `tiny`."""
     config = bert.BertConfig(width=16, layers=1, heads=2, hidden=32)
-    encoders.IMAGE_ENCODERS[NAME] = Patches
-    encoders.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)
+    registry.IMAGE_ENCODERS[NAME] = Patches
+    registry.TEXT_ENCODERS[NAME] = partial(bert.Bert, config)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from absl import flags
 from PIL import Image
 
 from mixer_jax.data.tables import table
-from mixer_jax.models import encoders, factory
-from mixer_jax.models.encoders import bert
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert, registry
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
@@ -300,8 +300,8 @@ def tiny_towers(monkeypatch):
     """Random towers with tiny encoders, as if loaded from a workdir."""
     tiny_bert = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
     text = functools.partial(bert.Bert, tiny_bert)
-    monkeypatch.setitem(encoders.IMAGE_ENCODERS, "tiny", Quarters)
-    monkeypatch.setitem(encoders.TEXT_ENCODERS, "tiny", text)
+    monkeypatch.setitem(registry.IMAGE_ENCODERS, "tiny", Quarters)
+    monkeypatch.setitem(registry.TEXT_ENCODERS, "tiny", text)
     config = config_lib.defaults()
     config.precision = "float32"
     config.data.image_size = 8

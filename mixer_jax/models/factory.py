@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.stream.text import MINILM
 from mixer_jax.models import concept_memory
-from mixer_jax.models.encoders import ENCODERS, FAMILIES
+from mixer_jax.models.encoders.registry import ENCODERS, FAMILIES
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import Mixer, align
 from mixer_jax.models.weights import originals, pretrained

@@ -13,7 +13,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from mixer_jax.models import encoders
+from mixer_jax.models.encoders import registry
 from mixer_jax.models.weights import originals
 from mixer_jax.retrieval import folders, runs
 from mixer_jax.runtime import paths
@@ -24,7 +24,7 @@ ENCODERS = "encoders.json"
 KIND = folders.Kind(
     "export",
     ENCODERS,
-    (*encoders.FAMILIES, ENCODERS),
+    (*registry.FAMILIES, ENCODERS),
     ENCODERS,
     ("workdir", "step", "encoders"),
 )
@@ -54,7 +54,7 @@ def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     trained = checkpoints.load_model(workdir)
     exported, without = {}, []
-    for part, families in encoders.FAMILIES.items():
+    for part, families in registry.FAMILIES.items():
         encoder = getattr(trained.model, part)
         if encoder is None:
             continue

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mixer_jax import export
-from mixer_jax.models import encoders, factory
-from mixer_jax.models.encoders import bert, resnet
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert, registry, resnet
 from mixer_jax.models.weights import originals
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import workdir
@@ -81,7 +81,7 @@ def test_exported_encoders_can_be_loaded(save_run, tmp_path, capsys):
     assert run(folder, out) == 0
     assert "image_encoder and text_encoder of step 4" in capsys.readouterr().out
     assert json.loads((out / "encoders.json").read_text())["step"] == 4
-    for part, families in encoders.FAMILIES.items():
+    for part, families in registry.FAMILIES.items():
         own = {k: t[part] for k, t in variables.items() if part in t}
         name = originals.describe(str(out / part), families)
         _, config = originals.parse(name, families)
@@ -105,7 +105,7 @@ def test_transformers_loads_the_exported_encoders(save_run, tmp_path):
     ):
         path = tmp_path / "out" / part
         model = transformers.AutoModel.from_pretrained(path)
-        family = encoders.FAMILIES[part]["resnet" if "im" in part else "bert"]
+        family = registry.FAMILIES[part]["resnet" if "im" in part else "bert"]
         own = {k: t[part] for k, t in variables.items() if part in t}
         np.testing.assert_array_equal(
             model.state_dict()[layer].numpy(), family.keys.store(own)[layer]

@@ -47,7 +47,7 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
 
     Args:
       name: a folder, or a name on the hub.
-      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders`.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders.registry`.
 
     Raises:
       UserError: if the original cannot be found or read, or is not of one of
@@ -164,7 +164,7 @@ def load(
 
     Args:
       name: a folder, or a name on the hub.
-      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders`.
+      families: `IMAGE_FAMILIES` or `TEXT_FAMILIES` of `encoders.registry`.
       variables: the encoder's variables; see `key_map.KeyMap.load`.
 
     Raises:

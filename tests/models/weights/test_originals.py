@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mixer_jax.models import encoders, factory
-from mixer_jax.models.encoders import bert, resnet
+from mixer_jax.models import factory
+from mixer_jax.models.encoders import bert, registry, resnet
 from mixer_jax.models.weights import originals, torch_pickle
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import defaults as config_lib
@@ -48,7 +48,7 @@ def folder(tmp_path):
     variables = random_variables("image_encoder", name, images())
     folder = tmp_path / "resnet"
     folder.mkdir()
-    family = encoders.IMAGE_FAMILIES["resnet"]
+    family = registry.IMAGE_FAMILIES["resnet"]
     originals.save(folder, family, RESNET, variables)
     return folder
 
@@ -60,7 +60,7 @@ def text_folder(tmp_path):
     variables = random_variables("text_encoder", name, tokens, tokens == 0)
     folder = tmp_path / "bert"
     folder.mkdir()
-    originals.save(folder, encoders.TEXT_FAMILIES["bert"], BERT, variables)
+    originals.save(folder, registry.TEXT_FAMILIES["bert"], BERT, variables)
     return folder
 
 
@@ -103,8 +103,8 @@ def check_same(one, other):
 def test_files_determine_the_encoders(folder, text_folder):
     config = resolved(folder, text_folder)
     image, text = config.model.image.name, config.model.text.name
-    assert originals.parse(image, encoders.IMAGE_FAMILIES)[1] == RESNET
-    assert originals.parse(text, encoders.TEXT_FAMILIES)[1] == BERT
+    assert originals.parse(image, registry.IMAGE_FAMILIES)[1] == RESNET
+    assert originals.parse(text, registry.TEXT_FAMILIES)[1] == BERT
     variables = load(config)
     check_same(
         encoder_tensors(variables, resnet.KEYS, "image_encoder"),
@@ -129,7 +129,7 @@ def test_tokenizer_comes_from_the_text_encoder(text_folder):
 def test_mean_without_deviation_is_ignored(folder):
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1]}')
     name = resolved(folder).model.image.name
-    _, sizes = originals.parse(name, encoders.IMAGE_FAMILIES)
+    _, sizes = originals.parse(name, registry.IMAGE_FAMILIES)
     assert sizes.mean == resnet.ResNetConfig().mean
 
 
@@ -158,8 +158,8 @@ def test_hub_names_are_found_in_the_cache(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, kept / "snapshots" / "abc")
     config = resolved("some/resnet")
     assert originals.parse(
-        config.model.image.name, encoders.IMAGE_FAMILIES
-    ) == (encoders.IMAGE_FAMILIES["resnet"], RESNET)
+        config.model.image.name, registry.IMAGE_FAMILIES
+    ) == (registry.IMAGE_FAMILIES["resnet"], RESNET)
     with pytest.raises(
         UserError, match="'some/other' is neither a local folder"
     ):
