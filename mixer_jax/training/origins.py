@@ -179,7 +179,7 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
 
 
 def _entries(path: str) -> set[str | os.PathLike]:
-    """Returns a table's path and, if a folder, its parts and their folders."""
+    """Returns a table's path and, for a folder, its parts and their folders."""
     if not os.path.isdir(path):
         return {path}
     parts = parquet_files.parts(pathlib.Path(path))

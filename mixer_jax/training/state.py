@@ -158,7 +158,7 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_items(items: dict[str, PyTree], like: TrainState) -> TrainState:
-    """Returns the state from items; `like` tells whether it has an average."""
+    """Returns the state from items; it has an average if `like` does."""
     model, training = dict(items["model"]), dict(items["training"])
     average = {}
     if like.average:
