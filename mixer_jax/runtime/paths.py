@@ -219,7 +219,7 @@ def plain(path: Path) -> Path:
     name = pathlib.Path(f"/proc/self/fd/{known}")
     if not name.is_dir():
         raise UserError(
-            f"{path} has characters that are parsed as a pattern; use only "
+            f"{path} contains characters parsed as a pattern; use only "
             "letters, digits, spaces and any of ._-=+,@~ in the folder's name."
         )
     return name

@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
     """
 
     step: jax.Array  # int32 []: steps taken
-    skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
+    skipped: jax.Array  # int32 []: current number of non-finite steps in a row
     params: PyTree  # f32
     batch_stats: PyTree  # f32
     opt_state: PyTree  # for the trainable parameters only

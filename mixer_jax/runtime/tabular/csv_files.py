@@ -189,8 +189,8 @@ def _header(path: Path, block: int) -> list[str]:
 
 def _not_csv(path: Path, kind: str) -> UserError:
     return UserError(
-        f"{path} cannot be read: it is {kind}, but a .csv file must be UTF-8 "
-        "text separated by commas; save it again as CSV UTF-8."
+        f"{path} cannot be read: it is {kind}, but a .csv file must be "
+        "comma-separated UTF-8 text; save it again as CSV UTF-8."
     )
 
 

@@ -87,7 +87,7 @@ def trained_step(workdir: str | os.PathLike) -> int:
     if step is None:
         stage = _last_trained(workdir) or "runs/quickstart/stage3"
         raise UserError(
-            f"{workdir} has no checkpoint of a trained model. Give the workdir "
+            f"{workdir} has no checkpoint of a trained model. Use the workdir "
             f"of one stage, such as {stage}."
         )
     return step
