@@ -66,12 +66,12 @@ def multiples(
     Raises:
       UserError: if a pattern is not a regular expression, or is found neither
         in a path nor in the name of a part that other models have; or if
-        `layer_decay` is not greater than 0 and at most 1.
+        `layer_decay` is not above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise UserError(
-            f"optimizer.layer_decay is {layer_decay}; it must be greater "
-            "than 0 and at most 1."
+            f"optimizer.layer_decay is {layer_decay}; it must be above 0 and "
+            "at most 1."
         )
     paths = traverse_util.flatten_dict(params, sep="/")
     for pattern, _ in parts:

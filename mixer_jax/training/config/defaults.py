@@ -350,7 +350,7 @@ def _check_pairs(flat: Mapping[str, Any], prefix: str) -> None:
                 )
             if key == "optimizer.parts" and not 0 <= pair[1] < math.inf:
                 raise UserError(
-                    f"{key} contains {pair!r}; a multiple must be at least 0."
+                    f"{key} contains {pair!r}; a multiple must be 0 or more."
                 )
 
 
