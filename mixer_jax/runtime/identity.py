@@ -19,7 +19,7 @@ import pyarrow as pa
 from mixer_jax.runtime import arrays, files, progress, threads
 from mixer_jax.runtime.errors import UserError
 
-NOTES = "images.npy"  # in a folder of data computed from the images
+NOTES = "images.npy"  # in the folder with data derived from the images
 
 _BYTES = 16  # per digest
 _NOTE = np.dtype(

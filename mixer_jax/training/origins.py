@@ -164,8 +164,8 @@ def check_table(
         raise UserError(
             f"{workdir} contains a finished run on different data: the rows "
             f"of {path} differ from those of "
-            f"{place.get('given', 'its table')}. Use another --workdir; to start "
-            "from these weights: "
+            f"{place.get('given', 'its table')}. Use another --workdir; to "
+            "start from these weights: "
             f"{workdir_lib.new_run_flags(workdir, prefix)}"
         )
 

@@ -214,7 +214,8 @@ def _open_lock(path: pathlib.Path) -> int:
     try:
         return files.open_unblocked(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
-        # Another user's file can be locked and, in a shared folder, removed.
+        # Another user's lock file can still be locked. In a shared folder, it
+        # can be removed, too.
         if not path.exists():
             raise
         return files.open_unblocked(path, os.O_RDONLY)

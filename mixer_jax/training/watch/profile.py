@@ -1,4 +1,4 @@
-"""Profiles selected steps, on request by the config or a signal."""
+"""Profiles selected steps when requested by the config or a signal."""
 
 import pathlib
 import re
