@@ -118,7 +118,7 @@ def _run(work: Callable[[], None]) -> int:
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and _is_closed_by_reader():
             return UNREAD
-        # After an interrupt, the error may only come from the cleanup.
+        # After an interrupt, the error may be a side effect of the cleanup.
         ending = explain(KeyboardInterrupt() if _interrupted else error)
         if ending is None:
             raise
@@ -314,14 +314,14 @@ def _occupy_closed() -> None:
 
 
 class _Terminal(io.FileIO):
-    """A terminal for output, which is dropped once the terminal is closed.
+    """Terminal output that is discarded once the terminal is closed.
 
     A command in the background outlives its terminal: it gets no SIGHUP, or
     ignores it, and must not fail when it prints.
     """
 
     def write(self, content: Any) -> int:
-        """Writes bytes; returns the number written or dropped."""
+        """Writes bytes; returns the number written or discarded."""
         try:
             return super().write(content)
         except OSError as error:

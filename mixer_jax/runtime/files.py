@@ -167,7 +167,7 @@ def check_folder(
 
 
 def check_fetched(*places: str | os.PathLike) -> None:
-    """Checks that no file, itself or in a folder, is a Git LFS pointer.
+    """Checks that no file, given or in a given folder, is a Git LFS pointer.
 
     Raises:
       UserError: if one is a pointer; the message names the first.
@@ -188,7 +188,7 @@ def check_fetched(*places: str | os.PathLike) -> None:
 def read_record(
     path: pathlib.Path, newest: int, subject: str, remedy: str
 ) -> dict[str, Any]:
-    """Returns the contents of a folder's record.
+    """Returns the contents of a JSON file that describes a folder.
 
     Args:
       path: the JSON file.
@@ -226,8 +226,8 @@ def check_name(name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"The name {name!a} is not UTF-8 and cannot be stored in the files "
-            "of a run; rename the folder."
+            f"The name {name!a} is not valid UTF-8 and cannot be stored in the "
+            "files of a run; rename the folder."
         ) from error
 
 
@@ -262,7 +262,7 @@ def open_unblocked(path: str | os.PathLike, flags: int) -> int:
 
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[None]:
-    """Creates a folder; if it is new, removes it again if the block raises."""
+    """Creates a folder; if the block raises, removes it if it was new."""
     missing = make_folder(folder)
     try:
         yield
@@ -345,7 +345,7 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
 
 
 def _try(folder: pathlib.Path) -> None:
-    """Writes a temporary file of one byte to a folder."""
+    """Writes a one-byte temporary file to a folder."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -355,7 +355,7 @@ def _try(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _refusing(path: str | os.PathLike, subject: str) -> Iterator[None]:
-    """Reports an error of the block as the reason to refuse a destination."""
+    """Reports an error in the block as the reason to reject a destination."""
     try:
         yield
     except UserError:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from mixer_jax.runtime import arrays, files, progress, threads
 from mixer_jax.runtime.errors import UserError
 
-NOTES = "images.npy"  # in the folder of data derived from the images
+NOTES = "images.npy"  # in the folder with data derived from the images
 
 _BYTES = 16  # per digest
 _NOTE = np.dtype(
@@ -30,7 +30,7 @@ _NOTE = np.dtype(
         ("digest", "u1", (_BYTES,)),
     ]
 )
-_EDGE = 1 << 20  # bytes hashed at either end of a large weights file
+_EDGE = 1 << 20  # bytes hashed at each end of a large weights file
 _READ = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -230,7 +230,7 @@ def read_notes(folder: Path) -> np.ndarray:
 
 
 def write_notes(folder: Path, notes: np.ndarray) -> None:
-    """Writes notes to a folder unless they are equal to the existing ones."""
+    """Writes notes to a folder unless they equal the existing ones."""
     if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
         return
 

@@ -21,7 +21,7 @@ def for_command(name: str, doc: str, **options: Any) -> "Parser":
 
 
 def any_text(value: str) -> str:
-    """Argument type of values that may have line breaks, such as a heading."""
+    """Argument type for values that may have line breaks, such as a heading."""
     return value
 
 

@@ -39,7 +39,7 @@ _OPEN: dict[tuple[int, int], int] = {}  # file descriptors of folders, by inode
 
 
 def make(name: str | os.PathLike) -> Path:
-    """Returns the local or remote path of a name.
+    """Returns the path that a string names, on this machine or in a bucket.
 
     Raises:
       UserError: if the path is neither local nor in a bucket of Google Cloud
@@ -81,7 +81,7 @@ def absolute(path: Path) -> Path:
 
 
 def local(name: str | os.PathLike, subject: str) -> pathlib.Path:
-    """Returns the path of data that can only be on this machine.
+    """Returns the path of data that must be on this machine.
 
     Args:
       name: the path.
@@ -117,7 +117,7 @@ def write(path: Path, text: str) -> None:
 
 
 def deliver(path: Path, text: str, subject: str) -> None:
-    """Writes a text that took long to compute; see `results.deliver`.
+    """Writes a text that is expensive to recompute; see `results.deliver`.
 
     Raises:
       UserError: if it cannot be written; names the file where it was saved
@@ -219,7 +219,7 @@ def plain(path: Path) -> Path:
     name = pathlib.Path(f"/proc/self/fd/{known}")
     if not name.is_dir():
         raise UserError(
-            f"{path} has characters that are parsed as a pattern; use only "
+            f"{path} contains characters parsed as a pattern; use only "
             "letters, digits, spaces and any of ._-=+,@~ in the folder's name."
         )
     return name
@@ -310,24 +310,24 @@ def check(path: Path) -> None:
         storage.Client().get_bucket(bucket)
     except NotFound as error:
         raise UserError(
-            f"There is no bucket {_SCHEME}{bucket}, as required by {path}; "
+            f"{path} cannot be used: there is no bucket {_SCHEME}{bucket}; "
             "create it, or choose another."
         ) from error
     except failures() as error:
         raise UserError(
-            f"The bucket {_SCHEME}{bucket} cannot be accessed, which requires "
-            "credentials with the roles Storage Object Admin and Storage "
-            f"Legacy Bucket Reader: {reason(error)}."
+            f"The bucket {_SCHEME}{bucket} cannot be accessed: "
+            f"{reason(error)}. Use credentials with the roles Storage Object "
+            "Admin and Storage Legacy Bucket Reader."
         ) from error
     mark = path / f".{secrets.token_hex(8)}"
     try:
-        # Write with one of the libraries and remove with another: tests both.
+        # Write with one library and remove with the other to test both.
         tensorstore.KvStore.open(kvstore(path)).result().write(
             mark.name, b""
         ).result()
         mark.unlink()
     except failures() as error:
         raise UserError(
-            f"{path} cannot be written to, which requires credentials with "
-            f"the role Storage Object Admin: {reason(error)}."
+            f"{path} cannot be written to: {reason(error)}. Use credentials "
+            "with the role Storage Object Admin."
         ) from error

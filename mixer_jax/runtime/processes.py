@@ -60,9 +60,9 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     given = (bool(coordinator), processes > 0, process >= 0)
     if any(given) and not all(given):
         raise UserError(
-            "--coordinator=HOST:PORT, --processes=N and --process=I go "
-            "together: the address of process 0, the number of processes, and "
-            "the index of this one, from 0."
+            "--coordinator=HOST:PORT, --processes=N and --process=I must be "
+            "used together: the address of process 0, the number of "
+            "processes, and the index of this process, from 0."
         )
     if process >= processes > 0:
         raise UserError(
@@ -124,7 +124,7 @@ def run(main: Callable[[], None]) -> None:
         main()
         _part(0)
     except SystemExit as ended:
-        # Only raised if all processes agree to end.
+        # Raised only if all processes agree to end.
         _part(ended.code)
     except BaseException as error:
         ending = command.explain(error)

@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import LostError, PassingError, UserError
 def deliver(
     path: str | os.PathLike, writer: files.Writer, subject: str
 ) -> None:
-    """Writes a command's result; if that fails, saves it in another place.
+    """Writes a command's result; if that fails, saves it elsewhere.
 
     Args:
       path: the destination; `files.check` has tested it before.
@@ -33,7 +33,7 @@ def deliver(
 def rescuing(
     path: str | os.PathLike, writer: files.Writer, subject: str
 ) -> Iterator[None]:
-    """Writes a result to another place if the block fails; see `deliver`."""
+    """Writes a result elsewhere if the block fails; see `deliver`."""
     try:
         yield
     except (OSError, UserError) as error:

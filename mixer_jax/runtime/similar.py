@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from mixer_jax.runtime.text import quoted
 
 # Control and format characters such as a zero-width space, variation selectors,
-# and letters that are invisible.
+# and invisible letters.
 _INVISIBLE = (
     r"[\p{Cc}\p{Cf}\x{34f}\x{115f}\x{1160}\x{180b}-\x{180f}\x{3164}"
     r"\x{fe00}-\x{fe0f}\x{ffa0}\x{e0100}-\x{e01ef}]"

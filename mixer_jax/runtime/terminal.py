@@ -85,7 +85,7 @@ class Table(rich.table.Table):
 
 
 class Field(rich.progress.ProgressColumn):
-    """A progress bar column with a field or the description of a task."""
+    """A progress bar column that shows a task's field or description."""
 
     def __init__(self, name: str = ""):
         """Takes the name of the task's field; "" shows the description."""

@@ -12,12 +12,12 @@ _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
 )
-_MAX_CHARACTERS = 200  # maximum characters of a cell in a message
-LISTED = 10  # maximum columns, cells or rows in a message
+_MAX_CHARACTERS = 200  # maximum length of a cell in a message
+LISTED = 10  # maximum number of columns, cells or rows in a message
 
 
 def printable(text: str) -> str:
-    r"""Returns a text with its control characters escaped, except newlines.
+    r"""Returns the text with control characters, except newlines, escaped.
 
     Use `one_line` or `repr` for values that must not contain newlines, such as
     cells and file names.
@@ -31,7 +31,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Returns a text with its control characters escaped, including newlines.
+    r"""Returns the text with control characters, including newlines, escaped.
 
     >>> print(one_line("a.png\nWrote everything"))
     a.png\nWrote everything

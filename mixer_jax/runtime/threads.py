@@ -42,7 +42,7 @@ def shielded() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
     try:
         # Python's resource tracker ignores all of these signals but SIGHUP.
-        # Its start unblocks the ignored ones in this thread, so start it now.
+        # Starting it unblocks the ignored ones in this thread, so do it now.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, command.SIGNALS)
         yield

@@ -16,7 +16,7 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import structure
 
-_MANY = 100_000_000  # categories, so many that the active set holds any batch
+_MANY = 100_000_000  # categories, enough for the active set to hold any batch
 
 
 def stages(

@@ -25,7 +25,7 @@ from mixer_jax.training.state import TrainState
 
 PyTree = Any
 
-_INIT = 2**32 - 1  # no step has this number
+_INIT = 2**32 - 1  # larger than any step number
 
 
 def initial_state(

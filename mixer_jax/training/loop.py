@@ -160,7 +160,7 @@ def _train(
         state = initialize.initial_state(run, variables, content, console)
     else:
         iterator.set_state(position)
-    del variables  # They belong to the state, which the step donates.
+    del variables  # The state holds the same arrays, and the step donates it.
     first = int(state.step)
     sizes = inputs.margin_sizes(run.inputs, config.head)
 
@@ -181,7 +181,7 @@ def _train(
         monitors.record_loss(float(metrics["loss"]))
         if step % config.log_every == 0 or step == config.steps:
             log.write(**clock.split(), **memory_used(mesh))
-        if figures:  # They were measured before the step.
+        if figures:  # The figures were measured before the step.
             log.figures(step - 1, figures)
             for alarm in monitors.check(step, figures):
                 log.say(f"{config.name}: warning: {alarm.text}", "yellow")
@@ -200,7 +200,7 @@ def _train(
             checkpoints.save(step, state, iterator.get_state(), force=True)
 
     with (
-        # Outermost, so that no signal interrupts the others' exits.
+        # Outermost, so that no signal interrupts the other exits.
         processes.Preemption() as preemption,
         checkpoints,
         contextlib.closing(iterator),
@@ -246,7 +246,7 @@ def _train(
             try:
                 if before is not None:
                     report(*before)
-                if due:  # The log must reach the step of the checkpoint.
+                if due:  # The log must include the checkpoint's step.
                     report(*pending)
                     pending = None
             except UserError:

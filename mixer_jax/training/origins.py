@@ -135,9 +135,9 @@ def check_data(
     if listed and "can be used" in change:
         change += f" ({listed} lists the unreadable images)"
     raise UserError(
-        f"{workdir} contains a run on other data: {change}. Restore its data, "
-        "or train on the current data in another --workdir; to start from "
-        f"these weights: {workdir_lib.new_run_flags(workdir, prefix)}"
+        f"{workdir} contains a run on different data: {change}. Restore its "
+        "data, or train on the current data in another --workdir; to start "
+        f"from these weights: {workdir_lib.new_run_flags(workdir, prefix)}"
     )
 
 
@@ -162,9 +162,10 @@ def check_table(
     split = table.select(table.read_table(path), data.split)
     if identity.hash_rows(split) != was:
         raise UserError(
-            f"{workdir} contains a finished run on other data: the rows of "
-            f"{path} differ from those of {place.get('given', 'its table')}. "
-            "Use another --workdir; to start from these weights: "
+            f"{workdir} contains a finished run on different data: the rows "
+            f"of {path} differ from those of "
+            f"{place.get('given', 'its table')}. Use another --workdir; to "
+            "start from these weights: "
             f"{workdir_lib.new_run_flags(workdir, prefix)}"
         )
 
@@ -179,7 +180,7 @@ def _is_newer(path: str, workdir: str | os.PathLike) -> bool:
 
 
 def _entries(path: str) -> set[str | os.PathLike]:
-    """Returns a table's path and, if a folder, its parts and their folders."""
+    """Returns a table's path and, for a folder, its parts and their folders."""
     if not os.path.isdir(path):
         return {path}
     parts = parquet_files.parts(pathlib.Path(path))
@@ -201,7 +202,7 @@ def _describe_data(inputs: Inputs) -> Origin:
 
 
 def _change(old: Origin, new: Origin) -> str:
-    """Returns a description of how the data changed; "" if they did not."""
+    """Returns a description of how the data changed; "" if it did not."""
     was, now = old["trained"], new["trained"]
     count, total = now["samples"], was["samples"]
     before, after = old.get("split") or {}, new.get("split") or {}
@@ -249,8 +250,8 @@ def check_content(
         return
     if recorded and workdir_lib.latest_step(workdir) is not None:
         raise UserError(
-            f"{workdir} contains a run on other data: rows and sizes are the "
-            "same, but some image files have different bytes. Restore the "
+            f"{workdir} contains a run on different data: rows and sizes are "
+            "the same, but some image files have different bytes. Restore the "
             "files, or train on the current ones in another --workdir; to "
             "start from these weights: "
             f"{workdir_lib.new_run_flags(workdir, prefix)}"

@@ -9,7 +9,7 @@ from mixer_jax.runtime import paths, terminal
 from mixer_jax.training import setup
 
 PARAMETERS = "parameters.txt"
-_WIDTH = 160  # columns of the file; narrow tables would cut paths
+_WIDTH = 160  # characters per line; narrower tables would truncate paths
 
 
 def make(run: setup.Setup) -> terminal.Table:
@@ -42,7 +42,7 @@ def make(run: setup.Setup) -> terminal.Table:
 
 
 def count(run: setup.Setup) -> str:
-    """Returns the numbers of all and of trainable parameters, as text."""
+    """Returns the total and the trainable parameter counts, as text."""
     sizes = {
         path: math.prod(leaf.shape)
         for path, leaf in setup.parameters(run.state.params).items()

@@ -1,4 +1,4 @@
-"""Patterns in a config: regular expressions for the paths of parameters."""
+"""Patterns in a config: regular expressions for parameter paths."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -32,7 +32,7 @@ def check(
     if not is_used:
         tops = ", ".join(sorted({path.split("/")[0] for path in paths}))
         raise UserError(
-            f"{key}: no parameter's path matches '{pattern}'; the model's "
+            f"{key}: no parameter path matches '{pattern}'; the model's "
             f"parts are {tops}."
         )
 

@@ -45,7 +45,7 @@ def show(
     """
     console = console or terminal.Console()
     if not console.is_terminal:
-        # A narrow table would truncate paths, and a file has no terminal width.
+        # A file has no terminal width, and a narrow table would truncate paths.
         console.width = max(console.width, 160)
     paths.check(paths.make(workdir))
     in_curriculum = "curriculum" in config

@@ -1,4 +1,4 @@
-"""Decides how a stage starts; nothing else decides it."""
+"""Decides how a stage starts; no other module does."""
 
 import enum
 import os

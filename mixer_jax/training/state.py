@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
     """
 
     step: jax.Array  # int32 []: steps taken
-    skipped: jax.Array  # int32 []: non-finite steps in a row, up to now
+    skipped: jax.Array  # int32 []: current number of non-finite steps in a row
     params: PyTree  # f32
     batch_stats: PyTree  # f32
     opt_state: PyTree  # for the trainable parameters only
@@ -158,7 +158,7 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_items(items: dict[str, PyTree], like: TrainState) -> TrainState:
-    """Returns the state from items; `like` tells whether it has an average."""
+    """Returns the state from items; it has an average if `like` does."""
     model, training = dict(items["model"]), dict(items["training"])
     average = {}
     if like.average:

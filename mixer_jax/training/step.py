@@ -107,8 +107,8 @@ def make_train_step(
             embeddings = interleave(outputs["query"], outputs["document"])
             return embeddings, updated.get("batch_stats", state.batch_stats)
 
-        # Differentiate the trainable parameters only, so that frozen encoders
-        # have no backward pass.
+        # Differentiate with respect to trainable parameters only, so that
+        # frozen encoders have no backward pass.
         embeddings, pullback, batch_stats = jax.vjp(
             forward, trainable, has_aux=True
         )

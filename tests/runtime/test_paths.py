@@ -95,7 +95,7 @@ def test_check_leaves_a_bucket_unchanged(bucket, cloud):
 
 
 def test_check_rejects_missing_and_read_only_buckets(bucket, cloud):
-    with pytest.raises(UserError, match="There is no bucket gs://nowhere,"):
+    with pytest.raises(UserError, match="there is no bucket gs://nowhere;"):
         paths.check(paths.make("gs://nowhere/run"))
     cloud.frozen.add(bucket.removeprefix("gs://"))
     with pytest.raises(UserError, match="/run cannot be written to") as caught:

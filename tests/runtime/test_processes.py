@@ -139,8 +139,8 @@ def test_frozen_process_is_reported_by_the_others(cache):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("", 2, -1), "go together"),
-        (("h:1", 0, 0), "go together"),
+        (("", 2, -1), "must be used together"),
+        (("h:1", 0, 0), "must be used together"),
         (("h", 2, 0), "--coordinator is 'h'; it must be HOST:PORT"),
         (("h:", 2, 0), "must be HOST:PORT"),
         ((":1", 2, 0), "must be HOST:PORT"),

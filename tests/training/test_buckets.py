@@ -179,7 +179,7 @@ def test_unusable_bucket_raises_an_error_before_data_is_read(
 ):
     tiny_config.data.table = "there is none"
     more = (MESH,) if act is plan.show else ()
-    with pytest.raises(UserError, match="There is no bucket gs://nowhere"):
+    with pytest.raises(UserError, match="there is no bucket gs://nowhere"):
         act(tiny_config, "gs://nowhere/run", *more)
     cloud.frozen.add(bucket.removeprefix("gs://"))
     with pytest.raises(UserError, match="run cannot be written to"):

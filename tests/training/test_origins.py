@@ -172,7 +172,7 @@ def test_edited_table_of_a_finished_run_is_detected(begun):
     )  # only a modification time has changed
     table.write_table(frame.iloc[1:], begun.data.table)
     os.utime(begun.data.table, (later, later))
-    with pytest.raises(UserError, match="finished run on other data"):
+    with pytest.raises(UserError, match="finished run on different data"):
         origins.check_table("run", begun.data)
     os.remove(begun.data.table)
     origins.check_table("run", begun.data)
@@ -185,7 +185,7 @@ def test_other_table_for_a_finished_run_is_rejected(begun):
     frame = table.read_table("d1/table.csv")
     table.write_table(frame.iloc[1:], "d1/table.csv")
     with pytest.raises(
-        UserError, match="finished run on other data: the rows of d1/table"
+        UserError, match="finished run on different data: the rows of d1/table"
     ):
         origins.check_table("run", begun.data)
 
@@ -321,5 +321,5 @@ def test_edited_part_of_a_partitioned_table_is_detected(begun, tmp_path):
     later = 4_000_000_000  # in the year 2096
     shutil.copyfile(tmp_path / "one.parquet", part)
     os.utime(part, (later, later))
-    with pytest.raises(UserError, match="finished run on other data"):
+    with pytest.raises(UserError, match="finished run on different data"):
         origins.check_table("other", begun.data)

@@ -29,7 +29,7 @@ def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
             {"optimizer.parts": (("image_encoder", 0.0),)},
             "model.image.batch_norm",
         ),
-        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter's path matches"),
+        ({"optimizer.parts": (("bert", 0.1),)}, "no parameter path matches"),
         ({"data.text_length": 600}, "supports at most 512"),
         ({"data.table": "nowhere.csv"}, "no sample table at nowhere.csv"),
         ({"head.name": "knn", "head.active": 0.1}, "head.active"),

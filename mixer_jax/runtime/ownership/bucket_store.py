@@ -50,7 +50,7 @@ class Bucket:
         if stamp.generation:
             self._version = stamp.generation
             return True
-        # If a reply was lost and the write repeated, the stored record is ours.
+        # If a reply was lost and the write retried, the stored record is ours.
         current = self.read()
         if not current.is_of(record):
             return False

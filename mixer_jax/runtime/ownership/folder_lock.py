@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 Store = Union[Folder, "Bucket"]
 
-BEAT = 10.0  # seconds between two heartbeats
+BEAT = 10.0  # seconds between heartbeats
 STALE = 60.0  # seconds without a heartbeat until an owner counts as dead
 
-_POLL = 1.0  # seconds between two reads of a record that may be stale
-_POLL_DYING = 0.05  # seconds between two checks of a process being killed
+_POLL = 1.0  # seconds between reads of a record that may be stale
+_POLL_DYING = 0.05  # seconds between checks of a process being killed
 
 
 class _Used(NamedTuple):
@@ -66,7 +66,7 @@ class Owner:
         """
         self._store, self._record, self._used = store, record, used
         self._over = threading.Event()
-        self._lost = False  # whether the last heartbeat found another record
+        self._lost = False  # whether the last heartbeat saw a new owner
         self._thread = threading.Thread(target=self._beat, daemon=True)
         if store is not None:
             self._thread.start()
@@ -172,7 +172,7 @@ def hold(
     finally:
         try:
             _release(owner, store, record)
-        except BaseException:  # An interrupt, which is only raised once.
+        except BaseException:  # An interrupt; it is raised only once.
             _release(owner, store, record)
             raise
 
@@ -180,7 +180,7 @@ def hold(
 def hold_file(
     path: str | os.PathLike, flag: str
 ) -> contextlib.AbstractContextManager[Owner]:
-    """Takes ownership of a file for a block, even if it is named by a link.
+    """Takes ownership of a file for a block, following symbolic links.
 
     Args:
       path: the file; its folder is created if missing.
@@ -193,7 +193,7 @@ def hold_file(
     if "://" not in name:
         place = os.fspath(files.resolve(path))
     folder, _, file = place.rpartition("/")
-    # The name itself may be too long for a part of another name.
+    # The file name itself may be too long to be part of another name.
     part = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
     return hold(folder or "/", flag, part=f"-{part}", file=name)
 
@@ -257,7 +257,7 @@ def _take(
                 seen = store.read()
         if not seen.is_of(record):
             raise _refusal(used, seen.record)
-    except BaseException as error:  # including interrupts of the wait
+    except BaseException as error:  # including an interrupt while waiting
         store.close(record)
         failed = isinstance(error, store.failures)
         if isinstance(error, UserError) or not failed:

@@ -76,7 +76,7 @@ def to_json(record: Record) -> str:
 
 
 def parse(text: str) -> Record | None:
-    """Returns the record in a JSON text; None if the text is invalid."""
+    """Returns the record in a JSON string; None if it is invalid."""
     try:
         record = Record(**json.loads(text))
     except (TypeError, ValueError, RecursionError):

@@ -42,7 +42,7 @@ class Seen(NamedTuple):
     age: Callable[[], float]
 
     def is_of(self, owner: Record) -> bool:
-        """Returns whether the stored record is that of an owner."""
+        """Returns whether the stored record belongs to an owner."""
         return self.record is not None and self.record.token == owner.token
 
 
@@ -60,7 +60,7 @@ class Folder:
         self._made: list[pathlib.Path] = []
 
     def lock(self) -> bool | None:
-        """Returns True if locked now, None if held, False if unsupported."""
+        """Tries to lock; returns None if held, and False if unsupported."""
         while True:
             file = self._make_lock()
             try:
@@ -136,7 +136,7 @@ class Folder:
         """Updates the record's time; returns False if it has been replaced."""
         if not self.read().is_of(record):
             return False
-        os.utime(self._path)  # uses the clock of a network file system
+        os.utime(self._path)  # uses the server's clock on network file systems
         return True
 
     def close(self, record: Record) -> None:
@@ -214,7 +214,8 @@ def _open_lock(path: pathlib.Path) -> int:
     try:
         return files.open_unblocked(path, os.O_RDWR | os.O_CREAT)
     except PermissionError:
-        # Another user's lock can be taken, and removed in a shared folder.
+        # Another user's lock file can still be locked. In a shared folder, it
+        # can be removed, too.
         if not path.exists():
             raise
         return files.open_unblocked(path, os.O_RDONLY)

@@ -78,7 +78,7 @@ def _overwrite(draft: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Reserves room for a file, without changing its contents."""
+    """Reserves space for a file, without changing its contents."""
     before = os.fstat(file).st_size
     try:
         os.posix_fallocate(file, 0, max(size, 1))

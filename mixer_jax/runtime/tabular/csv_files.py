@@ -22,7 +22,7 @@ from mixer_jax.runtime.errors import UserError
 
 BLOCK = 16 << 20  # bytes per batch, and the maximum size of a row
 
-# Cells may exceed Python's default limit, 128 KiB. It is process-wide.
+# Cells may exceed Python's default limit of 128 KiB, which is process-wide.
 csv.field_size_limit(sys.maxsize)
 
 # Cells that some readers would alter or split unless they are quoted.
@@ -164,7 +164,7 @@ def find_kind(start: bytes) -> str:
 
 
 def _open(path: str | os.PathLike) -> io.TextIOBase:
-    # `_check_utf8` reports invalid bytes with their line.
+    # `_check_utf8` reports invalid bytes and their line number.
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
@@ -189,8 +189,8 @@ def _header(path: Path, block: int) -> list[str]:
 
 def _not_csv(path: Path, kind: str) -> UserError:
     return UserError(
-        f"{path} cannot be read: it is {kind}, but a .csv file must be UTF-8 "
-        "text separated by commas; save it again as CSV UTF-8."
+        f"{path} cannot be read: it is {kind}, but a .csv file must be "
+        "comma-separated UTF-8 text; save it again as CSV UTF-8."
     )
 
 
@@ -219,7 +219,7 @@ def _check_quotes(path: Path, block: int) -> None:
             problem += " or text after a closing quote"
         raise UserError(
             f"{path}, line {error.line}: the row has {problem}; "
-            'double every quote within a text, as in "12"" pipe".'
+            'double every quote inside a cell, as in "12"" pipe".'
         ) from error
 
 
@@ -254,7 +254,7 @@ def _explain(path: Path, header: Sequence[str], block: int) -> None:
             raise UserError(
                 f"{path}, line {line}: the row has {amount} cells than the "
                 f"header, {len(cells)} instead of {len(header)}; is there a "
-                "comma at the end of the row or in an unquoted text?"
+                "comma at the end of the row or in an unquoted cell?"
             )
 
 

@@ -136,7 +136,7 @@ def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         column = column.cast(column.type.value_type)
     try:
         if pa.types.is_duration(column.type):
-            # Arrow would write a number without its unit.
+            # Arrow would write the number but drop the unit.
             raise pa.ArrowNotImplementedError(str(column.type))
         if pa.types.is_floating(column.type):
             text = _float_text(column)

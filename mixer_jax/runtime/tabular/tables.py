@@ -297,8 +297,8 @@ def _check_version(path: Path, layout: Layout, version: list) -> None:
     """Raises a `UserError` if a table has changed."""
     if _version(path) != version:
         raise UserError(
-            f"The {layout.name} {path} changed while it was read; rerun the "
-            "command once it is completely written."
+            f"The {layout.name} {path} changed while it was being read; rerun "
+            "the command once it is completely written."
         )
 
 
@@ -361,7 +361,7 @@ def _is_text(cell: str) -> bool:
 
 
 def _lines(table: pa.Table) -> Iterator[str]:
-    """Yields the text of a CSV file in pieces."""
+    """Yields the text of a CSV file in chunks."""
     names = table.column_names
     yield csv_files.encode_header(names)
     for batch in table.to_batches(max_chunksize=ROWS):

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 BLOCK = 2**26  # approximate bytes per block
 _SPARE = 1.1  # required free space, as a multiple of the arrays' size
-_LARGE = 10**9  # bytes; verifying more takes long, so a message is shown
+_LARGE = 10**9  # bytes; verifying more is slow, so a message is shown
 _THREADS = 4  # to read files and compute CRCs; both release the GIL
 
 

@@ -1,4 +1,4 @@
-"""What both stores do: batches of stored rows, keys, and computed samples."""
+"""Code shared by both stores: batches of stored rows, keys, and samples."""
 
 import hashlib
 import json

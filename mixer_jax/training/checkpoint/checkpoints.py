@@ -233,7 +233,7 @@ class Checkpoints:
         return state_lib.from_items(items, state), items["iterator"]
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
-        """Returns what is damaged, or ""; process 0 checks for all of them."""
+        """Returns what is damaged, or ""; process 0 checks on behalf of all."""
         wrong, folder = "", self._folder / str(step)
         if self._verifies and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)

@@ -140,14 +140,14 @@ class BackgroundChecks:
         if missing:
             self._found.append(missing)
         elif not paths.is_remote(folder):
-            # The next save reports a full disk, or a run that took over.
+            # The next save reports a full disk or a takeover by another run.
             with contextlib.suppress(OSError, LostError):
                 write(folder)
 
     def _wait(self, folder: paths.Path) -> bool:
         """Waits for a complete folder; returns False if stopped before that."""
-        # A checkpoint is written under another name and appears complete. Read
-        # the stop flag before each check: a checkpoint may appear in between.
+        # A checkpoint is written under another name and renamed when complete.
+        # Read the stop flag before each check: it may appear in between.
         last = self._over.is_set()
         while not self._is_whole(folder):
             if last:

@@ -86,7 +86,7 @@ def _is_array(leaf: dict) -> bool:
 
 
 def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
-    """Describes missing arrays or chunks of the index; "" if complete."""
+    """Describes an indexed array that is missing or incomplete; "" if none."""
     chunks: dict[str, int] = {}
     for key in store.list().result():
         array = key.decode().rpartition("/")[0]
@@ -109,7 +109,7 @@ def _missing_chunks(tree: dict, store: tensorstore.KvStore) -> str:
 
 
 def _missing_files(folder: paths.Path, base: tensorstore.KvStore) -> str:
-    """Describes missing or truncated files of the index; "" if complete."""
+    """Describes an indexed file that is missing or truncated; "" if none."""
     names = {key.decode() for key in base.list().result()}
     for name, size in _files(base).items():
         if name not in names:

@@ -23,10 +23,10 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 
 # State fields with one row per category.
 FIELDS = ("proxies", "proxy_state", "graph")
-PROXIES = "proxies"  # the item of a checkpoint, and the array in it
+PROXIES = "proxies"  # name of the checkpoint item, and of the array in it
 CHUNK = 2**26  # approximate bytes per chunk, and per block that is read
 SMALLEST = 2**20  # minimum bytes per chunk; limits the number of chunks
-OBJECT = 400 * 2**20  # approximate bytes per object with arrays in a bucket
+OBJECT = 400 * 2**20  # approximate bytes per bucket object that holds arrays
 
 
 class SavedProxies(NamedTuple):
@@ -140,7 +140,7 @@ def save_args(array: jax.Array) -> ocp.SaveArgs:
 
 
 def object_size(arrays: Any, args: Any) -> int:
-    """Returns the target size in bytes of objects with arrays in a bucket.
+    """Returns the target size in bytes of bucket objects that hold arrays.
 
     An object is uploaded in one request, which is repeated if it fails, so
     several objects are better than a huge one. The size is never below that of

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places, ranges
 
-# Entries of an origin that are read by name, and their keys.
+# Entries that training reads from an origin, and their required keys.
 _REQUIRED_KEYS = {
     "split": ("samples", "rows"),
     "trained": ("samples", "rows", "images", "sizes"),
@@ -64,7 +64,7 @@ def is_config(values: dict[str, Any]) -> bool:
 
 
 def _is_number(value: float) -> bool:
-    """Returns whether a number is finite and, if whole, has 64 bits at most."""
+    """Returns whether a float is finite, or an integer fits in 64 bits."""
     limit = sys.maxsize if isinstance(value, int) else sys.float_info.max
     return abs(value) <= limit
 
@@ -89,7 +89,7 @@ def is_origin(origin: dict[str, Any]) -> bool:
     for name, keys in _REQUIRED_KEYS.items():
         part = origin.get(name, {})
         if part is None and keys:
-            continue  # It was not recorded.
+            continue  # The entry was not recorded.
         if not isinstance(part, dict) or (part and not part.keys() >= {*keys}):
             return False
     return all(map(_is_place, origin.get("places", {}).values()))

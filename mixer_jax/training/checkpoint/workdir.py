@@ -87,7 +87,7 @@ def trained_step(workdir: str | os.PathLike) -> int:
     if step is None:
         stage = _last_trained(workdir) or "runs/quickstart/stage3"
         raise UserError(
-            f"{workdir} has no checkpoint of a trained model. Give the workdir "
+            f"{workdir} has no checkpoint of a trained model. Use the workdir "
             f"of one stage, such as {stage}."
         )
     return step
@@ -162,7 +162,7 @@ def new_run_flags(workdir: str | os.PathLike, prefix: str, *more: str) -> str:
     """
     flags = ["--workdir=NEW"]
     _, _, stage = prefix.partition(".")
-    if stage:  # Only this stage: the earlier ones are done.
+    if stage:  # Only this stage; the earlier ones are finished.
         flags.append(f"--config.curriculum=('{stage}',)")
     flags.append(f"--{prefix}.init_from={paths.absolute(paths.make(workdir))}")
     flags += [f"--{prefix}.{key}" for key in more]
@@ -283,7 +283,7 @@ def _check_shared(workdir: paths.Path) -> None:
         return
     mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
     if jax.process_index() == 0:
-        # Remove the marks of a killed run.
+        # Remove marker files that a killed run left behind.
         for left in paths.glob(workdir, f"{_MARK}*"):
             left.unlink()
         paths.write(mark, "")
@@ -312,7 +312,7 @@ def read_config(
 
     Args:
       workdir: the workdir of one stage.
-      resolve: whether to replace paths by their current locations (see
+      resolve: whether to replace paths with their current locations (see
         `places`), or to keep them as given.
     """
     config = config_lib.defaults()
@@ -347,7 +347,7 @@ def write_origin(workdir: str | os.PathLike, origin: dict[str, Any]) -> None:
 
 
 def restore_paths(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Replaces missing paths by those that the run in `workdir` recorded.
+    """Replaces missing paths with those that the run in `workdir` recorded.
 
     Encoders whose pretrained weights are missing keep their saved architecture.
     """

@@ -60,19 +60,19 @@ def defaults() -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table
-    data.source = ""  # builds a missing table; see demo/sources.py
+    data.source = ""  # what builds a missing table; see demo/sources.py
     data.split = "train"  # includes its parts, "train/..."
     data.prepared = ""  # array_record folder; "" for one next to the table
     data.image_size = 224  # pixels, both sides
-    data.text_length = 32  # tokens; longer texts are cut
-    # "minilm", a folder or a hub name; "" is the text encoder's own tokenizer
+    data.text_length = 32  # tokens; longer texts are truncated
+    # "minilm", a folder or a hub name; "" for the text encoder's own tokenizer
     # if its weights come from a folder or the hub, else "minilm".
     data.tokenizer = ""
     # Encode each sample once and keep the output of frozen encoders or, if only
     # the proxies are trained, the embeddings.
     data.cached = False
-    # Local folder for cached outputs; "" is in the workdir or, if that is in a
-    # bucket, in this machine's cache.
+    # Local folder for cached outputs; "" for one in the workdir or, if that is
+    # in a bucket, in this machine's cache.
     data.features = ""
     data.augment = "strong"  # none, light, strong, mirrored, catalog
     # (field, value) pairs that change the augmentation, as in (("flip", 0.5),);
@@ -80,10 +80,10 @@ def defaults() -> ConfigDict:
     data.augment_changes = ()
     data.sampler = "uniform"  # uniform, tempered, balanced; see data/stream
     data.temperature = 1.0  # tempered: values above 1 favor rare categories
-    data.samples_per_category = 4  # balanced: per batch, of either role
+    data.samples_per_category = 4  # balanced: per batch and role
     data.threads = 2  # decoding threads
     data.workers = 0  # decoding processes instead of threads; 0 for none
-    data.max_skipped = 0.01  # share of unreadable images or lone samples
+    data.max_skipped = 0.01  # share of unreadable images and unmatched samples
     data.max_pixels = 200_000_000  # larger images are not decoded
 
     model = config.model = ConfigDict()
@@ -113,9 +113,9 @@ def defaults() -> ConfigDict:
     head = config.head = ConfigDict()
     head.name = "exact"  # exact, sampled, knn, topk
     head.margin = "cosface"  # cosface, arcface, normface
-    head.scale = 32.0  # factor of the cosines, before the softmax
+    head.scale = 32.0  # scales the cosines before the softmax
     head.margin_size = 0.25  # in units of the cosine; arcface: in radians
-    head.margin_power = 0.0  # decrease of margins with frequency; LDAM: 0.25
+    head.margin_power = 0.0  # margins ~ count ** -power; LDAM: 0.25
     head.subcenters = 1  # proxies per category; the nearest one counts
     head.filter = 1.0  # ignore negatives with a higher cosine; 1 ignores none
     head.products = "float32"  # dtype in matrix products: float32, bfloat16
@@ -144,12 +144,12 @@ def defaults() -> ConfigDict:
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3  # peak of the schedule
     optimizer.warmup = 0.05  # share of the steps
-    optimizer.weight_decay = 1e-4  # of AdamW
+    optimizer.weight_decay = 1e-4  # for AdamW
     optimizer.clip_norm = 1.0  # maximum global gradient norm
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path scales its learning rate; 0 freezes the parameter.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
-    # Learning rates in an encoder are multiplied by it once per layer above.
+    # An encoder layer's learning rate is multiplied by this per layer above it.
     optimizer.layer_decay = 1.0
     # Decay of the running average of parameters that is used for inference;
     # 0.999 averages over about 1,000 steps, 0 uses the parameters themselves.
@@ -158,7 +158,7 @@ def defaults() -> ConfigDict:
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 200  # steps between saves
-    checkpoint.keep = 2  # number of latest checkpoints to keep
+    checkpoint.keep = 2  # number of most recent checkpoints to keep
 
     monitors = config.monitors = ConfigDict()
     monitors.every = 100  # steps between checks
@@ -173,11 +173,11 @@ def defaults() -> ConfigDict:
     monitors.min_loss_drop = 0.01  # share of the loss, over that window
 
     evaluate = config.evaluate = ConfigDict()
-    evaluate.table = ""  # "" is data.table
+    evaluate.table = ""  # "" for data.table
     evaluate.split = "test"  # includes its parts, "test/..."
     evaluate.distractors = "train"  # split whose documents join the gallery
     evaluate.batch_size = 256  # samples embedded at once
-    evaluate.baseline_steps = 200  # training steps of each other fusion
+    evaluate.baseline_steps = 200  # training steps for each other fusion
     return config
 
 

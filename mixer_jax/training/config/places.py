@@ -1,4 +1,4 @@
-"""Finds the paths in a config after a workdir and its data were moved.
+"""Finds the paths in a config after its workdir and data have moved.
 
 A workdir records each path as given, as an absolute path and relative to the
 workdir. The relative path is tried first: workdir and data may move together.
@@ -171,7 +171,7 @@ def _known(places: Places) -> Iterator[tuple[str, dict[str, str]]]:
 def resolve(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
-    """Replaces the paths in a workdir's config by their current locations.
+    """Replaces the paths in a workdir's config with their current locations.
 
     Paths that are not found stay unchanged, except for the tokenizer, which
     becomes the workdir's copy.
@@ -186,7 +186,7 @@ def resolve(
 def restore(
     workdir: str | os.PathLike, config: ConfigDict, places: Places
 ) -> None:
-    """Replaces missing paths of a config by their recorded locations.
+    """Replaces a config's missing paths with their recorded locations.
 
     A command that is repeated after a move then finds its data.
     """

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config import defaults as config_lib
 
-# Types of defaults, accepted types and their names; bool first: it is an int.
+# Types of defaults, accepted types and their names. bool comes first because it
+# is a subclass of int.
 _KINDS = (
     (bool, bool, "true or false"),
     (int, numbers.Integral, "a whole number"),

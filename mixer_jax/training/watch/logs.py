@@ -214,7 +214,7 @@ class Logs:
         return json.dumps(line).encode() + b"\n"
 
     def _flush(self) -> None:
-        """Writes the pending figures, to another place if necessary."""
+        """Writes the pending figures, elsewhere if necessary."""
         self._write()
         if not self._pending:
             return

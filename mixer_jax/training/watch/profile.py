@@ -1,4 +1,4 @@
-"""Profiles of some steps, requested by the config or by a signal."""
+"""Profiles selected steps when requested by the config or a signal."""
 
 import pathlib
 import re
@@ -31,7 +31,7 @@ def parse(steps: str) -> range:
 
 
 class Profiler:
-    """Captures traces of host and device in some steps; a context manager.
+    """Captures host and device traces of some steps; a context manager.
 
     SIGUSR1 captures the next five steps. The captures are in
     `FOLDER/plugins/profile`, for TensorBoard's profile plugin and Perfetto.

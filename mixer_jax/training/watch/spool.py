@@ -94,7 +94,7 @@ class Spool:
             if not path.exists():
                 return True
             about = path.stat()
-            # Taken before reading, so that later records are copied next time.
+            # Get these before reading, so that later records are sent next.
             state = (about.st_size, about.st_mtime_ns)
             if self._sent.get(name) == state:
                 return True

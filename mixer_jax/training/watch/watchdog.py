@@ -1,4 +1,4 @@
-"""A watchdog that ends a run without progress and reports where it hangs."""
+"""A watchdog that ends a stalled run and reports where it hangs."""
 
 import faulthandler
 import sys
@@ -104,5 +104,5 @@ class Watchdog:
 
 
 def _ago(seconds: float) -> float:
-    """Converts a duration until now to its start time, or back."""
+    """Converts seconds before now to a timestamp, or back."""
     return time.time() - seconds

@@ -370,7 +370,7 @@ def test_table_that_changes_while_it_is_read_is_rejected(tmp_path, suffix):
     batches = tables.batches(path, LAYOUT, rows=10, block=100)
     next(batches)
     tables.write(frame_of([("1", "2", "4")] * 100), path)
-    with pytest.raises(UserError, match="changed while it was read"):
+    with pytest.raises(UserError, match="changed while it was being read"):
         list(batches)
 
 
