@@ -48,8 +48,8 @@ def check(data: ConfigDict) -> Path:
     if not data.table:
         raise UserError(
             "data.table is empty; set it in the config to the path of a sample "
-            f"table, and data.source to one of {known} to have the table built "
-            "there."
+            "table. To have the table built there, also set data.source to one "
+            f"of {known}."
         )
     path = Path(data.table)
     if path.exists():
