@@ -3,11 +3,10 @@
 For every query image, a search engine keeps a pool of items: right items,
 look-alikes and strangers. Each search shows one page of items from the pool, in
 a noisy order of relevance. The user looks at rank r with probability
-1 / (1 + r)^bias and then clicks with a probability, the attraction. It is drawn
-once for each pair of query and item: high for right items, lower for
-look-alikes, depending on their similarity, and lowest for strangers. Query
-frequency and item exposure follow Zipf's law, and some items are shown rarely
-or never.
+1 / (1 + r)^bias and then clicks with a probability called the attraction. It is
+drawn once for each query and item: high for right items, lower for look-alikes,
+depending on their similarity, and lowest for strangers. Query frequency and
+item exposure follow Zipf's law, and some items are shown rarely or never.
 """
 
 import dataclasses

@@ -33,7 +33,7 @@ def ensure_table(data: ConfigDict) -> Path:
     if path.exists():
         return path
     with files.in_turn(path):
-        if not path.exists():  # Another process may have built it meanwhile.
+        if not path.exists():  # Another process may have built it.
             SOURCES[data.source](path)
     return path
 

@@ -160,7 +160,7 @@ def change(
             hint = did_you_mean(name, fields) or "."
             raise UserError(
                 f"data.augment_changes contains {pair!r}; its entries must be "
-                f"pairs of one of {', '.join(fields)} and a value{hint}"
+                f"(field, value) pairs; fields are {', '.join(fields)}{hint}"
             )
         name, value = pair
         fields[name] = _checked(name, value)

@@ -133,7 +133,7 @@ def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
 
     Returns:
       (width, height) and the estimated peak in bytes; None for other formats
-      and for headers that Pillow rejects, too.
+      and for headers that Pillow rejects.
     """
     try:
         if content.startswith(parts.PNG_START):

@@ -178,7 +178,7 @@ def _batch(
         return pa.RecordBatch.from_pydict(cells, schema)
     except UnicodeEncodeError:
         # JSON may contain lone surrogates. Replace them with question marks in
-        # texts and with escapes elsewhere, so that different IDs stay different.
+        # texts and escapes elsewhere, so that different IDs stay different.
         whole = {}
         for name, column in cells.items():
             how = "replace" if name == "text" else "backslashreplace"
