@@ -208,7 +208,7 @@ def _move(
     shift = rng.uniform(-how.shift, how.shift, 2) * size
     mirror = -1.0 if rng.random() < how.flip else 1.0
     cos, sin = np.cos(angle), np.sin(angle)
-    # PIL wants the map from output to input; pixel centers are half-integers.
+    # PIL expects the output-to-input map; pixel centers are at half-integers.
     a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
     d, e = -sin * stretch / scale, cos * stretch / scale
     center = size / 2

@@ -92,7 +92,7 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
         relative = Path(os.path.relpath(*resolved))
     if ".." in relative.parts:
         raise UserError(
-            f"A table can only refer to images inside its own folder, but "
+            "A table can only refer to images inside its own folder, but "
             f"{home} is not inside {out.parent}; give an --out in {home} or "
             "above it."
         )
