@@ -112,7 +112,7 @@ class PreparedSource:
           hold: keeps the folder from being removed.
           content: hash of the rows and of the images' bytes.
         """
-        # Results of `paths.plain` hold for this process; keep the real path.
+        # `paths.plain` is valid in this process only, so keep the real path.
         self._folder = Path(os.path.realpath(folder))
         self._hold, self.content = hold, content
         self._codes, self._names = pd.factorize(_split_names(frame), sort=True)
@@ -147,7 +147,7 @@ class PreparedSource:
                 self.name(row)
 
     def __getstate__(self) -> dict:
-        # Unpickling reopens the files; this process keeps the hold.
+        # Unpickling reopens the files; the lock stays with this process.
         own = ("_splits", "_hold")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
@@ -163,7 +163,8 @@ class PreparedSource:
             )
             values = record.features.feature
             return [values[field].bytes_list.value[0] for field in fields]
-        except Exception as error:  # array_record and protobuf raise many kinds
+        except Exception as error:
+            # array_record and protobuf raise many types of errors.
             (reason, *_) = str(error).splitlines() or [repr(error)]
             raise UserError(
                 f"The prepared data in {self._folder} cannot be read "
@@ -225,7 +226,7 @@ def prepare(
         while found is None:
             paths.make_folder(group)
             _make(frame, root, group, data)
-            # Changed images have already been reported.
+            # Do not report changed images twice.
             found = _find(frame, root, place, group, data, lambda text: None)
     except OSError as error:
         raise UserError(
@@ -247,7 +248,7 @@ def _find(
     data: identity.Data,
     say: Callable[[str], None],
 ) -> tuple[Path, PreparedSource] | None:
-    """Returns the folder with the frame's content and its samples, or None.
+    """Returns the folder prepared for a frame and its source, or None.
 
     The folder may belong to a table that has since been moved or renamed.
     """
@@ -292,7 +293,8 @@ def _open_whole(
         path = SampleTable(frame, root, data_dir=folder).data_path
         source = PreparedSource(frame, path, hold, content)
         source.check()
-    except Exception:  # TFDS, array_record and protobuf raise many kinds.
+    except Exception:
+        # TFDS, array_record and protobuf raise many types of errors.
         return None
     return source
 
@@ -347,7 +349,7 @@ def _check_unchanged(data: identity.Data) -> None:
         raise PassingError(
             f"The image {data.files[changed[0]]} was changed while the data "
             "was being prepared. Run this command again once no other "
-            "program writes the images."
+            "program modifies the images."
         )
 
 

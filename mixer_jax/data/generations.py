@@ -49,7 +49,7 @@ def hold(folder: Path) -> Hold | None:
     descriptor = _open(folder)
     if descriptor is None:
         return None
-    with contextlib.suppress(OSError):  # The file system may have no locks.
+    with contextlib.suppress(OSError):  # Locks may be unsupported.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     if not _is_same(descriptor, folder):  # Removed while waiting.
         os.close(descriptor)
@@ -63,7 +63,7 @@ def write_record(folder: Path) -> None:
 
 
 def has_record(folder: Path) -> bool:
-    """Returns whether a folder has a record that is not damaged.
+    """Returns whether a folder has an undamaged record.
 
     Raises:
       NewerFormatError: if the format is newer than this version can read.
@@ -88,7 +88,7 @@ def remove_others(folder: Path) -> None:
         if other == folder or not _NAME.fullmatch(other.name):
             continue
         with contextlib.suppress(NewerFormatError):
-            has_record(other)  # raises the error
+            has_record(other)  # raises for newer formats
             remove_unused(other)
 
 
@@ -137,7 +137,7 @@ def _locked_draft(parent: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=parent))
         descriptor = _open(folder)
         if descriptor is None:
-            continue  # Another process removed the draft before the lock.
+            continue  # Another process removed the draft before it was locked.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):

@@ -17,7 +17,7 @@ from mixer_jax.runtime.ownership import folder_lock
 
 
 def make_parser(name: str) -> argparse.ArgumentParser:
-    """Returns the argument parser of a format."""
+    """Returns the argument parser for a format."""
     one = readers.FORMATS[name]
     parser = parsing.Parser(
         prog=f"python -m mixer_jax.data.read {name}",

@@ -50,7 +50,7 @@ def _thumbnail(path: Path) -> np.ndarray:
             small = white.convert("RGB").resize((16, 16), Image.Resampling.BOX)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise errors of any type.
+    except Exception as error:  # Pillow raises errors of any type.
         raise UserError(
             f"The image {path} cannot be decoded: {error}; repair it, or "
             "remove its rows from --table."

@@ -3,11 +3,10 @@
 For every query image, a search engine keeps a pool of items: right items,
 look-alikes and strangers. Each search shows one page of items from the pool, in
 a noisy order of relevance. The user looks at rank r with probability
-1 / (1 + r)^bias and then clicks with a probability, the attraction. It is drawn
-once for each pair of query and item: high for right items, lower for
-look-alikes, depending on their similarity, and lowest for strangers. Query
-frequency and item exposure follow Zipf's law, and some items are shown rarely
-or never.
+1 / (1 + r)^bias and then clicks with a probability called the attraction. It is
+drawn once for each query and item: high for right items, lower for look-alikes,
+depending on their similarity, and lowest for strangers. Query frequency and
+item exposure follow Zipf's law, and some items are shown rarely or never.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ class Simulation:
 
     seed: int = 0
     searches: float = 60.0  # mean number of searches per query image
-    query_skew: float = 1.0  # Zipf exponent of the queries' frequency
+    query_skew: float = 1.0  # Zipf exponent of the query frequencies
     item_skew: float = 0.7  # Zipf exponent of the items' exposure as strangers
     never_shown: float = 0.03  # share of the items
     rarely_shown: float = 0.1  # share of the items
@@ -56,7 +55,7 @@ def simulate(
     query_features: np.ndarray | None = None,
     item_features: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Simulates the clicks between queries and items of known categories.
+    """Simulates clicks on items for queries, given all categories.
 
     Args:
       query_category: true category of each query, length Q.
@@ -218,6 +217,6 @@ def _search(
 
 
 def _zipf(count: int, skew: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns Zipf weights `[count]` of mean 1, in random order."""
+    """Returns Zipf weights `[count]` with mean 1, in random order."""
     weights = np.arange(1, count + 1, dtype=np.float64) ** -skew
     return rng.permutation(weights) * count / weights.sum()

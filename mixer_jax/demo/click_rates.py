@@ -50,9 +50,9 @@ def calibrate(
         wanted = clicks * np.array([1 - share, share])
         if (counts[wanted > 0] == 0).any():
             raise UserError(
-                "The first searches of the simulation had none of the right or "
-                "wrong clicks that the log needs; the table is too small for "
-                "such a log."
+                "The first simulated searches produced no right clicks or no "
+                "wrong clicks, but the log needs them; the table is too small "
+                "for such a log."
             )
         searches = float(np.max(wanted / np.maximum(counts, 1e-9))) * _SURPLUS
     log = draw(searches)

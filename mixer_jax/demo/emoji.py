@@ -251,7 +251,7 @@ def _render_one(
     content = svg_to_bytes(
         svg_path=str(svg), width=size, height=size, skip_system_fonts=True
     )
-    # Save without alpha, which is faster to decode in every epoch.
+    # Save without alpha, for faster decoding in every epoch.
     image = Image.fromarray(decoding.decode(bytes(content), size))
     files.write(
         path,
@@ -272,7 +272,7 @@ def _side(path: Path) -> int:
 def _file_key(path: Path) -> str | None:
     try:
         return code_key(path.stem)
-    except ValueError:  # The file is not named by code points.
+    except ValueError:  # The file name is not a list of code points.
         return None
 
 

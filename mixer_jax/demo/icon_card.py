@@ -94,7 +94,7 @@ set are in the folder named after its prefix.
 |---|---|---|---|---|
 {sets}
 """
-_LISTED = 10  # maximum number of faults in the card
+_LISTED = 10  # maximum number of faults listed in the card
 
 
 @dataclasses.dataclass(frozen=True)

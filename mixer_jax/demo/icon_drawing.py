@@ -15,7 +15,7 @@ from mixer_jax.runtime.errors import UserError
 
 _INK = "#222222"  # value of `currentColor`
 _FAINTEST = 240  # pictures without a darker pixel count as blank
-_CHUNK = 64  # icons per task of a process
+_CHUNK = 64  # icons per process task
 _FEW = 500  # with fewer icons, starting processes does not pay off
 
 
@@ -85,7 +85,7 @@ def run(
     batches: Iterable[list[tuple[Any, Path]]],
     total: int,
 ) -> Iterator[Any]:
-    """Yields the results of drawings, in parallel processes if there are many.
+    """Yields drawing results, using parallel processes if there are many.
 
     Args:
       draw_one: draws one pair of a batch; must be picklable.

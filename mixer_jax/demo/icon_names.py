@@ -26,9 +26,9 @@ _DOUBTFUL = frozenset(
 _COMMON = 0.05  # minimum share of a set's names
 # Copies and forks of one set by several authors, and these authors' other sets.
 # Most names that occur in two of these sets have the same drawing in both: 95%
-# for reicon and solar, 77% for temaki and map, 72% for temaki and pinhead (at a
-# cosine of the ink on 24 x 24 pixels above 0.985). Except for logos, no other
-# pair of authors exceeds 50%.
+# for reicon and solar, 77% for temaki and map, 72% for temaki and pinhead (with
+# a cosine similarity of the ink on 24 x 24 pixels above 0.985). Except for
+# logos, no other pair of authors exceeds 50%.
 _COPIES = {
     "ionicons": ("famicons", "ion"),
     "lucide": ("feather", "lucide", "meteor-icons"),

@@ -19,7 +19,7 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 ICONIFY = "@iconify/json@2.2.535"
-# SHA-512 of each package, as stated by the registry.
+# SHA-512 of each package, as published by the registry.
 _CHECKSUMS = {
     ICONIFY: (
         "nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMN"
@@ -91,7 +91,7 @@ def fetch(spec: str, folder: Path) -> Path:
         raise UserError(
             f"The icons need `npm pack {spec}`, but npm is not installed. "
             "Install Node.js, or run that command on another machine and copy "
-            f"its file to {path}{without}."
+            f"the file it writes to {path}{without}."
         )
     files.make_folder(folder)
     print(f"Fetching {spec}.", file=sys.stderr)
@@ -146,7 +146,7 @@ def read_sets(package: Path) -> Iterator[IconSet]:
 
 
 def read_tags(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Fetches the tags of the icons of some sets.
+    """Fetches the icon tags of some sets.
 
     The tags of Material Design Icons are among the aliases of its Iconify set.
 
@@ -224,7 +224,7 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
                     yield name, archive.extractfile(member).read()
     except _DAMAGE as error:
         raise UserError(
-            f"The package {package} is damaged or not a package: {error}. "
+            f"The package {package} is damaged or not an npm package: {error}. "
             "Fetch it again with `npm pack`."
         ) from error
 

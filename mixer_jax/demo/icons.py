@@ -258,7 +258,7 @@ def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 def _nothing_to_match() -> UserError:
     return UserError(
-        "No icon name of the package is drawn by two vendors, so there are no "
+        "No icon name in the package is drawn by two vendors, so there are no "
         "categories to match."
     )
 
@@ -278,7 +278,7 @@ def _draw(
     parts: list[pd.DataFrame] = []
 
     def batches() -> Iterator[list[tuple[str, Path]]]:
-        # Read the sets again, as all drawings together need too much memory.
+        # Read the sets again: keeping all drawings would take too much memory.
         for one in icon_packages.read_sets(package):
             if one.prefix not in wanted:
                 continue
@@ -361,7 +361,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns the most frequent label of each category, else its kind."""
+    """Returns the most frequent label, or else kind, of each category."""
     groups = {}
     for column in ("kind", "label"):
         labeled = icons[icons[column] != ""]

@@ -80,7 +80,7 @@ def write_log(
         ),
     )
     writers = {}
-    # Resolve links first: `..` in a linked folder is its target's parent.
+    # Resolve links first: `..` in a linked folder means its target's parent.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),
@@ -104,7 +104,7 @@ def write_log(
         "table": Path(step, table.name).as_posix(),
         "part": part,
         **dataclasses.asdict(settings),
-        # Actual number of clicks, overriding the requested number above.
+        # Actual numbers; `clicks` overrides the requested number above.
         "exposures": int(clicks["exposures"].sum()),
         "clicks": int(clicks["clicks"].sum()),
     }

@@ -33,7 +33,7 @@ def ensure_table(data: ConfigDict) -> Path:
     if path.exists():
         return path
     with files.in_turn(path):
-        if not path.exists():  # Another process may have built it meanwhile.
+        if not path.exists():  # Another process may have built it.
             SOURCES[data.source](path)
     return path
 
@@ -48,8 +48,8 @@ def check(data: ConfigDict) -> Path:
     if not data.table:
         raise UserError(
             "data.table is empty; set it in the config to the path of a sample "
-            f"table, and data.source to one of {known} to have the table built "
-            "there."
+            "table. To have the table built there, also set data.source to one "
+            f"of {known}."
         )
     path = Path(data.table)
     if path.exists():

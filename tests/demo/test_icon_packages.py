@@ -124,7 +124,7 @@ def test_invalid_package_is_named(icon_package, tmp_path):
     with pytest.raises(UserError, match=r"empty is not an @iconify/json"):
         list(icon_packages.read_sets(tmp_path / "empty"))
     icon_package.write_bytes(b"<html>")
-    with pytest.raises(UserError, match="damaged or not a package"):
+    with pytest.raises(UserError, match="damaged or not an npm package"):
         list(icon_packages.read_sets(icon_package))
 
 

@@ -1,4 +1,4 @@
-"""Random augmentation of training images, against overfitting.
+"""Random augmentation of training images to reduce overfitting.
 
 By default, images are not mirrored, because mirroring changes the meaning of
 text and logos.
@@ -23,13 +23,13 @@ class Strength:
 
     scale: tuple[float, float]  # size relative to the frame; > 1 crops
     shift: float  # maximum share of the side, in each direction
-    stretch: float  # maximum |log| of width to height
+    stretch: float  # maximum |log(width / height)|
     rotate: float  # maximum degrees, in each direction
-    brightness: float  # x: the factor is 1 - x to 1 + x
+    brightness: float  # x: the factor ranges from 1 - x to 1 + x
     contrast: float  # as for brightness
     saturation: float  # as for brightness
     hue: float  # maximum share of the color circle, in each direction
-    jitter: float  # probability of any change of color
+    jitter: float  # probability of any color change
     gray: float = 0.0  # probability if the color is changed
     blur: float = 0.0  # probability
     blur_radius: float = 0.0  # maximum, in pixels of a 128-pixel image
@@ -117,7 +117,7 @@ def augment(
 
 
 def get_strength(strength: str | Strength) -> Strength:
-    """Returns the strength with a name; a `Strength` is returned unchanged.
+    """Looks up a strength by name; returns a `Strength` unchanged.
 
     Raises:
       UserError: if the name is unknown; lists the known names.
@@ -160,7 +160,7 @@ def change(
             hint = did_you_mean(name, fields) or "."
             raise UserError(
                 f"data.augment_changes contains {pair!r}; its entries must be "
-                f"pairs of one of {', '.join(fields)} and a value{hint}"
+                f"(field, value) pairs; fields are {', '.join(fields)}{hint}"
             )
         name, value = pair
         fields[name] = _checked(name, value)
@@ -208,7 +208,7 @@ def _move(
     shift = rng.uniform(-how.shift, how.shift, 2) * size
     mirror = -1.0 if rng.random() < how.flip else 1.0
     cos, sin = np.cos(angle), np.sin(angle)
-    # PIL expects the map from output to input; pixel centers are at halves.
+    # PIL expects the output-to-input map; pixel centers are at half-integers.
     a, b = cos / (scale * stretch) * mirror, sin / (scale * stretch) * mirror
     d, e = -sin * stretch / scale, cos * stretch / scale
     center = size / 2

@@ -11,10 +11,10 @@ import itertools
 import struct
 from collections.abc import Iterator
 
-_SEQUENCE_HEADER = 1  # type of an OBU
+_SEQUENCE_HEADER = 1  # OBU type
 _MAX_UNITS = 10_000  # OBUs per file; a frame has a few
-_UNIT_BYTES = 1024  # bytes read per OBU; a sequence header has fewer
-_FULL = 4  # bytes of the version and flags of a box
+_UNIT_BYTES = 1024  # bytes read per OBU; a sequence header is shorter
+_FULL = 4  # size of a box's version and flags, in bytes
 # Boxes that contain boxes, with the number of bytes before the inner boxes.
 _CONTAINERS = dict.fromkeys((b"moov", b"trak", b"iprp", b"ipco"), 0)
 _CONTAINERS[b"meta"] = _FULL
@@ -25,7 +25,7 @@ def coded_pixels(content: bytes) -> int | None:
     """Returns the pixel count of the largest frame, or None if unknown."""
     try:
         if any(kind == b"moov" for kind, _, _ in _boxes(content)):
-            return None  # The frames of an image sequence are elsewhere.
+            return None  # Image sequences store their frames elsewhere.
         units = itertools.chain.from_iterable(map(_units, _items(content)))
         pixels = []
         for count, (kind, data) in enumerate(units):

@@ -10,12 +10,12 @@ from scipy import ndimage
 
 _WHITE = 235  # minimum value of each channel in white pixels, out of 255
 _BORDER = 0.9  # minimum share of white pixels in the border
-# Side lengths of the grid of blended colors: one color, a gradient or blots.
+# Side lengths of the color grid: a single color, a gradient or blotches.
 _GRIDS = (1, 2, 5)
 
 
 def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replaces a white background of an image with a random background.
+    """Replaces an image's white background with a random one.
 
     Args:
       image: uint8 [S, S, 3], RGB.

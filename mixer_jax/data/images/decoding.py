@@ -24,7 +24,7 @@ from mixer_jax.data.tables import near_paths, table
 from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 
-# Pillow's own limit does not allow for JPEGs decoded at a smaller scale.
+# Pillow's own limit ignores that JPEGs can be decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
 # A damaged file can cause thousands of messages, such as one per EXIF entry.
 # Errors that prevent decoding are raised anyway.
@@ -34,8 +34,8 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core = ctypes.CDLL(Image.core.__file__)
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
-_CHUNK = 64  # files per task of a thread
-_CHECKED = 32  # side of the decoded squares when files are checked, in pixels
+_CHUNK = 64  # files per thread task
+_CHECKED = 32  # side of the squares decoded to check files, in pixels
 # Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _BAND = 1 << 18  # pixels composited on white at a time
@@ -107,7 +107,7 @@ def decode(
     except parts.TooManyPartsError as error:
         reason = f"{error}; save it again with an image editor"
         raise faults.unreadable(name, faults.TOO_LARGE, reason) from None
-    except Exception as error:  # PIL raises many types for corrupt bytes.
+    except Exception as error:  # PIL raises many error types.
         kind = faults.of_content(content, error, formats)
         reason = f"cannot be decoded: {kind} ({_reason(error, content, kind)})"
         raise faults.unreadable(name, kind, reason) from error
@@ -333,7 +333,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize(
             (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
         )
-    if image.mode == "L":  # converted late: L scales three times as fast
+    if image.mode == "L":  # convert only now: L scales three times as fast
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if width == height:
@@ -355,7 +355,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     rows = max(1, _BAND // width)
     if rows >= height:
         return _band_on_white(image)
-    # Convert in bands: there may be no memory for copies of a large image.
+    # Convert in bands: memory may not suffice for a copy of a large image.
     canvas = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))

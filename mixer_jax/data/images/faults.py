@@ -1,4 +1,4 @@
-"""Classifies faults of unusable image files into ten kinds.
+"""Classifies unusable image files by ten kinds of faults.
 
 The kind is determined from the bytes rather than the decoder's error: the same
 damage can raise a dozen different errors, which depend on Pillow's version.
@@ -22,7 +22,7 @@ EMPTY = "empty"  # the file has no bytes
 NOT_AN_IMAGE = "not an image"  # the first bytes match no image format
 UNSUPPORTED = "unsupported format"  # images of this format are not decoded
 NO_AREA = "no area"  # the width or height is 0
-TOO_LARGE = "too large"  # the image exceeds the limit of pixels or parts
+TOO_LARGE = "too large"  # the image exceeds the limit on pixels or parts
 TRUNCATED = "truncated"  # the end of the file is missing
 CORRUPT = "corrupt"  # the file is complete, but cannot be decoded
 KINDS = (
@@ -68,7 +68,7 @@ _SIGNATURES = (
     ("SGI", 0, b"\x01\xda\0"),
     ("SGI", 0, b"\x01\xda\1"),
 )
-# Titles of formats whose Pillow name is unusual.
+# Display names of formats whose Pillow names are unusual.
 _TITLES = {"HEIF": "HEIC (HEIF)", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
 # (phrase, offset, bytes) of file formats that are not images.
 _FOREIGN = (
@@ -99,12 +99,12 @@ _FOREIGN = (
 )
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{32,}")
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script)\b")
-# The boundary of a form, and a header of its first part.
+# The boundary of a multipart form, and a header of its first part.
 _FORM = re.compile(rb"--[^\r\n]{1,200}\r?\ncontent-[a-z-]+:", re.IGNORECASE)
-_HEAD_BYTES = 1024  # bytes that are inspected to describe a text
-_DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes in BMP files
+_HEAD_BYTES = 1024  # bytes inspected to describe a text file
+_DIB_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # header sizes in BMP files
 _BOXED = ("AVIF", "JPEG2000")  # ISO formats, which consist of boxes
-# Formats that are optional in builds of Pillow, with their feature names.
+# Formats that Pillow builds may lack, with their feature names.
 _BUILT_WITH = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _REFUSALS = ("unsupported", "not supported", "not available", "no loader")
 # Tags with the offsets and sizes of a TIFF's strips and tiles.
@@ -131,7 +131,7 @@ class UnreadableImageError(UserError):
 
 
 def unreadable(name: str, kind: str, reason: str) -> UnreadableImageError:
-    """Returns an error about the image with a name, such as its path."""
+    """Returns an error about an image; `name` may be its path."""
     return UnreadableImageError(f"{name}: {reason}.", kind, reason)
 
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 from mixer_jax.data.images import parts
 
 START = b"\xff\x4f\xff\x51"
-# Memory of a tile, of a component of a tile, and of a code block, in pixels.
+# Memory per tile, tile component and code block, in pixels.
 _TILE, _TILE_COMPONENT, _BLOCK = 512, 64, 40
-_BYTES = 16  # bytes per pixel; a lower bound of the reserved memory
+_BYTES = 16  # bytes per pixel; a lower bound on the reserved memory
 _START = re.compile(re.escape(START))
-_WIDE = 257  # minimum number of components with two-byte indices
-# Limits far above the numbers that encoders write.
+_WIDE = 257  # minimum number of components for two-byte indices
+# Limits far above what encoders produce.
 _MAX_CODESTREAMS, _MAX_SEGMENTS = 100, 1000  # segments of a main header
 _MAX_MATCHES, _MAX_STYLES = 100_000, 100
 _STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, in any header
@@ -70,7 +70,7 @@ def _pixels(
     tile += _copied_bytes(content, start) // _BYTES
     used = styles(components < _WIDE)
     blocks = max((_blocks(width, height, each) for each in used), default=0)
-    # There is one packet per layer, level and precinct, which also takes time.
+    # Packets, one per layer, level and precinct, also take time.
     layers = max((each.layers for each in used), default=0)
     places = max((_places(width, height, each) for each in used), default=0)
     packets = layers * (places + tiles)
@@ -95,7 +95,7 @@ def _copied_bytes(content: bytes, start: int) -> int:
 
 
 class _Style(NamedTuple):
-    """A coding style.
+    """A coding style, from a COD or COC segment.
 
     Attributes:
       layers: number of layers; 0 in the style of a component.
@@ -154,7 +154,7 @@ def _blocks(width: int, height: int, style: _Style) -> int:
     """
     count = 0
     for level, precinct in enumerate(style.precincts):
-        halved = 1 if level else 0  # All bands but the first have half size.
+        halved = 1 if level else 0  # All bands but the first are half the size.
         wide = min(style.block[0], max((precinct & 15) - halved, 0))
         high = min(style.block[1], max((precinct >> 4) - halved, 0))
         scale = len(style.precincts) - 1 - level
@@ -164,7 +164,7 @@ def _blocks(width: int, height: int, style: _Style) -> int:
 
 
 def _places(width: int, height: int, style: _Style) -> int:
-    """Returns the number of positions of packets, summed over all levels."""
+    """Returns the number of packet positions, summed over all levels."""
     scales = range(len(style.precincts) - 1, -1, -1)
     pairs = list(zip(scales, style.precincts, strict=True))
     wide = min(scale + (precinct & 15) for scale, precinct in pairs)

@@ -17,7 +17,7 @@ from PIL import Image
 from mixer_jax.data.images import avif, jpeg2000, parts
 from mixer_jax.runtime.errors import UserError
 
-# Upper bound of the memory for decoding any format, in bytes per pixel.
+# Upper bound on the memory for decoding any format, in bytes per pixel.
 BYTES_PER_PIXEL = 24
 # Default maximum number of pixels of an image.
 MAX_PIXELS = 200_000_000
@@ -103,7 +103,7 @@ def return_freed_blocks() -> None:
     cannot afford that. Training must not call this: its step allocates such
     blocks again and again, and each return makes the next step slower.
     """
-    with contextlib.suppress(AttributeError):  # other C libraries
+    with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
@@ -133,7 +133,7 @@ def declared(content: bytes) -> tuple[tuple[int, int], int] | None:
 
     Returns:
       (width, height) and the estimated peak in bytes; None for other formats
-      and for headers that Pillow rejects, too.
+      and for headers that Pillow rejects.
     """
     try:
         if content.startswith(parts.PNG_START):

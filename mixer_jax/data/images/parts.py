@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from mixer_jax.data.images import avif
 
-# Limits far above the numbers that cameras and editors write.
+# Limits far above what cameras and editors produce.
 _MAX_SEGMENTS, _MAX_SCANS = 1000, 50  # of a JPEG
 _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame

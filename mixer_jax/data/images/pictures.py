@@ -66,7 +66,7 @@ def to_pixels(
 def _fit_copy(picture: Image.Image, size: int) -> np.ndarray:
     try:
         copy = picture.copy()
-    except Exception as error:  # PIL raises many types for corrupt bytes.
+    except Exception as error:  # PIL raises many error types.
         reason = f"cannot be decoded: {faults.CORRUPT} ({error or repr(error)})"
         raise faults.unreadable("an image", faults.CORRUPT, reason) from error
     return decoding.fit(copy, size)
@@ -86,7 +86,7 @@ def check_list(pictures: Any, name: str) -> Sequence[Picture | None]:
     single = isinstance(pictures, str | bytes | os.PathLike | Image.Image)
     if single or (is_array and pictures.ndim < 4):
         raise UserError(
-            f"{name} is a single picture; put it into a list: {name}=[picture]."
+            f"{name} is a single picture; put it in a list: {name}=[picture]."
         )
     try:
         return list(pictures)

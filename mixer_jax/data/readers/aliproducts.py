@@ -37,7 +37,7 @@ def read(
                 continue
             category = files.cell(item, "class_id", where)
             nested = f"{path.stem}/{category}/{name}"
-            if flat is None:  # Some copies have no folder per class.
+            if flat is None:  # Some copies have no class folders.
                 if (root / nested).is_file():
                     flat = False
                 elif (root / path.stem / name).is_file():

@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table whose columns are mapped to those of samples."""
+"""Any CSV or Parquet table, with its columns mapped to sample columns."""
 
 import argparse
 import re

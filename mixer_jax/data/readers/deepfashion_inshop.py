@@ -16,7 +16,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import quoted
 
 _COLUMNS = ["image_name", "item_id", "evaluation_status"]
-# Split and role for each status; training images have no given role.
+# Split and role for each status; training images have no predefined role.
 _STATUS = {
     "train": ("train", ""),
     "query": ("test", "query"),

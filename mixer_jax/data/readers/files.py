@@ -15,10 +15,10 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import csv_files
 from mixer_jax.runtime.text import listing, quoted
 
-_CHUNK = 1 << 20  # characters of JSON that are read at a time
+_CHUNK = 1 << 20  # JSON characters read at a time
 _BETWEEN = re.compile(r"[\s,]*")
-# Errors of Python's parser, including those for numbers with thousands of
-# digits (ValueError) and for deeply nested objects (RecursionError).
+# Errors raised by Python's parser, including those for numbers with thousands
+# of digits (ValueError) and for deeply nested objects (RecursionError).
 _JSON_ERRORS = (ValueError, RecursionError)
 
 
@@ -96,7 +96,7 @@ def _not_utf8(path: Path) -> UserError:
                 line.decode()
             except UnicodeDecodeError as error:
                 return UserError(
-                    f"{path} is not UTF-8 text: line {number} has bytes of "
+                    f"{path} is not UTF-8 text: line {number} has bytes in "
                     f"another encoding ({error.reason}); save it again as "
                     "UTF-8."
                 )
@@ -227,7 +227,7 @@ def json_items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns `(where, object)` for each object of a file with one list."""
+    """Returns `(where, object)` for each object in a file with one list."""
     with opened(path) as file:
         try:
             items = json.load(file)

@@ -73,8 +73,8 @@ def read(
         )
     if not options.splits and topmost >= _SPLITS:
         terminal.say(
-            f"note: {root} has folders train and test, which are read as parts "
-            "of category IDs. If they are splits, add --splits.",
+            f"note: {root} has folders train and test, which become parts of "
+            "category IDs. If they are splits, add --splits.",
             console=terminal.Console(stderr=True),
         )
 

@@ -1,4 +1,4 @@
-"""Draws the roles of samples for data sets without roles.
+"""Assigns roles to the samples of data sets that define none.
 
 In each category, half of the images become queries and the others documents. A
 hash of category and image decides, so the roles are the same in every run, and
@@ -36,7 +36,7 @@ def draw(
     Returns:
       bool `[N]`, true for queries.
     """
-    # One number per pair of category and image; the image is 0 if absent.
+    # One number per (category, image) pair; a missing image counts as 0.
     width = int(images.max()) + 2
     pairs, first, pair = np.unique(
         categories.astype(np.int64) * width + np.maximum(images, -1) + 1,
@@ -78,5 +78,5 @@ def _order(
 
 
 def _any(pair: np.ndarray, samples: np.ndarray, count: int) -> np.ndarray:
-    """Returns whether each pair has one of the samples, bool `[count]`."""
+    """Returns whether each pair has any of the samples, bool `[count]`."""
     return np.bincount(pair, weights=samples, minlength=count) > 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Number of samples left out by reason, such as "without a category".
+# Number of samples left out per reason, such as "without a category".
 LeftOut = collections.Counter[str]
 
 

@@ -84,16 +84,17 @@ def check_out(root: Path, home: Path, out: Path, overwrite: bool) -> str:
             "--out."
         )
     files.check(out, "The table")
-    # Resolve links only if the relative path is wrong otherwise: `..` after a
-    # link leads to the parent of the link's target.
+    # Resolve links only if the relative path would otherwise be wrong: `..`
+    # after a link leads to the parent of the link's target.
     relative = Path(os.path.relpath(home, out.parent))
     if os.path.realpath(out.parent / relative) != os.path.realpath(home):
         resolved = map(os.path.realpath, (home, out.parent))
         relative = Path(os.path.relpath(*resolved))
     if ".." in relative.parts:
         raise UserError(
-            f"A table can only name images inside its own folder, and {home} "
-            f"is not inside {out.parent}; give an --out in {home} or above it."
+            "A table can only refer to images inside its own folder, but "
+            f"{home} is not inside {out.parent}; give an --out in {home} or "
+            "above it."
         )
     return "" if relative == Path(".") else f"{relative.as_posix()}/"
 
@@ -176,8 +177,8 @@ def _batch(
     try:
         return pa.RecordBatch.from_pydict(cells, schema)
     except UnicodeEncodeError:
-        # JSON may contain lone surrogates. Replace them by question marks in
-        # texts, and by escapes elsewhere, so that different IDs stay different.
+        # JSON may contain lone surrogates. Replace them with question marks in
+        # texts and escapes elsewhere, so that different IDs stay different.
         whole = {}
         for name, column in cells.items():
             how = "replace" if name == "text" else "backslashreplace"
@@ -244,7 +245,7 @@ def _split(columns: pa.Table) -> pa.Table:
 
 
 def _trainable(columns: pa.Table, left_out: LeftOut) -> pa.Table:
-    """Drops training samples that are lone or show another split's image."""
+    """Drops lone training samples and those that show another split's image."""
     bases, kinds = _base_splits(columns)
     train = np.array([kind == "train" for kind in kinds], bool)[bases]
     images, names = _codes(columns["image"])
@@ -264,8 +265,8 @@ def _with_roles(columns: pa.Table) -> pa.Table:
     categories, _ = _codes(columns["category_id"])
     images, image_names = _codes(columns["image"])
     shown = np.asarray(pc.not_equal(image_names, "").to_pylist(), bool)[images]
-    # An image of several categories is not drawn as a query: it could find
-    # itself as a document of another category, which counts as wrong.
+    # An image in several categories never becomes a query: it could retrieve
+    # itself as a document of another category, which would count as wrong.
     pairs = np.unique(categories.astype(np.int64) * len(image_names) + images)
     several = np.bincount(pairs % len(image_names))[images] > 1
     given = columns["role"]

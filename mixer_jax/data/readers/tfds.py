@@ -59,7 +59,7 @@ def read(
     folder = _folder(root, options.name, left_out)
     try:
         builder = tfds.builder_from_directory(folder)
-    except Exception as error:  # Damaged files raise many types.
+    except Exception as error:  # Damaged files raise many error types.
         raise UserError(f"{folder} cannot be read: {error}") from error
     features = builder.info.features
     named = (options.image, options.label, options.text, options.group)
@@ -106,7 +106,7 @@ def read(
 
 
 def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
-    """Returns the folder of a data set in the given or the latest version."""
+    """Returns the folder of a data set's given or latest version."""
     base, _, version = name.partition(":")
     prepared = _prepared(root, left_out)
     found = [path for path in prepared if path.is_relative_to(root / base)]
@@ -125,7 +125,7 @@ def _folder(root: Path, name: str, left_out: LeftOut) -> Path:
     if len(configs) > 1:
         names = ", ".join(one.relative_to(root).as_posix() for one in configs)
         raise UserError(
-            f"--name={name} has several configs; name one of them: {names}."
+            f"--name={name} has several configs; choose one of them: {names}."
         )
     return max(found, key=_version)
 
@@ -138,7 +138,7 @@ def _prepared(root: Path, left_out: LeftOut) -> list[Path]:
         for parts, names in walk.walk(root, count)
         if _INFO in names
     ]
-    for why in (walk.UNREADABLE, walk.DANGLING):  # They may be data sets.
+    for why in (walk.UNREADABLE, walk.DANGLING):  # These may be data sets.
         left_out[why] += count[why]
     return found
 
@@ -153,7 +153,7 @@ def _string(features: Any, name: str, example: dict[str, Any]) -> str:
     if not name:
         return ""
     value = example[name]
-    if hasattr(features[name], "int2str"):  # A class label, perhaps unknown.
+    if hasattr(features[name], "int2str"):  # A class label, possibly unknown.
         return features[name].int2str(int(value)) if int(value) >= 0 else ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

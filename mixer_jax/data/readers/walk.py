@@ -23,7 +23,7 @@ _Identity = tuple[int, int]  # device and inode
 
 
 class _Folder(NamedTuple):
-    """A folder that is still to be listed.
+    """A folder that has not been listed yet.
 
     Attributes:
       parts: the parts of its path relative to the root.

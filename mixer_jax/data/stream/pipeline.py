@@ -30,7 +30,7 @@ _BUFFER = 2  # batches read ahead, in addition to one per thread
 
 
 class Source(Protocol):
-    """Content of the rows of a frame, by position."""
+    """Contents of a frame's rows, by position."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""

@@ -201,7 +201,7 @@ class Tempered:
         self._sorted = ByCategory(rows, labels, labels.max() + 1, [seed, 0])
         weights = self._sorted.counts.astype(np.float64)
         present = weights > 0
-        # Categories without a row in this role keep the weight 0.
+        # Categories without a row in this role keep a weight of 0.
         weights[present] **= 1 / temperature
         ends = np.cumsum(weights)
         # At T = 1, this factor is 1 and all ends are integers.
@@ -217,8 +217,8 @@ class Tempered:
           place: the shuffled position in the epoch; 0 to N - 1 occur once each.
         """
         epoch = index // len(self._sorted.rows)
-        # With one offset per epoch, a category has its share of the positions,
-        # rounded; golden-ratio steps even out the rounding over epochs.
+        # With one offset per epoch, a category gets its share of the positions
+        # up to rounding, which golden-ratio steps even out over epochs.
         offset = (self._phase + epoch * _GOLDEN) % 1.0
         category = np.searchsorted(self._ends, place + offset, side="right")
         category = min(int(category), self._last)
@@ -316,7 +316,7 @@ class Balanced:
         count: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Returns `count` categories with a role that are not in the batch."""
+        """Returns `count` categories that have a role and are not `chosen`."""
         available = self._categories[role]
         begin = rng.integers(len(available))
         # At most P - count of these P categories are in the batch.

@@ -1,4 +1,4 @@
-"""Tokenization of texts to arrays of a fixed length, with masks."""
+"""Tokenization of texts into fixed-length arrays, with masks."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def load(name: str, length: int) -> Tokenizer:
     if file.is_file():
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # The binding raises bare Exception.
+        except Exception as error:  # The bindings raise plain Exception.
             files.check_fetched(file)
             raise UserError(
                 f"The tokenizer {file} cannot be read: {error}"

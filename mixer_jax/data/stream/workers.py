@@ -105,8 +105,8 @@ def _own(element: Any) -> Any:
 def _prepare(index: int, count: int) -> None:
     """Makes a worker ignore signals and end together with its parent."""
     del index, count
-    # A run is stopped by a signal to all of its processes. The parent still
-    # needs batches until it has saved, and then ends its workers itself.
+    # A stop signal reaches all processes of a run. The parent still needs
+    # batches until it has saved, and then ends its workers itself.
     for number in command.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

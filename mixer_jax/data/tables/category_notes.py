@@ -24,7 +24,7 @@ def notes(frame: pd.DataFrame, category_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 class LookAlikes:
-    """Finder of category IDs that look alike; stores two hashes per ID."""
+    """Finds category IDs that look alike; stores two hashes per ID."""
 
     def __init__(self):
         self._keys = self._names = np.zeros(0, np.uint64)

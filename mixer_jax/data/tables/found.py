@@ -1,4 +1,4 @@
-"""Sources, rows and files of the sample table of found categories."""
+"""Builds the sample table of found categories from its inputs."""
 
 import os
 import pathlib
@@ -88,7 +88,7 @@ def write(
     kept: pd.DataFrame,
     found: find.Found,
 ) -> tuple[dict[str, Any], identities.Changes]:
-    """Writes the tables and the figures; readers see all of them or none.
+    """Writes the tables and the report; readers see all of them or none.
 
     Args:
       folder: the folder of the new table.
@@ -97,7 +97,7 @@ def write(
       found: the categories of these samples.
 
     Returns:
-      The figures of `against_truth.report`, and the changes of the IDs.
+      The figures of `against_truth.report`, and the changes to the IDs.
 
     Raises:
       UserError: if a file cannot be written; see `results.deliver_all`.
@@ -170,7 +170,7 @@ def check(
     rows = samples.assign(category_id=identities.name(0), split="train")
     if rows.empty:
         raise UserError(
-            f"All samples of the log belong to the split test of "
+            f"All samples of the log belong to the test split of "
             f"{truth.attrs['table']}; no training samples remain."
         )
     whole = with_test_rows(rows, truth, folder)

@@ -45,7 +45,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _readings(rest: str) -> Iterator[tuple[str, str]]:
-    """Yields likely intended variants of a path, each with an explanation."""
+    """Yields plausible variants of a path, each with an explanation."""
     decoded = unquote(rest)
     yield rest, ""
     if "\\" in rest:

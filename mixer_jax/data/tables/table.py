@@ -168,7 +168,7 @@ def category_index(frame: pd.DataFrame) -> list[str]:
 
 
 def labels(frame: pd.DataFrame, category_ids: Sequence[str]) -> np.ndarray:
-    """Returns each row's position in `category_ids`, int32 [N]; -1 if none."""
+    """Returns each row's index in `category_ids`, int32 [N]; -1 if absent."""
     index = pd.Index(category_ids)
     return index.get_indexer(frame["category_id"]).astype(np.int32)
 
@@ -228,7 +228,7 @@ def drop_lone(
 def skip(
     frame: pd.DataFrame, rows: np.ndarray, details: Sequence[str], reason: str
 ) -> Skipped:
-    """Returns a description of the rows to leave out, given by position."""
+    """Describes the rows to leave out, which are given by position."""
     rows, details = np.asarray(rows, int), list(details)[:LISTED]
     names = name_rows(frame, rows[:LISTED])
     examples = (f"{a}: {b}" for a, b in zip(names, details, strict=True))
@@ -275,7 +275,7 @@ def with_both_directions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
-    """Returns names of rows, given by position: file and line if known."""
+    """Names the rows at given positions, by file and line if known."""
     records = [int(frame.index[row]) for row in rows]
     return tables.name_records(frame.attrs.get("table", ""), records)
 

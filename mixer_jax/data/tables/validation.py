@@ -210,7 +210,7 @@ class _Categories(NamedTuple):
 
 
 class _Counter:
-    """Counter of samples and categories."""
+    """Counts samples and categories."""
 
     def __init__(self):
         self.samples = 0
@@ -237,7 +237,7 @@ class _Counter:
             self._marks.setdefault(name, []).append(marks[here])
 
     def report(self) -> Report:
-        found: dict[str, list[_Categories]] = {}  # by split, without its part
+        found: dict[str, list[_Categories]] = {}  # by split, ignoring parts
         for name, counts in sorted(self._splits.items()):
             marks = _concatenate(self._marks.pop(name))
             marks.sort()
@@ -265,7 +265,7 @@ class _Counter:
 
 
 class _MissingImages:
-    """Collector of samples whose image file is missing or empty."""
+    """Collects samples whose image file is missing or empty."""
 
     def __init__(self, path: Path, threads: int | None):
         self._path, self._root = path, table.folder(path)
@@ -336,7 +336,7 @@ def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _count_untrainable(parts: Sequence[_Categories]) -> tuple[int, int]:
-    """Counts categories with one sample, and with several of a single role."""
+    """Counts categories with one sample, and those with several of one role."""
     if not parts:
         return 0, 0
     hashes, sizes, documents = map(np.concatenate, zip(*parts, strict=True))

@@ -186,7 +186,7 @@ def test_change_replaces_single_fields():
     ("strength", "pairs", "message"),
     [
         ("light", [("blurr", 0.5)], "did you mean 'blur'"),
-        ("light", [("flip",)], "must be pairs of"),
+        ("light", [("flip",)], "pairs; fields are"),
         ("light", [("flip", 1.5)], "flip to 1.5; it must be a number from 0"),
         ("light", [("flip", True)], "flip to True"),
         ("light", [("rotate", -1)], "0 or more"),

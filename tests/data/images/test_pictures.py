@@ -78,7 +78,7 @@ def test_invalid_pictures_raise_an_error(picture, message):
 
 def test_single_picture_is_not_a_list():
     for one in ("a.png", b"...", Image.fromarray(PIXELS), PIXELS):
-        with pytest.raises(UserError, match="put it into a list"):
+        with pytest.raises(UserError, match="put it in a list"):
             pictures.check_list(one, "images")
     with pytest.raises(UserError, match="images is of type int"):
         pictures.check_list(3, "images")

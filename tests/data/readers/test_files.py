@@ -166,7 +166,7 @@ def test_pipe_or_folder_raises_an_error_without_waiting(tmp_path, make):
     ("encoding", "message"),
     [
         ("utf-16", "not UTF-8 text but UTF-16 text; save it again as UTF-8"),
-        ("latin-1", "not UTF-8 text: line 3 has bytes of another encoding"),
+        ("latin-1", "not UTF-8 text: line 3 has bytes in another encoding"),
     ],
 )
 def test_other_encodings_raise_an_error(tmp_path, suffix, encoding, message):

@@ -184,7 +184,7 @@ def test_check_out_returns_the_prefix_of_image_paths(tmp_path):
         sample_table.check_out(root, root, out, False)
     sample_table.check_out(root, root, out, True)
     for wrong, message in (
-        (tmp_path / "b" / "t.csv", "only name images inside its own folder"),
+        (tmp_path / "b" / "t.csv", "refer to images inside its own folder"),
         (root / "t.txt", r"must be a \.csv or"),
     ):
         with pytest.raises(UserError, match=message):
