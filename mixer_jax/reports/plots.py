@@ -130,7 +130,7 @@ def curves(
 def histogram(
     sizes: Mapping[int | str, int], title: str, label: str
 ) -> markupsafe.Markup:
-    """Draws the number of things of each size as bars.
+    """Draws a bar for the count of each size.
 
     Args:
       sizes: `{size or range of sizes: count}`.

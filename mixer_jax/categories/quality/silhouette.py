@@ -88,6 +88,6 @@ def _centered(
     known = image.any(axis=1)
     mean = np.zeros(image.shape[1], np.float32)
     if known.sum() >= enough:
-        # Rows of zeros (no image) add nothing to the sum.
+        # Zero rows (no image) do not affect the sum.
         mean = image.sum(axis=0) / known.sum()
     return normalize(image[rows] - mean[None, :])
