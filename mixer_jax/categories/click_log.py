@@ -136,7 +136,7 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
 
 
 def home(table: str | Path) -> Path:
-    """Returns the resolved folder that image paths of a table are relative to.
+    """Returns the resolved folder to which a table's image paths are relative.
 
     If the table itself is a symbolic link, this is the folder of the link, as
     data versioning tools replace tables by links into their store.
@@ -311,7 +311,7 @@ def _counts(path: str | Path | _Frame, values: pd.Series) -> np.ndarray:
 
 
 def _where(path: str | Path | _Frame, row: int, column: str) -> str:
-    """Names a cell in a message; the header of a CSV file is line 1."""
+    """Locates a cell, for messages; the header of a CSV file is line 1."""
     if isinstance(path, _Frame):
         return f'{path}, row {row}, column "{column}"'
     (where,) = tables.name_records(path, [row])

@@ -113,7 +113,7 @@ def read_previous(path: str | Path | None) -> Previous:
 def _numbers(
     path: Path, sample_ids: pd.Series, numbers: pd.Series
 ) -> dict[str, int]:
-    """Returns the category number of each sample, parsed from its digits."""
+    """Returns each sample's category number, parsed from its digits."""
     known: dict[str, int] = {}
     given = zip(sample_ids, numbers, strict=True)
     for row, (sample, digits) in zip(sample_ids.index, given, strict=True):

@@ -131,7 +131,7 @@ def measure_baselines(
 def frozen_features(
     frames: list[tuple[pd.DataFrame, str | os.PathLike]], image_size: int
 ) -> Features:
-    """Computes the features of each image and text of some tables once.
+    """Computes features once for each distinct image and text in some tables.
 
     Args:
       frames: sample tables and the folders of their images.

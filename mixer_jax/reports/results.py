@@ -1,4 +1,4 @@
-"""Tables and bars made from the rows of metrics.json."""
+"""Tables and bars built from the rows of metrics.json."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -61,7 +61,7 @@ def join_copies(
     first: np.ndarray,
     second: np.ndarray,
 ) -> np.ndarray:
-    """Joins the clusters of copies, unless clicks contradict it.
+    """Joins the clusters of copies, unless clicks contradict this.
 
     Copies of an item are always joined, as all their content is the same. A
     query has only its image, so copies of a query stay apart if different items

@@ -125,7 +125,7 @@ def _mean_content(
 def _groups(
     labels: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs (a <= b), and each pair's index into them."""
+    """Returns cluster pairs (a <= b), and which one each pair belongs to."""
     first, second = labels[pairs.first], labels[pairs.second]
     nodes = labels.max() + 1
     codes = np.minimum(first, second) * nodes + np.maximum(first, second)

@@ -32,7 +32,7 @@ def silhouettes(
     max_samples: int = 4000,
     seed: int = 0,
 ) -> Silhouettes | None:
-    """Computes the silhouettes of categories, by cosine of images.
+    """Computes the silhouettes of categories from cosines of images.
 
     For a sample with mean distance a to the other samples of its category and
     mean distance b to the samples of the nearest other category, the silhouette
