@@ -117,7 +117,7 @@ def find_categories(
 
 
 def _check_call(image_size: Any, max_skipped: Any) -> None:
-    """Checks numbers that would otherwise fail after the tables are read."""
+    """Checks numbers that would otherwise fail only after reading tables."""
     if not isinstance(image_size, numbers.Integral) or image_size < 1:
         raise UserError(
             f"image_size is {image_size!r}; it must be a positive integer."
@@ -135,7 +135,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     if unknown:
         hint = did_you_mean(unknown[0], names) or "."
         raise UserError(
-            f"There is no setting {unknown[0]!r}{hint} The settings are "
+            f"There is no setting {unknown[0]!r}{hint} Available settings: "
             f"{', '.join(names)}."
         )
     return Settings(**given).check()

@@ -1,4 +1,4 @@
-"""Serves an index over HTTP: a page for search by picture, and a JSON API.
+"""Serves an index over HTTP: a page for searching by picture, and a JSON API.
 
     python -m mixer_jax.serve --index=runs/quickstart/index \
         [--host=127.0.0.1] [--port=8000]

@@ -136,13 +136,13 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
 
 
 def home(table: str | Path) -> Path:
-    """Returns the resolved folder that image paths of a table are relative to.
+    """Returns the resolved folder to which a table's image paths are relative.
 
     If the table itself is a symbolic link, this is the folder of the link, as
     data versioning tools replace tables by links into their store.
     """
     table = Path(table)
-    # A folder of Parquet files may be named "." or "..".
+    # The table may be a folder of Parquet files, given as "." or "..".
     if table.name in ("", ".."):
         return table.resolve().parent
     return table.parent.resolve()
@@ -254,7 +254,7 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
 def _has_floats(column: pd.Series) -> bool:
     if pd.api.types.is_float_dtype(column):
         return True
-    # A column of dtype object may hold any type, and NaN for missing cells.
+    # Columns of dtype object can hold any type, with NaN for missing cells.
     return any(isinstance(cell, float) for cell in column.dropna())
 
 
@@ -292,7 +292,7 @@ def _catalog(
 
 
 def _counts(path: str | Path | _Frame, values: pd.Series) -> np.ndarray:
-    """Returns counts as int64; rejects all but non-negative integers."""
+    """Returns counts as int64; rejects anything but non-negative integers."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     with np.errstate(invalid="ignore"):
         bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
@@ -311,7 +311,7 @@ def _counts(path: str | Path | _Frame, values: pd.Series) -> np.ndarray:
 
 
 def _where(path: str | Path | _Frame, row: int, column: str) -> str:
-    """Names a cell in a message; the header of a CSV file is line 1."""
+    """Locates a cell, for messages; the header of a CSV file is line 1."""
     if isinstance(path, _Frame):
         return f'{path}, row {row}, column "{column}"'
     (where,) = tables.name_records(path, [row])

@@ -21,7 +21,7 @@ from mixer_jax.categories.settings import Settings
 # nearest neighbor is closer than the knee, but some members of the same
 # category are farther away.
 _OF_KNEE = 0.55
-# Bounds of a threshold chosen from the data. An affinity is nearly a
+# Bounds on a threshold chosen from the data. An affinity is nearly a
 # probability, so a threshold far from 0.5 is implausible.
 _BOUNDS = (0.4, 0.6)
 
@@ -87,7 +87,7 @@ def weigh_pairs(
     mesh: Mesh | None = None,
     phase: Callable[[str], None] = lambda name: None,
 ) -> tuple[graph.Pairs, affinity.Evidence]:
-    """Runs the part of `find_categories` that ignores clustering settings."""
+    """Runs the steps of `find_categories` that ignore clustering settings."""
     phase("neighbors")
     clicks = clicks[clicks["exposures"] > 0]
     pairs = graph.build_pairs(features, clicks, settings.neighbors, mesh)
@@ -103,7 +103,7 @@ def group(
     mesh: Mesh | None = None,
     phase: Callable[[str], None] = lambda name: None,
 ) -> Found:
-    """Runs the part of `find_categories` that follows `weigh_pairs`."""
+    """Runs the steps of `find_categories` that follow `weigh_pairs`."""
     phase("clusters")
     nodes = features.samples
     settings, chosen, curve = _choose(settings, pairs, evidence, nodes)
@@ -185,7 +185,7 @@ def _cluster(
     if settings.method != "components":
         given["min_samples"] = settings.min_samples
     if settings.method == "hdbscan":
-        # `split` would separate weaker pairs again.
+        # `split` would separate pairs below `cohesion` again.
         given["floor"] = min(settings.cohesion, settings.threshold)
     return getattr(methods, settings.method)(
         pairs.first, pairs.second, value, nodes, **given

@@ -22,7 +22,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 
-LEDGER = "identities.json"  # beside the table whose IDs it records
+LEDGER = "identities.json"  # next to the table whose IDs it records
 _ID = re.compile(r"found-([0-9]+)")
 _COLUMNS = ("sample_id", "category_id")
 _LAYOUT = tables.Layout(_COLUMNS, optional=("split",), ids=_COLUMNS)
@@ -104,8 +104,8 @@ def read_previous(path: str | Path | None) -> Previous:
         ) as error:
             raise UserError(
                 f"{ledger} is not the ledger that this command wrote with "
-                f"{path.name}; restore it. If you remove it, IDs of vanished "
-                "categories may be reused."
+                f"{path.name}; restore it. If you delete it instead, IDs of "
+                "vanished categories may be reused."
             ) from error
     return Previous(known, remembered, highest, note)
 
@@ -113,7 +113,7 @@ def read_previous(path: str | Path | None) -> Previous:
 def _numbers(
     path: Path, sample_ids: pd.Series, numbers: pd.Series
 ) -> dict[str, int]:
-    """Returns the category number of each sample, parsed from its digits."""
+    """Returns each sample's category number, parsed from its digits."""
     known: dict[str, int] = {}
     given = zip(sample_ids, numbers, strict=True)
     for row, (sample, digits) in zip(sample_ids.index, given, strict=True):
@@ -163,7 +163,7 @@ def check_others(rows: pd.DataFrame) -> None:
         raise UserError(
             f"{where}, column category_id: the test category "
             f"{quoted(rows['category_id'].iloc[at])} is named like a found "
-            "category and would be mixed with it; rename it."
+            "category and could be confused with one; rename it."
         )
 
 
@@ -195,7 +195,7 @@ class Changes:
     highest: int
 
     def writer(self) -> files.Writer:
-        """Returns a writer of the ledger, which is read with the next log."""
+        """Returns a writer for the ledger, which is read with the next log."""
         text = json.dumps(dataclasses.asdict(self), indent=1)
         return files.text_writer(text + "\n")
 
@@ -248,7 +248,7 @@ def extend(
             number[label] = highest
     table = np.full(labels.max(initial=-1) + 2, -1, np.int64)
     table[list(number)] = list(number.values())
-    out = table[labels]  # label -1 reads the last entry, -1
+    out = table[labels]  # label -1 indexes the last entry, which is -1
     leads = _Leads(_leading(was, now), _leading(now, was))
     return out, _changes(sample_ids, out, previous, number, leads, highest)
 
@@ -261,7 +261,7 @@ class _Leads(NamedTuple):
 
 
 def _leading(of: list[int], which: list[int]) -> dict[int, int]:
-    """Maps each `of` to its first `which`, which has the largest overlap."""
+    """Maps each `of` to its first `which`, the one with the largest overlap."""
     return dict(zip(reversed(of), reversed(which), strict=True))
 
 
@@ -312,7 +312,7 @@ def _changes(
 def rename(
     rows: pd.DataFrame, left: pd.DataFrame, previous: Previous
 ) -> tuple[pd.DataFrame, Changes]:
-    """Gives the categories of a table stable IDs.
+    """Assigns stable IDs to the categories of a table.
 
     Args:
       rows: columns sample_id and category_id, with any category names.

@@ -86,7 +86,8 @@ def read(
     if foreign:
         raise UserError(
             f"{folder} has a sample {quoted(min(foreign))} that is not in the "
-            f"click log {log}; pass the log given to categorize as --log."
+            f"click log {log}; set --log to the log that was given to "
+            "categorize."
         )
     kept = found.keys() | left
     if truth is not None:
@@ -94,7 +95,7 @@ def read(
         kept |= set(samples["sample_id"][samples["held_out"]])
     features = encoding.read(folder / "features.npz", clicks)
     if features is not None:
-        kept = everyone  # The features show that all images were readable.
+        kept = everyone  # All samples have features: no image was skipped.
     samples = samples[samples["sample_id"].isin(kept)].reset_index(drop=True)
     names = sorted(set(found.values()))
     number = {name: label for label, name in enumerate(names)}
@@ -131,8 +132,8 @@ def find_log(folder: str | Path) -> Path:
         if table_files.find(place, "clicks"):
             return place
     raise UserError(
-        f"There is no click log in {folder} or {folder / 'log'}; pass the one "
-        "given to categorize as --log."
+        f"There is no click log in {folder} or {folder / 'log'}; set "
+        "--log to the log that was given to categorize."
     )
 
 
@@ -156,7 +157,7 @@ def _found(folder: Path) -> dict[str, str]:
         )
     columns = ("sample_id", "category_id", "split")
     frame = log_lib.read_columns(path, columns)
-    # Skip reversed samples and samples of true test categories.
+    # Skip reversed samples and samples from true test categories.
     frame = frame[frame["split"].isin(("train", "train/forward"))]
     for column, bad, problem in (
         (

@@ -14,7 +14,7 @@ METHODS = ("dbscan", "hdbscan", "components", "kmeans")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings for finding categories; the defaults suit any log.
+    """Settings for finding categories; the defaults work for any log.
 
     Attributes:
       method: method for the initial clusters, one of `METHODS`.
@@ -65,8 +65,8 @@ class Settings:
             )
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise UserError(
-                f"--threshold is {self.threshold:g}; it must be above 0 and at "
-                "most 1. Leave it out to choose it from the data."
+                f"--threshold is {self.threshold:g}; it must be greater than "
+                "0 and at most 1. Omit it to have it chosen from the data."
             )
         for name, lowest in dict(neighbors=1, min_samples=2, k=0).items():
             if (value := getattr(self, name)) < lowest:

@@ -13,7 +13,7 @@ from mixer_jax.categories.settings import Settings
 
 # Affinity thresholds for neighbors; DBSCAN's eps = 1 - threshold.
 THRESHOLDS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.7, 0.85)
-NEIGHBORS = (5, 10, 20)  # k
+NEIGHBORS = (5, 10, 20)  # per sample and role
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mixer_jax.runtime.text import quoted
 
 
 def catalog(log: ClickLog) -> pd.DataFrame:
-    """Returns all samples of a log, in the order of clustering: queries first.
+    """Returns all samples of a log in clustering order: queries first.
 
     Returns:
       Columns sample_id, role, image (absolute or ""), text, group ("").
@@ -51,9 +51,9 @@ def with_truth(samples: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     row = known.index.get_indexer(samples["sample_id"])
     if (row < 0).all():
         raise UserError(
-            "The table of true categories has none of the click log's "
-            f"samples, such as {quoted(samples['sample_id'].iloc[0])}; their "
-            "IDs must be the same."
+            "The table of true categories contains none of the click log's "
+            f"samples, such as {quoted(samples['sample_id'].iloc[0])}; the "
+            "IDs must be the same in both."
         )
     check_spelling(
         samples["sample_id"], known.index, "the table of true categories"
@@ -72,7 +72,7 @@ def check_spelling(
     """Raises a `UserError` if a table spells a log's sample ID differently."""
     wrong = similar.misspelled(list(sample_ids), list(known))
     if wrong:
-        # Otherwise, its row would silently be taken for another sample.
+        # Without this error, its row would silently count as another sample.
         name, hint = wrong
         raise UserError(
             f"The sample {quoted(name)} of the click log is not in {table}"
@@ -142,7 +142,7 @@ def with_moved(
 
 
 def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
-    """Makes image paths relative to the folder that the table is for.
+    """Makes image paths relative to the folder of the table.
 
     Raises:
       UserError: if an image lies outside this folder, as tables do not allow,
@@ -174,8 +174,8 @@ def _is_not_text(path: str) -> bool:
 
 
 def _path_to(image: str, folder: Path) -> str:
-    # Keep symbolic links where the path itself is inside the folder; resolve
-    # them otherwise, as the path may reach the folder by another name.
+    # Keep symbolic links if the path itself is inside the folder; otherwise
+    # resolve them, as the path may use another name of the folder.
     path = os.path.relpath(os.path.normpath(image), folder)
     if _leaves(path):
         real = os.path.relpath(os.path.realpath(image), folder)

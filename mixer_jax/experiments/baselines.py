@@ -32,16 +32,16 @@ FROZEN = "frozen encoders"
 LINEAR = "linear map"
 IMAGE_ENCODER = "efficientnet-lite0"
 TEXT_ENCODER = "minilm"
-TEXT_LENGTH = 64  # tokens; longer texts are cut
+TEXT_LENGTH = 64  # tokens; longer texts are truncated
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearMap:
     """Hyper-parameters of the linear map."""
 
-    dim: int = 256  # D, dimension of the common space
+    dim: int = 256  # D, dimension of the shared space
     steps: int = 400
-    batch_size: int = 512  # pairs; at most the number of training pairs
+    batch_size: int = 512  # pairs; capped at the number of training pairs
     learning_rate: float = 1e-3  # initial value; decays to zero
     weight_decay: float = 1e-2
     temperature: float = 0.05
@@ -131,7 +131,7 @@ def measure_baselines(
 def frozen_features(
     frames: list[tuple[pd.DataFrame, str | os.PathLike]], image_size: int
 ) -> Features:
-    """Computes the features of each image and text of some tables once.
+    """Computes features once for each distinct image and text in some tables.
 
     Args:
       frames: sample tables and the folders of their images.
@@ -236,8 +236,8 @@ def train_linear_map(
         [rng.permutation(len(labels)) for _ in range(epochs)]
     )
     batches = order[:needed].reshape(settings.steps, batch_size)
-    # Both towers start from one random projection of the columns they share, so
-    # that initial cosines approximate those of the frozen features.
+    # Both towers start from the same random projection of the columns they
+    # share, so that initial cosines approximate those of the frozen features.
     width = max(query.shape[1], document.shape[1])
     kernel = rng.normal(size=(width, settings.dim)).astype(np.float32)
     kernel /= np.sqrt(settings.dim)

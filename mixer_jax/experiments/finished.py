@@ -1,4 +1,4 @@
-"""Figures of finished measurements, kept so that a repeated run skips them."""
+"""Figures of finished measurements, saved so that a rerun can skip them."""
 
 import contextlib
 import hashlib
@@ -43,17 +43,17 @@ class Finished:
         return self._figures[name]
 
     def add(self, name: str, figures: Any) -> None:
-        """Keeps the figures of a measurement, which must be JSON values."""
+        """Stores the figures of a measurement, which must be JSON values."""
         self._figures[name] = figures
         if self._path is None:
             return
         text = json.dumps({"data": self._data, "figures": self._figures})
-        # Continue on a full disk: the error is reported with the result.
+        # Continue if the disk is full: writing the result reports the error.
         with contextlib.suppress(OSError):
             files.write_text(self._path, text + "\n")
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Returns kept figures of a measurement, or measures and keeps them."""
+        """Returns a measurement's saved figures, or measures and saves them."""
         if name not in self:
             self.add(name, measure())
         return self[name]

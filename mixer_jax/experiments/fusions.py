@@ -38,7 +38,7 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 FUSIONS = {"image only": "image_only", "average fusion": "average"}
 BATCH = 256  # half queries, half documents
 LEARNING_RATE = 1e-3
-SEEDS = 3  # number of training runs per fusion, which are averaged
+SEEDS = 3  # number of training runs averaged per fusion
 MAX_SAMPLES = 20_000  # maximum training samples per role, drawn at random
 
 
@@ -90,7 +90,7 @@ def measure_fusions(
 
 
 def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
-    """Averages the metrics of rows that are otherwise equal."""
+    """Averages the metrics of rows that are otherwise identical."""
     measures = {
         name: float(np.mean([row[name] for row in rows]))
         for name in (*evaluate.MEASURES, "seconds")

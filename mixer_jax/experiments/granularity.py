@@ -38,7 +38,7 @@ _BLOCK = 256  # queries scored at once, to bound memory
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
-    """Queries to evaluate on, the items they search, and the right answers.
+    """Queries to evaluate, the items to search, and the right answers.
 
     Attributes:
       of: the source of the right answers, `TRUTH` or `LATER`.
@@ -69,7 +69,7 @@ class Shown:
 
     @classmethod
     def of(cls, features: Features) -> "Shown":
-        """Returns the normalized features that categories are found with."""
+        """Returns normalized copies of the features used to find categories."""
         image = [features.query_image, features.item_image]
         return cls(
             normalize(np.concatenate(image)), normalize(features.item_text)
@@ -187,7 +187,7 @@ def _identify(outcome: Outcome, exam: Exam, linear: baselines.LinearMap) -> str:
 
 
 def make_exam(outcome: Outcome) -> Exam:
-    """Chooses queries and right answers to evaluate maps on.
+    """Chooses the queries and right answers to evaluate maps on.
 
     If true categories are held out, the queries are the held-out queries that
     have a held-out item of their category. Otherwise, they are a tenth of the
@@ -224,9 +224,9 @@ def make_exam(outcome: Outcome) -> Exam:
         of = LATER
     else:
         raise UserError(
-            "There is nothing to measure retrieval on: pass --truth, a table "
-            "of true categories with a test split, or a log whose later clicks "
-            "were set aside (mixer_jax.categories.aggregate --until)."
+            "There is nothing to measure retrieval on: pass a table of true "
+            "categories with a test split as --truth, or a log whose later "
+            "clicks were set aside (mixer_jax.categories.aggregate --until)."
         )
     if not len(queries):
         raise UserError(
@@ -300,7 +300,7 @@ def pairs(
 
 
 def write(result: dict[str, Any], folder: str | os.PathLike) -> paths.Path:
-    """Writes sweep.json, which the report plots; removes the kept figures."""
+    """Writes sweep.json, which the report plots; deletes the saved figures."""
     path = paths.make(folder) / "sweep.json"
     paths.deliver(path, json.dumps(result, indent=2) + "\n", "The sweep")
     (path.parent / KEPT).unlink(missing_ok=True)
@@ -331,5 +331,5 @@ def lines(result: dict[str, Any]) -> str:
 
 
 def _is_drawn(name: str) -> bool:
-    """Returns whether a query is drawn: one in ten, by a hash of its ID."""
+    """Returns whether to sample a query: one in ten, by a hash of its ID."""
     return digest(name) % 10 == 0

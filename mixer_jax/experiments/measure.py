@@ -61,7 +61,7 @@ def measure_models(
                 f"{model.workdir} is a bundle, which does not record a sample "
                 "table; pass one with --table=PATH."
             )
-        # Report what is missing before anything is evaluated.
+        # Report missing files before evaluating anything.
         path = evaluate.table_path(config)
         _require(path, f"{model.workdir} is evaluated on", "--table")
         if not bundle.is_bundle(model.workdir):
@@ -180,7 +180,7 @@ def training_rows(workdir: str | os.PathLike, data: ConfigDict) -> pd.DataFrame:
     if was and identity.hash_rows(split) != was:
         raise UserError(
             f"The training samples in {data.table} differ from those that "
-            f"{workdir} was trained on; give its table with "
+            f"{workdir} was trained on; pass the original table with "
             "--training-table=PATH."
         )
     return split

@@ -20,7 +20,7 @@ from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 
-_RARE = 0.1  # share of items that count as rarely shown
+_RARE = 0.1  # fraction of items that counts as rarely shown
 
 
 def build(
@@ -88,7 +88,7 @@ def _explaining_moves(log: str | os.PathLike) -> Iterator[None]:
         raise UserError(
             f"{error} The click log {log} refers to it by a path relative to "
             "its tables. If only the log or only the images were moved, move "
-            "the other too, and pass the log with --log=FOLDER."
+            "the other one too, and pass the log with --log=FOLDER."
         ) from error
 
 
@@ -212,7 +212,7 @@ def _agreements(found: Outcome) -> list[dict[str, Any]]:
 
 
 def _exposure(found: Outcome) -> dict[str, Any] | None:
-    """Returns the skew of exposure of items and of categories."""
+    """Returns how skewed exposure is, over items and over categories."""
     items, grouped = agreement.exposures(found.log.clicks, found.item_labels)
     if not items.sum():
         return None
@@ -303,7 +303,7 @@ def _number(value: float | None) -> float:
 
 
 def _attribution(folder: pathlib.Path, found: Outcome) -> str:
-    """Returns the ATTRIBUTION.md of a folder above the pictures, or ""."""
+    """Returns the ATTRIBUTION.md from a parent folder of the images, or ""."""
     folder = pathlib.Path(os.path.abspath(folder))
     image = next(filter(None, found.samples["image"]), "")
     for above in pathlib.Path(image).parents:

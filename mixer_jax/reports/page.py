@@ -17,7 +17,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.training.watch import logs
 
-# Monitored figures in metrics.jsonl: caption, and config key of the threshold.
+# Monitored figures in metrics.jsonl: (caption, config key of the threshold).
 MONITORS = {
     "proxy_cosine": ("Mean cosine between proxies", "max_proxy_cosine"),
     "effective_rank": (
@@ -41,7 +41,7 @@ MONITORS = {
         "min_active_recall",
     ),
 }
-# Figures of a way to find categories: heading and explanation.
+# Figures that compare ways to find categories: (heading, explanation).
 WAY = {
     "bcubed_f1": (
         "B-cubed F1",
@@ -74,7 +74,7 @@ WAY = {
         "Skew of the sizes: 0 if all are equal, near 1 if a few dominate.",
     ),
 }
-# Which of them are better if they are higher, and which are not shares.
+# The figures that are better when higher, and those that are not shares.
 _RATED = ("bcubed_f1", "bcubed_precision", "bcubed_recall", "purity", "nmi")
 _COUNTS = ("categories", "largest", "gini")
 
@@ -194,7 +194,7 @@ def render(
 
 
 def check_out(path: paths.Path) -> None:
-    """Checks that a page can be written.
+    """Checks that a page can be written to a path.
 
     Raises:
       UserError: if it cannot be written, or would replace another kind of file.
@@ -253,7 +253,7 @@ def read_json(path: paths.Path, kind: type) -> Any:
 
 
 def is_simulation(note: paths.Path) -> bool:
-    """Returns whether a `simulation.json` says that clicks were simulated."""
+    """Returns whether a `simulation.json` marks the clicks as simulated."""
     return bool((read_json(note, dict) or {}).get("simulation"))
 
 
@@ -304,7 +304,7 @@ def _draw(
 
 
 class Ways(NamedTuple):
-    """Table of the ways to find categories."""
+    """Table that compares ways to find categories."""
 
     headings: list[str]
     measures: list[tuple[str, str]]  # heading and explanation
@@ -312,7 +312,7 @@ class Ways(NamedTuple):
 
 
 def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
-    """Returns the table of the figures of `read_ways`; None if empty."""
+    """Returns the table for the result of `read_ways`; None if it is empty."""
     if not ways:
         return None
     keys = [
@@ -324,7 +324,7 @@ def ways_table(ways: Mapping[str, Mapping[str, Any]]) -> Ways | None:
             return results.percent(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
-    # A way that forms no categories is only a reference and cannot be best.
+    # A way without categories is only a reference and cannot be the best.
     found = [way for way in ways.values() if way.get("categories") != 0]
     best = [
         text(key, max((way.get(key) or 0.0 for way in found), default=0.0))

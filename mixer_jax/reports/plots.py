@@ -59,7 +59,7 @@ def lines(
     colors: Mapping[str, int] | None = None,
     width: float = 3.7,
 ) -> markupsafe.Markup:
-    """Draws lines over steps.
+    """Plots lines over training steps.
 
     Args:
       series: `{name: (steps, values)}`; values that are not finite are gaps.
@@ -98,7 +98,7 @@ def curves(
     place: float | None = None,
     dots: bool = True,
 ) -> markupsafe.Markup:
-    """Draws lines of one quantity over another.
+    """Plots one quantity against another as lines.
 
     Args:
       series: `{name: (x, y)}`; values that are not finite are gaps.
@@ -130,7 +130,7 @@ def curves(
 def histogram(
     sizes: Mapping[int | str, int], title: str, label: str
 ) -> markupsafe.Markup:
-    """Draws the number of things of each size as bars.
+    """Draws a bar for the count of each size.
 
     Args:
       sizes: `{size or range of sizes: count}`.

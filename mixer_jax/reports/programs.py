@@ -1,4 +1,4 @@
-"""Table of the costs per chip of compiled programs."""
+"""Table of the per-chip costs of compiled programs."""
 
 from collections.abc import Sequence
 

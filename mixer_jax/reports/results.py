@@ -1,4 +1,4 @@
-"""Tables and bars made from the rows of metrics.json."""
+"""Tables and bars built from the rows of metrics.json."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ GALLERIES = {
 
 
 class Cell(NamedTuple):
-    """One figure of a table, and whether it is the best of its column."""
+    """One figure in a table, and whether it is the best in its column."""
 
     text: str
     best: bool
@@ -34,7 +34,7 @@ class Results(NamedTuple):
 
     split: str
     galleries: tuple[tuple[str, str, str], ...]  # key, title, size
-    measures: tuple[str, ...]  # headings, the same in each gallery
+    measures: tuple[str, ...]  # headings, the same for each gallery
     lines: tuple[Line, ...]
 
 
@@ -52,12 +52,12 @@ def percent(value: float | None) -> str:
 
 
 def name(model: str, stage: str) -> str:
-    """Returns a model's name on the page."""
+    """Returns the name under which the page shows a model."""
     return f"{model}, {stage}" if model == OURS and stage else model
 
 
 def size(rows: Sequence[dict[str, Any]], split: str, gallery: str) -> str:
-    """Returns a gallery's numbers of queries and documents as text.
+    """Describes the number of queries and documents of a gallery.
 
     Each part of a split is ranked separately, in its own gallery.
     """
@@ -119,7 +119,7 @@ def make_results(rows: Sequence[dict[str, Any]], split: str) -> Results:
 def make_cells(
     texts: Iterable[str], best: Iterable[str | None]
 ) -> tuple[Cell, ...]:
-    """Returns a line's cells, given the best text of each column, if any.
+    """Returns a line's cells, given each column's best text, if any.
 
     Figures that are displayed alike count as equally good.
     """
@@ -160,7 +160,7 @@ def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
-    """Returns our headline figure and the best other one for each gallery."""
+    """Returns, per gallery, our headline figure and the best other model's."""
     tiles = []
     for gallery in GALLERIES:
         here = [
@@ -188,7 +188,7 @@ def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
 
 
 def console_tables(rows: Sequence[dict[str, Any]]) -> list[terminal.Table]:
-    """Returns terminal tables in percent, one per whole split and gallery."""
+    """Returns tables of percentages, one per whole split and gallery."""
     tables = []
     for split in sorted(
         {row["split"] for row in rows if "/" not in row["split"]}

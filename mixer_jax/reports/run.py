@@ -62,7 +62,7 @@ def build(
         runs.find_stages(run) or page.read_rows(run) or page.read_ways(run)
     ):
         raise UserError(
-            f"{run} has nothing to report: no stage, no metrics.json and no "
+            f"{run} contains nothing to report: no stage, metrics.json or "
             "categories.json. Set --workdir to the workdir of a trained run."
         )
     return page.write(
@@ -152,7 +152,7 @@ def make_examples(
 def _set_tables(
     configs: dict[paths.Path, ConfigDict], table: str, training_table: str
 ) -> None:
-    """Sets the given tables in the configs.
+    """Replaces the tables in the configs with the given ones.
 
     Raises:
       UserError: if a given table does not exist, or the training table has
@@ -184,7 +184,7 @@ def _missing_tables(configs: list[ConfigDict]) -> Iterator[str]:
 def _category_samples(
     configs: dict[paths.Path, ConfigDict], say: Callable[[str], None]
 ) -> list[tuple[str, int, list[str]]]:
-    """Returns categories to show from the first training table that exists."""
+    """Chooses categories to show from the first training table that exists."""
     for folder, config in configs.items():
         path = config.data.table
         if not os.path.exists(path):
@@ -199,7 +199,7 @@ def _category_samples(
 
 
 def _attribution(config: ConfigDict | None) -> str:
-    """Returns the ATTRIBUTION.md beside the evaluated table, or ""."""
+    """Returns the ATTRIBUTION.md next to the evaluated table, or ""."""
     if config is None:
         return ""
     folder = table_lib.folder(evaluate.table_path(config))

@@ -17,16 +17,16 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import evaluate
 
-PIXELS = 80  # side of a thumbnail
+PIXELS = 80  # side length of a thumbnail
 
 
 class Hit(NamedTuple):
-    """One document of a ranking."""
+    """One document in a ranking."""
 
     image: str  # data URI; "" for none
     name: str  # text of the document, or its category ID
     score: float  # cosine with the query
-    right: bool  # whether it is of the query's category
+    right: bool  # whether it is in the query's category
 
 
 class Strip(NamedTuple):
@@ -41,7 +41,7 @@ class Strip(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the first document is of the query's category."""
+        """Whether the first document is in the query's category."""
         return self.hits[0].right
 
 
@@ -209,7 +209,7 @@ def category_samples(
     shown: int = 10,
     seed: int = 0,
 ) -> list[tuple[str, int, list[str]]]:
-    """Returns samples of the largest categories and of random others.
+    """Returns samples from the largest categories and from random others.
 
     Args:
       frame: a sample table.
@@ -244,7 +244,7 @@ def rank_parts(
     split: str,
     mesh: Mesh,
 ) -> list[Ranked]:
-    """Ranks, for each part of a split, its documents for its queries."""
+    """Ranks documents for queries, separately for each part of a split."""
     rankings = []
     for part in table.parts(frame, split):
         rows = table.select(frame, f"{split}/{part}" if part else split)

@@ -19,7 +19,7 @@ class Picture(NamedTuple):
     image: str  # data URI; "" for none
     name: str  # text of the sample, or its ID
     query: bool
-    right: bool | None  # whether in the leading category; None if unknown
+    right: bool | None  # in the leading category; None if unknown
 
 
 class Sheet(NamedTuple):
@@ -32,7 +32,7 @@ class Sheet(NamedTuple):
 
 
 class Purity(NamedTuple):
-    """The leading true category of each found category, and its share."""
+    """The most frequent true category in each found one, and its share."""
 
     leading: pd.Series  # label -> true category
     share: pd.Series  # label -> share of the leading category

@@ -29,7 +29,7 @@ def test_flags_set_the_settings():
     ("flag", "words"),
     [
         ("--method=optics", ["optics", "hdbscan"]),
-        ("--threshold=0", ["threshold", "above 0"]),
+        ("--threshold=0", ["threshold", "greater than 0"]),
         ("--threshold=1.5", ["1.5"]),
         ("--neighbors=0", ["neighbors", "1 or more"]),
         ("--min-samples=1", ["--min-samples is 1", "2 or more"]),

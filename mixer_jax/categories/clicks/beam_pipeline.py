@@ -32,10 +32,10 @@ SCHEMA = pa.schema(
         ("clicks", pa.int64()),
     ]
 )
-# File contents: events, or IDs (role -> column that holds its IDs).
+# What a file contains: events, or IDs of a role (role -> its ID column).
 _EVENTS, _ROLES = "events", {"queries": "query_id", "items": "item_id"}
 # Tags of step outputs: the main output; (name, number) pairs, summed by name;
-# (name, value) pairs, of which the first values per name are listed.
+# (name, value) pairs, with only the first few values per name listed.
 _MAIN, _COUNT, _LIST = "main", "count", "list"
 
 
@@ -142,7 +142,7 @@ class _CountEvents(event_counts.Counter, beam.CombineFn):
 
 
 def _parts(file: tuple[str, str]) -> Iterator[Any]:
-    """Yields the parts of a file, or the reason why the file is unreadable."""
+    """Yields the parts of a file, or the reason why it cannot be read."""
     kind, path = file
     try:
         with _open(path) as opened:
@@ -169,7 +169,7 @@ def _read(part: tuple[str, str, int]) -> Iterator[Any]:
                         continue
                     except ValueError as error:
                         problem = str(error)
-                # Tables of IDs are validated when the log is read.
+                # Bad rows in ID tables are reported when the log is read.
                 if kind == _EVENTS:
                     yield TaggedOutput(_COUNT, ("bad_rows", 1))
                     listed = ("bad_row_list", (path, row, problem))
@@ -200,9 +200,9 @@ def _broken(path: str, error: Exception) -> TaggedOutput:
 def _drop_long_sessions(
     read: PCollection, longest: int
 ) -> tuple[PCollection, PCollection]:
-    """Returns the events of people, and the number of events of programs.
+    """Returns the events from people, and the number of events from bots.
 
-    Sessions with more than `longest` events are attributed to programs.
+    Sessions with more than `longest` events are attributed to bots.
     """
     long = (
         read

@@ -8,8 +8,8 @@ merging.
 Counts = tuple[int, int, int, int, int]
 # Session, time in microseconds since 1970, clicked.
 Seen = tuple[str, int, int]
-# (session, time) -> clicked, for events with a session; and `Counts` of the
-# other events and of copies.
+# (session, time) -> clicked, for events with a session; and `Counts` of events
+# without a session and of duplicates.
 Part = tuple[dict[tuple[str, int], int], list[int]]
 
 
@@ -21,7 +21,7 @@ class Counter:
     """
 
     def __init__(self, until: int | None):
-        """Sets `until`, when later events begin (microseconds since 1970)."""
+        """Sets `until`, the start of later events (microseconds since 1970)."""
         self.until = until
 
     def create_accumulator(self) -> Part:

@@ -1,4 +1,4 @@
-"""Reads and validates click events as logged by a shop.
+"""Reads and validates click events logged by a shop.
 
 A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
 
@@ -32,7 +32,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import listing, quoted
 
 COLUMNS = ("query_id", "item_id", "time", "clicked")
-SESSIONS = ("session", "session_id", "user", "user_id")  # the first one is used
+SESSIONS = ("session", "session_id", "user", "user_id")  # by priority
 KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 # query, item, time in microseconds since 1970, clicked, session ("" if none).
@@ -40,14 +40,14 @@ Event = tuple[str, str, int, int, str]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
-# Numbers outside this range are e.g. milliseconds or row numbers, not seconds.
+# Numbers outside this range are not seconds but, e.g., milliseconds.
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100
 _CLICKED = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
-_EXACT = 2**53  # floats of this size or more may have been rounded
-# Likewise, for floats of narrower types.
+_EXACT = 2**53  # floats this large may have been rounded
+# Likewise, for narrower float types.
 _NARROW = {pa.float16(): 2**11, pa.float32(): 2**24}
-_BATCH = 16384  # rows of a Parquet file in memory at once
-# Exceptions that readers raise for truncated files and for other formats.
+_BATCH = 16384  # Parquet rows held in memory at once
+# Exceptions that readers raise for truncated files or wrong formats.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -69,8 +69,8 @@ def kind(path: str) -> str:
         if name.endswith(suffix):
             return suffix
     raise UserError(
-        f"{path} has an unknown suffix; supported are {', '.join(KINDS)}, all "
-        "but the last also with .gz."
+        f"{path} has an unknown suffix; use one of {', '.join(KINDS)}. All but "
+        "the last may be followed by .gz."
     )
 
 
@@ -220,7 +220,7 @@ def microseconds(value: Any) -> int:
         return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, bool) or not isinstance(value, int | float):
         text = quoted("" if value is None else value)
-        raise ValueError(f"time is {text}, which is not a time")
+        raise ValueError(f"time is {text}, which is not a valid time")
     if not _FIRST <= value <= _LAST:  # also rejects infinity and NaN
         shown = f"{value:g}" if abs(value) < _EXACT else "too large"
         raise ValueError(
@@ -291,7 +291,7 @@ def _records(path: str, reader) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             raise UserError(
                 f"{path}, line {line}: the row has an unclosed quote or text "
-                "after a closing quote; write a quote inside a text twice."
+                "after a closing quote; double any quote inside a quoted cell."
             ) from error
         if cells:
             yield line, cells
@@ -325,7 +325,7 @@ def _parquet(path, file, group, columns, optional):
     wanted = [names[p] for p in places if p >= 0]
     metadata = table.metadata
     row = 1 + sum(metadata.row_group(g).num_rows for g in range(group))
-    # A worker has one thread; Arrow's threads could outlive the interpreter.
+    # Workers are single-threaded; Arrow threads could outlive the interpreter.
     batches = table.iter_batches(_BATCH, [group], wanted, use_threads=False)
     for batch in batches:
         values = [_values(path, name, batch.column(name)) for name in wanted]
@@ -341,8 +341,9 @@ def _values(path: str, name: str, column: pa.Array) -> list[Any]:
         column = column.cast(pa.float64())
         if pc.any(pc.greater_equal(pc.abs(column), exact)).as_py():
             raise UserError(
-                f"{path}, column {name}: narrow floats of {exact} or more may "
-                "have been rounded; write text, integers or 64-bit floats."
+                f"{path}, column {name}: low-precision floats of {exact} "
+                "or more may have been rounded; write text, integers or 64-bit "
+                "floats."
             )
     if pa.types.is_timestamp(column.type):
         # Python times have no nanoseconds. Timestamps without a zone are UTC.
@@ -352,7 +353,7 @@ def _values(path: str, name: str, column: pa.Array) -> list[Any]:
 
 @contextlib.contextmanager
 def _explained(path: str, file: BinaryIO) -> Iterator[None]:
-    """Turns the exceptions of readers for damaged files into a `UserError`."""
+    """Turns exceptions that readers raise for bad files into a `UserError`."""
     try:
         yield
     except UserError:
@@ -367,7 +368,7 @@ def _explained(path: str, file: BinaryIO) -> Iterator[None]:
 
 
 def _not_utf8(path: str, file: BinaryIO) -> str:
-    """Names the first line that is not UTF-8."""
+    """Returns a message that names the first line that is not UTF-8."""
     with contextlib.suppress(*_DAMAGE):
         file.seek(0)
         for number, line in enumerate(file, start=1):
@@ -380,5 +381,5 @@ def _not_utf8(path: str, file: BinaryIO) -> str:
 
 
 def row_name(path: str) -> str:
-    """Returns whether row numbers of a file count rows or lines."""
+    """Returns what the row numbers of a file count: "row" or "line"."""
     return "row" if kind(path) == ".parquet" else "line"

@@ -67,7 +67,7 @@ def aggregate(
     """
     out = Path(out)
     for name in ("clicks.csv", "clicks.parquet", "clicks_later.parquet"):
-        there = out / name  # Parquet files are replaced.
+        there = out / name  # existing Parquet files are replaced
         if there.is_dir() or (there.suffix == ".csv" and there.exists()):
             raise UserError(
                 f"{there} already exists, but a click log has only one table "
@@ -99,7 +99,7 @@ def aggregate(
     check(figures, max_skipped)
     if not len(clicks):
         raise UserError(
-            "No events are left for the clicks table"
+            "No events remain for the clicks table"
             + (": all are later than --until." if len(later) else ".")
         )
     report = {
@@ -154,7 +154,7 @@ def match(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def check(figures: dict[str, Any], max_skipped: float) -> None:
-    """Rejects damaged files, and too large a share of bad or unknown rows.
+    """Rejects damaged files, and too many bad rows or unknown IDs.
 
     Raises:
       UserError: saying what is wrong, with the first examples.
@@ -178,9 +178,9 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
             raise UserError(
                 "\n  ".join(
                     [
-                        f"{count:,} of {total:,} events {problem}, a share of "
-                        f"{count / total:.3g}; --max-skipped allows "
-                        f"{max_skipped:g}.",
+                        f"{count:,} of {total:,} events {problem} "
+                        f"(a fraction of {count / total:.3g}); "
+                        f"--max-skipped allows {max_skipped:g}.",
                         *examples,
                     ]
                 )
@@ -228,7 +228,7 @@ def _run(job: beam_pipeline.Job, options: Sequence[str]) -> None:
 
 
 def _figures(place: str) -> dict[str, Any]:
-    """Reads the counts and lists of a pipeline, adding 0 or [] where absent."""
+    """Reads a pipeline's counts and lists; missing ones are 0 or []."""
     figures: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     figures |= {name: [] for name in _LISTS}
     for path in _parts(place, f"{beam_pipeline.SAID}-*.json"):
@@ -243,8 +243,8 @@ def _gather(place: str, name: str) -> pa.Table:
     # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):
         with FileSystems.open(path) as file:
-            # Arrow's threads would keep the file open and, if they closed it
-            # after the interpreter has ended, abort the process.
+            # Arrow's threads would keep the file open; closing it after the
+            # interpreter has shut down would abort the process.
             parts.append(pq.ParquetFile(file).read(use_threads=False))
     return pa.concat_tables(parts).sort_by(_ORDER)
 

@@ -5,8 +5,8 @@ import numpy as np
 from mixer_jax.categories.clustering.methods import join
 from mixer_jax.categories.evidence.graph import QUERY_ITEM, Features, Pairs
 
-# Cosine threshold for copies of one image or text. It allows for rounding in
-# the encoder; variants of an image have lower cosines.
+# Cosine threshold for copies of an image or text. It allows for rounding in the
+# encoder; variants of an image have lower cosines.
 SAME = 0.99999
 
 
@@ -44,7 +44,7 @@ def same_contents(pairs: Pairs, features: Features) -> np.ndarray:
 def _of_one(
     pairs: Pairs, like: np.ndarray, across: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Returns a mask `[P]` of pairs whose query matches only one content."""
+    """Returns a mask `[P]` of pairs whose query matches one content only."""
     content = join(np.arange(nodes), pairs.first[like], pairs.second[like])
     count = content.max(initial=-1) + 1
     # `first` is the query, as queries are numbered before items.
@@ -61,7 +61,7 @@ def join_copies(
     first: np.ndarray,
     second: np.ndarray,
 ) -> np.ndarray:
-    """Joins the clusters of copies, unless clicks contradict it.
+    """Joins the clusters of copies, unless clicks contradict this.
 
     Copies of an item are always joined, as all their content is the same. A
     query has only its image, so copies of a query stay apart if different items

@@ -1,4 +1,4 @@
-"""k-means of unit vectors by exact search; centers are sharded over devices."""
+"""k-means on unit vectors, with exact search; shards centers over devices."""
 
 import numpy as np
 from jax.sharding import Mesh

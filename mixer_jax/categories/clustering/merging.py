@@ -85,7 +85,7 @@ def _pooled_clicks(
     labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns cluster pairs that were shown together, and their affinity."""
-    del neighbors  # All pairs that were shown are in `pairs`.
+    del neighbors  # `pairs` includes all pairs that were shown
     shown = (pairs.kind == QUERY_ITEM) & (pairs.exposures > 0)
     a, b, group = _groups(labels, pairs.where(shown))
     exposures = np.bincount(group, pairs.exposures[shown])
@@ -94,7 +94,7 @@ def _pooled_clicks(
     wrong_a, wrong_b = evidence.rates.wrong
     rate = (clicks + wrong_a) / (exposures + wrong_a + wrong_b)
     sure = expit(log_odds(exposures, clicks, evidence.rates) + content)
-    # Include pairs within a cluster: other matches are compared with them.
+    # Keep pairs within a cluster: matches are rated relative to them.
     nodes = labels.max() + 1
     sure *= relative_to_best(rate, a, b, nodes)
     sure *= relative_to_best(sure, a, b, nodes)
@@ -105,7 +105,7 @@ def _pooled_clicks(
 def _mean_content(
     labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs and their mean affinity by content."""
+    """Returns cluster pairs and their mean affinity from content."""
     a, b, group = _groups(labels, pairs)
     silent = pairs.exposures == 0
     total = np.bincount(group, np.where(silent, evidence.affinity, 0.0))
@@ -125,7 +125,7 @@ def _mean_content(
 def _groups(
     labels: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs (a <= b), and each pair's index into them."""
+    """Returns cluster pairs (a <= b), and which one each pair belongs to."""
     first, second = labels[pairs.first], labels[pairs.second]
     nodes = labels.max() + 1
     codes = np.minimum(first, second) * nodes + np.maximum(first, second)
@@ -144,7 +144,7 @@ def mutual_best(
 def _size_if_joined(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> np.ndarray:
-    """Returns the cluster size `[P]` of each pair if all pairs are joined."""
+    """Returns the size `[P]` of each pair's cluster once all are joined."""
     size = np.bincount(labels)
     joined = join(np.arange(len(size)), a, b)
     return np.bincount(joined, size)[joined[a]]

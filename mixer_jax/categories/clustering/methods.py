@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN, HDBSCAN
 
-_FAR = 1.0  # distance of unconnected samples
+_FAR = 1.0  # distance between unconnected samples
 
 
 def dbscan(
@@ -137,7 +137,7 @@ def _distances(
 ) -> sparse.csr_matrix:
     """Returns distances `[N, N]` of the pairs with affinity >= `threshold`."""
     near = (affinity >= threshold) & (first != second)
-    # A stored zero would be read as absent, so keep distances positive.
+    # A stored zero would count as a missing entry, so keep distances positive.
     distance = np.maximum(1.0 - affinity[near], 1e-6)
     row = np.concatenate([first[near], second[near]])
     column = np.concatenate([second[near], first[near]])
@@ -157,7 +157,7 @@ def join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def without_single(labels: np.ndarray) -> np.ndarray:
-    """Returns labels `[N]` from 0, with clusters of one as noise (-1)."""
+    """Returns labels `[N]` from 0, with singleton clusters as noise (-1)."""
     labels = np.asarray(labels, np.int64)
     size = np.bincount(labels[labels >= 0], minlength=1)
     several = (labels >= 0) & (size[labels] > 1)
@@ -205,7 +205,7 @@ def split(
     """
     inside = (labels[first] == labels[second]) & (labels[first] >= 0)
     inside &= first != second
-    # part -> other part -> (summed affinity, number) of the pairs between them
+    # part -> other part -> (total affinity, count) of the pairs between them
     links: dict[int, dict[int, tuple[float, int]]] = {}
     queue = []
     for a, b, value in zip(
@@ -222,7 +222,7 @@ def split(
     heapq.heapify(queue)
     while queue:
         _, a, b, size_a, size_b = heapq.heappop(queue)
-        # An entry is stale once either part has grown or been joined.
+        # An entry is stale once either part has grown or been absorbed.
         if len(parts.get(a, ())) != size_a or len(parts.get(b, ())) != size_b:
             continue
         if max_size and size_a + size_b > max_size:

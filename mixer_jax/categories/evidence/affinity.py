@@ -22,19 +22,19 @@ from mixer_jax.categories.evidence.graph import (
     Pairs,
 )
 
-# Log-odds of belonging together for kinds of pairs that clicks never tested.
+# Log-odds of belonging together for kinds of pairs without click evidence.
 _UNTESTED = -4.0
-# Two samples of one role count as clicked alike if `agree / heard` exceeds
-# this; half of the samples of one category reach twice this value.
+# Two samples of the same role count as clicked alike if `agree / heard` exceeds
+# this; half of the pairs within a category reach twice this value.
 _ALIKE = 0.25
-# Share of matching pairs of one role that are clicked alike; the others were
+# Share of matching same-role pairs that are clicked alike; the others were
 # shown too rarely or ranked too low.
 _HEARD_ALIKE = 0.5
-# Click affinity threshold for a sample to count in `heard`.
+# Minimum click affinity for a pair to count in `heard`.
 _SURE = 0.3
 # Maximum number of knots ("corners") of a cosine's calibration curve. The curve
 # need not be monotonic: variants of a drawing look more alike than two drawings
-# of one thing, and copies of a title mean more than other similar titles.
+# of one thing, and identical titles mean more than similar ones.
 _CORNERS = 8
 _A_CORNER = 25  # minimum number of pairs of the rarer class per corner
 _SUREST = 0.995  # maximum probability from content alone
@@ -172,7 +172,7 @@ def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 def same_role_evidence(
     pairs: Pairs, clicked: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compares samples of one role by the samples that both were shown with.
+    """Compares same-role samples by the samples that both were shown with.
 
     Args:
       pairs: P pairs of any kind.
@@ -251,7 +251,7 @@ def content_log_odds(
                 [(label * sure)[used], ((1.0 - label) * sure)[used]]
             ),
         )
-        # Samples of one role that belong together may get different clicks.
+        # Same-role samples that belong together may get different clicks.
         limit = 1.0 if kind == QUERY_ITEM else _HEARD_ALIKE
         chance = expit(model.decision_function(curves)) / limit
         prior = positive / sure.sum() / limit
@@ -261,7 +261,7 @@ def content_log_odds(
 
 
 def _curves(content: np.ndarray, used: np.ndarray, count: int) -> np.ndarray:
-    """Returns content `[P, C]` as weights of corners, `[P, C * count]` float32.
+    """Maps content `[P, C]` to weights of corners, `[P, C * count]` float32.
 
     A linear function of the weights is piecewise linear in each column. Corners
     are quantiles of the used pairs, fewer if some are equal; all weights are 0
@@ -303,7 +303,7 @@ class Trust:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """Evidence on P pairs.
+    """Evidence for P pairs.
 
     Attributes:
       rates: click rates of shown items.
@@ -340,11 +340,11 @@ def weigh(pairs: Pairs, nodes: int, trust: Trust) -> Evidence:
     odds = log_odds(pairs.exposures, pairs.clicks, rates) + content
     odds += np.where(shown, 0.0, np.log(trust.unseen))
     sure = np.where(across, expit(odds) * _rate(pairs, nodes, rates), 0.0)
-    # Content has changed the ranking, so divide by the best values again.
+    # Content may change which pair is best, so normalize again.
     sure *= relative_to_best(sure, pairs.first, pairs.second, nodes)
     alike = expit(content + np.minimum(base, logit(trust.max_prior)))
     ratio = np.minimum(agree / np.maximum(heard, 1e-9) / (2 * _ALIKE), 1.0)
     within = (heard * ratio + trust.votes * alike) / (heard + trust.votes)
-    # One wrong pair of one role can join two correct clusters, so be stricter.
+    # One wrong same-role pair can join two correct clusters, so be stricter.
     within = within**2
     return Evidence(rates, clicked, content, np.where(across, sure, within))

@@ -1,4 +1,4 @@
-"""Features of a click log, cached on disk because encoding takes longest."""
+"""Features of a click log, cached on disk because encoding is slow."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ from mixer_jax.runtime import (
     terminal,
 )
 
-_PART = 16384  # images or texts per cached part; each takes a minute or two
+_PART = 16384  # images or texts per cached part; a part takes 1 to 2 minutes
 
 
 def encode(
@@ -53,7 +53,7 @@ def encode(
     notes = identity.compare_notes(old, data).notes
     key, ids = data.content(notes), _hash_ids(log)
     if kept and str(kept["key"]) == key:
-        current = {"notes": notes, "ids": ids}  # File times or IDs may differ.
+        current = {"notes": notes, "ids": ids}  # Either may have changed.
         if any(not np.array_equal(kept[a], b) for a, b in current.items()):
             _cache(path, **kept | current)
         return _features(kept["image"], kept["text"], len(log.queries))
@@ -111,7 +111,8 @@ def _cache(path: Path, **arrays: np.ndarray) -> bool:
             raise
         reason = results.unwritable("The cache of features", path, error)
         terminal.say(
-            f"{reason} Without it, the next run encodes everything again."
+            f"{reason} Without the cache, the next run must encode everything "
+            "again."
         )
         return False
     return True

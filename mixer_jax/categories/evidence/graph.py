@@ -90,7 +90,7 @@ def build_pairs(
     image_i = _center(features.item_image)
     text_i = _center(features.item_text)
     compared = (
-        # kind, column of `content`, rows, gallery
+        # kind of pair, column of `content`, rows, gallery
         (QUERY_ITEM, 0, image_q, image_i),
         (ITEM_ITEM, 0, image_i, image_i),
         (ITEM_ITEM, 2, text_i, text_i),
@@ -146,7 +146,7 @@ def images(features: Features) -> np.ndarray:
 
 
 def _center(features: np.ndarray, enough: int = 64) -> np.ndarray:
-    """Returns unit rows centered on the role's mean, against domain shift.
+    """Centers rows on their mean, to reduce domain shift; returns unit rows.
 
     Fewer than `enough` known rows are not centered: their mean is unreliable.
     """
@@ -188,7 +188,7 @@ def _among_all(
     asked: np.ndarray,
     among: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Expands neighbors of rows `asked` in rows `among` to all `count` rows."""
+    """Scatters neighbors of rows `asked` in rows `among` to `count` rows."""
     near, score = found
     index = np.zeros((count, near.shape[1]), np.int64)
     cosine = np.full(index.shape, -np.inf, np.float32)

@@ -10,7 +10,7 @@ _AHEAD = 1  # blocks queued on devices while results are fetched
 
 
 def nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns zeros: index int64 and cosine f32, each `[count, k]`."""
+    """Returns zeros as (index int64, cosine f32), each `[count, k]`."""
     return np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
 
 
@@ -52,7 +52,7 @@ class Answer:
             yield number, these, asked
 
     def put(self, these: np.ndarray, found: tuple[jax.Array, ...]) -> None:
-        """Queues results of devices: index, cosine, and whether certain."""
+        """Queues device results: index, cosine, and whether each is certain."""
         self._begun.append((these, found))
         if len(self._begun) > _AHEAD:
             self._fetch()

@@ -7,8 +7,8 @@ from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS
 
-# Number of f32 values gathered at once for scoring; they fit in the cache of a
-# CPU, or in the memory of an accelerator.
+# Number of f32 values gathered at once for scoring; they fit in a CPU's cache,
+# or in an accelerator's memory.
 _SCORED = {"cpu": 2**20}
 _SCORED_ELSEWHERE = 2**26
 
@@ -38,7 +38,7 @@ def decide(
     whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
     groups = placed.block // GROUP
     lists = lists.of_all_devices()
-    # Sort the groups, so that ties go to the lower row.
+    # Sort the groups so that ties go to the lower row.
     group_QxG = _rising(lists.group[:, :-1])
 
     def score(asked):
@@ -58,7 +58,8 @@ def decide(
         cosine_N = jnp.where(real_GxR.reshape(-1), cosine_N, -jnp.inf)
         return cosine_N, place_GxR.reshape(-1)
 
-    # A power of two that divides the rows, so that no batch is smaller.
+    # Use a power of two that divides the number of rows, so that all batches
+    # have the same size.
     scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
     at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
     at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
@@ -69,15 +70,15 @@ def decide(
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
     cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
     near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
-    # Take the last column as a minimum: XLA lowers a `top_k` that is followed
-    # by a slice to a full sort.
+    # Use the minimum instead of slicing out the last column: XLA lowers
+    # `top_k` followed by a slice to a full sort.
     bound_Q = lists.largest.min(1) + error_Q + 2 * short_factors.rounding(width)
     return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
 
 
 def _rising(name_NxM: jax.Array) -> jax.Array:
     """Sorts int32 rows in [-1, 2^30]; much faster on CPUs than `jnp.sort`."""
-    # Added to the bits of 1.0, the integers become floats in the same order.
+    # Integers added to the bits of 1.0 are floats in the same order.
     one = 0x3F800000
     order = jax.lax.bitcast_convert_type(name_NxM + one, jnp.float32)
     # Pad by one column: XLA lowers a full-width `top_k` to a sort.

@@ -31,7 +31,7 @@ from mixer_jax.runtime.mesh import AXIS, make_mesh
 from mixer_jax.runtime.mesh import rows as split_rows
 
 _SPARE = 22  # groups scored in addition to k
-_MORE = 4  # growth factor of the number of groups per retry
+_MORE = 4  # factor by which the number of groups grows per retry
 _EXPANDED = 1024  # rows whose copies are expanded at once
 
 
@@ -242,7 +242,7 @@ def _one_way(
 
 
 def _resolve(placed: Placed, answer: Answer) -> None:
-    """Repeats the search for rows in doubt until all are certain."""
+    """Repeats the search for uncertain rows until all are certain."""
     left = answer.in_doubt()
     if len(left):
         placed = placed.replace(
@@ -309,8 +309,8 @@ def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
         mesh=placed.mesh,
         in_specs=(placed.specs(), split, _WHOLE, _WHOLE, _WHOLE),
         out_specs=(split, _WHOLE, _WHOLE, _WHOLE),
-        # The loops start from constants, and gathered arrays are equal on all
-        # devices; the checker would require annotations for both.
+        # The checker would require annotations for loops that start from
+        # constants and for gathered arrays, which are equal on all devices.
         check_vma=False,
     )(placed, theirs, row_QxC, jnp.int32(number), jnp.int32(count))
 

@@ -68,7 +68,7 @@ class Placed(flax.struct.PyTreeNode):
 
 
 def block_and_tile(count: int, devices: int = 1) -> tuple[int, int]:
-    """Returns the numbers of rows per block and per tile for `count` rows."""
+    """Returns the number of rows per block and per tile for `count` rows."""
     local = -(-count // devices)
     blocks = -(-local // _BLOCK)
     tiles = -(-local // (blocks * _TILE))
@@ -136,7 +136,7 @@ class Shortlist(flax.struct.PyTreeNode):
     def offer(
         self, largest_NxG: jax.Array, first: jax.Array, real_G: jax.Array
     ) -> "Shortlist":
-        """Returns lists of the largest among the new and the old products.
+        """Returns lists of the largest of the old and new products.
 
         Args:
           largest_NxG: f32, largest products with G groups.
@@ -148,8 +148,8 @@ class Shortlist(flax.struct.PyTreeNode):
         largest, place = jax.lax.top_k(
             jnp.concatenate([self.largest, largest_NxG], axis=1), size
         )
-        # Compute the group indices; concatenating them would cost as much as
-        # the products.
+        # Compute the group indices: concatenating them with the old ones would
+        # cost as much as the products.
         before = jnp.take_along_axis(
             self.group, jnp.minimum(place, size - 1), axis=1
         )
@@ -277,7 +277,7 @@ def _maxima(
             jax.lax.dynamic_slice_in_dim(other_BxS, other, other_tile),
             jax.lax.dynamic_slice_in_dim(row_QxS, row, row_tile),
         )
-        # With query rows as the minor axis, maxima are taken of whole vectors.
+        # Query rows are the minor axis, so the maxima are vectorized.
         largest_TxG = product_UxT.reshape(-1, GROUP, row_tile).max(1).T
         forth_QxG = jax.lax.dynamic_update_slice(
             forth_QxG, largest_TxG, (row, other // GROUP)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SAMPLE = 8192  # rows per set used to find the principal dimensions
-_ROUND_UP = 128  # screening dimensions are a multiple of this
+_SAMPLE = 8192  # rows of each set used to find the principal dimensions
+_ROUND_UP = 128  # the number of screening dimensions is a multiple of it
 _LEFT_OUT = 0.02  # maximum share of the squared norm that screening omits
 
 
@@ -35,7 +35,7 @@ def principal(wanted: np.ndarray, gallery: np.ndarray) -> np.ndarray | None:
     sample = np.concatenate(
         [x[:: -(-len(x) // _SAMPLE)] for x in (wanted, gallery)]
     )
-    # Do not center: omitted dimensions matter by their norm, not variance.
+    # Do not center: the omitted part's norm matters, not its variance.
     power, basis = np.linalg.eigh(sample.T @ sample)
     power = np.maximum(power[::-1], 0.0).astype(np.float64)
     left_out = 1.0 - np.cumsum(power) / max(power.sum(), 1e-12)
@@ -55,11 +55,11 @@ def fast_dtype() -> jnp.dtype:
     """
     if jax.default_backend() != "cpu":
         return jnp.dtype(jnp.bfloat16)
-    if jax.process_count() > 1:  # processes could measure differently
+    if jax.process_count() > 1:  # timings could differ between processes
         return jnp.dtype(jnp.float32)
     product = jax.jit(products)
     seconds = {}
-    # Alternate, and take the best of several timings: the CPU may be shared.
+    # Alternate and take the best of several timings, as the CPU may be shared.
     for _ in range(5):
         for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
             x = jnp.ones((512, 512), dtype)

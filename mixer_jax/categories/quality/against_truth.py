@@ -126,7 +126,7 @@ def report(
 
 
 def check_out(folder: str | os.PathLike) -> None:
-    """Checks that `categories.json` in a folder is not that of a training run.
+    """Checks that a folder's `categories.json` is not from a training run.
 
     Raises:
       UserError: if it is, as overwriting it would make the run unreadable.
@@ -143,7 +143,7 @@ def check_out(folder: str | os.PathLike) -> None:
 
 
 def writer(figures: dict[str, Any]) -> files.Writer:
-    """Returns a writer of `categories.json`, the result of `report`."""
+    """Returns a writer for `categories.json`, the result of `report`."""
     return files.text_writer(json.dumps(figures, indent=2) + "\n")
 
 

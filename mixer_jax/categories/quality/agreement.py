@@ -123,13 +123,13 @@ def exposures(
     shown, labels = shown[counted], item_labels[counted]
     alone = labels < 0
     grouped = np.bincount(labels[~alone], shown[~alone])
-    # A category of queries only has no items to show.
+    # A category with only queries has no items to show.
     present = np.bincount(labels[~alone], minlength=len(grouped)) > 0
     return shown, np.concatenate([grouped[present], shown[alone]])
 
 
 def lorenz(counts: np.ndarray, points: int = 101) -> np.ndarray:
-    """Returns the Lorenz curve: share of the total in the smallest counts.
+    """Returns the Lorenz curve: the share held by the smallest counts.
 
     Args:
       counts: `[N]`.

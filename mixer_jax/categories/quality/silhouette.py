@@ -32,7 +32,7 @@ def silhouettes(
     max_samples: int = 4000,
     seed: int = 0,
 ) -> Silhouettes | None:
-    """Computes the silhouettes of categories, by cosine of images.
+    """Computes the silhouettes of categories from cosines of images.
 
     For a sample with mean distance a to the other samples of its category and
     mean distance b to the samples of the nearest other category, the silhouette
@@ -88,6 +88,6 @@ def _centered(
     known = image.any(axis=1)
     mean = np.zeros(image.shape[1], np.float32)
     if known.sum() >= enough:
-        # Rows of zeros (no image) add nothing to the sum.
+        # Zero rows (no image) do not affect the sum.
         mean = image.sum(axis=0) / known.sum()
     return normalize(image[rows] - mean[None, :])

@@ -108,8 +108,8 @@ def test_fractions_of_a_second_are_kept():
         (["q", "i", "noon", 1, ""], "time is 'noon'; write 2026"),
         (["q", "i", NOON * 1000, 1, ""], "must be between 1990 and 2100"),
         (["q", "i", "nan", 1, ""], "must be between 1990 and 2100"),
-        (["q", "i", None, 1, ""], "time is '', which is not a time"),
-        (["q", "i", True, 1, ""], "time is True, which is not a time"),
+        (["q", "i", None, 1, ""], "time is '', which is not a valid time"),
+        (["q", "i", True, 1, ""], "time is True, which is not a valid time"),
         (["q", "i", NOON, 2, ""], "clicked is '2'; it must be 0 or 1"),
         (["q", "i", NOON, None, ""], "clicked is ''"),
     ],
@@ -239,7 +239,7 @@ def test_narrow_floats_that_may_be_rounded_raise_an_error(name):
         if value == 5.0:
             assert read("x.parquet", file.getvalue())[0][1][1] == 5.0
             continue
-        with pytest.raises(UserError, match=f"column {name}: narrow floats"):
+        with pytest.raises(UserError, match=f"column {name}: low-precision"):
             read("x.parquet", file.getvalue())
 
 
