@@ -136,7 +136,7 @@ def _with_progress(
 
 
 def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
-    """Measures the rankings of all documents for every query; see `rank`.
+    """Returns the measures of all queries' rankings; see `rank`.
 
     Queries without a document of their category are not counted.
 
@@ -189,7 +189,7 @@ def evaluate(
     model: str,
     stage: str = "",
 ) -> list[Row]:
-    """Measures one model on all parts and galleries of a sample table.
+    """Evaluates one model on all parts and galleries of a sample table.
 
     Args:
       embed: a function that embeds samples with the model.

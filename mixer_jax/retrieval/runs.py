@@ -63,7 +63,7 @@ def find_models(
     stages: Sequence[str] = (),
     others: Sequence[str] = (),
 ) -> list[Model]:
-    """Returns the models to measure.
+    """Returns the models to evaluate.
 
     Args:
       run: the folder of a curriculum or a stage, or a bundle.

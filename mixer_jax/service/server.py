@@ -330,7 +330,7 @@ def listen(host: str, port: int) -> socket.socket:
                 "--host, such as 127.0.0.1 or 0.0.0.0"
             )
         raise UserError(
-            f"Port {port} of {host or repr(host)} cannot be opened: {reason}."
+            f"Port {port} on {host or repr(host)} cannot be opened: {reason}."
         ) from error
 
 
