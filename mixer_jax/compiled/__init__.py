@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPU pods, and costs of the programs."""
+"""Ahead-of-time compilation for TPU pods, and program costs."""

@@ -1,4 +1,4 @@
-"""Compilation of a stage for a TPU pod without TPUs, and program costs.
+"""Compilation of a stage for a TPU pod, without any TPUs, and its costs.
 
 The TPU compiler in the package libtpu needs no TPU: given the shapes and
 layouts of a run, it produces the programs that the run would execute. No
@@ -26,7 +26,7 @@ PyTree = Any
 
 
 class Chip(NamedTuple):
-    """Peak figures of a chip.
+    """Memory size and peak rates of a chip.
 
     Attributes:
       capacity: size of the memory (HBM), in bytes.
@@ -55,7 +55,7 @@ _EXAMPLES = "v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:4x4x4, v6e:16x16"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Costs of one program, for one run on one chip.
+    """Costs of running one program once, per chip.
 
     Attributes:
       stage: the config's name.
@@ -127,7 +127,7 @@ def make_mesh(topology: str) -> Mesh:
     # prints that there are none.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    # libtpu allows one process at a time, a limit that compiling can ignore.
+    # libtpu allows one process at a time; compilation does not need this limit.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         pod = topologies.get_topology_desc(topology, platform="tpu")
@@ -147,7 +147,7 @@ def make_mesh(topology: str) -> Mesh:
     kind = pod.devices[0].device_kind
     if kind not in CHIPS:
         raise UserError(
-            f"The peak figures of a {kind} chip ('{topology}') are unknown; "
+            f"The specifications of a {kind} chip ('{topology}') are unknown; "
             f"examples of supported topologies: {_EXAMPLES}."
         )
     return mesh_lib.make_mesh(pod.devices)
@@ -156,7 +156,7 @@ def make_mesh(topology: str) -> Mesh:
 def compile_stage(
     config: ConfigDict, num_categories: int, mesh: Mesh, topology: str
 ) -> list[Row]:
-    """Compiles a stage's training step, and the build of its class graph.
+    """Compiles a stage's training step and the program that builds its graph.
 
     Args:
       config: the stage's config, already checked by `config.check_values`.
@@ -187,8 +187,8 @@ def compile_stage(
     rows = [measure("step", 0, train_step, run.state, batch)]
     if run.head.graph_shape is not None:
         build = jax.jit(run.head.build_graph, out_shardings=mesh_lib.rows(mesh))
-        # All arguments of the step stay in memory, except the batch, the
-        # proxies (an argument of `build`) and the graph that `build` replaces.
+        # While the graph is built, the step's arguments stay in memory, except
+        # the batch, the proxies (an argument of `build`) and the old graph.
         beside = rows[0].arguments - sum(
             _local_bytes(tree)
             for tree in (batch, run.state.proxies, run.state.graph)

@@ -1,4 +1,4 @@
-"""Parser of the HLO text of compiled programs: computations and loops."""
+"""Parser for the HLO text of compiled programs: computations and loops."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ class Instruction:
     name: str
     opcode: str
     arrays: tuple[Array, ...]  # arrays of the result
-    argument: str  # the text in its parentheses
+    argument: str  # the text between the parentheses
     operands: tuple[str, ...]  # names in `argument`
     attributes: str
 
@@ -50,7 +50,7 @@ class Instruction:
         return sum(a.size for a in self.arrays if a.in_memory)
 
     def names(self, attribute: str) -> str | None:
-        """Returns the computation that an attribute names, or None."""
+        """Returns the computation named by an attribute, or None."""
         match = re.search(rf"\b{attribute}=(%[\w.\-]+)", self.attributes)
         return match and match[1]
 

@@ -1,4 +1,4 @@
-"""Costs of one run of a compiled program on one device.
+"""Per-device costs of one run of a compiled program.
 
 XLA's own cost analysis counts the body of a loop once, and counts accesses to
 on-chip memory as memory traffic. Here, a loop's body counts as often as it
@@ -37,7 +37,7 @@ _UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # operand index
 
 
 class Collective(NamedTuple):
-    """Counts of the collectives of one kind.
+    """Number and traffic of the collectives of one kind.
 
     Attributes:
       number: the number of collectives that run.
@@ -49,7 +49,7 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Costs of one run of a program on one device.
+    """Per-device costs of one run of a program.
 
     Attributes:
       repeated_flops: FLOPs of matrix products and convolutions in loops, except
@@ -94,7 +94,7 @@ def count(text: str, num_devices: int) -> Costs:
 def _collective(one: Instruction, num_devices: int) -> tuple[str | None, int]:
     """Returns a collective's kind, and the bytes that a chip receives."""
     kind = one.opcode.removesuffix("-start")
-    # A reduce-scatter may also be compiled to a fusion of this name.
+    # A reduce-scatter may also be compiled to a fusion with this name.
     fused = (one.names("calls") or "").startswith("%all-reduce-scatter")
     if one.opcode == "fusion" and fused:
         kind = "reduce-scatter"
@@ -171,7 +171,7 @@ def _used(program: Program, value: Instruction) -> int:
         if user.opcode in _SLICES and first:
             total += user.size
         elif user.opcode == "dynamic-update-slice" and first:
-            pass  # Updated in place: only the write counts.
+            pass  # Updated in place, so nothing is read.
         elif user.opcode == "scatter" and first:
             total += program.operand(user, -1).size
         elif user.opcode == "bitcast":
@@ -202,7 +202,7 @@ def _written(program: Program, computation: str) -> int:
 
 
 def _flops(program: Program, one: Instruction) -> float:
-    """Returns the FLOPs of an instruction's products and convolutions."""
+    """Returns an instruction's FLOPs in matrix products and convolutions."""
     if one.opcode == "fusion":
         inside = program.computations.get(one.names("calls"), {})
         return sum(_flops(program, inner) for inner in inside.values())
@@ -223,7 +223,7 @@ def _convolution_flops(
     right: tuple[int, ...],
     out: tuple[int, ...],
 ) -> float:
-    """Returns a convolution's FLOPs, excluding positions in padding.
+    """Returns a convolution's FLOPs, excluding products with padding.
 
     The TPU compiler represents batched matrix products as one convolution
     whose window is as large as the batch and mostly covers padding.

@@ -50,7 +50,7 @@ class ConceptMemory(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             # Start with large logits: near-uniform attention reads the same
-            # concept from every text, and is slow to learn anything else.
+            # concept for every text, and is slow to move away from that.
             kernel_init=nn.initializers.variance_scaling(
                 16.0, "fan_in", "normal"
             ),
@@ -58,7 +58,7 @@ class ConceptMemory(nn.Module):
         )(tokens_BxLxC).astype(jnp.float32)
         mask_BxLx1 = mask_BxL[..., None]
         if self.norm == "double":
-            # A finite bias prevents NaN for fully masked texts.
+            # A finite bias avoids NaNs for fully masked texts.
             logits_BxLxS = jnp.where(mask_BxLx1, logits_BxLxS, -1e9)
             attention = nn.softmax(logits_BxLxS, axis=1) * mask_BxLx1
             total = attention.sum(-1, keepdims=True)
@@ -73,7 +73,7 @@ class ConceptMemory(nn.Module):
             self.dim,
             use_bias=False,
             dtype=self.dtype,
-            # Reads are weighted means of the rows of M_v and have their scale.
+            # Reads are weighted means of M_v's rows and have the same scale.
             kernel_init=nn.initializers.normal(1.0),
             name="values",
         )(read_BxS)

@@ -18,7 +18,7 @@ from mixer_jax.models import factory
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
-_LOG_LENGTH = 32  # tokens per text of a click log; longer texts are cut
+_LOG_LENGTH = 32  # tokens per click-log text; longer texts are cut off
 _PIECE = 8  # images encoded at a time on CPU
 
 
@@ -56,7 +56,7 @@ def _mean_patch(model, variables, image_BxSxSx3):
 
 @partial(jax.jit, static_argnames="model")
 def _mean_token(model, variables, token_BxL, mask_BxL):
-    """Returns each text's mean token vector, f32 [B, C]; 0 without tokens."""
+    """Returns each text's mean token vector, f32 [B, C]; 0 if it is empty."""
     out_BxLxC = model.apply(variables, token_BxL, mask_BxL)
     weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
     total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)
@@ -160,7 +160,7 @@ def text_features(
     unique, inverse = np.unique(np.asarray(texts), return_inverse=True)
     tokens, mask = text.load(name, length)(unique.tolist())
 
-    # Batch texts of similar length, so that little padding is encoded.
+    # Batch texts of similar length to minimize padding.
     lengths = mask.sum(1)
     order = np.argsort(lengths, kind="stable")
     features = []

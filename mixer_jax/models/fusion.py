@@ -39,7 +39,7 @@ class Fusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def project(self, x: jax.Array, name: str, **options) -> jax.Array:
-        """Maps [..., C] to [..., D] without bias; Dense receives `options`."""
+        """Maps [..., C] to [..., D] without bias; `options` go to Dense."""
         return nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name=name, **options
         )(x)
@@ -47,7 +47,7 @@ class Fusion(nn.Module):
 
 @register("concept_attention")
 class ConceptAttention(Fusion):
-    """Attention of the concept vector to the patches, added to the image.
+    """Adds attention over the patches, queried by the concept vector.
 
     w = softmax((W_q c) . (W_k x_p) / sqrt(D)), one weight per patch x_p;
     v = sum_p w_p W_v x_p; result = mean_p(x_p) W_p + v + W_c c.
@@ -69,7 +69,7 @@ class ConceptAttention(Fusion):
         )
         logits_BxP *= self.dim**-0.5 * has_text_B[:, None]
         weights_BxP = nn.softmax(logits_BxP).astype(self.dtype)
-        # Attention and W_v commute: project the weighted mean, not P patches.
+        # W_v commutes with the weighted mean: project the mean, not P patches.
         answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
         image_BxD = self.project(patches_BxPxC.mean(1), "image")
         image_BxD += self.project(

@@ -28,7 +28,7 @@ def normalize(x_BxD: jax.Array) -> jax.Array:
 
 
 def interleave(queries: jax.Array, documents: jax.Array) -> jax.Array:
-    """Interleaves two arrays `[Bh, ...]` to `[2 Bh, ...]`: q0, d0, q1, d1, ...
+    """Interleaves arrays `[Bh, ...]` into `[2 Bh, ...]`: q0, d0, q1, d1, ...
 
     The rows of both arrays are sharded over the devices. Interleaving leaves
     every row on its device, whereas concatenation would move rows.

@@ -47,7 +47,7 @@ def make_model(config: ConfigDict) -> nn.Module | None:
 def load_variables(
     model: nn.Module, config: ConfigDict, size: int, length: int
 ) -> dict[str, Any]:
-    """Returns the published weights of a model from `make_model`.
+    """Returns the published weights for a model from `make_model`.
 
     Args:
       model: the module.
@@ -115,7 +115,7 @@ class MeanPatches(nn.Module):
 
 
 class Clip(nn.Module):
-    """CLIP with its pooling and projections to the common space.
+    """CLIP with its pooling and its projections into the common space.
 
     The embedding of a document with an image and a text is the normalized sum
     of the embeddings of both.

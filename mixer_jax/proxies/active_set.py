@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mixer_jax.runtime.mesh import AXIS
 
 _NONE = jnp.iinfo(jnp.int32).max  # sorts after every row
-_WEIGHT = 4096  # weight of the nearest neighbor, divided by r for the r-th
+_WEIGHT = 4096  # weight of the nearest neighbor; the r-th has 1/r of it
 
 
 def neighbors(
@@ -85,7 +85,7 @@ def select(
 
 
 def _nearest(labels, neighbors, start, count, size, uniform):
-    """Returns positives and the best neighbors, and their number.
+    """Returns the positives and best neighbors, and their number.
 
     The rows are int32 `[<= M]`, sorted and padded at the end with _NONE.
     """

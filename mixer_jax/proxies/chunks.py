@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mixer_jax.proxies import rows as rows_lib
 
-_BLOCK = 128  # rows
+_BLOCK = 128  # rows; see `Chunks`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Chunks:
 
     @property
     def indices(self) -> jax.Array:
-        """The indices of all chunks, to scan over."""
+        """The indices of all chunks, for `jax.lax.scan`."""
         return jnp.arange(self.number)
 
     def start(self, index: jax.Array) -> jax.Array:

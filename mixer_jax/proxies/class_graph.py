@@ -1,4 +1,4 @@
-"""The class graph, which links each category to the K nearest others."""
+"""The class graph, which links each category to its K nearest others."""
 
 import jax
 import jax.numpy as jnp

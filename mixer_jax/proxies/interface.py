@@ -49,7 +49,7 @@ Graph = jax.Array | None  # int32 [C_pad, K], or None for heads without a graph
 
 
 class RowOptimizer(NamedTuple):
-    """An optimizer that is applied to some rows at a time.
+    """An optimizer that updates only some rows at a time.
 
     Attributes:
       init: `proxies [R, D] -> moments`, a pytree whose leaves have R rows.
@@ -115,7 +115,7 @@ class HeadStep(NamedTuple):
 
 
 class Head(Protocol):
-    """A head, which computes the loss of embeddings and updates the proxies.
+    """A head, which computes a loss from embeddings and updates the proxies.
 
     Heads are frozen dataclasses of static settings: hashable, without arrays.
     Embeddings need not be normalized; gradients include the normalization of
@@ -159,7 +159,7 @@ class Head(Protocol):
         """
 
 
-# Typed as Any because these specs take the place of arrays.
+# Typed as Any because the fields below are annotated as arrays.
 _SPLIT: Any = jax.P(AXIS)
 _WHOLE: Any = jax.P()
 _INPUT_SPECS = HeadInput(

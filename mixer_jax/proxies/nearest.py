@@ -76,7 +76,7 @@ def extend(
 
 
 def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Computes `lax.top_k` of f32 `[Q, N]`, faster where N is much above k.
+    """Computes `lax.top_k` of f32 `[Q, N]`, faster if N is much larger than k.
 
     Only the k groups of columns with the largest maxima are sorted, as they
     contain the k largest values. Ties go to the lower column, as in
@@ -105,6 +105,6 @@ def merge(nearest: Nearest, candidates: Nearest) -> Nearest:
 
 
 def keep(cosines: jax.Array, ids: jax.Array, k: int) -> Nearest:
-    """Returns the k nearest candidates of `[Q, N]`, by decreasing cosine."""
+    """Returns the k nearest of `[Q, N]` candidates, by decreasing cosine."""
     cosines, positions = jax.lax.top_k(cosines, k)
     return cosines, jnp.take_along_axis(ids, positions, 1)

@@ -49,7 +49,7 @@ def active_recall(
         candidates = nearest.extend(
             candidates, z[:, None, :], labels, proxies, start, count, _ROWS
         )
-        # Merge the k nearest of all devices into the global k nearest.
+        # Merge the k nearest from all devices into the global k nearest.
         cosines, ids = jax.lax.all_gather(candidates, AXIS, axis=1, tiled=True)
         _, ids = nearest.keep(cosines, ids, k)
         place = jnp.searchsorted(active, ids - start)

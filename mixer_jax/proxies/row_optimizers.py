@@ -20,7 +20,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
-    """Returns SGD with momentum, equal to `optax.sgd`.
+    """Returns SGD with momentum, equivalent to `optax.sgd`.
 
       v <- g + weight_decay * w + momentum * v
       w <- w - learning_rate * v
@@ -44,7 +44,7 @@ def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
 
 
 def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
-    """Returns Adagrad, equal to `optax.adagrad`.
+    """Returns Adagrad, equivalent to `optax.adagrad`.
 
       a <- a + g^2
       w <- w - learning_rate * g / sqrt(a + 1e-7)
@@ -76,7 +76,7 @@ def adagrad(weight_decay: float = 0.0, initial: float = 0.1) -> RowOptimizer:
 def adam(
     weight_decay: float = 0.0, b1: float = 0.9, b2: float = 0.999
 ) -> RowOptimizer:
-    """Returns Adam, equal to `optax.adam` except for a step count per row.
+    """Returns Adam, like `optax.adam` but with a separate step count per row.
 
       m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
       w <- w - learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + 1e-8)

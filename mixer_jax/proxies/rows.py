@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime import mesh as meshes
 
-TINY = 1e-12  # lower limit of squared norms
+TINY = 1e-12  # lower bound on squared norms
 
 
 def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -36,7 +36,7 @@ def d_unit(
 def product(
     formula: str, left: jax.Array, right: jax.Array, dtype: str
 ) -> jax.Array:
-    """Multiplies matrices with factors cast to a dtype; sums are f32.
+    """Multiplies matrices cast to a dtype and accumulates in f32.
 
     Args:
       formula: subscripts for `jnp.einsum`.
@@ -80,8 +80,8 @@ def init_proxies(
 
     @functools.partial(jax.jit, out_shardings=meshes.rows(mesh))
     def init(key):
-        # The default generator counts draws from the first row, so padding at
-        # the end does not change the rows before it.
+        # JAX's default generator numbers its draws from the first row on, so
+        # padding at the end does not change the rows before it.
         centers, _ = unit(jax.random.normal(key, (rows * subcenters, dim)))
         proxies = centers.reshape(rows, subcenters * dim).astype(dtype)
         return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
@@ -95,7 +95,7 @@ def per_device(num_categories: int, mesh: Mesh) -> int:
 
 
 def own(num_categories: int, rows: int) -> tuple[jax.Array, jax.Array]:
-    """Returns where this device's rows begin and how many are real.
+    """Returns where this device's rows begin and how many are not padding.
 
     Args:
       num_categories: C.
@@ -115,12 +115,12 @@ def own_key(key: jax.Array) -> jax.Array:
 
 
 def varying(tree: Any) -> Any:
-    """Marks constants as varying over devices, as scan requires of carries."""
+    """Marks constants as varying over devices, as scan requires for carries."""
     return jax.lax.pcast(tree, meshes.AXIS, to="varying")
 
 
 def take(tree: Any, indices: jax.Array) -> Any:
-    """Gathers every leaf's rows at `indices [M]`, sorted and unique."""
+    """Gathers every leaf's rows at sorted and unique `indices [M]`."""
     return jax.tree.map(
         lambda x: x.at[indices].get(
             indices_are_sorted=True,
@@ -132,7 +132,7 @@ def take(tree: Any, indices: jax.Array) -> Any:
 
 
 def put(tree: Any, indices: jax.Array, rows: Any) -> Any:
-    """Writes `rows [M, ...]` at `indices [M]`, sorted and unique."""
+    """Writes `rows [M, ...]` at sorted and unique `indices [M]`."""
     return jax.tree.map(
         lambda x, row: x.at[indices].set(
             row,

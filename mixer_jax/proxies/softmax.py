@@ -138,7 +138,7 @@ def update(
     chunks = Chunks(length, loss.chunk, active.rows)
 
     def score(index, cosines, axis):
-        """Returns logits of negatives and a mask of own rows.
+        """Returns the negatives' logits and a mask of the samples' own rows.
 
         The cosines have the rows on `axis` and the samples on the other.
         """
@@ -178,13 +178,14 @@ def update(
     start = rows_lib.varying((peak, total, jnp.zeros(z.shape)))
     (peak, total, pull), _ = jax.lax.scan(reduce, start, chunks.indices)
 
-    # Where there are no negatives, `total` counts masked logits only, and the
-    # factor below makes it 0.
+    # Without negatives, `total` counts only masked logits, and the factor
+    # below makes it 0.
     highest = jax.lax.pmax(peak, AXIS)
     own, own_cosine = _own(rows, active.rows, target, z, loss)
     sums = {"total": total * jnp.exp(peak - highest), "cosine": own_cosine}
     if batch.margins is not None:
-        # shard_map treats psum results, unlike gathered arrays, as replicated.
+        # Use psum: shard_map treats its results, but not gathered arrays, as
+        # replicated.
         sums["size"] = jnp.where(target == ABSENT, 0.0, batch.margins)
     sums = jax.lax.psum(sums, AXIS)
     cosine, size = sums["cosine"], sums.get("size", loss.size)
@@ -194,7 +195,7 @@ def update(
     negatives = highest + jnp.log(sums["total"])
     excess = negatives - loss.scale * margin
     normalizer = jnp.logaddexp(negatives, loss.scale * margin)
-    share = loss.scale / target.shape[0]  # factor of the cosines' gradients
+    share = loss.scale / target.shape[0]  # scale of the cosines' gradients
     d_cosine = -share * slope * jax.nn.sigmoid(excess)
     value = jnp.mean(jax.nn.softplus(excess))
 
@@ -318,7 +319,7 @@ def _sum_own_part(dz: jax.Array, wire: str) -> jax.Array:
     """Sums `[B, D]` over devices in f32; each keeps its part `[B / n, D]`."""
     if wire == "float32":
         return jax.lax.psum_scatter(dz, AXIS, tiled=True)
-    # A reduction of narrow values would also sum them in that precision.
+    # Reducing narrow values directly would also sum them in low precision.
     parts = dz.reshape(jax.lax.axis_size(AXIS), -1, dz.shape[-1])
     parts = jax.lax.all_to_all(parts.astype(wire), AXIS, 0, 0)
     return jnp.sum(parts.astype(jnp.float32), 0)

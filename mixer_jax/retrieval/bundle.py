@@ -39,10 +39,10 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places
 
-FORMAT = 1  # increases with each change that older versions cannot read
+FORMAT = 1  # incremented on changes that older versions cannot read
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER, CARD = "tokenizer.json", "README.md"
-# Models of other libraries have files with the same names.
+# Other libraries' models have files with the same names.
 KIND = folders.Kind(
     "bundle",
     WEIGHTS,
@@ -52,7 +52,7 @@ KIND = folders.Kind(
 )
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# Errors raised by reading a bundle with damaged files.
+# Errors that may occur when reading a damaged bundle.
 _DAMAGE = (
     AttributeError,
     KeyError,
@@ -64,7 +64,7 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Prefixes of the names of those keys that only affect training.
+# Those whose names have one of these prefixes affect only training.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 
@@ -73,7 +73,7 @@ def write(
     folder: str | os.PathLike,
     measures: list[Mapping[str, Any]] = (),
 ) -> str:
-    """Writes a bundle atomically, replacing an older one.
+    """Writes a bundle atomically, replacing any existing one.
 
     Args:
       trained: the model.
@@ -189,7 +189,7 @@ def fingerprint(trained: Trained) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> ConfigDict:
-    """Returns the config of a bundle, set to use the bundle's tokenizer."""
+    """Returns a bundle's config, set to use the bundle's tokenizer."""
     return _read_config(pathlib.Path(folder))[0]
 
 
@@ -207,12 +207,12 @@ def is_bundle(folder: str | os.PathLike) -> bool:
         meta = json.loads(folders.find(folder, CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return folders.find(folder, WEIGHTS).is_file()
-    # Workdirs and models of other libraries also have a config.json.
+    # Workdirs and other libraries' models also have a config.json.
     return isinstance(meta, dict) and "fingerprint" in meta
 
 
 def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
-    """Returns config, step and fingerprint of a bundle."""
+    """Returns a bundle's config, step and fingerprint."""
     path = folders.find(folder, CONFIG)
     remedy = "export it again with `python -m mixer_jax.export`"
     try:
@@ -241,7 +241,7 @@ def _damaged(folder: pathlib.Path, error: Exception) -> UserError:
 
 
 def _portable(config: ConfigDict) -> ConfigDict:
-    """Returns a copy of a stage's config without paths of this machine."""
+    """Returns a copy of a stage's config without machine-specific paths."""
     config = config_lib.from_dict(json.loads(config_lib.to_json(config)))
     keys = (*places.KEYS, "init_command", "data.prepared", "data.features")
     for key in keys:

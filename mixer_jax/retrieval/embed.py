@@ -168,7 +168,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike) -> None:
 
 
 def _store(result: np.ndarray, embeddings: jax.Array, index: jax.Array) -> int:
-    """Stores embeddings of a batch in their rows; returns the row count."""
+    """Stores a batch's embeddings in `result`; returns the number of rows."""
     embeddings, index = jax.device_get((embeddings, index))
     is_row = index >= 0  # not padding
     result[index[is_row]] = embeddings[is_row]

@@ -42,15 +42,15 @@ BLOCK = 1024  # queries ranked at once
 
 
 class Samples(NamedTuple):
-    """Samples of one role, reduced to what ranking needs; N rows each."""
+    """Samples of one role, with only what ranking needs; N rows each."""
 
     embeddings: np.ndarray  # f32 [N, D]
-    categories: np.ndarray  # str [N], as objects: np.str_ drops a final NUL
+    categories: np.ndarray  # str [N], as objects: np.str_ drops trailing NULs
     groups: np.ndarray  # str [N], likewise; "" for no group
     images: np.ndarray  # str [N]: digests of the image files; "" for none
 
     def merge(self, other: "Samples") -> "Samples":
-        """Returns the samples of both, concatenated."""
+        """Returns the concatenated samples of both."""
         return Samples(*map(np.concatenate, zip(self, other, strict=True)))
 
 
@@ -127,7 +127,7 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
 def _with_progress(
     queries: Samples, documents: Samples, mesh: Mesh
 ) -> Iterator[Block]:
-    """Yields the blocks of `rank` and shows the progress."""
+    """Yields the blocks of `rank` and shows progress."""
     total = len(queries.categories)
     with progress.show("Ranking documents for queries", total) as count:
         for block in rank(queries, documents, mesh):
@@ -136,7 +136,7 @@ def _with_progress(
 
 
 def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
-    """Measures the rankings of all documents for every query; see `rank`.
+    """Returns the measures of all queries' rankings; see `rank`.
 
     Queries without a document of their category are not counted.
 
@@ -189,7 +189,7 @@ def evaluate(
     model: str,
     stage: str = "",
 ) -> list[Row]:
-    """Measures one model on all parts and galleries of a sample table.
+    """Evaluates one model on all parts and galleries of a sample table.
 
     Args:
       embed: a function that embeds samples with the model.
@@ -262,7 +262,7 @@ def read(
     shared = sorted(set(test.category_id) & set(others.category_id))
     if shared:
         raise UserError(
-            f"{len(shared)} categories of {path} are in both of the splits "
+            f"{len(shared)} categories of {path} are in both splits, "
             f"{settings.split!r} and {settings.distractors!r}, such as "
             f"{text.quoted(shared[0])}; evaluated categories must not be used "
             "for training, so assign each category to one split."
@@ -289,7 +289,7 @@ def read(
 def _check_answerable(
     frame: pd.DataFrame, splits: Iterable[str], path: str | os.PathLike
 ) -> None:
-    """Checks that each split has a query and a document of its category."""
+    """Checks that each split has a query with a document of its category."""
     for split in splits:
         part = frame[frame.split == split]
         query = part.role == table_lib.QUERY
@@ -314,7 +314,7 @@ def distractors(
 
 
 def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Adds rows to a JSON list, replacing rows of equal `metrics.KEY`.
+    """Adds rows to a JSON list, replacing rows with the same `metrics.KEY`.
 
     The file is replaced atomically; updates of a local file are serialized.
 
@@ -329,7 +329,7 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     with paths.in_turn(path):
         writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
         with results.rescuing(path, writer, "The rows"):
-            merged = merge(path, rows)  # The file may have changed meanwhile.
+            merged = merge(path, rows)  # The file may have changed since.
         paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged
 
@@ -363,7 +363,7 @@ def _part(split: str, part: str) -> str:
 
 
 def _codes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns integer codes shared by the strings of two arrays; "" is -1."""
+    """Encodes the strings of two arrays as shared integers; "" as -1."""
     names, codes = np.unique(np.concatenate([left, right]), return_inverse=True)
     codes = codes.astype(np.int32) - int(names[0] == "")
     return codes[: len(left)], codes[len(left) :]

@@ -37,15 +37,15 @@ class Export(NamedTuple):
 
     workdir: paths.Path  # the stage's workdir, absolute
     step: int  # the checkpoint's step
-    count: int  # C
-    subcenters: int  # n, the number per category
-    dim: int  # D
+    count: int  # C, the number of categories
+    subcenters: int  # n, the number of proxies per category
+    dim: int  # D, the size of a proxy
 
 
 def write(
     run: str | os.PathLike, folder: str | os.PathLike, unit: bool = False
 ) -> Export:
-    """Writes the proxies of a run's last stage; replaces an older export.
+    """Writes the proxies of a run's last stage; replaces an existing export.
 
     Proxies are copied in blocks, so they may exceed the host's memory; no
     accelerator is used.
@@ -92,7 +92,7 @@ def write(
     }
 
     def write_files(draft: pathlib.Path) -> None:
-        # Do not use a memory map: with it, a full disk would kill the process
+        # Do not use a memory map: with one, a full disk would kill the process
         # instead of raising an error.
         with open(draft / PROXIES, "wb") as file:
             np.lib.format.write_array_header_1_0(

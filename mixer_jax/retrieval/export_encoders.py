@@ -36,11 +36,11 @@ class Export(NamedTuple):
     workdir: paths.Path  # the stage's workdir, absolute
     step: int  # the checkpoint's step
     parts: tuple[str, ...]  # the exported encoders' folders
-    without: tuple[str, ...]  # encoders that transformers lacks
+    without: tuple[str, ...]  # encoders that transformers does not have
 
 
 def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:
-    """Writes the encoders of a run's last stage; replaces an older export.
+    """Writes the encoders of a run's last stage; replaces an existing export.
 
     Args:
       run: the workdir of a stage, or of a curriculum, whose last stage is used.

@@ -58,7 +58,7 @@ class _Pointed(NamedTuple):
     """Contents of a pointer file."""
 
     folder: pathlib.Path  # the generation's folder
-    names: tuple[str, ...]  # its files and folders, moved or not
+    names: tuple[str, ...]  # its files and folders, even if already moved
 
 
 def check(folder: str | os.PathLike, kind: Kind) -> None:
@@ -158,8 +158,8 @@ def write(
         message names the folder where the files were saved instead, if any.
     """
     try:
-        # `check` has tested the folder; since then, the disk may have become
-        # full, or another program may have put files there.
+        # Since the folder was checked, the disk may have filled up, or another
+        # program may have put files there.
         _check_kind(folder, kind)
         target = files.resolve(folder)
         with files.made(target):
@@ -168,7 +168,7 @@ def write(
             with _draft(target) as draft:
                 writer(draft)
                 with guards.locked(target):
-                    finish(target, kind)  # moves that another writer began
+                    finish(target, kind)  # another writer's unfinished moves
                     _switch(target, draft)
             with guards.locked(target):
                 finish(target, kind)
@@ -200,7 +200,7 @@ def find(folder: str | os.PathLike, name: str) -> pathlib.Path:
 def read_whole(
     folder: str | os.PathLike, kind: Kind, read: Callable[[], _Read]
 ) -> _Read:
-    """Returns the result of `read`, based on the files of one generation.
+    """Calls `read` so that it sees the files of a single generation.
 
     `read` looks up files with `find`. It is called again if a writer replaces
     or moves files meanwhile.
@@ -310,7 +310,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Returns whether a writer, possibly killed since, created this path."""
+    """Returns whether a writer, even one that was killed, created this path."""
     begin = (_GENERATION, _POINTER, f".{_POINTER}")
     return path.name.startswith(begin) or owner_store.is_part(path)
 

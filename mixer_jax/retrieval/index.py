@@ -27,7 +27,7 @@ from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import quoted
 from mixer_jax.training.checkpoint import checkpoints, checksums
 
-FORMAT = 1  # increases with each change that older versions cannot read
+FORMAT = 1  # incremented on changes that older versions cannot read
 EMBEDDINGS, DOCUMENTS, INDEX = "embeddings.npy", "documents.csv", "index.json"
 KIND = folders.Kind(
     "index",
@@ -79,7 +79,7 @@ class Index(NamedTuple):
 
     @property
     def pictures(self) -> list[str]:
-        """The names of the documents' pictures, without missing ones."""
+        """The names of the pictures, for documents that have one."""
         return _pictures(self.documents)
 
 
@@ -147,7 +147,7 @@ def build(
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
-    """Writes the index atomically, replacing an older one.
+    """Writes the index atomically, replacing any existing one.
 
     Raises:
       UserError: if the folder has other contents or cannot be written.
@@ -229,7 +229,7 @@ def _read(
         _check_embeddings(embeddings, (meta["N"], meta["D"]))
         if len(documents) != len(embeddings):
             raise ValueError("its files do not match each other")
-        # The first version stored absolute paths, and no folder of pictures.
+        # The first version stored absolute paths and no image folder.
         if "images" in meta:
             _check_names(documents["image"])
     except NewerFormatError:
@@ -269,7 +269,7 @@ def _check_embeddings(embeddings: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 def _check_names(images: pd.Series) -> None:
-    """Raises a `ValueError` if a path is outside the pictures' folder."""
+    """Raises a `ValueError` if a path is outside the image folder."""
     outside = images[images.str.contains(rules.OUTSIDE)]
     if len(outside):
         raise ValueError(
@@ -301,7 +301,7 @@ def _compare(folder: str | os.PathLike, recorded: dict[str, list[int]]) -> None:
 def _find_workdir(
     workdirs: list[paths.Path], step: int, folder: pathlib.Path
 ) -> paths.Path:
-    """Returns the first workdir with a model at `step`, else with any model."""
+    """Finds the first workdir with a model at `step`, else with any model."""
     steps = {path: runs.latest_step(path) for path in workdirs}
     for wanted in ({step}, set(steps.values()) - {None}):
         for workdir, latest in steps.items():

@@ -38,7 +38,7 @@ DEFINITIONS = (
     (
         "map_at_r",
         "MAP@R",
-        "MAP cut at R, the number of the query's relevant documents.",
+        "MAP cut off at R, the number of relevant documents of the query.",
     ),
     (
         "mrr",
@@ -91,7 +91,7 @@ def identical_at(
 def relevance_at(
     found: np.ndarray, groups: np.ndarray, mask: np.ndarray, k: int
 ) -> Mean:
-    """Relevance@k: mean share of the top k that are of the query's group.
+    """Relevance@k: mean share of the top k that are in the query's group.
 
     If a gallery has fewer than k documents, the share is over all of them.
     Queries without a group are not counted.
@@ -130,7 +130,7 @@ def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
 def mean_average_precision_at_r(
     positions: np.ndarray, mask: np.ndarray
 ) -> Mean:
-    """MAP@R: MAP cut at R, the query's number of relevant documents.
+    """MAP@R: MAP cut off at R, the query's number of relevant documents.
 
     The arguments are those of `mean_average_precision`.
 

@@ -48,7 +48,7 @@ class Model:
         *,
         ignores_text: str = "",
     ):
-        """Puts the variables on the devices of `mesh`, by default on all."""
+        """Puts the variables on the devices of `mesh`, by default all."""
         self._mesh = mesh or mesh_lib.make_mesh()
         self._trained = trained
         self._tokenizer = text.load(
@@ -179,7 +179,7 @@ class Model:
         distractors: str | None = None,
         max_skipped: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Evaluates retrieval of documents by queries of a sample table.
+        """Evaluates query-to-document retrieval on a sample table.
 
         Args:
           path: the sample table.
@@ -340,7 +340,7 @@ def _uses_text(fusion: str) -> bool:
 def _align(
     images: Sequence | None, texts: Sequence[str | None] | None
 ) -> tuple[list, list[str]]:
-    """Returns images and texts of equal length, filling in missing ones."""
+    """Returns image and text lists of equal length, filling in missing ones."""
     if images is None and texts is None:
         raise UserError("Documents need images, texts or both.")
     if isinstance(texts, str):

@@ -19,7 +19,7 @@ _MAX_PROBES = 100  # maximum number of pictures to look for in each folder
 
 
 def save(target: paths.Path, folder: str | os.PathLike) -> list[str]:
-    """Returns the paths to store, from which `load` finds a target again.
+    """Returns the paths to store, so that `load` can find a target again.
 
     Args:
       target: a folder on this machine or in a bucket.

@@ -13,7 +13,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import places
 
-OURS = "mixer"  # the name of the run's own model in the rows
+OURS = "mixer"  # the name of the run's own model in evaluation rows
 
 
 class Model(NamedTuple):
@@ -26,7 +26,7 @@ class Model(NamedTuple):
 def find_stages(
     run: str | os.PathLike, names: Iterable[str] = ()
 ) -> list[paths.Path]:
-    """Returns the workdirs of a run's stages; `run` for a stage or bundle.
+    """Returns the workdirs of a run's stages; `[run]` for a stage or bundle.
 
     Args:
       run: the folder of a curriculum or a stage, or a bundle.
@@ -63,7 +63,7 @@ def find_models(
     stages: Sequence[str] = (),
     others: Sequence[str] = (),
 ) -> list[Model]:
-    """Returns the models to measure.
+    """Returns the models to evaluate.
 
     Args:
       run: the folder of a curriculum or a stage, or a bundle.

@@ -25,7 +25,7 @@ RELEVANT_BLOCK = 16  # relevant documents ranked at once per query
 
 
 class Gallery(flax.struct.PyTreeNode):
-    """The documents of a search.
+    """The documents to search.
 
     Attributes:
       documents: f32 `[N_pad, D]`, unit rows, sharded over the mesh.
@@ -155,7 +155,7 @@ def _blockwise(
     images: np.ndarray | None,
     *extra: np.ndarray,
 ):
-    """Applies `function` to blocks of queries, the last one padded."""
+    """Applies `function` to blocks of queries, padding the last one."""
     if images is None:
         images = np.full(len(queries), -1, np.int32)
     arrays = (_unit(queries), np.asarray(images, np.int32), *extra)

@@ -24,7 +24,7 @@ def from_encoders(
     text_length: int | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Returns a zero-shot model made from published encoders.
+    """Returns a zero-shot model built from published encoders.
 
     If `image` and `text` are the same CLIP model, its projections map images
     and texts into a common space. Other encoders have no common space: the
@@ -65,7 +65,7 @@ def from_encoders(
 
 
 def _make(config, image_size: int | None, text_length: int | None):
-    """Returns the module; sets the sizes in `config`."""
+    """Returns the module, and sets the sizes in `config`."""
     model, data = config.model, config.data
     encoder = factory.make_encoder("image_encoder", model.image.name)
     trained_size = getattr(encoder.config, "image_size", _DEFAULT_SIZE)

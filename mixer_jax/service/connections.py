@@ -10,7 +10,7 @@ import socket
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_TIMEOUT = 60  # seconds for the head of a request, or for reading a response
+_TIMEOUT = 60  # seconds to send a request's head, or to read a response
 
 
 class Connection(H11Protocol):
@@ -48,12 +48,12 @@ class Connection(H11Protocol):
         self._no_reader = _cancelled(self._no_reader)
 
     def pause_writing(self) -> None:
-        """Starts the timeout for reading by the client."""
+        """Starts the timeout for a client that does not read."""
         super().pause_writing()
         self._no_reader = self.loop.call_later(_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Stops the timeout for reading by the client."""
+        """Stops the timeout for a client that does not read."""
         super().resume_writing()
         self._no_reader = _cancelled(self._no_reader)
 
@@ -61,7 +61,7 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _watch(self) -> None:
-        """Limits the time for the head of a request, even if bytes arrive."""
+        """Limits the time to send a request's head, even if bytes arrive."""
         if not self._is_waiting() or self.transport.is_closing():
             self._no_request = _cancelled(self._no_request)
         elif self._no_request is None:
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
         """
         await super().shutdown(sockets)
         if tasks := self.server_state.tasks:
-            await asyncio.wait(tasks)  # The tasks were canceled.
+            await asyncio.wait(tasks)  # already canceled
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

@@ -54,7 +54,7 @@ def with_whole_uploads(app: ASGIApp) -> ASGIApp:
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         names = dict(scope.get("headers", ()))
         more = b"content-length" in names or b"transfer-encoding" in names
-        waits = b"expect" in names  # for permission to send the body
+        waits = b"expect" in names  # the client waits for "100 Continue"
 
         async def read() -> Message:
             nonlocal more, waits

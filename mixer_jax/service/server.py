@@ -1,4 +1,4 @@
-"""Serves an index over HTTP: a search page, and a JSON API.
+"""Serves an index over HTTP: a search page and a JSON API.
 
 GET  /             the page
 POST /search?k=12  the k documents nearest to an image, sent as the body or as a
@@ -47,10 +47,10 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 MAX_K, DEFAULT_K = 100, 12
 MAX_MEGAPIXELS = 50.0
 MEGABYTE = uploads.MEGABYTE
-# Formats that browsers show. Decoders of some others start external programs.
+# Formats that browsers show. Some other decoders start external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is required"
-# Messages that replace those of the router.
+# Replacements for the router's messages.
 _UNROUTED = {
     "Not Found": "There is nothing at this URL; POST a picture to search. "
     "A proxy must strip its prefix.",
@@ -59,7 +59,7 @@ _UNROUTED = {
 }
 _HEAD = 64  # leading bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
-_MAX_SEARCHES = 8  # concurrent searches; further ones wait without a thread
+_MAX_SEARCHES = 8  # concurrent searches; others wait without using a thread
 
 
 class Searcher:
@@ -243,7 +243,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         middleware=[Middleware(middleware.with_single_slashes)],
         exception_handlers={HTTPException: _report, Exception: _report_bug},
     )
-    # Redirects would be absolute URLs, without a proxy's prefix.
+    # Redirects would use absolute URLs, which lack a proxy's prefix.
     app.router.redirect_slashes = False
     return app
 
@@ -263,14 +263,14 @@ def _media_type(path: pathlib.Path) -> str | None:
     """
     with open(path, "rb") as file:
         name = faults.identify(file.read(_HEAD))
-    if name in (None, "SVG"):  # Browsers run scripts in an SVG.
+    if name in (None, "SVG"):  # Browsers run scripts in SVGs.
         return None
     Image.init()
     return Image.MIME.get(name, "application/octet-stream")
 
 
 def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
-    """Returns a message for the client about why a picture is rejected."""
+    """Returns a message that tells the client why a picture is rejected."""
     kind = faults.describe(content)
     if error.kind == faults.TOO_LARGE:
         return f"This is {kind}, but {error.reason}."
@@ -289,8 +289,8 @@ def run(app: Starlette, listener: socket.socket) -> None:
     config = uvicorn.Config(
         middleware.without_cancellation(middleware.with_whole_uploads(app)),
         http=connections.Connection,
-        log_level="error",  # Bad requests are reported to the client only.
-        log_config=None,  # The default config closes existing handlers.
+        log_level="error",  # Bad requests are reported only to the client.
+        log_config=None,  # The default config would close existing handlers.
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
@@ -330,7 +330,7 @@ def listen(host: str, port: int) -> socket.socket:
                 "--host, such as 127.0.0.1 or 0.0.0.0"
             )
         raise UserError(
-            f"Port {port} of {host or repr(host)} cannot be opened: {reason}."
+            f"Port {port} on {host or repr(host)} cannot be opened: {reason}."
         ) from error
 
 
@@ -355,7 +355,7 @@ def _queried_k(query: QueryParams) -> int | None:
 
 
 def _read_k(text: str) -> int:
-    # int() would also accept 1_0 and the digits of other scripts.
+    # int() would also accept 1_0 and digits from other scripts.
     digits = text.strip()
     k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
     if not 1 <= k <= MAX_K:

@@ -13,11 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 
 MEGABYTE = 1_000_000
 _MAX_UPLOADS = 16  # maximum-size uploads held in memory at once
-_IDLE_TIMEOUT = 60  # seconds without a byte until an upload is aborted
-_TOTAL_TIMEOUT = 600  # seconds that an upload may occupy memory
+_IDLE_TIMEOUT = 60  # seconds without data before an upload is aborted
+_TOTAL_TIMEOUT = 600  # maximum seconds that an upload may occupy memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
-_MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes per field
+_MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes in each
 
 
 class Upload(NamedTuple):
@@ -36,7 +36,7 @@ class Reader:
     """Reads uploads and limits their total size in memory."""
 
     def __init__(self, max_megabytes: float):
-        """Takes the maximum size of a request in megabytes."""
+        """Sets the maximum size of a request, in megabytes."""
         self._limit = int(max_megabytes * MEGABYTE)
         self._too_large = (
             f"The picture is larger than {max_megabytes:g} megabytes."

@@ -18,7 +18,7 @@ from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.kernels import activations
 from mixer_jax.runtime.errors import UserError
 
-# Class names of the originals by `model_type` in config.json.
+# Class names in transformers, keyed by the `model_type` in config.json.
 _KINDS = {
     "bert": "BertModel",
     "roberta": "RobertaModel",
@@ -28,22 +28,22 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """Sizes of a model of the BERT family."""
+    """Sizes of a model in the BERT family."""
 
     width: int = 768
     layers: int = 12
     heads: int = 12
     hidden: int = 3072
     vocabulary: int = 30522
-    positions: int = 512  # longest text, in tokens
+    positions: int = 512  # maximum number of tokens per text
     types: int = 2  # token types; only the first is used
-    kind: str = "bert"  # or "roberta" or "xlm-roberta"
-    padding: int = 0  # token ID of padding
-    epsilon: float = 1e-12  # epsilon of the norms
+    kind: str = "bert"  # "bert", "roberta" or "xlm-roberta"
+    padding: int = 0  # ID of the padding token
+    epsilon: float = 1e-12  # epsilon of the layer norms
 
     @property
     def first_position(self) -> int:
-        """Index of the first position; RoBERTa's follows the padding ID."""
+        """Index of the first position; RoBERTa starts after the padding ID."""
         return 0 if self.kind == "bert" else self.padding + 1
 
 
@@ -74,14 +74,14 @@ KEYS = KeyMap(
         (r"layer(\d+)/project", r"encoder.layer.\1.output.dense"),
         (r"layer(\d+)/norm2", r"encoder.layer.\1.output.LayerNorm"),
     ),
-    # Task heads, and the index buffers of old files.
+    # Task heads, and the index buffers in old files.
     ignored=r"(pooler|cls|lm_head|classifier|qa_outputs)\..*"
     r"|embeddings\.(position|token_type)_ids",
     prefix="bert.",
 )
 # For both RoBERTa and XLM-RoBERTa.
 ROBERTA_KEYS = dataclasses.replace(KEYS, prefix="roberta.")
-# Keys of config.json for which a single value is supported.
+# Keys of config.json that support only one value.
 _FIXED = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
@@ -101,7 +101,7 @@ _SIZES = {
 
 
 def from_original(config: Mapping[str, Any]) -> BertConfig:
-    """Reads the config of an original.
+    """Reads the original's config.json.
 
     Args:
       config: content of its config.json, whose model_type is bert, roberta or
@@ -127,7 +127,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
     )
     if sizes.width % sizes.heads:
         raise UserError(
-            f"The BERT's config has hidden_size = {sizes.width}; it must be a "
+            f"The BERT config has hidden_size = {sizes.width}; it must be a "
             f"multiple of num_attention_heads = {sizes.heads}."
         )
     rows = config.get("max_position_embeddings", 512)
@@ -135,7 +135,7 @@ def from_original(config: Mapping[str, Any]) -> BertConfig:
 
 
 def to_original(config: BertConfig) -> dict[str, Any]:
-    """Returns the config.json with which transformers loads our weights."""
+    """Returns a config.json with which transformers can load our weights."""
     return {
         "architectures": [_KINDS[config.kind]],
         "model_type": config.kind,
@@ -232,7 +232,7 @@ class Bert(nn.Module):
         types = table("type_embedding", config.types)
         places = positions[None, : tokens_BxL.shape[1]]
         if config.kind != "bert":
-            # Do not count padding, identified by the mask or by its token ID.
+            # Do not count padding, given by the mask or by its token ID.
             counted = mask_BxL & (tokens_BxL != config.padding)
             places = positions[counted.cumsum(1) * counted + config.padding]
         x = words[tokens_BxL] + types[None, :1] + places

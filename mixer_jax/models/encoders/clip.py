@@ -50,7 +50,7 @@ TEXT_CONFIGS = {
     "clip-l14": ClipTextConfig(width=768, heads=12, hidden=3072),
 }
 
-# Files may hold one tower, or both towers and their projections. The last norm
+# Files may contain one tower, or both with their projections. The last norm
 # of the image tower is ignored: it applies only to CLS, not to the patches.
 _IGNORED = (
     r"(.*\.)?position_ids|logit_scale|(text|visual)_projection\.weight"
@@ -61,7 +61,7 @@ VISION_KEYS = KeyMap(
         *transformer.LAYER_PAIRS,
         (r"cls", r"embeddings.class_embedding"),
         (r"patch_embedding", r"embeddings.patch_embedding"),
-        (r"pre_norm", r"pre_layrnorm"),  # the original's spelling
+        (r"pre_norm", r"pre_layrnorm"),  # spelled this way in the original
     ),
     ignored=rf"{_IGNORED}|text_model\..*",
     prefix="vision_model.",
@@ -100,14 +100,14 @@ def text_from_original(config: Mapping[str, Any]) -> ClipTextConfig:
 
 
 def vision_to_original(config: ClipVisionConfig) -> dict[str, Any]:
-    """Returns the config.json of transformers' CLIPVisionModel."""
+    """Returns the config.json for transformers' CLIPVisionModel."""
     return transformer.to_original(
         config, "clip_vision_model", "CLIPVisionModel"
     )
 
 
 def text_to_original(config: ClipTextConfig) -> dict[str, Any]:
-    """Returns the config.json of transformers' CLIPTextModel."""
+    """Returns the config.json for transformers' CLIPTextModel."""
     return transformer.to_original(config, "clip_text_model", "CLIPTextModel")
 
 

@@ -34,7 +34,7 @@ class EfficientNetConfig:
     """Sizes of an EfficientNet-Lite."""
 
     width: float = 1.0  # channel multiplier, except in the stem and the head
-    depth: float = 1.0  # repeat multiplier, except in the first and last stage
+    depth: float = 1.0  # repeat multiplier, except in the first and last stages
     size: int = 224  # side of the training images in pixels
     mean: tuple[float, ...] = (127.0, 127.0, 127.0)  # of pixels in 0..255
     std: tuple[float, ...] = (128.0, 128.0, 128.0)
@@ -87,7 +87,7 @@ KEYS = KeyMap(
 
 
 class InvertedResidual(nn.Module):
-    """Block of a 1x1 expansion, a depthwise filter and a 1x1 projection."""
+    """A 1x1 expansion, a depthwise convolution and a 1x1 projection."""
 
     size: int
     stride: int

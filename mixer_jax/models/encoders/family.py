@@ -10,7 +10,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Family(NamedTuple):
-    """An architecture, with conversions from and to its original files.
+    """An architecture, with conversions to and from its original files.
 
     Attributes:
       module: the encoder class; its field `config` is an instance of `sizes`.
@@ -30,7 +30,7 @@ class Family(NamedTuple):
 def check_fixed(
     owner: str, config: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> None:
-    """Checks the keys of a config.json for which one value is supported.
+    """Checks the keys of a config.json that support only one value.
 
     Args:
       owner: what the config belongs to, for the message.
@@ -48,5 +48,5 @@ def check_fixed(
 def unsupported(owner: str, key: str, value: Any, supported: str) -> UserError:
     """Returns the error for an unsupported value in a config.json."""
     return UserError(
-        f"The {owner}'s config has {key} = {value!r}; supported: {supported}."
+        f"The {owner} config has {key} = {value!r}; supported: {supported}."
     )

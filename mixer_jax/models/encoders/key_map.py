@@ -23,14 +23,14 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Permutations of our kernel axes to the original order, by number of axes:
+# Axis permutations from our kernels to the originals, keyed by rank:
 # dense [in, out] -> [out, in], convolution [H, W, in, out] -> [out, in, H, W].
 _AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyMap:
-    """Names of the tensors of an encoder family in the original files.
+    """Tensor names of an encoder family in the original files.
 
     Attributes:
       pairs: pairs `(ours, theirs)` of a regular expression that matches a
@@ -69,7 +69,7 @@ class KeyMap:
     def load(
         self, tensors: Mapping[str, np.ndarray], variables: PyTree, source: str
     ) -> PyTree:
-        """Returns variables with the values of a file.
+        """Returns the variables with values from a file.
 
         Args:
           tensors: the file's tensors by name.
@@ -92,7 +92,7 @@ class KeyMap:
                 name = self.name(path)
             except KeyError as error:
                 raise UserError(
-                    f"The pretrained weights {source} are for another kind of "
+                    f"The pretrained weights {source} are for a different "
                     "encoder; the model has the variable "
                     f"{'/'.join(path[1:])}."
                 ) from error

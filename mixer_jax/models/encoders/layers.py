@@ -1,4 +1,4 @@
-"""Layers that encoders share.
+"""Layers shared by several encoders.
 
 The functions apply their layers as submodules of the calling module.
 """
@@ -14,8 +14,8 @@ from mixer_jax.models.kernels import attention
 from mixer_jax.models.kernels.channel_sums import add_bias, normalize_batch
 from mixer_jax.models.kernels.convolutions import convolve, depthwise
 
-INIT = nn.initializers.normal(0.02)  # of a transformer's parameters
-# Statistics of ImageNet per channel, for pixels in 0..255.
+INIT = nn.initializers.normal(0.02)  # for transformer parameters
+# Per-channel statistics of ImageNet, for pixels in 0..255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 

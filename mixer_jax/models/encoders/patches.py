@@ -67,7 +67,7 @@ def add_positions(
     positions_PxC: jax.Array,
     cls_1xC: jax.Array | None = None,
 ) -> jax.Array:
-    """Adds position embeddings to patches and puts CLS before them.
+    """Adds position embeddings to patches and prepends CLS.
 
     Args:
       x_BxRxSxC: rows and columns of patches.

@@ -40,7 +40,7 @@ def _by_name(
     return {name: partial(module, config) for name, config in configs.items()}
 
 
-# Keys are the values of `config.model.image.name` and `config.model.text.name`.
+# Keyed by `config.model.image.name` and `config.model.text.name`.
 IMAGE_ENCODERS = {
     **_by_name(resnet.ResNet, resnet.CONFIGS),
     **_by_name(vit.ViT, vit.CONFIGS),
@@ -55,7 +55,7 @@ TEXT_ENCODERS = {
     **_by_name(siglip.SiglipText, siglip.TEXT_CONFIGS),
 }
 
-# Keys are the values of `model_type` in an original's config.json.
+# Keyed by the `model_type` in the original config.json.
 IMAGE_FAMILIES = {
     "clip": clip.VISION_FAMILY,
     "clip_vision_model": clip.VISION_FAMILY,
@@ -75,6 +75,6 @@ TEXT_FAMILIES = {
     "xlm-roberta": bert.ROBERTA_FAMILY,
 }
 
-# Keys are the names of the encoders' subtrees in the parameters.
+# Keyed by the names of the encoders in the parameter tree.
 ENCODERS = {"image_encoder": IMAGE_ENCODERS, "text_encoder": TEXT_ENCODERS}
 FAMILIES = {"image_encoder": IMAGE_FAMILIES, "text_encoder": TEXT_FAMILIES}

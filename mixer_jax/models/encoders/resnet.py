@@ -21,7 +21,7 @@ class ResNetConfig:
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     stem: int = 64  # channels of the first convolution
-    bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1 instead of two 3x3
+    bottleneck: bool = True  # blocks of 1x1, 3x3, 1x1, not 3x3, 3x3
     mean: tuple[float, ...] = layers.IMAGENET_MEAN
     std: tuple[float, ...] = layers.IMAGENET_STD
 
@@ -57,7 +57,7 @@ KEYS = KeyMap(
     prefix="resnet.",
 )
 
-# Keys of config.json for which a single value is supported.
+# Keys of config.json that support only one value.
 _FIXED = {
     "model_type": "resnet",
     "num_channels": 3,

@@ -45,7 +45,7 @@ TEXT_CONFIGS = {
     "siglip-so400m": SiglipTextConfig(**_SO400M),
 }
 
-# Files may hold one tower or both towers.
+# Files may contain one tower or both.
 _IGNORED = r"(.*\.)?position_ids|logit_(scale|bias)|(head|classifier)\..*"
 VISION_KEYS = KeyMap(
     pairs=(
@@ -86,7 +86,7 @@ def text_from_original(config: Mapping[str, Any]) -> SiglipTextConfig:
 
 
 def vision_to_original(config: SiglipVisionConfig) -> dict[str, Any]:
-    """Returns the config.json of transformers' SiglipVisionModel."""
+    """Returns the config.json for transformers' SiglipVisionModel."""
     return transformer.to_original(
         config,
         "siglip_vision_model",
@@ -96,7 +96,7 @@ def vision_to_original(config: SiglipVisionConfig) -> dict[str, Any]:
 
 
 def text_to_original(config: SiglipTextConfig) -> dict[str, Any]:
-    """Returns the config.json of transformers' SiglipTextModel."""
+    """Returns the config.json for transformers' SiglipTextModel."""
     return transformer.to_original(
         config, "siglip_text_model", "SiglipTextModel"
     )

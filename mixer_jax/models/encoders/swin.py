@@ -60,7 +60,7 @@ KEYS = KeyMap(
     prefix="swin.",
 )
 
-# Original names of our fields, and keys for which one value is supported.
+# Original names of our fields, and keys that support only one value.
 _FIELDS = {
     "width": "embed_dim",
     "blocks": "depths",
@@ -122,7 +122,7 @@ def _cells(x_BxHxWxC, side):
 
 
 def _window_and_shift(height, width, window, odd):
-    """Returns the side of the windows and their shift, 0 for even blocks.
+    """Returns the window side and the shift, which is 0 for even blocks.
 
     If the shorter side of the map is at most one window, it becomes the side
     of the windows, and the shift is 0 for odd blocks, too.
@@ -133,7 +133,7 @@ def _window_and_shift(height, width, window, odd):
 
 
 def _bias_rows(window, table_window):
-    """Returns the row of the bias table for each pair of patches, [L, L]."""
+    """Returns each patch pair's row in the bias table, [L, L]."""
     place = np.stack(np.mgrid[:window, :window], -1).reshape(-1, 2)
     offset = place[:, None] - place[None] + table_window - 1
     return offset[..., 0] * (2 * table_window - 1) + offset[..., 1]
@@ -207,8 +207,8 @@ class _Block(nn.Module):
         channels = x_BxHxWxC.shape[-1]
         hidden = int(channels * self.config.mlp_ratio)
         x = self.attend(_norm(self.dtype, "norm1")(x_BxHxWxC))
-        # Drop the sublayer for whole images. As in the original, the second
-        # sublayer is never dropped.
+        # Stochastic depth: drop the sublayer for entire images. As in the
+        # original, the second sublayer is never dropped.
         x = nn.Dropout(self.drop_path, (1, 2, 3), not train)(x)
         x += x_BxHxWxC
         y = _norm(self.dtype, "norm2")(x)

@@ -18,7 +18,7 @@ from mixer_jax.models.encoders.family import check_fixed, unsupported
 from mixer_jax.models.encoders.layers import INIT, dense, self_attention
 from mixer_jax.models.kernels import activations
 
-# Keys are the names in config.json.
+# Keyed by the names in config.json.
 ACTIVATIONS = {
     "gelu": activations.gelu,
     "gelu_pytorch_tanh": nn.gelu,
@@ -35,12 +35,12 @@ class Config:
     heads: int = 12
     hidden: int = 3072
     activation: str = "gelu"  # a key of `ACTIVATIONS`
-    epsilon: float = 1e-6  # epsilon of the norms
+    epsilon: float = 1e-6  # epsilon of the layer norms
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
-    """Sizes of an image encoder, and the normalization of its pixels."""
+    """Sizes and pixel normalization of an image encoder."""
 
     patch: int = 16  # side of a patch in pixels
     image_size: int = 224  # pixels per side covered by the stored positions
@@ -49,7 +49,7 @@ class ImageConfig(Config):
 
     @property
     def patches(self) -> int:
-        """Number of patches with a stored position."""
+        """Number of patches with a stored position embedding."""
         return (self.image_size // self.patch) ** 2
 
 
@@ -58,7 +58,7 @@ class TextConfig(Config):
     """Sizes of a text encoder."""
 
     vocabulary: int = 32000
-    positions: int = 64  # longest text, in tokens
+    positions: int = 64  # maximum number of tokens per text
 
 
 _AnyConfig = TypeVar("_AnyConfig", bound=Config)
@@ -80,7 +80,7 @@ _NAMES = {
 def from_original(
     kind: type[_AnyConfig], config: Mapping[str, Any], **only: Any
 ) -> _AnyConfig:
-    """Reads a config.json of transformers.
+    """Reads a config.json from transformers.
 
     Args:
       kind: the class of the result.
@@ -114,7 +114,7 @@ def from_original(
 def to_original(
     config: Config, model_type: str, architecture: str, **more: Any
 ) -> dict[str, Any]:
-    """Returns a config.json of transformers that `from_original` reads."""
+    """Returns a transformers config.json that `from_original` can read."""
     sizes = {
         theirs: getattr(config, ours)
         for ours, theirs in _NAMES.items()
@@ -124,7 +124,7 @@ def to_original(
     return names | sizes | more
 
 
-# Tensor names that CLIP and SigLIP share.
+# Tensor names shared by CLIP and SigLIP.
 LAYER_PAIRS = (
     (r"layer(\d+)/query", r"encoder.layers.\1.self_attn.q_proj"),
     (r"layer(\d+)/key", r"encoder.layers.\1.self_attn.k_proj"),
@@ -223,7 +223,7 @@ def layers(
 
 
 class TextTransformer(nn.Module):
-    """Transformer encoder of texts, which returns token vectors.
+    """Transformer text encoder, which returns token vectors.
 
     Attributes:
       config: the model's sizes.

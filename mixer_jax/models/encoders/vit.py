@@ -59,7 +59,7 @@ def from_original(config: Mapping[str, Any]) -> ViTConfig:
 
 
 def to_original(config: ViTConfig) -> dict[str, Any]:
-    """Returns the config.json of transformers' ViTModel."""
+    """Returns the config.json for transformers' ViTModel."""
     return transformer.to_original(config, "vit", "ViTModel")
 
 

@@ -1,4 +1,4 @@
-"""Sums over all axes but the channels, and operations that use such sums.
+"""Sums over all axes but the channels, and operations that use them.
 
 For a sum over pixels that keeps the channels, XLA's CPU backend generates
 scalar code; explicit sums over groups of the batch, followed by a matrix
@@ -25,7 +25,7 @@ def add_groups(term: Callable[[int], jax.Array], count: int) -> jax.Array:
 
 
 def sum_pixels(x_NxHxWxC: jax.Array) -> jax.Array:
-    """Sums over all axes but the last by a matrix product; returns f32 [C]."""
+    """Sums over all axes but the last by matrix product; returns f32 [C]."""
     channels = x_NxHxWxC.shape[-1]
     x_MxC = x_NxHxWxC.reshape(-1, channels)
     ones = jnp.ones((1, x_MxC.shape[0]), x_MxC.dtype)

@@ -16,7 +16,7 @@ from jax import lax
 from mixer_jax.models.kernels.channel_sums import add_groups, sum_pixels
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_FEW = 32  # channels; see `_dense_backward`
+_FEW = 32  # channel threshold in `_dense_backward`
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -73,12 +73,12 @@ def _shifted_input_gradient(x, kernel, stride, gradient):
     left = same_padding(width, size, stride)[0]
     rows, cols = -(-height // stride), -(-width // stride)
 
-    # Reach of the taps beyond the edges of the gradient, in cells.
+    # How far the taps extend beyond the gradient's edges, in cells.
     margins = tuple(
         (-((first - size + 1) // stride), (stride - 1 + first) // stride)
         for first in (top, left)
     )
-    # The barrier keeps the padding out of the taps' inner loop.
+    # The barrier keeps XLA from fusing the padding into the taps' loop.
     padded = lax.optimization_barrier(
         jnp.pad(gradient, ((0, 0), *margins, (0, 0)))
     )
@@ -241,7 +241,7 @@ def _dense_backward(stride, padding, saved, gradient):
     def products(x, kernel, gradient):
         return _product_kernel_gradient(x, kernel, stride, padding, gradient)
 
-    # With few channels, the products are too small to pay off.
+    # With few channels, the matrix products are too small to pay off.
     few = kernel.shape[2] < _FEW
     by_kernel = lax.platform_dependent(
         x, kernel, gradient, cpu=native if few else products, default=native

@@ -1,4 +1,4 @@
-"""Encoders in the format of transformers, from a folder or from the hub.
+"""Encoders in the format of transformers, from a folder or the hub.
 
     FOLDER/config.json               determines the architecture
     FOLDER/model.safetensors         weights, in one file or in several parts
@@ -36,14 +36,14 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_original(name: str) -> bool:
-    """Returns whether `name` is a folder, or may be a name on the hub."""
+    """Returns whether `name` is a folder or could be a name on the hub."""
     if not name or name.endswith(".safetensors"):
         return False
     return Path(name).is_dir() or bool(_HUB_NAME.fullmatch(name))
 
 
 def describe(name: str, families: Mapping[str, Family]) -> str:
-    """Returns the encoder name of an original: its family and its sizes.
+    """Returns an original's encoder name, made up of its family and sizes.
 
     Args:
       name: a folder, or a name on the hub.
@@ -75,7 +75,7 @@ def describe(name: str, families: Mapping[str, Family]) -> str:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Returns the content of an original's config.json.
+    """Returns the contents of an original's config.json.
 
     Args:
       name: a folder, or a name on the hub.
@@ -132,7 +132,7 @@ def _tuples(value: Any) -> Any:
 
 
 def find(name: str) -> Path:
-    """Returns the folder of an original; downloads it from the hub if needed.
+    """Returns an original's folder; downloads it from the hub if needed.
 
     Raises:
       UserError: if `name` is neither a local folder nor a name on the hub.
@@ -160,7 +160,7 @@ def find(name: str) -> Path:
 def load(
     name: str, families: Mapping[str, Family], variables: PyTree
 ) -> PyTree:
-    """Returns an encoder's variables with the values of an original.
+    """Returns an encoder's variables with values from an original.
 
     Args:
       name: a folder, or a name on the hub.
@@ -200,7 +200,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Renames norm parameters of old files, such as those of the first BERT."""
+    """Renames norm parameters in old files, such as those of the first BERT."""
     modern = {"gamma": "weight", "beta": "bias"}
     return {
         ".".join([*layer, modern.get(leaf, leaf)]): tensor
@@ -244,7 +244,7 @@ def write_file(
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata={"format": framework})
-    path.chmod(mode)  # safetensors makes the file readable by the owner only
+    path.chmod(mode)  # safetensors makes the file readable only by its owner
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def family_of(
 
 
 def save(folder: Path, family: Family, config: Any, variables: PyTree) -> None:
-    """Writes an encoder to a folder, in the original format.
+    """Writes an encoder to a folder in the original format.
 
     Args:
       folder: an existing folder.

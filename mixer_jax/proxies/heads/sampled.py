@@ -77,7 +77,7 @@ class Sampled:
     def near(
         self, proxies: jax.Array, batch: softmax.Batch, graph: interface.Graph
     ) -> jax.Array:
-        """Finds hard negatives of each sample, inside `jax.shard_map`.
+        """Finds hard negatives for each sample, inside `jax.shard_map`.
 
         Args:
           proxies: `[R, n D]`, this device's rows.

@@ -74,5 +74,5 @@ def test_unknown_name_error_lists_known_names():
         pretrained.load("minilm-l6", {})
     with pytest.raises(UserError, match="does not exist"):
         pretrained.load("no/such.safetensors", {})
-    with pytest.raises(UserError, match="install it"):
+    with pytest.raises(UserError, match="install the package"):
         pretrained.package_file("no_such_package", "weights")
