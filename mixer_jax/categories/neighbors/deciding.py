@@ -59,10 +59,13 @@ def decide(
         return cosine_N, place_GxR.reshape(-1)
 
     # Use a power of two that divides the number of rows, so that all batches
-    # have the same size.
+    # have the same size. At least two batches: XLA may round differently
+    # outside of loops, and the result must not depend on the number of devices.
     scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
     at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
-    at_once = min(1 << at_once.bit_length() - 1, len(row_QxC) & -len(row_QxC))
+    count = len(row_QxC)
+    at_once = min(1 << at_once.bit_length() - 1, count & -count)
+    at_once = min(at_once, max(count // 2, 1))
     cosine_QxN, place_QxN = jax.lax.map(
         score, (row_QxC, group_QxG), batch_size=at_once
     )

@@ -131,10 +131,11 @@ def test_ties_go_to_the_lower_index_on_any_number_of_devices(num_devices):
     assert (cosine == 0.125).all()
 
 
-def test_results_are_bitwise_equal_on_any_number_of_devices():
-    rows = _random(40, 20)
+@pytest.mark.parametrize(("size", "width"), [(40, 20), (80, 32), (300, 64)])
+def test_results_are_bitwise_equal_on_any_number_of_devices(size, width):
+    rows = _random(size, width)
     wanted = cosine_top_k(rows, rows, 7, same=True, mesh=_mesh(1))
-    for count in (2, 8):
+    for count in (2, 4, 8):
         found = cosine_top_k(rows, rows, 7, same=True, mesh=_mesh(count))
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(one, other)
