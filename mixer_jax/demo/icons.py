@@ -258,7 +258,7 @@ def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 def _nothing_to_match() -> UserError:
     return UserError(
-        "No icon name in the package is drawn by two vendors, so there are no "
+        "The package has no icon name that two vendors use, so there are no "
         "categories to match."
     )
 

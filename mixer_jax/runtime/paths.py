@@ -117,7 +117,7 @@ def write(path: Path, text: str) -> None:
 
 
 def deliver(path: Path, text: str, subject: str) -> None:
-    """Writes a text that is expensive to recompute; see `results.deliver`.
+    """Writes text that is expensive to recompute; see `results.deliver`.
 
     Raises:
       UserError: if it cannot be written; names the file where it was saved

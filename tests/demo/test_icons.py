@@ -273,7 +273,9 @@ def test_package_without_shared_names_raises_an_error(
     build, icon_sets, pack_icons, tmp_path
 ):
     path = pack_icons(tmp_path / "one.tgz", icon_sets[:1])
-    with pytest.raises(UserError, match="No icon name in the package is drawn"):
+    with pytest.raises(
+        UserError, match="has no icon name that two vendors use"
+    ):
         build(package=path)
     assert not (tmp_path / "out/icons.csv").exists()
 

@@ -35,7 +35,9 @@ def test_block_size_does_not_change_the_graph(problem, make_head, monkeypatch):
 
 def test_narrow_products_are_rescored_in_f32(problem, mesh, make_head):
     """Neighbors with equal cosines in bf16 are ordered as in f32."""
-    rng = np.random.default_rng(0)
+    # With this seed, no two cosines differ by less than 1e-6, so that rounding
+    # in f32 cannot change the order.
+    rng = np.random.default_rng(5)
     proxies = np.zeros(problem.proxies.shape, np.float32)
     centers = rng.normal(size=(6, 8))[np.arange(37) % 6]
     proxies[:37] = centers + 0.02 * rng.normal(size=(37, 8))
