@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -66,7 +67,7 @@ def _neighbors(config, num_categories):
     return min(config.neighbors, num_categories - 1)
 
 
-HEADS = {
+HEADS: dict[str, Callable[..., interface.Head]] = {
     "exact": _exact,
     "knn": _knn,
     "sampled": functools.partial(_active, Sampled),
