@@ -69,6 +69,7 @@ def run(killed, cloud, monkeypatch):
     return paths.make(RUN)
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_a_partial_save(killed):
     left, _, _ = killed
     folder = "runs/toy/stage3/checkpoints"
@@ -148,6 +149,7 @@ def train(config, workdir):
     return output.getvalue()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_moved_and_the_run_resumes(
     bucket, cloud, toy, tiny_config
 ):

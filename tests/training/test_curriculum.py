@@ -40,6 +40,7 @@ def test_single_stage_uses_the_workdir_itself(tmp_path):
     assert stage == config
 
 
+@pytest.mark.slow
 def test_finished_stages_are_skipped(toy, tiny_config, tmp_path):
     first = tiny_config.copy_and_resolve_references()
     first.steps = 3

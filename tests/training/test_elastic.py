@@ -100,6 +100,7 @@ def unsplit(run, state):
     return jax.device_put(state, state_lib.shardings(state, run.mesh))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "chunk"), [("exact", 2**26), ("knn", 150)])
 def test_rows_and_loss_do_not_depend_on_the_devices(
     make_run, tiny_config, tmp_path, monkeypatch, head, chunk

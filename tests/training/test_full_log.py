@@ -24,6 +24,7 @@ def fill(disk, left):
         filler.truncate(filler.tell() - left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
     folder = tmp_path / "run" / "stage1"

@@ -79,6 +79,7 @@ def steps(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["exact", "knn"])
 def test_resumed_run_equals_an_uninterrupted_one(
     toy, tiny_config, tmp_path, steps, head
@@ -137,6 +138,7 @@ def test_damaged_finished_stage_is_repaired(toy, tiny_config, tmp_path):
     assert train(tiny_config, tmp_path)[0] is None
 
 
+@pytest.mark.slow
 def test_any_workdir_name_trains_and_resumes(
     toy, cached_config, tmp_path, steps
 ):
@@ -236,6 +238,7 @@ def test_features_locked_by_another_run_are_left_unchanged(
     assert not (tmp_path / "features").exists()
 
 
+@pytest.mark.slow
 def test_run_resumes_on_other_devices(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "whole", num_devices=2)
     train_until_killed(steps, tiny_config, tmp_path / "moved")
@@ -261,6 +264,7 @@ def test_changed_config_is_rejected_before_data_is_read(
         train(tiny_config, tmp_path)
 
 
+@pytest.mark.slow
 def test_resuming_depends_on_content_only(
     toy, tiny_config, tmp_path, steps, monkeypatch
 ):
@@ -288,6 +292,7 @@ def test_resuming_depends_on_content_only(
     assert len(list((tmp_path / "d1" / "prepared").glob("*/*"))) == 1
 
 
+@pytest.mark.slow
 def test_interrupt_before_the_first_step_loses_nothing(
     toy, tiny_config, tmp_path, monkeypatch, capsys
 ):
@@ -416,6 +421,7 @@ def test_suspicious_categories_are_named_before_training(
     assert "('c00 ' and 'c00'," in output
 
 
+@pytest.mark.slow
 def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
     whole, _ = train(tiny_config, tmp_path / "threads")
     tiny_config.data.workers = 2
@@ -426,6 +432,7 @@ def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
     equal(resumed, whole)
 
 
+@pytest.mark.slow
 def test_head_settings_reach_the_step(toy, tiny_config, tmp_path):
     """Margins by frequency, sub-centers and rows of bf16."""
     config = tiny_config

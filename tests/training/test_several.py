@@ -43,6 +43,7 @@ def stopped(begin, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_stopped_run_resumes_with_other_process_counts(stopped, whole):
     for stage in STAGES:
         one, many = losses(whole, stage), losses(stopped, stage)
@@ -79,6 +80,7 @@ def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
         assert "Traceback" not in ended.error
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_moved_with_several_processes(
     begin, whole, tmp_path
 ):

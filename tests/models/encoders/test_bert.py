@@ -233,6 +233,7 @@ def test_too_many_tokens_raise_an_error(kind):
         _shapes(Bert(KINDS[kind]), 13)
 
 
+@pytest.mark.slow
 def test_padding_does_not_influence_tokens(texts):
     tokens, mask = texts
     model = Bert(TINY)
@@ -279,6 +280,7 @@ def test_bfloat16_is_near_float32(texts):
     np.testing.assert_allclose(half, exact, atol=0.1)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing(texts):
     tokens, mask = texts
     model = Bert(TINY)

@@ -92,6 +92,7 @@ def tiny(monkeypatch):
     return model, jax.jit(model.init)(jax.random.key(0), images), images
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing(tiny):
     model, variables, images = tiny
 

@@ -50,6 +50,7 @@ def test_size_of_the_published_model(name, parameters):
     assert original == parameters + pooler
 
 
+@pytest.mark.slow
 def test_dropout_only_while_training():
     images = TestViT.inputs[0][0]
     model = vit.ViT(dataclasses.replace(TINY, layers=1), dropout=0.5)

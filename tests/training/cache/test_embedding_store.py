@@ -51,6 +51,7 @@ def test_stored_embeddings_match_the_model(stage):
     assert seen == len(rows)
 
 
+@pytest.mark.slow
 def test_training_on_embeddings_matches_training_on_samples(
     frozen_config, tmp_path, train
 ):

@@ -195,6 +195,7 @@ def test_uncacheable_settings_are_rejected(
         setup.make(cached_config, tmp_path, mesh_lib.make_mesh())
 
 
+@pytest.mark.slow
 def test_stage_on_features_resumes_exactly(
     cached_config, train, train_with_interruption
 ):

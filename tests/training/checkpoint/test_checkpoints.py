@@ -148,6 +148,7 @@ NAMES = strategies.text(
 PATTERNS = strategies.text("[]*?{}!-\\%#:~$'\" \n.ab1", min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None, max_examples=25)
 @hypothesis.given(NAMES | PATTERNS)
 @hypothesis.example("b[1]")
