@@ -88,16 +88,16 @@ def num_devices(request):
 
 
 # Folders whose tests compile small programs.
-QUICK = (
-    *("benchmarks", "categories", "models", "proxies", "retrieval"),
-    "training",
-)
+QUICK = {
+    *("benchmarks", "categories", "experiments", "models", "proxies"),
+    *("retrieval", "training"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler(request):
     """Turns off optimizations if programs compile longer than they run."""
-    quick = request.path.parent.name in QUICK
+    quick = not QUICK.isdisjoint(request.path.parts)
     jax.config.update("jax_disable_most_optimizations", quick)
 
 

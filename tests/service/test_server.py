@@ -384,9 +384,9 @@ def test_an_unknown_host_raises_an_error(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(UserError, match=r"of nowhere .*choose one with --host"):
+    with pytest.raises(UserError, match=r"on nowhere .*choose one with --host"):
         server.listen("nowhere", 0)
-    with pytest.raises(UserError, match="of '' cannot"):
+    with pytest.raises(UserError, match="on '' cannot"):
         server.listen("", 0)
 
 
