@@ -181,7 +181,7 @@ def test_any_workdir_name_can_be_saved_and_read(name):
 
 
 def test_non_utf8_name_is_rejected(tmp_path):
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="not valid UTF-8"):
         checkpoints_lib.Checkpoints(tmp_path / "\udcff")
 
 
