@@ -65,7 +65,9 @@ def test_mismatched_weights_are_rejected_before_writing(
     toy, tiny_config, tmp_path
 ):
     tiny_config.model.text.pretrained = "efficientnet-lite0"
-    with pytest.raises(UserError, match=r"efficientnet-lite0.* different encoder"):
+    with pytest.raises(
+        UserError, match=r"efficientnet-lite0.* different encoder"
+    ):
         make(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
