@@ -64,7 +64,7 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Those whose names have one of these prefixes affect only training.
+# Of these, keys with one of these prefixes affect only training.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("clicks", pa.int64()),
     ]
 )
-# What a file contains: events, or IDs of a role (role -> its ID column).
+# The kinds of input files: events, and IDs of one role (role -> ID column).
 _EVENTS, _ROLES = "events", {"queries": "query_id", "items": "item_id"}
 # Tags of step outputs: the main output; (name, number) pairs, summed by name;
 # (name, value) pairs, with only the first few values per name listed.
