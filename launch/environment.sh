@@ -54,7 +54,7 @@ try() {
     fail "the dry run cannot be printed."
   fi
   if $dry_run; then return; fi
-  if $supervised; then guarded "$@"; else "$@"; fi
+  watched "$@"
 }
 
 # Like try, but a failure ends the script.
@@ -227,7 +227,7 @@ lock_environment() { # PYTHON
   make_folder "$venv"
   { exec 9>>"$unfinished"; } 2>/dev/null ||
     reject "cannot write to $root/$venv."
-  guarded "$1" -c '
+  watched "$1" -c '
 import fcntl
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,8 +269,9 @@ install() {
 
 pip_install() {
   local code=0
+  # Compiling all files to bytecode would take longer than unpacking them.
   try "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    "$@" || code=$?
+    --no-compile "$@" || code=$?
   if ((!code)); then return; fi
   # pip was not killed, so it has removed partly unpacked packages.
   if ((code < 128)); then : >"$unfinished"; fi

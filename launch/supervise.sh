@@ -7,6 +7,7 @@
 
 told_to_stop=false
 asked_to_end=false
+grouped=false # whether commands stay in this shell's process group
 supervised=false # whether signals end the command's whole process group
 stop_signal=TERM # the first signal to the group; later ones are SIGTERM
 child=""
@@ -62,13 +63,15 @@ stop_on_signals() {
 
 # Makes a signal end the commands of `run`, and then this script with code 75.
 supervise_runs() {
+  if $grouped; then return; fi
   supervised=true
   stop_on_signals
 }
 
-# Runs a function; its commands stay in its process group and end with it.
+# Runs a function; its commands stay in its process group and end with it. For
+# use by guarded, which starts it in a shell of its own.
 as_one_group() {
-  supervised=false
+  supervised=false grouped=true
   "$@"
 }
 
@@ -81,4 +84,9 @@ guarded() {
     exit 75
   fi
   return "$code"
+}
+
+# Runs a command that ends on a signal to this script or its process group.
+watched() {
+  if $supervised; then guarded "$@"; else "$@"; fi
 }

@@ -31,9 +31,19 @@ install_apart() {
   run mv "$venv/$package.draft" "$venv/$package"
 }
 
+make_other_environment() {
+  venv=.venv/other
+  PYTHON=$other
+  make_environment
+}
+
 # In parallel, because unpacking a package keeps one core busy.
 install_all_apart() {
   local pid pids=() code=0
+  if [[ -n $other ]]; then
+    make_other_environment &
+    pids+=($!)
+  fi
   # In .venv, libtpu would make JAX look for a TPU in every command, and print
   # that there is none.
   if [[ $(uname -sm) == "Linux x86_64" ]]; then
@@ -54,6 +64,7 @@ install_all_apart() {
   return "$code"
 }
 
+other=$(find_other_python) || true
 say "Installing packages into separate folders (once; about a minute)"
 lock_environment "$venv/bin/python"
 guarded as_one_group install_all_apart
@@ -78,10 +89,9 @@ run_tests() {
 }
 run_tests
 
-if other=$(find_other_python); then
+if [[ -n $other ]]; then
   say "Running tests with other versions of Python and JAX"
   venv=.venv/other
-  PYTHON=$other make_environment
   run_tests -m "not slow" tests/models tests/proxies tests/training
 else
   say "No other Python found: tests with other versions of JAX were not run."
