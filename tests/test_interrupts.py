@@ -129,7 +129,12 @@ def test_server_is_interrupted_before_and_stopped_while_serving(
     def run(app, listener):
         stop = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
         stop.start()
-        real(app, listener)
+        try:
+            real(app, listener)
+        finally:
+            # Later, the signal would end the process of the tests.
+            stop.cancel()
+            stop.join()
 
     monkeypatch.setattr(server, "run", run)
     with CallCounter() as calls:
