@@ -46,6 +46,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 jax.config.update("jax_num_cpu_devices", 8)
+if jax.__version_info__ < (0, 11):
+    # This compiles twice as fast; later versions do not have the flag. XLA
+    # reads it only once, and the commands that tests start not at all.
+    with pytest.MonkeyPatch.context() as patch:
+        flag = "--xla_cpu_use_fusion_emitters=false"
+        patch.setenv("XLA_FLAGS", flag, prepend=" ")
+        jax.devices()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain reads absl flags, which only absl.app parses.
 flags.FLAGS.mark_as_parsed()

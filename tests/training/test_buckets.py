@@ -20,6 +20,9 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.watch.logs import METRICS, TENSORBOARD
 from tests import fake_gcs, several
 
+# Each test starts several processes or a whole curriculum.
+pytestmark = pytest.mark.slow
+
 STAGES = ("stage1", "stage2", "stage3")
 RUN = "gs://shared/runs/toy"
 MARK = "commit_success.txt"
@@ -69,7 +72,6 @@ def run(killed, cloud, monkeypatch):
     return paths.make(RUN)
 
 
-@pytest.mark.slow
 def test_killed_run_leaves_a_partial_save(killed):
     left, _, _ = killed
     folder = "runs/toy/stage3/checkpoints"
@@ -149,7 +151,6 @@ def train(config, workdir):
     return output.getvalue()
 
 
-@pytest.mark.slow
 def test_damaged_checkpoint_is_moved_and_the_run_resumes(
     bucket, cloud, toy, tiny_config
 ):

@@ -16,6 +16,9 @@ from mixer_jax.training.checkpoint import checkpoints, checksums
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from tests import several
 
+# Each test starts several processes or a whole curriculum.
+pytestmark = pytest.mark.slow
+
 STAGES = ("stage1", "stage2", "stage3")
 
 
@@ -43,7 +46,6 @@ def stopped(begin, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_stopped_run_resumes_with_other_process_counts(stopped, whole):
     for stage in STAGES:
         one, many = losses(whole, stage), losses(stopped, stage)
@@ -80,7 +82,6 @@ def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
         assert "Traceback" not in ended.error
 
 
-@pytest.mark.slow
 def test_damaged_checkpoint_is_moved_with_several_processes(
     begin, whole, tmp_path
 ):
