@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mixer_jax.data import builder
 from mixer_jax.data.images import decoding
+from mixer_jax.data.prepared import build
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity
 
 BARE, TORCH = "bare", "torch DataLoader"
 FILES, PREPARED = "files", "array_record"
@@ -81,7 +82,9 @@ class Data:
         self.tokenizer = text.load("minilm", _TEXT_LENGTH)
         self.sources = {
             FILES: pipeline.FileSource(self.frame, folder),
-            PREPARED: builder.prepare(self.frame, folder),
+            PREPARED: build.prepare(self.frame, folder).source(
+                identity.examine(self.frame, folder)
+            ),
         }
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.categories import click_log, find, tables
 from mixer_jax.categories.settings import Settings
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking
 from mixer_jax.models import features
 from mixer_jax.retrieval.model import Model, load
 from mixer_jax.runtime.errors import UserError
@@ -96,7 +96,7 @@ def find_categories(
     _check_call(image_size, max_skipped)
     clicked = click_log.read_tables(queries, items, clicks)
     samples = tables.catalog(clicked)
-    samples, _ = decoding.check_images(
+    samples, _ = checking.check_images(
         samples, "/", max_skipped, option="max_skipped"
     )
     clicked = click_log.keep(clicked, set(samples["sample_id"]))

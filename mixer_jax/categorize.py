@@ -17,7 +17,7 @@ from mixer_jax.categories import click_log
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import add_flags, from_flags
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking
 from mixer_jax.data.tables import found as found_table
 from mixer_jax.models import factory, features
 from mixer_jax.runtime import command, numbers, parsing, terminal
@@ -63,7 +63,7 @@ def _categorize(given: argparse.Namespace) -> None:
     )
     if sources.previous.note:
         terminal.say(sources.previous.note)
-    kept, skipped = decoding.check_images(
+    kept, skipped = checking.check_images(
         sources.samples, out, given.max_skipped
     )
     log = click_log.keep(sources.log, set(kept["sample_id"]))

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
 from mixer_jax.runtime import command, numbers, parsing, paths, terminal
@@ -49,7 +49,7 @@ def _embed(given: argparse.Namespace) -> None:
     limit = given.max_skipped
     limit = data.max_skipped if limit is None else limit
     root = table.folder(path)
-    frame, skipped = decoding.check_images(
+    frame, skipped = checking.check_images(
         frame, root, limit, max_pixels=data.max_pixels
     )
     result = embed.embed_table(trained, frame, root, mesh, given.batch_size)

@@ -227,7 +227,7 @@ def test_unsuitable_truth_is_rejected_before_the_work(
     change(pd.read_csv(truth, dtype=str, keep_default_na=False)).to_csv(
         truth, index=False
     )
-    monkeypatch.delattr(categorize.decoding, "check_images")
+    monkeypatch.delattr(categorize.checking, "check_images")
     arguments = [f"--log={root}/log", f"--out={root}", f"--truth={truth}"]
     assert categorize.main(arguments) == 2
     assert message in capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_unsuitable_samples_are_rejected_before_the_work(
     changed = items.read_text().replace("../data/images/1.png", f"../{name}")
     items.write_text(changed)
     if message:
-        monkeypatch.delattr(categorize.decoding, "check_images")
+        monkeypatch.delattr(categorize.checking, "check_images")
     code = categorize.main([f"--log={root}/log", f"--out={root}"])
     assert code == (2 if message else 0)
     assert message in capsys.readouterr().err
@@ -300,7 +300,7 @@ def test_truth_is_not_overwritten(run, capsys, monkeypatch):
     copy = root / "found.csv"
     shutil.copy(truth, copy)
     (root / "link.csv").symlink_to(copy)
-    monkeypatch.delattr(categorize.decoding, "check_images")
+    monkeypatch.delattr(categorize.checking, "check_images")
     for name in ("found.csv", "link.csv"):
         arguments = [f"--log={root}/log", f"--out={root}"]
         assert categorize.main([*arguments, f"--truth={root}/{name}"]) == 2
@@ -310,7 +310,7 @@ def test_truth_is_not_overwritten(run, capsys, monkeypatch):
 def test_folder_of_a_training_run_is_rejected(run, capsys, monkeypatch):
     root, _, _ = run
     (root / "categories.json").write_text('["c1", "c2"]')
-    monkeypatch.delattr(categorize.decoding, "check_images")
+    monkeypatch.delattr(categorize.checking, "check_images")
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 2
     assert "belongs to a training run" in capsys.readouterr().err
     assert (root / "categories.json").read_text() == '["c1", "c2"]'

@@ -17,7 +17,7 @@ import types
 import pytest
 
 from mixer_jax.categories import aggregate
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking
 from mixer_jax.demo import emoji, icons
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import loop
@@ -50,7 +50,7 @@ def forbid_work(patch):
         raise AssertionError("The work has started.")
 
     patch.setattr(checkpoints, "load_model", work)
-    patch.setattr(decoding, "check_images", work)
+    patch.setattr(checking, "check_images", work)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.data import builder
+from mixer_jax.data.prepared import build
 from mixer_jax.data.tables import table as tables
 from mixer_jax.training.checkpoint import checkpoints
 
@@ -140,14 +140,14 @@ def test_prepared_data_of_a_newer_format_are_refused(tmp_path, table):
         *SMALL,
     )
     frame = tables.select(tables.read_table(table), "train")
-    builder.prepare(frame, table.parent, tmp_path / "prepared")
-    (record,) = (tmp_path / "prepared").rglob("prepared.json")
-    record.write_text('{"format": 2}')
+    build.prepare(frame, table.parent, tmp_path / "prepared")
+    (record,) = (tmp_path / "prepared").rglob("manifest.json")
+    record.write_text('{"format": 3}')
     done = run(tmp_path, *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
-    assert f"The prepared data in {record.parent} has format 2" in done.stderr
+    assert f"The prepared data in {record.parent} has format 3" in done.stderr
     assert "Traceback" not in done.stderr
-    assert record.read_text() == '{"format": 2}'
+    assert record.read_text() == '{"format": 3}'
 
 
 @pytest.mark.slow

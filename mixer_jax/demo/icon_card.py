@@ -72,16 +72,9 @@ and number of samples.{only}
 Set `data.table` to the path of {name}; or set `data.source = "icons"` and
 `data.table` to a path that does not exist yet, to have the table built there
 with images of 96 pixels. Training then writes the rows of its split to
-array_record files, with the TFDS builder that serves every sample table:
+array_record files, which this does in advance:
 
-```python
-from mixer_jax.data import builder
-from mixer_jax.data.tables import table
-
-frame = table.select(table.read_table("{name}"), "train")
-content = builder.prepare(frame, root=".")  # the table's folder
-encoded_image, text = content[0]
-```
+    python -m mixer_jax.data.prepare --table={name}
 """
 _ATTRIBUTION = """\
 # Attribution

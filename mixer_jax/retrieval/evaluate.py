@@ -19,7 +19,7 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
 from mixer_jax.runtime import files, paths, progress, results, text
@@ -276,7 +276,7 @@ def read(
                     "is nothing to measure."
                 )
     test, lone = table_lib.drop_lone(test, max_skipped, training=False)
-    frame, unreadable = decoding.check_images(
+    frame, unreadable = checking.check_images(
         frame.loc[test.index.append(others.index).sort_values()],
         table_lib.folder(path),
         max_skipped,

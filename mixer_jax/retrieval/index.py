@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking
 from mixer_jax.data.tables import rules, table
 from mixer_jax.retrieval import bundle, embed, folders, places, runs
 from mixer_jax.runtime import arrays, files, paths
@@ -123,7 +123,7 @@ def build(
     trained = runs.load(workdir, mesh)
     data = trained.config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
-    frame, skipped = decoding.check_images(
+    frame, skipped = checking.check_images(
         frame, path.parent, limit, max_pixels=data.max_pixels
     )
     embedder = embed.make_embedder(trained, path.parent, mesh, batch_size)

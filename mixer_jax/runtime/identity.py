@@ -183,12 +183,14 @@ class Comparison(NamedTuple):
     known: bool
 
 
-def compare(folder: Path, data: Data) -> Comparison:
+def compare(folder: Path, data: Data, *, strict: bool = True) -> Comparison:
     """Compares image files with the notes in a folder; see `compare_notes`."""
-    return compare_notes(read_notes(folder), data)
+    return compare_notes(read_notes(folder), data, strict=strict)
 
 
-def compare_notes(old: np.ndarray, data: Data) -> Comparison:
+def compare_notes(
+    old: np.ndarray, data: Data, *, strict: bool = True
+) -> Comparison:
     """Compares image files with earlier notes.
 
     Reads only files that have no note or whose size or time has changed.
@@ -196,6 +198,8 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
     Args:
       old: notes from `make_notes`; empty if there are none.
       data: the images.
+      strict: whether an image that cannot be read is an error; otherwise, its
+        digest is 0.
 
     Raises:
       UserError: if an image cannot be read.
@@ -209,7 +213,8 @@ def compare_notes(old: np.ndarray, data: Data) -> Comparison:
     same &= was["time"] == notes["time"]
     notes["digest"][same] = was["digest"][same]
     other = np.flatnonzero(~same)
-    notes["digest"][other] = _read_digests([Path(data.files[i]) for i in other])
+    paths = [Path(data.files[i]) for i in other]
+    notes["digest"][other] = _read_digests(paths, strict)
     changed = noted & (notes["digest"] != was["digest"]).any(1)
     return Comparison(
         notes,
@@ -241,11 +246,13 @@ def write_notes(folder: Path, notes: np.ndarray) -> None:
     files.write(folder / NOTES, save)
 
 
-def _read_digests(paths: Sequence[Path]) -> np.ndarray:
+def _read_digests(paths: Sequence[Path], strict: bool) -> np.ndarray:
     def read(file: Path) -> np.ndarray:
         try:
             return digest(file.read_bytes())
         except OSError as error:
+            if not strict:
+                return np.zeros(_BYTES, np.uint8)
             raise UserError(
                 f"The image {file} cannot be read: {error.strerror}."
             ) from error

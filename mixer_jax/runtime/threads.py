@@ -22,11 +22,15 @@ def pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextlib.contextmanager
-def process_pool() -> Iterator[ProcessPoolExecutor]:
-    """Yields a pool of one process per core; see `pool` and `shielded`."""
+def process_pool(number: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Yields a pool of processes; see `pool` and `shielded`.
+
+    Args:
+      number: the number of processes; None for one per core.
+    """
     spawn = multiprocessing.get_context("spawn")
     with shielded():
-        executor = ProcessPoolExecutor(None, spawn, _mortal)
+        executor = ProcessPoolExecutor(number, spawn, _mortal)
     with _dropping(executor):
         yield executor
 

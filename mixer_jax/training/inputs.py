@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import grain
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from mixer_jax.data import builder
-from mixer_jax.data.images import augment, decoding
+from mixer_jax.data.images import augment, checking
+from mixer_jax.data.prepared import build
+from mixer_jax.data.prepared.source import PreparedSource
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
 from mixer_jax.demo import sources
@@ -38,6 +39,7 @@ class Inputs(NamedTuple):
       skipped: the dropped rows of the split, with reasons.
       data: the identity of `frame`, if known.
       split: the identity of the whole split, if known.
+      source: the prepared samples of `frame`, if they were prepared.
     """
 
     frame: pd.DataFrame
@@ -47,6 +49,7 @@ class Inputs(NamedTuple):
     skipped: tuple[table.Skipped, ...]
     data: identity.Data | None = None
     split: identity.Data | None = None
+    source: PreparedSource | None = None
 
     def examine(self) -> identity.Data:
         """Returns the identity of `frame`."""
@@ -54,11 +57,17 @@ class Inputs(NamedTuple):
 
 
 def load(
-    data: ConfigDict, workdir: str | os.PathLike = "", option: str = _OPTION
+    data: ConfigDict,
+    workdir: str | os.PathLike = "",
+    option: str = _OPTION,
+    *,
+    prepare: bool = False,
+    say: build.Say | None = None,
 ) -> Inputs:
-    """Reads the table and the tokenizer of a stage.
+    """Reads the table and the tokenizer of a stage, and opens its samples.
 
-    A missing table is built from `data.source`. Samples with unreadable images
+    A missing table is built from `data.source`. Images are decoded only if the
+    samples have not been prepared yet. Samples with unreadable images
     and categories with a single sample are dropped, up to a share of
     `data.max_skipped` each.
 
@@ -67,6 +76,9 @@ def load(
       workdir: the folder for `skipped.csv`, which lists unreadable images, if
         any; "" for no list.
       option: the option that sets `data.max_skipped`, for the error message.
+      prepare: whether to prepare the samples; see `build.prepare`.
+      say: called with messages while they are prepared; prints to standard
+        error by default.
 
     Raises:
       UserError: if the data are invalid; names the file, row and column.
@@ -74,28 +86,63 @@ def load(
     keep = functools.partial(_keep, paths.make(workdir)) if workdir else None
     path = sources.ensure_table(data)
     tokenizer = text.load(data.tokenizer, data.text_length)
-    frame = table.select(table.read_table(path), data.split)
+    whole = table.select(table.read_table(path), data.split)
     root = table.folder(path)
-    split = identity.examine(frame, root)
-    frame, unreadable = decoding.check_images(
-        frame,
-        root,
-        data.max_skipped,
-        max_pixels=data.max_pixels,
-        option=option,
-        pixels_option="data.max_pixels",
-        keep=keep,
-    )
+    split = identity.examine(whole, root)
+    prepared = _prepared(whole, root, data, split, prepare, say)
+    if prepared is None:
+        frame, unreadable = checking.check_images(
+            whole,
+            root,
+            data.max_skipped,
+            max_pixels=data.max_pixels,
+            option=option,
+            pixels_option="data.max_pixels",
+            keep=keep,
+        )
+    else:
+        rows, errors = prepared.errors(whole, root)
+        frame, unreadable = checking.leave_out(
+            whole,
+            root,
+            rows,
+            errors,
+            data.max_skipped,
+            option=option,
+            keep=keep,
+        )
     frame, lone = table.drop_lone(frame, data.max_skipped, option=option)
+    examined = identity.examine(frame, root, split)
+    source = None
+    if prepared is not None:
+        rows = whole.index.get_indexer(frame.index)
+        source = prepared.source(examined, rows)
     return Inputs(
         frame=frame,
         root=root,
         category_ids=table.category_index(frame),
         tokenizer=tokenizer,
         skipped=tuple(s for s in (unreadable, lone) if s.count),
-        data=identity.examine(frame, root, split),
+        data=examined,
         split=split,
+        source=source,
     )
+
+
+def _prepared(
+    whole: pd.DataFrame,
+    root: pathlib.Path,
+    data: ConfigDict,
+    split: identity.Data,
+    prepare: bool,
+    say: build.Say | None,
+) -> build.Prepared | None:
+    """Returns a split's prepared samples; None if there are none."""
+    options = build.Options(data.max_pixels, workers=data.workers)
+    settings = {"data": split, "options": options}
+    if not prepare:
+        return build.find(whole, root, data.prepared, **settings)
+    return build.prepare(whole, root, data.prepared, **settings, say=say)
 
 
 def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
@@ -142,21 +189,10 @@ class Content(Protocol):
 class Pictures:
     """The samples' images and texts, read and decoded for every batch."""
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        config: ConfigDict,
-        say: Callable[[str], None] | None = None,
-    ):
-        """Writes the array_record files, unless they exist."""
+    def __init__(self, inputs: Inputs, config: ConfigDict):
+        """Takes inputs whose samples are prepared."""
         self._inputs, self._config = inputs, config
-        self._source = builder.prepare(
-            inputs.frame,
-            inputs.root,
-            config.data.prepared,
-            data=inputs.examine(),
-            say=say,
-        )
+        self._source = inputs.source
         self.content = self._source.content
 
     def train_batches(self) -> grain.DatasetIterator:

@@ -122,7 +122,7 @@ def _train(
 
     # ---- Check config, workdir and data.
     start = start_lib.decide(config, workdir)
-    run = setup.make(config, workdir, mesh, prefix)
+    run = setup.make(config, workdir, mesh, prefix, say=say)
     count = len(run.inputs.category_ids)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
     if jax.process_index() == 0 and not start.has_checkpoint:
@@ -307,7 +307,7 @@ def _content(
     """
     say = functools.partial(terminal.say, console=console)
     if not run.config.data.cached:
-        return inputs.Pictures(run.inputs, run.config, say)
+        return inputs.Pictures(run.inputs, run.config)
     store = feature_store if any(run.rates.values()) else embedding_store
     folder = workdir_lib.features_folder(workdir, run.config)
     # Other runs may share the folder, but not while it is being filled.

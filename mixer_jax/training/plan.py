@@ -59,7 +59,7 @@ def show(
             if not in_curriculum:
                 start = str(error)
         if categories is None:
-            run = setup.make(stage, folder, mesh, prefix)
+            run = setup.make(stage, folder, mesh, prefix, prepare=False)
         else:
             config_lib.check_values(stage, mesh.size, prefix)
             with config_lib.naming_stage(stage, prefix):

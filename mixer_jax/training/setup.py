@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -60,6 +61,9 @@ def make(
     workdir: str | os.PathLike,
     mesh: Mesh,
     prefix: str = "config",
+    *,
+    prepare: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Setup:
     """Checks config, workdir and data, and returns the setup of a stage.
 
@@ -68,6 +72,8 @@ def make(
       workdir: the stage's workdir.
       mesh: the device mesh.
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
+      prepare: whether to prepare the samples, as training requires.
+      say: see `inputs.load`.
 
     Raises:
       UserError: if config, workdir or data are wrong, before any computation.
@@ -78,7 +84,7 @@ def make(
     start = start_lib.decide(config, workdir)
     if start is start_lib.Start.PRETRAINED:
         factory.check_pretrained(config.model)
-    data = inputs.load(config.data, workdir)
+    data = inputs.load(config.data, workdir, prepare=prepare, say=say)
     workdir_lib.check_categories(workdir, data.category_ids, prefix)
     origins.check_data(workdir, data, prefix)
     with config_lib.naming_stage(config, prefix):

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.tables import table
 from mixer_jax.demo import emoji
 from mixer_jax.runtime.errors import UserError
@@ -80,7 +80,7 @@ def test_build_renders_on_white_and_writes_the_table(tmp_path):
     emoji.build_table(path, "medium", size=32, limit=4)
     frame = table.read_table(path)
     assert frame["category_id"].nunique() == 4
-    kept, skipped = decoding.check_images(frame, path.parent, 0.0)
+    kept, skipped = checking.check_images(frame, path.parent, 0.0)
     assert len(kept) == 16
     assert skipped.count == 0
     for name in frame["image"].unique():

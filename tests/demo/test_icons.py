@@ -3,10 +3,11 @@ import hashlib
 import pandas as pd
 import pytest
 
-from mixer_jax.data import builder
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import checking, decoding
+from mixer_jax.data.prepared.build import prepare
 from mixer_jax.data.tables import table
 from mixer_jax.demo import icon_drawing, icon_names, icon_packages, icons
+from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
 
 
@@ -196,7 +197,7 @@ def test_splits_share_no_picture(build, icon_sets, pack_icons, tmp_path):
 
 def test_pictures_are_intact_and_have_the_requested_size(build):
     frame, root = build(size=80)
-    kept, skipped = decoding.check_images(frame, root, 0.0)
+    kept, skipped = checking.check_images(frame, root, 0.0)
     assert len(kept) == len(frame)
     assert skipped.count == 0
     for name in frame["image"]:
@@ -252,7 +253,7 @@ def test_limit_bounds_the_number_of_categories(build):
 def test_prepared_content_matches_the_files(build):
     frame, root = build(limit=8)
     train = table.select(frame, "train")
-    source = builder.prepare(train, root)
+    source = prepare(train, root).source(identity.examine(train, root))
     for row in range(len(train)):
         path = root / train["image"].iloc[row]
         assert source[row] == (path.read_bytes(), train["text"].iloc[row])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
@@ -22,14 +23,15 @@ def test_describe_counts_rows_and_categories(tiny_config):
 
 
 def test_batches_have_the_configured_size(tiny_config):
-    content = inputs.Pictures(inputs.load(tiny_config.data), tiny_config)
+    loaded = inputs.load(tiny_config.data, prepare=True)
+    content = inputs.Pictures(loaded, tiny_config)
     batch = next(content.train_batches())
     assert batch["query"]["image"].shape == (8, 16, 16, 3)
     assert batch["document"]["tokens"].shape == (8, 8)
 
 
 def test_evaluation_batches_yield_the_given_rows_of_a_role(tiny_config):
-    loaded = inputs.load(tiny_config.data)
+    loaded = inputs.load(tiny_config.data, prepare=True)
     content = inputs.Pictures(loaded, tiny_config)
     rows = np.arange(1, 48, 3)
     batches = list(content.evaluation_batches("document", 5, rows))
@@ -55,24 +57,43 @@ def broken(tmp_path, toy, tiny_config):
     return tiny_config
 
 
-def test_bad_images_and_lone_samples_are_skipped(broken):
+@pytest.mark.parametrize("prepare", [False, True])
+def test_bad_images_and_lone_samples_are_skipped(broken, prepare):
     broken.data.max_skipped = 0.5
-    loaded = inputs.load(broken.data)
+    loaded = inputs.load(broken.data, prepare=prepare)
     assert loaded.category_ids == ["c00", "c01", "c02"]
     assert [s.count for s in loaded.skipped] == [1, 1]
 
 
-def test_too_many_bad_images_raise_an_error(broken):
-    with pytest.raises(UserError, match=r"query-3-0\.png"):
-        inputs.load(broken.data)
+@pytest.mark.parametrize("prepare", [False, True])
+def test_too_many_bad_images_raise_an_error(broken, prepare):
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"query-3-0\.png"):
+            inputs.load(broken.data, prepare=prepare)
 
 
-def test_skipped_images_are_listed_in_the_workdir(broken, tmp_path):
+def test_no_image_is_decoded_once_the_data_is_prepared(broken, monkeypatch):
+    broken.data.max_skipped = 0.5
+    first = inputs.load(broken.data, prepare=True)
+    monkeypatch.setattr(decoding, "decode", None)
+    for prepare in (False, True):
+        loaded = inputs.load(broken.data, prepare=prepare)
+        pd.testing.assert_frame_equal(loaded.frame, first.frame)
+        assert loaded.skipped == first.skipped
+        assert loaded.source.content == first.source.content
+        for row in range(len(loaded.frame)):
+            assert loaded.source[row] == first.source[row]
+            path = loaded.root / loaded.frame["image"].iloc[row]
+            assert loaded.source[row][0] == path.read_bytes()
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_skipped_images_are_listed_in_the_workdir(broken, tmp_path, prepare):
     workdir = tmp_path / "new" / "run"
     with pytest.raises(UserError, match=r"run/skipped\.csv lists them"):
-        inputs.load(broken.data, workdir)
+        inputs.load(broken.data, workdir, prepare=prepare)
     broken.data.max_skipped = 0.5
-    loaded = inputs.load(broken.data, workdir)
+    loaded = inputs.load(broken.data, workdir, prepare=prepare)
     assert str(workdir / "skipped.csv") in str(loaded.skipped[0])
     listed = pd.read_csv(workdir / "skipped.csv")
     assert listed["sample_id"].tolist() == ["query-3-0"]
@@ -85,7 +106,7 @@ def test_skipped_images_are_listed_in_the_workdir(broken, tmp_path):
 def test_sampling_follows_the_config(toy, tiny_config, tmp_path, cached):
     tiny_config.data.sampler = "balanced"
     tiny_config.data.samples_per_category = 2
-    loaded = inputs.load(tiny_config.data)
+    loaded = inputs.load(tiny_config.data, prepare=True)
     content = inputs.Pictures(loaded, tiny_config)
     if cached:
         content = stored.StoredContent(loaded, tiny_config)

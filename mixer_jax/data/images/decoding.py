@@ -1,28 +1,22 @@
-"""Decodes image files to square RGB pixels, and checks files in advance."""
+"""Decodes image files to square RGB pixels."""
 
-import collections
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import io
 import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixer_jax.data.images import faults, memory, parts
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
-from mixer_jax.data.tables import near_paths, table
-from mixer_jax.runtime import files, progress
-from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime import files
 
 # Pillow's own limit ignores that JPEGs can be decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
@@ -34,8 +28,6 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core = ctypes.CDLL(Image.core.__file__)
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
-_CHUNK = 64  # files per thread task
-_CHECKED = 32  # side of the squares decoded to check files, in pixels
 # Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _BAND = 1 << 18  # pixels composited on white at a time
@@ -217,103 +209,6 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 def blank(size: int) -> np.ndarray:
     """Returns a white square, used for missing images, uint8 [S, S, 3]."""
     return np.full((size, size, 3), 255, np.uint8)
-
-
-def check_images(
-    frame: pd.DataFrame,
-    root: str | os.PathLike,
-    max_skipped: float,
-    threads: int | None = None,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    option: str = table.MAX_SKIPPED,
-    pixels_option: str = "",
-    keep: Callable[[pd.DataFrame], str] | None = None,
-) -> tuple[pd.DataFrame, table.Skipped]:
-    """Drops the rows of a frame whose images cannot be decoded.
-
-    Args:
-      frame: rows of a sample table.
-      root: the folder that the paths are relative to.
-      max_skipped: the maximum share of dropped rows.
-      threads: number of decoding threads; by default, one per core.
-      max_pixels: see `decode`.
-      option: the option that sets `max_skipped`, for the error message.
-      pixels_option: the option that sets `max_pixels`; see `decode`.
-      keep: called with the dropped rows, if any, before an error is raised: a
-        frame of `sample_id`, `image`, `kind`, `reason` and `row` (in the table,
-        from 1). Returns the path of the list that it wrote.
-
-    Returns:
-      The kept rows, and the number of dropped rows for each of `faults.KINDS`.
-
-    Raises:
-      UserError: if a larger share than `max_skipped` is dropped; lists the
-        first ten rows with path and reason.
-    """
-    root = Path(root)
-    codes, paths = pd.factorize(frame["image"])
-    paths = [root / path if path else None for path in paths]
-    file_errors = _find_faults(paths, max_pixels, pixels_option, threads)
-    bad = np.array([fault is not None for fault in file_errors], bool)[codes]
-    rows = np.flatnonzero(bad)
-    errors = [file_errors[codes[row]] for row in rows]
-    counts = collections.Counter(error.kind for error in errors)
-    listed = [
-        _with_hint(file_errors[code], paths[code], root)
-        for code in codes[rows[: table.LISTED]]
-    ]
-    skipped = table.skip(frame, rows, listed, "unreadable images")
-    skipped = dataclasses.replace(
-        skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
-    )
-    if keep is not None and errors:
-        listed = frame.iloc[rows][["sample_id", "image"]].assign(
-            kind=[error.kind for error in errors],
-            reason=[str(error) for error in errors],
-            row=frame.index[rows] + 1,
-        )
-        skipped = dataclasses.replace(skipped, listing=keep(listed))
-    remedy = f"Repair these files under {root}, remove their rows"
-    return frame[~bad], skipped.require(max_skipped, remedy, option)
-
-
-def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
-    """Returns an error message, with a similar path if the file is missing."""
-    is_missing = error.kind == faults.MISSING
-    return str(error) + (near_paths.hint(path, root) if is_missing else "")
-
-
-def _find_faults(
-    paths: Sequence[Path | None],
-    max_pixels: int,
-    option: str,
-    threads: int | None,
-) -> list[UnreadableImageError | None]:
-    """Returns the error of each file, or None if it can be decoded.
-
-    Files are decoded to the end even at this small size, so that truncated
-    files are found.
-    """
-
-    def fault(path: Path | None) -> UnreadableImageError | None:
-        try:
-            if path is not None:
-                decode(path, _CHECKED, max_pixels, option=option)
-        except UnreadableImageError as error:
-            # Create a new error: the old traceback keeps the bytes in memory.
-            return UnreadableImageError(str(error), error.kind)
-        return None
-
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    with threads_lib.pool(threads or os.cpu_count()) as pool:
-        done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
-        errors = []
-        with progress.show("Checking images", len(paths)) as count:
-            for chunk in done:
-                errors += chunk
-                count(len(chunk))
-        return errors
 
 
 def _upright(image: Image.Image) -> Image.Image:

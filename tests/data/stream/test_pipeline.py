@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax.data import builder
 from mixer_jax.data.images import decoding
+from mixer_jax.data.prepared import build
 from mixer_jax.data.stream import pipeline, sampling, text
 from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
 
 QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
@@ -215,7 +216,9 @@ def test_blocks_of_all_processes_form_the_global_batch(
 
 def test_workers_compute_the_same_batches(data, tokenizer, tmp_path):
     frame, source = data
-    prepared = builder.prepare(frame, source._root, tmp_path)
+    prepared = build.prepare(frame, source._root, tmp_path).source(
+        identity.examine(frame, source._root)
+    )
     options = {"augment": "catalog", "sampling": SAMPLERS[1]}
     want = batches(data, tokenizer, 9, **options)
     for count, stop in ((1, 2), (2, 5)):
@@ -236,14 +239,23 @@ def test_workers_compute_the_same_batches(data, tokenizer, tmp_path):
             assert_equal(batch, jax.tree.map(lambda leaf: leaf[2:], whole))
 
 
-def test_error_names_an_unreadable_prepared_image(data, tokenizer, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no image")
+def test_error_names_an_unreadable_prepared_image(
+    tokenizer, tmp_path, monkeypatch
+):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     rows = [
         ("q7", "query", "a.png", "", "c", "", "train"),
         ("d", "document", "", "words", "c", "", "train"),
     ]
     frame = pd.DataFrame(rows, columns=table.COLUMNS)
-    source = builder.prepare(frame, tmp_path)
+    source = build.prepare(frame, tmp_path).source(
+        identity.examine(frame, tmp_path)
+    )
+
+    def fail(*_):
+        raise decoding.UnreadableImageError("an image: damaged.", "corrupt")
+
+    monkeypatch.setattr(decoding, "decode", fail)
     with pytest.raises(decoding.UnreadableImageError, match="q7"):
         batches((frame, source), tokenizer, 1, batch_size=2)
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mixer_jax.data import generations
+from mixer_jax.data.prepared import generations
 from mixer_jax.runtime.errors import NewerFormatError
 
 
@@ -46,19 +46,37 @@ def test_killed_process_releases_its_hold(tmp_path):
     assert generations.remove_unused(folder)
 
 
+def draft(folder, name="a"):
+    return generations.draft(folder, name, lambda text: None)
+
+
 def test_drafts_are_removed_on_exit_and_after_a_kill(tmp_path):
     (tmp_path / "other").mkdir()
-    with generations.draft(tmp_path) as first:
+    with draft(tmp_path) as first:
         (first / "file").write_text("")
-        with generations.draft(tmp_path) as second:
-            assert first.is_dir()
-            assert first != second
         left = first.with_name(f"{first.name}-left")
         left.mkdir()  # as if left by a killed process
-        with generations.draft(tmp_path):
-            assert not left.exists()
+        with draft(tmp_path, "b") as second:
             assert first.is_dir()
+            assert first != second
+            assert not left.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_failed_draft_is_continued(tmp_path):
+    def fail():
+        with draft(tmp_path) as folder:
+            (folder / "file").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with draft(tmp_path) as second:
+        assert (second / "file").is_file()
+        # Its name identifies it.
+        with draft(tmp_path, "b") as other:
+            assert not list(other.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_drafts_of_other_hosts_are_kept_for_a_day(tmp_path):
@@ -66,7 +84,7 @@ def test_drafts_of_other_hosts_are_kept_for_a_day(tmp_path):
     for folder in (fresh, old):
         folder.mkdir()
     os.utime(old, (1, 1))
-    with generations.draft(tmp_path):
+    with draft(tmp_path):
         assert fresh.exists()
         assert not old.exists()
 
@@ -80,8 +98,8 @@ def test_nothing_is_removed_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(generations.fcntl, "flock", refuse)
     assert generations.hold(folder) is not None
     assert not generations.remove_unused(folder)
-    with generations.draft(tmp_path) as draft:
-        assert draft.is_dir()
+    with draft(tmp_path) as folder_of_draft:
+        assert folder_of_draft.is_dir()
     assert folder.is_dir()
 
 
@@ -90,13 +108,16 @@ def test_others_are_removed_unless_they_are_in_use_or_newer(tmp_path):
     own, used, newer, damaged, unused = (tmp_path / name for name in names)
     for folder in (own, used, newer, damaged, unused):
         folder.mkdir()
-        generations.write_record(folder)
+        generations.write_record(folder, rows=5)
     (tmp_path / "unrelated").mkdir()
-    (newer / generations.RECORD).write_text('{"format": 2}')
+    (newer / generations.RECORD).write_text('{"format": 3}')
     (damaged / generations.RECORD).unlink()
-    assert [generations.has_record(f) for f in (own, damaged)] == [True, False]
-    with pytest.raises(NewerFormatError, match=r"has format 2.*data\.prepared"):
-        generations.has_record(newer)
+    assert generations.read_record(own) == {"format": 2, "rows": 5}
+    assert generations.read_record(damaged) is None
+    (damaged / generations.RECORD).write_text('{"format": 1}')
+    assert generations.read_record(damaged) is None
+    with pytest.raises(NewerFormatError, match=r"has format 3.*data\.prepared"):
+        generations.read_record(newer)
     hold = generations.hold(used)
     generations.remove_others(own)
     kept = {own, used, newer, tmp_path / "unrelated"}

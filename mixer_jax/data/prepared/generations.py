@@ -4,8 +4,9 @@ A reader holds a shared lock on the folder itself, which the kernel releases
 when the process ends. Removing a folder requires an exclusive lock; if the
 file system does not support locks, nothing is removed.
 
-A folder's record, prepared.json, holds the format of its files. Folders of a
-newer format are neither read nor removed.
+A folder's record, manifest.json, holds the format of its files. Folders of a
+newer format are neither read nor removed. An unfinished folder is a draft,
+which the next process that drafts the same folder continues.
 """
 
 import contextlib
@@ -19,16 +20,18 @@ import socket
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import NewerFormatError
 
-FORMAT = 1  # increases with each change that older versions cannot read
-RECORD = "prepared.json"
+FORMAT = 2  # increases with each change that older versions cannot read
+RECORD = "manifest.json"
 _NAME = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 _DRAFT = ".partial-"
+Say = Callable[[str], None]
 _STALE = 24 * 3600  # seconds until another host's draft counts as stale
 
 
@@ -57,13 +60,14 @@ def hold(folder: Path) -> Hold | None:
     return Hold(descriptor)
 
 
-def write_record(folder: Path) -> None:
-    """Records the format of a folder's files."""
-    files.write_text(folder / RECORD, json.dumps({"format": FORMAT}) + "\n")
+def write_record(folder: Path, **contents: Any) -> None:
+    """Records the format of a folder's files, and other contents."""
+    text = json.dumps({"format": FORMAT} | contents)
+    files.write_text(folder / RECORD, f"{text}\n")
 
 
-def has_record(folder: Path) -> bool:
-    """Returns whether a folder has an undamaged record.
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Returns a folder's record; None if it is missing, damaged or older.
 
     Raises:
       NewerFormatError: if the format is newer than this version can read.
@@ -71,12 +75,17 @@ def has_record(folder: Path) -> bool:
     subject = f"The prepared data in {folder}"
     remedy = "set the config's data.prepared to another folder"
     try:
-        files.read_record(folder / RECORD, FORMAT, subject, remedy)
+        record = files.read_record(folder / RECORD, FORMAT, subject, remedy)
     except NewerFormatError:
         raise
     except (OSError, ValueError):
-        return False
-    return True
+        return None
+    return record if record["format"] == FORMAT else None
+
+
+def is_version(folder: Path) -> bool:
+    """Returns whether a folder has the name of a finished version."""
+    return bool(_NAME.fullmatch(folder.name))
 
 
 def remove_others(folder: Path) -> None:
@@ -85,10 +94,10 @@ def remove_others(folder: Path) -> None:
     Versions in a newer format are kept.
     """
     for other in folder.parent.iterdir():
-        if other == folder or not _NAME.fullmatch(other.name):
+        if other == folder or not is_version(other):
             continue
         with contextlib.suppress(NewerFormatError):
-            has_record(other)  # raises for newer formats
+            read_record(other)  # raises for newer formats
             remove_unused(other)
 
 
@@ -113,35 +122,48 @@ def remove_unused(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def draft(parent: Path) -> Iterator[Path]:
-    """Yields an empty folder in `parent` and removes it on exit.
+def draft(parent: Path, name: str, say: Say) -> Iterator[Path]:
+    """Yields a folder in `parent` that no other process of this host uses.
 
-    Stale drafts of killed processes are removed first.
+    It is removed on exit, but kept if the block raises or the process is
+    killed. Other drafts of killed processes are removed.
+
+    Args:
+      parent: the folder of the draft.
+      name: names what is drafted; a draft of that name is continued.
+      say: called with a message before waiting for another process.
 
     Raises:
       OSError: if the folder cannot be created.
     """
+    folder = parent / f"{_prefix()}{name}"
     for left in parent.iterdir():
-        if left.name.startswith(_DRAFT) and _may_be_abandoned(left):
+        other = left.name.startswith(_DRAFT) and left != folder
+        if other and _may_be_abandoned(left):
             remove_unused(left)
-    folder, descriptor = _locked_draft(parent)
+    descriptor = _lock(folder, say)
     try:
         yield folder
-    finally:
         shutil.rmtree(folder, ignore_errors=True)
+    finally:
         os.close(descriptor)
 
 
-def _locked_draft(parent: Path) -> tuple[Path, int]:
+def _lock(folder: Path, say: Say) -> int:
+    """Creates and locks a folder; waits until no other process uses it."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=parent))
+        folder.mkdir(exist_ok=True)
         descriptor = _open(folder)
         if descriptor is None:
-            continue  # Another process removed the draft before it was locked.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            continue  # Another process removed it before it was locked.
+        with contextlib.suppress(OSError):  # Locks may be unsupported.
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Waiting for another process that prepares the same data.")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):
-            return folder, descriptor
+            return descriptor
         os.close(descriptor)
 
 

@@ -1,0 +1,310 @@
+"""Prepares a table's samples once: checks, files and a manifest.
+
+A few files with random access replace thousands of small image files. Each
+image is decoded here, once; later starts open the files without decoding.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.images import decoding, faults
+from mixer_jax.data.images.faults import UnreadableImageError
+from mixer_jax.data.prepared import (
+    generations,
+    kept,
+    records,
+    shards,
+    tfds_files,
+    writing,
+)
+from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.data.prepared.version import Prepared
+from mixer_jax.data.prepared.writing import Options
+from mixer_jax.runtime import identity, paths, terminal
+from mixer_jax.runtime.errors import NewerFormatError, UserError
+
+FOLDER = "prepared"  # next to the table, unless the config says otherwise
+Say = Callable[[str], None]
+
+
+_DEFAULT = Options()
+
+
+def prepare(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    prepared: str | os.PathLike = "",
+    *,
+    data: identity.Data | None = None,
+    options: Options = _DEFAULT,
+    say: Say | None = None,
+) -> Prepared:
+    """Prepares a frame's samples, unless that has been done before.
+
+    Each combination of table and splits has a folder in `prepared`, with a
+    subfolder per version, named by the identity of the rows and images. A new
+    version is created atomically and replaces older ones that are not in use.
+    Rows that the older one has are kept. If interrupted, the next call goes on.
+
+    Args:
+      frame: rows of a sample table.
+      root: the folder that the image paths are relative to.
+      prepared: the folder for the files; `root/prepared` if empty.
+      data: the identity of the rows; computed if None.
+      options: how samples are prepared.
+      say: called with messages; prints to standard error by default.
+
+    Returns:
+      The prepared samples, without those whose images cannot be decoded.
+
+    Raises:
+      UserError: if the folder cannot be written, or it has these rows and
+        images in a newer format.
+    """
+    job = _job(frame, root, prepared, data, options, say)
+    place, group = job.place, job.group
+    try:
+        found = job.find()
+        while found is None:
+            paths.make_folder(group)
+            job.make()
+            # Do not report changed images twice.
+            found = job.silent().find()
+    except OSError as error:
+        raise UserError(
+            f"The prepared data cannot be written to {place}: "
+            f"{paths.reason(error)}. Free some space, or set the config's "
+            "data.prepared to a folder with enough space."
+        ) from error
+    if found.folder.parent == group:
+        generations.remove_others(found.folder)
+    return found
+
+
+def find(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    prepared: str | os.PathLike = "",
+    *,
+    data: identity.Data | None = None,
+    options: Options = _DEFAULT,
+) -> Prepared | None:
+    """Returns a frame's prepared samples if they exist; see `prepare`."""
+    with contextlib.suppress(NewerFormatError, OSError):
+        return _job(frame, root, prepared, data, options, None).silent().find()
+    return None
+
+
+def _job(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    prepared: str | os.PathLike,
+    data: identity.Data | None,
+    options: Options,
+    say: Say | None,
+) -> "_Job":
+    root = Path(root)
+    data = data or identity.examine(frame, root)
+    place = Path(prepared) if prepared else root / FOLDER
+    group = place / _group(frame, root if prepared else "")
+    return _Job(frame, root, place, group, data, options, say or _say)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The arguments of `prepare`, and the folders that follow from them."""
+
+    frame: pd.DataFrame
+    root: Path
+    place: Path
+    group: Path
+    data: identity.Data
+    options: Options
+    say: Say
+
+    def silent(self) -> "_Job":
+        """Returns the same job without messages."""
+        return dataclasses.replace(self, say=lambda text: None)
+
+    @property
+    def key(self) -> str:
+        """Identifies rows, sizes of images, and options of their check."""
+        parts = [self.data.key, self.options.max_pixels]
+        return identity.hash_json(parts)[:16]
+
+    def find(self) -> Prepared | None:
+        """Returns the version that was prepared for the frame, or None.
+
+        It may belong to a table that has since been moved or renamed.
+        """
+        groups = sorted(self.place.iterdir()) if self.place.is_dir() else []
+        for other in sorted(groups, key=lambda other: other != self.group):
+            names = sorted(os.listdir(other)) if other.is_dir() else []
+            for name in names:
+                if not name.startswith(f"{self.key}-"):
+                    continue
+                hold = generations.hold(other / name)
+                if hold is None:
+                    continue
+                if found := self._open(other / name, hold):
+                    return found
+                hold.release()
+        return None
+
+    def _open(self, folder: Path, hold: generations.Hold) -> Prepared | None:
+        """Returns a version, or None if it is damaged or images changed."""
+        manifest = generations.read_record(folder)
+        compared = identity.compare(folder, self.data, strict=False)
+        if compared.changed:
+            self.say(_changed(compared.changed))
+            return None
+        if not compared.known:
+            return None
+        prepared = None
+        if manifest is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                prepared = version_lib.read(
+                    folder, hold, manifest, compared.notes
+                )
+        if prepared is None or len(prepared.rows) != len(self.frame):
+            self.say(
+                f"{folder} has missing or damaged files; preparing the data "
+                "again."
+            )
+            return None
+        if self.options.shards not in (0, manifest["shards"]):
+            return None
+        if again := self._readable(prepared.skipped):
+            self.say(
+                f"{again} could not be read when the data was prepared; "
+                "preparing the data again."
+            )
+            return None
+        with contextlib.suppress(OSError):  # Possibly read-only.
+            identity.write_notes(folder, compared.notes)
+        return prepared
+
+    def _readable(self, skipped: Sequence[shards.Fault]) -> str:
+        """Returns an image that the system could not read before, but can now.
+
+        What else is wrong with an image changes with its bytes only.
+        """
+        images = self.frame["image"].to_numpy(object)
+        for fault in skipped:
+            if fault.kind in (faults.UNREADABLE, faults.FOLDER):
+                path = self.root / images[fault.row]
+                with contextlib.suppress(UnreadableImageError):
+                    decoding.read(path)
+                    return str(path)
+        return ""
+
+    def make(self) -> None:
+        """Prepares the frame's samples in a new folder of the group."""
+        stamp = hashlib.sha256(self.data.times.tobytes()).hexdigest()[:8]
+        name = f"{self.key}-{stamp}"
+        with generations.draft(self.group, name, self.say) as draft:
+            if self.silent().find() is not None:  # Another process was faster.
+                return
+            version, results = draft / name, draft / "results"
+            for folder in (version / tfds_files.FOLDER, results):
+                folder.mkdir(parents=True, exist_ok=True)
+            plan = shards.plan(split_names(self.frame), self.options.shards)
+            now = kept.keys(self.frame, self.data)
+            with _earlier(self.group, now) as earlier:
+                made = writing.write(
+                    *(self.frame, self.root, plan, version, results),
+                    *(earlier, self.options),
+                )
+            writing.describe(
+                *(self.frame, self.data, plan, made, now, version),
+                self.options,
+            )
+            if version_lib.read_parts(version) is None:
+                raise UserError(
+                    f"The prepared data in {self.group} cannot be read right "
+                    "after it was written. Check the disk, or set the "
+                    "config's data.prepared to a folder on another disk."
+                )
+            try:
+                version.rename(self.group / name)
+            except OSError:
+                # A process of another host was faster, or the existing folder
+                # is damaged or stale.
+                if not (self.group / name).is_dir():
+                    raise
+                if self.silent().find() is not None:
+                    return
+                version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def _earlier(group: Path, now: np.ndarray) -> Iterator[kept.Kept | None]:
+    """Yields the rows kept from the newest earlier version of a group."""
+    versions = [
+        folder for folder in group.iterdir() if generations.is_version(folder)
+    ]
+    for folder in sorted(versions, key=_time, reverse=True):
+        hold = generations.hold(folder)
+        if hold is None:
+            continue
+        try:
+            parts = version_lib.read_parts(folder)
+            if parts is None:
+                continue
+            where = paths.plain(folder / tfds_files.FOLDER)
+            parts = [records.Part(str(where / a), b) for a, b in parts]
+            if (found := kept.find(folder, parts, now)) is not None:
+                yield found
+                return
+        finally:
+            hold.release()
+    yield None
+
+
+def _time(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _changed(images: Sequence[str]) -> str:
+    count = len(images)
+    subject = "1 image has" if count == 1 else f"{count:,} images have"
+    return (
+        f"{subject} changed since the data was prepared, such as {images[0]}; "
+        "preparing the data again."
+    )
+
+
+def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
+    """Returns the folder name for a table and its splits.
+
+    Args:
+      frame: the rows; `attrs["table"]` is the table's path.
+      root: the table's root; "" if the named folder is next to the table.
+    """
+    name = Path(frame.attrs.get("table", "") or "table").name
+    splits = "-".join(sorted(set(split_names(frame))))
+    whole = [name, splits, root and os.path.abspath(root)]
+    code = identity.hash_json(whole)[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', f'{name}-{splits}')[:80]}-{code}"
+
+
+def _say(text: str) -> None:
+    terminal.say(text, console=terminal.Console(stderr=True))
+
+
+def split_names(frame: pd.DataFrame) -> np.ndarray:
+    """Returns the split of each row without its part, `[N]` of str."""
+    names = frame["split"].str.split("/", n=1).str[0]
+    return names.to_numpy(object)

@@ -1,0 +1,106 @@
+"""Finds the rows of a table that an earlier version already contains."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.prepared import records, shards
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import arrays, identity
+
+ROWS = "rows.npy"
+# A row's key, its record (-1 if it was left out) and its image's digest.
+_ROW = np.dtype(
+    [("key", "<u8", (2,)), ("record", "<i8"), ("digest", "u1", (16,))]
+)
+_SEEDS = ("mixer_jax rows 0", "mixer_jax rows 1")  # 16 characters each
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def keys(frame: pd.DataFrame, data: identity.Data) -> np.ndarray:
+    """Returns a hash of each row and its image's size and time, uint64 [N, 2].
+
+    Two rows have the same key with a probability of 2^-128.
+    """
+    images = pd.Index(data.images, dtype=object).get_indexer(frame["image"])
+    # The last column is for rows without an image, whose place is -1.
+    status = np.zeros((2, len(data.images) + 1), np.uint64)
+    status[:, :-1] = data.sizes, data.times
+    cells = [frame[name].to_numpy(object) for name in table.COLUMNS]
+    out = np.zeros((len(frame), 2), np.uint64)
+    for column, seed in enumerate(_SEEDS):
+        for values in (*cells, *status[:, images]):
+            out[:, column] *= _FACTOR
+            out[:, column] ^= pd.util.hash_array(values, hash_key=seed)
+    return out
+
+
+def make(
+    keys: np.ndarray, places: np.ndarray, digests: np.ndarray
+) -> np.ndarray:
+    """Returns the array that `ROWS` holds, one entry per row."""
+    out = np.zeros(len(keys), _ROW)
+    out["key"], out["record"], out["digest"] = keys, places, digests
+    return out
+
+
+def read(folder: Path) -> np.ndarray:
+    """Returns a version's rows, memory-mapped.
+
+    Raises:
+      OSError or ValueError: if the file is missing or damaged.
+    """
+    rows = arrays.read(folder / ROWS, mapped=True)
+    if rows.dtype != _ROW or rows.ndim != 1:
+        raise ValueError(f"{ROWS} has other columns")
+    return rows
+
+
+class Kept:
+    """The rows that an earlier version has, by their position in a frame."""
+
+    def __init__(
+        self, folder: Path, parts: list[records.Part], now: np.ndarray
+    ):
+        """Compares the rows of an earlier version with the present ones.
+
+        Args:
+          folder: the folder of the earlier version.
+          parts: its files.
+          now: the keys of the present rows; see `keys`.
+
+        Raises:
+          OSError or ValueError: if the earlier version is damaged.
+        """
+        rows = read(folder)
+        first, places = np.unique(rows["key"][:, 0], return_index=True)
+        at = np.searchsorted(first, now[:, 0])
+        found = places[np.minimum(at, len(places) - 1)]
+        same = (rows["key"][found] == now).all(1)
+        self._parts = tuple(parts)
+        self._records = np.where(same, rows["record"][found], -1)
+        self._digests = rows["digest"][found]
+
+    def of(self, shard: shards.Shard) -> shards.Earlier | None:
+        """Returns what is kept of a shard; None if nothing is."""
+        known = self._records[shard.rows]
+        if (known < 0).all():
+            return None
+        return shards.Earlier(self._parts, known, self._digests[shard.rows])
+
+    @property
+    def count(self) -> int:
+        """The number of rows that are kept."""
+        return int((self._records >= 0).sum())
+
+
+def find(
+    folder: Path, parts: list[records.Part], now: np.ndarray
+) -> Kept | None:
+    """Returns the rows kept from an earlier version; None if it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        kept = Kept(folder, parts, now)
+        return kept if kept.count else None
+    return None

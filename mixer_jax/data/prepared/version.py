@@ -1,0 +1,113 @@
+"""Opens a version of a prepared data set, after a check of its files' sizes."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.images.faults import UnreadableImageError
+from mixer_jax.data.prepared import generations, kept, shards, tfds_files
+from mixer_jax.data.prepared.source import PreparedSource
+from mixer_jax.runtime import identity
+from mixer_jax.runtime.errors import UserError
+
+SKIPPED = "skipped.csv"
+# Files of TFDS's description, each with a key that it must have.
+_TFDS_KEYS = {"dataset_info.json": "splits", "features.json": "featuresDict"}
+
+
+class Prepared(NamedTuple):
+    """A prepared version of a frame.
+
+    Attributes:
+      folder: the version's folder, which is not removed while this exists.
+      hold: the lock that protects it.
+      parts: the name and the number of records of each file.
+      rows: the version's rows; see `kept.make`.
+      notes: the current notes of the images; see `identity`.
+      skipped: the rows that were left out.
+    """
+
+    folder: Path
+    hold: generations.Hold
+    parts: list[tuple[str, int]]
+    rows: np.ndarray
+    notes: np.ndarray
+    skipped: tuple[shards.Fault, ...]
+
+    def source(
+        self, data: identity.Data, rows: np.ndarray | None = None
+    ) -> PreparedSource:
+        """Returns the samples of some of the frame's rows.
+
+        Args:
+          data: the identity of these rows.
+          rows: int `[n]`, positions in the frame that were not left out; None
+            for all rows.
+        """
+        places = self.rows["record"]
+        places = places if rows is None else places[rows]
+        notes = identity.compare_notes(self.notes, data, strict=False).notes
+        return PreparedSource(
+            self.folder / tfds_files.FOLDER,
+            self.parts,
+            places,
+            self.hold,
+            data.content(notes),
+        )
+
+    def errors(
+        self, frame: pd.DataFrame, root: Path
+    ) -> tuple[np.ndarray, list[UnreadableImageError]]:
+        """Returns the positions of the rows left out, and their errors."""
+        images = frame["image"].to_numpy(object)
+        rows = np.array([fault.row for fault in self.skipped], int)
+        return rows, [
+            UnreadableImageError(
+                f"{root / images[fault.row]}{fault.reason}", fault.kind
+            )
+            for fault in self.skipped
+        ]
+
+
+def read_parts(folder: Path) -> list[tuple[str, int]] | None:
+    """Returns the files of an undamaged version of a known format, or None."""
+    errors = (UserError, OSError, ValueError, TypeError, KeyError)
+    with contextlib.suppress(*errors):
+        if (manifest := generations.read_record(folder)) is not None:
+            return _parts(folder, manifest)
+    return None
+
+
+def read(
+    folder: Path,
+    hold: generations.Hold,
+    manifest: dict[str, Any],
+    notes: np.ndarray,
+) -> Prepared:
+    """Returns an undamaged version.
+
+    Raises:
+      Exception: an OSError, ValueError, TypeError or KeyError if it is damaged.
+    """
+    skipped = tuple(shards.Fault(*fault) for fault in manifest["skipped"])
+    parts = _parts(folder, manifest)
+    rows = kept.read(folder)
+    if (rows["record"] >= 0).sum() != sum(count for _, count in parts):
+        raise ValueError("The number of samples differs.")
+    return Prepared(folder, hold, parts, rows, notes, skipped)
+
+
+def _parts(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:
+    """Returns names and numbers of records after a check of all file sizes."""
+    where = folder / tfds_files.FOLDER
+    for name, key in _TFDS_KEYS.items():
+        json.loads((where / name).read_text())[key]
+    for part in manifest["files"]:
+        size = (where / part["name"]).stat().st_size
+        if size != part["bytes"]:
+            raise ValueError(f"{part['name']} has {size} bytes.")
+    return [(part["name"], part["records"]) for part in manifest["files"]]

@@ -1,0 +1,194 @@
+"""Writes all files of a new version of a prepared data set."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.images import memory
+from mixer_jax.data.prepared import (
+    generations,
+    kept,
+    shards,
+    tfds_files,
+)
+from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.runtime import files, identity, progress
+from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import PassingError
+from mixer_jax.runtime.tabular import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How samples are prepared.
+
+    Attributes:
+      max_pixels: see `decoding.decode`.
+      shards: the number of files per split; 0 to choose it by the rows.
+      workers: the number of processes that decode; 0 for one thread per core.
+    """
+
+    max_pixels: int = memory.MAX_PIXELS
+    shards: int = 0
+    workers: int = 0
+
+
+def write(
+    frame: pd.DataFrame,
+    root: Path,
+    plan: Sequence[shards.Shard],
+    version: Path,
+    results: Path,
+    earlier: kept.Kept | None,
+    options: Options,
+) -> list[shards.Result]:
+    """Writes all shards that are not finished yet; shows the progress.
+
+    Args:
+      frame: rows of a sample table.
+      root: the folder that the image paths are relative to.
+      plan: the shards.
+      version: the folder of the new version.
+      results: the folder of the finished shards' results.
+      earlier: rows that are kept from an earlier version.
+      options: how samples are prepared.
+
+    Raises:
+      OSError: if the disk is full or cannot be written to.
+      PassingError: if a worker process was killed.
+    """
+    images = frame["image"].to_numpy(object)
+    texts = {name: frame[name].to_numpy(object) for name in shards.TEXTS}
+
+    def tasks() -> Iterator[shards.Task]:
+        for shard in plan:
+            yield shards.Task(
+                shard=shard,
+                folder=version / tfds_files.FOLDER,
+                results=results,
+                root=root,
+                images=images[shard.rows].tolist(),
+                texts={k: v[shard.rows].tolist() for k, v in texts.items()},
+                max_pixels=options.max_pixels,
+                earlier=earlier.of(shard) if earlier else None,
+            )
+
+    workers = options.workers
+    number = workers or os.cpu_count() or 1
+    kind = threads_lib.process_pool if workers else threads_lib.pool
+    made = []
+    with kind(number) as pool:
+        total = len(frame)
+        with progress.show("Preparing the samples", total) as count:
+            for result in _in_order(pool, tasks(), 2 * number):
+                made.append(result)
+                count(len(result.digests))
+    return made
+
+
+def describe(
+    frame: pd.DataFrame,
+    data: identity.Data,
+    plan: Sequence[shards.Shard],
+    made: Sequence[shards.Result],
+    now: np.ndarray,
+    version: Path,
+    options: Options,
+) -> None:
+    """Writes the files that describe the shards, the manifest last.
+
+    Args:
+      frame: rows of a sample table.
+      data: the identity of the rows.
+      plan: the shards.
+      made: their results.
+      now: the keys of the rows; see `kept.keys`.
+      version: the folder of the new version.
+      options: how samples are prepared.
+
+    Raises:
+      PassingError: if an image has changed since `data` was examined.
+    """
+    _check_unchanged(data)
+    skipped = sorted(fault for one in made for fault in one.faults)
+    places = np.full(len(frame), -1, np.int64)
+    digests = np.zeros((len(frame), 16), np.uint8)
+    splits: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+    left_out = {fault.row for fault in skipped}
+    total = 0
+    for shard, result in zip(plan, made, strict=True):
+        rows = [row for row in shard.rows.tolist() if row not in left_out]
+        places[rows] = total + np.arange(len(rows))
+        digests[shard.rows] = result.digests
+        total += result.count
+        splits[shard.split].append((result.count, result.size))
+    codes, _ = pd.factorize(frame["image"].where(frame["image"] != ""))
+    of_images = np.zeros((len(data.images), 16), np.uint8)
+    of_images[codes[codes >= 0]] = digests[codes >= 0]
+    notes = identity.make_notes(data, of_images)
+    identity.write_notes(version, notes)
+    rows = kept.make(now, places, digests)
+    files.write(version / kept.ROWS, lambda path: _save(path, rows))
+    listed = frame.iloc[[fault.row for fault in skipped]]
+    listed = listed[["sample_id", "image"]].assign(
+        kind=[fault.kind for fault in skipped],
+        reason=[fault.reason.removeprefix(": ") for fault in skipped],
+    )
+    files.write_text(version / version_lib.SKIPPED, tables.csv_text(listed))
+    tfds_files.describe(version, splits)
+    parts = [
+        dict(name=a.name, records=b.count, bytes=b.size, blake2b=b.checksum)
+        for a, b in zip(plan, made, strict=True)
+    ]
+    generations.write_record(
+        version,
+        rows=len(frame),
+        max_pixels=options.max_pixels,
+        shards=options.shards,
+        skipped=skipped,
+        files=parts,
+    )
+
+
+def _in_order(
+    pool: Executor, tasks: Iterator[shards.Task], ahead: int
+) -> Iterator[shards.Result]:
+    """Yields the results of tasks in order, with `ahead` tasks in progress."""
+    pending: collections.deque = collections.deque()
+    try:
+        for task in tasks:
+            pending.append(pool.submit(shards.write, task))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PassingError(
+            "A process that prepares the data was killed, possibly because "
+            "the memory is full. Run the same command again to continue, with "
+            "fewer --workers if it happens again."
+        ) from error
+
+
+def _save(path: Path, rows: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, rows)
+
+
+def _check_unchanged(data: identity.Data) -> None:
+    """Checks that no image has changed since its size was looked up."""
+    now = identity.stat(data.files)
+    changed = np.flatnonzero((now != [data.sizes, data.times]).any(axis=0))
+    if len(changed):
+        raise PassingError(
+            f"The image {data.files[changed[0]]} was changed while the data "
+            "was being prepared. Run this command again once no other "
+            "program modifies the images."
+        )

@@ -1,0 +1,76 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixer_jax.data.prepared import kept
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity
+
+
+def rows_and_data(cells, sizes):
+    frame = pd.DataFrame(cells, columns=table.COLUMNS)
+    images = [name for name in frame["image"].unique() if name]
+    times = np.arange(len(images))
+    status = (np.array(sizes[: len(images)]), times)
+    data = identity.Data("", len(frame), images, images, *status)
+    return frame, data
+
+
+def row(number, **changes):
+    cells = dict.fromkeys(table.COLUMNS, "") | {
+        "sample_id": f"s{number}",
+        "image": f"{number}.png",
+    }
+    return [*(cells | changes).values()]
+
+
+def test_keys_depend_on_each_cell_and_on_the_image():
+    seen = set()
+    cases = [(row(0), 5), (row(0), 6), (row(0, image=""), 5)]
+    cases += [(row(0, **{name: "x"}), 5) for name in table.COLUMNS]
+    # Cells do not run into each other.
+    cases += [(row(0, text="ab", group="c"), 5)]
+    cases += [(row(0, text="a", group="bc"), 5)]
+    for cells, size in cases:
+        frame, data = rows_and_data([cells], [size])
+        key = kept.keys(frame, data)
+        np.testing.assert_array_equal(key, kept.keys(frame, data))
+        seen.add(tuple(key[0].tolist()))
+    assert len(seen) == len(cases)
+
+
+def test_a_key_does_not_depend_on_the_other_rows():
+    frame, data = rows_and_data([row(0), row(1), row(2, image="")], [5, 6])
+    alone, data_alone = rows_and_data([row(1)], [6])
+    data_alone.times[:] = data.times[1]
+    np.testing.assert_array_equal(
+        kept.keys(frame, data)[1:2], kept.keys(alone, data_alone)
+    )
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A version of three rows, of which the second was left out."""
+    keys = np.array([[5, 1], [3, 2], [9, 3]], np.uint64)
+    digests = np.arange(48, dtype=np.uint8).reshape(3, 16)
+    rows = kept.make(keys, np.array([0, -1, 1]), digests)
+    np.save(tmp_path / kept.ROWS, rows)
+    return tmp_path
+
+
+def test_rows_are_found_by_both_halves_of_their_key(version):
+    now = np.array([[9, 3], [3, 2], [5, 2], [7, 7], [10, 0]], np.uint64)
+    found = kept.find(version, [], now)
+    assert found.count == 1
+    np.testing.assert_array_equal(found._records, [1, -1, -1, -1, -1])
+    np.testing.assert_array_equal(found._digests[0], np.arange(32, 48))
+
+
+def test_damaged_rows_are_ignored(version):
+    now = np.array([[9, 3]], np.uint64)
+    assert kept.find(version, [], now) is not None
+    assert kept.find(version, [], now + np.uint64(1)) is None
+    (version / kept.ROWS).write_bytes(b"damaged")
+    assert kept.find(version, [], now) is None
+    (version / kept.ROWS).unlink()
+    assert kept.find(version, [], now) is None
