@@ -6,6 +6,7 @@ number of threads or processes, and after any interruption. Rows that an earlier
 version already has are copied without decoding their images again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,6 +30,12 @@ OPTION = "data.max_pixels"  # for messages
 _ROWS = 8192  # rows per shard by default
 _MOST = 512  # shards by default; each one in use is an open file
 _CHUNK = 1 << 20  # bytes
+_STOP = "stop"  # a file among the results that ends all tasks
+_EVERY = 64  # rows between two looks for it
+
+
+class StoppedError(Exception):
+    """Raised in a task that was asked to stop."""
 
 
 class Fault(NamedTuple):
@@ -160,11 +167,27 @@ def file_name(split: str, place: int, count: int) -> str:
     return f"sample_table-{split}.array_record-{of}"
 
 
+def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
+    """Removes what an interrupted run left behind that is not in the plan."""
+    (results / _STOP).unlink(missing_ok=True)
+    names = {shard.name for shard in plan}
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def stop(results: Path) -> None:
+    """Makes the tasks with these results end soon, also in other processes."""
+    with contextlib.suppress(OSError):  # The disk may be full.
+        (results / _STOP).touch()
+
+
 def write(task: Task) -> Result:
     """Writes a shard, unless an interrupted run has already finished it.
 
     Raises:
       OSError: if the disk is full or cannot be written to.
+      StoppedError: after a call of `stop`.
     """
     path = task.folder / task.shard.name
     kept = task.results / f"{task.shard.name}.json"
@@ -196,6 +219,8 @@ def _records(
     earlier = task.earlier
     known = records.source(earlier.parts) if earlier else ()
     for place, row in enumerate(task.shard.rows.tolist()):
+        if place % _EVERY == 0 and (task.results / _STOP).exists():
+            raise StoppedError
         if earlier and earlier.records[place] >= 0:
             digests[place] = earlier.digests[place]
             yield known[int(earlier.records[place])]

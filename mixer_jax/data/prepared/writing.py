@@ -83,13 +83,17 @@ def write(
     workers = options.workers
     number = workers or os.cpu_count() or 1
     kind = threads_lib.process_pool if workers else threads_lib.pool
-    made = []
+    made, total = [], len(frame)
+    shards.clear(plan, version / tfds_files.FOLDER, results)
     with kind(number) as pool:
-        total = len(frame)
-        with progress.show("Preparing the samples", total) as count:
-            for result in _in_order(pool, tasks(), 2 * number):
-                made.append(result)
-                count(len(result.digests))
+        try:
+            with progress.show("Preparing the samples", total) as count:
+                for result in _in_order(pool, tasks(), 2 * number):
+                    made.append(result)
+                    count(len(result.digests))
+        except BaseException:
+            shards.stop(results)  # The pool waits for its tasks.
+            raise
     return made
 
 

@@ -2,16 +2,19 @@ import os
 import pathlib
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -346,14 +349,67 @@ def test_interrupted_preparation_continues(frame, root, monkeypatch):
     written.clear()
     made = build.prepare(frame, root, place, options=options)
     # The first one is damaged, and the third one was interrupted.
-    finished = {*first} - {first[0], first[2]}
-    names = {path.name for path in files_named(made)}
-    assert finished < names
-    assert sorted(written) == sorted(names - finished)
+    assert first[1] not in written
+    assert {first[0], first[2]} < {*written}
+    assert len(written) == len({*written})
     for path in files_named(made):
         other = whole.folder / path.relative_to(made.folder)
         assert path.read_bytes() == other.read_bytes()
     assert not list(place.glob("*/.partial-*"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupt_does_not_wait_for_whole_shards(root, workers):
+    rows = [
+        (f"d{i}", "document", "0.png", "", "c", "", "train")
+        for i in range(60_000)
+    ]
+    frame = pd.DataFrame(rows, columns=table.COLUMNS)
+
+    def interrupt():
+        # Wait until the shard is being written.
+        while not list(root.glob("prepared/*/.partial-*/*/*/*/.sample*")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    options = build.Options(shards=1, workers=workers)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        build.prepare(frame, root, options=options)
+    thread.join()
+    (left,) = root.glob("prepared/*/.partial-*/*/*/*/.sample*")
+    reader = array_record_module.ArrayRecordReader(str(left))
+    assert reader.num_records() < len(frame)
+    reader.close()
+
+
+def test_shards_of_another_plan_are_removed(frame, root, monkeypatch):
+    write = shards.write
+
+    def interrupt(task):
+        write(task)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build.prepare(frame, root, options=build.Options(shards=2))
+    made = build.prepare(frame, root, options=build.Options(shards=3))
+    named = {name for name, _ in made.parts}
+    assert {path.name for path in files_named(made)} == named
+    assert len(named) == 5
+
+
+def test_all_images_may_be_unreadable(frame, root):
+    for path in root.glob("*.png"):
+        path.write_bytes(b"")
+    frame = frame[frame["image"] != ""].reset_index(drop=True)
+    for _ in range(2):
+        made = build.prepare(frame, root)
+        rows, errors = made.errors(frame, root)
+        assert rows.tolist() == [*range(len(frame))]
+        assert {error.kind for error in errors} == {faults.EMPTY}
 
 
 def files_named(made):
